@@ -1,0 +1,39 @@
+"""batchvision: ask a vision model about every row of a table of images.
+
+The public names are loaded on first use, so that ``import batchvision`` and ``batchvision --help`` stay quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from batchvision.errors import BatchvisionError, JobInvalid
+    from batchvision.job import Job
+    from batchvision.records import RunSummary
+    from batchvision.runner import run, run_async
+
+_HOMES = {
+    "BatchvisionError": "batchvision.errors",
+    "Job": "batchvision.job",
+    "JobInvalid": "batchvision.errors",
+    "RunSummary": "batchvision.records",
+    "run": "batchvision.runner",
+    "run_async": "batchvision.runner",
+}
+
+__all__ = ["BatchvisionError", "Job", "JobInvalid", "RunSummary", "__version__", "run", "run_async"]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except KeyError:
+        raise AttributeError(f"module 'batchvision' has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,329 @@
+"""Every exception batchvision raises; each class knows its disposition and the word it is stored under.
+
+::
+
+    BatchvisionError
+    ├── StopRun                      stop the run; rows not reached stay pending
+    │   ├── JobInvalid               job_invalid           exit 2   (also: bad manifest, bad usage)
+    │   ├── AuthenticationFailed     authentication_failed exit 5
+    │   ├── OutOfCredit              out_of_credit         exit 5
+    │   ├── ModelNotFound            model_not_found       exit 5
+    │   ├── SpendCapReached          spend_cap_reached     exit 4
+    │   ├── DeadlineReached          deadline_reached      exit 4
+    │   ├── TooManyFailures          too_many_failures     exit 4
+    │   ├── DiskFailed               disk_failed           exit 7
+    │   ├── CheckpointDamaged        checkpoint_damaged    exit 7
+    │   └── OutputHeld               output_held           exit 11
+    ├── RowFault                     fail the row: the closed set of outcomes
+    │   ├── RowInvalid ImageUnreadable ImageTooLarge ImageForbidden ImageUnreachable     found here, nothing sent
+    │   ├── RequestRejected ContextTooLong Refused Truncated EmptyAnswer InvalidAnswer   said by the provider
+    │   └── Expired LostAfterRead AttemptsExhausted
+    └── Transient                    try again
+        ├── RateLimited ConnectFailed            spend no attempt
+        ├── ServerError                          the provider answered, and failed
+        ├── ImageDownloadFailed                  the provider could not fetch a URL: once more, then inlined
+        └── RequestTimedOut ConnectionCut AnswerCutShort     may have been billed: the attempt is `ambiguous`
+
+Messages say what happened and what to do next; they never hold a secret (see ``Secrets.mask`` in ``secrets.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import ClassVar
+
+
+class Disposition(Enum):
+    """What an error means for the run."""
+
+    RETRY = "retry"  #: the same request may succeed later
+    FAIL_ROW = "fail_row"  #: this row is failed, all others go on
+    STOP_RUN = "stop_run"  #: no further request can succeed, or none is allowed
+
+
+class BatchvisionError(Exception):
+    """Base of all; ``kind`` is the stored word, ``disposition`` what follows."""
+
+    kind: ClassVar[str]
+    disposition: ClassVar[Disposition]
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+# ------------------------------------------------------------------------------------------------ stop the run
+
+
+class StopRun(BatchvisionError):
+    """The run ends; ``exit_code`` is the process's (DESIGN: exit codes)."""
+
+    disposition = Disposition.STOP_RUN
+    exit_code: ClassVar[int]
+
+
+class JobInvalid(StopRun):
+    """The job, its manifest or the command line is wrong. ``problems`` lists all that was found, one sentence each."""
+
+    kind = "job_invalid"
+    exit_code = 2
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class AuthenticationFailed(StopRun):
+    """The provider refuses the key."""
+
+    kind = "authentication_failed"
+    exit_code = 5
+
+
+class OutOfCredit(StopRun):
+    """The account has no credit left or has reached its own spending limit."""
+
+    kind = "out_of_credit"
+    exit_code = 5
+
+
+class ModelNotFound(StopRun):
+    """The provider does not know the model (or the URL)."""
+
+    kind = "model_not_found"
+    exit_code = 5
+
+
+class SpendCapReached(StopRun):
+    """The job's own cost cap leaves no money for another request."""
+
+    kind = "spend_cap_reached"
+    exit_code = 4
+
+
+class DeadlineReached(StopRun):
+    """The job's own time limit (run time or ticket wait) has passed."""
+
+    kind = "deadline_reached"
+    exit_code = 4
+
+
+class TooManyFailures(StopRun):
+    """More rows failed at the provider than ``limits.max_failed`` allows."""
+
+    kind = "too_many_failures"
+    exit_code = 4
+
+
+class DiskFailed(StopRun):
+    """A write or an fsync failed: nothing more is sent."""
+
+    kind = "disk_failed"
+    exit_code = 7
+
+
+class CheckpointDamaged(StopRun):
+    """The journal or a part does not hold what was written."""
+
+    kind = "checkpoint_damaged"
+    exit_code = 7
+
+
+class OutputHeld(StopRun):
+    """Another process is running on this output."""
+
+    kind = "output_held"
+    exit_code = 11
+
+
+# ------------------------------------------------------------------------------------------------ fail the row
+
+
+class RowFault(BatchvisionError):
+    """The row is failed. ``at_provider``: the provider said so, and the row counts toward ``limits.max_failed``."""
+
+    disposition = Disposition.FAIL_ROW
+    at_provider: ClassVar[bool] = True
+
+
+class RowInvalid(RowFault):
+    """Null prompt, no image, a NUL in a cell, a row_id seen before."""
+
+    kind = "row_invalid"
+    at_provider = False
+
+
+class ImageUnreadable(RowFault):
+    """Missing, empty, truncated, damaged or not an image."""
+
+    kind = "image_unreadable"
+    at_provider = False
+
+
+class ImageTooLarge(RowFault):
+    """More pixels or bytes than allowed, and not to be scaled down."""
+
+    kind = "image_too_large"
+    at_provider = False
+
+
+class ImageForbidden(RowFault):
+    """Outside ``manifest.root``, not a regular file, or at an address that is not public."""
+
+    kind = "image_forbidden"
+    at_provider = False
+
+
+class ImageUnreachable(RowFault):
+    """A URL that could not be downloaded."""
+
+    kind = "image_unreachable"
+    at_provider = False
+
+
+class RequestRejected(RowFault):
+    """The provider says that this request is wrong; sending it again would change nothing."""
+
+    kind = "request_rejected"
+
+
+class ContextTooLong(RowFault):
+    """The request has more tokens than the model takes."""
+
+    kind = "context_too_long"
+
+
+class Refused(RowFault):
+    """A safety check or the model itself declined. Never sent again by a rerun unless asked."""
+
+    kind = "refused"
+
+
+class Truncated(RowFault):
+    """The answer reached ``max_tokens`` before its end."""
+
+    kind = "truncated"
+
+
+class EmptyAnswer(RowFault):
+    """An answer without content; asked once more, then failed."""
+
+    kind = "empty"
+
+
+class InvalidAnswer(RowFault):
+    """The answer does not satisfy the job's schema or labels."""
+
+    kind = "invalid_answer"
+
+
+class Expired(RowFault):
+    """A ticket older than the provider keeps it."""
+
+    kind = "expired"
+
+
+class LostAfterRead(RowFault):
+    """A one-time answer was read by the provider's account but did not reach the disk."""
+
+    kind = "lost_after_read"
+
+
+class AttemptsExhausted(RowFault):
+    """``limits.max_attempts`` attempts failed; ``last_kind`` says how the last one did."""
+
+    kind = "attempts_exhausted"
+
+    def __init__(self, message: str, last_kind: str) -> None:
+        super().__init__(message)
+        self.last_kind = last_kind
+
+
+# ------------------------------------------------------------------------------------------------ try again
+
+
+class Transient(BatchvisionError):
+    """May succeed later. The class says what a failed try costs.
+
+    ``spends_attempt``: counts toward ``limits.max_attempts``. ``maybe_billed``: the provider may have done and
+    billed the work although no whole answer reached us. ``retry_after_seconds``: the provider's own wish.
+    """
+
+    disposition = Disposition.RETRY
+    spends_attempt: ClassVar[bool] = True
+    maybe_billed: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RateLimited(Transient):
+    """429. ``limit_per_second`` / ``limit_tokens_per_minute`` where the text or the headers say them."""
+
+    kind = "rate_limited"
+    spends_attempt = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+        limit_per_second: float | None = None,
+        limit_tokens_per_minute: float | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.limit_per_second = limit_per_second
+        self.limit_tokens_per_minute = limit_tokens_per_minute
+
+
+class ConnectFailed(Transient):
+    """No connection: the request never left."""
+
+    kind = "connect_failed"
+    spends_attempt = False
+
+
+class ServerError(Transient):
+    """The provider answered with a failure of its own (5xx, overloaded, a 200 that holds an error)."""
+
+    kind = "server_error"
+
+
+class ImageDownloadFailed(Transient):
+    """The provider could not download an image URL."""
+
+    kind = "image_download_failed"
+
+
+class RequestTimedOut(Transient):
+    """No whole answer before the deadline, after the request was sent."""
+
+    kind = "timeout"
+    maybe_billed = True
+
+
+class ConnectionCut(Transient):
+    """The connection ended after the request was sent and before an answer began or was whole."""
+
+    kind = "connection_cut"
+    maybe_billed = True
+
+
+class AnswerCutShort(Transient):
+    """A 200 whose body is no whole JSON answer (half a body, HTML, a stream without its end)."""
+
+    kind = "answer_cut_short"
+    maybe_billed = True
+
+
+def _leaves(of: type[RowFault]) -> dict[str, type[RowFault]]:
+    return {sub.kind: sub for sub in of.__subclasses__()}
+
+
+#: The closed set of row failures, by the word they are stored under.
+ROW_FAULTS: dict[str, type[RowFault]] = _leaves(RowFault)
+
+#: Failures for which money was, or may have been, spent: a rerun leaves them alone under ``retry_failed = "unpaid"``.
+PAID_FAILURES = frozenset({"refused", "truncated", "invalid_answer", "lost_after_read"})

@@ -1,0 +1,48 @@
+"""The hashes that decide what is done already. Pure; their values never change with an upgrade.
+
+Every key is a 128-bit BLAKE2b in 32 hex digits over length-prefixed parts, so that no two different lists of parts
+have the same bytes. Golden vectors in the tests hold them still.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from typing import Any
+
+KEY_BYTES = 16
+
+
+def _hexdigest(parts: Iterable[str]) -> str:
+    digest = blake2b(digest_size=KEY_BYTES)
+    for part in parts:
+        raw = part.encode("utf-8", "surrogatepass")
+        digest.update(b"%d:" % len(raw))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def canonical_json(document: Any) -> str:
+    """``document`` as JSON with sorted keys and no spaces: equal documents have equal text."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def recipe_id(document: Mapping[str, Any]) -> str:
+    """The hash of everything in a job that decides its answers."""
+    return _hexdigest(["recipe-1", canonical_json(document)])
+
+
+def request_key(recipe: str, text: str, image_identities: Iterable[str]) -> str:
+    """What is asked for one row: the recipe, the rendered text and the identities of its images, in order."""
+    return _hexdigest(["request-1", recipe, text, *image_identities])
+
+
+def skip_key(recipe: str, text: str, image_stamps: Iterable[str]) -> str:
+    """As :func:`request_key`, but with what is cheap to know of an image (path, size, mtime) in place of its content."""
+    return _hexdigest(["skip-1", recipe, text, *image_stamps])
+
+
+def row_digest(row_id: str, key: str) -> bytes:
+    """A (row_id, request_key or skip_key) pair in 16 bytes, for the set of rows that are done."""
+    return blake2b(f"{len(row_id)}:{row_id}{key}".encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
