@@ -325,5 +325,8 @@ def _leaves(of: type[RowFault]) -> dict[str, type[RowFault]]:
 #: The closed set of row failures, by the word they are stored under.
 ROW_FAULTS: dict[str, type[RowFault]] = _leaves(RowFault)
 
+#: The transient errors, by the word they are stored under.
+TRANSIENTS: dict[str, type[Transient]] = {sub.kind: sub for sub in Transient.__subclasses__()}
+
 #: Failures for which money was, or may have been, spent: a rerun leaves them alone under ``retry_failed = "unpaid"``.
 PAID_FAILURES = frozenset({"refused", "truncated", "invalid_answer", "lost_after_read"})

@@ -45,4 +45,6 @@ def skip_key(recipe: str, text: str, image_stamps: Iterable[str]) -> str:
 
 def row_digest(row_id: str, key: str) -> bytes:
     """A (row_id, request_key or skip_key) pair in 16 bytes, for the set of rows that are done."""
-    return blake2b(f"{len(row_id)}:{row_id}{key}".encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+    return blake2b(
+        f"{len(row_id)}:{row_id}{key}".encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES
+    ).digest()

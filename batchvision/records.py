@@ -230,19 +230,26 @@ class RawAnswer:
     complete: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class OpenExchange:
-    """An intent that has no booked end yet: at a crash its request may have been answered and billed.
+class EndedWithout(NamedTuple):
+    """An exchange that ended without any answer: the ``kind`` of a Transient or RowFault, its message, and when."""
 
-    ``ticket`` set: the provider has accepted it and can be asked for the answer.
-    ``polled``: a read of the ticket was under way, so that its one-time answer may be gone.
+    kind: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One attempt as the journal knows it. ``answer`` and ``ended`` both None: it is open, and after a crash its
+    request may have been answered and billed. ``ticket`` set: the provider has accepted it and can be asked for the
+    answer; ``ticket_at`` is when it did.
     """
 
     intent: Intent
     ticket: str | None = None
     ticket_at: datetime | None = None
     answer: RawAnswer | None = None
-    polled: bool = False
+    ended: EndedWithout | None = None
 
 
 # ------------------------------------------------------------------------------------------------ what came back
@@ -438,7 +445,7 @@ class RunSummary:
     reasoning_tokens: int
     image_tokens: int
     cached_tokens: int
-    cost_usd: str  #: exact decimal text
+    cost_usd: float  #: for people; cost_ticks is exact
     cost_ticks: int
     ambiguous_ticks: int
     started_at: str
