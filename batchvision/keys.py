@@ -39,12 +39,10 @@ def request_key(recipe: str, text: str, image_identities: Iterable[str]) -> str:
 
 
 def skip_key(recipe: str, text: str, image_stamps: Iterable[str]) -> str:
-    """As :func:`request_key`, but with what is cheap to know of an image (path, size, mtime) in place of its content."""
+    """As :func:`request_key`, but with what is cheap to know of an image (path, size, mtime) for its content."""
     return _hexdigest(["skip-1", recipe, text, *image_stamps])
 
 
 def row_digest(row_id: str, key: str) -> bytes:
     """A (row_id, request_key or skip_key) pair in 16 bytes, for the set of rows that are done."""
-    return blake2b(
-        f"{len(row_id)}:{row_id}{key}".encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES
-    ).digest()
+    return blake2b(f"{len(row_id)}:{row_id}{key}".encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()

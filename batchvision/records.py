@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 TICKS_PER_USD = 10_000_000_000
 
-#: A kept cell: what JSON can hold. Dates, decimals and binaries travel as text; the column's Arrow type says what they are.
+#: A kept cell: what JSON can hold. Dates, decimals, binaries travel as text; the column's Arrow type tells.
 Cell = str | int | float | bool | None
 JsonObject = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ class ImageKind(StrEnum):
     UNSUPPORTED = "unsupported"  #: s3:// and other schemes: an error of that row
 
 
-# ------------------------------------------------------------------------------------------------ what is asked
+# ---------------------------------------------------------------------------------- what is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Request:
     has_urls: bool = False  #: an image travels as a URL, so that inlining it is left to try
 
 
-# ------------------------------------------------------------------------------------------------ what is durable
+# ---------------------------------------------------------------------------------- what is durable
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +252,7 @@ class Exchange:
     ended: EndedWithout | None = None
 
 
-# ------------------------------------------------------------------------------------------------ what came back
+# ---------------------------------------------------------------------------------- what came back
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +383,7 @@ class Failed:
 Outcome = Completed | Failed
 
 
-# ------------------------------------------------------------------------------------------------ what is told
+# ---------------------------------------------------------------------------------- what is told
 
 
 @dataclass(slots=True)
