@@ -98,6 +98,8 @@ class AnswerSpec:
     labels_many: bool = False
     labels_confidence: bool = False
     labels_fallback: str | None = None
+    #: what arriving answers are checked against: ``schema`` with the user's own limits (None: ``schema`` itself)
+    check_schema: JsonObject | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,7 @@ class Tries(NamedTuple):
     empties: int = 0  #: empty answers so far
     raised: bool = False  #: max_tokens has been raised once
     downloads: int = 0  #: image URLs the provider failed to download so far
+    probe: bool = False  #: sent while the provider seems away: a failure on its side spends no attempt
 
 
 @dataclass(frozen=True, slots=True)

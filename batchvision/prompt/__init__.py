@@ -1,0 +1,36 @@
+"""Prompts: templates, examples, answer schema and labels, and from them the chat messages of one request.
+
+Pure: no files, no network. Rule: what is sent is made here once per recipe; per row only the row's own text and images
+are added, and an image's base64 never passes through a JSON encoder.
+"""
+
+from __future__ import annotations
+
+from batchvision.prompt.answer import (
+    AnswerColumn,
+    SpecInvalid,
+    answer_columns,
+    build_answer_spec,
+    column_name,
+    response_format,
+)
+from batchvision.prompt.check import CheckedAnswer, check_answer
+from batchvision.prompt.conversation import Conversation
+from batchvision.prompt.template import Column, Literal, Slot, Template, TemplateError
+
+__all__ = [
+    "AnswerColumn",
+    "CheckedAnswer",
+    "Column",
+    "Conversation",
+    "Literal",
+    "Slot",
+    "SpecInvalid",
+    "Template",
+    "TemplateError",
+    "answer_columns",
+    "build_answer_spec",
+    "check_answer",
+    "column_name",
+    "response_format",
+]

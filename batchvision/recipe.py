@@ -1,0 +1,102 @@
+"""The recipe as a document: what is hashed into recipe_id, and what ``recipes/<recipe_id>.json`` holds.
+
+Rule: a document never changes its shape. All fields of today are always written, so that a changed default is a
+changed recipe; a field added later is written only where it is set, so that old recipes keep their id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from batchvision import keys
+from batchvision.records import AnswerSpec, Example, ImagePreparation, JsonObject, Label, Recipe
+
+
+def with_id(recipe: Recipe) -> Recipe:
+    """``recipe`` with its recipe_id filled in."""
+    return replace(recipe, recipe_id=keys.recipe_id(recipe_document(recipe)))
+
+
+def recipe_document(recipe: Recipe) -> dict[str, Any]:
+    """JSON content; equal recipes have equal documents. Schemas are text: the order of their properties decides."""
+    return {
+        "provider": recipe.provider,
+        "model": recipe.model,
+        "system": recipe.system,
+        "user": recipe.user,
+        "user_column": recipe.user_column,
+        "parameters": dict(recipe.parameters),
+        "examples": _examples(recipe),
+        "answer": _answer(recipe.answer),
+        "images_first": recipe.images_first,
+        "detail": recipe.detail,
+        "images": asdict(recipe.images),
+    }
+
+
+def _examples(recipe: Recipe) -> list[dict[str, Any]]:
+    """An example's images are named by their bytes: moving the files changes no answer."""
+    sha256 = iter(recipe.example_image_sha256)
+    return [
+        {"user": example.user, "images": [next(sha256) for _ in example.images], "answer": example.answer}
+        for example in recipe.examples
+    ]
+
+
+def _schema_text(schema: JsonObject | None) -> str | None:
+    return None if schema is None else json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+
+
+def _answer(spec: AnswerSpec) -> dict[str, Any]:
+    return {
+        "schema": _schema_text(spec.schema),
+        "check_schema": _schema_text(spec.check_schema),
+        "labels": [[label.value, label.description] for label in spec.labels],
+        "labels_many": spec.labels_many,
+        "labels_confidence": spec.labels_confidence,
+        "labels_fallback": spec.labels_fallback,
+    }
+
+
+def recipe_from_document(document: Mapping[str, Any]) -> Recipe:
+    """The recipe a document was made of, its recipe_id filled in; an example's images are their sha256."""
+    examples = document["examples"]
+    return with_id(
+        Recipe(
+            provider=document["provider"],
+            model=document["model"],
+            system=document["system"],
+            user=document["user"],
+            user_column=document["user_column"],
+            parameters=dict(document["parameters"]),
+            examples=tuple(Example(e["user"], tuple(e["images"]), e["answer"]) for e in examples),
+            example_image_sha256=tuple(_flat(examples)),
+            answer=_answer_spec(document["answer"]),
+            images_first=document["images_first"],
+            detail=document["detail"],
+            images=ImagePreparation(**document["images"]),
+        )
+    )
+
+
+def _flat(examples: list[Mapping[str, Any]]) -> Iterator[str]:
+    for example in examples:
+        yield from example["images"]
+
+
+def _answer_spec(document: Mapping[str, Any]) -> AnswerSpec:
+    def schema(name: str) -> JsonObject | None:
+        text = document[name]
+        return None if text is None else json.loads(text)
+
+    return AnswerSpec(
+        schema=schema("schema"),
+        labels=tuple(Label(value, description) for value, description in document["labels"]),
+        labels_many=document["labels_many"],
+        labels_confidence=document["labels_confidence"],
+        labels_fallback=document["labels_fallback"],
+        check_schema=schema("check_schema"),
+    )
