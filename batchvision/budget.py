@@ -1,0 +1,137 @@
+"""Budget: what decides that a request may leave. Rate (pacing) and money (spend cap) are leased together.
+
+A lease is settled (the cost is known), kept (the cost may have been incurred: its bound stays spent) or void (nothing
+was sent). This budget is local to the process; another with the same face can share it between processes.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol, Self
+
+import anyio
+
+from batchvision.errors import BatchvisionError, SpendCapReached
+from batchvision.money import SpendCap, format_usd
+from batchvision.pacing import Pacing, RateFacts
+from batchvision.records import Estimate, Usage
+
+
+class Lease:
+    """Leave to send one request. Leaving its ``with`` block unsettled keeps the bound as spent: better than forgetting."""
+
+    __slots__ = ("_bound_ticks", "_budget", "_ended", "_tokens", "_tokens_out", "probe")
+
+    def __init__(self, budget: LocalBudget, tokens: float, bound_ticks: int, *, probe: bool) -> None:
+        self.probe = probe
+        self._budget = budget
+        self._tokens = tokens
+        self._bound_ticks = bound_ticks
+        self._tokens_out = tokens > 0
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<Lease {self._tokens:.0f} tokens, {self._bound_ticks} ticks{', ended' if self._ended else ''}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not self._ended:
+            self.keep()
+
+    async def departure(self) -> None:
+        """The last wait before the wire: a pause that began since the lease was given holds for this request too."""
+        await self._budget.pacing.wait_out_pause()
+
+    def settle(self, usage: Usage) -> None:
+        """The answer is here: its real cost and tokens take the place of the estimate."""
+        if usage.total_tokens is not None and self._tokens_out:
+            self._budget.pacing.give_back(self._tokens - usage.total_tokens)
+        self._end(self._bound_ticks if usage.cost_ticks is None else usage.cost_ticks)
+
+    def void(self) -> None:
+        """Nothing was sent, or it surely costs nothing."""
+        if self._tokens_out:
+            self._budget.pacing.give_back(self._tokens)
+        self._end(0)
+
+    def keep(self) -> None:
+        """What it cost is not known: its bound counts as spent."""
+        self._end(self._bound_ticks)
+
+    def _end(self, ticks: int) -> None:
+        if not self._ended:
+            self._ended = True
+            self._budget.lease_ended(self, self._bound_ticks, ticks)
+
+
+class Budget(Protocol):
+    """What lanes ask before anything leaves."""
+
+    async def lease(self, estimate: Estimate) -> Lease: ...
+    def adopt(self, bound_ticks: int | None) -> Lease: ...
+    async def admit_poll(self) -> None: ...
+    def observe(self, error: BatchvisionError | None, signs: RateFacts | None = None) -> None: ...
+    @property
+    def failures_in_a_row(self) -> int: ...
+
+
+class LocalBudget:
+    """The budget of one process."""
+
+    def __init__(self, pacing: Pacing, cap: SpendCap) -> None:
+        self.pacing = pacing
+        self._cap = cap
+        self._leased = 0
+        self._returned = anyio.Event()
+
+    @property
+    def failures_in_a_row(self) -> int:
+        return self.pacing.gate.failures_in_a_row
+
+    async def lease(self, estimate: Estimate) -> Lease:
+        """Wait for money, then for the turn. Raises SpendCapReached when no money is left and none can come back."""
+        bound = estimate.bound_ticks or 0
+        await self._reserve(bound)
+        try:
+            probe = await self.pacing.admit(estimate.tokens)
+        except BaseException:  # cancelled on the way
+            self._return(bound, 0)
+            raise
+        return Lease(self, estimate.tokens, bound, probe=probe)
+
+    async def _reserve(self, bound: int) -> None:
+        while not self._cap.reserve(bound):
+            if self._leased == 0:
+                raise SpendCapReached(
+                    f"the cost cap leaves {format_usd(self._cap.left_ticks)}, and the next request may cost "
+                    f"{format_usd(bound)}: raise limits.max_cost_usd and run again to go on"
+                )
+            returned = self._returned
+            await returned.wait()
+        self._leased += 1
+
+    def adopt(self, bound_ticks: int | None) -> Lease:
+        """The lease of a ticket from an earlier run: its money is already committed."""
+        self._cap.reserve(bound_ticks or 0, force=True)
+        self._leased += 1
+        return Lease(self, 0, bound_ticks or 0, probe=False)
+
+    async def admit_poll(self) -> None:
+        await self.pacing.admit_poll()
+
+    def observe(self, error: BatchvisionError | None, signs: RateFacts | None = None) -> None:
+        if signs is not None:
+            self.pacing.learn(signs)
+        self.pacing.observe(error)
+
+    def lease_ended(self, lease: Lease, bound: int, ticks: int) -> None:
+        self._return(bound, ticks)
+        self.pacing.gate.probe_home(probe=lease.probe)
+
+    def _return(self, bound: int, ticks: int) -> None:
+        self._leased -= 1
+        self._cap.settle(bound, ticks)
+        self._returned.set()
+        self._returned = anyio.Event()

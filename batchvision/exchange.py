@@ -1,0 +1,335 @@
+"""One attempt: lease, intent durable, send under a deadline, raw answer durable, settle, book.
+
+Every request that leaves, first or repeated, in any lane, leaves through here; so does every read of a ticket. The
+order of the lines in :meth:`Exchanges.ask` and :meth:`Exchanges.collect` *is* promises P1 to P4.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, Protocol
+
+import anyio
+
+from batchvision.budget import Budget, Lease
+from batchvision.checkpoint import Standing, Store
+from batchvision.errors import (
+    BatchvisionError,
+    Expired,
+    LostAfterRead,
+    RowFault,
+    ServerError,
+    StopRun,
+    Transient,
+)
+from batchvision.outcome import Judge, Verdict
+from batchvision.providers.base import Dialect, Gone, Reading, SendOptions, Waiting
+from batchvision.records import (
+    AttemptState,
+    Completed,
+    Counters,
+    EndedWithout,
+    Estimate,
+    Exchange,
+    Failed,
+    Intent,
+    Lane,
+    RawAnswer,
+    Recipe,
+    Request,
+    Row,
+    Tries,
+)
+
+TICKET_LIFETIME = timedelta(hours=24)  #: how long xAI keeps a deferred answer
+POLL_TIMEOUT_SECONDS = 60.0
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Transport(Protocol):
+    """How bytes travel; see ``transport.py``."""
+
+    async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> RawAnswer: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is the same for every exchange of a run."""
+
+    run_id: str
+    recipe: Recipe
+    keep_names: tuple[str, ...]
+    timeout_seconds: float
+    stream: bool = False
+    raised_max_tokens: int | None = None
+    quarantine_after_runs: int = 5
+
+
+class Judged(NamedTuple):
+    """An exchange that has ended, and what that means."""
+
+    exchange: Exchange
+    verdict: Verdict
+
+
+class OpenTicket(NamedTuple):
+    """Work the provider has accepted, with the lease that holds its money."""
+
+    exchange: Exchange
+    lease: Lease
+
+
+class NotYet(NamedTuple):
+    """A ticket without its answer: ``error`` is set where the poll itself failed and the ticket is kept."""
+
+    error: BatchvisionError | None = None
+
+
+class Exchanges:
+    """Makes attempts and keeps their books."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        *,
+        store: Store,
+        standing: Standing,
+        transport: Transport,
+        budget: Budget,
+        dialect: Dialect,
+        judge: Judge,
+        counters: Counters,
+        learn: Callable[[Verdict], None] = lambda verdict: None,
+        now: Callable[[], datetime] = utc_now,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._terms = terms
+        self._store = store
+        self._standing = standing
+        self._transport = transport
+        self._budget = budget
+        self._dialect = dialect
+        self._judge = judge
+        self._counters = counters
+        self._learn = learn
+        self._now = now
+        self._random = rng or random.Random()
+        self._sequence = 0
+
+    # ---------------------------------------------------------------------------- leases
+
+    async def lease(self, estimate: Estimate) -> Lease:
+        return await self._budget.lease(estimate)
+
+    def adopt(self, exchange: Exchange) -> OpenTicket:
+        """A ticket of an earlier run."""
+        self._counters.tickets_open += 1
+        return OpenTicket(exchange, self._budget.adopt(exchange.intent.bound_ticks))
+
+    # ---------------------------------------------------------------------------- online
+
+    async def ask(self, request: Request, tries: Tries, lease: Lease) -> Judged:
+        """One request and its answer. Not booked yet: the lane decides whether the verdict is final."""
+        with lease:
+            exchange = await self._send(request, tries, lease, Lane.ONLINE)
+            return self._settle(exchange, lease)
+
+    async def _send(self, request: Request, tries: Tries, lease: Lease, lane: Lane) -> Exchange:
+        """P2: the intent is durable before a byte leaves. P3: the raw answer is durable before anybody reads it."""
+        intent = self._intent(request, tries._replace(probe=lease.probe), lane)
+        body = self._dialect.body(self._terms.recipe, request.messages, self._options(tries, lane))
+        await self._store.intent(intent)
+        await lease.departure()
+        self._counters.requests_sent += 1
+        self._counters.in_flight += 1
+        try:
+            raw = await self._transport.send("POST", self._dialect.chat_path, body, self._terms.timeout_seconds)
+        except Transient as error:
+            return Exchange(intent, ended=EndedWithout(error.kind, str(error), self._now()))
+        finally:
+            self._counters.in_flight -= 1
+        with anyio.CancelScope(shield=True):
+            ticket = self._dialect.read_ticket(raw) if lane is Lane.DEFERRED else None
+            if isinstance(ticket, str):
+                at = self._now()
+                await self._store.ticket(intent.exchange_id, ticket, at)
+                return Exchange(intent, ticket=ticket, ticket_at=at)
+            await self._store.answer(intent.exchange_id, raw)
+        return Exchange(intent, answer=raw)
+
+    def _intent(self, request: Request, tries: Tries, lane: Lane) -> Intent:
+        self._sequence += 1
+        carried = self._standing.carried(request.row_id, request.request_key)
+        return Intent(
+            exchange_id=f"{self._terms.run_id}-{self._sequence}",
+            row_id=request.row_id,
+            request_key=request.request_key,
+            recipe_id=self._terms.recipe.recipe_id,
+            skip_key=request.skip_key,
+            run_id=self._terms.run_id,
+            lane=lane,
+            provider=self._dialect.name,
+            model_requested=self._terms.recipe.model,
+            attempt=carried.attempts + 1,
+            tries=tries,
+            bound_ticks=request.estimate.bound_ticks,
+            cost_before_ticks=carried.cost_ticks,
+            runs_failed=carried.runs_failed,
+            sent_at=self._now(),
+            image_ref=request.image_ref,
+            image_sha256=request.image_sha256,
+            keep=dict(zip(self._terms.keep_names, request.keep, strict=True)),
+            has_urls=request.has_urls,
+        )
+
+    def _options(self, tries: Tries, lane: Lane) -> SendOptions:
+        return SendOptions(
+            deferred=lane is Lane.DEFERRED,
+            stream=self._terms.stream and lane is Lane.ONLINE,
+            max_tokens=self._terms.raised_max_tokens if tries.raised else None,
+        )
+
+    def _settle(self, exchange: Exchange, lease: Lease) -> Judged:
+        verdict = self._judge.judge(exchange, self._random.random())
+        self._budget.observe(verdict.error, exchange.answer and self._dialect.limits(exchange.answer))
+        if verdict.attempt.state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ):
+            lease.keep()
+        elif exchange.answer is None or exchange.answer.status >= 300:
+            lease.void()
+        else:
+            lease.settle(verdict.attempt.answer.usage)
+            self._learn(verdict)
+        return Judged(exchange, verdict)
+
+    # ---------------------------------------------------------------------------- deferred
+
+    async def submit(self, request: Request, tries: Tries, lease: Lease) -> OpenTicket | Judged:
+        """Hand one request in. The lease is settled here only if the provider did not accept it."""
+        try:
+            exchange = await self._send(request, tries, lease, Lane.DEFERRED)
+        except BaseException:  # cancelled on the wire: the provider may have accepted it
+            lease.keep()
+            raise
+        if exchange.ticket is None:
+            return self._settle(exchange, lease)
+        self._budget.observe(None)
+        self._counters.tickets_open += 1
+        return OpenTicket(exchange, lease)
+
+    async def collect(self, ticket: OpenTicket) -> Judged | NotYet:
+        """Ask for a ticket's answer. P4: from the moment the read is on the wire until its bytes are durable, no
+        cancellation: the provider gives the answer once."""
+        exchange, lease = ticket
+        assert exchange.ticket is not None
+        await self._budget.admit_poll()
+        with anyio.CancelScope(shield=True):
+            try:
+                raw = await self._transport.send(
+                    "GET", self._dialect.ticket_path(exchange.ticket), None, POLL_TIMEOUT_SECONDS
+                )
+            except Transient as error:
+                self._budget.observe(error)
+                return NotYet(error)
+            reading = self._dialect.read_poll(raw)
+            if isinstance(reading, Reading) and raw.status == 200 and raw.complete:
+                await self._store.answer(exchange.intent.exchange_id, raw)
+        return self._collected(exchange, lease, raw, reading)
+
+    def _collected(
+        self, exchange: Exchange, lease: Lease, raw: RawAnswer, reading: Waiting | Gone | Reading
+    ) -> Judged | NotYet:
+        match reading:
+            case Waiting():
+                self._budget.observe(None, self._dialect.limits(raw))
+                return NotYet()
+            case Gone():
+                return self._end_ticket(exchange, lease, self._gone(exchange))
+            case Reading() if raw.status == 200 and raw.complete:
+                return self._end_ticket(exchange, lease, raw)
+            case Reading(error=StopRun() as error):
+                raise error
+            case Reading(error=error):
+                # the poll failed, not the work: the ticket is kept and asked again
+                error = error if isinstance(error, Transient) else ServerError(f"HTTP {raw.status} to a poll: {error}")
+                self._budget.observe(error, self._dialect.limits(raw))
+                return NotYet(error)
+
+    def _end_ticket(self, exchange: Exchange, lease: Lease, end: RawAnswer | EndedWithout) -> Judged:
+        self._counters.tickets_open -= 1
+        answer, ended = (end, None) if isinstance(end, RawAnswer) else (None, end)
+        done = Exchange(exchange.intent, exchange.ticket, exchange.ticket_at, answer, ended)
+        return self._settle(done, lease)
+
+    def _gone(self, exchange: Exchange) -> EndedWithout:
+        """404: a ticket younger than its lifetime was read by someone (us, before a crash or a cut), older: expired."""
+        now = self._now()
+        age = now - (exchange.ticket_at or exchange.intent.sent_at)
+        if age < TICKET_LIFETIME:
+            return EndedWithout(
+                LostAfterRead.kind,
+                f"the provider no longer has ticket {exchange.ticket}, {age} after it was given: its one-time answer was "
+                "read but did not arrive. `run --retry-failed=lost_after_read` buys it again",
+                now,
+            )
+        return EndedWithout(Expired.kind, f"ticket {exchange.ticket} is {age} old; answers are kept for 24 hours", now)
+
+    # ---------------------------------------------------------------------------- books
+
+    def book(self, judged: Judged) -> None:
+        """Close an exchange: its attempt goes to the ledger and, where the row has ended, its outcome to the tables."""
+        verdict = judged.verdict
+        self._store.book(judged.exchange.intent.exchange_id, verdict)
+        self._count(verdict)
+        if isinstance(verdict.outcome, Failed):
+            self._count_failure(verdict.outcome)
+        elif isinstance(verdict.outcome, Completed):
+            self._counters.rows_completed += 1
+
+    def fail(self, row: Row, fault: RowFault) -> None:
+        """A row that failed before anything was sent: its record goes to ``failures``, no attempt to the ledger."""
+        before = self._standing.failed_before(row.row_id, row.skip_key)
+        runs_failed = (before.runs_failed if before else 0) + 1
+        failed = Failed(
+            row_id=row.row_id,
+            request_key=None,
+            skip_key=row.skip_key,
+            recipe_id=self._terms.recipe.recipe_id,
+            error_kind=fault.kind,
+            error_message=str(fault)[:500],
+            last_error_kind=None,
+            attempt_count=before.attempt_count if before else 0,
+            row_cost_ticks=before.row_cost_ticks if before else 0,
+            runs_failed=runs_failed,
+            quarantined=runs_failed >= self._terms.quarantine_after_runs,
+            last_output_text=before.last_output_text if before else None,
+            failed_at=self._now(),
+            run_id=self._terms.run_id,
+            keep=dict(zip(self._terms.keep_names, row.keep, strict=True)),
+        )
+        self._store.file(failed)
+        self._count_failure(failed)
+
+    def _count(self, verdict: Verdict) -> None:
+        counters, usage = self._counters, verdict.attempt.answer.usage
+        counters.retries += verdict.attempt.state is AttemptState.RETRIED
+        counters.prompt_tokens += usage.prompt_tokens or 0
+        counters.completion_tokens += usage.completion_tokens or 0
+        counters.reasoning_tokens += usage.reasoning_tokens or 0
+        counters.image_tokens += usage.image_tokens or 0
+        counters.cached_tokens += usage.cached_tokens or 0
+        counters.cost_ticks += usage.cost_ticks or 0
+        counters.ambiguous_ticks += verdict.attempt.bound_ticks or 0
+
+    def _count_failure(self, failed: Failed) -> None:
+        counters = self._counters
+        counters.rows_failed += 1
+        counters.rows_quarantined += failed.quarantined
+        counters.rows_failed_at_provider += failed.at_provider
+        counters.failures_by_kind[failed.error_kind] = counters.failures_by_kind.get(failed.error_kind, 0) + 1
+

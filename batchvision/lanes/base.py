@@ -1,0 +1,198 @@
+"""What every lane does alike: take a row, make its request, try until it ends, give up in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from batchvision.budget import Lease
+from batchvision.checkpoint import RowState, Standing
+from batchvision.errors import AttemptsExhausted, RowFault, StopRun, TooManyFailures
+from batchvision.exchange import Exchanges, Judged
+from batchvision.keys import row_digest
+from batchvision.pacing import OUTAGE_AFTER_FAILURES
+from batchvision.prepare import Preparer
+from batchvision.records import Counters, Exchange, Failed, Request, Row, Tries
+from batchvision.retry import Again, Stop
+from batchvision.stopping import StopSignal
+
+SENT_BEFORE_SHARE_COUNTS = 100  #: a share of failures says nothing of fewer rows
+
+
+class Lane(Protocol):
+    """Delivers all rows of the stream and all tickets, or until the stop."""
+
+    async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FailureLimit:
+    """``limits.max_failed``: a share (0..1) of the rows that ended at the provider, or a count."""
+
+    share: float | None = None
+    count: int | None = None
+
+    def is_exceeded(self, failed: int, ended: int) -> bool:
+        if self.count is not None:
+            return failed > self.count
+        return self.share is not None and ended >= SENT_BEFORE_SHARE_COUNTS and failed > self.share * ended
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A row out of attempts, in a streak of failures that no success has ended yet: its own fault, or an outage?"""
+
+    row: Row
+    judged: Judged
+
+
+class Delivery:
+    """The life of one row, shared by the lanes.
+
+    ``again`` holds the rows that are to be asked once more in a later pass over the manifest, with their tries so far:
+    a lane that has let go of a row's images (deferred) does not keep them, and an outage's victims come back.
+    """
+
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        preparer: Preparer,
+        standing: Standing,
+        counters: Counters,
+        stop: StopSignal,
+        failures_in_a_row: Callable[[], int],
+        failure_limit: FailureLimit,
+        wants: Callable[[Failed], bool],
+    ) -> None:
+        self.exchanges = exchanges
+        self.stop = stop
+        self.again: dict[bytes, Tries] = {}
+        self._preparer = preparer
+        self._standing = standing
+        self._counters = counters
+        self._failures_in_a_row = failures_in_a_row
+        self._failure_limit = failure_limit
+        self._wants = wants
+        self._suspects: list[Suspect] = []
+        self._spared: set[bytes] = set()
+
+    # ---------------------------------------------------------------------------- before the wire
+
+    async def request_of(self, row: Row) -> Request | None:
+        """The row's request; None where there is nothing to send: it failed here, or its content is done already."""
+        try:
+            request = await self._preparer.prepare(row)
+        except RowFault as fault:
+            self.exchanges.fail(row, fault)
+            return None
+        return request if self._is_to_be_sent(row, request) else None
+
+    def _is_to_be_sent(self, row: Row, request: Request) -> bool:
+        """P1, by content: the feed knows a row by what is cheap to see of its images; a touched file looks new there."""
+        match self._standing.state(row.row_id, request.request_key):
+            case RowState.DONE:
+                self._counters.rows_done_before += 1
+                return False
+            case RowState.FAILED:
+                before = self._standing.failed_before(row.row_id, request.request_key)
+                if before is None or self._wants(before):
+                    return True
+                self._standing.keep_failed(row.row_id, request.request_key)
+                self._counters.rows_failed += 1
+                self._counters.rows_quarantined += before.quarantined
+                return False
+            case RowState.AWAITING | RowState.HELD:
+                return False
+            case RowState.NEW:
+                return True
+
+    async def lease(self, request: Request) -> Lease | None:
+        """Leave to send; None: the run stops first."""
+        lease: Lease | None = None
+        with self.stop.interruptible():
+            try:
+                lease = await self.exchanges.lease(request.estimate)
+            except StopRun as reason:
+                self.stop.request(reason)
+        return lease
+
+    async def inlined(self, row: Row, request: Request) -> Request | None:
+        try:
+            return await self._preparer.inlined(row, request)
+        except RowFault as fault:
+            self.exchanges.fail(row, fault)
+            return None
+
+    def first_tries(self, row: Row) -> Tries:
+        return self.again.pop(row_digest(row.row_id, ""), Tries())
+
+    # ---------------------------------------------------------------------------- after the wire
+
+    def conclude(self, row: Row | None, judged: Judged) -> Again | None:
+        """Book what a verdict means. Again: the same request is to be sent once more by the caller."""
+        if row is not None and self._may_be_an_outage(judged):
+            self._suspects.append(Suspect(row, judged))
+            self._settle_suspects()
+            return None
+        self.exchanges.book(judged)
+        self._settle_suspects()
+        self._check_failures()
+        match judged.verdict.step:
+            case Stop(error=reason):
+                self.stop.request(reason)
+            case Again() as again:
+                return again
+        return None
+
+    def _may_be_an_outage(self, judged: Judged) -> bool:
+        error, outcome = judged.verdict.error, judged.verdict.outcome
+        exhausted = isinstance(outcome, Failed) and outcome.error_kind == AttemptsExhausted.kind
+        spared = row_digest(judged.exchange.intent.row_id, "") in self._spared
+        return exhausted and error is not None and not spared and self._failures_in_a_row() > 0
+
+    def _settle_suspects(self) -> None:
+        """An answer to anybody: the suspects failed by their own fault. An outage: they are asked again later."""
+        if not self._suspects:
+            return
+        streak = self._failures_in_a_row()
+        if streak >= OUTAGE_AFTER_FAILURES:
+            suspects, self._suspects = self._suspects, []
+            for suspect in suspects:
+                self._spare(suspect)
+        elif streak == 0:
+            self.fail_suspects()
+
+    def _spare(self, suspect: Suspect) -> None:
+        digest = row_digest(suspect.row.row_id, "")
+        self._spared.add(digest)
+        self.again[digest] = Tries()
+        self.exchanges.book(suspect.judged._replace(verdict=suspect.judged.verdict.as_retried()))
+
+    def fail_suspects(self) -> None:
+        """No more rows are coming that could clear them."""
+        suspects, self._suspects = self._suspects, []
+        for suspect in suspects:
+            self.exchanges.book(suspect.judged)
+        self._check_failures()
+
+    def _check_failures(self) -> None:
+        counters = self._counters
+        failed = counters.rows_failed_at_provider
+        ended = failed + counters.rows_completed
+        if self._failure_limit.is_exceeded(failed, ended):
+            self.stop.request(
+                TooManyFailures(
+                    f"{failed} of {ended} rows failed at the provider, more than limits.max_failed allows: look at "
+                    "`batchvision show --status failed`, mend the cause, and run again to go on"
+                )
+            )
+
+    async def pause(self, seconds: float) -> bool:
+        """Sleep before a retry; False: the run stops instead."""
+        with self.stop.interruptible():
+            await anyio.sleep(seconds)
+        return not self.stop.is_set

@@ -1,0 +1,55 @@
+"""Online: a fixed number of workers, each with one request on the wire at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from batchvision.lanes.base import Delivery
+from batchvision.records import Exchange, Row
+
+
+class OnlineLane:
+    """Ask and wait for the answer. ``concurrency`` workers bound requests on the wire, memory and connections alike."""
+
+    def __init__(self, delivery: Delivery, *, concurrency: int) -> None:
+        self._delivery = delivery
+        self._concurrency = concurrency
+
+    async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange] = ()) -> None:
+        """Deliver every row of the stream. Tickets are another lane's; this one has none."""
+        async with anyio.create_task_group() as workers:
+            for _ in range(self._concurrency):
+                workers.start_soon(self._work, rows.clone())
+            rows.close()
+        self._delivery.fail_suspects()
+
+    async def _work(self, rows: MemoryObjectReceiveStream[Row]) -> None:
+        stop = self._delivery.stop
+        with rows:
+            while not stop.is_set:
+                row: Row | None = None
+                with stop.interruptible():
+                    row = await anext(rows, None)
+                if row is None:
+                    return
+                await self._deliver_one(row)
+
+    async def _deliver_one(self, row: Row) -> None:
+        """Try until the row has ended or the run stops; in the latter case the row stays pending."""
+        delivery = self._delivery
+        request = await delivery.request_of(row)
+        tries = delivery.first_tries(row)
+        while request is not None and not delivery.stop.is_set:
+            lease = await delivery.lease(request)
+            if lease is None:
+                return
+            judged = await delivery.exchanges.ask(request, tries, lease)
+            again = delivery.conclude(row, judged)
+            if again is None or not await delivery.pause(again.delay_seconds):
+                return
+            tries = again.tries
+            if again.inline_images:
+                request = await delivery.inlined(row, request)

@@ -1,0 +1,76 @@
+"""Row -> Request: images read and checked, keys from their content, messages as bytes. Raises RowFault for a bad row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from batchvision import keys
+from batchvision.errors import RowFault, RowInvalid
+from batchvision.estimate import Estimator
+from batchvision.images import ImageSource
+from batchvision.prompt import Conversation
+from batchvision.records import Estimate, Payload, Request, Row
+
+
+class Preparer:
+    """Makes requests of rows. ``skip_bad_images``: an image that cannot be used is left out, not the row."""
+
+    def __init__(
+        self,
+        recipe_id: str,
+        conversation: Conversation,
+        images: ImageSource,
+        estimator: Estimator,
+        *,
+        skip_bad_images: bool = False,
+    ) -> None:
+        self._recipe_id = recipe_id
+        self._conversation = conversation
+        self._images = images
+        self._estimator = estimator
+        self._skip_bad_images = skip_bad_images
+
+    async def prepare(self, row: Row, *, inline: bool = False) -> Request:
+        """The request of ``row``; ``inline``: image URLs are downloaded here instead of handed over.
+
+        The request_key of a row stays the same when its URLs are inlined: the same thing is asked, by other means.
+        """
+        if row.problem is not None:
+            raise RowInvalid(row.problem)
+        payloads = await self._payloads(row, inline=inline)
+        messages = self._conversation.messages(row.text, payloads)
+        return Request(
+            row_id=row.row_id,
+            request_key=keys.request_key(self._recipe_id, row.text, [payload.identity for payload in payloads]),
+            skip_key=row.skip_key,
+            messages=messages,
+            image_ref=tuple(payload.reference for payload in payloads),
+            image_sha256=tuple(payload.sha256 for payload in payloads),
+            keep=row.keep,
+            estimate=self._estimate(row, payloads, messages),
+            has_urls=any(payload.url is not None for payload in payloads),
+        )
+
+    async def inlined(self, row: Row, request: Request) -> Request:
+        """``request`` again, with its image URLs downloaded here; keys and references stay."""
+        return replace(
+            await self.prepare(row, inline=True), request_key=request.request_key, image_ref=request.image_ref
+        )
+
+    async def _payloads(self, row: Row, *, inline: bool) -> list[Payload]:
+        payloads: list[Payload] = []
+        first_fault: RowFault | None = None
+        for ref in row.images:
+            try:
+                payloads.append(await self._images.payload(ref, inline=inline))
+            except RowFault as fault:
+                if not self._skip_bad_images:
+                    raise
+                first_fault = first_fault or fault
+        if not payloads and first_fault is not None:
+            raise first_fault
+        return payloads
+
+    def _estimate(self, row: Row, payloads: list[Payload], messages: bytes) -> Estimate:
+        sizes = [(payload.width, payload.height) for payload in payloads]
+        return self._estimator.estimate(len(row.text), sizes, len(messages))

@@ -1,0 +1,238 @@
+"""Pacing in virtual time: rates kept, nobody early, one probe at a time while the provider is away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anyio
+import pytest
+from virtual_time import VIRTUAL
+
+from batchvision.errors import ConnectFailed, ImageDownloadFailed, RateLimited, RequestRejected, ServerError
+from batchvision.pacing import OUTAGE_AFTER_FAILURES, Gate, Pacing, PacingLimits, TokenBucket
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend():
+    return ("asyncio", VIRTUAL)
+
+
+@dataclass
+class Signs:
+    limit_requests_per_minute: float | None = None
+    limit_tokens_per_minute: float | None = None
+
+
+async def departures(pacing: Pacing, requests: int, tokens: float = 0) -> list[float]:
+    """Times at which so many requests leave, all waiting at once, the provider answering each at once."""
+    times: list[float] = []
+
+    async def one() -> None:
+        probe = await pacing.admit(tokens)
+        times.append(anyio.current_time())
+        pacing.observe(None)
+        pacing.gate.probe_home(probe=probe)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(requests):
+            tasks.start_soon(one)
+    return times
+
+
+async def test_a_rate_of_ten_a_second_is_kept_and_used():
+    times = await departures(Pacing(PacingLimits(requests_per_second=10)), 300)
+    took = times[-1] - times[0]
+    assert 28 <= took <= 30
+    assert max(sum(1 for t in times if start <= t < start + 1) for start in times) <= 20
+
+
+async def test_a_rate_below_one_a_second_is_kept():
+    times = await departures(Pacing(PacingLimits(requests_per_second=0.1)), 4)
+    assert all(later - earlier >= 9.9 for earlier, later in zip(times, times[1:], strict=False))
+
+
+async def test_without_limits_nothing_waits():
+    times = await departures(Pacing(PacingLimits()), 1000)
+    assert times[-1] - times[0] < 0.5
+
+
+async def test_tokens_a_minute_are_kept_over_minutes():
+    times = await departures(Pacing(PacingLimits(tokens_per_minute=60_000)), 200, tokens=1_000)
+    assert 194 <= times[-1] - times[0] <= 196  # 200 s of tokens, five of them in the bucket at the start
+
+
+async def test_a_row_larger_than_the_whole_bucket_is_sent_and_paid_for_by_those_behind():
+    bucket = TokenBucket(60_000)
+    start = anyio.current_time()
+    await bucket.take(20_000)
+    assert anyio.current_time() - start < 0.1
+    await bucket.take(1)
+    assert anyio.current_time() - start >= 15
+
+
+async def test_tokens_not_used_are_given_back_and_wake_the_one_who_waits():
+    bucket = TokenBucket(60)
+    await bucket.take(5)
+    start = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bucket.take, 5)
+        await anyio.sleep(0.5)
+        bucket.give_back(5)
+    assert anyio.current_time() - start < 1
+
+
+async def test_the_first_request_travels_alone_until_it_is_answered():
+    gate = Gate()
+    assert await gate.enter() is True
+    entered: list[bool] = []
+
+    async def second() -> None:
+        entered.append(await gate.enter())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(second)
+        await anyio.sleep(3)
+        assert entered == []
+        gate.answered()
+    assert entered == [False]
+
+
+async def test_a_first_request_that_takes_long_holds_the_others_ten_seconds_at_most():
+    gate = Gate()
+    await gate.enter()
+    start = anyio.current_time()
+    assert await gate.enter() is False
+    assert 9.9 <= anyio.current_time() - start <= 10.1
+
+
+async def opened() -> Gate:
+    gate = Gate()
+    await gate.enter()
+    gate.answered()
+    return gate
+
+
+async def test_an_outage_lets_one_probe_out_at_growing_intervals_up_to_a_minute():
+    gate = await opened()
+    for _ in range(OUTAGE_AFTER_FAILURES):
+        gate.failed()
+    assert not gate.is_open
+    times = []
+    for _ in range(12):
+        assert await gate.enter() is True
+        times.append(anyio.current_time())
+        gate.failed()
+        gate.probe_home(probe=True)
+    gaps = [round(later - earlier) for earlier, later in zip(times, times[1:], strict=False)]
+    assert gaps == [2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60]
+
+
+async def test_one_failure_less_than_an_outage_keeps_the_gate_open():
+    gate = await opened()
+    for _ in range(OUTAGE_AFTER_FAILURES - 1):
+        gate.failed()
+    assert gate.is_open
+    gate.answered()
+    assert gate.failures_in_a_row == 0
+
+
+async def test_one_answer_ends_an_outage_for_all():
+    gate = await opened()
+    for _ in range(OUTAGE_AFTER_FAILURES):
+        gate.failed()
+    probe = await gate.enter()
+    gate.answered()
+    gate.probe_home(probe=probe)
+    assert await gate.enter() is False
+
+
+async def test_retry_after_pauses_everybody_and_nobody_leaves_early():
+    pacing = Pacing(PacingLimits(requests_per_second=100))
+    await departures(pacing, 1)
+    start = anyio.current_time()
+    pacing.observe(RateLimited("slow down", retry_after_seconds=7))
+    times = await departures(pacing, 20)
+    assert min(times) - start >= 7
+
+
+async def test_a_pause_that_begins_while_others_wait_holds_for_them_too():
+    pacing = Pacing(PacingLimits(requests_per_second=1))
+    await departures(pacing, 1)
+    start = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        times: list[float] = []
+
+        async def wait() -> None:
+            times.extend(await departures(pacing, 5))
+
+        tasks.start_soon(wait)
+        await anyio.sleep(0.5)
+        pacing.observe(RateLimited("slow down", retry_after_seconds=30))
+    assert min(times) - start >= 30
+
+
+async def test_429s_without_a_wish_pause_once_for_a_volley_and_longer_each_time():
+    pacing = Pacing(PacingLimits())
+    await departures(pacing, 1)
+    waits = []
+    for _ in range(3):
+        start = anyio.current_time()
+        for _ in range(50):
+            pacing.observe(RateLimited("slow down"))
+        await pacing.wait_out_pause()
+        waits.append(anyio.current_time() - start)
+    assert [round(wait) for wait in waits] == [1, 2, 4]
+
+
+async def test_the_rate_named_in_a_429_is_kept_from_then_on():
+    pacing = Pacing(PacingLimits())
+    pacing.observe(RateLimited("(actual/limit): 40/2", limit_per_second=2, retry_after_seconds=1))
+    times = await departures(pacing, 21)
+    assert times[-1] - times[0] >= 8.9
+
+
+async def test_limits_in_headers_are_taken_where_the_job_names_none():
+    pacing = Pacing(PacingLimits())
+    pacing.learn(Signs(limit_requests_per_minute=600))
+    assert (await departures(pacing, 101))[-1] - 1_000 >= 8.9
+    named = Pacing(PacingLimits(requests_per_second=1000))
+    named.learn(Signs(limit_requests_per_minute=6))
+    start = anyio.current_time()
+    await departures(named, 50)
+    assert anyio.current_time() - start < 1
+
+
+async def test_polls_take_at_most_half_of_the_rate():
+    pacing = Pacing(PacingLimits(requests_per_second=10))
+    start = anyio.current_time()
+    for _ in range(100):
+        await pacing.admit_poll()
+    assert anyio.current_time() - start >= 18
+
+
+@pytest.mark.parametrize("error", [None, RequestRejected("no"), ImageDownloadFailed("no"), RateLimited("slow")])
+async def test_any_answer_of_the_provider_opens_the_gate(error):
+    pacing = Pacing(PacingLimits())
+    await pacing.gate.enter()
+    pacing.observe(error)
+    assert pacing.gate.is_open
+
+
+@pytest.mark.parametrize("error", [ServerError("500"), ConnectFailed("refused")])
+async def test_a_failure_on_the_way_keeps_the_gate_closed(error):
+    pacing = Pacing(PacingLimits())
+    await pacing.gate.enter()
+    pacing.observe(error)
+    assert not pacing.gate.is_open
+
+
+async def test_a_request_cancelled_on_its_way_gives_back_its_tokens_and_its_probe():
+    pacing = Pacing(PacingLimits(tokens_per_minute=60, requests_per_second=0.01))
+    await departures(pacing, 1)
+    with anyio.move_on_after(1) as scope:
+        await pacing.admit(4)
+    assert scope.cancelled_caught
+    assert pacing._tokens is not None
+    assert pacing._tokens._level >= 4

@@ -1,0 +1,44 @@
+"""An event loop whose clock jumps to the next timer instead of waiting: hours pass in milliseconds, always alike.
+
+Use it with ``anyio.run(f, backend_options=VIRTUAL)`` or through the fixture ``anyio_backend``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from typing import Any
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Never sleeps: what the loop would have waited is added to its clock."""
+
+    jump = staticmethod(lambda seconds: None)
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise RuntimeError("everything waits and no timer is set: a deadlock")
+        ready = super().select(0)
+        if not ready and timeout > 0:
+            self.jump(timeout)
+        return ready
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """``time()`` moves by jumps, and by a microsecond a call, which aiolimiter needs to see progress."""
+
+    def __init__(self) -> None:
+        selector = _JumpingSelector()
+        super().__init__(selector)
+        self._virtual_seconds = 1_000.0
+        selector.jump = self._jump  # type: ignore[method-assign, assignment]
+
+    def _jump(self, seconds: float) -> None:
+        self._virtual_seconds += seconds
+
+    def time(self) -> float:
+        self._virtual_seconds += 1e-6
+        return self._virtual_seconds
+
+
+VIRTUAL: dict[str, Any] = {"loop_factory": VirtualTimeLoop}
