@@ -1,0 +1,145 @@
+"""What ``check`` does before money is spent: key, model, manifest, folders and extras, each as one finding.
+
+Rule: nothing here costs anything; the provider is sent one GET for its list of models.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from batchvision.errors import BatchvisionError, JobInvalid, StopRun
+from batchvision.job import Job
+from batchvision.providers import Dialect, ModelListing, dialect
+from batchvision.secrets import Secret, Secrets
+
+MODELS_TIMEOUT_SECONDS = 30.0
+REFUSED = 5
+INVALID = 2
+
+#: What an extra adds, by the module it brings.
+EXTRAS: Mapping[str, tuple[str, str]] = {
+    "pillow_heif": ("heic", "HEIC images"),
+    "duckdb": ("duckdb", "loading into DuckDB"),
+}
+
+ListModels = Callable[[Dialect, str, Secret | None, Mapping[str, str]], Awaitable[tuple[ModelListing, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``exit_code`` is 0 where it is well."""
+
+    topic: str
+    says: str
+    exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """All findings; ``exit_code`` is the one of the gravest: 2 before 5 before 0."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_code(self) -> int:
+        codes = {finding.exit_code for finding in self.findings}
+        return next((code for code in (INVALID, REFUSED) if code in codes), 0)
+
+    def document(self) -> dict[str, Any]:
+        """JSON content for ``check --json``."""
+        findings = [{"topic": f.topic, "ok": f.exit_code == 0, "says": f.says} for f in self.findings]
+        return {"ok": self.exit_code == 0, "exit_code": self.exit_code, "findings": findings}
+
+
+async def list_models(
+    speaks: Dialect, base_url: str, key: Secret | None, headers: Mapping[str, str]
+) -> tuple[ModelListing, ...]:
+    """The provider's models, by one free GET. Raises the error that its answer is."""
+    from batchvision.transport import HttpTransport
+
+    secrets = Secrets(*([key] if key is not None else []))
+    async with HttpTransport(base_url, speaks.headers(key, headers), connections=1, secrets=secrets) as transport:
+        raw = await transport.send("GET", speaks.models_path, None, MODELS_TIMEOUT_SECONDS)
+    return speaks.read_models(raw)
+
+
+def key_from_environment(speaks: Dialect, environ: Mapping[str, str] | None = None) -> Secret | None:
+    """The key where no job says where to look: the provider's own variable, or None."""
+    found = os.environ if environ is None else environ
+    value = found.get(speaks.default_key_env or "", "").strip()
+    return Secret(value) if value else None
+
+
+async def check(job: Job, *, environ: Mapping[str, str] | None = None, ask: ListModels = list_models) -> CheckReport:
+    """Look at everything a run needs. Never raises for what it finds."""
+    findings = [*_manifest(job), _root(job), _output(job), *_extras()]
+    try:
+        key = job.api_key(environ)
+    except JobInvalid as error:
+        findings += [Finding("key", problem, INVALID) for problem in error.problems]
+    else:
+        speaks = dialect(job.provider.name)
+        findings.append(Finding("key", "found" if key is not None else f"{speaks.name} needs none"))
+        findings += await _provider(job, speaks, key, ask)
+    return CheckReport(tuple(findings))
+
+
+def _manifest(job: Job) -> Iterator[Finding]:
+    from batchvision.feed import survey
+
+    try:
+        found = survey(job)
+    except JobInvalid as error:
+        yield from (Finding("manifest", problem, INVALID) for problem in error.problems)
+    else:
+        yield Finding("manifest", f"{job.manifest_path}: {found.rows:,} rows")
+
+
+def _root(job: Job) -> Finding:
+    if job.root.is_dir():
+        return Finding("images", f"local images are looked up in {job.root}")
+    return Finding("images", f"there is no folder {job.root}: correct [manifest] root", INVALID)
+
+
+def _output(job: Job) -> Finding:
+    """The output can be written where its nearest existing folder can."""
+    folder = job.output_path
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+        return Finding("output", f"{job.output_path} can be written")
+    return Finding("output", f"{folder} cannot be written: choose another [output] path, or --out", INVALID)
+
+
+def _extras() -> Iterator[Finding]:
+    for module, (extra, gives) in EXTRAS.items():
+        if find_spec(module) is None:
+            yield Finding("extras", f"not installed, only needed for {gives}: pip install 'batchvision[{extra}]'")
+
+
+async def _provider(job: Job, speaks: Dialect, key: Secret | None, ask: ListModels) -> list[Finding]:
+    try:
+        models = await ask(speaks, job.base_url, key, job.provider.headers)
+    except StopRun as error:
+        return [Finding("provider", error.message, error.exit_code)]
+    except BatchvisionError as error:
+        return [Finding("provider", f"{job.base_url} did not list its models: {error.message}", REFUSED)]
+    return [Finding("provider", f"{job.base_url} answers"), _model(job.provider.model, speaks.name, models)]
+
+
+def _model(name: str, provider: str, models: Sequence[ModelListing]) -> Finding:
+    known = {alias: model for model in models for alias in (model.name, *model.aliases)}
+    model = known.get(name)
+    if not models:
+        return Finding("model", f"{provider} lists no models, so that {name} could not be looked up")
+    if model is None:
+        near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
+        return Finding("model", f"{provider} does not list {name!r}; it has {', '.join(near)} ...", REFUSED)
+    if model.takes_images is False:
+        return Finding("model", f"{name} takes no images: choose another with batchvision models", REFUSED)
+    return Finding("model", f"{name} is there")

@@ -1,0 +1,135 @@
+"""The last words of a run: what there is now, what it cost, what failed and what to type next.
+
+Rule: pure; takes a summary, gives lines.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from batchvision.money import format_usd
+from batchvision.progress import duration
+from batchvision.records import RunSummary
+
+#: What to do about each kind of failed row (the closed set of DESIGN, a sentence each).
+ADVICE: dict[str, str] = {
+    "row_invalid": "correct these rows in the manifest (no prompt, no image, a NUL, or an id used twice)",
+    "image_unreadable": "replace or remove the image files: missing, empty, damaged or not images",
+    "image_too_large": "raise [images] max_pixels, or scale the images down",
+    "image_forbidden": "keep images inside [manifest] root; private addresses need [images] allow_private_hosts = true",
+    "image_unreachable": "see whether the URLs open in a browser; run again if the host was down",
+    "request_rejected": "read one message: the provider says the request itself is wrong; correct the job",
+    "context_too_long": "shorten the prompt, send fewer or smaller images, or use a model with a longer context",
+    "refused": "the model or its safety check declined; --retry-failed=refused asks again and pays again",
+    "truncated": 'raise max_tokens in [provider.parameters], or set on_truncated = "raise_once"',
+    "empty": "the model said nothing twice: reword the prompt, or raise max_tokens",
+    "invalid_answer": "labels or schema are not met: loosen them, reword the prompt, or use --retry-failed",
+    "expired": "the ticket was older than the provider keeps it; the next run asks again",
+    "lost_after_read": "the answer was paid for and lost on the way; --retry-failed=lost_after_read buys it again",
+    "attempts_exhausted": "the provider failed every time: run again later, or raise [limits] max_attempts",
+}
+LOOK_AT_FAILURES = "batchvision show {output} --status failed"
+
+
+class Typed(NamedTuple):
+    """The command lines a user may need next: as typed, and as typed with ``--retry-failed``."""
+
+    again: str
+    retry_failed: str
+    check: str
+
+
+def closing_lines(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
+    """What ``run`` says on stderr when it is over."""
+    lines = [_headline(summary)]
+    if summary.message:
+        lines += [f"  stopped   {line}" if n == 0 else f"            {line}" for n, line in _numbered(summary.message)]
+    lines.append(f"  answers   {output / 'results'}   (batchvision show {output})")
+    lines.append(f"  cost      {_money(summary)}")
+    lines += _failures(summary)
+    lines += _left_over(summary)
+    steps = next_steps(summary, output, typed)
+    lines += [f"  {'next' if number == 0 else '':<8}  {step}" for number, step in enumerate(steps)]
+    return lines
+
+
+def _numbered(text: str) -> list[tuple[int, str]]:
+    return list(enumerate(text.splitlines()))
+
+
+def _headline(summary: RunSummary) -> str:
+    words = [f"{summary.rows_completed:,} of {summary.rows_total:,} rows have answers"]
+    if summary.rows_failed:
+        words.append(f"{summary.rows_failed:,} failed")
+    if summary.rows_pending:
+        words.append(f"{summary.rows_pending:,} still to do")
+    return f"{summary.job}: {', '.join(words)}"
+
+
+def _money(summary: RunSummary) -> str:
+    if not summary.requests_sent:
+        return f"nothing sent, nothing spent ({duration(summary.duration_seconds)})"
+    retries = f", {summary.retries:,} retries" if summary.retries else ""
+    spent = format_usd(summary.cost_ticks)
+    return f"{spent} for {summary.requests_sent:,} requests in {duration(summary.duration_seconds)}{retries}"
+
+
+def _failures(summary: RunSummary) -> list[str]:
+    lines = []
+    by_count = sorted(summary.failures_by_kind.items(), key=lambda item: (-item[1], item[0]))
+    for kind, count in by_count:
+        lines.append(f"  failed    {count:,} {kind}: {ADVICE.get(kind, 'read the message')}")
+    if summary.rows_quarantined:
+        lines.append(
+            f"  set aside {summary.rows_quarantined:,} rows failed too often; --retry-quarantined brings them back"
+        )
+    return lines
+
+
+def _left_over(summary: RunSummary) -> list[str]:
+    lines = []
+    if summary.rows_ambiguous:
+        bound = format_usd(summary.ambiguous_ticks)
+        lines.append(
+            f"  unclear   {summary.rows_ambiguous:,} rows may have been billed without an answer, at most {bound}"
+        )
+    if summary.tickets_open:
+        lines.append(
+            f"  tickets   {summary.tickets_open:,} answers are still with the provider; the next run collects them"
+        )
+    return lines
+
+
+def next_steps(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
+    """The commands to type next, most useful first; none when all is well."""
+    failed = LOOK_AT_FAILURES.format(output=output)
+    match summary.exit_code:
+        case 0:
+            return []
+        case 3:
+            return [failed, typed.retry_failed]
+        case 4:
+            return _after_own_limit(summary, failed, typed)
+        case 5:
+            return [f"{typed.check}   (then: {typed.again})"]
+        case 7:
+            return [f"{typed.again}   (after making sure that {output} can be written)"]
+        case _:
+            return [typed.again]
+
+
+def _after_own_limit(summary: RunSummary, failed: str, typed: Typed) -> list[str]:
+    if summary.stop_reason == "spend_cap_reached":
+        return [f"{typed.again} --max-cost-usd {_next_cap(summary)}"]
+    if summary.stop_reason == "too_many_failures":
+        return [failed, typed.again]
+    return [typed.again]
+
+
+def _next_cap(summary: RunSummary) -> str:
+    """A cap that leaves money for the rows that are pending, at what the answers cost so far."""
+    limits = summary.config.get("limits", {})
+    cap = float(limits.get("max_cost_usd") or 0) or summary.cost_usd
+    done = max(1, summary.rows_completed)
+    return f"{max(cap * 2, cap + summary.cost_usd / done * summary.rows_pending * 1.2):.2f}"

@@ -1,0 +1,32 @@
+"""What every command shares: ``--debug`` after the command's name, and the command line as it was typed."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import click
+
+TYPED = "batchvision.typed"
+
+
+class Command(click.Command):
+    """A click command that also takes ``--debug`` and remembers its own arguments (for "type this next")."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        debug = click.Option(["--debug"], is_flag=True, expose_value=False, hidden=True)
+        self.params.append(debug)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[TYPED] = list(args)
+        return super().parse_args(ctx, args)
+
+
+def typed_command(ctx: click.Context, *, without: tuple[str, ...] = (), add: tuple[str, ...] = ()) -> str:
+    """The command as the user typed it, to be typed again: flags in ``without`` left out, ``add`` at the end.
+
+    Only flags that carry their value with ``=``, or none, can be left out.
+    """
+    kept = [word for word in ctx.meta[TYPED] if word.split("=")[0] not in without]
+    return shlex.join([*ctx.command_path.split(), *kept, *add])

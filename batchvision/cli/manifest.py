@@ -1,0 +1,20 @@
+"""``batchvision manifest FOLDER -o FILE``: a table of the images in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from batchvision.cli.command import Command
+
+
+@click.command(cls=Command, name="manifest")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("-o", "--out", "out", required=True, type=click.Path(path_type=Path), help="The CSV or Parquet to write.")
+def command(folder: Path, out: Path) -> None:
+    """Write a manifest of the images in FOLDER and below: columns id and image, sorted by name."""
+    from batchvision.manifest import make_manifest
+
+    count = make_manifest(folder, out)
+    click.echo(f"{count:,} images listed in {out}", err=True)

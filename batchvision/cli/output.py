@@ -1,0 +1,58 @@
+"""What goes to stdout: documents, tables, rows; flushed here, so that a reader who left is noticed here.
+
+Rule: nothing is written to stdout but through this file, and nothing passes it unsafe for a terminal.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from batchvision.cli.table import Column, table_lines
+from batchvision.cli.terminal import safe_csv_cell, safe_json, safe_text, terminal_columns
+
+
+def print_document(document: Mapping[str, Any]) -> None:
+    """One JSON document, indented."""
+    click.echo(safe_json(json.dumps(document, ensure_ascii=False, indent=2, default=str)))
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """A table fitted to the terminal."""
+    for line in table_lines(columns, rows, terminal_columns()):
+        click.echo(line)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(safe_text(line))
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    """One CSV record; only text can be a formula, so numbers keep their sign."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow([csv_cell(cell) for cell in cells])
+    return line.getvalue()
+
+
+def csv_cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return safe_csv_cell(value)
+    if isinstance(value, list | dict):
+        return safe_csv_cell(json.dumps(value, ensure_ascii=False, default=str))
+    return value
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """One JSON object in one line."""
+    return safe_json(json.dumps(record, ensure_ascii=False, default=str)) + "\n"
+
+
+def write(text: str) -> None:
+    """Text that is ready, as it is."""
+    click.echo(text, nl=False)

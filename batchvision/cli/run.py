@@ -1,0 +1,145 @@
+"""``batchvision run JOB``: the main command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchvision.cli.command import Command, typed_command
+from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job
+from batchvision.cli.terminal import safe_json, safe_text
+
+if TYPE_CHECKING:
+    from batchvision.feed import Selection
+    from batchvision.job import Job
+    from batchvision.records import RunSummary
+
+#: Flags that "type this next" leaves out: they ask for one thing, once.
+ONCE_FLAGS = ("--retry-failed", "--no-retry-failed", "--retry-quarantined", "--json")
+
+
+class RunCommand(Command):
+    """Lets ``--retry-failed`` stand alone: without ``=KIND`` it means all kinds, and never swallows the job's path."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["--retry-failed=all" if arg == "--retry-failed" else arg for arg in args])
+
+
+@click.command(cls=RunCommand, name="run")
+@job_argument
+@job_flags(RUN_FLAGS)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows that are to do.")
+@click.option("--sample", type=click.IntRange(min=1), help="Only N rows that are to do, drawn at random.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of --sample.")
+@click.option(
+    "--retry-failed",
+    metavar="[=KIND,...]",
+    default=None,
+    help="Ask failed rows again: all kinds, or those named after =.",
+)
+@click.option("--no-retry-failed", is_flag=True, help="Leave all failed rows as they are.")
+@click.option("--retry-quarantined", is_flag=True, help="Bring back rows that were set aside.")
+@click.option("--shard", metavar="I/N", default=None, help="Only this slice of the manifest: 0/4 to 3/4.")
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(min=0),
+    default=25.0,
+    show_default=True,
+    help="Seconds to finish in after Ctrl-C.",
+)
+@click.option("--quiet", is_flag=True, help="No progress and no closing words.")
+@click.option("--log-format", type=click.Choice(["auto", "text", "json"]), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+@click.pass_context
+def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json: bool, **flags: Any) -> int:
+    """Ask the model about every row of JOB that has no answer yet.
+
+    Run it again whenever something is left: finished rows cost nothing.
+
+    Exit codes: 0 all rows have answers, 2 the job or manifest is wrong, 3 some rows failed, 4 a limit of the job was
+    reached, 5 the provider refused, 6 tickets are open, 7 disk, 11 another run holds the output.
+    """
+    chosen = load_job(job, flags, settings)
+    summary = _run(chosen, flags)
+    _tell(ctx, job, chosen, summary, flags)
+    if as_json:
+        from batchvision.cli.output import print_document
+        from batchvision.status import summary_document
+
+        print_document(summary_document(summary))
+    return summary.exit_code
+
+
+def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
+    import anyio
+
+    from batchvision.progress import choose_style, watcher
+    from batchvision.runner import run_async
+
+    style = choose_style(flags["log_format"], quiet=flags["quiet"], is_terminal=sys.stderr.isatty())
+    start = partial(
+        run_async,
+        job,
+        selection=selection(flags, job),
+        drain_timeout_seconds=flags["drain_timeout"],
+        watch=watcher(style, sys.stderr),
+    )
+    return anyio.run(start)
+
+
+def selection(flags: dict[str, Any], job: Job) -> Selection:
+    """What the flags choose of the manifest."""
+    from batchvision.feed import Selection
+
+    shard, shards = _shard(flags["shard"])
+    return Selection(
+        limit=flags["limit"],
+        sample=flags["sample"],
+        seed=flags["seed"],
+        shard=shard,
+        shards=shards,
+        retry_quarantined=flags["retry_quarantined"],
+    )
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """``2/4`` -> (2, 4): the third of four slices."""
+    if text is None:
+        return 0, 1
+    first, _, second = text.partition("/")
+    if first.isdecimal() and second.isdecimal() and int(first) < int(second):
+        return int(first), int(second)
+    raise click.UsageError(f"--shard takes I/N with I from 0 to N-1, e.g. --shard 0/4 ... --shard 3/4; got {text!r}.")
+
+
+def _tell(ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: dict[str, Any]) -> None:
+    """The closing words, on stderr, in the chosen format."""
+    if flags["quiet"]:
+        return
+    if flags["log_format"] == "json":
+        from batchvision.status import summary_document
+
+        click.echo(
+            safe_json(json.dumps({"event": "finished", **summary_document(summary)}, ensure_ascii=False)), err=True
+        )
+        return
+    from batchvision.cli.closing import Typed, closing_lines
+
+    typed = Typed(
+        again=typed_command(ctx, without=ONCE_FLAGS),
+        retry_failed=typed_command(ctx, without=ONCE_FLAGS, add=("--retry-failed",)),
+        check=f"batchvision check {path}",
+    )
+    for line in closing_lines(summary, from_here(job.output_path), typed):
+        click.echo(safe_text(line), err=True)
+
+
+def from_here(path: Path) -> Path:
+    """``path`` relative to where the user stands, if it lies below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -1,0 +1,65 @@
+"""Text on its way to a terminal: what a manifest or a model wrote must not move the cursor or turn the line around.
+
+Rule: every cell and message that leaves through the CLI has passed :func:`safe_text`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import unicodedata
+
+#: Control characters (C0 without tab and newline, DEL, C1), line separators, and what reorders text (bidi).
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+#: What a spreadsheet would take for a formula when it opens a CSV file.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def safe_text(text: str) -> str:
+    """``text`` with every unsafe character spelled out (``\\x1b``), so that it is seen and does nothing."""
+    return _UNSAFE.sub(_spell, text)
+
+
+def safe_json(text: str) -> str:
+    """As :func:`safe_text` for JSON text: the same value, with unsafe characters as JSON escapes."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def safe_csv_cell(text: str) -> str:
+    """A text cell for CSV: no control characters, and nothing that a spreadsheet would run."""
+    cell = safe_text(text)
+    return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
+
+
+def _spell(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def cell_width(text: str) -> int:
+    """The columns that ``text`` takes on a terminal: wide characters two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(_character_width(character) for character in text)
+
+
+def _character_width(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+
+
+def cut_to_width(text: str, columns: int) -> str:
+    """As much of ``text`` as fits in ``columns``."""
+    used = 0
+    for index, character in enumerate(text):
+        used += _character_width(character)
+        if used > columns:
+            return text[:index]
+    return text
+
+
+def terminal_columns() -> int:
+    """The width to fit to: the terminal's, ``COLUMNS``, or 100 where there is neither."""
+    return max(40, shutil.get_terminal_size((100, 24)).columns)

@@ -1,0 +1,134 @@
+"""The last words of a run name what failed, what it cost and exactly what to type next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from batchvision.cli.closing import ADVICE, Typed, closing_lines, next_steps
+from batchvision.errors import ROW_FAULTS
+from batchvision.records import TICKS_PER_USD, RunSummary
+
+OUT = Path("out/captions")
+TYPED = Typed(
+    again="batchvision run jobs/caption.toml",
+    retry_failed="batchvision run jobs/caption.toml --retry-failed",
+    check="batchvision check jobs/caption.toml",
+)
+DONE = RunSummary(
+    run_id="r1",
+    job="captions",
+    recipe_id="0" * 32,
+    manifest="photos.csv",
+    rows_total=2000,
+    rows_completed=2000,
+    rows_failed=0,
+    rows_pending=0,
+    rows_ambiguous=0,
+    rows_quarantined=0,
+    tickets_open=0,
+    requests_sent=2003,
+    retries=3,
+    failures_by_kind={},
+    prompt_tokens=1,
+    completion_tokens=1,
+    reasoning_tokens=0,
+    image_tokens=0,
+    cached_tokens=0,
+    cost_usd=1.81,
+    cost_ticks=TICKS_PER_USD * 181 // 100,
+    ambiguous_ticks=0,
+    started_at="2026-11-20T00:00:00Z",
+    finished_at="2026-11-20T00:03:20Z",
+    duration_seconds=200.0,
+    stop_reason=None,
+    exit_code=0,
+    parts=(),
+    versions={},
+    config={},
+)
+
+
+def test_every_kind_of_failure_has_its_advice() -> None:
+    assert ADVICE.keys() == ROW_FAULTS.keys()
+
+
+def test_a_good_run_says_rows_cost_and_place_and_nothing_to_do() -> None:
+    assert closing_lines(DONE, OUT, TYPED) == [
+        "captions: 2,000 of 2,000 rows have answers",
+        "  answers   out/captions/results   (batchvision show out/captions)",
+        "  cost      $1.81 for 2,003 requests in 3m 20s, 3 retries",
+    ]
+
+
+def test_a_run_with_nothing_to_do_spends_nothing() -> None:
+    words = "\n".join(closing_lines(replace(DONE, requests_sent=0, cost_ticks=0, duration_seconds=0.2), OUT, TYPED))
+    assert "nothing sent, nothing spent" in words
+
+
+def test_failures_are_listed_by_kind_with_what_to_do() -> None:
+    failed = replace(
+        DONE,
+        rows_completed=1940,
+        rows_failed=60,
+        failures_by_kind={"request_rejected": 50, "image_unreadable": 10},
+        exit_code=3,
+    )
+    lines = closing_lines(failed, OUT, TYPED)
+    assert lines[0] == "captions: 1,940 of 2,000 rows have answers, 60 failed"
+    assert lines[3].startswith("  failed    50 request_rejected: ")
+    assert lines[4].startswith("  failed    10 image_unreadable: ")
+    assert lines[-2:] == [
+        "  next      batchvision show out/captions --status failed",
+        "            batchvision run jobs/caption.toml --retry-failed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "stop_reason", "expected"),
+    [
+        (0, None, []),
+        (3, None, ["batchvision show out/captions --status failed", TYPED.retry_failed]),
+        (4, "deadline_reached", [TYPED.again]),
+        (4, "too_many_failures", ["batchvision show out/captions --status failed", TYPED.again]),
+        (5, "authentication_failed", [f"{TYPED.check}   (then: {TYPED.again})"]),
+        (6, None, [TYPED.again]),
+        (7, "disk_failed", [f"{TYPED.again}   (after making sure that out/captions can be written)"]),
+        (130, None, [TYPED.again]),
+    ],
+)
+def test_each_exit_code_has_its_next_command(exit_code: int, stop_reason: str | None, expected: list[str]) -> None:
+    summary = replace(DONE, exit_code=exit_code, stop_reason=stop_reason)
+    assert next_steps(summary, OUT, TYPED) == expected
+
+
+def test_a_reached_cap_proposes_one_that_covers_the_rest() -> None:
+    summary = replace(
+        DONE,
+        exit_code=4,
+        stop_reason="spend_cap_reached",
+        rows_completed=100,
+        rows_pending=1900,
+        cost_usd=1.0,
+        config={"limits": {"max_cost_usd": 1.0}},
+    )
+    (step,) = next_steps(summary, OUT, TYPED)
+    assert step == "batchvision run jobs/caption.toml --max-cost-usd 23.80"
+
+
+def test_what_stopped_the_run_is_told_line_by_line() -> None:
+    summary = replace(
+        DONE, exit_code=5, stop_reason="authentication_failed", message="The key is refused.\nSet it again."
+    )
+    lines = closing_lines(summary, OUT, TYPED)
+    assert lines[1:3] == ["  stopped   The key is refused.", "            Set it again."]
+
+
+def test_what_may_have_been_billed_and_what_is_still_out_is_told() -> None:
+    summary = replace(DONE, rows_ambiguous=2, ambiguous_ticks=TICKS_PER_USD, tickets_open=7, rows_quarantined=1)
+    words = "\n".join(closing_lines(summary, OUT, TYPED))
+    assert "2 rows may have been billed without an answer, at most $1.00" in words
+    assert "7 answers are still with the provider" in words
+    assert "--retry-quarantined" in words

@@ -1,0 +1,167 @@
+"""Progress tells what a run has done, and never changes it."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from batchvision.progress import (
+    Style,
+    Watch,
+    bar_words,
+    choose_style,
+    duration,
+    pace,
+    plain_line,
+    progress_document,
+    watcher,
+)
+from batchvision.records import TICKS_PER_USD, Counters
+
+HALFWAY = Counters(
+    rows_total=200,
+    rows_done_before=50,
+    rows_completed=45,
+    rows_failed=5,
+    in_flight=7,
+    requests_sent=57,
+    cost_ticks=TICKS_PER_USD // 2,
+)
+
+
+@pytest.mark.parametrize(
+    ("log_format", "quiet", "is_terminal", "expected"),
+    [
+        ("auto", False, True, Style.BAR),
+        ("auto", False, False, Style.TEXT),
+        ("text", False, True, Style.TEXT),
+        ("json", False, False, Style.JSON),
+        ("json", True, True, Style.QUIET),
+    ],
+)
+def test_the_style_follows_the_stream_unless_told(
+    log_format: str, quiet: bool, is_terminal: bool, expected: Style
+) -> None:
+    assert choose_style(log_format, quiet=quiet, is_terminal=is_terminal) is expected
+
+
+def test_the_rest_is_projected_from_the_rows_of_this_run() -> None:
+    now = pace(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
+    assert now.rows_settled == 50
+    assert now.rows_left == 100
+    assert now.rows_per_second == 5.0
+    assert now.seconds_left == 20.0
+    assert now.projected_ticks == HALFWAY.cost_ticks + HALFWAY.cost_ticks * 2
+
+
+def test_nothing_is_projected_from_a_handful_of_rows() -> None:
+    early = replace(HALFWAY, rows_completed=2, rows_failed=0)
+    now = pace(early, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=1.0)
+    assert now.projected_ticks is None
+    assert now.seconds_left is None
+
+
+def test_failures_of_earlier_runs_do_not_count_as_speed() -> None:
+    before = Counters(rows_total=200, rows_failed=5)
+    now = pace(replace(HALFWAY, rows_completed=0), before, elapsed_seconds=1.0)
+    assert now.rows_settled == 0
+    assert now.rows_per_second == 0.0
+
+
+def test_a_moment_without_time_divides_by_nothing() -> None:
+    assert pace(Counters(), Counters(), elapsed_seconds=0.0).rows_per_second == 0.0
+
+
+def test_the_plain_line_stands_alone_in_a_log() -> None:
+    now = pace(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
+    assert plain_line(HALFWAY, now) == (
+        "95 of 200 rows done, 5 failed, 7 in flight, 5.0 rows/s, spent $0.500, about $1.50 in all, 20s left"
+    )
+
+
+def test_open_tickets_are_told_where_there_are_any() -> None:
+    counters = replace(HALFWAY, tickets_open=12)
+    now = pace(counters, counters, elapsed_seconds=1.0)
+    assert "12 tickets open" in plain_line(counters, now)
+    assert "12 tickets" in bar_words(counters, now)
+
+
+def test_a_finished_run_projects_nothing() -> None:
+    done = replace(HALFWAY, rows_total=100, in_flight=0)
+    line = plain_line(done, pace(done, Counters(), elapsed_seconds=10.0))
+    assert "left" not in line
+    assert "in all" not in line
+
+
+def test_the_json_line_is_one_object_with_numbers() -> None:
+    from datetime import UTC, datetime
+
+    now = pace(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
+    document = progress_document(HALFWAY, now, datetime(2026, 11, 20, tzinfo=UTC))
+    assert document["event"] == "progress"
+    assert document["cost_usd"] == 0.5
+    assert document["projected_cost_usd"] == 1.5
+    assert document["time"] == "2026-11-20T00:00:00.000+00:00"
+    assert "\n" not in json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0s"), (59, "59s"), (60, "1m 00s"), (200, "3m 20s"), (7500, "2h 05m")]
+)
+def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+
+async def _watch_until_cancelled(watch: Watch, counters: Counters, turns: int = 5) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch, counters)
+        for _ in range(turns):
+            await anyio.lowlevel.checkpoint()
+        counters.rows_completed += 1
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_log_gets_a_first_and_a_last_line() -> None:
+    stream = io.StringIO()
+    watch = watcher(Style.TEXT, stream)
+    assert watch is not None
+    await _watch_until_cancelled(watch, Counters(rows_total=3))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "0 of 3 rows done" in lines[0]
+    assert "1 of 3 rows done" in lines[1]
+
+
+@pytest.mark.anyio
+async def test_a_line_is_written_each_interval() -> None:
+    stream = io.StringIO()
+    watch = watcher(Style.JSON, stream, every_seconds=0.0)
+    assert watch is not None
+    await _watch_until_cancelled(watch, Counters(rows_total=3), turns=20)
+    documents = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert len(documents) > 3
+    assert {document["rows_total"] for document in documents} == {3}
+
+
+@pytest.mark.anyio
+async def test_the_bar_shows_rows_money_and_what_is_in_flight() -> None:
+    stream = io.StringIO()
+    watch = watcher(Style.BAR, stream)
+    assert watch is not None
+    counters = replace(HALFWAY, failures_by_kind={})
+    await _watch_until_cancelled(watch, counters)
+    last = stream.getvalue().rsplit("\r", 1)[-1]
+    assert "96/200 done" in last
+    assert "5 failed" in last
+    assert "7 in flight" in last
+    assert "$0.500" in last
+
+
+def test_quiet_watches_nothing() -> None:
+    assert watcher(Style.QUIET, io.StringIO()) is None
