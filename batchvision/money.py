@@ -1,0 +1,199 @@
+"""Prices, ticks and the spend cap. Money is integers: 1 USD = 10^10 ticks; nothing here is a float.
+
+Prices serve estimates, and the cost of answers whose provider does not report it; a reported cost always wins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation, localcontext
+from typing import Any
+
+from batchvision.records import TICKS_PER_USD, Usage
+
+TOKENS_PER_MTOK = 1_000_000
+
+#: Sums beyond this are no money: a billion USD, still far from an int64 of ticks.
+_MOST_USD = Decimal(900_000_000)
+
+#: When the built-in prices were read from https://docs.x.ai/developers/pricing.
+PRICES_AS_OF = date(2026, 9, 29)
+
+
+def usd_to_ticks(usd: Decimal | str | int | float) -> int:
+    """USD as ticks, rounded half-even. A float counts as the decimal it prints as. Raises ValueError if it is none."""
+    try:
+        amount = usd if isinstance(usd, Decimal) else Decimal(str(usd))
+    except InvalidOperation:
+        raise ValueError(f"{usd!r} is not an amount in USD") from None
+    if not amount.is_finite() or not abs(amount) <= _MOST_USD:
+        raise ValueError(f"{usd!r} is not an amount in USD")
+    with localcontext(prec=60):
+        return int((amount * TICKS_PER_USD).to_integral_value(ROUND_HALF_EVEN))
+
+
+def format_usd(ticks: int) -> str:
+    """Ticks for people: cents from one USD on, below that three digits that count."""
+    usd = Decimal(ticks) / TICKS_PER_USD
+    if not ticks or abs(usd) >= 1:
+        return f"${usd:,.2f}".replace("$-", "-$")
+    places = max(2, 2 - usd.adjusted())
+    return f"${usd:.{places}f}".replace("$-", "-$")
+
+
+# ---------------------------------------------------------------------------------- prices
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a model costs, in ticks for a million tokens (``image_ticks``: for one image).
+
+    From ``long_context_tokens`` prompt tokens on, all tokens of the request cost ``long_context_factor`` times that.
+    """
+
+    input_ticks_per_mtok: int
+    cached_ticks_per_mtok: int
+    output_ticks_per_mtok: int
+    image_ticks: int = 0
+    long_context_tokens: int | None = None
+    long_context_factor: int = 2
+
+    def ticks(self, prompt: int, output: int, cached: int = 0, images: int = 0) -> int:
+        """The cost of that many tokens; ``cached`` are part of ``prompt``."""
+        cached = min(cached, prompt)
+        total = (prompt - cached) * self.input_ticks_per_mtok
+        total += cached * self.cached_ticks_per_mtok
+        total += output * self.output_ticks_per_mtok
+        if self.long_context_tokens is not None and prompt >= self.long_context_tokens:
+            total *= self.long_context_factor
+        return _divide_half_even(total, TOKENS_PER_MTOK) + images * self.image_ticks
+
+
+def cost_ticks(usage: Usage, prices: Prices | None, images: int = 0) -> int | None:
+    """What an answer cost: as reported, else from its tokens. None where either tokens or prices are unknown."""
+    if usage.cost_ticks is not None:
+        return usage.cost_ticks
+    if prices is None or usage.prompt_tokens is None or usage.completion_tokens is None:
+        return None
+    output = usage.completion_tokens + (usage.reasoning_tokens or 0)
+    return prices.ticks(usage.prompt_tokens, output, usage.cached_tokens or 0, images)
+
+
+def with_cost(usage: Usage, prices: Prices | None, images: int = 0) -> Usage:
+    """``usage`` with its cost, computed where it was not reported and can be."""
+    ticks = cost_ticks(usage, prices, images)
+    if ticks is None or usage.cost_ticks is not None:
+        return usage
+    return replace(usage, cost_ticks=ticks, cost_source="computed")
+
+
+def _divide_half_even(dividend: int, divisor: int) -> int:
+    whole, rest = divmod(dividend, divisor)
+    return whole + (2 * rest > divisor or (2 * rest == divisor and whole % 2 == 1))
+
+
+def _per_mtok(input_usd: str, cached_usd: str, output_usd: str) -> Prices:
+    return Prices(usd_to_ticks(input_usd), usd_to_ticks(cached_usd), usd_to_ticks(output_usd), 0, 200_000)
+
+
+#: USD for a million tokens: input, cached, output.
+_GROK = {
+    "grok-4.7": _per_mtok("2.00", "0.50", "6.00"),
+    "grok-4.6": _per_mtok("2.00", "0.50", "6.00"),
+    "grok-4.5": _per_mtok("2.00", "0.30", "6.00"),
+    "grok-4.3": _per_mtok("1.25", "0.20", "2.50"),
+    "grok-4.20-0309-reasoning": _per_mtok("1.25", "0.20", "2.50"),
+    "grok-4.20-0309-non-reasoning": _per_mtok("1.25", "0.20", "2.50"),
+}
+_BUILT_IN: dict[str, Mapping[str, Prices]] = {
+    "xai": _GROK,
+    "emulator": _GROK,
+    "openrouter": {f"x-ai/{model}": prices for model, prices in _GROK.items()},
+}
+
+_FIELDS = {
+    "input": "input_ticks_per_mtok",
+    "cached": "cached_ticks_per_mtok",
+    "output": "output_ticks_per_mtok",
+    "image": "image_ticks",
+}
+
+
+def prices_for(provider: str, model: str, overrides: Mapping[str, Any] | None = None) -> Prices | None:
+    """The prices of a model: the job's ``provider.prices`` over the built-in ones; None where too little is known.
+
+    ``overrides``: ``input``, ``cached``, ``output`` in USD for a million tokens, ``image`` in USD for one.
+    Without ``cached``, cached tokens cost what others do.
+    """
+    built_in = _BUILT_IN.get(provider, {}).get(re.sub(r":.*", "", model))
+    given = {_FIELDS[name]: usd_to_ticks(usd) for name, usd in (overrides or {}).items() if usd is not None}
+    if built_in is not None:
+        return replace(built_in, **given)
+    if not {"input_ticks_per_mtok", "output_ticks_per_mtok"} <= given.keys():
+        return None
+    return Prices(**({"cached_ticks_per_mtok": given["input_ticks_per_mtok"]} | given))
+
+
+# ---------------------------------------------------------------------------------- the spend cap
+
+
+class SpendCap:
+    """One cap over money spent and money that requests in flight may cost.
+
+    A request must ``reserve`` its bound before it leaves, then ``settle`` or ``release`` it. A bill above its bound
+    counts at once and raises every bound, those of requests in flight included, by the largest excess seen: estimates
+    that were too low once will be again. An unknown bound counts as 0 before that excess.
+    """
+
+    __slots__ = ("_excess_ticks", "_open", "_reserved_ticks", "cap_ticks", "spent_ticks")
+
+    def __init__(self, cap_ticks: int | None, spent_ticks: int = 0) -> None:
+        self.cap_ticks = cap_ticks
+        self.spent_ticks = spent_ticks
+        self._reserved_ticks = 0
+        self._open = 0
+        self._excess_ticks = 0
+
+    def __repr__(self) -> str:
+        return f"<SpendCap {self.spent_ticks} spent, {self.leased_ticks} leased, of {self.cap_ticks}>"
+
+    @property
+    def leased_ticks(self) -> int:
+        """What the open reservations may cost."""
+        return self._reserved_ticks + self._open * self._excess_ticks
+
+    @property
+    def left_ticks(self) -> int | None:
+        """What may still be reserved; None without a cap."""
+        return None if self.cap_ticks is None else max(0, self.cap_ticks - self.spent_ticks - self.leased_ticks)
+
+    def reserve(self, bound_ticks: int | None) -> bool:
+        """Set the bound of one request aside. False, and nothing changed, where the cap does not allow it."""
+        left = self.left_ticks
+        if left is not None and (left == 0 or (bound_ticks or 0) + self._excess_ticks > left):
+            return False
+        self._reserved_ticks += bound_ticks or 0
+        self._open += 1
+        return True
+
+    def commit(self, bound_ticks: int | None) -> None:
+        """Set aside without asking: the money of a ticket that an earlier run was given."""
+        self._reserved_ticks += bound_ticks or 0
+        self._open += 1
+
+    def settle(self, bound_ticks: int | None, real_ticks: int | None) -> None:
+        """Replace a reservation by its bill; by its bound, where the bill is unknown (``None``)."""
+        self.release(bound_ticks)
+        bound = bound_ticks or 0
+        real = bound if real_ticks is None else real_ticks
+        self.spent_ticks += real
+        self._excess_ticks = max(self._excess_ticks, real - bound)
+
+    def release(self, bound_ticks: int | None) -> None:
+        """Give a reservation back: the request cost nothing."""
+        assert self._open > 0, "a reservation was given back twice"
+        self._reserved_ticks -= bound_ticks or 0
+        self._open -= 1

@@ -1,0 +1,225 @@
+"""What a dialect is: how one provider is asked and how its answers are read. Sans-IO: bytes in, bytes out, no clock.
+
+Every server here speaks OpenAI's chat completions; a dialect says where it differs, mostly as class attributes.
+The reading itself is done by the modules beside this one: ``wire`` (bytes to document), ``chat`` (document to answer),
+``faults`` (error to its class), ``signs`` (headers to rates).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import batchvision
+from batchvision.errors import AnswerCutShort, BatchvisionError
+from batchvision.money import Prices
+from batchvision.prompt import response_format
+from batchvision.providers import chat, faults, signs, wire
+from batchvision.providers.signs import RateSigns
+from batchvision.records import Answer, Lane, RawAnswer, Recipe
+from batchvision.secrets import Secret
+
+__all__ = ["Dialect", "Gone", "ModelListing", "RateSigns", "Reading", "SendOptions", "Waiting"]
+
+#: Raising a truncated answer's limit multiplies it; without a limit in the recipe this one is set.
+RAISE_FACTOR = 4
+RAISED_WITHOUT_LIMIT = 16_384
+
+_MAX_TOKENS_NAMES = ("max_completion_tokens", "max_tokens")
+_KEPT_TAILS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SendOptions:
+    """What is no part of the recipe but changes the body. ``max_tokens`` overrides the recipe's own."""
+
+    deferred: bool = False
+    stream: bool = False
+    max_tokens: int | None = None
+
+
+class Reading(NamedTuple):
+    """A body, read. ``error`` set: it is no usable answer, and ``answer`` holds what is known all the same."""
+
+    answer: Answer
+    error: BatchvisionError | None
+
+
+class Waiting(NamedTuple):
+    """The ticket's answer is not ready."""
+
+    retry_after_seconds: float | None = None
+
+
+class Gone(NamedTuple):
+    """The provider does not know the ticket (any more): read before, discarded, or never accepted."""
+
+    message: str
+
+
+class ModelListing(NamedTuple):
+    """One model as the provider lists it. None: it does not say."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    prices: Prices | None = None
+    takes_images: bool | None = None
+    context_tokens: int | None = None
+
+
+class Dialect:
+    """The common dialect, to be subclassed; instances hold no state but a cache, and may be shared.
+
+    An entry point of the group ``batchvision.providers`` names a subclass (or an instance of one).
+    """
+
+    name: ClassVar[str]
+    default_base_url: ClassVar[str]
+    default_key_env: ClassVar[str | None]
+    #: Where its user adds credit, for messages.
+    account_url: ClassVar[str | None] = None
+    lanes: ClassVar[frozenset[Lane]] = frozenset({Lane.ONLINE})
+    #: Names that ``[provider.parameters]`` must not hold, and why.
+    reserved_parameters: ClassVar[Mapping[str, str]] = {
+        "model": "set provider.model instead",
+        "messages": "they are made from [prompt] and the manifest",
+        "n": "a row has one answer: more choices would be paid for and dropped",
+        "stream": "set delivery.stream instead",
+        "stream_options": "it is sent with delivery.stream",
+        "deferred": 'set delivery.lane = "deferred" instead',
+        "response_format": "it is made from answer.schema and answer.labels",
+    }
+    chat_path: ClassVar[str] = "/chat/completions"
+    models_path: ClassVar[str] = "/models"
+    #: The name sent when the recipe has none and a limit must be set.
+    max_tokens_name: ClassVar[str] = "max_tokens"
+    #: What usage means here (see ``chat.UsageRule``).
+    usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule()
+    #: Response headers that name the request, best first; then the body's ``id``.
+    request_id_headers: ClassVar[tuple[str, ...]] = ("x-request-id",)
+
+    def __init__(self) -> None:
+        self._tails: dict[tuple[int, SendOptions], tuple[Recipe, bytes, bytes]] = {}
+
+    # ------------------------------------------------------------------------------ asking
+
+    def headers(self, key: Secret | None, extra: Mapping[str, str]) -> dict[str, str]:
+        """The request headers; ``extra`` (``provider.headers``) wins, whatever its case."""
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+            "User-Agent": f"batchvision/{batchvision.__version__}",
+            **self.own_headers(),
+        }
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key.reveal()}"
+        replaced = {name.lower() for name in extra}
+        return {name: value for name, value in headers.items() if name.lower() not in replaced} | dict(extra)
+
+    def own_headers(self) -> dict[str, str]:
+        """Headers that only this provider asks for."""
+        return {}
+
+    def body(self, recipe: Recipe, messages: bytes, options: SendOptions) -> bytes:
+        """The JSON body. ``messages`` (megabytes of base64) is spliced in; what surrounds it is encoded once a recipe.
+
+        The order of keys never changes, as providers cache by the bytes of a body.
+        """
+        known = self._tails.get((id(recipe), options))
+        if known is None or known[0] is not recipe:
+            known = (recipe, *self._around_messages(recipe, options))
+            if len(self._tails) >= _KEPT_TAILS:
+                self._tails.clear()
+            self._tails[id(recipe), options] = known
+        return b"".join((known[1], messages, known[2]))
+
+    def _around_messages(self, recipe: Recipe, options: SendOptions) -> tuple[bytes, bytes]:
+        head = _dumps({"model": recipe.model})[:-1] + b',"messages":'
+        rest = self.fields(recipe, options)
+        return head, b"," + _dumps(rest)[1:] if rest else b"}"
+
+    def fields(self, recipe: Recipe, options: SendOptions) -> dict[str, Any]:
+        """All of the body but model and messages, in the order sent."""
+        fields: dict[str, Any] = dict(recipe.parameters)
+        if options.max_tokens is not None:
+            given = [name for name in _MAX_TOKENS_NAMES if name in fields]
+            fields.update(dict.fromkeys(given or [self.max_tokens_name], options.max_tokens))
+        wanted = response_format(recipe.answer)
+        if wanted is not None:
+            fields["response_format"] = wanted
+        if options.stream:
+            fields |= {"stream": True, "stream_options": {"include_usage": True}}
+        if options.deferred:
+            fields["deferred"] = True
+        return fields
+
+    def max_tokens(self, recipe: Recipe) -> int | None:
+        """The recipe's own limit of output tokens, if it has one."""
+        given = [recipe.parameters.get(name) for name in _MAX_TOKENS_NAMES]
+        limits = [value for value in given if isinstance(value, int) and not isinstance(value, bool)]
+        return max(limits, default=None)
+
+    def raised_max_tokens(self, recipe: Recipe) -> int:
+        """The limit for the one retry of a truncated answer."""
+        limit = self.max_tokens(recipe)
+        return RAISED_WITHOUT_LIMIT if limit is None else limit * RAISE_FACTOR
+
+    def ticket_path(self, ticket: str) -> str:
+        """Where a ticket's answer is polled."""
+        raise NotImplementedError(f"{self.name} has no deferred lane")
+
+    # ------------------------------------------------------------------------------ reading
+
+    def read(self, raw: RawAnswer) -> Reading:
+        """The answer in ``raw``, or the error it is. Any bytes at all are read; nothing raises."""
+        document = wire.document(raw.body)
+        facts = chat.facts(document, raw.headers, self.usage_rule, self.request_id_headers)
+        if not 200 <= raw.status < 300:
+            return Reading(facts, faults.from_answer(raw, document, self.voice))
+        return Reading(*chat.read(raw, document, facts, self.voice))
+
+    def read_ticket(self, raw: RawAnswer) -> str | BatchvisionError:
+        """The ticket that a deferred POST was given, or the error it met instead."""
+        document = wire.document(raw.body)
+        ticket = document.value.get("request_id") if isinstance(document.value, dict) else None
+        if 200 <= raw.status < 300 and isinstance(ticket, str) and ticket.isprintable() and 0 < len(ticket) <= 256:
+            return ticket
+        error = self.read(raw).error
+        return error or AnswerCutShort(f"{self.name} took the request and gave no request_id for it")
+
+    def read_poll(self, raw: RawAnswer) -> Waiting | Gone | Reading:
+        """What a poll says. A Reading with a Transient error leaves the ticket as it was: it is polled again."""
+        if raw.status == 202:
+            return Waiting(signs.retry_after_seconds(raw))
+        if raw.status in (404, 410):
+            return Gone(faults.said(wire.document(raw.body)) or f"{self.name} does not know the ticket")
+        return self.read(raw)
+
+    def limits(self, raw: RawAnswer) -> RateSigns:
+        """What the headers (for a 429 the body too) say of the account's limits."""
+        return signs.read(raw)
+
+    def read_models(self, raw: RawAnswer) -> tuple[ModelListing, ...]:
+        """The models of ``models_path``. Raises the error that the answer is."""
+        document = wire.document(raw.body)
+        if not 200 <= raw.status < 300:
+            raise faults.from_answer(raw, document, self.voice)
+        rows = wire.mapping(document.value)
+        listed = wire.sequence(rows.get("models")) or wire.sequence(rows.get("data"))
+        entries = [self.listing(entry) for entry in listed if isinstance(entry, dict)]
+        return tuple(sorted((entry for entry in entries if entry.name), key=lambda entry: entry.name))
+
+    def listing(self, entry: Mapping[str, Any]) -> ModelListing:
+        """One entry of the models' list."""
+        return ModelListing(name=wire.text(entry.get("id")) or "")
+
+    @property
+    def voice(self) -> faults.Voice:
+        """How this provider is named in messages."""
+        return faults.Voice(self.name, self.default_key_env, self.account_url)
+
+
+def _dumps(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")

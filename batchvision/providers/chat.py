@@ -1,0 +1,174 @@
+"""A chat completion to an Answer, and to the error it is where it is no usable one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from batchvision.errors import (
+    AnswerCutShort,
+    BatchvisionError,
+    EmptyAnswer,
+    Refused,
+    ServerError,
+    Truncated,
+)
+from batchvision.money import usd_to_ticks
+from batchvision.providers import faults, wire
+from batchvision.records import Answer, RawAnswer, Usage
+
+
+class UsageRule(NamedTuple):
+    """Where providers differ in what they count and report."""
+
+    #: OpenAI and OpenRouter count reasoning into completion_tokens, xAI does not; a total that adds up decides first.
+    completion_includes_reasoning: bool = True
+    #: ``usage.cost`` is in USD.
+    reports_cost_usd: bool = False
+
+
+#: Finish reasons as servers spell them (lower case) -> what they mean. All others, and none, are an ordinary end.
+_TRUNCATED = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+_REFUSED = frozenset({"content_filter", "refusal", "safety", "prohibited_content", "recitation", "blocklist", "spii"})
+_FAILED = frozenset({"error"})
+
+
+def facts(
+    document: wire.Document, headers: Mapping[str, str], rule: UsageRule, request_id_headers: tuple[str, ...]
+) -> Answer:
+    """What a body says beside its answer; of an error body too. The text is the first choice's, or ""."""
+    body = wire.mapping(document.value)
+    choice = _first_choice(body)
+    named = (wire.text(headers.get(name)) for name in request_id_headers)
+    cached = headers.get("x-openrouter-cache-status", "").strip().upper() == "HIT"
+    return Answer(
+        text=_content(wire.mapping(choice.get("message"))),
+        finish_reason=wire.text(choice.get("finish_reason")),
+        usage=read_usage(wire.mapping(body.get("usage")), rule, is_cached=cached),
+        model=wire.text(body.get("model")),
+        upstream_provider=wire.text(body.get("provider")),
+        provider_request_id=next((name for name in named if name), None) or wire.text(body.get("id")),
+        system_fingerprint=wire.text(body.get("system_fingerprint")),
+        service_tier=wire.text(body.get("service_tier")),
+    )
+
+
+def read(
+    raw: RawAnswer, document: wire.Document, known: Answer, voice: faults.Voice
+) -> tuple[Answer, BatchvisionError | None]:
+    """The answer of a 2xx body, or what is wrong with it. In this order: an error says more than a bad answer."""
+    body = wire.mapping(faults.unwrapped(document.value))
+    if document.problem is None and faults.is_error(body):
+        return known, faults.from_document(raw, document, voice)
+    if document.problem is not None or not isinstance(body.get("choices"), list):
+        return known, _cut_short(raw, document, voice)
+    choice = _first_choice(body)
+    reason = (known.finish_reason or "").lower()
+    if choice.get("error"):
+        return known, faults.from_choice(raw, choice["error"], voice)
+    if reason in _FAILED:
+        return known, ServerError(f"{voice.name} failed while answering and does not say why")
+    return _judged(known, wire.mapping(choice.get("message")), reason)
+
+
+def _judged(known: Answer, message: Mapping[str, Any], reason: str) -> tuple[Answer, BatchvisionError | None]:
+    """A delivered choice: refused, truncated, empty, or an answer."""
+    refusal = "".join(wire.strings(message.get("refusal"))).strip()
+    if refusal:
+        refused = known if known.text.strip() else replace(known, text=refusal)
+        return refused, Refused(f"the model declined: {wire.presentable(refusal)}")
+    if reason in _REFUSED:
+        return known, Refused(f"the answer was withheld by a content filter (finish_reason {reason})")
+    if reason in _TRUNCATED:
+        return known, Truncated(_truncation(known))
+    if not known.text.strip():
+        return known, EmptyAnswer(f"the answer has no content (finish_reason {reason or 'not given'})")
+    return known, None
+
+
+def _truncation(known: Answer) -> str:
+    said = "the answer reached max_tokens before its end"
+    if not known.text.strip():
+        said = "reasoning reached max_tokens before any answer"
+    return f'{said}: raise provider.parameters.max_tokens, or set answer.on_truncated = "raise_once"'
+
+
+def _cut_short(raw: RawAnswer, document: wire.Document, voice: faults.Voice) -> AnswerCutShort:
+    found = document.problem or "JSON that is no chat completion"
+    if document.problem == "an HTML page":
+        found += " (if this goes on, check provider.base_url)"
+    cut = "" if raw.complete else ", cut short on the way"
+    return AnswerCutShort(f"{voice.name} answered {raw.status} with {found}{cut}")
+
+
+def _first_choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    choices = wire.sequence(body.get("choices"))
+    return wire.mapping(choices[0]) if choices else {}
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    """The content verbatim: text, or the text of its parts."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return wire.storable(content)
+    parts = (part.get("text") for part in wire.sequence(content) if isinstance(part, dict))
+    return wire.storable("".join(part for part in parts if isinstance(part, str)))
+
+
+# ---------------------------------------------------------------------------------- usage
+
+
+def read_usage(usage: Mapping[str, Any], rule: UsageRule, *, is_cached: bool = False) -> Usage:
+    """Tokens and money, normalised. What is not said, or makes no sense, is None."""
+    prompt = wire.count(usage.get("prompt_tokens"))
+    completion = wire.count(usage.get("completion_tokens"))
+    reasoning = wire.count(wire.mapping(usage.get("completion_tokens_details")).get("reasoning_tokens"))
+    if completion is not None and reasoning and _includes_reasoning(usage, prompt, completion, reasoning, rule):
+        completion = max(0, completion - reasoning)
+    details = wire.mapping(usage.get("prompt_tokens_details"))
+    cost = _reported_ticks(usage, rule)
+    return Usage(
+        prompt_tokens=prompt,
+        image_tokens=wire.count(details.get("image_tokens")),
+        cached_tokens=wire.count(details.get("cached_tokens")),
+        completion_tokens=completion,
+        reasoning_tokens=reasoning,
+        cost_ticks=cost if cost is not None or not is_cached else 0,
+        cost_source="cached" if is_cached else "unknown" if cost is None else "reported",
+    )
+
+
+def _includes_reasoning(
+    usage: Mapping[str, Any], prompt: int | None, completion: int, reasoning: int, rule: UsageRule
+) -> bool:
+    """Whether completion_tokens hold the reasoning tokens too: the total tells, else the provider's rule."""
+    total = wire.count(usage.get("total_tokens"))
+    if total is not None and prompt is not None:
+        if total == prompt + completion + reasoning:
+            return False
+        if total == prompt + completion:
+            return True
+    return rule.completion_includes_reasoning
+
+
+def _reported_ticks(usage: Mapping[str, Any], rule: UsageRule) -> int | None:
+    ticks = wire.count(usage.get("cost_in_usd_ticks"))
+    if ticks is not None or not rule.reports_cost_usd:
+        return ticks
+    cost = _usd_ticks(usage.get("cost"))
+    if cost is None or usage.get("is_byok") is not True:
+        return cost
+    # With a key of the user's own at the upstream provider, `cost` is OpenRouter's fee alone.
+    return cost + (_usd_ticks(wire.mapping(usage.get("cost_details")).get("upstream_inference_cost")) or 0)
+
+
+def _usd_ticks(usd: Any) -> int | None:
+    if isinstance(usd, bool) or not isinstance(usd, int | Decimal):
+        return None
+    try:
+        ticks = usd_to_ticks(usd)
+    except ValueError:
+        return None
+    return ticks if ticks >= 0 else None

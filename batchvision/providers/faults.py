@@ -1,0 +1,210 @@
+"""A provider's error to its class and its message: the facts are taken from any of the shapes seen, ``rules`` decides,
+and the message says what the provider said and, where the run stops, the exact next step.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from batchvision.errors import (
+    AuthenticationFailed,
+    BatchvisionError,
+    ImageTooLarge,
+    ModelNotFound,
+    OutOfCredit,
+    RateLimited,
+    Transient,
+)
+from batchvision.providers import signs, wire
+from batchvision.providers.rules import GRPC_NAMES, Facts, classify
+from batchvision.records import RawAnswer
+
+
+class Voice(NamedTuple):
+    """How a provider is named in messages, and where its user finds the key and the account."""
+
+    name: str
+    key_env: str | None = None
+    account_url: str | None = None
+
+
+# ---------------------------------------------------------------------------------- from any shape
+
+
+def from_answer(raw: RawAnswer, document: wire.Document, voice: Voice) -> BatchvisionError:
+    """The error that an answer with a status other than 2xx is."""
+    error = _error_object(document)
+    return _error(_facts(raw, raw.status, error, said(document)), raw, voice)
+
+
+def from_document(raw: RawAnswer, document: wire.Document, voice: Voice) -> BatchvisionError:
+    """The error that a 2xx body holds: its own code stands for the status."""
+    error = _error_object(document)
+    return _error(_facts(raw, _status_in(error), error, said(document)), raw, voice)
+
+
+def from_choice(raw: RawAnswer, error: Any, voice: Voice) -> BatchvisionError:
+    """The error that stands in a choice, beside a partial answer."""
+    return from_document(raw, wire.Document({"error": error}), voice)
+
+
+def unwrapped(value: Any) -> Any:
+    """Gemini's compatible face wraps its errors in a list."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def is_error(body: Mapping[str, Any]) -> bool:
+    """Whether a 2xx body is an error: it says so, or it has a code and a message and no choices."""
+    if body.get("error") or body.get("object") == "error":
+        return True
+    return not body.get("choices") and bool(body.get("code")) and isinstance(body.get("message"), str)
+
+
+def said(document: wire.Document) -> str:
+    """What a body says went wrong, in its own words."""
+    value = unwrapped(document.value)
+    if not isinstance(value, dict):
+        return document.problem if document.problem == "an HTML page" else document.text or str(value or "")
+    error = value.get("error")
+    nested = wire.mapping(error)
+    words = [
+        place for place in (nested.get("message"), error, value.get("message"), value.get("error_message")) if place
+    ]
+    first = next((place for place in words if isinstance(place, str)), None)
+    if first is None:
+        detail = value.get("detail") or error or value
+        first = detail if isinstance(detail, str) else _brief_json(detail)
+    upstream = wire.mapping(nested.get("metadata")).get("raw")
+    return f"{first} ({upstream if isinstance(upstream, str) else _brief_json(upstream)})" if upstream else first
+
+
+def _brief_json(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)[:2000]
+
+
+def _error_object(document: wire.Document) -> dict[str, Any]:
+    """The error as one object, also of ``{"code", "error": "text"}`` and ``{"code", "message"}``."""
+    value = unwrapped(document.value)
+    body = value if isinstance(value, dict) else {}
+    error = body.get("error")
+    if isinstance(error, dict):
+        return {"code": body.get("code"), **error}
+    return body
+
+
+def _facts(raw: RawAnswer, status: int | None, error: dict[str, Any], message: str) -> Facts:
+    availability = wire.mapping(error.get("availability"))
+    retryable = availability.get("retryable")
+    return Facts(
+        status=status,
+        codes=frozenset(_codes(error)),
+        message=message,
+        retryable=retryable if isinstance(retryable, bool) else None,
+        retry_after_seconds=signs.retry_after_seconds(raw, error) or signs.body_retry_seconds(error),
+    )
+
+
+def _codes(error: dict[str, Any]) -> Iterator[str]:
+    """Every code there is. OpenRouter: ``metadata.error_type``, the upstream's own, and what moderation adds."""
+    metadata = wire.mapping(error.get("metadata"))
+    named = (error.get("code"), error.get("type"), error.get("status"), metadata.get("error_type"))
+    for code in (*named, metadata.get("provider_code"), wire.mapping(error.get("availability")).get("code")):
+        if isinstance(code, str):
+            yield _as_words(code)
+        elif isinstance(code, int) and 0 < code < len(GRPC_NAMES):
+            yield GRPC_NAMES[code]
+    if metadata.get("flagged_input") or metadata.get("reasons"):
+        yield "flagged"
+    for detail in wire.sequence(error.get("details")):
+        for violation in wire.sequence(wire.mapping(detail).get("violations")):
+            yield _quota_code(str(wire.mapping(violation).get("quotaId")))
+
+
+def _quota_code(quota_id: str) -> str:
+    return "quota_per_day" if "PerDay" in quota_id else "quota_per_minute"
+
+
+def _as_words(code: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", code[:100].lower()).strip("_")
+
+
+def _status_in(error: Mapping[str, Any]) -> int | None:
+    code = error.get("code")
+    if isinstance(code, str) and re.fullmatch(r"[345]\d\d", code):
+        return int(code)
+    return code if isinstance(code, int) and 300 <= code < 600 else None
+
+
+# ---------------------------------------------------------------------------------- the message
+
+_NEXT_STEP: dict[type[BatchvisionError], str] = {
+    AuthenticationFailed: "check {key}; `batchvision check JOB` tests it",
+    OutOfCredit: "add credit or raise the spending limit{account}, then run the job again: open rows are still pending",
+    ModelNotFound: "check provider.model and provider.base_url; `batchvision models --provider {name}` lists models",
+    ImageTooLarge: "lower images.max_bytes or images.max_side",
+}
+
+
+def _error(facts: Facts, raw: RawAnswer, voice: Voice) -> BatchvisionError:
+    of = classify(facts)
+    message = _message(of, facts, raw, voice)
+    if issubclass(of, RateLimited):
+        per_second, tokens_per_minute = stated_limits(facts.message)
+        return RateLimited(
+            message,
+            retry_after_seconds=facts.retry_after_seconds,
+            limit_per_second=per_second,
+            limit_tokens_per_minute=tokens_per_minute,
+        )
+    if issubclass(of, Transient):
+        return of(message, retry_after_seconds=facts.retry_after_seconds)
+    return of(message)
+
+
+def _message(of: type[BatchvisionError], facts: Facts, raw: RawAnswer, voice: Voice) -> str:
+    words = wire.presentable(facts.message) or "no reason given"
+    said_by = f"{voice.name} answered {raw.status}: {words}"
+    step = _NEXT_STEP.get(of)
+    if 300 <= raw.status < 400:
+        target = wire.presentable(raw.headers.get("location", "elsewhere"))
+        said_by = f"{voice.name} answered {raw.status}, a redirect to {target}"
+        step = "check provider.base_url (https? does it end in /v1?)"
+    if step is None:
+        return said_by
+    key = voice.key_env or "the key"
+    account = f" at {voice.account_url}" if voice.account_url else ""
+    return f"{said_by.rstrip('.')}; {step.format(key=key, account=account, name=voice.name)}"
+
+
+_ACTUAL_AND_LIMIT = re.compile(
+    r"(requests|tokens) per (second|minute|hour)\s*\(actual/limit\):\s*[\d.,]{1,20}\s*/\s*([\d.,]{1,20})",
+    re.IGNORECASE,
+)
+_OPENAI_LIMIT = re.compile(
+    r"\bon (requests|tokens) per (second|minute|min|hour)\b[^:]{0,40}:\s*limit:?\s*([\d.,]{1,20})", re.IGNORECASE
+)
+_SECONDS = {"second": 1, "min": 60, "minute": 60, "hour": 3600}
+
+
+def stated_limits(message: str) -> tuple[float | None, float | None]:
+    """The limits that a 429's text states: requests a second, tokens a minute."""
+    per_second: float | None = None
+    tokens_per_minute: float | None = None
+    for pattern in (_ACTUAL_AND_LIMIT, _OPENAI_LIMIT):
+        for what, unit, number in pattern.findall(message):
+            limit = _number(number) / _SECONDS[unit.lower()]
+            if not limit:
+                continue
+            if what.lower() == "requests":
+                per_second = limit
+            else:
+                tokens_per_minute = limit * 60
+    return per_second, tokens_per_minute
+
+
+def _number(text: str) -> float:
+    digits = text.replace(",", "").rstrip(".")
+    return float(digits) if re.fullmatch(r"\d{1,15}(?:\.\d{0,6})?", digits) else 0.0

@@ -1,0 +1,16 @@
+"""OpenAI itself, and every server that speaks as it does (vLLM, Groq, Together, Gemini's compatible face ...)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from batchvision.providers.base import Dialect
+
+
+class OpenAIDialect(Dialect):
+    """The common dialect under its own name."""
+
+    name: ClassVar[str] = "openai"
+    default_base_url: ClassVar[str] = "https://api.openai.com/v1"
+    default_key_env: ClassVar[str | None] = "OPENAI_API_KEY"
+    account_url: ClassVar[str | None] = "https://platform.openai.com/settings/organization/billing"

@@ -1,0 +1,192 @@
+"""What responses say of rates: limits, what remains, when it is whole again, how long to wait. Never required.
+
+Takes the forms of OpenAI, xAI, Groq, Azure, Anthropic, OpenRouter and Gemini; times are relative to ``received_at``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+from batchvision.providers import wire
+from batchvision.records import RawAnswer
+
+#: No wait beyond this is believed.
+MOST_SECONDS = 86_400.0
+
+#: An allowance that needs longer than this to be whole again is not one for a minute (Groq's requests are for a day).
+_A_MINUTE_AT_MOST_SECONDS = 90.0
+
+_KEPT = frozenset({"content-type", "date", "location", "retry-after", "retry-after-ms", "x-generation-id"})
+_KEPT_SIGNS = re.compile(r"request-?id|ratelimit|^x-openrouter-cache-|^cf-ray$")
+
+
+class RateSigns(NamedTuple):
+    """None: not said. ``reset_seconds``: until what is used up (else: the requests) is whole again."""
+
+    limit_requests_per_minute: float | None = None
+    remaining_requests: float | None = None
+    limit_tokens_per_minute: float | None = None
+    remaining_tokens: float | None = None
+    reset_seconds: float | None = None
+    retry_after_seconds: float | None = None
+
+
+class _Allowance(NamedTuple):
+    limit: float | None
+    remaining: float | None
+    reset_seconds: float | None
+
+    @property
+    def limit_per_minute(self) -> float | None:
+        is_for_longer = self.reset_seconds is not None and self.reset_seconds > _A_MINUTE_AT_MOST_SECONDS
+        return None if is_for_longer or not self.limit else self.limit
+
+
+#: Names of (limit, remaining, reset), the usual ones first.
+_REQUESTS = (
+    ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+    tuple(f"anthropic-ratelimit-requests-{sign}" for sign in ("limit", "remaining", "reset")),
+    ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
+    ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"),
+)
+_TOKENS = (
+    ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+    tuple(f"anthropic-ratelimit-tokens-{sign}" for sign in ("limit", "remaining", "reset")),
+    tuple(f"anthropic-ratelimit-input-tokens-{sign}" for sign in ("limit", "remaining", "reset")),
+)
+
+
+def is_kept(header: str) -> bool:
+    """Whether a response header (lower case) is worth keeping beside a raw answer."""
+    return header in _KEPT or _KEPT_SIGNS.search(header) is not None
+
+
+def read(raw: RawAnswer) -> RateSigns:
+    """All that ``raw`` says of rates."""
+    requests = _allowance(raw, _REQUESTS)
+    tokens = _allowance(raw, _TOKENS)
+    return RateSigns(
+        limit_requests_per_minute=requests.limit_per_minute,
+        remaining_requests=requests.remaining,
+        limit_tokens_per_minute=tokens.limit_per_minute,
+        remaining_tokens=tokens.remaining,
+        reset_seconds=_reset_seconds(requests, tokens),
+        retry_after_seconds=retry_after_seconds(raw),
+    )
+
+
+def retry_after_seconds(raw: RawAnswer, error: Mapping[str, Any] | None = None) -> float | None:
+    """How long the provider asks to wait: in headers, in the body (``error``; of a 429 or 503 it is read here), or,
+    for a 429, by when the used-up allowance is whole again.
+    """
+    milliseconds = _number(raw.headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return _believed(milliseconds / 1000)
+    asked = _seconds(raw.headers.get("retry-after"), raw.received_at)
+    if asked is None and raw.status in (429, 503):
+        asked = body_retry_seconds(_error_of(raw) if error is None else error)
+    if asked is None and raw.status == 429:
+        used_up = [a.reset_seconds for a in (_allowance(raw, _REQUESTS), _allowance(raw, _TOKENS)) if a.remaining == 0]
+        asked = max((seconds for seconds in used_up if seconds is not None), default=None)
+    return asked
+
+
+def body_retry_seconds(error: Mapping[str, Any]) -> float | None:
+    """The wait that an error object asks for: Gemini's RetryInfo, OpenRouter's availability, or the message's words."""
+    for detail in wire.sequence(error.get("details")):
+        delay = wire.mapping(detail).get("retryDelay")
+        if isinstance(delay, str):
+            return duration_seconds(delay)
+    metadata = wire.mapping(error.get("metadata"))
+    for place in (wire.mapping(error.get("availability")), metadata, error):
+        for name in ("retry_after", "retry_after_seconds"):
+            seconds = _number(place.get(name))
+            if seconds is not None:
+                return _believed(seconds)
+    words = _TRY_AGAIN_IN.search(str(error.get("message") or "")[:2000])
+    return duration_seconds(words[1]) if words else None
+
+
+def _error_of(raw: RawAnswer) -> Mapping[str, Any]:
+    value = wire.document(raw.body).value
+    value = value[0] if isinstance(value, list) and value else value
+    return wire.mapping(wire.mapping(value).get("error"))
+
+
+def _allowance(raw: RawAnswer, names: tuple[tuple[str, ...], ...]) -> _Allowance:
+    for limit, remaining, reset in names:
+        found = _Allowance(
+            _number(raw.headers.get(limit)),
+            _number(raw.headers.get(remaining)),
+            _seconds(raw.headers.get(reset), raw.received_at),
+        )
+        if found != (None, None, None):
+            return found
+    return _Allowance(None, None, None)
+
+
+def _reset_seconds(requests: _Allowance, tokens: _Allowance) -> float | None:
+    used_up = [a.reset_seconds for a in (requests, tokens) if a.remaining == 0 and a.reset_seconds is not None]
+    if used_up:
+        return max(used_up)
+    return tokens.reset_seconds if requests.reset_seconds is None else requests.reset_seconds
+
+
+# ---------------------------------------------------------------------------------- durations and dates
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION_PART = r"\d{1,12}(?:\.\d{1,12})?\s?(?:ns|us|µs|ms|s|m|h|d)"
+_PART = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s?(ns|us|µs|ms|s|m|h|d)")
+_DURATION = re.compile(rf"(?:{_DURATION_PART}\s?){{1,6}}")
+_TRY_AGAIN_IN = re.compile(rf"(?:try|retry) again in ((?:{_DURATION_PART}\b\s?){{1,6}})", re.IGNORECASE)
+_NUMBER = re.compile(r"\d{1,18}(?:\.\d{0,18})?")
+
+#: Bare numbers from here on are moments, not waits: seconds, then milliseconds since 1970.
+_EPOCH_SECONDS_FROM = 1e9
+_EPOCH_MILLISECONDS_FROM = 1e11
+
+
+def duration_seconds(text: str) -> float | None:
+    """Go's durations: ``17ms``, ``7.66s``, ``6m0s``, ``2m59.56s``."""
+    text = text.strip()
+    if len(text) > 80 or not _DURATION.fullmatch(text):
+        return None
+    return _believed(sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text)))
+
+
+def _number(value: Any) -> float | None:
+    """A header's or a body's number, as it is."""
+    text = str(value).strip()
+    return float(text) if not isinstance(value, bool) and _NUMBER.fullmatch(text) else None
+
+
+def _seconds(value: str | None, now: datetime) -> float | None:
+    """A wait in whatever form: seconds, a duration, a moment since 1970, an HTTP date, an RFC 3339 time."""
+    if value is None or len(value) > 80:
+        return None
+    number = _number(value)
+    if number is None:
+        return duration_seconds(value) if _DURATION.fullmatch(value.strip()) else _until(value.strip(), now)
+    if number < _EPOCH_SECONDS_FROM:
+        return _believed(number)
+    moment = number / 1000 if number >= _EPOCH_MILLISECONDS_FROM else number
+    return _believed(moment - now.timestamp())
+
+
+def _until(text: str, now: datetime) -> float | None:
+    for parse in (parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            moment = parse(text)
+            aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+            return _believed((aware - now).total_seconds())
+        except (ValueError, TypeError, IndexError, OverflowError):
+            continue
+    return None
+
+
+def _believed(seconds: float) -> float:
+    return min(max(seconds, 0.0), MOST_SECONDS)

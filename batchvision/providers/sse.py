@@ -1,0 +1,110 @@
+"""A stream of server-sent events to the chat completion that it is the pieces of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchvision.providers import wire
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_DONE = "[DONE]"
+
+#: Facts of a chunk that hold for the whole answer; the last chunk to state one is right.
+_FACTS = ("id", "model", "provider", "system_fingerprint", "service_tier", "usage")
+
+
+def assemble(text: str) -> wire.Document:
+    """The stream as one chat completion, as far as it came; comment lines and unknown fields are skipped.
+
+    It has ended where it says ``[DONE]``, gives a finish reason or reports an error; otherwise it broke off.
+    """
+    pieces = _Pieces()
+    for data in _events(text):
+        if data.strip() == _DONE:
+            pieces.is_ended = True
+            break
+        chunk, problem = wire.parse(data.lstrip())
+        if problem is None:
+            pieces.add(wire.mapping(chunk))
+    return pieces.document()
+
+
+def _events(text: str) -> Iterator[str]:
+    """The data of each event. A line that is JSON by itself is an event by itself: some servers leave out the blank
+    lines between events, and the last one may lack its end.
+    """
+    lines: list[str] = []
+    for line in _LINE_END.split(text):
+        if line.startswith("data:"):
+            lines.append(line[5:].removeprefix(" "))
+        elif not line:
+            yield from _joined(lines)
+            lines = []
+    yield from _joined(lines)
+
+
+def _joined(lines: list[str]) -> Iterator[str]:
+    whole = "\n".join(lines)
+    if len(lines) > 1 and wire.parse(lines[0].lstrip())[1] is None:
+        yield from lines
+    elif whole:
+        yield whole
+
+
+@dataclass(slots=True)
+class _Pieces:
+    """What has come so far. Only the first choice is asked for, so only that one is kept."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    content: list[str] = field(default_factory=list)
+    refusal: list[str] = field(default_factory=list)
+    finish_reason: Any = None
+    error: Any = None
+    error_code: Any = None
+    choice_error: Any = None
+    has_choice: bool = False
+    is_ended: bool = False
+
+    def add(self, chunk: Any) -> None:
+        self.facts.update({name: chunk[name] for name in _FACTS if chunk.get(name) is not None})
+        if chunk.get("error") and self.error is None:
+            self.error, self.error_code = chunk["error"], chunk.get("code")
+            self.is_ended = True
+        for choice in wire.sequence(chunk.get("choices")):
+            if isinstance(choice, dict) and choice.get("index") in (0, None):
+                self._add_choice(choice)
+
+    def _add_choice(self, choice: dict[str, Any]) -> None:
+        self.has_choice = True
+        delta = wire.mapping(choice.get("delta") or choice.get("message"))
+        self.content.extend(_text_of(delta.get("content")))
+        self.refusal.extend(_text_of(delta.get("refusal")))
+        if choice.get("finish_reason"):
+            self.finish_reason = choice["finish_reason"]
+            self.is_ended = True
+        if choice.get("error"):
+            self.choice_error = choice["error"]
+            self.is_ended = True
+
+    def document(self) -> wire.Document:
+        body: dict[str, Any] = dict(self.facts)
+        if self.has_choice or self.is_ended:
+            message = {"content": "".join(self.content), "refusal": "".join(self.refusal) or None}
+            choice = {"index": 0, "message": message, "finish_reason": self.finish_reason, "error": self.choice_error}
+            body["choices"] = [choice]
+        if self.error is not None:
+            body |= {"error": self.error, "code": self.error_code}
+        if self.is_ended:
+            return wire.Document(body)
+        return wire.Document(body, "a stream that breaks off", is_ended=False)
+
+
+def _text_of(content: Any) -> Iterator[str]:
+    """Content is text, or a list of parts with text in them."""
+    for part in content if isinstance(content, list) else [content]:
+        text = part.get("text") if isinstance(part, dict) else part
+        if isinstance(text, str):
+            yield text

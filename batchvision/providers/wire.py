@@ -1,0 +1,151 @@
+"""Bytes to a document, and values of unknown shape to known ones. Nothing here raises, whatever the bytes are.
+
+An answer that is closed JSON is whole, however it ended on the wire; what is not, is reported as cut short.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, NamedTuple
+
+#: A provider's text beyond this is not looked at for messages.
+_MOST_SAID = 300
+
+_SSE_FIELD = re.compile(r"(?:data|event|id|retry)\s*:")
+_HTML = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
+_CONTROLS = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+")
+#: What must not be shown: image bytes, signatures of URLs, keys that a provider quotes.
+_HIDDEN = (
+    (re.compile(r"data:[\w/.+;=-]{0,80}base64,[A-Za-z0-9+/=_-]*"), "data:..."),
+    (re.compile(r"(https?://[^\s?\"'<>]{1,300})\?[^\s\"'<>]*"), r"\1?..."),
+    (re.compile(r"\b((?:sk|xai|gsk|pk)-)[A-Za-z0-9_-]{8,}"), r"\1***"),
+)
+
+
+class Document(NamedTuple):
+    """A body, decoded. ``value`` is its JSON (for a stream: the chat completion put together), or None with the reason
+    in ``problem``. ``is_ended`` is False for a stream that broke off. ``text`` is the body where it is no JSON.
+    """
+
+    value: Any = None
+    problem: str | None = None
+    text: str = ""
+    is_ended: bool = True
+
+
+def document(body: bytes) -> Document:
+    """``body`` as a document: JSON after any blank or comment lines, or server-sent events."""
+    text = body.decode(json.detect_encoding(body), "replace")
+    start = _content_start(text)
+    if start == len(text):
+        return Document(problem="an empty body")
+    if _SSE_FIELD.match(text, start):
+        from batchvision.providers.sse import assemble
+
+        return assemble(text)
+    value, problem = parse(text, start)
+    if problem is None:
+        return Document(value)
+    return Document(problem="an HTML page" if _HTML.match(text, start) else problem, text=text[start : start + 4000])
+
+
+def _content_start(text: str) -> int:
+    """Where the document begins: after blank lines and comment lines that kept the connection alive."""
+    start = 0
+    while True:
+        while start < len(text) and text[start] in " \t\r\n\ufeff":
+            start += 1
+        if not text.startswith(":", start):
+            return start
+        line_end = text.find("\n", start)
+        start = len(text) if line_end < 0 else line_end
+
+
+def parse(text: str, start: int = 0) -> tuple[Any, str | None]:
+    """The JSON value at ``start`` and None, or None and what is wrong. Numbers with a point are exact decimals.
+
+    Of a key given twice the last counts; NaN and infinities are null; what follows a closed value is ignored.
+    """
+    try:
+        value, _end = _DECODER.raw_decode(text, start)
+    except RecursionError:
+        return None, "JSON nested too deep"
+    except (ValueError, ArithmeticError):
+        return None, "JSON that breaks off" if text[start : start + 1] in ("{", "[") else "no JSON"
+    return value, None
+
+
+def _exact(number: str) -> Decimal | None:
+    try:
+        value = Decimal(number)
+    except InvalidOperation:
+        return None
+    return value if value.is_finite() and abs(value.adjusted()) < 400 else None
+
+
+def _integer(number: str) -> int | None:
+    return int(number) if len(number) <= 40 else None
+
+
+def _no_number(_name: str) -> None:
+    return None
+
+
+_DECODER = json.JSONDecoder(parse_float=_exact, parse_int=_integer, parse_constant=_no_number)
+
+
+# ---------------------------------------------------------------------------------- values of unknown shape
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """``value`` if it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def sequence(value: Any) -> list[Any]:
+    """``value`` if it is a JSON array, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def count(value: Any) -> int | None:
+    """``value`` if it is a number of tokens, ticks or the like: an integer from 0, of 63 bits."""
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        value = int(value) if value.adjusted() < 19 else None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
+        return value
+    return None
+
+
+def text(value: Any, most: int = 256) -> str | None:
+    """``value`` if it is a name or an id: text with something in it, on one line."""
+    if not isinstance(value, str):
+        return None
+    return _CONTROLS.sub(" ", storable(value[:most])).strip() or None
+
+
+def storable(value: str) -> str:
+    """``value`` as it can be written in UTF-8: JSON may escape halves of characters, no file can hold them."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
+
+
+def presentable(said: str, most: int = _MOST_SAID) -> str:
+    """What a provider said, for a message: on one line, without image bytes, signatures and keys, shortened."""
+    line = said[: 64 * most]
+    for pattern, shown in _HIDDEN:
+        line = pattern.sub(shown, line)
+    line = _CONTROLS.sub(" ", storable(line)).strip()
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def strings(value: Any) -> Iterator[str]:
+    """The text in ``value``: itself, or that of an array's members."""
+    for member in value if isinstance(value, list) else [value]:
+        if isinstance(member, str):
+            yield member

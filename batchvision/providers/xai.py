@@ -1,0 +1,63 @@
+"""xAI: Grok. Its completion tokens exclude reasoning, every answer reports its cost in ticks, a bad key is a 400."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from batchvision.money import Prices
+from batchvision.providers import chat, wire
+from batchvision.providers.base import Dialect, ModelListing
+from batchvision.records import Lane
+
+#: Prices are listed in USD cents for 100 million tokens: one of these is a million ticks for a million tokens.
+_TICKS_PER_LISTED_PRICE = 1_000_000
+
+
+class XaiDialect(Dialect):
+    """Grok at api.x.ai."""
+
+    name: ClassVar[str] = "xai"
+    default_base_url: ClassVar[str] = "https://api.x.ai/v1"
+    default_key_env: ClassVar[str | None] = "XAI_API_KEY"
+    account_url: ClassVar[str | None] = "https://console.x.ai"
+    lanes: ClassVar[frozenset[Lane]] = frozenset({Lane.ONLINE, Lane.DEFERRED})
+    models_path: ClassVar[str] = "/language-models"
+    usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule(completion_includes_reasoning=False)
+
+    def ticket_path(self, ticket: str) -> str:
+        return f"/chat/deferred-completion/{quote(ticket, safe='')}"
+
+    def listing(self, entry: Mapping[str, Any]) -> ModelListing:
+        modalities = entry.get("input_modalities")
+        return ModelListing(
+            name=wire.text(entry.get("id")) or "",
+            aliases=tuple(alias for alias in wire.sequence(entry.get("aliases")) if isinstance(alias, str)),
+            prices=_listed_prices(entry),
+            takes_images="image" in modalities if isinstance(modalities, list) else None,
+            context_tokens=wire.count(entry.get("context_length")),
+        )
+
+
+class EmulatorDialect(XaiDialect):
+    """The loopback provider of this package (``batchvision emulate``): xAI's face, no key needed."""
+
+    name: ClassVar[str] = "emulator"
+    default_base_url: ClassVar[str] = "http://127.0.0.1:8765/v1"
+    default_key_env: ClassVar[str | None] = None
+    account_url: ClassVar[str | None] = None
+
+
+def _listed_prices(entry: Mapping[str, Any]) -> Prices | None:
+    prompt = wire.count(entry.get("prompt_text_token_price"))
+    completion = wire.count(entry.get("completion_text_token_price"))
+    if prompt is None or completion is None:
+        return None
+    cached = wire.count(entry.get("cached_prompt_text_token_price"))
+    return Prices(
+        input_ticks_per_mtok=prompt * _TICKS_PER_LISTED_PRICE,
+        cached_ticks_per_mtok=(prompt if cached is None else cached) * _TICKS_PER_LISTED_PRICE,
+        output_ticks_per_mtok=completion * _TICKS_PER_LISTED_PRICE,
+        long_context_tokens=wire.count(entry.get("long_context_threshold")),
+    )
