@@ -1,0 +1,39 @@
+"""The job: a TOML file, the environment and flags become one frozen, validated object.
+
+Rule: every problem is reported at once, and nothing after ``Job.load`` has to doubt a setting again.
+"""
+
+from __future__ import annotations
+
+from batchvision.job.columns import FIXED_COLUMNS, KeepColumn
+from batchvision.job.model import Job
+from batchvision.job.sections import (
+    AnswerSection,
+    DeliverySection,
+    ExampleSection,
+    ImagesSection,
+    LimitsSection,
+    ManifestSection,
+    OutputSection,
+    PricesSection,
+    PromptSection,
+    ProviderSection,
+    Share,
+)
+
+__all__ = [
+    "FIXED_COLUMNS",
+    "AnswerSection",
+    "DeliverySection",
+    "ExampleSection",
+    "ImagesSection",
+    "Job",
+    "KeepColumn",
+    "LimitsSection",
+    "ManifestSection",
+    "OutputSection",
+    "PricesSection",
+    "PromptSection",
+    "ProviderSection",
+    "Share",
+]

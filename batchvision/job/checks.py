@@ -1,0 +1,384 @@
+"""What a job means: its files read, its template parsed, its recipe made; and what is wrong across sections.
+
+Rule: each check takes the sections it needs and adds sentences to the one list; a section that did not validate is
+None, and the checks that need it say nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from batchvision.errors import InvalidAnswer, JobInvalid
+from batchvision.job.columns import KeepColumn, clashes, keep_columns
+from batchvision.job.sections import (
+    AnswerSection,
+    DeliverySection,
+    ExampleSection,
+    ImagesSection,
+    ManifestSection,
+    OutputSection,
+    PromptSection,
+    ProviderSection,
+)
+from batchvision.prompt import (
+    SpecInvalid,
+    Template,
+    TemplateError,
+    answer_columns,
+    build_answer_spec,
+    check_answer,
+)
+from batchvision.recipe import with_id
+from batchvision.records import AnswerSpec, Example, ImagePreparation, Label, Recipe
+
+if TYPE_CHECKING:
+    from batchvision.providers import Dialect
+
+_REMOTE = ("s3://", "gs://", "az://", "abfs://", "http://", "https://")
+
+
+@dataclass(slots=True)
+class Sections:
+    """The sections that validated, by name; None for those that did not."""
+
+    manifest: ManifestSection | None = None
+    prompt: PromptSection | None = None
+    answer: AnswerSection | None = None
+    provider: ProviderSection | None = None
+    images: ImagesSection | None = None
+    delivery: DeliverySection | None = None
+    output: OutputSection | None = None
+    limits: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A job's meaning, once and for all."""
+
+    manifest_path: Path
+    root: Path
+    output_path: Path
+    keep: tuple[KeepColumn, ...]
+    template: Template | None
+    recipe: Recipe
+    example_paths: tuple[str, ...]
+    base_url: str
+    key_env: str | None
+
+
+@dataclass(slots=True)
+class Check:
+    """One pass over a job; ``problems`` grows, ``resolve`` gives the meaning if there are none."""
+
+    base_dir: Path
+    sections: Sections
+    problems: list[str] = field(default_factory=list)
+
+    def resolve(self) -> Resolved | None:
+        places = self._places()
+        dialect, base_url, key_env = self._provider()
+        template = self._template()
+        spec = self._answer_spec()
+        examples, example_paths, hashes = self._examples(template, spec)
+        keep = self._keep(spec)
+        s = self.sections
+        if self.problems or not (s.prompt and s.provider and s.images and dialect and places and spec):
+            return None
+        recipe = Recipe(
+            provider=s.provider.name,
+            model=s.provider.model,
+            system=self._text("prompt.system_file", s.prompt.system, s.prompt.system_file),
+            user=self._text("prompt.user_file", s.prompt.user, s.prompt.user_file),
+            user_column=s.prompt.column,
+            parameters=s.provider.parameters,
+            examples=examples,
+            example_image_sha256=hashes,
+            answer=spec,
+            images_first=s.prompt.images_first,
+            detail=s.provider.detail,
+            images=_preparation(s.images),
+        )
+        if self.problems:
+            return None
+        manifest, root, output = places
+        return Resolved(manifest, root, output, keep, template, with_id(recipe), example_paths, base_url, key_env)
+
+    # ------------------------------------------------------------------------------ files
+
+    def path(self, text: str) -> Path:
+        return self.base_dir / Path(text).expanduser()
+
+    def _read(self, key: str, text: str) -> str | None:
+        path = self.path(text)
+        try:
+            return path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            self.problems.append(f"{key}: there is no file {path}; paths are relative to the job file")
+        except UnicodeDecodeError:
+            self.problems.append(f"{key}: {path} is not UTF-8 text; save it as UTF-8")
+        except OSError as error:
+            self.problems.append(f"{key}: {path} cannot be read: {error.strerror}")
+        return None
+
+    def _text(self, key: str, inline: str | None, file: str | None) -> str | None:
+        """A text given inline or as a file; an editor's last line break is no part of it."""
+        if file is None:
+            return inline
+        text = self._read(key, file)
+        if text is not None and not text.strip():
+            self.problems.append(f"{key}: {self.path(file)} is empty")
+        return None if text is None else text.rstrip("\n")
+
+    def _places(self) -> tuple[Path, Path, Path] | None:
+        manifest, output = self.sections.manifest, self.sections.output
+        found = self._manifest_places(manifest) if manifest else None
+        target = self._output_path(output) if output else None
+        return (*found, target) if found and target else None
+
+    def _manifest_places(self, section: ManifestSection) -> tuple[Path, Path] | None:
+        if section.path.startswith(_REMOTE):
+            self.problems.append(
+                f"manifest.path = {section.path!r}: remote manifests are not supported yet; copy it here first"
+            )
+            return None
+        path = self.path(section.path)
+        root = self.path(section.root) if section.root else (path if path.is_dir() else path.parent)
+        if not path.exists():
+            self.problems.append(
+                f"manifest.path: there is no manifest at {path}; relative paths are relative to the job file"
+            )
+        if section.root and not root.is_dir():
+            self.problems.append(f"manifest.root: there is no folder {root}; local images must lie in it")
+        return path, root
+
+    def _output_path(self, section: OutputSection) -> Path | None:
+        if "://" in section.path:
+            self.problems.append(
+                f"output.path = {section.path!r}: remote outputs are not supported yet; name a local folder"
+            )
+            return None
+        path = self.path(section.path)
+        if path.exists() and not path.is_dir():
+            self.problems.append(f"output.path: {path} is a file; name a folder")
+        return path
+
+    # ------------------------------------------------------------------------------ provider
+
+    def _provider(self) -> tuple[Dialect | None, str, str | None]:
+        section = self.sections.provider
+        if section is None:
+            return None, "", None
+        from batchvision import providers  # dialects are looked up by name, entry points included
+
+        try:
+            dialect = providers.dialect(section.name)
+        except JobInvalid as error:
+            self.problems += [f"provider.name: {problem}" for problem in error.problems]
+            return None, "", None
+        for name in section.parameters.keys() & dialect.reserved_parameters.keys():
+            self.problems.append(
+                f"provider.parameters.{name} is set by batchvision: {dialect.reserved_parameters[name]}"
+            )
+        if "authorization" in {name.lower() for name in section.headers}:
+            self.problems.append("provider.headers: Authorization is made from the key; set api_key_env instead")
+        self._lane(dialect)
+        base_url = (section.base_url or dialect.default_base_url).rstrip("/")
+        self._base_url(base_url)
+        return dialect, base_url, self._key_env(section, dialect)
+
+    def _lane(self, dialect: Dialect) -> None:
+        delivery = self.sections.delivery
+        if delivery is None:
+            return
+        if delivery.lane_used not in dialect.lanes:
+            there = ", ".join(sorted(f'"{lane}"' for lane in dialect.lanes))
+            self.problems.append(f'delivery.lane = "{delivery.lane}": {dialect.name} has no such lane; choose {there}')
+        if delivery.stream and delivery.lane_used != "online":
+            self.problems.append('delivery.stream: only the online lane streams; set lane = "online" or stream = false')
+
+    def _base_url(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            valid = False
+        if not valid:
+            self.problems.append(f'provider.base_url = {url!r}: write it like "https://api.example.com/v1"')
+        elif parts.username is not None or parts.password is not None:
+            self.problems.append("provider.base_url holds a user or password; give the key by api_key_env instead")
+        elif parts.query or parts.fragment:
+            self.problems.append("provider.base_url has a query or fragment; end it with the path, such as /v1")
+
+    @staticmethod
+    def _key_env(section: ProviderSection, dialect: Dialect) -> str | None:
+        """The environment variable that must hold the key; None where another source, or no key, is meant.
+
+        A server of one's own that speaks OpenAI's dialect may want no key; its default name is then only looked at.
+        """
+        if section.api_key_file or section.api_key_command:
+            return None
+        return section.api_key_env or dialect.default_key_env
+
+    # ------------------------------------------------------------------------------ prompt and answer
+
+    def _template(self) -> Template | None:
+        section = self.sections.prompt
+        if section is None or section.column is not None:
+            return None
+        text = self._text("prompt.user_file", section.user, section.user_file)
+        if text is None:
+            return None
+        key = "prompt.user" if section.user is not None else "prompt.user_file"
+        template = self._parsed(key, text)
+        if template is not None:
+            self._slots(key, template)
+        return template
+
+    def _parsed(self, key: str, text: str) -> Template | None:
+        try:
+            return Template.parse(text)
+        except TemplateError as error:
+            self.problems.append(f"{key}: {error}")
+            return None
+
+    def _slots(self, key: str, template: Template) -> None:
+        manifest = self.sections.manifest
+        for slot in template.slots if manifest else ():
+            if slot and manifest and slot not in manifest.images:
+                there = ", ".join(manifest.images)
+                self.problems.append(f"{key}: {{image:{slot}}} is none of manifest.images, which has: {there}")
+
+    def _labels(self, section: AnswerSection) -> tuple[Label, ...]:
+        if section.labels_file is None:
+            return tuple(Label(value) for value in section.labels)
+        text = self._read("answer.labels_file", section.labels_file)
+        if text is None:
+            return ()
+        labels = tuple(_labels_of(text))
+        if not labels:
+            self.problems.append(f"answer.labels_file: {self.path(section.labels_file)} holds no labels")
+        return labels
+
+    def _schema(self, section: AnswerSection) -> Mapping[str, Any] | None:
+        given = section.json_schema
+        if given is None or isinstance(given, Mapping):
+            return given
+        text = self._read("answer.schema", given)
+        if text is None:
+            return None
+        try:
+            schema = json.loads(text)
+        except ValueError as error:
+            self.problems.append(f"answer.schema: {self.path(given)} is not JSON: {error}")
+            return None
+        if not isinstance(schema, dict):
+            self.problems.append(f"answer.schema: {self.path(given)} holds no JSON object")
+            return None
+        return schema
+
+    def _answer_spec(self) -> AnswerSpec | None:
+        section = self.sections.answer
+        if section is None:
+            return None
+        before = len(self.problems)
+        labels, schema = self._labels(section), self._schema(section)
+        if len(self.problems) > before:
+            return None
+        try:
+            return build_answer_spec(
+                schema, labels, section.labels_many, section.labels_confidence, section.labels_fallback
+            )
+        except SpecInvalid as error:
+            self.problems += [f"[answer]: {problem}" for problem in error.problems]
+            return None
+
+    def _keep(self, spec: AnswerSpec | None) -> tuple[KeepColumn, ...]:
+        if self.sections.manifest is None:
+            return ()
+        keep = keep_columns(self.sections.manifest.keep)
+        self.problems += clashes(keep, answer_columns(spec) if spec else ())
+        return keep
+
+    # ------------------------------------------------------------------------------ examples
+
+    def _examples(
+        self, template: Template | None, spec: AnswerSpec | None
+    ) -> tuple[tuple[Example, ...], tuple[str, ...], tuple[str, ...]]:
+        """The examples, the paths (or URLs) of their images, and the hashes of those."""
+        section = self.sections.prompt
+        examples, paths, hashes = [], list[str](), list[str]()
+        for number, given in enumerate(section.example if section else (), start=1):
+            key = f"prompt.example[{number}]"
+            examples.append(Example(self._example_user(key, given, template), given.images, _answer_text(given, spec)))
+            self._example_answer(key, examples[-1].answer, spec)
+            for image in given.images:
+                paths.append(image if _is_url(image) else str(self.path(image)))
+                hashes.append(self._image_sha256(key, paths[-1]))
+        return tuple(examples), tuple(paths), tuple(hashes)
+
+    def _example_user(self, key: str, given: ExampleSection, template: Template | None) -> str:
+        if given.user is not None:
+            own = self._parsed(f"{key}.user", given.user)
+            if own is not None and own.columns:
+                self.problems.append(
+                    f"{key}.user reads {{{own.columns[0]}}}, but an example has no row; write its text out "
+                    "({{ }} are braces)"
+                )
+            return given.user
+        if template is None or template.columns:
+            self.problems.append(f"{key}.user is missing; write what the user asks in this example")
+            return ""
+        prompt = self.sections.prompt
+        return (self._text("prompt.user_file", prompt.user, prompt.user_file) if prompt else None) or ""
+
+    def _example_answer(self, key: str, answer: str, spec: AnswerSpec | None) -> None:
+        if spec is None:
+            return
+        try:
+            check_answer(spec, answer)
+        except InvalidAnswer as error:
+            self.problems.append(f"{key}.answer is not what [answer] asks for: {error}")
+
+    def _image_sha256(self, key: str, image: str) -> str:
+        if _is_url(image):
+            return sha256(image.encode()).hexdigest()
+        try:
+            return sha256(Path(image).read_bytes()).hexdigest()
+        except OSError as error:
+            self.problems.append(f"{key}.images: {image} cannot be read: {error.strerror}")
+            return ""
+
+
+def _is_url(image: str) -> bool:
+    return image.startswith(("http://", "https://", "data:"))
+
+
+def _preparation(section: ImagesSection) -> ImagePreparation:
+    return ImagePreparation(section.max_bytes, section.max_side, section.max_pixels, section.strip_metadata)
+
+
+def _answer_text(given: ExampleSection, spec: AnswerSpec | None) -> str:
+    """An example's answer as the model would write it: JSON where JSON is asked for."""
+    if isinstance(given.answer, str):
+        labels = {label.value for label in spec.labels} if spec else set()
+        bare = spec is not None and given.answer in labels and len(answer_columns(spec)) == 1
+        if not bare or spec is None:
+            return given.answer
+        return json.dumps({"label": [given.answer] if spec.labels_many else given.answer}, ensure_ascii=False)
+    return json.dumps(given.answer, ensure_ascii=False, default=str)
+
+
+def _labels_of(text: str) -> list[Label]:
+    """The labels of a CSV file: value and description, with or without a header line of these names."""
+    rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
+    if rows and [cell.strip().lower() for cell in rows[0][:2]] in (["value"], ["value", "description"]):
+        rows = rows[1:]
+    return [Label(row[0].strip(), (row[1].strip() if len(row) > 1 else "") or None) for row in rows]

@@ -1,0 +1,57 @@
+"""The columns a job adds to its tables: kept ones and answers, and whether their names are free.
+
+Rule: names are unique without case in every table, so that any warehouse takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from batchvision.prompt import AnswerColumn, column_name
+
+#: Names that results, failures and attempts have themselves (DESIGN section 5), and that of the partition.
+FIXED_COLUMNS: frozenset[str] = frozenset(
+    (
+        "run_date", "job", "row_id", "request_key", "recipe_id", "output_text", "output_json", "finish_reason",
+        "provider", "upstream_provider", "model_requested", "model", "lane", "attempt_count", "prompt_tokens",
+        "image_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_ticks", "cost_usd",
+        "row_cost_ticks", "cost_source", "image_ref", "image_sha256", "skip_key", "provider_request_id",
+        "system_fingerprint", "started_at", "finished_at", "updated_at", "latency_ms", "run_id",
+        "table_version", "error_kind", "error_message", "last_error_kind", "quarantined", "runs_failed",
+        "last_output_text", "failed_at", "attempt", "state", "http_status", "ticket", "bound_ticks",
+        "service_tier", "sent_at", "received_at", "raw_answer",
+    )
+)  # fmt: skip
+
+
+class KeepColumn(NamedTuple):
+    """A manifest column that is copied to the tables: its name there and its name here."""
+
+    source: str
+    name: str
+
+
+def keep_columns(keep: Sequence[str] | Mapping[str, str]) -> tuple[KeepColumn, ...]:
+    """``["title"]``, or ``{"product_model": "model"}`` to rename, with names that every warehouse takes."""
+    pairs = keep.items() if isinstance(keep, Mapping) else ((source, source) for source in keep)
+    return tuple(KeepColumn(source, column_name(name)) for name, source in pairs)
+
+
+def clashes(keep: Iterable[KeepColumn], answers: Iterable[AnswerColumn]) -> list[str]:
+    """A sentence for each name that is taken or empty."""
+    problems = []
+    taken = dict.fromkeys(FIXED_COLUMNS, "a column of the tables themselves")
+    taken |= {column.name: f"the answer's property {column.property!r}" for column in answers}
+    for column in keep:
+        rename = f'rename it: keep = {{ new_name = "{column.source}" }}'
+        if not column.name:
+            problems.append(f"manifest.keep: {column.source!r} gives no column name; {rename}")
+        elif column.name in taken:
+            problems.append(
+                f"manifest.keep: the column {column.name} of {column.source!r} is already {taken[column.name]}; "
+                f"{rename}"
+            )
+        else:
+            taken[column.name] = f"the kept column {column.source!r}"
+    return problems

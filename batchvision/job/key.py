@@ -1,0 +1,81 @@
+"""The provider's key: from the environment, a file, or a command.
+
+Rule: no message repeats what was read; each says exactly what to type next.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from batchvision.errors import JobInvalid
+from batchvision.job.sections import ProviderSection
+from batchvision.secrets import Secret
+
+_COMMAND_SECONDS = 30
+
+
+def find_key(
+    section: ProviderSection, base_dir: Path, key_env: str | None, environ: Mapping[str, str]
+) -> Secret | None:
+    """None where the provider wants no key. Raises JobInvalid."""
+    if section.api_key_file is not None:
+        path = base_dir / Path(section.api_key_file).expanduser()
+        return _checked(_from_file(path), f"the file {path} (provider.api_key_file)")
+    if section.api_key_command is not None:
+        return _checked(_from_command(section.api_key_command, base_dir), "provider.api_key_command")
+    if key_env is None:
+        return None
+    value = environ.get(key_env, "")
+    if value.strip():
+        return _checked(value, key_env)
+    if _may_want_none(section):
+        return None
+    raise JobInvalid(
+        f"there is no key for {section.name}: set {key_env}: export {key_env}=... "
+        "(or name another variable in provider.api_key_env)"
+    )
+
+
+def _may_want_none(section: ProviderSection) -> bool:
+    """A compatible server of one's own often has no key; the job names one if it does."""
+    return section.name == "openai" and section.base_url is not None and section.api_key_env is None
+
+
+def _from_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise JobInvalid(f"provider.api_key_file: {path} cannot be read: {reason}; write the key into it") from None
+
+
+def _from_command(command: str | Sequence[str], base_dir: Path) -> str:
+    argv = shlex.split(command) if isinstance(command, str) else list(command)
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS, cwd=base_dir, env=os.environ
+        )
+    except FileNotFoundError:
+        raise JobInvalid(
+            f"provider.api_key_command: there is no program {argv[0]}; install it or fix the name"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise JobInvalid(f"provider.api_key_command gave no key within {_COMMAND_SECONDS} seconds") from None
+    except (OSError, UnicodeDecodeError):
+        raise JobInvalid("provider.api_key_command cannot be run, or prints no text; try it in a shell") from None
+    if done.returncode != 0:
+        raise JobInvalid(f"provider.api_key_command ended with exit code {done.returncode}; try it in a shell")
+    return done.stdout
+
+
+def _checked(text: str, source: str) -> Secret:
+    key = text.strip()
+    if not key:
+        raise JobInvalid(f"{source} holds no key; it is empty")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise JobInvalid(f"{source} holds more than a key: spaces, line breaks or other characters; keep the key alone")
+    return Secret(key)

@@ -1,0 +1,250 @@
+"""Job: one frozen, validated object for all rooms.
+
+Rule: a Job that exists is right. Its files have been read, its recipe is made; only the key is asked for later.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+
+from batchvision.errors import JobInvalid
+from batchvision.job.checks import Check, Resolved, Sections
+from batchvision.job.columns import KeepColumn
+from batchvision.job.key import find_key
+from batchvision.job.problems import sentences, unknown_key
+from batchvision.job.sections import (
+    SECTIONS,
+    AnswerSection,
+    DeliverySection,
+    ImagesSection,
+    JobName,
+    LimitsSection,
+    ManifestSection,
+    OutputSection,
+    PromptSection,
+    ProviderSection,
+    Section,
+    Zone,
+    key_of,
+)
+from batchvision.job.sources import TOP_LEVEL, merged, opens, read_toml
+from batchvision.prompt import Template
+from batchvision.records import Recipe
+from batchvision.secrets import MASK, Secret
+
+_SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|passw|credential|signature", re.IGNORECASE)
+
+
+class _Top(Section):
+    """The keys outside any section."""
+
+    name: JobName
+    timezone: Zone = "UTC"
+
+
+class Job(BaseModel):
+    """What to run. Made by :meth:`load` or :meth:`from_mapping`, which raise JobInvalid with every problem."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    timezone: str
+    manifest: ManifestSection
+    prompt: PromptSection
+    answer: AnswerSection
+    provider: ProviderSection
+    images: ImagesSection
+    delivery: DeliverySection
+    limits: LimitsSection
+    output: OutputSection
+
+    _base_dir: Path = PrivateAttr()
+    _origins: dict[str, str] = PrivateAttr()
+    _resolved: Resolved = PrivateAttr()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        overrides: Mapping[str, object] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Self:
+        """The job of a TOML file. ``overrides``: dotted keys from flags; ``environ``: default the process's own.
+
+        Raises JobInvalid, which lists all problems at once.
+        """
+        file = Path(path).expanduser().absolute()
+        settings = read_toml(file)
+        settings.setdefault("name", file.stem)
+        return cls.from_mapping(settings, file.parent, overrides, os.environ if environ is None else environ)
+
+    @classmethod
+    def from_mapping(
+        cls,
+        mapping: Mapping[str, Any],
+        base_dir: str | Path = ".",
+        overrides: Mapping[str, object] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Self:
+        """The job of a table like a job file's; relative paths are relative to ``base_dir``.
+
+        The environment counts only where ``environ`` is given. Raises JobInvalid.
+        """
+        table, origins = merged(mapping, environ or {}, overrides or {})
+        problems: list[str] = []
+        top, sections = _validated(table, origins, problems)
+        base = Path(base_dir).expanduser().absolute()
+        check = Check(base, Sections(**sections))
+        resolved = check.resolve()
+        problems += check.problems
+        if problems or resolved is None or top is None:
+            raise JobInvalid(problems)
+        job = cls.model_construct(name=top.name, timezone=top.timezone, **sections)
+        job._base_dir, job._origins, job._resolved = base, _with_defaults(job, origins), resolved
+        return job
+
+    # ------------------------------------------------------------------------------ where
+
+    @property
+    def base_dir(self) -> Path:
+        """The job file's folder."""
+        return self._base_dir
+
+    @property
+    def manifest_path(self) -> Path:
+        return self._resolved.manifest_path
+
+    @property
+    def root(self) -> Path:
+        """The folder in which local images must lie."""
+        return self._resolved.root
+
+    @property
+    def output_path(self) -> Path:
+        return self._resolved.output_path
+
+    # ------------------------------------------------------------------------------ which columns
+
+    @property
+    def id_columns(self) -> tuple[str, ...]:
+        """Empty: the id is made of the image refs and the cells that the prompt reads."""
+        return self.manifest.id or ()
+
+    @property
+    def image_columns(self) -> tuple[str, ...]:
+        return self.manifest.images
+
+    @property
+    def prompt_columns(self) -> tuple[str, ...]:
+        """The columns whose cells the prompt reads."""
+        if self._resolved.template is not None:
+            return self._resolved.template.columns
+        return (self.prompt.column,) if self.prompt.column is not None else ()
+
+    @property
+    def keep_columns(self) -> tuple[KeepColumn, ...]:
+        return self._resolved.keep
+
+    # ------------------------------------------------------------------------------ what is asked
+
+    @property
+    def template(self) -> Template | None:
+        """None: the cells of ``prompt.column`` are sent verbatim."""
+        return self._resolved.template
+
+    @property
+    def recipe(self) -> Recipe:
+        return self._resolved.recipe
+
+    @property
+    def example_images(self) -> tuple[str, ...]:
+        """Absolute paths, URLs and data URIs of the examples' images, in order."""
+        return self._resolved.example_paths
+
+    # ------------------------------------------------------------------------------ who is asked
+
+    @property
+    def base_url(self) -> str:
+        return self._resolved.base_url
+
+    def api_key(self, environ: Mapping[str, str] | None = None) -> Secret | None:
+        """The key from the environment, a file or a command; None where the provider needs none.
+
+        Raises JobInvalid with the exact next step.
+        """
+        return find_key(
+            self.provider, self._base_dir, self._resolved.key_env, os.environ if environ is None else environ
+        )
+
+    @property
+    def header_secrets(self) -> tuple[Secret, ...]:
+        """Values of ``provider.headers`` that look like keys, to be masked wherever the key is."""
+        return tuple(Secret(value) for name, value in self.provider.headers.items() if _SECRET_NAME.search(name))
+
+    # ------------------------------------------------------------------------------ config show
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Dotted key -> "flag", "environment NAME", "job file" or "default", for every setting."""
+        return dict(self._origins)
+
+    def config(self) -> dict[str, Any]:
+        """The resolved settings, JSON-ready and without secrets; :attr:`origins` has the same keys, dotted."""
+        shown = self.model_dump(mode="json", by_alias=True)
+        provider = shown["provider"]
+        provider["base_url"] = self.base_url
+        provider["api_key_env"] = self._resolved.key_env
+        provider["headers"] = {
+            name: MASK if _SECRET_NAME.search(name) else value for name, value in self.provider.headers.items()
+        }
+        if self.provider.api_key_command is not None:
+            provider["api_key_command"] = MASK
+        return shown
+
+
+def _validated(
+    table: Mapping[str, Any], origins: Mapping[str, str], problems: list[str]
+) -> tuple[_Top | None, dict[str, Any]]:
+    """Each section by itself, so that a mistake in one does not hide those of another."""
+    top: _Top | None = None
+    try:
+        top = _Top.model_validate({name: table[name] for name in TOP_LEVEL if name in table})
+    except ValidationError as error:
+        problems += sentences("", error, origins)
+    problems += [unknown_key(key, origins) for key in table if key not in SECTIONS and key not in TOP_LEVEL]
+    sections: dict[str, Any] = {}
+    for name, model in SECTIONS.items():
+        try:
+            sections[name] = model.model_validate(table.get(name, _absent(name, top)))
+        except ValidationError as error:
+            problems += sentences(name, error, origins)
+            sections[name] = None
+    return top, sections
+
+
+def _absent(section: str, top: _Top | None) -> dict[str, Any]:
+    """What an absent section says: the output has a place by the job's name."""
+    return {"path": f"out/{top.name}"} if section == "output" and top else {}
+
+
+def _with_defaults(job: Job, origins: Mapping[str, str]) -> dict[str, str]:
+    """Origins for every setting there is, in the order of the job file."""
+    found: dict[str, str] = {}
+    for name in TOP_LEVEL:
+        found[name] = origins.get(name, "default")
+    for section, model in SECTIONS.items():
+        for field_name, field in model.model_fields.items():
+            key = f"{section}.{key_of(field_name, field)}"
+            value = getattr(getattr(job, section), field_name)
+            if opens(tuple(key.split("."))):
+                below = list(value) if isinstance(value, dict) else list(type(value).model_fields)
+                found |= {f"{key}.{name}": origins.get(f"{key}.{name}", "default") for name in below}
+            else:
+                found[key] = origins.get(key, "default")
+    return found

@@ -1,0 +1,95 @@
+"""What pydantic finds, as sentences that say what to do next.
+
+Rule: a header's value is never repeated, as it may be a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from batchvision.job.sections import SECTIONS, ExampleSection, PricesSection, keys_of
+from batchvision.job.sources import TOP_LEVEL
+
+_MAX_SHOWN = 60
+
+
+def sentences(section: str, error: ValidationError, origins: Mapping[str, str]) -> Iterator[str]:
+    """One sentence for each thing pydantic found wrong in ``section`` ("" for the top level)."""
+    told = set[str]()
+    for found in error.errors(include_url=False):
+        place = _place(section, found["loc"])
+        if place in told:  # one sentence for each setting: the branches of a union say much the same
+            continue
+        told.add(place)
+        yield _sentence(section, place, found, origins)
+
+
+def _place(section: str, loc: tuple[int | str, ...]) -> str:
+    """``limits.max_attempts``, ``prompt.example[2].answer``; what pydantic names of a union's branches is left out."""
+    path = section
+    keys = set(_keys_at(section))
+    for depth, step in enumerate(loc):
+        if isinstance(step, int):
+            path += f"[{step + 1}]"
+        elif depth == 0 or step in keys or ("[" in path and step in keys_of(ExampleSection)):
+            path += f".{step}" if path else step
+        elif depth == 1 and loc[0] in ("headers", "parameters", "prices", "keep"):
+            path += f".{step}"
+    return path
+
+
+def _keys_at(section: str) -> tuple[str, ...]:
+    return keys_of(SECTIONS[section]) if section in SECTIONS else (*TOP_LEVEL, *SECTIONS)
+
+
+def _sentence(section: str, place: str, found: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    if found["type"] == "extra_forbidden":
+        return unknown_key(place, origins)
+    if found["type"] == "missing":
+        return f"{place} is missing; set it in the job file"
+    text = _plain(str(found["msg"]))
+    if place == section:  # the section as a whole: its own sentence says which keys
+        return f"[{place}]: {text}"
+    origin = origins.get(place, "job file")
+    came_from = f" ({origin})" if origin != "job file" else ""
+    if ".headers" in place or isinstance(found["input"], Mapping):
+        return f"{place}{came_from}: {text}"
+    shown = repr(found["input"])
+    shown = shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + "..."
+    return f"{place} = {shown}{came_from}: {text}"
+
+
+def _plain(message: str) -> str:
+    """pydantic's words without its own nouns."""
+    text = message.removeprefix("Value error, ").removeprefix("Input ").removeprefix("should ")
+    return (
+        text if text[:1].islower() and "should" not in message else f"it should {text}" if "should" in message else text
+    )
+
+
+def unknown_key(place: str, origins: Mapping[str, str]) -> str:
+    """A sentence for a key that does not exist: the closest one, or the section where it does exist."""
+    origin = origins.get(place, "job file")
+    named = f"{place} ({origin})" if origin != "job file" else place
+    section, _, key = place.rpartition(".")
+    keys = _siblings(section)
+    close = get_close_matches(key, keys, n=1, cutoff=0.6)
+    if close:
+        return f"{named} is not a key; did you mean {f'{section}.' if section else ''}{close[0]}?"
+    homes = [f"[{name}]" for name, model in SECTIONS.items() if key in keys_of(model)]
+    if homes:
+        return f"{named} is not a key here; {key} belongs in {' or '.join(homes)}"
+    return f"{named} is not a key; there are: {', '.join(keys)}"
+
+
+def _siblings(section: str) -> tuple[str, ...]:
+    if section.startswith("prompt.example"):
+        return keys_of(ExampleSection)
+    if section == "provider.prices":
+        return keys_of(PricesSection)
+    model: type[BaseModel] | None = SECTIONS.get(section)
+    return keys_of(model) if model else (*TOP_LEVEL, *SECTIONS)
