@@ -183,7 +183,7 @@ class Check:
         except JobInvalid as error:
             self.problems += [f"provider.name: {problem}" for problem in error.problems]
             return None, "", None
-        for name in section.parameters.keys() & dialect.reserved_parameters.keys():
+        for name in sorted(section.parameters.keys() & dialect.reserved_parameters.keys()):
             self.problems.append(
                 f"provider.parameters.{name} is set by batchvision: {dialect.reserved_parameters[name]}"
             )
@@ -211,7 +211,8 @@ class Check:
         except ValueError:
             valid = False
         if not valid:
-            self.problems.append(f'provider.base_url = {url!r}: write it like "https://api.example.com/v1"')
+            shown = "" if "@" in url else f" = {url!r}"
+            self.problems.append(f'provider.base_url{shown}: write it like "https://api.example.com/v1"')
         elif parts.username is not None or parts.password is not None:
             self.problems.append("provider.base_url holds a user or password; give the key by api_key_env instead")
         elif parts.query or parts.fragment:
@@ -290,15 +291,16 @@ class Check:
             return None
         before = len(self.problems)
         labels, schema = self._labels(section), self._schema(section)
-        if len(self.problems) > before:
+        if section.labels_file and not labels:  # said already; nothing is known of its labels
             return None
         try:
-            return build_answer_spec(
+            spec = build_answer_spec(
                 schema, labels, section.labels_many, section.labels_confidence, section.labels_fallback
             )
         except SpecInvalid as error:
             self.problems += [f"[answer]: {problem}" for problem in error.problems]
             return None
+        return spec if len(self.problems) == before else None
 
     def _keep(self, spec: AnswerSpec | None) -> tuple[KeepColumn, ...]:
         if self.sections.manifest is None:

@@ -220,17 +220,32 @@ def _validated(
     problems += [unknown_key(key, origins) for key in table if key not in SECTIONS and key not in TOP_LEVEL]
     sections: dict[str, Any] = {}
     for name, model in SECTIONS.items():
+        given = table.get(name, _absent(name, table))
         try:
-            sections[name] = model.model_validate(table.get(name, _absent(name, top)))
+            sections[name] = model.model_validate(given)
         except ValidationError as error:
             problems += sentences(name, error, origins)
-            sections[name] = None
+            sections[name] = _what_is_left(model, given, error)
     return top, sections
 
 
-def _absent(section: str, top: _Top | None) -> dict[str, Any]:
+def _absent(section: str, table: Mapping[str, Any]) -> dict[str, Any]:
     """What an absent section says: the output has a place by the job's name."""
-    return {"path": f"out/{top.name}"} if section == "output" and top else {}
+    return {"path": f"out/{table['name']}"} if section == "output" and "name" in table else {}
+
+
+def _what_is_left(model: type[Section], given: Any, error: ValidationError) -> Section | None:
+    """The section without its wrong keys, so that the checks across sections can find what else is wrong."""
+    wrong = {found["loc"][0] for found in error.errors(include_url=False) if found["loc"]}
+    if not isinstance(given, Mapping) or not wrong:
+        return None
+    rest = {key: value for key, value in given.items() if key not in wrong}
+    if model is ProviderSection and "model" in wrong:
+        rest["model"] = "?"
+    try:
+        return model.model_validate(rest)
+    except ValidationError:
+        return None
 
 
 def _with_defaults(job: Job, origins: Mapping[str, str]) -> dict[str, str]:

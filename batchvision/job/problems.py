@@ -31,19 +31,13 @@ def sentences(section: str, error: ValidationError, origins: Mapping[str, str]) 
 def _place(section: str, loc: tuple[int | str, ...]) -> str:
     """``limits.max_attempts``, ``prompt.example[2].answer``; what pydantic names of a union's branches is left out."""
     path = section
-    keys = set(_keys_at(section))
     for depth, step in enumerate(loc):
+        in_free_table = depth == 1 and loc[0] in ("headers", "parameters", "prices")
         if isinstance(step, int):
             path += f"[{step + 1}]"
-        elif depth == 0 or step in keys or ("[" in path and step in keys_of(ExampleSection)):
+        elif depth == 0 or in_free_table or isinstance(loc[depth - 1], int):
             path += f".{step}" if path else step
-        elif depth == 1 and loc[0] in ("headers", "parameters", "prices", "keep"):
-            path += f".{step}"
     return path
-
-
-def _keys_at(section: str) -> tuple[str, ...]:
-    return keys_of(SECTIONS[section]) if section in SECTIONS else (*TOP_LEVEL, *SECTIONS)
 
 
 def _sentence(section: str, place: str, found: Mapping[str, Any], origins: Mapping[str, str]) -> str:
@@ -63,12 +57,23 @@ def _sentence(section: str, place: str, found: Mapping[str, Any], origins: Mappi
     return f"{place} = {shown}{came_from}: {text}"
 
 
+#: pydantic's nouns, and TOML's.
+_TOML_WORDS = {
+    "valid tuple": "list",
+    "valid dictionary": "table",
+    "valid string": "text",
+    "valid boolean": "true or false",
+}
+
+
 def _plain(message: str) -> str:
-    """pydantic's words without its own nouns."""
-    text = message.removeprefix("Value error, ").removeprefix("Input ").removeprefix("should ")
-    return (
-        text if text[:1].islower() and "should" not in message else f"it should {text}" if "should" in message else text
-    )
+    """pydantic's words with its own nouns replaced."""
+    text = message.removeprefix("Value error, ")
+    if not text.startswith(("Input should ", "Decimal input should ")):
+        return text
+    for word, ours in _TOML_WORDS.items():
+        text = text.replace(word, ours)
+    return f"it should {text.partition(' should ')[2]}".replace("be a true", "be true")
 
 
 def unknown_key(place: str, origins: Mapping[str, str]) -> str:
