@@ -1,0 +1,387 @@
+"""The emulator itself: what happens to a request from its arrival to its bill. Joins the other modules.
+
+Rule: everything that can be decided without the network is decided in them; here it is put in order. All state
+belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from aiohttp import web
+
+from batchvision.emulator import bodies
+from batchvision.emulator.answers import count_tokens, cut_to, make_answer
+from batchvision.emulator.bodies import Generated
+from batchvision.emulator.checks import Asked, check_content_type, check_key, read_request
+from batchvision.emulator.delivery import Delivered, Delivery, Outgoing
+from batchvision.emulator.faults import ONLINE, POLLED, STREAMED, SUBMITTED, FaultKind, FaultPicker, Stage
+from batchvision.emulator.ledger import Bill, Ledger, OpenEntry
+from batchvision.emulator.limits import Limits
+from batchvision.emulator.options import PREFIXES, EmulatorOptions, Face, Seconds
+from batchvision.emulator.pixels import PictureMemory
+from batchvision.emulator.pricing import CACHE_BLOCK_TOKENS, MODELS, cost_ticks, text_tokens
+from batchvision.emulator.refusals import (
+    Reason,
+    Refusal,
+    Refused,
+    bad_key,
+    download_failed,
+    refused_by_fault,
+    unknown_model,
+)
+from batchvision.emulator.tickets import Ticket, Tickets
+
+_LARGE_BODY = 256 * 1024  # from here a request is read in a thread: decoding may take longer than the loop should wait
+_PREFIXES_REMEMBERED = 10_000
+_JSON = {"Content-Type": "application/json"}
+_EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+_GREETING = (
+    "This is batchvision's emulator: a loopback provider for rehearsals and tests. It is no model.\n"
+    "Faces: /v1 and /xai/v1 (xAI), /openrouter/api/v1 (OpenRouter), /openai/v1 (OpenAI).\n"
+    "Bill: GET /_emulator/bill. Faults, by [[fault:KIND]] or [[fault:KIND:N]] in the user text:\n\n"
+)
+
+
+class Emulator:
+    """One provider with its limits, tickets and bill."""
+
+    def __init__(self, options: EmulatorOptions) -> None:
+        self.options = options
+        self.leaving = asyncio.Event()
+        self._memory = PictureMemory()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all that was asked: bill, tickets, fault counts, limits. Options stay."""
+        self.ledger = Ledger(self.options.ledger_entries)
+        self._tickets = Tickets()
+        self._prefixes: set[str] = set()
+        self._refit()
+
+    def configure(self, changes: Mapping[str, Any]) -> None:
+        """Change options while running; the bill and the tickets stay. Raises ValueError."""
+        self.options = self.options.changed(changes)
+        self._refit()
+
+    def _refit(self) -> None:
+        options = self.options
+        self._random = random.Random(options.seed)
+        self._faults = FaultPicker(options.fault_rates, options.seed)
+        self._limits = {face: Limits(options, face) for face in Face}
+
+    def bill(self) -> Bill:
+        return self.ledger.bill()
+
+    # ------------------------------------------------------------------ chat
+
+    async def chat(self, face: Face, request: web.Request) -> web.StreamResponse:
+        """POST chat/completions."""
+        entry = self.ledger.open(face.value)
+        delivery = Delivery(request, self.options.slow_seconds, self.leaving)
+        try:
+            asked = await self._read(face, request)
+            _note(entry, asked)
+            self._limits[face].spend(asked.model, asked.text_tokens + asked.image_tokens)
+            fault = self._pick(asked, entry)
+        except Refused as refused:
+            await self.wait(self.options.latency_seconds)
+            delivered = await delivery.send(self._no(face, refused.refusal))
+        else:
+            delivered = await self._answer(asked, entry, fault, delivery)
+        self.ledger.answered(entry, delivered.status)
+        return delivered.response
+
+    async def _read(self, face: Face, request: web.Request) -> Asked:
+        options = self.options
+        is_default = not request.path.startswith(face.path)
+        check_key(face, request.headers.get("Authorization"), options, may_be_missing=is_default)
+        check_content_type(request.content_type if "Content-Type" in request.headers else "")
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            message = f"Failed to buffer the request body: more than {options.max_body_bytes} bytes"
+            raise Refused(Reason.TOO_LARGE, message) from None
+        self._limits[face].admit()
+        if len(body) >= _LARGE_BODY:
+            return await asyncio.to_thread(read_request, face, body, options, self._memory)
+        return read_request(face, body, options, self._memory)
+
+    def _pick(self, asked: Asked, entry: OpenEntry) -> FaultKind | None:
+        """The fault of this try. Raises Refused for one that refuses."""
+        without = () if asked.urls else (FaultKind.IMAGE_DOWNLOAD_FAILED,)
+        stages = SUBMITTED if asked.is_deferred else STREAMED if asked.is_stream else ONLINE
+        kind = self._faults.pick(asked.content_hash, asked.faults, stages, without)
+        if kind is None:
+            return None
+        self.ledger.fault(entry, kind)
+        if kind.stage is Stage.REQUEST and kind is not FaultKind.RESET_BEFORE:
+            raise self._refusal(kind, asked)
+        return kind
+
+    def _refusal(self, kind: FaultKind, asked: Asked) -> Refused:
+        match kind:
+            case FaultKind.BAD_KEY:
+                return bad_key(asked.face, "emulated")
+            case FaultKind.MODEL_NOT_FOUND:
+                return unknown_model(asked.face, asked.model)
+            case FaultKind.IMAGE_DOWNLOAD_FAILED:
+                return download_failed(asked.face, asked.urls[0])
+            case (
+                FaultKind.RATE_LIMITED
+                | FaultKind.RATE_LIMITED_SECONDS
+                | FaultKind.RATE_LIMITED_MS
+                | FaultKind.RATE_LIMITED_DATE
+                | FaultKind.TOKENS_LIMITED
+            ):
+                return self._limits[asked.face].refuse(kind, asked.model)
+            case _:
+                return refused_by_fault(kind)
+
+    async def _answer(self, asked: Asked, entry: OpenEntry, fault: FaultKind | None, delivery: Delivery) -> Delivered:
+        if fault is FaultKind.RESET_BEFORE:
+            return await delivery.send(Outgoing(()), fault)
+        generated = self._generate(asked, entry, fault)
+        if asked.is_deferred:
+            return await self._accept(generated, entry, fault, delivery)
+        await self.wait(self.options.latency_seconds)
+        delivered = await delivery.send(self._outgoing(generated, fault), fault)
+        if delivered.is_whole:
+            self.ledger.delivered(entry)
+        return delivered
+
+    def _generate(self, asked: Asked, entry: OpenEntry, fault: FaultKind | None) -> Generated:
+        """Make the answer and charge for it."""
+        made = make_answer(asked, fault)
+        cached = self._cached_tokens(asked)
+        tokens = count_tokens(asked, made, self.options.reasoning_tokens, cached)
+        if asked.max_tokens is not None:
+            made = cut_to(made, asked.max_tokens - tokens.reasoning)
+            tokens = replace(tokens, completion=min(tokens.completion, text_tokens(made.text or made.refusal or "")))
+        # OpenRouter's zero-completion insurance: what ends in an error is free
+        ticks = 0 if made.error is not None else cost_ticks(asked.model, tokens)
+        name = {Face.XAI: str(uuid.uuid4()), Face.OPENROUTER: f"gen-{uuid.uuid4().hex}"}
+        request_id = name.get(asked.face, f"chatcmpl-{uuid.uuid4().hex}")
+        self.ledger.generated(entry, request_id, ticks)
+        return Generated(asked, made, tokens, ticks, request_id, int(time.time()))
+
+    def _cached_tokens(self, asked: Asked) -> int:
+        """Whole blocks of a text prefix that was asked before."""
+        blocks = text_tokens(asked.prefix) // CACHE_BLOCK_TOKENS
+        if not blocks:
+            return 0
+        if asked.prefix in self._prefixes:
+            return blocks * CACHE_BLOCK_TOKENS
+        if len(self._prefixes) < _PREFIXES_REMEMBERED:
+            self._prefixes.add(asked.prefix)
+        return 0
+
+    def _outgoing(self, generated: Generated, fault: FaultKind | None) -> Outgoing:
+        face, asked = generated.asked.face, generated.asked
+        headers = {**self._headers(face, generated.request_id), **self._limits[face].headers()}
+        if not asked.is_stream:
+            return Outgoing((bodies.chat_body(generated),), headers=_JSON | headers)
+        pieces = bodies.stream_pieces(generated)
+        if fault in (FaultKind.STREAM_CUT, FaultKind.STREAM_ERROR):
+            pieces = pieces[: len(pieces) // 2]
+            if fault is FaultKind.STREAM_ERROR:
+                pieces.append(bodies.stream_error(face))
+        return Outgoing(tuple(pieces), headers=_EVENTS | headers, is_stream=True)
+
+    def _headers(self, face: Face, request_id: str) -> dict[str, str]:
+        own = "X-Generation-Id" if face is Face.OPENROUTER else "x-request-id"
+        return {own: request_id, "Server": "batchvision-emulator (no model)"}
+
+    def _no(self, face: Face, refusal: Refusal) -> Outgoing:
+        kind = {"Content-Type": "text/html; charset=utf-8"} if refusal.is_page() else _JSON
+        headers = {**kind, **self._headers(face, str(uuid.uuid4())), **refusal.headers}
+        return Outgoing((refusal.body(face),), refusal.status(face), headers)
+
+    # ------------------------------------------------------------------ deferred
+
+    async def _accept(
+        self, generated: Generated, entry: OpenEntry, fault: FaultKind | None, delivery: Delivery
+    ) -> Delivered:
+        """Give a ticket; a fault of the BYTES stage waits for the one poll that collects."""
+        wait_seconds = self._drawn(self.options.deferred_seconds)
+        if fault is FaultKind.TICKET_SLOW:
+            wait_seconds += self.options.slow_seconds
+        late = fault if fault is not None and fault.stage is Stage.BYTES else None
+        name = str(uuid.uuid4())
+        self._tickets.accept(name, generated, entry, late, wait_seconds, self.options.ticket_life_seconds)
+        await self.wait(self.options.latency_seconds)
+        headers = {**_JSON, **self._headers(Face.XAI, name), **self._limits[Face.XAI].headers()}
+        early = fault if fault is FaultKind.SUBMIT_RESET else None
+        return await delivery.send(Outgoing((bodies.ticket_body(name),), headers=headers), early)
+
+    async def poll(self, face: Face, request: web.Request) -> web.StreamResponse:
+        """GET chat/deferred-completion/{ticket}: 202 while pending, 200 exactly once, then 404."""
+        delivery = Delivery(request, self.options.slow_seconds, self.leaving)
+        name = request.match_info["ticket"]
+        try:
+            is_default = not request.path.startswith(face.path)
+            check_key(face, request.headers.get("Authorization"), self.options, may_be_missing=is_default)
+            if self.options.polls_count:
+                self._limits[face].admit()
+            ticket = self._found(name)
+        except Refused as refused:
+            delivered = await delivery.send(self._no(face, refused.refusal))
+        else:
+            delivered = await self._polled(name, ticket, delivery)
+        self.ledger.polled(delivered.status)
+        return delivered.response
+
+    def _found(self, name: str) -> Ticket:
+        ticket = self._tickets.find(name)
+        if ticket is None:
+            raise Refused(Reason.NO_PATH, f"Deferred completion {name} was not found.")
+        asked = ticket.generated.asked
+        kind = self._faults.pick(asked.content_hash, asked.faults, POLLED)
+        if kind is None:
+            return ticket
+        self.ledger.fault(ticket.entry, kind)
+        match kind:
+            case FaultKind.POLL_RATE_LIMITED:
+                raise self._limits[asked.face].refuse(kind, asked.model)
+            case FaultKind.TICKET_LOST:
+                self._tickets.forget(name)
+                raise Refused(Reason.NO_PATH, f"Deferred completion {name} was not found.")
+            case FaultKind.TICKET_FAILED:
+                self._tickets.forget(name)
+        raise refused_by_fault(kind)
+
+    async def _polled(self, name: str, ticket: Ticket, delivery: Delivery) -> Delivered:
+        if not self._tickets.is_ready(ticket):
+            return await delivery.send(Outgoing((b"",), 202, self._headers(Face.XAI, name)))
+        self._tickets.forget(name)
+        delivered = await delivery.send(self._outgoing(ticket.generated, ticket.fault), ticket.fault)
+        if delivered.is_whole:
+            self.ledger.delivered(ticket.entry)
+        return delivered
+
+    # ------------------------------------------------------------------ small change
+
+    async def wait(self, seconds: Seconds) -> None:
+        drawn = self._drawn(seconds)
+        if drawn > 0:
+            await asyncio.sleep(drawn)
+
+    def _drawn(self, seconds: Seconds) -> float:
+        return self._random.uniform(*seconds) if isinstance(seconds, tuple) else seconds
+
+    def page(self, face: Face, body: Callable[[], bytes], is_public: bool = False) -> _Endpoint:
+        """An endpoint that answers every GET with a JSON body."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            try:
+                if not is_public:
+                    is_default = not request.path.startswith(face.path)
+                    check_key(face, request.headers.get("Authorization"), self.options, may_be_missing=is_default)
+            except Refused as refused:
+                return _response(self._no(face, refused.refusal))
+            return _response(Outgoing((body(),), headers=_JSON))
+
+        return answer
+
+    async def language_model(self, request: web.Request) -> web.StreamResponse:
+        """GET language-models/{name}."""
+        name = request.match_info["name"]
+        if name not in MODELS:
+            return _response(self._no(Face.XAI, Refusal(Reason.NO_PATH, f"The model {name} does not exist.")))
+        return _response(Outgoing((json.dumps(bodies.language_model(name)).encode(),), headers=_JSON))
+
+    @web.middleware
+    async def in_dialect(self, request: web.Request, handler: _Endpoint) -> web.StreamResponse:
+        """Unknown paths and wrong methods are told in the words of the face."""
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            refusal = Refusal(Reason.NO_PATH, f"No route for {request.method} {request.path}.")
+        except web.HTTPMethodNotAllowed:
+            refusal = Refusal(Reason.METHOD, f"Method {request.method} is not allowed here.")
+        face = next((face for prefix, face in PREFIXES if request.path.startswith(f"{prefix}/")), Face.XAI)
+        return _response(self._no(face, refusal))
+
+    # ------------------------------------------------------------------ administration
+
+    async def show_bill(self, request: web.Request) -> web.Response:
+        with_entries = request.query.get("entries", "1") != "0"
+        return web.json_response(self.bill().to_document(with_entries))
+
+    async def change_options(self, request: web.Request) -> web.Response:
+        try:
+            self.configure(await request.json())
+        except (ValueError, TypeError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({"changed": True})
+
+    async def forget(self, _request: web.Request) -> web.Response:
+        self.reset()
+        return web.json_response({"reset": True})
+
+    async def greet(self, _request: web.Request) -> web.Response:
+        return web.Response(text=_GREETING + "".join(f"{kind:<22} {kind.sentence}\n" for kind in FaultKind))
+
+
+_Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _note(entry: OpenEntry, asked: Asked) -> None:
+    """What the bill says of who asked."""
+    entry.lane = "deferred" if asked.is_deferred else "stream" if asked.is_stream else "online"
+    entry.echo, entry.text, entry.content_hash = asked.echo, asked.text[:120], asked.content_hash
+
+
+def _response(outgoing: Outgoing) -> web.Response:
+    return web.Response(body=outgoing.body, status=outgoing.status, headers=outgoing.headers)
+
+
+def make_app(emulator: Emulator) -> web.Application:
+    """All routes of all faces."""
+    app = web.Application(client_max_size=emulator.options.max_body_bytes, middlewares=[emulator.in_dialect])
+    for prefix, face in PREFIXES:
+        app.router.add_routes(_routes(emulator, prefix, face))
+    app.router.add_routes(
+        [
+            web.get("/", emulator.greet),
+            web.get("/_emulator/bill", emulator.show_bill),
+            web.post("/_emulator/options", emulator.change_options),
+            web.post("/_emulator/reset", emulator.forget),
+        ]
+    )
+    return app
+
+
+def _routes(emulator: Emulator, prefix: str, face: Face) -> list[web.RouteDef]:
+    async def chat(request: web.Request) -> web.StreamResponse:
+        return await emulator.chat(face, request)
+
+    async def poll(request: web.Request) -> web.StreamResponse:
+        return await emulator.poll(face, request)
+
+    def key() -> bytes:
+        return bodies.key_body(face, emulator.bill().ticks)
+
+    models = emulator.page(face, lambda: bodies.models_body(face), is_public=face is Face.OPENROUTER)
+    routes = [web.post(f"{prefix}/chat/completions", chat), web.get(f"{prefix}/models", models)]
+    match face:
+        case Face.XAI:
+            listed = emulator.page(face, bodies.language_models_body)
+            routes += [
+                web.get(f"{prefix}/chat/deferred-completion/{{ticket}}", poll),
+                web.get(f"{prefix}/language-models", listed),
+                web.get(f"{prefix}/language-models/{{name}}", emulator.language_model),
+                web.get(f"{prefix}/api-key", emulator.page(face, key)),
+            ]
+        case Face.OPENROUTER:
+            routes.append(web.get(f"{prefix}/key", emulator.page(face, key)))
+        case Face.OPENAI:
+            pass
+    return routes

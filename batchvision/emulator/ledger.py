@@ -1,0 +1,157 @@
+"""The emulator's own bill: what was asked, generated, charged and delivered, in integer ticks. No I/O.
+
+Rule: an answer is charged when it is generated, whether or not it arrives; ``delivered_whole`` says that its last byte
+was handed to the network, which is all a server can know. Sums are complete; single entries are the newest ones only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+#: Distinct requests whose generations are counted.
+_COUNTED = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class BillEntry:
+    """One chat request. ``status`` 0: the connection ended without one. ``content_hash``: of model, text and images,
+    the same for each try of the same request. ``echo``: the row's own token from ``[[echo:...]]``."""
+
+    number: int
+    request_id: str
+    face: str
+    lane: str
+    echo: str
+    text: str
+    content_hash: str
+    status: int
+    fault: str | None
+    ticks: int
+    delivered_whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """All since the start or the last reset. ``requests``: chat requests, refused ones too; ``polls``: of deferred
+    tickets. ``generated_again``: generations beyond the first of the same request (what was paid more than once)."""
+
+    requests: int
+    polls: int
+    generated: int
+    generated_again: int
+    delivered: int
+    ticks: int
+    ticks_delivered: int
+    by_status: Mapping[int, int]
+    by_fault: Mapping[str, int]
+    entries: tuple[BillEntry, ...]
+
+    def by_echo(self) -> dict[str, int]:
+        """How often each echo token was generated, among the entries listed."""
+        return dict(Counter(entry.echo for entry in self.entries if entry.echo and entry.ticks))
+
+    def to_document(self, with_entries: bool = True) -> dict[str, Any]:
+        """For JSON."""
+        document = asdict(self)
+        document["by_status"] = {str(status): count for status, count in self.by_status.items()}
+        if not with_entries:
+            del document["entries"]
+        return document
+
+
+@dataclass(slots=True)
+class OpenEntry:
+    """A :class:`BillEntry` while it is being written."""
+
+    number: int
+    face: str
+    request_id: str = ""
+    lane: str = "online"
+    echo: str = ""
+    text: str = ""
+    content_hash: int = 0
+    status: int = 0
+    fault: str | None = None
+    ticks: int = 0
+    is_generated: bool = False
+    delivered_whole: bool = False
+
+    def closed(self) -> BillEntry:
+        return BillEntry(
+            self.number,
+            self.request_id,
+            self.face,
+            self.lane,
+            self.echo,
+            self.text,
+            f"{self.content_hash:016x}",
+            self.status,
+            self.fault,
+            self.ticks,
+            self.delivered_whole,
+        )
+
+
+class Ledger:
+    """Written by the one event loop; ``bill`` takes a picture of it."""
+
+    def __init__(self, entries: int) -> None:
+        self._entries: deque[OpenEntry] = deque(maxlen=entries)
+        self._times_generated: dict[int, int] = {}
+        self._by_status: Counter[int] = Counter()
+        self._by_fault: Counter[str] = Counter()
+        self._requests = self._polls = self._generated = self._generated_again = 0
+        self._delivered = self._ticks = self._ticks_delivered = 0
+
+    def open(self, face: str) -> OpenEntry:
+        self._requests += 1
+        entry = OpenEntry(self._requests, face)
+        self._entries.append(entry)
+        return entry
+
+    def generated(self, entry: OpenEntry, request_id: str, ticks: int) -> None:
+        """From here on it is charged."""
+        entry.request_id, entry.ticks, entry.is_generated = request_id, ticks, True
+        self._generated += 1
+        self._ticks += ticks
+        times = self._times_generated.get(entry.content_hash, 0)
+        if times or len(self._times_generated) < _COUNTED:
+            self._times_generated[entry.content_hash] = times + 1
+        self._generated_again += times > 0
+
+    def fault(self, entry: OpenEntry, kind: str) -> None:
+        entry.fault = kind
+        self._by_fault[kind] += 1
+
+    def polled(self, status: int) -> None:
+        self._polls += 1
+        self._by_status[status] += 1
+
+    def answered(self, entry: OpenEntry, status: int) -> None:
+        """The status the client was told for its POST; 0: none."""
+        entry.status = status
+        self._by_status[status] += 1
+
+    def delivered(self, entry: OpenEntry) -> None:
+        """The generated answer has left whole."""
+        if entry.is_generated and not entry.delivered_whole:
+            entry.delivered_whole = True
+            self._delivered += 1
+            self._ticks_delivered += entry.ticks
+
+    def bill(self) -> Bill:
+        return Bill(
+            requests=self._requests,
+            polls=self._polls,
+            generated=self._generated,
+            generated_again=self._generated_again,
+            delivered=self._delivered,
+            ticks=self._ticks,
+            ticks_delivered=self._ticks_delivered,
+            by_status=dict(sorted(self._by_status.items())),
+            by_fault=dict(sorted(self._by_fault.items())),
+            entries=tuple(entry.closed() for entry in self._entries),
+        )
