@@ -175,8 +175,7 @@ class SpendCap:
         left = self.left_ticks
         if left is not None and (left == 0 or (bound_ticks or 0) + self._excess_ticks > left):
             return False
-        self._reserved_ticks += bound_ticks or 0
-        self._open += 1
+        self.commit(bound_ticks)
         return True
 
     def commit(self, bound_ticks: int | None) -> None:

@@ -69,6 +69,12 @@ class ModelListing(NamedTuple):
     context_tokens: int | None = None
 
 
+def output_limit(recipe: Recipe) -> int | None:
+    """The recipe's own limit of output tokens, if it has one."""
+    given = (recipe.parameters.get(name) for name in _MAX_TOKENS_NAMES)
+    return max((limit for limit in given if isinstance(limit, int) and not isinstance(limit, bool)), default=None)
+
+
 class Dialect:
     """The common dialect, to be subclassed; instances hold no state but a cache, and may be shared.
 
@@ -155,15 +161,9 @@ class Dialect:
             fields["deferred"] = True
         return fields
 
-    def max_tokens(self, recipe: Recipe) -> int | None:
-        """The recipe's own limit of output tokens, if it has one."""
-        given = [recipe.parameters.get(name) for name in _MAX_TOKENS_NAMES]
-        limits = [value for value in given if isinstance(value, int) and not isinstance(value, bool)]
-        return max(limits, default=None)
-
     def raised_max_tokens(self, recipe: Recipe) -> int:
         """The limit for the one retry of a truncated answer."""
-        limit = self.max_tokens(recipe)
+        limit = output_limit(recipe)
         return RAISED_WITHOUT_LIMIT if limit is None else limit * RAISE_FACTOR
 
     def ticket_path(self, ticket: str) -> str:

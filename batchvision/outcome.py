@@ -1,0 +1,250 @@
+"""What an exchange comes to: its row in the attempts ledger, the row's outcome if it has one, and what is to be done.
+
+Pure and deterministic: the lanes judge live answers with it, and recovery the journal's, with the same result. It is
+given raw answers that are durable already (P3), so nothing that goes wrong here can lose one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from batchvision import money, providers
+from batchvision.errors import (
+    ROW_FAULTS,
+    TRANSIENTS,
+    AttemptsExhausted,
+    BatchvisionError,
+    Expired,
+    InvalidAnswer,
+    LostAfterRead,
+    RowFault,
+    Transient,
+)
+from batchvision.money import Prices
+from batchvision.prompt import check_answer
+from batchvision.providers import Dialect, Gone, Reading
+from batchvision.records import (
+    Answer,
+    Attempt,
+    AttemptState,
+    Completed,
+    EndedWithout,
+    Exchange,
+    Failed,
+    Outcome,
+    RawAnswer,
+    Recipe,
+)
+from batchvision.retry import Again, GiveUp, RetryPolicy, Stop, decide
+
+#: A ticket that is unknown before this age was read; after it, it has expired.
+TICKET_LIFETIME = timedelta(hours=24)
+
+#: The ``error_kind`` of an attempt whose run ended before it did.
+INTERRUPTED = "interrupted"
+
+MOST_MESSAGE_CHARS = 500
+
+
+class Verdict(NamedTuple):
+    """What an exchange came to. ``outcome`` None: the row has not ended. ``step``: what is to be done about that.
+
+    ``error`` is what this attempt met, where it met one; the outcome's may sum up several (AttemptsExhausted).
+    """
+
+    attempt: Attempt
+    outcome: Outcome | None
+    step: Again | Stop | None
+    error: BatchvisionError | None
+
+
+class Judge:
+    """Judges exchanges. ``recipes``: by recipe_id, as an exchange may be of an earlier recipe than the job's."""
+
+    def __init__(
+        self,
+        recipes: Mapping[str, Recipe] | Callable[[str], Recipe],
+        policy: RetryPolicy,
+        prices: Prices | None = None,
+        quarantine_after_runs: int = 5,
+        dialects: Callable[[str], Dialect] = providers.dialect,
+    ) -> None:
+        self._recipe = recipes.__getitem__ if isinstance(recipes, Mapping) else recipes
+        self._policy = policy
+        self._prices = prices
+        self._quarantine_after_runs = quarantine_after_runs
+        self._dialect = dialects
+
+    def judge(self, exchange: Exchange, jitter: float = 0.0) -> Verdict:
+        """The verdict on ``exchange``; ``jitter`` in [0, 1) only moves the delay of a retry."""
+        if exchange.answer is not None:
+            return self._answered(exchange, exchange.answer, jitter)
+        if exchange.ended is not None:
+            return self._ended(exchange, exchange.ended, jitter)
+        return _interrupted(exchange, "the run ended before the answer came")
+
+    # ------------------------------------------------------------------------------ an answer
+
+    def _answered(self, exchange: Exchange, raw: RawAnswer, jitter: float) -> Verdict:
+        reading = self._read(exchange, raw)
+        usage = money.with_cost(reading.answer.usage, self._prices, len(exchange.intent.image_ref))
+        answer = replace(reading.answer, usage=usage)
+        if reading.error is not None:
+            return self._failing(exchange, answer, reading.error, jitter)
+        try:
+            return self._completed(exchange, raw, answer)
+        except InvalidAnswer as error:
+            return self._failing(exchange, answer, error, jitter)
+
+    def _read(self, exchange: Exchange, raw: RawAnswer) -> Reading:
+        dialect = self._dialect(exchange.intent.provider)
+        if exchange.ticket is None:
+            return dialect.read(raw)
+        reading = dialect.read_poll(raw)
+        if isinstance(reading, Reading):
+            return reading
+        if isinstance(reading, Gone):
+            return Reading(Answer(), _gone(exchange, raw.received_at, reading.message))
+        return dialect.read(raw)  # a poll that says "not yet" is no answer, and is read as none
+
+    def _completed(self, exchange: Exchange, raw: RawAnswer, answer: Answer) -> Verdict:
+        intent = exchange.intent
+        checked = check_answer(self._recipe(intent.recipe_id).answer, answer.text)
+        completed = Completed(
+            row_id=intent.row_id,
+            request_key=intent.request_key,
+            recipe_id=intent.recipe_id,
+            skip_key=intent.skip_key,
+            output_text=answer.text,
+            output_json=checked.output_json,
+            answer=answer,
+            answer_columns=checked.columns,
+            provider=intent.provider,
+            model_requested=intent.model_requested,
+            lane=intent.lane,
+            attempt_count=intent.attempt,
+            row_cost_ticks=_row_cost(exchange, answer),
+            image_ref=intent.image_ref,
+            image_sha256=intent.image_sha256,
+            started_at=intent.sent_at,
+            finished_at=raw.received_at,
+            run_id=intent.run_id,
+            keep=intent.keep,
+        )
+        return Verdict(_attempt(exchange, AttemptState.OK, answer, None), completed, None, None)
+
+    # ------------------------------------------------------------------------------ no answer
+
+    def _ended(self, exchange: Exchange, ended: EndedWithout, jitter: float) -> Verdict:
+        error = _error_of(ended)
+        if error is None:
+            return _interrupted(exchange, ended.message)
+        return self._failing(exchange, Answer(), error, jitter)
+
+    def _failing(self, exchange: Exchange, answer: Answer, error: BatchvisionError, jitter: float) -> Verdict:
+        intent = exchange.intent
+        match decide(error, intent.tries, self._policy, jitter, intent.has_urls):
+            case GiveUp(fault):
+                attempt = _attempt(exchange, _state(error, answer, AttemptState.FAILED), answer, error)
+                return Verdict(attempt, self._failed(exchange, answer, error, fault), None, error)
+            case step:
+                attempt = _attempt(exchange, _state(error, answer, AttemptState.RETRIED), answer, error)
+                return Verdict(attempt, None, step, error)
+
+    def _failed(self, exchange: Exchange, answer: Answer, error: BatchvisionError, fault: RowFault) -> Failed:
+        intent = exchange.intent
+        runs_failed = intent.runs_failed + 1
+        said_by_provider = fault is error and exchange.answer is not None
+        return Failed(
+            row_id=intent.row_id,
+            request_key=intent.request_key,
+            skip_key=intent.skip_key,
+            recipe_id=intent.recipe_id,
+            error_kind=fault.kind,
+            error_message=_shortened(fault),
+            last_error_kind=error.kind if error.kind != fault.kind else None,
+            attempt_count=intent.attempt,
+            row_cost_ticks=_row_cost(exchange, answer),
+            runs_failed=runs_failed,
+            quarantined=runs_failed >= self._quarantine_after_runs,
+            last_output_text=answer.text or None,
+            failed_at=_end_of(exchange) or intent.sent_at,
+            run_id=intent.run_id,
+            keep=intent.keep,
+            at_provider=fault.at_provider or said_by_provider,
+        )
+
+
+def _gone(exchange: Exchange, now: datetime, said: str) -> RowFault:
+    """A ticket the provider does not know: by its age, its one-time answer was read, or has been discarded."""
+    age = now - (exchange.ticket_at or exchange.intent.sent_at)
+    if age < TICKET_LIFETIME:
+        return LostAfterRead(f"ticket {exchange.ticket} is gone {age} after it was given: {said}")
+    return Expired(f"ticket {exchange.ticket} is {age} old, and answers are kept for 24 hours: {said}")
+
+
+def _error_of(ended: EndedWithout) -> BatchvisionError | None:
+    """The error an exchange ended with; None where that is no error's kind: the run was interrupted."""
+    transient = TRANSIENTS.get(ended.kind)
+    if transient is not None:
+        return transient(ended.message)
+    fault = ROW_FAULTS.get(ended.kind)
+    if fault is AttemptsExhausted:
+        return AttemptsExhausted(ended.message, ended.kind)
+    return None if fault is None else fault(ended.message)
+
+
+def _interrupted(exchange: Exchange, message: str) -> Verdict:
+    attempt = _attempt(exchange, AttemptState.AMBIGUOUS, Answer(), None)
+    return Verdict(replace(attempt, error_kind=INTERRUPTED, error_message=message), None, None, None)
+
+
+def _state(error: BatchvisionError, answer: Answer, otherwise: AttemptState) -> AttemptState:
+    """Whether it may have been billed without telling us what. A cost that was told is no doubt any more."""
+    if isinstance(error, LostAfterRead):
+        return AttemptState.LOST_AFTER_READ
+    maybe_billed = isinstance(error, Expired) or (isinstance(error, Transient) and error.maybe_billed)
+    return AttemptState.AMBIGUOUS if maybe_billed and answer.usage.cost_ticks is None else otherwise
+
+
+def _attempt(exchange: Exchange, state: AttemptState, answer: Answer, error: BatchvisionError | None) -> Attempt:
+    intent, raw = exchange.intent, exchange.answer
+    is_uncertain = state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ)
+    return Attempt(
+        row_id=intent.row_id,
+        request_key=intent.request_key,
+        recipe_id=intent.recipe_id,
+        attempt=intent.attempt,
+        lane=intent.lane,
+        state=state,
+        http_status=None if raw is None else raw.status,
+        error_kind=None if error is None else error.kind,
+        error_message=None if error is None else _shortened(error),
+        ticket=exchange.ticket,
+        provider=intent.provider,
+        answer=answer,
+        bound_ticks=intent.bound_ticks if is_uncertain else None,
+        sent_at=intent.sent_at,
+        received_at=_end_of(exchange),
+        run_id=intent.run_id,
+        raw_answer=None if raw is None else raw.body.decode("utf-8", "replace"),
+        keep=intent.keep,
+    )
+
+
+def _end_of(exchange: Exchange) -> datetime | None:
+    if exchange.answer is not None:
+        return exchange.answer.received_at
+    return None if exchange.ended is None else exchange.ended.at
+
+
+def _row_cost(exchange: Exchange, answer: Answer) -> int:
+    return exchange.intent.cost_before_ticks + (answer.usage.cost_ticks or 0)
+
+
+def _shortened(error: BatchvisionError) -> str:
+    message = error.message
+    return message if len(message) <= MOST_MESSAGE_CHARS else message[: MOST_MESSAGE_CHARS - 3] + "..."
