@@ -1,0 +1,325 @@
+"""What an image is, told from its bytes alone. Rule: names and media types are never believed, nothing is decoded.
+
+A *plain* image may travel byte for byte: a whole, single-frame, upright, 8-bit grey or RGB JPEG or PNG.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from batchvision.errors import ImageTooLarge, ImageUnreadable
+from batchvision.records import ImagePreparation
+
+
+class ImageFormat(StrEnum):
+    """The formats that are read; the first two are the ones providers take."""
+
+    JPEG = "jpeg"
+    PNG = "png"
+    WEBP = "webp"
+    GIF = "gif"
+    BMP = "bmp"
+    TIFF = "tiff"
+    AVIF = "avif"
+    HEIC = "heic"  #: with the extra ``heic``
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the first bytes say. Sizes are None where only a decoder can tell them cheaply."""
+
+    format: ImageFormat
+    width: int | None = None
+    height: int | None = None
+    is_plain: bool = False
+    has_metadata: bool = False
+    orientation: int = 1  #: EXIF: 1 is upright
+
+
+class Segment(NamedTuple):
+    """One JPEG segment or PNG chunk: its kind, the whole of it ``[start:end]``, and where its content begins."""
+
+    kind: bytes
+    start: int
+    content: int
+    end: int
+
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPEG_END = b"\xff\xd9"
+_PNG_METADATA = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME"})
+_PNG_KEPT = frozenset({b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"pHYs", b"cICP"})
+_JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what every decoder knows
+_JPEG_ODD_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
+#: What people most often mistake for an image, by how it begins.
+_IMPOSTORS = (
+    (b"%PDF", "a PDF document"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "an XML document (SVG?)"),
+    (b"<!doctype html", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"{", "JSON text"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"version https://git-lfs", "a Git LFS pointer; run: git lfs pull"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\x00\x00\x00\x0cJXL", "JPEG XL"),
+    (b"\x00\x00\x00\x0cjP", "JPEG 2000"),
+    (b"8BPS", "a Photoshop document"),
+)
+
+
+def sniff(content: bytes) -> ImageFormat | None:
+    """The format by magic bytes, or None."""
+    if content.startswith(b"\xff\xd8\xff"):
+        return ImageFormat.JPEG
+    if content.startswith(PNG_SIGNATURE):
+        return ImageFormat.PNG
+    if content.startswith((b"GIF87a", b"GIF89a")):
+        return ImageFormat.GIF
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return ImageFormat.WEBP
+    if content.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")):
+        return ImageFormat.TIFF
+    if content.startswith(b"BM"):
+        return ImageFormat.BMP
+    if content[4:8] == b"ftyp":
+        return _sniff_brands(content)
+    return None
+
+
+def _sniff_brands(content: bytes) -> ImageFormat | None:
+    end = min(int.from_bytes(content[:4], "big"), 256, len(content))
+    brands = {content[8:12], *(content[at : at + 4] for at in range(16, end - 3, 4))}
+    if brands & _AVIF_BRANDS:
+        return ImageFormat.AVIF
+    return ImageFormat.HEIC if brands & _HEIC_BRANDS else None
+
+
+def examine(content: bytes) -> Header:
+    """The header of an image. Raises ImageUnreadable where the bytes are no image, or surely not a whole one."""
+    if not content:
+        raise ImageUnreadable("the image is empty (0 bytes)")
+    match sniff(content):
+        case None:
+            raise ImageUnreadable(f"not an image: it looks like {_impostor(content)}")
+        case ImageFormat.JPEG:
+            return _examine_jpeg(content)
+        case ImageFormat.PNG:
+            return _examine_png(content)
+        case ImageFormat.WEBP:
+            return Header(ImageFormat.WEBP, *_webp_size(content))
+        case ImageFormat.GIF:
+            return Header(ImageFormat.GIF, *_little_size(content[6:10], 2))
+        case other:
+            return Header(other)
+
+
+def _impostor(content: bytes) -> str:
+    start = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for magic, name in _IMPOSTORS:
+        if start.startswith(magic.lower()):
+            return name
+    return "an unknown format (read are JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP and, with the extra, HEIC)"
+
+
+# ---------------------------------------------------------------------------------- JPEG
+
+
+def _jpeg_segments(content: bytes) -> Iterator[Segment]:
+    """The segments up to and with the first start of scan (DA)."""
+    at = 2
+    while at + 4 <= len(content):
+        if content[at] != 0xFF:
+            raise ImageUnreadable("damaged JPEG: a segment does not begin where the one before it ends")
+        marker = content[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
+            at += 2
+        elif marker == 0xD9:
+            raise ImageUnreadable("damaged JPEG: it ends before its picture begins")
+        else:
+            length = int.from_bytes(content[at + 2 : at + 4], "big")
+            end = at + 2 + length
+            if length < 2:
+                raise ImageUnreadable("damaged JPEG: a segment has no length")
+            yield Segment(content[at + 1 : at + 2], at, at + 4, end)
+            if marker == 0xDA:
+                return
+            at = end
+    raise ImageUnreadable("truncated JPEG: it ends inside its header")
+
+
+def _examine_jpeg(content: bytes) -> Header:
+    frame: Segment | None = None
+    orientation, has_metadata, scan = 1, False, 0
+    for segment in _jpeg_segments(content):
+        marker = segment.kind[0]
+        if marker in _JPEG_FRAMES or marker in _JPEG_ODD_FRAMES:
+            frame = segment
+        elif _is_jpeg_metadata(content, segment):
+            has_metadata = True
+            if marker == 0xE1 and content[segment.content : segment.content + 6] == b"Exif\x00\x00":
+                orientation = exif_orientation(content[segment.content : segment.end])
+        scan = segment.end
+    if frame is None:
+        raise ImageUnreadable("damaged JPEG: it has no frame header")
+    end = content.find(JPEG_END, scan)  # inside a scan FF is always followed by 00: this is the real end
+    if end < 0:
+        raise ImageUnreadable("truncated JPEG: it has no end marker")
+    precision, components = content[frame.content], content[frame.content + 5]
+    height, width = _big_size(content[frame.content + 1 : frame.content + 5], 2)
+    whole_and_single = end == len(content) - 2  # a second picture (MPO) or a trailer follows otherwise
+    return Header(
+        ImageFormat.JPEG,
+        width,
+        height,
+        is_plain=(
+            frame.kind[0] in _JPEG_FRAMES
+            and precision == 8
+            and components in (1, 3)
+            and orientation == 1
+            and whole_and_single
+            and width > 0 < height
+        ),
+        has_metadata=has_metadata,
+        orientation=orientation,
+    )
+
+
+def _is_jpeg_metadata(content: bytes, segment: Segment) -> bool:
+    """Application segments and comments that no decoder needs: all but JFIF, Adobe's transform and the ICC profile."""
+    marker, start = segment.kind[0], content[segment.content : segment.content + 12]
+    if marker == 0xE0:
+        return not start.startswith(b"JFIF\x00")
+    if marker == 0xE2:
+        return not start.startswith(b"ICC_PROFILE\x00")
+    return (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE
+
+
+# ---------------------------------------------------------------------------------- PNG
+
+
+def _png_chunks(content: bytes) -> Iterator[Segment]:
+    """All chunks up to IEND, each checked against its checksum."""
+    view = memoryview(content)
+    at = len(PNG_SIGNATURE)
+    while at + 12 <= len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        kind = content[at + 4 : at + 8]
+        if end > len(content):
+            break
+        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(content[end - 4 : end], "big"):
+            raise ImageUnreadable(f"damaged PNG: chunk {kind!r} does not match its checksum")
+        yield Segment(kind, at, at + 8, end)
+        if kind == b"IEND":
+            return
+        at = end
+    raise ImageUnreadable("truncated PNG: it ends before IEND")
+
+
+def _examine_png(content: bytes) -> Header:
+    kinds: set[bytes] = set()
+    orientation, end, start = 1, 0, b""
+    for segment in _png_chunks(content):
+        if not kinds:
+            start = content[segment.content : segment.end - 4] if segment.kind == b"IHDR" else b""
+        if segment.kind == b"eXIf":
+            orientation = exif_orientation(content[segment.content : segment.end - 4])
+        kinds.add(segment.kind)
+        end = segment.end
+    if len(start) != 13 or b"IDAT" not in kinds:
+        raise ImageUnreadable("damaged PNG: it has no header or no picture")
+    width, height = _big_size(start, 4)
+    depth, colour, compression, filtering, interlace = start[8:]
+    return Header(
+        ImageFormat.PNG,
+        width,
+        height,
+        is_plain=(
+            depth == 8
+            and colour in (0, 2)
+            and (compression, filtering) == (0, 0)
+            and interlace < 2
+            and not kinds & {b"tRNS", b"acTL", b"PLTE"}
+            and orientation == 1
+            and end == len(content)
+            and width > 0 < height
+        ),
+        has_metadata=bool(kinds & _PNG_METADATA),
+        orientation=orientation,
+    )
+
+
+# ---------------------------------------------------------------------------------- sizes, EXIF, stripping
+
+
+def _big_size(raw: bytes, width: int) -> tuple[int, int]:
+    return int.from_bytes(raw[:width], "big"), int.from_bytes(raw[width : 2 * width], "big")
+
+
+def _little_size(raw: bytes, width: int) -> tuple[int, int]:
+    return int.from_bytes(raw[:width], "little"), int.from_bytes(raw[width : 2 * width], "little")
+
+
+def _webp_size(content: bytes) -> tuple[int | None, int | None]:
+    """The canvas: known before the decoder allocates it."""
+    match content[12:16]:
+        case b"VP8X":
+            width, height = _little_size(content[24:30], 3)
+            return width + 1, height + 1
+        case b"VP8L":
+            packed = int.from_bytes(content[21:25], "little")
+            return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+        case b"VP8 ":
+            width, height = _little_size(content[26:30], 2)
+            return width & 0x3FFF, height & 0x3FFF
+        case _:
+            return None, None
+
+
+def exif_orientation(exif: bytes) -> int:
+    """The orientation (1 to 8) an EXIF block asks for; 1 for anything odd: EXIF is damaged more often than pictures."""
+    exif = exif.removeprefix(b"Exif\x00\x00")
+    if exif[:4] not in (b"II*\x00", b"MM\x00*"):
+        return 1
+    order: Literal["little", "big"] = "little" if exif.startswith(b"II") else "big"
+
+    def number(at: int, width: int) -> int:
+        return int.from_bytes(exif[at : at + width], order)
+
+    table = number(4, 4)
+    for entry in range(table + 2, table + 2 + 12 * number(table, 2), 12):
+        if entry + 12 > len(exif):
+            break
+        if number(entry, 2) == 0x0112:
+            value = number(entry + 8, 2)
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def check_pixels(width: int | None, height: int | None, preparation: ImagePreparation) -> None:
+    if width is not None and height is not None and width * height > preparation.max_pixels:
+        raise ImageTooLarge(
+            f"{width} x {height} is more than {preparation.max_pixels:,} pixels: scale the image down, "
+            "or raise images.max_pixels"
+        )
+
+
+def without_metadata(content: bytes, header: Header) -> bytes:
+    """A plain JPEG or PNG without EXIF, XMP, comments and text; the picture's own bytes are not touched."""
+    if header.format is ImageFormat.PNG:
+        kept = [content[chunk.start : chunk.end] for chunk in _png_chunks(content) if chunk.kind in _PNG_KEPT]
+        return PNG_SIGNATURE + b"".join(kept)
+    parts, scan = [content[:2]], 0
+    for segment in _jpeg_segments(content):
+        scan = segment.start
+        if segment.kind[0] != 0xDA and not _is_jpeg_metadata(content, segment):
+            parts.append(content[segment.start : segment.end])
+    return b"".join([*parts, content[scan:]])

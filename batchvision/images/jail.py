@@ -1,0 +1,101 @@
+"""The jail: local images are read only from inside ``manifest.root``, links followed, and only regular files.
+
+Rule: a file is opened once, without following a link on the last way, and checked by its descriptor before a byte
+of it is read. A path that leads outside is forbidden before it is even looked at.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreadable, RowFault
+
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: opening a FIFO must not wait for its writer; O_NOCTTY: nor may a terminal become ours
+_FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+_KERNEL_FOLDERS = frozenset({"proc", "sys", "dev"})
+
+
+def read_inside(root: Path, reference: str, max_bytes: int) -> bytes:
+    """The content of a local image.
+
+    Raises ImageForbidden (outside, not a regular file), ImageUnreadable (missing, empty, not to be read) or
+    ImageTooLarge (more than ``max_bytes``: nothing of it is read).
+    """
+    name = local_path(reference)
+    try:
+        base = root.resolve()
+        path = (base / name).resolve()
+        if not path.is_relative_to(base) or _KERNEL_FOLDERS.intersection(path.parts[1:2]):
+            raise ImageForbidden(
+                f"{name} is outside {base}: put the image there, or set manifest.root to a folder that holds both"
+            )
+        descriptor = _open_step_by_step(base, path)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _fault(name, root, error) from error
+    try:
+        return _read_regular(descriptor, name, max_bytes)
+    finally:
+        os.close(descriptor)
+
+
+def local_path(reference: str) -> str:
+    """The path a reference names: itself, or the path of a ``file:`` URL of this machine."""
+    if reference[:5].lower() != "file:":
+        return reference
+    try:
+        parts = urlsplit(reference)
+    except ValueError as error:
+        raise ImageUnreadable(f"not a usable file URL: {reference} ({error})") from error
+    if parts.netloc not in ("", "localhost"):
+        raise ImageForbidden(f"{reference} names another machine ({parts.netloc})")
+    return unquote(parts.path)
+
+
+def _open_step_by_step(base: Path, path: Path) -> int:
+    """Opens folder by folder from ``base``, so that a link put in the way since ``resolve()`` is not followed."""
+    folder = os.open(base, _FOLDER_FLAGS & ~os.O_NOFOLLOW)
+    try:
+        *folders, last = path.relative_to(base).parts or (".",)
+        for part in folders:
+            inner = os.open(part, _FOLDER_FLAGS, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        return os.open(last, _FILE_FLAGS, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _read_regular(descriptor: int, name: str, max_bytes: int) -> bytes:
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        raise ImageForbidden(f"{name} is not a regular file")
+    if facts.st_size == 0:
+        raise ImageUnreadable(f"{name} is empty (0 bytes)")
+    if facts.st_size > max_bytes:
+        raise ImageTooLarge(f"{name} has {facts.st_size:,} bytes, more than the {max_bytes:,} that are read")
+    parts: list[bytes] = []
+    left = facts.st_size
+    try:
+        while left > 0 and (part := os.read(descriptor, left)):
+            parts.append(part)
+            left -= len(part)
+    except OSError as error:
+        raise ImageUnreadable(f"{name} cannot be read: {error.strerror}") from error
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _fault(name: str, root: Path, error: Exception) -> RowFault:
+    code = error.errno if isinstance(error, OSError) else None
+    if code in (errno.ENOENT, errno.ENOTDIR):
+        return ImageUnreadable(f"no such file: {name} (root is {root})")
+    if code == errno.ELOOP or isinstance(error, RuntimeError):
+        return ImageForbidden(f"{name} is a link that leads in a circle, or was changed while it was opened")
+    if code in (errno.ENXIO, errno.ENODEV):
+        return ImageForbidden(f"{name} is not a regular file")
+    reason = error.strerror if isinstance(error, OSError) else error
+    return ImageUnreadable(f"{name!r} cannot be opened: {reason}")

@@ -1,0 +1,190 @@
+"""How an image is named: which kind of reference a cell holds, what of it decides identity, what of it may be shown.
+
+Rule: nothing that leaves this module holds image data or a credential (user names, signatures, tokens in URLs).
+"""
+
+from __future__ import annotations
+
+import binascii
+import os
+import re
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit
+
+from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreachable, ImageUnreadable
+from batchvision.images.jail import local_path
+from batchvision.records import ImageKind, ImageRef
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_DATA_URI = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
+_IMAGE_NAME = re.compile(r"\.(jpe?g|jfif|png|webp|gif|avif|tiff?|bmp|hei[cf])$", re.IGNORECASE)
+_UNUSABLE = re.compile(r"[\x00-\x20\x7f\\]")
+
+#: Parameters that are never anything but a credential.
+_SIGNED_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-ms-")
+_SIGNATURES = frozenset({"signature", "sig", "hmac"})
+#: Beside a signature these are part of it (S3, CloudFront, Google, Azure SAS); alone, ``sp=2`` may choose the image.
+_BESIDE_SIGNATURE = frozenset(
+    {"awsaccesskeyid", "googleaccessid", "ossaccesskeyid", "expires", "policy", "key-pair-id"}
+    | {"se", "sp", "sv", "sr", "st", "si", "ss", "srt", "spr", "sip", "sdd", "scid"}
+    | {"ske", "skoid", "sks", "skt", "sktid", "skv", "saoid", "suoid"}
+)
+#: Secrets to a reader. They count as identity only where the path does not name an image file by itself.
+_TOKENS = frozenset(
+    {"token", "access_token", "auth", "auth_token", "authorization", "jwt"}
+    | {"api_key", "apikey", "key", "secret", "password"}
+)
+
+
+def kind_of(reference: str) -> ImageKind:
+    """What a text cell names: everything without a scheme is a path."""
+    if reference[:5].lower() == "data:":
+        return ImageKind.DATA
+    scheme = _SCHEME.match(reference)
+    if scheme is None:
+        return ImageKind.PATH
+    match scheme.group(1).lower():
+        case "http" | "https":
+            return ImageKind.URL
+        case "file":
+            return ImageKind.PATH
+        case _:
+            return ImageKind.UNSUPPORTED
+
+
+def stamp(ref: ImageRef, root: Path, identity_mode: str) -> str:
+    """Cheap text for the skip_key: as long as it stays, the image is taken to be the same. Reads no image."""
+    if not _needs_reading(ref, identity_mode):
+        return identity(ref, identity_mode, None)
+    try:
+        name = local_path(ref.reference)
+        facts = os.stat(name if name.startswith("/") else f"{root}/{name}")  # noqa: PTH116 - a million of them
+    except (OSError, ValueError, ImageForbidden, ImageUnreadable):
+        return f"missing:{ref.reference}"
+    return f"path:{ref.reference}:{facts.st_size}:{facts.st_mtime_ns}"
+
+
+def _needs_reading(ref: ImageRef, identity_mode: str) -> bool:
+    return ref.kind is ImageKind.PATH and ref.version is None and identity_mode != "ref"
+
+
+def identity(ref: ImageRef, identity_mode: str, digest: str | None) -> str:
+    """What of an image enters the request_key. ``digest``: sha256 of the source bytes where they were read.
+
+    URLs are always known by themselves, so that image_mode, which is no part of the recipe, never changes a key.
+    Bytes at hand are always known by content. A version cell stands for the content of what the reference names.
+    """
+    match ref.kind:
+        case ImageKind.URL:
+            name = f"url:{url_identity(ref.reference)}"
+        case ImageKind.DATA | ImageKind.BYTES:
+            name = f"sha256:{digest or _digest_at_hand(ref)}"
+        case ImageKind.PATH if digest is not None and _needs_reading(ref, identity_mode):
+            return f"sha256:{digest}"
+        case _:
+            name = f"path:{ref.reference}"
+    return name if ref.version is None else f"version:{name}:{ref.version}"
+
+
+def _digest_at_hand(ref: ImageRef) -> str:
+    return _data_digest(ref.reference) if ref.kind is ImageKind.DATA else sha256(ref.content or b"").hexdigest()
+
+
+def redact_reference(ref: ImageRef, digest: str | None = None) -> str:
+    """The reference as it may be shown and stored: no image data, no credentials."""
+    match ref.kind:
+        case ImageKind.DATA:
+            return f"data:{_media_type(ref.reference)};sha256={digest or _digest_at_hand(ref)}"
+        case ImageKind.BYTES if not ref.reference:
+            return f"bytes;sha256={digest or _digest_at_hand(ref)}"
+        case ImageKind.PATH | ImageKind.BYTES if kind_of(ref.reference) is ImageKind.PATH:
+            return ref.reference
+        case ImageKind.PATH | ImageKind.BYTES if kind_of(ref.reference) is ImageKind.DATA:
+            return f"data:{_media_type(ref.reference)};sha256={_data_digest(ref.reference)}"
+        case _:
+            return redact_url(ref.reference)
+
+
+# ---------------------------------------------------------------------------------- URLs
+
+
+def redact_url(url: str) -> str:
+    """Without user name, password, fragment, signature and token parameters."""
+    return _trimmed(url, keep_tokens=False)
+
+
+def url_identity(url: str) -> str:
+    """The URL without what changes whenever it is signed anew."""
+    try:
+        keep_tokens = not _IMAGE_NAME.search(unquote(urlsplit(url).path))
+    except ValueError:
+        keep_tokens = True
+    return _trimmed(url, keep_tokens=keep_tokens)
+
+
+def _trimmed(url: str, *, keep_tokens: bool) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url.partition("?")[0].rpartition("@")[2]
+    pairs = parts.query.split("&") if parts.query else []
+    names = {_parameter_name(pair) for pair in pairs}
+    dropped = set(_SIGNATURES) if keep_tokens else _SIGNATURES | _TOKENS
+    if any(name in _SIGNATURES or name.startswith(_SIGNED_PREFIXES) for name in names):
+        dropped |= _BESIDE_SIGNATURE | _TOKENS
+    kept = [pair for pair in pairs if not _is_dropped(_parameter_name(pair), dropped)]
+    host = parts.netloc.rpartition("@")[2].lower()
+    return SplitResult(parts.scheme.lower(), host, parts.path, "&".join(kept), "").geturl()
+
+
+def _is_dropped(name: str, dropped: set[str] | frozenset[str]) -> bool:
+    return name in dropped or name.startswith(_SIGNED_PREFIXES)
+
+
+def _parameter_name(pair: str) -> str:
+    return unquote_plus(pair.partition("=")[0]).lower()
+
+
+def check_url(url: str) -> None:
+    """Raises ImageUnreachable for text that is no usable http(s) URL."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or _UNUSABLE.search(url):
+        raise ImageUnreachable(f"not a usable URL: {redact_url(url)!r}")
+
+
+# ---------------------------------------------------------------------------------- data: URIs
+
+
+def read_data_uri(uri: str, max_bytes: int) -> bytes:
+    """The content of a base64 ``data:`` URI. Raises ImageUnreadable, or ImageTooLarge before anything is decoded."""
+    head = _DATA_URI.match(uri)
+    if head is None:
+        raise ImageUnreadable("not a usable data: URI: it needs the form data:image/png;base64,...")
+    if not head.group(2).lower().endswith(";base64"):
+        raise ImageUnreadable("a data: URI must be base64: data:image/png;base64,...")
+    if (len(uri) - head.end()) * 3 // 4 > max_bytes + 2:
+        raise ImageTooLarge(f"a data: URI of more than the {max_bytes:,} bytes that are read")
+    encoded = uri[head.end() :]
+    try:
+        return binascii.a2b_base64(unquote(encoded) if "%" in encoded else encoded, strict_mode=True)
+    except ValueError as error:
+        raise ImageUnreadable(f"the base64 of a data: URI is damaged: {error}") from error
+
+
+def _media_type(uri: str) -> str:
+    head = _DATA_URI.match(uri[:256])
+    named = head.group(1).lower() if head else ""
+    return named if re.fullmatch(r"[a-z0-9.+-]+/[a-z0-9.+-]+", named) else "unknown"
+
+
+def _data_digest(uri: str) -> str:
+    """Of the decoded bytes, so that two spellings of one image are one; of the text where it cannot be decoded."""
+    try:
+        return sha256(read_data_uri(uri, len(uri))).hexdigest()
+    except (ImageUnreadable, ImageTooLarge):
+        return sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,205 @@
+"""From an image reference to a checked payload: found, read, checked by content, converted where it must be.
+
+Rule: nothing heavy happens on the event loop; every fault is a RowFault of that row and names the next step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
+
+import anyio
+import anyio.to_thread
+
+from batchvision.errors import ImageUnreachable, RowInvalid
+from batchvision.images.formats import Header, check_pixels, examine, without_metadata
+from batchvision.images.jail import read_inside
+from batchvision.images.references import check_url, identity, kind_of, read_data_uri, redact_reference, redact_url
+from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload
+
+#: No larger source is read: it bounds memory, and the largest photo that makes sense is far below.
+MAX_SOURCE_BYTES = 128 * 1024 * 1024
+#: Bytes at hand up to this size that need no conversion are checked on the loop: a thread would cost more.
+SMALL_BYTES = 256 * 1024
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Offload(Protocol):
+    """Runs blocking work off the event loop (inline where tests use virtual time)."""
+
+    def __call__(self, work: Callable[[*Ts], T], /, *args: *Ts) -> Awaitable[T]: ...
+
+
+class Fetcher(Protocol):
+    """Downloads an image; see ``transport.HttpFetcher``."""
+
+    async def fetch(self, url: str, max_bytes: int) -> bytes: ...
+
+
+def threads(limit: int | None = None) -> Offload:
+    """An Offload onto at most ``limit`` threads at once (default: the processors there are, and at least two)."""
+    limiters: list[anyio.CapacityLimiter] = []  # made on first use: it belongs to the running loop
+
+    async def offload(work: Callable[[*Ts], T], /, *args: *Ts) -> T:
+        if not limiters:
+            limiters.append(anyio.CapacityLimiter(limit or max(2, os.cpu_count() or 2)))
+        return await anyio.to_thread.run_sync(work, *args, limiter=limiters[0])
+
+    return offload
+
+
+class Prepared(NamedTuple):
+    """An image as a provider takes it."""
+
+    content: bytes
+    media_type: str
+    width: int
+    height: int
+
+
+def prepare_bytes(content: bytes, preparation: ImagePreparation) -> Prepared:
+    """``content`` byte for byte where it is plain and within the limits, otherwise converted. Blocking.
+
+    Raises ImageUnreadable or ImageTooLarge.
+    """
+    header = examine(content)
+    check_pixels(header.width, header.height, preparation)
+    if not passes_unchanged(content, header, preparation):
+        from batchvision.images.convert import convert  # Pillow, and only where it is needed
+
+        converted = convert(content, header, preparation)
+        return Prepared(converted.content, "image/jpeg", converted.width, converted.height)
+    if preparation.strip_metadata and header.has_metadata:
+        content = without_metadata(content, header)
+    return Prepared(content, f"image/{header.format.value}", header.width or 0, header.height or 0)
+
+
+def passes_unchanged(content: bytes, header: Header, preparation: ImagePreparation) -> bool:
+    """Whether the image's own picture bytes may be sent as they are."""
+    side = max(header.width or 0, header.height or 0)
+    return (
+        header.is_plain
+        and len(content) <= preparation.max_bytes
+        and (preparation.max_side is None or side <= preparation.max_side)
+    )
+
+
+def load_local(
+    reference: str,
+    root: Path,
+    preparation: ImagePreparation,
+    slot: str = "",
+) -> Payload:
+    """The payload of a file (or data: URI) that a job names itself: the images of its examples. Blocking."""
+    kind = kind_of(reference)
+    if kind not in (ImageKind.PATH, ImageKind.DATA):
+        raise RowInvalid(f"{redact_url(reference)}: an example's image must be a file: download it and name its path")
+    ref = ImageRef(kind, reference, slot)
+    return inline_payload(ref, read_source(ref, root, preparation), preparation, "content")
+
+
+def read_source(ref: ImageRef, root: Path, preparation: ImagePreparation) -> bytes:
+    """The source bytes of an image that is not a URL. Blocking."""
+    limit = max_source_bytes(preparation)
+    match ref.kind:
+        case ImageKind.PATH:
+            return read_inside(root, ref.reference, limit)
+        case ImageKind.DATA:
+            return read_data_uri(ref.reference, limit)
+        case ImageKind.BYTES:
+            return ref.content or b""
+        case ImageKind.URL | ImageKind.UNSUPPORTED:
+            raise ImageUnreachable(
+                f"{redact_url(ref.reference)}: this scheme is not read yet. Copy the images to a folder, "
+                "or use https:// URLs (presigned ones will do)"
+            )
+
+
+def max_source_bytes(preparation: ImagePreparation) -> int:
+    return max(MAX_SOURCE_BYTES, preparation.max_bytes)
+
+
+def inline_payload(ref: ImageRef, content: bytes, preparation: ImagePreparation, identity_mode: str) -> Payload:
+    """The payload of an image whose source bytes are at hand. Blocking."""
+    prepared = prepare_bytes(content, preparation)
+    digest = sha256(content).hexdigest()
+    return Payload(
+        identity=identity(ref, identity_mode, digest),
+        reference=redact_reference(ref, digest),
+        slot=ref.slot,
+        sha256=digest,
+        content=prepared.content,
+        media_type=prepared.media_type,
+        width=prepared.width,
+        height=prepared.height,
+    )
+
+
+class ImageSource:
+    """Gives the payload of any image reference of one job.
+
+    ``image_mode``: url | inline | auto (URLs are handed over unless ``inline`` is asked for). ``image_identity``:
+    content | ref. ``fetch`` may be None where no URL is ever inlined.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        preparation: ImagePreparation,
+        image_mode: str = "auto",
+        image_identity: str = "content",
+        *,
+        fetch: Fetcher | None = None,
+        offload: Offload | None = None,
+    ) -> None:
+        self._root = root
+        self._preparation = preparation
+        self._inlines_urls = image_mode == "inline"
+        self._identity_mode = image_identity
+        self._fetcher = fetch
+        self._offload = offload or threads()
+
+    async def payload(self, ref: ImageRef, inline: bool = False) -> Payload:
+        """The image, checked and ready to be placed in a request. Raises a RowFault."""
+        match ref.kind:
+            case ImageKind.URL if inline or self._inlines_urls:
+                return await self._from_bytes(ref, await self._download(ref.reference))
+            case ImageKind.URL:
+                return self._handed_over(ref)
+            case ImageKind.BYTES if ref.content:
+                return await self._from_bytes(ref, ref.content)
+            case _:
+                return await self._offload(self._read_and_check, ref)
+
+    def _handed_over(self, ref: ImageRef) -> Payload:
+        check_url(ref.reference)
+        return Payload(
+            identity=identity(ref, self._identity_mode, None),
+            reference=redact_url(ref.reference),
+            slot=ref.slot,
+            sha256=None,
+            url=ref.reference,
+        )
+
+    async def _download(self, url: str) -> bytes:
+        check_url(url)
+        if self._fetcher is None:
+            raise ImageUnreachable(f"{redact_url(url)}: nothing here can download it")
+        return await self._fetcher.fetch(url, max_source_bytes(self._preparation))
+
+    async def _from_bytes(self, ref: ImageRef, content: bytes) -> Payload:
+        small = len(content) <= SMALL_BYTES
+        if small and passes_unchanged(content, examine(content), self._preparation):
+            return self._check(ref, content)
+        return await self._offload(self._check, ref, content)
+
+    def _check(self, ref: ImageRef, content: bytes) -> Payload:
+        return inline_payload(ref, content, self._preparation, self._identity_mode)
+
+    def _read_and_check(self, ref: ImageRef) -> Payload:
+        return self._check(ref, read_source(ref, self._root, self._preparation))

@@ -1,0 +1,277 @@
+"""Images are downloaded from public addresses only, whatever a name, a redirect or a resolver says."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from aiohttp import web
+
+from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreachable
+from batchvision.transport import HttpFetcher
+from batchvision.transport.fetch import is_public
+
+pytestmark = pytest.mark.anyio
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def server_of(answer: Answer) -> AsyncIterator[str]:
+    application = web.Application()
+    application.router.add_get("/{tail:.*}", answer)
+    runner = web.AppRunner(application, shutdown_timeout=0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+class Sleeps(list[float]):
+    """A sleep that only remembers."""
+
+    async def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+
+
+def fetcher(sleeps: Sleeps | None = None, **options: Any) -> HttpFetcher:
+    chosen = {"allow_private_hosts": True, "sleep": Sleeps() if sleeps is None else sleeps, "jitter": lambda: 0.5}
+    return HttpFetcher(**(chosen | options))
+
+
+async def no_answer(request: web.Request) -> web.Response:
+    raise AssertionError("a forbidden address was asked")
+
+
+def answering(*statuses: int, **headers: str) -> Answer:
+    left = list(statuses)
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=left.pop(0) if left else 200, body=b"picture", headers=headers)
+
+    return answer
+
+
+# ---------------------------------------------------------------------------------- what arrives
+
+
+async def test_a_download_is_the_content_at_the_url_as_it_was_written() -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.raw_path)
+        return web.Response(body=b"picture")
+
+    async with server_of(answer) as url, fetcher() as images:
+        assert await images.fetch(f"{url}/a%2Fb.jpg?X-Amz-Credential=A%2Fb&sig=%2B", 100) == b"picture"
+    assert asked == ["/a%2Fb.jpg?X-Amz-Credential=A%2Fb&sig=%2B"]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_more_than_the_cap_is_too_large_announced_or_not(announced: bool) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if announced:
+            return web.Response(body=bytes(101))
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(bytes(101))
+        return response
+
+    async with server_of(answer) as url, fetcher() as images:
+        with pytest.raises(ImageTooLarge, match="more than the 100 bytes"):
+            await images.fetch(f"{url}/big.jpg", 100)
+
+
+async def test_a_server_that_is_busy_is_asked_again_twice_and_no_more() -> None:
+    sleeps = Sleeps()
+    async with server_of(answering(503, 429)) as url, fetcher(sleeps) as images:
+        assert await images.fetch(f"{url}/a.jpg", 100) == b"picture"
+    assert sleeps == [0.5, 1.0]
+    async with server_of(answering(503, 502, 500, 200)) as url, fetcher() as images:
+        with pytest.raises(ImageUnreachable, match=r"HTTP 500 \(3 tries\)"):
+            await images.fetch(f"{url}/a.jpg", 100)
+
+
+@pytest.mark.parametrize(("said", "waited"), [("4", 4.0), ("3600", 10.0), ("soon", 0.5)])
+async def test_retry_after_is_honoured_within_reason(said: str, waited: float) -> None:
+    sleeps = Sleeps()
+    async with server_of(answering(429, **{"Retry-After": said})) as url, fetcher(sleeps) as images:
+        await images.fetch(f"{url}/a.jpg", 100)
+    assert sleeps == [waited]
+
+
+async def test_what_is_not_there_is_not_asked_again() -> None:
+    sleeps = Sleeps()
+    async with server_of(answering(404)) as url, fetcher(sleeps) as images:
+        with pytest.raises(ImageUnreachable, match="HTTP 404 Not Found"):
+            await images.fetch(f"{url}/a.jpg", 100)
+    assert not sleeps
+
+
+async def test_a_download_that_breaks_off_is_tried_again() -> None:
+    tries = 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            return web.Response(body=b"picture")
+        response = web.StreamResponse(headers={"content-length": "100"})
+        await response.prepare(request)
+        await response.write(b"pic")
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async with server_of(answer) as url, fetcher() as images:
+        assert await images.fetch(f"{url}/a.jpg", 1000) == b"picture"
+
+
+async def test_one_deadline_spans_all_of_it() -> None:
+    over = anyio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        await over.wait()
+        return web.Response(body=b"picture")
+
+    async with server_of(answer) as url, fetcher(timeout_seconds=0.2) as images:
+        with pytest.raises(ImageUnreachable, match=r"within 0\.2 s"):
+            await images.fetch(f"{url}/a.jpg?token=secret", 100)
+        over.set()
+
+
+async def test_errors_show_no_signature() -> None:
+    async with server_of(answering(403)) as url, fetcher() as images:
+        with pytest.raises(ImageUnreachable) as caught:
+            await images.fetch(f"{url}/a.jpg?w=1&X-Amz-Signature=canary&token=canary", 100)
+    assert "canary" not in caught.value.message
+    assert "w=1" in caught.value.message
+
+
+# ---------------------------------------------------------------------------------- where it may go
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0.0.0.0", "[::ffff:127.0.0.1]"],
+)
+async def test_no_spelling_of_this_machine_is_downloaded_from(host: str) -> None:
+    async with server_of(no_answer) as url, fetcher(allow_private_hosts=False) as images:
+        with pytest.raises((ImageForbidden, ImageUnreachable)) as caught:
+            await images.fetch(f"http://{host}:{url.rpartition(':')[2]}/a.jpg", 100)
+    if host in ("127.0.0.1", "localhost", "0.0.0.0"):  # aiohttp, or the system, refuses the odd forms before we can
+        assert isinstance(caught.value, ImageForbidden)
+        assert "allow_private_hosts" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://169.254.169.254/latest/meta-data/", "http://10.0.0.1/a.jpg", "http://[fd00:ec2::254]/", "http://[::1]/"],
+)
+async def test_private_and_metadata_addresses_are_refused_before_a_connection(url: str) -> None:
+    async with fetcher(allow_private_hosts=False) as images:
+        with pytest.raises(ImageForbidden):
+            await images.fetch(url, 100)
+
+
+async def test_a_name_that_turns_to_a_private_address_is_refused_where_the_socket_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with server_of(no_answer) as url, fetcher(allow_private_hosts=False) as images:
+        here = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", int(url.rpartition(":")[2])))
+
+        async def rebound(*_: object, **__: object) -> list[object]:
+            return [here]
+
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "getaddrinfo", rebound)
+        with pytest.raises(ImageForbidden):
+            await images.fetch(f"http://images.example.com:{here[4][1]}/a.jpg", 100)
+
+
+async def test_a_redirect_is_judged_like_the_first_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    from batchvision.transport import fetch
+
+    async with server_of(no_answer) as inside:
+
+        async def answer(request: web.Request) -> web.Response:
+            return web.Response(status=302, headers={"location": inside.replace("127.0.0.1", "localhost")})
+
+        async with server_of(answer) as outside:
+            outside_port = int(outside.rpartition(":")[2])
+            socket_of = fetch._public_socket
+
+            def first_hop_is_public(info: tuple[Any, ...]) -> socket.socket:
+                return socket.socket(*info[:3]) if info[4][1] == outside_port else socket_of(info)
+
+            monkeypatch.setattr(fetch, "_public_socket", first_hop_is_public)
+            async with fetcher(allow_private_hosts=False) as images:
+                with pytest.raises(ImageForbidden, match=r"127\.0\.0\.1|::1"):
+                    await images.fetch(f"{outside}/a.jpg", 100)
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://example.com/a.jpg", "gopher://127.0.0.1/"])
+async def test_a_redirect_to_another_scheme_is_refused(target: str) -> None:
+    async with server_of(answering(302, location=target)) as url, fetcher() as images:
+        with pytest.raises(ImageForbidden, match="http and https"):
+            await images.fetch(f"{url}/a.jpg", 100)
+
+
+@pytest.mark.parametrize(("hops", "arrives"), [(5, True), (6, False)])
+async def test_five_redirects_are_followed_and_no_more(hops: int, arrives: bool) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        left = int(request.path[1:])
+        if left == 0:
+            return web.Response(body=b"picture")
+        return web.Response(status=302, headers={"location": f"/{left - 1}"})
+
+    async with server_of(answer) as url, fetcher() as images:
+        if arrives:
+            assert await images.fetch(f"{url}/{hops}", 100) == b"picture"
+        else:
+            with pytest.raises(ImageUnreachable, match="more than 5 redirects"):
+                await images.fetch(f"{url}/{hops}", 100)
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True),
+        ("2606:2800:21f:cb07:6820:80da:af6b:8b2c", True),
+        ("::ffff:93.184.215.14", True),
+        ("64:ff9b::5db8:d70e", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("100.64.0.1", False),
+        ("169.254.169.254", False),
+        ("168.63.129.16", False),
+        ("192.0.2.1", False),
+        ("224.0.0.1", False),
+        ("240.0.0.1", False),
+        ("255.255.255.255", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("::1", False),
+        ("::7f00:1", False),
+        ("::ffff:10.0.0.1", False),
+        ("64:ff9b::a00:1", False),
+        ("2002:a00:1::", False),
+        ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
+        ("fe80::1%eth0", False),
+        ("fc00::1", False),
+        ("ff02::1", False),
+        ("not an address", False),
+    ],
+)
+def test_only_public_addresses_are_public(address: str, public: bool) -> None:
+    assert is_public(address) is public
