@@ -314,7 +314,7 @@ class Check:
     def _examples(
         self, template: Template | None, spec: AnswerSpec | None
     ) -> tuple[tuple[Example, ...], tuple[str, ...], tuple[str, ...]]:
-        """The examples, the paths (or URLs) of their images, and the hashes of those."""
+        """The examples, the paths (or data URIs) of their images, and the hashes of those."""
         section = self.sections.prompt
         examples, paths, hashes = [], list[str](), list[str]()
         for number, given in enumerate(section.example if section else (), start=1):
@@ -322,7 +322,10 @@ class Check:
             examples.append(Example(self._example_user(key, given, template), given.images, _answer_text(given, spec)))
             self._example_answer(key, examples[-1].answer, spec)
             for image in given.images:
-                paths.append(image if _is_url(image) else str(self.path(image)))
+                if "://" in image:
+                    self.problems.append(f"{key}.images: {image} is no file; download it, as its bytes decide answers")
+                    continue
+                paths.append(image if image.startswith("data:") else str(self.path(image)))
                 hashes.append(self._image_sha256(key, paths[-1]))
         return tuple(examples), tuple(paths), tuple(hashes)
 
@@ -350,17 +353,13 @@ class Check:
             self.problems.append(f"{key}.answer is not what [answer] asks for: {error}")
 
     def _image_sha256(self, key: str, image: str) -> str:
-        if _is_url(image):
+        if image.startswith("data:"):
             return sha256(image.encode()).hexdigest()
         try:
             return sha256(Path(image).read_bytes()).hexdigest()
         except OSError as error:
             self.problems.append(f"{key}.images: {image} cannot be read: {error.strerror}")
             return ""
-
-
-def _is_url(image: str) -> bool:
-    return image.startswith(("http://", "https://", "data:"))
 
 
 def _preparation(section: ImagesSection) -> ImagePreparation:

@@ -164,7 +164,7 @@ class Job(BaseModel):
 
     @property
     def example_images(self) -> tuple[str, ...]:
-        """Absolute paths, URLs and data URIs of the examples' images, in order."""
+        """Absolute paths (or data URIs) of the examples' images, in order."""
         return self._resolved.example_paths
 
     # ------------------------------------------------------------------------------ who is asked

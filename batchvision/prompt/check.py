@@ -170,7 +170,7 @@ class _Check:
         given = value.get(LABEL)
         answers = given if isinstance(given, list) else [given]
         named = [one for one in answers if isinstance(one, str) and one in self._labels]
-        if named == answers and isinstance(given, list) == self._many:
+        if named and named == answers and isinstance(given, list) == self._many:
             return value
         if self._many:
             return {**value, LABEL: named or [self._fallback]}

@@ -217,6 +217,15 @@ def _nullable(schema: Schema) -> Schema:
     return {**described, "anyOf": [*(branches or [bare]), _NULL]}
 
 
+def _or_null(schema: Schema) -> Schema:
+    """As :func:`_nullable`, but where it can be within the type: what is wrong is then named by its own place."""
+    if "type" not in schema or schema.keys() & {"not", "if"}:
+        return _nullable(schema)
+    types = list(dict.fromkeys([*_types_of(schema), "null"]))
+    values = {"enum": [*schema["enum"], *([] if None in schema["enum"] else [None])]} if "enum" in schema else {}
+    return {**schema, "type": types, **values}
+
+
 def flat_types(schema: Mapping[str, Any]) -> set[str]:
     """All types a value may have, through anyOf; "object" and "array" included, "null" too."""
     found = set(_types_of(schema))
@@ -282,7 +291,7 @@ def as_checked(schema: Mapping[str, Any]) -> Schema:
         result["anyOf"] = [as_checked(branch) for branch in schema["anyOf"]]
     if "properties" in schema:
         result["properties"] = {
-            key: as_checked(child) if key in schema["required"] else _nullable(as_checked(child))
+            key: as_checked(child) if key in schema["required"] else _or_null(as_checked(child))
             for key, child in schema["properties"].items()
         }
         result["additionalProperties"] = False
