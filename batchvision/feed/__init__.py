@@ -1,0 +1,12 @@
+"""From the manifest to the rows that are to do: one survey of all of it before anything is sent, then a stream.
+
+Rule: keys are computed over columns, and a row that is done, kept failed or in flight never becomes a ``Row`` object.
+survey (structure, ids, count) · keying (row_ids, texts, keys, column by column) · picture (image cells and their
+stamps) · selection (which rows are wanted) · work (the stream).
+"""
+
+from batchvision.feed.selection import Selection
+from batchvision.feed.surveying import Survey, survey
+from batchvision.feed.work import FeedBatch, NewStanding, Standing, feed
+
+__all__ = ["FeedBatch", "NewStanding", "Selection", "Standing", "Survey", "feed", "survey"]

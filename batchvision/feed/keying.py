@@ -1,0 +1,110 @@
+"""row_ids, texts and keys of a whole batch at once: Arrow joins strings, and one tight loop hashes them.
+
+Rule: the same values as ``keys`` gives row by row; tests hold the two together, golden vectors hold both still.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchvision import keys
+from batchvision.feed.picture import BatchImages, ImageColumns, frame, framed_texts
+from batchvision.manifest.cells import cell_texts
+from batchvision.prompt import Column, Literal, Slot, Template
+from batchvision.prompt.template import MARK
+
+if TYPE_CHECKING:
+    from batchvision.job import Job
+
+
+def _texts_of(batch: pa.RecordBatch, name: str) -> pa.Array:
+    return cell_texts(batch.column(name), batch.schema.field(name))
+
+
+# ---------------------------------------------------------------------------------- row_ids
+
+
+def row_ids(batch: pa.RecordBatch, job: Job) -> pa.Array:
+    """The id of every row as exact text; null where a cell of it is null or empty.
+
+    Several columns are joined by ``|`` (in a cell, ``|`` and ``\\`` stand after a ``\\``). Without id columns: 16 hex
+    digits of the hash of the image refs and of the cells the prompt reads; rows alike in all of these are alike here.
+    """
+    if not job.id_columns:
+        return _content_ids(batch, job)
+    texts = [_texts_of(batch, name) for name in job.id_columns]
+    if len(texts) > 1:
+        texts = [_escaped(pc.if_else(pc.equal(text, ""), None, text)) for text in texts]
+        return pc.binary_join_element_wise(*texts, "|", null_handling="emit_null")
+    return pc.if_else(pc.equal(texts[0], ""), None, texts[0])
+
+
+def _escaped(texts: pa.Array) -> pa.Array:
+    return pc.replace_substring(pc.replace_substring(texts, "\\", "\\\\"), "|", "\\|")
+
+
+def _content_ids(batch: pa.RecordBatch, job: Job) -> pa.Array:
+    parts = [pa.scalar(frame("row-1"))]
+    parts += [pc.fill_null(framed_texts(_texts_of(batch, name)), "-") for name in job.prompt_columns]
+    # by reference: an id must survive a touched file and a URL that is signed anew
+    by_reference = image_columns(job)._replace(version=None, identity_mode="ref")
+    parts.append(BatchImages(batch, by_reference).stamps())
+    joined = pc.binary_join_element_wise(*parts, "").cast(pa.binary())
+    return pa.array([blake2b(whole, digest_size=8).hexdigest() for whole in joined.to_pylist()], pa.string())
+
+
+def image_columns(job: Job) -> ImageColumns:
+    """How the job reads images."""
+    manifest = job.manifest
+    return ImageColumns(
+        job.image_columns, manifest.image_separator, manifest.image_version, job.root, manifest.image_identity
+    )
+
+
+# ---------------------------------------------------------------------------------- texts
+
+
+def prompt_texts(batch: pa.RecordBatch, job: Job) -> pa.Array:
+    """The rendered user prompt of every row, with marks where images are placed; null where a prompt column is."""
+    if job.template is None:
+        return _texts_of(batch, job.prompt_columns[0])
+    return _rendered(batch, job.template)
+
+
+def _rendered(batch: pa.RecordBatch, template: Template) -> pa.Array:
+    """``Template.render`` over columns; a null cell is ""."""
+    parts: list[pa.Array | pa.Scalar] = []
+    for segment in template.segments:
+        match segment:
+            case Literal(text):
+                parts.append(pa.scalar(text))
+            case Column(name):
+                parts.append(pc.fill_null(_texts_of(batch, name), ""))
+            case Slot(name):
+                parts.append(pa.scalar(f"{MARK}{name}{MARK}"))
+    if not template.columns:
+        return pa.repeat(pa.scalar("".join(part.as_py() for part in parts)), batch.num_rows)
+    return pc.binary_join_element_wise(*parts, "")
+
+
+# ---------------------------------------------------------------------------------- keys
+
+
+def skip_keys(recipe_id: str, texts: pa.Array, stamps: pa.Array) -> list[str]:
+    """``keys.skip_key`` of every row; ``stamps`` framed and joined. A null text counts as ""."""
+    head = frame("skip-1") + frame(recipe_id)
+    texts = pc.fill_null(texts, "")
+    wholes = pc.binary_join_element_wise(head, framed_texts(texts), stamps, "").cast(pa.binary())
+    return [blake2b(whole, digest_size=keys.KEY_BYTES).hexdigest() for whole in wholes.to_pylist()]
+
+
+def row_digests(ids: pa.Array, of_keys: pa.Array) -> list[bytes]:
+    """``keys.row_digest`` of every row."""
+    lengths = pc.cast(pc.utf8_length(ids), pa.string())
+    wholes = pc.binary_join_element_wise(lengths, ":", ids, of_keys, "")
+    # the digest joins length, colon, id and key without a separator
+    return [blake2b(whole, digest_size=keys.KEY_BYTES).digest() for whole in wholes.cast(pa.binary()).to_pylist()]

@@ -1,0 +1,119 @@
+"""The images of one batch: their stamps for the skip_key, and their refs where a row is to do.
+
+Rule: a cell that is one plain URL is dealt with over the column; only the others become ``ImageRef`` objects to be
+stamped (a local file is looked at, bytes are hashed).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
+
+from batchvision.images import stamp
+from batchvision.manifest.cells import JsonCells, cell_texts
+from batchvision.manifest.image_cells import image_refs, named_image
+from batchvision.records import ImageRef
+
+#: A URL that is its own identity: lower-case host, no user name, query or fragment, nothing a URL cannot hold.
+PLAIN_URL = r"^https?://[a-z0-9.:-]+(/[^?#\x00-\x20]*)?$"
+
+
+class ImageColumns(NamedTuple):
+    """How a job reads images out of a batch."""
+
+    names: tuple[str, ...]
+    separator: str | None
+    version: str | None
+    root: Path
+    identity_mode: str
+
+
+class BatchImages:
+    """All images of a batch, row by row."""
+
+    def __init__(self, batch: pa.RecordBatch, columns: ImageColumns) -> None:
+        self._batch = batch
+        self._columns = columns
+        self._plain = [self._plain_urls(name) for name in columns.names]
+        self._refs = self._refs_of_others()
+
+    def _plain_urls(self, name: str) -> pa.Array | None:
+        """The column where every cell is a plain URL or null; None where it has to be taken apart."""
+        field, array = self._batch.schema.field(name), self._batch.column(name)
+        if types.is_null(field.type):
+            return array.cast(pa.string())
+        if not types.is_string(field.type) or self._columns.version or JsonCells.of(field) is JsonCells.ANY:
+            return None
+        if pc.all(pc.match_substring_regex(array, PLAIN_URL)).as_py() is False:
+            return None
+        separator = self._columns.separator
+        if separator and pc.any(pc.match_substring(array, separator)).as_py():
+            return None
+        return array
+
+    def _refs_of_others(self) -> list[list[tuple[ImageRef, ...]] | None]:
+        versions = self._versions() if None in self._plain else ()
+        return [
+            image_refs(self._batch.column(name), self._batch.schema.field(name), self._columns.separator, versions)
+            if plain is None
+            else None
+            for name, plain in zip(self._columns.names, self._plain, strict=True)
+        ]
+
+    def _versions(self) -> list[str | None]:
+        name = self._columns.version
+        if name is None:
+            return []
+        return list(cell_texts(self._batch.column(name), self._batch.schema.field(name)).to_pylist())
+
+    def stamps(self) -> pa.Array:
+        """Of each row the stamps of all its images, framed and joined: "" where it has no image."""
+        framed = [
+            framed_texts(_url_stamps(plain)) if plain is not None else self._stamped(refs or [])
+            for plain, refs in zip(self._plain, self._refs, strict=True)
+        ]
+        if not framed:
+            return pa.repeat(pa.scalar(""), self._batch.num_rows)
+        return pc.binary_join_element_wise(*framed, "", null_handling="replace", null_replacement="")
+
+    def _stamped(self, refs: list[tuple[ImageRef, ...]]) -> pa.Array:
+        root, mode = self._columns.root, self._columns.identity_mode
+        return pa.array(["".join([frame(stamp(ref, root, mode)) for ref in row]) for row in refs], pa.string())
+
+    def of_row(self, place: int) -> tuple[ImageRef, ...]:
+        """The refs of one row, in the order of the columns."""
+        found: list[ImageRef] = []
+        for name, plain, refs in zip(self._columns.names, self._plain, self._refs, strict=True):
+            if refs is not None:
+                found += refs[place]
+            elif plain is not None and (url := plain[place].as_py()) is not None:
+                found.append(named_image(url, name))
+        return tuple(found)
+
+    def places_with_nul(self) -> list[int]:
+        """The rows of which an image's name holds a NUL (a plain URL cannot)."""
+        return [
+            place
+            for refs in self._refs
+            for place, row in enumerate(refs or ())
+            if any("\x00" in ref.reference or "\x00" in (ref.version or "") for ref in row)
+        ]
+
+
+def _url_stamps(urls: pa.Array) -> pa.Array:
+    """What ``images.stamp`` says of plain URLs (a test holds the two together)."""
+    return pc.binary_join_element_wise("url:", urls, "")
+
+
+def framed_texts(texts: pa.Array) -> pa.Array:
+    """Each text with its length in bytes before it, as ``keys`` frames the parts of a hash; null stays null."""
+    return pc.binary_join_element_wise(pc.cast(pc.binary_length(texts), pa.string()), ":", texts, "")
+
+
+def frame(text: str) -> str:
+    """:func:`framed_texts` of one text."""
+    return f"{len(text.encode())}:{text}"

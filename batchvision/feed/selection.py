@@ -1,0 +1,85 @@
+"""Which rows of the manifest a run is about, and which of those it sends. Pure.
+
+A *shard* is about its own rows only; ``limit``, ``sample`` and ``only`` leave rows to a later run, which stay pending.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from batchvision.keys import row_digest
+from batchvision.records import Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the flags of ``run`` choose.
+
+    ``limit``: the first so many rows that are to do. ``sample``, ``seed``: rows drawn at random from the whole
+    manifest, the same ones for the same seed and number of rows. ``shard`` of ``shards`` counts from 0.
+    ``retry_failed``: the kinds that are tried again (None: all). ``only``: ``row_digest(row_id, "")`` of the rows
+    that this pass is for.
+    """
+
+    limit: int | None = None
+    sample: int | None = None
+    seed: int = 0
+    shard: int = 0
+    shards: int = 1
+    retry_failed: frozenset[str] | None = None
+    retry_quarantined: bool = False
+    only: frozenset[bytes] | None = None
+
+    @property
+    def shard_name(self) -> str:
+        """As the output's files name it."""
+        return f"{self.shard}of{self.shards}"
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether a pass asks about every row there is: what it does not meet is not in the manifest."""
+        return self.limit is None and self.sample is None and self.only is None
+
+    def own(self, row_ids: Iterable[str]) -> list[int]:
+        """The places of the rows that belong to this shard. By id alone: rows that come or go move no other row."""
+        return [place for place, row_id in enumerate(row_ids) if _slice(row_id, self.shards) == self.shard]
+
+    def retries(self, failed: Failed | None) -> bool:
+        """Whether a row that has failed before is to do again."""
+        if failed is None:
+            return True
+        if failed.quarantined and not self.retry_quarantined:
+            return False
+        return self.retry_failed is None or failed.error_kind in self.retry_failed
+
+
+def _slice(row_id: str, shards: int) -> int:
+    return int.from_bytes(blake2b(row_id.encode(), digest_size=8).digest()) % shards
+
+
+class Chooser:
+    """Decides for each row that is to do, in order, whether this pass sends it."""
+
+    def __init__(self, selection: Selection, rows_in_manifest: int) -> None:
+        self._only = selection.only
+        self._left = selection.limit
+        self._drawn: frozenset[int] | None = None
+        if selection.sample is not None and selection.sample < rows_in_manifest:
+            drawn = random.Random(selection.seed).sample(range(1, rows_in_manifest + 1), selection.sample)
+            self._drawn = frozenset(drawn)
+
+    def takes(self, position: int, row_id: str, *, is_sent: bool) -> bool:
+        """``is_sent``: False for a row that is invalid; it costs nothing and does not count toward the limit."""
+        if self._drawn is not None and position not in self._drawn:
+            return False
+        if self._only is not None and row_digest(row_id, "") not in self._only:
+            return False
+        if self._left is None:
+            return True
+        if self._left <= 0:
+            return False
+        self._left -= is_sent
+        return True

@@ -1,0 +1,140 @@
+"""The first look at the whole manifest, before anything is sent: is it whole, how many rows, which ids come twice.
+
+Rule: it reads every row once and no image, holds eight bytes a row and nothing else.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
+
+from batchvision.errors import JobInvalid
+from batchvision.feed.keying import row_ids
+from batchvision.feed.selection import Selection
+from batchvision.manifest import Manifest, open_manifest
+from batchvision.manifest.cells import is_list
+from batchvision.manifest.columns import needed_columns
+from batchvision.manifest.image_cells import reject_no_images
+from batchvision.manifest.keeping import survey_types
+
+if TYPE_CHECKING:
+    from batchvision.job import Job
+
+#: Hashes are sorted in portions of about this many: the sort needs a multiple of its portion in memory.
+_SORTED_AT_ONCE = 1_000_000
+
+
+class FileFacts(NamedTuple):
+    """What shows that a file is still the one that was surveyed."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is known of a manifest before the first send. ``rows``: those this run is about (its shard's).
+
+    ``repeated``: hashes of ids that (very probably) come more than once, by Python's own ``hash``, which another
+    process does not share. ``keep_types``: output name and Arrow type of each kept column.
+    """
+
+    rows: int
+    rows_in_manifest: int
+    repeated: frozenset[int]
+    keep_types: tuple[tuple[str, pa.DataType], ...]
+    files: tuple[FileFacts, ...]
+
+    def reject_changed(self) -> None:
+        """JobInvalid where a file of the manifest is no longer what was surveyed."""
+        for facts in self.files:
+            if _facts(facts.path) != facts:
+                raise JobInvalid(f"{facts.path.name} was changed while it was read: run again when it is finished.")
+
+
+def survey(job: Job, selection: Selection | None = None, manifest: Manifest | None = None) -> Survey:
+    """Streams all of the job's manifest once. Raises JobInvalid at damage, and says where."""
+    selection = selection or Selection()
+    manifest = manifest or open_manifest(job)
+    files = tuple(_facts(path) for path in manifest.files)
+    known: dict[str, pa.DataType | None] = {}
+    hashes, rows, position = array("q"), 0, 0
+    for batch in manifest.batches(_surveyed_columns(job, manifest)):
+        _check_types(batch.schema, job)
+        survey_types((batch.schema.field(name) for name in {column.source for column in job.keep_columns}), known)
+        ids = row_ids(batch, job)
+        rows += len(own_places(ids, selection, position)) if selection.shards > 1 else batch.num_rows
+        position += batch.num_rows
+        hashes.extend(map(hash, ids.drop_null().to_pylist()))
+    keep_types = tuple((column.name, known.get(column.source) or pa.string()) for column in job.keep_columns)
+    found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, files)
+    found.reject_changed()
+    return found
+
+
+def _facts(path: Path) -> FileFacts:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise JobInvalid(f"{path} cannot be read any more: {error.strerror}.") from error
+    return FileFacts(path, stat.st_size, stat.st_mtime_ns)
+
+
+def _surveyed_columns(job: Job, manifest: Manifest) -> list[str]:
+    """All that the job reads, without the bytes of images where ids do not need them."""
+    needed = needed_columns(job)
+    unread = manifest.byte_columns if job.id_columns else frozenset()
+    kept = {column.source for column in job.keep_columns} | set(job.prompt_columns) | set(job.id_columns)
+    return [name for name in needed if name not in unread or name in kept]
+
+
+def _check_types(schema: pa.Schema, job: Job) -> None:
+    for name in job.id_columns:
+        given = schema.field(name).type
+        if is_list(given) or types.is_struct(given) or types.is_map(given):
+            raise JobInvalid(f"the id column {name!r} holds {given}: name a column of single values in [manifest] id.")
+    for name in job.image_columns:
+        if name in schema.names:
+            reject_no_images(schema.field(name))
+
+
+def own_places(ids: pa.Array, selection: Selection, rows_before: int) -> list[int]:
+    """The places in a batch of the rows of the selection's shard."""
+    return selection.own(
+        nameless(rows_before + place) if row_id is None else row_id
+        for place, row_id in enumerate(ids.to_pylist(), start=1)
+    )
+
+
+def nameless(position: int) -> str:
+    """The row_id of a row that has none: it is invalid, and listed by its number."""
+    return f"#{position}"
+
+
+def _repeated(hashes: array[int]) -> Iterator[int]:
+    """The values that stand more than once, found by sorting."""
+    whole = pa.Array.from_buffers(pa.int64(), len(hashes), [None, pa.py_buffer(hashes)])
+    portions = 1 << max(0, (len(hashes) // _SORTED_AT_ONCE).bit_length())
+    for number in range(portions):
+        portion = pa.concat_arrays(list(_portion(whole, portions, number)))
+        ordered = portion.take(pc.array_sort_indices(portion))
+        same = pc.equal(ordered[1:], ordered[:-1])
+        yield from pc.unique(ordered[1:].filter(same)).to_pylist()
+
+
+def _portion(whole: pa.Array, portions: int, number: int) -> Iterator[pa.Array]:
+    """The hashes whose lowest bits are ``number``, cut out of one stretch after another."""
+    if portions == 1:
+        yield whole
+        return
+    for start in range(0, len(whole), _SORTED_AT_ONCE):
+        stretch = whole.slice(start, _SORTED_AT_ONCE)
+        yield stretch.filter(pc.equal(pc.bit_wise_and(stretch, portions - 1), number))

@@ -1,0 +1,308 @@
+"""The second pass: streams the manifest again and gives the rows that are to do, batch by batch.
+
+Rule: ``done + failed_kept + awaiting + held + left + len(rows)`` of all batches is the survey's ``rows``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
+
+from batchvision import keys
+from batchvision.checkpoint import RowState
+from batchvision.feed.keying import image_columns, prompt_texts, row_digests, row_ids, skip_keys
+from batchvision.feed.picture import BatchImages
+from batchvision.feed.selection import Chooser, Selection
+from batchvision.feed.surveying import Survey, nameless, own_places
+from batchvision.manifest import open_manifest
+from batchvision.manifest.cells import cell_texts, is_list
+from batchvision.manifest.columns import needed_columns
+from batchvision.manifest.keeping import has_nul, keep_cells, without_nuls
+from batchvision.records import Cell, Failed, Row
+
+if TYPE_CHECKING:
+    from batchvision.job import Job
+
+#: Rendered prompts of one batch are held to about so many characters.
+_PROMPT_CHARACTERS = 16 * 1024 * 1024
+_LEAST_ROWS = 64
+
+
+class Standing(Protocol):
+    """What the feed asks the checkpoint: how a row stands under its skip_key."""
+
+    def contains_many_done(self, digests: Iterable[bytes]) -> list[bool]: ...
+    def state(self, row_id: str, key: str) -> RowState: ...
+    def failed_before(self, row_id: str, key: str) -> Failed | None: ...
+    def keep_failed(self, row_id: str, key: str) -> None: ...
+    def is_done_elsewhere(self, row_id: str) -> bool: ...
+
+
+class NewStanding:
+    """The standing of an output that does not exist yet: every row is new."""
+
+    def contains_many_done(self, digests: Iterable[bytes]) -> list[bool]:
+        return [False for _ in digests]
+
+    def state(self, row_id: str, key: str) -> RowState:
+        return RowState.NEW
+
+    def failed_before(self, row_id: str, key: str) -> Failed | None:
+        return None
+
+    def keep_failed(self, row_id: str, key: str) -> None:
+        raise AssertionError(f"row {row_id} has not failed before")
+
+    def is_done_elsewhere(self, row_id: str) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class FeedBatch:
+    """The rows to do of a stretch of the manifest, and how many of it are not.
+
+    ``rows`` includes ``invalid`` ones (``Row.problem`` set). ``failed_kept``: failed before and not retried,
+    ``quarantined`` of them set aside. ``left``: to do, but not chosen in this pass (limit, sample, only, or done under
+    another recipe with ``on_recipe_change = "new_rows_only"``); they stay pending.
+    """
+
+    rows: tuple[Row, ...]
+    done: int = 0
+    failed_kept: int = 0
+    quarantined: int = 0
+    awaiting: int = 0
+    held: int = 0
+    left: int = 0
+    invalid: int = 0
+
+
+def feed(job: Job, survey: Survey, standing: Standing, selection: Selection | None = None) -> Iterator[FeedBatch]:
+    """Streams the manifest. Raises JobInvalid if it is not the one that was surveyed."""
+    survey.reject_changed()
+    source = _Feed(job, survey, standing, selection or Selection())
+    for batch in open_manifest(job).batches(list(needed_columns(job))):
+        for start in range(0, batch.num_rows, source.batch_rows):
+            yield source.step(batch.slice(start, source.batch_rows))
+    survey.reject_changed()
+
+
+@dataclass(slots=True)
+class _Looked:
+    """A batch, seen: what it takes to know of each row how it stands. ``problems``: place -> why it is invalid."""
+
+    batch: pa.RecordBatch
+    positions: Sequence[int]
+    ids: pa.Array
+    texts: pa.Array
+    images: BatchImages
+    keys: list[str]
+    problems: dict[int, str]
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts of one batch on the way to its FeedBatch; ``places``: the rows to do."""
+
+    places: list[int] = field(default_factory=list)
+    done: int = 0
+    failed_kept: int = 0
+    quarantined: int = 0
+    awaiting: int = 0
+    held: int = 0
+    left: int = 0
+
+
+class _Feed:
+    """One pass over the manifest."""
+
+    def __init__(self, job: Job, survey: Survey, standing: Standing, selection: Selection) -> None:
+        self._job = job
+        self._survey = survey
+        self._standing = standing
+        self._selection = selection
+        self._chooser = Chooser(selection, survey.rows_in_manifest)
+        self._only_new = job.output.on_recipe_change == "new_rows_only"
+        self._images = image_columns(job)
+        self._repeats = _Repeats(survey.repeated, are_invalid=bool(job.id_columns))
+        self._rows_before = 0
+        spoken = 0 if job.recipe.user is None else len(job.recipe.user)
+        self.batch_rows = max(_LEAST_ROWS, _PROMPT_CHARACTERS // (spoken + 256))
+
+    def step(self, batch: pa.RecordBatch) -> FeedBatch:
+        """The next stretch of the manifest."""
+        looked = self._look(batch)
+        self._rows_before += batch.num_rows
+        tally = self._tally(looked)
+        rows = self._rows(looked, tally.places)
+        return FeedBatch(
+            rows,
+            done=tally.done,
+            failed_kept=tally.failed_kept,
+            quarantined=tally.quarantined,
+            awaiting=tally.awaiting,
+            held=tally.held,
+            left=tally.left,
+            invalid=sum(row.problem is not None for row in rows),
+        )
+
+    # ------------------------------------------------------------------------------ seeing
+
+    def _look(self, batch: pa.RecordBatch) -> _Looked:
+        ids = row_ids(batch, self._job)
+        positions: Sequence[int] = range(self._rows_before + 1, self._rows_before + batch.num_rows + 1)
+        if self._selection.shards > 1:
+            own = own_places(ids, self._selection, self._rows_before)
+            positions = [positions[place] for place in own]
+            batch, ids = batch.take(pa.array(own, pa.int64())), ids.take(pa.array(own, pa.int64()))
+        images = BatchImages(batch, self._images)
+        texts, stamps = prompt_texts(batch, self._job), images.stamps()
+        ids, problems = self._named(ids, positions)
+        if nul_places := _true_places(has_nul(ids)):
+            _add(problems, nul_places, "its id holds a NUL character")
+            ids = pc.replace_substring(ids, "\x00", "\ufffd")
+        self._add_cell_problems(problems, batch, images, texts, stamps)
+        recipe_id = self._job.recipe.recipe_id
+        of_keys = skip_keys(recipe_id, texts, stamps)
+        for place, problem in problems.items():
+            of_keys[place] = keys.skip_key(recipe_id, problem, ["row_invalid"])
+        return _Looked(batch, positions, ids, texts, images, of_keys, problems)
+
+    def _named(self, ids: pa.Array, positions: Sequence[int]) -> tuple[pa.Array, dict[int, str]]:
+        """Every row with an id of its own, and what is wrong with the rows that had none."""
+        if not ids.null_count and not self._repeats.expected:
+            return ids, {}
+        names, problems = ids.to_pylist(), dict[int, str]()
+        for place, name in enumerate(names):
+            if name is None:
+                names[place] = nameless(positions[place])
+                problems[place] = f"it has no id: {' and '.join(self._job.id_columns)} must not be empty"
+            elif again := self._repeats.seen_again(name, positions[place]):
+                names[place], problem = again
+                if problem:
+                    problems[place] = problem
+        return pa.array(names, pa.string()), problems
+
+    def _add_cell_problems(
+        self, problems: dict[int, str], batch: pa.RecordBatch, images: BatchImages, texts: pa.Array, stamps: pa.Array
+    ) -> None:
+        for name in dict.fromkeys((*self._job.prompt_columns, *(column.source for column in self._job.keep_columns))):
+            cells = batch.column(name)
+            if types.is_string(cells.type) or is_list(cells.type):
+                texts_of = cell_texts(cells, batch.schema.field(name))
+                _add(problems, _true_places(has_nul(texts_of)), f"its cell {name!r} holds a NUL character")
+        _add(problems, images.places_with_nul(), "an image reference holds a NUL character")
+        if texts.null_count:
+            prompt = self._job.prompt_columns[0]
+            _add(problems, _true_places(texts.is_null()), f"its prompt is null (column {prompt!r})")
+        if self._job.image_columns:
+            columns = ", ".join(repr(name) for name in self._job.image_columns)
+            _add(problems, _true_places(pc.equal(stamps, "")), f"it has no image (column {columns})")
+
+    # ------------------------------------------------------------------------------ counting
+
+    def _tally(self, looked: _Looked) -> _Tally:
+        tally = _Tally()
+        are_done = self._standing.contains_many_done(row_digests(looked.ids, pa.array(looked.keys, pa.string())))
+        others = [place for place, is_done in enumerate(are_done) if not is_done]
+        tally.done = len(are_done) - len(others)
+        ids = looked.ids.take(pa.array(others, pa.int64())).to_pylist()
+        for place, row_id in zip(others, ids, strict=True):
+            self._count(tally, looked, place, row_id)
+        return tally
+
+    def _count(self, tally: _Tally, looked: _Looked, place: int, row_id: str) -> None:
+        """One row that is not known to be done: to do, or waiting, or left alone."""
+        key = looked.keys[place]
+        match self._standing.state(row_id, key):
+            case RowState.DONE:
+                tally.done += 1
+            case RowState.AWAITING:
+                tally.awaiting += 1
+            case RowState.HELD:
+                tally.held += 1
+            case RowState.FAILED:
+                failed = self._standing.failed_before(row_id, key)
+                if self._selection.retries(failed) and self._takes(looked, place, row_id):
+                    tally.places.append(place)
+                else:
+                    self._standing.keep_failed(row_id, key)
+                    tally.failed_kept += 1
+                    tally.quarantined += failed is not None and failed.quarantined
+            case RowState.NEW:
+                if self._only_new and self._standing.is_done_elsewhere(row_id):
+                    tally.left += 1
+                elif self._takes(looked, place, row_id):
+                    tally.places.append(place)
+                else:
+                    tally.left += 1
+
+    def _takes(self, looked: _Looked, place: int, row_id: str) -> bool:
+        return self._chooser.takes(looked.positions[place], row_id, is_sent=place not in looked.problems)
+
+    # ------------------------------------------------------------------------------ making rows
+
+    def _rows(self, looked: _Looked, places: list[int]) -> tuple[Row, ...]:
+        if not places:
+            return ()
+        chosen = pa.array(places, pa.int64())
+        ids = looked.ids.take(chosen).to_pylist()
+        texts = pc.fill_null(looked.texts.take(chosen), "").to_pylist()
+        kept = self._kept(looked.batch, chosen)
+        return tuple(
+            _row(looked, place, row_id, text, keep)
+            for place, row_id, text, keep in zip(places, ids, texts, kept, strict=True)
+        )
+
+    def _kept(self, batch: pa.RecordBatch, chosen: pa.Array) -> list[tuple[Cell, ...]]:
+        cells = [
+            keep_cells(batch.column(column.source).take(chosen), batch.schema.field(column.source), target)
+            for column, (_, target) in zip(self._job.keep_columns, self._survey.keep_types, strict=True)
+        ]
+        return list(zip(*cells, strict=True)) if cells else [()] * len(chosen)
+
+
+def _row(looked: _Looked, place: int, row_id: str, text: str, keep: tuple[Cell, ...]) -> Row:
+    position, key = looked.positions[place], looked.keys[place]
+    problem = looked.problems.get(place)
+    if problem is None:
+        return Row(position, row_id, text, looked.images.of_row(place), keep, key)
+    return Row(position, row_id, "", (), without_nuls(keep), key, problem)
+
+
+def _true_places(flags: pa.Array) -> list[int]:
+    if not pc.any(flags).as_py():
+        return []
+    return list(pc.indices_nonzero(flags).to_pylist())
+
+
+def _add(problems: dict[int, str], places: Iterable[int], problem: str) -> None:
+    """The first problem of a row is the one it is told."""
+    for place in places:
+        problems.setdefault(place, problem)
+
+
+class _Repeats:
+    """Follows the few ids that may come more than once (``expected``: by hash), exactly."""
+
+    def __init__(self, expected: frozenset[int], *, are_invalid: bool) -> None:
+        self.expected = expected
+        self._are_invalid = are_invalid
+        self._first: dict[str, int] = {}
+        self._times: dict[str, int] = {}
+
+    def seen_again(self, row_id: str, position: int) -> tuple[str, str | None] | None:
+        """None at the first time; later the row's own id, and its problem where ids must be unique."""
+        if hash(row_id) not in self.expected:
+            return None
+        times = self._times[row_id] = self._times.get(row_id, 0) + 1
+        first = self._first.setdefault(row_id, position)
+        if times == 1:
+            return None
+        if not self._are_invalid:
+            return f"{row_id}-{times}", None
+        return f"{row_id}#{times}", f"row_id {row_id} appears first in row {first}"

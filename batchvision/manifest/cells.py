@@ -1,0 +1,224 @@
+"""Arrow columns of any origin, made few: their types normalised, and the plain text of their cells.
+
+Rule: the text of a cell depends on its value alone, never on its neighbours, its encoding or the library's version: it
+decides row_ids and request_keys. Text is exact: 64-bit integers, decimals, UUIDs and times lose nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from collections.abc import Iterable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
+
+
+class JsonCells(StrEnum):
+    """What the strings of a column stand for where it comes from JSON Lines (in the field's metadata)."""
+
+    TEXT = ""  #: text like any other
+    NUMBERS = "numbers"  #: numbers as written, at least one with a fraction or an exponent
+    ANY = "any"  #: each cell is JSON: several kinds of values, or nested ones
+
+    def field(self, name: str) -> pa.Field:
+        return pa.field(name, pa.string(), metadata={b"json": self.value.encode()} if self else None)
+
+    @classmethod
+    def of(cls, field: pa.Field) -> JsonCells:
+        return cls((field.metadata or {}).get(b"json", b"").decode())
+
+
+# ---------------------------------------------------------------------------------- types
+
+
+def normalised(array: pa.Array) -> pa.Array:
+    """``array`` without dictionaries, views, large and extension types; UUIDs (any 16 fixed bytes) as their text."""
+    if isinstance(array.type, pa.BaseExtensionType):
+        return normalised(array.storage)
+    if types.is_dictionary(array.type):
+        return normalised(array.dictionary_decode())
+    if _is_uuid(array.type):
+        texts = [None if raw is None else str(UUID(bytes=raw)) for raw in array.to_pylist()]
+        return pa.array(texts, pa.string())
+    target = normal_type(array.type)
+    return array if target == array.type else array.cast(target)
+
+
+def normal_type(given: pa.DataType) -> pa.DataType:
+    """The type that :func:`normalised` gives (inside nested types, 16 fixed bytes stay binary)."""
+    if isinstance(given, pa.BaseExtensionType):
+        return normal_type(given.storage_type)
+    if types.is_dictionary(given):
+        return normal_type(given.value_type)
+    if types.is_large_string(given) or types.is_string_view(given):
+        return pa.string()
+    if types.is_large_binary(given) or types.is_binary_view(given) or types.is_fixed_size_binary(given):
+        return pa.binary()
+    if is_list(given):
+        return pa.list_(normal_type(given.value_type))
+    if types.is_struct(given):
+        return pa.struct([pa.field(field.name, normal_type(field.type)) for field in given])
+    return given
+
+
+def is_list(given: pa.DataType) -> bool:
+    """Lists of all five kinds; no maps."""
+    kinds = (
+        types.is_list,
+        types.is_large_list,
+        types.is_fixed_size_list,
+        types.is_list_view,
+        types.is_large_list_view,
+    )
+    return any(is_kind(given) for is_kind in kinds)
+
+
+def _is_uuid(given: pa.DataType) -> bool:
+    return bool(types.is_fixed_size_binary(given) and given.byte_width == 16)
+
+
+# ---------------------------------------------------------------------------------- text
+
+
+def cell_texts(array: pa.Array, field: pa.Field) -> pa.Array:
+    """The plain text of every cell (null stays null) of a normalised column.
+
+    Numbers in decimal digits, times in ISO 8601 (UTC with Z where there is a zone, no trailing zeros), booleans
+    ``true`` and ``false``, binary in hex, lists joined by ", " (nulls left out), structs and maps as JSON.
+    """
+    if JsonCells.of(field) is JsonCells.ANY:
+        return _from_cells(array, _json_cell_text)
+    return _texts(array)
+
+
+def _texts(array: pa.Array) -> pa.Array:
+    given = array.type
+    if types.is_string(given):
+        return array
+    if types.is_boolean(given) or types.is_integer(given) or types.is_null(given) or types.is_date(given):
+        return array.cast(pa.string())
+    if types.is_float64(given):
+        return _from_cells(array, float_text)
+    if types.is_floating(given):
+        return _from_cells(array, _short_float_text)
+    if types.is_decimal(given):
+        return _from_cells(array, _decimal_text)
+    if types.is_timestamp(given) or types.is_time(given):
+        return _trimmed(iso_texts(array))
+    if types.is_duration(given):
+        return array.cast(pa.int64()).cast(pa.string())
+    if types.is_binary(given):
+        return _from_cells(array, bytes.hex)
+    if is_list(given):
+        return _joined_lists(array)
+    return _from_cells(array, json_text)
+
+
+def iso_texts(array: pa.Array) -> pa.Array:
+    """Timestamps and times in ISO 8601 with all digits of their unit; those with a zone in UTC."""
+    if types.is_timestamp(array.type) and array.type.tz is not None:
+        array = array.cast(pa.timestamp(array.type.unit, "UTC"))
+    return pc.replace_substring(array.cast(pa.string()), " ", "T")
+
+
+def _trimmed(texts: pa.Array) -> pa.Array:
+    """The same moment has the same text in every unit: no zeros at the end of a fraction."""
+    without_zeros = pc.replace_substring_regex(texts, r"(\.\d*?)0+(Z?)$", r"\1\2")
+    return pc.replace_substring_regex(without_zeros, r"\.(Z?)$", r"\1")
+
+
+def _from_cells(array: pa.Array, text: Any) -> pa.Array:
+    return pa.array([None if value is None else text(value) for value in array.to_pylist()], pa.string())
+
+
+def float_text(value: float) -> str:
+    """The shortest digits that read back as the same 64-bit number (1.0, 0.1, 1e+20, NaN, Infinity)."""
+    if math.isfinite(value):
+        return repr(value)
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def _short_float_text(value: float) -> str:
+    """As :func:`float_text` for 32 and 16 bits: 0.1, not 0.10000000149011612."""
+    if not math.isfinite(value) or value == int(value):
+        return float_text(value)
+    candidates = (f"{value:.{digits}g}" for digits in range(1, 10))
+    same = (text for text in candidates if struct.unpack("f", struct.pack("f", float(text)))[0] == value)
+    return float_text(float(next(same, repr(value))))
+
+
+def _decimal_text(value: Decimal) -> str:
+    return format(value, "f")
+
+
+def _joined_lists(array: pa.Array) -> pa.Array:
+    elements = iter(_texts(array.flatten()).to_pylist())
+    lengths = pc.list_value_length(array).to_pylist()
+    joined = [None if length is None else _joined(next(elements) for _ in range(length)) for length in lengths]
+    return pa.array(joined, pa.string())
+
+
+def _joined(texts: Iterable[str | None]) -> str:
+    return ", ".join([text for text in texts if text is not None])
+
+
+def _json_cell_text(cell: str) -> str:
+    value = json.loads(cell)
+    return _value_text(value) if isinstance(value, str | list) else cell
+
+
+def _value_text(value: Any) -> str:
+    """The text of a value out of JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return _joined(_value_text(element) for element in value if element is not None)
+    return json_text(value)
+
+
+# ---------------------------------------------------------------------------------- JSON
+
+
+def json_text(value: Any) -> str:
+    """``value`` as compact JSON. Text is what JSON has no word for: ISO 8601 times, decimals, bytes in base64, NaN."""
+    try:
+        return _dumped(value)
+    except (ValueError, TypeError):
+        return _dumped(_speakable(value))
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _speakable(value: Any) -> Any:
+    """``value`` rebuilt of what JSON has words for."""
+    match value:
+        case dict():
+            return {str(_speakable(key)): _speakable(element) for key, element in value.items()}
+        case list():
+            is_map = bool(value) and all(isinstance(element, tuple) for element in value)
+            return _speakable(dict(value)) if is_map else [_speakable(element) for element in value]
+        case bool() | int() | str() | None:
+            return value
+        case float():
+            return value if math.isfinite(value) else float_text(value)
+        case bytes():
+            return base64.b64encode(value).decode()
+        case Decimal():
+            return _decimal_text(value)
+        case datetime() | date() | time():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case _:
+            return str(value)

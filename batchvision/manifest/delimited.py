@@ -1,0 +1,135 @@
+"""CSV and TSV as record batches. Every cell is text, exactly as written (``007`` stays); an empty cell is null.
+
+Rule: Python's csv module in strict mode decides what a cell is: it alone tells the physical line of every record.
+Blank lines are no rows. A record with more or fewer cells than the header is damage, never padded.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+
+from batchvision.errors import JobInvalid
+from batchvision.manifest.columns import reject_repeated
+from batchvision.manifest.opening import TextFile
+
+#: No cell may be longer. The csv module keeps one limit for the process; it is only ever raised.
+MAX_CELL_CHARACTERS = 16 * 1024 * 1024
+#: A batch ends at whichever comes first.
+BATCH_ROWS = 8192
+BATCH_CHARACTERS = 16 * 1024 * 1024
+#: So many ragged lines are named before the reading stops.
+FAULTS_TOLD = 5
+_DELIMITERS = (",", ";", "\t")
+_HEADER_LINES = 1000
+_NAMED = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+class DelimitedManifest:
+    """One CSV or TSV file."""
+
+    def __init__(self, path: Path, packing: str | None, *, tabs: bool = False) -> None:
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL_CHARACTERS))
+        self._text = TextFile(path, packing)
+        self.files = (path,)
+        self.byte_columns: frozenset[str] = frozenset()
+        header = self._header_lines()
+        self._delimiter, self.columns = self._read_header(header, ("\t",) if tabs else _DELIMITERS)
+        reject_repeated(self.columns, path.name)
+
+    def _header_lines(self) -> list[str]:
+        lines = list(islice(self._text.lines(), _HEADER_LINES))
+        first = next((line for line in lines if line.strip()), "")
+        if not first:
+            raise self._text.empty()
+        if first.lstrip().startswith('{"'):
+            raise JobInvalid(f"{self._text.path.name}: the name says CSV, but line 1 is JSON: name the file .jsonl.")
+        return lines
+
+    def _read_header(self, lines: Sequence[str], delimiters: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+        """The delimiter that cuts the header into most columns (the first of equals), and these."""
+        best: tuple[str, tuple[str, ...]] | None = None
+        fault = ""
+        for delimiter in delimiters:
+            try:
+                header = next(filter(None, csv.reader(lines, delimiter=delimiter, strict=True)))
+            except csv.Error as error:
+                fault = fault or str(error)
+                continue
+            if best is None or len(header) > len(best[1]):
+                best = delimiter, tuple(header)
+        if best is None:
+            raise self._text.line_fault(1, f"the header cannot be read: {fault}.")
+        return best
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """``columns`` of every row, as strings. JobInvalid at the first damage, ragged lines by the handful."""
+        places = [self.columns.index(name) for name in columns]
+        for rows in self._record_lists():
+            arrays = [pa.array([row[place] or None for row in rows], pa.string()) for place in places]
+            yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+    def _record_lists(self) -> Iterator[list[list[str]]]:
+        """All records behind the header, in lists of bounded size."""
+        width, faults = len(self.columns), list[str]()
+        rows: list[list[str]] = []
+        characters, is_header = 0, True
+        for line_number, size, record in self._records():
+            if not record:
+                continue
+            if is_header:
+                is_header = False
+                continue
+            if len(record) != width:
+                faults.append(self._ragged(line_number, len(record)))
+                if len(faults) == FAULTS_TOLD:
+                    break
+                continue
+            rows.append(record)
+            characters += size
+            if len(rows) == BATCH_ROWS or characters >= BATCH_CHARACTERS:
+                yield rows
+                rows, characters = [], 0
+        if faults:
+            raise JobInvalid(faults)
+        if rows:
+            yield rows
+
+    def _records(self) -> Iterator[tuple[int, int, list[str]]]:
+        """Each record with the physical line it begins on and its length in characters."""
+        taken = 0
+
+        def counted() -> Iterator[str]:
+            nonlocal taken
+            for line in self._text.lines():
+                taken += len(line)
+                yield line
+
+        reader = csv.reader(counted(), delimiter=self._delimiter, strict=True)
+        first_line, before = 1, 0
+        try:
+            for record in reader:
+                yield first_line, taken - before, record
+                first_line, before = reader.line_num + 1, taken
+        except csv.Error as error:
+            raise self._text.line_fault(first_line, self._quoting(str(error), first_line, reader.line_num)) from error
+
+    def _ragged(self, line_number: int, cells: int) -> str:
+        return (
+            f"{self._text.path.name}, line {line_number}: {cells} cells, but the header has {len(self.columns)} "
+            f"columns (separated by {_NAMED[self._delimiter]}). A cell that holds the separator or a line end must "
+            "stand in double quotes."
+        )
+
+    def _quoting(self, fault: str, first_line: int, last_line: int) -> str:
+        if "field limit" in fault or "unexpected end" in fault:
+            return (
+                f"a double quote opens a cell that does not close up to line {last_line} "
+                f"(or the cell is longer than {MAX_CELL_CHARACTERS:,} characters)."
+            )
+        where = f" (seen in line {last_line})" if last_line > first_line else ""
+        return f"a quoted cell is followed by more text{where}: {fault}. Inside quotes, write a double quote twice."

@@ -1,0 +1,115 @@
+"""Image cells of every shape -> image refs. Says where an image is; whether it may be read is for ``images``.
+
+Shapes: a path, ``file://`` or http(s) URL, ``data:`` URI, bytes, ``struct<bytes, path>``, lists of these; in text also
+several cut by ``manifest.image_separator``, or a JSON array. Null and blank ones are no image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import types
+
+from batchvision.errors import JobInvalid
+from batchvision.images import kind_of
+from batchvision.manifest.cells import JsonCells, is_list
+from batchvision.records import ImageKind, ImageRef
+
+_PATH_KEYS = ("path", "url")
+
+
+def reject_no_images(field: pa.Field) -> None:
+    """JobInvalid where a normalised column's type cannot hold images."""
+    if not _may_hold_images(field.type):
+        raise JobInvalid(
+            f"the image column {field.name!r} holds {field.type}: an image cell is text (path, URL, data URI), bytes, "
+            "struct<bytes, path>, or a list of these. Correct [manifest] images."
+        )
+
+
+def _may_hold_images(given: pa.DataType) -> bool:
+    if is_list(given):
+        return _may_hold_images(given.value_type)
+    if types.is_struct(given):
+        return any(given.get_field_index(name) >= 0 for name in ("bytes", *_PATH_KEYS))
+    return bool(types.is_string(given) or types.is_binary(given) or types.is_null(given))
+
+
+def holds_bytes(given: pa.DataType) -> bool:
+    """Whether reading a column of this normal type means reading images."""
+    if is_list(given):
+        return holds_bytes(given.value_type)
+    if types.is_struct(given):
+        return any(holds_bytes(field.type) for field in given)
+    return bool(types.is_binary(given))
+
+
+def image_refs(
+    array: pa.Array, field: pa.Field, separator: str | None = None, versions: Sequence[str | None] = ()
+) -> list[tuple[ImageRef, ...]]:
+    """The refs in every cell of a normalised column. ``versions``: of each row, borne by all its images."""
+    is_json = JsonCells.of(field) is JsonCells.ANY
+    return [
+        tuple(_refs(json.loads(value) if is_json and value is not None else value, field.name, separator, version))
+        for value, version in zip(array.to_pylist(), versions or [None] * len(array), strict=True)
+    ]
+
+
+def _refs(value: Any, slot: str, separator: str | None, version: str | None) -> Iterator[ImageRef]:
+    """The refs in a cell, or in an element of one."""
+    match value:
+        case str():
+            yield from _text_refs(value, slot, separator, version)
+        case bytes():
+            yield ImageRef(ImageKind.BYTES, "", slot, value, version)
+        case list():
+            for element in value:
+                yield from _refs(element, slot, None, version)
+        case dict():
+            yield from _struct_refs(value, slot, version)
+
+
+def _struct_refs(value: dict[str, Any], slot: str, version: str | None) -> Iterator[ImageRef]:
+    named = (value[key] for key in _PATH_KEYS if isinstance(value.get(key), str))
+    path = next(filter(str.strip, named), "")
+    if isinstance(value.get("bytes"), bytes):
+        yield ImageRef(ImageKind.BYTES, path, slot, value["bytes"], version)
+    elif path:
+        yield named_image(path, slot, version)
+
+
+def _text_refs(text: str, slot: str, separator: str | None, version: str | None) -> Iterator[ImageRef]:
+    if text.lstrip().startswith("[") and (listed := _json_list(text)) is not None:
+        yield from _refs(listed, slot, None, version)
+        return
+    for piece in _pieces(text, separator):
+        if piece.strip():
+            yield named_image(piece, slot, version)
+
+
+def _json_list(text: str) -> list[Any] | None:
+    """The array of images that ``text`` is, if it is one; a file may well be called ``[1].jpg``."""
+    try:
+        listed = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(listed, list) or not all(each is None or isinstance(each, str | dict) for each in listed):
+        return None
+    return listed
+
+
+def _pieces(text: str, separator: str | None) -> Iterable[str]:
+    if not separator or separator not in text or (separator in ",;" and text.startswith("data:")):
+        return (text,)  # a data URI holds both ; and ,
+    return [piece.strip() for piece in text.split(separator)]
+
+
+def named_image(text: str, slot: str, version: str | None = None) -> ImageRef:
+    """The ref of one path, URL or data URI. Spaces around a URL are dropped; those of a file's name belong to it."""
+    bare = text.strip()
+    kind = kind_of(bare)
+    reference = text if kind is ImageKind.PATH and "://" not in bare else bare
+    return ImageRef(kind, reference, slot, version=version)

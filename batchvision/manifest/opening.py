@@ -1,0 +1,205 @@
+"""A manifest's file as it lies on disk: its form by suffix, its content held against it, its lines decoded.
+
+Rule: whatever is wrong with a file as a file (missing, empty, packed wrongly, another format, not UTF-8) is said here,
+as ``JobInvalid`` with the line where there is one; the readers above see only text that is whole.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import pyarrow as pa
+
+from batchvision.errors import JobInvalid
+
+#: No line may be longer: a line is held in memory whole, and a file without line ends is one line.
+MAX_LINE_CHARACTERS = 64 * 1024 * 1024
+_HEAD_BYTES = 4096
+_BLOCK_BYTES = 1024 * 1024
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+class Form(Enum):
+    """How rows are written."""
+
+    CSV = "CSV"  #: one of , ; tab between cells, told from the header
+    TSV = "TSV"  #: tabs between cells
+    JSONL = "JSONL"  #: one JSON object a line
+    PARQUET = "Parquet"  #: one file, or a folder of them
+
+
+class FileForm(NamedTuple):
+    """What a file's name promises: its form, and the codec it is packed with, if any."""
+
+    form: Form
+    packing: str | None
+
+
+_FORMS = {
+    ".csv": Form.CSV,
+    ".tsv": Form.TSV,
+    ".jsonl": Form.JSONL,
+    ".ndjson": Form.JSONL,
+    ".parquet": Form.PARQUET,
+    ".parq": Form.PARQUET,
+    ".pq": Form.PARQUET,
+}
+_PACKINGS = {".gz": "gzip", ".zst": "zstd"}
+_PACKING_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+#: Byte order marks, longest first: UTF-32's begins with UTF-16's.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+#: What a file is that is no table of ours, by its first bytes.
+_STRANGERS = (
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"RIFF", "a WebP image or another RIFF file"),
+    (b"PAR1", "Parquet (name it .parquet)"),
+    (b"ARROW1", "an Arrow file (save it as Parquet)"),
+    (b"PK\x03\x04", "a ZIP archive or an Excel workbook (save the sheet as CSV UTF-8)"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook (save the sheet as CSV UTF-8)"),
+    (_PACKING_MAGIC["gzip"], "packed with gzip (add .gz to its name)"),
+    (_PACKING_MAGIC["zstd"], "packed with zstd (add .zst to its name)"),
+    (b"BZh", "packed with bzip2 (unpack it first)"),
+    (b"\xfd7zXZ", "packed with xz (unpack it first)"),
+    (b"%PDF", "a PDF"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"<!DOCTYPE", "a web page"),
+    (b"<!doctype", "a web page"),
+    (b"<html", "a web page"),
+)
+
+
+def form_of(path: Path) -> FileForm:
+    """What ``path`` is by its name; JobInvalid lists the suffixes there are."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    packing = _PACKINGS.get(suffixes[-1]) if suffixes else None
+    if packing:
+        suffixes.pop()
+    form = _FORMS.get(suffixes[-1]) if suffixes else None
+    if form is None or (packing and form is Form.PARQUET):
+        raise JobInvalid(
+            f"{path.name}: the name of a manifest ends in .csv, .tsv or .jsonl (also with .gz or .zst behind it) or in "
+            ".parquet; a folder of Parquet files serves too."
+        )
+    return FileForm(form, packing)
+
+
+def stranger(head: bytes) -> str | None:
+    """What kind of file begins with ``head``, if it is none that a text manifest begins with."""
+    for magic, name in _STRANGERS:
+        if head.startswith(magic):
+            return name
+    has_mark = any(head.startswith(mark) for mark, _ in _MARKS)
+    if not has_mark and head.count(0) * 5 > len(head):
+        return "binary, or UTF-16 without a byte order mark (save it as UTF-8)"
+    return None
+
+
+def read_head(path: Path) -> bytes:
+    """The first bytes of ``path`` as they lie on disk."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> JobInvalid:
+    """The sentence for a file that cannot be opened or read."""
+    if isinstance(error, FileNotFoundError):
+        return JobInvalid(f"{path} does not exist: correct [manifest] path, or pass --manifest FILE.")
+    return JobInvalid(f"{path} cannot be read: {error.strerror or error}.")
+
+
+class TextFile:
+    """A text manifest: its decoded lines, as often as wanted. Checked on construction, opened for each reading."""
+
+    def __init__(self, path: Path, packing: str | None) -> None:
+        self.path = path
+        self._packing = packing
+        head = self._unpacked_head()
+        name = stranger(head)
+        if name:
+            raise JobInvalid(f"{path.name}: the name says {form_of(path).form.value}, but the file is {name}.")
+        self._encoding = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "utf-8")
+
+    def _unpacked_head(self) -> bytes:
+        head = read_head(self.path)
+        if not head:
+            raise self.empty()
+        if self._packing is None:
+            return head
+        if not head.startswith(_PACKING_MAGIC[self._packing]):
+            raise JobInvalid(f"{self.path.name}: the name says that it is packed with {self._packing}, but it is not.")
+        with self._faults_told(), closing(self._open()) as raw:
+            return raw.read(_HEAD_BYTES)
+
+    def empty(self) -> JobInvalid:
+        """The sentence for a file with nothing in it."""
+        return JobInvalid(f"{self.path.name} is empty: it has no header and no rows.")
+
+    def line_fault(self, number: int, fault: str) -> JobInvalid:
+        """The sentence for damage in physical line ``number``."""
+        return JobInvalid(f"{self.path.name}, line {number}: {fault}")
+
+    def lines(self) -> Iterator[str]:
+        """Every physical line with its end, which may be LF, CRLF or CR."""
+        number = 0
+        with self._faults_told(), closing(self._open()) as raw:
+            text = io.TextIOWrapper(io.BufferedReader(raw, _BLOCK_BYTES), encoding=self._encoding, newline="")  # type: ignore[type-var]
+            try:
+                while line := text.readline(MAX_LINE_CHARACTERS):
+                    number += 1
+                    if len(line) == MAX_LINE_CHARACTERS:
+                        raise self.line_fault(number, f"longer than {MAX_LINE_CHARACTERS:,} characters.")
+                    yield line
+            finally:
+                text.detach()
+
+    def _open(self) -> BinaryIO:
+        stream: BinaryIO = pa.input_stream(str(self.path), compression=self._packing, buffer_size=0)
+        return stream
+
+    @contextmanager
+    def _faults_told(self) -> Iterator[None]:
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            raise self._not_text() from error
+        except pa.ArrowInvalid as error:
+            raise JobInvalid(f"{self.path.name} is damaged: {error}.") from error
+        except OSError as error:
+            if self._packing and error.errno is None:
+                raise JobInvalid(f"{self.path.name} is damaged or cut short: {error}.") from error
+            raise unreadable(self.path, error) from error
+
+    def _not_text(self) -> JobInvalid:
+        """Reads again from the start to find the line that cannot be decoded: slow, but only on the way out."""
+        decoder = codecs.getincrementaldecoder(self._encoding)()
+        number, tail = 1, ""
+        with closing(self._open()) as raw:
+            while True:
+                block = raw.read(_BLOCK_BYTES)
+                try:
+                    text = tail + decoder.decode(block, final=not block)
+                except UnicodeDecodeError as error:
+                    whole = tail + error.object[: error.start].decode(error.encoding, "replace")
+                    encoding = self._encoding.removesuffix("-sig").upper()
+                    fault = f"not valid {encoding} ({error.reason}). Save the file as UTF-8."
+                    return self.line_fault(number + len(_LINE_END.findall(whole)), fault)
+                tail = "\r" if text.endswith("\r") else ""  # half of a CRLF may follow in the next block
+                number += len(_LINE_END.findall(text[: len(text) - len(tail)]))

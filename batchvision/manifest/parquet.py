@@ -1,0 +1,172 @@
+"""A Parquet file, or a folder of them with hive partitions, as record batches of bounded size.
+
+Rule: read row group by row group through a buffered stream; a batch has as many rows as fit into ``BATCH_BYTES``,
+judged by the file's own numbers and by a first taste of it. Partition values are text as the folder's name has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchvision.errors import JobInvalid
+from batchvision.manifest.cells import normal_type, normalised
+from batchvision.manifest.columns import reject_missing, reject_repeated
+from batchvision.manifest.image_cells import holds_bytes
+from batchvision.manifest.opening import read_head, stranger, unreadable
+
+BATCH_ROWS = 16384
+BATCH_BYTES = 32 * 1024 * 1024
+_TASTE_ROWS = 64
+_BUFFER_BYTES = 1024 * 1024
+_MAGIC = b"PAR1"
+_SUFFIXES = (".parquet", ".parq", ".pq")
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+class _Piece(NamedTuple):
+    """One file and the values its folders' names give to partition columns."""
+
+    path: Path
+    partitions: Mapping[str, str | None]
+
+
+class ParquetManifest:
+    """One Parquet file or a folder of them. A column that only some files have is null in the others."""
+
+    def __init__(self, path: Path, needed: Mapping[str, str]) -> None:
+        self._name = path.name
+        self._pieces = _pieces(path) if path.is_dir() else [_Piece(path, {})]
+        self.files = tuple(piece.path for piece in self._pieces)
+        types = self._types(needed)
+        reject_missing(needed, tuple(types), self._name)
+        self.columns = tuple(types)
+        self.byte_columns = frozenset(name for name, given in types.items() if holds_bytes(normal_type(given)))
+
+    def _types(self, needed: Mapping[str, str]) -> dict[str, pa.DataType]:
+        """The columns of as many files as it takes to see all that are ``needed``, and their types there."""
+        found: dict[str, pa.DataType] = {}
+        for piece in self._pieces:
+            with _opened(piece.path) as file:
+                schema = file.schema_arrow
+            reject_repeated(schema.names, piece.path.name)
+            found = {field.name: field.type for field in schema} | found | dict.fromkeys(piece.partitions, pa.string())
+            if needed.keys() <= found.keys():
+                break
+        return found
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """``columns`` of every row, normalised. JobInvalid where a file is damaged or holds text that is not UTF-8."""
+        for piece in self._pieces:
+            with _opened(piece.path) as file:
+                stored = [name for name in columns if name in file.schema_arrow.names and name not in piece.partitions]
+                for batch in _stored_batches(file, stored):
+                    yield _completed(batch, columns, piece.partitions)
+
+
+def _stored_batches(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """What the file itself holds of ``columns``, checked; with none, only the number of rows counts."""
+    if not columns:
+        for start in range(0, file.metadata.num_rows, BATCH_ROWS):
+            count = min(BATCH_ROWS, file.metadata.num_rows - start)
+            yield pa.RecordBatch.from_arrays([pa.nulls(count)], names=[""])
+        return
+    for group in range(file.metadata.num_row_groups):
+        if not file.metadata.row_group(group).num_rows:
+            continue
+        row_bytes = max(_stored_row_bytes(file, group, columns), _tasted_row_bytes(file, group, columns))
+        rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / row_bytes)))
+        for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
+            batch.validate(full=True)
+            yield batch
+
+
+def _stored_row_bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> float:
+    chunks = file.metadata.row_group(group)
+    wanted = (chunks.column(index) for index in range(chunks.num_columns))
+    names = set(columns)
+    size = sum(chunk.total_uncompressed_size for chunk in wanted if chunk.path_in_schema.split(".")[0] in names)
+    return max(1.0, float(size / chunks.num_rows))
+
+
+def _tasted_row_bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> float:
+    """Decoded bytes a row: dictionaries make a file's own numbers too small."""
+    taste = next(file.iter_batches(batch_size=_TASTE_ROWS, row_groups=[group], columns=columns), None)
+    return float(taste.nbytes / taste.num_rows) if taste is not None and taste.num_rows else 1.0
+
+
+def _completed(batch: pa.RecordBatch, columns: Sequence[str], partitions: Mapping[str, str | None]) -> pa.RecordBatch:
+    """All of ``columns``: stored ones normalised, partitions constant, those the file lacks null."""
+    arrays = []
+    for name in columns:
+        if name in partitions:
+            arrays.append(pa.repeat(pa.scalar(partitions[name], pa.string()), batch.num_rows))
+        elif name in batch.schema.names:
+            arrays.append(normalised(batch.column(name)))
+        else:
+            arrays.append(pa.nulls(batch.num_rows))
+    return pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """The open file; what goes wrong inside, while reading too, is told as JobInvalid with its name."""
+    head = read_head(path)
+    if not head:
+        raise JobInvalid(f"{path.name} is empty: not even a Parquet footer is in it.")
+    if not head.startswith(_MAGIC):
+        found = stranger(head) or "text (CSV or JSONL?)"
+        raise JobInvalid(f"{path.name}: the name says Parquet, but the file is {found}.")
+    try:
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+            yield file
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
+        raise JobInvalid(f"{path.name} is damaged or cut short: {_first_line(error)}") from error
+    except OSError as error:
+        if error.errno is None:
+            raise JobInvalid(f"{path.name} is damaged: {_first_line(error)}") from error
+        raise unreadable(path, error) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _pieces(folder: Path) -> list[_Piece]:
+    """The Parquet files below ``folder`` in the order of their paths; hidden ones and those with ``_`` are left out."""
+    paths = sorted(path for path in _visible_files(folder) if _is_parquet(path))
+    if not paths:
+        raise JobInvalid(
+            f"the folder {folder} holds no Parquet file. For a folder of images, first write a manifest: "
+            f"batchvision manifest {folder} -o {folder.name}.csv"
+        )
+    return [_Piece(path, dict(_partitions(path.relative_to(folder).parts[:-1]))) for path in paths]
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name.startswith((".", "_")):
+            continue
+        if path.is_dir():
+            yield from _visible_files(path)
+        else:
+            yield path
+
+
+def _is_parquet(path: Path) -> bool:
+    """By name, or by content where the name says nothing (Spark and others write files without suffix)."""
+    return path.suffix.lower() in _SUFFIXES or (not path.suffix and read_head(path).startswith(_MAGIC))
+
+
+def _partitions(folders: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    for folder in folders:
+        name, equals, value = folder.partition("=")
+        if equals:
+            text = unquote(value)
+            yield unquote(name), None if text == _HIVE_NULL else text
