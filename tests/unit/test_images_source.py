@@ -1,0 +1,196 @@
+"""Any reference becomes a payload or a fault of its row; URLs are handed over or inlined as the job says."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+import anyio
+import pytest
+from PIL import Image
+
+from batchvision.errors import (
+    ImageForbidden,
+    ImageTooLarge,
+    ImageUnreachable,
+    ImageUnreadable,
+    RowFault,
+    RowInvalid,
+)
+from batchvision.images import ImageSource, load_local, threads
+from batchvision.images.source import MAX_SOURCE_BYTES, SMALL_BYTES
+from batchvision.records import ImageKind, ImagePreparation, ImageRef
+
+pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+URL = "https://images.example.com/a.jpg?w=1&X-Amz-Signature=canary"
+
+
+def encoded(image_format: str, size: tuple[int, int] = (32, 16)) -> bytes:
+    target = io.BytesIO()
+    Image.new("RGB", size, "teal").save(target, image_format)
+    return target.getvalue()
+
+
+JPEG, PNG, WEBP = encoded("JPEG"), encoded("PNG"), encoded("WEBP")
+
+
+class Downloads:
+    """A fetcher with one image for every URL."""
+
+    def __init__(self, content: bytes = JPEG) -> None:
+        self.content = content
+        self.asked: list[tuple[str, int]] = []
+
+    async def fetch(self, url: str, max_bytes: int) -> bytes:
+        self.asked.append((url, max_bytes))
+        return self.content
+
+
+class Inline:
+    """An offload that runs at once and counts."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def __call__(self, work: Callable[[*Ts], T], /, *args: *Ts) -> T:
+        self.calls += 1
+        return work(*args)
+
+
+def ref(kind: ImageKind, reference: str = "", content: bytes | None = None) -> ImageRef:
+    return ImageRef(kind, reference, "front", content)
+
+
+async def test_a_local_file_is_sent_as_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(JPEG)  # its name says nothing
+    payload = await ImageSource(tmp_path, ImagePreparation()).payload(ref(ImageKind.PATH, "a.gif"))
+    assert (payload.content, payload.media_type) == (JPEG, "image/jpeg")
+    assert (payload.width, payload.height, payload.slot) == (32, 16, "front")
+    assert payload.sha256 == sha256(JPEG).hexdigest()
+    assert payload.identity == f"sha256:{payload.sha256}"
+    assert payload.reference == "a.gif"
+    assert payload.url is None
+
+
+async def test_the_hash_is_of_the_source_also_where_it_was_converted(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(WEBP)
+    payload = await ImageSource(tmp_path, ImagePreparation()).payload(ref(ImageKind.PATH, "a.jpg"))
+    assert payload.media_type == "image/jpeg"
+    assert payload.content != WEBP
+    assert payload.sha256 == sha256(WEBP).hexdigest()
+
+
+@pytest.mark.parametrize("mode", ["auto", "url"])
+async def test_a_url_is_handed_over_as_it_is_and_stored_without_its_signature(mode: str, tmp_path: Path) -> None:
+    downloads = Downloads()
+    payload = await ImageSource(tmp_path, ImagePreparation(), mode, fetch=downloads).payload(ref(ImageKind.URL, URL))
+    assert payload.url == URL
+    assert payload.identity == "url:https://images.example.com/a.jpg?w=1"
+    assert payload.reference == "https://images.example.com/a.jpg?w=1"
+    assert payload.content is payload.sha256 is None
+    assert not downloads.asked
+
+
+@pytest.mark.parametrize(("mode", "inline"), [("inline", False), ("auto", True), ("url", True)])
+async def test_a_url_is_inlined_under_the_same_identity(mode: str, inline: bool, tmp_path: Path) -> None:
+    downloads = Downloads(WEBP)
+    source = ImageSource(tmp_path, ImagePreparation(), mode, fetch=downloads)
+    payload = await source.payload(ref(ImageKind.URL, URL), inline=inline)
+    assert payload.url is None
+    assert payload.media_type == "image/jpeg"
+    assert payload.identity == "url:https://images.example.com/a.jpg?w=1"
+    assert payload.sha256 == sha256(WEBP).hexdigest()
+    assert downloads.asked == [(URL, MAX_SOURCE_BYTES)]
+    assert "canary" not in payload.reference
+
+
+async def test_bytes_and_data_uris_are_checked_like_files(tmp_path: Path) -> None:
+    source = ImageSource(tmp_path, ImagePreparation())
+    uri = "data:image/gif;base64," + base64.b64encode(PNG).decode()
+    for image in (ref(ImageKind.BYTES, "", PNG), ref(ImageKind.DATA, uri)):
+        payload = await source.payload(image)
+        assert (payload.content, payload.media_type) == (PNG, "image/png")
+        assert payload.identity == f"sha256:{sha256(PNG).hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    ("image", "fault"),
+    [
+        (ref(ImageKind.PATH, "missing.jpg"), ImageUnreadable),
+        (ref(ImageKind.PATH, "../outside.jpg"), ImageForbidden),
+        (ref(ImageKind.BYTES, "", b""), ImageUnreadable),
+        (ref(ImageKind.BYTES, "", None), ImageUnreadable),
+        (ref(ImageKind.BYTES, "", b"no image"), ImageUnreadable),
+        (ref(ImageKind.BYTES, "", JPEG[:-2]), ImageUnreadable),
+        (ref(ImageKind.DATA, "data:image/png;base64,AAAA"), ImageUnreadable),
+        (ref(ImageKind.UNSUPPORTED, "s3://bucket/a.jpg"), ImageUnreachable),
+        (ref(ImageKind.URL, "https://bad host/a.jpg"), ImageUnreachable),
+    ],
+)
+async def test_each_fault_is_of_its_row_and_has_a_message(
+    image: ImageRef, fault: type[RowFault], tmp_path: Path
+) -> None:
+    with pytest.raises(fault) as caught:
+        await ImageSource(tmp_path, ImagePreparation()).payload(image)
+    assert caught.value.message
+
+
+async def test_without_a_fetcher_nothing_is_downloaded(tmp_path: Path) -> None:
+    with pytest.raises(ImageUnreachable, match="download"):
+        await ImageSource(tmp_path, ImagePreparation(), "inline").payload(ref(ImageKind.URL, URL))
+
+
+async def test_small_plain_bytes_stay_on_the_loop_and_everything_else_leaves_it(tmp_path: Path) -> None:
+    offload = Inline()
+    source = ImageSource(tmp_path, ImagePreparation(), offload=offload)
+    await source.payload(ref(ImageKind.BYTES, "", JPEG))
+    assert offload.calls == 0
+    await source.payload(ref(ImageKind.BYTES, "", WEBP))
+    assert offload.calls == 1
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    await source.payload(ref(ImageKind.PATH, "a.jpg"))
+    assert offload.calls == 2
+    with pytest.raises(ImageTooLarge):
+        large = ImageSource(tmp_path, ImagePreparation(max_pixels=1), offload=offload)
+        await large.payload(ref(ImageKind.BYTES, "", JPEG + bytes(SMALL_BYTES)))
+    assert offload.calls == 3
+
+
+async def test_threads_bounds_how_many_work_at_once() -> None:
+    offload, gate = threads(2), threading.Barrier(2, timeout=10)
+    lock, running, most = threading.Lock(), 0, 0
+
+    def work() -> str:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        gate.wait()
+        with lock:
+            running -= 1
+        return threading.current_thread().name
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(6):
+            tasks.start_soon(offload, work)
+    assert most == 2
+
+
+def test_an_example_s_image_is_a_file_or_a_data_uri(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    assert load_local("a.png", tmp_path, ImagePreparation(), "front").content == PNG
+    uri = "data:image/png;base64," + base64.b64encode(PNG).decode()
+    assert load_local(uri, tmp_path, ImagePreparation()).content == PNG
+    for reference in (URL, "s3://bucket/a.png"):
+        with pytest.raises(RowInvalid, match="must be a file") as caught:
+            load_local(reference, tmp_path, ImagePreparation())
+        assert "canary" not in caught.value.message
