@@ -1,0 +1,43 @@
+"""The checkpoint: an append-only journal that makes things durable, and the sealed Parquet tables made from it.
+
+The rule: :class:`Store` is the one owner of an output's files; :class:`OutputView` reads them without its lock.
+"""
+
+from batchvision.checkpoint.books import Verdict
+from batchvision.checkpoint.cells import type_of
+from batchvision.checkpoint.disk import Disk, LocalDisk, Offload, inline
+from batchvision.checkpoint.lock import Holder, OutputLock
+from batchvision.checkpoint.recovery import Recovery
+from batchvision.checkpoint.schema import Columns
+from batchvision.checkpoint.standing import Carried, KeySet, OtherRecipes, RowState, Standing, Sums
+from batchvision.checkpoint.store import SealAfter, Store
+from batchvision.checkpoint.summaries import load_recipe, read_latest, summary_document, summary_text
+from batchvision.checkpoint.view import AmbiguousAttempt, OpenWork, OutputView
+
+__all__ = [
+    "AmbiguousAttempt",
+    "Carried",
+    "Columns",
+    "Disk",
+    "Holder",
+    "KeySet",
+    "LocalDisk",
+    "Offload",
+    "OpenWork",
+    "OtherRecipes",
+    "OutputLock",
+    "OutputView",
+    "Recovery",
+    "RowState",
+    "SealAfter",
+    "Standing",
+    "Store",
+    "Sums",
+    "Verdict",
+    "inline",
+    "load_recipe",
+    "read_latest",
+    "summary_document",
+    "summary_text",
+    "type_of",
+]

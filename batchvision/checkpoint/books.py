@@ -1,0 +1,204 @@
+"""What is open, and what has been booked since the last seal: one set of rules, live and when a journal is replayed.
+
+No I/O and no clock: the same records in the same order give the same books. That is what makes a replay write the same
+parts that the crashed run wrote, or would have written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Header, Received, Voided
+from batchvision.keys import row_digest
+from batchvision.records import Attempt, Completed, EndedWithout, Exchange, Failed, Intent, Outcome, RawAnswer
+
+
+class Verdict(Protocol):
+    """What a judge says of an exchange (``outcome.Verdict`` is one): its line in the ledger, and how its row ended.
+
+    ``outcome`` None: the row is still pending.
+    """
+
+    @property
+    def attempt(self) -> Attempt: ...
+
+    @property
+    def outcome(self) -> Outcome | None: ...
+
+
+class Cut(NamedTuple):
+    """What one seal writes. ``failures`` is None where that table has not changed."""
+
+    attempts: tuple[Attempt, ...]
+    completed: tuple[Completed, ...]
+    failures: tuple[Failed, ...] | None
+    open: tuple[Exchange, ...]
+    carries: tuple[Carry, ...]
+
+    @property
+    def has_rows(self) -> bool:
+        return bool(self.attempts or self.completed) or self.failures is not None
+
+    def entries(self) -> Iterator[Entry]:
+        """What the next segment begins with, so that the one before can go."""
+        yield from self.carries
+        for exchange in self.open:
+            yield from entries_of(exchange)
+
+
+def entries_of(exchange: Exchange) -> Iterator[Entry]:
+    """An exchange as the records that made it."""
+    intent = exchange.intent
+    yield intent
+    if exchange.ticket is not None:
+        yield Accepted(intent.exchange_id, exchange.ticket, exchange.ticket_at or intent.sent_at)
+    if exchange.answer is not None:
+        yield Received(intent.exchange_id, exchange.answer)
+
+
+@dataclass(slots=True)
+class Books:
+    """The writer's memory. ``is_done``: whether earlier parts have a (row_id, request_key) already (promise P9)."""
+
+    failures: dict[str, Failed] = field(default_factory=dict)
+    carries: dict[str, Carry] = field(default_factory=dict)
+    open: dict[str, Exchange] = field(default_factory=dict)
+    attempts: list[Attempt] = field(default_factory=list)
+    completed: dict[bytes, Completed] = field(default_factory=dict)
+    failures_changed: bool = False
+    #: rows that got a failure or a carry since these books were opened
+    touched: set[str] = field(default_factory=set)
+    is_done: Callable[[bytes], bool] = lambda digest: False
+
+    # ---------------------------------------------------------------------------- an exchange
+
+    def start(self, intent: Intent) -> None:
+        """The row is pending again: its failure goes, what it has cost lives on in the intent."""
+        self.open[intent.exchange_id] = Exchange(intent)
+        if self.failures.pop(intent.row_id, None) is not None:
+            self.failures_changed = True
+        carry = self.carries.get(intent.row_id)
+        if carry is not None and carry.request_key != intent.request_key:
+            del self.carries[intent.row_id]
+
+    def accept(self, entry: Accepted) -> None:
+        exchange = self.open[entry.exchange_id]
+        self.open[entry.exchange_id] = replace(exchange, ticket=entry.ticket, ticket_at=entry.at)
+
+    def receive(self, exchange_id: str, raw: RawAnswer) -> None:
+        self.open[exchange_id] = replace(self.open[exchange_id], answer=raw)
+
+    def end(self, exchange_id: str, ended: EndedWithout) -> None:
+        self.open[exchange_id] = replace(self.open[exchange_id], ended=ended)
+
+    def void(self, exchange_id: str) -> None:
+        """The request never left: the row is where it was, and what it had cost is carried on."""
+        intent = self.open.pop(exchange_id).intent
+        if (intent.attempt > 1 or intent.runs_failed) and intent.row_id not in self.carries:
+            self._carry(intent, intent.attempt - 1, 0, None)
+
+    # ---------------------------------------------------------------------------- its end
+
+    def book(self, exchange_id: str, verdict: Verdict, hold: bool = False) -> Exchange:
+        """Close an exchange. KeyError: it is not open, or has been booked before."""
+        exchange = self.open.pop(exchange_id)
+        attempt, intent = verdict.attempt, exchange.intent
+        self.attempts.append(attempt)
+        match verdict.outcome:
+            case Completed() as completed:
+                self._forget(completed.row_id)
+                digest = row_digest(completed.row_id, completed.request_key)
+                if not self.is_done(digest):  # P9: once in results; each attempt is in the ledger all the same
+                    self.completed.setdefault(digest, completed)
+            case Failed() as failed:
+                self._forget(failed.row_id)
+                self.file(failed)
+            case None:
+                self._carry(intent, intent.attempt, attempt.answer.usage.cost_ticks or 0, attempt.bound_ticks, hold)
+        return exchange
+
+    def file(self, failed: Failed) -> None:
+        """The row is failed. One that has failed in the same way before keeps its record, and the table its bytes."""
+        stored = replace(failed, at_provider=False)
+        before = self.failures.get(failed.row_id)
+        self.touched.add(failed.row_id)
+        if before is not None and replace(stored, failed_at=before.failed_at, run_id=before.run_id) == before:
+            return
+        self.failures[failed.row_id] = stored
+        self.failures_changed = True
+
+    def _forget(self, row_id: str) -> None:
+        self.carries.pop(row_id, None)
+        if self.failures.pop(row_id, None) is not None:
+            self.failures_changed = True
+
+    def _carry(self, intent: Intent, attempts: int, ticks: int, bound: int | None, hold: bool = False) -> None:
+        before = self.carries.get(intent.row_id)
+        bound = (bound or 0) + (before.bound_ticks or 0 if before else 0)
+        self.touched.add(intent.row_id)
+        self.carries[intent.row_id] = Carry(
+            row_id=intent.row_id,
+            request_key=intent.request_key,
+            skip_key=intent.skip_key,
+            attempts=attempts,
+            cost_ticks=intent.cost_before_ticks + ticks,
+            runs_failed=intent.runs_failed,
+            held=hold,
+            bound_ticks=bound or None,
+        )
+
+    # ---------------------------------------------------------------------------- between runs and seals
+
+    def release_held(self) -> None:
+        """A run that sends ambiguous rows again."""
+        self.carries = {row_id: replace(carry, held=False) for row_id, carry in self.carries.items()}
+
+    def drop_unseen(self, seen: set[str]) -> None:
+        """After a complete pass over the manifest: rows it no longer has are neither failed nor pending."""
+        kept = seen | self.touched
+        for row_id in [row_id for row_id in self.failures if row_id not in kept]:
+            del self.failures[row_id]
+            self.failures_changed = True
+        for row_id in [row_id for row_id in self.carries if row_id not in kept]:
+            del self.carries[row_id]
+
+    @property
+    def has_unsealed(self) -> bool:
+        return bool(self.attempts) or self.failures_changed
+
+    def cut(self) -> Cut:
+        """Hand over what has been booked, and begin anew."""
+        cut = Cut(
+            attempts=tuple(self.attempts),
+            completed=tuple(self.completed.values()),
+            failures=tuple(self.failures.values()) if self.failures_changed else None,
+            open=tuple(self.open.values()),
+            carries=tuple(self.carries.values()),
+        )
+        self.attempts, self.completed, self.failures_changed = [], {}, False
+        return cut
+
+    # ---------------------------------------------------------------------------- replay
+
+    def apply(self, entry: Entry) -> str | None:
+        """Take a record in as when it was written. The id of an exchange that is now to be judged, or None."""
+        match entry:
+            case Intent():
+                self.start(entry)
+            case Accepted():
+                self.accept(entry)
+            case Received(exchange_id, raw):
+                self.receive(exchange_id, raw)
+                return exchange_id
+            case Ended(exchange_id, ended):
+                self.end(exchange_id, ended)
+                return exchange_id
+            case Voided(exchange_id):
+                self.void(exchange_id)
+            case Carry():
+                self.carries[entry.row_id] = entry
+            case Header():
+                raise ValueError("a second segment header")
+        return None

@@ -1,0 +1,168 @@
+"""Every change to a file goes through here, one small operation at a time, so that a test can fail or lose any of them.
+
+The rule: a file appears under its name only when its bytes are durable (:func:`replace_file`), and a name is durable
+only after its folder was synced. Reading needs no such care and uses ``pathlib``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import anyio
+from anyio import to_thread
+
+from batchvision.errors import DiskFailed
+
+T = TypeVar("T")
+
+#: The journal holds answers before anything has looked at them: for the owner's eyes only.
+PRIVATE = 0o600
+PUBLIC = 0o644
+
+
+class Disk(Protocol):
+    """The operations that change what is on disk. Each raises OSError when it fails."""
+
+    def make_folder(self, path: Path) -> None:
+        """Make one folder; its parent exists."""
+
+    def create(self, path: Path, mode: int) -> int:
+        """Open a new, or emptied, file for writing and give its descriptor."""
+
+    def write(self, descriptor: int, content: bytes | memoryview) -> None:
+        """Write all of ``content`` after what was written before."""
+
+    def sync(self, descriptor: int) -> None:
+        """Return when everything written is durable (fdatasync)."""
+
+    def close(self, descriptor: int) -> None:
+        """Give the descriptor back."""
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file another name, in one step; a file of that name is replaced."""
+
+    def remove(self, path: Path) -> None:
+        """Take a file's name away."""
+
+    def sync_folder(self, path: Path) -> None:
+        """Return when the names in a folder are durable."""
+
+
+class LocalDisk:
+    """The disk of this machine."""
+
+    def make_folder(self, path: Path) -> None:
+        path.mkdir()
+
+    def create(self, path: Path, mode: int) -> int:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+
+    def write(self, descriptor: int, content: bytes | memoryview) -> None:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(descriptor, left) :]
+
+    def sync(self, descriptor: int) -> None:
+        getattr(os, "fdatasync", os.fsync)(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def rename(self, old: Path, new: Path) -> None:
+        old.replace(new)
+
+    def remove(self, path: Path) -> None:
+        path.unlink()
+
+    def sync_folder(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# ---------------------------------------------------------------------------------- composed of these
+
+
+def make_folders(disk: Disk, path: Path) -> None:
+    """``path`` and the parents it lacks, each of them durable in its own parent before the next is made."""
+    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+    for folder in reversed(missing):
+        with suppress(FileExistsError):  # another shard was faster
+            disk.make_folder(folder)
+        disk.sync_folder(folder.parent)
+
+
+def hidden_name(path: Path) -> Path:
+    """Where a file is written before it gets its name: the same folder, out of the sight of every glob."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def replace_file(disk: Disk, path: Path, content: bytes | memoryview, mode: int = PUBLIC) -> None:
+    """Write ``content`` under ``path``: after a crash there is the old file or the new one, whole."""
+    disk.close(start_file(disk, path, content, mode))
+
+
+def start_file(disk: Disk, path: Path, content: bytes | memoryview, mode: int) -> int:
+    """As :func:`replace_file`, but the descriptor stays open, so that the file can grow."""
+    make_folders(disk, path.parent)
+    hidden = hidden_name(path)
+    descriptor = disk.create(hidden, mode)
+    try:
+        disk.write(descriptor, content)
+        disk.sync(descriptor)
+        disk.rename(hidden, path)
+        disk.sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            disk.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextmanager
+def disk_failures(doing: str) -> Iterator[None]:
+    """Turn an OSError into the error that stops the run; it is never tried again (see EVIDENCE: failed fsyncs)."""
+    try:
+        yield
+    except OSError as fault:
+        raise disk_failed(doing, fault) from fault
+
+
+def disk_failed(doing: str, fault: OSError) -> DiskFailed:
+    reason = fault.strerror or str(fault)
+    return DiskFailed(
+        f"{doing} failed: {reason}. Nothing more was sent. Free space or repair the disk, then start the same run "
+        f"again: every answer that had been written is used."
+    )
+
+
+# ---------------------------------------------------------------------------------- off the loop
+
+
+class Offload(Protocol):
+    """Where blocking work is done: a thread in production, inline under virtual time."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+class WriterThread:
+    """Runs the writer's work in a thread of its own, so that busy image threads never delay an acknowledgement."""
+
+    def __init__(self) -> None:
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def __call__(self, work: Callable[[], T], /) -> T:
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(1)
+        return await to_thread.run_sync(work, limiter=self._limiter)
+
+
+async def inline(work: Callable[[], T], /) -> T:
+    """No thread at all: for virtual time, where the loop's clock must not run on while a thread works."""
+    return work()

@@ -1,0 +1,219 @@
+"""What the lines of the journal say: one frozen value for each kind of record, and its JSON. Pure.
+
+An exchange's records, in order: ``intent``, perhaps ``ticket``, then ``answer``, ``end`` or ``void``. A segment begins
+with its ``segment`` header; ``carry`` records keep what earlier tries of a row, still pending, have used up.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from batchvision.records import EndedWithout, Intent, Lane, RawAnswer, Tries
+from batchvision.secrets import Secrets
+
+#: Of the journal's format. A journal of a later version is refused, never guessed at.
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first record of a segment. Parts sealed from it are named by it, so that a replay overwrites itself."""
+
+    job: str
+    run_id: str
+    started_at: datetime
+    shard: str
+    seq: int
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The provider has taken the work and gave a ticket for it."""
+
+    exchange_id: str
+    ticket: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The raw answer, before anything has looked at it."""
+
+    exchange_id: str
+    raw: RawAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The exchange ended without an answer."""
+
+    exchange_id: str
+    ended: EndedWithout
+
+
+@dataclass(frozen=True, slots=True)
+class Voided:
+    """The request was never sent: nothing is owed and nothing is listed."""
+
+    exchange_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """What earlier attempts of a row that is still pending have used up. ``held``: not sent again until a run says so.
+
+    ``bound_ticks`` is what its ambiguous attempts may have cost.
+    """
+
+    row_id: str
+    request_key: str
+    skip_key: str
+    attempts: int
+    cost_ticks: int
+    runs_failed: int
+    held: bool = False
+    bound_ticks: int | None = None
+
+
+Entry = Header | Intent | Accepted | Received | Ended | Voided | Carry
+
+
+# ---------------------------------------------------------------------------------- to JSON
+
+
+def encode(entry: Entry, mask: Callable[[str], str]) -> bytes:
+    """The record's JSON object, on one line; every text in it passes through ``mask``."""
+    document = _masked(_document(entry), mask)
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def _masked(value: Any, mask: Callable[[str], str]) -> Any:
+    match value:
+        case str():
+            return mask(value)
+        case dict():
+            return {key: _masked(cell, mask) for key, cell in value.items()}
+        case list() | tuple():
+            return [_masked(cell, mask) for cell in value]
+        case _:
+            return value
+
+
+def _document(entry: Entry) -> dict[str, Any]:
+    match entry:
+        case Header():
+            return {
+                "kind": "segment",
+                "version": entry.version,
+                "job": entry.job,
+                "run_id": entry.run_id,
+                "started_at": entry.started_at.isoformat(),
+                "shard": entry.shard,
+                "seq": entry.seq,
+            }
+        case Intent():
+            return _intent_document(entry)
+        case Accepted(exchange_id, ticket, at):
+            return {"kind": "ticket", "exchange_id": exchange_id, "ticket": ticket, "at": at.isoformat()}
+        case Received(exchange_id, raw):
+            return {"kind": "answer", "exchange_id": exchange_id, **_raw_document(raw)}
+        case Ended(exchange_id, ended):
+            end = {"error": ended.kind, "message": ended.message, "at": ended.at.isoformat()}
+            return {"kind": "end", "exchange_id": exchange_id, **end}
+        case Voided(exchange_id):
+            return {"kind": "void", "exchange_id": exchange_id}
+        case Carry():
+            return {"kind": "carry", **{name: getattr(entry, name) for name in Carry.__slots__}}
+
+
+def _intent_document(intent: Intent) -> dict[str, Any]:
+    document = {name: getattr(intent, name) for name in Intent.__slots__}
+    document.update(
+        lane=intent.lane.value,
+        tries=list(intent.tries),
+        sent_at=intent.sent_at.isoformat(),
+        image_ref=list(intent.image_ref),
+        image_sha256=list(intent.image_sha256),
+        keep=dict(intent.keep),
+    )
+    return {"kind": "intent", **document}
+
+
+def _raw_document(raw: RawAnswer) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "status": raw.status,
+        "received_at": raw.received_at.isoformat(),
+        "complete": raw.complete,
+        "headers": dict(raw.headers),
+    }
+    try:
+        document["body"] = raw.body.decode("utf-8")
+    except UnicodeDecodeError:
+        document["body_base64"] = b64encode(raw.body).decode("ascii")
+    return document
+
+
+def masked_answer(raw: RawAnswer, secrets: Secrets) -> RawAnswer:
+    """The answer as it may be written: the only change ever made to it."""
+    headers = {name: secrets.mask(value) for name, value in raw.headers.items()}
+    return RawAnswer(raw.status, headers, secrets.mask_bytes(raw.body), raw.received_at, raw.complete)
+
+
+# ---------------------------------------------------------------------------------- from JSON
+
+
+def decode(document: dict[str, Any]) -> Entry:
+    """The record of a JSON object. Raises KeyError, TypeError or ValueError where it is none that we wrote."""
+    match document["kind"]:
+        case "segment":
+            return Header(
+                job=document["job"],
+                run_id=document["run_id"],
+                started_at=datetime.fromisoformat(document["started_at"]),
+                shard=document["shard"],
+                seq=document["seq"],
+                version=document["version"],
+            )
+        case "intent":
+            return _intent(document)
+        case "ticket":
+            at = datetime.fromisoformat(document["at"])
+            return Accepted(document["exchange_id"], document["ticket"], at)
+        case "answer":
+            return Received(document["exchange_id"], _raw(document))
+        case "end":
+            at = datetime.fromisoformat(document["at"])
+            return Ended(document["exchange_id"], EndedWithout(document["error"], document["message"], at))
+        case "void":
+            return Voided(document["exchange_id"])
+        case "carry":
+            return Carry(**{name: document[name] for name in Carry.__slots__})
+        case other:
+            raise ValueError(f"a record of the kind {other!r}")
+
+
+def _intent(document: dict[str, Any]) -> Intent:
+    values = {name: document[name] for name in Intent.__slots__}
+    values.update(
+        lane=Lane(document["lane"]),
+        tries=Tries(*document["tries"]),
+        sent_at=datetime.fromisoformat(document["sent_at"]),
+        image_ref=tuple(document["image_ref"]),
+        image_sha256=tuple(document["image_sha256"]),
+    )
+    return Intent(**values)
+
+
+def _raw(document: dict[str, Any]) -> RawAnswer:
+    if "body" in document:
+        body = document["body"].encode("utf-8", "surrogatepass")
+    else:
+        body = b64decode(document["body_base64"])
+    at = datetime.fromisoformat(document["received_at"])
+    return RawAnswer(document["status"], document["headers"], body, at, document["complete"])

@@ -1,0 +1,293 @@
+"""The append-only log that makes things durable: append -> group -> one write, one fdatasync -> acknowledged.
+
+Text, one record a line: ``crc32hex SP json LF``; every record has its group's number ``g``, the last of a group says
+``"last": true``. The rule: a group is written only after the fdatasync of the group before has returned. So a bad
+record with nothing of a later group behind it is a torn tail (never acknowledged as a whole), and one with a later
+group behind it is damage. A failed write or fsync is never tried again.
+
+Only one segment exists at a time; a new one appears whole (hidden name, fsync, rename, fsync of the folder) and holds
+all that is still open, before the old one goes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import anyio
+
+from batchvision.checkpoint.disk import PRIVATE, Disk, Offload, disk_failed, start_file
+from batchvision.checkpoint.entries import VERSION, Entry, Header, decode, encode
+from batchvision.errors import CheckpointDamaged, DiskFailed, StopRun
+
+GROUP_SECONDS = 0.01
+GROUP_BYTES = 64 * 1024
+
+# ---------------------------------------------------------------------------------- append, group, fsync, acknowledge
+
+
+class Group:
+    """Records that become durable together, and the one acknowledgement for all who wait for them."""
+
+    __slots__ = ("_arrived", "_failure", "_full", "_settled", "bodies", "size_bytes")
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.size_bytes = 0
+        self._failure: StopRun | None = None
+        self._arrived, self._full, self._settled = anyio.Event(), anyio.Event(), anyio.Event()
+
+    def add(self, body: bytes) -> None:
+        self.bodies.append(body)
+        self.size_bytes += len(body)
+        self._arrived.set()
+        if self.size_bytes >= GROUP_BYTES:
+            self._full.set()
+
+    async def filled(self, patience_seconds: float) -> None:
+        """Return 10 ms after the first record, or at 64 KiB, or when nothing came for so long."""
+        with anyio.move_on_after(patience_seconds):
+            await self._arrived.wait()
+            with anyio.move_on_after(GROUP_SECONDS):
+                await self._full.wait()
+
+    def settle(self, failure: StopRun | None = None) -> None:
+        """Acknowledge, or say that it will never be. What was acknowledged stays so."""
+        if not self._settled.is_set():
+            self._failure = failure
+            self._settled.set()
+            self.hurry()
+
+    def hurry(self) -> None:
+        self._arrived.set()
+        self._full.set()
+
+    async def durable(self) -> None:
+        """Return when every record of the group is durable; raises DiskFailed when that will never be."""
+        await self._settled.wait()
+        if self._failure is not None:
+            raise self._failure
+
+
+class Journal:
+    """The open segment and the group that is gathering. One caller at a time commits (the store sees to it)."""
+
+    def __init__(self, segment: Segment, offload: Offload, mask: Callable[[str], str]) -> None:
+        self.segment = segment
+        self.gathering = Group()
+        self.failure: StopRun | None = None
+        self._offload = offload
+        self._mask = mask
+
+    def append(self, entry: Entry) -> Group:
+        """Take a record in; it is durable when the group that is returned says so."""
+        if self.failure is not None:
+            raise self.failure
+        self.gathering.add(encode(entry, self._mask))
+        return self.gathering
+
+    async def commit(self) -> None:
+        """Make what has gathered durable. What is appended meanwhile gathers for the next group."""
+        group = self.take()
+        if not group.bodies:
+            group.settle()
+            return
+        await self.write(group)
+
+    def take(self) -> Group:
+        if self.failure is not None:
+            raise self.failure
+        group, self.gathering = self.gathering, Group()
+        return group
+
+    async def write(self, group: Group) -> None:
+        doing = f"writing the journal {self.segment.path}"
+        with self.failing(doing, group):
+            await self._offload(lambda: self.segment.append(group.bodies))
+        group.settle()
+
+    @contextmanager
+    def failing(self, doing: str, *groups: Group) -> Iterator[None]:
+        """Whatever goes wrong inside, nobody waits for ever: all who wait, or come later, are told."""
+        try:
+            yield
+        except OSError as fault:
+            self._fail(disk_failed(doing, fault), groups)
+            raise self.failure or fault from fault
+        except BaseException as fault:
+            self._fail(DiskFailed(f"{doing} was broken off: {fault!r}"), groups)
+            raise
+
+    def _fail(self, failure: StopRun, groups: Iterable[Group]) -> None:
+        self.failure = failure
+        for group in (*groups, self.gathering):
+            group.settle(failure)
+
+
+# ---------------------------------------------------------------------------------- segments
+
+
+class Segment:
+    """One file of the journal, open for appending."""
+
+    def __init__(self, disk: Disk, path: Path, header: Header, descriptor: int) -> None:
+        self.path = path
+        self.header = header
+        self.appended_bytes = 0  #: since it was created: what the carried records take is not counted
+        self._disk = disk
+        self._descriptor: int | None = descriptor
+        self._groups = 1
+
+    @classmethod
+    def create(
+        cls, disk: Disk, folder: Path, header: Header, entries: Iterable[Entry], mask: Callable[[str], str]
+    ) -> Segment:
+        """A new segment that begins with ``entries``; it is durable, with its name, when this returns."""
+        bodies = [encode(header, mask), *(encode(entry, mask) for entry in entries)]
+        path = segment_path(folder, header.seq)
+        return cls(disk, path, header, start_file(disk, path, frame_group(0, bodies), PRIVATE))
+
+    def append(self, bodies: list[bytes]) -> None:
+        """Write one group and return when it is durable."""
+        assert self._descriptor is not None, "the segment is closed"
+        content = frame_group(self._groups, bodies)
+        self._disk.write(self._descriptor, content)
+        self._disk.sync(self._descriptor)
+        self._groups += 1
+        self.appended_bytes += len(content)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            self._disk.close(descriptor)
+
+
+def segment_path(folder: Path, seq: int) -> Path:
+    return folder / f"journal-{seq:08d}.log"
+
+
+def segment_paths(folder: Path) -> list[Path]:
+    """All segments of a shard, oldest first. The newest alone counts: it was whole before an older one went."""
+    named = re.compile(r"journal-\d{8,}\.log")
+    found = [path for path in folder.glob("journal-*.log") if named.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.stem.removeprefix("journal-")))
+
+
+def frame_group(number: int, bodies: list[bytes]) -> bytes:
+    """The lines of one group."""
+    last = len(bodies) - 1
+    return b"".join(_frame(number, body, at == last) for at, body in enumerate(bodies))
+
+
+def _frame(group: int, body: bytes, is_last: bool) -> bytes:
+    content = b'{"g":%d,%s%s' % (group, b'"last":true,' if is_last else b"", body[1:])
+    return b"%08x %s\n" % (crc32(content), content)
+
+
+# ---------------------------------------------------------------------------------- reading back
+
+
+class Frame(NamedTuple):
+    """A line whose checksum is right."""
+
+    offset: int
+    group: int
+    is_last: bool
+    document: dict[str, Any]
+
+    def is_followed_by(self, other: Frame) -> bool:
+        return other.group == (self.group + 1 if self.is_last else self.group)
+
+
+class Scan(NamedTuple):
+    """What a segment holds. ``torn_bytes``: at its end, cut off: written when the power went, never acknowledged."""
+
+    header: Header
+    entries: list[Entry]
+    torn_bytes: int
+
+
+def read_segment(path: Path) -> Scan:
+    """Read a segment, its checksums checked. Raises CheckpointDamaged where it does not hold what was written."""
+    raw = path.read_bytes()
+    frames, torn_bytes = scan(raw, path)
+    entries = [_entry(frame, path) for frame in frames]
+    header = entries[0]
+    if not isinstance(header, Header):
+        raise damaged(path, 0, "it does not begin with a segment header")
+    return Scan(header, entries[1:], torn_bytes)
+
+
+def scan(raw: bytes, path: Path) -> tuple[list[Frame], int]:
+    """The records up to the torn tail, and how many bytes that has. The first group was whole before it had a name."""
+    whole: list[Frame] = []
+    lines = _lines(raw)
+    for offset, frame in lines:
+        if frame is None:
+            if _is_torn_tail(whole, lines):
+                return whole, len(raw) - offset
+            raise damaged(path, offset, "a record is not what was written, and later ones are")
+        if whole and not whole[-1].is_followed_by(frame):
+            raise damaged(path, offset, "records are missing before it")
+        whole.append(frame)
+    if not whole or (whole[-1].group == 0 and not whole[-1].is_last):
+        raise damaged(path, len(raw), "its beginning is missing")
+    return whole, 0
+
+
+def _is_torn_tail(whole: list[Frame], rest: Iterator[tuple[int, Frame | None]]) -> bool:
+    """Whether a bad record after ``whole`` is of the last group: then no record behind it is of a later one."""
+    if not whole:
+        return False
+    previous = whole[-1]
+    broken = previous.group + 1 if previous.is_last else previous.group
+    return broken > 0 and not any(frame is not None and frame.group > broken for _, frame in rest)
+
+
+def _lines(raw: bytes) -> Iterator[tuple[int, Frame | None]]:
+    """Each line with its offset; None for one whose checksum is wrong. A newline is where reading finds its feet."""
+    offset = 0
+    while offset < len(raw):
+        end = raw.find(b"\n", offset)
+        if end < 0:
+            yield offset, None
+            return
+        yield offset, _checked(offset, raw[offset:end])
+        offset = end + 1
+
+
+def _checked(offset: int, line: bytes) -> Frame | None:
+    content = line[9:]
+    if line[:9] != b"%08x " % crc32(content):
+        return None
+    with suppress(ValueError, KeyError, TypeError):
+        document = json.loads(content.decode("utf-8", "surrogatepass"))
+        return Frame(offset, int(document["g"]), document.get("last", False), document)
+    return None
+
+
+def _entry(frame: Frame, path: Path) -> Entry:
+    try:
+        entry = decode(frame.document)
+    except (KeyError, TypeError, ValueError) as fault:
+        raise damaged(path, frame.offset, f"a record cannot be read ({fault})") from fault
+    if isinstance(entry, Header) and entry.version > VERSION:
+        raise CheckpointDamaged(
+            f"{path} was written by a later batchvision (journal version {entry.version}, this one reads {VERSION}). "
+            f"Next: upgrade with `pip install -U batchvision`, then run again."
+        )
+    return entry
+
+
+def damaged(path: Path, offset: int, what: str) -> CheckpointDamaged:
+    """The error for a segment, which lies in ``<output>/.batchvision/<shard>/``."""
+    output = path.parents[2] if len(path.parents) > 2 else "OUT"
+    return CheckpointDamaged(
+        f"{path} is damaged at byte {offset}: {what}. Nothing was changed and nothing was sent. "
+        f"Next: `batchvision verify {output}` says what is whole; copy the folder before you do anything else."
+    )

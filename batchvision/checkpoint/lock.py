@@ -1,0 +1,129 @@
+"""One run at a time on an output (and shard): a flock that dies with the process that took it.
+
+The rule: the lock is the kernel's, never the file's content, so a stale file holds nothing. Who holds it is written
+inside only to be told. A child that was forked lets go of its copy at once; one that was spawned never gets it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+from weakref import WeakSet
+
+from batchvision.checkpoint.disk import Disk, LocalDisk, disk_failures, make_folders
+from batchvision.errors import OutputHeld
+
+#: Where all that is not a result lives, inside the output.
+STATE_FOLDER = ".batchvision"
+LOCK_NAME = "lock"
+
+
+class Holder(NamedTuple):
+    """The process that holds, or was the last to hold, an output."""
+
+    host: str
+    pid: int
+    boot_id: str
+
+    @classmethod
+    def this_process(cls) -> Holder:
+        boot_id = ""
+        with suppress(OSError):
+            boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return cls(socket.gethostname(), os.getpid(), boot_id)
+
+    @classmethod
+    def written_in(cls, path: Path) -> Holder | None:
+        with suppress(OSError, ValueError, TypeError):
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        return None
+
+
+class OutputLock:
+    """A held output (and shard). A context manager; :meth:`release` may be called twice."""
+
+    def __init__(self, output: Path, shard: str, descriptor: int) -> None:
+        self.output = output
+        self.shard = shard
+        self._descriptor: int | None = descriptor
+        self._pid = os.getpid()
+        _held.add(self)
+
+    @classmethod
+    def take(cls, output: Path, shard: str = "0of1", disk: Disk | None = None) -> OutputLock:
+        """Take the lock, or raise OutputHeld at once with the name of who has it."""
+        path = lock_path(output, shard)
+        with disk_failures(f"making {path.parent}"):
+            make_folders(disk or LocalDisk(), path.parent)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            _lock_at_once(descriptor, path, output)
+            _write_holder(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(output, shard, descriptor)
+
+    @property
+    def folder(self) -> Path:
+        """Where this shard's journal lives."""
+        return self.output / STATE_FOLDER / self.shard
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds it: a forked child's copy of the object holds nothing."""
+        return self._descriptor is not None and self._pid == os.getpid()
+
+    def release(self) -> None:
+        """Closing lets go of the lock; LOCK_UN is never used, as in a child it would free the parent's."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+    def __enter__(self) -> OutputLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def lock_path(output: Path, shard: str) -> Path:
+    return output / STATE_FOLDER / shard / LOCK_NAME
+
+
+def _lock_at_once(descriptor: int, path: Path, output: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = Holder.written_in(path)
+        who = f"process {holder.pid} on {holder.host}" if holder else "another process"
+        raise OutputHeld(
+            f"{output} is in use by {who}: nothing was sent. Wait until it has ended (`batchvision status {output}` "
+            f"shows how far it is), or give this run another output.path."
+        ) from None
+
+
+def _write_holder(descriptor: int) -> None:
+    """Only to be told to others: nothing depends on it, so it needs no fsync and a failure is no matter."""
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(Holder.this_process()._asdict()).encode() + b"\n", 0)
+
+
+_held: WeakSet[OutputLock] = WeakSet()
+
+
+def _let_go_in_child() -> None:
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

@@ -1,0 +1,135 @@
+"""The columns an output has, in ``.batchvision/columns.json``: the list only grows.
+
+The rule: the registry is durable before the first part that needs it; parts that lack a registered column are padded,
+each by one rename, before a new part is sealed. A crash in between is repaired by the next start, which looks again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from batchvision.checkpoint.cells import name_of, storable, type_of
+from batchvision.checkpoint.disk import Disk, make_folders, replace_file
+from batchvision.checkpoint.lock import STATE_FOLDER
+from batchvision.checkpoint.parts import pad_part, part_paths
+from batchvision.checkpoint.schema import TABLE_VERSION, Columns, attempts_schema, results_schema
+from batchvision.errors import CheckpointDamaged, JobInvalid
+
+Named = tuple[tuple[str, pa.DataType], ...]
+
+
+def registry_path(output: Path) -> Path:
+    return output / STATE_FOLDER / "columns.json"
+
+
+def register(disk: Disk, output: Path, job_name: str, wanted: Columns) -> Columns:
+    """All columns of the output, those of ``wanted`` among them, and every part padded to have them.
+
+    Raises JobInvalid where the output belongs to another job or a column would change its type.
+    """
+    path = registry_path(output)
+    make_folders(disk, path.parent)
+    with _alone(path.with_name("columns.lock")):
+        known = read_registry(output, job_name)
+        columns = _grown(output, known or Columns(), wanted)
+        if columns != known:
+            replace_file(disk, path, _document(job_name, columns))
+        _pad_all(disk, output, columns)
+    return columns
+
+
+def read_registry(output: Path, job_name: str | None = None) -> Columns | None:
+    """The registered columns; None for a new output. With ``job_name``: JobInvalid where it belongs to another job."""
+    path = registry_path(output)
+    if not path.exists():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        columns = Columns(_named(document["keep"]), _named(document["answers"]))
+        owner, version = document["job"], document["table_version"]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise CheckpointDamaged(
+            f"{path} is damaged ({fault}). Next: `batchvision verify {output}` says what is whole."
+        ) from fault
+    if version > TABLE_VERSION:
+        raise CheckpointDamaged(
+            f"{output} was written by a later batchvision (tables of version {version}). "
+            "Next: upgrade with `pip install -U batchvision`, then run again."
+        )
+    if job_name is not None and owner != job_name:
+        raise JobInvalid(
+            f"{output} belongs to the job {owner!r}, and this job is {job_name!r}: one output belongs to one job name. "
+            f'Set output.path to another folder, or name = "{owner}" again.'
+        )
+    return columns
+
+
+def _named(document: list[list[str]]) -> Named:
+    return tuple((name, type_of(type_name)) for name, type_name in document)
+
+
+def _document(job_name: str, columns: Columns) -> bytes:
+    document: dict[str, Any] = {
+        "table_version": TABLE_VERSION,
+        "job": job_name,
+        "keep": [[name, name_of(arrow)] for name, arrow in columns.keep],
+        "answers": [[name, name_of(arrow)] for name, arrow in columns.answers],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def _grown(output: Path, known: Columns, wanted: Columns) -> Columns:
+    problems: list[str] = []
+    keep = _merged(known.keep, wanted.keep, "kept column", known.answers, problems)
+    answers = _merged(known.answers, wanted.answers, "answer column", known.keep, problems)
+    if problems:
+        raise JobInvalid([f"{output}: {problem}" for problem in problems])
+    return Columns(keep, answers)
+
+
+def _merged(known: Named, wanted: Named, what: str, other: Named, problems: list[str]) -> Named:
+    have = dict(known)
+    taken = {name for name, _ in other}
+    for name, arrow in ((name, storable(arrow)) for name, arrow in wanted):
+        if name in taken:
+            problems.append(
+                f"the {what} {name!r} has the name of a column of another sort in this output. Rename it in the job, "
+                "or set output.path to another folder."
+            )
+        elif name not in have:
+            have[name] = arrow
+        elif name_of(have[name]) != name_of(arrow):
+            problems.append(
+                f"the {what} {name!r} is {name_of(have[name])} in this output and would become {name_of(arrow)}. "
+                "Give it another name in the job, or set output.path to another folder."
+            )
+    return tuple(have.items())
+
+
+def _pad_all(disk: Disk, output: Path, columns: Columns) -> None:
+    schemas: Sequence[tuple[str, pa.Schema]] = (
+        ("results", results_schema(columns)),
+        ("attempts", attempts_schema(columns)),
+    )
+    for table, schema in schemas:
+        for path in part_paths(output, table):
+            pad_part(disk, path, schema)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """The shards of an output share one registry; they take turns for the moment it takes to look."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

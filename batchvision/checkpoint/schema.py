@@ -1,0 +1,222 @@
+"""The columns of the three tables, exactly, and rows made of records. Pure.
+
+Fixed columns first, then the kept ones, then (in ``results``) ``answer_*``. To the fixed columns that DESIGN names for
+``failures`` one is added at their end, ``skip_key``: a rerun must know a failed row again without reading its images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import pyarrow as pa
+
+from batchvision.checkpoint.cells import MONEY, TIMESTAMP, array_of, caster, cell_of, usd_of
+from batchvision.records import Attempt, Completed, Failed
+
+TABLE_VERSION = 1
+ERROR_MESSAGE_CHARACTERS = 500
+
+R = TypeVar("R")
+
+_STRING, _INT32, _INT64 = pa.string(), pa.int32(), pa.int64()
+_TEXTS = pa.list_(pa.string())
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What an output's tables have beside the fixed columns: kept cells and, in ``results``, the answer's values."""
+
+    keep: tuple[tuple[str, pa.DataType], ...] = ()
+    answers: tuple[tuple[str, pa.DataType], ...] = ()
+
+
+class Column(NamedTuple, Generic[R]):
+    """A fixed column: its name, its type, and where its value is in the record. ``None``: the job's name."""
+
+    name: str
+    type: pa.DataType
+    value: Callable[[R], Any] | None
+
+
+def _cut(message: str | None) -> str | None:
+    return None if message is None else message[:ERROR_MESSAGE_CHARACTERS]
+
+
+def _milliseconds(row: Completed) -> int:
+    return max(0, round((row.finished_at - row.started_at).total_seconds() * 1000))
+
+
+RESULTS: tuple[Column[Completed], ...] = (
+    Column("job", _STRING, None),
+    Column("row_id", _STRING, lambda r: r.row_id),
+    Column("request_key", _STRING, lambda r: r.request_key),
+    Column("recipe_id", _STRING, lambda r: r.recipe_id),
+    Column("output_text", _STRING, lambda r: r.output_text),
+    Column("output_json", _STRING, lambda r: r.output_json),
+    Column("finish_reason", _STRING, lambda r: r.answer.finish_reason),
+    Column("provider", _STRING, lambda r: r.provider),
+    Column("upstream_provider", _STRING, lambda r: r.answer.upstream_provider),
+    Column("model_requested", _STRING, lambda r: r.model_requested),
+    Column("model", _STRING, lambda r: r.answer.model),
+    Column("lane", _STRING, lambda r: r.lane.value),
+    Column("attempt_count", _INT32, lambda r: r.attempt_count),
+    Column("prompt_tokens", _INT64, lambda r: r.answer.usage.prompt_tokens),
+    Column("image_tokens", _INT64, lambda r: r.answer.usage.image_tokens),
+    Column("cached_tokens", _INT64, lambda r: r.answer.usage.cached_tokens),
+    Column("completion_tokens", _INT64, lambda r: r.answer.usage.completion_tokens),
+    Column("reasoning_tokens", _INT64, lambda r: r.answer.usage.reasoning_tokens),
+    Column("cost_ticks", _INT64, lambda r: r.answer.usage.cost_ticks),
+    Column("cost_usd", MONEY, lambda r: usd_of(r.answer.usage.cost_ticks)),
+    Column("row_cost_ticks", _INT64, lambda r: r.row_cost_ticks),
+    Column("cost_source", _STRING, lambda r: r.answer.usage.cost_source),
+    Column("image_ref", _TEXTS, lambda r: list(r.image_ref)),
+    Column("image_sha256", _TEXTS, lambda r: list(r.image_sha256)),
+    Column("skip_key", _STRING, lambda r: r.skip_key),
+    Column("provider_request_id", _STRING, lambda r: r.answer.provider_request_id),
+    Column("system_fingerprint", _STRING, lambda r: r.answer.system_fingerprint),
+    Column("started_at", TIMESTAMP, lambda r: r.started_at),
+    Column("finished_at", TIMESTAMP, lambda r: r.finished_at),
+    Column("updated_at", TIMESTAMP, lambda r: r.finished_at),  # not the clock: a replay must write the same
+    Column("latency_ms", _INT64, _milliseconds),
+    Column("run_id", _STRING, lambda r: r.run_id),
+    Column("table_version", _INT32, lambda r: TABLE_VERSION),
+)
+
+FAILURES: tuple[Column[Failed], ...] = (
+    Column("job", _STRING, None),
+    Column("row_id", _STRING, lambda r: r.row_id),
+    Column("request_key", _STRING, lambda r: r.request_key),
+    Column("recipe_id", _STRING, lambda r: r.recipe_id),
+    Column("error_kind", _STRING, lambda r: r.error_kind),
+    Column("error_message", _STRING, lambda r: _cut(r.error_message)),
+    Column("last_error_kind", _STRING, lambda r: r.last_error_kind),
+    Column("quarantined", pa.bool_(), lambda r: r.quarantined),
+    Column("runs_failed", _INT32, lambda r: r.runs_failed),
+    Column("attempt_count", _INT32, lambda r: r.attempt_count),
+    Column("row_cost_ticks", _INT64, lambda r: r.row_cost_ticks),
+    Column("last_output_text", _STRING, lambda r: r.last_output_text),
+    Column("failed_at", TIMESTAMP, lambda r: r.failed_at),
+    Column("run_id", _STRING, lambda r: r.run_id),
+    Column("skip_key", _STRING, lambda r: r.skip_key),
+)
+
+ATTEMPTS: tuple[Column[Attempt], ...] = (
+    Column("job", _STRING, None),
+    Column("row_id", _STRING, lambda r: r.row_id),
+    Column("request_key", _STRING, lambda r: r.request_key),
+    Column("recipe_id", _STRING, lambda r: r.recipe_id),
+    Column("attempt", _INT32, lambda r: r.attempt),
+    Column("lane", _STRING, lambda r: r.lane.value),
+    Column("state", _STRING, lambda r: r.state.value),
+    Column("http_status", _INT32, lambda r: r.http_status),
+    Column("error_kind", _STRING, lambda r: r.error_kind),
+    Column("error_message", _STRING, lambda r: _cut(r.error_message)),
+    Column("ticket", _STRING, lambda r: r.ticket),
+    Column("provider", _STRING, lambda r: r.provider),
+    Column("upstream_provider", _STRING, lambda r: r.answer.upstream_provider),
+    Column("model", _STRING, lambda r: r.answer.model),
+    Column("provider_request_id", _STRING, lambda r: r.answer.provider_request_id),
+    Column("finish_reason", _STRING, lambda r: r.answer.finish_reason),
+    Column("prompt_tokens", _INT64, lambda r: r.answer.usage.prompt_tokens),
+    Column("image_tokens", _INT64, lambda r: r.answer.usage.image_tokens),
+    Column("cached_tokens", _INT64, lambda r: r.answer.usage.cached_tokens),
+    Column("completion_tokens", _INT64, lambda r: r.answer.usage.completion_tokens),
+    Column("reasoning_tokens", _INT64, lambda r: r.answer.usage.reasoning_tokens),
+    Column("cost_ticks", _INT64, lambda r: r.answer.usage.cost_ticks),
+    Column("cost_usd", MONEY, lambda r: usd_of(r.answer.usage.cost_ticks)),
+    Column("cost_source", _STRING, lambda r: r.answer.usage.cost_source),
+    Column("bound_ticks", _INT64, lambda r: r.bound_ticks),
+    Column("service_tier", _STRING, lambda r: r.answer.service_tier),
+    Column("sent_at", TIMESTAMP, lambda r: r.sent_at),
+    Column("received_at", TIMESTAMP, lambda r: r.received_at),
+    Column("latency_ms", _INT64, lambda r: r.latency_ms),
+    Column("run_id", _STRING, lambda r: r.run_id),
+    Column("raw_answer", _STRING, lambda r: r.raw_answer),
+)
+
+
+# ---------------------------------------------------------------------------------- schemas
+
+
+def _schema(fixed: Sequence[Column[Any]], more: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
+    return pa.schema([*((column.name, column.type) for column in fixed), *more])
+
+
+def results_schema(columns: Columns) -> pa.Schema:
+    return _schema(RESULTS, (*columns.keep, *columns.answers))
+
+
+def failures_schema(columns: Columns) -> pa.Schema:
+    return _schema(FAILURES, columns.keep)
+
+
+def attempts_schema(columns: Columns) -> pa.Schema:
+    return _schema(ATTEMPTS, columns.keep)
+
+
+# ---------------------------------------------------------------------------------- records to tables
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Makes tables for one output. ``mask`` hides the key in every text: the last place before the disk."""
+
+    job: str
+    columns: Columns
+    mask: Callable[[str], str]
+    keep_raw: bool = True
+
+    def results(self, rows: Sequence[Completed]) -> pa.Table:
+        arrays = self._fixed(RESULTS, rows)
+        arrays += self._more(self.columns.keep, [row.keep for row in rows])
+        arrays += self._more(self.columns.answers, [row.answer_columns for row in rows])
+        return pa.Table.from_arrays(arrays, schema=results_schema(self.columns))
+
+    def failures(self, rows: Sequence[Failed]) -> pa.Table:
+        arrays = self._fixed(FAILURES, rows) + self._more(self.columns.keep, [row.keep for row in rows])
+        return pa.Table.from_arrays(arrays, schema=failures_schema(self.columns))
+
+    def attempts(self, rows: Sequence[Attempt]) -> pa.Table:
+        fixed = ATTEMPTS if self.keep_raw else (*ATTEMPTS[:-1], ATTEMPTS[-1]._replace(value=lambda row: None))
+        arrays = self._fixed(fixed, rows) + self._more(self.columns.keep, [row.keep for row in rows])
+        return pa.Table.from_arrays(arrays, schema=attempts_schema(self.columns))
+
+    def _fixed(self, fixed: Sequence[Column[R]], rows: Sequence[R]) -> list[pa.Array]:
+        return [self._array([self.job if of is None else of(row) for row in rows], arrow) for _, arrow, of in fixed]
+
+    def _more(self, named: Sequence[tuple[str, pa.DataType]], cells: Sequence[Mapping[str, Any]]) -> list[pa.Array]:
+        arrays = []
+        for name, arrow in named:
+            cast = caster(arrow)
+            arrays.append(self._array([cast(row.get(name)) for row in cells], arrow))
+        return arrays
+
+    def _array(self, values: list[Any], arrow: pa.DataType) -> pa.Array:
+        if arrow == _STRING:
+            return array_of([None if text is None else self.mask(text) for text in values], arrow)
+        if arrow == _TEXTS:
+            return array_of([self._masked_list(texts) for texts in values], arrow)
+        return array_of(values, arrow)
+
+    def _masked_list(self, texts: list[str | None] | None) -> list[str | None] | None:
+        return None if texts is None else [None if text is None else self.mask(text) for text in texts]
+
+
+# ---------------------------------------------------------------------------------- and back
+
+_STORED_FAILURE = tuple(
+    column.name for column in FAILURES if column.name != "job"
+)  #: the fields of Failed that have a column of their own
+
+
+def failures_of(table: pa.Table) -> Iterator[Failed]:
+    """The records of a ``failures`` table; all columns beyond the fixed ones are kept cells."""
+    fixed = {column.name for column in FAILURES}
+    keep = [name for name in table.column_names if name not in fixed]
+    for row in table.to_pylist():
+        yield Failed(
+            **{name: row[name] for name in _STORED_FAILURE},
+            keep={name: cell_of(row[name]) for name in keep},
+        )

@@ -1,0 +1,218 @@
+"""Where every row stands before it is asked: read once from the parts, kept up by what this run books.
+
+The rule: a row is known by its row_id and one of its two keys; only the columns needed are read, and done rows are 16
+bytes each, never objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchvision.checkpoint.books import Books
+from batchvision.checkpoint.entries import Carry
+from batchvision.checkpoint.parts import part_paths, read_part
+from batchvision.keys import KEY_BYTES, row_digest
+from batchvision.records import AttemptState, Failed
+
+_RESULT_COLUMNS = ("row_id", "request_key", "skip_key", "recipe_id", "row_cost_ticks")
+_MAYBE_BILLED = (AttemptState.AMBIGUOUS.value, AttemptState.LOST_AFTER_READ.value)
+
+
+class RowState(Enum):
+    """What a rerun finds of a row under its current key."""
+
+    NEW = "new"  #: no answer yet
+    DONE = "done"  #: in results
+    FAILED = "failed"  #: in failures
+    AWAITING = "awaiting"  #: a ticket is open for it
+    HELD = "held"  #: it was in flight at a crash and `ambiguous = "hold"` keeps it
+
+
+class Carried(NamedTuple):
+    """What earlier attempts of the same request have used up."""
+
+    attempts: int = 0
+    cost_ticks: int = 0
+    runs_failed: int = 0
+
+
+class OtherRecipes(NamedTuple):
+    """Rows that are done, but under other recipes than the current one, and what they cost."""
+
+    rows: int
+    ticks: int
+
+
+class Sums(NamedTuple):
+    """What the ledger adds up to: spent for certain, and at most spent by attempts whose end is unknown."""
+
+    spent_ticks: int
+    ambiguous_ticks: int
+
+
+class KeySet:
+    """A set of 16-byte digests (``keys.row_digest``) with a small face, so that its inside can become compact."""
+
+    __slots__ = ("_digests",)
+
+    def __init__(self, digests: Iterable[bytes] = ()) -> None:
+        self._digests = set(digests)
+
+    def add(self, digest: bytes) -> None:
+        self._digests.add(digest)
+
+    def contains(self, digest: bytes) -> bool:
+        return digest in self._digests
+
+    def contains_many(self, digests: Iterable[bytes]) -> list[bool]:
+        return [digest in self._digests for digest in digests]
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+
+class Standing:
+    """The answers to the feed's and the lanes' questions. Reads may come from the feed's thread."""
+
+    def __init__(self, books: Books, done: KeySet, others: dict[bytes, int], sums: Sums) -> None:
+        self._books = books
+        self._done = done
+        self._others = others
+        self._sums = sums
+        self._awaiting = {
+            (open_.intent.row_id, key)
+            for open_ in books.open.values()
+            if open_.ticket is not None
+            for key in (open_.intent.request_key, open_.intent.skip_key)
+        }
+        #: rows with a failure or a carry that the manifest still has
+        self.seen: set[str] = set()
+
+    @classmethod
+    def read(cls, output: Path, books: Books, recipe_id: str) -> Standing:
+        """From the parts of all shards. Raises CheckpointDamaged."""
+        done, others = _read_results(output, recipe_id)
+        return cls(books, done, others, read_sums(output))
+
+    # ---------------------------------------------------------------------------- one row
+
+    def state(self, row_id: str, key: str) -> RowState:
+        """``key`` is the row's request_key or its skip_key. A failure or carry asked for counts as seen."""
+        if self._done.contains(row_digest(row_id, key)):
+            return RowState.DONE
+        if (row_id, key) in self._awaiting:
+            return RowState.AWAITING
+        carry = self._carry(row_id, key)
+        if carry is not None and carry.held:
+            return RowState.HELD
+        return RowState.NEW if self.failed_before(row_id, key) is None else RowState.FAILED
+
+    def failed_before(self, row_id: str, key: str) -> Failed | None:
+        """The row's record in ``failures`` under this key, kept cells and all."""
+        failed = self._books.failures.get(row_id)
+        if failed is None or key not in (failed.request_key, failed.skip_key):
+            return None
+        self.seen.add(row_id)
+        return failed
+
+    def keep_failed(self, row_id: str, key: str) -> None:
+        """The row stays failed in this run: its record outlives a complete pass over the manifest."""
+        self.failed_before(row_id, key)
+
+    def carried(self, row_id: str, key: str) -> Carried:
+        """What the next attempt counts on from: of a pending row its carry, of a failed one its record."""
+        carry = self._carry(row_id, key)
+        if carry is not None:
+            return Carried(carry.attempts, carry.cost_ticks, carry.runs_failed)
+        failed = self.failed_before(row_id, key)
+        if failed is not None:
+            return Carried(failed.attempt_count, failed.row_cost_ticks, failed.runs_failed)
+        return Carried()
+
+    def _carry(self, row_id: str, key: str) -> Carry | None:
+        carry = self._books.carries.get(row_id)
+        if carry is None or key not in (carry.request_key, carry.skip_key):
+            return None
+        self.seen.add(row_id)
+        return carry
+
+    # ---------------------------------------------------------------------------- all rows
+
+    def contains_done(self, digest: bytes) -> bool:
+        """Whether ``keys.row_digest(row_id, request_key or skip_key)`` is of a row that was done before this run."""
+        return self._done.contains(digest)
+
+    def contains_many_done(self, digests: Iterable[bytes]) -> list[bool]:
+        return self._done.contains_many(digests)
+
+    def is_done_elsewhere(self, row_id: str) -> bool:
+        """Whether the row is done under another recipe, and not under this one."""
+        return row_digest(row_id, "") in self._others
+
+    @property
+    def done_other_recipe(self) -> OtherRecipes:
+        return OtherRecipes(len(self._others), sum(self._others.values()))
+
+    @property
+    def spent_ticks(self) -> int:
+        """By all runs of the output before this one."""
+        return self._sums.spent_ticks
+
+    @property
+    def ambiguous_ticks(self) -> int:
+        return self._sums.ambiguous_ticks
+
+
+# ---------------------------------------------------------------------------------- reading
+
+
+def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, dict[bytes, int]]:
+    """The done rows of this recipe under both keys, and those of others (by row_id) with what they cost."""
+    done = KeySet()
+    here: set[bytes] = set()
+    others: dict[bytes, int] = {}
+    for path in part_paths(output, "results"):
+        table = read_part(path, _RESULT_COLUMNS)
+        is_current = pc.equal(table["recipe_id"], recipe_id)
+        _add_done(done, table.filter(is_current))
+        rest = table.filter(pc.invert(is_current))
+        for digest, ticks in zip(_digests(rest), rest["row_cost_ticks"].to_pylist(), strict=True):
+            others[digest] = others.get(digest, 0) + (ticks or 0)
+    if others:  # only then is it worth asking which of them are done here too
+        for path in part_paths(output, "results"):
+            table = read_part(path, ("row_id", "recipe_id"))
+            here.update(_digests(table.filter(pc.equal(table["recipe_id"], recipe_id))))
+    return done, {digest: ticks for digest, ticks in others.items() if digest not in here}
+
+
+def _add_done(done: KeySet, table: pa.Table) -> None:
+    for key in ("request_key", "skip_key"):
+        for digest in _digests(table, key):
+            done.add(digest)
+
+
+def _digests(table: pa.Table, key: str | None = None) -> list[bytes]:
+    """``keys.row_digest`` of every row, its text joined a column at a time."""
+    ids = table["row_id"]
+    keys: Any = table[key] if key is not None else ""
+    lengths = pc.cast(pc.utf8_length(ids), pa.string())
+    texts = pc.binary_join_element_wise(lengths, ":", ids, keys, "", null_handling="replace", null_replacement="")
+    return [blake2b(text, digest_size=KEY_BYTES).digest() for text in texts.cast(pa.binary()).to_pylist()]
+
+
+def read_sums(output: Path) -> Sums:
+    """The ledger's sums, a column at a time."""
+    spent = ambiguous = 0
+    for path in part_paths(output, "attempts"):
+        table = read_part(path, ("state", "cost_ticks", "bound_ticks"))
+        spent += pc.sum(table["cost_ticks"]).as_py() or 0
+        unsure = table.filter(pc.is_in(table["state"], pa.array(_MAYBE_BILLED)))
+        ambiguous += pc.sum(unsure["bound_ticks"]).as_py() or 0
+    return Sums(spent, ambiguous)

@@ -1,0 +1,376 @@
+"""The face of the checkpoint: the one owner of an output's files.
+
+A night, in order: :meth:`Store.open` (lock, columns), :meth:`Store.recover` (what a crash left becomes parts),
+:meth:`Store.standing` (what is done), then :meth:`Store.run` beside the lanes, and :meth:`Store.close`.
+
+The rule: what a method acknowledged is durable. Nothing is judged here: verdicts come from outside, live and on replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import anyio
+import pyarrow as pa
+
+from batchvision.checkpoint import summaries
+from batchvision.checkpoint.books import Books, Cut, Verdict
+from batchvision.checkpoint.disk import Disk, LocalDisk, Offload, WriterThread, disk_failures
+from batchvision.checkpoint.entries import Accepted, Ended, Entry, Header, Received, Voided, masked_answer
+from batchvision.checkpoint.journal import Journal, Segment, segment_path, segment_paths
+from batchvision.checkpoint.lock import OutputLock
+from batchvision.checkpoint.parts import dated_path, failures_path, read_part, remove_leftovers, seal
+from batchvision.checkpoint.recovery import Recovery, replay
+from batchvision.checkpoint.registry import register
+from batchvision.checkpoint.schema import Columns, Tables, failures_of
+from batchvision.checkpoint.standing import Standing
+from batchvision.errors import ROW_FAULTS, TRANSIENTS, OutputHeld
+from batchvision.records import EndedWithout, Exchange, Failed, Intent, PartFile, RawAnswer, RunSummary
+from batchvision.secrets import Secrets
+
+
+@dataclass(frozen=True, slots=True)
+class SealAfter:
+    """When what has been booked becomes parts: whichever comes first."""
+
+    attempts: int = 4_000
+    journal_bytes: int = 16 * 1024 * 1024
+    seconds: float = 600.0
+
+
+class Store:
+    """One output (and shard), held by this process. A context manager: leaving it lets go, and writes nothing."""
+
+    def __init__(
+        self,
+        lock: OutputLock,
+        owns_lock: bool,
+        header: Header,
+        tables: Tables,
+        secrets: Secrets,
+        seal_after: SealAfter,
+        disk: Disk,
+        offload: Offload,
+    ) -> None:
+        self.output = lock.output
+        self._lock = lock
+        self._owns_lock = owns_lock
+        self._header = header
+        self._tables = tables
+        self._secrets = secrets
+        self._seal_after = seal_after
+        self._disk = disk
+        self._offload = offload
+        self._books = Books()
+        self._standing: Standing | None = None
+        self._opened: Journal | None = None
+        self._parts: dict[str, PartFile] = {}
+        self._turn = anyio.Lock()  # one group, or one seal, at a time
+        self._is_writing = False
+        self._is_closing = False
+        self._sealed_at: float | None = None
+
+    # ---------------------------------------------------------------------------- opening
+
+    @staticmethod
+    def lock(output: Path, shard: str = "0of1") -> OutputLock:
+        """Hold an output before anything else is done with it. Raises OutputHeld at once."""
+        return OutputLock.take(output, shard)
+
+    @classmethod
+    def open(
+        cls,
+        where: Path | OutputLock,
+        *,
+        job_name: str,
+        run_id: str,
+        started_at: datetime,
+        columns: Columns,
+        shard: str = "0of1",
+        secrets: Secrets | None = None,
+        keep_raw: bool = True,
+        seal_after: SealAfter | None = None,
+        disk: Disk | None = None,
+        offload: Offload | None = None,
+    ) -> Store:
+        """Open an output, or one that is locked already (its lock stays the caller's).
+
+        Raises OutputHeld, JobInvalid (another job's output, a changed column type), CheckpointDamaged, DiskFailed.
+        """
+        disk, secrets = disk or LocalDisk(), secrets or Secrets()
+        lock = where if isinstance(where, OutputLock) else OutputLock.take(where, shard, disk)
+        try:
+            with disk_failures(f"opening {lock.output}"):
+                all_columns = register(disk, lock.output, job_name, columns)
+        except BaseException:
+            if lock is not where:
+                lock.release()
+            raise
+        return cls(
+            lock=lock,
+            owns_lock=lock is not where,
+            header=Header(job_name, run_id, started_at, lock.shard, 0),
+            tables=Tables(job_name, all_columns, secrets.mask, keep_raw),
+            secrets=secrets,
+            seal_after=seal_after or SealAfter(),
+            disk=disk,
+            offload=offload or WriterThread(),
+        )
+
+    def recover(self, judge: Callable[[Exchange], Verdict], hold: bool = False) -> Recovery:
+        """Make parts of what the last segment holds, named by *its* run, and begin this run's segment.
+
+        ``judge`` reads every answer that was durable. What was in flight is booked as ambiguous; with ``hold`` those
+        rows stay pending until a run without it. A crash in here leaves the old segment: the next start does the same
+        again. Raises CheckpointDamaged, DiskFailed.
+        """
+        with disk_failures(f"recovering {self.output}"):
+            self._load_failures()
+            remove_leftovers(self._disk, self.output, self._lock.shard)
+            segments = segment_paths(self._lock.folder)
+            old, recovery = replay(segments[-1], self._books, judge, hold) if segments else (None, Recovery())
+            cut = self._books.cut()
+            if old is not None:
+                self._write_parts(old, cut)
+            segment = self._begin_segment(old.seq + 1 if old else 1, cut)
+            self._remove(segments)
+        self._opened = Journal(segment, self._offload, self._secrets.mask)
+        return recovery
+
+    def _load_failures(self) -> None:
+        path = self.output / failures_path(self._lock.shard)
+        if path.exists():
+            self._books.failures = {failed.row_id: failed for failed in failures_of(read_part(path))}
+
+    def standing(self, recipe_id: str) -> Standing:
+        """Where every row stands, from the parts of all shards and what this shard has open."""
+        self._standing = Standing.read(self.output, self._books, recipe_id)
+        self._books.is_done = self._standing.contains_done
+        return self._standing
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the files and of the lock, as a crash would: the next start recovers what is in the journal."""
+        if self._opened is not None:
+            self._opened.segment.close()
+        if self._owns_lock:
+            self._lock.release()
+
+    # ---------------------------------------------------------------------------- what lanes write
+
+    async def intent(self, intent: Intent) -> None:
+        """P2: returns when the intent is durable; only then may its request leave."""
+        if not self._lock.is_held:
+            raise OutputHeld(f"{self.output} is not this process's: a forked child does not inherit its parent's run")
+        journal = self._journal
+        self._books.start(intent)
+        await self._durable(journal, intent)
+
+    async def ticket(self, exchange_id: str, ticket: str, at: datetime) -> None:
+        """P2: returns when the ticket is durable; only then may it be asked for."""
+        entry = Accepted(exchange_id, ticket, at)
+        journal = self._journal
+        self._books.accept(entry)
+        await self._durable(journal, entry)
+
+    async def answer(self, exchange_id: str, raw: RawAnswer) -> RawAnswer:
+        """P3: returns the answer as it was written, the key masked, when it is durable; only then may it be read."""
+        written = masked_answer(raw, self._secrets)
+        journal = self._journal
+        self._books.receive(exchange_id, written)
+        await self._durable(journal, Received(exchange_id, written))
+        return written
+
+    def void(self, exchange_id: str) -> None:
+        """The intent's request was never sent: after a crash it is not ambiguous."""
+        self._books.void(exchange_id)
+        self._journal.append(Voided(exchange_id))
+
+    def book(self, exchange_id: str, verdict: Verdict, hold: bool = False) -> None:
+        """The exchange is over: its attempt goes to the ledger, its row's outcome to the tables, at the next seal.
+
+        ``hold``: its row stays pending until a run that sends ambiguous rows again.
+        """
+        exchange = self._books.book(exchange_id, verdict, hold)
+        ended = None if exchange.answer else _ended(verdict)
+        if ended is not None:
+            self._journal.append(Ended(exchange_id, ended))
+
+    def file(self, failed: Failed) -> None:
+        """A row that failed before anything was sent. Not in the journal: the next run would find the same again."""
+        self._books.file(failed)
+
+    async def _durable(self, journal: Journal, entry: Entry) -> None:
+        group = journal.append(entry)
+        if not self._is_writing:  # the writer was cancelled: who still waits for an answer writes it himself
+            await self._commit()
+        await group.durable()
+
+    # ---------------------------------------------------------------------------- the one writer
+
+    async def run(self) -> None:
+        """Commit group after group until :meth:`close`. Raises DiskFailed; then nothing more is written."""
+        self._is_writing = True
+        try:
+            while not self._is_closing:
+                await self._journal.gathering.filled(self._seal_after.seconds)
+                await self._commit()
+        finally:
+            self._is_writing = False
+            if self._journal.failure is None:
+                with anyio.CancelScope(shield=True):
+                    await self._commit()
+
+    async def _commit(self) -> None:
+        async with self._turn:
+            with anyio.CancelScope(shield=True):
+                await self._journal.commit()
+                if self._is_seal_due():
+                    await self._seal()
+
+    def _is_seal_due(self) -> bool:
+        now = anyio.current_time()
+        if self._sealed_at is None:
+            self._sealed_at = now
+        books, limit = self._books, self._seal_after
+        return (
+            len(books.attempts) >= limit.attempts
+            or self._journal.segment.appended_bytes >= limit.journal_bytes
+            or (books.has_unsealed and now - self._sealed_at >= limit.seconds)
+        )
+
+    async def _seal(self) -> None:
+        """Parts, then a new segment with all that is open, then the old segment goes.
+
+        What gathers for the next group while this runs is part of the cut, so the new segment makes it durable too.
+        Where the disk fails before that, it is still written to the old segment: no answer is left in memory.
+        """
+        journal = self._journal
+        group, cut, old = journal.take(), self._books.cut(), journal.segment
+        with journal.failing(f"sealing {self.output}", group):
+            try:
+                journal.segment = await self._offload(partial(self._turn_segment, old, cut))
+            except OSError:
+                if group.bodies and not segment_path(self._lock.folder, old.header.seq + 1).exists():
+                    await self._offload(partial(old.append, group.bodies))
+                    group.settle()
+                raise
+        group.settle()
+        self._sealed_at = anyio.current_time()
+
+    async def close(self, complete: bool) -> None:
+        """Seal what is booked. ``complete``: the feed has passed over the whole manifest, so failures and carries of
+        rows that it did not meet are dropped. Nothing is rewritten that did not change. After a failed write: nothing.
+        """
+        self._is_closing = True
+        journal = self._journal
+        if journal.failure is not None:
+            return
+        with anyio.CancelScope(shield=True):
+            async with self._turn:
+                await journal.commit()
+                if complete and self._standing is not None:
+                    self._books.drop_unseen(self._standing.seen)
+                if self._books.has_unsealed:
+                    await self._seal()
+                journal.gathering.hurry()
+
+    # ---------------------------------------------------------------------------- files, off the loop
+
+    def _turn_segment(self, old: Segment, cut: Cut) -> Segment:
+        self._write_parts(old.header, cut)
+        segment = self._begin_segment(old.header.seq + 1, cut)
+        old.close()
+        self._remove([old.path])
+        return segment
+
+    def _write_parts(self, header: Header, cut: Cut) -> None:
+        if not cut.has_rows:
+            return
+        named = (header.shard, header.run_id, header.started_at, header.seq)
+        if cut.completed:
+            self._write_part(dated_path("results", *named), self._tables.results(cut.completed))
+        failures = failures_path(header.shard)
+        if cut.failures is not None or not (self.output / failures).exists():
+            self._write_part(failures, self._tables.failures(cut.failures or ()))
+        if cut.attempts:
+            self._write_part(dated_path("attempts", *named), self._tables.attempts(cut.attempts))
+
+    def _write_part(self, relative: str, table: pa.Table) -> None:
+        part = seal(self._disk, self.output, relative, table)
+        self._parts[relative] = part
+
+    def _begin_segment(self, seq: int, cut: Cut) -> Segment:
+        header = replace(self._header, seq=seq)
+        return Segment.create(self._disk, self._lock.folder, header, cut.entries(), self._secrets.mask)
+
+    def _remove(self, segments: list[Path]) -> None:
+        for path in segments:
+            self._disk.remove(path)
+        if segments:
+            self._disk.sync_folder(self._lock.folder)
+
+    # ---------------------------------------------------------------------------- small files, and what there is
+
+    def write_recipe(self, recipe_id: str, document: Mapping[str, Any]) -> None:
+        summaries.write_recipe(self._disk, self.output, recipe_id, document, self._secrets)
+
+    def load_recipe(self, recipe_id: str) -> dict[str, Any]:
+        return summaries.load_recipe(self.output, recipe_id)
+
+    def write_summary(self, summary: RunSummary) -> RunSummary:
+        summaries.write_summary(self._disk, self.output, summary, self._secrets)
+        return summary
+
+    def latest_summary(self) -> RunSummary | None:
+        """Of the last run that ended, before this one."""
+        return summaries.read_latest(self.output)
+
+    def parts(self) -> tuple[PartFile, ...]:
+        """What was sealed since this store was opened, recovered parts included; ``failures`` as it is now."""
+        return tuple(self._parts.values())
+
+    def failures(self) -> tuple[Failed, ...]:
+        """The rows that are failed now."""
+        return tuple(self._books.failures.values())
+
+    @property
+    def failures_count(self) -> int:
+        return len(self._books.failures)
+
+    @property
+    def tickets_open(self) -> int:
+        return sum(1 for open_ in self._books.open.values() if open_.ticket is not None and open_.answer is None)
+
+    @property
+    def held_count(self) -> int:
+        """Rows kept back by ``ambiguous = "hold"``."""
+        return sum(1 for carry in self._books.carries.values() if carry.held)
+
+    @property
+    def _journal(self) -> Journal:
+        if self._opened is None:
+            raise RuntimeError("recover() comes before anything is written")
+        return self._opened
+
+
+def _ended(verdict: Verdict) -> EndedWithout | None:
+    """An end that a replay can judge again. One that was only interrupted has no end: a replay finds it open."""
+    attempt, outcome = verdict.attempt, verdict.outcome
+    if attempt.error_kind not in ROW_FAULTS and attempt.error_kind not in TRANSIENTS:
+        return None
+    at = outcome.failed_at if isinstance(outcome, Failed) else attempt.received_at or attempt.sent_at
+    return EndedWithout(attempt.error_kind, attempt.error_message or "", at)

@@ -1,0 +1,88 @@
+"""The small JSON files beside the tables: what was asked (``recipes/``) and what each run did (``runs/``).
+
+The rule: every file is replaced by one rename, and not at all where it would stay the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from batchvision.checkpoint.disk import Disk, disk_failures, replace_file
+from batchvision.errors import CheckpointDamaged, JobInvalid
+from batchvision.records import PartFile, RunSummary
+from batchvision.secrets import Secrets
+
+LATEST = "latest.json"
+
+
+def summary_document(summary: RunSummary) -> dict[str, Any]:
+    """The summary as JSON content."""
+    document = {part.name: getattr(summary, part.name) for part in fields(summary)}
+    document["parts"] = [part._asdict() for part in summary.parts]
+    for name in ("failures_by_kind", "versions", "config"):
+        document[name] = dict(document[name])
+    return document
+
+
+def summary_text(summary: RunSummary) -> str:
+    """The summary on one line: what ``run --json`` prints and ``runs/<run_id>.json`` holds."""
+    return json.dumps(summary_document(summary), ensure_ascii=False, default=str)
+
+
+def write_summary(disk: Disk, output: Path, summary: RunSummary, secrets: Secrets) -> None:
+    """``runs/<run_id>.json``, then ``runs/latest.json``. Raises DiskFailed."""
+    content = secrets.mask_bytes(summary_text(summary).encode("utf-8", "replace")) + b"\n"
+    with disk_failures(f"writing {output / 'runs'}"):
+        for name in (f"{summary.run_id}.json", LATEST):
+            replace_file(disk, output / "runs" / name, content)
+
+
+def read_latest(output: Path) -> RunSummary | None:
+    """The summary of the last run that ended; None where none has. Fields of later versions are left out."""
+    path = output / "runs" / LATEST
+    if not path.exists():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        document["parts"] = tuple(PartFile(**part) for part in document["parts"])
+        known = {part.name for part in fields(RunSummary)}
+        return RunSummary(**{name: value for name, value in document.items() if name in known})
+    except (ValueError, TypeError, KeyError) as fault:
+        raise CheckpointDamaged(
+            f"{path} cannot be read ({fault}). It only repeats what the tables hold: delete it, and the next run "
+            "writes a new one."
+        ) from fault
+
+
+def recipe_path(output: Path, recipe_id: str) -> Path:
+    return output / "recipes" / f"{recipe_id}.json"
+
+
+def write_recipe(disk: Disk, output: Path, recipe_id: str, document: Mapping[str, Any], secrets: Secrets) -> None:
+    """``recipes/<recipe_id>.json``; a recipe never changes, so one that is there stays. Raises DiskFailed."""
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    content = secrets.mask_bytes(text.encode("utf-8", "surrogatepass")) + b"\n"
+    path = recipe_path(output, recipe_id)
+    if path.exists() and path.read_bytes() == content:
+        return
+    with disk_failures(f"writing {path}"):
+        replace_file(disk, path, content)
+
+
+def load_recipe(output: Path, recipe_id: str) -> dict[str, Any]:
+    """What was asked under a recipe_id of this output."""
+    path = recipe_path(output, recipe_id)
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+    except FileNotFoundError:
+        raise JobInvalid(
+            f"{path} is missing, and an answer that waits in the journal was asked for by that recipe. "
+            "Restore the file, or set output.path to another folder."
+        ) from None
+    except ValueError as fault:
+        raise CheckpointDamaged(f"{path} is damaged ({fault}): restore it from a copy, then run again.") from fault
+    return document

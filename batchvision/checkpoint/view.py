@@ -1,0 +1,150 @@
+"""An output as others see it: read only, without its lock, also while a run writes to it.
+
+The rule: nothing here writes or waits. Sealed parts never change under a reader; the journal is read as it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Received, Voided
+from batchvision.checkpoint.journal import read_segment, segment_paths
+from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
+from batchvision.checkpoint.parts import batches_of, part_paths, read_part, row_count
+from batchvision.checkpoint.standing import Sums, read_sums
+from batchvision.checkpoint.summaries import read_latest
+from batchvision.records import Intent, RunSummary
+
+
+class AmbiguousAttempt(NamedTuple):
+    """A ledger line of unknown end, by row."""
+
+    row_id: str
+    state: str
+    bound_ticks: int | None
+    run_id: str
+
+
+class OpenWork(NamedTuple):
+    """What the journals say is under way, or was when the run ended without an end."""
+
+    in_flight: tuple[Intent, ...]
+    tickets: tuple[Intent, ...]
+    held: tuple[Carry, ...]
+
+
+class OutputView:
+    """The tables of one output, and what is open."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+
+    @property
+    def exists(self) -> bool:
+        """Whether any run has ever written here."""
+        return (self.output / STATE_FOLDER).is_dir()
+
+    def latest(self) -> RunSummary | None:
+        """The summary of the last run that ended."""
+        return read_latest(self.output)
+
+    def holder(self, shard: str = "0of1") -> Holder | None:
+        """Who holds the output, or was the last to hold it: the file outlives the lock."""
+        return Holder.written_in(lock_path(self.output, shard))
+
+    # ---------------------------------------------------------------------------- tables
+
+    def rows(self, table: str, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows of ``results``, ``failures`` or ``attempts``, a batch at a time, oldest part name first."""
+        for path in part_paths(self.output, table):
+            with suppress(FileNotFoundError):  # compacted, or replaced, since it was listed
+                yield from batches_of(path, names)
+
+    def count(self, table: str) -> int:
+        return sum(row_count(path) for path in part_paths(self.output, table))
+
+    def current_results(self, recipe_id: str | None, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """One answer a row: that of ``recipe_id`` if there is one, otherwise the newest by ``updated_at``."""
+        current = self._current(recipe_id)
+        wanted = None if names is None else [*dict.fromkeys([*names, "row_id", "request_key"])]
+        for batch in self.rows("results", wanted):
+            pairs = zip(batch["row_id"].to_pylist(), batch["request_key"].to_pylist(), strict=True)
+            chosen = batch.filter(pa.array([current[row_id] == key for row_id, key in pairs], pa.bool_()))
+            if chosen.num_rows:
+                yield chosen if names is None else chosen.select(list(names))
+
+    def _current(self, recipe_id: str | None) -> dict[str, str]:
+        """The request_key of the current answer, by row."""
+        best: dict[str, tuple[bool, int, str]] = {}
+        names = ("row_id", "recipe_id", "updated_at", "request_key")
+        for batch in self.rows("results", names):
+            updated = batch["updated_at"].cast(pa.int64())
+            columns = (batch["row_id"], batch["recipe_id"], updated, batch["request_key"])
+            for row_id, recipe, at, key in zip(*(column.to_pylist() for column in columns), strict=True):
+                rank = (recipe == recipe_id, at, key)
+                if row_id not in best or rank > best[row_id]:
+                    best[row_id] = rank
+        return {row_id: key for row_id, (_, _, key) in best.items()}
+
+    def failures_by_kind(self) -> dict[str, int]:
+        """How many rows are failed now, by ``error_kind``, the most frequent first."""
+        counts: dict[str, int] = {}
+        for batch in self.rows("failures", ("error_kind",)):
+            for pair in pc.value_counts(batch["error_kind"]).to_pylist():
+                counts[pair["values"]] = counts.get(pair["values"], 0) + pair["counts"]
+        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+    def quarantined_count(self) -> int:
+        return sum(pc.sum(batch["quarantined"]).as_py() or 0 for batch in self.rows("failures", ("quarantined",)))
+
+    def sums(self) -> Sums:
+        """What the ledger adds up to."""
+        return read_sums(self.output)
+
+    def ambiguous(self) -> Iterator[AmbiguousAttempt]:
+        """Every attempt that may have been billed without its answer reaching us."""
+        names = ("row_id", "state", "bound_ticks", "run_id")
+        for path in part_paths(self.output, "attempts"):
+            table = read_part(path, names)
+            unsure = table.filter(pc.is_in(table["state"], pa.array(["ambiguous", "lost_after_read"])))
+            for row in unsure.to_pylist():
+                yield AmbiguousAttempt(**row)
+
+    # ---------------------------------------------------------------------------- the journals
+
+    def open_work(self) -> OpenWork:
+        """From the newest segment of every shard. Raises CheckpointDamaged."""
+        in_flight: dict[str, Intent] = {}
+        tickets: dict[str, Intent] = {}
+        held: dict[str, Carry] = {}
+        for folder in sorted((self.output / STATE_FOLDER).glob("*of*")):
+            for entry in _newest_entries(folder):
+                _apply(entry, in_flight, tickets, held)
+        return OpenWork(tuple(in_flight.values()), tuple(tickets.values()), tuple(held.values()))
+
+
+def _newest_entries(folder: Path) -> list[Entry]:
+    """A running writer may turn the segment between the look and the read: then look again."""
+    while segments := segment_paths(folder):
+        with suppress(FileNotFoundError):
+            return read_segment(segments[-1]).entries
+    return []
+
+
+def _apply(entry: Entry, in_flight: dict[str, Intent], tickets: dict[str, Intent], held: dict[str, Carry]) -> None:
+    match entry:
+        case Intent(exchange_id=exchange_id):
+            in_flight[exchange_id] = entry
+        case Accepted(exchange_id=exchange_id):
+            tickets[exchange_id] = in_flight.pop(exchange_id)
+        case Received(exchange_id=exchange_id) | Ended(exchange_id=exchange_id) | Voided(exchange_id=exchange_id):
+            in_flight.pop(exchange_id, None)
+            tickets.pop(exchange_id, None)
+        case Carry(held=True):
+            held[entry.row_id] = entry
