@@ -6,6 +6,7 @@ was sent). This budget is local to the process; another with the same face can s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -18,11 +19,11 @@ from batchvision.records import Estimate, Usage
 
 
 class Lease:
-    """Leave to send one request. Leaving its ``with`` block unsettled keeps the bound as spent: better than forgetting."""
+    """Leave to send one request. Leaving its ``with`` block unsettled keeps the bound as spent."""
 
     __slots__ = ("_bound_ticks", "_budget", "_ended", "_tokens", "_tokens_out", "probe")
 
-    def __init__(self, budget: LocalBudget, tokens: float, bound_ticks: int, *, probe: bool) -> None:
+    def __init__(self, budget: LocalBudget, tokens: float, bound_ticks: int | None, *, probe: bool) -> None:
         self.probe = probe
         self._budget = budget
         self._tokens = tokens
@@ -48,22 +49,22 @@ class Lease:
         """The answer is here: its real cost and tokens take the place of the estimate."""
         if usage.total_tokens is not None and self._tokens_out:
             self._budget.pacing.give_back(self._tokens - usage.total_tokens)
-        self._end(self._bound_ticks if usage.cost_ticks is None else usage.cost_ticks)
+        self._end(lambda cap: cap.settle(self._bound_ticks, usage.cost_ticks))
 
     def void(self) -> None:
         """Nothing was sent, or it surely costs nothing."""
         if self._tokens_out:
             self._budget.pacing.give_back(self._tokens)
-        self._end(0)
+        self._end(lambda cap: cap.release(self._bound_ticks))
 
     def keep(self) -> None:
         """What it cost is not known: its bound counts as spent."""
-        self._end(self._bound_ticks)
+        self._end(lambda cap: cap.settle(self._bound_ticks, None))
 
-    def _end(self, ticks: int) -> None:
+    def _end(self, book: Callable[[SpendCap], None]) -> None:
         if not self._ended:
             self._ended = True
-            self._budget.lease_ended(self, self._bound_ticks, ticks)
+            self._budget.lease_ended(book, probe=self.probe)
 
 
 class Budget(Protocol):
@@ -92,21 +93,21 @@ class LocalBudget:
 
     async def lease(self, estimate: Estimate) -> Lease:
         """Wait for money, then for the turn. Raises SpendCapReached when no money is left and none can come back."""
-        bound = estimate.bound_ticks or 0
+        bound = estimate.bound_ticks
         await self._reserve(bound)
         try:
             probe = await self.pacing.admit(estimate.tokens)
         except BaseException:  # cancelled on the way
-            self._return(bound, 0)
+            self._return(lambda cap: cap.release(bound))
             raise
         return Lease(self, estimate.tokens, bound, probe=probe)
 
-    async def _reserve(self, bound: int) -> None:
+    async def _reserve(self, bound: int | None) -> None:
         while not self._cap.reserve(bound):
             if self._leased == 0:
                 raise SpendCapReached(
-                    f"the cost cap leaves {format_usd(self._cap.left_ticks)}, and the next request may cost "
-                    f"{format_usd(bound)}: raise limits.max_cost_usd and run again to go on"
+                    f"the cost cap leaves {format_usd(self._cap.left_ticks or 0)}, and the next request may cost "
+                    f"{format_usd(bound or 0)}: raise limits.max_cost_usd and run again to go on"
                 )
             returned = self._returned
             await returned.wait()
@@ -114,9 +115,9 @@ class LocalBudget:
 
     def adopt(self, bound_ticks: int | None) -> Lease:
         """The lease of a ticket from an earlier run: its money is already committed."""
-        self._cap.reserve(bound_ticks or 0, force=True)
+        self._cap.commit(bound_ticks)
         self._leased += 1
-        return Lease(self, 0, bound_ticks or 0, probe=False)
+        return Lease(self, 0, bound_ticks, probe=False)
 
     async def admit_poll(self) -> None:
         await self.pacing.admit_poll()
@@ -126,12 +127,12 @@ class LocalBudget:
             self.pacing.learn(signs)
         self.pacing.observe(error)
 
-    def lease_ended(self, lease: Lease, bound: int, ticks: int) -> None:
-        self._return(bound, ticks)
-        self.pacing.gate.probe_home(probe=lease.probe)
+    def lease_ended(self, book: Callable[[SpendCap], None], *, probe: bool) -> None:
+        self._return(book)
+        self.pacing.gate.probe_home(probe=probe)
 
-    def _return(self, bound: int, ticks: int) -> None:
+    def _return(self, book: Callable[[SpendCap], None]) -> None:
         self._leased -= 1
-        self._cap.settle(bound, ticks)
+        book(self._cap)
         self._returned.set()
         self._returned = anyio.Event()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 import anyio
@@ -18,13 +18,12 @@ from batchvision.budget import Budget, Lease
 from batchvision.checkpoint import Standing, Store
 from batchvision.errors import (
     BatchvisionError,
-    Expired,
-    LostAfterRead,
     RowFault,
     ServerError,
     StopRun,
     Transient,
 )
+from batchvision.keys import row_digest
 from batchvision.outcome import Judge, Verdict
 from batchvision.providers.base import Dialect, Gone, Reading, SendOptions, Waiting
 from batchvision.records import (
@@ -42,9 +41,9 @@ from batchvision.records import (
     Request,
     Row,
     Tries,
+    Usage,
 )
 
-TICKET_LIFETIME = timedelta(hours=24)  #: how long xAI keeps a deferred answer
 POLL_TIMEOUT_SECONDS = 60.0
 
 
@@ -77,6 +76,11 @@ class Judged(NamedTuple):
     exchange: Exchange
     verdict: Verdict
 
+    def as_retried(self) -> Judged:
+        """The same attempt, but the row has not ended with it."""
+        attempt = replace(self.verdict.attempt, state=AttemptState.RETRIED)
+        return Judged(self.exchange, self.verdict._replace(attempt=attempt, outcome=None))
+
 
 class OpenTicket(NamedTuple):
     """Work the provider has accepted, with the lease that holds its money."""
@@ -105,7 +109,7 @@ class Exchanges:
         dialect: Dialect,
         judge: Judge,
         counters: Counters,
-        learn: Callable[[Verdict], None] = lambda verdict: None,
+        learn: Callable[[Usage, int], None] = lambda usage, images: None,
         now: Callable[[], datetime] = utc_now,
         rng: random.Random | None = None,
     ) -> None:
@@ -121,6 +125,7 @@ class Exchanges:
         self._now = now
         self._random = rng or random.Random()
         self._sequence = 0
+        self._ambiguous_rows: set[bytes] = set()
 
     # ---------------------------------------------------------------------------- leases
 
@@ -197,14 +202,14 @@ class Exchanges:
 
     def _settle(self, exchange: Exchange, lease: Lease) -> Judged:
         verdict = self._judge.judge(exchange, self._random.random())
-        self._budget.observe(verdict.error, exchange.answer and self._dialect.limits(exchange.answer))
+        self._budget.observe(verdict.error, self._dialect.limits(exchange.answer) if exchange.answer else None)
         if verdict.attempt.state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ):
             lease.keep()
         elif exchange.answer is None or exchange.answer.status >= 300:
             lease.void()
         else:
             lease.settle(verdict.attempt.answer.usage)
-            self._learn(verdict)
+            self._learn(verdict.attempt.answer.usage, len(exchange.intent.image_ref))
         return Judged(exchange, verdict)
 
     # ---------------------------------------------------------------------------- deferred
@@ -237,54 +242,32 @@ class Exchanges:
                 self._budget.observe(error)
                 return NotYet(error)
             reading = self._dialect.read_poll(raw)
-            if isinstance(reading, Reading) and raw.status == 200 and raw.complete:
+            is_the_end = isinstance(reading, Gone) or (raw.status == 200 and raw.complete)
+            if is_the_end:
                 await self._store.answer(exchange.intent.exchange_id, raw)
-        return self._collected(exchange, lease, raw, reading)
+        if is_the_end:
+            self._counters.tickets_open -= 1
+            return self._settle(replace(exchange, answer=raw), lease)
+        return self._not_yet(raw, reading)
 
-    def _collected(
-        self, exchange: Exchange, lease: Lease, raw: RawAnswer, reading: Waiting | Gone | Reading
-    ) -> Judged | NotYet:
-        match reading:
-            case Waiting():
-                self._budget.observe(None, self._dialect.limits(raw))
-                return NotYet()
-            case Gone():
-                return self._end_ticket(exchange, lease, self._gone(exchange))
-            case Reading() if raw.status == 200 and raw.complete:
-                return self._end_ticket(exchange, lease, raw)
-            case Reading(error=StopRun() as error):
+    def _not_yet(self, raw: RawAnswer, reading: Waiting | Gone | Reading) -> NotYet:
+        """The ticket is kept and asked again: it is not ready, or the poll failed and not the work."""
+        error: BatchvisionError | None = None
+        if isinstance(reading, Reading):
+            error = reading.error
+            if isinstance(error, StopRun):
                 raise error
-            case Reading(error=error):
-                # the poll failed, not the work: the ticket is kept and asked again
-                error = error if isinstance(error, Transient) else ServerError(f"HTTP {raw.status} to a poll: {error}")
-                self._budget.observe(error, self._dialect.limits(raw))
-                return NotYet(error)
-
-    def _end_ticket(self, exchange: Exchange, lease: Lease, end: RawAnswer | EndedWithout) -> Judged:
-        self._counters.tickets_open -= 1
-        answer, ended = (end, None) if isinstance(end, RawAnswer) else (None, end)
-        done = Exchange(exchange.intent, exchange.ticket, exchange.ticket_at, answer, ended)
-        return self._settle(done, lease)
-
-    def _gone(self, exchange: Exchange) -> EndedWithout:
-        """404: a ticket younger than its lifetime was read by someone (us, before a crash or a cut), older: expired."""
-        now = self._now()
-        age = now - (exchange.ticket_at or exchange.intent.sent_at)
-        if age < TICKET_LIFETIME:
-            return EndedWithout(
-                LostAfterRead.kind,
-                f"the provider no longer has ticket {exchange.ticket}, {age} after it was given: its one-time answer was "
-                "read but did not arrive. `run --retry-failed=lost_after_read` buys it again",
-                now,
-            )
-        return EndedWithout(Expired.kind, f"ticket {exchange.ticket} is {age} old; answers are kept for 24 hours", now)
+            if not isinstance(error, Transient):
+                error = ServerError(f"HTTP {raw.status} to a poll: {error}")
+        self._budget.observe(error, self._dialect.limits(raw))
+        return NotYet(error)
 
     # ---------------------------------------------------------------------------- books
 
-    def book(self, judged: Judged) -> None:
+    def book(self, judged: Judged, *, hold: bool = False) -> None:
         """Close an exchange: its attempt goes to the ledger and, where the row has ended, its outcome to the tables."""
         verdict = judged.verdict
-        self._store.book(judged.exchange.intent.exchange_id, verdict)
+        self._store.book(judged.exchange.intent.exchange_id, verdict, hold)
         self._count(verdict)
         if isinstance(verdict.outcome, Failed):
             self._count_failure(verdict.outcome)
@@ -324,7 +307,10 @@ class Exchanges:
         counters.image_tokens += usage.image_tokens or 0
         counters.cached_tokens += usage.cached_tokens or 0
         counters.cost_ticks += usage.cost_ticks or 0
-        counters.ambiguous_ticks += verdict.attempt.bound_ticks or 0
+        if verdict.attempt.state is AttemptState.AMBIGUOUS:
+            self._ambiguous_rows.add(row_digest(verdict.attempt.row_id, ""))
+            counters.rows_ambiguous = len(self._ambiguous_rows)
+            counters.ambiguous_ticks += verdict.attempt.bound_ticks or 0
 
     def _count_failure(self, failed: Failed) -> None:
         counters = self._counters
@@ -332,4 +318,3 @@ class Exchanges:
         counters.rows_quarantined += failed.quarantined
         counters.rows_failed_at_provider += failed.at_provider
         counters.failures_by_kind[failed.error_kind] = counters.failures_by_kind.get(failed.error_kind, 0) + 1
-

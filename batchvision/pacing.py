@@ -1,4 +1,4 @@
-"""When a request may leave: requests a second, tokens a minute, pauses, and one probe at a time while the provider is away.
+"""When a request may leave: requests a second, tokens a minute, pauses, one probe at a time in an outage.
 
 This module alone imports aiolimiter. It takes amounts of 1 only (larger ones starve in it), so tokens have a bucket of
 their own. Everything here is first come, first served. Times are the event loop's, so a virtual clock drives it too.
@@ -224,8 +224,8 @@ class Pacing:
                 await self.pass_rate()
 
     async def wait_out_pause(self) -> None:
-        while (wait := self._resume_at - anyio.current_time()) > 0:
-            await anyio.sleep(wait)
+        while anyio.current_time() < self._resume_at:  # noqa: ASYNC110  a pause may grow while it is waited for
+            await anyio.sleep_until(self._resume_at)
 
     def give_back(self, tokens: float) -> None:
         if self._tokens is not None:

@@ -1,4 +1,4 @@
-"""Row -> Request: images read and checked, keys from their content, messages as bytes. Raises RowFault for a bad row."""
+"""Row -> Request: images read and checked, keys from their content, messages as bytes; RowFault for a bad row."""
 
 from __future__ import annotations
 

@@ -20,26 +20,13 @@ from batchvision.records import Counters, Exchange, Failed, Request, Row, Tries
 from batchvision.retry import Again, Stop
 from batchvision.stopping import StopSignal
 
-SENT_BEFORE_SHARE_COUNTS = 100  #: a share of failures says nothing of fewer rows
+ENDED_BEFORE_SHARE_COUNTS = 100  #: a share of failures says nothing of fewer rows
 
 
 class Lane(Protocol):
     """Delivers all rows of the stream and all tickets, or until the stop."""
 
     async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class FailureLimit:
-    """``limits.max_failed``: a share (0..1) of the rows that ended at the provider, or a count."""
-
-    share: float | None = None
-    count: int | None = None
-
-    def is_exceeded(self, failed: int, ended: int) -> bool:
-        if self.count is not None:
-            return failed > self.count
-        return self.share is not None and ended >= SENT_BEFORE_SHARE_COUNTS and failed > self.share * ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +52,7 @@ class Delivery:
         counters: Counters,
         stop: StopSignal,
         failures_in_a_row: Callable[[], int],
-        failure_limit: FailureLimit,
+        failures_allowed: Callable[[int, int], bool],
         wants: Callable[[Failed], bool],
     ) -> None:
         self.exchanges = exchanges
@@ -75,7 +62,7 @@ class Delivery:
         self._standing = standing
         self._counters = counters
         self._failures_in_a_row = failures_in_a_row
-        self._failure_limit = failure_limit
+        self._failures_allowed = failures_allowed
         self._wants = wants
         self._suspects: list[Suspect] = []
         self._spared: set[bytes] = set()
@@ -92,7 +79,7 @@ class Delivery:
         return request if self._is_to_be_sent(row, request) else None
 
     def _is_to_be_sent(self, row: Row, request: Request) -> bool:
-        """P1, by content: the feed knows a row by what is cheap to see of its images; a touched file looks new there."""
+        """P1, by content: the feed knows a row by what is cheap to see of its images; a touched file looks new."""
         match self._standing.state(row.row_id, request.request_key):
             case RowState.DONE:
                 self._counters.rows_done_before += 1
@@ -108,7 +95,8 @@ class Delivery:
             case RowState.AWAITING | RowState.HELD:
                 return False
             case RowState.NEW:
-                return True
+                pass
+        return True
 
     async def lease(self, request: Request) -> Lease | None:
         """Leave to send; None: the run stops first."""
@@ -170,7 +158,7 @@ class Delivery:
         digest = row_digest(suspect.row.row_id, "")
         self._spared.add(digest)
         self.again[digest] = Tries()
-        self.exchanges.book(suspect.judged._replace(verdict=suspect.judged.verdict.as_retried()))
+        self.exchanges.book(suspect.judged.as_retried())
 
     def fail_suspects(self) -> None:
         """No more rows are coming that could clear them."""
@@ -183,7 +171,7 @@ class Delivery:
         counters = self._counters
         failed = counters.rows_failed_at_provider
         ended = failed + counters.rows_completed
-        if self._failure_limit.is_exceeded(failed, ended):
+        if ended >= ENDED_BEFORE_SHARE_COUNTS and not self._failures_allowed(failed, ended):
             self.stop.request(
                 TooManyFailures(
                     f"{failed} of {ended} rows failed at the provider, more than limits.max_failed allows: look at "

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
+from typing import Any
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
@@ -194,6 +195,12 @@ class DeferredLane:
         await self._last_round()
         self._say_what_was_given_up()
 
+    async def collect(self, tickets: Sequence[Exchange]) -> None:
+        """Only the tickets: beside another lane's deliveries."""
+        send, rows = anyio.create_memory_object_stream[Row]()
+        send.close()
+        await self.deliver(rows, tickets)
+
     def _say_what_was_given_up(self) -> None:
         if self._given_up:
             self._delivery.stop.request(
@@ -205,7 +212,7 @@ class DeferredLane:
 
     # ---------------------------------------------------------------------------- tickets
 
-    async def _with_pollers(self, task: Callable[[], Awaitable[None]]) -> None:
+    async def _with_pollers(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async with anyio.create_task_group() as pollers:
             for _ in range(POLLERS):
                 pollers.start_soon(task)
@@ -216,7 +223,7 @@ class DeferredLane:
             await self._read(waiting)
 
     async def _last_round(self) -> None:
-        """After a stop, what is ready still comes in: every ticket is asked for once more, unless the key is refused."""
+        """After a stop, what is ready still comes in: every ticket is asked for once more (not with a refused key)."""
         stop = self._delivery.stop
         if not stop.is_set or isinstance(stop.reason, AuthenticationFailed | DiskFailed):
             return
@@ -282,7 +289,12 @@ class DeferredLane:
                     if is_reserved:
                         self._queue.give_up_place()
                     return
-                if not await self._submit_one(row):
+                is_open = False
+                try:
+                    is_open = await self._submit_one(row)
+                except StopRun as reason:  # the disk: nothing is sent without it
+                    stop.request(reason)
+                if not is_open:
                     self._queue.give_up_place()
 
     async def _submit_one(self, row: Row) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
+from batchvision.errors import StopRun
 from batchvision.lanes.base import Delivery
 from batchvision.records import Exchange, Row
 
@@ -35,7 +36,10 @@ class OnlineLane:
                     row = await anext(rows, None)
                 if row is None:
                     return
-                await self._deliver_one(row)
+                try:
+                    await self._deliver_one(row)
+                except StopRun as reason:  # the disk: nothing is sent without it
+                    stop.request(reason)
 
     async def _deliver_one(self, row: Row) -> None:
         """Try until the row has ended or the run stops; in the latter case the row stays pending."""

@@ -1,0 +1,355 @@
+"""One run, from the manifest to the summary: the whole night on one screen (see :func:`run_async`).
+
+The data flows one way: the feed streams rows, a lane delivers them exchange by exchange, the store's one writer makes
+everything durable and seals the tables. What flows back is the disk's acknowledgement, the budget's signals and the
+stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets as entropy
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from anyio.streams.memory import MemoryObjectSendStream
+
+from batchvision import wiring
+from batchvision.checkpoint import Columns, OutputLock, Recovery, Standing, Store, type_of
+from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, StopRun
+from batchvision.exchange import Exchanges, Judged, Terms, Transport, utc_now
+from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
+from batchvision.images import Fetcher
+from batchvision.job import Job
+from batchvision.lanes import DeferredLane, Delivery, OnlineLane
+from batchvision.money import format_usd
+from batchvision.prompt import answer_columns
+from batchvision.providers import dialect
+from batchvision.recipe import recipe_document, recipe_from_document
+from batchvision.records import Counters, Exchange, Lane, Recipe, Row, RunSummary
+from batchvision.secrets import Secrets
+from batchvision.stopping import Interrupted, StopSignal
+from batchvision.summary import Left, summarize
+
+log = logging.getLogger(__name__)
+
+ROWS_READ_AHEAD = 64  #: between feed and lane: enough to hide the reading of a batch, too few to hold memory
+
+Watch = Callable[[Counters], Coroutine[Any, Any, None]]
+
+
+async def run_async(
+    job: Job,
+    *,
+    selection: Selection | None = None,
+    drain_timeout_seconds: float = 25.0,
+    watch: Watch | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> RunSummary:
+    """Ask about every row of the job that has no answer yet, and return what happened.
+
+    ``selection`` narrows the manifest. ``watch`` is a task that is given the live counters and cancelled at the end.
+    After SIGINT or SIGTERM nothing more is sent, and what is in flight may finish within ``drain_timeout_seconds``.
+
+    Raises StopRun (JobInvalid, OutputHeld, CheckpointDamaged ...) where the run cannot begin. Once it has begun, every
+    end, good or bad, is in the summary: ``stop_reason``, ``exit_code``, ``message``.
+    """
+    night = Night(job, selection or Selection(), environ)
+    with Store.lock(job.output_path, night.selection.shard_name) as lock:
+        night.survey = await anyio.to_thread.run_sync(survey, job, night.selection)
+        with night.open_store(lock) as store:
+            await night.look_at_what_is_there(store)
+            async with wiring.connected(job, night.headers, night.secrets) as (transport, fetcher):
+                delivery = night.delivery(transport, fetcher)
+                async with anyio.create_task_group() as writing:
+                    writing.start_soon(night.write)
+                    await night.until_stopped(delivery, drain_timeout_seconds, watch)
+                    await night.close(delivery)
+            return night.finish()
+
+
+def run(
+    job: Job,
+    *,
+    selection: Selection | None = None,
+    drain_timeout_seconds: float = 25.0,
+    watch: Watch | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> RunSummary:
+    """:func:`run_async`, waited for. Where a loop is running already (a notebook), the run has a thread of its own."""
+    start = partial(
+        run_async,
+        job,
+        selection=selection,
+        drain_timeout_seconds=drain_timeout_seconds,
+        watch=watch,
+        environ=environ,
+    )
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return anyio.run(start)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(anyio.run, start).result()
+
+
+def new_run_id(at: datetime) -> str:
+    """Sorts by time; the tail keeps two runs of one second apart."""
+    return f"{at:%Y%m%dT%H%M%SZ}-{entropy.token_hex(3)}"
+
+
+class Night:
+    """What one run holds; each method is one step of :func:`run_async`."""
+
+    def __init__(self, job: Job, selection: Selection, environ: Mapping[str, str] | None) -> None:
+        """Find out what can be wrong before anything is opened. Raises JobInvalid."""
+        key = job.api_key(environ)
+        self.job = job
+        self.selection = selection
+        if selection.retry_failed is None:
+            self.selection = replace(selection, retry_failed=job.limits.retry_kinds)
+        self.started_at = utc_now()
+        self.run_id = new_run_id(self.started_at)
+        self.dialect = dialect(job.provider.name)
+        self.headers = self.dialect.headers(key, job.provider.headers)
+        self.secrets = Secrets(*([key] if key else []), *job.header_secrets)
+        self.prices = wiring.prices_of(job)
+        self.estimator = wiring.estimator_of(job, self.prices)
+        self.judge = wiring.judge_of(job, self.prices, self._recipe)
+        self.stop = StopSignal()
+        self.counters = Counters()
+        self.survey: Survey
+        self.store: Store
+        self.standing: Standing
+        self.recovery: Recovery
+        self._has_seen_all = False
+
+    def _recipe(self, recipe_id: str) -> Recipe:
+        """An answer found in the journal may be of an earlier recipe than the job's."""
+        if recipe_id == self.job.recipe.recipe_id:
+            return self.job.recipe
+        return recipe_from_document(self.store.load_recipe(recipe_id))
+
+    @property
+    def _holds(self) -> bool:
+        return self.job.limits.ambiguous == "hold"
+
+    # ---------------------------------------------------------------------------- before anything is sent
+
+    def open_store(self, lock: OutputLock) -> Store:
+        answers = tuple((column.name, type_of(column.type_name)) for column in answer_columns(self.job.recipe.answer))
+        return Store.open(
+            lock,
+            job_name=self.job.name,
+            run_id=self.run_id,
+            started_at=self.started_at,
+            columns=Columns(keep=self.survey.keep_types, answers=answers),
+            secrets=self.secrets,
+            keep_raw=self.job.output.keep_raw_answers,
+        )
+
+    async def look_at_what_is_there(self, store: Store) -> None:
+        """Recover what a crash left; find out what is done. Raises JobInvalid where done rows would be paid again."""
+        recipe = self.job.recipe
+        self.store = store
+        self.recovery = await anyio.to_thread.run_sync(store.recover, self.judge.judge, self._holds)
+        self.standing = await anyio.to_thread.run_sync(store.standing, recipe.recipe_id)
+        for sentence in self.recovery.sentences():
+            log.warning("%s", sentence)
+        refuse_to_pay_again(self.job, self.standing, store.latest_summary())
+        self.store.write_recipe(recipe.recipe_id, recipe_document(recipe))
+        self.counters.rows_total = self.survey.rows
+        self.counters.rows_ambiguous = len(self.recovery.ambiguous)
+        self.counters.ambiguous_ticks = sum(intent.bound_ticks or 0 for intent in self.recovery.ambiguous)
+
+    def delivery(self, transport: Transport, fetch: Fetcher) -> Delivery:
+        """All that a lane needs to take a row from here to its outcome."""
+        job, limits = self.job, self.job.limits
+        spent = self.standing.spent_ticks + self.standing.ambiguous_ticks
+        cap = wiring.cap_of(job, self.prices, self.estimator, spent)
+        budget = wiring.budget_of(job, cap, self.selection.shards)
+        terms = Terms(
+            run_id=self.run_id,
+            recipe=job.recipe,
+            keep_names=tuple(column.name for column in job.keep_columns),
+            timeout_seconds=limits.request_timeout_seconds,
+            stream=job.delivery.stream,
+            raised_max_tokens=self.dialect.raised_max_tokens(job.recipe),
+            quarantine_after_runs=limits.quarantine_after_runs,
+        )
+        exchanges = Exchanges(
+            terms,
+            store=self.store,
+            standing=self.standing,
+            transport=transport,
+            budget=budget,
+            dialect=self.dialect,
+            judge=self.judge,
+            counters=self.counters,
+            learn=self.estimator.learn,
+        )
+        return Delivery(
+            exchanges,
+            wiring.preparer_of(job, self.estimator, fetch),
+            self.standing,
+            self.counters,
+            self.stop,
+            lambda: budget.failures_in_a_row,
+            limits.max_failed.allows,
+            self.selection.retries,
+        )
+
+    # ---------------------------------------------------------------------------- the night itself
+
+    async def write(self) -> None:
+        """The one writer. Where the disk fails, nothing more is sent."""
+        try:
+            await self.store.run()
+        except StopRun as reason:
+            self.stop.request(reason)
+
+    async def until_stopped(self, delivery: Delivery, drain_timeout_seconds: float, watch: Watch | None) -> None:
+        """Deliver, and beside it listen for what ends a run: signals and the job's own deadline."""
+        wire = anyio.CancelScope()
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._stop_at_deadline)
+            beside.start_soon(self._stop_at_signals, wire, drain_timeout_seconds)
+            if watch is not None:
+                beside.start_soon(watch, self.counters)
+            with wire:
+                await self._deliver(delivery)
+            beside.cancel_scope.cancel()
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        """Pass after pass over the manifest: a later one asks again what an earlier one had to let go of."""
+        lane, collector = self._lanes(delivery)
+        tickets = self._own_tickets()
+        only: frozenset[bytes] | None = None
+        while True:
+            send, rows = anyio.create_memory_object_stream[Row](ROWS_READ_AHEAD)
+            async with anyio.create_task_group() as night:
+                night.start_soon(self._feed, send, only)
+                if collector is None:
+                    await lane.deliver(rows, tickets)
+                else:
+                    night.start_soon(collector.collect, tickets)
+                    await lane.deliver(rows)
+            tickets, only = (), frozenset(delivery.again)
+            if self.stop.is_set or not only:
+                return
+
+    def _lanes(self, delivery: Delivery) -> tuple[OnlineLane | DeferredLane, DeferredLane | None]:
+        """The job's lane and, beside an online one, the lane that collects the tickets of an earlier deferred run."""
+        limits, how = self.job.limits, self.job.delivery
+        deferred = DeferredLane(
+            delivery,
+            concurrency=limits.concurrency,
+            max_open_tickets=how.max_open_tickets,
+            max_ticket_wait_seconds=how.max_ticket_wait_seconds,
+        )
+        if how.lane_used is Lane.DEFERRED:
+            return deferred, None
+        return OnlineLane(delivery, concurrency=limits.concurrency), deferred
+
+    def _own_tickets(self) -> tuple[Exchange, ...]:
+        """Open tickets of this provider; another's wait until the job names it again."""
+        return tuple(ticket for ticket in self.recovery.tickets if ticket.intent.provider == self.dialect.name)
+
+    async def _feed(self, rows: MemoryObjectSendStream[Row], only: frozenset[bytes] | None) -> None:
+        """Stream what is to do; the manifest is read in a thread. After a stop the rest is counted, and not sent."""
+        selection = self.selection if only is None else replace(self.selection, only=only)
+        batches = feed(self.job, self.survey, self.standing, selection)
+        with rows:
+            try:
+                while (batch := await anyio.to_thread.run_sync(next, batches, None)) is not None:
+                    if only is None:
+                        self._count(batch)
+                    with self.stop.interruptible(), suppress(anyio.BrokenResourceError):
+                        for row in batch.rows:
+                            await rows.send(row)
+            except StopRun as reason:  # the manifest changed under our hands
+                self.stop.request(reason)
+                return
+        self._has_seen_all = selection.sees_all
+
+    def _count(self, batch: FeedBatch) -> None:
+        self.counters.rows_to_do += len(batch.rows)
+        self.counters.rows_done_before += batch.done
+        self.counters.rows_failed += batch.failed_kept
+
+    async def _stop_at_deadline(self) -> None:
+        seconds = self.job.limits.max_runtime_seconds
+        if seconds is not None:
+            await anyio.sleep(seconds)
+            self.stop.request(
+                DeadlineReached(f"limits.max_runtime_seconds ({seconds:g}) has passed: run again to go on")
+            )
+
+    async def _stop_at_signals(self, wire: anyio.CancelScope, drain_timeout_seconds: float) -> None:
+        """The first signal stops sending and lets what is in flight finish; the second waits for the disk only."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                if isinstance(self.stop.reason, Interrupted):
+                    wire.cancel()
+                    continue
+                log.warning("%s: nothing more is sent; waiting for what is in flight", number.name)
+                self.stop.request(Interrupted(number.name, number.value))
+                wire.deadline = anyio.current_time() + drain_timeout_seconds
+
+    # ---------------------------------------------------------------------------- the end
+
+    async def close(self, delivery: Delivery) -> None:
+        """What was cut off on the wire is ambiguous; then seal everything. A disk that fails now still ends the run."""
+        for exchange in self.store.unanswered:
+            delivery.exchanges.book(Judged(exchange, self.judge.judge(exchange)), hold=self._holds)
+        try:
+            await self.store.close(complete=self._has_seen_all)
+        except StopRun as reason:
+            self.stop.request(reason)
+
+    def finish(self) -> RunSummary:
+        """The books closed, and what they say, written to ``runs/``."""
+        summary = summarize(
+            self.job,
+            self.counters,
+            run_id=self.run_id,
+            started_at=self.started_at,
+            finished_at=utc_now(),
+            reason=self.stop.reason,
+            left=Left(self.store.failures(), self.store.tickets_open, self.store.held_count),
+            parts=self.store.parts(),
+        )
+        with suppress(DiskFailed):  # the run's end says so already
+            self.store.write_summary(summary)
+        return summary
+
+
+# ---------------------------------------------------------------------------------- what earlier runs left
+
+
+def refuse_to_pay_again(job: Job, standing: Standing, latest: RunSummary | None) -> None:
+    """Rows that are done under another recipe are paid for again only when the user has said so."""
+    rows, ticks = standing.done_other_recipe
+    policy = job.output.on_recipe_change
+    if not rows or policy != "refuse":
+        return
+    said = latest is not None and latest.recipe_id == job.recipe.recipe_id and latest.config["output"]
+    if said and said["on_recipe_change"] != "new_rows_only":
+        return  # said already: the last run, under this same recipe, has begun to ask them again
+    raise JobInvalid(
+        f"{rows} rows have answers under another recipe (the prompt, the model, its parameters or the images' "
+        f"preparation have changed); asking them again costs about {format_usd(ticks)}. Type `--on-recipe-change redo` "
+        "to ask them again, or `--on-recipe-change new_rows_only` to keep their answers and ask only new rows"
+    )

@@ -1,0 +1,89 @@
+"""How a run ended: its exit code, its counts, its summary. Pure, but for asking which versions ran."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from batchvision.errors import BatchvisionError, StopRun
+from batchvision.job import Job
+from batchvision.records import TICKS_PER_USD, Counters, Failed, PartFile, RunSummary
+from batchvision.stopping import Interrupted
+from batchvision.wiring import versions
+
+INTERRUPTED = "interrupted"
+
+
+class Left(NamedTuple):
+    """What is not done when a run ends: the failed rows as ``failures/`` lists them, and what waits."""
+
+    failures: Sequence[Failed]
+    tickets: int
+    held: int  #: rows kept back by ``ambiguous = "hold"``
+
+
+def exit_code_of(reason: StopRun | Interrupted | None, job: Job, rows_total: int, left: Left) -> int:
+    """The first that applies (DESIGN, exit codes)."""
+    if reason is not None:
+        return reason.exit_code
+    if left.tickets:
+        return 6
+    fresh = sum(not failed.quarantined for failed in left.failures)
+    if left.held or not job.limits.failed_ok.allows(fresh, rows_total):
+        return 3
+    return 0
+
+
+def summarize(
+    job: Job,
+    counters: Counters,
+    *,
+    run_id: str,
+    started_at: datetime,
+    finished_at: datetime,
+    reason: StopRun | Interrupted | None,
+    left: Left,
+    parts: tuple[PartFile, ...],
+) -> RunSummary:
+    """What the run did. The three counts of rows add up to the manifest's (promise P8)."""
+    completed = counters.rows_done_before + counters.rows_completed
+    failed = len(left.failures)
+    return RunSummary(
+        run_id=run_id,
+        job=job.name,
+        recipe_id=job.recipe.recipe_id,
+        manifest=str(job.manifest_path),
+        rows_total=counters.rows_total,
+        rows_completed=completed,
+        rows_failed=failed,
+        rows_pending=max(0, counters.rows_total - completed - failed),
+        rows_ambiguous=counters.rows_ambiguous,
+        rows_quarantined=sum(row.quarantined for row in left.failures),
+        tickets_open=left.tickets,
+        requests_sent=counters.requests_sent,
+        retries=counters.retries,
+        failures_by_kind=dict(sorted(Counter(row.error_kind for row in left.failures).items())),
+        prompt_tokens=counters.prompt_tokens,
+        completion_tokens=counters.completion_tokens,
+        reasoning_tokens=counters.reasoning_tokens,
+        image_tokens=counters.image_tokens,
+        cached_tokens=counters.cached_tokens,
+        cost_usd=counters.cost_ticks / TICKS_PER_USD,
+        cost_ticks=counters.cost_ticks,
+        ambiguous_ticks=counters.ambiguous_ticks,
+        started_at=started_at.isoformat(),
+        finished_at=finished_at.isoformat(),
+        duration_seconds=round((finished_at - started_at).total_seconds(), 3),
+        stop_reason=_word(reason),
+        exit_code=exit_code_of(reason, job, counters.rows_total, left),
+        parts=parts,
+        versions=versions(),
+        config=job.config(),
+        message=None if reason is None else str(reason),
+    )
+
+
+def _word(reason: StopRun | Interrupted | None) -> str | None:
+    return reason.kind if isinstance(reason, BatchvisionError) else INTERRUPTED if reason else None
