@@ -105,19 +105,26 @@ def _upright(image: ImageFile.ImageFile, header: Header, preparation: ImagePrepa
     """Decoded, scaled to ``max_side``, in grey or RGB, and the right way up."""
     side = min(preparation.max_side or JPEG_MAX_SIDE, JPEG_MAX_SIDE)
     if header.format is ImageFormat.JPEG:
-        # a JPEG decodes straight to an eighth, a quarter or a half: scale first, while that is possible
-        decoded = _flattened(_scaled(image, side))
+        # a JPEG decodes straight to a half, a quarter or an eighth: scale first, while that is possible
+        size = _fitting(image.size, side)
+        image.draft(None, size)
+        decoded = _flattened(_scaled(image, size))
     else:
         image.load()
-        decoded = _scaled(_flattened(image), side)
+        decoded = _flattened(image)
+        decoded = _scaled(decoded, _fitting(decoded.size, side))
     turn = _TURNS.get(_orientation(image, header))
     return decoded if turn is None else decoded.transpose(turn)
 
 
-def _scaled(image: Image.Image, side: int) -> Image.Image:
-    if max(image.size) > side:
-        image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return image
+def _fitting(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """``size`` in proportion, its longer side at most ``side``."""
+    scale = min(1.0, side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def _orientation(image: ImageFile.ImageFile, header: Header) -> int:

@@ -158,7 +158,7 @@ def _jpeg_segments(content: bytes) -> Iterator[Segment]:
 
 def _examine_jpeg(content: bytes) -> Header:
     frame: Segment | None = None
-    orientation, has_metadata, scan = 1, False, 0
+    orientation, has_metadata, is_single, scan = 1, False, True, 0
     for segment in _jpeg_segments(content):
         marker = segment.kind[0]
         if marker in _JPEG_FRAMES or marker in _JPEG_ODD_FRAMES:
@@ -167,15 +167,16 @@ def _examine_jpeg(content: bytes) -> Header:
             has_metadata = True
             if marker == 0xE1 and content[segment.content : segment.content + 6] == b"Exif\x00\x00":
                 orientation = exif_orientation(content[segment.content : segment.end])
+            elif marker == 0xE2 and content[segment.content : segment.content + 4] == b"MPF\x00":
+                is_single = False  # more pictures follow the first (MPO)
         scan = segment.end
     if frame is None:
         raise ImageUnreadable("damaged JPEG: it has no frame header")
-    end = content.find(JPEG_END, scan)  # inside a scan FF is always followed by 00: this is the real end
-    if end < 0:
+    ends_well = scan <= len(content) - 2 and content.endswith(JPEG_END)
+    if not ends_well and content.find(JPEG_END, scan) < 0:  # in a scan FF is always followed by 00: no false ends
         raise ImageUnreadable("truncated JPEG: it has no end marker")
     precision, components = content[frame.content], content[frame.content + 5]
     height, width = _big_size(content[frame.content + 1 : frame.content + 5], 2)
-    whole_and_single = end == len(content) - 2  # a second picture (MPO) or a trailer follows otherwise
     return Header(
         ImageFormat.JPEG,
         width,
@@ -185,7 +186,8 @@ def _examine_jpeg(content: bytes) -> Header:
             and precision == 8
             and components in (1, 3)
             and orientation == 1
-            and whole_and_single
+            and is_single
+            and ends_well
             and width > 0 < height
         ),
         has_metadata=has_metadata,

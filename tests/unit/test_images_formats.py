@@ -122,7 +122,6 @@ def test_whole_upright_grey_and_rgb_images_are_plain(content: bytes) -> None:
         encoded(picture(), "PNG", save_all=True, append_images=[picture("L").convert("RGB")]),
         PNG + b"a trailer",
     ],
-    ids="cmyk rotated mpo trailer palette alpha grey-alpha bits 16bit tRNS png-rotated apng png-trailer".split(),
 )
 def test_everything_else_is_not_plain(content: bytes) -> None:
     assert not examine(content).is_plain
