@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import batchvision
 from batchvision.errors import AnswerCutShort, BatchvisionError
 from batchvision.money import Prices
 from batchvision.prompt import response_format
@@ -116,7 +115,6 @@ class Dialect:
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json, text/event-stream",
-            "User-Agent": f"batchvision/{batchvision.__version__}",
             **self.own_headers(),
         }
         if key is not None:

@@ -59,8 +59,8 @@ def read(
     raw: RawAnswer, document: wire.Document, known: Answer, voice: faults.Voice
 ) -> tuple[Answer, BatchvisionError | None]:
     """The answer of a 2xx body, or what is wrong with it. In this order: an error says more than a bad answer."""
-    body = wire.mapping(faults.unwrapped(document.value))
-    if document.problem is None and faults.is_error(body):
+    body = wire.mapping(document.value)
+    if document.problem is None and faults.is_error(wire.mapping(faults.unwrapped(document.value))):
         return known, faults.from_document(raw, document, voice)
     if document.problem is not None or not isinstance(body.get("choices"), list):
         return known, _cut_short(raw, document, voice)

@@ -22,6 +22,9 @@ from batchvision.providers import signs, wire
 from batchvision.providers.rules import GRPC_NAMES, Facts, classify
 from batchvision.records import RawAnswer
 
+#: What an error says beyond this is not looked at.
+_MOST_TEXT = 4000
+
 
 class Voice(NamedTuple):
     """How a provider is named in messages, and where its user finds the key and the account."""
@@ -67,7 +70,7 @@ def said(document: wire.Document) -> str:
     """What a body says went wrong, in its own words."""
     value = unwrapped(document.value)
     if not isinstance(value, dict):
-        return document.problem if document.problem == "an HTML page" else document.text or str(value or "")
+        return document.problem if document.problem == "an HTML page" else document.text or _brief_json(value or "")
     error = value.get("error")
     nested = wire.mapping(error)
     words = [
@@ -78,11 +81,16 @@ def said(document: wire.Document) -> str:
         detail = value.get("detail") or error or value
         first = detail if isinstance(detail, str) else _brief_json(detail)
     upstream = wire.mapping(nested.get("metadata")).get("raw")
-    return f"{first} ({upstream if isinstance(upstream, str) else _brief_json(upstream)})" if upstream else first
+    return f"{first[:_MOST_TEXT]} ({_brief_json(upstream)[:_MOST_TEXT]})" if upstream else first[:_MOST_TEXT]
 
 
 def _brief_json(value: Any) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)[:2000]
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, default=str, ensure_ascii=False)[:2000]
+    except RecursionError:
+        return "an error nested too deep"
 
 
 def _error_object(document: wire.Document) -> dict[str, Any]:
@@ -119,6 +127,8 @@ def _codes(error: dict[str, Any]) -> Iterator[str]:
     if metadata.get("flagged_input") or metadata.get("reasons"):
         yield "flagged"
     for detail in wire.sequence(error.get("details")):
+        if "retryDelay" in wire.mapping(detail):
+            yield "quota_per_minute"
         for violation in wire.sequence(wire.mapping(detail).get("violations")):
             yield _quota_code(str(wire.mapping(violation).get("quotaId")))
 
@@ -169,14 +179,15 @@ def _message(of: type[BatchvisionError], facts: Facts, raw: RawAnswer, voice: Vo
     said_by = f"{voice.name} answered {raw.status}: {words}"
     step = _NEXT_STEP.get(of)
     if 300 <= raw.status < 400:
-        target = wire.presentable(raw.headers.get("location", "elsewhere"))
-        said_by = f"{voice.name} answered {raw.status}, a redirect to {target}"
+        target = wire.presentable(raw.headers.get("location", ""))
+        said_by = f"{voice.name} answered {raw.status}, a redirect" + (f" to {target}" if target else "")
         step = "check provider.base_url (https? does it end in /v1?)"
     if step is None:
         return said_by
     key = voice.key_env or "the key"
     account = f" at {voice.account_url}" if voice.account_url else ""
-    return f"{said_by.rstrip('.')}; {step.format(key=key, account=account, name=voice.name)}"
+    said_by = said_by if said_by.endswith("...") else said_by.rstrip(".")
+    return f"{said_by}; {step.format(key=key, account=account, name=voice.name)}"
 
 
 _ACTUAL_AND_LIMIT = re.compile(
@@ -195,13 +206,11 @@ def stated_limits(message: str) -> tuple[float | None, float | None]:
     tokens_per_minute: float | None = None
     for pattern in (_ACTUAL_AND_LIMIT, _OPENAI_LIMIT):
         for what, unit, number in pattern.findall(message):
-            limit = _number(number) / _SECONDS[unit.lower()]
-            if not limit:
-                continue
-            if what.lower() == "requests":
-                per_second = limit
-            else:
-                tokens_per_minute = limit * 60
+            limit = _number(number)
+            if limit and what.lower() == "requests":
+                per_second = limit / _SECONDS[unit.lower()]
+            elif limit:
+                tokens_per_minute = limit * 60 / _SECONDS[unit.lower()]
     return per_second, tokens_per_minute
 
 

@@ -133,7 +133,7 @@ RULES: tuple[Rule, ...] = (
             r"(?:while|when|error|fail(?:ed|ure)?|unable|could not|couldn't|cannot|can't|time(?:d )?out)\b.{0,40}?"
             r"\b(?:download|fetch|retriev)\w*|\b(?:download|fetch)\w*\b.{0,40}?\b(?:fail|error|time(?:d )?out)"
         ),
-        statuses=frozenset({400, 404, 408, 422, 424, None}),
+        statuses=frozenset({400, 422, 424}),
     ),
     Rule(ImageTooLarge, codes=_codes_of("image_too_large")),
     Rule(

@@ -20,9 +20,6 @@ MOST_SECONDS = 86_400.0
 #: An allowance that needs longer than this to be whole again is not one for a minute (Groq's requests are for a day).
 _A_MINUTE_AT_MOST_SECONDS = 90.0
 
-_KEPT = frozenset({"content-type", "date", "location", "retry-after", "retry-after-ms", "x-generation-id"})
-_KEPT_SIGNS = re.compile(r"request-?id|ratelimit|^x-openrouter-cache-|^cf-ray$")
-
 
 class RateSigns(NamedTuple):
     """None: not said. ``reset_seconds``: until what is used up (else: the requests) is whole again."""
@@ -58,11 +55,6 @@ _TOKENS = (
     tuple(f"anthropic-ratelimit-tokens-{sign}" for sign in ("limit", "remaining", "reset")),
     tuple(f"anthropic-ratelimit-input-tokens-{sign}" for sign in ("limit", "remaining", "reset")),
 )
-
-
-def is_kept(header: str) -> bool:
-    """Whether a response header (lower case) is worth keeping beside a raw answer."""
-    return header in _KEPT or _KEPT_SIGNS.search(header) is not None
 
 
 def read(raw: RawAnswer) -> RateSigns:

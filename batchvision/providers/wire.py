@@ -16,7 +16,6 @@ _MOST_SAID = 300
 
 _SSE_FIELD = re.compile(r"(?:data|event|id|retry)\s*:")
 _HTML = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
-_CONTROLS = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+")
 #: What must not be shown: image bytes, signatures of URLs, keys that a provider quotes.
 _HIDDEN = (
     (re.compile(r"data:[\w/.+;=-]{0,80}base64,[A-Za-z0-9+/=_-]*"), "data:..."),
@@ -123,7 +122,7 @@ def text(value: Any, most: int = 256) -> str | None:
     """``value`` if it is a name or an id: text with something in it, on one line."""
     if not isinstance(value, str):
         return None
-    return _CONTROLS.sub(" ", storable(value[:most])).strip() or None
+    return _on_one_line(value[:most]) or None
 
 
 def storable(value: str) -> str:
@@ -140,8 +139,13 @@ def presentable(said: str, most: int = _MOST_SAID) -> str:
     line = said[: 64 * most]
     for pattern, shown in _HIDDEN:
         line = pattern.sub(shown, line)
-    line = _CONTROLS.sub(" ", storable(line)).strip()
+    line = _on_one_line(line)
     return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def _on_one_line(said: str) -> str:
+    """Without control characters, line ends and what else cannot be shown."""
+    return " ".join("".join(char if char.isprintable() else " " for char in said).split())
 
 
 def strings(value: Any) -> Iterator[str]:
