@@ -1,4 +1,4 @@
-"""Turns any readable image into an upright 8-bit JPEG that a provider takes; the only importer of Pillow.
+"""Turns any readable image into an upright 8-bit JPEG that a provider takes; images meet a decoder only here.
 
 Rule: the size is checked before anything is decoded, and whatever a decoder raises becomes a fault of that row.
 The work is a pure function of bytes, so that it may run in a thread or in another process.

@@ -30,6 +30,7 @@ MAX_REDIRECTS = 5
 RETRIES = 2
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 10.0
+_CLOSE_SECONDS = 2.0
 _CONNECTIONS = 64
 _CONNECTIONS_PER_HOST = 8
 _CHUNK_BYTES = 64 * 1024
@@ -102,7 +103,7 @@ class HttpFetcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._session is not None:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await self._session.close()
 
     async def fetch(self, url: str, max_bytes: int) -> bytes:

@@ -105,7 +105,7 @@ class HttpTransport:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._session is not None:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await self._session.close()
 
     async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> RawAnswer:
