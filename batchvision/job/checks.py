@@ -6,8 +6,6 @@ None, and the checks that need it say nothing.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from urllib.parse import urlsplit
 
 from batchvision.errors import InvalidAnswer, JobInvalid
 from batchvision.job.columns import KeepColumn, clashes, keep_columns
+from batchvision.job.files import exists, is_folder, labels_of, under
 from batchvision.job.sections import (
     AnswerSection,
     DeliverySection,
@@ -114,7 +113,7 @@ class Check:
     # ------------------------------------------------------------------------------ files
 
     def path(self, text: str) -> Path:
-        return self.base_dir / Path(text).expanduser()
+        return under(self.base_dir, text)
 
     def _read(self, key: str, text: str) -> str | None:
         path = self.path(text)
@@ -150,12 +149,12 @@ class Check:
             )
             return None
         path = self.path(section.path)
-        root = self.path(section.root) if section.root else (path if path.is_dir() else path.parent)
-        if not path.exists():
+        root = self.path(section.root) if section.root else (path if is_folder(path) else path.parent)
+        if not exists(path):
             self.problems.append(
                 f"manifest.path: there is no manifest at {path}; relative paths are relative to the job file"
             )
-        if section.root and not root.is_dir():
+        if section.root and not is_folder(root):
             self.problems.append(f"manifest.root: there is no folder {root}; local images must lie in it")
         return path, root
 
@@ -166,7 +165,7 @@ class Check:
             )
             return None
         path = self.path(section.path)
-        if path.exists() and not path.is_dir():
+        if exists(path) and not is_folder(path):
             self.problems.append(f"output.path: {path} is a file; name a folder")
         return path
 
@@ -263,7 +262,7 @@ class Check:
         text = self._read("answer.labels_file", section.labels_file)
         if text is None:
             return ()
-        labels = tuple(_labels_of(text))
+        labels = tuple(labels_of(text))
         if not labels:
             self.problems.append(f"answer.labels_file: {self.path(section.labels_file)} holds no labels")
         return labels
@@ -375,11 +374,3 @@ def _answer_text(given: ExampleSection, spec: AnswerSpec | None) -> str:
             return given.answer
         return json.dumps({"label": [given.answer] if spec.labels_many else given.answer}, ensure_ascii=False)
     return json.dumps(given.answer, ensure_ascii=False, default=str)
-
-
-def _labels_of(text: str) -> list[Label]:
-    """The labels of a CSV file: value and description, with or without a header line of these names."""
-    rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
-    if rows and [cell.strip().lower() for cell in rows[0][:2]] in (["value"], ["value", "description"]):
-        rows = rows[1:]
-    return [Label(row[0].strip(), (row[1].strip() if len(row) > 1 else "") or None) for row in rows]

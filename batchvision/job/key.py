@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from batchvision.errors import JobInvalid
+from batchvision.job.files import under
 from batchvision.job.sections import ProviderSection
 from batchvision.secrets import Secret
 
@@ -23,7 +24,7 @@ def find_key(
 ) -> Secret | None:
     """None where the provider wants no key. Raises JobInvalid."""
     if section.api_key_file is not None:
-        path = base_dir / Path(section.api_key_file).expanduser()
+        path = under(base_dir, section.api_key_file)
         return _checked(_from_file(path), f"the file {path} (provider.api_key_file)")
     if section.api_key_command is not None:
         return _checked(_from_command(section.api_key_command, base_dir), "provider.api_key_command")
@@ -54,18 +55,16 @@ def _from_file(path: Path) -> str:
 
 
 def _from_command(command: str | Sequence[str], base_dir: Path) -> str:
-    argv = shlex.split(command) if isinstance(command, str) else list(command)
     try:
+        argv = shlex.split(command) if isinstance(command, str) else list(command)
         done = subprocess.run(
             argv, capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS, cwd=base_dir, env=os.environ
         )
     except FileNotFoundError:
-        raise JobInvalid(
-            f"provider.api_key_command: there is no program {argv[0]}; install it or fix the name"
-        ) from None
+        raise JobInvalid(f"provider.api_key_command: there is no program {argv[0]}; install it or correct it") from None
     except subprocess.TimeoutExpired:
         raise JobInvalid(f"provider.api_key_command gave no key within {_COMMAND_SECONDS} seconds") from None
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         raise JobInvalid("provider.api_key_command cannot be run, or prints no text; try it in a shell") from None
     if done.returncode != 0:
         raise JobInvalid(f"provider.api_key_command ended with exit code {done.returncode}; try it in a shell")

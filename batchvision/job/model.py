@@ -220,18 +220,15 @@ def _validated(
     problems += [unknown_key(key, origins) for key in table if key not in SECTIONS and key not in TOP_LEVEL]
     sections: dict[str, Any] = {}
     for name, model in SECTIONS.items():
-        given = table.get(name, _absent(name, table))
+        given = table.get(name, {})
+        if name == "output" and isinstance(given, Mapping) and "name" in table:  # it has a place by the job's name
+            given = {"path": f"out/{table['name']}", **given}
         try:
             sections[name] = model.model_validate(given)
         except ValidationError as error:
             problems += sentences(name, error, origins)
             sections[name] = _what_is_left(model, given, error)
     return top, sections
-
-
-def _absent(section: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """What an absent section says: the output has a place by the job's name."""
-    return {"path": f"out/{table['name']}"} if section == "output" and "name" in table else {}
 
 
 def _what_is_left(model: type[Section], given: Any, error: ValidationError) -> Section | None:

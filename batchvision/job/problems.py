@@ -59,10 +59,10 @@ def _sentence(section: str, place: str, found: Mapping[str, Any], origins: Mappi
 
 #: pydantic's nouns, and TOML's.
 _TOML_WORDS = {
-    "valid tuple": "list",
-    "valid dictionary": "table",
-    "valid string": "text",
-    "valid boolean": "true or false",
+    "a valid tuple": "a list",
+    "a valid dictionary": "a table",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
 }
 
 
@@ -73,7 +73,7 @@ def _plain(message: str) -> str:
         return text
     for word, ours in _TOML_WORDS.items():
         text = text.replace(word, ours)
-    return f"it should {text.partition(' should ')[2]}".replace("be a true", "be true")
+    return f"it should {text.partition(' should ')[2]}"
 
 
 def unknown_key(place: str, origins: Mapping[str, str]) -> str:

@@ -70,6 +70,8 @@ def _one_or_many(value: object) -> object:
 def _filled(text: str) -> str:
     if not text.strip():
         raise ValueError("it is empty; give it a value or remove it")
+    if "\x00" in text:
+        raise ValueError("it holds a NUL character; remove it")
     return text
 
 
@@ -79,6 +81,7 @@ def _as_number(value: Decimal) -> float:
 
 Text = Annotated[str, Field(min_length=1), BeforeValidator(lambda v: _filled(v) if isinstance(v, str) else v)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_one_or_many)]
+Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(gt=0)]
 Amount = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 Money = Annotated[
@@ -138,7 +141,7 @@ class PromptSection(Section):
     user: Text | None = None
     user_file: Text | None = None
     column: Text | None = None
-    images_first: bool = False
+    images_first: Flag = False
     example: tuple[ExampleSection, ...] = ()
 
     @model_validator(mode="after")
@@ -160,9 +163,9 @@ class AnswerSection(Section):
 
     labels: tuple[str, ...] = ()
     labels_file: Text | None = None
-    labels_many: bool = False
+    labels_many: Flag = False
     labels_fallback: Text | None = None
-    labels_confidence: bool = False
+    labels_confidence: Flag = False
     #: a file, or the schema itself as a table; in the job file the key is ``schema``
     json_schema: Text | dict[str, Any] | None = Field(default=None, alias="schema")
     on_truncated: Literal["fail", "raise_once"] = "fail"
@@ -245,15 +248,15 @@ class ImagesSection(Section):
     max_bytes: Count = 10 * 1024 * 1024
     max_side: Count | None = None
     max_pixels: Count = 100_000_000
-    strip_metadata: bool = False
-    allow_private_hosts: bool = False
+    strip_metadata: Flag = False
+    allow_private_hosts: Flag = False
 
 
 class DeliverySection(Section):
     """How requests travel."""
 
     lane: Literal["online", "deferred", "batch", "auto"] = "online"
-    stream: bool = False
+    stream: Flag = False
     max_ticket_wait_seconds: Amount = 86_400
     max_open_tickets: Count = 10_000
 
@@ -269,7 +272,7 @@ def _kinds(value: object) -> object:
         value = [part.strip() for part in value.split(",")]
     if isinstance(value, list | tuple):
         for kind in value:
-            if kind not in ROW_FAULTS:
+            if not isinstance(kind, str) or kind not in ROW_FAULTS:
                 raise ValueError(f"{kind!r} is no kind of failure; there are unpaid, all, none and {_all_kinds()}")
         return tuple(value)
     return value
@@ -298,7 +301,7 @@ class LimitsSection(Section):
     retry_failed: Annotated[Literal["unpaid", "all", "none"] | tuple[str, ...], BeforeValidator(_kinds)] = "unpaid"
     quarantine_after_runs: Count = 5
     ambiguous: Literal["retry", "hold"] = "retry"
-    deduplicate: bool = True
+    deduplicate: Flag = True
 
     @property
     def retry_kinds(self) -> frozenset[str]:
@@ -318,7 +321,7 @@ class OutputSection(Section):
     """Where answers go."""
 
     path: Text
-    keep_raw_answers: bool = True
+    keep_raw_answers: Flag = True
     on_recipe_change: Literal["refuse", "redo", "new_rows_only"] = "refuse"
 
 
