@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,11 +166,11 @@ class _Composer:
             value += step or (min(1.0, (high - value) / 2) if high is not None else 1.0)
         elif value == schema.get("exclusiveMaximum"):
             value -= step or (min(1.0, (value - low) / 2) if low is not None else 1.0)
-        if step:
-            value = math.ceil(value / step) * step
+        if step:  # not by division: integers of any size stay exact
+            value = -(-value // step) * step
             if high is not None and value > high:
-                value = math.floor(high / step) * step
-        return float(value)
+                value = high // step * step
+        return value
 
     def number_for(self, name: str, is_integer: bool) -> float:
         lowered = name.lower()

@@ -53,6 +53,7 @@ class FaultKind(StrEnum):
     MODEL_NOT_FOUND = "model_not_found", Stage.REQUEST, "Unknown model: 400 at xAI and OpenRouter, 404 at OpenAI."
     NOT_FOUND = "not_found", Stage.REQUEST, "404: nothing is served here."
     REQUEST_TIMEOUT = "request_timeout", Stage.REQUEST, "408: the server waited too long for the request."
+    CONFLICT = "conflict", Stage.REQUEST, "409: something else is being done with the same thing."
     PAYLOAD_TOO_LARGE = "payload_too_large", Stage.REQUEST, "413: the body is too large."
     UNPROCESSABLE = "unprocessable", Stage.REQUEST, "422: a field has the wrong type."
     CONTEXT_TOO_LONG = "context_too_long", Stage.REQUEST, "400: more tokens than the model's context holds."
@@ -128,6 +129,7 @@ _BY_STATUS = {
     "403": "safety",
     "404": "not_found",
     "408": "request_timeout",
+    "409": "conflict",
     "413": "payload_too_large",
     "422": "unprocessable",
     "429": "rate_limited",

@@ -59,6 +59,7 @@ class Reason(Enum):
     NO_PATH = Wording(404, "Some requested entity was not found", "not_found", openai_code="unknown_url")
     METHOD = Wording(405, None, "invalid_prompt")
     TIMEOUT = Wording(408, "deadline-exceeded", "timeout", "timeout")
+    CONFLICT = Wording(409, "aborted", "invalid_prompt", openai_code="conflict")
     TOO_LARGE = Wording(413, None, "payload_too_large")
     MEDIA_TYPE = Wording(415, None, "invalid_prompt", openai_code="unsupported_media_type")
     FIELD = Wording(422, None, "invalid_prompt", openai_code="invalid_type")
@@ -174,6 +175,7 @@ _SAID: Mapping[FaultKind, tuple[Reason, str]] = {
     FaultKind.PAYMENT_REQUIRED: (Reason.PAYMENT_REQUIRED, "Insufficient credits. Add more to continue."),
     FaultKind.NOT_FOUND: (Reason.NO_PATH, "Not found."),
     FaultKind.REQUEST_TIMEOUT: (Reason.TIMEOUT, "The request timed out."),
+    FaultKind.CONFLICT: (Reason.CONFLICT, "The request conflicts with another one."),
     FaultKind.PAYLOAD_TOO_LARGE: (Reason.TOO_LARGE, "Failed to buffer the request body: length limit exceeded"),
     FaultKind.UNPROCESSABLE: (
         Reason.FIELD,
