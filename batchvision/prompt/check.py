@@ -61,6 +61,12 @@ def _finite(text: str) -> float:
     return number
 
 
+def _whole_number(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= (number := int(text)) < 2**63:
+        raise InvalidAnswer(f"the number {text[:40]} does not fit 64 bits")
+    return number
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
@@ -70,13 +76,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole_number, parse_constant=_no_constant
+)
+
+
 def _loads(body: str) -> Any:
     try:
-        return json.loads(body, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
+        return _DECODER.decode(body)
     except json.JSONDecodeError as error:
         raise InvalidAnswer(f"the answer is not JSON: {error}") from None
-    except ValueError:  # an integer of thousands of digits
-        raise InvalidAnswer("the answer holds a number that is too long") from None
 
 
 def _dumps(value: Any) -> str:
@@ -104,7 +113,7 @@ def _read(body: str) -> tuple[str, Any]:
 def _whole(value: Any) -> int:
     number = int(value)
     if not -(2**63) <= number < 2**63:
-        raise OverflowError("it does not fit 64 bits")
+        raise OverflowError
     return number
 
 

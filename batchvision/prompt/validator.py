@@ -18,10 +18,13 @@ def compile_schema(schema: Mapping[str, Any]) -> Validator:
     validator = jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True)
 
     def first_error(value: Any) -> str | None:
-        for error in validator.iter_errors(value):
-            place = ".".join(str(step) for step in error.instance_path)
-            message = error.message if len(error.message) <= _MAX_MESSAGE else error.message[:_MAX_MESSAGE] + "..."
-            return f"at {place}: {message}" if place else message
+        try:
+            for error in validator.iter_errors(value):
+                place = ".".join(str(step) for step in error.instance_path)
+                message = error.message if len(error.message) <= _MAX_MESSAGE else error.message[:_MAX_MESSAGE] + "..."
+                return f"at {place}: {message}" if place else message
+        except ValueError as error:  # what the library cannot take in, such as a list nested hundreds deep
+            return f"it cannot be checked: {error}"
         return None
 
     return first_error
