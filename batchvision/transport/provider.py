@@ -19,9 +19,10 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import ip_address
 from types import SimpleNamespace, TracebackType
-from typing import Any, Self, cast
+from typing import Self, cast
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -82,7 +83,8 @@ class HttpTransport:
         _check_headers(headers)
         self._base_url = base_url.rstrip("/")
         self._shown = secrets.mask(self._base_url)
-        self._headers = {**_OWN_HEADERS, **headers}
+        self._headers = httpx.Headers({**_OWN_HEADERS, **headers})
+        self._url_of = lru_cache(maxsize=8)(self._join)  # almost all requests go to one path: parse its URL once
         self._connections = connections
         self._secrets = secrets
         self._max_answer_bytes = max_answer_bytes
@@ -113,11 +115,14 @@ class HttpTransport:
 
         Raises ConnectFailed, RequestTimedOut or ConnectionCut, only where no status line came.
         """
+        request = httpx.Request(
+            method, self._url_of(path), headers=self._headers, content=body, extensions=self._extensions
+        )
         attempt = _Attempt()
         mark = _ATTEMPT.set(attempt)
         try:
             with anyio.move_on_after(timeout_seconds):
-                await self._carry(httpx.Request(**self._parts(method, path, body)), attempt)
+                await self._carry(request, attempt)
         finally:
             _ATTEMPT.reset(mark)
         if attempt.status is None or attempt.headers is None or attempt.body is None:
@@ -130,15 +135,8 @@ class HttpTransport:
             complete=attempt.is_whole and attempt.body.is_readable,
         )
 
-    def _parts(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
-        url = f"{self._base_url}/{path.lstrip('/')}"
-        return {
-            "method": method,
-            "url": url,
-            "headers": self._headers,
-            "content": body,
-            "extensions": self._extensions,
-        }
+    def _join(self, path: str) -> httpx.URL:
+        return httpx.URL(f"{self._base_url}/{path.lstrip('/')}")
 
     async def _carry(self, request: httpx.Request, attempt: _Attempt) -> None:
         assert self._wire is not None, "HttpTransport is used as `async with HttpTransport(...)`"
