@@ -134,7 +134,7 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, 
 _DURATION_PART = r"\d{1,12}(?:\.\d{1,12})?\s?(?:ns|us|µs|ms|s|m|h|d)"
 _PART = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s?(ns|us|µs|ms|s|m|h|d)")
 _DURATION = re.compile(rf"(?:{_DURATION_PART}\s?){{1,6}}")
-_TRY_AGAIN_IN = re.compile(rf"(?:try|retry) again in ((?:{_DURATION_PART}\b\s?){{1,6}})", re.IGNORECASE)
+_TRY_AGAIN_IN = re.compile(rf"(?:try|retry) again in ((?:{_DURATION_PART}(?![a-z])\s?){{1,6}})", re.IGNORECASE)
 _NUMBER = re.compile(r"\d{1,18}(?:\.\d{0,18})?")
 
 #: Bare numbers from here on are moments, not waits: seconds, then milliseconds since 1970.
