@@ -334,7 +334,7 @@ def draw_samples(folder: Path) -> Path:
     manifest = folder / MANIFEST_NAME
     with manifest.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("sku", "image", "title"))
+        rows.writerow(("id", "image", "title"))
         rows.writerows((sample.sku, sample.image, sample.title) for sample in SAMPLES)
     return manifest
 

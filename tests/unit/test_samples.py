@@ -22,8 +22,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_manifest_names_every_image_once(manifest: Path) -> None:
     with manifest.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["sku", "image", "title"]
-    assert len({row["sku"] for row in rows}) == len(rows) == len(SAMPLES)
+    assert list(rows[0]) == ["id", "image", "title"]
+    assert len({row["id"] for row in rows}) == len(rows) == len(SAMPLES)
     assert {row["image"] for row in rows} == {path.name for path in manifest.parent.iterdir()} - {"photos.csv"}
 
 
