@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from batchvision.emulator.compose import schema_problem
+from batchvision.emulator.compose import Clue, compose, schema_problem
 from batchvision.emulator.faults import FaultMarker, read_echo, read_markers
 from batchvision.emulator.options import DEFAULT_KEY, EmulatorOptions, Face
 from batchvision.emulator.pixels import NotAnImage, Picture, PictureMemory
@@ -111,7 +111,7 @@ def read_request(face: Face, body: bytes, options: EmulatorOptions, memory: Pict
                     seen.append(image)
     text = "\n".join(texts)
     form, schema = _response_format(face, document)
-    stream_options = document.get("stream_options") or {}
+    stream_options = document.get("stream_options")
     try:
         markers = read_markers(text)
     except ValueError as error:
@@ -129,7 +129,8 @@ def read_request(face: Face, body: bytes, options: EmulatorOptions, memory: Pict
         wants_json=form != "text",
         is_deferred=face is Face.XAI and _flag(document, "deferred"),
         is_stream=_flag(document, "stream"),
-        wants_usage=face is not Face.OPENAI or bool(stream_options.get("include_usage")),
+        wants_usage=face is not Face.OPENAI
+        or (isinstance(stream_options, dict) and bool(stream_options.get("include_usage"))),
         is_reasoning=_is_reasoning(model, document),
         content_hash=int.from_bytes(fingerprint.digest(), "big"),
         echo=read_echo(text),
@@ -276,6 +277,16 @@ def _decoded(face: Face, url: str, options: EmulatorOptions, memory: PictureMemo
     return picture
 
 
+def _problem(schema: dict[str, Any]) -> str | None:
+    try:
+        problem = schema_problem(schema)
+        if problem is None:
+            compose(schema, Clue("", ""))
+    except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
+        return f"the schema is malformed or circular: {error}"
+    return problem
+
+
 def _response_format(face: Face, document: Mapping[str, Any]) -> tuple[str, Any]:
     """(text | json_object | json_schema, the schema)."""
     asked = document.get("response_format")
@@ -289,7 +300,7 @@ def _response_format(face: Face, document: Mapping[str, Any]) -> tuple[str, Any]
         raise _wrong_type("response_format: expected text, json_object or json_schema with a schema")
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", str(spec.get("name", ""))):
         raise Refused(Reason.INVALID, "response_format.json_schema.name must be 1 to 64 of a-z, A-Z, 0-9, _ and -.")
-    problem = schema_problem(spec["schema"])
+    problem = _problem(spec["schema"])
     if problem:
         raise Refused(Reason.INVALID, f"Invalid schema for response_format '{spec['name']}': {problem}")
     return kind, spec["schema"]

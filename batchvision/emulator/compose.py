@@ -45,7 +45,7 @@ class Clue:
 
 
 def compose(schema: Mapping[str, Any], clue: Clue) -> Any:
-    """An instance of ``schema``."""
+    """An instance of ``schema``. Raises ValueError where none is finite."""
     return _Composer(schema, clue).instance(schema, "", 0)
 
 
@@ -85,7 +85,9 @@ class _Composer:
 
     def resolved(self, schema: Mapping[str, Any], depth: int) -> Mapping[str, Any]:
         """References followed and a single ``allOf`` merged; what stands beside them wins."""
-        if "$ref" in schema and depth <= _DEPTH * 2:
+        if depth > 2 * _DEPTH and ("$ref" in schema or "allOf" in schema):  # all that is optional ended before
+            raise ValueError("it refers to itself without an end")
+        if "$ref" in schema:
             target = _pointer(self.root, schema["$ref"])
             own = {key: value for key, value in schema.items() if key != "$ref"}
             return self.resolved({**target, **own}, depth + 1)

@@ -8,6 +8,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from batchvision.emulator.checks import Asked, check_content_type, check_key, read_request
@@ -141,6 +143,59 @@ def test_stop_is_welcome_without_reasoning_and_deferred_only_at_xai() -> None:
     assert read(body(deferred=True)).is_deferred
     assert not read(body(deferred=True), Face.OPENROUTER).is_deferred
     assert "Unrecognized" in refused(body(deferred=True), Face.OPENAI).refusal.message
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"me": {"$ref": "#"}}, "required": ["me"]},
+        {"anyOf": 5},
+        {"type": "array", "items": {"type": "string"}, "minItems": "3"},
+        {"type": "string", "maxLength": "3"},
+        {"$defs": 5},
+    ],
+)
+def test_a_circular_or_malformed_schema_is_refused(schema: dict[str, Any]) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    assert "malformed or circular" in refused(body(response_format=form)).refusal.message
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["messages", "temperature", "max_tokens", "stream", "stream_options", "response_format", "n"]),
+        _JSON,
+    ),
+    _JSON,
+    _JSON,
+    st.sampled_from(list(Face)),
+)
+def test_whatever_a_body_holds_it_is_understood_or_refused(
+    fields: dict[str, Any], content: Any, schema: Any, face: Face
+) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    part = {"type": "image_url", "image_url": content}
+    document = {
+        "model": "grok-4.3",
+        "messages": [{"role": "user", "content": content}, {"role": "user", "content": [part]}],
+        "response_format": form,
+        **fields,
+    }
+    try:
+        read(json.dumps(document).encode(), face)
+    except Refused as error:
+        assert error.refusal.message
+
+
+@given(st.binary(max_size=40))
+def test_whatever_bytes_come_they_are_refused(content: bytes) -> None:
+    assert refused(content).refusal.status(Face.XAI) in (400, 422)
 
 
 def test_openrouter_takes_the_first_of_models() -> None:
