@@ -80,9 +80,12 @@ class Job(BaseModel):
         Raises JobInvalid, which lists all problems at once.
         """
         file = Path(path).expanduser().absolute()
-        settings = read_toml(file)
-        settings.setdefault("name", file.stem)
-        return cls.from_mapping(settings, file.parent, overrides, os.environ if environ is None else environ)
+        written = read_toml(file)
+        settings = {"name": file.stem, **written}
+        job = cls.from_mapping(settings, file.parent, overrides, os.environ if environ is None else environ)
+        if "name" not in written and job._origins["name"] == "job file":
+            job._origins["name"] = "default"
+        return job
 
     @classmethod
     def from_mapping(

@@ -194,11 +194,11 @@ class ProviderSection(Section):
     base_url: Text | None = None
     api_key_env: Text | None = None
     api_key_file: Text | None = None
-    api_key_command: Text | tuple[Text, ...] | None = None
+    api_key_command: Text | tuple[Text, ...] | None = Field(default=None, repr=False)
     detail: Literal["auto", "low", "high"] = "auto"
     image_mode: Literal["auto", "url", "inline"] = "auto"
     prompt_cache: Literal["auto", "off"] = "auto"
-    headers: dict[str, str] = Field(default_factory=dict)
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
     prices: PricesSection = PricesSection()
     parameters: dict[str, Any] = Field(default_factory=dict)
 

@@ -23,6 +23,13 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path)
     assert load(tmp_path, FILE).origins["limits.max_attempts"] == "job file"
 
 
+def test_a_jobs_name_is_by_default_that_of_its_file(tmp_path: Path) -> None:
+    unnamed, named = load(tmp_path), load(tmp_path, 'name = "mine"\n' + MINIMAL)
+    assert (unnamed.name, unnamed.origins["name"]) == ("captions", "default")
+    assert (named.name, named.origins["name"]) == ("mine", "job file")
+    assert named.output_path == tmp_path / "out" / "mine"
+
+
 def test_the_environment_of_the_process_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCHVISION_TIMEZONE", "Europe/Zurich")
     job = Job.load(write_job(tmp_path))
@@ -97,7 +104,6 @@ def test_overrides_leave_the_callers_mapping_alone(tmp_path: Path) -> None:
 
 
 def test_an_override_of_a_whole_table_is_one_setting(tmp_path: Path) -> None:
-    text = with_lines(provider="[provider.parameters]\nseed = 1").replace('name = "emulator"', "", 1)
     text = MINIMAL + "[provider.parameters]\nseed = 1\n"
     job = load(tmp_path, text, provider__parameters={"temperature": 0})
     assert job.recipe.parameters == {"temperature": 0}
@@ -127,5 +133,6 @@ def test_the_config_hides_what_may_be_a_secret(tmp_path: Path) -> None:
     lines = 'headers = { X-Api-Key = "sk-1234", cookie = "sk-5678", X-Team = "shoes" }\napi_key_command = "pass sk-9"'
     job = load(tmp_path, with_lines(provider=lines))
     assert "sk-" not in json.dumps(job.config())
+    assert "sk-" not in repr(job)
     assert job.config()["provider"]["headers"] == {"X-Api-Key": "***", "cookie": "***", "X-Team": "shoes"}
     assert [secret.reveal() for secret in job.header_secrets] == ["sk-1234", "sk-5678"]
