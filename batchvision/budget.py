@@ -76,6 +76,8 @@ class Budget(Protocol):
     def observe(self, error: BatchvisionError | None, signs: RateFacts | None = None) -> None: ...
     @property
     def failures_in_a_row(self) -> int: ...
+    @property
+    def is_provider_away(self) -> bool: ...
 
 
 class LocalBudget:
@@ -90,6 +92,11 @@ class LocalBudget:
     @property
     def failures_in_a_row(self) -> int:
         return self.pacing.gate.failures_in_a_row
+
+    @property
+    def is_provider_away(self) -> bool:
+        """What is sent now is a probe, and spends no attempt."""
+        return self.pacing.gate.is_away
 
     async def lease(self, estimate: Estimate) -> Lease:
         """Wait for money, then for the turn. Raises SpendCapReached when no money is left and none can come back."""

@@ -36,6 +36,7 @@ from batchvision.records import (
     Failed,
     Intent,
     Lane,
+    Outcome,
     RawAnswer,
     Recipe,
     Request,
@@ -125,6 +126,8 @@ class Exchanges:
         self._now = now
         self._random = rng or random.Random()
         self._sequence = 0
+        #: outcomes of earlier runs' tickets: their rows may have left the manifest
+        self.collected: list[Outcome] = []
         self._ambiguous_rows: set[bytes] = set()
 
     # ---------------------------------------------------------------------------- leases
@@ -147,7 +150,7 @@ class Exchanges:
 
     async def _send(self, request: Request, tries: Tries, lease: Lease, lane: Lane) -> Exchange:
         """P2: the intent is durable before a byte leaves. P3: the raw answer is durable before anybody reads it."""
-        intent = self._intent(request, tries._replace(probe=lease.probe), lane)
+        intent = self._intent(request, tries._replace(probe=self._budget.is_provider_away), lane)
         body = self._dialect.body(self._terms.recipe, request.messages, self._options(tries, lane))
         await self._store.intent(intent)
         await lease.departure()
@@ -269,7 +272,9 @@ class Exchanges:
         verdict = judged.verdict
         self._store.book(judged.exchange.intent.exchange_id, verdict, hold)
         self._count(verdict)
-        if isinstance(verdict.outcome, Failed):
+        if verdict.outcome is not None and judged.exchange.intent.run_id != self._terms.run_id:
+            self.collected.append(verdict.outcome)
+        elif isinstance(verdict.outcome, Failed):
             self._count_failure(verdict.outcome)
         elif isinstance(verdict.outcome, Completed):
             self._counters.rows_completed += 1

@@ -87,6 +87,11 @@ class Gate:
         return self._open
 
     @property
+    def is_away(self) -> bool:
+        """An outage has been seen and not ended; before the first answer of a run nothing has been seen."""
+        return not self._open and not self._first
+
+    @property
     def failures_in_a_row(self) -> int:
         return self._failures
 

@@ -21,25 +21,25 @@ from functools import partial
 from typing import Any
 
 import anyio
-import anyio.to_thread
 from anyio.streams.memory import MemoryObjectSendStream
 
 from batchvision import wiring
 from batchvision.checkpoint import Columns, OutputLock, Recovery, Standing, Store, type_of
 from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, StopRun
-from batchvision.exchange import Exchanges, Judged, Terms, Transport, utc_now
+from batchvision.exchange import Exchanges, Judged, Terms, Transport
 from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
-from batchvision.images import Fetcher
+from batchvision.images import Fetcher, threads
 from batchvision.job import Job
 from batchvision.lanes import DeferredLane, Delivery, OnlineLane
 from batchvision.money import format_usd
 from batchvision.prompt import answer_columns
 from batchvision.providers import dialect
 from batchvision.recipe import recipe_document, recipe_from_document
-from batchvision.records import Counters, Exchange, Lane, Recipe, Row, RunSummary
+from batchvision.records import Completed, Counters, Exchange, Lane, Recipe, Row, RunSummary
 from batchvision.secrets import Secrets
 from batchvision.stopping import Interrupted, StopSignal
 from batchvision.summary import Left, summarize
+from batchvision.wiring import Seams
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ async def run_async(
     drain_timeout_seconds: float = 25.0,
     watch: Watch | None = None,
     environ: Mapping[str, str] | None = None,
+    seams: Seams | None = None,
 ) -> RunSummary:
     """Ask about every row of the job that has no answer yet, and return what happened.
 
@@ -64,18 +65,18 @@ async def run_async(
     Raises StopRun (JobInvalid, OutputHeld, CheckpointDamaged ...) where the run cannot begin. Once it has begun, every
     end, good or bad, is in the summary: ``stop_reason``, ``exit_code``, ``message``.
     """
-    night = Night(job, selection or Selection(), environ)
+    night = Night(job, selection or Selection(), environ, seams or Seams())
     with Store.lock(job.output_path, night.selection.shard_name) as lock:
-        night.survey = await anyio.to_thread.run_sync(survey, job, night.selection)
+        night.survey = await night.offload(survey, job, night.selection)
         with night.open_store(lock) as store:
             await night.look_at_what_is_there(store)
-            async with wiring.connected(job, night.headers, night.secrets) as (transport, fetcher):
+            async with wiring.connected(job, night.headers, night.secrets, night.seams) as (transport, fetcher):
                 delivery = night.delivery(transport, fetcher)
                 async with anyio.create_task_group() as writing:
                     writing.start_soon(night.write)
                     await night.until_stopped(delivery, drain_timeout_seconds, watch)
                     await night.close(delivery)
-            return night.finish()
+            return night.finish(delivery)
 
 
 def run(
@@ -111,14 +112,16 @@ def new_run_id(at: datetime) -> str:
 class Night:
     """What one run holds; each method is one step of :func:`run_async`."""
 
-    def __init__(self, job: Job, selection: Selection, environ: Mapping[str, str] | None) -> None:
+    def __init__(self, job: Job, selection: Selection, environ: Mapping[str, str] | None, seams: Seams) -> None:
         """Find out what can be wrong before anything is opened. Raises JobInvalid."""
         key = job.api_key(environ)
         self.job = job
         self.selection = selection
         if selection.retry_failed is None:
             self.selection = replace(selection, retry_failed=job.limits.retry_kinds)
-        self.started_at = utc_now()
+        self.seams = seams
+        self.offload = seams.offload or threads()
+        self.started_at = seams.now()
         self.run_id = new_run_id(self.started_at)
         self.dialect = dialect(job.provider.name)
         self.headers = self.dialect.headers(key, job.provider.headers)
@@ -156,14 +159,16 @@ class Night:
             columns=Columns(keep=self.survey.keep_types, answers=answers),
             secrets=self.secrets,
             keep_raw=self.job.output.keep_raw_answers,
+            disk=self.seams.disk,
+            offload=self.seams.offload,
         )
 
     async def look_at_what_is_there(self, store: Store) -> None:
         """Recover what a crash left; find out what is done. Raises JobInvalid where done rows would be paid again."""
         recipe = self.job.recipe
         self.store = store
-        self.recovery = await anyio.to_thread.run_sync(store.recover, self.judge.judge, self._holds)
-        self.standing = await anyio.to_thread.run_sync(store.standing, recipe.recipe_id)
+        self.recovery = await self.offload(store.recover, self.judge.judge, self._holds)
+        self.standing = await self.offload(store.standing, recipe.recipe_id)
         for sentence in self.recovery.sentences():
             log.warning("%s", sentence)
         refuse_to_pay_again(self.job, self.standing, store.latest_summary())
@@ -197,10 +202,12 @@ class Night:
             judge=self.judge,
             counters=self.counters,
             learn=self.estimator.learn,
+            now=self.seams.now,
+            rng=self.seams.rng,
         )
         return Delivery(
             exchanges,
-            wiring.preparer_of(job, self.estimator, fetch),
+            wiring.preparer_of(job, self.estimator, fetch, self.seams),
             self.standing,
             self.counters,
             self.stop,
@@ -256,6 +263,8 @@ class Night:
             concurrency=limits.concurrency,
             max_open_tickets=how.max_open_tickets,
             max_ticket_wait_seconds=how.max_ticket_wait_seconds,
+            now=self.seams.now,
+            rng=self.seams.rng,
         )
         if how.lane_used is Lane.DEFERRED:
             return deferred, None
@@ -271,7 +280,7 @@ class Night:
         batches = feed(self.job, self.survey, self.standing, selection)
         with rows:
             try:
-                while (batch := await anyio.to_thread.run_sync(next, batches, None)) is not None:
+                while (batch := await self.offload(next, batches, None)) is not None:
                     if only is None:
                         self._count(batch)
                     with self.stop.interruptible(), suppress(anyio.BrokenResourceError):
@@ -319,16 +328,22 @@ class Night:
         except StopRun as reason:
             self.stop.request(reason)
 
-    def finish(self) -> RunSummary:
-        """The books closed, and what they say, written to ``runs/``."""
+    def finish(self, delivery: Delivery) -> RunSummary:
+        """The books closed, and what they say, written to ``runs/``. Rows that left the manifest are not counted."""
+        collected = delivery.exchanges.collected
+        gone = {outcome.row_id for outcome in collected} - self.standing.seen
+        self.counters.rows_completed += sum(
+            isinstance(outcome, Completed) and outcome.row_id not in gone for outcome in collected
+        )
+        failures = [failed for failed in self.store.failures() if failed.row_id not in gone]
         summary = summarize(
             self.job,
             self.counters,
             run_id=self.run_id,
             started_at=self.started_at,
-            finished_at=utc_now(),
+            finished_at=self.seams.now(),
             reason=self.stop.reason,
-            left=Left(self.store.failures(), self.store.tickets_open, self.store.held_count),
+            left=Left(failures, self.store.tickets_open, self.store.held_count),
             parts=self.store.parts(),
         )
         with suppress(DiskFailed):  # the run's end says so already

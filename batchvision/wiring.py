@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import platform
+import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from batchvision.budget import LocalBudget
+from batchvision.checkpoint import Disk
 from batchvision.errors import JobInvalid
 from batchvision.estimate import Estimator
-from batchvision.images import Fetcher, ImageSource, load_local
+from batchvision.exchange import Transport
+from batchvision.images import Fetcher, ImageSource, Offload, load_local
 from batchvision.job import Job
+from batchvision.lanes import POLLERS
 from batchvision.money import Prices, SpendCap, prices_for, usd_to_ticks
 from batchvision.outcome import Judge
 from batchvision.pacing import Pacing, PacingLimits
@@ -22,6 +28,26 @@ from batchvision.records import Recipe
 from batchvision.retry import RetryPolicy
 from batchvision.secrets import Secrets
 from batchvision.transport import HttpFetcher, HttpTransport
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Seams:
+    """Where a run touches the world, so that a test can put another in its place. The defaults are the real one.
+
+    ``offload`` runs blocking work off the loop (None: threads; inline in virtual time). ``transport`` is used instead
+    of a connection to the job's provider.
+    """
+
+    now: Callable[[], datetime] = utc_now
+    rng: random.Random = field(default_factory=random.Random)
+    disk: Disk | None = None
+    offload: Offload | None = None
+    transport: Transport | None = None
+
 
 VERSIONS_OF = ("batchvision", "pyarrow", "httpx", "aiohttp", "anyio", "pydantic", "Pillow")
 
@@ -65,10 +91,17 @@ def budget_of(job: Job, cap: SpendCap, shards: int = 1) -> LocalBudget:
     )
 
 
-def preparer_of(job: Job, estimator: Estimator, fetch: Fetcher | None) -> Preparer:
+def preparer_of(job: Job, estimator: Estimator, fetch: Fetcher, seams: Seams) -> Preparer:
     preparation = job.recipe.images
     examples = [load_local(path, Path("/"), preparation) for path in job.example_images]
-    images = ImageSource(job.root, preparation, job.provider.image_mode, job.manifest.image_identity, fetch=fetch)
+    images = ImageSource(
+        job.root,
+        preparation,
+        job.provider.image_mode,
+        job.manifest.image_identity,
+        fetch=fetch,
+        offload=seams.offload,
+    )
     return Preparer(
         job.recipe.recipe_id,
         Conversation(job.recipe, examples),
@@ -80,14 +113,17 @@ def preparer_of(job: Job, estimator: Estimator, fetch: Fetcher | None) -> Prepar
 
 @asynccontextmanager
 async def connected(
-    job: Job, headers: Mapping[str, str], secrets: Secrets
-) -> AsyncIterator[tuple[HttpTransport, HttpFetcher]]:
+    job: Job, headers: Mapping[str, str], secrets: Secrets, seams: Seams
+) -> AsyncIterator[tuple[Transport, Fetcher]]:
     """The provider's endpoint, with a connection for each request and poll, and the downloads of images."""
     async with AsyncExitStack() as stack:
-        connections = job.limits.concurrency + 32
-        transport = HttpTransport(job.base_url, headers, connections, secrets)
-        fetcher = HttpFetcher(job.images.allow_private_hosts)
-        yield await stack.enter_async_context(transport), await stack.enter_async_context(fetcher)
+        transport = seams.transport
+        if transport is None:
+            connections = job.limits.concurrency + POLLERS
+            transport = await stack.enter_async_context(
+                HttpTransport(job.base_url, headers, connections, secrets, clock=seams.now)
+            )
+        yield transport, await stack.enter_async_context(HttpFetcher(job.images.allow_private_hosts))
 
 
 def versions() -> dict[str, str]:

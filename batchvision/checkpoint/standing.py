@@ -92,7 +92,7 @@ class Standing:
             if open_.ticket is not None
             for key in (open_.intent.request_key, open_.intent.skip_key)
         }
-        #: rows with a failure or a carry that the manifest still has
+        #: rows with a failure, a carry or a ticket that the manifest still has
         self.seen: set[str] = set()
 
     @classmethod
@@ -104,10 +104,11 @@ class Standing:
     # ---------------------------------------------------------------------------- one row
 
     def state(self, row_id: str, key: str) -> RowState:
-        """``key`` is the row's request_key or its skip_key. A failure or carry asked for counts as seen."""
+        """``key`` is the row's request_key or its skip_key. A failure, carry or ticket asked for counts as seen."""
         if self._done.contains(row_digest(row_id, key)):
             return RowState.DONE
         if (row_id, key) in self._awaiting:
+            self.seen.add(row_id)
             return RowState.AWAITING
         carry = self._carry(row_id, key)
         if carry is not None and carry.held:

@@ -1,0 +1,68 @@
+"""A job over a manifest of URLs, for nights in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pyarrow.parquet as pq
+import pytest
+from fake_provider import FakeProvider
+from virtual_time import VIRTUAL
+
+from batchvision import Job
+from batchvision.feed import Selection
+from batchvision.records import RunSummary
+from batchvision.runner import run_async
+
+
+class Nights:
+    """Runs one job night after night, each in virtual time, on one output."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings: dict[str, Any] = {
+            "name": "night",
+            "manifest": {"path": "photos.csv", "id": "sku", "keep": ["title"]},
+            "prompt": {"user": "Describe {title} [[{sku}]]"},
+            "provider": {"name": "xai", "model": "grok-4.3"},
+            "output": {"path": "out"},
+        }
+
+    def rows(self, count: int, start: int = 0) -> None:
+        lines = [f"r{n},https://images.example/{n}.jpg,thing {n}" for n in range(start, start + count)]
+        (self.folder / "photos.csv").write_text("\n".join(["sku,image,title", *lines]) + "\n")
+
+    def job(self, **overrides: Any) -> Job:
+        dotted = {name.replace("__", "."): value for name, value in overrides.items()}
+        return Job.from_mapping(self.settings, self.folder, dotted)
+
+    def run(
+        self,
+        provider: FakeProvider,
+        *,
+        selection: Selection | None = None,
+        beside: Callable[[], Any] | None = None,
+        **overrides: Any,
+    ) -> RunSummary:
+        async def night() -> RunSummary:
+            return await run_async(
+                self.job(**overrides),
+                selection=selection,
+                environ={"XAI_API_KEY": "xai-secret-key-000"},
+                seams=provider.seams(),
+                watch=None if beside is None else (lambda counters: beside()),
+            )
+
+        return anyio.run(night, backend_options=VIRTUAL)
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        paths = sorted((self.folder / "out" / name).rglob("part-*.parquet"))
+        return [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
+
+
+@pytest.fixture
+def nights(tmp_path: Path) -> Nights:
+    return Nights(tmp_path)

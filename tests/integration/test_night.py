@@ -1,0 +1,373 @@
+"""Whole nights in virtual time: outages, 429s, stops, and what a rerun finds."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import anyio
+import pytest
+from fake_provider import Asked, FakeProvider, Reply, chat, error
+
+from batchvision.errors import ConnectFailed, ConnectionCut, RequestTimedOut
+
+START = 1_000.0  #: the virtual clock's beginning
+
+
+def assert_all_completed(nights, summary, rows: int) -> None:
+    assert (summary.rows_completed, summary.rows_failed, summary.rows_pending, summary.exit_code) == (rows, 0, 0, 0)
+    assert len({row["row_id"] for row in nights.table("results")}) == len(nights.table("results")) == rows
+
+
+def ledger_ticks(nights) -> int:
+    return sum(row["cost_ticks"] or 0 for row in nights.table("attempts"))
+
+
+# ---------------------------------------------------------------------------------- outages
+
+
+@pytest.mark.parametrize("concurrency", [1, 4, 64])
+@pytest.mark.parametrize("outage", [error(503, "down", "unavailable"), ConnectFailed("refused"), RequestTimedOut("slow")])
+def test_an_outage_of_an_hour_ends_with_no_failed_row(nights, concurrency, outage):
+    nights.rows(100 + 5 * concurrency)
+
+    def script(asked: Asked):
+        return outage if START + 20 <= asked.at < START + 3_620 else None
+
+    provider = FakeProvider(script)
+    summary = nights.run(provider, limits__concurrency=concurrency)
+    assert_all_completed(nights, summary, 100 + 5 * concurrency)
+    during = [asked.at for asked in provider.asked if START + 20 <= asked.at < START + 3_620]
+    assert len(during) <= 20 + 2 * concurrency + 70, "probes only, at growing intervals"
+
+
+def test_a_row_that_always_fails_at_the_provider_is_tried_max_attempts_times(nights):
+    nights.rows(200)
+    bad = {"r3", "r77", "r199"}
+    provider = FakeProvider(lambda asked: error(500, "boom") if asked.row in bad else None)
+    summary = nights.run(provider, limits__max_attempts=4, limits__concurrency=8)
+    assert {row["row_id"] for row in nights.table("failures")} == bad
+    assert {row["error_kind"] for row in nights.table("failures")} == {"attempts_exhausted"}
+    assert {row["last_error_kind"] for row in nights.table("failures")} == {"server_error"}
+    assert [provider.tries_of(row) for row in sorted(bad)] == [4, 4, 4]
+    assert (summary.exit_code, summary.rows_completed) == (3, 197)
+
+
+def test_a_single_row_that_always_fails_ends_the_run_after_its_attempts(nights):
+    nights.rows(1)
+    provider = FakeProvider(lambda asked: error(500, "boom"))
+    summary = nights.run(provider, limits__max_attempts=3)
+    assert (summary.exit_code, summary.rows_failed, len(provider.asked)) == (3, 1, 3)
+
+
+def test_a_timeout_is_booked_as_ambiguous_with_its_bound_and_the_row_is_asked_again(nights):
+    nights.rows(10)
+    provider = FakeProvider(
+        lambda asked: ConnectionCut("cut") if asked.row == "r5" and asked.try_ == 1 else None, latency_seconds=1
+    )
+    summary = nights.run(provider, provider__parameters={"max_tokens": 100})
+    assert_all_completed(nights, summary, 10)
+    (ambiguous,) = [row for row in nights.table("attempts") if row["state"] == "ambiguous"]
+    assert ambiguous["row_id"] == "r5"
+    assert ambiguous["cost_ticks"] is None
+    assert ambiguous["bound_ticks"] > 0
+    assert summary.rows_ambiguous == 1
+    assert summary.ambiguous_ticks == ambiguous["bound_ticks"]
+    (row,) = [row for row in nights.table("results") if row["row_id"] == "r5"]
+    assert row["attempt_count"] == 2
+
+
+# ---------------------------------------------------------------------------------- limits
+
+
+def test_429s_spend_no_attempt_and_nobody_is_early(nights):
+    nights.rows(50)
+    storm_until = START + 300
+
+    def script(asked: Asked):
+        return error(429, "Too many requests", "resource-exhausted", retry_after="20") if asked.at < storm_until else None
+
+    provider = FakeProvider(script, latency_seconds=0.5)
+    summary = nights.run(provider, limits__max_attempts=1, limits__concurrency=10)
+    assert_all_completed(nights, summary, 50)
+    times = [asked.at for asked in provider.asked]
+    assert all(later - earlier >= 20 for earlier, later in zip(times, times[1:], strict=False) if later - earlier > 1)
+
+
+def test_the_first_request_travels_alone(nights):
+    nights.rows(50)
+    provider = FakeProvider(latency_seconds=5)
+    nights.run(provider)
+    first, second = provider.asked[0], provider.asked[1]
+    assert second.at - first.at >= 5
+
+
+def test_requests_a_minute_are_kept(nights):
+    nights.rows(600)
+    provider = FakeProvider()
+    nights.run(provider, limits__requests_per_minute=600)
+    times = [asked.at for asked in provider.asked]
+    assert max(sum(1 for at in times if start <= at < start + 60) for start in times) <= 620
+    assert times[-1] - times[0] <= 65
+
+
+def test_no_more_than_concurrency_requests_are_on_the_wire(nights):
+    nights.rows(100)
+    provider = FakeProvider()
+    nights.run(provider, limits__concurrency=7)
+    assert provider.most_in_flight == 7
+
+
+# ---------------------------------------------------------------------------------- stops
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (error(401, "no key"), "authentication_failed"),
+        (error(400, "Incorrect API key provided: xai-..."), "authentication_failed"),
+        (error(400, "Model not found: grok-99"), "model_not_found"),
+        (error(403, "Your team has either used all available credits or reached its limit", "permission-denied"), "out_of_credit"),
+        (error(429, "Your team has either used all available credits or reached its limit", "exhausted"), "out_of_credit"),
+    ],
+)
+def test_a_key_a_model_or_credit_that_is_refused_costs_one_call(nights, reply, reason):
+    nights.rows(300)
+    provider = FakeProvider(lambda asked: reply)
+    summary = nights.run(provider)
+    assert len(provider.asked) == 1
+    assert (summary.exit_code, summary.stop_reason, summary.rows_pending) == (5, reason, 300)
+    assert nights.table("failures") == []
+    assert_all_completed(nights, nights.run(FakeProvider()), 300)
+
+
+def test_credit_that_ends_in_the_night_stops_after_what_is_in_flight_and_the_rerun_completes(nights):
+    nights.rows(300)
+    provider = FakeProvider(
+        lambda asked: error(403, "used all available credits", "permission-denied") if asked.number > 100 else None
+    )
+    summary = nights.run(provider, limits__concurrency=16)
+    assert (summary.exit_code, summary.rows_completed, summary.rows_pending) == (5, 100, 200)
+    assert len(provider.asked) <= 100 + 16
+    second = FakeProvider()
+    assert_all_completed(nights, nights.run(second), 300)
+    assert len(second.asked) == 200
+
+
+def test_the_jobs_own_deadline_leaves_rows_pending_and_the_rerun_goes_on(nights):
+    nights.rows(200)
+    first = FakeProvider()
+    summary = nights.run(first, limits__max_runtime_seconds=20, limits__concurrency=4)
+    assert (summary.exit_code, summary.stop_reason) == (4, "deadline_reached")
+    assert summary.rows_completed + summary.rows_pending == 200
+    assert 0 < summary.rows_completed == len(first.asked)
+    second = FakeProvider()
+    assert_all_completed(nights, nights.run(second), 200)
+    assert len(first.asked) + len(second.asked) == 200
+
+
+def test_too_many_failures_stop_the_run(nights):
+    nights.rows(500)
+    provider = FakeProvider(lambda asked: error(400, "bad request") if asked.number % 2 else None)
+    summary = nights.run(provider, limits__concurrency=5)
+    assert (summary.exit_code, summary.stop_reason) == (4, "too_many_failures")
+    assert 100 <= len(provider.asked) <= 110
+    assert summary.rows_completed + summary.rows_failed + summary.rows_pending == 500
+
+
+def test_a_cost_cap_is_never_exceeded_and_the_rest_stays_pending(nights):
+    nights.rows(100)
+    provider = FakeProvider(lambda asked: Reply(200, chat("x [[]]", ticks=5_000_000)))
+    caps = {"limits__max_cost_usd": 0.02, "provider__parameters": {"max_tokens": 100}, "limits__concurrency": 4}
+    summary = nights.run(provider, **caps)
+    assert (summary.exit_code, summary.stop_reason) == (4, "spend_cap_reached")
+    assert 0 < provider.billed_ticks <= 200_000_000
+    again = nights.run(provider, **caps)
+    assert again.exit_code == 4
+    assert ledger_ticks(nights) == provider.billed_ticks <= 200_000_000
+
+
+# ---------------------------------------------------------------------------------- answers
+
+
+def test_a_truncated_answer_is_raised_once_when_the_job_says_so(nights):
+    nights.rows(3)
+
+    def script(asked: Asked):
+        limit = asked.body.get("max_tokens")
+        return Reply(200, chat("cut", finish="length")) if asked.row == "r1" and limit == 50 else None
+
+    provider = FakeProvider(script)
+    summary = nights.run(provider, provider__parameters={"max_tokens": 50}, answer__on_truncated="raise_once")
+    assert_all_completed(nights, summary, 3)
+    assert [asked.body["max_tokens"] for asked in provider.asked if asked.row == "r1"] == [50, 200]
+    (row,) = [row for row in nights.table("results") if row["row_id"] == "r1"]
+    assert row["row_cost_ticks"] == 2 * row["cost_ticks"]
+    assert ledger_ticks(nights) == provider.billed_ticks
+
+
+def test_a_truncated_answer_fails_with_its_text_kept_and_is_not_bought_again_unasked(nights):
+    nights.rows(3)
+    provider = FakeProvider(lambda asked: Reply(200, chat("half a", finish="length")) if asked.row == "r1" else None)
+    assert nights.run(provider).exit_code == 3
+    (failure,) = nights.table("failures")
+    assert (failure["error_kind"], failure["last_output_text"]) == ("truncated", "half a")
+    second = FakeProvider()
+    assert nights.run(second).exit_code == 3
+    assert second.asked == []
+
+
+def test_an_empty_answer_is_asked_once_more(nights):
+    nights.rows(2)
+    provider = FakeProvider(lambda asked: Reply(200, chat("")) if asked.row == "r1" else None)
+    nights.run(provider)
+    assert provider.tries_of("r1") == 2
+    assert [row["error_kind"] for row in nights.table("failures")] == ["empty"]
+
+
+@pytest.mark.parametrize("body", [b"<html>busy</html>", b'{"choices": [{"mess', b""])
+def test_a_200_that_is_no_whole_answer_is_asked_again_and_listed_as_ambiguous(nights, body):
+    nights.rows(2)
+    provider = FakeProvider(lambda asked: Reply(200, body) if asked.row == "r1" and asked.try_ == 1 else None)
+    summary = nights.run(provider)
+    assert_all_completed(nights, summary, 2)
+    states = Counter(row["state"] for row in nights.table("attempts"))
+    assert states == {"ok": 2, "ambiguous": 1}
+
+
+# ---------------------------------------------------------------------------------- reruns
+
+
+def test_added_removed_and_reordered_rows_pay_for_nothing_again(nights):
+    nights.rows(100)
+    nights.run(FakeProvider())
+    path = nights.folder / "photos.csv"
+    header, *lines = path.read_text().splitlines()
+    changed = [*reversed(lines[10:]), "new,https://images.example/new.jpg,new thing"]
+    path.write_text("\n".join([header, *changed]) + "\n")
+    provider = FakeProvider()
+    summary = nights.run(provider)
+    assert [asked.row for asked in provider.asked] == ["new"]
+    assert (summary.rows_total, summary.rows_completed, summary.exit_code) == (91, 91, 0)
+
+
+def test_a_changed_cell_pays_only_for_its_row(nights):
+    nights.rows(50)
+    nights.run(FakeProvider())
+    path = nights.folder / "photos.csv"
+    path.write_text(path.read_text().replace("thing 7\n", "thing seven\n"))
+    provider = FakeProvider()
+    nights.run(provider)
+    assert [asked.row for asked in provider.asked] == ["r7"]
+
+
+def test_a_changed_recipe_is_refused_until_the_user_says_what_to_do(nights):
+    from batchvision import JobInvalid
+
+    nights.rows(20)
+    nights.run(FakeProvider())
+    provider = FakeProvider()
+    with pytest.raises(JobInvalid, match=r"20 rows .* \$.*--on-recipe-change redo"):
+        nights.run(provider, prompt__user="Name {title} [[{sku}]]")
+    assert provider.asked == []
+    kept = nights.run(provider, prompt__user="Name {title} [[{sku}]]", output__on_recipe_change="new_rows_only")
+    assert (provider.asked, kept.exit_code) == ([], 0)
+    nights.run(provider, prompt__user="Name {title} [[{sku}]]", output__on_recipe_change="redo")
+    assert len(provider.asked) == 20
+    nights.run(provider, prompt__user="Name {title} [[{sku}]]")
+    assert len(provider.asked) == 20
+
+
+def test_a_row_set_aside_after_so_many_runs_no_longer_makes_a_run_fail(nights):
+    nights.rows(20)
+    provider = FakeProvider(lambda asked: error(400, "bad request") if asked.row == "r1" else None)
+    codes = [nights.run(provider, limits__quarantine_after_runs=3).exit_code for _ in range(4)]
+    assert codes == [3, 3, 0, 0]
+    assert provider.tries_of("r1") == 3
+    assert nights.run(FakeProvider(), limits__quarantine_after_runs=3).rows_quarantined == 1
+
+
+# ---------------------------------------------------------------------------------- deferred
+
+
+DEFERRED = {"delivery__lane": "deferred"}
+
+
+def test_deferred_answers_come_by_ticket_and_polls_keep_to_half_of_the_rate(nights):
+    nights.rows(300)
+    provider = FakeProvider(latency_seconds=0.2, ticket_seconds=120)
+    summary = nights.run(provider, limits__requests_per_second=10, **DEFERRED)
+    assert_all_completed(nights, summary, 300)
+    assert len(provider.asked) == 300
+    assert ledger_ticks(nights) == provider.billed_ticks
+    assert max(sum(1 for at in provider.polls if start <= at < start + 10) for start in provider.polls) <= 60
+    assert len(provider.polls) <= 300 * 12
+
+
+def test_a_ticket_that_is_gone_young_is_lost_after_read_and_bought_again_only_when_asked(nights):
+    nights.rows(10)
+
+    class Forgetful(FakeProvider):
+        async def _post(self, body):
+            reply = await super()._post(body)
+            ticket = reply.document["request_id"]
+            if self.asked[int(ticket.removeprefix("ticket-")) - 1].row == "r4":
+                self.tickets.pop(ticket)
+            return reply
+
+    provider = Forgetful()
+    summary = nights.run(provider, **DEFERRED)
+    assert (summary.exit_code, summary.failures_by_kind) == (3, {"lost_after_read": 1})
+    (lost,) = [row for row in nights.table("attempts") if row["state"] == "lost_after_read"]
+    assert lost["ticket"]
+    second = FakeProvider()
+    assert nights.run(second, **DEFERRED).exit_code == 3
+    assert second.asked == []
+    assert_all_completed(nights, nights.run(second, limits__retry_failed="lost_after_read", **DEFERRED), 10)
+    assert len(second.asked) == 1
+
+
+def test_tickets_still_open_after_the_wait_are_kept_and_the_next_run_collects_them(nights):
+    nights.rows(30)
+    provider = FakeProvider(ticket_seconds=3_000)
+    summary = nights.run(provider, delivery__max_ticket_wait_seconds=600, **DEFERRED)
+    assert (summary.exit_code, summary.stop_reason, summary.tickets_open) == (4, "deadline_reached", 30)
+    assert summary.rows_pending == 30
+    provider.tickets = {ticket: (0.0, answer) for ticket, (_, answer) in provider.tickets.items()}
+    assert_all_completed(nights, nights.run(provider, **DEFERRED), 30)
+    assert len(provider.asked) == 30
+
+
+def test_tickets_are_collected_also_by_an_online_run_and_for_rows_that_left_the_manifest(nights):
+    nights.rows(30)
+    provider = FakeProvider(ticket_seconds=3_000)
+    nights.run(provider, delivery__max_ticket_wait_seconds=600, **DEFERRED)
+    provider.tickets = {ticket: (0.0, answer) for ticket, (_, answer) in provider.tickets.items()}
+    nights.rows(10, start=20)
+    summary = nights.run(provider)
+    assert len(provider.asked) == 30
+    assert len(nights.table("results")) == 30
+    assert (summary.rows_total, summary.rows_completed, summary.tickets_open) == (10, 10, 0)
+
+
+def test_a_deferred_answer_that_asks_for_another_try_is_asked_again_in_the_same_run(nights):
+    nights.rows(20)
+    provider = FakeProvider(lambda asked: Reply(200, chat("")) if asked.row == "r2" and asked.try_ == 1 else None)
+    summary = nights.run(provider, **DEFERRED)
+    assert_all_completed(nights, summary, 20)
+    assert provider.tries_of("r2") == 2
+
+
+def test_open_tickets_are_bounded_by_the_job(nights):
+    nights.rows(400)
+    provider = FakeProvider(latency_seconds=0.1, ticket_seconds=500)
+    most = 0
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            most = max(most, len(provider.tickets))
+            await anyio.sleep(1)
+
+    summary = nights.run(provider, beside=watch, delivery__max_open_tickets=100, **DEFERRED)
+    assert_all_completed(nights, summary, 400)
+    assert 90 <= most <= 100
