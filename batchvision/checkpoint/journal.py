@@ -1,9 +1,9 @@
 """The append-only log that makes things durable: append -> group -> one write, one fdatasync -> acknowledged.
 
 Text, one record a line: ``crc32hex SP json LF``; every record has its group's number ``g``, the last of a group says
-``"last": true``. The rule: a group is written only after the fdatasync of the group before has returned. So a bad
-record with nothing of a later group behind it is a torn tail (never acknowledged as a whole), and one with a later
-group behind it is damage. A failed write or fsync is never tried again.
+how many there are (``"last":3``). The rule: a group is written only after the fdatasync of the one before has returned.
+So a bad record with nothing of a later group behind it is a torn tail (never acknowledged as a whole), and one with a
+later group behind it is damage. A failed write or fsync is never tried again.
 
 Only one segment exists at a time; a new one appears whole (hidden name, fsync, rename, fsync of the folder) and holds
 all that is still open, before the old one goes.
@@ -180,12 +180,12 @@ def segment_paths(folder: Path) -> list[Path]:
 
 def frame_group(number: int, bodies: list[bytes]) -> bytes:
     """The lines of one group."""
-    last = len(bodies) - 1
-    return b"".join(_frame(number, body, at == last) for at, body in enumerate(bodies))
+    count = len(bodies)
+    return b"".join(_frame(number, body, count if at == count else 0) for at, body in enumerate(bodies, start=1))
 
 
-def _frame(group: int, body: bytes, is_last: bool) -> bytes:
-    content = b'{"g":%d,%s%s' % (group, b'"last":true,' if is_last else b"", body[1:])
+def _frame(group: int, body: bytes, last: int) -> bytes:
+    content = b'{"g":%d,%s%s' % (group, b'"last":%d,' % last if last else b"", body[1:])
     return b"%08x %s\n" % (crc32(content), content)
 
 
@@ -197,11 +197,13 @@ class Frame(NamedTuple):
 
     offset: int
     group: int
-    is_last: bool
+    last: int  #: how many records its group has, on the last of them; 0 on the others
     document: dict[str, Any]
 
-    def is_followed_by(self, other: Frame) -> bool:
-        return other.group == (self.group + 1 if self.is_last else self.group)
+    @property
+    def next_group(self) -> int:
+        """The group of the record behind it."""
+        return self.group + 1 if self.last else self.group
 
 
 class Scan(NamedTuple):
@@ -226,16 +228,18 @@ def read_segment(path: Path) -> Scan:
 def scan(raw: bytes, path: Path) -> tuple[list[Frame], int]:
     """The records up to the torn tail, and how many bytes that has. The first group was whole before it had a name."""
     whole: list[Frame] = []
+    count = 0  #: of the records of this group so far
     lines = _lines(raw)
     for offset, frame in lines:
         if frame is None:
             if _is_torn_tail(whole, lines):
                 return whole, len(raw) - offset
             raise damaged(path, offset, "a record is not what was written, and later ones are")
-        if whole and not whole[-1].is_followed_by(frame):
+        count = 1 if not whole or whole[-1].last else count + 1
+        if frame.group != (whole[-1].next_group if whole else 0) or frame.last not in (0, count):
             raise damaged(path, offset, "records are missing before it")
         whole.append(frame)
-    if not whole or (whole[-1].group == 0 and not whole[-1].is_last):
+    if not whole or whole[-1].next_group == 0:
         raise damaged(path, len(raw), "its beginning is missing")
     return whole, 0
 
@@ -244,8 +248,7 @@ def _is_torn_tail(whole: list[Frame], rest: Iterator[tuple[int, Frame | None]]) 
     """Whether a bad record after ``whole`` is of the last group: then no record behind it is of a later one."""
     if not whole:
         return False
-    previous = whole[-1]
-    broken = previous.group + 1 if previous.is_last else previous.group
+    broken = whole[-1].next_group
     return broken > 0 and not any(frame is not None and frame.group > broken for _, frame in rest)
 
 
@@ -267,14 +270,14 @@ def _checked(offset: int, line: bytes) -> Frame | None:
         return None
     with suppress(ValueError, KeyError, TypeError):
         document = json.loads(content.decode("utf-8", "surrogatepass"))
-        return Frame(offset, int(document["g"]), document.get("last", False), document)
+        return Frame(offset, int(document["g"]), int(document.get("last", 0)), document)
     return None
 
 
 def _entry(frame: Frame, path: Path) -> Entry:
     try:
         entry = decode(frame.document)
-    except (KeyError, TypeError, ValueError) as fault:
+    except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise damaged(path, frame.offset, f"a record cannot be read ({fault})") from fault
     if isinstance(entry, Header) and entry.version > VERSION:
         raise CheckpointDamaged(

@@ -356,6 +356,11 @@ class Store:
         return sum(1 for open_ in self._books.open.values() if open_.ticket is not None and open_.answer is None)
 
     @property
+    def unanswered(self) -> tuple[Exchange, ...]:
+        """What was sent, and has neither an answer nor a ticket yet."""
+        return tuple(open_ for open_ in self._books.open.values() if open_.ticket is None and open_.answer is None)
+
+    @property
     def held_count(self) -> int:
         """Rows kept back by ``ambiguous = "hold"``."""
         return sum(1 for carry in self._books.carries.values() if carry.held)

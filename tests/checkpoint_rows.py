@@ -1,0 +1,183 @@
+"""Rows, answers and a judge for tests of the checkpoint: small, deterministic, free of providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from batchvision.checkpoint import Columns, Store
+from batchvision.records import (
+    Answer,
+    Attempt,
+    AttemptState,
+    Completed,
+    Exchange,
+    Failed,
+    Intent,
+    Lane,
+    Outcome,
+    RawAnswer,
+    Tries,
+    Usage,
+)
+
+START = datetime(2026, 11, 20, 22, 30, tzinfo=UTC)
+COLUMNS = Columns(keep=(("title", pa.string()),), answers=(("answer_score", pa.float64()),))
+COST_TICKS = 15
+
+
+class Verdict(NamedTuple):
+    attempt: Attempt
+    outcome: Outcome | None
+
+
+def open_store(output: Path, **options: Any) -> Store:
+    settings: dict[str, Any] = {"job_name": "night", "run_id": "run1", "started_at": START, "columns": COLUMNS}
+    return Store.open(output, **{**settings, **options})
+
+
+def an_intent(number: int, **changes: Any) -> Intent:
+    intent = Intent(
+        exchange_id=f"x{number}",
+        row_id=f"row{number}",
+        request_key=f"key{number}",
+        recipe_id="recipe",
+        skip_key=f"skip{number}",
+        run_id="run1",
+        lane=Lane.ONLINE,
+        provider="emulator",
+        model_requested="model",
+        attempt=1,
+        tries=Tries(),
+        bound_ticks=100,
+        cost_before_ticks=0,
+        runs_failed=0,
+        sent_at=START,
+        image_ref=("a.jpg", "https://example.org/b.jpg"),
+        image_sha256=("00ff", None),
+        keep={"title": f"title {number}"},
+    )
+    return replace(intent, **changes)
+
+
+def an_answer(body: bytes = b"fine", status: int = 200, **headers: str) -> RawAnswer:
+    return RawAnswer(status, headers, body, START + timedelta(seconds=2))
+
+
+def an_attempt(intent: Intent, state: AttemptState = AttemptState.OK, **changes: Any) -> Attempt:
+    attempt = Attempt(
+        row_id=intent.row_id,
+        request_key=intent.request_key,
+        recipe_id=intent.recipe_id,
+        attempt=intent.attempt,
+        lane=intent.lane,
+        state=state,
+        http_status=None,
+        error_kind=None,
+        error_message=None,
+        ticket=None,
+        provider=intent.provider,
+        answer=Answer(),
+        bound_ticks=None,
+        sent_at=intent.sent_at,
+        received_at=None,
+        run_id=intent.run_id,
+        raw_answer=None,
+        keep=intent.keep,
+    )
+    return replace(attempt, **changes)
+
+
+def a_completed(
+    intent: Intent, text: str = "fine", values: Mapping[str, Any] | None = None, **changes: Any
+) -> Completed:
+    completed = Completed(
+        row_id=intent.row_id,
+        request_key=intent.request_key,
+        recipe_id=intent.recipe_id,
+        skip_key=intent.skip_key,
+        output_text=text,
+        output_json=None,
+        answer=Answer(text=text, usage=Usage(10, 5, 0, 3, 1, COST_TICKS, "reported")),
+        answer_columns=values or {},
+        provider=intent.provider,
+        model_requested=intent.model_requested,
+        lane=intent.lane,
+        attempt_count=intent.attempt,
+        row_cost_ticks=intent.cost_before_ticks + COST_TICKS,
+        image_ref=intent.image_ref,
+        image_sha256=intent.image_sha256,
+        started_at=intent.sent_at,
+        finished_at=START + timedelta(seconds=2),
+        run_id=intent.run_id,
+        keep=intent.keep,
+    )
+    return replace(completed, **changes)
+
+
+def a_failed(intent: Intent, kind: str = "request_rejected", **changes: Any) -> Failed:
+    failed = Failed(
+        row_id=intent.row_id,
+        request_key=intent.request_key,
+        skip_key=intent.skip_key,
+        recipe_id=intent.recipe_id,
+        error_kind=kind,
+        error_message=f"{kind}: no luck",
+        last_error_kind=None,
+        attempt_count=intent.attempt,
+        row_cost_ticks=intent.cost_before_ticks,
+        runs_failed=intent.runs_failed + 1,
+        quarantined=False,
+        last_output_text=None,
+        failed_at=START + timedelta(seconds=2),
+        run_id=intent.run_id,
+        keep=intent.keep,
+    )
+    return replace(failed, **changes)
+
+
+def judge(exchange: Exchange) -> Verdict:
+    """By the answer's status: 200 completes, 4xx fails, 5xx and an end are tried again; nothing at all is ambiguous."""
+    intent, raw, ended = exchange.intent, exchange.answer, exchange.ended
+    if raw is None and ended is None:
+        unsure = an_attempt(intent, AttemptState.AMBIGUOUS, error_kind="interrupted", bound_ticks=intent.bound_ticks)
+        return Verdict(replace(unsure, ticket=exchange.ticket), None)
+    if raw is None:
+        assert ended is not None
+        changes = {"error_kind": ended.kind, "error_message": ended.message, "received_at": ended.at}
+        return Verdict(an_attempt(intent, AttemptState.RETRIED, **changes), None)
+    seen = {
+        "http_status": raw.status,
+        "received_at": raw.received_at,
+        "raw_answer": raw.body.decode("utf-8", "replace"),
+    }
+    if raw.status == 200:
+        completed = a_completed(intent, raw.body.decode("utf-8", "replace"), {"answer_score": 0.5})
+        return Verdict(an_attempt(intent, ticket=exchange.ticket, answer=completed.answer, **seen), completed)
+    if raw.status < 500:
+        return Verdict(an_attempt(intent, AttemptState.FAILED, error_kind="request_rejected", **seen), a_failed(intent))
+    return Verdict(an_attempt(intent, AttemptState.RETRIED, error_kind="server_error", **seen), None)
+
+
+async def ask(store: Store, intent: Intent, raw: RawAnswer) -> Verdict:
+    """One whole exchange, as a lane makes it."""
+    await store.intent(intent)
+    written = await store.answer(intent.exchange_id, raw)
+    verdict = judge(Exchange(intent, answer=written))
+    store.book(intent.exchange_id, verdict)
+    return verdict
+
+
+def tree(output: Path, *tables: str) -> dict[str, bytes]:
+    """Every byte of some folders of an output."""
+    return {
+        str(path.relative_to(output)): path.read_bytes()
+        for table in tables or ("results", "failures", "attempts")
+        for path in sorted((output / table).rglob("*"))
+        if path.is_file()
+    }

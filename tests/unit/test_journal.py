@@ -1,0 +1,367 @@
+"""The journal: what was acknowledged is read back, a torn tail is cut, damage is found."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from checkpoint_rows import START, an_answer, an_intent
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from modelled_disk import ModelledDisk
+
+from batchvision.checkpoint.disk import Disk, LocalDisk, inline
+from batchvision.checkpoint.entries import (
+    Accepted,
+    Carry,
+    Ended,
+    Entry,
+    Header,
+    Received,
+    Voided,
+    decode,
+    encode,
+)
+from batchvision.checkpoint.journal import (
+    GROUP_BYTES,
+    Frame,
+    Journal,
+    Segment,
+    frame_group,
+    read_segment,
+    scan,
+    segment_path,
+    segment_paths,
+)
+from batchvision.errors import CheckpointDamaged, DiskFailed
+from batchvision.records import EndedWithout, RawAnswer
+from batchvision.secrets import Secret, Secrets
+
+HEADER = Header("night", "run1", START, "0of1", 7)
+ENTRIES: list[Entry] = [
+    an_intent(1),
+    an_intent(2, keep={"title": None, "price": 1.5, "café": "x\ny"}, bound_ticks=None),
+    Accepted("x1", "ticket-1", START),
+    Received("x1", an_answer(b'{"a": "\xe2\x82\xac\\n"}', etag="1")),
+    Received("x2", RawAnswer(500, {}, b"\xff\x00not text", START, complete=False)),
+    Ended("x3", EndedWithout("timeout", "no answer in 600 s", START)),
+    Voided("x4"),
+    Carry("row", "key", "skip", 2, 30, 1, held=True, bound_ticks=100),
+]
+PATH = Path("out/.batchvision/0of1/journal-00000007.log")
+
+
+def as_it_is(text: str) -> str:
+    return text
+
+
+def a_journal(folder: Path, disk: Disk | None = None) -> Journal:
+    segment = Segment.create(disk or LocalDisk(), folder, HEADER, [], as_it_is)
+    return Journal(segment, inline, as_it_is)
+
+
+def lines_of(*groups: list[bytes]) -> bytes:
+    return b"".join(frame_group(number, bodies) for number, bodies in enumerate(groups))
+
+
+def flipped(raw: bytes, bit: int) -> bytes:
+    changed = bytearray(raw)
+    changed[bit // 8] ^= 1 << (bit % 8)
+    return bytes(changed)
+
+
+# ---------------------------------------------------------------------------------- records
+
+
+@pytest.mark.parametrize("entry", [HEADER, *ENTRIES], ids=lambda entry: type(entry).__name__)
+def test_a_record_is_read_back_as_it_was_written(entry: Entry) -> None:
+    (frame,), torn = scan(frame_group(0, [encode(entry, as_it_is)]), PATH)
+    assert decode(frame.document) == entry
+    assert torn == 0
+
+
+@given(st.text(), st.text(alphabet=st.characters(codec=None)))
+def test_any_text_survives_lone_surrogates_and_newlines_included(message: str, cell: str) -> None:
+    entries: list[Entry] = [
+        Ended("x", EndedWithout("timeout", message, START)),
+        an_intent(1, keep={"title": cell}),
+    ]
+    raw = frame_group(0, [encode(entry, as_it_is) for entry in entries])
+    assert raw.count(b"\n") == 2
+    assert [decode(frame.document) for frame in scan(raw, PATH)[0]] == entries
+
+
+@given(st.binary(max_size=200))
+def test_any_body_survives_byte_for_byte(body: bytes) -> None:
+    entry = Received("x", an_answer(body))
+    (frame,), _ = scan(frame_group(0, [encode(entry, as_it_is)]), PATH)
+    assert decode(frame.document) == entry
+
+
+def test_the_key_is_masked_in_every_text_of_a_record() -> None:
+    secrets = Secrets(Secret("sk-very-secret"))
+    intent = an_intent(1, keep={"title": "uses sk-very-secret"}, image_ref=("https://e.org/?k=sk-very-secret",))
+    ended = Ended("x1", EndedWithout("timeout", "Bearer sk-very-secret timed out", START))
+    for entry in (intent, ended):
+        line = encode(entry, secrets.mask)
+        assert b"sk-very-secret" not in line
+        assert b"***" in line
+
+
+def test_lines_can_be_read_with_grep_and_jq() -> None:
+    line = frame_group(3, [encode(Voided("x1"), as_it_is)])
+    assert line.endswith(b' {"g":3,"last":1,"kind":"void","exchange_id":"x1"}\n')
+    assert len(line.split(b" ")[0]) == 8
+
+
+def test_an_unknown_kind_of_record_is_refused() -> None:
+    with pytest.raises(ValueError, match="compost"):
+        decode({"kind": "compost"})
+
+
+# ---------------------------------------------------------------------------------- torn tail or damage
+
+BODIES = [[encode(HEADER, as_it_is)], [b'{"n":1}', b'{"n":2}'], [b'{"n":3}'], [b'{"n":4}', b'{"n":5}', b'{"n":6}']]
+WHOLE = lines_of(*BODIES)
+ENDS = [len(lines_of(*BODIES[: count + 1])) for count in range(len(BODIES))]
+
+
+def records(frames: list[Frame]) -> list[int]:
+    return [frame.document["n"] for frame in frames[1:]]
+
+
+@pytest.mark.parametrize("cut", range(ENDS[0], len(WHOLE) + 1))
+def test_wherever_it_is_cut_no_group_before_the_cut_is_lost(cut: int) -> None:
+    frames, torn = scan(WHOLE[:cut], PATH)
+    acknowledged = [
+        n for bodies, end in zip(BODIES[1:], ENDS[1:], strict=True) if end <= cut for n in range(len(bodies))
+    ]
+    assert len(records(frames)) >= len(acknowledged)
+    assert records(frames) == list(range(1, len(frames)))
+    assert torn == cut - (WHOLE[:cut].rfind(b"\n") + 1)
+
+
+@pytest.mark.parametrize("cut", [0, 5, ENDS[0] - 1])
+def test_a_cut_in_the_first_group_is_damage_as_it_was_whole_before_it_had_a_name(cut: int) -> None:
+    with pytest.raises(CheckpointDamaged):
+        scan(WHOLE[:cut], PATH)
+
+
+@pytest.mark.parametrize("zeros", [1, 100, 4096])
+@pytest.mark.parametrize("kept", ENDS)
+def test_a_tail_of_zeros_is_cut(kept: int, zeros: int) -> None:
+    frames, torn = scan(WHOLE[:kept] + b"\0" * zeros, PATH)
+    assert torn == zeros
+    assert len(lines_of(*BODIES)[:kept].splitlines()) == len(frames)
+
+
+def test_a_hole_in_the_last_group_is_a_torn_tail_even_if_its_end_was_written() -> None:
+    start = ENDS[2]
+    first_line_end = WHOLE.find(b"\n", start)
+    holed = WHOLE[: start + 3] + b"\0" * (first_line_end - start - 3) + WHOLE[first_line_end:]
+    frames, torn = scan(holed, PATH)
+    assert records(frames) == [1, 2, 3]
+    assert torn == len(holed) - start
+
+
+@pytest.mark.parametrize("group", [0, 1, 2])
+def test_a_bad_record_with_a_later_group_behind_it_is_damage_and_says_where(group: int) -> None:
+    start = ENDS[group - 1] if group else 0
+    with pytest.raises(CheckpointDamaged) as caught:
+        scan(flipped(WHOLE, 8 * (start + 20)), PATH)
+    assert f"byte {start}" in caught.value.message
+    assert "`batchvision verify out`" in caught.value.message
+
+
+def test_the_last_record_of_a_group_lost_before_a_later_group_is_damage() -> None:
+    at = WHOLE.find(b'"n":2')
+    with pytest.raises(CheckpointDamaged):
+        scan(flipped(WHOLE, 8 * at), PATH)
+
+
+def test_a_line_that_is_gone_without_a_trace_is_damage() -> None:
+    lines = WHOLE.splitlines(keepends=True)
+    for gone in range(len(lines) - 1):
+        with pytest.raises(CheckpointDamaged):
+            scan(b"".join(lines[:gone] + lines[gone + 1 :]), PATH)
+    with pytest.raises(CheckpointDamaged):
+        scan(b"".join([*lines, lines[-1]]), PATH)
+
+
+def test_every_flipped_bit_of_a_journal_of_a_hundred_records_is_found() -> None:
+    groups = [[encode(HEADER, as_it_is)]] + [[b'{"n":%d}' % (3 * at + k) for k in range(3)] for at in range(33)]
+    raw = lines_of(*groups)
+    torn_tails = damages = 0
+    for bit in range(len(raw) * 8):
+        try:
+            _, torn = scan(flipped(raw, bit), PATH)
+        except CheckpointDamaged:
+            damages += 1
+        else:
+            assert torn > 0, f"bit {bit} went unseen"
+            torn_tails += 1
+    last_group = len(frame_group(33, groups[-1])) * 8
+    assert torn_tails == last_group
+    assert damages == len(raw) * 8 - last_group
+
+
+@settings(max_examples=200)
+@given(st.lists(st.lists(st.integers(), min_size=1, max_size=4), min_size=1, max_size=6), st.data())
+def test_a_cut_and_garbage_behind_it_never_invent_or_reorder_records(groups: list[list[int]], data: Any) -> None:
+    bodies = [[encode(HEADER, as_it_is)], *([b'{"n":%d}' % number for number in group] for group in groups)]
+    raw = lines_of(*bodies)
+    cut = data.draw(st.integers(len(frame_group(0, bodies[0])), len(raw)))
+    garbage = data.draw(st.binary(max_size=50))
+    frames, _ = scan(raw[:cut] + garbage, PATH)
+    written = [number for group in groups for number in group]
+    whole = len(raw[:cut].splitlines()) - (0 if raw[:cut].endswith(b"\n") else 1) - 1
+    assert records(frames)[:whole] == written[:whole]
+    assert records(frames) in (written[:whole], written[: whole + 1])
+
+
+# ---------------------------------------------------------------------------------- segments
+
+
+def test_the_newest_segment_is_found_by_number_and_hidden_ones_are_not_seen(tmp_path: Path) -> None:
+    for seq in (2, 10, 123456789):
+        segment_path(tmp_path, seq).touch()
+    (tmp_path / ".journal-00000011.log.tmp").touch()
+    (tmp_path / "journal-old.log").touch()
+    assert [path.name for path in segment_paths(tmp_path)] == [
+        "journal-00000002.log",
+        "journal-00000010.log",
+        "journal-123456789.log",
+    ]
+
+
+def test_a_segment_is_for_the_owners_eyes_only_and_begins_with_what_is_open(tmp_path: Path) -> None:
+    segment = Segment.create(LocalDisk(), tmp_path, HEADER, ENTRIES, as_it_is)
+    segment.append([encode(Voided("x9"), as_it_is)])
+    segment.close()
+    assert segment.path.stat().st_mode & 0o777 == 0o600
+    found = read_segment(segment.path)
+    assert (found.header, found.entries, found.torn_bytes) == (HEADER, [*ENTRIES, Voided("x9")], 0)
+
+
+def test_a_segment_has_its_name_only_when_it_is_durable(tmp_path: Path) -> None:
+    disk = ModelledDisk(tmp_path)
+    Segment.create(disk, tmp_path, HEADER, [], as_it_is).close()
+    assert [operation.name for operation in disk.operations] == ["create", "write", "sync", "rename", "sync_folder"]
+
+
+def test_a_segment_of_a_later_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    later = Header("night", "run1", START, "0of1", 7, version=99)
+    Segment.create(LocalDisk(), tmp_path, later, [], as_it_is).close()
+    with pytest.raises(CheckpointDamaged, match="pip install -U"):
+        read_segment(segment_path(tmp_path, 7))
+
+
+@pytest.mark.parametrize("body", [b'{"kind":"void"}', b'{"kind":"answer","exchange_id":"x","body":3}'])
+def test_a_record_that_is_none_of_ours_is_damage(tmp_path: Path, body: bytes) -> None:
+    segment = Segment.create(LocalDisk(), tmp_path, HEADER, [], as_it_is)
+    segment.append([body])
+    segment.close()
+    with pytest.raises(CheckpointDamaged, match="cannot be read"):
+        read_segment(segment.path)
+
+
+# ---------------------------------------------------------------------------------- group commit
+
+
+@pytest.mark.anyio
+async def test_an_acknowledgement_comes_after_the_sync_of_its_group(tmp_path: Path) -> None:
+    disk = ModelledDisk(tmp_path)
+    journal = a_journal(tmp_path, disk)
+    before = len(disk.operations)
+    first, second = journal.append(Voided("x1")), journal.append(Voided("x2"))
+    assert first is second
+    assert len(disk.operations) == before
+    with anyio.move_on_after(0) as scope:
+        await first.durable()
+    assert scope.cancelled_caught
+    await journal.commit()
+    await first.durable()
+    assert [operation.name for operation in disk.operations[before:]] == ["write", "sync"]
+    journal.segment.close()
+    assert read_segment(journal.segment.path).entries == [Voided("x1"), Voided("x2")]
+
+
+@pytest.mark.anyio
+async def test_what_is_appended_while_a_group_is_written_waits_for_the_next_group(tmp_path: Path) -> None:
+    journal: Journal
+    late: list[Any] = []
+
+    async def slow(work: Callable[[], Any]) -> Any:
+        late.append(journal.append(Voided("late")))
+        return work()
+
+    segment = Segment.create(LocalDisk(), tmp_path, HEADER, [], as_it_is)
+    journal = Journal(segment, slow, as_it_is)
+    early = journal.append(Voided("early"))
+    await journal.commit()
+    assert late[0] is not early
+    assert read_segment(segment.path).entries == [Voided("early")]
+    segment.close()
+
+
+@pytest.mark.anyio
+async def test_a_full_group_does_not_wait_for_the_clock(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    journal.append(Received("x", an_answer(b"a" * GROUP_BYTES)))
+    assert journal.gathering.size_bytes >= GROUP_BYTES
+    await journal.gathering.filled(3600)
+    journal.segment.close()
+
+
+@pytest.mark.anyio
+async def test_an_empty_group_writes_nothing(tmp_path: Path) -> None:
+    disk = ModelledDisk(tmp_path)
+    journal = a_journal(tmp_path, disk)
+    before = list(disk.operations)
+    await journal.commit()
+    assert disk.operations == before
+    journal.segment.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["write", "sync"])
+async def test_a_failed_write_or_sync_tells_all_who_wait_and_is_never_tried_again(tmp_path: Path, name: str) -> None:
+    disk = ModelledDisk(tmp_path, fail_at={"write": 5, "sync": 6}[name], error=errno.ENOSPC)
+    journal = a_journal(tmp_path, disk)
+    group = journal.append(Voided("x1"))
+    with pytest.raises(DiskFailed, match="No space left"):
+        await journal.commit()
+    with pytest.raises(DiskFailed, match="start the same run again"):
+        await group.durable()
+    made = len(disk.operations)
+    with pytest.raises(DiskFailed):
+        journal.append(Voided("x2"))
+    with pytest.raises(DiskFailed):
+        await journal.commit()
+    assert len(disk.operations) == made
+    journal.segment.close()
+
+
+@pytest.mark.anyio
+async def test_nobody_waits_for_ever_when_the_writer_breaks(tmp_path: Path) -> None:
+    async def broken(work: Callable[[], Any]) -> Any:
+        raise RuntimeError("a bug")
+
+    journal = Journal(Segment.create(LocalDisk(), tmp_path, HEADER, [], as_it_is), broken, as_it_is)
+    group = journal.append(Voided("x1"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        await journal.commit()
+    with pytest.raises(DiskFailed, match="broken off"):
+        await group.durable()
+    journal.segment.close()
+
+
+def test_times_keep_their_microseconds() -> None:
+    at = datetime(2026, 11, 20, 1, 2, 3, 456789, tzinfo=UTC)
+    (frame,), _ = scan(frame_group(0, [encode(Accepted("x", "t", at), as_it_is)]), PATH)
+    assert decode(frame.document) == Accepted("x", "t", at)
