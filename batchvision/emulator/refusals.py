@@ -59,7 +59,7 @@ class Reason(Enum):
     NO_PATH = Wording(404, "Some requested entity was not found", "not_found", openai_code="unknown_url")
     METHOD = Wording(405, None, "invalid_prompt")
     TIMEOUT = Wording(408, "deadline-exceeded", "timeout", "timeout")
-    CONFLICT = Wording(409, "aborted", "invalid_prompt", openai_code="conflict")
+    CONFLICT = Wording(409, "aborted", None, openai_code="conflict")
     TOO_LARGE = Wording(413, None, "payload_too_large")
     MEDIA_TYPE = Wording(415, None, "invalid_prompt", openai_code="unsupported_media_type")
     FIELD = Wording(422, None, "invalid_prompt", openai_code="invalid_type")
