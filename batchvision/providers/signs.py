@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
@@ -99,7 +100,8 @@ def body_retry_seconds(error: Mapping[str, Any]) -> float | None:
             seconds = _number(place.get(name))
             if seconds is not None:
                 return _believed(seconds)
-    words = _TRY_AGAIN_IN.search(str(error.get("message") or "")[:2000])
+    message = error.get("message")
+    words = _TRY_AGAIN_IN.search(message[:2000]) if isinstance(message, str) else None
     return duration_seconds(words[1]) if words else None
 
 
@@ -152,8 +154,10 @@ def duration_seconds(text: str) -> float | None:
 
 def _number(value: Any) -> float | None:
     """A header's or a body's number, as it is."""
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        return None
     text = str(value).strip()
-    return float(text) if not isinstance(value, bool) and _NUMBER.fullmatch(text) else None
+    return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def _seconds(value: str | None, now: datetime) -> float | None:

@@ -1,0 +1,247 @@
+"""Money is integers: exact to the tick, and never above the cap as far as bounds can be known."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from batchvision.money import Prices, SpendCap, cost_ticks, format_usd, prices_for, usd_to_ticks, with_cost
+from batchvision.records import TICKS_PER_USD, Usage
+
+GROK_4_3 = Prices(12_500_000_000, 2_000_000_000, 25_000_000_000, 0, 200_000)
+
+
+@pytest.mark.parametrize(
+    ("usd", "ticks"),
+    [
+        ("1", TICKS_PER_USD),
+        (25.0, 25 * TICKS_PER_USD),
+        (0.1, TICKS_PER_USD // 10),
+        (Decimal("0.000905"), 9_050_000),
+        ("0.00000000005", 0),  # half a tick, to the even one
+        ("0.00000000015", 2),
+        ("-1.5", -15_000_000_000),
+        (0, 0),
+    ],
+)
+def test_usd_become_ticks_exactly(usd: Decimal | str | float, ticks: int) -> None:
+    assert usd_to_ticks(usd) == ticks
+
+
+@pytest.mark.parametrize("usd", ["", "a lot", "NaN", "inf", float("inf"), Decimal("1e30"), "1_0e99"])
+def test_what_is_no_amount_is_refused(usd: Decimal | str | float) -> None:
+    with pytest.raises(ValueError, match="is not an amount in USD"):
+        usd_to_ticks(usd)
+
+
+@given(st.integers(0, 10**18))
+def test_ticks_survive_the_way_through_usd(ticks: int) -> None:
+    assert usd_to_ticks(Decimal(ticks).scaleb(-10)) == ticks
+
+
+@pytest.mark.parametrize(
+    ("ticks", "text"),
+    [
+        (0, "$0.00"),
+        (12_345_600_000_000, "$1,234.56"),
+        (TICKS_PER_USD, "$1.00"),
+        (4_210_000_000, "$0.421"),
+        (421_000_000, "$0.0421"),
+        (9_050_000, "$0.000905"),
+        (1, "$0.000000000100"),
+        (-25_000_000_000, "-$2.50"),
+    ],
+)
+def test_ticks_are_shown_as_usd(ticks: int, text: str) -> None:
+    assert format_usd(ticks) == text
+
+
+# ---------------------------------------------------------------------------------- prices
+
+
+@pytest.mark.parametrize(
+    ("usage", "ticks"),
+    [
+        (Usage(prompt_tokens=1000, completion_tokens=100), 12_500_000 + 2_500_000),
+        (Usage(prompt_tokens=1000, completion_tokens=100, cached_tokens=400), 7_500_000 + 800_000 + 2_500_000),
+        (Usage(prompt_tokens=1000, completion_tokens=100, reasoning_tokens=900), 12_500_000 + 25_000_000),
+        (Usage(prompt_tokens=1000, completion_tokens=0, cached_tokens=4000), 2_000_000),
+        (Usage(prompt_tokens=199_999, completion_tokens=1), 2_499_987_500 + 25_000),
+        (Usage(prompt_tokens=200_000, completion_tokens=1), 2 * (2_500_000_000 + 25_000)),
+        (Usage(prompt_tokens=0, completion_tokens=0), 0),
+        (Usage(prompt_tokens=1000), None),
+        (Usage(completion_tokens=1000), None),
+        (Usage(cost_ticks=7, cost_source="reported"), 7),
+        (Usage(prompt_tokens=1000, completion_tokens=100, cost_ticks=0, cost_source="cached"), 0),
+    ],
+)
+def test_the_cost_of_a_usage(usage: Usage, ticks: int | None) -> None:
+    assert cost_ticks(usage, GROK_4_3) == ticks
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**12))
+def test_costs_are_rounded_half_even_and_never_drift(prompt: int, output: int, cached: int, price: int) -> None:
+    prices = Prices(price, price // 3, price * 2)
+    uncached = prompt - min(cached, prompt)
+    exact = Fraction(uncached * price + min(cached, prompt) * (price // 3) + output * price * 2, 10**6)
+
+    assert prices.ticks(prompt, output, cached) == round(exact)
+
+
+def test_images_may_have_a_price_of_their_own() -> None:
+    assert Prices(0, 0, 0, image_ticks=5).ticks(10, 10, images=3) == 15
+
+
+def test_a_computed_cost_says_so_and_a_reported_one_stays() -> None:
+    tokens = Usage(prompt_tokens=1000, completion_tokens=100)
+
+    assert with_cost(tokens, GROK_4_3).cost_source == "computed"
+    assert with_cost(tokens, GROK_4_3).cost_ticks == 15_000_000
+    assert with_cost(tokens, None) is tokens
+    reported = Usage(prompt_tokens=1000, completion_tokens=100, cost_ticks=1, cost_source="reported")
+    assert with_cost(reported, GROK_4_3) is reported
+
+
+def test_grok_has_built_in_prices() -> None:
+    assert prices_for("xai", "grok-4.3") == GROK_4_3
+    assert prices_for("emulator", "grok-4.3") == GROK_4_3
+    assert prices_for("openrouter", "x-ai/grok-4.3:floor") == GROK_4_3
+    grok = prices_for("xai", "grok-4.7")
+    assert grok is not None
+    assert grok.ticks(1_000_000 // 10, 0) == TICKS_PER_USD // 5
+
+
+def test_prices_of_the_job_win_over_built_in_ones() -> None:
+    prices = prices_for("xai", "grok-4.3", {"output": 3.0, "input": None})
+
+    assert prices is not None
+    assert prices.output_ticks_per_mtok == 30_000_000_000
+    assert prices.input_ticks_per_mtok == GROK_4_3.input_ticks_per_mtok
+
+
+def test_a_model_without_prices_needs_those_of_input_and_output() -> None:
+    assert prices_for("openai", "gpt-5") is None
+    assert prices_for("openai", "gpt-5", {"input": 1}) is None
+    assert prices_for("openai", "gpt-5", {"input": 1, "output": "4", "image": Decimal("0.5")}) == Prices(
+        TICKS_PER_USD, TICKS_PER_USD, 4 * TICKS_PER_USD, TICKS_PER_USD // 2
+    )
+
+
+# ---------------------------------------------------------------------------------- the spend cap
+
+
+def test_without_a_cap_everything_may_leave() -> None:
+    cap = SpendCap(None)
+
+    assert cap.left_ticks is None
+    assert cap.reserve(10**18)
+    assert cap.reserve(None)
+
+
+def test_bounds_are_set_aside_until_the_bill_comes() -> None:
+    cap = SpendCap(100, spent_ticks=10)
+
+    assert cap.reserve(50)
+    assert not cap.reserve(50)
+    assert cap.left_ticks == 40
+    cap.settle(50, 20)
+    assert (cap.spent_ticks, cap.left_ticks) == (30, 70)
+
+
+def test_a_void_request_gives_its_bound_back() -> None:
+    cap = SpendCap(100)
+    assert cap.reserve(100)
+    cap.release(100)
+
+    assert cap.left_ticks == 100
+
+
+def test_a_lost_bill_counts_as_its_bound() -> None:
+    cap = SpendCap(100)
+    assert cap.reserve(60)
+    cap.settle(60, None)
+
+    assert cap.spent_ticks == 60
+
+
+def test_a_bill_above_its_bound_counts_at_once_and_raises_every_bound() -> None:
+    cap = SpendCap(100)
+    assert cap.reserve(10)
+    assert cap.reserve(10)
+    cap.settle(10, 40)
+
+    assert cap.spent_ticks == 40
+    assert cap.leased_ticks == 40  # the other one in flight may cost as much
+    assert not cap.reserve(10)
+    cap.settle(10, 10)
+    assert cap.reserve(10)
+
+
+def test_an_unknown_bound_is_learned_from_the_first_bill() -> None:
+    cap = SpendCap(100)
+    assert cap.reserve(None)
+    cap.settle(None, 30)
+
+    assert [cap.reserve(None) for _ in range(4)] == [True, True, False, False]
+
+
+def test_nothing_leaves_when_nothing_is_left() -> None:
+    assert not SpendCap(0).reserve(None)
+    assert not SpendCap(100, spent_ticks=100).reserve(0)
+    assert SpendCap(100, spent_ticks=170).left_ticks == 0
+
+
+def test_a_ticket_of_an_earlier_run_is_set_aside_whatever_the_cap() -> None:
+    cap = SpendCap(100, spent_ticks=90)
+    cap.commit(30)
+
+    assert cap.left_ticks == 0
+    cap.settle(30, 5)
+    assert cap.left_ticks == 5
+
+
+def test_a_reservation_is_given_back_once() -> None:
+    with pytest.raises(AssertionError):
+        SpendCap(100).release(0)
+
+
+class Spending(RuleBasedStateMachine):
+    """P7: with honest bounds, spent + leased never exceeds the cap, in any order of events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cap = SpendCap(1000)
+        self.open: list[int] = []
+        self.billed = 0
+
+    @rule(bound=st.integers(0, 400))
+    def reserve(self, bound: int) -> None:
+        if self.cap.reserve(bound):
+            self.open.append(bound)
+
+    @precondition(lambda self: bool(self.open))
+    @rule(share=st.floats(0, 1), lost=st.booleans())
+    def settle(self, share: float, lost: bool) -> None:
+        bound = self.open.pop()
+        real = int(bound * share)
+        self.cap.settle(bound, None if lost else real)
+        self.billed += bound if lost else real
+
+    @precondition(lambda self: bool(self.open))
+    @rule()
+    def void(self) -> None:
+        self.cap.release(self.open.pop(0))
+
+    @invariant()
+    def holds(self) -> None:
+        assert self.cap.spent_ticks == self.billed
+        assert self.cap.leased_ticks == sum(self.open)
+        assert self.billed + sum(self.open) <= 1000
+
+
+TestSpending = Spending.TestCase
