@@ -1,8 +1,8 @@
 """What a dialect is: how one provider is asked and how its answers are read. Sans-IO: bytes in, bytes out, no clock.
 
 Every server here speaks OpenAI's chat completions; a dialect says where it differs, mostly as class attributes.
-The reading itself is done by the modules beside this one: ``wire`` (bytes to document), ``chat`` (document to answer),
-``faults`` (error to its class), ``signs`` (headers to rates).
+The reading itself is done by the modules beside this one: ``decode`` (bytes to document), ``chat`` (document to
+answer), ``faults`` (error to its class), ``signs`` (headers to rates).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from batchvision.errors import AnswerCutShort, BatchvisionError
 from batchvision.money import Prices
 from batchvision.prompt import response_format
-from batchvision.providers import chat, faults, signs, wire
+from batchvision.providers import chat, decode, faults, signs, wire
 from batchvision.providers.signs import RateSigns
 from batchvision.records import Answer, Lane, RawAnswer, Recipe
 from batchvision.secrets import Secret
@@ -172,7 +172,7 @@ class Dialect:
 
     def read(self, raw: RawAnswer) -> Reading:
         """The answer in ``raw``, or the error it is. Any bytes at all are read; nothing raises."""
-        document = wire.document(raw.body)
+        document = decode.document(raw.body)
         facts = chat.facts(document, raw.headers, self.usage_rule, self.request_id_headers)
         if not 200 <= raw.status < 300:
             return Reading(facts, faults.from_answer(raw, document, self.voice))
@@ -180,7 +180,7 @@ class Dialect:
 
     def read_ticket(self, raw: RawAnswer) -> str | BatchvisionError:
         """The ticket that a deferred POST was given, or the error it met instead."""
-        document = wire.document(raw.body)
+        document = decode.document(raw.body)
         ticket = document.value.get("request_id") if isinstance(document.value, dict) else None
         if 200 <= raw.status < 300 and isinstance(ticket, str) and ticket.isprintable() and 0 < len(ticket) <= 256:
             return ticket
@@ -192,7 +192,7 @@ class Dialect:
         if raw.status == 202:
             return Waiting(signs.retry_after_seconds(raw))
         if raw.status in (404, 410):
-            return Gone(faults.said(wire.document(raw.body)) or f"{self.name} does not know the ticket")
+            return Gone(faults.said(decode.document(raw.body)) or f"{self.name} does not know the ticket")
         return self.read(raw)
 
     def limits(self, raw: RawAnswer) -> RateSigns:
@@ -201,7 +201,7 @@ class Dialect:
 
     def read_models(self, raw: RawAnswer) -> tuple[ModelListing, ...]:
         """The models of ``models_path``. Raises the error that the answer is."""
-        document = wire.document(raw.body)
+        document = decode.document(raw.body)
         if not 200 <= raw.status < 300:
             raise faults.from_answer(raw, document, self.voice)
         rows = wire.mapping(document.value)

@@ -12,7 +12,7 @@ from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-from batchvision.providers import wire
+from batchvision.providers import decode, wire
 from batchvision.records import RawAnswer
 
 #: No wait beyond this is believed.
@@ -106,7 +106,7 @@ def body_retry_seconds(error: Mapping[str, Any]) -> float | None:
 
 
 def _error_of(raw: RawAnswer) -> Mapping[str, Any]:
-    value = wire.document(raw.body).value
+    value = decode.document(raw.body).value
     value = value[0] if isinstance(value, list) and value else value
     return wire.mapping(wire.mapping(value).get("error"))
 

@@ -99,7 +99,7 @@ class _Pieces:
             body |= {"error": self.error, "code": self.error_code}
         if self.is_ended:
             return wire.Document(body)
-        return wire.Document(body, "a stream that breaks off", is_ended=False)
+        return wire.Document(body, "a stream that breaks off")
 
 
 def _text_of(content: Any) -> Iterator[str]:

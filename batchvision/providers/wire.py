@@ -1,7 +1,4 @@
-"""Bytes to a document, and values of unknown shape to known ones. Nothing here raises, whatever the bytes are.
-
-An answer that is closed JSON is whole, however it ended on the wire; what is not, is reported as cut short.
-"""
+"""JSON of any kind to values, and values of unknown shape to known ones. Nothing here raises, whatever the text is."""
 
 from __future__ import annotations
 
@@ -14,8 +11,6 @@ from typing import Any, NamedTuple
 #: A provider's text beyond this is not looked at for messages.
 _MOST_SAID = 300
 
-_SSE_FIELD = re.compile(r"(?:data|event|id|retry)\s*:")
-_HTML = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
 #: What must not be shown: image bytes, signatures of URLs, keys that a provider quotes.
 _HIDDEN = (
     (re.compile(r"data:[\w/.+;=-]{0,80}base64,[A-Za-z0-9+/=_-]*"), "data:..."),
@@ -25,42 +20,14 @@ _HIDDEN = (
 
 
 class Document(NamedTuple):
-    """A body, decoded. ``value`` is its JSON (for a stream: the chat completion put together), or None with the reason
-    in ``problem``. ``is_ended`` is False for a stream that broke off. ``text`` is the body where it is no JSON.
+    """A body, decoded. ``value`` is its JSON; for a stream, the chat completion put together, as far as it came.
+
+    ``problem`` set: it is no whole document, for that reason. ``text`` is the body where it is no JSON.
     """
 
     value: Any = None
     problem: str | None = None
     text: str = ""
-    is_ended: bool = True
-
-
-def document(body: bytes) -> Document:
-    """``body`` as a document: JSON after any blank or comment lines, or server-sent events."""
-    text = body.decode(json.detect_encoding(body), "replace")
-    start = _content_start(text)
-    if start == len(text):
-        return Document(problem="an empty body")
-    if _SSE_FIELD.match(text, start):
-        from batchvision.providers.sse import assemble
-
-        return assemble(text)
-    value, problem = parse(text, start)
-    if problem is None:
-        return Document(value)
-    return Document(problem="an HTML page" if _HTML.match(text, start) else problem, text=text[start : start + 4000])
-
-
-def _content_start(text: str) -> int:
-    """Where the document begins: after blank lines and comment lines that kept the connection alive."""
-    start = 0
-    while True:
-        while start < len(text) and text[start] in " \t\r\n\ufeff":
-            start += 1
-        if not text.startswith(":", start):
-            return start
-        line_end = text.find("\n", start)
-        start = len(text) if line_end < 0 else line_end
 
 
 def parse(text: str, start: int = 0) -> tuple[Any, str | None]:

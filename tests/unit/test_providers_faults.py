@@ -412,10 +412,10 @@ def test_every_rule_is_reachable() -> None:
 
 
 def _facts_of(provider: str, status: int, body: Any) -> Facts:
-    from batchvision.providers import faults, wire
+    from batchvision.providers import decode, faults
 
     answer = raw(status, body)
-    document = wire.document(answer.body)
+    document = decode.document(answer.body)
     error = faults._error_object(document)
     return faults._facts(answer, status if status != 200 else faults._status_in(error), error, faults.said(document))
 

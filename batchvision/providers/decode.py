@@ -1,0 +1,43 @@
+"""Bytes to a document: JSON, or a stream put together. Nothing here raises, whatever the bytes are.
+
+An answer that is closed JSON is whole, however it ended on the wire; what is not, is reported as cut short.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from batchvision.providers import wire
+from batchvision.providers.sse import assemble
+
+_SSE_FIELD = re.compile(r"(?:data|event|id|retry)\s*:")
+_HTML = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
+
+
+def document(body: bytes) -> wire.Document:
+    """``body`` as a document: JSON after any blank or comment lines, or server-sent events."""
+    text = body.decode(json.detect_encoding(body), "replace")
+    start = _content_start(text)
+    if start == len(text):
+        return wire.Document(problem="an empty body")
+    if _SSE_FIELD.match(text, start):
+        return assemble(text)
+    value, problem = wire.parse(text, start)
+    if problem is None:
+        return wire.Document(value)
+    return wire.Document(
+        problem="an HTML page" if _HTML.match(text, start) else problem, text=text[start : start + 4000]
+    )
+
+
+def _content_start(text: str) -> int:
+    """Where the document begins: after blank lines and comment lines that kept the connection alive."""
+    start = 0
+    while True:
+        while start < len(text) and text[start] in " \t\r\n\ufeff":
+            start += 1
+        if not text.startswith(":", start):
+            return start
+        line_end = text.find("\n", start)
+        start = len(text) if line_end < 0 else line_end
