@@ -7,8 +7,9 @@ cancels; its last line is written on the way out.
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -19,7 +20,7 @@ import anyio
 from batchvision.money import format_usd
 from batchvision.records import TICKS_PER_USD, Counters
 
-Watch = Callable[[Counters], Awaitable[None]]
+Watch = Callable[[Counters], Coroutine[Any, Any, None]]
 Clock = Callable[[], float]
 
 BAR_REFRESH_SECONDS = 0.25
@@ -200,6 +201,21 @@ def bar_words(counters: Counters, now: Pace) -> str:
     if now.rows_left and now.seconds_left is not None:
         words.append(f"{duration(now.seconds_left)} left")
     return " · ".join(words)
+
+
+def say(line: str, stream: TextIO) -> None:
+    """One line beside the progress: above the bar where there is one."""
+    tqdm = sys.modules.get("tqdm")
+    if tqdm is None:
+        stream.write(line + "\n")
+        stream.flush()
+    else:
+        tqdm.tqdm.write(line, file=stream)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 request``, ``2,000 requests``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _copy(counters: Counters) -> Counters:

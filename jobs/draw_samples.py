@@ -1,12 +1,8 @@
-"""Draws the images of the ready jobs and their manifest: python jobs/draw_samples.py [FOLDER], or into jobs/samples."""
+"""Draws the sample images that the jobs beside this file read: jobs/photos/ and its manifest photos.csv."""
 
-from __future__ import annotations
-
-import sys
 from pathlib import Path
 
 from batchvision.samples import draw_samples
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "samples"
-    print(draw_samples(folder))
+    print(draw_samples(Path(__file__).parent / "photos"))

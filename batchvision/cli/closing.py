@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchvision.money import format_usd
-from batchvision.progress import duration
+from batchvision.progress import counted, duration
 from batchvision.records import RunSummary
 
 #: What to do about each kind of failed row (the closed set of DESIGN, a sentence each).
@@ -70,9 +70,9 @@ def _headline(summary: RunSummary) -> str:
 def _money(summary: RunSummary) -> str:
     if not summary.requests_sent:
         return f"nothing sent, nothing spent ({duration(summary.duration_seconds)})"
-    retries = f", {summary.retries:,} retries" if summary.retries else ""
-    spent = format_usd(summary.cost_ticks)
-    return f"{spent} for {summary.requests_sent:,} requests in {duration(summary.duration_seconds)}{retries}"
+    retried = f", {summary.retries:,} of them again" if summary.retries else ""
+    sent = counted(summary.requests_sent, "request")
+    return f"{format_usd(summary.cost_ticks)} for {sent}{retried}, in {duration(summary.duration_seconds)}"
 
 
 def _failures(summary: RunSummary) -> list[str]:

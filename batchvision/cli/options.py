@@ -6,7 +6,6 @@ user stands, paths in a job file to the job file.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -102,7 +101,7 @@ def job_flags(flags: tuple[JobFlag, ...]) -> Callable[[Function], Function]:
 
 def overrides(values: Mapping[str, Any], settings: tuple[str, ...]) -> dict[str, object]:
     """The dotted keys that the command line sets; a flag of its own wins over ``--set``."""
-    given = dict(_parse_setting(setting) for setting in settings)
+    given: dict[str, object] = dict(_parse_setting(setting) for setting in settings)
     for name, value in values.items():
         flag = ALL_FLAGS.get(name)
         if flag is not None and value is not None:
@@ -115,16 +114,12 @@ def _from_here(text: str) -> str:
     return text if "://" in text else str(Path(text).expanduser().absolute())
 
 
-def _parse_setting(setting: str) -> tuple[str, object]:
-    """``limits.max_attempts=3`` -> the key and its value, read as TOML where it is TOML, as text otherwise."""
+def _parse_setting(setting: str) -> tuple[str, str]:
+    """``limits.max_attempts=3`` -> the key and its text; the job knows which of its keys are numbers."""
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
         raise click.UsageError(f"--set takes KEY=VALUE, e.g. --set limits.max_attempts=3; got {setting!r}.")
-    try:
-        value: object = tomllib.loads(f"value = {text}\n")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
-        value = text
-    return key.strip(), value
+    return key.strip(), text
 
 
 def load_job(path: str, values: Mapping[str, Any], settings: tuple[str, ...]) -> Any:

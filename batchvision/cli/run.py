@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchvision.cli.command import Command, typed_command
 from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job
+from batchvision.cli.place import from_here
 from batchvision.cli.terminal import safe_json, safe_text
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     Exit codes: 0 all rows have answers, 2 the job or manifest is wrong, 3 some rows failed, 4 a limit of the job was
     reached, 5 the provider refused, 6 tickets are open, 7 disk, 11 another run holds the output.
     """
-    chosen = load_job(job, flags, settings)
+    chosen = load_job(job, flags, (*settings, *_retry_setting(flags)))
     summary = _run(chosen, flags)
     _tell(ctx, job, chosen, summary, flags)
     if as_json:
@@ -78,9 +78,11 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
 def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
     import anyio
 
+    from batchvision.cli.logs import tell_warnings
     from batchvision.progress import choose_style, watcher
     from batchvision.runner import run_async
 
+    tell_warnings(as_json=flags["log_format"] == "json")
     style = choose_style(flags["log_format"], quiet=flags["quiet"], is_terminal=sys.stderr.isatty())
     start = partial(
         run_async,
@@ -90,6 +92,14 @@ def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
         watch=watcher(style, sys.stderr),
     )
     return anyio.run(start)
+
+
+def _retry_setting(flags: dict[str, Any]) -> tuple[str, ...]:
+    """``--retry-failed=KINDS`` and ``--no-retry-failed`` are forms of one key of the job."""
+    if flags["no_retry_failed"] and flags["retry_failed"] is not None:
+        raise click.UsageError("--retry-failed and --no-retry-failed contradict each other: give one.")
+    kinds = "none" if flags["no_retry_failed"] else flags["retry_failed"]
+    return () if kinds is None else (f"limits.retry_failed={kinds}",)
 
 
 def selection(flags: dict[str, Any], job: Job) -> Selection:
@@ -103,6 +113,7 @@ def selection(flags: dict[str, Any], job: Job) -> Selection:
         seed=flags["seed"],
         shard=shard,
         shards=shards,
+        retry_failed=job.limits.retry_kinds,
         retry_quarantined=flags["retry_quarantined"],
     )
 
@@ -137,9 +148,3 @@ def _tell(ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: d
     )
     for line in closing_lines(summary, from_here(job.output_path), typed):
         click.echo(safe_text(line), err=True)
-
-
-def from_here(path: Path) -> Path:
-    """``path`` relative to where the user stands, if it lies below."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path

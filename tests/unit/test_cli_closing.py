@@ -59,7 +59,7 @@ def test_a_good_run_says_rows_cost_and_place_and_nothing_to_do() -> None:
     assert closing_lines(DONE, OUT, TYPED) == [
         "captions: 2,000 of 2,000 rows have answers",
         "  answers   out/captions/results   (batchvision show out/captions)",
-        "  cost      $1.81 for 2,003 requests in 3m 20s, 3 retries",
+        "  cost      $1.81 for 2,003 requests, 3 of them again, in 3m 20s",
     ]
 
 

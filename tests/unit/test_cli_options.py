@@ -19,7 +19,7 @@ def test_a_limits_flag_is_its_key_with_dashes(flag: object) -> None:
 
 
 def test_only_what_was_given_overrides_the_job() -> None:
-    given = {name: None for name in ALL_FLAGS} | {"max_attempts": 3, "retry_quarantined": True}
+    given = dict.fromkeys(ALL_FLAGS) | {"max_attempts": 3, "retry_quarantined": True}
     assert overrides(given, ()) == {"limits.max_attempts": 3}
 
 
@@ -34,17 +34,15 @@ def test_paths_are_relative_to_where_the_user_stands(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("setting", "key", "value"),
     [
-        ("limits.max_attempts=3", "limits.max_attempts", 3),
+        ("limits.max_attempts=3", "limits.max_attempts", "3"),
         ("limits.max_failed=20%", "limits.max_failed", "20%"),
         ("provider.model=grok-4.3", "provider.model", "grok-4.3"),
-        ('answer.labels=["a", "b"]', "answer.labels", ["a", "b"]),
-        ("provider.prices={ input = 1.25 }", "provider.prices", {"input": 1.25}),
-        ("delivery.stream=true", "delivery.stream", True),
+        ("provider.model=4.20", "provider.model", "4.20"),
         ("prompt.user=a=b", "prompt.user", "a=b"),
         ("prompt.system=", "prompt.system", ""),
     ],
 )
-def test_set_reads_toml_and_takes_anything_else_as_text(setting: str, key: str, value: object) -> None:
+def test_set_hands_the_text_to_the_job(setting: str, key: str, value: str) -> None:
     assert overrides({}, (setting,)) == {key: value}
 
 

@@ -21,9 +21,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"budget", "feed", "prepare"}),
     frozenset({"exchange"}),
     frozenset({"lanes"}),
-    frozenset({"runner"}),
+    frozenset({"runner", "wiring", "summary"}),
     frozenset({"plan", "status", "progress", "check", "demo"}),
-    frozenset({"cli"}),
+    frozenset({"cli", "__main__"}),
 )
 #: The emulator is a stranger to the client it tests, and samples only draw.
 STRANGERS: dict[str, frozenset[str]] = {"emulator": frozenset({"records"}), "samples": frozenset()}
@@ -35,7 +35,7 @@ ONLY_IN: dict[str, frozenset[str]] = {
     "httpx_aiohttp": frozenset({"transport"}),
     "aiohttp": frozenset({"transport", "emulator"}),
     "aiolimiter": frozenset({"pacing"}),
-    "click": frozenset({"cli"}),
+    "click": frozenset({"cli", "__main__"}),
     "tqdm": frozenset({"progress"}),
 }
 

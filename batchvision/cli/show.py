@@ -1,0 +1,133 @@
+"""``batchvision show OUT``: rows as a table, CSV or JSON lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchvision.cli.command import Command
+from batchvision.cli.output import csv_line, json_line, print_table, write
+from batchvision.cli.place import output_of, place_argument
+from batchvision.cli.table import Column
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from batchvision.status import Shown
+
+#: Rows a terminal table shows unasked.
+TABLE_ROWS = 50
+
+
+@click.command(cls=Command, name="show")
+@place_argument
+@click.option("--status", type=click.Choice(["completed", "failed"]), default="completed", show_default=True)
+@click.option("--format", "form", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
+@click.option("--limit", type=click.IntRange(min=0), default=None, help="0: all.  [default: 50 for a table, else all]")
+@click.option(
+    "--columns", default=None, metavar="A,B,...", help="Which columns.  [default: the telling ones, else all]"
+)
+def command(place: str, status: str, form: str, limit: int | None, columns: str | None) -> None:
+    """Print the answers, or the failures, of an output. OUT is a folder or a job file."""
+    wanted = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
+    limit = (TABLE_ROWS if form == "table" else 0) if limit is None else limit
+    if form == "table":
+        show_table(output_of(place), status, limit, wanted)
+    else:
+        _stream(output_of(place), status, form, limit, wanted)
+
+
+def show_table(output: Path, status: str = "completed", limit: int = 0, columns: list[str] | None = None) -> None:
+    """A table fitted to the terminal; ``limit`` 0: all rows."""
+    from batchvision.status import rows_of
+
+    found = rows_of(output, status)
+    names = columns or list(found.shown)
+    if columns:
+        rows_of(output, status, columns)  # says which columns there are, if one is not
+    if not names:
+        click.echo(f"no row of {output} is {status}", err=True)
+        return
+    found = rows_of(output, status, names)
+    rows, more = _first(found, limit)
+    rows.sort(key=lambda row: str(row.get("row_id", "")))
+    numeric = {name for name in names if any(isinstance(row[name], int | float | Decimal) for row in rows)}
+    titles = [Column(_title(name), right=name in numeric) for name in names]
+    print_table(titles, [[cell_text(row[name]) for name in names] for row in rows])
+    if more:
+        click.echo("... and more: --limit 0 shows all rows, --format csv writes them", err=True)
+
+
+def _stream(output: Path, status: str, form: str, limit: int, columns: list[str] | None) -> None:
+    """CSV or JSON lines, a batch at a time, so that any size fits."""
+    from batchvision.status import rows_of
+
+    found = rows_of(output, status, columns)
+    names = columns or list(found.columns)
+    if form == "csv" and names:
+        write(csv_line(names))
+    for row in _rows(found, limit):
+        write(csv_line(plain(row[name]) for name in names) if form == "csv" else json_line(_json_ready(row)))
+
+
+def _rows(found: Shown, limit: int) -> Iterator[dict[str, Any]]:
+    left = limit or None
+    for batch in found.batches:
+        rows = _batch_rows(batch)
+        yield from rows if left is None else rows[:left]
+        if left is not None:
+            left -= len(rows)
+            if left <= 0:
+                return
+
+
+def _batch_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = batch.to_pylist()
+    return rows
+
+
+def _first(found: Shown, limit: int) -> tuple[list[dict[str, Any]], bool]:
+    """Up to ``limit`` rows (0: all), and whether there are more."""
+    rows = list(_rows(found, limit + 1 if limit else 0))
+    return (rows[:limit], True) if limit and len(rows) > limit else (rows, False)
+
+
+def _title(name: str) -> str:
+    return name.removeprefix("answer_")
+
+
+def cell_text(value: Any) -> str:
+    """A value for a person to read."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(cell_text(each) for each in value)
+        case Decimal():
+            return f"{value:.6f}"
+        case _:
+            return str(plain(value))
+
+
+def plain(value: Any) -> Any:
+    """A value as CSV takes it."""
+    match value:
+        case datetime():
+            return value.isoformat()
+        case Decimal():
+            return f"{value:f}"
+        case _:
+            return value
+
+
+def _json_ready(row: dict[str, Any]) -> dict[str, Any]:
+    """Money as a number, times as text."""
+    return {name: float(value) if isinstance(value, Decimal) else plain(value) for name, value in row.items()}

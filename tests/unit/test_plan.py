@@ -1,0 +1,117 @@
+"""A plan counts what a run would do, by the run's own survey and feed, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from batchvision.job import Job
+from batchvision.plan import plan, shortened
+
+
+def make_job(folder: Path, rows: str, **overrides: Any) -> Job:
+    """A job over a CSV of id, image, title; images red.png, big.png and odd.webp lie beside it."""
+    Image.new("RGB", (40, 30), "red").save(folder / "red.png")
+    Image.new("RGB", (400, 300), "blue").save(folder / "big.png")
+    Image.new("RGB", (20, 20), "green").save(folder / "odd.webp")
+    (folder / "photos.csv").write_text("id,image,title\n" + rows, encoding="utf-8")
+    settings: Mapping[str, Any] = {
+        "name": "planned",
+        "manifest": {"path": "photos.csv", "id": "id", "images": "image"},
+        "prompt": {"user": "Describe {title}."},
+        "provider": {"name": "xai", "model": "grok-4.3", "parameters": {"max_tokens": 100}},
+        "output": {"path": "out"},
+    }
+    return Job.from_mapping(settings, folder, overrides=overrides)
+
+
+@pytest.mark.anyio
+async def test_every_row_is_in_one_count(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "a,red.png,x\nb,,x\nc,missing.png,x\na,red.png,x\nd,odd.webp,x\n")
+    document = (await plan(job)).document()
+    assert document["rows"]["total"] == 5
+    assert document["rows"]["to_do"] == document["requests"] == 2
+    assert document["rows"]["invalid"] == 3
+    reasons = {row["row_id"]: row["reason"] for row in document["invalid"]}
+    assert "no image" in reasons["b"]
+    assert "image_unreadable" in reasons["c"]
+    assert "first in row 1" in reasons["a#2"]
+
+
+@pytest.mark.anyio
+async def test_images_are_counted_by_what_they_are(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "a,red.png,x\nb,odd.webp,x\nc,big.png,x\nd,https://example.com/a.jpg,x\n")
+    images = (await plan(job)).document()["images"]
+    assert images["count"] == 4
+    assert images["by_format"] == {"png": 2, "webp": 1, "url": 1}
+    assert images["to_convert"] == 1
+    assert images["bytes"] == sum((tmp_path / name).stat().st_size for name in ("red.png", "odd.webp", "big.png"))
+
+
+@pytest.mark.anyio
+async def test_an_image_over_max_side_will_be_converted(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "a,red.png,x\nc,big.png,x\n", **{"images.max_side": 100})
+    assert (await plan(job)).images.to_convert == 1
+
+
+@pytest.mark.anyio
+async def test_cost_has_a_bound_where_max_tokens_gives_one(tmp_path: Path) -> None:
+    bounded = (await plan(make_job(tmp_path, "a,red.png,x\n"))).document()["cost_usd"]
+    assert 0 < bounded["expected"] <= bounded["high"]
+    assert bounded["source"] == "estimate"
+    unbounded = await plan(make_job(tmp_path, "a,red.png,x\n", **{"provider.parameters": {}}))
+    assert unbounded.document()["cost_usd"]["high"] is None
+
+
+@pytest.mark.anyio
+async def test_a_model_without_prices_has_no_cost(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "a,red.png,x\n", **{"provider.model": "nobody-knows"})
+    assert (await plan(job)).document()["cost_usd"] == {"expected": None, "low": None, "high": None, "source": None}
+
+
+@pytest.mark.anyio
+async def test_time_follows_from_the_jobs_own_rate(tmp_path: Path) -> None:
+    rows = "".join(f"{number},red.png,x\n" for number in range(10))
+    job = make_job(tmp_path, rows, **{"limits.requests_per_minute": 60, "limits.requests_per_second": 5})
+    assert (await plan(job)).document()["duration_seconds"]["expected"] == 10.0
+    assert (await plan(make_job(tmp_path, rows))).document()["duration_seconds"]["expected"] is None
+
+
+@pytest.mark.anyio
+async def test_a_shown_request_is_the_body_with_its_base64_cut(tmp_path: Path) -> None:
+    drawn = await plan(make_job(tmp_path, "a,red.png,shoes\nb,red.png,x\n"), show_requests=1)
+    (shown,) = drawn.document()["request_bodies"]
+    assert shown["row_id"] == "a"
+    assert shown["body"]["model"] == "grok-4.3"
+    assert shown["body"]["max_tokens"] == 100
+    assert "Describe shoes." in json.dumps(shown)
+    assert len(json.dumps(shown)) < 1000
+
+
+@pytest.mark.anyio
+async def test_a_request_that_would_need_a_download_says_so(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "a,https://example.com/a.jpg,x\n", **{"provider.image_mode": "inline"})
+    (shown,) = (await plan(job, show_requests=1)).requests_shown
+    assert "downloads nothing" in shown["cannot_be_made"]
+
+
+@pytest.mark.anyio
+async def test_nothing_is_written(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "a,red.png,x\n")
+    before = sorted(tmp_path.rglob("*"))
+    await plan(job)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_only_base64_is_shortened() -> None:
+    uri = "data:image/png;base64," + "A" * 1000
+    document = {"text": "A" * 1000, "parts": [{"url": uri}, {"url": "https://example.com/" + "A" * 100}]}
+    cut = shortened(document)
+    assert cut["text"] == document["text"]
+    assert cut["parts"][0]["url"] == "data:image/png;base64," + "A" * 24 + "... (1,000 characters)"
+    assert cut["parts"][1] == document["parts"][1]

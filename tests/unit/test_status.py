@@ -1,0 +1,88 @@
+"""Status and show read an output's tables, whatever has been written so far."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from batchvision.emulator import EmulatorOptions, start_in_thread
+from batchvision.errors import JobInvalid
+from batchvision.job import Job
+from batchvision.runner import run
+from batchvision.status import look, rows_of, summary_document
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four rows: three answered, of them one under two recipes; one refused."""
+    folder = tmp_path_factory.mktemp("output")
+    Image.new("RGB", (40, 30), "red").save(folder / "red.png")
+    rows = "a,red.png,one\nb,red.png,two\nc,red.png,three\nd,red.png,[[fault:refusal]]\n"
+    (folder / "photos.csv").write_text("id,image,title\n" + rows, encoding="utf-8")
+    settings = {
+        "name": "status",
+        "manifest": {"path": "photos.csv", "id": "id", "keep": "title"},
+        "prompt": {"user": "Describe {title}."},
+        "answer": {"labels": ["red", "blue"]},
+        "provider": {"name": "emulator", "model": "grok-4.3"},
+        "output": {"path": "out", "on_recipe_change": "redo"},
+    }
+    with start_in_thread(EmulatorOptions()) as emulator:
+        to = {"provider.base_url": f"{emulator.url}/v1"}
+        run(Job.from_mapping(settings, folder, overrides=to), environ={})
+        (folder / "photos.csv").write_text("id,image,title\na,red.png,one\n", encoding="utf-8")
+        run(Job.from_mapping(settings, folder, overrides={**to, "provider.model": "grok-4.6"}), environ={})
+    return folder / "out"
+
+
+def test_each_row_counts_once_however_often_it_was_asked(output: Path) -> None:
+    seen = look(output)
+    assert (seen.answers, seen.rows_answered) == (4, 3)
+
+
+def test_the_ledger_is_added_up_by_state(output: Path) -> None:
+    seen = look(output)
+    assert seen.attempts["ok"].attempts == 4
+    assert seen.spent_ticks == sum(each.cost_ticks for each in seen.attempts.values()) > 0
+    assert seen.unclear_ticks == 0
+
+
+def test_the_document_is_json_and_holds_the_last_summary(output: Path) -> None:
+    document = json.loads(json.dumps(look(output).document()))
+    assert document["last_run"]["rows_total"] == 1
+    assert document["last_run"]["config"]["provider"]["model"] == "grok-4.6"
+    assert document["cost_ticks"] == look(output).spent_ticks
+
+
+def test_the_summary_reads_as_it_was_written(output: Path) -> None:
+    latest = look(output).latest
+    assert latest is not None
+    assert summary_document(latest) == json.loads((output / "runs" / "latest.json").read_text())
+
+
+def test_show_gives_each_row_its_current_answer(output: Path) -> None:
+    found = rows_of(output, "completed", ["row_id", "model_requested"])
+    rows = {row["row_id"]: row["model_requested"] for batch in found.batches for row in batch.to_pylist()}
+    assert rows == {"a": "grok-4.6", "b": "grok-4.3", "c": "grok-4.3"}
+
+
+def test_a_terminal_is_shown_what_tells_most(output: Path) -> None:
+    assert rows_of(output, "completed").shown == ("row_id", "title", "answer_label", "cost_usd")
+
+
+def test_a_column_that_is_not_there_names_those_that_are(output: Path) -> None:
+    with pytest.raises(JobInvalid, match="answer_label"):
+        rows_of(output, "completed", ["labell"])
+
+
+def test_an_output_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(JobInvalid, match="batchvision run JOB"):
+        look(tmp_path / "nowhere")
+
+
+def test_a_folder_of_something_else_is_no_output(tmp_path: Path) -> None:
+    with pytest.raises(JobInvalid, match="holds no output"):
+        look(tmp_path)
