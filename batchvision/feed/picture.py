@@ -6,6 +6,7 @@ stamped (a local file is looked at, bytes are hashed).
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +16,8 @@ from pyarrow import types
 
 from batchvision.images import stamp
 from batchvision.manifest.cells import JsonCells, cell_texts
-from batchvision.manifest.image_cells import image_refs, named_image
-from batchvision.records import ImageRef
+from batchvision.manifest.image_cells import image_refs
+from batchvision.records import ImageKind, ImageRef
 
 #: A URL that is its own identity: lower-case host, no user name, query or fragment, nothing a URL cannot hold.
 PLAIN_URL = r"^https?://[a-z0-9.:-]+(/[^?#\x00-\x20]*)?$"
@@ -84,15 +85,17 @@ class BatchImages:
         root, mode = self._columns.root, self._columns.identity_mode
         return pa.array(["".join([frame(stamp(ref, root, mode)) for ref in row]) for row in refs], pa.string())
 
-    def of_row(self, place: int) -> tuple[ImageRef, ...]:
-        """The refs of one row, in the order of the columns."""
-        found: list[ImageRef] = []
-        for name, plain, refs in zip(self._columns.names, self._plain, self._refs, strict=True):
-            if refs is not None:
-                found += refs[place]
-            elif plain is not None and (url := plain[place].as_py()) is not None:
-                found.append(named_image(url, name))
-        return tuple(found)
+    def of_rows(self, places: list[int]) -> list[tuple[ImageRef, ...]]:
+        """The refs of some rows, each in the order of the columns."""
+        columns = [
+            [refs[place] for place in places] if refs is not None else _url_refs(plain, name, places)
+            for name, plain, refs in zip(self._columns.names, self._plain, self._refs, strict=True)
+        ]
+        if len(columns) == 1:
+            return columns[0]
+        return (
+            [tuple(chain.from_iterable(row)) for row in zip(*columns, strict=True)] if columns else [()] * len(places)
+        )
 
     def places_with_nul(self) -> list[int]:
         """The rows of which an image's name holds a NUL (a plain URL cannot)."""
@@ -102,6 +105,11 @@ class BatchImages:
             for place, row in enumerate(refs or ())
             if any("\x00" in ref.reference or "\x00" in (ref.version or "") for ref in row)
         ]
+
+
+def _url_refs(urls: pa.Array, slot: str, places: list[int]) -> list[tuple[ImageRef, ...]]:
+    chosen = urls.take(pa.array(places, pa.int64())).to_pylist()
+    return [() if url is None else (ImageRef(ImageKind.URL, url, slot),) for url in chosen]
 
 
 def _url_stamps(urls: pa.Array) -> pa.Array:

@@ -23,7 +23,7 @@ from batchvision.manifest import open_manifest
 from batchvision.manifest.cells import cell_texts, is_list
 from batchvision.manifest.columns import needed_columns
 from batchvision.manifest.keeping import has_nul, keep_cells, without_nuls
-from batchvision.records import Cell, Failed, Row
+from batchvision.records import Cell, Failed, ImageRef, Row
 
 if TYPE_CHECKING:
     from batchvision.job import Job
@@ -253,9 +253,10 @@ class _Feed:
         ids = looked.ids.take(chosen).to_pylist()
         texts = pc.fill_null(looked.texts.take(chosen), "").to_pylist()
         kept = self._kept(looked.batch, chosen)
+        images = looked.images.of_rows(places)
         return tuple(
-            _row(looked, place, row_id, text, keep)
-            for place, row_id, text, keep in zip(places, ids, texts, kept, strict=True)
+            _row(looked, place, row_id, text, refs, keep)
+            for place, row_id, text, refs, keep in zip(places, ids, texts, images, kept, strict=True)
         )
 
     def _kept(self, batch: pa.RecordBatch, chosen: pa.Array) -> list[tuple[Cell, ...]]:
@@ -266,11 +267,13 @@ class _Feed:
         return list(zip(*cells, strict=True)) if cells else [()] * len(chosen)
 
 
-def _row(looked: _Looked, place: int, row_id: str, text: str, keep: tuple[Cell, ...]) -> Row:
+def _row(
+    looked: _Looked, place: int, row_id: str, text: str, images: tuple[ImageRef, ...], keep: tuple[Cell, ...]
+) -> Row:
     position, key = looked.positions[place], looked.keys[place]
     problem = looked.problems.get(place)
     if problem is None:
-        return Row(position, row_id, text, looked.images.of_row(place), keep, key)
+        return Row(position, row_id, text, images, keep, key)
     return Row(position, row_id, "", (), without_nuls(keep), key, problem)
 
 

@@ -190,14 +190,7 @@ def _value_text(value: Any) -> str:
 
 def json_text(value: Any) -> str:
     """``value`` as compact JSON. Text is what JSON has no word for: ISO 8601 times, decimals, bytes in base64, NaN."""
-    try:
-        return _dumped(value)
-    except (ValueError, TypeError):
-        return _dumped(_speakable(value))
-
-
-def _dumped(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return json.dumps(_speakable(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _speakable(value: Any) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,7 +24,6 @@ BATCH_CHARACTERS = 16 * 1024 * 1024
 #: So many ragged lines are named before the reading stops.
 FAULTS_TOLD = 5
 _DELIMITERS = (",", ";", "\t")
-_HEADER_LINES = 1000
 _NAMED = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
@@ -37,26 +35,24 @@ class DelimitedManifest:
         self._text = TextFile(path, packing)
         self.files = (path,)
         self.byte_columns: frozenset[str] = frozenset()
-        header = self._header_lines()
-        self._delimiter, self.columns = self._read_header(header, ("\t",) if tabs else _DELIMITERS)
+        self._reject_other_text()
+        self._delimiter, self.columns = self._read_header(("\t",) if tabs else _DELIMITERS)
         reject_repeated(self.columns, path.name)
 
-    def _header_lines(self) -> list[str]:
-        lines = list(islice(self._text.lines(), _HEADER_LINES))
-        first = next((line for line in lines if line.strip()), "")
+    def _reject_other_text(self) -> None:
+        first = next((line for line in self._text.lines() if line.strip()), "")
         if not first:
             raise self._text.empty()
         if first.lstrip().startswith('{"'):
             raise JobInvalid(f"{self._text.path.name}: the name says CSV, but line 1 is JSON: name the file .jsonl.")
-        return lines
 
-    def _read_header(self, lines: Sequence[str], delimiters: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    def _read_header(self, delimiters: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         """The delimiter that cuts the header into most columns (the first of equals), and these."""
         best: tuple[str, tuple[str, ...]] | None = None
         fault = ""
         for delimiter in delimiters:
             try:
-                header = next(filter(None, csv.reader(lines, delimiter=delimiter, strict=True)))
+                header = next(filter(None, csv.reader(self._text.lines(), delimiter=delimiter, strict=True)))
             except csv.Error as error:
                 fault = fault or str(error)
                 continue

@@ -120,6 +120,13 @@ def _write(path: Path, form: Form, rows: Sequence[Listed]) -> None:
         if form is Form.JSONL:
             file.writelines(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
             return
-        table = csv.writer(file, delimiter="\t" if form is Form.TSV else ",", lineterminator="\n")
+        # csv leaves a lone CR unquoted when lines end in LF
+        has_cr = any("\r" in row.image for row in rows)
+        table = csv.writer(
+            file,
+            delimiter="\t" if form is Form.TSV else ",",
+            lineterminator="\n",
+            quoting=csv.QUOTE_ALL if has_cr else csv.QUOTE_MINIMAL,
+        )
         table.writerow(Listed._fields)
         table.writerows(rows)

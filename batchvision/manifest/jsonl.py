@@ -106,6 +106,8 @@ class JsonLinesManifest:
                     f"{self._text.path.name}: a cell of {name!r} holds half of a surrogate pair (\\ud800 to \\udfff), "
                     "which is no text. Write the character whole."
                 ) from error
+            except RecursionError as error:
+                raise JobInvalid(f"{self._text.path.name}: a cell of {name!r} is nested too deeply.") from error
             fields.append(field)
             arrays.append(array)
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))

@@ -34,7 +34,7 @@ _AS_THEY_ARE = frozenset(
 
 
 def keep_type(field: pa.Field) -> pa.DataType:
-    """The results' type of a normalised column: nested ones are JSON text; times of day and columns of nulls are text."""
+    """The results' type of a normalised column: nested ones and times of day are text, as are columns of nulls."""
     given = field.type
     if JsonCells.of(field) is JsonCells.NUMBERS:
         return pa.float64()

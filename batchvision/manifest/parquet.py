@@ -124,7 +124,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         found = stranger(head) or "text (CSV or JSONL?)"
         raise JobInvalid(f"{path.name}: the name says Parquet, but the file is {found}.")
     try:
-        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
         raise JobInvalid(f"{path.name} is damaged or cut short: {_first_line(error)}") from error
