@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets as entropy
-import signal
-import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,7 +23,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from batchvision import wiring
 from batchvision.checkpoint import Columns, OutputLock, Recovery, Standing, Store, type_of
-from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, StopRun
+from batchvision.errors import DiskFailed, JobInvalid, StopRun
 from batchvision.exchange import Exchanges, Judged, Terms, Transport
 from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
 from batchvision.images import Fetcher, threads
@@ -37,7 +35,7 @@ from batchvision.providers import dialect
 from batchvision.recipe import recipe_document, recipe_from_document
 from batchvision.records import Completed, Counters, Exchange, Lane, Recipe, Row, RunSummary
 from batchvision.secrets import Secrets
-from batchvision.stopping import Interrupted, StopSignal
+from batchvision.stopping import StopSignal, stop_at_deadline, stop_at_signals
 from batchvision.summary import Left, summarize
 from batchvision.wiring import Seams
 
@@ -229,8 +227,8 @@ class Night:
         """Deliver, and beside it listen for what ends a run: signals and the job's own deadline."""
         wire = anyio.CancelScope()
         async with anyio.create_task_group() as beside:
-            beside.start_soon(self._stop_at_deadline)
-            beside.start_soon(self._stop_at_signals, wire, drain_timeout_seconds)
+            beside.start_soon(stop_at_deadline, self.stop, self.job.limits.max_runtime_seconds)
+            beside.start_soon(stop_at_signals, self.stop, wire, drain_timeout_seconds)
             if watch is not None:
                 beside.start_soon(watch, self.counters)
             with wire:
@@ -295,27 +293,6 @@ class Night:
         self.counters.rows_to_do += len(batch.rows)
         self.counters.rows_done_before += batch.done
         self.counters.rows_failed += batch.failed_kept
-
-    async def _stop_at_deadline(self) -> None:
-        seconds = self.job.limits.max_runtime_seconds
-        if seconds is not None:
-            await anyio.sleep(seconds)
-            self.stop.request(
-                DeadlineReached(f"limits.max_runtime_seconds ({seconds:g}) has passed: run again to go on")
-            )
-
-    async def _stop_at_signals(self, wire: anyio.CancelScope, drain_timeout_seconds: float) -> None:
-        """The first signal stops sending and lets what is in flight finish; the second waits for the disk only."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for number in signals:
-                if isinstance(self.stop.reason, Interrupted):
-                    wire.cancel()
-                    continue
-                log.warning("%s: nothing more is sent; waiting for what is in flight", number.name)
-                self.stop.request(Interrupted(number.name, number.value))
-                wire.deadline = anyio.current_time() + drain_timeout_seconds
 
     # ---------------------------------------------------------------------------- the end
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import anyio
 
-from batchvision.errors import StopRun
+from batchvision.errors import DeadlineReached, StopRun
+
+log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
@@ -54,3 +59,27 @@ class StopSignal:
                 yield scope
             finally:
                 self._waiting.discard(scope)
+
+
+async def stop_at_deadline(stop: StopSignal, seconds: float | None) -> None:
+    """``limits.max_runtime_seconds``, if there is one."""
+    if seconds is not None:
+        await anyio.sleep(seconds)
+        stop.request(DeadlineReached(f"limits.max_runtime_seconds ({seconds:g}) is over: run again to go on"))
+
+
+async def stop_at_signals(stop: StopSignal, wire: anyio.CancelScope, drain_timeout_seconds: float) -> None:
+    """The first signal stops sending and lets what is in flight finish; the second waits for the disk only.
+
+    ``wire`` is the scope around all that is in flight. Only the main thread is told of signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            if isinstance(stop.reason, Interrupted):
+                wire.cancel()
+                continue
+            log.warning("%s: nothing more is sent; waiting for what is in flight", number.name)
+            stop.request(Interrupted(number.name, number.value))
+            wire.deadline = anyio.current_time() + drain_timeout_seconds

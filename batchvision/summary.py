@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from importlib.metadata import version
 from typing import NamedTuple
 
 from batchvision.errors import BatchvisionError, StopRun
 from batchvision.job import Job
 from batchvision.records import TICKS_PER_USD, Counters, Failed, PartFile, RunSummary
 from batchvision.stopping import Interrupted
-from batchvision.wiring import versions
 
 INTERRUPTED = "interrupted"
+VERSIONS_OF = ("batchvision", "pyarrow", "httpx", "aiohttp", "anyio", "pydantic", "Pillow")
 
 
 class Left(NamedTuple):
@@ -87,3 +89,8 @@ def summarize(
 
 def _word(reason: StopRun | Interrupted | None) -> str | None:
     return reason.kind if isinstance(reason, BatchvisionError) else INTERRUPTED if reason else None
+
+
+def versions() -> dict[str, str]:
+    """What ran: for the summary."""
+    return {"python": platform.python_version(), **{name.lower(): version(name) for name in VERSIONS_OF}}

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import platform
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
+from datetime import datetime
 from pathlib import Path
 
 from batchvision.budget import LocalBudget
 from batchvision.checkpoint import Disk
 from batchvision.errors import JobInvalid
 from batchvision.estimate import Estimator
-from batchvision.exchange import Transport
+from batchvision.exchange import Transport, utc_now
 from batchvision.images import Fetcher, ImageSource, Offload, load_local
 from batchvision.job import Job
 from batchvision.lanes import POLLERS
@@ -28,10 +26,6 @@ from batchvision.records import Recipe
 from batchvision.retry import RetryPolicy
 from batchvision.secrets import Secrets
 from batchvision.transport import HttpFetcher, HttpTransport
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +41,6 @@ class Seams:
     disk: Disk | None = None
     offload: Offload | None = None
     transport: Transport | None = None
-
-
-VERSIONS_OF = ("batchvision", "pyarrow", "httpx", "aiohttp", "anyio", "pydantic", "Pillow")
 
 
 def prices_of(job: Job) -> Prices | None:
@@ -124,8 +115,3 @@ async def connected(
                 HttpTransport(job.base_url, headers, connections, secrets, clock=seams.now)
             )
         yield transport, await stack.enter_async_context(HttpFetcher(job.images.allow_private_hosts))
-
-
-def versions() -> dict[str, str]:
-    """What ran: for the summary."""
-    return {"python": platform.python_version(), **{name.lower(): version(name) for name in VERSIONS_OF}}

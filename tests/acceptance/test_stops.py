@@ -25,8 +25,10 @@ def emulator():
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("lane", ["online", "deferred"])
-def test_a_signal_lets_what_is_in_flight_finish_and_the_rerun_pays_for_nothing_twice(bench, emulator, number, code, lane):
-    emulator.configure(latency_seconds=0.3, deferred_seconds=0.3)
+def test_a_signal_lets_what_is_in_flight_finish_and_the_rerun_pays_for_nothing_twice(
+    bench, emulator, number, code, lane
+):
+    emulator.configure(latency_seconds=0.2, deferred_seconds=0.3)
     rows = bench.rows(200)
     job = bench.job(bench.manifest(rows), limits="concurrency = 8")
     flags = [*to_emulator(emulator), "--lane", lane]
@@ -40,6 +42,7 @@ def test_a_signal_lets_what_is_in_flight_finish_and_the_rerun_pays_for_nothing_t
     assert 0 < summary["rows_completed"] < 200
     assert summary["rows_completed"] + summary["rows_pending"] == 200
 
+    emulator.configure(latency_seconds=0.0, deferred_seconds=0.1)
     bench.run(job, *flags)
     assert_every_row_once(bench.table("results"), rows)
     assert emulator.bill().requests == 200
