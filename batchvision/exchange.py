@@ -244,14 +244,19 @@ class Exchanges:
             except Transient as error:
                 self._budget.observe(error)
                 return NotYet(error)
-            reading = self._dialect.read_poll(raw)
-            is_the_end = isinstance(reading, Gone) or (raw.status == 200 and raw.complete)
-            if is_the_end:
+            if is_the_end := self._ends_a_ticket(raw):
                 await self._store.answer(exchange.intent.exchange_id, raw)
         if is_the_end:
             self._counters.tickets_open -= 1
             return self._settle(replace(exchange, answer=raw), lease)
-        return self._not_yet(raw, reading)
+        return self._not_yet(raw, self._dialect.read_poll(raw))
+
+    def _ends_a_ticket(self, raw: RawAnswer) -> bool:
+        """The one-time answer, or the word that there is none. A 200 that was cut on its way counts if it says all;
+        otherwise the ticket is asked again, and a 404 will tell that this was the one read (P4)."""
+        if raw.status in (404, 410):
+            return True
+        return raw.status == 200 and (raw.complete or self._dialect.read(raw).error is None)
 
     def _not_yet(self, raw: RawAnswer, reading: Waiting | Gone | Reading) -> NotYet:
         """The ticket is kept and asked again: it is not ready, or the poll failed and not the work."""

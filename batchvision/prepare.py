@@ -13,7 +13,11 @@ from batchvision.records import Estimate, Payload, Request, Row
 
 
 class Preparer:
-    """Makes requests of rows. ``skip_bad_images``: an image that cannot be used is left out, not the row."""
+    """Makes requests of rows.
+
+    ``skip_bad_images``: an image that cannot be used is left out, not the row. ``may_inline_urls``: an image URL that
+    the provider cannot download may be downloaded here. ``raised_max_tokens``: of the one retry of a truncated answer.
+    """
 
     def __init__(
         self,
@@ -23,12 +27,16 @@ class Preparer:
         estimator: Estimator,
         *,
         skip_bad_images: bool = False,
+        may_inline_urls: bool = True,
+        raised_max_tokens: int | None = None,
     ) -> None:
         self._recipe_id = recipe_id
         self._conversation = conversation
         self._images = images
         self._estimator = estimator
         self._skip_bad_images = skip_bad_images
+        self._may_inline_urls = may_inline_urls
+        self._raised_max_tokens = raised_max_tokens
 
     async def prepare(self, row: Row, *, inline: bool = False) -> Request:
         """The request of ``row``; ``inline``: image URLs are downloaded here instead of handed over.
@@ -48,7 +56,9 @@ class Preparer:
             image_sha256=tuple(payload.sha256 for payload in payloads),
             keep=row.keep,
             estimate=self._estimate(row, payloads, messages),
-            has_urls=any(payload.url is not None for payload in payloads),
+            has_urls=self._may_inline_urls and any(payload.url is not None for payload in payloads),
+            raised_estimate=self._raised_max_tokens
+            and self._estimate(row, payloads, messages, self._raised_max_tokens),
         )
 
     async def inlined(self, row: Row, request: Request) -> Request:
@@ -71,6 +81,6 @@ class Preparer:
             raise first_fault
         return payloads
 
-    def _estimate(self, row: Row, payloads: list[Payload], messages: bytes) -> Estimate:
+    def _estimate(self, row: Row, payloads: list[Payload], messages: bytes, max_tokens: int | None = None) -> Estimate:
         sizes = [(payload.width, payload.height) for payload in payloads]
-        return self._estimator.estimate(len(row.text), sizes, len(messages))
+        return self._estimator.estimate(len(row.text), sizes, len(messages), max_tokens)

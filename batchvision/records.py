@@ -186,6 +186,7 @@ class Request:
     cost_before_ticks: int = 0  #: what those cost
     runs_failed: int = 0  #: consecutive runs in which the row failed, before this one
     has_urls: bool = False  #: an image travels as a URL, so that inlining it is left to try
+    raised_estimate: Estimate | None = None  #: for the one retry with a larger max_tokens, where the job allows it
 
 
 # ---------------------------------------------------------------------------------- what is durable

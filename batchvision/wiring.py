@@ -22,6 +22,7 @@ from batchvision.outcome import Judge
 from batchvision.pacing import Pacing, PacingLimits
 from batchvision.prepare import Preparer
 from batchvision.prompt import Conversation
+from batchvision.providers import dialect
 from batchvision.records import Recipe
 from batchvision.retry import RetryPolicy
 from batchvision.secrets import Secrets
@@ -84,6 +85,7 @@ def budget_of(job: Job, cap: SpendCap, shards: int = 1) -> LocalBudget:
 
 def preparer_of(job: Job, estimator: Estimator, fetch: Fetcher, seams: Seams) -> Preparer:
     preparation = job.recipe.images
+    raises = job.answer.on_truncated == "raise_once"
     examples = [load_local(path, Path("/"), preparation) for path in job.example_images]
     images = ImageSource(
         job.root,
@@ -99,6 +101,8 @@ def preparer_of(job: Job, estimator: Estimator, fetch: Fetcher, seams: Seams) ->
         images,
         estimator,
         skip_bad_images=job.manifest.on_bad_image == "skip_image",
+        may_inline_urls=job.provider.image_mode != "url",
+        raised_max_tokens=dialect(job.provider.name).raised_max_tokens(job.recipe) if raises else None,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import anyio
@@ -108,7 +108,12 @@ class Delivery:
                 self.stop.request(reason)
         return lease
 
-    async def inlined(self, row: Row, request: Request) -> Request | None:
+    async def next_request(self, row: Row, request: Request, again: Again) -> Request | None:
+        """The same request for its next try: with images inlined, or with more tokens to answer in, where asked."""
+        if again.tries.raised and request.raised_estimate is not None:
+            return replace(request, estimate=request.raised_estimate)
+        if not again.inline_images:
+            return request
         try:
             return await self._preparer.inlined(row, request)
         except RowFault as fault:

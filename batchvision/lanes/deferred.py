@@ -314,6 +314,5 @@ class DeferredLane:
             if again is None or not await delivery.pause(again.delay_seconds):
                 return False
             tries = again.tries
-            if again.inline_images:
-                request = await delivery.inlined(row, request)
+            request = await delivery.next_request(row, request, again)
         return False

@@ -55,5 +55,4 @@ class OnlineLane:
             if again is None or not await delivery.pause(again.delay_seconds):
                 return
             tries = again.tries
-            if again.inline_images:
-                request = await delivery.inlined(row, request)
+            request = await delivery.next_request(row, request, again)
