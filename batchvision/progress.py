@@ -57,10 +57,15 @@ class Pace(NamedTuple):
     seconds_left: float | None
 
 
-def pace(counters: Counters, before: Counters, elapsed_seconds: float) -> Pace:
-    """Rates since ``before`` (the counters as the watch first saw them), carried forward to the rows that are left."""
+def pace(counters: Counters, before: Counters, elapsed_seconds: float, rows_wanted: int | None = None) -> Pace:
+    """Rates since ``before`` (the counters as the watch first saw them), carried forward to the rows that are left.
+
+    ``rows_wanted``: this run is to do no more than so many (``--limit``, ``--sample``).
+    """
     settled = (counters.rows_completed - before.rows_completed) + (counters.rows_failed - before.rows_failed)
     left = max(0, _rows_known(counters) - _rows_ended(counters))
+    if rows_wanted is not None:
+        left = min(left, max(0, rows_wanted - settled))
     speed = settled / elapsed_seconds if elapsed_seconds > 0 else 0.0
     known = settled >= ROWS_BEFORE_PROJECTION
     ticks_a_row = (counters.cost_ticks - before.cost_ticks) / settled if known else 0.0
@@ -137,6 +142,7 @@ class _Lines:
     as_json: bool
     clock: Clock
     every_seconds: float
+    rows_wanted: int | None
 
     async def __call__(self, counters: Counters) -> None:
         before, started = _copy(counters), self.clock()
@@ -148,7 +154,7 @@ class _Lines:
             self._write(counters, before, started)
 
     def _write(self, counters: Counters, before: Counters, started: float) -> None:
-        now = pace(counters, before, self.clock() - started)
+        now = pace(counters, before, self.clock() - started, self.rows_wanted)
         if self.as_json:
             line = json.dumps(progress_document(counters, now, datetime.now(UTC)))
         else:
@@ -163,12 +169,13 @@ class _Bar:
 
     stream: TextIO
     clock: Clock
+    rows_wanted: int | None
 
     async def __call__(self, counters: Counters) -> None:
         from tqdm import tqdm  # only a terminal pays for it
 
         before, started = _copy(counters), self.clock()
-        layout = "{percentage:3.0f}%|{bar}| {postfix}"
+        layout = "{percentage:3.0f}%|{bar:20}| {desc}"
         # tqdm's own monitor thread would outlive us, and its smoothing would hide a stop: we redraw ourselves.
         tqdm.monitor_interval = 0
         with tqdm(total=None, file=self.stream, bar_format=layout, dynamic_ncols=True, mininterval=0.0) as bar:
@@ -182,7 +189,8 @@ class _Bar:
     def _draw(self, bar: Any, counters: Counters, before: Counters, started: float) -> None:
         bar.total = max(1, _rows_known(counters))
         bar.n = min(bar.total, _rows_ended(counters))
-        bar.postfix = bar_words(counters, pace(counters, before, self.clock() - started))
+        now = pace(counters, before, self.clock() - started, self.rows_wanted)
+        bar.desc = bar_words(counters, now)
         bar.refresh()
 
 
@@ -225,13 +233,18 @@ def _copy(counters: Counters) -> Counters:
 
 
 def watcher(
-    style: Style, stream: TextIO, *, clock: Clock = time.monotonic, every_seconds: float = LINE_EVERY_SECONDS
+    style: Style,
+    stream: TextIO,
+    *,
+    rows_wanted: int | None = None,
+    clock: Clock = time.monotonic,
+    every_seconds: float = LINE_EVERY_SECONDS,
 ) -> Watch | None:
-    """The watch for a run, or None where nothing is to be told."""
+    """The watch for a run (of at most ``rows_wanted`` rows), or None where nothing is to be told."""
     match style:
         case Style.QUIET:
             return None
         case Style.BAR:
-            return _Bar(stream, clock)
+            return _Bar(stream, clock, rows_wanted)
         case Style.TEXT | Style.JSON:
-            return _Lines(stream, style is Style.JSON, clock, every_seconds)
+            return _Lines(stream, style is Style.JSON, clock, every_seconds, rows_wanted)

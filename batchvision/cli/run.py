@@ -89,7 +89,7 @@ def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
         job,
         selection=selection(flags, job),
         drain_timeout_seconds=flags["drain_timeout"],
-        watch=watcher(style, sys.stderr),
+        watch=watcher(style, sys.stderr, rows_wanted=flags["limit"] or flags["sample"]),
     )
     return anyio.run(start)
 

@@ -58,6 +58,12 @@ def test_the_rest_is_projected_from_the_rows_of_this_run() -> None:
     assert now.projected_ticks == HALFWAY.cost_ticks + HALFWAY.cost_ticks * 2
 
 
+def test_a_limited_run_projects_its_own_rows_only() -> None:
+    now = pace(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0, rows_wanted=60)
+    assert now.rows_left == 10
+    assert now.seconds_left == 2.0
+
+
 def test_nothing_is_projected_from_a_handful_of_rows() -> None:
     early = replace(HALFWAY, rows_completed=2, rows_failed=0)
     now = pace(early, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=1.0)
@@ -114,7 +120,6 @@ def test_the_json_line_is_one_object_with_numbers() -> None:
 )
 def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
-
 
 
 async def _watch_until_cancelled(watch: Watch, counters: Counters, turns: int = 5) -> None:
