@@ -57,8 +57,9 @@ class Preparer:
             keep=row.keep,
             estimate=self._estimate(row, payloads, messages),
             has_urls=self._may_inline_urls and any(payload.url is not None for payload in payloads),
-            raised_estimate=self._raised_max_tokens
-            and self._estimate(row, payloads, messages, self._raised_max_tokens),
+            raised_estimate=None
+            if self._raised_max_tokens is None
+            else self._estimate(row, payloads, messages, self._raised_max_tokens),
         )
 
     async def inlined(self, row: Row, request: Request) -> Request:
