@@ -38,9 +38,16 @@ def row_ids(batch: pa.RecordBatch, job: Job) -> pa.Array:
         return _content_ids(batch, job)
     texts = [_texts_of(batch, name) for name in job.id_columns]
     if len(texts) > 1:
-        texts = [_escaped(pc.if_else(pc.equal(text, ""), None, text)) for text in texts]
+        texts = [_escaped(_empty_as_null(text)) for text in texts]
         return pc.binary_join_element_wise(*texts, "|", null_handling="emit_null")
-    return pc.if_else(pc.equal(texts[0], ""), None, texts[0])
+    return _empty_as_null(texts[0])
+
+
+def _empty_as_null(texts: pa.Array) -> pa.Array:
+    if not pc.any(pc.equal(texts, "")).as_py():
+        return texts
+    # not pc.if_else: pyarrow 18 reads the wrong stretch of a sliced column with it
+    return pa.array([text or None for text in texts.to_pylist()], pa.string())
 
 
 def _escaped(texts: pa.Array) -> pa.Array:

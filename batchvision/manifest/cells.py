@@ -67,6 +67,8 @@ def normal_type(given: pa.DataType) -> pa.DataType:
         return pa.list_(normal_type(given.value_type))
     if types.is_struct(given):
         return pa.struct([pa.field(field.name, normal_type(field.type)) for field in given])
+    if types.is_float16(given):
+        return pa.float32()  # holds every one of them
     return given
 
 
@@ -148,7 +150,7 @@ def float_text(value: float) -> str:
 
 
 def _short_float_text(value: float) -> str:
-    """As :func:`float_text` for 32 and 16 bits: 0.1, not 0.10000000149011612."""
+    """As :func:`float_text` for 32 bits: 0.1, not 0.10000000149011612."""
     if not math.isfinite(value) or value == int(value):
         return float_text(value)
     candidates = (f"{value:.{digits}g}" for digits in range(1, 10))

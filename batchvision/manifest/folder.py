@@ -16,7 +16,7 @@ from typing import NamedTuple
 from batchvision.errors import JobInvalid
 from batchvision.images.formats import ImageFormat, sniff
 from batchvision.manifest.image_cells import named_image
-from batchvision.manifest.opening import Form, form_of
+from batchvision.manifest.opening import Form, form_of, unreadable
 from batchvision.records import ImageKind
 
 _HEAD_BYTES = 256
@@ -41,7 +41,10 @@ def make_manifest(folder: Path, out: Path) -> int:
         raise JobInvalid(f"{out.name}: a new manifest is written without packing; leave out {out.suffix}.")
     if not folder.is_dir():
         raise JobInvalid(f"{folder} is no folder: name one that holds images.")
-    found = [path.relative_to(folder) for path in sorted(_images(folder))]
+    try:
+        found = [path.relative_to(folder) for path in sorted(_images(folder))]
+    except OSError as error:
+        raise unreadable(Path(error.filename or folder), error) from error
     if not found:
         raise JobInvalid(f"no image was found in {folder}; looked for {', '.join(ImageFormat)}, by content.")
     _reject_unspeakable(found)
@@ -63,11 +66,8 @@ def _images(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return sniff(file.read(_HEAD_BYTES)) is not None
-    except OSError as error:
-        raise JobInvalid(f"{path} cannot be read: {error.strerror}.") from error
+    with path.open("rb") as file:
+        return sniff(file.read(_HEAD_BYTES)) is not None
 
 
 def _reject_unspeakable(paths: Sequence[Path]) -> None:

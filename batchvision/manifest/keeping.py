@@ -25,7 +25,6 @@ _FIXED: dict[pa.DataType, pa.DataType] = {
     pa.uint16(): pa.int32(),
     pa.uint32(): pa.int64(),
     pa.uint64(): pa.decimal128(20, 0),
-    pa.float16(): pa.float64(),
     pa.date64(): pa.date32(),
 }
 _AS_THEY_ARE = frozenset(

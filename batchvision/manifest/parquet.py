@@ -140,7 +140,10 @@ def _first_line(error: Exception) -> str:
 
 def _pieces(folder: Path) -> list[_Piece]:
     """The Parquet files below ``folder`` in the order of their paths; hidden ones and those with ``_`` are left out."""
-    paths = sorted(path for path in _visible_files(folder) if _is_parquet(path))
+    try:
+        paths = sorted(path for path in _visible_files(folder) if _is_parquet(path))
+    except OSError as error:
+        raise unreadable(Path(error.filename or folder), error) from error
     if not paths:
         raise JobInvalid(
             f"the folder {folder} holds no Parquet file. For a folder of images, first write a manifest: "
@@ -150,11 +153,13 @@ def _pieces(folder: Path) -> list[_Piece]:
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
+    """Links to folders are not followed: one that leads upward would repeat every row."""
     for path in folder.iterdir():
         if path.name.startswith((".", "_")):
             continue
         if path.is_dir():
-            yield from _visible_files(path)
+            if not path.is_symlink():
+                yield from _visible_files(path)
         else:
             yield path
 
