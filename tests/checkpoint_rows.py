@@ -157,7 +157,8 @@ def judge(exchange: Exchange) -> Verdict:
         "raw_answer": raw.body.decode("utf-8", "replace"),
     }
     if raw.status == 200:
-        completed = a_completed(intent, raw.body.decode("utf-8", "replace"), {"answer_score": 0.5})
+        text = raw.body.decode("utf-8", "replace")
+        completed = a_completed(intent, text, {"answer_score": 0.5}, finished_at=raw.received_at)
         return Verdict(an_attempt(intent, ticket=exchange.ticket, answer=completed.answer, **seen), completed)
     if raw.status < 500:
         return Verdict(an_attempt(intent, AttemptState.FAILED, error_kind="request_rejected", **seen), a_failed(intent))

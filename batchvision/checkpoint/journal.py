@@ -154,6 +154,8 @@ class Segment:
 
     def append(self, bodies: list[bytes]) -> None:
         """Write one group and return when it is durable."""
+        if not bodies:
+            return
         assert self._descriptor is not None, "the segment is closed"
         content = frame_group(self._groups, bodies)
         self._disk.write(self._descriptor, content)

@@ -33,15 +33,15 @@ class Columns:
 
 
 class Column(NamedTuple, Generic[R]):
-    """A fixed column: its name, its type, and where its value is in the record. ``None``: the job's name."""
+    """A fixed column: its name, its type, and where its value is in the record. ``None``: the job's name.
+
+    ``characters``: how much of a text is stored, cut after the key was masked: half a key would not be found.
+    """
 
     name: str
     type: pa.DataType
     value: Callable[[R], Any] | None
-
-
-def _cut(message: str | None) -> str | None:
-    return None if message is None else message[:ERROR_MESSAGE_CHARACTERS]
+    characters: int | None = None
 
 
 def _milliseconds(row: Completed) -> int:
@@ -90,7 +90,7 @@ FAILURES: tuple[Column[Failed], ...] = (
     Column("request_key", _STRING, lambda r: r.request_key),
     Column("recipe_id", _STRING, lambda r: r.recipe_id),
     Column("error_kind", _STRING, lambda r: r.error_kind),
-    Column("error_message", _STRING, lambda r: _cut(r.error_message)),
+    Column("error_message", _STRING, lambda r: r.error_message, ERROR_MESSAGE_CHARACTERS),
     Column("last_error_kind", _STRING, lambda r: r.last_error_kind),
     Column("quarantined", pa.bool_(), lambda r: r.quarantined),
     Column("runs_failed", _INT32, lambda r: r.runs_failed),
@@ -112,7 +112,7 @@ ATTEMPTS: tuple[Column[Attempt], ...] = (
     Column("state", _STRING, lambda r: r.state.value),
     Column("http_status", _INT32, lambda r: r.http_status),
     Column("error_kind", _STRING, lambda r: r.error_kind),
-    Column("error_message", _STRING, lambda r: _cut(r.error_message)),
+    Column("error_message", _STRING, lambda r: r.error_message, ERROR_MESSAGE_CHARACTERS),
     Column("ticket", _STRING, lambda r: r.ticket),
     Column("provider", _STRING, lambda r: r.provider),
     Column("upstream_provider", _STRING, lambda r: r.answer.upstream_provider),
@@ -184,7 +184,11 @@ class Tables:
         return pa.Table.from_arrays(arrays, schema=attempts_schema(self.columns))
 
     def _fixed(self, fixed: Sequence[Column[R]], rows: Sequence[R]) -> list[pa.Array]:
-        return [self._array([self.job if of is None else of(row) for row in rows], arrow) for _, arrow, of in fixed]
+        arrays = []
+        for _, arrow, of, characters in fixed:
+            values = [self.job if of is None else of(row) for row in rows]
+            arrays.append(self._array(values, arrow, characters))
+        return arrays
 
     def _more(self, named: Sequence[tuple[str, pa.DataType]], cells: Sequence[Mapping[str, Any]]) -> list[pa.Array]:
         arrays = []
@@ -193,9 +197,9 @@ class Tables:
             arrays.append(self._array([cast(row.get(name)) for row in cells], arrow))
         return arrays
 
-    def _array(self, values: list[Any], arrow: pa.DataType) -> pa.Array:
+    def _array(self, values: list[Any], arrow: pa.DataType, characters: int | None = None) -> pa.Array:
         if arrow == _STRING:
-            return array_of([None if text is None else self.mask(text) for text in values], arrow)
+            return array_of([None if text is None else self.mask(text)[:characters] for text in values], arrow)
         if arrow == _TEXTS:
             return array_of([self._masked_list(texts) for texts in values], arrow)
         return array_of(values, arrow)

@@ -264,9 +264,11 @@ class Store:
             try:
                 journal.segment = await self._offload(partial(self._turn_segment, old, cut))
             except OSError:
-                if group.bodies and not segment_path(self._lock.folder, old.header.seq + 1).exists():
-                    await self._offload(partial(old.append, group.bodies))
+                if not segment_path(self._lock.folder, old.header.seq + 1).exists():
+                    late = journal.take()
+                    await self._offload(partial(old.append, group.bodies + late.bodies))
                     group.settle()
+                    late.settle()
                 raise
         group.settle()
         self._sealed_at = anyio.current_time()

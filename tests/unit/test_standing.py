@@ -1,0 +1,316 @@
+"""Where rows stand, and what an output shows to others."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from checkpoint_rows import (
+    COST_TICKS,
+    START,
+    a_failed,
+    an_answer,
+    an_intent,
+    ask,
+    judge,
+    open_store,
+)
+
+from batchvision.checkpoint import KeySet, OutputView, RowState, Store, read_latest, summary_document
+from batchvision.checkpoint.lock import lock_path
+from batchvision.checkpoint.summaries import load_recipe
+from batchvision.errors import CheckpointDamaged, JobInvalid
+from batchvision.keys import row_digest
+from batchvision.records import PartFile, RunSummary
+
+pytestmark = pytest.mark.anyio
+
+SUMMARY = RunSummary(
+    run_id="run1",
+    job="night",
+    recipe_id="recipe",
+    manifest="photos.csv",
+    rows_total=3,
+    rows_completed=1,
+    rows_failed=1,
+    rows_pending=1,
+    rows_ambiguous=0,
+    rows_quarantined=0,
+    tickets_open=0,
+    requests_sent=2,
+    retries=0,
+    failures_by_kind={"refused": 1},
+    prompt_tokens=1,
+    completion_tokens=2,
+    reasoning_tokens=3,
+    image_tokens=4,
+    cached_tokens=5,
+    cost_usd=0.1,
+    cost_ticks=10**9,
+    ambiguous_ticks=0,
+    started_at="2026-11-20T22:30:00+00:00",
+    finished_at="2026-11-20T22:31:00+00:00",
+    duration_seconds=60.0,
+    stop_reason=None,
+    exit_code=3,
+    parts=(PartFile("results", "results/run_date=2026-11-20/part-0of1-run1-000001.parquet", 1, "ab"),),
+    versions={"batchvision": "0"},
+    config={"name": "night"},
+)
+
+
+def started(output: Path, **options: object) -> Store:
+    store = open_store(output, **options)
+    store.recover(judge)
+    return store
+
+
+async def a_night(output: Path) -> None:
+    """Row 1 completed, row 2 failed, row 3 tried once and pending, row 4 with an open ticket, row 5 in flight."""
+    with started(output) as store:
+        await ask(store, an_intent(1), an_answer())
+        await ask(store, an_intent(2, cost_before_ticks=5), an_answer(b"no", 400))
+        await ask(store, an_intent(3, cost_before_ticks=6), an_answer(b"busy", 503))
+        await store.intent(an_intent(4))
+        await store.ticket("x4", "ticket-4", START)
+        await store.intent(an_intent(5))
+        await store.close(complete=False)
+
+
+# ---------------------------------------------------------------------------------- standing
+
+
+@pytest.mark.parametrize("key", ["key", "skip"])
+async def test_a_row_is_known_by_either_of_its_keys(tmp_path: Path, key: str) -> None:
+    await a_night(tmp_path)
+    with open_store(tmp_path, run_id="run2") as store:
+        store.recover(judge, hold=True)
+        standing = store.standing("recipe")
+        states = [standing.state(f"row{number}", f"{key}{number}") for number in range(1, 7)]
+    assert states == [
+        RowState.DONE,
+        RowState.FAILED,
+        RowState.NEW,
+        RowState.AWAITING,
+        RowState.HELD,
+        RowState.NEW,
+    ]
+
+
+async def test_a_row_whose_key_has_changed_is_new_and_carries_nothing(tmp_path: Path) -> None:
+    await a_night(tmp_path)
+    with open_store(tmp_path, run_id="run2") as store:
+        store.recover(judge, hold=True)
+        standing = store.standing("recipe")
+        assert {standing.state(f"row{number}", "changed") for number in range(1, 6)} == {RowState.NEW}
+        assert standing.carried("row3", "changed") == (0, 0, 0)
+        assert standing.failed_before("row2", "changed") is None
+        assert standing.seen == set()
+
+
+async def test_what_was_used_up_goes_on_whether_the_row_failed_or_is_pending(tmp_path: Path) -> None:
+    await a_night(tmp_path)
+    with started(tmp_path) as store:
+        standing = store.standing("recipe")
+        assert standing.carried("row2", "skip2") == (1, 5, 1)
+        assert standing.carried("row3", "key3") == (1, 6, 0)
+        assert standing.carried("row5", "key5") == (1, 0, 0)
+        assert standing.carried("row1", "key1") == (0, 0, 0)
+        failed = standing.failed_before("row2", "key2")
+        assert failed is not None
+        assert failed.keep == {"title": "title 2"}
+
+
+async def test_done_rows_are_asked_for_by_digest(tmp_path: Path) -> None:
+    await a_night(tmp_path)
+    with started(tmp_path) as store:
+        standing = store.standing("recipe")
+        digests = [row_digest("row1", "key1"), row_digest("row1", "skip1"), row_digest("row2", "key2")]
+        assert standing.contains_many_done(digests) == [True, True, False]
+        assert standing.contains_done(digests[0])
+
+
+async def test_digests_of_the_parts_are_those_of_keys_whatever_the_row_id(tmp_path: Path) -> None:
+    names = ["", "a:b", "é", "名前", "🙂", "12:34"]
+    with started(tmp_path) as store:
+        for number, name in enumerate(names):
+            await ask(store, an_intent(number, row_id=name), an_answer())
+        await store.close(complete=True)
+    with started(tmp_path) as store:
+        standing = store.standing("recipe")
+        assert all(standing.state(name, f"key{number}") is RowState.DONE for number, name in enumerate(names))
+
+
+async def test_rows_done_under_another_recipe_are_counted_once_with_all_they_cost(tmp_path: Path) -> None:
+    with started(tmp_path) as store:
+        for number, recipe in ((1, "old"), (1, "older"), (2, "old"), (3, "old"), (3, "new"), (4, "new")):
+            key = f"{recipe}-{number}"
+            row = an_intent(number, exchange_id=key, request_key=key, skip_key=f"s{key}", recipe_id=recipe)
+            await ask(store, row, an_answer())
+        await store.close(complete=True)
+    with started(tmp_path) as store:
+        standing = store.standing("new")
+        assert standing.done_other_recipe == (2, 3 * COST_TICKS)
+        assert [standing.is_done_elsewhere(f"row{number}") for number in range(1, 6)] == [
+            True,
+            True,
+            False,
+            False,
+            False,
+        ]
+        assert standing.state("row1", "old-1") is RowState.NEW
+        assert store.standing("old").state("row1", "old-1") is RowState.DONE
+
+
+async def test_the_ledgers_sums_are_those_of_all_runs_and_shards(tmp_path: Path) -> None:
+    for number, shard in ((1, "0of2"), (2, "1of2"), (3, "0of2")):
+        with started(tmp_path, run_id=f"run{number}", shard=shard) as store:
+            await ask(store, an_intent(number), an_answer())
+            await store.intent(an_intent(number + 10))
+    for shard in ("0of2", "1of2"):
+        started(tmp_path, run_id="last", shard=shard).release()
+    with started(tmp_path) as store:
+        standing = store.standing("recipe")
+        assert (standing.spent_ticks, standing.ambiguous_ticks) == (3 * COST_TICKS, 300)
+
+
+async def test_this_runs_carries_are_seen_at_once(tmp_path: Path) -> None:
+    with started(tmp_path) as store:
+        standing = store.standing("recipe")
+        await ask(store, an_intent(1, cost_before_ticks=3), an_answer(b"busy", 503))
+        assert standing.carried("row1", "key1") == (1, 3, 0)
+
+
+async def test_a_row_that_fails_in_the_same_way_again_keeps_its_record(tmp_path: Path) -> None:
+    failed = a_failed(an_intent(1), "row_invalid")
+    with started(tmp_path) as store:
+        store.file(failed)
+        store.file(replace(failed, failed_at=START + timedelta(days=1), run_id="run2"))
+        assert store.failures() == (failed,)
+        worse = replace(failed, runs_failed=2, failed_at=START + timedelta(days=1))
+        store.file(worse)
+        assert store.failures() == (worse,)
+
+
+def test_a_key_set_has_a_small_face() -> None:
+    keys = KeySet([b"a"])
+    keys.add(b"b")
+    keys.add(b"b")
+    assert (len(keys), keys.contains(b"a"), keys.contains(b"c")) == (2, True, False)
+    assert keys.contains_many([b"b", b"c"]) == [True, False]
+
+
+# ---------------------------------------------------------------------------------- an output as others see it
+
+
+async def test_a_view_counts_and_lists_without_the_lock(tmp_path: Path) -> None:
+    await a_night(tmp_path)
+    with started(tmp_path, run_id="run2"):
+        view = OutputView(tmp_path)
+        assert view.exists
+        assert (view.count("results"), view.count("failures"), view.count("attempts")) == (1, 1, 4)
+        assert view.failures_by_kind() == {"request_rejected": 1}
+        assert view.quarantined_count() == 0
+        assert view.sums() == (COST_TICKS, 100)
+        assert [(line.row_id, line.bound_ticks) for line in view.ambiguous()] == [("row5", 100)]
+        rows = [row for batch in view.rows("results", ("row_id", "title")) for row in batch.to_pylist()]
+        assert rows == [{"row_id": "row1", "title": "title 1"}]
+
+
+async def test_a_view_shows_what_is_open_while_a_run_writes(tmp_path: Path) -> None:
+    await a_night(tmp_path)
+    work = OutputView(tmp_path).open_work()
+    assert [intent.row_id for intent in work.in_flight] == ["row5"]
+    assert [intent.row_id for intent in work.tickets] == ["row4"]
+    with open_store(tmp_path) as store:
+        store.recover(judge, hold=True)
+        await store.intent(an_intent(6))
+        await ask(store, an_intent(7), an_answer())
+        work = OutputView(tmp_path).open_work()
+        assert [intent.row_id for intent in work.in_flight] == ["row6"]
+        assert [carry.row_id for carry in work.held] == ["row5"]
+
+
+def test_a_view_of_nothing_is_empty(tmp_path: Path) -> None:
+    view = OutputView(tmp_path / "none")
+    assert not view.exists
+    assert view.latest() is None
+    assert view.sums() == (0, 0)
+    assert list(view.rows("results")) == []
+    assert view.open_work() == ((), (), ())
+
+
+async def test_the_current_answer_is_that_of_the_recipe_or_else_the_newest(tmp_path: Path) -> None:
+    answers = [  # row, recipe, key, minute
+        (1, "old", "a", 0),
+        (1, "new", "b", 1),
+        (2, "old", "c", 5),
+        (2, "older", "d", 2),
+        (3, "new", "e", 1),
+        (3, "new", "f", 3),  # its prompt's cell has changed
+    ]
+    with started(tmp_path) as store:
+        for number, recipe, key, minute in answers:
+            intent = an_intent(number, exchange_id=key, request_key=key, recipe_id=recipe)
+            raw = an_answer(key.encode())
+            await ask(store, intent, replace(raw, received_at=START + timedelta(minutes=minute)))
+        await store.close(complete=True)
+    view = OutputView(tmp_path)
+
+    def shown(recipe_id: str | None) -> list[str]:
+        batches = view.current_results(recipe_id, ("output_text",))
+        return [text for batch in batches for text in batch["output_text"].to_pylist()]
+
+    assert shown("new") == ["b", "c", "f"]
+    assert shown("old") == ["a", "c", "f"]
+    assert shown(None) == ["b", "c", "f"]
+    assert [batch.num_columns > 30 for batch in view.current_results("new")] == [True]
+
+
+# ---------------------------------------------------------------------------------- summaries and recipes
+
+
+def test_a_summary_is_written_twice_and_read_back_as_it_was(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        assert store.latest_summary() is None
+        assert store.write_summary(SUMMARY) == SUMMARY
+        assert store.latest_summary() == SUMMARY
+    runs = tmp_path / "runs"
+    assert (runs / "run1.json").read_bytes() == (runs / "latest.json").read_bytes()
+    assert json.loads((runs / "run1.json").read_text())["parts"][0]["rows"] == 1
+    assert summary_document(SUMMARY)["failures_by_kind"] == {"refused": 1}
+
+
+def test_fields_of_a_later_version_are_left_out_of_a_summary(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.write_summary(SUMMARY)
+    path = tmp_path / "runs" / "latest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "carbon_grams": 12}))
+    assert read_latest(tmp_path) == SUMMARY
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_a_summary_that_cannot_be_read_says_what_to_do(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "runs" / "latest.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(CheckpointDamaged, match="delete it"):
+        read_latest(tmp_path)
+
+
+def test_a_recipe_that_is_gone_or_damaged_says_so(tmp_path: Path) -> None:
+    with pytest.raises(JobInvalid, match="missing"):
+        load_recipe(tmp_path, "abc")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "abc.json").write_text("{")
+    with pytest.raises(CheckpointDamaged, match="damaged"):
+        load_recipe(tmp_path, "abc")
+
+
+def test_the_lock_file_does_not_make_an_output_held(tmp_path: Path) -> None:
+    open_store(tmp_path).release()
+    assert lock_path(tmp_path, "0of1").exists()
+    open_store(tmp_path).release()
