@@ -44,6 +44,7 @@ from batchvision.records import (
     Tries,
     Usage,
 )
+from batchvision.stopping import StopSignal
 
 POLL_TIMEOUT_SECONDS = 60.0
 
@@ -110,6 +111,7 @@ class Exchanges:
         dialect: Dialect,
         judge: Judge,
         counters: Counters,
+        stop: StopSignal,
         learn: Callable[[Usage, int], None] = lambda usage, images: None,
         now: Callable[[], datetime] = utc_now,
         rng: random.Random | None = None,
@@ -122,6 +124,7 @@ class Exchanges:
         self._dialect = dialect
         self._judge = judge
         self._counters = counters
+        self._stop = stop
         self._learn = learn
         self._now = now
         self._random = rng or random.Random()
@@ -142,18 +145,24 @@ class Exchanges:
 
     # ---------------------------------------------------------------------------- online
 
-    async def ask(self, request: Request, tries: Tries, lease: Lease) -> Judged:
-        """One request and its answer. Not booked yet: the lane decides whether the verdict is final."""
+    async def ask(self, request: Request, tries: Tries, lease: Lease) -> Judged | None:
+        """One request and its answer; None where the run stopped before it left. Not booked yet: the lane decides
+        whether the verdict is final."""
         with lease:
             exchange = await self._send(request, tries, lease, Lane.ONLINE)
-            return self._settle(exchange, lease)
+            return None if exchange is None else self._settle(exchange, lease)
 
-    async def _send(self, request: Request, tries: Tries, lease: Lease, lane: Lane) -> Exchange:
+    async def _send(self, request: Request, tries: Tries, lease: Lease, lane: Lane) -> Exchange | None:
         """P2: the intent is durable before a byte leaves. P3: the raw answer is durable before anybody reads it."""
         intent = self._intent(request, tries._replace(probe=self._budget.is_provider_away), lane)
         body = self._dialect.body(self._terms.recipe, request.messages, self._options(tries, lane))
         await self._store.intent(intent)
-        await lease.departure()
+        with self._stop.interruptible():
+            await lease.departure()
+        if self._stop.is_set:
+            self._store.void(intent.exchange_id)
+            lease.void()
+            return None
         self._counters.requests_sent += 1
         self._counters.in_flight += 1
         try:
@@ -217,13 +226,15 @@ class Exchanges:
 
     # ---------------------------------------------------------------------------- deferred
 
-    async def submit(self, request: Request, tries: Tries, lease: Lease) -> OpenTicket | Judged:
-        """Hand one request in. The lease is settled here only if the provider did not accept it."""
+    async def submit(self, request: Request, tries: Tries, lease: Lease) -> OpenTicket | Judged | None:
+        """Hand one request in; None where the run stopped before it left. With a ticket the lease stays open."""
         try:
             exchange = await self._send(request, tries, lease, Lane.DEFERRED)
         except BaseException:  # cancelled on the wire: the provider may have accepted it
             lease.keep()
             raise
+        if exchange is None:
+            return None
         if exchange.ticket is None:
             return self._settle(exchange, lease)
         self._budget.observe(None)

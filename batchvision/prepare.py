@@ -49,7 +49,7 @@ class Preparer:
         messages = self._conversation.messages(row.text, payloads)
         return Request(
             row_id=row.row_id,
-            request_key=keys.request_key(self._recipe_id, row.text, [payload.identity for payload in payloads]),
+            request_key=keys.request_key(self._recipe_id, row.text, _identities(row.text, payloads)),
             skip_key=row.skip_key,
             messages=messages,
             image_ref=tuple(payload.reference for payload in payloads),
@@ -85,3 +85,11 @@ class Preparer:
     def _estimate(self, row: Row, payloads: list[Payload], messages: bytes, max_tokens: int | None = None) -> Estimate:
         sizes = [(payload.width, payload.height) for payload in payloads]
         return self._estimator.estimate(len(row.text), sizes, len(messages), max_tokens)
+
+
+def _identities(text: str, payloads: list[Payload]) -> list[str]:
+    """What the images are; where the prompt places them by column (``{image:front}``), also which is which."""
+    slots = text.split("\x00")[1::2]
+    if not any(slots):
+        return [payload.identity for payload in payloads]
+    return [part for payload in payloads for part in (payload.slot, payload.identity)]

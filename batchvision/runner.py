@@ -199,6 +199,7 @@ class Night:
             dialect=self.dialect,
             judge=self.judge,
             counters=self.counters,
+            stop=self.stop,
             learn=self.estimator.learn,
             now=self.seams.now,
             rng=self.seams.rng,

@@ -63,7 +63,8 @@ def chat(text: str, *, finish: str = "stop", ticks: int = TICKS) -> dict[str, An
 
 
 def error(status: int, text: str, code: str = "invalid-argument", **headers: str) -> Reply:
-    return Reply(status, {"code": code, "error": text}, {name.replace("_", "-"): value for name, value in headers.items()})
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status, {"code": code, "error": text}, named)
 
 
 class FakeProvider:

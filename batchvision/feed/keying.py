@@ -68,7 +68,12 @@ def image_columns(job: Job) -> ImageColumns:
     """How the job reads images."""
     manifest = job.manifest
     return ImageColumns(
-        job.image_columns, manifest.image_separator, manifest.image_version, job.root, manifest.image_identity
+        job.image_columns,
+        manifest.image_separator,
+        manifest.image_version,
+        job.root,
+        manifest.image_identity,
+        are_placed_by_name=job.template is not None and any(job.template.slots),
     )
 
 

@@ -23,6 +23,12 @@ from batchvision.records import ImageKind, ImageRef
 PLAIN_URL = r"^https?://[a-z0-9.:-]+(/[^?#\x00-\x20]*)?$"
 
 
+def _with_name(name: str, stamps: pa.Array) -> pa.Array:
+    """The column's name before its stamps; nothing where it has none."""
+    named = pc.binary_join_element_wise(frame(name), stamps, "")
+    return pc.replace_with_mask(named, pc.equal(stamps, ""), pa.scalar(""))
+
+
 class ImageColumns(NamedTuple):
     """How a job reads images out of a batch."""
 
@@ -31,6 +37,8 @@ class ImageColumns(NamedTuple):
     version: str | None
     root: Path
     identity_mode: str
+    #: the prompt places images by column: which one an image is in decides what is asked
+    are_placed_by_name: bool = False
 
 
 class BatchImages:
@@ -79,6 +87,8 @@ class BatchImages:
         ]
         if not framed:
             return pa.repeat(pa.scalar(""), self._batch.num_rows)
+        if self._columns.are_placed_by_name:
+            framed = [_with_name(name, stamps) for name, stamps in zip(self._columns.names, framed, strict=True)]
         return pc.binary_join_element_wise(*framed, "", null_handling="replace", null_replacement="")
 
     def _stamped(self, refs: list[tuple[ImageRef, ...]]) -> pa.Array:

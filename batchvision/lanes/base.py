@@ -71,12 +71,13 @@ class Delivery:
 
     async def request_of(self, row: Row) -> Request | None:
         """The row's request; None where there is nothing to send: it failed here, or its content is done already."""
-        try:
-            request = await self._preparer.prepare(row)
-        except RowFault as fault:
-            self.exchanges.fail(row, fault)
-            return None
-        return request if self._is_to_be_sent(row, request) else None
+        request: Request | None = None
+        with self.stop.interruptible():
+            try:
+                request = await self._preparer.prepare(row)
+            except RowFault as fault:
+                self.exchanges.fail(row, fault)
+        return request if request is not None and self._is_to_be_sent(row, request) else None
 
     def _is_to_be_sent(self, row: Row, request: Request) -> bool:
         """P1, by content: the feed knows a row by what is cheap to see of its images; a touched file looks new."""
@@ -157,7 +158,7 @@ class Delivery:
             for suspect in suspects:
                 self._spare(suspect)
         elif streak == 0:
-            self.fail_suspects()
+            self.end_suspects()
 
     def _spare(self, suspect: Suspect) -> None:
         digest = row_digest(suspect.row.row_id, "")
@@ -165,11 +166,12 @@ class Delivery:
         self.again[digest] = Tries()
         self.exchanges.book(suspect.judged.as_retried())
 
-    def fail_suspects(self) -> None:
-        """No more rows are coming that could clear them."""
+    def end_suspects(self) -> None:
+        """They have failed; but where the run stops in a streak of failures, they stay pending like all the rest."""
         suspects, self._suspects = self._suspects, []
+        is_unclear = self.stop.is_set and self._failures_in_a_row() > 0
         for suspect in suspects:
-            self.exchanges.book(suspect.judged)
+            self.exchanges.book(suspect.judged.as_retried() if is_unclear else suspect.judged)
         self._check_failures()
 
     def _check_failures(self) -> None:

@@ -191,7 +191,7 @@ class DeferredLane:
                     submitters.start_soon(self._submit, rows.clone())
                 rows.close()
             self._queue.close()
-        self._delivery.fail_suspects()
+        self._delivery.end_suspects()
         await self._last_round()
         self._say_what_was_given_up()
 
@@ -310,7 +310,7 @@ class DeferredLane:
             if isinstance(result, OpenTicket):
                 self._queue.add(result)
                 return True
-            again = delivery.conclude(row, result)
+            again = delivery.conclude(row, result) if result else None
             if again is None or not await delivery.pause(again.delay_seconds):
                 return False
             tries = again.tries

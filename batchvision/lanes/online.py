@@ -25,7 +25,7 @@ class OnlineLane:
             for _ in range(self._concurrency):
                 workers.start_soon(self._work, rows.clone())
             rows.close()
-        self._delivery.fail_suspects()
+        self._delivery.end_suspects()
 
     async def _work(self, rows: MemoryObjectReceiveStream[Row]) -> None:
         stop = self._delivery.stop
@@ -51,7 +51,7 @@ class OnlineLane:
             if lease is None:
                 return
             judged = await delivery.exchanges.ask(request, tries, lease)
-            again = delivery.conclude(row, judged)
+            again = delivery.conclude(row, judged) if judged else None
             if again is None or not await delivery.pause(again.delay_seconds):
                 return
             tries = again.tries

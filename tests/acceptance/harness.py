@@ -121,7 +121,9 @@ class Workbench:
 
     def table(self, name: str, out: str = "out") -> list[dict[str, Any]]:
         folder = self.folder / out / name
-        return [row for path in sorted(folder.rglob("part-*.parquet")) for row in pq.ParquetFile(path).read().to_pylist()]
+        return [
+            row for path in sorted(folder.rglob("part-*.parquet")) for row in pq.ParquetFile(path).read().to_pylist()
+        ]
 
     def fingerprint(self, out: str = "out") -> dict[str, str]:
         """Path and sha256 of every file of results/, failures/ and attempts/."""

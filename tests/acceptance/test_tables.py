@@ -13,12 +13,41 @@ from test_main_job import to_emulator
 
 from batchvision.emulator import EmulatorOptions, start_in_thread
 
-FIXED = (
-    "job row_id request_key recipe_id output_text output_json finish_reason provider upstream_provider model_requested "
-    "model lane attempt_count prompt_tokens image_tokens cached_tokens completion_tokens reasoning_tokens cost_ticks "
-    "cost_usd row_cost_ticks cost_source image_ref image_sha256 skip_key provider_request_id system_fingerprint "
-    "started_at finished_at updated_at latency_ms run_id table_version"
-).split()
+FIXED = [
+    "job",
+    "row_id",
+    "request_key",
+    "recipe_id",
+    "output_text",
+    "output_json",
+    "finish_reason",
+    "provider",
+    "upstream_provider",
+    "model_requested",
+    "model",
+    "lane",
+    "attempt_count",
+    "prompt_tokens",
+    "image_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "reasoning_tokens",
+    "cost_ticks",
+    "cost_usd",
+    "row_cost_ticks",
+    "cost_source",
+    "image_ref",
+    "image_sha256",
+    "skip_key",
+    "provider_request_id",
+    "system_fingerprint",
+    "started_at",
+    "finished_at",
+    "updated_at",
+    "latency_ms",
+    "run_id",
+    "table_version",
+]
 
 SCHEMA = {
     "type": "object",
@@ -92,10 +121,10 @@ def test_a_plain_glob_reads_all_parts_after_a_second_run_with_one_more_property(
     assert len(parts(bench)) == 2
     glob = str(bench.folder / "out/results/**/*.parquet")
     counted = duckdb.sql(
-        f"SELECT count(*), count(answer_mood), count(DISTINCT recipe_id), sum(cost_usd) FROM '{glob}'"  # noqa: S608
+        f"SELECT count(*), count(answer_mood), count(DISTINCT recipe_id), sum(cost_usd) FROM '{glob}'"
     ).fetchall()[0]
     assert counted[:3] == (20, 10, 2)
-    named = [row[0] for row in duckdb.sql(f"DESCRIBE SELECT * FROM '{glob}'").fetchall()]  # noqa: S608
+    named = [row[0] for row in duckdb.sql(f"DESCRIBE SELECT * FROM '{glob}'").fetchall()]
     assert named[: len(FIXED)] == FIXED
     assert "answer_mood" in named
     dataset = ds.dataset(bench.folder / "out/results", format="parquet", partitioning="hive")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import anyio
@@ -26,7 +27,9 @@ def ledger_ticks(nights) -> int:
 
 
 @pytest.mark.parametrize("concurrency", [1, 4, 64])
-@pytest.mark.parametrize("outage", [error(503, "down", "unavailable"), ConnectFailed("refused"), RequestTimedOut("slow")])
+@pytest.mark.parametrize(
+    "outage", [error(503, "down", "unavailable"), ConnectFailed("refused"), RequestTimedOut("slow")]
+)
 def test_an_outage_of_an_hour_ends_with_no_failed_row(nights, concurrency, outage):
     nights.rows(100 + 5 * concurrency)
 
@@ -84,13 +87,15 @@ def test_429s_spend_no_attempt_and_nobody_is_early(nights):
     storm_until = START + 300
 
     def script(asked: Asked):
-        return error(429, "Too many requests", "resource-exhausted", retry_after="20") if asked.at < storm_until else None
+        return (
+            error(429, "Too many requests", "resource-exhausted", retry_after="20") if asked.at < storm_until else None
+        )
 
     provider = FakeProvider(script, latency_seconds=0.5)
     summary = nights.run(provider, limits__max_attempts=1, limits__concurrency=10)
     assert_all_completed(nights, summary, 50)
     times = [asked.at for asked in provider.asked]
-    assert all(later - earlier >= 20 for earlier, later in zip(times, times[1:], strict=False) if later - earlier > 1)
+    assert all(later - earlier >= 20 for earlier, later in itertools.pairwise(times) if later - earlier > 1)
 
 
 def test_the_first_request_travels_alone(nights):
@@ -126,8 +131,14 @@ def test_no_more_than_concurrency_requests_are_on_the_wire(nights):
         (error(401, "no key"), "authentication_failed"),
         (error(400, "Incorrect API key provided: xai-..."), "authentication_failed"),
         (error(400, "Model not found: grok-99"), "model_not_found"),
-        (error(403, "Your team has either used all available credits or reached its limit", "permission-denied"), "out_of_credit"),
-        (error(429, "Your team has either used all available credits or reached its limit", "exhausted"), "out_of_credit"),
+        (
+            error(403, "Your team has either used all available credits or reached its limit", "permission-denied"),
+            "out_of_credit",
+        ),
+        (
+            error(429, "Your team has either used all available credits or reached its limit", "exhausted"),
+            "out_of_credit",
+        ),
     ],
 )
 def test_a_key_a_model_or_credit_that_is_refused_costs_one_call(nights, reply, reason):
@@ -371,3 +382,32 @@ def test_open_tickets_are_bounded_by_the_job(nights):
     summary = nights.run(provider, beside=watch, delivery__max_open_tickets=100, **DEFERRED)
     assert_all_completed(nights, summary, 400)
     assert 90 <= most <= 100
+
+
+def test_nothing_leaves_after_a_stop_not_even_what_waited_out_a_pause(nights):
+    nights.rows(200)
+
+    def script(asked: Asked):
+        if asked.number == 30:
+            return error(429, "Too many requests", "resource-exhausted", retry_after="300")
+        return error(403, "used all available credits", "permission-denied") if asked.number == 33 else None
+
+    provider = FakeProvider(script, latency_seconds=3)
+    summary = nights.run(provider, limits__concurrency=8)
+    assert (summary.exit_code, summary.stop_reason) == (5, "out_of_credit")
+    assert max(asked.at for asked in provider.asked) <= provider.asked[32].at + 3
+    assert summary.duration_seconds < 300
+    assert_all_completed(nights, nights.run(FakeProvider()), 200)
+
+
+def test_an_image_that_moves_to_another_place_in_the_prompt_is_another_question(nights):
+    nights.settings["manifest"] = {"path": "photos.csv", "id": "sku", "images": ["front", "back"]}
+    nights.settings["prompt"] = {"user": "Front: {image:front} Back: {image:back} [[{sku}]]"}
+    path = nights.folder / "photos.csv"
+    path.write_text("sku,front,back\na,https://images.example/1.jpg,\nb,https://images.example/1.jpg,\n")
+    nights.run(FakeProvider())
+    path.write_text("sku,front,back\na,,https://images.example/1.jpg\nb,https://images.example/1.jpg,\n")
+    provider = FakeProvider()
+    nights.run(provider)
+    assert [asked.row for asked in provider.asked] == ["a"]
+    assert len({row["request_key"] for row in nights.table("results")}) == 3

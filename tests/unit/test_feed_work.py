@@ -135,8 +135,8 @@ def test_a_row_carries_what_its_request_needs(ask: Ask, tmp_path: Path) -> None:
         (ImageKind.PATH, "a.jpg", "front"),
         (ImageKind.URL, "https://h/b.jpg", "back"),
     ]
-    stamps = [stamp(ref, job.root, "content") for ref in row.images]
-    assert row.skip_key == keys.skip_key(job.recipe.recipe_id, row.text, stamps)
+    stamps = [part for ref in row.images for part in (ref.slot, stamp(ref, job.root, "content"))]
+    assert row.skip_key == keys.skip_key(job.recipe.recipe_id, row.text, stamps), "placed by name: the name counts"
 
 
 def test_a_touched_file_has_a_new_skip_key_and_the_same_id(ask: Ask, tmp_path: Path) -> None:

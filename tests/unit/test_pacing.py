@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import anyio
@@ -50,7 +51,7 @@ async def test_a_rate_of_ten_a_second_is_kept_and_used():
 
 async def test_a_rate_below_one_a_second_is_kept():
     times = await departures(Pacing(PacingLimits(requests_per_second=0.1)), 4)
-    assert all(later - earlier >= 9.9 for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier >= 9.9 for earlier, later in itertools.pairwise(times))
 
 
 async def test_without_limits_nothing_waits():
@@ -125,7 +126,7 @@ async def test_an_outage_lets_one_probe_out_at_growing_intervals_up_to_a_minute(
         times.append(anyio.current_time())
         gate.failed()
         gate.probe_home(probe=True)
-    gaps = [round(later - earlier) for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [round(later - earlier) for earlier, later in itertools.pairwise(times)]
     assert gaps == [2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60]
 
 
