@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from batchvision.checkpoint.cells import name_of, storable, type_of
-from batchvision.checkpoint.disk import Disk, make_folders, replace_file
+from batchvision.checkpoint.disk import Disk, hidden_name, make_folders, replace_file
 from batchvision.checkpoint.lock import STATE_FOLDER
 from batchvision.checkpoint.parts import pad_part, part_paths
 from batchvision.checkpoint.schema import TABLE_VERSION, Columns, attempts_schema, results_schema
@@ -38,6 +38,8 @@ def register(disk: Disk, output: Path, job_name: str, wanted: Columns) -> Column
     path = registry_path(output)
     make_folders(disk, path.parent)
     with _alone(path.with_name("columns.lock")):
+        if hidden_name(path).exists():
+            disk.remove(hidden_name(path))  # a crash left it
         known = read_registry(output, job_name)
         columns = _grown(output, known or Columns(), wanted)
         if columns != known:

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from batchvision.checkpoint import summaries
 from batchvision.checkpoint.books import Books, Cut, Verdict
-from batchvision.checkpoint.disk import Disk, LocalDisk, Offload, WriterThread, disk_failures
+from batchvision.checkpoint.disk import Disk, LocalDisk, Offload, WriterThread, disk_failures, hidden_name
 from batchvision.checkpoint.entries import Accepted, Ended, Entry, Header, Received, Voided, masked_answer
 from batchvision.checkpoint.journal import Journal, Segment, segment_path, segment_paths
 from batchvision.checkpoint.lock import OutputLock
@@ -79,9 +79,9 @@ class Store:
     # ---------------------------------------------------------------------------- opening
 
     @staticmethod
-    def lock(output: Path, shard: str = "0of1") -> OutputLock:
+    def lock(output: Path, shard: str = "0of1", disk: Disk | None = None) -> OutputLock:
         """Hold an output before anything else is done with it. Raises OutputHeld at once."""
-        return OutputLock.take(output, shard)
+        return OutputLock.take(output, shard, disk)
 
     @classmethod
     def open(
@@ -139,7 +139,7 @@ class Store:
             if old is not None:
                 self._write_parts(old, cut)
             segment = self._begin_segment(old.seq + 1 if old else 1, cut)
-            self._remove(segments)
+            self._remove([*segments, *self._lock.folder.glob(hidden_name(Path("journal-*.log")).name)])
         self._opened = Journal(segment, self._offload, self._secrets.mask)
         return recovery
 
