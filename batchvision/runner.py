@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets as entropy
+import random
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -64,7 +64,7 @@ async def run_async(
     end, good or bad, is in the summary: ``stop_reason``, ``exit_code``, ``message``.
     """
     night = Night(job, selection or Selection(), environ, seams or Seams())
-    with Store.lock(job.output_path, night.selection.shard_name) as lock:
+    with Store.lock(job.output_path, night.selection.shard_name, night.seams.disk) as lock:
         night.survey = await night.offload(survey, job, night.selection)
         with night.open_store(lock) as store:
             await night.look_at_what_is_there(store)
@@ -102,9 +102,9 @@ def run(
         return thread.submit(anyio.run, start).result()
 
 
-def new_run_id(at: datetime) -> str:
+def new_run_id(at: datetime, rng: random.Random) -> str:
     """Sorts by time; the tail keeps two runs of one second apart."""
-    return f"{at:%Y%m%dT%H%M%SZ}-{entropy.token_hex(3)}"
+    return f"{at:%Y%m%dT%H%M%SZ}-{rng.getrandbits(24):06x}"
 
 
 class Night:
@@ -120,7 +120,7 @@ class Night:
         self.seams = seams
         self.offload = seams.offload or threads()
         self.started_at = seams.now()
-        self.run_id = new_run_id(self.started_at)
+        self.run_id = new_run_id(self.started_at, seams.rng)
         self.dialect = dialect(job.provider.name)
         self.headers = self.dialect.headers(key, job.provider.headers)
         self.secrets = Secrets(*([key] if key else []), *job.header_secrets)
