@@ -175,7 +175,7 @@ class _Bar:
         from tqdm import tqdm  # only a terminal pays for it
 
         before, started = _copy(counters), self.clock()
-        layout = "{percentage:3.0f}%|{bar:20}| {desc}"
+        layout = "{percentage:3.0f}% {desc} |{bar}|"
         # tqdm's own monitor thread would outlive us, and its smoothing would hide a stop: we redraw ourselves.
         tqdm.monitor_interval = 0
         with tqdm(total=None, file=self.stream, bar_format=layout, dynamic_ncols=True, mininterval=0.0) as bar:
@@ -195,9 +195,9 @@ class _Bar:
 
 
 def bar_words(counters: Counters, now: Pace) -> str:
-    """What stands to the right of the bar."""
+    """What stands before the bar, short enough for 80 columns: done of all, failed, in flight, speed, money, time."""
     done = counters.rows_done_before + counters.rows_completed
-    words = [f"{done:,}/{_rows_known(counters):,} done", f"{counters.rows_failed:,} failed"]
+    words = [f"{done:,}/{_rows_known(counters):,}", f"{counters.rows_failed:,} failed"]
     words.append(f"{counters.in_flight:,} in flight")
     if counters.tickets_open:
         words.append(f"{counters.tickets_open:,} tickets")

@@ -43,8 +43,8 @@ class Typed(NamedTuple):
 def closing_lines(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
     """What ``run`` says on stderr when it is over."""
     lines = [_headline(summary)]
-    if summary.message:
-        lines += [f"  stopped   {line}" if n == 0 else f"            {line}" for n, line in _numbered(summary.message)]
+    for number, line in enumerate(_stopped_words(summary).splitlines()):
+        lines.append(f"  {'stopped' if number == 0 else '':<8}  {line}")
     lines.append(f"  answers   {output / 'results'}   (batchvision show {output})")
     lines.append(f"  cost      {_money(summary)}")
     lines += _failures(summary)
@@ -54,8 +54,10 @@ def closing_lines(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
     return lines
 
 
-def _numbered(text: str) -> list[tuple[int, str]]:
-    return list(enumerate(text.splitlines()))
+def _stopped_words(summary: RunSummary) -> str:
+    if summary.stop_reason == "interrupted":
+        return f"{summary.message or 'interrupted'}: nothing more was sent, what was in flight was waited for"
+    return summary.message or ""
 
 
 def _headline(summary: RunSummary) -> str:

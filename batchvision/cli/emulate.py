@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +12,7 @@ import click
 from batchvision.cli.command import Command
 
 if TYPE_CHECKING:
-    from batchvision.emulator import EmulatorOptions
+    from batchvision.emulator import EmulatorOptions, RunningEmulator
 
 
 class _Flag(NamedTuple):
@@ -63,19 +64,30 @@ def command(faults: tuple[str, ...], **given: Any) -> int:
     It answers from the pixels (size, main colours, a matching label) and is no model. It has limits, latencies, faults
     and a bill of its own, so that a job can be rehearsed before money is spent.
     """
-    from batchvision.emulator import start_in_thread
-
     chosen = options(faults, given)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with start_in_thread(chosen) as emulator:
+    with _started(chosen) as emulator:
         click.echo("\n".join(welcome_lines(emulator.url)))
         while not stop.wait(timeout=3600):
             pass
         bill = emulator.bill()
     click.echo(f"stopped after {bill.requests:,} requests", err=True)
     return 0
+
+
+def _started(chosen: EmulatorOptions) -> RunningEmulator:
+    """The emulator, listening. Raises UsageError where its port is taken."""
+    from batchvision.emulator import start_in_thread
+
+    try:
+        return start_in_thread(chosen)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        why = "is in use; is another emulator running?" if error.errno == errno.EADDRINUSE else "needs more rights."
+        raise click.UsageError(f"port {chosen.port} {why} --port 0 takes any free one.") from None
 
 
 def options(faults: tuple[str, ...], given: dict[str, Any]) -> EmulatorOptions:

@@ -26,9 +26,6 @@ def run_and_report(group: click.Group, arguments: Sequence[str]) -> int:
     try:
         code = group.main(args=list(arguments), prog_name="batchvision", standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as usage:
-        _say(usage.format_message())
-        return USAGE
     except click.ClickException as usage:
         usage.show(sys.stderr)
         return USAGE

@@ -14,7 +14,7 @@ place_argument = click.argument("place", metavar="OUT|JOB", type=str)
 def output_of(place: str) -> Path:
     """The output folder that ``place`` is, or whose job it is."""
     path = Path(place).expanduser()
-    if path.suffix == ".toml" and not path.is_dir():
+    if not path.is_dir() and (path.suffix == ".toml" or path.is_file()):
         output = load_job(place, {}, ()).output_path
         assert isinstance(output, Path)
         return from_here(output)

@@ -304,6 +304,13 @@ def test_emulate_serves_until_it_is_stopped(bench: Workbench) -> None:
     assert "stopped after" in said
 
 
+def test_a_port_that_is_taken_is_told(bench: Workbench, emulator: RunningEmulator) -> None:
+    port = emulator.url.rpartition(":")[2]
+    done = bench.call("emulate", "--port", port)
+    assert done.returncode == 2
+    assert f"port {port} is in use" in done.stderr
+
+
 def test_the_help_of_the_command_imports_nothing_heavy() -> None:
     program = (
         "import sys; from batchvision.cli import main\n"

@@ -126,6 +126,13 @@ def test_what_stopped_the_run_is_told_line_by_line() -> None:
     assert lines[1:3] == ["  stopped   The key is refused.", "            Set it again."]
 
 
+def test_an_interrupted_run_says_that_nothing_is_lost() -> None:
+    summary = replace(DONE, exit_code=130, stop_reason="interrupted", message="SIGINT", rows_pending=5)
+    words = "\n".join(closing_lines(summary, OUT, TYPED))
+    assert "stopped   SIGINT: nothing more was sent, what was in flight was waited for" in words
+    assert "5 still to do" in words
+
+
 def test_what_may_have_been_billed_and_what_is_still_out_is_told() -> None:
     summary = replace(DONE, rows_ambiguous=2, ambiguous_ticks=TICKS_PER_USD, tickets_open=7, rows_quarantined=1)
     words = "\n".join(closing_lines(summary, OUT, TYPED))

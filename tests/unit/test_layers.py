@@ -88,6 +88,13 @@ def test_every_room_has_a_layer() -> None:
     assert not unknown, f"give these rooms a layer in this test and a line in CONTRIBUTING.md: {sorted(unknown)}"
 
 
+def test_every_room_has_its_line_in_contributing() -> None:
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = {_room(module) for module in MODULES} - {"__main__"}
+    unnamed = [room for room in rooms if f"`{room}.py`" not in text and f"`{room}/`" not in text]
+    assert not unnamed, f"CONTRIBUTING.md does not say what these rooms are for: {sorted(unnamed)}"
+
+
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_nothing_imports_upward(module: str) -> None:
     room = _room(module)

@@ -162,10 +162,14 @@ async def test_the_bar_shows_rows_money_and_what_is_in_flight() -> None:
     counters = replace(HALFWAY, failures_by_kind={})
     await _watch_until_cancelled(watch, counters)
     last = stream.getvalue().rsplit("\r", 1)[-1]
-    assert "96/200 done" in last
-    assert "5 failed" in last
-    assert "7 in flight" in last
-    assert "$0.500" in last
+    assert "96/200 · 5 failed · 7 in flight" in last
+
+
+def test_the_words_of_the_bar_fit_a_terminal_of_80_columns() -> None:
+    now = pace(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
+    words = bar_words(HALFWAY, now)
+    assert words == "95/200 · 5 failed · 7 in flight · 5.0 rows/s · $0.500 of ~$1.50 · 20s left"
+    assert len(f"100% {words}") <= 80
 
 
 def test_quiet_watches_nothing() -> None:
