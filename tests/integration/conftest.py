@@ -23,6 +23,7 @@ class Nights:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.nights_run = 0
         self.settings: dict[str, Any] = {
             "name": "night",
             "manifest": {"path": "photos.csv", "id": "sku", "keep": ["title"]},
@@ -47,12 +48,14 @@ class Nights:
         beside: Callable[[], Any] | None = None,
         **overrides: Any,
     ) -> RunSummary:
+        self.nights_run += 1  # each has its own seed: all of them begin in the same second
+
         async def night() -> RunSummary:
             return await run_async(
                 self.job(**overrides),
                 selection=selection,
                 environ={"XAI_API_KEY": "xai-secret-key-000"},
-                seams=provider.seams(),
+                seams=provider.seams(self.nights_run),
                 watch=None if beside is None else (lambda counters: beside()),
             )
 
