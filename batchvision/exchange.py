@@ -177,8 +177,7 @@ class Exchanges:
                 at = self._now()
                 await self._store.ticket(intent.exchange_id, ticket, at)
                 return Exchange(intent, ticket=ticket, ticket_at=at)
-            await self._store.answer(intent.exchange_id, raw)
-        return Exchange(intent, answer=raw)
+            return Exchange(intent, answer=await self._store.answer(intent.exchange_id, raw))
 
     def _intent(self, request: Request, tries: Tries, lane: Lane) -> Intent:
         self._sequence += 1
@@ -256,7 +255,7 @@ class Exchanges:
                 self._budget.observe(error)
                 return NotYet(error)
             if is_the_end := self._ends_a_ticket(raw):
-                await self._store.answer(exchange.intent.exchange_id, raw)
+                raw = await self._store.answer(exchange.intent.exchange_id, raw)
         if is_the_end:
             self._counters.tickets_open -= 1
             return self._settle(replace(exchange, answer=raw), lease)
@@ -305,7 +304,7 @@ class Exchanges:
             skip_key=row.skip_key,
             recipe_id=self._terms.recipe.recipe_id,
             error_kind=fault.kind,
-            error_message=str(fault)[:500],
+            error_message=str(fault),
             last_error_kind=None,
             attempt_count=before.attempt_count if before else 0,
             row_cost_ticks=before.row_cost_ticks if before else 0,
