@@ -9,6 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -43,6 +44,8 @@ def csv_line(cells: Iterable[Any]) -> str:
 def csv_cell(value: Any) -> Any:
     if isinstance(value, str):
         return safe_csv_cell(value)
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     if isinstance(value, list | dict):
         return safe_csv_cell(json.dumps(value, ensure_ascii=False, default=str))
     return value

@@ -118,14 +118,8 @@ def cell_text(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as CSV takes it."""
-    match value:
-        case datetime():
-            return value.isoformat()
-        case Decimal():
-            return f"{value:f}"
-        case _:
-            return value
+    """A value with times as text."""
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def _json_ready(row: dict[str, Any]) -> dict[str, Any]:

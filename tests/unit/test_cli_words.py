@@ -1,0 +1,271 @@
+"""What the commands say, made from what they were given: no file, no provider."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import click
+import pytest
+
+from batchvision.checkpoint import AmbiguousAttempt
+from batchvision.cli import COMMANDS
+from batchvision.cli.config import flat
+from batchvision.cli.demo import closing
+from batchvision.cli.logs import StderrLines
+from batchvision.cli.models import _cells, _document
+from batchvision.cli.output import csv_line, json_line, print_document
+from batchvision.cli.place import from_here, output_of
+from batchvision.cli.plan import plan_lines, size_text
+from batchvision.cli.run import _retry_setting, _shard
+from batchvision.cli.show import cell_text, plain
+from batchvision.cli.status import status_lines
+from batchvision.money import Prices
+from batchvision.plan import ImageCounts, Plan, RowCounts, Sums
+from batchvision.progress import counted, say
+from batchvision.providers import ModelListing
+from batchvision.records import TICKS_PER_USD
+from batchvision.status import OutputStatus, StateSum
+
+# ---------------------------------------------------------------------------------- plan
+
+PLANNED = Plan(
+    rows=RowCounts(total=2000, done=1500, to_do=480, failed_before=30, retried=20, failed_kept=10, invalid=10),
+    images=ImageCounts(count=490, bytes=3_100_000, to_convert=40, by_format=Counter(jpeg=450, webp=40)),
+    cost=Sums(tokens=900_000, likely_ticks=TICKS_PER_USD, bound_ticks=TICKS_PER_USD * 3),
+    reasons=[("A-1", "it has no image (column 'image')")],
+    seconds_at_limit=48.0,
+    requests_shown=[],
+    recipe_id="0" * 32,
+)
+
+
+def test_a_plan_says_rows_images_requests_cost_and_time() -> None:
+    assert list(plan_lines(PLANNED)) == [
+        "rows      2,000 in the manifest: 1,500 done, 480 to do (20 of them failed before), "
+        "10 failed before and left alone, 10 invalid",
+        "images    490 (450 jpeg, 40 webp), 3.1 MB; 40 will be converted",
+        "requests  480, about 900,000 tokens",
+        "cost      about $1.00 by list prices, at most $3.00",
+        "time      48s at the job's own limit of requests",
+        "invalid   A-1: it has no image (column 'image')",
+        "          and 9 more",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"cost": Sums(tokens=1, likely_ticks=None, bound_ticks=None)}, "cost      not known: give [provider] prices"),
+        ({"cost": Sums(tokens=1, likely_ticks=5, bound_ticks=None)}, "no upper bound without max_tokens"),
+        ({"rows": RowCounts(total=3, done=3)}, "cost      nothing"),
+        ({"done_elsewhere": (7, 70)}, "7 rows are done under another recipe: see --on-recipe-change"),
+        (
+            {"rows": RowCounts(total=9, awaiting=2, held=3, left=4)},
+            "2 waiting for a ticket, 3 on hold, 4 left to a later",
+        ),
+        ({"requests_shown": [{"row_id": "A-1", "body": {"model": "m"}}]}, '"model": "m"'),
+    ],
+)
+def test_a_plan_says_what_is_not_usual(change: dict[str, object], says: str) -> None:
+    assert says in "\n".join(plan_lines(replace(PLANNED, **change)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("size", "text"), [(81, "81 bytes"), (14_200, "14.2 KB"), (3_100_000, "3.1 MB")])
+def test_sizes_read_as_people_say_them(size: int, text: str) -> None:
+    assert size_text(size) == text
+
+
+# ---------------------------------------------------------------------------------- status
+
+SEEN = OutputStatus(
+    output=Path("out"),
+    latest=None,
+    answers=12,
+    rows_answered=10,
+    failures_by_kind={"refused": 2},
+    rows_quarantined=1,
+    attempts={"ok": StateSum(12, TICKS_PER_USD, 0), "ambiguous": StateSum(1, 0, TICKS_PER_USD // 10)},
+    unclear=(AmbiguousAttempt("A-1", "ambiguous", TICKS_PER_USD // 10, "r1"),),
+    in_flight=3,
+    tickets_open=4,
+    rows_held=5,
+)
+
+
+def test_a_status_says_rows_money_and_what_is_open() -> None:
+    assert list(status_lines(SEEN)) == [
+        "out",
+        "  answers   10 rows (2 older answers kept)",
+        "  failed    2 refused",
+        "  set aside 1 of the failed rows (--retry-quarantined)",
+        '  on hold   5 rows that a crash cut short (ambiguous = "retry" sends them again)',
+        "  tickets   4 open: batchvision run collects their answers",
+        "  in flight 3 requests: a run is under way, or was killed (run again)",
+        "  spent     $1.00",
+        "            12 attempts ok: $1.00",
+        "            1 attempts ambiguous: $0.00, perhaps up to $0.100",
+        "  unclear   row A-1: ambiguous, at most $0.100",
+        "  last run  none has ended yet",
+    ]
+
+
+def test_a_quiet_output_has_a_short_status() -> None:
+    quiet = replace(
+        SEEN,
+        answers=10,
+        failures_by_kind={},
+        rows_quarantined=0,
+        attempts={},
+        unclear=(),
+        in_flight=0,
+        tickets_open=0,
+        rows_held=0,
+    )
+    assert list(status_lines(quiet)) == [
+        "out",
+        "  answers   10 rows",
+        "  spent     $0.00",
+        "  last run  none has ended yet",
+    ]
+
+
+# ---------------------------------------------------------------------------------- show
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (True, "yes"),
+        (False, "no"),
+        (["a", None, 3], "a, , 3"),
+        (Decimal("0.001798000"), "0.001798"),
+        (datetime(2026, 11, 20, 8, tzinfo=UTC), "2026-11-20T08:00:00+00:00"),
+        (12, "12"),
+    ],
+)
+def test_a_cell_is_written_for_a_person(value: object, text: str) -> None:
+    assert cell_text(value) == text
+
+
+def test_csv_quotes_text_escapes_formulas_and_leaves_numbers() -> None:
+    cells = ["a,b", 'say "x"', "-5", -5, None, ["=x"], Decimal("-0.000000001"), "line\nbreak"]
+    assert csv_line(plain(cell) for cell in cells) == (
+        '"a,b","say ""x""",\'-5,-5,,"[""=x""]",-0.000000001,"line\nbreak"\n'
+    )
+
+
+def test_a_json_line_is_one_line_with_its_value_kept() -> None:
+    record = {"text": "first\nsecond \u2028 \x1b \u202e é"}
+    line = json_line(record)
+    assert line.count("\n") == 1
+    assert "é" in line
+    assert not {"\x1b", "\u202e", "\u2028"} & set(line)
+    assert json.loads(line) == record
+
+
+def test_a_document_is_indented_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_document({"a": 1, "at": Path("x")})
+    assert json.loads(capsys.readouterr().out) == {"a": 1, "at": "x"}
+
+
+# ---------------------------------------------------------------------------------- the others
+
+
+def test_config_is_flattened_to_dotted_keys() -> None:
+    document = {"name": "n", "limits": {"max_attempts": 3}, "provider": {"parameters": {}, "prices": {"input": None}}}
+    assert dict(flat(document)) == {
+        "name": "n",
+        "limits.max_attempts": 3,
+        "provider.parameters": {},
+        "provider.prices.input": None,
+    }
+
+
+def test_a_model_without_facts_is_listed_by_name() -> None:
+    assert _cells(ModelListing("m")) == ["m", "", "-", "-", "-"]
+    document = _document(ModelListing("m"))
+    assert document["prices"] is None
+
+
+def test_a_model_with_facts_shows_them() -> None:
+    prices = Prices(TICKS_PER_USD * 5 // 4, TICKS_PER_USD // 5, TICKS_PER_USD * 5 // 2)
+    model = ModelListing("m", ("latest",), prices, takes_images=True, context_tokens=256_000)
+    assert _cells(model) == ["m", "latest", "$1.25", "$2.50", "256,000"]
+    assert _document(model)["takes_images"] is True
+
+
+@pytest.mark.parametrize(("text", "expected"), [(None, (0, 1)), ("0/4", (0, 4)), ("3/4", (3, 4))])
+def test_a_shard_is_counted_from_zero(text: str | None, expected: tuple[int, int]) -> None:
+    assert _shard(text) == expected
+
+
+@pytest.mark.parametrize("text", ["4/4", "1", "a/b", "-1/4", "1/"])
+def test_a_shard_that_is_none_says_what_one_is(text: str) -> None:
+    with pytest.raises(click.UsageError, match="--shard 0/4"):
+        _shard(text)
+
+
+@pytest.mark.parametrize(
+    ("retry", "no_retry", "expected"),
+    [
+        (None, False, ()),
+        ("all", False, ("limits.retry_failed=all",)),
+        ("refused,empty", False, ("limits.retry_failed=refused,empty",)),
+        (None, True, ("limits.retry_failed=none",)),
+    ],
+)
+def test_retrying_is_a_key_of_the_job(retry: str | None, no_retry: bool, expected: tuple[str, ...]) -> None:
+    assert _retry_setting({"retry_failed": retry, "no_retry_failed": no_retry}) == expected
+
+
+def test_an_output_is_named_from_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert from_here(tmp_path / "out") == Path("out")
+    assert from_here(Path("/elsewhere/out")) == Path("/elsewhere/out")
+    assert output_of("some/folder") == Path("some/folder")
+
+
+def test_a_demo_that_sent_nothing_says_why() -> None:
+    folder, job = Path("out/demo"), Path("out/demo/demo.toml")
+    assert "nothing was sent" in closing(folder, job, 0)[0]
+    assert not any("nothing was sent" in line for line in closing(folder, job, 9))
+    assert "  batchvision run out/demo/demo.toml --provider xai --out out/real" in closing(folder, job, 9)
+
+
+def test_warnings_are_lines_in_the_runs_style(capsys: pytest.CaptureFixture[str]) -> None:
+    record = logging.LogRecord("batchvision", logging.WARNING, "", 0, "held \x1b[2J by %s", ("host",), None)
+    StderrLines(as_json=False).emit(record)
+    StderrLines(as_json=True).emit(record)
+    plain_line, json_text = capsys.readouterr().err.splitlines()
+    assert plain_line == "warning: held \\x1b[2J by host"
+    assert json.loads(json_text) == {"event": "log", "level": "warning", "message": "held \x1b[2J by host"}
+
+
+def test_a_line_beside_the_progress_is_a_whole_line(capsys: pytest.CaptureFixture[str]) -> None:
+    import sys
+
+    say("first", sys.stderr)
+    say("second", sys.stderr)
+    assert capsys.readouterr().err == "first\nsecond\n"
+
+
+def test_one_is_counted_without_an_s() -> None:
+    assert [counted(1, "request"), counted(2000, "request")] == ["1 request", "2,000 requests"]
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help_and_a_line_in_the_list(name: str) -> None:
+    from batchvision.cli import group
+
+    command = group.get_command(click.Context(group), name)
+    assert command is not None
+    assert command.help
+    assert COMMANDS[name].says.endswith(".")
+    assert len(COMMANDS[name].says) <= 64
