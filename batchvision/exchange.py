@@ -177,7 +177,8 @@ class Exchanges:
                 at = self._now()
                 await self._store.ticket(intent.exchange_id, ticket, at)
                 return Exchange(intent, ticket=ticket, ticket_at=at)
-            return Exchange(intent, answer=await self._store.answer(intent.exchange_id, raw))
+            raw = await self._store.answer(intent.exchange_id, raw)
+        return Exchange(intent, answer=raw)
 
     def _intent(self, request: Request, tries: Tries, lane: Lane) -> Intent:
         self._sequence += 1

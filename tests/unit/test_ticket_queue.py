@@ -1,0 +1,137 @@
+"""The queue of open tickets: due in order, later each time, the oldest first near their expiry."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import anyio
+import pytest
+from virtual_time import VIRTUAL
+
+from batchvision.lanes.deferred import (
+    FIRST_POLL_SECONDS,
+    LONGEST_POLL_WAIT_SECONDS,
+    NEAR_EXPIRY_SECONDS,
+    TicketQueue,
+    Waiting,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend():
+    return ("asyncio", VIRTUAL)
+
+
+def ticket(name: str) -> Any:
+    return name
+
+
+async def due(queue: TicketQueue) -> Waiting:
+    waiting = await queue.next_due()
+    assert waiting is not None
+    return waiting
+
+
+async def added(queue: TicketQueue, name: str) -> None:
+    await queue.reserve(10_000)
+    queue.add(ticket(name))
+
+
+async def test_a_new_ticket_is_first_asked_for_after_the_median_latency_of_the_last_answers():
+    queue = TicketQueue(random.Random(1))
+    start = anyio.current_time()
+    await added(queue, "a")
+    waiting = await due(queue)
+    assert anyio.current_time() - start == pytest.approx(FIRST_POLL_SECONDS, abs=0.01)
+    await anyio.sleep(39)
+    queue.read(waiting)
+    assert queue.median_latency_seconds == pytest.approx(40, abs=0.01)
+    start = anyio.current_time()
+    await added(queue, "b")
+    await due(queue)
+    assert anyio.current_time() - start == pytest.approx(40, abs=0.01)
+
+
+async def test_a_ticket_that_is_not_ready_waits_longer_each_time_up_to_half_a_minute():
+    queue = TicketQueue(random.Random(1))
+    await added(queue, "a")
+    waits = []
+    for _ in range(14):
+        waiting = await due(queue)
+        before = anyio.current_time()
+        queue.again(waiting)
+        queue_due = await due(queue)
+        waits.append(anyio.current_time() - before)
+        queue.again(queue_due)
+    assert waits[0] < 1
+    assert max(waits) <= LONGEST_POLL_WAIT_SECONDS * 1.25 + 0.01
+    assert min(waits[-3:]) >= LONGEST_POLL_WAIT_SECONDS * 0.75
+
+
+async def test_tickets_of_earlier_runs_are_due_at_once_the_oldest_first():
+    queue = TicketQueue(random.Random(1))
+    for name, age in (("young", 10.0), ("old", 500.0), ("middle", 100.0)):
+        queue.add_earlier(ticket(name), age)
+    assert [(await due(queue)).ticket for _ in range(3)] == ["old", "middle", "young"]
+
+
+async def test_a_ticket_near_its_expiry_goes_before_all_that_are_due():
+    queue = TicketQueue(random.Random(1))
+    queue.add_earlier(ticket("overdue"), 3_000.0)
+    queue.add_earlier(ticket("expiring"), NEAR_EXPIRY_SECONDS + 1)
+    first = await due(queue)
+    assert first.ticket == "expiring"
+    queue.again(first)
+    assert (await due(queue)).ticket == "expiring", "also when it was asked a moment ago"
+
+
+async def test_the_queue_ends_when_it_is_closed_and_its_last_ticket_has_ended():
+    queue = TicketQueue(random.Random(1))
+    await added(queue, "a")
+    waiting = await due(queue)
+    ended: list[object] = []
+
+    async def poller() -> None:
+        ended.append(await queue.next_due())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(poller)
+        queue.close()
+        await anyio.sleep(5)
+        assert ended == [], "a ticket that is being read may come back"
+        queue.read(waiting)
+    assert ended == [None]
+
+
+async def test_places_are_bounded_and_a_place_given_up_lets_the_next_in():
+    queue = TicketQueue(random.Random(1))
+    await queue.reserve(2)
+    await queue.reserve(2)
+    got: list[str] = []
+
+    async def third() -> None:
+        await queue.reserve(2)
+        got.append("third")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(third)
+        await anyio.sleep(10)
+        assert got == []
+        queue.give_up_place()
+    assert got == ["third"]
+    assert len(queue) == 2
+
+
+async def test_thousands_of_tickets_cost_little_more_than_their_polls():
+    queue = TicketQueue(random.Random(1))
+    for number in range(5_000):
+        await added(queue, f"t{number}")
+    asked = 0
+    while len(queue):
+        waiting = await due(queue)
+        asked += 1
+        queue.read(waiting)
+    assert asked == 5_000
