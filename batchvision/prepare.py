@@ -49,7 +49,7 @@ class Preparer:
         messages = self._conversation.messages(row.text, payloads)
         return Request(
             row_id=row.row_id,
-            request_key=keys.request_key(self._recipe_id, row.text, _identities(row.text, payloads)),
+            request_key=keys.request_key(self._recipe_id, row.text, identities(row.text, payloads)),
             skip_key=row.skip_key,
             messages=messages,
             image_ref=tuple(payload.reference for payload in payloads),
@@ -69,27 +69,34 @@ class Preparer:
         )
 
     async def _payloads(self, row: Row, *, inline: bool) -> list[Payload]:
-        payloads: list[Payload] = []
-        first_fault: RowFault | None = None
-        for ref in row.images:
-            try:
-                payloads.append(await self._images.payload(ref, inline=inline))
-            except RowFault as fault:
-                if not self._skip_bad_images:
-                    raise
-                first_fault = first_fault or fault
-        if not payloads and first_fault is not None:
-            raise first_fault
-        return payloads
+        return await payloads_of(self._images, row, inline=inline, skip_bad_images=self._skip_bad_images)
 
     def _estimate(self, row: Row, payloads: list[Payload], messages: bytes, max_tokens: int | None = None) -> Estimate:
         sizes = [(payload.width, payload.height) for payload in payloads]
         return self._estimator.estimate(len(row.text), sizes, len(messages), max_tokens)
 
 
-def _identities(text: str, payloads: list[Payload]) -> list[str]:
+def identities(text: str, payloads: list[Payload]) -> list[str]:
     """What the images are; where the prompt places them by column (``{image:front}``), also which is which."""
     slots = text.split("\x00")[1::2]
     if not any(slots):
         return [payload.identity for payload in payloads]
     return [part for payload in payloads for part in (payload.slot, payload.identity)]
+
+
+async def payloads_of(
+    images: ImageSource, row: Row, *, inline: bool = False, skip_bad_images: bool = False
+) -> list[Payload]:
+    """The images of ``row`` that are sent, in order; their identities make its request_key. Raises RowFault."""
+    payloads: list[Payload] = []
+    first_fault: RowFault | None = None
+    for ref in row.images:
+        try:
+            payloads.append(await images.payload(ref, inline=inline))
+        except RowFault as fault:
+            if not skip_bad_images:
+                raise
+            first_fault = first_fault or fault
+    if not payloads and first_fault is not None:
+        raise first_fault
+    return payloads

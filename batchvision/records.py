@@ -360,6 +360,7 @@ class Completed:
     finished_at: datetime
     run_id: str
     keep: Mapping[str, Cell]
+    updated_at: datetime | None = None  #: None: when it finished; set where an older answer is read again
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,3 +462,4 @@ class RunSummary:
     versions: Mapping[str, str]
     config: JsonObject
     message: str | None = None  #: what stopped the run and what to do next, for people
+    command: str = "run"  #: or "reparse", which sends nothing

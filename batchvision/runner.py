@@ -338,8 +338,8 @@ def refuse_to_pay_again(job: Job, standing: Standing, latest: RunSummary | None)
     policy = job.output.on_recipe_change
     if not rows or policy != "refuse":
         return
-    said = latest is not None and latest.recipe_id == job.recipe.recipe_id and latest.config["output"]
-    if said and said["on_recipe_change"] != "new_rows_only":
+    said = latest is not None and latest.command == "run" and latest.recipe_id == job.recipe.recipe_id
+    if said and latest is not None and latest.config["output"]["on_recipe_change"] != "new_rows_only":
         return  # said already: the last run, under this same recipe, has begun to ask them again
     raise JobInvalid(
         f"{rows} rows have answers under another recipe (the prompt, the model, its parameters or the images' "

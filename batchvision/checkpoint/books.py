@@ -108,16 +108,20 @@ class Books:
         self.attempts.append(attempt)
         match verdict.outcome:
             case Completed() as completed:
-                self._forget(completed.row_id)
-                digest = row_digest(completed.row_id, completed.request_key)
-                if not self.is_done(digest):  # P9: once in results; each attempt is in the ledger all the same
-                    self.completed.setdefault(digest, completed)
+                self.publish(completed)
             case Failed() as failed:
                 self._forget(failed.row_id)
                 self.file(failed)
             case None:
                 self._carry(intent, intent.attempt, attempt.answer.usage.cost_ticks or 0, attempt.bound_ticks, hold)
         return exchange
+
+    def publish(self, completed: Completed) -> None:
+        """The row has its answer. P9: once in results; each attempt is in the ledger all the same."""
+        self._forget(completed.row_id)
+        digest = row_digest(completed.row_id, completed.request_key)
+        if not self.is_done(digest):
+            self.completed.setdefault(digest, completed)
 
     def file(self, failed: Failed) -> None:
         """The row is failed. One that has failed in the same way before keeps its record, and the table its bytes."""
@@ -166,7 +170,7 @@ class Books:
 
     @property
     def has_unsealed(self) -> bool:
-        return bool(self.attempts) or self.failures_changed
+        return bool(self.attempts or self.completed) or self.failures_changed
 
     def cut(self) -> Cut:
         """Hand over what has been booked, and begin anew."""

@@ -22,6 +22,8 @@ from batchvision.records import PartFile
 #: The tables that grow by parts, one folder for each date of a run's start.
 DATED = ("results", "attempts")
 FAILURES_TABLE = "failures"
+#: In a padded part's metadata: the sha256 of the files it was before.
+EARLIER = "batchvision.earlier_sha256"
 
 
 def dated_path(table: str, shard: str, run_id: str, started_at: datetime, seq: int) -> str:
@@ -98,8 +100,17 @@ def pad_part(disk: Disk, path: Path, schema: pa.Schema) -> bool:
         if field.name not in table.column_names:
             table = table.add_column(at, field, pa.nulls(table.num_rows, field.type))
     rest = [name for name in table.column_names if name not in schema.names]
-    replace_file(disk, path, _parquet(table.select([*schema.names, *rest])))
+    padded = table.select([*schema.names, *rest])
+    before = [*earlier_sha256(path), sha256(path.read_bytes()).hexdigest()]
+    replace_file(disk, path, _parquet(padded.replace_schema_metadata({EARLIER: " ".join(before)})))
     return True
+
+
+def earlier_sha256(path: Path) -> list[str]:
+    """Of what the part was before columns were added to it, oldest first: a summary may list it so."""
+    with _whole(path):
+        metadata = pq.read_schema(path).metadata or {}
+    return list(metadata.get(EARLIER.encode(), b"").decode().split())
 
 
 def remove_leftovers(disk: Disk, output: Path, shard: str) -> None:

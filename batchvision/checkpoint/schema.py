@@ -78,7 +78,7 @@ RESULTS: tuple[Column[Completed], ...] = (
     Column("system_fingerprint", _STRING, lambda r: r.answer.system_fingerprint),
     Column("started_at", TIMESTAMP, lambda r: r.started_at),
     Column("finished_at", TIMESTAMP, lambda r: r.finished_at),
-    Column("updated_at", TIMESTAMP, lambda r: r.finished_at),  # not the clock: a replay must write the same
+    Column("updated_at", TIMESTAMP, lambda r: r.updated_at or r.finished_at),  # no clock: a replay writes the same
     Column("latency_ms", _INT64, _milliseconds),
     Column("run_id", _STRING, lambda r: r.run_id),
     Column("table_version", _INT32, lambda r: TABLE_VERSION),

@@ -31,7 +31,7 @@ from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.schema import Columns, Tables, failures_of
 from batchvision.checkpoint.standing import Standing
 from batchvision.errors import ROW_FAULTS, TRANSIENTS, OutputHeld
-from batchvision.records import EndedWithout, Exchange, Failed, Intent, PartFile, RawAnswer, RunSummary
+from batchvision.records import Completed, EndedWithout, Exchange, Failed, Intent, PartFile, RawAnswer, RunSummary
 from batchvision.secrets import Secrets
 
 
@@ -213,6 +213,13 @@ class Store:
         """A row that failed before anything was sent. Not in the journal: the next run would find the same again."""
         self._books.file(failed)
 
+    async def publish(self, completed: Completed) -> None:
+        """A row whose answer was durable before, under another key. Not in the journal: durable with the next seal, at
+        the latest when the store is closed."""
+        self._books.publish(completed)
+        if self._is_seal_due():
+            await self._commit()
+
     async def _durable(self, journal: Journal, entry: Entry) -> None:
         group = journal.append(entry)
         if not self._is_writing:  # the writer was cancelled: who still waits for an answer writes it himself
@@ -247,7 +254,7 @@ class Store:
             self._sealed_at = now
         books, limit = self._books, self._seal_after
         return (
-            len(books.attempts) >= limit.attempts
+            max(len(books.attempts), len(books.completed)) >= limit.attempts
             or self._journal.segment.appended_bytes >= limit.journal_bytes
             or (books.has_unsealed and now - self._sealed_at >= limit.seconds)
         )

@@ -6,6 +6,7 @@ Rule: the same values as ``keys`` gives row by row; tests hold the two together,
 from __future__ import annotations
 
 from hashlib import blake2b
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -13,9 +14,11 @@ import pyarrow.compute as pc
 
 from batchvision import keys
 from batchvision.feed.picture import BatchImages, ImageColumns, frame, framed_texts
+from batchvision.images import stamp
 from batchvision.manifest.cells import cell_texts
 from batchvision.prompt import Column, Literal, Slot, Template
 from batchvision.prompt.template import MARK
+from batchvision.records import Row
 
 if TYPE_CHECKING:
     from batchvision.job import Job
@@ -112,6 +115,17 @@ def skip_keys(recipe_id: str, texts: pa.Array, stamps: pa.Array) -> list[str]:
     texts = pc.fill_null(texts, "")
     wholes = pc.binary_join_element_wise(head, framed_texts(texts), stamps, "").cast(pa.binary())
     return [blake2b(whole, digest_size=keys.KEY_BYTES).hexdigest() for whole in wholes.to_pylist()]
+
+
+def skip_key_of(row: Row, job: Job, recipe_id: str) -> str:
+    """The skip_key of one row under another recipe of the same prompt; its images are looked at again."""
+    parts: list[str] = []
+    columns = image_columns(job)
+    for slot, refs in groupby(row.images, key=lambda ref: ref.slot):
+        if columns.are_placed_by_name:
+            parts.append(slot)
+        parts += [stamp(ref, columns.root, columns.identity_mode) for ref in refs]
+    return keys.skip_key(recipe_id, row.text, parts)
 
 
 def row_digests(ids: pa.Array, of_keys: pa.Array) -> list[bytes]:

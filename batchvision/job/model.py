@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -165,6 +166,13 @@ class Job(BaseModel):
     def recipe(self) -> Recipe:
         return self._resolved.recipe
 
+    def asking(self, recipe: Recipe) -> Self:
+        """The same manifest under another recipe, to know its rows and keys: the prompt is the recipe's own."""
+        job = self.model_copy()
+        template = None if recipe.user is None else Template.parse(recipe.user)
+        job._resolved = replace(self._resolved, recipe=recipe, template=template)
+        return job
+
     @property
     def example_images(self) -> tuple[str, ...]:
         """Absolute paths (or data URIs) of the examples' images, in order."""
@@ -200,6 +208,7 @@ class Job(BaseModel):
     def config(self) -> dict[str, Any]:
         """The resolved settings, JSON-ready and without secrets; :attr:`origins` has the same keys, dotted."""
         shown = self.model_dump(mode="json", by_alias=True)
+        shown["manifest"]["root"] = str(self.root)
         provider = shown["provider"]
         provider["base_url"] = self.base_url
         provider["api_key_env"] = self._resolved.key_env

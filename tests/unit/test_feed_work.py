@@ -19,6 +19,7 @@ from batchvision.checkpoint import Standing as CheckpointStanding
 from batchvision.errors import JobInvalid
 from batchvision.feed import FeedBatch, NewStanding, Selection, Standing, feed, survey
 from batchvision.feed import work as feed_work
+from batchvision.feed.keying import skip_key_of
 from batchvision.images import stamp
 from batchvision.job import Job
 from batchvision.keys import row_digest
@@ -381,3 +382,27 @@ def test_the_checkpoints_standing_answers_all_that_the_feed_asks() -> None:
     asked = [name for name in vars(Standing) if not name.startswith("_")]
     assert len(asked) == 5
     assert all(callable(getattr(CheckpointStanding, name)) for name in asked)
+
+
+# ---------------------------------------------------------------------------------- keys of one row, again
+
+
+@pytest.mark.parametrize("prompt", ["Describe {title}.", "{image:back} is the back of {image:front}: {title}."])
+def test_a_rows_skip_key_can_be_made_again_from_the_row(ask: Ask, tmp_path: Path, prompt: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"not looked into")
+    url = "https://example.org/b.png?X-Amz-Signature=1"
+    job = ask(
+        {
+            "id": ["1", "2", "3"],
+            "title": ["one", "two", "three"],
+            "front": ["a.png", None, "a.png;missing.png"],
+            "back": ["https://example.org/b.png", "a.png", url],
+        },
+        manifest={"images": ["front", "back"], "image_separator": ";"},
+        prompt={"user": prompt},
+    )
+    rows = [row for batch in feed(job, survey(job), NewStanding()) for row in batch.rows]
+    assert [row.row_id for row in rows] == ["1", "2", "3"]
+    for row in rows:
+        assert skip_key_of(row, job, job.recipe.recipe_id) == row.skip_key
+        assert skip_key_of(row, job, "another recipe") != row.skip_key
