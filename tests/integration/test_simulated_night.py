@@ -1,0 +1,97 @@
+"""A night of storms, an outage and broken bodies, in virtual time (``scripts/simulate`` plays 100,000 rows of it)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from moody_provider import MoodyProvider
+from simulated_night import Told, faults, main, play
+
+LANES = ("online", "deferred")
+ROWS = {"online": 10_000, "deferred": 4_000}
+
+
+@pytest.fixture(scope="module", params=LANES)
+def told(request, tmp_path_factory) -> Told:
+    lane: str = request.param
+    return play(tmp_path_factory.mktemp(lane), ROWS[lane], seed=1, lane=lane)
+
+
+def test_every_row_ends_in_one_state_and_the_ledger_is_the_bill(told):
+    assert faults(told.night, told.summary, told.provider) == []
+    assert told.summary.rows_completed > 0.99 * told.night.rows
+
+
+def test_the_night_was_a_bad_one(told):
+    """Else the test above proves nothing."""
+    provider, ledger = told.provider, told.night.table("attempts", "state", "error_kind").to_pylist()
+    kinds = {line["error_kind"] for line in ledger}
+    assert min(provider.rate_limited, provider.away, len(provider.unseen)) >= 20
+    assert kinds >= {
+        *("rate_limited", "connect_failed", "server_error", "timeout", "connection_cut", "answer_cut_short"),
+        *("request_rejected", "empty"),
+    }
+    assert ("lost_after_read" in kinds) == (told.night.lane == "deferred")
+
+
+def test_what_was_billed_unseen_is_what_the_ambiguous_bounds_are_for(told):
+    unseen = sum(sum(ticks) for ticks in told.provider.unseen.values())
+    bounds = sum(told.night.table("attempts", "bound_ticks")["bound_ticks"].drop_null().to_pylist())
+    assert 0 < unseen <= bounds
+    if told.night.lane == "online":
+        assert told.summary.ambiguous_ticks == bounds
+
+
+def test_a_rerun_asks_only_what_failed_unpaid_and_one_more_changes_no_byte(told):
+    failures = told.night.table("failures", "row_id", "error_kind").to_pylist()
+    unpaid = {row["row_id"] for row in failures if row["error_kind"] == "request_rejected"}
+    calm = MoodyProvider(None)
+    summary = told.night.play(calm, number=2)
+    assert set(calm.sends) == unpaid
+    assert summary.rows_failed == len(failures) - len(unpaid)
+    digest = told.night.digest()
+    idle = MoodyProvider(None)
+    told.night.play(idle, number=3)
+    assert (idle.sends.total(), idle.polls, told.night.digest()) == (0, 0, digest)
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_a_replay_with_the_same_seed_is_the_same_to_the_byte(tmp_path_factory, lane):
+    first, again, other = (play(tmp_path_factory.mktemp("replay"), 1_000, seed=seed, lane=lane) for seed in (7, 7, 8))
+    assert first.night.digest() == again.night.digest() != other.night.digest()
+    assert first.provider.sends == again.provider.sends != other.provider.sends
+    assert first.provider.polls == again.provider.polls
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_night_of_eight_hours_and_100_000_rows(tmp_path: Path):
+    told = play(tmp_path, 100_000, seed=1, lane="online")
+    assert faults(told.night, told.summary, told.provider) == []
+    assert 7 < told.summary.duration_seconds / 3600 < 8
+
+
+def test_the_script_tells_what_happened_and_fails_where_a_promise_is_broken(capsys, monkeypatch):
+    assert main(["--rows", "1500"]) == 0
+    said = capsys.readouterr().out
+    assert "sends a row beside 429s" in said
+    assert "NOT AS PROMISED" not in said
+    monkeypatch.setattr("simulated_night.MOST_SENDS_A_ROW", 0.5)
+    assert main(["--rows", "300"]) == 1
+    assert "NOT AS PROMISED" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------- the checks have teeth
+
+
+def test_a_ledger_that_is_not_the_bill_is_found(tmp_path: Path):
+    told = play(tmp_path, 300, seed=3, lane="online")
+    told.provider.delivered.popitem()
+    assert any("are not the bill's" in fault for fault in faults(told.night, told.summary, told.provider))
+
+
+def test_a_bill_that_nobody_lists_is_found(tmp_path: Path):
+    told = play(tmp_path, 300, seed=3, lane="online")
+    told.provider.unseen["r1"].append(10**12)
+    assert any("was billed" in fault for fault in faults(told.night, told.summary, told.provider))

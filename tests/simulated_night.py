@@ -1,0 +1,224 @@
+"""A whole night in virtual time: played in seconds, checked to the tick, and told in a table (``scripts/simulate``)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import anyio
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from moody_provider import MoodyProvider
+from virtual_time import VIRTUAL
+from weather import Weather
+
+from batchvision import Job
+from batchvision.checkpoint.disk import LocalDisk
+from batchvision.records import RunSummary
+from batchvision.runner import run_async
+
+ROWS_AN_HOUR = 12_500  #: 100,000 rows make a night of eight hours
+ROWS_A_MINUTE_ALLOWED = 260  #: the job's own limit: what the storms cost must be caught up with
+MOST_SENDS_A_ROW = 1.15  #: beside 429s
+
+
+class HastyDisk(LocalDisk):
+    """Waits for no disk: in these nights nobody pulls the plug (``test_crash_in_memory`` does)."""
+
+    def sync(self, descriptor: int) -> None:
+        pass
+
+    def sync_folder(self, path: Path) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Night:
+    """One job on one output, and the nights it is run in."""
+
+    folder: Path
+    rows: int
+    seed: int
+    lane: str = "online"
+
+    def write_manifest(self) -> None:
+        lines = [f"r{n},https://images.example/{n}.jpg,thing {n}" for n in range(self.rows)]
+        (self.folder / "photos.csv").write_text("\n".join(["sku,image,title", *lines]) + "\n")
+
+    def job(self) -> Job:
+        settings: dict[str, Any] = {
+            "name": "night",
+            "manifest": {"path": "photos.csv", "id": "sku", "keep": ["title"]},
+            "prompt": {"user": "Describe {title} [[{sku}]]"},
+            "provider": {"name": "xai", "model": "grok-4.3", "parameters": {"max_tokens": 300}},
+            "delivery": {"lane": self.lane},
+            "limits": {"requests_per_minute": ROWS_A_MINUTE_ALLOWED, "concurrency": 128},
+            "output": {"path": "out"},
+        }
+        return Job.from_mapping(settings, self.folder, {})
+
+    @property
+    def weather(self) -> Weather:
+        return Weather(self.seed, self.rows / ROWS_AN_HOUR * 3600)
+
+    def play(self, provider: MoodyProvider, number: int = 1) -> RunSummary:
+        """Run the job in the ``number``-th night of this seed."""
+        job, seams = self.job(), provider.seams(self.seed * 1_000 + number, HastyDisk())
+
+        async def run() -> RunSummary:
+            return await run_async(job, environ={"XAI_API_KEY": "xai-secret-key-000"}, seams=seams)
+
+        return anyio.run(run, backend_options=VIRTUAL)
+
+    # ---------------------------------------------------------------------------- what is on disk
+
+    def table(self, name: str, *columns: str) -> pa.Table:
+        paths = sorted((self.folder / "out" / name).rglob("part-*.parquet"))
+        tables = [pq.ParquetFile(path).read(list(columns)) for path in paths]
+        return pa.concat_tables(tables) if tables else pa.table({column: [] for column in columns})
+
+    def digest(self) -> str:
+        """Of every byte of the three tables, names included."""
+        digest = sha256()
+        for table in ("results", "failures", "attempts"):
+            for path in sorted((self.folder / "out" / table).rglob("part-*.parquet")):
+                digest.update(str(path.relative_to(self.folder)).encode())
+                digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------- what must be true of it
+
+
+def faults(night: Night, summary: RunSummary, *providers: MoodyProvider) -> list[str]:
+    """In words, everything that is not as promised after nights with these providers; empty: all is well."""
+    return [
+        *_faults_of_rows(night, summary),
+        *_faults_of_sends(night, providers),
+        *_faults_of_money(night, summary, providers),
+    ]
+
+
+def _faults_of_rows(night: Night, summary: RunSummary) -> Iterator[str]:
+    """Each row is in one table, once, and the counts say so (P8, P9)."""
+    done = night.table("results", "row_id")["row_id"].to_pylist()
+    failed = night.table("failures", "row_id")["row_id"].to_pylist()
+    if Counter([*done, *failed]) != Counter(f"r{n}" for n in range(night.rows)):
+        yield f"{len(done)} results and {len(failed)} failures are not the {night.rows} rows, each once"
+    counts = (summary.rows_completed, summary.rows_failed, summary.rows_pending)
+    if counts != (len(done), len(failed), 0):
+        yield f"the summary counts {counts}, the tables hold {(len(done), len(failed), 0)}"
+
+
+def _faults_of_sends(night: Night, providers: Sequence[MoodyProvider]) -> Iterator[str]:
+    """Every request is a line of the ledger, few rows need more than one, and none is sent when it is done (P1)."""
+    sends = sum((provider.sends for provider in providers), Counter[str]())
+    beside_429s = sends.total() - sum(provider.rate_limited for provider in providers)
+    if beside_429s > MOST_SENDS_A_ROW * night.rows:
+        yield f"{beside_429s / night.rows:.3f} sends a row beside 429s"
+    ledger = night.table("attempts", "row_id", "state", "attempt")
+    lines = Counter(ledger["row_id"].to_pylist())
+    if lines != sends:
+        yield f"{lines.total()} lines in the ledger for {sends.total()} requests"
+    done = ledger.filter(pc.equal(ledger["state"], "ok"))
+    if any(lines[row] != at for row, at in zip(done["row_id"].to_pylist(), done["attempt"].to_pylist(), strict=True)):
+        yield "a row was asked again after it was done"
+
+
+def _faults_of_money(night: Night, summary: RunSummary, providers: Sequence[MoodyProvider]) -> Iterator[str]:
+    """The ledger is the bill (P6); what was billed and not seen is listed, by row, within its bound (P5)."""
+    bill = {name: ticks for provider in providers for name, ticks in provider.delivered.items()}
+    ledger = night.table("attempts", "row_id", "state", "provider_request_id", "cost_ticks", "bound_ticks")
+    paid = ledger.filter(pc.is_valid(ledger["cost_ticks"]))
+    booked = zip(paid["provider_request_id"].to_pylist(), paid["cost_ticks"].to_pylist(), strict=True)
+    if sorted(booked) != sorted(bill.items()):
+        yield f"the ledger's {pc.sum(paid['cost_ticks'])} ticks are not the bill's {sum(bill.values())}"
+    unsure = ledger.filter(pc.is_in(ledger["state"], pa.array(["ambiguous", "lost_after_read"])))
+    bounds: dict[str, list[int]] = {}
+    for row, bound in zip(unsure["row_id"].to_pylist(), unsure["bound_ticks"].to_pylist(), strict=True):
+        bounds.setdefault(row, []).append(bound)
+    for provider in providers:
+        for row, unseen in provider.unseen.items():
+            if len(bounds.get(row, ())) < len(unseen) or sum(bounds[row]) < sum(unseen):
+                yield f"{row} was billed {unseen} unseen, and the ledger bounds that by {bounds.get(row)}"
+
+
+# ---------------------------------------------------------------------------------- the script
+
+
+@dataclass(frozen=True)
+class Told:
+    """A night that was played, and how long that took."""
+
+    night: Night
+    provider: MoodyProvider
+    summary: RunSummary
+    wall_seconds: float
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        summary, provider, rows = self.summary, self.provider, self.night.rows
+        sends = provider.sends.total()
+        ledger = self.night.table("attempts", "state", "cost_ticks", "bound_ticks")
+        states = Counter(ledger["state"].to_pylist())
+        yield "rows", f"{rows:,} ({self.night.lane}, seed {self.night.seed})"
+        yield (
+            "completed / failed / pending",
+            f"{summary.rows_completed:,} / {summary.rows_failed:,} / {summary.rows_pending:,}",
+        )
+        yield "failures", ", ".join(f"{kind} {count}" for kind, count in summary.failures_by_kind.items()) or "none"
+        yield "sends", f"{sends:,}, of them {provider.rate_limited:,} answered 429 and {provider.away:,} in the outage"
+        yield "sends a row beside 429s", f"{(sends - provider.rate_limited) / rows:.4f}"
+        yield "polls", f"{provider.polls:,}"
+        yield "ledger", ", ".join(f"{state} {count:,}" for state, count in sorted(states.items()))
+        yield "ledger, ticks", f"{pc.sum(ledger['cost_ticks']).as_py():,}"
+        yield "provider's delivered bill", f"{sum(provider.delivered.values()):,}"
+        yield "billed unseen, ticks", f"{sum(map(sum, provider.unseen.values())):,}"
+        yield "ambiguous bounds, ticks", f"{pc.sum(ledger['bound_ticks']).as_py() or 0:,}"
+        yield "virtual hours", f"{summary.duration_seconds / 3600:.2f}"
+        yield "wall seconds", f"{self.wall_seconds:.1f}"
+        yield "digest of the tables", self.night.digest()
+
+
+def play(folder: Path, rows: int, seed: int, lane: str) -> Told:
+    night = Night(folder, rows, seed, lane)
+    night.write_manifest()
+    provider = MoodyProvider(night.weather)
+    began = perf_counter()
+    summary = night.play(provider)
+    return Told(night, provider, summary, perf_counter() - began)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Play a night, print what happened, and exit 1 where that is not what is promised."""
+    parser = argparse.ArgumentParser(prog="scripts/simulate", description=main.__doc__)
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--lane", choices=("online", "deferred"), default="online")
+    parser.add_argument("--replay", action="store_true", help="play it twice: both must be the same to the byte")
+    chosen = parser.parse_args(arguments)
+    digests, wrong = [], []
+    for _ in range(1 + chosen.replay):
+        with tempfile.TemporaryDirectory() as folder:
+            told = play(Path(folder), chosen.rows, chosen.seed, chosen.lane)
+            for name, value in told.lines():
+                sys.stdout.write(f"{name:30} {value}\n")
+            digests.append(told.night.digest())
+            wrong += faults(told.night, told.summary, told.provider)
+    if len(set(digests)) > 1:
+        wrong.append("the replay is not the same")
+    for sentence in wrong:
+        sys.stdout.write(f"NOT AS PROMISED: {sentence}\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
