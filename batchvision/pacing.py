@@ -200,20 +200,26 @@ class Pacing:
 
     async def admit(self, tokens: float) -> bool:
         """Wait until one request of about ``tokens`` may leave. Returns whether it is a probe."""
-        probe = await self.gate.enter()
-        taken = False
+        while True:
+            probe = await self.gate.enter()
+            try:
+                async with self._turn:
+                    if probe or self.gate.is_open:  # it may have closed on those who queued for their turn
+                        await self._take_turn(tokens)
+                        return probe
+            except BaseException:  # cancelled on the way
+                self.gate.probe_home(probe=probe)
+                raise
+
+    async def _take_turn(self, tokens: float) -> None:
+        """Cancelled on the way, what was taken goes back."""
+        if self._tokens is not None:
+            await self._tokens.take(tokens)
         try:
-            async with self._turn:
-                if self._tokens is not None:
-                    await self._tokens.take(tokens)
-                    taken = True
-                await self.pass_rate()
-        except BaseException:  # cancelled on the way: what was taken goes back
-            if taken:
-                self.give_back(tokens)
-            self.gate.probe_home(probe=probe)
+            await self.pass_rate()
+        except BaseException:
+            self.give_back(tokens)
             raise
-        return probe
 
     async def pass_rate(self) -> None:
         if self._requests is not None:

@@ -139,6 +139,28 @@ async def test_one_failure_less_than_an_outage_keeps_the_gate_open():
     assert gate.failures_in_a_row == 0
 
 
+async def test_those_who_queue_for_their_turn_when_an_outage_begins_wait_for_its_end():
+    pacing = Pacing(PacingLimits(requests_per_second=1))
+    pacing.observe(None)
+    left: list[float] = []
+
+    async def one() -> None:
+        await pacing.admit(0)
+        left.append(anyio.current_time())
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(50):
+            tasks.start_soon(one)
+        await anyio.sleep(5.5)
+        for _ in range(OUTAGE_AFTER_FAILURES):
+            pacing.observe(ServerError("down"))
+        closed_at = anyio.current_time()
+        await anyio.sleep(600)
+        assert len([at for at in left if at > closed_at]) <= 2, "the one whose turn it was, and the probe"
+        pacing.observe(None)
+    assert len(left) == 50
+
+
 async def test_one_answer_ends_an_outage_for_all():
     gate = await opened()
     for _ in range(OUTAGE_AFTER_FAILURES):
