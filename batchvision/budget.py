@@ -14,25 +14,23 @@ import anyio
 
 from batchvision.errors import BatchvisionError, SpendCapReached
 from batchvision.money import SpendCap, format_usd
-from batchvision.pacing import Pacing, RateFacts
+from batchvision.pacing import Departure, Pacing, RateFacts
 from batchvision.records import Estimate, Usage
 
 
 class Lease:
     """Leave to send one request. Leaving its ``with`` block unsettled keeps the bound as spent."""
 
-    __slots__ = ("_bound_ticks", "_budget", "_ended", "_tokens", "_tokens_out", "probe")
+    __slots__ = ("_bound_ticks", "_budget", "_departure", "_ended")
 
-    def __init__(self, budget: LocalBudget, tokens: float, bound_ticks: int | None, *, probe: bool) -> None:
-        self.probe = probe
+    def __init__(self, budget: LocalBudget, departure: Departure | None, bound_ticks: int | None) -> None:
         self._budget = budget
-        self._tokens = tokens
+        self._departure = departure
         self._bound_ticks = bound_ticks
-        self._tokens_out = tokens > 0
         self._ended = False
 
     def __repr__(self) -> str:
-        return f"<Lease {self._tokens:.0f} tokens, {self._bound_ticks} ticks{', ended' if self._ended else ''}>"
+        return f"<Lease {self._departure}, {self._bound_ticks} ticks{', ended' if self._ended else ''}>"
 
     def __enter__(self) -> Self:
         return self
@@ -42,19 +40,30 @@ class Lease:
             self.keep()
 
     async def departure(self) -> None:
-        """The last wait before the wire: a pause that began since the lease was given holds for this request too."""
-        await self._budget.pacing.wait_out_pause()
+        """The last wait before the wire: for the request's moment, and for any pause that began meanwhile."""
+        if self._departure is not None:
+            await self._budget.pacing.depart(self._departure)
+
+    def landed(self) -> None:
+        """Nothing of the request is on the wire (any more)."""
+        if self._departure is not None:
+            self._budget.pacing.land(self._departure)
+
+    @property
+    def departed_at(self) -> float | None:
+        """On the loop's clock; None for a ticket of an earlier run."""
+        return None if self._departure is None else self._departure.departed_at
 
     def settle(self, usage: Usage) -> None:
         """The answer is here: its real cost and tokens take the place of the estimate."""
-        if usage.total_tokens is not None and self._tokens_out:
-            self._budget.pacing.give_back(self._tokens - usage.total_tokens)
+        if usage.total_tokens is not None and self._departure is not None and self._departure.tokens:
+            self._budget.pacing.give_back(self._departure.tokens - usage.total_tokens)
         self._end(lambda cap: cap.settle(self._bound_ticks, usage.cost_ticks))
 
     def void(self) -> None:
         """Nothing was sent, or it surely costs nothing."""
-        if self._tokens_out:
-            self._budget.pacing.give_back(self._tokens)
+        if self._departure is not None:
+            self._budget.pacing.give_back(self._departure.tokens)
         self._end(lambda cap: cap.release(self._bound_ticks))
 
     def keep(self) -> None:
@@ -64,7 +73,8 @@ class Lease:
     def _end(self, book: Callable[[SpendCap], None]) -> None:
         if not self._ended:
             self._ended = True
-            self._budget.lease_ended(book, probe=self.probe)
+            self.landed()
+            self._budget.lease_ended(book, probe=self._departure is not None and self._departure.probe)
 
 
 class Budget(Protocol):
@@ -73,7 +83,9 @@ class Budget(Protocol):
     async def lease(self, estimate: Estimate) -> Lease: ...
     def adopt(self, bound_ticks: int | None) -> Lease: ...
     async def admit_poll(self) -> None: ...
-    def observe(self, error: BatchvisionError | None, signs: RateFacts | None = None) -> None: ...
+    def observe(
+        self, error: BatchvisionError | None, signs: RateFacts | None = None, departed_at: float | None = None
+    ) -> None: ...
     @property
     def failures_in_a_row(self) -> int: ...
     @property
@@ -103,11 +115,11 @@ class LocalBudget:
         bound = estimate.bound_ticks
         await self._reserve(bound)
         try:
-            probe = await self.pacing.admit(estimate.tokens)
+            departure = await self.pacing.admit(estimate.tokens)
         except BaseException:  # cancelled on the way
             self._return(lambda cap: cap.release(bound))
             raise
-        return Lease(self, estimate.tokens, bound, probe=probe)
+        return Lease(self, departure, bound)
 
     async def _reserve(self, bound: int | None) -> None:
         while not self._cap.reserve(bound):
@@ -124,15 +136,18 @@ class LocalBudget:
         """The lease of a ticket from an earlier run: its money is already committed."""
         self._cap.commit(bound_ticks)
         self._leased += 1
-        return Lease(self, 0, bound_ticks, probe=False)
+        return Lease(self, None, bound_ticks)
 
     async def admit_poll(self) -> None:
         await self.pacing.admit_poll()
 
-    def observe(self, error: BatchvisionError | None, signs: RateFacts | None = None) -> None:
+    def observe(
+        self, error: BatchvisionError | None, signs: RateFacts | None = None, departed_at: float | None = None
+    ) -> None:
+        """How a request ended, or a poll (``departed_at`` None), and what the answer says of limits."""
         if signs is not None:
             self.pacing.learn(signs)
-        self.pacing.observe(error)
+        self.pacing.observe(error, departed_at)
 
     def lease_ended(self, book: Callable[[SpendCap], None], *, probe: bool) -> None:
         self._return(book)

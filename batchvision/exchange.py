@@ -171,6 +171,7 @@ class Exchanges:
             return Exchange(intent, ended=EndedWithout(error.kind, str(error), self._now()))
         finally:
             self._counters.in_flight -= 1
+            lease.landed()
         with anyio.CancelScope(shield=True):
             ticket = self._dialect.read_ticket(raw) if lane is Lane.DEFERRED else None
             if isinstance(ticket, str):
@@ -214,7 +215,8 @@ class Exchanges:
 
     def _settle(self, exchange: Exchange, lease: Lease) -> Judged:
         verdict = self._judge.judge(exchange, self._random.random())
-        self._budget.observe(verdict.error, self._dialect.limits(exchange.answer) if exchange.answer else None)
+        signs = self._dialect.limits(exchange.answer) if exchange.answer else None
+        self._budget.observe(verdict.error, signs, None if exchange.ticket else lease.departed_at)
         if verdict.attempt.state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ):
             lease.keep()
         elif exchange.answer is None or exchange.answer.status >= 300:
@@ -237,7 +239,7 @@ class Exchanges:
             return None
         if exchange.ticket is None:
             return self._settle(exchange, lease)
-        self._budget.observe(None)
+        self._budget.observe(None, departed_at=lease.departed_at)
         self._counters.tickets_open += 1
         return OpenTicket(exchange, lease)
 

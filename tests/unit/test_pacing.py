@@ -31,10 +31,12 @@ async def departures(pacing: Pacing, requests: int, tokens: float = 0) -> list[f
     times: list[float] = []
 
     async def one() -> None:
-        probe = await pacing.admit(tokens)
+        departure = await pacing.admit(tokens)
+        await pacing.depart(departure)
         times.append(anyio.current_time())
-        pacing.observe(None)
-        pacing.gate.probe_home(probe=probe)
+        pacing.observe(None, departure.departed_at)
+        pacing.land(departure)
+        pacing.gate.probe_home(probe=departure.probe)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(requests):
@@ -196,17 +198,25 @@ async def test_a_pause_that_begins_while_others_wait_holds_for_them_too():
     assert min(times) - start >= 30
 
 
-async def test_429s_without_a_wish_pause_once_for_a_volley_and_longer_each_time():
-    pacing = Pacing(PacingLimits())
+async def test_a_storm_of_429s_without_a_wish_pauses_once_for_a_volley_and_longer_each_time():
+    pacing = Pacing(PacingLimits(requests_per_second=100))
     await departures(pacing, 1)
     waits = []
     for _ in range(3):
+        await anyio.sleep(10)  # nothing is accepted any more
         start = anyio.current_time()
         for _ in range(50):
-            pacing.observe(RateLimited("slow down"))
-        await pacing.wait_out_pause()
-        waits.append(anyio.current_time() - start)
+            pacing.observe(RateLimited("slow down"), departed_at=start)
+        (left,) = await one_departure(pacing)
+        waits.append(left - start)
     assert [round(wait) for wait in waits] == [1, 2, 4]
+
+
+async def one_departure(pacing: Pacing) -> list[float]:
+    departure = await pacing.admit(0)
+    await pacing.depart(departure)
+    pacing.land(departure)
+    return [anyio.current_time()]
 
 
 async def test_the_rate_named_in_a_429_is_kept_from_then_on():

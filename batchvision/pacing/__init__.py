@@ -1,0 +1,188 @@
+"""When a request may leave: its turn, its moment, pauses, tokens a minute, and one probe at a time in an outage.
+
+Only this room imports aiolimiter. Everything is first come, first served. Times are the event loop's, so a virtual
+clock drives it too. gate (open, or one probe) · tokens (a bucket with give-back) · pace (the rate) · room (bytes).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+
+from batchvision.errors import BatchvisionError, ImageDownloadFailed, RateLimited, Transient
+from batchvision.pacing.gate import FIRST_ALONE_SECONDS, OUTAGE_AFTER_FAILURES, Gate
+from batchvision.pacing.pace import Pace, limiter_of
+from batchvision.pacing.room import Room
+from batchvision.pacing.tokens import TokenBucket
+
+__all__ = [
+    "FIRST_ALONE_SECONDS",
+    "OUTAGE_AFTER_FAILURES",
+    "Departure",
+    "Gate",
+    "Pace",
+    "Pacing",
+    "PacingLimits",
+    "RateFacts",
+    "Room",
+    "TokenBucket",
+]
+
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PacingLimits:
+    """What the job says; None: not given."""
+
+    requests_per_second: float | None = None
+    tokens_per_minute: float | None = None
+
+
+class RateFacts(Protocol):
+    """What answers say of limits (``providers.base.RateSigns``)."""
+
+    @property
+    def limit_requests_per_minute(self) -> float | None: ...
+    @property
+    def limit_tokens_per_minute(self) -> float | None: ...
+
+
+@dataclass(slots=True)
+class Departure:
+    """One request's place in the order of departures."""
+
+    moment: float
+    epoch: int
+    probe: bool
+    tokens: float
+    departed_at: float = float("-inf")
+    has_landed: bool = False
+
+
+class Pacing:
+    """All of it together: ``admit`` waits its turn, ``depart`` its moment, ``observe`` tells how a request fared."""
+
+    def __init__(self, limits: PacingLimits) -> None:
+        self.gate = Gate()
+        self.pace = Pace(limits.requests_per_second)
+        self._limits = limits
+        self._turn = anyio.Lock()
+        self._poll_turn = anyio.Lock()
+        self._polls_per_second: float | None = None
+        self._polls = limiter_of(1.0)
+        self._tokens = None if limits.tokens_per_minute is None else TokenBucket(limits.tokens_per_minute)
+        self._resume_at = 0.0
+        self._pauses_in_a_row = 0
+
+    # ---------------------------------------------------------------- leaving
+
+    async def admit(self, tokens: float) -> Departure:
+        """Wait until a request of about ``tokens`` is next; its moment is near when this returns."""
+        while True:
+            probe = await self.gate.enter()
+            try:
+                async with self._turn:
+                    if probe or self.gate.is_open:  # it may have closed on those who queued for their turn
+                        return await self._take_turn(tokens, probe=probe)
+            except BaseException:  # cancelled on the way
+                self.gate.probe_home(probe=probe)
+                raise
+
+    async def _take_turn(self, tokens: float, *, probe: bool) -> Departure:
+        """Cancelled on the way, what was taken goes back."""
+        taken = 0.0
+        if self._tokens is not None:
+            await self._tokens.take(tokens)
+            taken = tokens
+        try:
+            await self.pace.admit()
+        except BaseException:
+            self.give_back(taken)
+            raise
+        return Departure(self.pace.reserve(), self.pace.epoch, probe, taken)
+
+    async def depart(self, departure: Departure) -> None:
+        """The last wait before the wire. A pause or a cut since the moment was given holds for this request too."""
+        while True:
+            if departure.epoch != self.pace.epoch:
+                departure.epoch, departure.moment = self.pace.epoch, self.pace.reserve()
+            at = max(departure.moment, self._resume_at)
+            if anyio.current_time() >= at:
+                departure.departed_at = anyio.current_time()
+                return
+            await anyio.sleep_until(at)
+
+    def land(self, departure: Departure) -> None:
+        """Back from the wire, or never on it."""
+        if not departure.has_landed:
+            departure.has_landed = True
+            self.pace.landed()
+
+    async def admit_poll(self) -> None:
+        """Polls take their turn among the requests, and at most half of the rate."""
+        async with self._poll_turn:
+            if self.pace.per_second is not None:
+                if self._polls_per_second != self.pace.per_second:
+                    self._polls_per_second = self.pace.per_second
+                    self._polls = limiter_of(self.pace.per_second / 2)
+                await self._polls.acquire()
+            async with self._turn:
+                await self.pace.admit()
+                departure = Departure(self.pace.reserve(), self.pace.epoch, False, 0.0)
+            try:
+                await self.depart(departure)
+            finally:
+                self.land(departure)
+
+    def give_back(self, tokens: float) -> None:
+        if self._tokens is not None:
+            self._tokens.give_back(tokens)
+
+    # ---------------------------------------------------------------- learning
+
+    def learn(self, signs: RateFacts) -> None:
+        """Take limits the provider's answers name, where the job names none."""
+        if self._limits.requests_per_second is None and signs.limit_requests_per_minute:
+            self.pace.tell(signs.limit_requests_per_minute / 60)
+        if self._tokens is None and signs.limit_tokens_per_minute:
+            self._tokens = TokenBucket(signs.limit_tokens_per_minute)
+
+    def observe(self, error: BatchvisionError | None, departed_at: float | None = None) -> None:
+        """How a request (``departed_at`` None: a poll) ended: any answer opens the gate, a 429 pauses everybody and
+        slows the pace, failures in a row close the gate."""
+        match error:
+            case RateLimited():
+                self.gate.answered()
+                self._rate_limited(error, departed_at)
+            case Transient() if not isinstance(error, ImageDownloadFailed):
+                self.gate.failed(str(error))
+                if error.retry_after_seconds:
+                    self._pause(error.retry_after_seconds)
+            case _:
+                self._pauses_in_a_row = 0
+                self.gate.answered()
+                if departed_at is not None:
+                    self.pace.accepted()
+
+    def _rate_limited(self, error: RateLimited, departed_at: float | None) -> None:
+        is_of_tokens = error.limit_tokens_per_minute is not None
+        if error.limit_tokens_per_minute is not None and self._tokens is None:
+            self._tokens = TokenBucket(error.limit_tokens_per_minute)
+        if error.limit_per_second:
+            self.pace.tell(error.limit_per_second)
+        has_wish = error.retry_after_seconds is not None
+        is_pause_due = departed_at is None or is_of_tokens or self.pace.refused(departed_at, has_wish=has_wish)
+        if error.retry_after_seconds is not None:
+            self._pause(error.retry_after_seconds)
+        elif is_pause_due and anyio.current_time() >= self._resume_at:  # one pause for a volley of 429s
+            self._pauses_in_a_row += 1
+            self._pause(min(LONGEST_PAUSE_SECONDS, 0.5 * 2 ** min(self._pauses_in_a_row, 8)))
+
+    def _pause(self, seconds: float) -> None:
+        resume_at = anyio.current_time() + seconds
+        if resume_at > self._resume_at:
+            self._resume_at = resume_at
+            self.pace.hold_until(resume_at)

@@ -1,0 +1,52 @@
+"""Tokens a minute: a bucket of our own, first come first served, with give-back (aiolimiter starves large amounts)."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+
+log = logging.getLogger(__name__)
+
+TOKEN_BURST_SECONDS = 5.0  #: how many seconds' worth of tokens may leave at once
+
+
+class TokenBucket:
+    """Tokens a minute, taken before and corrected after: a debt is allowed, so that no row is too large to be sent."""
+
+    def __init__(self, per_minute: float) -> None:
+        self._per_second = per_minute / 60
+        self._capacity = self._per_second * TOKEN_BURST_SECONDS
+        self._level = self._capacity
+        self._at: float | None = None
+        self._more = anyio.Event()
+        self._has_warned = False
+
+    def __repr__(self) -> str:
+        return f"<TokenBucket {self._level:.0f} of {self._capacity:.0f}, {self._per_second:.1f}/s>"
+
+    def _refill(self) -> None:
+        now = anyio.current_time()
+        if self._at is not None:
+            self._level = min(self._capacity, self._level + (now - self._at) * self._per_second)
+        self._at = now
+
+    async def take(self, tokens: float) -> None:
+        """Wait until ``tokens`` are there (or the bucket is full, for a row larger than it), then take them all."""
+        needed = min(tokens, self._capacity)
+        if tokens > self._per_second * 60 and not self._has_warned:
+            self._has_warned = True
+            log.warning("a row needs about %d tokens, more than a whole minute allows: it is sent alone", tokens)
+        self._refill()
+        while self._level < needed:
+            self._more = anyio.Event()
+            with anyio.move_on_after((needed - self._level) / self._per_second):
+                await self._more.wait()
+            self._refill()
+        self._level -= tokens
+
+    def give_back(self, tokens: float) -> None:
+        """Return what was not used (negative: take what was used beyond the estimate)."""
+        self._refill()
+        self._level = min(self._capacity, self._level + tokens)
+        self._more.set()
