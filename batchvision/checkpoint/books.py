@@ -159,6 +159,13 @@ class Books:
         """A run that sends ambiguous rows again."""
         self.carries = {row_id: replace(carry, held=False) for row_id, carry in self.carries.items()}
 
+    def drop_answered(self) -> None:
+        """A seal that was cut off may have left a row in both tables: it is completed."""
+        for failed in list(self.failures.values()):
+            if failed.request_key and self.is_done(row_digest(failed.row_id, failed.request_key)):
+                del self.failures[failed.row_id]
+                self.failures_changed = True
+
     def drop_unseen(self, seen: set[str]) -> None:
         """After a complete pass over the manifest: rows it no longer has are neither failed nor pending."""
         kept = seen | self.touched

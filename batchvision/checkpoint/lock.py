@@ -44,6 +44,22 @@ class Holder(NamedTuple):
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         return None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is certain that the process is no more: it was of this machine, and is not there."""
+        here = Holder.this_process()
+        if self.host != here.host:
+            return False
+        if self.boot_id != here.boot_id:
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        return False
+
 
 class OutputLock:
     """A held output (and shard). A context manager; :meth:`release` may be called twice."""
@@ -97,6 +113,26 @@ class OutputLock:
 
 def lock_path(output: Path, shard: str) -> Path:
     return output / STATE_FOLDER / shard / LOCK_NAME
+
+
+def holder_at_work(output: Path, shard: str) -> Holder | None:
+    """The process that holds the output now. Asks the kernel only where that process may be alive, so that whoever
+    looks does not stand in the way of a run that is about to start."""
+    path = lock_path(output, shard)
+    holder = Holder.written_in(path)
+    if holder is None or holder.has_ended:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return holder
+    finally:
+        os.close(descriptor)
+    return None
 
 
 def _lock_at_once(descriptor: int, path: Path, output: Path) -> None:

@@ -91,8 +91,7 @@ def pad_part(disk: Disk, path: Path, schema: pa.Schema) -> bool:
 
     A column that only the part has stays, at the end: nothing that was paid for is dropped.
     """
-    with _whole(path):
-        names = pq.read_schema(path).names
+    names = schema_of(path).names
     if names[: len(schema.names)] == schema.names:
         return False
     table = read_part(path)
@@ -106,10 +105,15 @@ def pad_part(disk: Disk, path: Path, schema: pa.Schema) -> bool:
     return True
 
 
+def schema_of(path: Path) -> pa.Schema:
+    """The columns of a part, by its footer alone. Raises CheckpointDamaged."""
+    with _whole(path):
+        return pq.read_schema(path)
+
+
 def earlier_sha256(path: Path) -> list[str]:
     """Of what the part was before columns were added to it, oldest first: a summary may list it so."""
-    with _whole(path):
-        metadata = pq.read_schema(path).metadata or {}
+    metadata = schema_of(path).metadata or {}
     return list(metadata.get(EARLIER.encode(), b"").decode().split())
 
 

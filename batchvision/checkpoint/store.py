@@ -152,6 +152,7 @@ class Store:
         """Where every row stands, from the parts of all shards and what this shard has open."""
         self._standing = Standing.read(self.output, self._books, recipe_id)
         self._books.is_done = self._standing.contains_done
+        self._books.drop_answered()
         return self._standing
 
     def __enter__(self) -> Store:

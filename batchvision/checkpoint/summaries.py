@@ -42,10 +42,18 @@ def write_summary(disk: Disk, output: Path, summary: RunSummary, secrets: Secret
 
 
 def read_latest(output: Path) -> RunSummary | None:
-    """The summary of the last run that ended; None where none has. Fields of later versions are left out."""
+    """The summary of the last run that ended; None where none has."""
     path = output / "runs" / LATEST
-    if not path.exists():
-        return None
+    return read_summary(path) if path.exists() else None
+
+
+def summary_paths(output: Path) -> list[Path]:
+    """The summaries of all runs that ended, in the order of their names."""
+    return sorted(path for path in (output / "runs").glob("*.json") if path.name != LATEST)
+
+
+def read_summary(path: Path) -> RunSummary:
+    """The summary in a file; fields of later versions are left out. Raises CheckpointDamaged."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         document["parts"] = tuple(PartFile(**part) for part in document["parts"])

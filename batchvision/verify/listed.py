@@ -1,0 +1,100 @@
+"""What ``runs/`` and ``recipes/`` say there should be: every part with its sha256, every recipe under its own hash."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from batchvision import keys
+from batchvision.checkpoint.summaries import load_recipe, read_latest, read_summary, summary_paths
+from batchvision.errors import CheckpointDamaged, DiskFailed
+from batchvision.progress import counted
+from batchvision.records import RunSummary
+from batchvision.secrets import MASK
+from batchvision.verify.findings import Finding, note, ok, wrong
+
+
+class ListedPart(NamedTuple):
+    """A part as the last summary that names it lists it."""
+
+    sha256: str
+    rows: int
+    run_id: str
+
+
+@dataclass(slots=True)
+class Runs:
+    """All summaries, in the order in which the runs began. ``ended_whole``: runs whose disk did not fail."""
+
+    parts: dict[str, ListedPart] = field(default_factory=dict)
+    ended_whole: frozenset[str] = frozenset()
+    latest: RunSummary | None = None
+    count: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+def read_runs(output: Path) -> Runs:
+    """Reads ``runs/``; what cannot be read is named, and nothing is raised."""
+    found = Runs()
+    summaries: list[RunSummary] = []
+    for path in summary_paths(output):
+        try:
+            summaries.append(read_summary(path))
+        except CheckpointDamaged as fault:
+            found.unreadable.append(fault.message)
+    try:
+        found.latest = read_latest(output)
+    except CheckpointDamaged as fault:
+        found.unreadable.append(fault.message)
+    for summary in sorted(summaries, key=lambda summary: summary.started_at):
+        for part in summary.parts:
+            found.parts[part.path] = ListedPart(part.sha256, part.rows, summary.run_id)
+    found.count = len(summaries)
+    found.ended_whole = frozenset(each.run_id for each in summaries if each.stop_reason != DiskFailed.kind)
+    return found
+
+
+def run_findings(runs: Runs) -> Iterator[Finding]:
+    for says in runs.unreadable:
+        yield wrong("runs", says, "delete the file, or restore it: the parts it lists are then checked by pages alone")
+    if runs.latest is None and runs.count:
+        yield note("runs", "runs/latest.json is missing; the next run writes it")
+    elif runs.latest is None and not runs.unreadable:
+        yield note("runs", "no run has ended here yet, so no list of parts to compare with")
+    elif not runs.unreadable:
+        yield ok("runs", f"{counted(runs.count, 'summary').replace('summarys', 'summaries')}, all readable")
+
+
+# ---------------------------------------------------------------------------------- recipes
+
+
+def recipe_findings(output: Path, used: frozenset[str]) -> Iterator[Finding]:
+    """``used``: the recipe_ids of the answers there are."""
+    there = {path.stem: path for path in sorted((output / "recipes").glob("*.json"))}
+    bad = [finding for recipe_id, path in there.items() if (finding := _recipe(output, recipe_id, path))]
+    missing = sorted(used - there.keys())
+    yield from bad
+    for recipe_id in missing:
+        yield wrong(
+            "recipes",
+            f"recipes/{recipe_id}.json is missing: there are answers, but not what was asked",
+            "restore the file from a backup, or run the job that asked: it writes its recipe again",
+        )
+    if not bad and not missing:
+        yield ok("recipes", f"{counted(len(there), 'recipe')}, each under its own hash")
+
+
+def _recipe(output: Path, recipe_id: str, path: Path) -> Finding | None:
+    restore = "restore the file from a backup; the job that asked writes it again where it is missing"
+    try:
+        document = load_recipe(output, recipe_id)
+        is_right = keys.recipe_id(document) == recipe_id
+    except (CheckpointDamaged, UnicodeDecodeError) as fault:
+        return wrong("recipes", str(fault).split(": restore")[0], restore)
+    if is_right:
+        return None
+    if MASK in path.read_text(encoding="utf-8", errors="surrogatepass"):
+        return note("recipes", f"recipes/{recipe_id}.json holds a masked secret, so its hash cannot be checked")
+    return wrong("recipes", f"recipes/{recipe_id}.json is not the recipe that was asked: its hash differs", restore)

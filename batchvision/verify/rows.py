@@ -1,0 +1,159 @@
+"""Promise P8: every row of the manifest is completed, failed or pending under its current key, and in one place only.
+
+Rule: the job is the last run's, made again from its summary and its recipe; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from batchvision.checkpoint import RowState
+from batchvision.checkpoint.summaries import load_recipe
+from batchvision.errors import CheckpointDamaged, JobInvalid, RowFault
+from batchvision.feed import Selection, Survey, feed, survey
+from batchvision.feed import Standing as FeedStanding
+from batchvision.images import ImageSource
+from batchvision.job import Job
+from batchvision.keys import request_key
+from batchvision.plan import standing_of
+from batchvision.prepare import identities, payloads_of
+from batchvision.progress import counted
+from batchvision.recipe import recipe_from_document
+from batchvision.records import Row, RunSummary
+from batchvision.verify.findings import Finding, note, ok, wrong
+from batchvision.verify.hashes import hash_of
+from batchvision.verify.journals import ShardJournal
+from batchvision.verify.tables import RESULTS_TABLE, Tables
+
+TOPIC = "manifest"
+
+
+@dataclass(slots=True)
+class Counts:
+    """The rows of the manifest. ``asked_anew``: of the pending ones, those whose text or image has changed since."""
+
+    rows: int = 0
+    completed: int = 0
+    failed: int = 0
+    pending: int = 0
+    asked_anew: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.completed:,} completed, {self.failed:,} failed, {self.pending:,} pending"
+
+
+async def manifest_findings(
+    output: Path, latest: RunSummary | None, tables: Tables, journals: Sequence[ShardJournal]
+) -> tuple[list[Finding], Counts | None]:
+    """Compare with the manifest that the last run's summary names."""
+    if latest is None:
+        return [note(TOPIC, "not compared: no run has ended here yet, so that no manifest is named")], None
+    if RESULTS_TABLE in tables.broken:
+        return [note(TOPIC, "not compared: a part of results/ is damaged or missing")], None
+    try:
+        job = job_of(output, latest)
+        if not job.manifest_path.exists():
+            says = f"{latest.manifest} is gone, so that its rows could not be compared with the tables"
+            return [note(TOPIC, says, "to compare, put it back and type the same again")], None
+        surveyed = survey(job)
+        counts = await _count(job, surveyed, tables)
+    except (JobInvalid, CheckpointDamaged, UnicodeDecodeError) as problem:
+        return [note(TOPIC, f"not compared: {str(problem).splitlines()[0]}")], None
+    return list(_judged(counts, surveyed, latest, journals)), counts
+
+
+def job_of(output: Path, latest: RunSummary) -> Job:
+    """The last run's manifest and recipe, as a job that can be streamed. Raises JobInvalid, CheckpointDamaged."""
+    recipe = recipe_from_document(load_recipe(output, latest.recipe_id))
+    config: dict[str, Any] = dict(latest.config)
+    prompt = {"user": recipe.user} if recipe.user_column is None else {"column": recipe.user_column}
+    settings = {
+        "name": latest.job,
+        "manifest": {**config["manifest"], "path": latest.manifest},
+        "prompt": prompt,
+        "provider": {"name": "emulator", "model": recipe.model},  # nobody is asked
+        "output": {"path": str(output.absolute())},
+    }
+    return Job.from_mapping(settings, Path(latest.manifest).parent).asking(recipe)
+
+
+# ---------------------------------------------------------------------------------- counting
+
+
+async def _count(job: Job, surveyed: Survey, tables: Tables) -> Counts:
+    counts = Counts(rows=surveyed.rows)
+    standing = standing_of(job)
+    images = ImageSource(job.root, job.recipe.images, "url", job.manifest.image_identity)
+    for batch in feed(job, surveyed, standing, Selection(retry_failed=frozenset())):
+        counts.completed += batch.done
+        counts.failed += batch.failed_kept
+        counts.pending += batch.awaiting + batch.held + batch.left
+        for row in batch.rows:
+            match await _state(row, job, images, standing, tables):
+                case RowState.DONE:
+                    counts.completed += 1
+                case RowState.FAILED:
+                    counts.failed += 1
+                case state:
+                    counts.pending += 1
+                    counts.asked_anew += state is None
+    return counts
+
+
+async def _state(row: Row, job: Job, images: ImageSource, standing: FeedStanding, tables: Tables) -> RowState | None:
+    """A row that does not look done: its images may only have been touched, so it is looked at by content, as a run
+    would. None: it has an outcome, but another text or another image than now."""
+    if row.problem is not None or hash_of(row.row_id) not in tables.answered:
+        return RowState.NEW
+    try:
+        payloads = await payloads_of(images, row, skip_bad_images=job.manifest.on_bad_image == "skip_image")
+    except RowFault:
+        return None
+    key = request_key(job.recipe.recipe_id, row.text, identities(row.text, payloads))
+    state = standing.state(row.row_id, key)
+    return state if state in (RowState.DONE, RowState.FAILED) else None
+
+
+# ---------------------------------------------------------------------------------- in words
+
+
+def _judged(
+    counts: Counts, surveyed: Survey, latest: RunSummary, journals: Sequence[ShardJournal]
+) -> Iterator[Finding]:
+    if counts.completed + counts.failed + counts.pending != counts.rows:
+        yield wrong(
+            TOPIC,
+            f"{counted(counts.rows, 'row')}, but {counts}: they do not add up",
+            "run the job again; report it if it stays",
+        )
+        return
+    lost = latest.rows_completed - counts.completed - counts.asked_anew
+    is_comparable = latest.stop_reason is None and all(j.holder is None and j.shard == "0of1" for j in journals)
+    if changed := _changed(surveyed, latest):
+        yield note(TOPIC, f"{latest.manifest} has changed since the last run ({changed}): of its rows now {counts}")
+    elif lost > 0 and is_comparable:
+        yield wrong(
+            TOPIC,
+            f"the last run counted {counted(latest.rows_completed, 'completed row')}, and {lost:,} of them have no "
+            f"answer in results/: now {counts}",
+            "restore the missing part of results/ from a backup; without one, `batchvision reparse JOB` makes these "
+            "rows again from the raw answers in attempts/",
+        )
+    else:
+        yield ok(TOPIC, f"{counted(counts.rows, 'row')} = {counts}, each in one place")
+        if counts.asked_anew:
+            yield note(TOPIC, f"{counted(counts.asked_anew, 'pending row')}: their text or image has changed since")
+
+
+def _changed(surveyed: Survey, latest: RunSummary) -> str:
+    """What shows that the manifest is another one now; "" where nothing does."""
+    started_ns = int(datetime.fromisoformat(latest.started_at).timestamp() * 1_000_000_000)
+    if any(file.mtime_ns > started_ns for file in surveyed.files):
+        return "the file was written after the run began"
+    if latest.rows_total != surveyed.rows_in_manifest and all("-0of1-" in part.path for part in latest.parts):
+        return f"it had {counted(latest.rows_total, 'row')} then"
+    return ""
