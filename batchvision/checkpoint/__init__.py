@@ -6,10 +6,11 @@ The rule: :class:`Store` is the one owner of an output's files; :class:`OutputVi
 from batchvision.checkpoint.books import Verdict
 from batchvision.checkpoint.cells import type_of
 from batchvision.checkpoint.disk import Disk, LocalDisk, Offload, inline
+from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lock import Holder, OutputLock
 from batchvision.checkpoint.recovery import Recovery
 from batchvision.checkpoint.schema import Columns
-from batchvision.checkpoint.standing import Carried, KeySet, OtherRecipes, RowState, Standing, Sums
+from batchvision.checkpoint.standing import Carried, OtherRecipes, RowState, Standing, Sums
 from batchvision.checkpoint.store import SealAfter, Store
 from batchvision.checkpoint.summaries import load_recipe, read_latest, summary_document, summary_text
 from batchvision.checkpoint.view import AmbiguousAttempt, OpenWork, OutputView

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.entries import Carry
+from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.parts import part_paths, read_part
 from batchvision.keys import KEY_BYTES, row_digest
 from batchvision.records import AttemptState, Failed
@@ -55,27 +56,6 @@ class Sums(NamedTuple):
 
     spent_ticks: int
     ambiguous_ticks: int
-
-
-class KeySet:
-    """A set of 16-byte digests (``keys.row_digest``) with a small face, so that its inside can become compact."""
-
-    __slots__ = ("_digests",)
-
-    def __init__(self, digests: Iterable[bytes] = ()) -> None:
-        self._digests = set(digests)
-
-    def add(self, digest: bytes) -> None:
-        self._digests.add(digest)
-
-    def contains(self, digest: bytes) -> bool:
-        return digest in self._digests
-
-    def contains_many(self, digests: Iterable[bytes]) -> list[bool]:
-        return [digest in self._digests for digest in digests]
-
-    def __len__(self) -> int:
-        return len(self._digests)
 
 
 class Standing:
@@ -195,8 +175,7 @@ def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, dict[bytes, int
 
 def _add_done(done: KeySet, table: pa.Table) -> None:
     for key in ("request_key", "skip_key"):
-        for digest in _digests(table, key):
-            done.add(digest)
+        done.add_many(_digests(table, key))
 
 
 def _digests(table: pa.Table, key: str | None = None) -> list[bytes]:
