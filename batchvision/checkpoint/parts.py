@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -60,7 +60,7 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError, KeyError) as fault:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as fault:  # ValueError: a name that is no UTF-8
         output = path.parents[1] if path.parent.name == FAILURES_TABLE else path.parents[2]
         raise CheckpointDamaged(
             f"{path} does not hold what was written ({fault}). Nothing was sent. "
@@ -78,6 +78,14 @@ def batches_of(path: Path, names: Sequence[str] | None = None) -> Iterator[pa.Re
     """A part's rows, a batch at a time."""
     with _whole(path), pq.ParquetFile(path, page_checksum_verification=True) as part:
         yield from part.iter_batches(columns=None if names is None else list(names))
+
+
+def part_file(output: Path, path: Path) -> PartFile:
+    """A sealed part as it is now, to be listed. Raises CheckpointDamaged."""
+    relative = str(path.relative_to(output))
+    with path.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    return PartFile(relative.split("/")[0], relative, row_count(path), digest)
 
 
 def row_count(path: Path) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,11 @@ def registry_path(output: Path) -> Path:
     return output / STATE_FOLDER / "columns.json"
 
 
-def register(disk: Disk, output: Path, job_name: str, wanted: Columns) -> Columns:
-    """All columns of the output, those of ``wanted`` among them, and every part padded to have them.
+def register(
+    disk: Disk, output: Path, job_name: str, wanted: Columns, padded: Callable[[Path], None] = lambda path: None
+) -> Columns:
+    """All columns of the output, those of ``wanted`` among them, and every part padded to have them; ``padded`` is told
+    of each part that was.
 
     Raises JobInvalid where the output belongs to another job or a column would change its type.
     """
@@ -44,7 +47,8 @@ def register(disk: Disk, output: Path, job_name: str, wanted: Columns) -> Column
         columns = _grown(output, known or Columns(), wanted)
         if columns != known:
             replace_file(disk, path, _document(job_name, columns))
-        _pad_all(disk, output, columns)
+        for part in _pad_all(disk, output, columns):
+            padded(part)
     return columns
 
 
@@ -116,14 +120,15 @@ def _merged(known: Named, wanted: Named, what: str, other: Named, problems: list
     return tuple(have.items())
 
 
-def _pad_all(disk: Disk, output: Path, columns: Columns) -> None:
+def _pad_all(disk: Disk, output: Path, columns: Columns) -> Iterator[Path]:
     schemas: Sequence[tuple[str, pa.Schema]] = (
         ("results", results_schema(columns)),
         ("attempts", attempts_schema(columns)),
     )
     for table, schema in schemas:
         for path in part_paths(output, table):
-            pad_part(disk, path, schema)
+            if pad_part(disk, path, schema):
+                yield path
 
 
 @contextmanager

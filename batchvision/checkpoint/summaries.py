@@ -6,12 +6,14 @@ The rule: every file is replaced by one rename, and not at all where it would st
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from batchvision.checkpoint.disk import Disk, disk_failures, replace_file
+from batchvision.checkpoint.parts import DATED, earlier_sha256, failures_path, part_paths
 from batchvision.errors import CheckpointDamaged, JobInvalid
 from batchvision.records import PartFile, RunSummary
 from batchvision.secrets import Secrets
@@ -50,6 +52,26 @@ def read_latest(output: Path) -> RunSummary | None:
 def summary_paths(output: Path) -> list[Path]:
     """The summaries of all runs that ended, in the order of their names."""
     return sorted(path for path in (output / "runs").glob("*.json") if path.name != LATEST)
+
+
+def has_ended(output: Path, run_id: str) -> bool:
+    """Whether a run came to its end, and listed its parts."""
+    return (output / "runs" / f"{run_id}.json").exists()
+
+
+def unlisted(output: Path, shard: str) -> Iterator[Path]:
+    """The parts of a shard that no summary lists as they are: their run was killed before it could. Of ``failures``
+    nobody knows, so it is always among them."""
+    listed: dict[str, str] = {}
+    for path in summary_paths(output):
+        with suppress(CheckpointDamaged):
+            listed.update((part.path, part.sha256) for part in read_summary(path).parts)
+    for path in [path for table in DATED for path in part_paths(output, table)]:
+        sha256 = listed.get(str(path.relative_to(output)))
+        if path.name.startswith(f"part-{shard}-") and (sha256 is None or sha256 in earlier_sha256(path)):
+            yield path
+    if (path := output / failures_path(shard)).exists():
+        yield path
 
 
 def read_summary(path: Path) -> RunSummary:

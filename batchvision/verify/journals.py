@@ -48,6 +48,10 @@ class ShardJournal:
     def held(self) -> int:
         return sum(carry.held for carry in self.books.carries.values())
 
+    def has_ended(self, ended: frozenset[str]) -> bool:
+        """Whether the last run on this shard is one of those."""
+        return self.holder is None and self.header is not None and self.header.run_id in ended
+
     def is_sealing(self, name: str) -> bool:
         """Whether a part of that name is, or was when the run was cut off, about to be sealed from this journal: it
         may stand alone, without those that belong to it."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from batchvision.checkpoint import RowState
+from batchvision.checkpoint.parts import FAILURES_TABLE
 from batchvision.checkpoint.summaries import load_recipe
 from batchvision.errors import CheckpointDamaged, JobInvalid, RowFault
 from batchvision.feed import Selection, Survey, feed, survey
@@ -52,18 +53,23 @@ async def manifest_findings(
     """Compare with the manifest that the last run's summary names."""
     if latest is None:
         return [note(TOPIC, "not compared: no run has ended here yet, so that no manifest is named")], None
-    if RESULTS_TABLE in tables.broken:
-        return [note(TOPIC, "not compared: a part of results/ is damaged or missing")], None
+    if broken := tables.broken & {RESULTS_TABLE, FAILURES_TABLE}:
+        where = " and ".join(f"{table}/" for table in sorted(broken))
+        return [note(TOPIC, f"not compared: a part of {where} is damaged or missing")], None
+    if _is_gone(latest):
+        says = f"{latest.manifest} is gone, so that its rows could not be compared with the tables"
+        return [note(TOPIC, says, "to compare, put it back and type the same again")], None
     try:
         job = job_of(output, latest)
-        if not job.manifest_path.exists():
-            says = f"{latest.manifest} is gone, so that its rows could not be compared with the tables"
-            return [note(TOPIC, says, "to compare, put it back and type the same again")], None
         surveyed = survey(job)
         counts = await _count(job, surveyed, tables)
     except (JobInvalid, CheckpointDamaged, UnicodeDecodeError) as problem:
         return [note(TOPIC, f"not compared: {str(problem).splitlines()[0]}")], None
     return list(_judged(counts, surveyed, latest, journals)), counts
+
+
+def _is_gone(latest: RunSummary) -> bool:
+    return not Path(latest.manifest).exists()
 
 
 def job_of(output: Path, latest: RunSummary) -> Job:

@@ -130,12 +130,16 @@ def _read_part(
             if not is_sealing:
                 _TAKE[table](tables, batch, runs)
         tables.rows[table] += 0 if is_sealing else rows
-        _check_file(tables, relative, table, path, runs)
+        _check_file(
+            tables, relative, table, path, runs, all(journal.has_ended(runs.ended_whole) for journal in journals)
+        )
     except FileNotFoundError:
         return  # replaced since it was listed: a run is at work
-    except CheckpointDamaged as fault:
+    except (CheckpointDamaged, pa.ArrowException, KeyError, ValueError) as fault:
         tables.broken.add(table)
-        says = fault.message.split(". Nothing was sent.")[0]
+        says = str(fault).split(". Nothing was sent.")[0]
+        if not isinstance(fault, CheckpointDamaged):  # a footer that contradicts itself
+            says = f"{relative} does not hold what was written ({says})"
         tables.findings.append(wrong("parts", says, _RESTORE[table]))
     if is_sealing:
         tables.sealing.append(relative)
@@ -158,8 +162,9 @@ def _check_columns(tables: Tables, relative: str, table: str, schema: pa.Schema,
             tables.findings.append(wrong("columns", says, _RESTORE[table]))
 
 
-def _check_file(tables: Tables, relative: str, table: str, path: Path, runs: Runs) -> None:
-    """Byte for byte what a summary lists, or that with columns added. Raises CheckpointDamaged."""
+def _check_file(tables: Tables, relative: str, table: str, path: Path, runs: Runs, are_ended: bool) -> None:
+    """Byte for byte what a summary lists, or that with columns added. ``are_ended``: nobody has written since the last
+    summary. Raises CheckpointDamaged."""
     listed = runs.parts.get(relative)
     if listed is None:
         tables.unlisted += 1
@@ -172,8 +177,8 @@ def _check_file(tables: Tables, relative: str, table: str, path: Path, runs: Run
         tables.padded += 1
         return
     differs = f"{relative} is not the file that the run {listed.run_id} wrote (its sha256 differs)"
-    if table == FAILURES_TABLE:  # a run that was cut off may have replaced it
-        tables.findings.append(note("parts", f"{differs}, though its checksums are right: a later run may have"))
+    if table == FAILURES_TABLE and not are_ended:
+        tables.findings.append(note("parts", f"{differs}: a run that has not ended may have replaced it"))
         return
     raise CheckpointDamaged(differs)
 
