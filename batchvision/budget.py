@@ -12,8 +12,9 @@ from typing import Protocol, Self
 
 import anyio
 
+from batchvision.caps import Caps
 from batchvision.errors import BatchvisionError, SpendCapReached
-from batchvision.money import SpendCap, format_usd
+from batchvision.money import format_usd
 from batchvision.pacing import Departure, Pacing, RateFacts
 from batchvision.records import Estimate, Usage
 
@@ -70,7 +71,7 @@ class Lease:
         """What it cost is not known: its bound counts as spent."""
         self._end(lambda cap: cap.settle(self._bound_ticks, None))
 
-    def _end(self, book: Callable[[SpendCap], None]) -> None:
+    def _end(self, book: Callable[[Caps], None]) -> None:
         if not self._ended:
             self._ended = True
             self.landed()
@@ -95,9 +96,9 @@ class Budget(Protocol):
 class LocalBudget:
     """The budget of one process."""
 
-    def __init__(self, pacing: Pacing, cap: SpendCap) -> None:
+    def __init__(self, pacing: Pacing, caps: Caps) -> None:
         self.pacing = pacing
-        self._cap = cap
+        self._caps = caps
         self._leased = 0
         self._returned = anyio.Event()
 
@@ -122,19 +123,24 @@ class LocalBudget:
         return Lease(self, departure, bound)
 
     async def _reserve(self, bound: int | None) -> None:
-        while not self._cap.reserve(bound):
+        while not self._caps.reserve(bound):
             if self._leased == 0:
-                raise SpendCapReached(
-                    f"the cost cap leaves {format_usd(self._cap.left_ticks or 0)}, and the next request may cost "
-                    f"{format_usd(bound or 0)}: raise limits.max_cost_usd and run again to go on"
-                )
+                raise self._cap_reached(bound)
             returned = self._returned
             await returned.wait()
         self._leased += 1
 
+    def _cap_reached(self, bound: int | None) -> SpendCapReached:
+        tightest = self._caps.tightest()
+        key = "max_cost_usd" if tightest is None else tightest.key
+        return SpendCapReached(
+            f"limits.{key} leaves {format_usd(self._caps.left_ticks or 0)}, and the next request may cost "
+            f"{format_usd(bound or 0)}: raise it, or wait for its period to end, and run again to go on"
+        )
+
     def adopt(self, bound_ticks: int | None) -> Lease:
         """The lease of a ticket from an earlier run: its money is already committed."""
-        self._cap.commit(bound_ticks)
+        self._caps.commit(bound_ticks)
         self._leased += 1
         return Lease(self, None, bound_ticks)
 
@@ -149,12 +155,12 @@ class LocalBudget:
             self.pacing.learn(signs)
         self.pacing.observe(error, departed_at)
 
-    def lease_ended(self, book: Callable[[SpendCap], None], *, probe: bool) -> None:
+    def lease_ended(self, book: Callable[[Caps], None], *, probe: bool) -> None:
         self._return(book)
         self.pacing.gate.probe_home(probe=probe)
 
-    def _return(self, book: Callable[[SpendCap], None]) -> None:
+    def _return(self, book: Callable[[Caps], None]) -> None:
         self._leased -= 1
-        book(self._cap)
+        book(self._caps)
         self._returned.set()
         self._returned = anyio.Event()

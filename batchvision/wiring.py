@@ -8,9 +8,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 from batchvision.budget import LocalBudget
-from batchvision.checkpoint import Disk
+from batchvision.caps import Caps, PeriodCap, day_of, month_of
+from batchvision.checkpoint import Disk, spent_since
 from batchvision.errors import JobInvalid
 from batchvision.estimate import Estimator
 from batchvision.exchange import Transport, utc_now
@@ -44,6 +47,14 @@ class Seams:
     transport: Transport | None = None
 
 
+class Spent(NamedTuple):
+    """Ticks, bounds of ambiguous attempts included."""
+
+    in_all: int
+    today: int = 0
+    this_month: int = 0
+
+
 def prices_of(job: Job) -> Prices | None:
     """The job's own prices, over those known of its model."""
     return prices_for(job.provider.name, job.provider.model, job.provider.prices.model_dump())
@@ -58,28 +69,47 @@ def estimator_of(job: Job, prices: Prices | None) -> Estimator:
     return Estimator(job.recipe, prices)
 
 
-def cap_of(job: Job, prices: Prices | None, estimator: Estimator, spent_ticks: int) -> SpendCap:
-    """The job's cost cap over what all runs have spent. Raises JobInvalid where a cap could not be kept."""
-    limits = job.limits
-    for name in ("max_cost_usd_per_run", "max_cost_usd_per_day", "max_cost_usd_per_month"):
-        if getattr(limits, name) is not None:
-            raise JobInvalid(f"limits.{name} is not supported yet: use limits.max_cost_usd, which spans all runs")
-    if limits.max_cost_usd is None:
-        return SpendCap(None, spent_ticks)
-    if estimator.estimate(0, [], 0).bound_ticks is None:
+def caps_of(job: Job, prices: Prices | None, estimator: Estimator, spent: Spent, now: Callable[[], datetime]) -> Caps:
+    """The job's cost caps over what has been spent. Raises JobInvalid where a cap could not be kept."""
+    limits, zone = job.limits, ZoneInfo(job.timezone)
+    given = [
+        ("max_cost_usd", limits.max_cost_usd, spent.in_all, None),
+        ("max_cost_usd_per_run", limits.max_cost_usd_per_run, 0, None),
+        ("max_cost_usd_per_day", limits.max_cost_usd_per_day, spent.today, day_of(now, zone)),
+        ("max_cost_usd_per_month", limits.max_cost_usd_per_month, spent.this_month, month_of(now, zone)),
+    ]
+    caps = [
+        PeriodCap(key, SpendCap(usd_to_ticks(usd), ticks), period)
+        for key, usd, ticks, period in given
+        if usd is not None
+    ]
+    if caps and estimator.estimate(0, [], 0).bound_ticks is None:
         missing = "a price: set provider.prices" if prices is None else "a bound: set provider.parameters.max_tokens"
-        raise JobInvalid(f"limits.max_cost_usd cannot be kept without {missing}")
-    return SpendCap(usd_to_ticks(limits.max_cost_usd), spent_ticks)
+        raise JobInvalid(f"limits.{caps[0].key} cannot be kept without {missing}")
+    return Caps(caps)
 
 
-def budget_of(job: Job, cap: SpendCap, shards: int = 1) -> LocalBudget:
+def spent_of(job: Job, now: datetime, in_all: int) -> Spent:
+    """What was, or may have been, spent before this run; the ledger is read only for the caps that there are."""
+    limits, midnight = (
+        job.limits,
+        now.astimezone(ZoneInfo(job.timezone)).replace(hour=0, minute=0, second=0, microsecond=0),
+    )
+    return Spent(
+        in_all,
+        spent_since(job.output_path, midnight) if limits.max_cost_usd_per_day is not None else 0,
+        spent_since(job.output_path, midnight.replace(day=1)) if limits.max_cost_usd_per_month is not None else 0,
+    )
+
+
+def budget_of(job: Job, caps: Caps, shards: int = 1) -> LocalBudget:
     """Rates divided among the shards; each keeps its part."""
     limits = job.limits
     per_second = [limits.requests_per_second, limits.requests_per_minute and limits.requests_per_minute / 60]
     given = [rate for rate in per_second if rate is not None]
     tokens = limits.tokens_per_minute
     return LocalBudget(
-        Pacing(PacingLimits(min(given) / shards if given else None, tokens / shards if tokens else None)), cap
+        Pacing(PacingLimits(min(given) / shards if given else None, tokens / shards if tokens else None)), caps
     )
 
 
@@ -116,6 +146,13 @@ async def connected(
         if transport is None:
             connections = job.limits.concurrency + POLLERS
             transport = await stack.enter_async_context(
-                HttpTransport(job.base_url, headers, connections, secrets, clock=seams.now)
+                HttpTransport(
+                    job.base_url,
+                    headers,
+                    connections,
+                    secrets,
+                    allow_plain_http=job.provider.allow_plain_http,
+                    clock=seams.now,
+                )
             )
         yield transport, await stack.enter_async_context(HttpFetcher(job.images.allow_private_hosts))

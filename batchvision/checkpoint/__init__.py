@@ -9,8 +9,9 @@ from batchvision.checkpoint.disk import Disk, LocalDisk, Offload, inline
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lock import Holder, OutputLock
 from batchvision.checkpoint.recovery import Recovery
+from batchvision.checkpoint.reserve import reserve_bytes
 from batchvision.checkpoint.schema import Columns
-from batchvision.checkpoint.standing import Carried, OtherRecipes, RowState, Standing, Sums
+from batchvision.checkpoint.standing import Carried, OtherRecipes, RowState, Standing, Sums, spent_since
 from batchvision.checkpoint.store import SealAfter, Store
 from batchvision.checkpoint.summaries import load_recipe, read_latest, summary_document, summary_text
 from batchvision.checkpoint.view import AmbiguousAttempt, OpenWork, OutputView
@@ -38,6 +39,8 @@ __all__ = [
     "inline",
     "load_recipe",
     "read_latest",
+    "reserve_bytes",
+    "spent_since",
     "summary_document",
     "summary_text",
     "type_of",

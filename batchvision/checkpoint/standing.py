@@ -7,6 +7,7 @@ bytes each, never objects.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from hashlib import blake2b
 from pathlib import Path
@@ -196,3 +197,20 @@ def read_sums(output: Path) -> Sums:
         unsure = table.filter(pc.is_in(table["state"], pa.array(_MAYBE_BILLED)))
         ambiguous += pc.sum(unsure["bound_ticks"]).as_py() or 0
     return Sums(spent, ambiguous)
+
+
+def spent_since(output: Path, since: datetime) -> int:
+    """Ticks that attempts sent from ``since`` on have cost, or may have. Only parts of runs from two days before are
+    read: no run is that long."""
+    earliest = (since.astimezone(UTC) - timedelta(days=2)).date().isoformat()
+    total = 0
+    for path in part_paths(output, "attempts"):
+        if path.parent.name.removeprefix("run_date=") < earliest:
+            continue
+        table = read_part(path, ("state", "cost_ticks", "bound_ticks", "sent_at"))
+        table = table.filter(
+            pc.greater_equal(table["sent_at"], pa.scalar(since.astimezone(UTC), pa.timestamp("us", "UTC")))
+        )
+        unsure = table.filter(pc.is_in(table["state"], pa.array(_MAYBE_BILLED)))
+        total += (pc.sum(table["cost_ticks"]).as_py() or 0) + (pc.sum(unsure["bound_ticks"]).as_py() or 0)
+    return total

@@ -7,6 +7,7 @@ import pytest
 from virtual_time import VIRTUAL
 
 from batchvision.budget import LocalBudget
+from batchvision.caps import Caps, PeriodCap
 from batchvision.errors import ServerError, SpendCapReached
 from batchvision.money import SpendCap
 from batchvision.pacing import Pacing, PacingLimits
@@ -22,7 +23,7 @@ def anyio_backend():
 
 def budget_of(cap_ticks: int | None = None, **limits: float) -> tuple[LocalBudget, SpendCap]:
     cap = SpendCap(cap_ticks)
-    budget = LocalBudget(Pacing(PacingLimits(**limits)), cap)
+    budget = LocalBudget(Pacing(PacingLimits(**limits)), Caps([PeriodCap("max_cost_usd", cap)]))
     budget.observe(None)  # the gate is open: the first answer has come
     return budget, cap
 

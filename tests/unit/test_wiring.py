@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchvision import Job, JobInvalid
-from batchvision.wiring import budget_of, cap_of, estimator_of, judge_of, prices_of
+from batchvision.caps import Caps
+from batchvision.wiring import Spent, budget_of, caps_of, estimator_of, judge_of, prices_of
 
 
 @pytest.fixture
@@ -29,9 +31,17 @@ def job_of(tmp_path: Path):
     return make
 
 
+def now() -> datetime:
+    return datetime(2026, 11, 20, 23, 30, tzinfo=UTC)
+
+
+def caps_for(job: Job, spent: Spent | None = None) -> Caps:
+    prices = prices_of(job)
+    return caps_of(job, prices, estimator_of(job, prices), spent or Spent(0), now)
+
+
 def rate_of(job: Job, shards: int = 1) -> float | None:
-    cap = cap_of(job, prices_of(job), estimator_of(job, prices_of(job)), 0)
-    return budget_of(job, cap, shards).pacing._per_second
+    return budget_of(job, caps_for(job), shards).pacing.pace.per_second
 
 
 def test_the_tightest_of_two_rates_holds(job_of):
@@ -46,26 +56,30 @@ def test_shards_share_a_limit(job_of):
 
 def test_a_cap_counts_what_all_runs_have_spent(job_of):
     job = job_of(limits={"max_cost_usd": 2}, provider={"parameters": {"max_tokens": 100}})
-    cap = cap_of(job, prices_of(job), estimator_of(job, prices_of(job)), 15_000_000_000)
-    assert cap.left_ticks == 5_000_000_000
+    assert caps_for(job, Spent(15_000_000_000)).left_ticks == 5_000_000_000
 
 
 def test_a_cap_that_could_not_be_kept_says_what_is_missing(job_of):
     no_bound = job_of(limits={"max_cost_usd": 2})
     with pytest.raises(JobInvalid, match="max_tokens"):
-        cap_of(no_bound, prices_of(no_bound), estimator_of(no_bound, prices_of(no_bound)), 0)
+        caps_for(no_bound)
     no_price = job_of(
         limits={"max_cost_usd": 2}, provider={"model": "grok-unheard-of", "parameters": {"max_tokens": 100}}
     )
     with pytest.raises(JobInvalid, match=r"provider\.prices"):
-        cap_of(no_price, prices_of(no_price), estimator_of(no_price, prices_of(no_price)), 0)
+        caps_for(no_price)
 
 
-@pytest.mark.parametrize("name", ["max_cost_usd_per_run", "max_cost_usd_per_day", "max_cost_usd_per_month"])
-def test_a_cap_that_is_not_kept_yet_is_refused_rather_than_ignored(job_of, name):
-    job = job_of(limits={name: 1}, provider={"parameters": {"max_tokens": 10}})
-    with pytest.raises(JobInvalid, match=name):
-        cap_of(job, prices_of(job), estimator_of(job, prices_of(job)), 0)
+def test_the_tightest_of_all_caps_holds_and_is_named(job_of):
+    job = job_of(
+        limits={"max_cost_usd": 20, "max_cost_usd_per_day": 3, "max_cost_usd_per_month": 10, "max_cost_usd_per_run": 5},
+        provider={"parameters": {"max_tokens": 100}},
+    )
+    caps = caps_for(job, Spent(in_all=0, today=10_000_000_000, this_month=90_000_000_000))
+    assert caps.left_ticks == 10_000_000_000
+    tightest = caps.tightest()
+    assert tightest is not None
+    assert tightest.key == "max_cost_usd_per_month"
 
 
 def test_the_jobs_own_prices_win(job_of):
