@@ -22,13 +22,13 @@ import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
 from batchvision import wiring
-from batchvision.checkpoint import Columns, OutputLock, Recovery, Standing, Store, type_of
+from batchvision.checkpoint import Columns, OutputLock, Recovery, Standing, Store, reserve_bytes, type_of
 from batchvision.errors import DiskFailed, JobInvalid, StopRun
 from batchvision.exchange import Exchanges, Judged, Terms, Transport
 from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
 from batchvision.images import Fetcher, threads
 from batchvision.job import Job
-from batchvision.lanes import DeferredLane, Delivery, OnlineLane
+from batchvision.lanes import POLLERS, DeferredLane, Delivery, OnlineLane
 from batchvision.money import format_usd
 from batchvision.prompt import answer_columns
 from batchvision.providers import dialect
@@ -133,6 +133,7 @@ class Night:
         self.store: Store
         self.standing: Standing
         self.recovery: Recovery
+        self._wire: anyio.CancelScope | None = None  # around all that is in flight
         self._has_seen_all = False
 
     def _recipe(self, recipe_id: str) -> Recipe:
@@ -157,6 +158,7 @@ class Night:
             columns=Columns(keep=self.survey.keep_types, answers=answers),
             secrets=self.secrets,
             keep_raw=self.job.output.keep_raw_answers,
+            reserve_bytes=reserve_bytes(self.job.limits.concurrency + POLLERS),
             disk=self.seams.disk,
             offload=self.seams.offload,
         )
@@ -178,9 +180,10 @@ class Night:
     def delivery(self, transport: Transport, fetch: Fetcher) -> Delivery:
         """All that a lane needs to take a row from here to its outcome."""
         job, limits = self.job, self.job.limits
-        spent = self.standing.spent_ticks + self.standing.ambiguous_ticks
-        cap = wiring.cap_of(job, self.prices, self.estimator, spent)
-        budget = wiring.budget_of(job, cap, self.selection.shards)
+        now = self.seams.now
+        spent = wiring.spent_of(job, now(), self.standing.spent_ticks + self.standing.ambiguous_ticks)
+        caps = wiring.caps_of(job, self.prices, self.estimator, spent, now)
+        budget = wiring.budget_of(job, caps, self.selection.shards)
         terms = Terms(
             run_id=self.run_id,
             recipe=job.recipe,
@@ -218,15 +221,18 @@ class Night:
     # ---------------------------------------------------------------------------- the night itself
 
     async def write(self) -> None:
-        """The one writer. Where the disk fails, nothing more is sent."""
+        """The one writer. Where the disk fails, nothing more is sent; and where it takes no answer any more, none is
+        waited for."""
         try:
             await self.store.run()
         except StopRun as reason:
             self.stop.request(reason)
+            if not self.store.takes_answers and self._wire is not None:
+                self._wire.cancel()
 
     async def until_stopped(self, delivery: Delivery, drain_timeout_seconds: float, watch: Watch | None) -> None:
         """Deliver, and beside it listen for what ends a run: signals and the job's own deadline."""
-        wire = anyio.CancelScope()
+        wire = self._wire = anyio.CancelScope()
         async with anyio.create_task_group() as beside:
             beside.start_soon(stop_at_deadline, self.stop, self.job.limits.max_runtime_seconds)
             beside.start_soon(stop_at_signals, self.stop, wire, drain_timeout_seconds)
@@ -243,13 +249,14 @@ class Night:
         only: frozenset[bytes] | None = None
         while True:
             send, rows = anyio.create_memory_object_stream[Row](ROWS_READ_AHEAD)
-            async with anyio.create_task_group() as night:
-                night.start_soon(self._feed, send, only)
-                if collector is None:
-                    await lane.deliver(rows, tickets)
-                else:
-                    night.start_soon(collector.collect, tickets)
-                    await lane.deliver(rows)
+            with send, rows:  # a task that is cancelled before it begins closes nothing
+                async with anyio.create_task_group() as night:
+                    night.start_soon(self._feed, send, only)
+                    if collector is None:
+                        await lane.deliver(rows, tickets)
+                    else:
+                        night.start_soon(collector.collect, tickets)
+                        await lane.deliver(rows)
             tickets, only = (), frozenset(delivery.again)
             if self.stop.is_set or not only:
                 return
@@ -322,10 +329,14 @@ class Night:
             finished_at=self.seams.now(),
             reason=self.stop.reason,
             left=Left(failures, self.store.tickets_open, self.store.held_count),
-            parts=self.store.parts(),
+            parts=self.store.parts_to_list(),
         )
-        with suppress(DiskFailed):  # the run's end says so already
+        try:
             self.store.write_summary(summary)
+        except DiskFailed as reason:
+            if not self.stop.is_set:  # otherwise the run's end says enough
+                ended = {"exit_code": reason.exit_code, "stop_reason": reason.kind, "message": reason.message}
+                summary = replace(summary, **ended)  # type: ignore[arg-type]
         return summary
 
 
