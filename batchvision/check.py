@@ -9,6 +9,7 @@ import difflib
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -57,15 +58,27 @@ class CheckReport:
 
 
 async def list_models(
-    speaks: Dialect, base_url: str, key: Secret | None, headers: Mapping[str, str]
+    speaks: Dialect,
+    base_url: str,
+    key: Secret | None,
+    headers: Mapping[str, str],
+    *,
+    allow_plain_http: bool = False,
 ) -> tuple[ModelListing, ...]:
     """The provider's models, by one free GET. Raises the error that its answer is."""
+    from batchvision.checkpoint.entries import masked_answer
     from batchvision.transport import HttpTransport
 
     secrets = Secrets(*([key] if key is not None else []))
-    async with HttpTransport(base_url, speaks.headers(key, headers), connections=1, secrets=secrets) as transport:
+    async with HttpTransport(
+        base_url,
+        speaks.headers(key, headers),
+        connections=1,
+        secrets=secrets,
+        allow_plain_http=allow_plain_http,
+    ) as transport:
         raw = await transport.send("GET", speaks.models_path, None, MODELS_TIMEOUT_SECONDS)
-    return speaks.read_models(raw)
+    return speaks.read_models(masked_answer(raw, secrets))
 
 
 def key_from_environment(speaks: Dialect, environ: Mapping[str, str] | None = None) -> Secret | None:
@@ -75,7 +88,7 @@ def key_from_environment(speaks: Dialect, environ: Mapping[str, str] | None = No
     return Secret(value) if value else None
 
 
-async def check(job: Job, *, environ: Mapping[str, str] | None = None, ask: ListModels = list_models) -> CheckReport:
+async def check(job: Job, *, environ: Mapping[str, str] | None = None, ask: ListModels | None = None) -> CheckReport:
     """Look at everything a run needs. Never raises for what it finds."""
     findings = [*_manifest(job), _root(job), _output(job), *_extras()]
     try:
@@ -85,7 +98,8 @@ async def check(job: Job, *, environ: Mapping[str, str] | None = None, ask: List
     else:
         speaks = dialect(job.provider.name)
         findings.append(Finding("key", "found" if key is not None else f"{speaks.name} needs none"))
-        findings += await _provider(job, speaks, key, ask)
+        asked = ask or partial(list_models, allow_plain_http=job.provider.allow_plain_http)
+        findings += await _provider(job, speaks, key, asked)
     return CheckReport(tuple(findings))
 
 

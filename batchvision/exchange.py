@@ -16,6 +16,7 @@ import anyio
 
 from batchvision.budget import Budget, Lease
 from batchvision.checkpoint import Standing, Store
+from batchvision.checkpoint.entries import masked_answer
 from batchvision.errors import (
     BatchvisionError,
     RowFault,
@@ -44,6 +45,7 @@ from batchvision.records import (
     Tries,
     Usage,
 )
+from batchvision.secrets import Secret, Secrets
 from batchvision.stopping import StopSignal
 
 POLL_TIMEOUT_SECONDS = 60.0
@@ -89,6 +91,7 @@ class OpenTicket(NamedTuple):
 
     exchange: Exchange
     lease: Lease
+    credentials: tuple[Secret, ...] = ()  #: of the request's image URLs, as long as this run knows them
 
 
 class NotYet(NamedTuple):
@@ -178,7 +181,7 @@ class Exchanges:
                 at = self._now()
                 await self._store.ticket(intent.exchange_id, ticket, at)
                 return Exchange(intent, ticket=ticket, ticket_at=at)
-            raw = await self._store.answer(intent.exchange_id, raw)
+            raw = await self._store.answer(intent.exchange_id, _without(request.credentials, raw))
         return Exchange(intent, answer=raw)
 
     def _intent(self, request: Request, tries: Tries, lane: Lane) -> Intent:
@@ -241,12 +244,12 @@ class Exchanges:
             return self._settle(exchange, lease)
         self._budget.observe(None, departed_at=lease.departed_at)
         self._counters.tickets_open += 1
-        return OpenTicket(exchange, lease)
+        return OpenTicket(exchange, lease, request.credentials)
 
     async def collect(self, ticket: OpenTicket) -> Judged | NotYet:
         """Ask for a ticket's answer. P4: from the moment the read is on the wire until its bytes are durable, no
         cancellation: the provider gives the answer once."""
-        exchange, lease = ticket
+        exchange, lease, credentials = ticket
         assert exchange.ticket is not None
         await self._budget.admit_poll()
         with anyio.CancelScope(shield=True):
@@ -258,7 +261,7 @@ class Exchanges:
                 self._budget.observe(error)
                 return NotYet(error)
             if is_the_end := self._ends_a_ticket(raw):
-                raw = await self._store.answer(exchange.intent.exchange_id, raw)
+                raw = await self._store.answer(exchange.intent.exchange_id, _without(credentials, raw))
         if is_the_end:
             self._counters.tickets_open -= 1
             return self._settle(replace(exchange, answer=raw), lease)
@@ -341,3 +344,8 @@ class Exchanges:
         counters.rows_quarantined += failed.quarantined
         counters.rows_failed_at_provider += failed.at_provider
         counters.failures_by_kind[failed.error_kind] = counters.failures_by_kind.get(failed.error_kind, 0) + 1
+
+
+def _without(credentials: tuple[Secret, ...], raw: RawAnswer) -> RawAnswer:
+    """The answer without what would open the row's images to its readers, should it repeat their URLs."""
+    return masked_answer(raw, Secrets(*credentials, of_one_answer=True)) if credentials else raw

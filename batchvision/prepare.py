@@ -10,6 +10,7 @@ from batchvision.estimate import Estimator
 from batchvision.images import ImageSource
 from batchvision.prompt import Conversation
 from batchvision.records import Estimate, Payload, Request, Row
+from batchvision.secrets import url_credentials
 
 
 class Preparer:
@@ -57,6 +58,7 @@ class Preparer:
             keep=row.keep,
             estimate=self._estimate(row, payloads, messages),
             has_urls=self._may_inline_urls and any(payload.url is not None for payload in payloads),
+            credentials=tuple(secret for payload in payloads if payload.url for secret in url_credentials(payload.url)),
             raised_estimate=None
             if self._raised_max_tokens is None
             else self._estimate(row, payloads, messages, self._raised_max_tokens),

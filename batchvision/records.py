@@ -12,6 +12,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from batchvision.secrets import Secret
+
 TICKS_PER_USD = 10_000_000_000
 
 #: A kept cell: what JSON can hold. Dates, decimals, binaries travel as text; the column's Arrow type tells.
@@ -187,6 +189,7 @@ class Request:
     runs_failed: int = 0  #: consecutive runs in which the row failed, before this one
     has_urls: bool = False  #: an image travels as a URL, so that inlining it is left to try
     raised_estimate: Estimate | None = None  #: for the one retry with a larger max_tokens, where the job allows it
+    credentials: tuple[Secret, ...] = ()  #: of the image URLs handed over: masked in whatever comes back
 
 
 # ---------------------------------------------------------------------------------- what is durable

@@ -1,4 +1,7 @@
-"""Warnings of the rooms below, as lines on stderr in the run's own style."""
+"""Warnings of the rooms below and of the libraries, as lines on stderr in the run's own style.
+
+Rule: nothing that is logged reaches the terminal as it is: libraries quote headers, and a server chooses those.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import logging
 import sys
 
-from batchvision.cli.terminal import safe_json, safe_text
+from batchvision.cli.terminal import safe_json, safe_line, safe_text
 from batchvision.progress import say
 
 
@@ -19,15 +22,21 @@ class StderrLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
+        trace = "\n" + logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
         if self._as_json:
-            document = {"event": "log", "level": record.levelname.lower(), "message": message}
+            document = {"event": "log", "level": record.levelname.lower(), "message": message + trace}
             say(safe_json(json.dumps(document, ensure_ascii=False)), sys.stderr)
         else:
-            say(safe_text(f"{record.levelname.lower()}: {message}"), sys.stderr)
+            say(safe_line(f"{record.levelname.lower()}: {message}") + safe_text(trace), sys.stderr)
 
 
 def tell_warnings(*, as_json: bool) -> None:
-    """Send the package's warnings to stderr; whatever else was set up for them is replaced."""
+    """Send warnings to stderr; whatever else was set up for the package's own is replaced."""
+    lines = StderrLines(as_json=as_json)
     package = logging.getLogger("batchvision")
-    package.handlers[:] = [StderrLines(as_json=as_json)]
+    package.handlers[:] = [lines]
     package.propagate = False
+    everybody = logging.getLogger()
+    everybody.handlers[:] = [each for each in everybody.handlers if not isinstance(each, StderrLines)]
+    if not everybody.handlers:  # otherwise somebody else has seen to it
+        everybody.addHandler(lines)

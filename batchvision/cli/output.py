@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from batchvision.cli.table import Column, table_lines
-from batchvision.cli.terminal import safe_csv_cell, safe_json, safe_text, terminal_columns
+from batchvision.cli.terminal import safe_csv_cell, safe_json, safe_line, terminal_columns
 
 
 def print_document(document: Mapping[str, Any]) -> None:
@@ -31,7 +31,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
 
 def print_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        click.echo(safe_text(line))
+        click.echo(safe_line(line))
 
 
 def csv_line(cells: Iterable[Any]) -> str:

@@ -1,6 +1,7 @@
 """Text on its way to a terminal: what a manifest or a model wrote must not move the cursor or turn the line around.
 
-Rule: every cell and message that leaves through the CLI has passed :func:`safe_text`.
+Rule: every cell and message that leaves through the CLI has passed :func:`safe_text` or :func:`safe_json`, which hide
+the key and the credentials of signed URLs too.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import re
 import shutil
 import unicodedata
+
+from batchvision.secrets import all_known
 
 #: Control characters (C0 without tab and newline, DEL, C1), line separators, and what reorders text (bidi).
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -18,12 +21,17 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d",
 
 def safe_text(text: str) -> str:
     """``text`` with every unsafe character spelled out (``\\x1b``), so that it is seen and does nothing."""
-    return _UNSAFE.sub(_spell, text)
+    return _UNSAFE.sub(_spell, all_known().mask(text))
+
+
+def safe_line(text: str) -> str:
+    """As :func:`safe_text`, on one line: what a row is called must not look like a line of ours."""
+    return safe_text(text).replace("\n", "\\n")
 
 
 def safe_json(text: str) -> str:
     """As :func:`safe_text` for JSON text: the same value, with unsafe characters as JSON escapes."""
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", all_known().mask(text))
 
 
 def safe_csv_cell(text: str) -> str:

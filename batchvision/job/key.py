@@ -17,6 +17,7 @@ from batchvision.job.sections import ProviderSection
 from batchvision.secrets import Secret
 
 _COMMAND_SECONDS = 30
+_QUOTES = "\"'`\u201c\u201d\u2018\u2019\u201e\u00ab\u00bb"
 
 
 def find_key(
@@ -75,6 +76,21 @@ def _checked(text: str, source: str) -> Secret:
     key = text.strip()
     if not key:
         raise JobInvalid(f"{source} holds no key; it is empty")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise JobInvalid(f"{source} holds more than a key: spaces, line breaks or other characters; keep the key alone")
+    if wrong := _wrong_with(key):
+        raise JobInvalid(f"{source} holds more than a key: {wrong}; keep the key alone")
     return Secret(key)
+
+
+def _wrong_with(key: str) -> str | None:
+    """What shows that text is no bare key, in words that hold nothing of it."""
+    if len(key.splitlines()) > 1:
+        return "several lines"
+    if key[0] in _QUOTES or key[-1] in _QUOTES:
+        return "it stands in quotes"
+    if key.lower().startswith("bearer "):
+        return "it begins with the word Bearer, which is added by itself"
+    if any(character.isspace() for character in key):
+        return "there are spaces in it"
+    if not key.isascii() or not key.isprintable():
+        return "it has characters that no key has (copied from a formatted page?)"
+    return None

@@ -184,7 +184,8 @@ def check_base_url(base_url: str, allow_plain_http: bool) -> None:
     if parts.scheme == "http" and not allow_plain_http and not is_loopback(host):
         raise JobInvalid(
             f"provider.base_url is plain http to {host}: the key and the images would travel readable. "
-            "Use https://, or reach it through a tunnel that ends at http://localhost"
+            "Use https://, reach it through a tunnel that ends at http://localhost, or, in a network of your own, set "
+            "provider.allow_plain_http = true"
         )
 
 

@@ -37,6 +37,26 @@ def test_without_a_key_the_message_says_what_to_type(tmp_path: Path) -> None:
     assert "export TEAM_KEY=" in key_problem(load(tmp_path, XAI + 'api_key_env = "TEAM_KEY"\n'), {"TEAM_KEY": " "})
 
 
+@pytest.mark.parametrize(
+    ("held", "says"),
+    [
+        ("canary-1\ncanary-2", "several lines"),
+        ("'canary-1'", "quotes"),
+        ("\u201ccanary-1\u201d", "quotes"),
+        ("Bearer canary-1", "Bearer"),
+        ("canary 1", "spaces"),
+        ("canary\t1", "spaces"),
+        ("canary-1\u00e9", "no key has"),
+        ("canary-1\x00", "no key has"),
+    ],
+)
+def test_what_is_no_bare_key_is_refused_in_words_that_do_not_hold_it(tmp_path: Path, held: str, says: str) -> None:
+    told = key_problem(load(tmp_path, XAI), {"XAI_API_KEY": held})
+    assert told.startswith("XAI_API_KEY holds more than a key")
+    assert says in told
+    assert "canary" not in told
+
+
 def test_a_job_loads_without_its_key(tmp_path: Path) -> None:
     assert load(tmp_path, XAI).recipe.recipe_id
 

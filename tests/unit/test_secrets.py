@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import base64
+import html
 import json
+from collections.abc import Callable
+from urllib.parse import quote
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.secrets import MASK, Secret, Secrets
+from batchvision.secrets import MASK, Secret, Secrets, all_known, url_credentials
 
 KEY = "xai-Abc/123+def=="
 
@@ -37,8 +42,8 @@ def test_a_key_that_begins_another_leaves_nothing_of_the_longer_one() -> None:
 
 
 def test_text_without_the_key_is_left_alone() -> None:
-    body = b"\xff\xfe not text"
-    assert Secrets(Secret(KEY)).mask_bytes(body) is body
+    body = b"\xff\xfe not text, 50% off &#38; \\/ a signature?sig"
+    assert Secrets(Secret(KEY)).mask_bytes(body) == body
     assert Secrets().mask("anything") == "anything"
 
 
@@ -50,3 +55,130 @@ def test_a_value_too_short_to_be_a_key_masks_nothing() -> None:
 def test_no_text_around_the_key_keeps_it(before: str, after: str) -> None:
     masked = Secrets(Secret(KEY)).mask(json.dumps(before + KEY + after, ensure_ascii=False))
     assert KEY not in masked
+
+
+# ---------------------------------------------------------------------------------- encoded, escaped
+
+
+@given(st.binary(max_size=9), st.binary(max_size=9))
+def test_no_base64_of_text_with_the_key_in_it_tells_the_key(before: bytes, after: bytes) -> None:
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        encoded = encode(before + KEY.encode() + after).decode()
+        masked = Secrets(Secret(KEY)).mask(encoded)
+        assert MASK in masked
+        left = [len(piece) for piece in masked.split(MASK)]
+        assert sum(left) <= len(encoded) - len(KEY)
+
+
+def _json(character: str) -> str:
+    return f"\\u{ord(character):04X}"
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        _json,
+        lambda c: _json(c).lower().replace("\\", "\\\\\\\\"),
+        lambda c: f"%{ord(c):02x}",
+        lambda c: f"%25{ord(c):02X}",
+        lambda c: f"&#{ord(c)};",
+        lambda c: f"&#x{ord(c):X};",
+        lambda c: "\\" + c if c == "/" else c,
+        lambda c: c if c.isalnum() else _json(c),
+    ],
+)
+def test_the_key_is_masked_whichever_of_its_characters_are_escaped(escape: Callable[[str], str]) -> None:
+    text = "before " + "".join(map(escape, KEY)) + " after"
+    assert Secrets(Secret(KEY)).mask(text) == f"before {MASK} after"
+    assert Secrets(Secret(KEY)).mask_bytes(text.encode()) == f"before {MASK} after".encode()
+
+
+@given(st.lists(st.booleans(), min_size=len(KEY), max_size=len(KEY)))
+def test_the_key_is_masked_in_json_that_escapes_some_of_it(escaped: list[bool]) -> None:
+    text = "".join(_json(c) if flag else c for c, flag in zip(KEY, escaped, strict=True))
+    assert json.loads(f'"{text}"') == KEY
+    assert KEY not in json.loads(f'"{Secrets(Secret(KEY)).mask(text)}"')
+
+
+@pytest.mark.parametrize("key", ['abc"def"ghi', "abc\\def\\ghi", "<tag>&more"])
+def test_a_key_with_quotes_or_backslashes_is_masked_in_json_and_html(key: str) -> None:
+    for text in (json.dumps(key), json.dumps(json.dumps(key)), key):
+        assert MASK in Secrets(Secret(key)).mask(text)
+        assert "def" not in Secrets(Secret(key)).mask(text)
+    assert html.unescape(Secrets(Secret("tag>more1")).mask("tag&#62;more1")) == MASK
+
+
+@given(st.text(alphabet=KEY + "\\u0%&#;x/=?sig", max_size=60))
+def test_masking_what_is_masked_changes_nothing_and_bytes_are_as_text(text: str) -> None:
+    secrets = Secrets(Secret(KEY))
+    once = secrets.mask(text)
+    assert secrets.mask(once) == once
+    assert secrets.mask_bytes(text.encode()) == once.encode()
+
+
+def test_nothing_shows_what_the_secrets_are() -> None:
+    secrets = Secrets(Secret(KEY))
+    assert KEY not in f"{secrets} {secrets!r}"
+
+
+def test_all_that_this_process_has_read_is_known() -> None:
+    held = Secrets(Secret("held-for-this-test-only"))
+    own = Secrets(Secret("of-one-answer-only"), of_one_answer=True)
+    assert all_known().mask("held-for-this-test-only") == held.mask("held-for-this-test-only") == MASK
+    assert all_known() is all_known()
+    assert all_known().mask("of-one-answer-only") != own.mask("of-one-answer-only") == MASK
+    del held
+    assert all_known().mask("held-for-this-test-only") == "held-for-this-test-only"
+
+
+# ---------------------------------------------------------------------------------- signed URLs
+
+SIGNED = (
+    "https://bucket.s3.amazonaws.com/a.jpg?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAEXAMPLE%2F2026&"
+    "X-Amz-Date=20261120T000000Z&X-Amz-Security-Token=tok%2Fen&X-Amz-Signature=c0ffee00c0ffee00"
+)
+OPEN = ("AKIAEXAMPLE", "tok%2Fen", "c0ffee00c0ffee00")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        str,
+        lambda url: quote(url, safe=""),
+        lambda url: quote(quote(url, safe=""), safe=""),
+        json.dumps,
+        html.escape,
+        lambda url: json.dumps(url).replace("&", "\\u0026").replace("=", "\\u003d"),
+        lambda url: f"see [it]({url}) and <{url}>, '{url}'",
+    ],
+)
+def test_the_credentials_of_a_signed_url_are_masked_in_any_text(write: Callable[[str], str]) -> None:
+    masked = Secrets().mask(write(SIGNED))
+    assert not [part for part in OPEN if part in masked]
+    assert "a.jpg" in masked
+    assert Secrets().mask_bytes(write(SIGNED).encode()).decode() == masked
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://acc.blob.core.windows.net/c/a.jpg?sv=2024&se=2026-12-01&sig=Zm9vYmFyMTIz%3D",
+        "https://storage.googleapis.com/b/a.jpg?X-Goog-Algorithm=G&X-Goog-Signature=Zm9vYmFyMTIz",
+        "https://d1.cloudfront.net/a.jpg?Expires=1&Signature=Zm9vYmFyMTIz&Key-Pair-Id=K1",
+    ],
+)
+def test_signatures_of_the_usual_stores_are_known(url: str) -> None:
+    assert "Zm9vYmFyMTIz" not in Secrets().mask(url)
+
+
+def test_what_only_looks_like_a_signature_stays() -> None:
+    for text in ("signature: none", "a=1&size=big", "design=flat?", "the sig=natures", "https://x/?page=2"):
+        assert Secrets().mask(text) == text
+
+
+def test_what_opens_an_images_url_is_known_by_name() -> None:
+    url = "https://user:pass-word-1@x.com/a.jpg?size=large-enough&token=abcdefgh1&api_key=k%2Fe%2Fy-12345"
+    found = {secret.reveal() for secret in url_credentials(url)}
+    assert found == {"pass-word-1", "abcdefgh1", "k%2Fe%2Fy-12345", "k/e/y-12345"}
+    assert url_credentials("https://x.com/a.jpg?size=large-enough") == ()
+    assert url_credentials("http://[broken") == ()
