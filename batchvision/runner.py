@@ -331,6 +331,11 @@ class Night:
             left=Left(failures, self.store.tickets_open, self.store.held_count),
             parts=self.store.parts_to_list(),
         )
+        summary = replace(
+            summary,
+            message=self.secrets.mask_document(summary.message),
+            config=self.secrets.mask_document(dict(summary.config)),
+        )
         try:
             self.store.write_summary(summary)
         except DiskFailed as reason:

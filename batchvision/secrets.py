@@ -11,7 +11,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import AnyStr, Generic
+from typing import Any, AnyStr, Generic
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 from weakref import WeakSet
 
@@ -95,6 +95,18 @@ class Secrets:
 
     def mask_bytes(self, raw: bytes) -> bytes:
         return self._bytes(raw)
+
+    def mask_document(self, value: Any) -> Any:
+        """JSON content with every text in it masked."""
+        match value:
+            case str():
+                return self.mask(value)
+            case dict():
+                return {name: self.mask_document(each) for name, each in value.items()}
+            case list() | tuple():
+                return [self.mask_document(each) for each in value]
+            case _:
+                return value
 
 
 #: The secrets of the runs of this process, as long as a run holds them.

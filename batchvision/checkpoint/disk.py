@@ -21,7 +21,8 @@ T = TypeVar("T")
 
 #: The journal holds answers before anything has looked at them: for the owner's eyes only.
 PRIVATE = 0o600
-PUBLIC = 0o644
+#: What the umask leaves of it.
+PUBLIC = 0o666
 
 
 class Disk(Protocol):

@@ -116,6 +116,12 @@ def test_masking_what_is_masked_changes_nothing_and_bytes_are_as_text(text: str)
     assert secrets.mask_bytes(text.encode()) == once.encode()
 
 
+def test_a_document_is_masked_throughout() -> None:
+    document = {"a": [KEY, 1, None, True], "b": {"c": (f"x {KEY}",)}, "d": 1.5}
+    masked = Secrets(Secret(KEY)).mask_document(document)
+    assert masked == {"a": [MASK, 1, None, True], "b": {"c": [f"x {MASK}"]}, "d": 1.5}
+
+
 def test_nothing_shows_what_the_secrets_are() -> None:
     secrets = Secrets(Secret(KEY))
     assert KEY not in f"{secrets} {secrets!r}"
