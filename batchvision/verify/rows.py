@@ -63,7 +63,7 @@ async def manifest_findings(
         job = job_of(output, latest)
         surveyed = survey(job)
         counts = await _count(job, surveyed, tables)
-    except (JobInvalid, CheckpointDamaged, UnicodeDecodeError) as problem:
+    except (JobInvalid, CheckpointDamaged, KeyError, ValueError) as problem:  # the last two: a damaged footer
         return [note(TOPIC, f"not compared: {str(problem).splitlines()[0]}")], None
     return list(_judged(counts, surveyed, latest, journals)), counts
 
