@@ -19,12 +19,13 @@ from batchvision.errors import ImageUnreachable, RowFault
 from batchvision.estimate import Estimator
 from batchvision.feed import NewStanding, Selection, Survey, feed, survey
 from batchvision.feed import Standing as FeedStanding
+from batchvision.images import Reserve
 from batchvision.images.formats import examine
 from batchvision.images.source import passes_unchanged, read_source
 from batchvision.job import Job
 from batchvision.providers import SendOptions, dialect
 from batchvision.records import TICKS_PER_USD, Exchange, ImageKind, ImageRef, Lane, Row
-from batchvision.wiring import Seams, estimator_of, preparer_of, prices_of
+from batchvision.wiring import Seams, estimator_of, images_of, preparer_of, prices_of
 
 #: Reasons for invalid rows that are kept to be shown.
 REASONS_SHOWN = 10
@@ -258,7 +259,7 @@ def _seconds_at_limit(job: Job, requests: int) -> float | None:
 class _NoDownloads:
     """A plan asks nobody for anything, image hosts included."""
 
-    async def fetch(self, url: str, max_bytes: int) -> bytes:
+    async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes:
         raise ImageUnreachable('plan downloads nothing: with image_mode = "inline" the run would download it')
 
 
@@ -266,7 +267,7 @@ async def _bodies(job: Job, estimator: Estimator, rows: list[Row]) -> list[dict[
     """The bodies that would be sent for ``rows``; where one cannot be made, why."""
     speaks = dialect(job.provider.name)
     options = SendOptions(deferred=job.delivery.lane_used is Lane.DEFERRED, stream=job.delivery.stream)
-    preparer = preparer_of(job, estimator, _NoDownloads(), Seams())
+    preparer = preparer_of(job, estimator, images_of(job, _NoDownloads(), Seams()))
     bodies = []
     for row in rows:
         try:

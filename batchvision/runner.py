@@ -26,7 +26,7 @@ from batchvision.checkpoint import Columns, OutputLock, Recovery, Standing, Stor
 from batchvision.errors import DiskFailed, JobInvalid, StopRun
 from batchvision.exchange import Exchanges, Judged, Terms, Transport
 from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
-from batchvision.images import Fetcher, threads
+from batchvision.images import ImageSource, threads
 from batchvision.job import Job
 from batchvision.lanes import POLLERS, DeferredLane, Delivery, OnlineLane
 from batchvision.money import format_usd
@@ -68,8 +68,8 @@ async def run_async(
         night.survey = await night.offload(survey, job, night.selection)
         with night.open_store(lock) as store:
             await night.look_at_what_is_there(store)
-            async with wiring.connected(job, night.headers, night.secrets, night.seams) as (transport, fetcher):
-                delivery = night.delivery(transport, fetcher)
+            async with wiring.connected(job, night.headers, night.secrets, night.seams) as (transport, images):
+                delivery = night.delivery(transport, images)
                 async with anyio.create_task_group() as writing:
                     writing.start_soon(night.write)
                     await night.until_stopped(delivery, drain_timeout_seconds, watch)
@@ -177,7 +177,7 @@ class Night:
         self.counters.rows_ambiguous = len(self.recovery.ambiguous)
         self.counters.ambiguous_ticks = sum(intent.bound_ticks or 0 for intent in self.recovery.ambiguous)
 
-    def delivery(self, transport: Transport, fetch: Fetcher) -> Delivery:
+    def delivery(self, transport: Transport, images: ImageSource) -> Delivery:
         """All that a lane needs to take a row from here to its outcome."""
         job, limits = self.job, self.job.limits
         now = self.seams.now
@@ -209,7 +209,7 @@ class Night:
         )
         return Delivery(
             exchanges,
-            wiring.preparer_of(job, self.estimator, fetch, self.seams),
+            wiring.preparer_of(job, self.estimator, images),
             self.standing,
             self.counters,
             self.stop,

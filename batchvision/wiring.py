@@ -17,7 +17,7 @@ from batchvision.checkpoint import Disk, spent_since
 from batchvision.errors import JobInvalid
 from batchvision.estimate import Estimator
 from batchvision.exchange import Transport, utc_now
-from batchvision.images import Fetcher, ImageSource, Offload, load_local
+from batchvision.images import Converter, DecodingPool, Fetcher, ImageSource, Offload, load_local
 from batchvision.job import Job
 from batchvision.lanes import POLLERS
 from batchvision.money import Prices, SpendCap, prices_for, usd_to_ticks
@@ -113,18 +113,22 @@ def budget_of(job: Job, caps: Caps, shards: int = 1) -> LocalBudget:
     )
 
 
-def preparer_of(job: Job, estimator: Estimator, fetch: Fetcher, seams: Seams) -> Preparer:
-    preparation = job.recipe.images
-    raises = job.answer.on_truncated == "raise_once"
-    examples = [load_local(path, Path("/"), preparation) for path in job.example_images]
-    images = ImageSource(
+def images_of(job: Job, fetch: Fetcher, seams: Seams, convert: Converter | None = None) -> ImageSource:
+    return ImageSource(
         job.root,
-        preparation,
+        job.recipe.images,
         job.provider.image_mode,
         job.manifest.image_identity,
         fetch=fetch,
         offload=seams.offload,
+        convert=convert,
+        allow_private_hosts=job.images.allow_private_hosts,
     )
+
+
+def preparer_of(job: Job, estimator: Estimator, images: ImageSource) -> Preparer:
+    raises = job.answer.on_truncated == "raise_once"
+    examples = [load_local(path, Path("/"), job.recipe.images) for path in job.example_images]
     return Preparer(
         job.recipe.recipe_id,
         Conversation(job.recipe, examples),
@@ -139,20 +143,16 @@ def preparer_of(job: Job, estimator: Estimator, fetch: Fetcher, seams: Seams) ->
 @asynccontextmanager
 async def connected(
     job: Job, headers: Mapping[str, str], secrets: Secrets, seams: Seams
-) -> AsyncIterator[tuple[Transport, Fetcher]]:
-    """The provider's endpoint, with a connection for each request and poll, and the downloads of images."""
+) -> AsyncIterator[tuple[Transport, ImageSource]]:
+    """The provider's endpoint, with a connection for each request and poll; images, with what downloads and decodes
+    them. All of it ends with the run."""
     async with AsyncExitStack() as stack:
         transport = seams.transport
         if transport is None:
             connections = job.limits.concurrency + POLLERS
             transport = await stack.enter_async_context(
-                HttpTransport(
-                    job.base_url,
-                    headers,
-                    connections,
-                    secrets,
-                    allow_plain_http=job.provider.allow_plain_http,
-                    clock=seams.now,
-                )
+                HttpTransport(job.base_url, headers, connections, secrets, clock=seams.now)
             )
-        yield transport, await stack.enter_async_context(HttpFetcher(job.images.allow_private_hosts))
+        convert = None if seams.offload is not None else stack.enter_context(DecodingPool()).convert
+        fetch = await stack.enter_async_context(HttpFetcher(job.images.allow_private_hosts))
+        yield transport, images_of(job, fetch, seams, convert)

@@ -26,12 +26,16 @@ from PIL import (
 )
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable, RowFault
-from batchvision.images.formats import Header, ImageFormat, check_pixels, exif_orientation
+from batchvision.images.formats import Converted, Header, ImageFormat, check_pixels, exif_orientation
 from batchvision.records import ImagePreparation
 
 JPEG_QUALITY = 90
 JPEG_MAX_SIDE = 65_500  # a limit of the format
-BIG_PIXELS = 25_000_000  # from here on one image at a time: ten bytes a pixel while it is converted
+#: What has to be converted has at most so many pixels afterwards, and more only before: no model sees as many.
+MOST_PIXELS = 25_000_000
+#: In this process (without decoding processes) larger images are converted one at a time.
+BIG_PIXELS = MOST_PIXELS
+STRIP_ROWS = 256  #: colours are converted strip by strip: a multiple of every shrinking factor
 SHRINK_ROUNDS = 8
 
 _TURNS = {
@@ -54,25 +58,38 @@ _DECODERS: dict[ImageFormat, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     ImageFormat.TIFF: TiffImagePlugin.TiffImageFile,
     ImageFormat.AVIF: AvifImagePlugin.AvifImageFile,
 }
+# Bytes a decoder holds for each pixel of the full image at its peak: the picture, and beside it frames or rows.
+_DECODING_BYTES = {
+    ImageFormat.WEBP: 16,
+    ImageFormat.AVIF: 16,
+    ImageFormat.HEIC: 16,
+    ImageFormat.GIF: 12,
+    ImageFormat.TIFF: 8,
+}
 _one_big_image = threading.Lock()
 
 
-class Converted(NamedTuple):
-    """A JPEG and its size."""
-
-    content: bytes
-    width: int
-    height: int
+class NeedsRoom(Exception):
+    """The image would take more memory than it may have now."""
 
 
-def convert(content: bytes, header: Header, preparation: ImagePreparation) -> Converted:
-    """The image as an upright JPEG within the limits. Raises ImageUnreadable or ImageTooLarge, and nothing else."""
+def convert(content: bytes, header: Header, preparation: ImagePreparation, room_bytes: int | None = None) -> Converted:
+    """The image as an upright JPEG within the limits. Raises ImageUnreadable or ImageTooLarge.
+
+    With ``room_bytes``, NeedsRoom where that much memory is not enough, before anything is decoded.
+    """
     try:
         with _open(content, header.format) as image:
             check_pixels(*image.size, preparation)
+            full, target = image.size, _target(image.size, preparation)
+            if header.format is ImageFormat.JPEG:
+                # a JPEG decodes straight to a half, a quarter or an eighth: scale first, while that is possible
+                image.draft(None, target)
+            if room_bytes is not None:
+                _check_room(image, full, target, header, room_bytes)
             with _room_for(image.size):
-                return _encode_within(_upright(image, header, preparation), header.format, preparation.max_bytes)
-    except RowFault:
+                return _encode_within(_upright(image, header, target), header.format, preparation.max_bytes)
+    except (RowFault, NeedsRoom):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
         raise ImageTooLarge(f"the image does not fit into memory when decoded: {error}") from error
@@ -101,18 +118,42 @@ def _room_for(size: tuple[int, int]) -> AbstractContextManager[object]:
     return _one_big_image if size[0] * size[1] > BIG_PIXELS else nullcontext()
 
 
-def _upright(image: ImageFile.ImageFile, header: Header, preparation: ImagePreparation) -> Image.Image:
-    """Decoded, scaled to ``max_side``, in grey or RGB, and the right way up."""
-    side = min(preparation.max_side or JPEG_MAX_SIDE, JPEG_MAX_SIDE)
-    if header.format is ImageFormat.JPEG:
-        # a JPEG decodes straight to a half, a quarter or an eighth: scale first, while that is possible
-        size = _fitting(image.size, side)
-        image.draft(None, size)
-        decoded = _flattened(_scaled(image, size))
-    else:
-        image.load()
-        decoded = _flattened(image)
-        decoded = _scaled(decoded, _fitting(decoded.size, side))
+def _target(size: tuple[int, int], preparation: ImagePreparation) -> tuple[int, int]:
+    """The size in pixels that the image is to have, before it is turned."""
+    width, height = _fitting(size, min(preparation.max_side or JPEG_MAX_SIDE, JPEG_MAX_SIDE))
+    while width * height > MOST_PIXELS:  # halves: they need no copy in full size
+        width, height = (width + 1) // 2, (height + 1) // 2
+    return width, height
+
+
+def _check_room(
+    image: ImageFile.ImageFile,
+    full: tuple[int, int],
+    target: tuple[int, int],
+    header: Header,
+    room_bytes: int,
+) -> None:
+    decoded, copies = image.size[0] * image.size[1], 1 if header.orientation == 1 else 2
+    need = decoded * _DECODING_BYTES.get(header.format, 4) + 4 * copies * min(decoded, target[0] * target[1])
+    if header.format is ImageFormat.JPEG and "progressive" in image.info:
+        need += 6 * full[0] * full[1]  # all coefficients are held, whatever the scale
+    if need > room_bytes:
+        megabytes = -(-need // 1_000_000)
+        raise NeedsRoom(
+            f"{full[0]} x {full[1]} takes {megabytes:,} MB to decode, more than decoders are given: scale it down"
+        )
+
+
+def _upright(image: ImageFile.ImageFile, header: Header, target: tuple[int, int]) -> Image.Image:
+    """Decoded, in grey or RGB, scaled to ``target``, and the right way up."""
+    size = image.size
+    image.load()
+    if image.size != size:  # TIFFs are turned while they are loaded
+        target = _fitting(image.size, max(target))
+    shrink, spare = 1, 1 if size[0] * size[1] > BIG_PIXELS else 2  # scaling from twice the target looks best
+    while image.size[0] >= 2 * spare * shrink * target[0] and shrink < STRIP_ROWS:
+        shrink *= 2
+    decoded = _scaled(_flattened(image, shrink), target)
     turn = _TURNS.get(_orientation(image, header))
     return decoded if turn is None else decoded.transpose(turn)
 
@@ -138,29 +179,54 @@ def _orientation(image: ImageFile.ImageFile, header: Header) -> int:
             return exif_orientation(exif) if isinstance(exif, bytes) else 1
 
 
-def _flattened(image: Image.Image) -> Image.Image:
-    """In mode L or RGB; what is transparent becomes white."""
-    if image.mode.startswith(("I", "F")):
-        return _eight_bit(image)
-    if image.has_transparency_data:
-        layered = image.convert("RGBA")
-        ground = Image.new("RGB", layered.size, "white")
-        ground.paste(layered, mask=layered.getchannel("A"))
-        return ground
-    if image.mode in ("L", "RGB"):
-        image.load()
-        return image
-    return image.convert("L" if image.mode == "1" else "RGB")
+def _flattened(image: Image.Image, shrink: int = 1) -> Image.Image:
+    """In mode L or RGB, what is transparent white; made smaller by ``shrink``. Strip by strip: copies are costly."""
+    if image.mode in ("L", "RGB") and not image.has_transparency_data:
+        return image if shrink == 1 else image.reduce(shrink)
+    width, height = image.size
+    levels = _levels(image) if image.mode.startswith(("I", "F")) else None
+    mode = "L" if levels is not None or (image.mode == "1" and not image.has_transparency_data) else "RGB"
+    flat = Image.new(mode, (-(-width // shrink), -(-height // shrink)))
+    for top in range(0, height, STRIP_ROWS):
+        strip = image.crop((0, top, width, min(height, top + STRIP_ROWS)))
+        ready = _flat_strip(strip, mode) if levels is None else _grey_strip(strip, levels)
+        flat.paste(ready if shrink == 1 else ready.reduce(shrink), (0, top // shrink))
+    return flat
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _flat_strip(strip: Image.Image, mode: str) -> Image.Image:
+    if not strip.has_transparency_data:
+        return strip.convert(mode)
+    layered = strip.convert("RGBA")
+    ground = Image.new("RGB", layered.size, "white")
+    ground.paste(layered, mask=layered.getchannel("A"))
+    return ground
+
+
+class _Levels(NamedTuple):
+    """How wide greys become 8 bits: value * factor + offset."""
+
+    factor: float
+    offset: float
+
+
+def _levels(image: Image.Image) -> _Levels:
     """16-bit, 32-bit and float greys: 16-bit keeps its scale, anything wider is stretched over its own range."""
-    wide = image.convert("F")
-    low, high = (float(value) for value in wide.getextrema())  # type: ignore[arg-type]  # one band: two numbers
+    found = [
+        image.crop((0, top, image.width, min(image.height, top + STRIP_ROWS))).convert("F").getextrema()
+        for top in range(0, image.height, STRIP_ROWS)
+    ]
+    low = min(float(lowest) for lowest, _ in found)  # type: ignore[arg-type]  # one band: two numbers
+    high = max(float(highest) for _, highest in found)  # type: ignore[arg-type]
     if image.mode != "F" and low >= 0 and high <= 65_535:
         low, high = 0.0, 65_535.0 if high > 255 else 255.0
     factor = 255.0 / (high - low) if high > low else 0.0
-    return wide.point(lambda value: value * factor + -low * factor).convert("L")
+    return _Levels(factor, -low * factor)
+
+
+def _grey_strip(strip: Image.Image, levels: _Levels) -> Image.Image:
+    factor, offset = levels
+    return strip.convert("F").point(lambda value: value * factor + offset).convert("L")
 
 
 def _encode_within(image: Image.Image, source: ImageFormat, max_bytes: int) -> Converted:

@@ -49,6 +49,14 @@ class Segment(NamedTuple):
     end: int
 
 
+class Converted(NamedTuple):
+    """What a conversion gives: a JPEG and its size."""
+
+    content: bytes
+    width: int
+    height: int
+
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_END = b"\xff\xd9"
 _PNG_METADATA = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME"})

@@ -6,7 +6,10 @@ Rule: nothing heavy happens on the event loop; every fault is a RowFault of that
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
@@ -15,9 +18,20 @@ import anyio
 import anyio.to_thread
 
 from batchvision.errors import ImageUnreachable, RowInvalid
-from batchvision.images.formats import Header, check_pixels, examine, without_metadata
+from batchvision.images.addresses import check_host
+from batchvision.images.downloads import Downloads, Room
+from batchvision.images.formats import Converted, Header, check_pixels, examine, without_metadata
 from batchvision.images.jail import read_inside
-from batchvision.images.references import check_url, identity, kind_of, read_data_uri, redact_reference, redact_url
+from batchvision.images.pool import DecodingPool
+from batchvision.images.references import (
+    check_url,
+    identity,
+    kind_of,
+    read_data_uri,
+    redact_reference,
+    redact_url,
+    url_identity,
+)
 from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload
 
 #: No larger source is read: it bounds memory, and the largest photo that makes sense is far below.
@@ -35,10 +49,20 @@ class Offload(Protocol):
     def __call__(self, work: Callable[[*Ts], T], /, *args: *Ts) -> Awaitable[T]: ...
 
 
+#: Asked before so many bytes are held.
+Reserve = Callable[[int], Awaitable[None]]
+
+
 class Fetcher(Protocol):
     """Downloads an image; see ``transport.HttpFetcher``."""
 
-    async def fetch(self, url: str, max_bytes: int) -> bytes: ...
+    async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes: ...
+
+
+class Converter(Protocol):
+    """Makes a plain JPEG of any readable image. Blocking. Raises ImageUnreadable or ImageTooLarge."""
+
+    def __call__(self, content: bytes, header: Header, preparation: ImagePreparation, /) -> Converted: ...
 
 
 def threads(limit: int | None = None) -> Offload:
@@ -62,7 +86,14 @@ class Prepared(NamedTuple):
     height: int
 
 
-def prepare_bytes(content: bytes, preparation: ImagePreparation) -> Prepared:
+def convert_here(content: bytes, header: Header, preparation: ImagePreparation) -> Converted:
+    """In this process: for images that the job's own author chose, and where tests run in virtual time."""
+    from batchvision.images.convert import convert  # Pillow, and only where it is needed
+
+    return convert(content, header, preparation)
+
+
+def prepare_bytes(content: bytes, preparation: ImagePreparation, convert: Converter = convert_here) -> Prepared:
     """``content`` byte for byte where it is plain and within the limits, otherwise converted. Blocking.
 
     Raises ImageUnreadable or ImageTooLarge.
@@ -70,8 +101,6 @@ def prepare_bytes(content: bytes, preparation: ImagePreparation) -> Prepared:
     header = examine(content)
     check_pixels(header.width, header.height, preparation)
     if not passes_unchanged(content, header, preparation):
-        from batchvision.images.convert import convert  # Pillow, and only where it is needed
-
         converted = convert(content, header, preparation)
         return Prepared(converted.content, "image/jpeg", converted.width, converted.height)
     if preparation.strip_metadata and header.has_metadata:
@@ -124,9 +153,15 @@ def max_source_bytes(preparation: ImagePreparation) -> int:
     return max(MAX_SOURCE_BYTES, preparation.max_bytes)
 
 
-def inline_payload(ref: ImageRef, content: bytes, preparation: ImagePreparation, identity_mode: str) -> Payload:
+def inline_payload(
+    ref: ImageRef,
+    content: bytes,
+    preparation: ImagePreparation,
+    identity_mode: str,
+    convert: Converter = convert_here,
+) -> Payload:
     """The payload of an image whose source bytes are at hand. Blocking."""
-    prepared = prepare_bytes(content, preparation)
+    prepared = prepare_bytes(content, preparation, convert)
     digest = sha256(content).hexdigest()
     return Payload(
         identity=identity(ref, identity_mode, digest),
@@ -144,7 +179,9 @@ class ImageSource:
     """Gives the payload of any image reference of one job.
 
     ``image_mode``: url | inline | auto (URLs are handed over unless ``inline`` is asked for). ``image_identity``:
-    content | ref. ``fetch`` may be None where no URL is ever inlined.
+    content | ref. ``fetch`` may be None where no URL is ever inlined. ``convert``: who decodes images that cannot
+    travel as they are; None: decoding processes of its own that end with it, or this process where ``offload`` is
+    given, for then nothing shall run beside it.
     """
 
     def __init__(
@@ -156,28 +193,37 @@ class ImageSource:
         *,
         fetch: Fetcher | None = None,
         offload: Offload | None = None,
+        convert: Converter | None = None,
+        allow_private_hosts: bool = False,
     ) -> None:
         self._root = root
         self._preparation = preparation
         self._inlines_urls = image_mode == "inline"
         self._identity_mode = image_identity
         self._fetcher = fetch
+        self._allow_private_hosts = allow_private_hosts
         self._offload = offload or threads()
+        self._downloads, self._room = Downloads(), Room()
+        if convert is None and offload is None:
+            pool = DecodingPool()
+            weakref.finalize(self, pool.close)
+            convert = pool.convert
+        self._convert: Converter = convert or convert_here
 
     async def payload(self, ref: ImageRef, inline: bool = False) -> Payload:
         """The image, checked and ready to be placed in a request. Raises a RowFault."""
         match ref.kind:
-            case ImageKind.URL if inline or self._inlines_urls:
-                return await self._from_bytes(ref, await self._download(ref.reference))
             case ImageKind.URL:
-                return self._handed_over(ref)
+                check_url(ref.reference)
+                if not self._allow_private_hosts:
+                    check_host(ref.reference)
+                return await self._downloaded(ref) if inline or self._inlines_urls else self._handed_over(ref)
             case ImageKind.BYTES if ref.content:
                 return await self._from_bytes(ref, ref.content)
             case _:
                 return await self._offload(self._read_and_check, ref)
 
     def _handed_over(self, ref: ImageRef) -> Payload:
-        check_url(ref.reference)
         return Payload(
             identity=identity(ref, self._identity_mode, None),
             reference=redact_url(ref.reference),
@@ -186,11 +232,22 @@ class ImageSource:
             url=ref.reference,
         )
 
-    async def _download(self, url: str) -> bytes:
-        check_url(url)
+    async def _downloaded(self, ref: ImageRef) -> Payload:
+        """Once in a run: other rows, and the same URL signed anew, have the same payload under their own name."""
+        payload = await self._downloads.get(url_identity(ref.reference), partial(self._download, ref))
+        return replace(
+            payload,
+            identity=identity(ref, self._identity_mode, payload.sha256),
+            reference=redact_url(ref.reference),
+            slot=ref.slot,
+        )
+
+    async def _download(self, ref: ImageRef) -> Payload:
         if self._fetcher is None:
-            raise ImageUnreachable(f"{redact_url(url)}: nothing here can download it")
-        return await self._fetcher.fetch(url, max_source_bytes(self._preparation))
+            raise ImageUnreachable(f"{redact_url(ref.reference)}: nothing here can download it")
+        async with self._room.share() as share:
+            content = await self._fetcher.fetch(ref.reference, max_source_bytes(self._preparation), share.reserve)
+            return await self._from_bytes(ref, content)
 
     async def _from_bytes(self, ref: ImageRef, content: bytes) -> Payload:
         small = len(content) <= SMALL_BYTES
@@ -199,7 +256,7 @@ class ImageSource:
         return await self._offload(self._check, ref, content)
 
     def _check(self, ref: ImageRef, content: bytes) -> Payload:
-        return inline_payload(ref, content, self._preparation, self._identity_mode)
+        return inline_payload(ref, content, self._preparation, self._identity_mode, self._convert)
 
     def _read_and_check(self, ref: ImageRef) -> Payload:
         return self._check(ref, read_source(ref, self._root, self._preparation))

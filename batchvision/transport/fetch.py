@@ -1,4 +1,4 @@
-"""Downloads images for the rows that name URLs, from public addresses only.
+"""Downloads images for the rows that name URLs, from public addresses only and politely.
 
 Rule: the address is judged where the socket is made, after every way a name can be resolved (redirects, rebinding,
 decimal and octal forms, literal addresses), so that no way leads around it.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from math import inf
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,8 +24,9 @@ from yarl import URL
 
 from batchvision import __version__
 from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreachable, RowFault
-from batchvision.images import redact_url
+from batchvision.images import Reserve, is_public, redact_url
 from batchvision.transport.body import Body
+from batchvision.transport.hosts import CONNECTIONS, Hosts
 
 TIMEOUT_SECONDS = 60.0
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -32,15 +36,12 @@ FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
 _CONNECTIONS = 64
-_CONNECTIONS_PER_HOST = 8
 _CHUNK_BYTES = 64 * 1024
 _HEADERS = {
     "accept": "image/jpeg, image/png, image/webp, image/*;q=0.8, */*;q=0.1",
     "accept-encoding": "identity",
     "user-agent": f"batchvision/{__version__}",
 }
-_NAT64 = ip_network("64:ff9b::/96")
-_CLOUD_SERVICES = frozenset({ip_address("168.63.129.16")})  # Azure's own services, at a public address
 
 
 class _AddressRefused(OSError):
@@ -55,14 +56,26 @@ class _TryAgain(Exception):
         self.delay_seconds = delay_seconds
 
 
-@dataclass(slots=True)
-class _Addresses:
-    """The addresses that were refused on the way of one download."""
+@dataclass(slots=True, eq=False)
+class _Way:
+    """One download: its deadline, its room, and the addresses that were refused on its way."""
 
+    scope: anyio.CancelScope
+    reserve: Reserve | None
     refused: list[str] = field(default_factory=list)
 
+    @contextmanager
+    def our_own_wait(self) -> Iterator[None]:
+        """Time that the deadline does not count: we wait for our own sake."""
+        left = self.scope.deadline - anyio.current_time()
+        self.scope.deadline = inf
+        try:
+            yield
+        finally:
+            self.scope.deadline = anyio.current_time() + left
 
-_ON_THE_WAY: ContextVar[_Addresses | None] = ContextVar("batchvision_download", default=None)
+
+_ON_THE_WAY: ContextVar[_Way | None] = ContextVar("batchvision_download", default=None)
 
 
 class HttpFetcher:
@@ -76,21 +89,24 @@ class HttpFetcher:
         retries: int = RETRIES,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = anyio.current_time,
     ) -> None:
         self._allow_private_hosts = allow_private_hosts
         self._timeout_seconds = timeout_seconds
         self._retries = retries
         self._sleep = sleep
         self._jitter = jitter
+        self._hosts = Hosts(sleep, clock)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=_CONNECTIONS,
-                limit_per_host=_CONNECTIONS_PER_HOST,
+                limit_per_host=CONNECTIONS,
                 socket_factory=_any_socket if self._allow_private_hosts else _public_socket,
             ),
+            middlewares=(self._ask_politely,),  # once for each hop of a redirect
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_SECONDS),
@@ -106,70 +122,72 @@ class HttpFetcher:
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await self._session.close()
 
-    async def fetch(self, url: str, max_bytes: int) -> bytes:
+    async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes:
         """The content at ``url``, at most ``max_bytes`` of it, tries and redirects included within one deadline.
 
-        Raises ImageUnreachable, ImageForbidden or ImageTooLarge.
+        ``reserve`` is awaited before the bytes of an answer are held. Raises ImageUnreachable, ImageForbidden or
+        ImageTooLarge.
         """
-        with anyio.move_on_after(self._timeout_seconds):
-            return await self._fetch_with_retries(url, max_bytes)
+        with anyio.move_on_after(self._timeout_seconds) as scope:
+            way = _Way(scope, reserve)
+            mark = _ON_THE_WAY.set(way)
+            try:
+                return await self._fetch_with_retries(url, max_bytes, way)
+            finally:
+                _ON_THE_WAY.reset(mark)
         raise ImageUnreachable(f"{redact_url(url)} was not downloaded within {self._timeout_seconds:g} s")
 
-    async def _fetch_with_retries(self, url: str, max_bytes: int) -> bytes:
+    async def _fetch_with_retries(self, url: str, max_bytes: int, way: _Way) -> bytes:
+        slots = self._hosts[_host_of(url)].slots
         retried = 0
         while True:
+            with way.our_own_wait():
+                await slots.acquire_on_behalf_of(way)
             try:
-                return await self._fetch_once(url, max_bytes)
+                return await self._fetch_once(url, max_bytes, way)
             except _TryAgain as failure:
                 if retried >= self._retries:
                     tries = f"{retried + 1} tries" if retried else "1 try"
                     raise ImageUnreachable(f"{redact_url(url)}: {failure} ({tries})") from None
-                delay = failure.delay_seconds
-            own = FIRST_DELAY_SECONDS * 2**retried * (0.5 + self._jitter())
-            await self._sleep(min(MAX_DELAY_SECONDS, own if delay is None else delay))
+                is_paused = failure.delay_seconds is not None
+            finally:
+                slots.release_on_behalf_of(way)
+            if not is_paused:  # otherwise the host's pause is waited for with the next try
+                await self._sleep(min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2**retried * (0.5 + self._jitter())))
             retried += 1
 
-    async def _fetch_once(self, url: str, max_bytes: int) -> bytes:
+    async def _fetch_once(self, url: str, max_bytes: int, way: _Way) -> bytes:
         assert self._session is not None, "HttpFetcher is used as `async with HttpFetcher(...)`"
-        addresses = _Addresses()
-        mark = _ON_THE_WAY.set(addresses)
         try:
             async with self._session.get(_as_written(url), max_redirects=MAX_REDIRECTS + 1) as response:
                 _check_status(url, response)
-                return await _read(url, response, max_bytes)
+                return await _read(url, response, max_bytes, way)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _fault(url, addresses, error) from None  # the cause shows the URL in full
-        finally:
-            _ON_THE_WAY.reset(mark)
+            raise _fault(url, way.refused, error) from None  # the cause shows the URL in full
+
+    async def _ask_politely(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        host, way = self._hosts[request.url.host], _ON_THE_WAY.get()
+        assert way is not None, "downloads go through fetch()"
+        with way.our_own_wait():
+            await host.turn()
+        response = await handler(request)
+        delay = _retry_after_seconds(response) if _is_busy(response.status) else None
+        if delay is not None:
+            host.pause(delay)
+        return response
 
 
 # ---------------------------------------------------------------------------------- the address rule
 
 
-def is_public(address: str) -> bool:
-    """Whether an address may be downloaded from: no loopback, private, link-local, metadata or special range."""
-    try:
-        found = _innermost(ip_address(address.partition("%")[0]))
-    except ValueError:
-        return False
-    return found.is_global and not (found.is_multicast or found.is_reserved) and found not in _CLOUD_SERVICES
-
-
-def _innermost(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address an IPv6 one leads to (mapped, NAT64, 6to4), or itself."""
-    if isinstance(address, IPv4Address):
-        return address
-    if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFF_FFFF)
-    return address.ipv4_mapped or address.sixtofour or address
-
-
 def _public_socket(info: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, _, where = info
     if not is_public(str(where[0])):
-        addresses = _ON_THE_WAY.get()
-        if addresses is not None:
-            addresses.refused.append(str(where[0]))
+        way = _ON_THE_WAY.get()
+        if way is not None:
+            way.refused.append(str(where[0]))
         raise _AddressRefused(f"{where[0]} is not a public address")
     return socket.socket(family, kind, protocol)
 
@@ -186,24 +204,46 @@ def _as_written(url: str) -> URL:
     return URL(url, encoded=url.isascii())
 
 
+def _host_of(url: str) -> str | None:
+    try:
+        return _as_written(url).host
+    except ValueError:
+        return None
+
+
+def _is_busy(status: int) -> bool:
+    return status in (408, 425, 429) or status >= 500
+
+
 def _check_status(url: str, response: aiohttp.ClientResponse) -> None:
     status = response.status
     if status == 200:
         return
-    if status in (408, 425, 429) or status >= 500:
+    if _is_busy(status):
         raise _TryAgain(f"HTTP {status}", _retry_after_seconds(response))
     raise ImageUnreachable(f"{redact_url(url)}: HTTP {status} {response.reason or ''}".rstrip())
 
 
 def _retry_after_seconds(response: aiohttp.ClientResponse) -> float | None:
-    value = response.headers.get("retry-after", "")
-    return float(value) if value.isdecimal() and value.isascii() else None
+    """Seconds or an HTTP date; None for anything else."""
+    value = response.headers.get("retry-after", "")[:80]
+    if value.isdecimal() and value.isascii():
+        return float(value[:9])
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return max(0.0, (aware - datetime.now(UTC)).total_seconds())
 
 
-async def _read(url: str, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+async def _read(url: str, response: aiohttp.ClientResponse, max_bytes: int, way: _Way) -> bytes:
     announced = response.content_length
     if announced is not None and announced > max_bytes:
         raise _too_large(url, max_bytes)
+    if way.reserve is not None:
+        with way.our_own_wait():
+            await way.reserve(max_bytes if announced is None or _is_packed(response) else announced)
     body = Body(response.headers.get("content-encoding", ""), max_bytes)
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
         body.feed(chunk)
@@ -216,15 +256,19 @@ async def _read(url: str, response: aiohttp.ClientResponse, max_bytes: int) -> b
     return body.content()
 
 
+def _is_packed(response: aiohttp.ClientResponse) -> bool:
+    return response.headers.get("content-encoding", "identity").lower() not in ("", "identity")
+
+
 def _too_large(url: str, max_bytes: int) -> ImageTooLarge:
     return ImageTooLarge(f"{redact_url(url)} has more than the {max_bytes:,} bytes that are read")
 
 
-def _fault(url: str, addresses: _Addresses, error: Exception) -> RowFault | _TryAgain:
+def _fault(url: str, refused: list[str], error: Exception) -> RowFault | _TryAgain:
     shown = redact_url(url)
-    if addresses.refused:
+    if refused:
         return ImageForbidden(
-            f"{shown} leads to {addresses.refused[-1]}, which is not a public address "
+            f"{shown} leads to {refused[-1]}, which is not a public address "
             "(set images.allow_private_hosts = true to allow your own network)"
         )
     match error:

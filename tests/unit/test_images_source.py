@@ -22,7 +22,7 @@ from batchvision.errors import (
     RowFault,
     RowInvalid,
 )
-from batchvision.images import ImageSource, load_local, threads
+from batchvision.images import ImageSource, Reserve, load_local, threads
 from batchvision.images.source import MAX_SOURCE_BYTES, SMALL_BYTES
 from batchvision.records import ImageKind, ImagePreparation, ImageRef
 
@@ -50,7 +50,9 @@ class Downloads:
         self.content = content
         self.asked: list[tuple[str, int]] = []
 
-    async def fetch(self, url: str, max_bytes: int) -> bytes:
+    async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes:
+        assert reserve is not None
+        await reserve(len(self.content))
         self.asked.append((url, max_bytes))
         return self.content
 

@@ -34,7 +34,7 @@ ONLY_IN: dict[str, frozenset[str]] = {
     "httpx": frozenset({"transport"}),
     "httpx_aiohttp": frozenset({"transport"}),
     "aiohttp": frozenset({"transport", "emulator"}),
-    "aiolimiter": frozenset({"pacing"}),
+    "aiolimiter": frozenset({"pacing", "transport"}),
     "click": frozenset({"cli", "__main__"}),
     "tqdm": frozenset({"progress"}),
 }

@@ -1,0 +1,308 @@
+"""Decoding processes: native decoders meet images of strangers there, and not in the process that holds the key.
+
+Rule: whatever an image does to its process (a crash, a hang, all the memory) costs that image's row alone; the process
+is replaced. All calls block: they are made from threads, and from several at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from batchvision.errors import ImageTooLarge, ImageUnreadable, JobInvalid
+from batchvision.images.formats import Converted, Header, ImageFormat, examine
+from batchvision.images.parcels import (
+    READY,
+    REPLY_BYTES,
+    Ending,
+    Reply,
+    Task,
+    pack_task,
+    unpack_reply,
+)
+from batchvision.records import ImagePreparation
+
+DEADLINE_SECONDS = 30.0  #: for one image, its way there and back included
+START_SECONDS = 60.0
+MOST_PROCESSES = 8  #: two feed any provider; each may take a few hundred megabytes
+_PIPE_BYTES = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+_START = "from batchvision.images.worker import main; main()"
+_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ")
+
+
+class _Ended(Exception):
+    """The process has ended, or says what none of ours does."""
+
+
+class _TooSlow(Exception):
+    """The deadline has passed."""
+
+
+class DecodingPool:
+    """At most ``size`` processes (default: the processors there are), each started when it is first needed.
+
+    Use it as a context manager, or ``close`` it: no process outlives it.
+    """
+
+    def __init__(
+        self,
+        size: int | None = None,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        command: tuple[str, ...] | None = None,
+    ) -> None:
+        self.size = size or min(os.cpu_count() or 1, MOST_PROCESSES)
+        self._deadline_seconds = deadline_seconds
+        self._command = command or (sys.executable, "-P", "-c", _START)
+        self._turns = threading.Condition()
+        self._idle: list[_Decoder] = []
+        self._busy: set[_Decoder | None] = set()
+        self._at_work = self._waiting_alone = 0
+        self._is_alone = self._is_closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def convert(self, content: bytes, header: Header, preparation: ImagePreparation) -> Converted:
+        """As :func:`batchvision.images.convert.convert`, elsewhere. Blocking; safe from several threads.
+
+        Raises ImageUnreadable or ImageTooLarge; JobInvalid where no process can be started at all.
+        """
+        reply, answer = self._ask(content, header, preparation, is_alone=False)
+        if reply.ending is Ending.NEEDS_ROOM:
+            reply, answer = self._ask(content, header, preparation, is_alone=True)
+        match reply.ending:
+            case Ending.CONVERTED:
+                return _checked(reply, answer)
+            case Ending.UNREADABLE:
+                raise ImageUnreadable(answer.decode("utf-8", "replace"))
+            case _:
+                raise ImageTooLarge(answer.decode("utf-8", "replace"))
+
+    def close(self) -> None:
+        """End all processes, at once."""
+        with self._turns:
+            self._is_closed = True
+            decoders = [*self._idle, *(decoder for decoder in self._busy if decoder is not None)]
+            self._idle.clear()
+            self._turns.notify_all()
+        for decoder in decoders:
+            decoder.end()
+
+    # ---------------------------------------------------------------------------- one image
+
+    def _ask(
+        self, content: bytes, header: Header, preparation: ImagePreparation, *, is_alone: bool
+    ) -> tuple[Reply, bytes]:
+        """One image to one process; once more to another where it ended without a word: it may not be the image."""
+        task = Task(header, preparation, is_alone, len(content))
+        with self._turn(is_alone):
+            try:
+                return self._ask_one(task, content)
+            except _Ended:
+                pass
+            try:
+                return self._ask_one(task, content)
+            except _Ended as ended:
+                raise _fault(header.format, ended) from None
+
+    def _ask_one(self, task: Task, content: bytes) -> tuple[Reply, bytes]:
+        decoder = self._taken()
+        is_usable = False
+        try:
+            answered = decoder.ask(task, content, time.monotonic() + self._deadline_seconds)
+            is_usable = True
+            return answered
+        except _TooSlow:
+            raise ImageUnreadable(
+                f"decoding it took more than {self._deadline_seconds:g} s: convert it to JPEG or PNG first"
+            ) from None
+        finally:
+            self._put_back(decoder, is_usable)
+
+    # ---------------------------------------------------------------------------- turns
+
+    @contextlib.contextmanager
+    def _turn(self, is_alone: bool) -> Iterator[None]:
+        """Leave to use one process; ``is_alone``: while no other is at work."""
+        with self._turns:
+            self._waiting_alone += is_alone
+            while not self._is_closed and not self._may_start(is_alone):
+                self._turns.wait()
+            self._waiting_alone -= is_alone
+            if self._is_closed:
+                self._turns.notify_all()
+                raise ImageUnreadable("the run has ended before the image was converted")
+            self._at_work += 1
+            self._is_alone = is_alone
+        try:
+            yield
+        finally:
+            with self._turns:
+                self._at_work -= 1
+                self._is_alone = False
+                self._turns.notify_all()
+
+    def _may_start(self, is_alone: bool) -> bool:
+        if is_alone:
+            return self._at_work == 0
+        return self._at_work < self.size and not self._is_alone and not self._waiting_alone
+
+    def _taken(self) -> _Decoder:
+        with self._turns:
+            if self._idle:
+                decoder = self._idle.pop()
+                self._busy.add(decoder)
+                return decoder
+        decoder = _Decoder(self._command)
+        with self._turns:
+            self._busy.add(decoder)
+            is_closed = self._is_closed
+        if is_closed:
+            decoder.end()
+        return decoder
+
+    def _put_back(self, decoder: _Decoder, is_usable: bool) -> None:
+        with self._turns:
+            self._busy.discard(decoder)
+            if is_usable and not self._is_closed:
+                self._idle.append(decoder)
+                return
+        decoder.end()
+
+
+def _checked(reply: Reply, answer: bytes) -> Converted:
+    """A decoder that an image has taken over could send anything: what it calls a JPEG has to be one."""
+    header = examine(answer)
+    if not header.is_plain or (header.width, header.height) != (reply.width, reply.height):
+        raise ImageUnreadable("its conversion is not the plain JPEG it should be")
+    return Converted(answer, reply.width, reply.height)
+
+
+def _fault(image_format: ImageFormat, ended: _Ended) -> ImageUnreadable | ImageTooLarge:
+    name = image_format.value.upper()
+    if str(ended) == "SIGKILL":
+        return ImageTooLarge(f"the {name} decoder was killed on it, most likely for lack of memory: scale it down")
+    return ImageUnreadable(f"the {name} decoder crashed on it ({ended}): convert it to JPEG or PNG first")
+
+
+class _Decoder:
+    """One decoding process. ``end`` may be called from any thread, and more than once."""
+
+    def __init__(self, command: tuple[str, ...]) -> None:
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env=_environment(),
+                start_new_session=True,  # the terminal's Ctrl-C is for the run, not for its decoders
+            )
+        except OSError as error:
+            raise JobInvalid(f"no process could be started to decode images: {error.strerror}") from error
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._tasks, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
+        self._lock = threading.Lock()
+        try:
+            for pipe in (self._tasks, self._answers):
+                _prepare(pipe)
+            started = self._read(len(READY), time.monotonic() + START_SECONDS)
+        except (_Ended, _TooSlow, OSError):
+            started = b""
+        if started != READY:
+            self.end()
+            raise JobInvalid(
+                f"the process that decodes images does not start: see what `{sys.executable} -m "
+                "batchvision.images.worker` says"
+            )
+
+    def ask(self, task: Task, content: bytes, deadline: float) -> tuple[Reply, bytes]:
+        """Raises _Ended or _TooSlow: then it is of no more use."""
+        try:
+            self._write(pack_task(task), deadline)
+            self._write(content, deadline)
+            reply = unpack_reply(self._read(REPLY_BYTES, deadline))
+            if reply.length > max(task.preparation.max_bytes, _CHUNK_BYTES):
+                raise _Ended("an answer too long")
+            return reply, self._read(reply.length, deadline)
+        except ValueError:
+            raise _Ended("an answer that is none") from None
+        except OSError:
+            raise _Ended(self._how_it_ended()) from None
+
+    def _write(self, content: bytes, deadline: float) -> None:
+        view = memoryview(content)
+        while view:
+            _wait(self._tasks, select.POLLOUT, deadline)
+            with contextlib.suppress(BlockingIOError):
+                view = view[os.write(self._tasks, view[:_CHUNK_BYTES]) :]
+
+    def _read(self, length: int, deadline: float) -> bytes:
+        parts: list[bytes] = []
+        while length:
+            _wait(self._answers, select.POLLIN, deadline)
+            with contextlib.suppress(BlockingIOError):
+                part = os.read(self._answers, min(length, _CHUNK_BYTES))
+                if not part:
+                    raise _Ended(self._how_it_ended())
+                parts.append(part)
+                length -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _how_it_ended(self) -> str:
+        try:
+            code = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return "it closed its pipe"
+        return signal.Signals(-code).name if code < 0 else f"exit {code}"
+
+    def end(self) -> None:
+        with self._lock:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+
+def _prepare(pipe: int) -> None:
+    os.set_blocking(pipe, False)
+    with contextlib.suppress(AttributeError, OSError):  # only Linux knows it, and it has a limit for each user
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def _wait(pipe: int, event: int, deadline: float) -> None:
+    left = deadline - time.monotonic()
+    waiting = select.poll()
+    waiting.register(pipe, event)
+    if left <= 0 or not waiting.poll(left * 1000):
+        raise _TooSlow
+
+
+def _environment() -> dict[str, str]:
+    """What a decoder needs to import the same code, and nothing else: no key, no token."""
+    places = [path for path in sys.path if path]
+    home = str(Path(__file__).resolve().parents[2])
+    if home not in places:
+        places.append(home)
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return {**kept, "PYTHONPATH": os.pathsep.join(places)}
