@@ -1,0 +1,84 @@
+"""The process that is measured: ``python -m benches.client NAME SPEC`` does one thing and prints one line of JSON.
+
+Imports come before the clock starts; CPU is of this process with its threads, and of children it waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from benches import loops
+from benches.process import at_home, cpu_seconds, many_files, memory_mib
+
+Work = Callable[[loops.Spec], Mapping[str, Any]]
+
+
+def _loop(send_all: Callable[[loops.Spec], Coroutine[Any, Any, int]], *modules: str) -> Callable[[], Work]:
+    def ready() -> Work:
+        for module in modules:
+            __import__(module)
+
+        def work(spec: loops.Spec) -> Mapping[str, Any]:
+            if spec.get("loop") == "uvloop":
+                import uvloop
+
+                return {"rows": uvloop.run(send_all(spec))}
+            return {"rows": asyncio.run(send_all(spec))}
+
+        return work
+
+    return ready
+
+
+def _night(name: str) -> Callable[[], Work]:
+    def ready() -> Work:
+        from benches import nights
+
+        return {
+            "run": lambda spec: {"rows": nights.with_batchvision(spec)},
+            "memory": nights.memory_of_a_night,
+            "resume": nights.resumed,
+            "plan": nights.planned,
+        }[name]
+
+    return ready
+
+
+def _material() -> Work:
+    from benches.material import make
+
+    return make
+
+
+CONTENDERS: dict[str, Callable[[], Work]] = {
+    "aiohttp": _loop(loops.with_aiohttp, "aiohttp"),
+    "httpx": _loop(loops.with_httpx, "httpx"),
+    "openai": _loop(loops.with_openai, "openai"),
+    "batchvision": _night("run"),
+    "memory": _night("memory"),
+    "resume": _night("resume"),
+    "plan": _night("plan"),
+    "material": lambda: _material(),
+}
+
+
+def main() -> None:
+    name, spec = sys.argv[1], json.loads(sys.argv[2])
+    at_home(spec.get("core"))
+    many_files()
+    work = CONTENDERS[name]()
+    gc.collect()
+    cpu, started = cpu_seconds(), time.perf_counter()
+    found = work(spec)
+    measured = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - cpu}
+    sys.stdout.write(json.dumps({**measured, "peak_mib": memory_mib(), **found}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""batchvision as a contender: a whole run, from the manifest to the sealed tables, by its public functions."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from batchvision.feed import Selection
+from batchvision.job import Job
+from batchvision.records import Counters, RawAnswer, RunSummary
+from batchvision.runner import run_async
+from batchvision.wiring import Seams
+from benches.loops import MODEL, QUESTION, SYSTEM, Spec
+from benches.process import memory_mib
+from benches.server import PROMPT_TOKENS, chat
+
+Watch = Callable[[Counters], Coroutine[Any, Any, None]]
+
+ENVIRON = {"XAI_API_KEY": "bench-key-0000"}
+
+
+def settings_of(spec: Spec) -> dict[str, Any]:
+    """The job as its file would say it."""
+    limits = {"concurrency": spec.get("in_flight", 256), **spec.get("limits", {})}
+    if "seconds" in spec:
+        limits["max_runtime_seconds"] = spec["seconds"]
+    return {
+        "name": "bench",
+        "manifest": {"path": spec["manifest"], "id": "sku", "keep": ["title"]},
+        "prompt": {"system": SYSTEM, "user": spec.get("question", QUESTION)},
+        "provider": {"name": "xai", "model": MODEL, "base_url": f"{spec['url']}/v1"},
+        "limits": limits,
+        "output": {"path": spec["output"]},
+    }
+
+
+def job_of(spec: Spec) -> Job:
+    return Job.from_mapping(settings_of(spec), Path(spec["folder"]), {})
+
+
+def job_file(spec: Spec) -> Path:
+    """The same job as a file, for the command."""
+    path = Path(spec["folder"]) / f"{spec['output']}.toml"
+    lines: list[str] = []
+    for section, values in settings_of(spec).items():
+        if not isinstance(values, dict):
+            lines.insert(0, f"{section} = {json.dumps(values)}")
+            continue
+        lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def night(spec: Spec, watch: Watch | None = None, seams: Seams | None = None) -> RunSummary:
+    selection = Selection(limit=spec.get("limit"))
+    start = partial(run_async, job_of(spec), selection=selection, environ=ENVIRON, watch=watch, seams=seams)
+    return anyio.run(start, backend_options={"use_uvloop": spec.get("loop") == "uvloop"})
+
+
+def with_batchvision(spec: Spec) -> int:
+    """The rows that have an answer."""
+    if not spec.get("progress"):
+        return _checked(night(spec), spec)
+    with Path("/dev/null").open("w") as nowhere:
+        return _checked(night(spec, _bar(nowhere)), spec)
+
+
+def _checked(summary: RunSummary, spec: Spec) -> int:
+    if summary.exit_code and "seconds" not in spec:
+        raise RuntimeError(f"the run did not end well: {summary.stop_reason} {summary.message}")
+    return summary.rows_completed
+
+
+def _bar(stream: TextIO) -> Watch:
+    from batchvision.progress import Style, watcher
+
+    watch = watcher(Style.BAR, stream)
+    assert watch is not None
+    return watch
+
+
+# ---------------------------------------------------------------------------------- without a network
+
+
+class Stub:
+    """A transport that answers at once."""
+
+    def __init__(self) -> None:
+        self._body = chat(PROMPT_TOKENS)
+
+    async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> RawAnswer:
+        await checkpoint()
+        return RawAnswer(200, {"content-type": "application/json"}, self._body, datetime.now(UTC))
+
+
+def stubbed() -> Seams:
+    return Seams(rng=random.Random(0), transport=Stub())
+
+
+def memory_of_a_night(spec: Spec) -> Mapping[str, Any]:
+    """What a run holds after its first ``early`` rows, and at its end."""
+    seen: dict[str, float] = {}
+
+    async def watch(counters: Counters) -> None:
+        while True:
+            if counters.rows_completed >= spec["early"]:
+                seen.setdefault("early_mib", memory_mib("VmRSS"))
+                seen["late_mib"] = memory_mib("VmRSS")
+            await anyio.sleep(0.02)
+
+    rows = _checked(night(spec, watch, stubbed()), spec)
+    return {"rows": rows, **seen}
+
+
+def resumed(spec: Spec) -> Mapping[str, Any]:
+    """A run that finds nearly all of its manifest done; ``limit`` rows are asked."""
+    summary = night(spec, seams=stubbed())
+    return {"rows": summary.rows_total, "left": summary.rows_pending}
+
+
+def planned(spec: Spec) -> Mapping[str, Any]:
+    from batchvision.plan import plan
+
+    drawn = anyio.run(plan, job_of(spec))
+    return {"rows": drawn.rows.total, "left": drawn.rows.total - drawn.rows.done}

@@ -1,0 +1,83 @@
+"""What one waits for before anything happens, and what a run of URLs holds in memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benches.measure import CLIENT_CORE, Contender, Server, client, measured, medians, served, table
+from benches.process import at_home
+
+TRIES_A_ROUND = 5
+FEW_ROWS = 10
+
+
+def bench(chosen: Namespace, folder: Path) -> None:
+    tries = chosen.rounds * TRIES_A_ROUND
+    with served() as server:
+        first = [_first_request(folder, server, turn) for turn in range(tries)]
+        nothing, help_ = [], []
+        for _ in range(tries):
+            nothing.append(_seconds(["-c", "pass"]))
+            help_.append(_seconds(["-m", "batchvision", "--help"]))
+        rows = chosen.rows or 20_000
+        peak = _peak_of_a_run(chosen, folder, server, rows)
+    table(
+        f"Starting, median (and best) of {tries}",
+        ["", "seconds", "best"],
+        [
+            ["python -c pass", *_two(nothing)],
+            ["batchvision --help", *_two(help_)],
+            [f"batchvision run, {FEW_ROWS} rows: from its start to the first request at the server", *_two(first)],
+        ],
+    )
+    table(f"Peak memory of a run of {rows:,} URLs, 256 in flight", ["", "MiB"], [["batchvision", f"{peak:.0f}"]])
+
+
+def _two(seconds: Sequence[float]) -> list[str]:
+    return [f"{median(seconds):.3f}", f"{min(seconds):.3f}"]
+
+
+def _command(arguments: Sequence[str], **more: Any) -> None:
+    """On the client's core, and quiet."""
+    environ = {**os.environ, "XAI_API_KEY": "bench-key-0000"}
+    subprocess.run(
+        [sys.executable, *arguments],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=environ,
+        preexec_fn=lambda: at_home(CLIENT_CORE),
+        **more,
+    )
+
+
+def _seconds(arguments: Sequence[str]) -> float:
+    began = time.perf_counter()
+    _command(arguments)
+    return time.perf_counter() - began
+
+
+def _first_request(folder: Path, server: Server, turn: int) -> float:
+    """Both processes read the same monotonic clock."""
+    where = {"folder": str(folder), "manifest": "few.parquet", "output": f"few-{turn}", "rows": FEW_ROWS}
+    client("material", {"make": "urls", **where})
+    job = client("material", {"make": "job", "url": server.url, **where})["job"]
+    server.set()
+    began = time.monotonic()
+    _command(["-m", "batchvision", "run", job, "--quiet"])
+    first: float = server.told()["arrivals"][0]
+    return first - began
+
+
+def _peak_of_a_run(chosen: Namespace, folder: Path, server: Server, rows: int) -> float:
+    where = {"folder": str(folder), "manifest": "urls.parquet", "output": "peak"}
+    client("material", {"make": "urls", "rows": rows, **where})
+    run = Contender("batchvision", "batchvision", {**where, "rows": rows, "in_flight": 256})
+    return medians([measured(run, server, turn) for turn in range(chosen.rounds)], "peak_mib")

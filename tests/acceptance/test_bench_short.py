@@ -1,0 +1,65 @@
+"""``scripts/bench`` runs and prints its tables; what the figures are is said by ``scripts/bench.md``, not by a test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("openai")
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def _printed(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [REPOSITORY / "scripts" / "bench", *arguments, "--rounds", "1", "--folder", str(folder)],
+        env={**os.environ, "BENCH_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def _figures(printed: str, line: str) -> list[str]:
+    """The cells of the first table line that begins with ``line``."""
+    found = next(text for text in printed.splitlines() if text.startswith(f"| {line}"))
+    return [cell.strip() for cell in found.strip("|").split("|")][1:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ours"),
+    [
+        (("throughput", "--rows", "300", "--only", "0"), "batchvision "),
+        (("throughput", "--rows", "240", "--only", "0.3"), "batchvision "),
+        (("images", "--rows", "100"), "batchvision "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_table_sets_batchvision_beside_a_bare_loop(tmp_path: Path, arguments: tuple[str, ...], ours: str) -> None:
+    printed = _printed(tmp_path, *arguments)
+    assert all(float(_figures(printed, line)[0]) > 0 for line in ("aiohttp loop", ours, "openai SDK loop", "httpx"))
+
+
+def test_limits_print_a_share_of_the_allowed_rate_for_each_case(tmp_path: Path) -> None:
+    printed = _printed(tmp_path, "limits", "--seconds", "1.5", "--only", "given")
+    assert float(_figures(printed, "limits given")[1]) > 0
+    printed = _printed(tmp_path, "limits", "--seconds", "2", "--only", "storm")
+    assert _figures(printed, "batchvision")[0].isdigit()
+
+
+def test_resume_prints_how_fast_done_rows_are_passed_over(tmp_path: Path) -> None:
+    printed = _printed(tmp_path, "resume", "--rows", "5000")
+    assert int(_figures(printed, "plan")[0].replace(",", "")) > 0
+    assert float(_figures(printed, "run of 5,000 rows")[2]) > 0
+
+
+def test_startup_prints_the_time_to_the_first_request(tmp_path: Path) -> None:
+    printed = _printed(tmp_path, "startup", "--rows", "300")
+    assert float(_figures(printed, "batchvision run")[0]) > 0
