@@ -7,7 +7,7 @@ order of the lines in :meth:`Exchanges.ask` and :meth:`Exchanges.collect` *is* p
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
@@ -24,8 +24,9 @@ from batchvision.errors import (
     StopRun,
     Transient,
 )
+from batchvision.images import Offload
 from batchvision.keys import row_digest
-from batchvision.outcome import Judge, Verdict
+from batchvision.outcome import Judge, Verdict, shared
 from batchvision.providers.base import Dialect, Gone, Reading, SendOptions, Waiting
 from batchvision.records import (
     AttemptState,
@@ -115,11 +116,13 @@ class Exchanges:
         judge: Judge,
         counters: Counters,
         stop: StopSignal,
+        offload: Offload,
         learn: Callable[[Usage, int], None] = lambda usage, images: None,
         now: Callable[[], datetime] = utc_now,
         rng: random.Random | None = None,
     ) -> None:
         self._terms = terms
+        self._offload = offload
         self._store = store
         self._standing = standing
         self._transport = transport
@@ -323,6 +326,20 @@ class Exchanges:
         )
         self._store.file(failed)
         self._count_failure(failed)
+
+    def share(self, outcome: Outcome, follower: Request) -> None:
+        """The outcome of an identical request is this row's too; nothing was sent for it."""
+        own = shared(outcome, follower, self._terms.keep_names, self._terms.run_id, self._now())
+        if isinstance(own, Completed):
+            self._store.share(own)
+            self._counters.rows_completed += 1
+        else:
+            self._store.file(own)
+            self._count_failure(own)
+
+    async def read_answers(self, request_keys: Set[str]) -> dict[str, list[Completed]]:
+        """Completed rows of these requests, from the disk."""
+        return await self._offload(self._store.answers, request_keys)
 
     def _count(self, verdict: Verdict) -> None:
         counters, usage = self._counters, verdict.attempt.answer.usage

@@ -37,6 +37,8 @@ from batchvision.records import (
     Outcome,
     RawAnswer,
     Recipe,
+    Request,
+    Usage,
 )
 from batchvision.retry import Again, GiveUp, RetryPolicy, Stop, decide
 
@@ -248,3 +250,56 @@ def _row_cost(exchange: Exchange, answer: Answer) -> int:
 def _shortened(error: BatchvisionError) -> str:
     message = error.message
     return message if len(message) <= MOST_MESSAGE_CHARS else message[: MOST_MESSAGE_CHARS - 3] + "..."
+
+
+# ---------------------------------------------------------------------------------- one answer for many rows
+
+
+def shared(outcome: Outcome, follower: Request, keep_names: tuple[str, ...], run_id: str, now: datetime) -> Outcome:
+    """``outcome`` of the row that asked, as the outcome of ``follower``: the same answer or failure, at no cost."""
+    keep = dict(zip(keep_names, follower.keep, strict=True))
+    match outcome:
+        case Completed():
+            return replace(
+                outcome,
+                row_id=follower.row_id,
+                skip_key=follower.skip_key,
+                answer=replace(outcome.answer, usage=_free(outcome.answer.usage)),
+                attempt_count=0,
+                row_cost_ticks=0,
+                image_ref=follower.image_ref,
+                image_sha256=follower.image_sha256,
+                run_id=run_id,
+                updated_at=now,
+                keep=keep,
+            )
+        case Failed():
+            return replace(
+                outcome,
+                row_id=follower.row_id,
+                skip_key=follower.skip_key,
+                error_message=f"{outcome.error_message} (asked once, for row {outcome.row_id})",
+                attempt_count=0,
+                row_cost_ticks=0,
+                failed_at=now,
+                run_id=run_id,
+                keep=keep,
+                at_provider=False,
+            )
+
+
+def _free(usage: Usage) -> Usage:
+    """Nothing was used for this row; what is unknown of the answer stays unknown."""
+
+    def none_used(tokens: int | None) -> int | None:
+        return None if tokens is None else 0
+
+    return Usage(
+        prompt_tokens=none_used(usage.prompt_tokens),
+        image_tokens=none_used(usage.image_tokens),
+        cached_tokens=none_used(usage.cached_tokens),
+        completion_tokens=none_used(usage.completion_tokens),
+        reasoning_tokens=none_used(usage.reasoning_tokens),
+        cost_ticks=0,
+        cost_source="shared",
+    )

@@ -28,7 +28,7 @@ from batchvision.exchange import Exchanges, Judged, Terms, Transport
 from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
 from batchvision.images import ImageSource, threads
 from batchvision.job import Job
-from batchvision.lanes import POLLERS, DeferredLane, Delivery, OnlineLane
+from batchvision.lanes import POLLERS, DeferredLane, Delivery, OnlineLane, Sharing
 from batchvision.money import format_usd
 from batchvision.prompt import answer_columns
 from batchvision.providers import dialect
@@ -203,6 +203,7 @@ class Night:
             judge=self.judge,
             counters=self.counters,
             stop=self.stop,
+            offload=self.offload,
             learn=self.estimator.learn,
             now=self.seams.now,
             rng=self.seams.rng,
@@ -216,6 +217,7 @@ class Night:
             lambda: budget.failures_in_a_row,
             limits.max_failed.allows,
             self.selection.retries,
+            Sharing(self.standing.answered, is_on=limits.deduplicate),
         )
 
     # ---------------------------------------------------------------------------- the night itself
@@ -257,6 +259,7 @@ class Night:
                     else:
                         night.start_soon(collector.collect, tickets)
                         await lane.deliver(rows)
+            await delivery.serve_late()
             tickets, only = (), frozenset(delivery.again)
             if self.stop.is_set or not only:
                 return

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -91,6 +92,7 @@ def _word(reason: StopRun | Interrupted | None) -> str | None:
     return reason.kind if isinstance(reason, BatchvisionError) else INTERRUPTED if reason else None
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """What ran: for the summary."""
     return {"python": platform.python_version(), **{name.lower(): version(name) for name in VERSIONS_OF}}

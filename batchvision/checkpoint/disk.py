@@ -34,8 +34,11 @@ class Disk(Protocol):
     def create(self, path: Path, mode: int) -> int:
         """Open a new, or emptied, file for writing and give its descriptor."""
 
+    def set_aside(self, path: Path, size_bytes: int) -> None:
+        """Make a file that takes so much room and holds nothing; where there is no room, there is no file either."""
+
     def write(self, descriptor: int, content: bytes | memoryview) -> None:
-        """Write all of ``content`` after what was written before."""
+        """Write all of ``content`` after what was written before; or, where that fails, nothing of it."""
 
     def sync(self, descriptor: int) -> None:
         """Return when everything written is durable (fdatasync)."""
@@ -62,10 +65,28 @@ class LocalDisk:
     def create(self, path: Path, mode: int) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
 
+    def set_aside(self, path: Path, size_bytes: int) -> None:
+        descriptor = self.create(path, PRIVATE)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, 0, size_bytes)
+            else:
+                self.write(descriptor, bytes(size_bytes))
+        except OSError:
+            self.remove(path)
+            raise
+        finally:
+            self.close(descriptor)
+
     def write(self, descriptor: int, content: bytes | memoryview) -> None:
-        left = memoryview(content)
-        while left:
-            left = left[os.write(descriptor, left) :]
+        start, left = os.lseek(descriptor, 0, os.SEEK_CUR), memoryview(content)
+        try:
+            while left:
+                left = left[os.write(descriptor, left) :]
+        except OSError:
+            os.ftruncate(descriptor, start)
+            os.lseek(descriptor, start, os.SEEK_SET)
+            raise
 
     def sync(self, descriptor: int) -> None:
         getattr(os, "fdatasync", os.fsync)(descriptor)
@@ -119,9 +140,12 @@ def start_file(disk: Disk, path: Path, content: bytes | memoryview, mode: int) -
         disk.sync(descriptor)
         disk.rename(hidden, path)
         disk.sync_folder(path.parent)
-    except BaseException:
+    except BaseException as fault:
         with suppress(OSError):
             disk.close(descriptor)
+        if isinstance(fault, OSError):  # a full disk needs the room
+            with suppress(OSError):
+                disk.remove(hidden)
         raise
     return descriptor
 

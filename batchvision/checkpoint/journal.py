@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,25 +91,29 @@ class Journal:
         self.gathering.add(encode(entry, self._mask))
         return self.gathering
 
-    async def commit(self) -> None:
-        """Make what has gathered durable. What is appended meanwhile gathers for the next group."""
-        group = self.take()
+    async def commit(self, rescue: Callable[[OSError], Awaitable[None]] | None = None) -> None:
+        """Make what has gathered durable. What is appended meanwhile gathers for the next group.
+
+        ``rescue`` is called where that fails, and makes the same durable elsewhere, or raises OSError too.
+        """
+        group, segment = self.take(), self.segment
         if not group.bodies:
             group.settle()
             return
-        await self.write(group)
+        with self.failing(f"writing the journal {segment.path}", group):
+            try:
+                await self._offload(lambda: segment.append(group.bodies))
+            except OSError as fault:
+                if rescue is None:
+                    raise
+                await rescue(fault)
+        group.settle()
 
     def take(self) -> Group:
         if self.failure is not None:
             raise self.failure
         group, self.gathering = self.gathering, Group()
         return group
-
-    async def write(self, group: Group) -> None:
-        doing = f"writing the journal {self.segment.path}"
-        with self.failing(doing, group):
-            await self._offload(lambda: self.segment.append(group.bodies))
-        group.settle()
 
     @contextmanager
     def failing(self, doing: str, *groups: Group) -> Iterator[None]:

@@ -13,14 +13,14 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import pyarrow as pa
 
 from batchvision.checkpoint.cells import MONEY, TIMESTAMP, array_of, caster, cell_of, usd_of
-from batchvision.records import Attempt, Completed, Failed
+from batchvision.records import Answer, Attempt, Completed, Failed, Lane, Usage
 
 TABLE_VERSION = 1
 ERROR_MESSAGE_CHARACTERS = 500
 
 R = TypeVar("R")
 
-_STRING, _INT32, _INT64 = pa.string(), pa.int32(), pa.int64()
+_STRING, _BINARY, _INT32, _INT64 = pa.string(), pa.binary(), pa.int32(), pa.int64()
 _TEXTS = pa.list_(pa.string())
 
 
@@ -202,7 +202,12 @@ class Tables:
             return array_of([None if text is None else self.mask(text)[:characters] for text in values], arrow)
         if arrow == _TEXTS:
             return array_of([self._masked_list(texts) for texts in values], arrow)
+        if arrow == _BINARY:
+            return array_of([None if raw is None else self._masked_bytes(raw) for raw in values], arrow)
         return array_of(values, arrow)
+
+    def _masked_bytes(self, raw: bytes) -> bytes:
+        return self.mask(raw.decode("latin-1")).encode("latin-1")
 
     def _masked_list(self, texts: list[str | None] | None) -> list[str | None] | None:
         return None if texts is None else [None if text is None else self.mask(text) for text in texts]
@@ -223,4 +228,27 @@ def failures_of(table: pa.Table) -> Iterator[Failed]:
         yield Failed(
             **{name: row[name] for name in _STORED_FAILURE},
             keep={name: cell_of(row[name]) for name in keep},
+        )
+
+
+_SAME_NAME = tuple(
+    name
+    for name in Completed.__dataclass_fields__
+    if name in {column.name for column in RESULTS} and name not in ("lane", "image_ref", "image_sha256")
+)
+_OF_ANSWER = ("finish_reason", "model", "upstream_provider", "provider_request_id", "system_fingerprint")
+
+
+def completed_of(table: pa.Table, columns: Columns) -> Iterator[Completed]:
+    """The records of a ``results`` table."""
+    for row in table.to_pylist():
+        usage = Usage(**{name: row[name] for name in Usage.__dataclass_fields__})
+        yield Completed(
+            **{name: row[name] for name in _SAME_NAME},
+            lane=Lane(row["lane"]),
+            answer=Answer(row["output_text"], usage=usage, **{name: row[name] for name in _OF_ANSWER}),
+            answer_columns={name: row[name] for name, _ in columns.answers if row.get(name) is not None},
+            image_ref=tuple(row["image_ref"]),
+            image_sha256=tuple(row["image_sha256"]),
+            keep={name: cell_of(row.get(name)) for name, _ in columns.keep},
         )

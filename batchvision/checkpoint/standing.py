@@ -62,7 +62,9 @@ class Sums(NamedTuple):
 class Standing:
     """The answers to the feed's and the lanes' questions. Reads may come from the feed's thread."""
 
-    def __init__(self, books: Books, done: KeySet, others: dict[bytes, int], sums: Sums) -> None:
+    def __init__(self, books: Books, done: KeySet, others: dict[bytes, int], sums: Sums, answered: KeySet) -> None:
+        #: request_keys (16 bytes) that have an answer under this recipe, whosever it is
+        self.answered = answered
         self._books = books
         self._done = done
         self._others = others
@@ -79,8 +81,8 @@ class Standing:
     @classmethod
     def read(cls, output: Path, books: Books, recipe_id: str) -> Standing:
         """From the parts of all shards. Raises CheckpointDamaged."""
-        done, others = _read_results(output, recipe_id)
-        return cls(books, done, others, read_sums(output))
+        done, answered, others = _read_results(output, recipe_id)
+        return cls(books, done, others, read_sums(output), answered)
 
     # ---------------------------------------------------------------------------- one row
 
@@ -155,15 +157,18 @@ class Standing:
 # ---------------------------------------------------------------------------------- reading
 
 
-def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, dict[bytes, int]]:
-    """The done rows of this recipe under both keys, and those of others (by row_id) with what they cost."""
-    done = KeySet()
+def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet, dict[bytes, int]]:
+    """The done rows of this recipe under both keys, its answered request_keys, and the rows done under other recipes
+    (by row_id) with what they cost."""
+    done, answered = KeySet(), KeySet()
     here: set[bytes] = set()
     others: dict[bytes, int] = {}
     for path in part_paths(output, "results"):
         table = read_part(path, _RESULT_COLUMNS)
         is_current = pc.equal(table["recipe_id"], recipe_id)
-        _add_done(done, table.filter(is_current))
+        current = table.filter(is_current)
+        _add_done(done, current)
+        answered.add_many(bytes.fromhex(key) for key in current["request_key"].to_pylist())
         rest = table.filter(pc.invert(is_current))
         for digest, ticks in zip(_digests(rest), rest["row_cost_ticks"].to_pylist(), strict=True):
             others[digest] = others.get(digest, 0) + (ticks or 0)
@@ -171,7 +176,7 @@ def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, dict[bytes, int
         for path in part_paths(output, "results"):
             table = read_part(path, ("row_id", "recipe_id"))
             here.update(_digests(table.filter(pc.equal(table["recipe_id"], recipe_id))))
-    return done, {digest: ticks for digest, ticks in others.items() if digest not in here}
+    return done, answered, {digest: ticks for digest, ticks in others.items() if digest not in here}
 
 
 def _add_done(done: KeySet, table: pa.Table) -> None:

@@ -8,8 +8,8 @@ The rule: what a method acknowledged is durable. Nothing is judged here: verdict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -18,19 +18,30 @@ from typing import Any
 
 import anyio
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batchvision.checkpoint import summaries
-from batchvision.checkpoint.books import Books, Cut, Verdict
-from batchvision.checkpoint.disk import Disk, LocalDisk, Offload, WriterThread, disk_failures, hidden_name
+from batchvision.checkpoint.books import Books, Verdict
+from batchvision.checkpoint.disk import (
+    Disk,
+    LocalDisk,
+    Offload,
+    WriterThread,
+    disk_failed,
+    disk_failures,
+    hidden_name,
+)
 from batchvision.checkpoint.entries import Accepted, Ended, Entry, Header, Received, Voided, masked_answer
-from batchvision.checkpoint.journal import Journal, Segment, segment_path, segment_paths
+from batchvision.checkpoint.journal import Journal, segment_paths
 from batchvision.checkpoint.lock import OutputLock
-from batchvision.checkpoint.parts import dated_path, failures_path, read_part, remove_leftovers, seal
+from batchvision.checkpoint.parts import failures_path, part_paths, read_part, remove_leftovers
 from batchvision.checkpoint.recovery import Recovery, replay
 from batchvision.checkpoint.registry import register
-from batchvision.checkpoint.schema import Columns, Tables, failures_of
+from batchvision.checkpoint.reserve import RESERVE_NAME, Reserve
+from batchvision.checkpoint.schema import Columns, Tables, completed_of, failures_of
+from batchvision.checkpoint.sealing import Sealer
 from batchvision.checkpoint.standing import Standing
-from batchvision.errors import ROW_FAULTS, TRANSIENTS, OutputHeld
+from batchvision.errors import ROW_FAULTS, TRANSIENTS, DiskFailed, OutputHeld, StopRun
 from batchvision.records import Completed, EndedWithout, Exchange, Failed, Intent, PartFile, RawAnswer, RunSummary
 from batchvision.secrets import Secrets
 
@@ -55,22 +66,23 @@ class Store:
         tables: Tables,
         secrets: Secrets,
         seal_after: SealAfter,
-        disk: Disk,
+        reserve: Reserve,
         offload: Offload,
     ) -> None:
         self.output = lock.output
         self._lock = lock
         self._owns_lock = owns_lock
-        self._header = header
-        self._tables = tables
         self._secrets = secrets
         self._seal_after = seal_after
-        self._disk = disk
+        self._reserve = reserve
+        self._disk: Disk = reserve
+        self._columns = tables.columns
+        self._sealer = Sealer(reserve, lock.output, lock.folder, header, tables, secrets.mask)
         self._offload = offload
         self._books = Books()
         self._standing: Standing | None = None
         self._opened: Journal | None = None
-        self._parts: dict[str, PartFile] = {}
+        self._has_failed: DiskFailed | None = None
         self._turn = anyio.Lock()  # one group, or one seal, at a time
         self._is_writing = False
         self._is_closing = False
@@ -96,32 +108,36 @@ class Store:
         secrets: Secrets | None = None,
         keep_raw: bool = True,
         seal_after: SealAfter | None = None,
+        reserve_bytes: int = 0,
         disk: Disk | None = None,
         offload: Offload | None = None,
     ) -> Store:
-        """Open an output, or one that is locked already (its lock stays the caller's).
+        """Open an output, or one that is locked already (its lock stays the caller's). ``reserve_bytes``: room that
+        :meth:`recover` sets aside for the answers that are in flight when the disk fills.
 
         Raises OutputHeld, JobInvalid (another job's output, a changed column type), CheckpointDamaged, DiskFailed.
         """
-        disk, secrets = disk or LocalDisk(), secrets or Secrets()
+        disk, secrets, padded = disk or LocalDisk(), secrets or Secrets(), list[Path]()
         lock = where if isinstance(where, OutputLock) else OutputLock.take(where, shard, disk)
         try:
             with disk_failures(f"opening {lock.output}"):
-                all_columns = register(disk, lock.output, job_name, columns)
+                all_columns = register(disk, lock.output, job_name, columns, padded.append)
         except BaseException:
             if lock is not where:
                 lock.release()
             raise
-        return cls(
+        store = cls(
             lock=lock,
             owns_lock=lock is not where,
             header=Header(job_name, run_id, started_at, lock.shard, 0),
             tables=Tables(job_name, all_columns, secrets.mask, keep_raw),
             secrets=secrets,
             seal_after=seal_after or SealAfter(),
-            disk=disk,
+            reserve=Reserve(disk, lock.folder / RESERVE_NAME, reserve_bytes),
             offload=offload or WriterThread(),
         )
+        store._sealer.find(padded)
+        return store
 
     def recover(self, judge: Callable[[Exchange], Verdict], hold: bool = False) -> Recovery:
         """Make parts of what the last segment holds, named by *its* run, and begin this run's segment.
@@ -131,15 +147,20 @@ class Store:
         again. Raises CheckpointDamaged, DiskFailed.
         """
         with disk_failures(f"recovering {self.output}"):
+            self._reserve.give_back()
             self._load_failures()
             remove_leftovers(self._disk, self.output, self._lock.shard)
             segments = segment_paths(self._lock.folder)
             old, recovery = replay(segments[-1], self._books, judge, hold) if segments else (None, Recovery())
             cut = self._books.cut()
             if old is not None:
-                self._write_parts(old, cut)
-            segment = self._begin_segment(old.seq + 1 if old else 1, cut)
-            self._remove([*segments, *self._lock.folder.glob(hidden_name(Path("journal-*.log")).name)])
+                self._sealer.write_parts(old, cut)
+                if not summaries.has_ended(self.output, old.run_id):
+                    self._sealer.find(summaries.unlisted(self.output, self._lock.shard))
+            segment = self._sealer.begin(old.seq + 1 if old else 1, cut)
+            self._sealer.remove([*segments, *self._lock.folder.glob(hidden_name(Path("journal-*.log")).name)])
+        with disk_failures(f"setting room aside in {self._lock.folder} for the answers in flight"):
+            self._reserve.claim()
         self._opened = Journal(segment, self._offload, self._secrets.mask)
         return recovery
 
@@ -167,18 +188,25 @@ class Store:
         """Let go of the files and of the lock, as a crash would: the next start recovers what is in the journal."""
         if self._opened is not None:
             self._opened.segment.close()
+        self._reserve.give_back()
         if self._owns_lock:
             self._lock.release()
 
     # ---------------------------------------------------------------------------- what lanes write
 
     async def intent(self, intent: Intent) -> None:
-        """P2: returns when the intent is durable; only then may its request leave."""
+        """P2: returns when the intent is durable; only then may its request leave. Raises DiskFailed."""
+        self._check_disk()
         if not self._lock.is_held:
             raise OutputHeld(f"{self.output} is not this process's: a forked child does not inherit its parent's run")
         journal = self._journal
         self._books.start(intent)
-        await self._durable(journal, intent)
+        try:
+            await self._durable(journal, intent)
+            self._check_disk()
+        except StopRun:  # durable or not, it does not leave
+            (self._books if journal.failure else self).void(intent.exchange_id)
+            raise
 
     async def ticket(self, exchange_id: str, ticket: str, at: datetime) -> None:
         """P2: returns when the ticket is durable; only then may it be asked for."""
@@ -221,6 +249,24 @@ class Store:
         if self._is_seal_due():
             await self._commit()
 
+    def share(self, completed: Completed) -> None:
+        """A row whose answer another row has bought. Not in the journal: after a crash it is found there again."""
+        self._books.publish(completed)
+
+    def answers(self, request_keys: Set[str]) -> dict[str, list[Completed]]:
+        """The completed rows of these requests, whosever they are, by request_key. Blocking."""
+        wanted = pa.array(sorted(request_keys), pa.string())
+        found: dict[str, list[Completed]] = {}
+        for completed in self._books.completed.values():
+            if completed.request_key in request_keys:
+                found.setdefault(completed.request_key, []).append(completed)
+        for path in part_paths(self.output, "results"):
+            places = pc.indices_nonzero(pc.is_in(read_part(path, ("request_key",))["request_key"], wanted))
+            if len(places):
+                for completed in completed_of(read_part(path).take(places), self._columns):
+                    found.setdefault(completed.request_key, []).append(completed)
+        return found
+
     async def _durable(self, journal: Journal, entry: Entry) -> None:
         group = journal.append(entry)
         if not self._is_writing:  # the writer was cancelled: who still waits for an answer writes it himself
@@ -230,23 +276,39 @@ class Store:
     # ---------------------------------------------------------------------------- the one writer
 
     async def run(self) -> None:
-        """Commit group after group until :meth:`close`. Raises DiskFailed; then nothing more is written."""
+        """Commit group after group until :meth:`close`. Raises DiskFailed: then nothing new may begin, and answers that
+        still come are written by those who wait for them, if the disk lets them."""
         self._is_writing = True
         try:
             while not self._is_closing:
                 await self._journal.gathering.filled(self._seal_after.seconds)
                 await self._commit()
+                self._check_disk()
         finally:
             self._is_writing = False
             if self._journal.failure is None:
                 with anyio.CancelScope(shield=True):
                     await self._commit()
 
+    @property
+    def _ending(self) -> DiskFailed | None:
+        """Why the run is to end: the disk has failed. Nothing new may begin, and what still comes is written."""
+        return self._has_failed or self._reserve.used_up
+
+    @property
+    def takes_answers(self) -> bool:
+        """False: the journal itself has failed, and nothing that comes can be kept."""
+        return self._journal.failure is None
+
+    def _check_disk(self) -> None:
+        if self._ending is not None:
+            raise self._ending
+
     async def _commit(self) -> None:
         async with self._turn:
             with anyio.CancelScope(shield=True):
-                await self._journal.commit()
-                if self._is_seal_due():
+                await self._write()
+                if self._ending is None and self._is_seal_due():
                     await self._seal()
 
     def _is_seal_due(self) -> bool:
@@ -260,30 +322,38 @@ class Store:
             or (books.has_unsealed and now - self._sealed_at >= limit.seconds)
         )
 
+    async def _write(self) -> None:
+        await self._journal.commit(None if self._has_failed else self._go_elsewhere)
+
+    async def _go_elsewhere(self, fault: OSError) -> None:
+        """The same write or fsync is never made again: all that is in memory goes to fresh files, once."""
+        self._has_failed = disk_failed(f"writing the journal {self._journal.segment.path}", fault)
+        await self._seal()
+
     async def _seal(self) -> None:
         """Parts, then a new segment with all that is open, then the old segment goes.
 
         What gathers for the next group while this runs is part of the cut, so the new segment makes it durable too.
-        Where the disk fails before that, it is still written to the old segment: no answer is left in memory.
+        Where the disk fails before that, the old segment goes on as the journal, unless it is the one that has failed.
         """
-        journal = self._journal
+        journal, has_failed_before = self._journal, self._has_failed is not None
         group, cut, old = journal.take(), self._books.cut(), journal.segment
-        with journal.failing(f"sealing {self.output}", group):
+        doing = f"sealing {self.output}"
+        with journal.failing(doing, group):
             try:
-                journal.segment = await self._offload(partial(self._turn_segment, old, cut))
-            except OSError:
-                if not segment_path(self._lock.folder, old.header.seq + 1).exists():
-                    late = journal.take()
-                    await self._offload(partial(old.append, group.bodies + late.bodies))
-                    group.settle()
-                    late.settle()
-                raise
+                journal.segment = await self._offload(partial(self._sealer.turn, old, cut))
+            except OSError as fault:
+                if has_failed_before or self._sealer.has_turned(old):
+                    raise
+                self._has_failed = disk_failed(doing, fault)
+                await self._offload(partial(old.append, group.bodies))
         group.settle()
         self._sealed_at = anyio.current_time()
 
     async def close(self, complete: bool) -> None:
         """Seal what is booked. ``complete``: the feed has passed over the whole manifest, so failures and carries of
-        rows that it did not meet are dropped. Nothing is rewritten that did not change. After a failed write: nothing.
+        rows that it did not meet are dropped. Nothing is rewritten that did not change. Raises DiskFailed; after a
+        failed write the tables stay as they are: the next run makes them of what the journal has.
         """
         self._is_closing = True
         journal = self._journal
@@ -291,47 +361,14 @@ class Store:
             return
         with anyio.CancelScope(shield=True):
             async with self._turn:
-                await journal.commit()
-                if complete and self._standing is not None:
-                    self._books.drop_unseen(self._standing.seen)
-                if self._books.has_unsealed:
-                    await self._seal()
+                await self._write()
+                if self._ending is None:
+                    if complete and self._standing is not None:
+                        self._books.drop_unseen(self._standing.seen)
+                    if self._books.has_unsealed:
+                        await self._seal()
                 journal.gathering.hurry()
-
-    # ---------------------------------------------------------------------------- files, off the loop
-
-    def _turn_segment(self, old: Segment, cut: Cut) -> Segment:
-        self._write_parts(old.header, cut)
-        segment = self._begin_segment(old.header.seq + 1, cut)
-        old.close()
-        self._remove([old.path])
-        return segment
-
-    def _write_parts(self, header: Header, cut: Cut) -> None:
-        if not cut.has_rows:
-            return
-        named = (header.shard, header.run_id, header.started_at, header.seq)
-        if cut.completed:
-            self._write_part(dated_path("results", *named), self._tables.results(cut.completed))
-        failures = failures_path(header.shard)
-        if cut.failures is not None or not (self.output / failures).exists():
-            self._write_part(failures, self._tables.failures(cut.failures or ()))
-        if cut.attempts:
-            self._write_part(dated_path("attempts", *named), self._tables.attempts(cut.attempts))
-
-    def _write_part(self, relative: str, table: pa.Table) -> None:
-        part = seal(self._disk, self.output, relative, table)
-        self._parts[relative] = part
-
-    def _begin_segment(self, seq: int, cut: Cut) -> Segment:
-        header = replace(self._header, seq=seq)
-        return Segment.create(self._disk, self._lock.folder, header, cut.entries(), self._secrets.mask)
-
-    def _remove(self, segments: list[Path]) -> None:
-        for path in segments:
-            self._disk.remove(path)
-        if segments:
-            self._disk.sync_folder(self._lock.folder)
+        self._check_disk()
 
     # ---------------------------------------------------------------------------- small files, and what there is
 
@@ -351,7 +388,11 @@ class Store:
 
     def parts(self) -> tuple[PartFile, ...]:
         """What was sealed since this store was opened, recovered parts included; ``failures`` as it is now."""
-        return tuple(self._parts.values())
+        return tuple(self._sealer.parts.values())
+
+    def parts_to_list(self) -> tuple[PartFile, ...]:
+        """What the summary lists: the same, and what no summary lists as it is (of killed runs, padded parts)."""
+        return tuple({**self._sealer.found, **self._sealer.parts}.values())
 
     def failures(self) -> tuple[Failed, ...]:
         """The rows that are failed now."""

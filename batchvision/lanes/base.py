@@ -12,11 +12,12 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from batchvision.budget import Lease
 from batchvision.checkpoint import RowState, Standing
 from batchvision.errors import AttemptsExhausted, RowFault, StopRun, TooManyFailures
-from batchvision.exchange import Exchanges, Judged
+from batchvision.exchange import Exchanges, Judged, OpenTicket
 from batchvision.keys import row_digest
+from batchvision.lanes.sharing import LATE_ROWS, Sharing, is_shared
 from batchvision.pacing import OUTAGE_AFTER_FAILURES
 from batchvision.prepare import Preparer
-from batchvision.records import Counters, Exchange, Failed, Request, Row, Tries
+from batchvision.records import Completed, Counters, Exchange, Failed, Request, Row, Tries
 from batchvision.retry import Again, Stop
 from batchvision.stopping import StopSignal
 
@@ -54,6 +55,7 @@ class Delivery:
         failures_in_a_row: Callable[[], int],
         failures_allowed: Callable[[int, int], bool],
         wants: Callable[[Failed], bool],
+        sharing: Sharing,
     ) -> None:
         self.exchanges = exchanges
         self.stop = stop
@@ -64,6 +66,7 @@ class Delivery:
         self._failures_in_a_row = failures_in_a_row
         self._failures_allowed = failures_allowed
         self._wants = wants
+        self._sharing = sharing
         self._suspects: list[Suspect] = []
         self._spared: set[bytes] = set()
 
@@ -77,7 +80,35 @@ class Delivery:
                 request = await self._preparer.prepare(row)
             except RowFault as fault:
                 self.exchanges.fail(row, fault)
-        return request if request is not None and self._is_to_be_sent(row, request) else None
+        if request is None or not self._is_to_be_sent(row, request):
+            return None
+        return None if await self._is_answered(request) else request
+
+    async def _is_answered(self, request: Request) -> bool:
+        """Whether an identical request has an answer, or will have one."""
+        answer = self._sharing.answer_for(request)
+        if isinstance(answer, Completed):
+            self.exchanges.share(answer, request)
+            return True
+        if len(self._sharing.late) >= LATE_ROWS:
+            await self.serve_late()
+        return answer
+
+    async def serve_late(self) -> None:
+        """Rows whose answer is on the disk already, from earlier runs or from long ago in this one."""
+        late = self._sharing.take_late()
+        if not late:
+            return
+        found = await self.exchanges.read_answers({request.request_key for request in late})
+        for request in late:
+            answers = found.get(request.request_key)
+            if answers is None:
+                self._sharing.not_found(request.request_key)
+                self.again[row_digest(request.row_id, "")] = Tries()
+            elif any(answer.row_id == request.row_id for answer in answers):
+                self._counters.rows_done_before += 1  # its own: the image was touched, and is the same
+            else:
+                self.exchanges.share(answers[0], request)
 
     def _is_to_be_sent(self, row: Row, request: Request) -> bool:
         """P1, by content: the feed knows a row by what is cheap to see of its images; a touched file looks new."""
@@ -121,6 +152,11 @@ class Delivery:
             self.exchanges.fail(row, fault)
             return None
 
+    def adopt(self, exchange: Exchange) -> OpenTicket:
+        """A ticket of an earlier run; rows that ask the same wait for it."""
+        self._sharing.lead(exchange.intent.row_id, exchange.intent.request_key)
+        return self.exchanges.adopt(exchange)
+
     def first_tries(self, row: Row) -> Tries:
         return self.again.pop(row_digest(row.row_id, ""), Tries())
 
@@ -132,7 +168,7 @@ class Delivery:
             self._suspects.append(Suspect(row, judged))
             self._settle_suspects()
             return None
-        self.exchanges.book(judged)
+        self._book(judged)
         self._settle_suspects()
         self._check_failures()
         match judged.verdict.step:
@@ -141,6 +177,18 @@ class Delivery:
             case Again() as again:
                 return again
         return None
+
+    def _book(self, judged: Judged) -> None:
+        """The row's end is also that of the rows which ask the same."""
+        self.exchanges.book(judged)
+        outcome = judged.verdict.outcome
+        if outcome is None:
+            return
+        for follower in self._sharing.ended(judged.exchange.intent.request_key, outcome):
+            if is_shared(outcome):
+                self.exchanges.share(outcome, follower)
+            else:
+                self.again[row_digest(follower.row_id, "")] = Tries()
 
     def _may_be_an_outage(self, judged: Judged) -> bool:
         error, outcome = judged.verdict.error, judged.verdict.outcome
@@ -171,7 +219,7 @@ class Delivery:
         suspects, self._suspects = self._suspects, []
         is_unclear = self.stop.is_set and self._failures_in_a_row() > 0
         for suspect in suspects:
-            self.exchanges.book(suspect.judged.as_retried() if is_unclear else suspect.judged)
+            self._book(suspect.judged.as_retried() if is_unclear else suspect.judged)
         self._check_failures()
 
     def _check_failures(self) -> None:

@@ -178,19 +178,19 @@ class DeferredLane:
 
     async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange] = ()) -> None:
         """Collect what earlier runs left, then submit the rows and collect their answers as they come."""
-        self._queue.open()
-        for exchange in tickets:
-            age = self._now() - (exchange.ticket_at or exchange.intent.sent_at)
-            self._queue.add_earlier(self._delivery.exchanges.adopt(exchange), max(0.0, age.total_seconds()))
-        await self._with_pollers(self._ask_once)
-        async with anyio.create_task_group() as pollers:
-            for _ in range(POLLERS):
-                pollers.start_soon(self._poll)
-            async with anyio.create_task_group() as submitters:
-                for _ in range(self._submitters):
-                    submitters.start_soon(self._submit, rows.clone())
-                rows.close()
-            self._queue.close()
+        with rows:
+            self._queue.open()
+            for exchange in tickets:
+                age = self._now() - (exchange.ticket_at or exchange.intent.sent_at)
+                self._queue.add_earlier(self._delivery.adopt(exchange), max(0.0, age.total_seconds()))
+            await self._with_pollers(self._ask_once)
+            async with anyio.create_task_group() as pollers:
+                for _ in range(POLLERS):
+                    pollers.start_soon(self._poll)
+                async with anyio.create_task_group() as submitters:
+                    for _ in range(self._submitters):
+                        submitters.start_soon(self._submit, rows)
+                self._queue.close()
         self._delivery.end_suspects()
         await self._last_round()
         self._say_what_was_given_up()
@@ -277,25 +277,24 @@ class DeferredLane:
 
     async def _submit(self, rows: MemoryObjectReceiveStream[Row]) -> None:
         stop = self._delivery.stop
-        with rows:
-            while not stop.is_set:
-                row: Row | None = None
-                is_reserved = False
-                with stop.interruptible():
-                    await self._queue.reserve(self._max_open_tickets)
-                    is_reserved = True
-                    row = await anext(rows, None)
-                if row is None:
-                    if is_reserved:
-                        self._queue.give_up_place()
-                    return
-                is_open = False
-                try:
-                    is_open = await self._submit_one(row)
-                except StopRun as reason:  # the disk: nothing is sent without it
-                    stop.request(reason)
-                if not is_open:
+        while not stop.is_set:
+            row: Row | None = None
+            is_reserved = False
+            with stop.interruptible():
+                await self._queue.reserve(self._max_open_tickets)
+                is_reserved = True
+                row = await anext(rows, None)
+            if row is None:
+                if is_reserved:
                     self._queue.give_up_place()
+                return
+            is_open = False
+            try:
+                is_open = await self._submit_one(row)
+            except StopRun as reason:  # the disk: nothing is sent without it
+                stop.request(reason)
+            if not is_open:
+                self._queue.give_up_place()
 
     async def _submit_one(self, row: Row) -> bool:
         """Try until the provider has accepted the row's request (True) or there is nothing to wait for."""

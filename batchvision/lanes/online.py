@@ -21,25 +21,24 @@ class OnlineLane:
 
     async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange] = ()) -> None:
         """Deliver every row of the stream. Tickets are another lane's; this one has none."""
-        async with anyio.create_task_group() as workers:
-            for _ in range(self._concurrency):
-                workers.start_soon(self._work, rows.clone())
-            rows.close()
+        with rows:
+            async with anyio.create_task_group() as workers:
+                for _ in range(self._concurrency):
+                    workers.start_soon(self._work, rows)
         self._delivery.end_suspects()
 
     async def _work(self, rows: MemoryObjectReceiveStream[Row]) -> None:
         stop = self._delivery.stop
-        with rows:
-            while not stop.is_set:
-                row: Row | None = None
-                with stop.interruptible():
-                    row = await anext(rows, None)
-                if row is None:
-                    return
-                try:
-                    await self._deliver_one(row)
-                except StopRun as reason:  # the disk: nothing is sent without it
-                    stop.request(reason)
+        while not stop.is_set:
+            row: Row | None = None
+            with stop.interruptible():
+                row = await anext(rows, None)
+            if row is None:
+                return
+            try:
+                await self._deliver_one(row)
+            except StopRun as reason:  # the disk: nothing is sent without it
+                stop.request(reason)
 
     async def _deliver_one(self, row: Row) -> None:
         """Try until the row has ended or the run stops; in the latter case the row stays pending."""

@@ -185,7 +185,7 @@ class _Session:
             self.reparsed.rows += surveyed.rows
             await self._publish_all(surveyed)
             await self.store.close(complete=False)
-            if self.store.parts():
+            if self.counters.rows_completed:
                 self._summarize()
 
     def _open(self, surveyed: Survey) -> Store:
@@ -257,7 +257,7 @@ class _Session:
             finished_at=self.seams.now(),
             reason=None,
             left=Left(failures, self.store.tickets_open, self.store.held_count),
-            parts=self.store.parts(),
+            parts=self.store.parts_to_list(),
         )
         self.store.write_summary(replace(summary, command="reparse", exit_code=0))
 

@@ -412,3 +412,66 @@ def test_an_image_that_moves_to_another_place_in_the_prompt_is_another_question(
     nights.run(provider)
     assert [asked.row for asked in provider.asked] == ["a"]
     assert len({row["request_key"] for row in nights.table("results")}) == 3
+
+
+# ---------------------------------------------------------------------------------- identical requests
+
+
+def same(nights, count: int, contents: int) -> None:
+    """Rows of few contents: the prompt and the image repeat, the ids do not."""
+    nights.settings["prompt"] = {"user": "Describe {title}"}
+    lines = [f"r{n},https://images.example/{n % contents}.jpg,thing {n % contents}" for n in range(count)]
+    (nights.folder / "photos.csv").write_text("\n".join(["sku,image,title", *lines]) + "\n")
+
+
+@pytest.mark.parametrize("lane", ["online", "deferred"])
+def test_a_thousand_rows_of_ten_contents_are_ten_requests_and_a_thousand_results(nights, lane):
+    same(nights, 1_000, 10)
+    provider = FakeProvider(ticket_seconds=20)
+    summary = nights.run(provider, delivery__lane=lane)
+    assert_all_completed(nights, summary, 1_000)
+    assert len(provider.asked) == 10
+    results = nights.table("results")
+    assert sum(row["cost_ticks"] for row in results) == ledger_ticks(nights) == provider.billed_ticks
+    assert Counter(row["cost_source"] for row in results) == {"reported": 10, "shared": 990}
+    by_key = {row["request_key"]: row["output_text"] for row in results}
+    assert all(row["output_text"] == by_key[row["request_key"]] for row in results)
+    assert {row["title"] for row in results} == {f"thing {n}" for n in range(10)}
+    assert nights.run(provider, delivery__lane=lane).requests_sent == 0
+
+
+def test_a_row_added_later_that_asks_the_same_is_answered_from_the_output(nights):
+    same(nights, 20, 20)
+    nights.run(FakeProvider())
+    same(nights, 30, 20)
+    provider = FakeProvider()
+    assert_all_completed(nights, nights.run(provider), 30)
+    assert provider.asked == []
+
+
+def test_each_row_is_asked_where_the_job_says_so(nights):
+    same(nights, 40, 10)
+    provider = FakeProvider()
+    assert_all_completed(nights, nights.run(provider, limits__deduplicate=False), 40)
+    assert len(provider.asked) == 40
+
+
+def test_a_refusal_is_shared_and_a_failing_server_is_not_blamed_on_the_others(nights):
+    same(nights, 40, 2)
+    refused = error(403, "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO", "permission-denied")
+
+    def script(asked: Asked):
+        return refused if "thing 0" in str(asked.body) else None
+
+    provider = FakeProvider(script)
+    summary = nights.run(provider)
+    assert (summary.rows_completed, summary.failures_by_kind) == (20, {"refused": 20})
+    assert len(provider.asked) == 2
+
+
+def test_after_a_stop_those_who_waited_for_the_same_answer_stay_pending(nights):
+    same(nights, 100, 2)
+    provider = FakeProvider(lambda asked: error(403, "used all available credits", "permission-denied"))
+    summary = nights.run(provider)
+    assert (summary.exit_code, summary.rows_pending) == (5, 100)
+    assert_all_completed(nights, nights.run(FakeProvider()), 100)

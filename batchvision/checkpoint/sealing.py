@@ -1,0 +1,81 @@
+"""What a seal does on the disk, in this order: parts, then the next segment, and only then the old one goes.
+
+Blocking, and called off the loop, one seal at a time. A crash between any two steps leaves the old segment, or the new
+one, whole; whichever is the newest tells all that the parts do not have yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from batchvision.checkpoint.books import Cut
+from batchvision.checkpoint.disk import Disk
+from batchvision.checkpoint.entries import Header
+from batchvision.checkpoint.journal import Segment, segment_path
+from batchvision.checkpoint.parts import dated_path, failures_path, part_file, seal
+from batchvision.checkpoint.schema import Tables
+from batchvision.records import PartFile
+
+
+class Sealer:
+    """Makes the files of one run in one output (and shard): its parts, and its segments in ``folder``."""
+
+    def __init__(
+        self, disk: Disk, output: Path, folder: Path, header: Header, tables: Tables, mask: Callable[[str], str]
+    ) -> None:
+        self.parts: dict[str, PartFile] = {}  #: sealed so far, by path; ``failures`` as it is now
+        self.found: dict[str, PartFile] = {}  #: sealed by others, to be listed by this run's summary
+        self._disk = disk
+        self._output = output
+        self._folder = folder
+        self._header = header
+        self._tables = tables
+        self._mask = mask
+
+    def turn(self, old: Segment, cut: Cut) -> Segment:
+        """Seal ``cut`` under the old segment's name, and go on in a new one that begins with all that is open."""
+        self.write_parts(old.header, cut)
+        segment = self.begin(old.header.seq + 1, cut)
+        old.close()
+        self.remove([old.path])
+        return segment
+
+    def has_turned(self, old: Segment) -> bool:
+        """Whether a turn that failed had come so far that the new segment has its name, and the old one counts no
+        more; or may count again, after a power cut."""
+        return segment_path(self._folder, old.header.seq + 1).exists()
+
+    def write_parts(self, header: Header, cut: Cut) -> None:
+        if not cut.has_rows:
+            return
+        named = (header.shard, header.run_id, header.started_at, header.seq)
+        if cut.completed:
+            self._write_part(dated_path("results", *named), self._tables.results(cut.completed))
+        failures = failures_path(header.shard)
+        if cut.failures is not None or not (self._output / failures).exists():
+            self._write_part(failures, self._tables.failures(cut.failures or ()))
+        if cut.attempts:
+            self._write_part(dated_path("attempts", *named), self._tables.attempts(cut.attempts))
+
+    def _write_part(self, relative: str, table: pa.Table) -> None:
+        self.parts[relative] = seal(self._disk, self._output, relative, table)
+
+    def find(self, paths: Iterable[Path]) -> None:
+        """Parts that this run has not sealed and no summary lists as they are: of a killed run, or padded just now."""
+        for path in paths:
+            part = part_file(self._output, path)
+            self.found[part.path] = part
+
+    def begin(self, seq: int, cut: Cut) -> Segment:
+        header = replace(self._header, seq=seq)
+        return Segment.create(self._disk, self._folder, header, cut.entries(), self._mask)
+
+    def remove(self, segments: list[Path]) -> None:
+        for path in segments:
+            self._disk.remove(path)
+        if segments:
+            self._disk.sync_folder(self._folder)

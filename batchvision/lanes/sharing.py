@@ -1,0 +1,109 @@
+"""Identical requests are asked once: the first row leads, the others wait for its answer and share it.
+
+Rule: an answer is shared only with rows of the same request_key. The row that asked bears the cost; the others cost 0
+and say so (``cost_source = "shared"``), so that the sum over rows stays exact. Followers hold no image.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+
+from batchvision.checkpoint import KeySet
+from batchvision.errors import PAID_FAILURES
+from batchvision.records import Completed, Outcome, Request
+
+ANSWERS_KEPT = 500  #: answers in memory, for rows that come soon after
+RECENT_KEYS = 20_000  #: keys in a quick set, before they go to the compact one
+LATE_ROWS = 20_000  #: rows whose answer has to be read from the disk, before that is done
+
+
+@dataclass(slots=True)
+class Leader:
+    """A request that is under way, and who waits for its answer."""
+
+    row_id: str
+    followers: list[Request] = field(default_factory=list)
+
+
+class AskedKeys:
+    """The request_keys that this run has had an answer for: 12 bytes each, and quick to add to."""
+
+    def __init__(self) -> None:
+        self._recent: set[bytes] = set()
+        self._older = KeySet()
+
+    def add(self, key: bytes) -> None:
+        self._recent.add(key)
+        if len(self._recent) >= RECENT_KEYS:
+            self._older.add_many(self._recent)
+            self._recent.clear()
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._recent or self._older.contains(key)
+
+
+class Sharing:
+    """Knows what is asked, was asked in this run, or is answered since earlier runs (``answered``)."""
+
+    def __init__(self, answered: KeySet, *, is_on: bool = True) -> None:
+        self._answered = answered
+        self._is_on = is_on
+        self._leaders: dict[str, Leader] = {}
+        self._answers: OrderedDict[str, Completed] = OrderedDict()
+        self._asked = AskedKeys()
+        self._unfound: set[str] = set()
+        self.late: list[Request] = []  #: rows whose answer is on the disk
+
+    def __repr__(self) -> str:
+        return f"<Sharing {len(self._leaders)} under way, {len(self.late)} late>"
+
+    def lead(self, row_id: str, request_key: str) -> None:
+        """A request that is under way since an earlier run."""
+        if self._is_on:
+            self._leaders.setdefault(request_key, Leader(row_id))
+
+    def answer_for(self, request: Request) -> Completed | bool:
+        """The answer, if it is at hand; True where ``request`` waits for it; False where it has to be asked for."""
+        if not self._is_on:
+            return False
+        key = request.request_key
+        leader = self._leaders.get(key)
+        if leader is not None and leader.row_id != request.row_id:
+            leader.followers.append(_light(request))
+            return True
+        if leader is None and key in self._answers:
+            return self._answers[key]
+        raw = bytes.fromhex(key)
+        if leader is None and key not in self._unfound and (raw in self._asked or self._answered.contains(raw)):
+            self.late.append(_light(request))
+            return True
+        self._leaders.setdefault(key, Leader(request.row_id))
+        return False
+
+    def ended(self, request_key: str, outcome: Outcome) -> list[Request]:
+        """A leader's row has ended; returns who waits for its outcome."""
+        leader = self._leaders.pop(request_key, None)
+        if self._is_on and isinstance(outcome, Completed):
+            self._asked.add(bytes.fromhex(request_key))
+            self._answers[request_key] = outcome
+            while len(self._answers) > ANSWERS_KEPT:
+                self._answers.popitem(last=False)
+        return leader.followers if leader is not None else []
+
+    def take_late(self) -> list[Request]:
+        late, self.late = self.late, []
+        return late
+
+    def not_found(self, request_key: str) -> None:
+        """No answer was on the disk after all: its rows are asked."""
+        self._unfound.add(request_key)
+
+
+def _light(request: Request) -> Request:
+    return replace(request, messages=b"")
+
+
+def is_shared(outcome: Outcome) -> bool:
+    """An answer, or a failure that asking again would only pay for again. Others may do better by themselves."""
+    return isinstance(outcome, Completed) or outcome.error_kind in PAID_FAILURES | {"request_rejected"}
