@@ -107,6 +107,12 @@ class ModelledDisk:
         self._cut_if(is_cut)
         return descriptor
 
+    def set_aside(self, path: Path, size_bytes: int) -> None:
+        is_cut = self._begin("set_aside", path)
+        path.touch()
+        self._names[path] = _File()
+        self._cut_if(is_cut)
+
     def write(self, descriptor: int, content: bytes | memoryview) -> None:
         path, file = self._open[descriptor]
         is_cut = self._begin("write", path)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from proofs import kills, lockout, modelled, power, signals
+from proofs import disk_faults, kills, lockout, modelled, power, signals
 from proofs.reckoning import Tally
 from proofs.victim import SABOTAGES
 
@@ -82,6 +82,12 @@ def proofs(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Iter
         yield f"kill -9 at the N-th system call (strace), {lane}", by_strace
     if chosen.lane != "online":
         yield "two signals during one-time reads, deferred", iter([signals.interrupted_reads])
+    for lane in [chosen.lane] if chosen.lane else LANES:
+        yield f"a full tmpfs, {lane}", power.why_not_mount() or iter([partial(disk_faults.full_tmpfs, lane=lane)])
+    step = 1 if chosen.deep else 7
+    for lane in [chosen.lane] if chosen.lane else LANES:
+        faults = partial(disk_faults.each_in_turn, lane=lane, seed=chosen.seed, step=step)
+        yield f"ENOSPC and EIO at the N-th operation, {lane}", iter([faults])
     yield "modelled disk", iter([partial(modelled.search, states=chosen.states, seed=chosen.seed)])
     yield "power cut on an ext4 image", power.why_not() or iter([partial(power.cuts, count=8, seed=chosen.seed)])
     yield "two processes on one output", iter([partial(lockout.meet, times=chosen.pairs)])

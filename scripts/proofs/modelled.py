@@ -37,7 +37,7 @@ from batchvision.checkpoint import Columns, Recovery, SealAfter, Store
 from batchvision.checkpoint import store as store_module
 from batchvision.errors import BatchvisionError
 from batchvision.outcome import Judge
-from batchvision.records import Intent, RawAnswer
+from batchvision.records import Intent, RawAnswer, RunSummary
 from batchvision.retry import RetryPolicy
 from batchvision.runner import run_async
 from proofs.reckoning import Tally
@@ -79,7 +79,7 @@ class RecordedNight:
 # ---------------------------------------------------------------------------------- recording
 
 
-def _job(folder: Path, lane: str) -> Job:
+def job_of(folder: Path, lane: str) -> Job:
     lines = [f"r{n},https://images.example/{n}.jpg,thing {n}" for n in range(ROWS)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "photos.csv").write_text("\n".join(["sku,image,title", *lines]) + "\n")
@@ -105,31 +105,36 @@ def _moods(luck: random.Random, asked: Asked) -> Reply | None:
     return Reply(200, chat("")) if drawn < 0.2 else None
 
 
+def provider_of(seed: int) -> FakeProvider:
+    luck = random.Random(seed)
+    return FakeProvider(partial(_moods, luck), latency_seconds=luck.uniform(0.001, 0.05), ticket_seconds=0.5)
+
+
+def night_over(job: Job, provider: FakeProvider, disk: RecordedDisk, seed: int) -> RunSummary:
+    """A whole night in virtual time. Raises StopRun where it cannot begin."""
+    seams = provider.seams(seed)
+    run = partial(
+        run_async,
+        job,
+        environ={"XAI_API_KEY": "xai-secret-key-000"},
+        seams=type(seams)(seams.now, seams.rng, disk, seams.offload, seams.transport),
+    )
+    return anyio.run(run, backend_options=VIRTUAL)
+
+
 def record(folder: Path, lane: str, seed: int, sabotage: str | None = None) -> RecordedNight:
     """A whole night on a recorded disk."""
-    luck = random.Random(seed)
-    provider = FakeProvider(partial(_moods, luck), latency_seconds=luck.uniform(0.001, 0.05), ticket_seconds=0.5)
-    job = _job(folder, lane)
+    job = job_of(folder, lane)
     output = folder / "out"
     output.mkdir()
-    disk = RecordedDisk(output, FORGETS.get(sabotage or ""))
-    night = RecordedNight(job, disk)
-    seams = provider.seams(seed)
-    with _listening(night):
-        anyio.run(
-            partial(
-                run_async,
-                job,
-                environ={"XAI_API_KEY": "xai-secret-key-000"},
-                seams=type(seams)(seams.now, seams.rng, disk, seams.offload, seams.transport),
-            ),
-            backend_options=VIRTUAL,
-        )
+    night = RecordedNight(job, RecordedDisk(output, FORGETS.get(sabotage or "")))
+    with listening(night):
+        night_over(job, provider_of(seed), night.disk, seed)
     return night
 
 
 @contextmanager
-def _listening(night: RecordedNight) -> Iterator[None]:
+def listening(night: RecordedNight) -> Iterator[None]:
     """Remember what the store says is durable; and let it seal often."""
     real = Store.intent, Store.ticket, Store.answer, store_module.SealAfter
 
@@ -252,7 +257,7 @@ def crash_states(most_nights: int) -> st.SearchStrategy[tuple[str, int, int, int
 
 def search(folder: Path, states: int, seed: int, sabotage: str | None = None, nights: int = 40) -> Tally:
     """Draw crash states by hypothesis until there were so many; the first that loses something is shrunk and told."""
-    tally, folder = Tally(outputs=nights), _in_memory(folder)
+    tally, folder = Tally(outputs=nights), in_memory(folder)
     recorded, pieces = Nights(folder, sabotage), Pieces(folder)
     keeps = settings(
         max_examples=max(1, states * 2 // 3),  # half of them are cut twice
@@ -271,20 +276,19 @@ def search(folder: Path, states: int, seed: int, sabotage: str | None = None, ni
         night = recorded.of(lane, number)
         try_one(pieces, night, place % (night.disk.places + 1), luck, again)
 
-    log = logging.getLogger("batchvision")
-    log.disabled, was_disabled = True, log.disabled
+    logging.disable()
     try:
         nothing_is_lost()
     except AssertionError as fault:
         tally.faults.append(f"{fault} {' '.join(getattr(fault, '__notes__', []))}".replace("\n", " "))
     finally:
-        log.disabled = was_disabled
+        logging.disable(logging.NOTSET)
         shutil.rmtree(folder, ignore_errors=True)
     tally.kills, tally.acknowledged = pieces.states, pieces.answers_checked
     return tally
 
 
-def _in_memory(folder: Path) -> Path:
+def in_memory(folder: Path) -> Path:
     """The states are many and small, and their own disk does not matter."""
     memory = Path("/dev/shm")
     return Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else folder.parent))

@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,17 +27,28 @@ IMAGE_BYTES = 48 * 1024 * 1024
 NEEDED = ("mkfs.ext4", "mount", "umount")
 
 
-def why_not() -> str | None:
-    """Why no power can be cut here; None: it can."""
+def why_not_mount() -> str | None:
+    """None, or the reason why nothing can be mounted here."""
     if os.geteuid() != 0:
         return "mounting needs root"
+    with tempfile.TemporaryDirectory() as name:
+        if subprocess.run(["mount", "-t", "tmpfs", "none", name], capture_output=True, check=False).returncode:
+            return "mounting is not allowed here"
+        call("umount", name)
+    return None
+
+
+def why_not() -> str | None:
+    """Why no power can be cut here; None: it can."""
+    if reason := why_not_mount():
+        return reason
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing:
         return f"{', '.join(missing)} is missing"
     return None if Path("/dev/loop-control").exists() else "there are no loop devices"
 
 
-def _call(*arguments: str | Path) -> None:
+def call(*arguments: str | Path) -> None:
     subprocess.run([str(argument) for argument in arguments], check=True, capture_output=True)
 
 
@@ -44,17 +56,17 @@ def _call(*arguments: str | Path) -> None:
 def mounted(image: Path, where: Path) -> Iterator[Path]:
     """``commit=600``: nothing is written because time has passed, only because somebody asked for it."""
     where.mkdir(exist_ok=True)
-    _call("mount", "-o", "loop,commit=600", image, where)
+    call("mount", "-o", "loop,commit=600", image, where)
     try:
         yield where
     finally:
-        _call("umount", "-l", where)
+        call("umount", "-l", where)
 
 
 def new_image(path: Path) -> Path:
     with path.open("wb") as file:
         file.truncate(IMAGE_BYTES)
-    _call("mkfs.ext4", "-q", "-F", path)
+    call("mkfs.ext4", "-q", "-F", path)
     return path
 
 

@@ -495,10 +495,21 @@ async def test_the_answers_of_lanes_that_are_shielded_are_written_when_the_write
         assert store.recover(judge).completed == 1
 
 
+class FailingDisk(ModelledDisk):
+    """Fails for good, once told to."""
+
+    fails = False
+
+    def _begin(self, name: str, path: Path) -> bool:
+        if self.fails:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return super()._begin(name, path)
+
+
 async def test_a_failing_writer_tells_the_lanes_and_leaves_by_its_own_error(tmp_path: Path) -> None:
-    disk = ModelledDisk(tmp_path)
+    disk = FailingDisk(tmp_path)
     with started(tmp_path, disk=disk) as store:
-        disk._fail_at = len(disk.operations)
+        disk.fails = True
         told: list[str] = []
 
         async def write() -> None:
@@ -514,14 +525,80 @@ async def test_a_failing_writer_tells_the_lanes_and_leaves_by_its_own_error(tmp_
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(write)
             tasks.start_soon(lane)
+        disk.fails = False
         before = len(disk.operations)
         await store.close(complete=True)
         assert sorted(told) == ["lane", "writer"]
-        assert len(disk.operations) == before, "after a failed write nothing more is written"
+        assert len(disk.operations) == before, "after that nothing more is written"
+        with pytest.raises(DiskFailed):
+            await store.intent(an_intent(2))
+
+
+async def answers_under_way(store: Store, disk: ModelledDisk, fail_from_now: int) -> None:
+    """Two answers come after the disk has failed at the next ``fail_from_now``-th operation, under a running writer."""
+    for number in (1, 2, 3):
+        await store.intent(an_intent(number))
+    async with anyio.create_task_group() as tasks:
+
+        async def write() -> None:
+            with pytest.raises(DiskFailed, match="Input/output error"):
+                await store.run()
+
+        tasks.start_soon(write)
+        disk._fail_at = len(disk.operations) + fail_from_now
+        for number in (1, 2):
+            raw = await store.answer(f"x{number}", an_answer(b"answer %d" % number))
+            store.book(f"x{number}", judge(Exchange(an_intent(number), answer=raw)))
+        with pytest.raises(DiskFailed):
+            await store.intent(an_intent(4))
+        with pytest.raises(DiskFailed):
+            await store.close(complete=True)
+
+
+@pytest.mark.parametrize("operation", ["write", "sync"])
+async def test_when_the_journal_fails_what_is_in_flight_goes_to_fresh_files_and_the_same_is_never_tried_again(
+    tmp_path: Path, operation: str
+) -> None:
+    disk = ModelledDisk(tmp_path)
+    with started(tmp_path, disk=disk) as store:
+        failed = segment_of(tmp_path)
+        at = len(disk.operations) + 2 * 3  # the three intents
+        await answers_under_way(store, disk, 0 if operation == "write" else 1)
+        assert disk.operations[at + (operation == "sync")].name == operation
+        hidden = failed.with_name(f".{failed.name}.tmp")  # the name it was opened under
+        assert not [each for each in disk.operations[at + 2 :] if each.name != "remove" and each.path == hidden]
+        assert not failed.exists()
+    disk.after_cut(lose_all)
+    with open_store(tmp_path, run_id="run2") as store:
+        recovery = store.recover(judge)
+    assert [intent.row_id for intent in recovery.ambiguous] == ["row3"]
+    assert sorted(column(tmp_path, "results", "output_text")) == ["answer 1", "answer 2"]
+
+
+async def test_a_seal_that_fails_leaves_the_old_segment_as_the_journal_of_what_still_comes(tmp_path: Path) -> None:
+    disk = ModelledDisk(tmp_path)
+    with started(tmp_path, disk=disk, seal_after=SealAfter(attempts=1)) as store:
+        old = segment_of(tmp_path)
+        for number in (1, 2, 3):
+            await store.intent(an_intent(number))
+        raw = await store.answer("x1", an_answer(b"answer 1"))
+        store.book("x1", judge(Exchange(an_intent(1), answer=raw)))
+        disk._fail_at = len(disk.operations) + 2 + 1  # the group, and then the first of the seal
+        await store.answer("x2", an_answer(b"answer 2"))
+        with pytest.raises(DiskFailed):
+            await store.intent(an_intent(4))
+        await store.answer("x3", an_answer(b"answer 3"))
+        with pytest.raises(DiskFailed):
+            await store.close(complete=True)
+        assert segment_of(tmp_path) == old
+    disk.after_cut(lose_all)
+    with open_store(tmp_path, run_id="run2") as store:
+        assert store.recover(judge).ambiguous == ()
+    assert sorted(column(tmp_path, "results", "output_text")) == ["answer 1", "answer 2", "answer 3"]
 
 
 async def test_an_answer_that_comes_while_a_seal_finds_the_disk_full_is_still_written(tmp_path: Path) -> None:
-    disk, acknowledged = ModelledDisk(tmp_path), anyio.Event()
+    disk = ModelledDisk(tmp_path)
     store: Store
 
     async def full_at_the_seal(work: Any) -> Any:
@@ -538,9 +615,9 @@ async def test_an_answer_that_comes_while_a_seal_finds_the_disk_full_is_still_wr
         store.book("x1", judge(Exchange(an_intent(1), answer=raw)))
         with pytest.raises(DiskFailed):
             await store.intent(an_intent(3))
+        with pytest.raises(DiskFailed):
+            await store.close(complete=False)
         await late[0].durable()
-        acknowledged.set()
-    assert acknowledged.is_set()
     with open_store(tmp_path) as store:
         assert store.recover(judge).completed == 2
     assert column(tmp_path, "results", "output_text") == ["fine", "came late"]
