@@ -8,7 +8,7 @@ The rule: what a method acknowledged is durable. Nothing is judged here: verdict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Any
 
 import anyio
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from batchvision.checkpoint import summaries
 from batchvision.checkpoint.books import Books, Verdict
@@ -32,11 +34,11 @@ from batchvision.checkpoint.disk import (
 from batchvision.checkpoint.entries import Accepted, Ended, Entry, Header, Received, Voided, masked_answer
 from batchvision.checkpoint.journal import Journal, segment_paths
 from batchvision.checkpoint.lock import OutputLock
-from batchvision.checkpoint.parts import failures_path, read_part, remove_leftovers
+from batchvision.checkpoint.parts import failures_path, part_paths, read_part, remove_leftovers
 from batchvision.checkpoint.recovery import Recovery, replay
 from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.reserve import RESERVE_NAME, Reserve
-from batchvision.checkpoint.schema import Columns, Tables, failures_of
+from batchvision.checkpoint.schema import Columns, Tables, completed_of, failures_of
 from batchvision.checkpoint.sealing import Sealer
 from batchvision.checkpoint.standing import Standing
 from batchvision.errors import ROW_FAULTS, TRANSIENTS, DiskFailed, OutputHeld, StopRun
@@ -246,6 +248,24 @@ class Store:
         self._books.publish(completed)
         if self._is_seal_due():
             await self._commit()
+
+    def share(self, completed: Completed) -> None:
+        """A row whose answer another row has bought. Not in the journal: after a crash it is found there again."""
+        self._books.publish(completed)
+
+    def answers(self, request_keys: Set[str]) -> dict[str, list[Completed]]:
+        """The completed rows of these requests, whosever they are, by request_key. Blocking."""
+        wanted = pa.array(sorted(request_keys), pa.string())
+        found: dict[str, list[Completed]] = {}
+        for completed in self._books.completed.values():
+            if completed.request_key in request_keys:
+                found.setdefault(completed.request_key, []).append(completed)
+        for path in part_paths(self.output, "results"):
+            places = pc.indices_nonzero(pc.is_in(read_part(path, ("request_key",))["request_key"], wanted))
+            if len(places):
+                for completed in completed_of(read_part(path).take(places), self._columns):
+                    found.setdefault(completed.request_key, []).append(completed)
+        return found
 
     async def _durable(self, journal: Journal, entry: Entry) -> None:
         group = journal.append(entry)
