@@ -210,6 +210,22 @@ class ImageSource:
             convert = pool.convert
         self._convert: Converter = convert or convert_here
 
+    def size_bytes(self, ref: ImageRef) -> int:
+        """How large the image is, where that is cheap to know; a URL that is downloaded counts as the most it may be
+        sent as, one that is handed over as nothing."""
+        match ref.kind:
+            case ImageKind.URL:
+                return self._preparation.max_bytes if self._inlines_urls else 0
+            case ImageKind.BYTES:
+                return len(ref.content or b"")
+            case ImageKind.DATA:
+                return len(ref.reference)
+            case _:
+                try:
+                    return os.stat(os.path.join(self._root, ref.reference)).st_size  # noqa: PTH116, PTH118  a hot path
+                except (OSError, ValueError):
+                    return 0
+
     async def payload(self, ref: ImageRef, inline: bool = False) -> Payload:
         """The image, checked and ready to be placed in a request. Raises a RowFault."""
         match ref.kind:

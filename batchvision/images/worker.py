@@ -88,8 +88,10 @@ def _serve(task: Task, given: BinaryIO) -> tuple[Reply, bytes]:
         ready = convert(content, task.header, task.preparation, _room(task) - SPARE_BYTES - len(content))
     except NeedsRoom as error:
         return _words(Ending.TOO_LARGE if task.is_alone else Ending.NEEDS_ROOM, error)
-    except (ImageTooLarge, MemoryError) as error:
+    except ImageTooLarge as error:
         return _words(Ending.TOO_LARGE, error)
+    except MemoryError:
+        return _words(Ending.TOO_LARGE, MemoryError("the image does not fit into memory when decoded"))
     except ImageUnreadable as error:
         return _words(Ending.UNREADABLE, error)
     return Reply(Ending.CONVERTED, ready.width, ready.height, len(ready.content)), ready.content
