@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from batchvision.errors import AttemptsExhausted, RowFault, StopRun, TooManyFail
 from batchvision.exchange import Exchanges, Judged, OpenTicket
 from batchvision.keys import row_digest
 from batchvision.lanes.sharing import LATE_ROWS, Sharing, is_shared
-from batchvision.pacing import OUTAGE_AFTER_FAILURES
+from batchvision.pacing import OUTAGE_AFTER_FAILURES, Room
 from batchvision.prepare import Preparer
 from batchvision.records import Completed, Counters, Exchange, Failed, Request, Row, Tries
 from batchvision.retry import Again, Stop
@@ -67,10 +68,15 @@ class Delivery:
         self._failures_allowed = failures_allowed
         self._wants = wants
         self._sharing = sharing
+        self._room = Room()
         self._suspects: list[Suspect] = []
         self._spared: set[bytes] = set()
 
     # ---------------------------------------------------------------------------- before the wire
+
+    def room_for(self, row: Row) -> AbstractAsyncContextManager[None]:
+        """Memory for the row's images, from their reading until its request has ended; rows wait in order."""
+        return self._room.of(self._preparer.weight_bytes(row))
 
     async def request_of(self, row: Row) -> Request | None:
         """The row's request; None where there is nothing to send: it failed here, or its content is done already."""

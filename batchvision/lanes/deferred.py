@@ -290,7 +290,8 @@ class DeferredLane:
                 return
             is_open = False
             try:
-                is_open = await self._submit_one(row)
+                async with self._delivery.room_for(row):
+                    is_open = await self._submit_one(row)
             except StopRun as reason:  # the disk: nothing is sent without it
                 stop.request(reason)
             if not is_open:

@@ -36,7 +36,8 @@ class OnlineLane:
             if row is None:
                 return
             try:
-                await self._deliver_one(row)
+                async with self._delivery.room_for(row):
+                    await self._deliver_one(row)
             except StopRun as reason:  # the disk: nothing is sent without it
                 stop.request(reason)
 
