@@ -21,9 +21,10 @@ from batchvision.checkpoint.summaries import load_recipe
 from batchvision.errors import CheckpointDamaged, JobInvalid
 from batchvision.feed import Selection, Survey, feed, survey
 from batchvision.job import Job
+from batchvision.outcome import shared
 from batchvision.prompt import answer_columns
 from batchvision.recipe import recipe_document, recipe_from_document
-from batchvision.records import Completed, Counters, Recipe, Row
+from batchvision.records import Completed, Counters, Recipe, Request, Row
 from batchvision.reparse.reading import Reader, Why
 from batchvision.reparse.stored import StoredRows
 from batchvision.runner import new_run_id
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 #: Rows whose raw answers are in memory at once.
 ROWS_AT_ONCE = 4_000
+FOLLOWERS_AT_ONCE = 20_000
 PROBLEMS_SHOWN = 5
 
 
@@ -166,6 +168,7 @@ class _Session:
         shard, _, shards = lock.shard.partition("of")
         self.selection = Selection(shard=int(shard), shards=int(shards), retry_quarantined=True)
         self.counters = Counters()
+        self.followers: list[Request] = []
         self.store: Store
         self.standing: Standing
 
@@ -218,8 +221,30 @@ class _Session:
                     read = await reader.read(row, known[row.row_id])
                     if read.completed is not None:
                         await self._publish(read.completed)
+                    elif read.follower is not None:
+                        await self._follow(read.follower)
                     elif read.why is not None:
                         self._note(row, read.why, read.problem)
+        await self._share()
+
+    async def _follow(self, follower: Request) -> None:
+        self.followers.append(follower)
+        if len(self.followers) >= FOLLOWERS_AT_ONCE:
+            await self._share()
+
+    async def _share(self) -> None:
+        """Rows that shared another row's answer share it again, where that row has one now."""
+        followers, self.followers = self.followers, []
+        wanted = {follower.request_key for follower in followers} if self.job.limits.deduplicate else None
+        found = self.store.answers(wanted) if wanted else {}
+        names = tuple(column.name for column in self.job.keep_columns)
+        for follower in followers:
+            answers = found.get(follower.request_key)
+            own = shared(answers[0], follower, names, self.run_id, self.started_at) if answers else None
+            if isinstance(own, Completed):
+                await self._publish(own)
+            else:
+                self.reparsed.without[Why.NONE] += 1
 
     async def _publish(self, completed: Completed) -> None:
         """Unless a touched image only made the row look new: by content it may have its answer, or a ticket."""

@@ -22,11 +22,13 @@ from batchvision.outcome import Judge
 from batchvision.prepare import identities, payloads_of
 from batchvision.records import (
     Completed,
+    Estimate,
     Exchange,
     Intent,
     Lane,
     Payload,
     RawAnswer,
+    Request,
     Row,
     Tries,
 )
@@ -48,10 +50,11 @@ class Read(NamedTuple):
     completed: Completed | None
     why: Why | None = None
     problem: str | None = None  #: of an unfit answer
+    follower: Request | None = None  #: the row's request as it is now, where it shared the answer of another row
 
 
 class Reader:
-    """Reads stored answers under one job. ``is_done``: whether a request_key of the row needs no answer."""
+    """Reads stored answers under one job."""
 
     def __init__(self, job: Job, judge: Judge, run_id: str, now: datetime) -> None:
         self._job = job
@@ -65,13 +68,15 @@ class Reader:
         """The newest stored answer of ``row`` that satisfies the job."""
         answered = [attempt for attempt in stored.attempts if attempt.was_answered]
         kept = [attempt for attempt in answered if attempt.raw_answer is not None]
-        if not kept:
-            return Read(None, Why.NOT_KEPT if answered else Why.NONE)
         pictures = _Pictures(self._job, self._images, row, stored.results)
+        if not answered:
+            return Read(None, Why.NONE, follower=await self._follower(row, stored, pictures))
+        if not kept:
+            return Read(None, Why.NOT_KEPT)
         problem: str | None = None
         is_same = False
         for attempt in sorted(kept, key=lambda each: each.received_at or each.sent_at, reverse=True):
-            payloads = await pictures.asked_with(attempt)
+            payloads = await pictures.asked_with(attempt.request_key, attempt.recipe_id)
             if payloads is None:
                 continue
             is_same = True
@@ -81,17 +86,35 @@ class Reader:
             problem = problem or says
         return Read(None, Why.UNFIT if is_same else Why.CHANGED, problem)
 
+    async def _follower(self, row: Row, stored: Stored, pictures: _Pictures) -> Request | None:
+        for result in stored.results.values():
+            payloads = await pictures.asked_with(result.request_key, result.recipe_id)
+            if payloads is not None:
+                return Request(
+                    row_id=row.row_id,
+                    request_key=self._key(row, payloads),
+                    skip_key=row.skip_key,
+                    messages=b"",
+                    image_ref=tuple(payload.reference for payload in payloads),
+                    image_sha256=tuple(payload.sha256 for payload in payloads),
+                    keep=row.keep,
+                    estimate=Estimate(0, None, None),
+                )
+        return None
+
+    def _key(self, row: Row, payloads: list[Payload]) -> str:
+        return request_key(self._job.recipe.recipe_id, row.text, identities(row.text, payloads))
+
     def _judged(
         self, row: Row, attempt: StoredAttempt, payloads: list[Payload], attempts: list[StoredAttempt]
     ) -> tuple[Completed | None, str | None]:
-        key = request_key(self._job.recipe.recipe_id, row.text, identities(row.text, payloads))
         behind = [each for each in attempts if each.request_key == attempt.request_key]
         received_at = attempt.received_at or attempt.sent_at
         raw = RawAnswer(attempt.http_status or 200, {}, (attempt.raw_answer or "").encode(), received_at)
         intent = Intent(
             exchange_id="",
             row_id=row.row_id,
-            request_key=key,
+            request_key=self._key(row, payloads),
             recipe_id=self._job.recipe.recipe_id,
             skip_key=row.skip_key,
             run_id=self._run_id,
@@ -137,24 +160,24 @@ class _Pictures:
         self._read: list[Payload] | None = None
         self._is_unreadable = False
 
-    async def asked_with(self, attempt: StoredAttempt) -> list[Payload] | None:
-        """The images, where ``attempt`` asked about just these, in this text; None otherwise."""
-        known = self._known(attempt)
-        if known is not None and self._are_of(attempt, known):
+    async def asked_with(self, key: str, recipe_id: str) -> list[Payload] | None:
+        """The images, where the request of that key asked about just these, in this text; None otherwise."""
+        known = self._known(key, recipe_id)
+        if known is not None and self._are_of(key, recipe_id, known):
             return known
         payloads = await self._payloads()
-        return payloads if payloads is not None and self._are_of(attempt, payloads) else None
+        return payloads if payloads is not None and self._are_of(key, recipe_id, payloads) else None
 
-    def _are_of(self, attempt: StoredAttempt, payloads: list[Payload]) -> bool:
+    def _are_of(self, key: str, recipe_id: str, payloads: list[Payload]) -> bool:
         text = self._row.text
-        return request_key(attempt.recipe_id, text, identities(text, payloads)) == attempt.request_key
+        return request_key(recipe_id, text, identities(text, payloads)) == key
 
-    def _known(self, attempt: StoredAttempt) -> list[Payload] | None:
+    def _known(self, key: str, recipe_id: str) -> list[Payload] | None:
         """By the table of results: paths, sizes and times that have not changed since spare the reading."""
-        result, row = self._results.get(attempt.request_key), self._row
+        result, row = self._results.get(key), self._row
         if result is None or len(result.image_ref) != len(row.images):
             return None
-        if skip_key_of(row, self._job, attempt.recipe_id) != result.skip_key:
+        if skip_key_of(row, self._job, recipe_id) != result.skip_key:
             return None
         mode = self._job.manifest.image_identity
         stored = zip(row.images, result.image_ref, result.image_sha256, strict=True)

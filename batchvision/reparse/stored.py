@@ -49,6 +49,7 @@ class StoredResult(NamedTuple):
 
     row_id: str
     request_key: str
+    recipe_id: str
     skip_key: str
     image_ref: list[str]
     image_sha256: list[str | None]

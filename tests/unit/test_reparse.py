@@ -174,6 +174,21 @@ def test_the_newest_answer_that_fits_wins(output: Output, emulator: RunningEmula
     assert {row["row_id"]: row["finished_at"] for row in new_rows(output)} == newest
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 20_000])
+def test_rows_that_shared_an_answer_share_it_again(
+    tmp_path: Path, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
+) -> None:
+    monkeypatch.setattr("batchvision.reparse.FOLLOWERS_AT_ONCE", rows_at_once)
+    output = an_output(tmp_path, emulator.url, answer=RED)
+    a_manifest(output.folder, [f"r{n},{('red.png', 'blue.png')[n % 2]},the same" for n in range(6)])
+    assert output.run().requests_sent == 2
+    reparsed = read_again(output, **ANY)
+    assert (reparsed.published, reparsed.to_ask) == (6, 0)
+    assert sorted(row["cost_source"] for row in new_rows(output)) == ["cached"] * 2 + ["shared"] * 4
+    assert output.verify().is_right
+    assert output.run(output__on_recipe_change="redo").requests_sent == 0
+
+
 # ---------------------------------------------------------------------------------- what is not
 
 
