@@ -52,13 +52,15 @@ class ShardJournal:
         """Whether the last run on this shard is one of those."""
         return self.holder is None and self.header is not None and self.header.run_id in ended
 
-    def is_sealing(self, name: str) -> bool:
-        """Whether a part of that name is, or was when the run was cut off, about to be sealed from this journal: it
-        may stand alone, without those that belong to it."""
+    def is_sealing(self, name: str, ended: frozenset[str]) -> bool:
+        """Whether a part of that name is, or was when the run was cut off, about to be sealed from this journal, or by
+        a run that began since: it may stand alone, without those that belong to it."""
         part = _PART.fullmatch(name)
         if self.header is None or part is None or part["shard"] != self.shard:
             return False
-        return (part["run"], int(part["seq"])) >= (self.header.run_id, self.header.seq)
+        if part["run"] == self.header.run_id:
+            return int(part["seq"]) >= self.header.seq
+        return part["run"] > self.header.run_id and part["run"] not in ended
 
 
 def read_journals(output: Path) -> tuple[ShardJournal, ...]:

@@ -29,6 +29,7 @@ class Runs:
     """All summaries, in the order in which the runs began. ``ended_whole``: runs whose disk did not fail."""
 
     parts: dict[str, ListedPart] = field(default_factory=dict)
+    ended: frozenset[str] = frozenset()
     ended_whole: frozenset[str] = frozenset()
     latest: RunSummary | None = None
     count: int = 0
@@ -52,6 +53,7 @@ def read_runs(output: Path) -> Runs:
         for part in summary.parts:
             found.parts[part.path] = ListedPart(part.sha256, part.rows, summary.run_id)
     found.count = len(summaries)
+    found.ended = frozenset(each.run_id for each in summaries)
     found.ended_whole = frozenset(each.run_id for each in summaries if each.stop_reason != DiskFailed.kind)
     return found
 

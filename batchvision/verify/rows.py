@@ -65,7 +65,7 @@ async def manifest_findings(
         counts = await _count(job, surveyed, tables)
     except (JobInvalid, CheckpointDamaged, KeyError, ValueError) as problem:  # the last two: a damaged footer
         return [note(TOPIC, f"not compared: {str(problem).splitlines()[0]}")], None
-    return list(_judged(counts, surveyed, latest, journals)), counts
+    return list(_judged(counts, tables, surveyed, latest, journals)), counts
 
 
 def _is_gone(latest: RunSummary) -> bool:
@@ -128,7 +128,7 @@ async def _state(row: Row, job: Job, images: ImageSource, standing: FeedStanding
 
 
 def _judged(
-    counts: Counts, surveyed: Survey, latest: RunSummary, journals: Sequence[ShardJournal]
+    counts: Counts, tables: Tables, surveyed: Survey, latest: RunSummary, journals: Sequence[ShardJournal]
 ) -> Iterator[Finding]:
     if counts.completed + counts.failed + counts.pending != counts.rows:
         yield wrong(
@@ -137,9 +137,11 @@ def _judged(
             "run the job again; report it if it stays",
         )
         return
-    lost = latest.rows_completed - counts.completed - counts.asked_anew
-    is_comparable = latest.stop_reason is None and all(j.holder is None and j.shard == "0of1" for j in journals)
-    if changed := _changed(surveyed, latest):
+    is_one_shard = all(journal.shard == "0of1" for journal in journals)
+    is_comparable = is_one_shard and latest.stop_reason is None and all(each.holder is None for each in journals)
+    # answers of rows that have left the manifest are not lost either
+    lost = latest.rows_completed - max(counts.completed + counts.asked_anew, tables.current)
+    if changed := _changed(surveyed, latest, is_one_shard):
         yield note(TOPIC, f"{latest.manifest} has changed since the last run ({changed}): of its rows now {counts}")
     elif lost > 0 and is_comparable:
         yield wrong(
@@ -155,11 +157,11 @@ def _judged(
             yield note(TOPIC, f"{counted(counts.asked_anew, 'pending row')}: their text or image has changed since")
 
 
-def _changed(surveyed: Survey, latest: RunSummary) -> str:
+def _changed(surveyed: Survey, latest: RunSummary, is_one_shard: bool) -> str:
     """What shows that the manifest is another one now; "" where nothing does."""
     started_ns = int(datetime.fromisoformat(latest.started_at).timestamp() * 1_000_000_000)
     if any(file.mtime_ns > started_ns for file in surveyed.files):
         return "the file was written after the run began"
-    if latest.rows_total != surveyed.rows_in_manifest and all("-0of1-" in part.path for part in latest.parts):
+    if is_one_shard and latest.rows_total != surveyed.rows_in_manifest:
         return f"it had {counted(latest.rows_total, 'row')} then"
     return ""

@@ -66,7 +66,8 @@ class Tables:
     sealing: list[str] = field(default_factory=list)
     recipes: set[str] = field(default_factory=set)
     answers: Hashes = field(default_factory=Hashes)  #: row_id, request_key of every row of results
-    answered: Hashes = field(default_factory=Hashes)  #: row_id of those under the last run's recipe
+    current: int = 0  #: answers under the last run's recipe
+    answered: Hashes = field(default_factory=Hashes)  #: row_id of the rows that ended under it, failed ones too
     billed: Hashes = field(
         default_factory=Hashes
     )  #: row_id, request_key of the rows of results with a cost of their own
@@ -120,7 +121,7 @@ def _read_part(
     columns: Columns | None,
 ) -> None:
     relative = str(path.relative_to(output))
-    is_sealing = table != FAILURES_TABLE and any(journal.is_sealing(path.name) for journal in journals)
+    is_sealing = table != FAILURES_TABLE and any(journal.is_sealing(path.name, runs.ended) for journal in journals)
     tables.files += 1
     try:
         _check_columns(tables, relative, table, schema_of(path), columns)
@@ -193,6 +194,7 @@ def _take_results(tables: Tables, batch: pa.RecordBatch, runs: Runs) -> None:
     if runs.latest is not None:
         is_current = pc.equal(batch["recipe_id"], runs.latest.recipe_id)
         tables.answered.add(batch["row_id"].filter(is_current))
+        tables.current += pc.sum(is_current).as_py() or 0
     has_own = pc.invert(pc.is_in(batch["cost_source"], pa.array(BORROWED)))
     tables.billed.add(keys.filter(has_own))
     tables.row_costs.extend(pc.fill_null(batch["row_cost_ticks"], 0).filter(has_own).to_pylist())

@@ -259,6 +259,16 @@ def test_a_manifest_that_has_changed_or_is_gone_is_said_and_is_no_damage(output:
     assert report.exit_code == 0
 
 
+def test_another_manifest_of_an_older_date_is_no_loss(output: Output) -> None:
+    path = output.folder / "photos.csv"
+    before = path.stat().st_mtime_ns
+    path.write_text(path.read_text().replace("\nr", "\nother-"))
+    os.utime(path, ns=(before - 1, before - 1))
+    report = output.verify()
+    assert report.exit_code == 0
+    assert report.manifest is not None and report.manifest.pending == ROWS
+
+
 # ---------------------------------------------------------------------------------- what is under way
 
 
