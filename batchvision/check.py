@@ -9,12 +9,15 @@ import difflib
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 from batchvision.errors import BatchvisionError, JobInvalid, StopRun
 from batchvision.job import Job
+from batchvision.money import format_usd
+from batchvision.pricelist import FRESH_FOR, Listed, quote, recall, remember
 from batchvision.providers import Dialect, ModelListing, dialect
 from batchvision.secrets import Secret, Secrets
 
@@ -81,6 +84,18 @@ async def list_models(
     return speaks.read_models(masked_answer(raw, secrets))
 
 
+def current_models(speaks: Dialect, base_url: str, *, refresh: bool) -> Listed:
+    """The provider's list: the one remembered, where it is fresh; otherwise asked for, and remembered."""
+    import anyio
+
+    known, now = recall(speaks.name, base_url), datetime.now(UTC)
+    if known is not None and not refresh and now - known.at < FRESH_FOR:
+        return known
+    models = anyio.run(list_models, speaks, base_url, key_from_environment(speaks), {})
+    remember(speaks.name, base_url, models, now)
+    return Listed(models, now)
+
+
 def key_from_environment(speaks: Dialect, environ: Mapping[str, str] | None = None) -> Secret | None:
     """The key where no job says where to look: the provider's own variable, or None."""
     found = os.environ if environ is None else environ
@@ -139,11 +154,24 @@ def _extras() -> Iterator[Finding]:
 async def _provider(job: Job, speaks: Dialect, key: Secret | None, ask: ListModels) -> list[Finding]:
     try:
         models = await ask(speaks, job.base_url, key, job.provider.headers)
+        remember(speaks.name, job.base_url, models, datetime.now(UTC))
     except StopRun as error:
         return [Finding("provider", error.message, error.exit_code)]
     except BatchvisionError as error:
         return [Finding("provider", f"{job.base_url} did not list its models: {error.message}", REFUSED)]
-    return [Finding("provider", f"{job.base_url} answers"), _model(job.provider.model, speaks.name, models)]
+    answers = Finding("provider", f"{job.base_url} answers")
+    return [answers, _model(job.provider.model, speaks.name, models), _prices(job)]
+
+
+def _prices(job: Job) -> Finding:
+    """What a cap and a plan would go by; never a reason not to run, as the answers' own costs count."""
+    quoted = quote(job)
+    if quoted.prices is None:
+        return Finding("prices", "not known: caps and plans need [provider] prices, { input = 1.25, output = 2.5 }")
+    cents = (format_usd(quoted.prices.input_ticks_per_mtok), format_usd(quoted.prices.output_ticks_per_mtok))
+    dated = f", of {quoted.as_of}" if quoted.as_of else ""
+    says = f"{cents[0]} in, {cents[1]} out for a million tokens ({quoted.source}{dated})"
+    return Finding("prices", quoted.warning(datetime.now(UTC).date(), job) or says)
 
 
 def _model(name: str, provider: str, models: Sequence[ModelListing]) -> Finding:

@@ -51,7 +51,8 @@ def format_usd(ticks: int) -> str:
 class Prices:
     """What a model costs, in ticks for a million tokens (``image_ticks``: for one image).
 
-    From ``long_context_tokens`` prompt tokens on, all tokens of the request cost ``long_context_factor`` times that.
+    From ``long_context_tokens`` prompt tokens on, all tokens of the request cost ``long_context_factor`` times that, or
+    the ``long_`` price where one is listed. ``request_ticks``: for the request itself.
     """
 
     input_ticks_per_mtok: int
@@ -60,16 +61,31 @@ class Prices:
     image_ticks: int = 0
     long_context_tokens: int | None = None
     long_context_factor: int = 2
+    long_input_ticks_per_mtok: int | None = None
+    long_cached_ticks_per_mtok: int | None = None
+    long_output_ticks_per_mtok: int | None = None
+    request_ticks: int = 0
 
     def ticks(self, prompt: int, output: int, cached: int = 0, images: int = 0) -> int:
         """The cost of that many tokens; ``cached`` are part of ``prompt``."""
         cached = min(cached, prompt)
-        total = (prompt - cached) * self.input_ticks_per_mtok
-        total += cached * self.cached_ticks_per_mtok
-        total += output * self.output_ticks_per_mtok
-        if self.long_context_tokens is not None and prompt >= self.long_context_tokens:
-            total *= self.long_context_factor
-        return _divide_half_even(total, TOKENS_PER_MTOK) + images * self.image_ticks
+        rates = self._long if self._is_long(prompt) else self._short
+        total = (prompt - cached) * rates[0] + cached * rates[1] + output * rates[2]
+        return _divide_half_even(total, TOKENS_PER_MTOK) + images * self.image_ticks + self.request_ticks
+
+    def _is_long(self, prompt: int) -> bool:
+        return self.long_context_tokens is not None and prompt >= self.long_context_tokens
+
+    @property
+    def _short(self) -> tuple[int, int, int]:
+        return self.input_ticks_per_mtok, self.cached_ticks_per_mtok, self.output_ticks_per_mtok
+
+    @property
+    def _long(self) -> tuple[int, int, int]:
+        listed = self.long_input_ticks_per_mtok, self.long_cached_ticks_per_mtok, self.long_output_ticks_per_mtok
+        usual = (each * self.long_context_factor for each in self._short)
+        first, second, third = (own if long is None else long for own, long in zip(usual, listed, strict=True))
+        return first, second, third
 
 
 def cost_ticks(usage: Usage, prices: Prices | None, images: int = 0) -> int | None:
@@ -122,19 +138,29 @@ _FIELDS = {
 }
 
 
-def prices_for(provider: str, model: str, overrides: Mapping[str, Any] | None = None) -> Prices | None:
-    """The prices of a model: the job's ``provider.prices`` over the built-in ones; None where too little is known.
+def built_in(provider: str, model: str) -> Prices | None:
+    """The prices of :data:`PRICES_AS_OF`; a variant (``model:floor``) costs what its model does."""
+    return _BUILT_IN.get(provider, {}).get(re.sub(r":.*", "", model))
 
-    ``overrides``: ``input``, ``cached``, ``output`` in USD for a million tokens, ``image`` in USD for one.
-    Without ``cached``, cached tokens cost what others do.
+
+def overlaid(known: Prices | None, given: Mapping[str, Any]) -> Prices | None:
+    """``given`` over ``known``; None where both together say too little.
+
+    ``given``: ``input``, ``cached``, ``output`` in USD for a million tokens, ``image`` in USD for one. Without
+    ``cached``, cached tokens cost what others do. A long context costs its factor of what is given.
     """
-    built_in = _BUILT_IN.get(provider, {}).get(re.sub(r":.*", "", model))
-    given = {_FIELDS[name]: usd_to_ticks(usd) for name, usd in (overrides or {}).items() if usd is not None}
-    if built_in is not None:
-        return replace(built_in, **given)
-    if not {"input_ticks_per_mtok", "output_ticks_per_mtok"} <= given.keys():
+    ticks = {_FIELDS[name]: usd_to_ticks(usd) for name, usd in given.items() if usd is not None}
+    if known is not None:
+        long = {f"long_{name}": None for name in ticks if name != "image_ticks"}
+        return replace(known, **ticks, **long)  # type: ignore[arg-type]  # fields by name
+    if not {"input_ticks_per_mtok", "output_ticks_per_mtok"} <= ticks.keys():
         return None
-    return Prices(**({"cached_ticks_per_mtok": given["input_ticks_per_mtok"]} | given))
+    return Prices(**({"cached_ticks_per_mtok": ticks["input_ticks_per_mtok"]} | ticks))
+
+
+def prices_for(provider: str, model: str, overrides: Mapping[str, Any] | None = None) -> Prices | None:
+    """The built-in prices of a model with the job's ``provider.prices`` over them; None where too little is known."""
+    return overlaid(built_in(provider, model), overrides or {})
 
 
 # ---------------------------------------------------------------------------------- the spend cap

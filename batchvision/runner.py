@@ -30,6 +30,7 @@ from batchvision.images import ImageSource, threads
 from batchvision.job import Job
 from batchvision.lanes import POLLERS, DeferredLane, Delivery, OnlineLane, Sharing
 from batchvision.money import format_usd
+from batchvision.pricelist import quote
 from batchvision.prompt import answer_columns
 from batchvision.providers import dialect
 from batchvision.recipe import recipe_document, recipe_from_document
@@ -124,7 +125,10 @@ class Night:
         self.dialect = dialect(job.provider.name)
         self.headers = self.dialect.headers(key, job.provider.headers)
         self.secrets = Secrets(*([key] if key else []), *job.header_secrets)
-        self.prices = wiring.prices_of(job)
+        quoted = quote(job)
+        if said := wiring.price_warning(job, quoted, self.started_at):
+            log.warning("%s", said)
+        self.prices = quoted.prices
         self.estimator = wiring.estimator_of(job, self.prices)
         self.judge = wiring.judge_of(job, self.prices, self._recipe)
         self.stop = StopSignal()

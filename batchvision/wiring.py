@@ -20,10 +20,11 @@ from batchvision.exchange import Transport, utc_now
 from batchvision.images import Converter, DecodingPool, Fetcher, ImageSource, Offload, load_local
 from batchvision.job import Job
 from batchvision.lanes import POLLERS
-from batchvision.money import Prices, SpendCap, prices_for, usd_to_ticks
+from batchvision.money import Prices, SpendCap, usd_to_ticks
 from batchvision.outcome import Judge
 from batchvision.pacing import Pacing, PacingLimits
 from batchvision.prepare import Preparer
+from batchvision.pricelist import Quote, quote
 from batchvision.prompt import Conversation
 from batchvision.providers import dialect
 from batchvision.records import Recipe
@@ -57,7 +58,19 @@ class Spent(NamedTuple):
 
 def prices_of(job: Job) -> Prices | None:
     """The job's own prices, over those known of its model."""
-    return prices_for(job.provider.name, job.provider.model, job.provider.prices.model_dump())
+    return quote(job).prices
+
+
+def price_warning(job: Job, quoted: Quote, now: datetime) -> str | None:
+    """Where a cap is kept by prices that are old; elsewhere nothing hangs on them."""
+    limits = job.limits
+    caps = (
+        limits.max_cost_usd,
+        limits.max_cost_usd_per_run,
+        limits.max_cost_usd_per_day,
+        limits.max_cost_usd_per_month,
+    )
+    return None if caps == (None,) * len(caps) else quoted.warning(now.date(), job)
 
 
 def judge_of(job: Job, prices: Prices | None, recipe_of: Callable[[str], Recipe]) -> Judge:

@@ -11,44 +11,71 @@ from batchvision.cli.output import print_document, print_table
 from batchvision.cli.table import Column
 
 if TYPE_CHECKING:
+    from batchvision.money import Prices
     from batchvision.providers import ModelListing
 
 
 @click.command(cls=Command, name="models")
 @click.option("--provider", default="xai", show_default=True, help="xai, openrouter, openai, emulator, ...")
 @click.option("--base-url", default=None, help="Where the provider is, if not at its usual place.")
+@click.option("--refresh", is_flag=True, help="Ask again, even if the list is less than a day old.")
 @click.option("--all", "every", is_flag=True, help="Also those that take no images.")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-def command(provider: str, base_url: str | None, every: bool, as_json: bool) -> None:
-    """List a provider's models. Costs nothing; the key is read from the provider's environment variable."""
-    import anyio
+def command(provider: str, base_url: str | None, refresh: bool, every: bool, as_json: bool) -> None:
+    """List a provider's vision models with their prices and limits.
 
-    from batchvision.check import key_from_environment, list_models
+    Costs nothing; the key is read from the provider's environment variable. The list is remembered: runs, plans and
+    caps go by its prices, unless the job has its own.
+    """
+    from batchvision.check import current_models
     from batchvision.providers import dialect
 
     speaks = dialect(provider)
-    key = key_from_environment(speaks)
-    found = anyio.run(list_models, speaks, base_url or speaks.default_base_url, key, {})
-    models = [model for model in found if every or model.takes_images is not False]
+    where = base_url or speaks.default_base_url
+    listed = current_models(speaks, where, refresh=refresh)
+    models = [model for model in listed.models if every or model.takes_images is not False]
     if as_json:
-        print_document({"provider": provider, "models": [_document(model) for model in models]})
+        read_at = listed.at.isoformat(timespec="seconds")
+        print_document(
+            {
+                "provider": provider,
+                "base_url": where,
+                "read_at": read_at,
+                "models": [_document(model) for model in models],
+            }
+        )
         return
     print_table(
-        [Column("model"), Column("aliases"), *(Column(name, right=True) for name in ("input", "output", "context"))],
+        [Column("model"), Column("aliases"), *(Column(name, right=True) for name in _NUMBERS)],
         [_cells(model) for model in models],
     )
-    click.echo(f"{len(models)} models; prices in USD for a million tokens, - where not listed", err=True)
+    of = listed.at.strftime("%Y-%m-%d %H:%M UTC")
+    click.echo(f"{len(models)} models, as of {of}; prices in USD for a million tokens, - where not listed", err=True)
+
+
+_NUMBERS = ("input", "cached", "output", "image", "long", "context", "answer")
 
 
 def _cells(model: ModelListing) -> list[str]:
     prices = model.prices
-    return [
-        model.name,
-        ", ".join(model.aliases),
-        "-" if prices is None else _usd(prices.input_ticks_per_mtok),
-        "-" if prices is None else _usd(prices.output_ticks_per_mtok),
-        "-" if model.context_tokens is None else f"{model.context_tokens:,}",
-    ]
+    known = ["-"] * 5
+    if prices is not None:
+        rates = (prices.input_ticks_per_mtok, prices.cached_ticks_per_mtok, prices.output_ticks_per_mtok)
+        known = [*map(_usd, rates), _usd(prices.image_ticks) if prices.image_ticks else "-", _long(prices)]
+    return [model.name, ", ".join(model.aliases), *known, _count(model.context_tokens), _count(model.max_output_tokens)]
+
+
+def _long(prices: Prices) -> str:
+    """What input costs in a long context, and where that begins."""
+    if prices.long_context_tokens is None:
+        return "-"
+    own = prices.long_input_ticks_per_mtok
+    listed = prices.input_ticks_per_mtok * prices.long_context_factor if own is None else own
+    return f"{_usd(listed)} from {prices.long_context_tokens // 1000:,}k"
+
+
+def _count(tokens: int | None) -> str:
+    return "-" if tokens is None else f"{tokens:,}"
 
 
 def _usd(ticks: int) -> str:
@@ -64,6 +91,7 @@ def _document(model: ModelListing) -> dict[str, object]:
         "aliases": list(model.aliases),
         "takes_images": model.takes_images,
         "context_tokens": model.context_tokens,
+        "max_output_tokens": model.max_output_tokens,
         "prices": None
         if prices is None
         else {
@@ -71,5 +99,11 @@ def _document(model: ModelListing) -> dict[str, object]:
             "cached_ticks_per_million": prices.cached_ticks_per_mtok,
             "output_ticks_per_million": prices.output_ticks_per_mtok,
             "image_ticks": prices.image_ticks,
+            "request_ticks": prices.request_ticks,
+            "long_context_tokens": prices.long_context_tokens,
+            "long_context_factor": prices.long_context_factor,
+            "long_input_ticks_per_million": prices.long_input_ticks_per_mtok,
+            "long_cached_ticks_per_million": prices.long_cached_ticks_per_mtok,
+            "long_output_ticks_per_million": prices.long_output_ticks_per_mtok,
         },
     }

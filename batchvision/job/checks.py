@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from batchvision.errors import InvalidAnswer, JobInvalid
 from batchvision.job.columns import KeepColumn, clashes, keep_columns
 from batchvision.job.files import exists, is_folder, labels_of, under
+from batchvision.job.prices import FilePrices, file_prices
 from batchvision.job.sections import (
     AnswerSection,
     DeliverySection,
@@ -71,6 +72,7 @@ class Resolved:
     example_paths: tuple[str, ...]
     base_url: str
     key_env: str | None
+    file_prices: FilePrices | None = None
 
 
 @dataclass(slots=True)
@@ -88,6 +90,7 @@ class Check:
         spec = self._answer_spec()
         examples, example_paths, hashes = self._examples(template, spec)
         keep = self._keep(spec)
+        listed = self._prices_file()
         s = self.sections
         if self.problems or not (s.prompt and s.provider and s.images and dialect and places and spec):
             return None
@@ -108,7 +111,9 @@ class Check:
         if self.problems:
             return None
         manifest, root, output = places
-        return Resolved(manifest, root, output, keep, template, with_id(recipe), example_paths, base_url, key_env)
+        return Resolved(
+            manifest, root, output, keep, template, with_id(recipe), example_paths, base_url, key_env, listed
+        )
 
     # ------------------------------------------------------------------------------ files
 
@@ -188,6 +193,8 @@ class Check:
             )
         if "authorization" in {name.lower() for name in section.headers}:
             self.problems.append("provider.headers: Authorization is made from the key; set api_key_env instead")
+        if section.response_cache and not dialect.has_response_cache:
+            self.problems.append(f"provider.response_cache: {dialect.name} has none; remove it (OpenRouter has)")
         self._lane(dialect)
         base_url = (section.base_url or dialect.default_base_url).rstrip("/")
         self._base_url(base_url)
@@ -226,6 +233,17 @@ class Check:
         if section.api_key_file or section.api_key_command:
             return None
         return section.api_key_env or dialect.default_key_env
+
+    def _prices_file(self) -> FilePrices | None:
+        section = self.sections.provider
+        text = self._read("provider.prices_file", section.prices_file) if section and section.prices_file else None
+        if section is None or text is None:
+            return None
+        try:
+            return file_prices(text, section.model)
+        except ValueError as error:
+            self.problems.append(f"provider.prices_file: {error}")
+            return None
 
     # ------------------------------------------------------------------------------ prompt and answer
 

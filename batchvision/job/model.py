@@ -18,6 +18,7 @@ from batchvision.errors import JobInvalid
 from batchvision.job.checks import Check, Resolved, Sections
 from batchvision.job.columns import KeepColumn
 from batchvision.job.key import find_key
+from batchvision.job.prices import FilePrices
 from batchvision.job.problems import sentences, unknown_key
 from batchvision.job.sections import (
     SECTIONS,
@@ -183,6 +184,11 @@ class Job(BaseModel):
     @property
     def base_url(self) -> str:
         return self._resolved.base_url
+
+    @property
+    def file_prices(self) -> FilePrices | None:
+        """What ``provider.prices_file`` says of the model."""
+        return self._resolved.file_prices
 
     def api_key(self, environ: Mapping[str, str] | None = None) -> Secret | None:
         """The key from the environment, a file or a command; None where the provider needs none.

@@ -201,6 +201,9 @@ class ProviderSection(Section):
     allow_plain_http: Flag = False
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     prices: PricesSection = PricesSection()
+    prices_file: Text | None = None
+    response_cache: Flag = False
+    response_cache_ttl_seconds: Annotated[Count, Field(le=86_400)] | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("headers")

@@ -66,6 +66,7 @@ class ModelListing(NamedTuple):
     prices: Prices | None = None
     takes_images: bool | None = None
     context_tokens: int | None = None
+    max_output_tokens: int | None = None
 
 
 def output_limit(recipe: Recipe) -> int | None:
@@ -102,6 +103,8 @@ class Dialect:
     max_tokens_name: ClassVar[str] = "max_tokens"
     #: What usage means here (see ``chat.UsageRule``).
     usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule()
+    #: Whether ``provider.response_cache`` means anything here.
+    has_response_cache: ClassVar[bool] = False
     #: Response headers that name the request, best first; then the body's ``id``.
     request_id_headers: ClassVar[tuple[str, ...]] = ("x-request-id",)
 
@@ -124,6 +127,15 @@ class Dialect:
 
     def own_headers(self) -> dict[str, str]:
         """Headers that only this provider asks for."""
+        return {}
+
+    def routing_headers(self, conversation: str) -> dict[str, str]:
+        """Headers of one request that bring those of the same ``conversation`` to a server that has their common
+        prefix in its cache."""
+        return {}
+
+    def response_cache_headers(self, ttl_seconds: int | None, *, is_wanted: bool) -> dict[str, str]:
+        """Headers of one request that let the provider answer it, or not, with what it answered before."""
         return {}
 
     def body(self, recipe: Recipe, messages: bytes, options: SendOptions) -> bytes:

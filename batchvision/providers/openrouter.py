@@ -26,10 +26,17 @@ class OpenRouterDialect(Dialect):
     default_key_env: ClassVar[str | None] = "OPENROUTER_API_KEY"
     account_url: ClassVar[str | None] = "https://openrouter.ai/settings/credits"
     usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule(reports_cost_usd=True)
+    has_response_cache: ClassVar[bool] = True
     request_id_headers: ClassVar[tuple[str, ...]] = ("x-generation-id",)
 
     def own_headers(self) -> dict[str, str]:
         return {"HTTP-Referer": APP_REFERER, "X-OpenRouter-Title": APP_TITLE}
+
+    def response_cache_headers(self, ttl_seconds: int | None, *, is_wanted: bool) -> dict[str, str]:
+        if not is_wanted:
+            return {"X-OpenRouter-Cache": "false"}
+        ttl = {} if ttl_seconds is None else {"X-OpenRouter-Cache-TTL": str(ttl_seconds)}
+        return {"X-OpenRouter-Cache": "true", **ttl}
 
     def fields(self, recipe: Recipe, options: SendOptions) -> dict[str, Any]:
         """With a schema, only providers that honour it may answer: the others would silently drop it."""
@@ -46,21 +53,42 @@ class OpenRouterDialect(Dialect):
             prices=_listed_prices(wire.mapping(entry.get("pricing"))),
             takes_images="image" in modalities if isinstance(modalities, list) else None,
             context_tokens=wire.count(entry.get("context_length")),
+            max_output_tokens=wire.count(wire.mapping(entry.get("top_provider")).get("max_completion_tokens")),
         )
 
 
 def _listed_prices(pricing: Mapping[str, Any]) -> Prices | None:
-    """Prices are listed as text, in USD for one token (``image``: for one image)."""
-    prompt, completion = _usd(pricing.get("prompt")), _usd(pricing.get("completion"))
+    """Prices are listed as text, in USD for one token (``image``, ``request``: for one of them)."""
+    prompt, cached, completion = _rates(pricing)
     if prompt is None or completion is None:
         return None
-    cached = _usd(pricing.get("input_cache_read"))
+    long = _long_context(pricing)
+    long_prompt, long_cached, long_completion = _rates(long)
     return Prices(
-        input_ticks_per_mtok=usd_to_ticks(prompt * _TOKENS_PER_MTOK),
-        cached_ticks_per_mtok=usd_to_ticks((prompt if cached is None else cached) * _TOKENS_PER_MTOK),
-        output_ticks_per_mtok=usd_to_ticks(completion * _TOKENS_PER_MTOK),
+        input_ticks_per_mtok=prompt,
+        cached_ticks_per_mtok=prompt if cached is None else cached,
+        output_ticks_per_mtok=completion,
         image_ticks=usd_to_ticks(_usd(pricing.get("image")) or Decimal(0)),
+        request_ticks=usd_to_ticks(_usd(pricing.get("request")) or Decimal(0)),
+        long_context_tokens=wire.count(long.get("min_prompt_tokens")),
+        long_context_factor=1 if long else 2,  # what an override does not name stays as it is
+        long_input_ticks_per_mtok=long_prompt,
+        long_cached_ticks_per_mtok=long_cached,
+        long_output_ticks_per_mtok=long_completion,
     )
+
+
+def _rates(pricing: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
+    """Ticks for a million tokens: prompt, cached, completion."""
+    listed = (_usd(pricing.get(name)) for name in ("prompt", "input_cache_read", "completion"))
+    prompt, cached, completion = (None if usd is None else usd_to_ticks(usd * _TOKENS_PER_MTOK) for usd in listed)
+    return prompt, cached, completion
+
+
+def _long_context(pricing: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first step of ``overrides`` that begins at a length of prompt (others begin at an hour)."""
+    steps = (wire.mapping(step) for step in wire.sequence(pricing.get("overrides")))
+    return next((step for step in steps if wire.count(step.get("min_prompt_tokens"))), {})
 
 
 def _usd(value: Any) -> Decimal | None:

@@ -29,6 +29,9 @@ class XaiDialect(Dialect):
     def ticket_path(self, ticket: str) -> str:
         return f"/chat/deferred-completion/{quote(ticket, safe='')}"
 
+    def routing_headers(self, conversation: str) -> dict[str, str]:
+        return {"x-grok-conv-id": conversation}
+
     def listing(self, entry: Mapping[str, Any]) -> ModelListing:
         modalities = entry.get("input_modalities")
         return ModelListing(
@@ -36,7 +39,7 @@ class XaiDialect(Dialect):
             aliases=tuple(alias for alias in wire.sequence(entry.get("aliases")) if isinstance(alias, str)),
             prices=_listed_prices(entry),
             takes_images="image" in modalities if isinstance(modalities, list) else None,
-            context_tokens=wire.count(entry.get("context_length")),
+            context_tokens=_first(entry, "context_length", "max_prompt_length"),
         )
 
 
@@ -49,15 +52,28 @@ class EmulatorDialect(XaiDialect):
     account_url: ClassVar[str | None] = None
 
 
+def _first(entry: Mapping[str, Any], *names: str) -> int | None:
+    return next((found for name in names if (found := wire.count(entry.get(name))) is not None), None)
+
+
+def _ticks(entry: Mapping[str, Any], name: str) -> int | None:
+    listed = wire.count(entry.get(name))
+    return None if listed is None else listed * _TICKS_PER_LISTED_PRICE
+
+
 def _listed_prices(entry: Mapping[str, Any]) -> Prices | None:
-    prompt = wire.count(entry.get("prompt_text_token_price"))
-    completion = wire.count(entry.get("completion_text_token_price"))
-    if prompt is None or completion is None:
+    """Images count as prompt tokens: where theirs cost more than text, all of the prompt is taken at that price."""
+    prompt, output = _ticks(entry, "prompt_text_token_price"), _ticks(entry, "completion_text_token_price")
+    if prompt is None or output is None:
         return None
-    cached = wire.count(entry.get("cached_prompt_text_token_price"))
+    prompt = max(prompt, _ticks(entry, "prompt_image_token_price") or 0)
+    cached = _ticks(entry, "cached_prompt_text_token_price")
     return Prices(
-        input_ticks_per_mtok=prompt * _TICKS_PER_LISTED_PRICE,
-        cached_ticks_per_mtok=(prompt if cached is None else cached) * _TICKS_PER_LISTED_PRICE,
-        output_ticks_per_mtok=completion * _TICKS_PER_LISTED_PRICE,
-        long_context_tokens=wire.count(entry.get("long_context_threshold")),
+        input_ticks_per_mtok=prompt,
+        cached_ticks_per_mtok=prompt if cached is None else cached,
+        output_ticks_per_mtok=output,
+        long_context_tokens=wire.count(entry.get("long_context_threshold")) or None,
+        long_input_ticks_per_mtok=_ticks(entry, "prompt_text_token_price_long_context"),
+        long_cached_ticks_per_mtok=_ticks(entry, "cached_prompt_text_token_price_long_context"),
+        long_output_ticks_per_mtok=_ticks(entry, "completion_text_token_price_long_context"),
     )

@@ -85,7 +85,7 @@ class Workbench:
     def environment(self) -> dict[str, str]:
         keys = {"XAI_API_KEY": self.key, "OPENROUTER_API_KEY": self.key, "OPENAI_API_KEY": self.key}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("BATCHVISION_")}
-        return {**kept, **keys}
+        return {**kept, **keys, "BATCHVISION_CACHE_DIR": str(self.folder / "cache")}
 
     def call(self, *arguments: str | Path, timeout: float = 110) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

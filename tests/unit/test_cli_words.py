@@ -189,15 +189,17 @@ def test_config_is_flattened_to_dotted_keys() -> None:
 
 
 def test_a_model_without_facts_is_listed_by_name() -> None:
-    assert _cells(ModelListing("m")) == ["m", "", "-", "-", "-"]
+    assert _cells(ModelListing("m")) == ["m", "", *["-"] * 7]
     document = _document(ModelListing("m"))
     assert document["prices"] is None
 
 
 def test_a_model_with_facts_shows_them() -> None:
     prices = Prices(TICKS_PER_USD * 5 // 4, TICKS_PER_USD // 5, TICKS_PER_USD * 5 // 2)
-    model = ModelListing("m", ("latest",), prices, takes_images=True, context_tokens=256_000)
-    assert _cells(model) == ["m", "latest", "$1.25", "$2.50", "256,000"]
+    model = ModelListing("m", ("latest",), prices, True, context_tokens=256_000, max_output_tokens=8_000)
+    assert _cells(model) == ["m", "latest", "$1.25", "$0.200", "$2.50", "-", "-", "256,000", "8,000"]
+    long = replace(prices, image_ticks=TICKS_PER_USD // 100, long_context_tokens=200_000)
+    assert _cells(model._replace(prices=long))[5:7] == ["$0.0100", "$2.50 from 200k"]
     assert _document(model)["takes_images"] is True
 
 

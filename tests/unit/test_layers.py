@@ -17,7 +17,7 @@ PACKAGE = Path(batchvision.__file__).parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "records", "keys", "secrets", "stopping"}),
     frozenset({"job", "recipe", "prompt", "money", "retry", "estimate", "providers"}),
-    frozenset({"outcome", "manifest", "images", "checkpoint", "transport", "pacing", "caps"}),
+    frozenset({"outcome", "manifest", "images", "checkpoint", "transport", "pacing", "caps", "pricelist"}),
     frozenset({"budget", "feed", "prepare"}),
     frozenset({"exchange"}),
     frozenset({"lanes"}),

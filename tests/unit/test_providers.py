@@ -252,6 +252,44 @@ def test_openrouter_prices_are_text_in_usd_for_one_token() -> None:
     assert listed("openrouter", {"data": [entry]}) == (ModelListing("x-ai/grok-4.3", (), prices, False, 1_000_000),)
 
 
+def test_grok_lists_what_a_long_context_costs() -> None:
+    entry = {
+        "id": "grok-4.3",
+        "prompt_text_token_price": 12500,
+        "prompt_image_token_price": 13000,
+        "completion_text_token_price": 25000,
+        "long_context_threshold": 200000,
+        "prompt_text_token_price_long_context": 26000,
+        "completion_text_token_price_long_context": 60000,
+    }
+    prices = listed("xai", {"models": [entry]})[0].prices
+    assert prices is not None
+    assert prices.ticks(100, 10) == 100 * 13_000 + 10 * 25_000, "image tokens cost more, and images are in the prompt"
+    assert prices.ticks(200_000, 10) == 200_000 * 26_000 + 10 * 60_000
+    assert prices.ticks(200_000, 0, cached=200_000) == 2 * 200_000 * 13_000, "not listed: twice the usual"
+
+
+def test_openrouter_lists_steps_requests_and_the_longest_answer() -> None:
+    entry = {
+        "id": "a/b",
+        "pricing": {
+            "prompt": "0.000001",
+            "completion": "0.000002",
+            "request": "0.01",
+            "overrides": [
+                {"utc_start": "00:00", "prompt": "0"},
+                {"min_prompt_tokens": 1000, "prompt": "0.000004"},
+            ],
+        },
+        "top_provider": {"max_completion_tokens": 4096},
+    }
+    (found,) = listed("openrouter", {"data": [entry]})
+    assert found.max_output_tokens == 4096
+    assert found.prices is not None
+    assert found.prices.ticks(999, 1) == 999 * 10_000 + 20_000 + 100_000_000
+    assert found.prices.ticks(1000, 1) == 1000 * 40_000 + 20_000 + 100_000_000
+
+
 @pytest.mark.parametrize(
     "pricing", [None, {}, {"prompt": "-1", "completion": "-1"}, {"prompt": "x", "completion": "NaN"}]
 )
