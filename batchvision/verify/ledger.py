@@ -158,9 +158,14 @@ def _unclear(reread: Reread) -> Iterator[Finding]:
     if not reread.unclear:
         yield ok("unclear", "no attempt may have been billed without its answer reaching the disk")
         return
-    unbounded = f", {reread.unbounded:,} of them without a bound" if reread.unbounded else ""
+    bounded = reread.unclear - reread.unbounded
+    if bounded:
+        at_most = f"at most {format_usd(reread.unclear_ticks)}"
+        at_most += f" for {bounded:,} of them, the others without a bound" if reread.unbounded else ""
+    else:
+        at_most = "by how much is not known, as there was no max_tokens or no price to bound them with"
     yield note(
         "unclear",
-        f"{counted(reread.unclear, 'attempt')} may have been billed without an answer, at most "
-        f"{format_usd(reread.unclear_ticks)}{unbounded}: `batchvision status` lists them by row",
+        f"{counted(reread.unclear, 'attempt')} may have been billed without an answer, {at_most}: "
+        "`batchvision status` lists them by row",
     )

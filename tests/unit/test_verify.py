@@ -296,6 +296,20 @@ def test_what_a_killed_run_left_open_is_counted_with_its_bound(tmp_path: Path) -
     assert report.exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("bounds", "says"),
+    [([100, 200], "at most $0.0000000300:"), ([100, None], "for 1 of them, the others without"), ([None], "not known")],
+)
+def test_what_may_have_been_billed_is_told_with_its_bound(output: Output, bounds: list[int | None], says: str) -> None:
+    def unclear(rows: list[dict[str, Any]]) -> None:
+        for row, bound in zip(rows[-len(bounds) :], bounds, strict=True):
+            nothing = dict.fromkeys(("cost_ticks", "cost_usd", "raw_answer", "http_status"))
+            row.update(nothing, state="ambiguous", cost_source="unknown", bound_ticks=bound, attempt=99)
+
+    output.rewrite("attempts", unclear)
+    assert says in notes(output.verify())["unclear"]
+
+
 def test_a_torn_tail_is_a_note_after_a_kill_and_damage_after_an_end(tmp_path: Path, output: Output) -> None:
     for path, mark in ((killed_run(tmp_path / "killed", answers=2), Mark.NOTE), (output.path, Mark.WRONG)):
         journal = max((path / STATE_FOLDER / "0of1").glob("journal-*.log"))
