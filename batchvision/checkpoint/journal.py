@@ -127,6 +127,10 @@ class Journal:
             self._fail(DiskFailed(f"{doing} was broken off: {fault!r}"), groups)
             raise
 
+    def fail(self, failure: StopRun) -> None:
+        """Nothing can, or may, be written any more."""
+        self._fail(failure, ())
+
     def _fail(self, failure: StopRun, groups: Iterable[Group]) -> None:
         self.failure = failure
         for group in (*groups, self.gathering):

@@ -1,11 +1,13 @@
 """One run at a time on an output (and shard): a flock that dies with the process that took it.
 
 The rule: the lock is the kernel's, never the file's content, so a stale file holds nothing. Who holds it is written
-inside only to be told. A child that was forked lets go of its copy at once; one that was spawned never gets it.
+inside only to be told. A child that was forked lets go of its copy at once; one that was spawned never gets it. On a
+file system that other machines share, a lease stands beside it (``lease.py``).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -17,8 +19,11 @@ from typing import NamedTuple
 from weakref import WeakSet
 
 from batchvision.checkpoint.disk import Disk, LocalDisk, disk_failures, make_folders
+from batchvision.checkpoint.lease import LEASE_NAME, Lease, is_shared
 from batchvision.errors import OutputHeld
 
+#: How a file system without flock says so.
+_NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 #: Where all that is not a result lives, inside the output.
 STATE_FOLDER = ".batchvision"
 LOCK_NAME = "lock"
@@ -64,10 +69,11 @@ class Holder(NamedTuple):
 class OutputLock:
     """A held output (and shard). A context manager; :meth:`release` may be called twice."""
 
-    def __init__(self, output: Path, shard: str, descriptor: int) -> None:
+    def __init__(self, output: Path, shard: str, descriptor: int, lease: Lease | None = None) -> None:
         self.output = output
         self.shard = shard
         self._descriptor: int | None = descriptor
+        self._lease = lease
         self._pid = os.getpid()
         _held.add(self)
 
@@ -78,13 +84,19 @@ class OutputLock:
         with disk_failures(f"making {path.parent}"):
             make_folders(disk or LocalDisk(), path.parent)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lease: Lease | None = None
         try:
-            _lock_at_once(descriptor, path, output)
-            _write_holder(descriptor)
+            with disk_failures(f"locking {path}"):
+                shared = is_shared(path.parent)
+                _lock_at_once(descriptor, path, output, shared=shared)
+                _write_holder(descriptor)
+                if shared:
+                    lease = Lease.take(path.with_name(LEASE_NAME), Holder.this_process()._asdict())
+                    lease.beat()
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(output, shard, descriptor)
+        return cls(output, shard, descriptor, lease)
 
     @property
     def folder(self) -> Path:
@@ -93,14 +105,21 @@ class OutputLock:
 
     @property
     def is_held(self) -> bool:
-        """Whether this process holds it: a forked child's copy of the object holds nothing."""
-        return self._descriptor is not None and self._pid == os.getpid()
+        """Whether this process holds it: a forked child's copy of the object holds nothing, nor does a lease that could
+        not be renewed in time."""
+        is_own = self._descriptor is not None and self._pid == os.getpid()
+        return is_own and (self._lease is None or self._lease.is_held)
 
     def release(self) -> None:
         """Closing lets go of the lock; LOCK_UN is never used, as in a child it would free the parent's."""
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
-            os.close(descriptor)
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        if self._lease is not None and self._pid != os.getpid():
+            self._lease.forget()
+        elif self._lease is not None:
+            self._lease.release()
+        os.close(descriptor)
 
     def __enter__(self) -> OutputLock:
         return self
@@ -135,10 +154,14 @@ def holder_at_work(output: Path, shard: str) -> Holder | None:
     return None
 
 
-def _lock_at_once(descriptor: int, path: Path, output: Path) -> None:
+def _lock_at_once(descriptor: int, path: Path, output: Path, *, shared: bool = False) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as fault:
+        if shared and fault.errno in _NO_FLOCK:
+            return  # the lease alone decides
+        if not isinstance(fault, BlockingIOError):
+            raise
         holder = Holder.written_in(path)
         who = f"process {holder.pid} on {holder.host}" if holder else "another process"
         raise OutputHeld(

@@ -168,7 +168,7 @@ def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet, dict[by
         is_current = pc.equal(table["recipe_id"], recipe_id)
         current = table.filter(is_current)
         _add_done(done, current)
-        answered.add_many(bytes.fromhex(key) for key in current["request_key"].to_pylist())
+        answered.add_many(row_digest("", key) for key in current["request_key"].to_pylist())
         rest = table.filter(pc.invert(is_current))
         for digest, ticks in zip(_digests(rest), rest["row_cost_ticks"].to_pylist(), strict=True):
             others[digest] = others.get(digest, 0) + (ticks or 0)

@@ -197,8 +197,7 @@ class Store:
     async def intent(self, intent: Intent) -> None:
         """P2: returns when the intent is durable; only then may its request leave. Raises DiskFailed."""
         self._check_disk()
-        if not self._lock.is_held:
-            raise OutputHeld(f"{self.output} is not this process's: a forked child does not inherit its parent's run")
+        self._check_lock()
         journal = self._journal
         self._books.start(intent)
         try:
@@ -322,7 +321,18 @@ class Store:
             or (books.has_unsealed and now - self._sealed_at >= limit.seconds)
         )
 
+    def _check_lock(self) -> None:
+        """Nothing is sent for, or written to, what has become another's."""
+        if not self._lock.is_held:
+            reason = OutputHeld(
+                f"{self.output} is not this process's (any more), so nothing more was sent: a forked child does not "
+                "inherit its parent's run, and a lease on a shared file system is lost when it was not renewed in time."
+            )
+            self._journal.fail(reason)
+            raise reason
+
     async def _write(self) -> None:
+        self._check_lock()
         await self._journal.commit(None if self._has_failed else self._go_elsewhere)
 
     async def _go_elsewhere(self, fault: OSError) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from batchvision.checkpoint import KeySet
 from batchvision.errors import PAID_FAILURES
+from batchvision.keys import row_digest
 from batchvision.records import Completed, Outcome, Request
 
 ANSWERS_KEPT = 500  #: answers in memory, for rows that come soon after
@@ -74,7 +75,7 @@ class Sharing:
             return True
         if leader is None and key in self._answers:
             return self._answers[key]
-        raw = bytes.fromhex(key)
+        raw = row_digest("", key)
         if leader is None and key not in self._unfound and (raw in self._asked or self._answered.contains(raw)):
             self.late.append(_light(request))
             return True
@@ -85,7 +86,7 @@ class Sharing:
         """A leader's row has ended; returns who waits for its outcome."""
         leader = self._leaders.pop(request_key, None)
         if self._is_on and isinstance(outcome, Completed):
-            self._asked.add(bytes.fromhex(request_key))
+            self._asked.add(row_digest("", request_key))
             self._answers[request_key] = outcome
             while len(self._answers) > ANSWERS_KEPT:
                 self._answers.popitem(last=False)
