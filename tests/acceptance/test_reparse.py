@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +93,29 @@ def test_only_the_rows_that_do_not_fit_are_asked_again_and_only_when_the_user_sa
     assert f"batchvision run {job}" in step and "--on-recipe-change redo" in step
     assert bench.call("run", job, *to(emulator)).returncode == 2
     assert bench.run(job, *to(emulator), "--on-recipe-change", "redo")["requests_sent"] == unfit
+
+
+def test_answers_that_a_killed_run_had_not_sealed_are_read_again_too(bench):
+    job = bench.job(bench.manifest(bench.rows(200)), answer='labels = ["shoe", "bag"]', limits="concurrency = 8")
+    with start_in_thread(EmulatorOptions(latency_seconds=0.1)) as slow:
+        process = bench.start(job, *to(slow))
+        until = time.monotonic() + 60
+        while slow.bill().delivered < 40 and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        asked = slow.bill().requests
+        job.write_text(job.read_text().replace('"bag"', '"bag", "hat"'))
+
+        reparsed = json.loads(bench.call("reparse", job, *to(slow), "--json").stdout)
+
+        assert reparsed["published"] >= asked - 8, "all but what was in flight"
+        assert slow.bill().requests == asked
+        summary = bench.run(job, *to(slow), "--on-recipe-change", "redo")
+        assert summary["rows_completed"] == 200
+        assert summary["requests_sent"] == 200 - reparsed["published"]
+    assert bench.call("verify", "out").returncode == 0
 
 
 def test_no_key_is_needed_to_read_what_is_there(bench, emulator):

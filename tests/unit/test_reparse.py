@@ -189,6 +189,72 @@ def test_rows_that_shared_an_answer_share_it_again(
     assert output.run(output__on_recipe_change="redo").requests_sent == 0
 
 
+STYLES: dict[str, dict[str, Any]] = {
+    "ids of content": {"manifest": {"path": "m.csv", "images": "front"}},
+    "ids of two columns": {"manifest": {"path": "m.csv", "id": ["id", "title"], "images": "front"}},
+    "two images": {"manifest": {"path": "m.csv", "id": "id", "images": ["front", "back"]}},
+    "placed images": {
+        "manifest": {"path": "m.csv", "id": "id", "images": ["front", "back"]},
+        "prompt": {"user": "{image:back} is behind {image:front}: {title}"},
+    },
+    "bad images skipped": {
+        "manifest": {"path": "m.csv", "id": "id", "images": ["front", "bad"], "on_bad_image": "skip_image"}
+    },
+    "by reference": {"manifest": {"path": "m.csv", "id": "id", "images": "front", "image_identity": "ref"}},
+    "by version": {"manifest": {"path": "m.csv", "id": "id", "images": "front", "image_version": "title"}},
+    "URLs": {"manifest": {"path": "m.csv", "id": "id", "images": "url"}, "prompt": {"column": "title"}},
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_way_to_name_rows_and_images_finds_its_answers_again(
+    tmp_path: Path, emulator: RunningEmulator, style: str
+) -> None:
+    output = an_output(tmp_path, emulator.url, answer=RED, **STYLES[style])
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    lines = [
+        f"{n},red.png,blue.png,{('bad.png', '')[n % 2]},https://images.example/{n}.png?X-Amz-Signature={n},thing {n}"
+        for n in range(4)
+    ]
+    (tmp_path / "m.csv").write_text("\n".join(["id,front,back,bad,url,title", *lines]) + "\n")
+    output.run(provider__image_mode="url" if style == "URLs" else "auto")
+    asked = emulator.bill().requests
+    answered = len(output.rows("results"))
+    assert answered == 4
+    reparsed = read_again(output, **ANY)
+    assert (reparsed.published, reparsed.to_ask) == (4, 0)
+    assert output.verify().is_right
+    assert output.run(output__on_recipe_change="redo").requests_sent == 0
+    assert emulator.bill().requests == asked
+
+
+def test_kept_cells_are_those_of_the_manifest_now(output: Output) -> None:
+    lines = (output.folder / "photos.csv").read_text().splitlines()
+    shop = [f"{line},shop {n}" for n, line in enumerate(lines[1:])]
+    (output.folder / "photos.csv").write_text("\n".join([lines[0] + ",shop", *shop]) + "\n")
+    output.settings = {**output.settings, "manifest": {**output.settings["manifest"], "keep": ["title", "shop"]}}
+    assert read_again(output, **ANY).published == ROWS - 1
+    assert {row["shop"] for row in new_rows(output)} == {f"shop {n}" for n in range(ROWS) if n != 5}
+
+
+def test_answers_lie_in_many_parts_and_hashes_may_meet(
+    tmp_path: Path, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from batchvision.feed import Selection
+    from batchvision.runner import run
+
+    output = an_output(tmp_path, emulator.url, answer=RED)
+    for _ in range(5):
+        run(output.job(), selection=Selection(limit=5), environ={})
+    assert len(output.parts("attempts")) == 5
+    monkeypatch.setattr("batchvision.reparse.stored.hash", lambda text: len(text), raising=False)
+    monkeypatch.setattr("batchvision.reparse.ROWS_AT_ONCE", 7)
+    assert read_again(output, **ANY).published == ROWS - 1
+    texts = {row["row_id"]: row["output_text"] for row in output.rows("results")}
+    assert all(texts[row["row_id"]] == row["output_text"] for row in new_rows(output))
+    assert output.verify().is_right
+
+
 # ---------------------------------------------------------------------------------- what is not
 
 

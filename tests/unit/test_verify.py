@@ -310,6 +310,23 @@ def test_what_may_have_been_billed_is_told_with_its_bound(output: Output, bounds
     assert says in notes(output.verify())["unclear"]
 
 
+def test_the_next_run_lists_what_a_killed_one_had_sealed_and_what_it_padded(tmp_path: Path) -> None:
+    async def sealed(run_id: str, number: int) -> set[str]:
+        with open_store(tmp_path, run_id=run_id) as store:
+            store.recover(lambda exchange: pytest.fail("nothing to judge"))
+            await ask(store, an_intent(number), an_answer())
+            await store.close(complete=False)
+            return {part.path for part in store.parts_to_list()}
+
+    first = anyio.run(sealed, "run1", 1)
+    assert first < anyio.run(sealed, "run2", 2)
+    with open_store(tmp_path, run_id="run3", columns=_more_columns()) as store:
+        padded = {part.path for part in store.parts_to_list()}
+    assert {path for path in padded if path.startswith("results")} == {
+        str(path.relative_to(tmp_path)) for path in (tmp_path / "results").rglob("part-*.parquet")
+    }
+
+
 def test_a_torn_tail_is_a_note_after_a_kill_and_damage_after_an_end(tmp_path: Path, output: Output) -> None:
     for path, mark in ((killed_run(tmp_path / "killed", answers=2), Mark.NOTE), (output.path, Mark.WRONG)):
         journal = max((path / STATE_FOLDER / "0of1").glob("journal-*.log"))
