@@ -10,13 +10,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
-import anyio
-
 from batchvision.caps import Caps
 from batchvision.errors import BatchvisionError, SpendCapReached
 from batchvision.money import format_usd
 from batchvision.pacing import Departure, Pacing, RateFacts
 from batchvision.records import Estimate, Usage
+from batchvision.wakeup import Wakeup
 
 
 class Lease:
@@ -44,6 +43,11 @@ class Lease:
         """The last wait before the wire: for the request's moment, and for any pause that began meanwhile."""
         if self._departure is not None:
             await self._budget.pacing.depart(self._departure)
+
+    @property
+    def is_due(self) -> bool:
+        """Its moment has come, and no pause holds: ``departure`` would not wait."""
+        return self._departure is None or self._budget.pacing.departs_now(self._departure)
 
     def landed(self) -> None:
         """Nothing of the request is on the wire (any more)."""
@@ -81,6 +85,7 @@ class Lease:
 class Budget(Protocol):
     """What lanes ask before anything leaves."""
 
+    def lease_nowait(self, estimate: Estimate) -> Lease | None: ...
     async def lease(self, estimate: Estimate) -> Lease: ...
     def adopt(self, bound_ticks: int | None) -> Lease: ...
     async def admit_poll(self) -> None: ...
@@ -100,7 +105,7 @@ class LocalBudget:
         self.pacing = pacing
         self._caps = caps
         self._leased = 0
-        self._returned = anyio.Event()
+        self._returned = Wakeup()
 
     @property
     def failures_in_a_row(self) -> int:
@@ -110,6 +115,18 @@ class LocalBudget:
     def is_provider_away(self) -> bool:
         """What is sent now is a probe, and spends no attempt."""
         return self.pacing.gate.is_away
+
+    def lease_nowait(self, estimate: Estimate) -> Lease | None:
+        """A lease, if there is one without waiting and without overtaking anybody."""
+        bound = estimate.bound_ticks
+        if not self._caps.reserve(bound):
+            return None
+        departure = self.pacing.admit_nowait(estimate.tokens)
+        if departure is None:
+            self._caps.release(bound)
+            return None
+        self._leased += 1
+        return Lease(self, departure, bound)
 
     async def lease(self, estimate: Estimate) -> Lease:
         """Wait for money, then for the turn. Raises SpendCapReached when no money is left and none can come back."""
@@ -126,8 +143,7 @@ class LocalBudget:
         while not self._caps.reserve(bound):
             if self._leased == 0:
                 raise self._cap_reached(bound)
-            returned = self._returned
-            await returned.wait()
+            await self._returned.wait()
         self._leased += 1
 
     def _cap_reached(self, bound: int | None) -> SpendCapReached:
@@ -162,5 +178,4 @@ class LocalBudget:
     def _return(self, book: Callable[[Caps], None]) -> None:
         self._leased -= 1
         book(self._caps)
-        self._returned.set()
-        self._returned = anyio.Event()
+        self._returned.tell()

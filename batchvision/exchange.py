@@ -141,6 +141,9 @@ class Exchanges:
 
     # ---------------------------------------------------------------------------- leases
 
+    def lease_nowait(self, estimate: Estimate) -> Lease | None:
+        return self._budget.lease_nowait(estimate)
+
     async def lease(self, estimate: Estimate) -> Lease:
         return await self._budget.lease(estimate)
 
@@ -163,8 +166,9 @@ class Exchanges:
         intent = self._intent(request, tries._replace(probe=self._budget.is_provider_away), lane)
         body = self._dialect.body(self._terms.recipe, request.messages, self._options(tries, lane))
         await self._store.intent(intent)
-        with self._stop.interruptible():
-            await lease.departure()
+        if not lease.is_due:
+            with self._stop.interruptible():
+                await lease.departure()
         if self._stop.is_set:
             self._store.void(intent.exchange_id)
             lease.void()
@@ -178,13 +182,15 @@ class Exchanges:
         finally:
             self._counters.in_flight -= 1
             lease.landed()
-        with anyio.CancelScope(shield=True):
-            ticket = self._dialect.read_ticket(raw) if lane is Lane.DEFERRED else None
+        if lane is Lane.DEFERRED:
+            ticket = self._dialect.read_ticket(raw)
             if isinstance(ticket, str):
                 at = self._now()
-                await self._store.ticket(intent.exchange_id, ticket, at)
+                with anyio.CancelScope(shield=True):
+                    await self._store.ticket(intent.exchange_id, ticket, at)
                 return Exchange(intent, ticket=ticket, ticket_at=at)
-            raw = await self._store.answer(intent.exchange_id, _without(request.credentials, raw))
+        # a cancellation from here on loses nothing: the store has the answer, and the run's end judges it
+        raw = await self._store.answer(intent.exchange_id, _without(request.credentials, raw))
         return Exchange(intent, answer=raw)
 
     def _intent(self, request: Request, tries: Tries, lane: Lane) -> Intent:

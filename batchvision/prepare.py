@@ -43,6 +43,10 @@ class Preparer:
         """About how much memory the row's images take until their request has ended: as read, and as base64."""
         return sum(self._images.size_bytes(ref) for ref in row.images) * 7 // 3
 
+    def downloads(self, row: Row) -> bool:
+        """Whether an image of the row is fetched from its host first, which may take long."""
+        return any(self._images.is_downloaded(ref) for ref in row.images)
+
     async def prepare(self, row: Row, *, inline: bool = False) -> Request:
         """The request of ``row``; ``inline``: image URLs are downloaded here instead of handed over.
 

@@ -313,7 +313,9 @@ class Night:
 
     async def close(self, delivery: Delivery) -> None:
         """What was cut off on the wire is ambiguous; then seal everything. A disk that fails now still ends the run."""
-        for exchange in self.store.unanswered:
+        with suppress(StopRun):
+            await self.store.flush()
+        for exchange in self.store.cut_off:
             delivery.exchanges.book(Judged(exchange, self.judge.judge(exchange)), hold=self._holds)
         try:
             await self.store.close(complete=self._has_seen_all)

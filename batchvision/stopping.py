@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import anyio
 
@@ -29,7 +28,7 @@ class StopSignal:
     def __init__(self) -> None:
         self.reason: StopRun | Interrupted | None = None
         self._event = anyio.Event()
-        self._waiting: set[anyio.CancelScope] = set()
+        self.waiting: set[anyio.CancelScope] = set()
 
     def __repr__(self) -> str:
         return f"<StopSignal {self.reason!r}>"
@@ -42,23 +41,37 @@ class StopSignal:
         if self.reason is None:
             self.reason = reason
             self._event.set()
-            for scope in tuple(self._waiting):
+            for scope in tuple(self.waiting):
                 scope.cancel()
 
     async def wait(self) -> None:
         await self._event.wait()
 
-    @contextmanager
-    def interruptible(self) -> Iterator[anyio.CancelScope]:
-        """Whatever waits inside is cancelled by a stop; ``scope.cancelled_caught`` tells afterwards."""
-        with anyio.CancelScope() as scope:
-            if self.is_set:
-                scope.cancel()
-            self._waiting.add(scope)
-            try:
-                yield scope
-            finally:
-                self._waiting.discard(scope)
+    def interruptible(self) -> Interruptible:
+        """``with stop.interruptible() as scope``: whatever waits inside is cancelled by a stop;
+        ``scope.cancelled_caught`` tells afterwards."""
+        return Interruptible(self)
+
+
+class Interruptible:
+    """A cancel scope that the stop knows of."""
+
+    __slots__ = ("_scope", "_stop")
+
+    def __init__(self, stop: StopSignal) -> None:
+        self._stop = stop
+        self._scope = anyio.CancelScope()
+
+    def __enter__(self) -> anyio.CancelScope:
+        scope = self._scope.__enter__()
+        if self._stop.is_set:
+            scope.cancel()
+        self._stop.waiting.add(scope)
+        return scope
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        self._stop.waiting.discard(self._scope)
+        return self._scope.__exit__(kind, error, at)
 
 
 async def stop_at_deadline(stop: StopSignal, seconds: float | None) -> None:

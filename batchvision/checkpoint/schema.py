@@ -6,7 +6,7 @@ Fixed columns first, then the kept ones, then (in ``results``) ``answer_*``. To 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -199,15 +199,24 @@ class Tables:
 
     def _array(self, values: list[Any], arrow: pa.DataType, characters: int | None = None) -> pa.Array:
         if arrow == _STRING:
-            return array_of([None if text is None else self.mask(text)[:characters] for text in values], arrow)
+            if not self._is_clean(values):
+                values = [text and self.mask(text) for text in values]
+            return array_of([text and text[:characters] for text in values] if characters else values, arrow)
         if arrow == _TEXTS:
-            return array_of([self._masked_list(texts) for texts in values], arrow)
+            if not self._is_clean(text for texts in values for text in texts or ()):
+                values = [self._masked_list(texts) for texts in values]
+            return array_of(values, arrow)
         if arrow == _BINARY:
             return array_of([None if raw is None else self._masked_bytes(raw) for raw in values], arrow)
         return array_of(values, arrow)
 
     def _masked_bytes(self, raw: bytes) -> bytes:
         return self.mask(raw.decode("latin-1")).encode("latin-1")
+
+    def _is_clean(self, texts: Iterable[str | None]) -> bool:
+        """Nothing in any of them is to be masked: one look at all is cheaper than one at each."""
+        together = "\n".join(filter(None, texts))
+        return self.mask(together) == together
 
     def _masked_list(self, texts: list[str | None] | None) -> list[str | None] | None:
         return None if texts is None else [None if text is None else self.mask(text) for text in texts]

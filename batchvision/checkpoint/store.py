@@ -248,6 +248,12 @@ class Store:
         if self._is_seal_due():
             await self._commit()
 
+    async def flush(self) -> None:
+        """Return when everything that was handed in is durable."""
+        with anyio.CancelScope(shield=True):
+            if self._journal.gathering.bodies:
+                await self._journal.gathering.durable()
+
     def share(self, completed: Completed) -> None:
         """A row whose answer another row has bought. Not in the journal: after a crash it is found there again."""
         self._books.publish(completed)
@@ -417,9 +423,10 @@ class Store:
         return sum(1 for open_ in self._books.open.values() if open_.ticket is not None and open_.answer is None)
 
     @property
-    def unanswered(self) -> tuple[Exchange, ...]:
-        """What was sent, and has neither an answer nor a ticket yet."""
-        return tuple(open_ for open_ in self._books.open.values() if open_.ticket is None and open_.answer is None)
+    def cut_off(self) -> tuple[Exchange, ...]:
+        """Open exchanges that nobody waits for any more once the lanes have ended: without a ticket to ask for, or with
+        an answer that came as its lane was cancelled."""
+        return tuple(open_ for open_ in self._books.open.values() if open_.ticket is None or open_.answer is not None)
 
     @property
     def held_count(self) -> int:

@@ -210,6 +210,10 @@ class ImageSource:
             convert = pool.convert
         self._convert: Converter = convert or convert_here
 
+    def is_downloaded(self, ref: ImageRef) -> bool:
+        """Whether ``payload`` fetches it from its host."""
+        return self._inlines_urls and ref.kind is ImageKind.URL
+
     def size_bytes(self, ref: ImageRef) -> int:
         """How large the image is, where that is cheap to know; a URL that is downloaded counts as the most it may be
         sent as, one that is handed over as nothing."""

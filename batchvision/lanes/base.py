@@ -31,6 +31,18 @@ class Lane(Protocol):
     async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange]) -> None: ...
 
 
+async def next_row(rows: MemoryObjectReceiveStream[Row], stop: StopSignal) -> Row | None:
+    """The next row of the stream; None at its end, or where the run stops first."""
+    try:
+        return rows.receive_nowait()
+    except anyio.EndOfStream:
+        return None
+    except anyio.WouldBlock:
+        with stop.interruptible():
+            return await anext(rows, None)
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Suspect:
     """A row out of attempts, in a streak of failures that no success has ended yet: its own fault, or an outage?"""
@@ -81,11 +93,14 @@ class Delivery:
     async def request_of(self, row: Row) -> Request | None:
         """The row's request; None where there is nothing to send: it failed here, or its content is done already."""
         request: Request | None = None
-        with self.stop.interruptible():
-            try:
+        try:
+            if self._preparer.downloads(row):
+                with self.stop.interruptible():
+                    request = await self._preparer.prepare(row)
+            else:
                 request = await self._preparer.prepare(row)
-            except RowFault as fault:
-                self.exchanges.fail(row, fault)
+        except RowFault as fault:
+            self.exchanges.fail(row, fault)
         if request is None or not self._is_to_be_sent(row, request):
             return None
         return None if await self._is_answered(request) else request
@@ -138,7 +153,9 @@ class Delivery:
 
     async def lease(self, request: Request) -> Lease | None:
         """Leave to send; None: the run stops first."""
-        lease: Lease | None = None
+        lease = self.exchanges.lease_nowait(request.estimate)
+        if lease is not None:
+            return lease
         with self.stop.interruptible():
             try:
                 lease = await self.exchanges.lease(request.estimate)

@@ -8,7 +8,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from batchvision.errors import StopRun
-from batchvision.lanes.base import Delivery
+from batchvision.lanes.base import Delivery, next_row
 from batchvision.records import Exchange, Row
 
 
@@ -30,9 +30,7 @@ class OnlineLane:
     async def _work(self, rows: MemoryObjectReceiveStream[Row]) -> None:
         stop = self._delivery.stop
         while not stop.is_set:
-            row: Row | None = None
-            with stop.interruptible():
-                row = await anext(rows, None)
+            row = await next_row(rows, stop)
             if row is None:
                 return
             try:

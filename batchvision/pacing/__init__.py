@@ -79,6 +79,19 @@ class Pacing:
 
     # ---------------------------------------------------------------- leaving
 
+    def admit_nowait(self, tokens: float) -> Departure | None:
+        """The same, where nothing has to be waited for and nobody waits already."""
+        if not self.gate.is_open or self._turn.locked():
+            return None
+        if self._tokens is not None and not self._tokens.has(tokens):
+            return None
+        if not self.pace.admit_nowait():
+            return None
+        if self._tokens is not None:
+            self._tokens.take_nowait(tokens)
+        taken = 0.0 if self._tokens is None else tokens
+        return Departure(self.pace.reserve(), self.pace.epoch, False, taken)
+
     async def admit(self, tokens: float) -> Departure:
         """Wait until a request of about ``tokens`` is next; its moment is near when this returns."""
         while True:
@@ -114,6 +127,14 @@ class Pacing:
                 departure.departed_at = anyio.current_time()
                 return
             await anyio.sleep_until(at)
+
+    def departs_now(self, departure: Departure) -> bool:
+        """The last look, where no wait is due."""
+        now = anyio.current_time()
+        if departure.epoch != self.pace.epoch or now < departure.moment or now < self._resume_at:
+            return False
+        departure.departed_at = now
+        return True
 
     def land(self, departure: Departure) -> None:
         """Back from the wire, or never on it."""

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import anyio
 from aiolimiter import AsyncLimiter
 
+from batchvision.wakeup import Wakeup
+
 log = logging.getLogger(__name__)
 
 CREDIT_SECONDS = 0.25  #: departures that were late may be made up for, this much
@@ -99,7 +101,7 @@ class Pace:
         self._ramp_from: float | None = None
         self._window = float(FIRST_WINDOW)
         self._in_flight = 0
-        self._room = anyio.Event()
+        self._room = Wakeup()
         self._meter = Meter()
         self._changed_at = 0.0
         self._cut_at = float("-inf")
@@ -121,9 +123,17 @@ class Pace:
             self._is_saturated = True
             await anyio.sleep(wait)
         while self.per_second is None and self._in_flight >= self._window:
-            room = self._room
-            await room.wait()
+            await self._room.wait()
         self._in_flight += 1
+
+    def admit_nowait(self) -> bool:
+        """The same, where nothing has to be waited for."""
+        if self._limiter is not None or self._next_at - LEAD_SECONDS > anyio.current_time():
+            return False
+        if self.per_second is None and self._in_flight >= self._window:
+            return False
+        self._in_flight += 1
+        return True
 
     def reserve(self) -> float:
         """The moment of one departure, on the loop's clock. It may lie in the past: then it is now."""
@@ -150,8 +160,7 @@ class Pace:
         self._tell()
 
     def _tell(self) -> None:
-        self._room.set()
-        self._room = anyio.Event()
+        self._room.tell()
 
     def hold_until(self, moment: float) -> None:
         """Nobody departs before ``moment``; then the rate grows back."""

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from batchvision.wakeup import Wakeup
+
 MOST_BYTES = 256 * 1024 * 1024
 
 
@@ -17,7 +19,7 @@ class Room:
         self._most = most_bytes
         self._taken = 0
         self._turn = anyio.Lock()
-        self._changed = anyio.Event()
+        self._changed = Wakeup()
 
     def __repr__(self) -> str:
         return f"<Room {self._taken} of {self._most} bytes>"
@@ -28,13 +30,11 @@ class Room:
         if size_bytes:
             async with self._turn:
                 while self._taken and self._taken + size_bytes > self._most:
-                    changed = self._changed
-                    await changed.wait()
+                    await self._changed.wait()
             self._taken += size_bytes
         try:
             yield
         finally:
             if size_bytes:
                 self._taken -= size_bytes
-                self._changed.set()
-                self._changed = anyio.Event()
+                self._changed.tell()

@@ -45,6 +45,14 @@ class TokenBucket:
             self._refill()
         self._level -= tokens
 
+    def has(self, tokens: float) -> bool:
+        """Whether ``take`` would not wait."""
+        self._refill()
+        return self._level >= min(tokens, self._capacity)
+
+    def take_nowait(self, tokens: float) -> None:
+        self._level -= tokens
+
     def give_back(self, tokens: float) -> None:
         """Return what was not used (negative: take what was used beyond the estimate)."""
         self._refill()

@@ -1,0 +1,25 @@
+"""Waking those who wait for a change, at no cost while nobody does."""
+
+from __future__ import annotations
+
+import anyio
+
+
+class Wakeup:
+    """A condition without a lock, for one event loop: wait, look again, perhaps wait again."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event: anyio.Event | None = None
+
+    def tell(self) -> None:
+        """Something changed: everybody who waits looks again."""
+        if self._event is not None:
+            self._event.set()
+            self._event = None
+
+    async def wait(self) -> None:
+        if self._event is None:
+            self._event = anyio.Event()
+        await self._event.wait()
