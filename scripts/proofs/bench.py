@@ -49,7 +49,8 @@ class Bench:
     row_count: int = 40
     concurrency: int = 8
     latency_seconds: tuple[float, float] = (0.01, 0.06)
-    limits: str = ""
+    timeout_seconds: float = 40.0
+    faults: dict[int, str] = field(default_factory=dict)  #: of rows, by number
     out: Path | None = None  #: where the output goes instead of beside the job
     emulator: RunningEmulator = field(init=False)
     job: Path = field(init=False)
@@ -60,8 +61,8 @@ class Bench:
         self.emulator = start_in_thread(
             EmulatorOptions(ledger_entries=100_000, latency_seconds=self.latency_seconds, deferred_seconds=(0.05, 0.4))
         )
-        self.manifest = self.workbench.rows(self.row_count)
-        limits = f"concurrency = {self.concurrency}\nrequest_timeout_seconds = 30\n{self.limits}"
+        self.manifest = self.workbench.rows(self.row_count, faults=self.faults)
+        limits = f"concurrency = {self.concurrency}\nrequest_timeout_seconds = {self.timeout_seconds}"
         self.job = self.workbench.job(self.workbench.manifest(self.manifest), limits=limits)
         return self
 
@@ -132,8 +133,8 @@ class Running:
 
     process: subprocess.Popen[str]
 
-    def wait(self) -> Killed:
-        out, err = self.process.communicate(timeout=PATIENCE_SECONDS)
+    def wait(self, patience_seconds: float = PATIENCE_SECONDS) -> Killed:
+        out, err = self.process.communicate(timeout=patience_seconds)
         return Killed(self.process.returncode, err, out)
 
     def wait_until(self, condition: Callable[[], bool]) -> bool:

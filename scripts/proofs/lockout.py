@@ -15,7 +15,7 @@ HELD = 11
 
 def meet(folder: Path, times: int) -> Tally:
     """A long run, and a second start on the same output, so many times; then the first must end as if alone."""
-    with Bench(folder, "online", 3 * times + 10, concurrency=2, latency_seconds=(0.8, 1.0)) as bench:
+    with Bench(folder, "online", 2 * times + 6, concurrency=2, latency_seconds=(0.8, 1.0)) as bench:
         reckoner = Reckoner(bench.output, bench.concurrency)
         faults, slowest = reckoner.tally.faults, 0.0
         first = bench.start()

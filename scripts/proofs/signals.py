@@ -11,7 +11,7 @@ from proofs.kills import settled
 from proofs.reckoning import Reckoner, Tally
 from proofs.victim import Plan
 
-SLOW_SECONDS = 1.5
+SLOW_SECONDS = 1.2
 
 
 def interrupted_reads(folder: Path, sabotage: str | None = None, rows: int = 12) -> Tally:
