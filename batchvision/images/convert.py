@@ -35,7 +35,7 @@ JPEG_MAX_SIDE = 65_500  # a limit of the format
 MOST_PIXELS = 25_000_000
 #: In this process (without decoding processes) larger images are converted one at a time.
 BIG_PIXELS = MOST_PIXELS
-STRIP_ROWS = 256  #: colours are converted strip by strip: a multiple of every shrinking factor
+STRIP_ROWS = 64  #: colours are converted strip by strip: a multiple of every shrinking factor
 SHRINK_ROUNDS = 8
 
 _TURNS = {
@@ -170,8 +170,10 @@ def _scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _orientation(image: ImageFile.ImageFile, header: Header) -> int:
     match header.format:
-        case ImageFormat.JPEG | ImageFormat.PNG:
+        case ImageFormat.JPEG:
             return header.orientation
+        case ImageFormat.PNG:  # Pillow knows ImageMagick's notation too
+            return header.orientation if header.orientation > 1 else int(image.getexif().get(0x0112) or 1)
         case ImageFormat.TIFF:
             return 1  # Pillow turns TIFFs itself while it loads them
         case _:

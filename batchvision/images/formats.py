@@ -59,7 +59,8 @@ class Converted(NamedTuple):
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_END = b"\xff\xd9"
-_PNG_METADATA = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME"})
+_PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_PNG_METADATA = _PNG_TEXTS | {b"eXIf", b"tIME"}
 _PNG_KEPT = frozenset({b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"pHYs", b"cICP"})
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what every decoder knows
 _JPEG_ODD_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
@@ -140,15 +141,19 @@ def _impostor(content: bytes) -> str:
 
 
 def _jpeg_segments(content: bytes) -> Iterator[Segment]:
-    """The segments up to and with the first start of scan (DA)."""
+    """The segments up to and with the first start of scan (DA). Junk between them, which decoders skip, has no kind."""
     at = 2
     while at + 4 <= len(content):
         if content[at] != 0xFF:
-            raise ImageUnreadable("damaged JPEG: a segment does not begin where the one before it ends")
+            start, at = at, content.find(b"\xff", at)
+            if at < 0:
+                break
+            yield Segment(b"", start, start, at)
+            continue
         marker = content[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
+        elif marker <= 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length, and FF that is none
             at += 2
         elif marker == 0xD9:
             raise ImageUnreadable("damaged JPEG: it ends before its picture begins")
@@ -166,8 +171,11 @@ def _jpeg_segments(content: bytes) -> Iterator[Segment]:
 
 def _examine_jpeg(content: bytes) -> Header:
     frame: Segment | None = None
-    orientation, has_metadata, is_single, scan = 1, False, True, 0
+    orientation, has_metadata, is_single, is_clean, scan = 1, False, True, True, 0
     for segment in _jpeg_segments(content):
+        if not segment.kind:
+            is_clean = False
+            continue
         marker = segment.kind[0]
         if marker in _JPEG_FRAMES or marker in _JPEG_ODD_FRAMES:
             frame = segment
@@ -195,6 +203,7 @@ def _examine_jpeg(content: bytes) -> Header:
             and components in (1, 3)
             and orientation == 1
             and is_single
+            and is_clean
             and ends_well
             and width > 0 < height
         ),
@@ -236,10 +245,12 @@ def _png_chunks(content: bytes) -> Iterator[Segment]:
 
 def _examine_png(content: bytes) -> Header:
     kinds: set[bytes] = set()
-    orientation, end, start = 1, 0, b""
+    orientation, end, start, has_profile = 1, 0, b"", False
     for segment in _png_chunks(content):
         if not kinds:
             start = content[segment.content : segment.end - 4] if segment.kind == b"IHDR" else b""
+        if segment.kind in _PNG_TEXTS and content.startswith(b"Raw profile type ", segment.content):
+            has_profile = True
         if segment.kind == b"eXIf":
             orientation = exif_orientation(content[segment.content : segment.end - 4])
         kinds.add(segment.kind)
@@ -259,6 +270,7 @@ def _examine_png(content: bytes) -> Header:
             and interlace < 2
             and not kinds & {b"tRNS", b"acTL", b"PLTE"}
             and orientation == 1
+            and not has_profile  # ImageMagick's own way to keep EXIF
             and end == len(content)
             and width > 0 < height
         ),

@@ -152,6 +152,9 @@ class DecodingPool:
                 raise ImageUnreadable("the run has ended before the image was converted")
             self._at_work += 1
             self._is_alone = is_alone
+            spare = [self._idle.pop() for _ in self._idle[1:]] if is_alone else []
+        for decoder in spare:  # what they hold is needed
+            decoder.end()
         try:
             yield
         finally:

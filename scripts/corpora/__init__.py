@@ -1,0 +1,1 @@
+"""A corpus of image files of other projects, and the proof that none of them harms a run."""
