@@ -111,13 +111,14 @@ class FakeProvider:
 
     async def _poll(self, path: str) -> Reply:
         self.polls.append(anyio.current_time())
-        await anyio.sleep(0.1)
+        await anyio.sleep(0.05)
         ready_at, answer = self.tickets.get(path.rsplit("/", 1)[1], (None, b""))
         if ready_at is None:
             return error(404, "not found", "not-found")
         if anyio.current_time() < ready_at:
             return Reply(202, b"")
-        del self.tickets[path.rsplit("/", 1)[1]]
+        del self.tickets[path.rsplit("/", 1)[1]]  # from here on nobody else has it
+        await anyio.sleep(0.05)
         reply = Reply(200, json.loads(answer))
         self._bill(reply)
         return reply

@@ -1,0 +1,211 @@
+"""A small night with a witness: a provider that remembers all, and what must be true however the night was broken off.
+
+``SmallNight.run`` plays one run of a handful of rows, in virtual time, on a disk that can be another; the provider goes
+on from run to run. ``broken_promises`` reads the output as a user would and holds it against what the provider saw.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pyarrow.parquet as pq
+from fake_provider import Asked, FakeProvider, Reply, chat, error, inline, virtual_now
+from stepped_time import SteppedLoop
+
+from batchvision import Job
+from batchvision.checkpoint import Disk
+from batchvision.checkpoint.disk import LocalDisk
+from batchvision.errors import ConnectionCut
+from batchvision.records import RawAnswer, RunSummary
+from batchvision.runner import run_async
+from batchvision.wiring import Seams
+
+LANES = ("online", "deferred")
+EVERY_SO_MANY = 8  #: of the cases of a sweep, one is also asked whether a further run does nothing
+
+
+class HastyDisk(LocalDisk):
+    """Waits for no disk: the machine itself does not fail in these nights."""
+
+    def sync(self, descriptor: int) -> None:
+        pass
+
+    def sync_folder(self, path: Path) -> None:
+        pass
+
+
+def some_trouble(asked: Asked) -> Reply | ConnectionCut | None:
+    """A row that fails once, one whose connection is cut once, one that fails at last."""
+    if asked.row == "r1" and asked.try_ == 1:
+        return error(500, "Internal error", "internal")
+    if asked.row == "r2" and asked.try_ == 1:
+        return ConnectionCut("the connection was reset")
+    return None
+
+
+class Witness(FakeProvider):
+    """Every answer has a name of its own; ``delivered`` has those that reached us, by name, with their row."""
+
+    def __init__(self, trouble: Callable[[Asked], Any] = some_trouble) -> None:
+        super().__init__(self._reply, latency_seconds=2.0, ticket_seconds=20.0)
+        self.delivered: dict[str, str] = {}
+        self.tickets_given: dict[str, str] = {}  #: those that reached us, with their row
+        self.tickets_polled: set[str] = set()
+        self.unpaid: Counter[str] = Counter()  #: POSTs that surely cost nothing
+        self.is_unplugged: Callable[[], bool] = lambda: False
+        self._trouble = trouble
+
+    def _reply(self, asked: Asked) -> Any:
+        document = {**chat(f"an answer for [[{asked.row}]]"), "id": f"chat-{asked.number}"}
+        return self._trouble(asked) or Reply(200, document)
+
+    async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> RawAnswer:
+        if self.is_unplugged():  # the machine that asks is gone
+            await anyio.sleep_forever()
+        if method == "GET":
+            self.tickets_polled.add(path.rsplit("/", 1)[1])
+        number = len(self.asked)  # of this POST, less one: it is noted at once
+        raw = await super().send(method, path, body, timeout_seconds)
+        self._remember(method, number, path, raw)
+        return raw
+
+    def _remember(self, method: str, number: int, path: str, raw: RawAnswer) -> None:
+        ticket = path.rsplit("/", 1)[1]
+        if method == "GET":
+            number = int(ticket.removeprefix("ticket-")) - 1
+        row = self.asked[number].row
+        if raw.status != 200:
+            self.unpaid[row] += method == "POST"
+        elif b"choices" in raw.body:
+            self.delivered[f"chat-{number + 1}"] = row
+        else:
+            self.tickets_given[f"ticket-{number + 1}"] = row
+
+    @property
+    def rows_asked(self) -> Counter[str]:
+        return Counter(asked.row for asked in self.asked)
+
+    def most_paid(self, row: str) -> int:
+        """How often the row may have been paid for: each request that was not refused."""
+        return self.rows_asked[row] - self.unpaid[row]
+
+
+class SmallNight:
+    """One job of a few rows, run after run on one output."""
+
+    def __init__(self, folder: Path, lane: str, rows: int = 4, concurrency: int = 2) -> None:
+        self.folder = folder
+        self.output = folder / "out"
+        self.rows = [f"r{n}" for n in range(rows)]
+        self.provider = Witness()
+        self.runs = 0
+        self.everything: anyio.CancelScope | None = None
+        folder.mkdir(exist_ok=True)
+        lines = [f"{row},https://images.example/{row}.jpg,thing" for row in self.rows]
+        (folder / "photos.csv").write_text("\n".join(["sku,image,title", *lines]) + "\n")
+        settings: dict[str, Any] = {
+            "name": "night",
+            "manifest": {"path": "photos.csv", "id": "sku", "keep": ["title"]},
+            "prompt": {"user": "Describe {title} [[{sku}]]"},
+            "provider": {"name": "xai", "model": "grok-4.3", "parameters": {"max_tokens": 100}},
+            "delivery": {"lane": lane},
+            "limits": {"concurrency": concurrency},
+            "output": {"path": "out"},
+        }
+        self.job = Job.from_mapping(settings, folder, {})
+
+    def run(self, loop: SteppedLoop | None = None, disk: Disk | None = None) -> RunSummary | None:
+        """One run, an hour after the one before. None: it was cancelled from outside."""
+        self.runs += 1
+        hours = timedelta(hours=self.runs)
+        seams = Seams(
+            now=lambda: virtual_now() + hours,
+            rng=random.Random(self.runs),
+            disk=disk or HastyDisk(),
+            offload=inline,
+            transport=self.provider,
+        )
+        stepped = loop or SteppedLoop()
+
+        async def run() -> RunSummary | None:
+            with anyio.CancelScope() as scope:
+                self.everything = scope
+                return await run_async(self.job, environ={"XAI_API_KEY": "xai-secret-key-000"}, seams=seams)
+            return None
+
+        return anyio.run(run, backend_options={"loop_factory": lambda: stepped})
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        paths = sorted((self.output / name).rglob("part-*.parquet"))
+        return [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
+
+    def bytes_of_tables(self) -> dict[str, bytes]:
+        return {
+            str(path): path.read_bytes()
+            for table in ("results", "failures", "attempts")
+            for path in sorted((self.output / table).rglob("part-*.parquet"))
+        }
+
+
+# ---------------------------------------------------------------------------------- what must be true in the end
+
+
+def broken_promises(night: SmallNight, summary: RunSummary) -> list[str]:
+    """After a run that was broken off, and one that was not; empty: all is well."""
+    ledger = night.table("attempts")
+    return [
+        *_broken_of_rows(night, summary),
+        *_broken_of_answers(night, ledger),
+        *_broken_of_money(night, ledger),
+    ]
+
+
+def _broken_of_rows(night: SmallNight, summary: RunSummary) -> Iterator[str]:
+    """P8, P9."""
+    done = sorted(row["row_id"] for row in night.table("results"))
+    if done != night.rows:
+        yield f"results are {done}"
+    if summary.exit_code or summary.rows_completed != len(night.rows):
+        yield f"the last run ends with {summary.exit_code}, {summary.rows_completed} completed"
+
+
+def _broken_of_answers(night: SmallNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
+    """P3, P4: what reached us is there, once."""
+    booked = Counter(line["provider_request_id"] for line in ledger if line["cost_ticks"] is not None)
+    for name, row in night.provider.delivered.items():
+        if booked[name] != 1:
+            yield f"answer {name} of {row} reached us and is {booked[name]} times in the ledger"
+    if lost := [line["row_id"] for line in ledger if line["state"] == "lost_after_read"]:
+        yield f"one-time answers of {lost} were read and lost"
+
+
+def _broken_of_money(night: SmallNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
+    """P2, P5, P6: every request is listed, and paid twice only where that is said."""
+    ticks = sum(line["cost_ticks"] or 0 for line in ledger)
+    if ticks != night.provider.billed_ticks:
+        yield f"the ledger has {ticks} ticks, the bill {night.provider.billed_ticks}"
+    lines = Counter(line["row_id"] for line in ledger)
+    ambiguous = Counter(line["row_id"] for line in ledger if line["state"] == "ambiguous")
+    for row in night.rows:
+        if lines[row] < night.provider.rows_asked[row]:
+            yield f"{row} was asked {night.provider.rows_asked[row]} times and has {lines[row]} lines in the ledger"
+        if night.provider.most_paid(row) - 1 > ambiguous[row]:
+            yield f"{row} may have been paid {night.provider.most_paid(row)} times, {ambiguous[row]} ambiguous"
+    if any(line["bound_ticks"] is None for line in ledger if line["state"] == "ambiguous"):
+        yield "an ambiguous attempt has no bound"
+
+
+def broken_peace(night: SmallNight) -> Iterator[str]:
+    """P9: one more run, after all is done, does nothing."""
+    asked, before = len(night.provider.asked), night.bytes_of_tables()
+    night.run()
+    if len(night.provider.asked) != asked:
+        yield "a run with nothing to do asked again"
+    if night.bytes_of_tables() != before:
+        yield "a run with nothing to do changed a table"
