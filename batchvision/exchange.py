@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import anyio
 
 from batchvision.budget import Budget, Lease
-from batchvision.checkpoint import Standing, Store
+from batchvision.checkpoint import Standing, Store, is_unclear
 from batchvision.checkpoint.entries import masked_answer
 from batchvision.errors import (
     BatchvisionError,
@@ -73,6 +73,7 @@ class Terms:
     stream: bool = False
     raised_max_tokens: int | None = None
     quarantine_after_runs: int = 5
+    holds: bool = False  #: ``ambiguous = "hold"``: a row that may have been billed stays pending
 
 
 class Judged(NamedTuple):
@@ -82,8 +83,10 @@ class Judged(NamedTuple):
     verdict: Verdict
 
     def as_retried(self) -> Judged:
-        """The same attempt, but the row has not ended with it."""
-        attempt = replace(self.verdict.attempt, state=AttemptState.RETRIED)
+        """The same attempt, but the row has not ended with it. One that may have been billed stays listed as such."""
+        attempt = self.verdict.attempt
+        if attempt.state is AttemptState.FAILED:
+            attempt = replace(attempt, state=AttemptState.RETRIED)
         return Judged(self.exchange, self.verdict._replace(attempt=attempt, outcome=None))
 
 
@@ -297,9 +300,10 @@ class Exchanges:
 
     # ---------------------------------------------------------------------------- books
 
-    def book(self, judged: Judged, *, hold: bool = False) -> None:
+    def book(self, judged: Judged) -> None:
         """Close an exchange: its attempt goes to the ledger and, where the row has ended, its outcome to the tables."""
         verdict = judged.verdict
+        hold = self._terms.holds and is_unclear(verdict)
         self._store.book(judged.exchange.intent.exchange_id, verdict, hold)
         self._count(verdict)
         if verdict.outcome is not None and judged.exchange.intent.run_id != self._terms.run_id:

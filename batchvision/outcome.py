@@ -73,12 +73,14 @@ class Judge:
         prices: Prices | None = None,
         quarantine_after_runs: int = 5,
         dialects: Callable[[str], Dialect] = providers.dialect,
+        holds: bool = False,
     ) -> None:
         self._recipe = recipes.__getitem__ if isinstance(recipes, Mapping) else recipes
         self._policy = policy
         self._prices = prices
         self._quarantine_after_runs = quarantine_after_runs
         self._dialect = dialects
+        self._holds = holds  #: what may have been billed is not sent again: ``ambiguous = "hold"``
 
     def judge(self, exchange: Exchange, jitter: float = 0.0) -> Verdict:
         """The verdict on ``exchange``; ``jitter`` in [0, 1) only moves the delay of a retry."""
@@ -148,6 +150,10 @@ class Judge:
 
     def _failing(self, exchange: Exchange, answer: Answer, error: BatchvisionError, jitter: float) -> Verdict:
         intent = exchange.intent
+        if self._holds and isinstance(error, Transient):
+            attempt = _attempt(exchange, _state(error, answer, AttemptState.RETRIED), answer, error)
+            if attempt.state is AttemptState.AMBIGUOUS:
+                return Verdict(attempt, None, None, error)
         match decide(error, intent.tries, self._policy, jitter, intent.has_urls):
             case GiveUp(fault):
                 attempt = _attempt(exchange, _state(error, answer, AttemptState.FAILED), answer, error)

@@ -196,6 +196,7 @@ class Night:
             stream=job.delivery.stream,
             raised_max_tokens=self.dialect.raised_max_tokens(job.recipe),
             quarantine_after_runs=limits.quarantine_after_runs,
+            holds=self._holds,
         )
         exchanges = Exchanges(
             terms,
@@ -316,7 +317,7 @@ class Night:
         with suppress(StopRun):
             await self.store.flush()
         for exchange in self.store.cut_off:
-            delivery.exchanges.book(Judged(exchange, self.judge.judge(exchange)), hold=self._holds)
+            delivery.exchanges.book(Judged(exchange, self.judge.judge(exchange)))
         try:
             await self.store.close(complete=self._has_seen_all)
         except StopRun as reason:

@@ -75,7 +75,8 @@ def price_warning(job: Job, quoted: Quote, now: datetime) -> str | None:
 
 def judge_of(job: Job, prices: Prices | None, recipe_of: Callable[[str], Recipe]) -> Judge:
     policy = RetryPolicy(job.limits.max_attempts, raise_once=job.answer.on_truncated == "raise_once")
-    return Judge(recipe_of, policy, prices, job.limits.quarantine_after_runs)
+    holds = job.limits.ambiguous == "hold"
+    return Judge(recipe_of, policy, prices, job.limits.quarantine_after_runs, holds=holds)
 
 
 def estimator_of(job: Job, prices: Prices | None) -> Estimator:

@@ -3,7 +3,7 @@
 The rule: :class:`Store` is the one owner of an output's files; :class:`OutputView` reads them without its lock.
 """
 
-from batchvision.checkpoint.books import Verdict
+from batchvision.checkpoint.books import Verdict, is_unclear
 from batchvision.checkpoint.cells import type_of
 from batchvision.checkpoint.disk import Disk, LocalDisk, Offload, inline
 from batchvision.checkpoint.keyset import KeySet
@@ -37,6 +37,7 @@ __all__ = [
     "Sums",
     "Verdict",
     "inline",
+    "is_unclear",
     "load_recipe",
     "read_latest",
     "reserve_bytes",

@@ -12,7 +12,17 @@ from typing import NamedTuple, Protocol
 
 from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Header, Received, Voided
 from batchvision.keys import row_digest
-from batchvision.records import Attempt, Completed, EndedWithout, Exchange, Failed, Intent, Outcome, RawAnswer
+from batchvision.records import (
+    Attempt,
+    AttemptState,
+    Completed,
+    EndedWithout,
+    Exchange,
+    Failed,
+    Intent,
+    Outcome,
+    RawAnswer,
+)
 
 
 class Verdict(Protocol):
@@ -26,6 +36,11 @@ class Verdict(Protocol):
 
     @property
     def outcome(self) -> Outcome | None: ...
+
+
+def is_unclear(verdict: Verdict) -> bool:
+    """Whether a row is pending because nobody knows if it was billed: ``ambiguous = "hold"`` keeps it so."""
+    return verdict.outcome is None and verdict.attempt.state is AttemptState.AMBIGUOUS
 
 
 class Cut(NamedTuple):

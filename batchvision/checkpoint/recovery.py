@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchvision.checkpoint.books import Books, Verdict
+from batchvision.checkpoint.books import Books, Verdict, is_unclear
 from batchvision.checkpoint.entries import Header
 from batchvision.checkpoint.journal import damaged, read_segment
 from batchvision.records import Completed, Exchange, Failed, Intent
@@ -59,7 +59,7 @@ def replay(path: Path, books: Books, judge: Callable[[Exchange], Verdict], hold:
         if exchange_id is None:
             continue
         verdict = judge(books.open[exchange_id])
-        books.book(exchange_id, verdict)
+        books.book(exchange_id, verdict, hold=hold and is_unclear(verdict))
         completed += isinstance(verdict.outcome, Completed)
         failed += isinstance(verdict.outcome, Failed)
     if not hold:

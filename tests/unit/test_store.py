@@ -658,3 +658,19 @@ def test_failed_records_survive_their_table(tmp_path: Path) -> None:
     anyio.run(file)
     with started(tmp_path) as store:
         assert store.failures() == (failed,)
+
+
+async def test_what_ended_unclear_before_a_crash_is_held_by_the_replay_as_it_was_live(tmp_path: Path) -> None:
+    def unclear(exchange: Exchange) -> Verdict:
+        attempt = an_attempt(exchange.intent, AttemptState.AMBIGUOUS, error_kind="timeout", error_message="slow")
+        return Verdict(attempt, None)
+
+    for hold, expected in ((True, RowState.HELD), (False, RowState.NEW)):
+        output = an_output(tmp_path, hold)
+        with started(output) as store:
+            await store.intent(an_intent(1))
+            store.book("x1", unclear(Exchange(an_intent(1))), hold=hold)
+            await store.intent(an_intent(2))
+        with open_store(output, run_id="run2") as store:
+            store.recover(unclear, hold=hold)
+            assert store.standing("recipe").state("row1", "key1") is expected
