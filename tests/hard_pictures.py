@@ -339,9 +339,13 @@ def _write(bench: Workbench, files: Mapping[str, tuple[bytes, Fate]]) -> dict[st
 def _by_echo(entries: Sequence[BillEntry]) -> dict[str, list[BillEntry]]:
     asked: dict[str, list[BillEntry]] = {}
     for entry in entries:
-        sku = entry.echo or entry.text.rpartition("[[echo:")[2].partition("]]")[0]
-        asked.setdefault(sku, []).append(entry)
+        asked.setdefault(sku_of(entry), []).append(entry)
     return asked
+
+
+def sku_of(entry: BillEntry) -> str:
+    """Whose request it was; refused ones too."""
+    return entry.echo or entry.text.rpartition("[[echo:")[2].partition("]]")[0]
 
 
 def _judge(
@@ -376,10 +380,10 @@ def _judge(
         proof.wrong.append(f"{name}: the emulator and the tables do not agree")
 
 
-def sent_as(sku: str, content: bytes) -> str:
+def sent_as(sku: str, content: bytes, more_words: str = "") -> str:
     """The emulator's hash of a request that holds these very bytes."""
     digest = hashlib.blake2b(MODEL.encode(), digest_size=8)
-    digest.update(b"\0t" + f"{WORDS} [[echo:{sku}]]".encode())
+    digest.update(b"\0t" + f"{WORDS} [[echo:{sku}]]{more_words}".encode())
     digest.update(b"\0i" + hashlib.sha256(content).hexdigest().encode())
     return digest.hexdigest()
 
