@@ -20,7 +20,10 @@ from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thre
 from proofs.victim import Plan
 
 PATIENCE_SECONDS = 120.0
-PATHS = os.pathsep.join(str(Path(__file__).resolve().parents[2] / folder) for folder in ("scripts", "tests/acceptance"))
+#: For the processes that are started: the code beside this script, whatever is installed.
+PATHS = os.pathsep.join(
+    str(Path(__file__).resolve().parents[2] / folder) for folder in (".", "scripts", "tests/acceptance")
+)
 
 
 @dataclass
