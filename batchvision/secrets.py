@@ -2,16 +2,17 @@
 
 Hidden are the run's secrets as they are, percent-encoded, in base64 (whatever stands before them: ``user:key`` too),
 and with any of their characters escaped as JSON, URLs or HTML may; and, in whatever text, the credentials of a signed
-URL (``X-Amz-Signature=...``), which open an image to whoever reads them. Masking what is masked changes nothing.
+URL (``X-Amz-Signature=...``, ``://user:password@``), which open an image to whoever reads them. Masking what is masked
+changes nothing.
 """
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, AnyStr, Generic
+from typing import Any, AnyStr, Generic, NamedTuple
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 from weakref import WeakSet
 
@@ -29,8 +30,15 @@ _SIGNATURE = (
     rf"((?:[?&]|%(?:25)*(?:3f|26)|&amp;|\\{{1,8}}u00(?:3f|26))(?:{_SIGNED})(?:=|%(?:25)*3d|\\{{1,8}}u003d))"
     r"""[^&\s"'<>\\)\]}]+"""
 )
+#: ``://user:``, as it is, encoded or escaped; then the password, up to the last ``@``.
+_PASSWORD = (
+    r"((?::|%(?:25)*3a)(?:\\{0,8}/|%(?:25)*2f){2}[^\s/@:\"'<>\\%]{0,100}(?::|%(?:25)*3a))"
+    r"[^\s/@\"'<>\\]{1,200}(?=@|%(?:25)*40|\\{1,8}u0040)"
+)
 #: What every signed URL holds at least one of: looking for these is cheap.
 _SIGNED_SIGNS = ("ignature", "IGNATURE", "sig=", "sig%", "sig\\", "redential", "ecurity-", "ccess", "air-")
+#: What the end of a user's name and password is.
+_PASSWORD_SIGNS = ("@", "%40", "%2540", "\\u0040")
 #: What an escaped character begins with.
 _ESCAPE_SIGNS = ("\\u00", "\\/", "%", "&#")
 #: The other parameters that open a door, where it is known that they stand in an image's URL.
@@ -65,27 +73,19 @@ class Secrets:
     __slots__ = ("__weakref__", "_bytes", "_text", "_values")
 
     def __init__(self, *values: Secret, of_one_answer: bool = False) -> None:
-        """``of_one_answer``: a row's own secrets. Only the plain and encoded forms, which cost nothing to prepare; and
-        :func:`all_known` does not know them."""
+        """``of_one_answer``: a row's own secrets. They are looked for escaped only where a long piece of them is seen,
+        so that they cost little to prepare; and :func:`all_known` does not know them."""
         self._values = values
         if not of_one_answer:
             _known.add(self)
-        revealed = [value.reveal() for value in values if len(value.reveal()) >= _LEAST_CHARACTERS]
+        revealed = sorted({value.reveal() for value in values}, key=len, reverse=True)
+        revealed = [value for value in revealed if len(value) >= _LEAST_CHARACTERS]
         forms = sorted({form for value in revealed for form in _forms(value)}, key=len, reverse=True)
-        escaped = "|".join(_escaped(value) for value in sorted(revealed, key=len, reverse=True) if not of_one_answer)
-        # a key with a quote or a backslash is escaped in any JSON
-        signs = _ESCAPE_SIGNS if not re.search(r'["\\]', "".join(revealed)) else (*_ESCAPE_SIGNS, "\\")
-        self._text = _Masker(
-            MASK, forms, re.compile(escaped) if escaped else None, _SIGNATURE_TEXT, signs, _SIGNED_SIGNS
-        )
-        self._bytes = _Masker(
-            MASK.encode(),
-            [form.encode() for form in forms],
-            re.compile(escaped.encode()) if escaped else None,
-            _SIGNATURE_BYTES,
-            tuple(sign.encode() for sign in signs),
-            tuple(sign.encode() for sign in _SIGNED_SIGNS),
-        )
+        signs = tuple(map(_longest_word, revealed)) if of_one_answer else _escape_signs(revealed)
+        own = [_Search[str](_Escaped[str](revealed), signs, MASK)] if revealed else []
+        own_bytes = [_Search[bytes](_Escaped[bytes](revealed), _encoded(signs), MASK.encode())] if revealed else []
+        self._text = _Masker(MASK, forms, [*own, *_OF_URLS])
+        self._bytes = _Masker(MASK.encode(), [form.encode() for form in forms], [*own_bytes, *_OF_URLS_BYTES])
 
     def __repr__(self) -> str:
         return "Secrets(***)"
@@ -177,44 +177,73 @@ def _escaped_character(code: int) -> str:
     )
 
 
+def _longest_word(value: str) -> str:
+    """What of ``value`` no usual encoding changes."""
+    return max(re.findall("[A-Za-z0-9]*", value), key=len) or value
+
+
+def _escape_signs(values: Sequence[str]) -> tuple[str, ...]:
+    """A quote or a backslash is escaped in any JSON."""
+    return (*_ESCAPE_SIGNS, "\\") if re.search(r'["\\]', "".join(values)) else _ESCAPE_SIGNS
+
+
+def _encoded(signs: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(sign.encode() for sign in signs)
+
+
+class _Escaped(Generic[AnyStr]):
+    """The pattern of :func:`_escaped` for several values, compiled when it is first needed."""
+
+    __slots__ = ("_pattern", "_values")
+
+    _pattern: re.Pattern[AnyStr] | None
+
+    def __init__(self, values: Sequence[str]) -> None:
+        self._values = values
+        self._pattern = None
+
+    def sub(self, instead: AnyStr, text: AnyStr) -> AnyStr:
+        if self._pattern is None:
+            pattern = "|".join(map(_escaped, self._values))
+            self._pattern = re.compile(pattern.encode() if isinstance(text, bytes) else pattern)
+        return self._pattern.sub(instead, text)
+
+
+class _Search(NamedTuple, Generic[AnyStr]):
+    """A pattern for what is hidden, the signs without which it cannot be there, and what takes its place."""
+
+    pattern: re.Pattern[AnyStr] | _Escaped[AnyStr]
+    signs: tuple[AnyStr, ...]
+    instead: AnyStr
+
+
 class _Masker(Generic[AnyStr]):
     """Masks text, or bytes. What is looked for first is cheap; the patterns run only where they may find something."""
 
-    __slots__ = ("_escape_signs", "_escaped", "_forms", "_mask", "_signature", "_signed_signs")
+    __slots__ = ("_forms", "_mask", "_searches")
 
     _mask: AnyStr
     _forms: list[AnyStr]
-    _escaped: re.Pattern[AnyStr] | None
-    _signature: re.Pattern[AnyStr]
-    _escape_signs: tuple[AnyStr, ...]
-    _signed_signs: tuple[AnyStr, ...]
+    _searches: list[_Search[AnyStr]]
 
-    def __init__(
-        self,
-        mask: AnyStr,
-        forms: list[AnyStr],
-        escaped: re.Pattern[AnyStr] | None,
-        signature: re.Pattern[AnyStr],
-        escape_signs: tuple[AnyStr, ...],
-        signed_signs: tuple[AnyStr, ...],
-    ) -> None:
+    def __init__(self, mask: AnyStr, forms: list[AnyStr], searches: list[_Search[AnyStr]]) -> None:
         self._mask = mask
         self._forms = forms
-        self._escaped = escaped
-        self._signature = signature
-        self._escape_signs = escape_signs
-        self._signed_signs = signed_signs
+        self._searches = searches
 
     def __call__(self, text: AnyStr) -> AnyStr:
         for form in self._forms:
             if form in text:
                 text = text.replace(form, self._mask)
-        if self._escaped is not None and any(sign in text for sign in self._escape_signs):
-            text = self._escaped.sub(lambda found: self._mask, text)
-        if any(sign in text for sign in self._signed_signs):
-            text = self._signature.sub(lambda found: found[1] + self._mask, text)
+        for pattern, signs, instead in self._searches:
+            if any(sign in text for sign in signs):
+                text = pattern.sub(instead, text)
         return text
 
 
-_SIGNATURE_TEXT = re.compile(_SIGNATURE, re.IGNORECASE)
-_SIGNATURE_BYTES = re.compile(_SIGNATURE.encode(), re.IGNORECASE)
+_URL_PARTS = ((_SIGNATURE, _SIGNED_SIGNS), (_PASSWORD, _PASSWORD_SIGNS))
+_OF_URLS = [_Search(re.compile(part, re.IGNORECASE), signs, rf"\1{MASK}") for part, signs in _URL_PARTS]
+_OF_URLS_BYTES = [
+    _Search(re.compile(part.encode(), re.IGNORECASE), _encoded(signs), rf"\1{MASK}".encode())
+    for part, signs in _URL_PARTS
+]

@@ -88,7 +88,7 @@ Entry = Header | Intent | Accepted | Received | Ended | Voided | Carry
 
 
 def encode(entry: Entry, mask: Callable[[str], str]) -> bytes:
-    """The record's JSON object, on one line; every text in it passes through ``mask``, at once where nothing changes."""
+    """The record's JSON object, on one line; every text in it passes ``mask``, at once where nothing changes."""
     document = _document(entry)
     line = _line(document)
     if mask(line) != line:

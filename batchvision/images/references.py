@@ -109,13 +109,21 @@ def redact_reference(ref: ImageRef, digest: str | None = None) -> str:
 # ---------------------------------------------------------------------------------- URLs
 
 
+#: Nothing to trim, to check or to hide: lower-case host, no user name, no query, no fragment.
+_PLAIN_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]*(?::[1-9][0-9]{0,3})?/[!$-;=A-Z_a-z~]*")
+
+
 def redact_url(url: str) -> str:
     """Without user name, password, fragment, signature and token parameters."""
+    if _PLAIN_URL.fullmatch(url):
+        return url
     return _trimmed(url, keep_tokens=False)
 
 
 def url_identity(url: str) -> str:
     """The URL without what changes whenever it is signed anew."""
+    if _PLAIN_URL.fullmatch(url):
+        return url
     try:
         keep_tokens = not _IMAGE_NAME.search(unquote(urlsplit(url).path))
     except ValueError:
@@ -148,6 +156,8 @@ def _parameter_name(pair: str) -> str:
 
 def check_url(url: str) -> None:
     """Raises ImageUnreachable for text that is no usable http(s) URL."""
+    if _PLAIN_URL.fullmatch(url):
+        return
     try:
         parts = urlsplit(url)
         usable = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and parts.port != 0

@@ -33,6 +33,9 @@ class RateSigns(NamedTuple):
     retry_after_seconds: float | None = None
 
 
+_NONE = RateSigns()
+
+
 class _Allowance(NamedTuple):
     limit: float | None
     remaining: float | None
@@ -60,6 +63,8 @@ _TOKENS = (
 
 def read(raw: RawAnswer) -> RateSigns:
     """All that ``raw`` says of rates."""
+    if raw.status == 200 and not any("rate" in name or name.startswith("retry") for name in raw.headers):
+        return _NONE
     requests = _allowance(raw, _REQUESTS)
     tokens = _allowance(raw, _TOKENS)
     return RateSigns(

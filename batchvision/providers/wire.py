@@ -112,6 +112,8 @@ def presentable(said: str, most: int = _MOST_SAID) -> str:
 
 def _on_one_line(said: str) -> str:
     """Without control characters, line ends and what else cannot be shown."""
+    if said.isprintable() and "  " not in said:
+        return said.strip()
     return " ".join("".join(char if char.isprintable() else " " for char in said).split())
 
 

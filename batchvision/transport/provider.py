@@ -14,21 +14,22 @@ the server drops after the request is mapped to ConnectTimeout): a trace tells w
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_address
-from types import SimpleNamespace, TracebackType
-from typing import Self, cast
+from types import TracebackType
+from typing import Any, NamedTuple, Self, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
 import httpx
 from httpx_aiohttp import AiohttpTransport
+from multidict import CIMultiDict
 
 from batchvision import __version__
 from batchvision.errors import BatchvisionError, ConnectFailed, ConnectionCut, JobInvalid, RequestTimedOut
@@ -40,7 +41,7 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _CLOSE_SECONDS = 2.0
 _KEPT_HEADERS = frozenset(
-    {"content-type", "date", "x-request-id", "x-generation-id", "retry-after", "retry-after-ms", "x-should-retry"}
+    b"content-type date x-request-id x-generation-id retry-after retry-after-ms x-should-retry".split()
 )
 _WIRE_ERRORS = (httpx.TransportError, aiohttp.ClientError, OSError)  # TimeoutError is an OSError
 _OWN_HEADERS = {"accept-encoding": "gzip, deflate", "user-agent": f"batchvision/{__version__}"}
@@ -55,6 +56,16 @@ class _Attempt:
     headers: Mapping[str, str] | None = None
     body: Body | None = None
     is_whole: bool = False
+
+
+class _Outgoing(NamedTuple):
+    """What httpx's transport reads of a request. An ``httpx.Request`` would copy and complete the headers each time."""
+
+    method: str
+    url: httpx.URL
+    headers: CIMultiDict[str]
+    content: bytes
+    extensions: dict[str, Any]
 
 
 _ATTEMPT: ContextVar[_Attempt | None] = ContextVar("batchvision_attempt", default=None)
@@ -88,7 +99,8 @@ class HttpTransport:
         self._connections = connections
         self._secrets = secrets
         self._max_answer_bytes = max_answer_bytes
-        self._extensions = {"timeout": {"connect": connect_timeout_seconds}}
+        self._outgoing_headers = CIMultiDict(self._headers)
+        self._extensions: dict[str, Any] = {"timeout": {"connect": connect_timeout_seconds}}
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._wire: AiohttpTransport | None = None
@@ -115,9 +127,7 @@ class HttpTransport:
 
         Raises ConnectFailed, RequestTimedOut or ConnectionCut, only where no status line came.
         """
-        request = httpx.Request(
-            method, self._url_of(path), headers=self._headers, content=body, extensions=self._extensions
-        )
+        request = _Outgoing(method, self._url_of(path), self._outgoing_headers, body or b"", self._extensions)
         attempt = _Attempt()
         mark = _ATTEMPT.set(attempt)
         try:
@@ -141,17 +151,20 @@ class HttpTransport:
     async def _carry(self, request: httpx.Request, attempt: _Attempt) -> None:
         assert self._wire is not None, "HttpTransport is used as `async with HttpTransport(...)`"
         try:
-            response = await self._wire.handle_async_request(request)
+            response = await self._wire.handle_async_request(request)  # type: ignore[arg-type]  # what it reads of one
         except _WIRE_ERRORS as error:
             raise self._without_status(attempt, error) from None  # the cause may show headers
         attempt.status = response.status_code
-        attempt.headers = _useful_headers(response.headers)
+        attempt.headers = _useful_headers(response.headers.raw)
         attempt.body = Body(response.headers.get("content-encoding", ""), self._max_answer_bytes)
-        async with _closed_at_the_end(response):
-            try:
+        try:
+            with suppress(*_WIRE_ERRORS):
                 attempt.is_whole = await _read(response, attempt.body)
-            except _WIRE_ERRORS:
-                attempt.is_whole = False
+        finally:
+            if attempt.is_whole:  # at its end the connection has gone back already
+                await response.aclose()
+            else:
+                await _close(response)
 
     def _without_status(self, attempt: _Attempt, error: BaseException) -> BatchvisionError:
         reason = self._secrets.mask(_reason(error))
@@ -209,28 +222,26 @@ def _check_headers(headers: Mapping[str, str]) -> None:
 
 
 def _session(connections: int, context: ssl.SSLContext | None) -> aiohttp.ClientSession:
-    trace = aiohttp.TraceConfig(trace_config_ctx_factory=_attempt_of_this_task)  # type: ignore[arg-type]  # any object
-    trace.on_request_headers_sent.append(_has_left)
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, ssl=True if context is None else context),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
         trust_env=False,
-        trace_configs=[trace],
+        request_class=_Departing,
     )
     # aiohttp repeats a GET by itself when a kept connection breaks; a ticket can be read only once
     session._retry_connection = False
     return session
 
 
-def _attempt_of_this_task(trace_request_ctx: object = None) -> _Attempt | None:
-    return _ATTEMPT.get()
+class _Departing(aiohttp.ClientRequest):
+    """Notes the moment before its first byte is written."""
 
-
-async def _has_left(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
-    """Called right before the first byte is written."""
-    if isinstance(context, _Attempt):
-        context.has_left = True
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:
+        attempt = _ATTEMPT.get()
+        if attempt is not None:
+            attempt.has_left = True
+        return await super().send(conn)
 
 
 def _tls_context() -> ssl.SSLContext:
@@ -242,15 +253,11 @@ def _unused_context() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-@asynccontextmanager
-async def _closed_at_the_end(response: httpx.Response) -> AsyncIterator[None]:
-    """Gives the connection back, or closes it if anything is left unread; also when cancelled."""
-    try:
-        yield
-    finally:
-        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-            with suppress(*_WIRE_ERRORS):  # it broke while it was closed: what had arrived is kept
-                await response.aclose()
+async def _close(response: httpx.Response) -> None:
+    """Closes the connection with what is left unread; also when cancelled."""
+    with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+        with suppress(*_WIRE_ERRORS):  # it broke while it was closed: what had arrived is kept
+            await response.aclose()
 
 
 async def _read(response: httpx.Response, body: Body) -> bool:
@@ -264,12 +271,13 @@ async def _read(response: httpx.Response, body: Body) -> bool:
     return True
 
 
-def _useful_headers(headers: httpx.Headers) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in headers.items()
-        if name in _KEPT_HEADERS or "ratelimit" in name or name.startswith("x-openrouter-cache")
-    }
+def _useful_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    useful: dict[str, str] = {}
+    for name, value in raw:
+        lower = name.lower()
+        if lower in _KEPT_HEADERS or b"ratelimit" in lower or lower.startswith(b"x-openrouter-cache"):
+            useful[lower.decode("ascii", "replace")] = value.decode("utf-8", "replace")
+    return useful
 
 
 def _reason(error: BaseException) -> str:
