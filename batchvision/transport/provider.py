@@ -148,7 +148,7 @@ class HttpTransport:
     def _join(self, path: str) -> httpx.URL:
         return httpx.URL(f"{self._base_url}/{path.lstrip('/')}")
 
-    async def _carry(self, request: httpx.Request, attempt: _Attempt) -> None:
+    async def _carry(self, request: _Outgoing, attempt: _Attempt) -> None:
         assert self._wire is not None, "HttpTransport is used as `async with HttpTransport(...)`"
         try:
             response = await self._wire.handle_async_request(request)  # type: ignore[arg-type]  # what it reads of one
