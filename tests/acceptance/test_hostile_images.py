@@ -12,9 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import hard_pictures
+import picture_proof
 import pytest
-from hard_pictures import Fate, drawn, encoded, sent_as
+from hard_pictures import Fate, drawn, encoded
 from harness import Workbench
+from picture_proof import sent_as
 
 from batchvision.emulator import EmulatorOptions, start_in_thread
 
@@ -35,7 +37,7 @@ def test_every_picture_is_sent_as_it_must_be_or_fails_its_row(tmp_path: Path) ->
     for name, content in hard_pictures.damaged(own, seed=7, each=2):
         files[name] = (content, hard_pictures.fate_when_damaged(content))
     files |= {name: (content, Fate.FAILED) for name, content in hard_pictures.impostors().items()}
-    proof = hard_pictures.prove(tmp_path, files)
+    proof = picture_proof.prove(tmp_path, files)
     assert not proof.wrong
     assert proof.exit_code == 3  # some rows failed, and the run went on
     assert sum(proof.fates.values()) == len(files)
@@ -45,7 +47,7 @@ def test_every_picture_is_sent_as_it_must_be_or_fails_its_row(tmp_path: Path) ->
 def test_bombs_fail_their_rows_or_are_tamed_within_the_memory_there_is(tmp_path: Path) -> None:
     files = {name: (content, Fate.ANY) for name, content in hard_pictures.bombs().items()}
     files["plain.jpg"] = (hard_pictures.encoded(hard_pictures.drawn(), "JPEG"), Fate.UNCHANGED)
-    proof = hard_pictures.prove(tmp_path, files)
+    proof = picture_proof.prove(tmp_path, files)
     assert not proof.wrong
     assert proof.kinds["image_too_large"] >= 5
     assert 0 < proof.peak_mib < 700
@@ -74,7 +76,7 @@ def test_nothing_of_a_forbidden_source_reaches_the_provider(tmp_path: Path, mode
             summary = bench.run(job, "--base-url", provider.url + "/xai/v1", expect=3)
         entries = provider.bill().entries
     assert len(sources) >= 120
-    assert [hard_pictures.sku_of(entry) for entry in entries] == ["decoy"]
+    assert [picture_proof.sku_of(entry) for entry in entries] == ["decoy"]
     assert entries[0].content_hash == sent_as("decoy", decoy)
     assert server.asked == []
     failed = {row["row_id"]: row for row in bench.table("failures")}
@@ -105,7 +107,7 @@ def test_auto_hands_urls_over_and_inlines_what_the_provider_cannot_download(tmp_
         entries = provider.bill().entries
     assert sorted(path.partition("?")[0] for path in server.asked) == ["/a.jpg", "/b.png"]
     for row, path in zip(rows, paths, strict=True):
-        mine = [entry for entry in entries if hard_pictures.sku_of(entry) == row["sku"]]
+        mine = [entry for entry in entries if picture_proof.sku_of(entry) == row["sku"]]
         assert [entry.status for entry in mine] == [400, 400, 200]
         assert mine[-1].content_hash == sent_as(row["sku"], pictures[path], marker)
     results = {row["row_id"]: row for row in bench.table("results")}
@@ -207,8 +209,8 @@ def image_job(
         f"""
         name = "hostile"
         manifest = {{ path = "{bench.manifest(rows).name}", id = "sku"{inside} }}
-        prompt = {{ user = "{hard_pictures.WORDS} [[echo:{{sku}}]]{more_words}" }}
-        provider = {{ name = "xai", model = "{hard_pictures.MODEL}", image_mode = "{mode}" }}
+        prompt = {{ user = "{picture_proof.WORDS} [[echo:{{sku}}]]{more_words}" }}
+        provider = {{ name = "xai", model = "{picture_proof.MODEL}", image_mode = "{mode}" }}
         limits = {{ concurrency = 8 }}
         output = {{ path = "out" }}
         images = {{ {images} }}

@@ -6,6 +6,8 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import anyio
@@ -110,6 +112,62 @@ async def test_retry_after_is_honoured_within_reason(said: str, waited: float) -
     async with server_of(answering(429, **{"Retry-After": said})) as url, fetcher(sleeps) as images:
         await images.fetch(f"{url}/a.jpg", 100)
     assert sleeps == [waited]
+
+
+async def test_a_host_that_asks_for_a_pause_gets_it_from_all_downloads() -> None:
+    sleeps = Sleeps()
+    async with server_of(answering(503, **{"Retry-After": "7"})) as url, fetcher(sleeps) as images:
+        await images.fetch(f"{url}/a.jpg", 100)
+        assert sleeps == [7.0]
+        await images.fetch(f"{url.replace('127.0.0.1', 'localhost')}/b.jpg", 100)  # another host: Retry-After again
+    assert sleeps == [7.0]
+
+
+async def test_retry_after_may_be_a_date() -> None:
+    sleeps = Sleeps()
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    async with server_of(answering(429, **{"Retry-After": soon})) as url, fetcher(sleeps) as images:
+        await images.fetch(f"{url}/a.jpg", 100)
+    assert len(sleeps) == 1
+    assert 20 < sleeps[0] <= 30
+
+
+async def test_one_host_has_eight_connections_and_waiting_for_one_is_not_slowness() -> None:
+    open_now, most = 0, 0
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+        await anyio.sleep(0.1)
+        open_now -= 1
+        return web.Response(body=b"picture")
+
+    async with server_of(answer) as url, fetcher(timeout_seconds=0.8) as images, anyio.create_task_group() as tasks:
+        for number in range(40):  # over a second at the rate of one host
+            tasks.start_soon(images.fetch, f"{url}/{number}.jpg", 100)
+    assert most == 8
+
+
+@pytest.mark.parametrize(("announced", "reserved"), [(True, 7), (False, 100)])
+async def test_room_is_reserved_before_a_body_is_read(announced: bool, reserved: int) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if announced:
+            return web.Response(body=b"picture")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"picture")
+        return response
+
+    asked: list[int] = []
+
+    async def reserve(count: int) -> None:
+        asked.append(count)
+        await anyio.sleep(0.3)  # longer than the deadline, which it does not count against
+
+    async with server_of(answer) as url, fetcher(timeout_seconds=0.2) as images:
+        assert await images.fetch(f"{url}/a.jpg", 100, reserve) == b"picture"
+    assert asked == [reserved]
 
 
 async def test_what_is_not_there_is_not_asked_again() -> None:

@@ -1,0 +1,141 @@
+"""One download for each image of a run, remembered within bounds; and room for bytes is given in order."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from batchvision.errors import ImageForbidden, ImageUnreachable, ImageUnreadable, RowFault
+from batchvision.images.downloads import Downloads, Room
+from batchvision.records import Payload
+
+pytestmark = pytest.mark.anyio
+
+
+def payload(content: bytes = b"x") -> Payload:
+    return Payload("url:a", "a", "", "0" * 64, content=content, media_type="image/jpeg")
+
+
+class Host:
+    """Counts; answers when the gate is open."""
+
+    def __init__(self, answer: Payload | RowFault | None = None) -> None:
+        self.answer = payload() if answer is None else answer
+        self.asked = 0
+        self.gate = anyio.Event()
+
+    async def __call__(self) -> Payload:
+        self.asked += 1
+        await self.gate.wait()
+        if isinstance(self.answer, RowFault):
+            raise self.answer
+        return self.answer
+
+    def opened(self) -> Host:
+        self.gate.set()
+        return self
+
+
+# ---------------------------------------------------------------------------------- one download each
+
+
+async def test_who_asks_for_the_same_image_meanwhile_or_later_has_the_same_download() -> None:
+    downloads, host, got = Downloads(), Host(), list[Payload]()
+
+    async def ask() -> None:
+        got.append(await downloads.get("a", host))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(10):
+            tasks.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        host.opened()
+    await ask()
+    assert len(got) == 11
+    assert host.asked == 1
+
+
+async def test_another_takes_over_where_the_first_is_cancelled() -> None:
+    downloads, host, got = Downloads(), Host(), list[Payload]()
+    first = anyio.CancelScope()
+
+    async def ask(scope: anyio.CancelScope) -> None:
+        with scope:
+            got.append(await downloads.get("a", host))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask, first)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(ask, anyio.CancelScope())
+        await anyio.wait_all_tasks_blocked()
+        first.cancel()
+        await anyio.wait_all_tasks_blocked()
+        host.opened()
+    assert host.asked == 2
+    assert len(got) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "asked"), [(ImageUnreadable("no image"), 1), (ImageForbidden("inside"), 1), (ImageUnreachable("503"), 2)]
+)
+async def test_a_fault_of_the_content_is_remembered_and_one_of_the_way_is_not(fault: RowFault, asked: int) -> None:
+    downloads, host = Downloads(), Host(fault).opened()
+    for _ in range(2):
+        with pytest.raises(type(fault), match=fault.message):
+            await downloads.get("a", host)
+    assert host.asked == asked
+
+
+async def test_the_oldest_are_forgotten_and_the_very_large_never_kept() -> None:
+    downloads = Downloads(remembered_bytes=100_000)
+    hosts = {name: Host(payload(bytes(40_000))).opened() for name in "abc"} | {
+        "L": Host(payload(bytes(60_000))).opened()
+    }
+    for name in ("a", "b", "a", "c", "a", "b", "L", "L"):
+        await downloads.get(name, hosts[name])
+    assert {name: host.asked for name, host in hosts.items()} == {"a": 1, "b": 2, "c": 1, "L": 2}
+
+
+# ---------------------------------------------------------------------------------- room
+
+
+async def test_room_is_given_in_order_and_given_back() -> None:
+    room, order = Room(10), list[str]()
+
+    async def download(name: str, count: int, over: anyio.Event) -> None:
+        async with room.share() as share:
+            await share.reserve(count)
+            order.append(name)
+            await over.wait()
+
+    first, rest = anyio.Event(), anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        for name, count, over in (("a", 8, first), ("large", 9, rest), ("small", 1, rest)):
+            tasks.start_soon(download, name, count, over)
+            await anyio.wait_all_tasks_blocked()
+        assert order == ["a"]  # small would fit, but large has waited longer
+        first.set()
+        await anyio.wait_all_tasks_blocked()
+        assert order == ["a", "large", "small"]
+        rest.set()
+    with anyio.fail_after(1):
+        assert await room.take(10) == 10
+
+
+async def test_more_than_all_is_all_and_a_new_reservation_replaces_the_old_one() -> None:
+    room = Room(10)
+    with anyio.fail_after(1):
+        async with room.share() as share:
+            await share.reserve(1_000)
+            await share.reserve(10)
+        assert await room.take(10) == 10
+
+
+async def test_who_is_cancelled_while_waiting_leaves_nothing_behind() -> None:
+    room = Room(10)
+    await room.take(10)
+    with anyio.move_on_after(0):
+        await room.take(5)
+    room.give_back(10)
+    with anyio.fail_after(1):
+        assert await room.take(10) == 10
