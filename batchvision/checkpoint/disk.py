@@ -120,20 +120,21 @@ def make_folders(disk: Disk, path: Path) -> None:
         disk.sync_folder(folder.parent)
 
 
-def hidden_name(path: Path) -> Path:
-    """Where a file is written before it gets its name: the same folder, out of the sight of every glob."""
-    return path.with_name(f".{path.name}.tmp")
+def hidden_name(path: Path, owner: str = "") -> Path:
+    """Where a file is written before it gets its name: the same folder, out of the sight of every glob. ``owner``: one
+    of several who may write it at the same time."""
+    return path.with_name(f".{path.name}.{owner}.tmp" if owner else f".{path.name}.tmp")
 
 
-def replace_file(disk: Disk, path: Path, content: bytes | memoryview, mode: int = PUBLIC) -> None:
+def replace_file(disk: Disk, path: Path, content: bytes | memoryview, mode: int = PUBLIC, owner: str = "") -> None:
     """Write ``content`` under ``path``: after a crash there is the old file or the new one, whole."""
-    disk.close(start_file(disk, path, content, mode))
+    disk.close(start_file(disk, path, content, mode, owner))
 
 
-def start_file(disk: Disk, path: Path, content: bytes | memoryview, mode: int) -> int:
+def start_file(disk: Disk, path: Path, content: bytes | memoryview, mode: int, owner: str = "") -> int:
     """As :func:`replace_file`, but the descriptor stays open, so that the file can grow."""
     make_folders(disk, path.parent)
-    hidden = hidden_name(path)
+    hidden = hidden_name(path, owner)
     descriptor = disk.create(hidden, mode)
     try:
         disk.write(descriptor, content)

@@ -129,6 +129,7 @@ def remove_leftovers(disk: Disk, output: Path, shard: str) -> None:
     """Hidden files of this shard that never got their name: a crash left them."""
     hidden = hidden_name(Path(f"part-{shard}")).name.removesuffix(".tmp")
     patterns = [f"{table}/run_date=*/{hidden}-*.tmp" for table in DATED] + [f"{FAILURES_TABLE}/{hidden}.*tmp"]
+    patterns += [f"{folder}/.*.json.{shard}.tmp" for folder in ("recipes", "runs")]
     for pattern in patterns:
         for path in output.glob(pattern):
             disk.remove(path)

@@ -389,13 +389,13 @@ class Store:
     # ---------------------------------------------------------------------------- small files, and what there is
 
     def write_recipe(self, recipe_id: str, document: Mapping[str, Any]) -> None:
-        summaries.write_recipe(self._disk, self.output, recipe_id, document, self._secrets)
+        summaries.write_recipe(self._disk, self.output, recipe_id, document, self._secrets, self._lock.shard)
 
     def load_recipe(self, recipe_id: str) -> dict[str, Any]:
         return summaries.load_recipe(self.output, recipe_id)
 
     def write_summary(self, summary: RunSummary) -> RunSummary:
-        summaries.write_summary(self._disk, self.output, summary, self._secrets)
+        summaries.write_summary(self._disk, self.output, summary, self._secrets, self._lock.shard)
         return summary
 
     def latest_summary(self) -> RunSummary | None:

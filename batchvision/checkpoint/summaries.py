@@ -35,12 +35,12 @@ def summary_text(summary: RunSummary) -> str:
     return json.dumps(summary_document(summary), ensure_ascii=False, default=str)
 
 
-def write_summary(disk: Disk, output: Path, summary: RunSummary, secrets: Secrets) -> None:
-    """``runs/<run_id>.json``, then ``runs/latest.json``. Raises DiskFailed."""
+def write_summary(disk: Disk, output: Path, summary: RunSummary, secrets: Secrets, shard: str = "0of1") -> None:
+    """``runs/<run_id>.json``, then ``runs/latest.json``, which other shards write too. Raises DiskFailed."""
     content = secrets.mask_bytes(summary_text(summary).encode("utf-8", "replace")) + b"\n"
     with disk_failures(f"writing {output / 'runs'}"):
         for name in (f"{summary.run_id}.json", LATEST):
-            replace_file(disk, output / "runs" / name, content)
+            replace_file(disk, output / "runs" / name, content, owner=shard)
 
 
 def read_latest(output: Path) -> RunSummary | None:
@@ -92,7 +92,9 @@ def recipe_path(output: Path, recipe_id: str) -> Path:
     return output / "recipes" / f"{recipe_id}.json"
 
 
-def write_recipe(disk: Disk, output: Path, recipe_id: str, document: Mapping[str, Any], secrets: Secrets) -> None:
+def write_recipe(
+    disk: Disk, output: Path, recipe_id: str, document: Mapping[str, Any], secrets: Secrets, shard: str = "0of1"
+) -> None:
     """``recipes/<recipe_id>.json``; a recipe never changes, so one that is there stays. Raises DiskFailed."""
     text = json.dumps(document, indent=1, ensure_ascii=False)
     content = secrets.mask_bytes(text.encode("utf-8", "surrogatepass")) + b"\n"
@@ -100,7 +102,7 @@ def write_recipe(disk: Disk, output: Path, recipe_id: str, document: Mapping[str
     if path.exists() and path.read_bytes() == content:
         return
     with disk_failures(f"writing {path}"):
-        replace_file(disk, path, content)
+        replace_file(disk, path, content, owner=shard)
 
 
 def load_recipe(output: Path, recipe_id: str) -> dict[str, Any]:

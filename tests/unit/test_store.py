@@ -674,3 +674,20 @@ async def test_what_ended_unclear_before_a_crash_is_held_by_the_replay_as_it_was
         with open_store(output, run_id="run2") as store:
             store.recover(unclear, hold=hold)
             assert store.standing("recipe").state("row1", "key1") is expected
+
+
+def test_shards_that_write_the_same_small_file_at_once_do_not_take_it_from_each_other(tmp_path: Path) -> None:
+    """Each has a hidden name of its own; what a crash left under it, the shard's next start removes."""
+    first, second = (ModelledDisk(tmp_path), ModelledDisk(tmp_path))
+    with open_store(tmp_path, shard="0of2", disk=first) as one, open_store(tmp_path, shard="1of2", disk=second) as two:
+        one.write_recipe("abc", {"model": "grok"})
+        (tmp_path / "recipes" / "abc.json").unlink()
+        two.write_recipe("abc", {"model": "grok"})
+    hidden = [op.path.name for disk in (first, second) for op in disk.operations if op.name == "create"]
+    assert {".abc.json.0of2.tmp", ".abc.json.1of2.tmp"} <= set(hidden)
+    left = [tmp_path / "recipes" / f".abc.json.{shard}.tmp" for shard in ("0of2", "1of2")]
+    for path in left:
+        path.touch()
+    with open_store(tmp_path, shard="0of2") as one:
+        one.recover(judge)
+    assert [path.exists() for path in left] == [False, True]
