@@ -165,7 +165,14 @@ async def connected(
         if transport is None:
             connections = job.limits.concurrency + POLLERS
             transport = await stack.enter_async_context(
-                HttpTransport(job.base_url, headers, connections, secrets, clock=seams.now)
+                HttpTransport(
+                    job.base_url,
+                    headers,
+                    connections,
+                    secrets,
+                    allow_plain_http=job.provider.allow_plain_http,
+                    clock=seams.now,
+                )
             )
         convert = None if seams.offload is not None else stack.enter_context(DecodingPool()).convert
         fetch = await stack.enter_async_context(HttpFetcher(job.images.allow_private_hosts))

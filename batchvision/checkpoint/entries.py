@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from batchvision.providers import sse
 from batchvision.records import EndedWithout, Intent, Lane, RawAnswer, Tries
 from batchvision.secrets import Secrets
 
@@ -170,11 +171,14 @@ def _raw_document(raw: RawAnswer) -> dict[str, Any]:
 
 
 def masked_answer(raw: RawAnswer, secrets: Secrets) -> RawAnswer:
-    """The answer as it may be written: the only change ever made to it."""
+    """The answer as it may be written: the only change ever made to it. In a stream a secret may come in pieces."""
     headers = raw.headers
     if secrets.mask(together := "\n".join(headers.values())) != together:
         headers = {name: secrets.mask(value) for name, value in headers.items()}
-    return RawAnswer(raw.status, headers, secrets.mask_bytes(raw.body), raw.received_at, raw.complete)
+    body = secrets.mask_bytes(raw.body)
+    if sse.is_stream(body):
+        body = sse.masked(body, secrets.mask)
+    return RawAnswer(raw.status, headers, body, raw.received_at, raw.complete)
 
 
 # ---------------------------------------------------------------------------------- from JSON

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,50 @@ def _joined(lines: list[str]) -> Iterator[str]:
         yield from lines
     elif whole:
         yield whole
+
+
+# ---------------------------------------------------------------------------------- what must not be told
+
+
+def is_stream(body: bytes) -> bool:
+    """Whether a body has events with data in them."""
+    return body.startswith(b"data:") or b"\ndata:" in body
+
+
+def masked(body: bytes, mask: Callable[[str], str]) -> bytes:
+    """The stream as it was, unless the text that its pieces make holds what ``mask`` hides: then all of that text,
+    masked, stands in its first piece, and the others are empty."""
+    lines = body.split(b"\n")
+    deltas: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(lines):
+        if line.startswith(b"data:") and (delta := _delta(_json(line[5:]))):
+            deltas[number] = delta
+    for name in dict.fromkeys(name for delta in deltas.values() for name in delta):
+        places = [number for number, delta in deltas.items() if isinstance(delta.get(name), str)]
+        whole = "".join(deltas[number][name] for number in places)
+        if (hidden := mask(whole)) == whole:
+            continue
+        for number in places:
+            document = _json(lines[number][5:])
+            _delta(document)[name] = hidden
+            lines[number] = b"data: " + json.dumps(document).encode()
+            hidden = ""
+    return b"\n".join(lines)
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _delta(chunk: Any) -> dict[str, Any]:
+    """The part of a chunk that holds the first choice's text; the chunk's own, not a copy."""
+    choices = wire.sequence(wire.mapping(chunk).get("choices"))
+    choice = next((each for each in choices if isinstance(each, dict) and each.get("index") in (0, None)), {})
+    delta = choice.get("delta") or choice.get("message")
+    return delta if isinstance(delta, dict) else {}
 
 
 @dataclass(slots=True)

@@ -177,8 +177,26 @@ def test_signatures_of_the_usual_stores_are_known(url: str) -> None:
     assert "Zm9vYmFyMTIz" not in Secrets().mask(url)
 
 
+@pytest.mark.parametrize("write", [str, lambda url: quote(url, safe=""), lambda url: url.replace("/", "\\/")])
+@pytest.mark.parametrize("password", ["pa55word", "p%40ss%3Aword", "pa55:word"])
+def test_the_password_in_a_url_is_masked(write: Callable[[str], str], password: str) -> None:
+    masked = Secrets().mask(write(f"see https://reader:{password}@host.example/a.jpg?size=2"))
+    assert "word" not in masked and "ss" not in masked
+    assert "reader" in masked and "size" in masked
+    assert Secrets().mask(masked) == masked
+
+
 def test_what_only_looks_like_a_signature_stays() -> None:
-    for text in ("signature: none", "a=1&size=big", "design=flat?", "the sig=natures", "https://x/?page=2"):
+    for text in (
+        "signature: none",
+        "a=1&size=big",
+        "design=flat?",
+        "the sig=natures",
+        "https://x/?page=2",
+        "https://x:8080/a@b",
+        "see https://x.com: write to me@x.com",
+        "https://me@x.com/a",
+    ):
         assert Secrets().mask(text) == text
 
 
