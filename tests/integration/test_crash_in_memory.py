@@ -1,0 +1,93 @@
+"""The power goes before every operation of a small night, and again soon after: nothing is lost, all doubt is listed.
+
+Each promise has a saboteur: a run that breaks it must be caught by the same sweep, or the sweep proves nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import pytest
+from crashing import sweep
+from witness import LANES, Witness
+
+from batchvision.checkpoint import Store
+from batchvision.checkpoint.entries import Accepted
+from batchvision.outcome import Judge
+from batchvision.records import RawAnswer
+
+VARIATIONS = 2
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(autouse=True)
+def few_pollers(monkeypatch):
+    monkeypatch.setattr("batchvision.lanes.deferred.POLLERS", 2)
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_a_power_cut_before_any_operation_loses_nothing_and_lists_what_may_be_paid_twice(tmp_path, lane):
+    swept = sweep(tmp_path, lane, VARIATIONS)
+    assert swept.wrong == {}
+    assert swept.cuts > 150
+    assert min(swept.acknowledged, swept.ambiguous) > 50, "cuts that hurt nobody prove nothing"
+    assert (swept.lost_reads > 0) == (lane == "deferred")
+
+
+# ---------------------------------------------------------------------------------- saboteurs
+
+
+def is_caught(tmp_path, lane: str, words: str, forgets: str | None = None) -> bool:
+    """Whether the sweep comes to say these words."""
+    swept = sweep(tmp_path, lane, VARIATIONS, forgets, until=words)
+    return any(words in sentence for found in swept.wrong.values() for sentence in found)
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("forgets", ["sync", "sync_folder"])
+def test_a_file_or_a_folder_that_is_not_synced_is_caught(tmp_path, lane, forgets):
+    """Sabotage: no-fsync, no-dirsync."""
+    assert is_caught(tmp_path, lane, "had been acknowledged", forgets)
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_an_answer_that_is_read_before_it_is_durable_is_caught(tmp_path, monkeypatch, lane):
+    """Sabotage: parse-before-journal."""
+    judges: list[Judge] = []
+    make, keep = Judge.__init__, Store.answer
+
+    def made(judge: Judge, *settings: Any, **more: Any) -> None:
+        make(judge, *settings, **more)
+        judges.append(judge)
+
+    async def answer(store: Store, exchange_id: str, raw: RawAnswer) -> RawAnswer:
+        judges[-1].judge(replace(store._books.open[exchange_id], answer=raw))
+        return await keep(store, exchange_id, raw)
+
+    monkeypatch.setattr(Judge, "__init__", made)
+    monkeypatch.setattr(Store, "answer", answer)
+    assert is_caught(tmp_path, lane, "had been judged")
+
+
+def test_a_ticket_that_is_asked_for_before_it_is_durable_is_caught(tmp_path, monkeypatch):
+    """Sabotage: poll-before-ticket. A ticket is written only when it has been asked for."""
+    unwritten: dict[str, tuple[Store, Accepted]] = {}
+    ask = Witness.send
+
+    async def ticket(store: Store, exchange_id: str, name: str, at: datetime) -> None:
+        entry = Accepted(exchange_id, name, at)
+        store._books.accept(entry)
+        unwritten[name] = (store, entry)
+
+    async def send(provider: Witness, method: str, path: str, body: bytes | None, timeout_seconds: float) -> RawAnswer:
+        raw = await ask(provider, method, path, body, timeout_seconds)
+        store, entry = unwritten.pop(path.rsplit("/", 1)[1], (None, None))
+        if store is not None:
+            store._journal.append(entry)
+        return raw
+
+    monkeypatch.setattr(Store, "ticket", ticket)
+    monkeypatch.setattr(Witness, "send", send)
+    assert is_caught(tmp_path, "deferred", "had been polled")
