@@ -12,9 +12,10 @@ from batchvision.checkpoint.recovery import Recovery
 from batchvision.checkpoint.reserve import reserve_bytes
 from batchvision.checkpoint.schema import Columns
 from batchvision.checkpoint.standing import Carried, OtherRecipes, RowState, Standing, Sums, spent_since
-from batchvision.checkpoint.store import SealAfter, Store
+from batchvision.checkpoint.store import Store
 from batchvision.checkpoint.summaries import load_recipe, read_latest, summary_document, summary_text
 from batchvision.checkpoint.view import AmbiguousAttempt, OpenWork, OutputView
+from batchvision.checkpoint.writer import SealAfter
 
 __all__ = [
     "AmbiguousAttempt",

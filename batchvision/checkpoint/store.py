@@ -9,14 +9,11 @@ The rule: what a method acknowledged is durable. Nothing is judged here: verdict
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import anyio
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,11 +24,10 @@ from batchvision.checkpoint.disk import (
     LocalDisk,
     Offload,
     WriterThread,
-    disk_failed,
     disk_failures,
     hidden_name,
 )
-from batchvision.checkpoint.entries import Accepted, Ended, Entry, Header, Received, Voided, masked_answer
+from batchvision.checkpoint.entries import Accepted, Ended, Header, Received, Voided, masked_answer
 from batchvision.checkpoint.journal import Journal, segment_paths
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.parts import failures_path, part_paths, read_part, remove_leftovers
@@ -41,18 +37,10 @@ from batchvision.checkpoint.reserve import RESERVE_NAME, Reserve
 from batchvision.checkpoint.schema import Columns, Tables, completed_of, failures_of
 from batchvision.checkpoint.sealing import Sealer
 from batchvision.checkpoint.standing import Standing
-from batchvision.errors import ROW_FAULTS, TRANSIENTS, DiskFailed, OutputHeld, StopRun
+from batchvision.checkpoint.writer import SealAfter, Writer
+from batchvision.errors import ROW_FAULTS, TRANSIENTS, StopRun
 from batchvision.records import Completed, EndedWithout, Exchange, Failed, Intent, PartFile, RawAnswer, RunSummary
 from batchvision.secrets import Secrets
-
-
-@dataclass(frozen=True, slots=True)
-class SealAfter:
-    """When what has been booked becomes parts: whichever comes first."""
-
-    attempts: int = 4_000
-    journal_bytes: int = 16 * 1024 * 1024
-    seconds: float = 600.0
 
 
 class Store:
@@ -81,12 +69,7 @@ class Store:
         self._offload = offload
         self._books = Books()
         self._standing: Standing | None = None
-        self._opened: Journal | None = None
-        self._has_failed: DiskFailed | None = None
-        self._turn = anyio.Lock()  # one group, or one seal, at a time
-        self._is_writing = False
-        self._is_closing = False
-        self._sealed_at: float | None = None
+        self._opened: Writer | None = None
 
     # ---------------------------------------------------------------------------- opening
 
@@ -161,7 +144,10 @@ class Store:
             self._sealer.remove([*segments, *self._lock.folder.glob(hidden_name(Path("journal-*.log")).name)])
         with disk_failures(f"setting room aside in {self._lock.folder} for the answers in flight"):
             self._reserve.claim()
-        self._opened = Journal(segment, self._offload, self._secrets.mask)
+        journal = Journal(segment, self._offload, self._secrets.mask)
+        self._opened = Writer(
+            journal, self._books, self._sealer, self._seal_after, self._lock, self._reserve, self._offload
+        )
         return recovery
 
     def _load_failures(self) -> None:
@@ -187,7 +173,7 @@ class Store:
     def release(self) -> None:
         """Let go of the files and of the lock, as a crash would: the next start recovers what is in the journal."""
         if self._opened is not None:
-            self._opened.segment.close()
+            self._opened.journal.segment.close()
         self._reserve.give_back()
         if self._owns_lock:
             self._lock.release()
@@ -195,31 +181,29 @@ class Store:
     # ---------------------------------------------------------------------------- what lanes write
 
     async def intent(self, intent: Intent) -> None:
-        """P2: returns when the intent is durable; only then may its request leave. Raises DiskFailed."""
-        self._check_disk()
-        self._check_lock()
-        journal = self._journal
+        """P2: returns when the intent is durable; only then may its request leave. Raises DiskFailed, OutputHeld."""
+        writer = self._writer
+        writer.check_disk()
+        writer.check_lock()
         self._books.start(intent)
         try:
-            await self._durable(journal, intent)
-            self._check_disk()
+            await writer.durable(intent)
+            writer.check_disk()
         except StopRun:  # durable or not, it does not leave
-            (self._books if journal.failure else self).void(intent.exchange_id)
+            (self._books if writer.journal.failure else self).void(intent.exchange_id)
             raise
 
     async def ticket(self, exchange_id: str, ticket: str, at: datetime) -> None:
         """P2: returns when the ticket is durable; only then may it be asked for."""
-        entry = Accepted(exchange_id, ticket, at)
-        journal = self._journal
+        entry, writer = Accepted(exchange_id, ticket, at), self._writer
         self._books.accept(entry)
-        await self._durable(journal, entry)
+        await writer.durable(entry)
 
     async def answer(self, exchange_id: str, raw: RawAnswer) -> RawAnswer:
         """P3: returns the answer as it was written, the key masked, when it is durable; only then may it be read."""
-        written = masked_answer(raw, self._secrets)
-        journal = self._journal
+        written, writer = masked_answer(raw, self._secrets), self._writer
         self._books.receive(exchange_id, written)
-        await self._durable(journal, Received(exchange_id, written))
+        await writer.durable(Received(exchange_id, written))
         return written
 
     def void(self, exchange_id: str) -> None:
@@ -245,14 +229,8 @@ class Store:
         """A row whose answer was durable before, under another key. Not in the journal: durable with the next seal, at
         the latest when the store is closed."""
         self._books.publish(completed)
-        if self._is_seal_due():
-            await self._commit()
-
-    async def flush(self) -> None:
-        """Return when everything that was handed in is durable."""
-        with anyio.CancelScope(shield=True):
-            if self._journal.gathering.bodies:
-                await self._journal.gathering.durable()
+        if self._writer.is_seal_due():
+            await self._writer.commit()
 
     def share(self, completed: Completed) -> None:
         """A row whose answer another row has bought. Not in the journal: after a crash it is found there again."""
@@ -272,119 +250,33 @@ class Store:
                     found.setdefault(completed.request_key, []).append(completed)
         return found
 
-    async def _durable(self, journal: Journal, entry: Entry) -> None:
-        group = journal.append(entry)
-        if not self._is_writing:  # the writer was cancelled: who still waits for an answer writes it himself
-            await self._commit()
-        await group.durable()
-
     # ---------------------------------------------------------------------------- the one writer
 
     async def run(self) -> None:
-        """Commit group after group until :meth:`close`. Raises DiskFailed: then nothing new may begin, and answers that
-        still come are written by those who wait for them, if the disk lets them."""
-        self._is_writing = True
-        try:
-            while not self._is_closing:
-                await self._journal.gathering.filled(self._seal_after.seconds)
-                await self._commit()
-                self._check_disk()
-        finally:
-            self._is_writing = False
-            if self._journal.failure is None:
-                with anyio.CancelScope(shield=True):
-                    await self._commit()
+        """Beside the lanes, until :meth:`close`. Raises DiskFailed: then nothing new may begin, and answers that still
+        come are written by those who wait for them, if the disk lets them."""
+        await self._writer.run()
 
-    @property
-    def _ending(self) -> DiskFailed | None:
-        """Why the run is to end: the disk has failed. Nothing new may begin, and what still comes is written."""
-        return self._has_failed or self._reserve.used_up
+    async def flush(self) -> None:
+        """Return when everything that was handed in is durable."""
+        await self._writer.flush()
 
     @property
     def takes_answers(self) -> bool:
         """False: the journal itself has failed, and nothing that comes can be kept."""
         return self._journal.failure is None
 
-    def _check_disk(self) -> None:
-        if self._ending is not None:
-            raise self._ending
-
-    async def _commit(self) -> None:
-        async with self._turn:
-            with anyio.CancelScope(shield=True):
-                await self._write()
-                if self._ending is None and self._is_seal_due():
-                    await self._seal()
-
-    def _is_seal_due(self) -> bool:
-        now = anyio.current_time()
-        if self._sealed_at is None:
-            self._sealed_at = now
-        books, limit = self._books, self._seal_after
-        return (
-            max(len(books.attempts), len(books.completed)) >= limit.attempts
-            or self._journal.segment.appended_bytes >= limit.journal_bytes
-            or (books.has_unsealed and now - self._sealed_at >= limit.seconds)
-        )
-
-    def _check_lock(self) -> None:
-        """Nothing is sent for, or written to, what has become another's."""
-        if not self._lock.is_held:
-            reason = OutputHeld(
-                f"{self.output} is not this process's (any more), so nothing more was sent: a forked child does not "
-                "inherit its parent's run, and a lease on a shared file system is lost when it was not renewed in time."
-            )
-            self._journal.fail(reason)
-            raise reason
-
-    async def _write(self) -> None:
-        self._check_lock()
-        await self._journal.commit(None if self._has_failed else self._go_elsewhere)
-
-    async def _go_elsewhere(self, fault: OSError) -> None:
-        """The same write or fsync is never made again: all that is in memory goes to fresh files, once."""
-        self._has_failed = disk_failed(f"writing the journal {self._journal.segment.path}", fault)
-        await self._seal()
-
-    async def _seal(self) -> None:
-        """Parts, then a new segment with all that is open, then the old segment goes.
-
-        What gathers for the next group while this runs is part of the cut, so the new segment makes it durable too.
-        Where the disk fails before that, the old segment goes on as the journal, unless it is the one that has failed.
-        """
-        journal, has_failed_before = self._journal, self._has_failed is not None
-        group, cut, old = journal.take(), self._books.cut(), journal.segment
-        doing = f"sealing {self.output}"
-        with journal.failing(doing, group):
-            try:
-                journal.segment = await self._offload(partial(self._sealer.turn, old, cut))
-            except OSError as fault:
-                if has_failed_before or self._sealer.has_turned(old):
-                    raise
-                self._has_failed = disk_failed(doing, fault)
-                await self._offload(partial(old.append, group.bodies))
-        group.settle()
-        self._sealed_at = anyio.current_time()
-
     async def close(self, complete: bool) -> None:
         """Seal what is booked. ``complete``: the feed has passed over the whole manifest, so failures and carries of
         rows that it did not meet are dropped. Nothing is rewritten that did not change. Raises DiskFailed; after a
         failed write the tables stay as they are: the next run makes them of what the journal has.
         """
-        self._is_closing = True
-        journal = self._journal
-        if journal.failure is not None:
-            return
-        with anyio.CancelScope(shield=True):
-            async with self._turn:
-                await self._write()
-                if self._ending is None:
-                    if complete and self._standing is not None:
-                        self._books.drop_unseen(self._standing.seen)
-                    if self._books.has_unsealed:
-                        await self._seal()
-                journal.gathering.hurry()
-        self._check_disk()
+
+        def drop_unseen() -> None:
+            if complete and self._standing is not None:
+                self._books.drop_unseen(self._standing.seen)
+
+        await self._writer.close(drop_unseen)
 
     # ---------------------------------------------------------------------------- small files, and what there is
 
@@ -434,10 +326,14 @@ class Store:
         return sum(1 for carry in self._books.carries.values() if carry.held)
 
     @property
-    def _journal(self) -> Journal:
+    def _writer(self) -> Writer:
         if self._opened is None:
             raise RuntimeError("recover() comes before anything is written")
         return self._opened
+
+    @property
+    def _journal(self) -> Journal:
+        return self._writer.journal
 
 
 def _ended(verdict: Verdict) -> EndedWithout | None:

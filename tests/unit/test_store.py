@@ -482,7 +482,7 @@ async def test_the_answers_of_lanes_that_are_shielded_are_written_when_the_write
             await store.intent(an_intent(1))
             with anyio.CancelScope(shield=True):
                 reading.set()
-                while store._is_writing:
+                while store._writer.is_running:
                     await anyio.sleep(0)
                 await store.answer("x1", an_answer(b"read once"))
 
@@ -691,3 +691,12 @@ def test_shards_that_write_the_same_small_file_at_once_do_not_take_it_from_each_
     with open_store(tmp_path, shard="0of2") as one:
         one.recover(judge)
     assert [path.exists() for path in left] == [False, True]
+
+
+async def test_what_was_handed_in_is_flushed_also_where_no_writer_runs_any_more(tmp_path: Path) -> None:
+    with started(tmp_path) as store:
+        await store.intent(an_intent(1))
+        store.void("x1")
+        await store.flush()
+        assert read_segment(segment_of(tmp_path)).entries[-1] == Voided("x1")
+        await store.flush()
