@@ -7,14 +7,15 @@ order of the lines in :meth:`Exchanges.ask` and :meth:`Exchanges.collect` *is* p
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple, Protocol
 
 import anyio
 
 from batchvision.budget import Budget, Lease
+from batchvision.caching import Caching
 from batchvision.checkpoint import Standing, Store, is_unclear
 from batchvision.checkpoint.entries import masked_answer
 from batchvision.errors import (
@@ -47,6 +48,7 @@ from batchvision.records import (
     Usage,
 )
 from batchvision.secrets import Secret, Secrets
+from batchvision.spending import Spending
 from batchvision.stopping import StopSignal
 
 POLL_TIMEOUT_SECONDS = 60.0
@@ -57,9 +59,16 @@ def utc_now() -> datetime:
 
 
 class Transport(Protocol):
-    """How bytes travel; see ``transport.py``."""
+    """How bytes travel; see ``transport/``. ``headers``: of this request, beside those of all."""
 
-    async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> RawAnswer: ...
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> RawAnswer: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,8 @@ class Terms:
     raised_max_tokens: int | None = None
     quarantine_after_runs: int = 5
     holds: bool = False  #: ``ambiguous = "hold"``: a row that may have been billed stays pending
+    caching: Caching | None = None
+    zone: tzinfo = UTC  #: whose days money is added up by
 
 
 class Judged(NamedTuple):
@@ -141,6 +152,8 @@ class Exchanges:
         #: outcomes of earlier runs' tickets: their rows may have left the manifest
         self.collected: list[Outcome] = []
         self._ambiguous_rows: set[bytes] = set()
+        #: of this run
+        self.spending = Spending(terms.zone)
 
     # ---------------------------------------------------------------------------- leases
 
@@ -179,7 +192,9 @@ class Exchanges:
         self._counters.requests_sent += 1
         self._counters.in_flight += 1
         try:
-            raw = await self._transport.send("POST", self._dialect.chat_path, body, self._terms.timeout_seconds)
+            raw = await self._transport.send(
+                "POST", self._dialect.chat_path, body, self._terms.timeout_seconds, self._headers(intent)
+            )
         except Transient as error:
             return Exchange(intent, ended=EndedWithout(error.kind, str(error), self._now()))
         finally:
@@ -221,6 +236,10 @@ class Exchanges:
             has_urls=request.has_urls,
         )
 
+    def _headers(self, intent: Intent) -> Mapping[str, str] | None:
+        caching = self._terms.caching
+        return None if caching is None else caching.headers(intent.request_key, intent.tries, intent.runs_failed)
+
     def _options(self, tries: Tries, lane: Lane) -> SendOptions:
         return SendOptions(
             deferred=lane is Lane.DEFERRED,
@@ -237,8 +256,10 @@ class Exchanges:
         elif exchange.answer is None or exchange.answer.status >= 300:
             lease.void()
         else:
-            lease.settle(verdict.attempt.answer.usage)
-            self._learn(verdict.attempt.answer.usage, len(exchange.intent.image_ref))
+            usage = verdict.attempt.answer.usage
+            lease.settle(usage)
+            if usage.cost_source != "cached":  # an answer from a cache reports no tokens
+                self._learn(usage, len(exchange.intent.image_ref))
         return Judged(exchange, verdict)
 
     # ---------------------------------------------------------------------------- deferred
@@ -353,6 +374,7 @@ class Exchanges:
 
     def _count(self, verdict: Verdict) -> None:
         counters, usage = self._counters, verdict.attempt.answer.usage
+        self.spending.take(verdict.attempt)
         counters.retries += verdict.attempt.state is AttemptState.RETRIED
         counters.prompt_tokens += usage.prompt_tokens or 0
         counters.completion_tokens += usage.completion_tokens or 0

@@ -466,3 +466,5 @@ class RunSummary:
     config: JsonObject
     message: str | None = None  #: what stopped the run and what to do next, for people
     command: str = "run"  #: or "reparse", which sends nothing
+    #: of this run: by_state, by_model, by_day, wasted; each name -> attempts, cost_ticks, bound_ticks
+    spent: JsonObject = field(default_factory=dict)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -197,6 +198,8 @@ class Night:
             raised_max_tokens=self.dialect.raised_max_tokens(job.recipe),
             quarantine_after_runs=limits.quarantine_after_runs,
             holds=self._holds,
+            caching=wiring.caching_of(job),
+            zone=ZoneInfo(job.timezone),
         )
         exchanges = Exchanges(
             terms,
@@ -340,6 +343,7 @@ class Night:
             reason=self.stop.reason,
             left=Left(failures, self.store.tickets_open, self.store.held_count),
             parts=self.store.parts_to_list(),
+            spent=delivery.exchanges.spending.document(),
         )
         summary = replace(
             summary,

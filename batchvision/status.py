@@ -18,18 +18,25 @@ import pyarrow.compute as pc
 from batchvision.checkpoint import AmbiguousAttempt, OutputView, summary_text
 from batchvision.errors import JobInvalid
 from batchvision.records import TICKS_PER_USD, RunSummary
+from batchvision.spending import Kind, Spending, Sum
 
 #: Attempts of unknown end that are listed by row; ``attempts/`` has all of them.
 LISTED_ATTEMPTS = 20
 COMPLETED, FAILED = "completed", "failed"
 
 
-class StateSum(NamedTuple):
-    """The attempts of one state, added up. ``bound_ticks``: what those of unknown cost may have cost at most."""
+class Tokens(NamedTuple):
+    """What all answers took. ``cached`` and ``image`` are part of ``prompt``."""
 
-    attempts: int
-    cost_ticks: int
-    bound_ticks: int
+    prompt: int = 0
+    cached: int = 0
+    image: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+    @property
+    def cached_share(self) -> float:
+        return self.cached / self.prompt if self.prompt else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +49,26 @@ class OutputStatus:
     rows_answered: int
     failures_by_kind: Mapping[str, int]
     rows_quarantined: int
-    attempts: Mapping[str, StateSum]
+    spending: Spending
+    tokens: Tokens
+    projected_ticks: int | None  #: for all rows, by what those that have ended cost; None: nothing to go by
     unclear: tuple[AmbiguousAttempt, ...]
     in_flight: int  #: requests that the journal has open: under way now, or when a run was killed
     tickets_open: int
     rows_held: int
 
     @property
+    def attempts(self) -> Mapping[str, Sum]:
+        """By state."""
+        return self.spending.by_state()
+
+    @property
     def spent_ticks(self) -> int:
-        return sum(each.cost_ticks for each in self.attempts.values())
+        return self.spending.total.cost_ticks
 
     @property
     def unclear_ticks(self) -> int:
-        return sum(each.bound_ticks for each in self.attempts.values())
+        return self.spending.total.bound_ticks
 
     def document(self) -> dict[str, Any]:
         """JSON content for ``status --json``."""
@@ -71,7 +85,11 @@ class OutputStatus:
             "cost_ticks": self.spent_ticks,
             "cost_usd": self.spent_ticks / TICKS_PER_USD,
             "ambiguous_ticks": self.unclear_ticks,
+            "projected_ticks": self.projected_ticks,
+            "projected_usd": None if self.projected_ticks is None else self.projected_ticks / TICKS_PER_USD,
             "attempts": {state: each._asdict() for state, each in self.attempts.items()},
+            "spent": self.spending.document(),
+            "tokens": {**self.tokens._asdict(), "cached_share": round(self.tokens.cached_share, 4)},
             "ambiguous": [each._asdict() for each in self.unclear],
             "last_run": None if self.latest is None else summary_document(self.latest),
         }
@@ -87,14 +105,18 @@ def look(output: Path) -> OutputStatus:
     """Everything about one output. Raises JobInvalid where there is none."""
     view = open_output(output)
     work = view.open_work()
+    latest = view.latest()
+    spending, tokens, recipes = _ledger(view, "UTC" if latest is None else str(latest.config.get("timezone", "UTC")))
     return OutputStatus(
         output=output,
-        latest=view.latest(),
+        latest=latest,
         answers=view.count("results"),
         rows_answered=_distinct_rows(view),
         failures_by_kind=view.failures_by_kind(),
         rows_quarantined=view.quarantined_count(),
-        attempts=_by_state(view),
+        spending=spending,
+        tokens=tokens,
+        projected_ticks=_projected(view, latest, spending.total.cost_ticks, recipes),
         unclear=tuple(islice(view.ambiguous(), LISTED_ATTEMPTS)),
         in_flight=len(work.in_flight),
         tickets_open=len(work.tickets),
@@ -118,19 +140,79 @@ def _distinct_rows(view: OutputView) -> int:
     return int(pc.count_distinct(pa.chunked_array(chunks, pa.string())).as_py())
 
 
-def _by_state(view: OutputView) -> dict[str, StateSum]:
-    sums: dict[str, StateSum] = {}
-    for batch in view.rows("attempts", ("state", "cost_ticks", "bound_ticks")):
-        table = pa.Table.from_batches([batch])
-        grouped = table.group_by("state").aggregate([("state", "count"), ("cost_ticks", "sum"), ("bound_ticks", "sum")])
-        for row in grouped.to_pylist():
-            before = sums.get(row["state"], StateSum(0, 0, 0))
-            sums[row["state"]] = StateSum(
-                before.attempts + row["state_count"],
-                before.cost_ticks + (row["cost_ticks_sum"] or 0),
-                before.bound_ticks + (row["bound_ticks_sum"] or 0),
-            )
-    return dict(sorted(sums.items()))
+_KEYS = ("state", "error_kind", "model", "day", "recipe_id")
+_TOKENS = ("prompt_tokens", "cached_tokens", "image_tokens", "completion_tokens", "reasoning_tokens")
+_SUMMED = ("cost_ticks", "bound_ticks", *_TOKENS)
+
+
+def _ledger(view: OutputView, timezone: str) -> tuple[Spending, Tokens, Mapping[str, int]]:
+    """The ledger added up, a batch at a time; and what the answers of each recipe cost."""
+    spending, tokens, recipes = Spending(), Tokens(), dict[str, int]()
+    names = ("state", "error_kind", "model", "recipe_id", "sent_at", *_SUMMED)
+    for batch in view.rows("attempts", names):
+        table = pa.Table.from_batches([batch]).append_column("day", _days(batch["sent_at"], timezone))
+        sums = table.group_by(list(_KEYS)).aggregate([("state", "count"), *((name, "sum") for name in _SUMMED)])
+        for row in sums.to_pylist():
+            cost = row["cost_ticks_sum"] or 0
+            kind = Kind(row["state"], row["error_kind"], row["model"], row["day"])
+            spending.add(kind, Sum(row["state_count"], cost, row["bound_ticks_sum"] or 0))
+            tokens = Tokens(*(so_far + (row[f"{name}_sum"] or 0) for so_far, name in zip(tokens, _TOKENS, strict=True)))
+            recipes[row["recipe_id"]] = recipes.get(row["recipe_id"], 0) + cost
+    return spending, tokens, recipes
+
+
+def _days(sent_at: pa.Array, timezone: str) -> pa.Array:
+    try:
+        return pc.strftime(sent_at.cast(pa.timestamp("us", timezone)), format="%Y-%m-%d")
+    except pa.ArrowInvalid:  # no time zone database here
+        return pc.strftime(sent_at, format="%Y-%m-%d")
+
+
+def _projected(view: OutputView, latest: RunSummary | None, spent_ticks: int, recipes: Mapping[str, int]) -> int | None:
+    """What is spent, and for each row the last run left over what its recipe has cost a row so far, waste included."""
+    if latest is None:
+        return None
+    if not latest.rows_pending:
+        return spent_ticks
+    ended = sum(
+        int(pc.sum(pc.equal(batch["recipe_id"], latest.recipe_id)).as_py() or 0)
+        for table in _TABLES.values()
+        for batch in view.rows(table, ("recipe_id",))
+    )
+    if not ended:
+        return None
+    return spent_ticks + round(recipes.get(latest.recipe_id, 0) * latest.rows_pending / ended)
+
+
+# ---------------------------------------------------------------------------------- the ledger, for comparing
+
+#: What a provider's usage page is compared by.
+LEDGER_COLUMNS = (
+    "sent_at",
+    "received_at",
+    "provider_request_id",
+    "ticket",
+    "row_id",
+    "attempt",
+    "state",
+    "error_kind",
+    "http_status",
+    "provider",
+    "upstream_provider",
+    "model",
+    "service_tier",
+    *_TOKENS,
+    "cost_ticks",
+    "cost_usd",
+    "cost_source",
+    "bound_ticks",
+    "run_id",
+)
+
+
+def ledger_rows(output: Path) -> Iterator[pa.RecordBatch]:
+    """Every attempt, with what the provider calls it, a batch at a time. Raises JobInvalid where there is no output."""
+    return open_output(output).rows("attempts", LEDGER_COLUMNS)
 
 
 # ---------------------------------------------------------------------------------- rows, for show

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from batchvision.errors import BatchvisionError, StopRun
 from batchvision.job import Job
-from batchvision.records import TICKS_PER_USD, Counters, Failed, PartFile, RunSummary
+from batchvision.records import TICKS_PER_USD, Counters, Failed, JsonObject, PartFile, RunSummary
 from batchvision.stopping import Interrupted
 
 INTERRUPTED = "interrupted"
@@ -49,6 +49,7 @@ def summarize(
     reason: StopRun | Interrupted | None,
     left: Left,
     parts: tuple[PartFile, ...],
+    spent: JsonObject | None = None,
 ) -> RunSummary:
     """What the run did. The three counts of rows add up to the manifest's (promise P8)."""
     completed = counters.rows_done_before + counters.rows_completed
@@ -85,6 +86,7 @@ def summarize(
         versions=versions(),
         config=job.config(),
         message=None if reason is None else str(reason),
+        spent=spent or {},
     )
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from batchvision.budget import LocalBudget
+from batchvision.caching import Caching, caching
 from batchvision.caps import Caps, PeriodCap, day_of, month_of
 from batchvision.checkpoint import Disk, spent_since
 from batchvision.errors import JobInvalid
@@ -79,8 +80,22 @@ def judge_of(job: Job, prices: Prices | None, recipe_of: Callable[[str], Recipe]
     return Judge(recipe_of, policy, prices, job.limits.quarantine_after_runs, holds=holds)
 
 
+def caching_of(job: Job) -> Caching:
+    provider = job.provider
+    return caching(
+        dialect(provider.name),
+        job.recipe.recipe_id,
+        job.limits.concurrency,
+        prompt_cache=provider.prompt_cache == "auto",
+        answers=provider.response_cache,
+        answers_ttl_seconds=provider.response_cache_ttl_seconds,
+        own_headers=provider.headers,
+    )
+
+
 def estimator_of(job: Job, prices: Prices | None) -> Estimator:
-    return Estimator(job.recipe, prices)
+    is_kept = bool(dialect(job.provider.name).routing_headers(""))
+    return Estimator(job.recipe, prices, caches_prefix=is_kept and job.provider.prompt_cache == "auto")
 
 
 def caps_of(job: Job, prices: Prices | None, estimator: Estimator, spent: Spent, now: Callable[[], datetime]) -> Caps:

@@ -6,7 +6,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -39,6 +39,7 @@ class Asked:
     row: str
     try_: int
     body: dict[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,20 @@ class FakeProvider:
         self._latency = latency_seconds
         self._ticket_seconds = ticket_seconds
         self._tries: Counter[str] = Counter()
+        self._headers: Mapping[str, str] = {}
 
     def seams(self, seed: int = 0) -> Seams:
         return Seams(now=virtual_now, rng=random.Random(seed), offload=inline, transport=self)
 
-    async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> RawAnswer:
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> RawAnswer:
+        self._headers = headers or {}  # of the request that is noted next
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -132,7 +142,7 @@ class FakeProvider:
         row = re.search(r"\[\[(.*?)\]\]", body.decode())
         name = row.group(1) if row else ""
         self._tries[name] += 1
-        asked = Asked(len(self.asked) + 1, anyio.current_time(), name, self._tries[name], document)
+        asked = Asked(len(self.asked) + 1, anyio.current_time(), name, self._tries[name], document, self._headers)
         self.asked.append(asked)
         return asked
 

@@ -45,7 +45,14 @@ class MoodyProvider:
     def seams(self, seed: int, disk: Disk | None = None) -> Seams:
         return Seams(now=virtual_now, rng=random.Random(seed), offload=inline, transport=self, disk=disk)
 
-    async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> RawAnswer:
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> RawAnswer:
         if self._began_at is None:
             self._began_at = anyio.current_time()
         if method == "POST":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,20 @@ class Witness(FakeProvider):
         document = {**chat(f"an answer for [[{asked.row}]]"), "id": f"chat-{asked.number}"}
         return self._trouble(asked) or Reply(200, document)
 
-    async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> RawAnswer:
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> RawAnswer:
         self.check_power()
         number, ticket = len(self.asked), path.rsplit("/", 1)[1]  # of this POST, less one: it is noted at once
         if method == "GET":
             self.tickets_polled.add(ticket)
             self.reads_on_the_wire.add(ticket)
-        raw = await super().send(method, path, body, timeout_seconds)
+        raw = await super().send(method, path, body, timeout_seconds, headers)
         self.check_power()
         self.reads_on_the_wire.discard(ticket)
         self._remember(method, number, path, raw)

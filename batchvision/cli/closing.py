@@ -5,6 +5,7 @@ Rule: pure; takes a summary, gives lines.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ def closing_lines(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
         lines.append(f"  {'stopped' if number == 0 else '':<8}  {line}")
     lines.append(f"  answers   {output / 'results'}   (batchvision show {output})")
     lines.append(f"  cost      {_money(summary)}")
+    lines += _tokens(summary)
     lines += _failures(summary)
     lines += _left_over(summary)
     steps = next_steps(summary, output, typed)
@@ -75,6 +77,19 @@ def _money(summary: RunSummary) -> str:
     retried = f", {summary.retries:,} of them again" if summary.retries else ""
     sent = counted(summary.requests_sent, "request")
     return f"{format_usd(summary.cost_ticks)} for {sent}{retried}, in {duration(summary.duration_seconds)}"
+
+
+def _tokens(summary: RunSummary) -> list[str]:
+    """What the prompt cache gave, and what was paid for nothing; neither is told where there was none."""
+    lines = []
+    if summary.cached_tokens and summary.prompt_tokens:
+        share = summary.cached_tokens / summary.prompt_tokens
+        lines.append(f"  tokens    {summary.prompt_tokens:,} in prompts, {share:.0%} of them from the cache")
+    wasted = {name: each["cost_ticks"] for name, each in summary.spent.get("wasted", {}).items() if each["cost_ticks"]}
+    if wasted:
+        words = ", ".join(f"{format_usd(ticks)} {name}" for name, ticks in wasted.items())
+        lines.append(f"  wasted    {format_usd(sum(wasted.values()))} of it: {words}")
+    return lines
 
 
 def _failures(summary: RunSummary) -> list[str]:
@@ -123,15 +138,24 @@ def next_steps(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
 
 def _after_own_limit(summary: RunSummary, failed: str, typed: Typed) -> list[str]:
     if summary.stop_reason == "spend_cap_reached":
-        return [f"{typed.again} --max-cost-usd {_next_cap(summary)}"]
+        key = _cap_reached(summary)
+        if key in ("max_cost_usd_per_day", "max_cost_usd_per_month"):
+            return [f"{typed.again}   (when the {key.rpartition('_')[2]} is over)"]
+        return [f"{typed.again} --{key.replace('_', '-')} {_next_cap(summary, key)}"]
     if summary.stop_reason == "too_many_failures":
         return [failed, typed.again]
     return [typed.again]
 
 
-def _next_cap(summary: RunSummary) -> str:
+def _cap_reached(summary: RunSummary) -> str:
+    """The key of the cap that stopped the run, by its own words."""
+    named = re.match(r"limits\.(max_cost_usd\w*)", summary.message or "")
+    return named[1] if named else "max_cost_usd"
+
+
+def _next_cap(summary: RunSummary, key: str) -> str:
     """A cap that leaves money for the rows that are pending, at what the answers cost so far."""
     limits = summary.config.get("limits", {})
-    cap = float(limits.get("max_cost_usd") or 0) or summary.cost_usd
+    cap = float(limits.get(key) or 0) or summary.cost_usd
     done = max(1, summary.rows_completed)
     return f"{max(cap * 2, cap + summary.cost_usd / done * summary.rows_pending * 1.2):.2f}"

@@ -59,7 +59,7 @@ def plan_lines(drawn: Plan) -> Iterator[str]:
         yield f"          and {rows.invalid - len(drawn.reasons):,} more"
     for shown in drawn.requests_shown:
         yield ""
-        yield json.dumps(shown, ensure_ascii=False, indent=2)
+        yield from json.dumps(shown, ensure_ascii=False, indent=2).splitlines()
 
 
 def size_text(size_bytes: int) -> str:

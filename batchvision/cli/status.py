@@ -3,30 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from batchvision.cli.command import Command
-from batchvision.cli.output import print_document, print_lines
+from batchvision.cli.output import csv_line, print_document, print_lines, write
 from batchvision.cli.place import output_of, place_argument
+from batchvision.cli.show import plain
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from batchvision.status import OutputStatus
 
 
 @click.command(cls=Command, name="status")
 @place_argument
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON, the last run's summary included.")
-def command(place: str, as_json: bool) -> None:
+@click.option(
+    "--ledger-csv",
+    metavar="FILE|-",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    default=None,
+    help="Write every attempt with the provider's request id, to compare with its usage page.",
+)
+def command(place: str, as_json: bool, ledger_csv: str | None) -> None:
     """Say how far an output is and what it cost, by its tables and its last run. OUT is a folder or a job file."""
     from batchvision.status import look
 
+    if ledger_csv is not None:
+        _write_ledger(output_of(place), ledger_csv)
+        return
     seen = look(output_of(place))
     if as_json:
         print_document(seen.document())
     else:
         print_lines(status_lines(seen))
+
+
+def _write_ledger(output: Path, to: str) -> None:
+    """A file is there only when it is whole."""
+    from batchvision.status import LEDGER_COLUMNS, ledger_rows
+
+    rows = ledger_rows(output)
+    if to == "-":
+        write(csv_line(LEDGER_COLUMNS))
+        for batch in rows:
+            write("".join(_csv_lines(batch)))
+        return
+    path, count = Path(to), 0
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            file.write(csv_line(LEDGER_COLUMNS))
+            for batch in rows:
+                file.writelines(_csv_lines(batch))
+                count += batch.num_rows
+        partial.replace(path)
+    except OSError as fault:
+        partial.unlink(missing_ok=True)
+        raise click.ClickException(f"{path} cannot be written: {fault.strerror}") from None
+    click.echo(f"{count:,} attempts in {path}", err=True)
+
+
+def _csv_lines(batch: pa.RecordBatch) -> Iterator[str]:
+    from batchvision.status import LEDGER_COLUMNS
+
+    for row in batch.to_pylist():
+        yield csv_line(plain(row[name]) for name in LEDGER_COLUMNS)
 
 
 def status_lines(seen: OutputStatus) -> Iterator[str]:
@@ -46,14 +92,38 @@ def status_lines(seen: OutputStatus) -> Iterator[str]:
         yield f"  tickets   {seen.tickets_open:,} open: batchvision run collects their answers"
     if seen.in_flight:
         yield f"  in flight {seen.in_flight:,} requests: a run is under way, or was killed (run again)"
-    yield f"  spent     {format_usd(seen.spent_ticks)}"
+    projected = seen.projected_ticks
+    rest = (
+        f", about {format_usd(projected)} when all rows are done" if projected not in (None, seen.spent_ticks) else ""
+    )
+    yield f"  spent     {format_usd(seen.spent_ticks)}{rest}"
     for state, each in seen.attempts.items():
         bound = f", perhaps up to {format_usd(each.bound_ticks)}" if each.bound_ticks else ""
         yield f"            {each.attempts:,} attempts {state}: {format_usd(each.cost_ticks)}{bound}"
+    yield from _spending(seen)
     for number, attempt in enumerate(seen.unclear):
         bound = "" if attempt.bound_ticks is None else f", at most {format_usd(attempt.bound_ticks)}"
         yield f"  {'unclear' if number == 0 else '':<8}  row {attempt.row_id}: {attempt.state}{bound}"
     yield from _last_run(seen)
+
+
+def _spending(seen: OutputStatus) -> Iterator[str]:
+    """What it was spent on, where that says more than the sum."""
+    from batchvision.money import format_usd
+    from batchvision.spending import NO_MODEL
+
+    wasted = {name: each for name, each in seen.spending.wasted().items() if each.cost_ticks}
+    if wasted:
+        words = ", ".join(f"{format_usd(each.cost_ticks)} {name}" for name, each in wasted.items())
+        yield f"  wasted    {format_usd(sum(each.cost_ticks for each in wasted.values()))}: {words}"
+    models = {name: each for name, each in seen.spending.by_model().items() if name != NO_MODEL}
+    for title, sums, most in (("by model", models, 20), ("by day", seen.spending.by_day(), 14)):
+        shown = list(sums.items())[-most:] if len(sums) > 1 else []
+        for number, (name, each) in enumerate(shown):
+            sent = f"{each.attempts:,} attempts"
+            yield f"  {title if number == 0 else '':<8}  {name}: {format_usd(each.cost_ticks)} for {sent}"
+    if seen.tokens.cached:
+        yield f"  tokens    {seen.tokens.prompt:,} in prompts, {seen.tokens.cached_share:.0%} of them from the cache"
 
 
 def _last_run(seen: OutputStatus) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
-from batchvision.emulator import bodies
+from batchvision.emulator import bodies, repeats
 from batchvision.emulator.answers import count_tokens, cut_to, make_answer
 from batchvision.emulator.bodies import Generated
 from batchvision.emulator.checks import Asked, check_content_type, check_key, read_request
@@ -37,6 +37,7 @@ from batchvision.emulator.refusals import (
     refused_by_fault,
     unknown_model,
 )
+from batchvision.emulator.repeats import Repeat, ResponseCache
 from batchvision.emulator.tickets import Ticket, Tickets
 
 _LARGE_BODY = 256 * 1024  # from here a request is read in a thread: decoding may take longer than the loop should wait
@@ -64,6 +65,7 @@ class Emulator:
         self.ledger = Ledger(self.options.ledger_entries)
         self._tickets = Tickets()
         self._prefixes: set[str] = set()
+        self._repeats = ResponseCache(time.monotonic)
         self._refit()
 
     def configure(self, changes: Mapping[str, Any]) -> None:
@@ -89,13 +91,18 @@ class Emulator:
         try:
             asked = await self._read(face, request)
             _note(entry, asked)
-            self._limits[face].spend(asked.model, asked.text_tokens + asked.image_tokens)
-            fault = self._pick(asked, entry)
+            repeat = await self._repeat(asked, entry, request)
+            if repeat is None:
+                self._limits[face].spend(asked.model, asked.text_tokens + asked.image_tokens)
+                fault = self._pick(asked, entry)
         except Refused as refused:
             await self.wait(self.options.latency_seconds)
             delivered = await delivery.send(self._no(face, refused.refusal))
         else:
-            delivered = await self._answer(asked, entry, fault, delivery)
+            if repeat is not None:
+                delivered = await delivery.send(self._outgoing(repeat.generated, None, repeat.headers))
+            else:
+                delivered = await self._answer(asked, entry, fault, delivery, request)
         self.ledger.answered(entry, delivered.status)
         return delivered.response
 
@@ -113,6 +120,16 @@ class Emulator:
         if len(body) >= _LARGE_BODY:
             return await asyncio.to_thread(read_request, face, body, options, self._memory)
         return read_request(face, body, options, self._memory)
+
+    async def _repeat(self, asked: Asked, entry: OpenEntry, request: web.Request) -> Repeat | None:
+        """The answer from OpenRouter's cache, which costs nothing."""
+        if asked.face is not Face.OPENROUTER:
+            return None
+        key = self._repeats.key(request.path, request.headers, await request.read())
+        repeat = None if key is None else self._repeats.find(key, f"gen-{uuid.uuid4().hex}")
+        if repeat is not None:
+            self.ledger.repeated(entry, repeat.generated.request_id)
+        return repeat
 
     def _pick(self, asked: Asked, entry: OpenEntry) -> FaultKind | None:
         """The fault of this try. Raises Refused for one that refuses."""
@@ -145,17 +162,28 @@ class Emulator:
             case _:
                 return refused_by_fault(kind)
 
-    async def _answer(self, asked: Asked, entry: OpenEntry, fault: FaultKind | None, delivery: Delivery) -> Delivered:
+    async def _answer(
+        self, asked: Asked, entry: OpenEntry, fault: FaultKind | None, delivery: Delivery, request: web.Request
+    ) -> Delivered:
         if fault is FaultKind.RESET_BEFORE:
             return await delivery.send(Outgoing(()), fault)
         generated = self._generate(asked, entry, fault)
         if asked.is_deferred:
             return await self._accept(generated, entry, fault, delivery)
+        told = self._keep(generated, request, await request.read())
         await self.wait(self.options.latency_seconds)
-        delivered = await delivery.send(self._outgoing(generated, fault), fault)
+        delivered = await delivery.send(self._outgoing(generated, fault, told), fault)
         if delivered.is_whole:
             self.ledger.delivered(entry)
         return delivered
+
+    def _keep(self, generated: Generated, request: web.Request, body: bytes) -> dict[str, str]:
+        """Put an answer into OpenRouter's cache, where it is asked for; the headers that say so."""
+        key = self._repeats.key(request.path, request.headers, body)
+        if key is None or generated.asked.face is not Face.OPENROUTER:
+            return {}
+        self._repeats.keep(key, generated, request.headers)
+        return {repeats.STATUS: "MISS"}
 
     def _generate(self, asked: Asked, entry: OpenEntry, fault: FaultKind | None) -> Generated:
         """Make the answer and charge for it."""
@@ -183,9 +211,11 @@ class Emulator:
             self._prefixes.add(asked.prefix)
         return 0
 
-    def _outgoing(self, generated: Generated, fault: FaultKind | None) -> Outgoing:
+    def _outgoing(
+        self, generated: Generated, fault: FaultKind | None, more: Mapping[str, str] | None = None
+    ) -> Outgoing:
         face, asked = generated.asked.face, generated.asked
-        headers = {**self._headers(face, generated.request_id), **self._limits[face].headers()}
+        headers = {**self._headers(face, generated.request_id), **self._limits[face].headers(), **(more or {})}
         if not asked.is_stream:
             return Outgoing((bodies.chat_body(generated),), headers=_JSON | headers)
         pieces = bodies.stream_pieces(generated)

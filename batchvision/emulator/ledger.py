@@ -48,6 +48,7 @@ class Bill:
     by_status: Mapping[int, int]
     by_fault: Mapping[str, int]
     entries: tuple[BillEntry, ...]
+    repeated: int = 0  #: answered from the response cache, free of charge
 
     def by_echo(self) -> dict[str, int]:
         """How often each echo token was generated, among the entries listed."""
@@ -104,7 +105,7 @@ class Ledger:
         self._by_status: Counter[int] = Counter()
         self._by_fault: Counter[str] = Counter()
         self._requests = self._polls = self._generated = self._generated_again = 0
-        self._delivered = self._ticks = self._ticks_delivered = 0
+        self._delivered = self._ticks = self._ticks_delivered = self._repeated = 0
 
     def open(self, face: str) -> OpenEntry:
         self._requests += 1
@@ -121,6 +122,11 @@ class Ledger:
         if times or len(self._times_generated) < _COUNTED:
             self._times_generated[entry.content_hash] = times + 1
         self._generated_again += times > 0
+
+    def repeated(self, entry: OpenEntry, request_id: str) -> None:
+        """Answered with what was generated, and charged, before."""
+        entry.request_id = request_id
+        self._repeated += 1
 
     def fault(self, entry: OpenEntry, kind: str) -> None:
         entry.fault = kind
@@ -154,4 +160,5 @@ class Ledger:
             by_status=dict(sorted(self._by_status.items())),
             by_fault=dict(sorted(self._by_fault.items())),
             entries=tuple(entry.closed() for entry in self._entries),
+            repeated=self._repeated,
         )

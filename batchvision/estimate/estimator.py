@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from batchvision.estimate import image_tokens
 from batchvision.money import Prices
+from batchvision.prompt.conversation import system_text
 from batchvision.providers.base import output_limit
 from batchvision.records import Estimate, Recipe, Usage
 
@@ -23,6 +24,9 @@ TOKENS_AROUND = 20
 
 #: Output tokens of an answer, before any is known.
 FIRST_OUTPUT_TOKENS = 300
+
+#: Prompts are cached in blocks of so many tokens (measured at xAI; OpenAI says the same).
+CACHE_BLOCK_TOKENS = 128
 
 #: How many answers a running mean remembers.
 _MEMORY = 200
@@ -50,8 +54,10 @@ class _Mean:
 class Estimator:
     """Estimates the requests of one recipe."""
 
-    def __init__(self, recipe: Recipe, prices: Prices | None) -> None:
+    def __init__(self, recipe: Recipe, prices: Prices | None, *, caches_prefix: bool = False) -> None:
+        """``caches_prefix``: the provider is asked to keep what all requests begin with; likely costs count on it."""
         self._prices = prices
+        self._cached = _prefix_tokens(recipe) // CACHE_BLOCK_TOKENS * CACHE_BLOCK_TOKENS if caches_prefix else 0
         self._rule = image_tokens.rule(recipe.model)
         self._detail = recipe.detail
         self._constant_chars = _constant_chars(recipe)
@@ -87,7 +93,7 @@ class Estimator:
         most_prompt = most_text + round(sum(self._most_image_tokens(width, height) for width, height in sizes))
         return Estimate(
             tokens=prompt + output,
-            likely_ticks=self._ticks(prompt, output, len(sizes)),
+            likely_ticks=self._ticks(prompt, output, len(sizes), self._cached),
             bound_ticks=None if limit is None else self._ticks(most_prompt, limit, len(sizes)),
         )
 
@@ -113,8 +119,14 @@ class Estimator:
         known = self._rule.most(width, height, self._detail)
         return known if self._rule.is_exact else max(known, self._image.most * _IMAGE_MARGIN)
 
-    def _ticks(self, prompt: int, output: int, images: int) -> int | None:
-        return None if self._prices is None else self._prices.ticks(prompt, output, images=images)
+    def _ticks(self, prompt: int, output: int, images: int, cached: int = 0) -> int | None:
+        return None if self._prices is None else self._prices.ticks(prompt, output, cached, images)
+
+
+def _prefix_tokens(recipe: Recipe) -> int:
+    """What comes before a row's own text and images, about; the examples' images are left out."""
+    examples = sum(len(example.user) + len(example.answer) for example in recipe.examples)
+    return (len(system_text(recipe) or "") + examples) // CHARS_PER_TOKEN
 
 
 def _constant_chars(recipe: Recipe) -> int:

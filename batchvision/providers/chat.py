@@ -135,7 +135,7 @@ def read_usage(usage: Mapping[str, Any], rule: UsageRule, *, is_cached: bool = F
         cached_tokens=wire.count(details.get("cached_tokens")),
         completion_tokens=completion,
         reasoning_tokens=reasoning,
-        cost_ticks=cost if cost is not None or not is_cached else 0,
+        cost_ticks=0 if is_cached else cost,
         cost_source="cached" if is_cached else "unknown" if cost is None else "reported",
     )
 

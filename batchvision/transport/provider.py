@@ -122,12 +122,20 @@ class HttpTransport:
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await self._session.close()
 
-    async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> RawAnswer:
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> RawAnswer:
         """One request, one answer. ``timeout_seconds`` spans all of it: connecting, sending, waiting, reading.
+        ``headers``: of this request, over those of all.
 
         Raises ConnectFailed, RequestTimedOut or ConnectionCut, only where no status line came.
         """
-        request = _Outgoing(method, self._url_of(path), self._outgoing_headers, body or b"", self._extensions)
+        request = _Outgoing(method, self._url_of(path), self._with(headers), body or b"", self._extensions)
         attempt = _Attempt()
         mark = _ATTEMPT.set(attempt)
         try:
@@ -144,6 +152,13 @@ class HttpTransport:
             received_at=self._clock(),
             complete=attempt.is_whole and attempt.body.is_readable,
         )
+
+    def _with(self, headers: Mapping[str, str] | None) -> CIMultiDict[str]:
+        if not headers:
+            return self._outgoing_headers
+        own = self._outgoing_headers.copy()
+        own.update(headers)
+        return own
 
     def _join(self, path: str) -> httpx.URL:
         return httpx.URL(f"{self._base_url}/{path.lstrip('/')}")

@@ -77,7 +77,7 @@ class Reread:
         if raw is None or reader is None:
             self._cannot(cost)
             return
-        said = _said_ticks(reader, row)
+        said = 0 if source == "cached" else _said_ticks(reader, row)  # its headers, which said so, are not stored
         if said is None and source == "computed":
             self.computed += 1
             self.computed_ticks += cost or 0

@@ -96,7 +96,14 @@ class Stub:
     def __init__(self) -> None:
         self._body = chat(PROMPT_TOKENS)
 
-    async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> RawAnswer:
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> RawAnswer:
         await checkpoint()
         return RawAnswer(200, {"content-type": "application/json"}, self._body, datetime.now(UTC))
 

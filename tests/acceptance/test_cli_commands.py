@@ -321,3 +321,21 @@ def test_the_help_of_the_command_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     heavy = {"pyarrow", "httpx", "aiohttp", "PIL", "pydantic", "tqdm", "anyio", "asyncio"}
     assert not heavy & set(done.stderr.split())
+
+
+def test_the_ledger_as_csv_can_be_held_against_the_providers_page(bench: Workbench, emulator: RunningEmulator) -> None:
+    rows = [{**row, "sku": f"=row-{number}"} for number, row in enumerate(bench.rows(5, faults={3: "reset_after:1"}))]
+    job = bench.job(bench.manifest(rows), provider=f'base_url = "{emulator.base_url()}"')
+    emulator.reset()
+    bench.run(job)
+    printed = bench.call("status", "out", "--ledger-csv", "-").stdout
+    assert bench.call("status", "out", "--ledger-csv", "ledger.csv").returncode == 0
+    assert (bench.folder / "ledger.csv").read_text() == printed
+    lines = list(csv.DictReader(printed.splitlines()))
+    billed = {entry.request_id: entry.ticks for entry in emulator.bill().entries if entry.delivered_whole}
+    assert {line["provider_request_id"]: int(line["cost_ticks"]) for line in lines if line["cost_ticks"]} == billed
+    (unsure,) = [line for line in lines if line["state"] == "ambiguous"]
+    assert (unsure["provider_request_id"], unsure["row_id"]) == ("", "'=row-3"), "no spreadsheet takes it for a formula"
+    refused = bench.call("status", "out", "--ledger-csv", "nowhere/ledger.csv")
+    assert refused.returncode != 0
+    assert "cannot be written" in refused.stderr

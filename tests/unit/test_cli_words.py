@@ -30,7 +30,8 @@ from batchvision.plan import ImageCounts, Plan, RowCounts, Sums
 from batchvision.progress import counted, say
 from batchvision.providers import ModelListing
 from batchvision.records import TICKS_PER_USD
-from batchvision.status import OutputStatus, StateSum
+from batchvision.spending import Kind, Spending, Sum
+from batchvision.status import OutputStatus, Tokens
 
 # ---------------------------------------------------------------------------------- plan
 
@@ -83,6 +84,15 @@ def test_sizes_read_as_people_say_them(size: int, text: str) -> None:
 
 # ---------------------------------------------------------------------------------- status
 
+
+def _spent() -> Spending:
+    spending = Spending()
+    spending.add(Kind("ok", None, "grok-4.3", "2026-11-20"), Sum(11, TICKS_PER_USD * 9 // 10, 0))
+    spending.add(Kind("retried", "empty", "grok-4.6", "2026-11-21"), Sum(1, TICKS_PER_USD // 10, 0))
+    spending.add(Kind("ambiguous", "interrupted", None, "2026-11-21"), Sum(1, 0, TICKS_PER_USD // 10))
+    return spending
+
+
 SEEN = OutputStatus(
     output=Path("out"),
     latest=None,
@@ -90,7 +100,9 @@ SEEN = OutputStatus(
     rows_answered=10,
     failures_by_kind={"refused": 2},
     rows_quarantined=1,
-    attempts={"ok": StateSum(12, TICKS_PER_USD, 0), "ambiguous": StateSum(1, 0, TICKS_PER_USD // 10)},
+    spending=_spent(),
+    tokens=Tokens(1000, 400, 0, 90, 10),
+    projected_ticks=TICKS_PER_USD * 2,
     unclear=(AmbiguousAttempt("A-1", "ambiguous", TICKS_PER_USD // 10, "r1"),),
     in_flight=3,
     tickets_open=4,
@@ -107,9 +119,16 @@ def test_a_status_says_rows_money_and_what_is_open() -> None:
         '  on hold   5 rows that a crash cut short (ambiguous = "retry" sends them again)',
         "  tickets   4 open: batchvision run collects their answers",
         "  in flight 3 requests: a run is under way, or was killed (run again)",
-        "  spent     $1.00",
-        "            12 attempts ok: $1.00",
+        "  spent     $1.00, about $2.00 when all rows are done",
         "            1 attempts ambiguous: $0.00, perhaps up to $0.100",
+        "            11 attempts ok: $0.900",
+        "            1 attempts retried: $0.100",
+        "  wasted    $0.100: $0.100 retried",
+        "  by model  grok-4.3: $0.900 for 11 attempts",
+        "            grok-4.6: $0.100 for 1 attempts",
+        "  by day    2026-11-20: $0.900 for 11 attempts",
+        "            2026-11-21: $0.100 for 2 attempts",
+        "  tokens    1,000 in prompts, 40% of them from the cache",
         "  unclear   row A-1: ambiguous, at most $0.100",
         "  last run  none has ended yet",
     ]
@@ -121,7 +140,9 @@ def test_a_quiet_output_has_a_short_status() -> None:
         answers=10,
         failures_by_kind={},
         rows_quarantined=0,
-        attempts={},
+        spending=Spending(),
+        tokens=Tokens(),
+        projected_ticks=None,
         unclear=(),
         in_flight=0,
         tickets_open=0,

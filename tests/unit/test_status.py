@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from batchvision.emulator import EmulatorOptions, start_in_thread
 from batchvision.errors import JobInvalid
 from batchvision.job import Job
 from batchvision.runner import run
-from batchvision.status import look, rows_of, summary_document
+from batchvision.status import LEDGER_COLUMNS, ledger_rows, look, rows_of, summary_document
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,59 @@ def test_the_document_is_json_and_holds_the_last_summary(output: Path) -> None:
     assert document["last_run"]["rows_total"] == 1
     assert document["last_run"]["config"]["provider"]["model"] == "grok-4.6"
     assert document["cost_ticks"] == look(output).spent_ticks
+
+
+def test_money_is_told_by_model_and_day_and_what_was_wasted(output: Path) -> None:
+    seen = look(output)
+    models, days, wasted = (getattr(seen.spending, part)() for part in ("by_model", "by_day", "wasted"))
+    assert set(models) == {"grok-4.3", "grok-4.6"}
+    for sums in (models, days, seen.attempts):
+        assert sum(each.cost_ticks for each in sums.values()) == seen.spent_ticks
+        assert sum(each.attempts for each in sums.values()) == 5
+    assert set(wasted) == {"refused"}
+    assert wasted["refused"].cost_ticks == seen.attempts["failed"].cost_ticks > 0
+    assert seen.projected_ticks == seen.spent_ticks, "no row is left"
+    document = seen.document()
+    assert document["spent"]["by_model"]["grok-4.6"]["cost_ticks"] == models["grok-4.6"].cost_ticks
+    assert document["tokens"]["prompt"] == seen.tokens.prompt > 0
+
+
+def test_the_summary_of_a_run_says_what_the_run_spent_it_on(output: Path) -> None:
+    latest = look(output).latest
+    assert latest is not None
+    spent = latest.spent
+    assert list(spent["by_model"]) == ["grok-4.6"]
+    assert spent["by_state"]["ok"] == {"attempts": 1, "cost_ticks": latest.cost_ticks, "bound_ticks": 0}
+    assert spent["wasted"] == {}
+
+
+def test_what_is_left_is_projected_by_what_a_row_of_this_recipe_has_cost(output: Path, tmp_path: Path) -> None:
+    shutil.copytree(output, tmp_path / "out")
+    latest = tmp_path / "out" / "runs" / "latest.json"
+    document = json.loads(latest.read_text())
+    latest.write_text(json.dumps({**document, "rows_pending": 10}))
+    seen = look(tmp_path / "out")
+    assert seen.projected_ticks == seen.spent_ticks + 10 * document["cost_ticks"], "its one row cost that"
+
+
+def test_days_are_those_of_the_jobs_timezone(output: Path, tmp_path: Path) -> None:
+    shutil.copytree(output, tmp_path / "out")
+    latest = tmp_path / "out" / "runs" / "latest.json"
+    document = json.loads(latest.read_text())
+    days = []
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):  # 25 hours apart
+        document["config"]["timezone"] = zone
+        latest.write_text(json.dumps(document))
+        days.append(set(look(tmp_path / "out").spending.by_day()))
+    assert not days[0] & days[1]
+
+
+def test_the_ledger_lists_every_attempt_with_the_providers_id(output: Path) -> None:
+    rows = [row for batch in ledger_rows(output) for row in batch.to_pylist()]
+    assert len(rows) == 5
+    assert all(row["provider_request_id"] for row in rows)
+    assert sum(row["cost_ticks"] for row in rows) == look(output).spent_ticks
+    assert set(rows[0]) == set(LEDGER_COLUMNS)
 
 
 def test_the_summary_reads_as_it_was_written(output: Path) -> None:

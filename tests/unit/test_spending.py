@@ -1,0 +1,77 @@
+"""Money added up by state, model and day: always the same sum."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchvision.records import Answer, Attempt, AttemptState, Lane, Usage
+from batchvision.spending import NO_MODEL, Kind, Spending, Sum, sum_of, wasted_ticks
+
+KINDS = st.builds(
+    Kind,
+    state=st.sampled_from([state.value for state in AttemptState]),
+    error_kind=st.sampled_from([None, "truncated", "refused", "server_error"]),
+    model=st.sampled_from([None, "grok-4.3", "grok-4.6"]),
+    day=st.sampled_from(["2026-11-20", "2026-11-21"]),
+)
+SUMS = st.builds(Sum, st.integers(1, 9), st.integers(0, 10**12), st.integers(0, 10**12))
+
+
+@given(parts=st.lists(st.tuples(KINDS, SUMS)))
+def test_whatever_it_is_told_by_the_sum_is_the_same(parts: list[tuple[Kind, Sum]]) -> None:
+    spending = Spending()
+    for kind, each in parts:
+        spending.add(kind, each)
+    assert spending.total == sum_of(each for _, each in parts)
+    for sums in (spending.by_state(), spending.by_model(), spending.by_day()):
+        assert sum_of(sums.values()) == spending.total
+    good = spending.by_state().get("ok", Sum()).cost_ticks
+    assert wasted_ticks(spending.wasted()) == spending.total.cost_ticks - good
+
+
+def test_what_bought_nothing_is_named() -> None:
+    spending = Spending()
+    for state, kind in (("ok", None), ("retried", "empty"), ("failed", "truncated"), ("failed", None)):
+        spending.add(Kind(state, kind, "m", "d"), Sum(1, 7, 0))
+    spending.add(Kind("ambiguous", "interrupted", None, "d"), Sum(1, 0, 9))
+    spending.add(Kind("failed", "request_rejected", None, "d"), Sum(1, 0, 0))
+    assert spending.wasted() == {
+        "ambiguous": Sum(1, 0, 9),
+        "failed": Sum(1, 7, 0),
+        "retried": Sum(1, 7, 0),
+        "truncated": Sum(1, 7, 0),
+    }
+    assert spending.by_model()[NO_MODEL] == Sum(2, 0, 9)
+
+
+def test_a_day_is_one_of_the_given_zone() -> None:
+    at = datetime(2026, 11, 20, 23, 30, tzinfo=UTC)
+    attempt = Attempt(
+        row_id="r",
+        request_key="k",
+        recipe_id="c",
+        attempt=1,
+        lane=Lane.ONLINE,
+        state=AttemptState.OK,
+        http_status=200,
+        error_kind=None,
+        error_message=None,
+        ticket=None,
+        provider="xai",
+        answer=Answer(model="grok-4.3", usage=Usage(cost_ticks=5)),
+        bound_ticks=None,
+        sent_at=at,
+        received_at=at,
+        run_id="run",
+        raw_answer=None,
+        keep={},
+    )
+    for zone, day in ((UTC, "2026-11-20"), (ZoneInfo("Europe/Zurich"), "2026-11-21")):
+        spending = Spending(zone)
+        spending.take(attempt)
+        assert spending.by_day() == {day: Sum(1, 5, 0)}
+        assert spending.document()["by_state"] == {"ok": {"attempts": 1, "cost_ticks": 5, "bound_ticks": 0}}
