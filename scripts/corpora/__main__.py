@@ -14,6 +14,7 @@ from hard_pictures import Fate, bombs, damaged, fate_of, fate_when_damaged, impo
 from picture_proof import Proof, prove
 
 from corpora.gather import download, found
+from corpora.speed import compare
 
 FEWEST_FILES = 300
 MOST_MIB = 700.0
@@ -26,7 +27,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the damages")
     parser.add_argument("--damaged", type=int, default=400, help="how many damaged files")
     parser.add_argument("--images", default="", help='more of the job\'s [images], e.g. "max_side = 512"')
+    parser.add_argument("--speed", action="store_true", help="instead: how fast photos are scaled down, and what waits")
     chosen = parser.parse_args()
+    if chosen.speed:
+        with tempfile.TemporaryDirectory() as folder:
+            return 0 if compare(Path(folder)) else 1
     warnings.simplefilter("ignore")  # Pillow's, about the files it judges
     chosen.folder.mkdir(parents=True, exist_ok=True)
     download(chosen.folder)
