@@ -32,6 +32,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--deep", action="store_true", help="every operation in turn, 100,000 states of the disk")
     parser.add_argument("--states", type=int, help="crash states of the modelled disk; default 2,000, deep 100,000")
     parser.add_argument("--pairs", type=int, help="times two processes meet on one output; default 5, deep 100")
+    parser.add_argument("--only", default="", metavar="WORDS", help="only proofs whose name has these words")
     parser.add_argument("--sabotage", choices=SABOTAGES, help="break a promise first: the proof must then fail")
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args(arguments)
@@ -137,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = options(arguments)
     with tempfile.TemporaryDirectory(prefix="batchvision-crash-") as name:
         chosen_proofs = sabotaged_proofs if chosen.sabotage else proofs
-        tallies = [prove(*proof, Path(name), chosen.workers) for proof in chosen_proofs(chosen, Path(name))]
+        named = [proof for proof in chosen_proofs(chosen, Path(name)) if chosen.only in proof[0]]
+        tallies = [prove(*proof, Path(name), chosen.workers) for proof in named]
     failed = [tally for tally in tallies if tally is not None and tally.faults]
     if chosen.sabotage:
         print(f"\n{chosen.sabotage}: {'caught' if failed else 'NOT caught: the proof proves nothing'}")

@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+import anyio
+
+from batchvision.verify import Mark, verify
 from proofs.bench import Bench, Killed
 from proofs.reckoning import Reckoner, Tally
 from proofs.victim import Plan
@@ -34,6 +37,7 @@ def one_output(folder: Path, lane: str, plans: Sequence[Plan | None], luck: rand
 def _note(bench: Bench, reckoner: Reckoner, ended: Killed) -> None:
     if ended.was_killed:
         reckoner.killed(bench.emulator.bill(), ended.last_words)
+        reckoner.tally.faults += verify_says(bench.output)
     elif ended.code in (0, 3):
         reckoner.tally.not_reached += 1
     else:
@@ -47,7 +51,15 @@ def settled(bench: Bench, reckoner: Reckoner) -> Tally:
     except AssertionError as fault:
         reckoner.tally.faults.append(str(fault))
         return reckoner.tally
+    reckoner.tally.faults += verify_says(bench.output)
     return reckoner.settle(bench.emulator.bill(), summary, [row["sku"] for row in bench.manifest])
+
+
+def verify_says(output: Path) -> list[str]:
+    """What ``batchvision verify`` finds wrong: nothing, also right after a kill, whatever that has left."""
+    if not (output / ".batchvision").is_dir():  # killed before there was anything
+        return []
+    return [f"verify: {each.says}" for each in anyio.run(verify, output).findings if each.mark is Mark.WRONG]
 
 
 # ---------------------------------------------------------------------------------- which kills
