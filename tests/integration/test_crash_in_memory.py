@@ -81,8 +81,8 @@ def test_a_ticket_that_is_asked_for_before_it_is_durable_is_caught(tmp_path, mon
         store._books.accept(entry)
         unwritten[name] = (store, entry)
 
-    async def send(provider: Witness, method: str, path: str, body: bytes | None, timeout_seconds: float) -> RawAnswer:
-        raw = await ask(provider, method, path, body, timeout_seconds)
+    async def send(provider: Witness, method: str, path: str, *more: Any) -> RawAnswer:
+        raw = await ask(provider, method, path, *more)
         store, entry = unwritten.pop(path.rsplit("/", 1)[1], (None, None))
         if store is not None:
             store._journal.append(entry)
