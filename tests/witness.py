@@ -53,7 +53,7 @@ class Witness(FakeProvider):
     """Every answer has a name of its own; ``delivered`` has those that reached us, by name, with their row."""
 
     def __init__(self, trouble: Callable[[Asked], Any] = some_trouble) -> None:
-        super().__init__(self._reply, latency_seconds=2.0, ticket_seconds=20.0)
+        super().__init__(self._reply, latency_seconds=2.0, ticket_seconds=3.0)
         self.delivered: dict[str, str] = {}
         self.tickets_given: dict[str, str] = {}  #: those that reached us, with their row
         self.tickets_polled: set[str] = set()

@@ -16,6 +16,7 @@ from batchvision.records import RunSummary
 from batchvision.stopping import Interrupted, StopSignal
 
 ROWS = 3
+pytestmark = pytest.mark.timeout(600)  # a busy machine
 
 
 class Signals:

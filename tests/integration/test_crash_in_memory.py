@@ -19,7 +19,7 @@ from batchvision.outcome import Judge
 from batchvision.records import RawAnswer
 
 VARIATIONS = 2
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(600)  # a busy machine
 
 
 @pytest.fixture(autouse=True)
