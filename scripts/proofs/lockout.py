@@ -13,9 +13,12 @@ AT_ONCE_SECONDS = 2.0
 HELD = 11
 
 
-def meet(folder: Path, times: int) -> Tally:
-    """A long run, and a second start on the same output, so many times; then the first must end as if alone."""
-    with Bench(folder, "online", 2 * times + 6, concurrency=2, latency_seconds=(0.8, 1.0)) as bench:
+def meet(folder: Path, times: int, *, in_time: bool = True) -> Tally:
+    """A long run, and a second start on the same output, so many times; then the first must end as if alone.
+
+    ``in_time`` False: how long the second took is not looked at, as this machine may be busy with other things.
+    """
+    with Bench(folder, "online", 20 * times + 40, concurrency=2, latency_seconds=(0.8, 1.0)) as bench:
         reckoner = Reckoner(bench.output, bench.concurrency)
         faults, slowest = reckoner.tally.faults, 0.0
         first = bench.start()
@@ -27,7 +30,7 @@ def meet(folder: Path, times: int) -> Tally:
             slowest = max(slowest, took)
             if second.code != HELD:
                 faults.append(f"the second left with exit {second.code}: {second.stderr[-300:]}")
-            if took >= AT_ONCE_SECONDS:
+            if in_time and took >= AT_ONCE_SECONDS:
                 faults.append(f"the second took {took:.1f} s to leave")
         if first.process.poll() is not None:
             faults.append("the first had ended before all had met it: this proves nothing")

@@ -136,7 +136,8 @@ def missing(acknowledged: list[str], output: Path) -> list[str]:
         "answer": {*left.answers.values(), *(row["provider_request_id"] for row in ledger)},
         "ticket": {*left.accepted, *(row["ticket"] for row in ledger)},
     }
-    gone = [line for line in acknowledged if line.split()[1] not in known[line.split()[0]]]
+    told = [line.split() for line in acknowledged if line != "poll"]
+    gone = [" ".join(words) for words in told if words[1] not in known[words[0]]]
     return [f"{len(gone)} of {len(acknowledged)} acknowledged are gone: {', '.join(gone[:3])}"] if gone else []
 
 

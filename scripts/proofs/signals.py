@@ -11,7 +11,7 @@ from proofs.kills import settled
 from proofs.reckoning import Reckoner, Tally
 from proofs.victim import Plan
 
-SLOW_SECONDS = 1.2
+SLOW_SECONDS = 1.5
 
 
 def interrupted_reads(folder: Path, sabotage: str | None = None, rows: int = 12) -> Tally:
@@ -22,9 +22,10 @@ def interrupted_reads(folder: Path, sabotage: str | None = None, rows: int = 12)
             slow_seconds=SLOW_SECONDS, fault_rates={"slow_body": 1.0}, deferred_seconds=0.1, latency_seconds=0.0
         )
         reckoner = Reckoner(bench.output, bench.concurrency)
-        running = bench.start(Plan(sabotage=sabotage))
-        running.wait_until(lambda: bench.emulator.bill().generated >= rows)
-        time.sleep(SLOW_SECONDS / 2)
+        told = bench.folder / "told.txt"
+        told.touch()
+        running = bench.start(Plan(sabotage=sabotage, told=str(told)))
+        running.wait_until(lambda: told.read_text().count("poll") >= rows)
         for _ in range(2):
             running.process.send_signal(signal.SIGTERM)
             time.sleep(0.2)

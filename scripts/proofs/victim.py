@@ -43,7 +43,7 @@ class Plan:
     """``die``: the operation or moment, and which one of its kind, e.g. ``rename:2``. ``fail``: the same and an errno's
     name, e.g. ``write:3:ENOSPC``; with ``+`` behind, every later one too. ``stop``: as ``die``, but by SIGSTOP.
     ``seal_after``: attempts in a part. ``count``: where to write how many there were of each kind. ``told``: where to
-    write each answer and ticket as the store acknowledges it."""
+    write each answer and ticket as the store acknowledges it, and each poll as it leaves."""
 
     die: str | None = None
     stop: str | None = None
@@ -154,7 +154,7 @@ class Lives:
 
 
 def tell(path: Path) -> None:
-    """Write down, outside of the output, what the store says is durable."""
+    """Write down, outside of the output, what the store says is durable, and each poll as it leaves."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     answer, ticket = store.Store.answer, store.Store.ticket
 
@@ -168,6 +168,14 @@ def tell(path: Path) -> None:
         await ticket(self, exchange_id, name, at)
         os.write(descriptor, f"ticket {name}\n".encode())
 
+    send = HttpTransport.send
+
+    async def sending(self: HttpTransport, method: str, *arguments: Any) -> RawAnswer:
+        if method == "GET":
+            os.write(descriptor, b"poll\n")
+        return await send(self, method, *arguments)
+
+    replace(HttpTransport, "send", sending)
     replace(store.Store, "answer", answered)
     replace(store.Store, "ticket", accepted)
 
