@@ -253,7 +253,7 @@ class Exchanges:
         self._budget.observe(verdict.error, signs, None if exchange.ticket else lease.departed_at)
         if verdict.attempt.state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ):
             lease.keep()
-        elif exchange.answer is None or exchange.answer.status >= 300:
+        elif _is_free(exchange.answer, verdict):
             lease.void()
         else:
             usage = verdict.attempt.answer.usage
@@ -393,6 +393,13 @@ class Exchanges:
         counters.rows_quarantined += failed.quarantined
         counters.rows_failed_at_provider += failed.at_provider
         counters.failures_by_kind[failed.error_kind] = counters.failures_by_kind.get(failed.error_kind, 0) + 1
+
+
+def _is_free(raw: RawAnswer | None, verdict: Verdict) -> bool:
+    """Refused, or failed at the provider before anything was made of it; a 200 may hold such an error too."""
+    if raw is None or raw.status >= 300:
+        return True
+    return isinstance(verdict.error, Transient | StopRun) and verdict.attempt.answer.usage.cost_ticks is None
 
 
 def _without(credentials: tuple[Secret, ...], raw: RawAnswer) -> RawAnswer:

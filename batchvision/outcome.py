@@ -21,6 +21,7 @@ from batchvision.errors import (
     InvalidAnswer,
     LostAfterRead,
     RowFault,
+    StopRun,
     Transient,
 )
 from batchvision.money import Prices
@@ -234,13 +235,19 @@ def _attempt(exchange: Exchange, state: AttemptState, answer: Answer, error: Bat
         ticket=exchange.ticket,
         provider=intent.provider,
         answer=answer,
-        bound_ticks=intent.bound_ticks if is_uncertain else None,
+        bound_ticks=intent.bound_ticks if is_uncertain or _is_untold(raw, answer, error) else None,
         sent_at=intent.sent_at,
         received_at=_end_of(exchange),
         run_id=intent.run_id,
         raw_answer=None if raw is None else raw.body.decode("utf-8", "replace"),
         keep=intent.keep,
     )
+
+
+def _is_untold(raw: RawAnswer | None, answer: Answer, error: BatchvisionError | None) -> bool:
+    """Whether the model has answered, and nobody knows at what cost: it neither says it nor its tokens."""
+    is_answer = raw is not None and 200 <= raw.status < 300 and not isinstance(error, Transient | StopRun)
+    return is_answer and answer.usage.cost_ticks is None
 
 
 def _end_of(exchange: Exchange) -> datetime | None:

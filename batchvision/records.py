@@ -326,7 +326,7 @@ class Attempt:
     ticket: str | None
     provider: str
     answer: Answer
-    bound_ticks: int | None  #: set where state is ambiguous or lost_after_read: what it may have cost
+    bound_ticks: int | None  #: set where no cost is known of what may have been billed: what it cost at most
     sent_at: datetime
     received_at: datetime | None
     run_id: str

@@ -21,10 +21,9 @@ from batchvision.checkpoint.entries import Carry
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.parts import part_paths, read_part
 from batchvision.keys import KEY_BYTES, row_digest
-from batchvision.records import AttemptState, Failed
+from batchvision.records import Failed
 
 _RESULT_COLUMNS = ("row_id", "request_key", "skip_key", "recipe_id", "row_cost_ticks")
-_MAYBE_BILLED = (AttemptState.AMBIGUOUS.value, AttemptState.LOST_AFTER_READ.value)
 
 
 class RowState(Enum):
@@ -197,10 +196,9 @@ def read_sums(output: Path) -> Sums:
     """The ledger's sums, a column at a time."""
     spent = ambiguous = 0
     for path in part_paths(output, "attempts"):
-        table = read_part(path, ("state", "cost_ticks", "bound_ticks"))
+        table = read_part(path, ("cost_ticks", "bound_ticks"))
         spent += pc.sum(table["cost_ticks"]).as_py() or 0
-        unsure = table.filter(pc.is_in(table["state"], pa.array(_MAYBE_BILLED)))
-        ambiguous += pc.sum(unsure["bound_ticks"]).as_py() or 0
+        ambiguous += pc.sum(table["bound_ticks"]).as_py() or 0
     return Sums(spent, ambiguous)
 
 
@@ -212,10 +210,9 @@ def spent_since(output: Path, since: datetime) -> int:
     for path in part_paths(output, "attempts"):
         if path.parent.name.removeprefix("run_date=") < earliest:
             continue
-        table = read_part(path, ("state", "cost_ticks", "bound_ticks", "sent_at"))
+        table = read_part(path, ("cost_ticks", "bound_ticks", "sent_at"))
         table = table.filter(
             pc.greater_equal(table["sent_at"], pa.scalar(since.astimezone(UTC), pa.timestamp("us", "UTC")))
         )
-        unsure = table.filter(pc.is_in(table["state"], pa.array(_MAYBE_BILLED)))
-        total += (pc.sum(table["cost_ticks"]).as_py() or 0) + (pc.sum(unsure["bound_ticks"]).as_py() or 0)
+        total += (pc.sum(table["cost_ticks"]).as_py() or 0) + (pc.sum(table["bound_ticks"]).as_py() or 0)
     return total

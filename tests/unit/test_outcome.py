@@ -363,3 +363,20 @@ def test_a_body_of_any_bytes_is_kept_as_text() -> None:
     assert isinstance(attempt, Attempt)
     assert attempt.raw_answer == "\ufffd\x00{"
     assert attempt.error_kind == errors.ServerError.kind
+
+
+# ---------------------------------------------------------------------------------- money that nobody tells
+
+
+def test_an_answer_that_does_not_say_its_cost_keeps_its_bound() -> None:
+    silent = json.loads(chat("fine"))
+    del silent["usage"]
+    attempt = judge(answered(json.dumps(silent).encode(), bound_ticks=77)).attempt
+    assert (attempt.state, attempt.answer.usage.cost_ticks, attempt.bound_ticks) == (AttemptState.OK, None, 77)
+
+
+def test_an_error_inside_a_200_cost_nothing() -> None:
+    body = b'{"error": {"code": 502, "message": "upstream failed"}}'
+    attempt = judge(answered(body, bound_ticks=77)).attempt
+    assert attempt.answer.usage.cost_ticks is None
+    assert attempt.bound_ticks is None
