@@ -20,6 +20,9 @@ from batchvision.secrets import Secrets
 #: Of the journal's format. A journal of a later version is refused, never guessed at.
 VERSION = 1
 
+#: Where a body stands that is no UTF-8, in base64.
+_NO_TEXT = "body_base64"
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -109,7 +112,8 @@ def _masked(value: Any, mask: Callable[[str], str]) -> Any:
         case str():
             return mask(value)
         case dict():
-            return {key: _masked(cell, mask) for key, cell in value.items()}
+            # what is no text was masked as bytes; to mask its base64, too, would make it unreadable
+            return {key: cell if key == _NO_TEXT else _masked(cell, mask) for key, cell in value.items()}
         case list() | tuple():
             return [_masked(cell, mask) for cell in value]
         case _:
@@ -166,7 +170,7 @@ def _raw_document(raw: RawAnswer) -> dict[str, Any]:
     try:
         document["body"] = raw.body.decode("utf-8")
     except UnicodeDecodeError:
-        document["body_base64"] = b64encode(raw.body).decode("ascii")
+        document[_NO_TEXT] = b64encode(raw.body).decode("ascii")
     return document
 
 
@@ -227,9 +231,7 @@ def _intent(document: dict[str, Any]) -> Intent:
 
 
 def _raw(document: dict[str, Any]) -> RawAnswer:
-    if "body" in document:
-        body = document["body"].encode("utf-8", "surrogatepass")
-    else:
-        body = b64decode(document["body_base64"])
+    text = document.get("body")
+    body = b64decode(document[_NO_TEXT]) if text is None else text.encode("utf-8", "surrogatepass")
     at = datetime.fromisoformat(document["received_at"])
     return RawAnswer(document["status"], document["headers"], body, at, document["complete"])

@@ -1,25 +1,30 @@
 """A Parquet file, or a folder of them with hive partitions, as record batches of bounded size.
 
 Rule: read row group by row group through a buffered stream; a batch has as many rows as fit into ``BATCH_BYTES``,
-judged by the file's own numbers and by a first taste of it. Partition values are text as the folder's name has it.
+judged by what pages can hold at most, by the file's own numbers and by a first taste of it. Extension types are refused
+but for those that are plain text or UUIDs: what a file names is never looked up. Partition values are text as the
+folder's name has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import types
 
 from batchvision.errors import JobInvalid
-from batchvision.manifest.cells import normal_type, normalised
+from batchvision.manifest.cells import is_list, normal_type, normalised
 from batchvision.manifest.columns import reject_missing, reject_repeated
 from batchvision.manifest.image_cells import holds_bytes
 from batchvision.manifest.opening import read_head, stranger, unreadable
+from batchvision.manifest.pages import rows_at_once
 
 BATCH_ROWS = 16384
 BATCH_BYTES = 32 * 1024 * 1024
@@ -28,6 +33,8 @@ _BUFFER_BYTES = 1024 * 1024
 _MAGIC = b"PAR1"
 _SUFFIXES = (".parquet", ".parq", ".pq")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+#: Canonical extension types that say no more than their storage does.
+_HARMLESS = frozenset({"arrow.uuid", "arrow.json"})
 
 
 class _Piece(NamedTuple):
@@ -56,6 +63,7 @@ class ParquetManifest:
             with _opened(piece.path) as file:
                 schema = file.schema_arrow
             reject_repeated(schema.names, piece.path.name)
+            _reject_extensions((field for field in schema if field.name in needed), piece.path.name)
             found = {field.name: field.type for field in schema} | found | dict.fromkeys(piece.partitions, pa.string())
             if needed.keys() <= found.keys():
                 break
@@ -66,11 +74,12 @@ class ParquetManifest:
         for piece in self._pieces:
             with _opened(piece.path) as file:
                 stored = [name for name in columns if name in file.schema_arrow.names and name not in piece.partitions]
-                for batch in _stored_batches(file, stored):
+                _reject_extensions(map(file.schema_arrow.field, stored), piece.path.name)
+                for batch in _stored_batches(piece.path, file, stored):
                     yield _completed(batch, columns, piece.partitions)
 
 
-def _stored_batches(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _stored_batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """What the file itself holds of ``columns``, checked; with none, only the number of rows counts."""
     if not columns:
         for start in range(0, file.metadata.num_rows, BATCH_ROWS):
@@ -80,11 +89,43 @@ def _stored_batches(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Rec
     for group in range(file.metadata.num_row_groups):
         if not file.metadata.row_group(group).num_rows:
             continue
-        row_bytes = max(_stored_row_bytes(file, group, columns), _tasted_row_bytes(file, group, columns))
-        rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / row_bytes)))
+        most = min(BATCH_ROWS, rows_at_once(path, file, group, columns, BATCH_BYTES))
+        taste = min(most, _TASTE_ROWS)
+        row_bytes = max(_stored_row_bytes(file, group, columns), _tasted_row_bytes(file, group, columns, taste))
+        rows = max(1, min(most, int(BATCH_BYTES / row_bytes)))
         for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
             batch.validate(full=True)
             yield batch
+
+
+def _reject_extensions(fields: Iterable[pa.Field], name: str) -> None:
+    """JobInvalid for a column, or a part of one, whose type is one that somebody has made up."""
+    for field in fields:
+        if found := next(filter(None, map(_extension_of, _with_parts(field))), None):
+            raise JobInvalid(
+                f"{name}: the column {field.name!r} has the extension type {found!r}, which is not read. "
+                "Write it as plain text, numbers or bytes."
+            )
+
+
+def _with_parts(field: pa.Field) -> Iterator[pa.Field]:
+    yield field
+    given = field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
+    if types.is_dictionary(given):
+        yield from _with_parts(pa.field(field.name, given.value_type))
+    elif is_list(given):
+        yield from _with_parts(given.value_field)
+    elif types.is_map(given):
+        yield from chain(_with_parts(given.key_field), _with_parts(given.item_field))
+    elif types.is_struct(given):
+        yield from chain.from_iterable(map(_with_parts, given))
+
+
+def _extension_of(field: pa.Field) -> str | None:
+    """The name of an extension type that is not known to be harmless; of one that nobody registered too."""
+    named = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode("utf-8", "replace")
+    name = field.type.extension_name if isinstance(field.type, pa.BaseExtensionType) else named
+    return None if not name or name in _HARMLESS else str(name)
 
 
 def _stored_row_bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> float:
@@ -95,9 +136,9 @@ def _stored_row_bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> f
     return max(1.0, float(size / chunks.num_rows))
 
 
-def _tasted_row_bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> float:
+def _tasted_row_bytes(file: pq.ParquetFile, group: int, columns: list[str], rows: int) -> float:
     """Decoded bytes a row: dictionaries make a file's own numbers too small."""
-    taste = next(file.iter_batches(batch_size=_TASTE_ROWS, row_groups=[group], columns=columns), None)
+    taste = next(file.iter_batches(batch_size=rows, row_groups=[group], columns=columns), None)
     return float(taste.nbytes / taste.num_rows) if taste is not None and taste.num_rows else 1.0
 
 
