@@ -29,6 +29,7 @@ class Sealer:
     ) -> None:
         self.parts: dict[str, PartFile] = {}  #: sealed so far, by path; ``failures`` as it is now
         self.found: dict[str, PartFile] = {}  #: sealed by others, to be listed by this run's summary
+        self.fault: OSError | None = None  #: the disk failed where that harms nothing
         self._disk = disk
         self._output = output
         self._folder = folder
@@ -40,8 +41,11 @@ class Sealer:
         """Seal ``cut`` under the old segment's name, and go on in a new one that begins with all that is open."""
         self.write_parts(old.header, cut)
         segment = self.begin(old.header.seq + 1, cut)
-        old.close()
-        self.remove([old.path])
+        try:
+            old.close()
+            self.remove([old.path])
+        except OSError as fault:  # no matter for the journal: the new one counts, and the next start removes the old
+            self.fault = fault
         return segment
 
     def has_turned(self, old: Segment) -> bool:

@@ -160,6 +160,8 @@ class Writer:
                     raise
                 self._has_failed = disk_failed(doing, fault)
                 await self._offload(partial(old.append, group.bodies))
+        if self._has_failed is None and self._sealer.fault is not None:
+            self._has_failed = disk_failed(doing, self._sealer.fault)
         group.settle()
         self._sealed_at = anyio.current_time()
 

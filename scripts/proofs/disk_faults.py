@@ -21,7 +21,7 @@ from fake_provider import FakeProvider
 from batchvision.errors import DiskFailed
 from batchvision.lanes import POLLERS
 from proofs.bench import Bench
-from proofs.kills import settled
+from proofs.kills import settled, verify_says
 from proofs.modelled import CONCURRENCY, RecordedNight, in_memory, job_of, listening, night_over, provider_of
 from proofs.power import call
 from proofs.reckoning import Reckoner, Tally, read_table
@@ -90,6 +90,7 @@ def one_fault(folder: Path, lane: str, seed: int, fault: Fault) -> Tally:
     with listening(night):
         told = _code_and_message(job, provider, disk, seed)
         sent = len(provider.asked) - disk.asked_before
+        tally.faults += [f"{fault}: {said}" for said in verify_says(output)]
         summary = night_over(job, provider, RecordedDisk(output), seed + 1)
     if disk.failed_at is None:
         tally.not_reached = 1
@@ -97,6 +98,7 @@ def one_fault(folder: Path, lane: str, seed: int, fault: Fault) -> Tally:
     _check_end(tally, fault, told, sent, disk.is_late)
     if summary.rows_pending or summary.exit_code not in (0, 3):
         tally.faults.append(f"{fault}: the rerun left with exit {summary.exit_code}, {summary.rows_pending} pending")
+    tally.faults += [f"{fault}, after the rerun: {said}" for said in verify_says(output)]
     _check_ledger(tally, fault, night, disk, provider)
     shutil.rmtree(folder)
     return tally

@@ -700,3 +700,28 @@ async def test_what_was_handed_in_is_flushed_also_where_no_writer_runs_any_more(
         await store.flush()
         assert read_segment(segment_of(tmp_path)).entries[-1] == Voided("x1")
         await store.flush()
+
+
+@pytest.mark.parametrize("step", ["remove", "sync_folder"])
+async def test_an_old_segment_that_cannot_be_removed_ends_the_run_and_costs_no_answer(
+    tmp_path: Path, step: str
+) -> None:
+    counted, output = ModelledDisk(an_output(tmp_path, "counted")), an_output(tmp_path, "run")
+
+    async def night(output: Path, disk: ModelledDisk) -> None:
+        with started(output, disk=disk, seal_after=SealAfter(attempts=1)) as store:
+            for number in (1, 2):
+                await store.intent(an_intent(number))
+            raw = await store.answer("x1", an_answer(b"answer 1"))
+            store.book("x1", judge(Exchange(an_intent(1), answer=raw)))
+            await store.answer("x2", an_answer(b"answer 2"))
+            await store.close(complete=True)
+
+    await night(counted.root, counted)
+    removed = next(at for at, each in enumerate(counted.operations) if each.name == "remove")
+    with pytest.raises(DiskFailed):
+        await night(output, ModelledDisk(output, fail_at=removed + (step == "sync_folder")))
+    with open_store(output, run_id="run2") as store:
+        assert store.recover(judge).ambiguous == ()
+    segment_of(output)
+    assert sorted(column(output, "results", "output_text")) == ["answer 1", "answer 2"]
