@@ -118,6 +118,36 @@ def test_a_reached_cap_proposes_one_that_covers_the_rest() -> None:
     assert step == "batchvision run jobs/caption.toml --max-cost-usd 23.80"
 
 
+@pytest.mark.parametrize(
+    ("key", "step"),
+    [
+        ("max_cost_usd_per_run", "batchvision run jobs/caption.toml --max-cost-usd-per-run 23.80"),
+        ("max_cost_usd_per_day", "batchvision run jobs/caption.toml   (when the day is over)"),
+        ("max_cost_usd_per_month", "batchvision run jobs/caption.toml   (when the month is over)"),
+    ],
+)
+def test_each_cap_has_its_own_next_step(key: str, step: str) -> None:
+    summary = replace(
+        DONE,
+        exit_code=4,
+        stop_reason="spend_cap_reached",
+        message=f"limits.{key} leaves $0.00, and the next request may cost $0.01",
+        rows_completed=100,
+        rows_pending=1900,
+        cost_usd=1.0,
+        config={"limits": {key: 1.0}},
+    )
+    assert next_steps(summary, OUT, TYPED) == [step]
+
+
+def test_what_the_cache_gave_and_what_was_wasted_is_told() -> None:
+    wasted = {"retried": {"attempts": 3, "cost_ticks": TICKS_PER_USD // 100, "bound_ticks": 0}}
+    summary = replace(DONE, prompt_tokens=1000, cached_tokens=250, spent={"wasted": wasted})
+    lines = closing_lines(summary, OUT, TYPED)
+    assert "  tokens    1,000 in prompts, 25% of them from the cache" in lines
+    assert "  wasted    $0.0100 of it: $0.0100 retried" in lines
+
+
 def test_what_stopped_the_run_is_told_line_by_line() -> None:
     summary = replace(
         DONE, exit_code=5, stop_reason="authentication_failed", message="The key is refused.\nSet it again."

@@ -105,6 +105,22 @@ async def test_a_request_arrives_as_it_was_built_and_its_answer_comes_back_whole
     assert "server-timing" not in raw.headers
 
 
+async def test_a_request_may_have_headers_of_its_own_which_win_and_do_not_stay() -> None:
+    seen: list[tuple[str | None, str | None, str]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        got = request.headers
+        seen.append((got.get("x-grok-conv-id"), got.get("user-agent"), got["authorization"]))
+        return web.json_response({})
+
+    async with server_of(answer) as url, transport(url) as wire:
+        await wire.send("POST", "/x", b"{}", 5, {"x-grok-conv-id": "c-1", "User-Agent": "own"})
+        await wire.send("POST", "/x", b"{}", 5)
+    assert seen[0] == ("c-1", "own", f"Bearer {KEY}")
+    assert seen[1][0] is None
+    assert seen[1][1] != "own"
+
+
 async def test_the_useful_headers_are_kept_in_lower_case() -> None:
     sent = {
         "Content-Type": "application/json; charset=utf-8",
