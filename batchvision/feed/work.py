@@ -22,7 +22,14 @@ from batchvision.feed.surveying import Survey, nameless, own_places
 from batchvision.manifest import open_manifest
 from batchvision.manifest.cells import cell_texts, is_list
 from batchvision.manifest.columns import needed_columns
-from batchvision.manifest.keeping import has_nul, keep_cells, without_nuls
+from batchvision.manifest.keeping import (
+    MOST_CELL_BYTES,
+    MOST_ID_BYTES,
+    has_nul,
+    is_longer,
+    keep_cells,
+    made_storable,
+)
 from batchvision.records import Cell, Failed, ImageRef, Row
 
 if TYPE_CHECKING:
@@ -165,6 +172,9 @@ class _Feed:
         if nul_places := _true_places(has_nul(ids)):
             _add(problems, nul_places, "its id holds a NUL character")
             ids = pc.replace_substring(ids, "\x00", "\ufffd")
+        if long_places := _true_places(is_longer(ids, MOST_ID_BYTES)):
+            _add(problems, long_places, f"its id has more than {MOST_ID_BYTES:,} bytes")
+            ids = _with_nameless(ids, long_places, positions)
         self._add_cell_problems(problems, batch, images, texts, stamps)
         recipe_id = self._job.recipe.recipe_id
         of_keys = skip_keys(recipe_id, texts, stamps)
@@ -195,6 +205,14 @@ class _Feed:
             if types.is_string(cells.type) or is_list(cells.type):
                 texts_of = cell_texts(cells, batch.schema.field(name))
                 _add(problems, _true_places(has_nul(texts_of)), f"its cell {name!r} holds a NUL character")
+            elif types.is_binary(cells.type):
+                texts_of = cells
+            elif types.is_nested(cells.type) and cells.nbytes > MOST_CELL_BYTES // 8:  # as JSON it may be larger
+                texts_of = cell_texts(cells, batch.schema.field(name))
+            else:
+                continue
+            long_places = _true_places(is_longer(texts_of, MOST_CELL_BYTES))
+            _add(problems, long_places, f"its cell {name!r} has more than {MOST_CELL_BYTES:,} bytes")
         _add(problems, images.places_with_nul(), "an image reference holds a NUL character")
         if texts.null_count:
             prompt = self._job.prompt_columns[0]
@@ -274,7 +292,15 @@ def _row(
     problem = looked.problems.get(place)
     if problem is None:
         return Row(position, row_id, text, images, keep, key)
-    return Row(position, row_id, "", (), without_nuls(keep), key, problem)
+    return Row(position, row_id, "", (), made_storable(keep), key, problem)
+
+
+def _with_nameless(ids: pa.Array, places: Iterable[int], positions: Sequence[int]) -> pa.Array:
+    """``ids`` with those of some places taken away: these rows are listed by their numbers."""
+    names = ids.to_pylist()
+    for place in places:
+        names[place] = nameless(positions[place])
+    return pa.array(names, pa.string())
 
 
 def _true_places(flags: pa.Array) -> list[int]:

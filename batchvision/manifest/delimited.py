@@ -7,17 +7,20 @@ Blank lines are no rows. A record with more or fewer cells than the header is da
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from batchvision.errors import JobInvalid
 from batchvision.manifest.columns import reject_repeated
-from batchvision.manifest.opening import TextFile
+from batchvision.manifest.opening import MAX_LINE_CHARACTERS, TextFile
 
 #: No cell may be longer. The csv module keeps one limit for the process; it is only ever raised.
 MAX_CELL_CHARACTERS = 16 * 1024 * 1024
+#: No line may have more cells, no header more characters.
+MAX_CELLS = 1_000_000
+MAX_HEADER_CHARACTERS = 16 * 1024 * 1024
 #: A batch ends at whichever comes first.
 BATCH_ROWS = 8192
 BATCH_CHARACTERS = 16 * 1024 * 1024
@@ -52,7 +55,8 @@ class DelimitedManifest:
         fault = ""
         for delimiter in delimiters:
             try:
-                header = next(filter(None, csv.reader(self._text.lines(), delimiter=delimiter, strict=True)))
+                lines = self._capped(self._text.lines(), delimiter, MAX_HEADER_CHARACTERS)
+                header = next(filter(None, csv.reader(lines, delimiter=delimiter, strict=True)))
             except csv.Error as error:
                 fault = fault or str(error)
                 continue
@@ -101,8 +105,11 @@ class DelimitedManifest:
 
         def counted() -> Iterator[str]:
             nonlocal taken
-            for line in self._text.lines():
+            for line in self._capped(self._text.lines(), self._delimiter):
                 taken += len(line)
+                if taken - before > MAX_LINE_CHARACTERS:
+                    fault = f"a record of more than {MAX_LINE_CHARACTERS:,} characters. Does a double quote not close?"
+                    raise self._text.line_fault(first_line, fault)
                 yield line
 
         reader = csv.reader(counted(), delimiter=self._delimiter, strict=True)
@@ -113,6 +120,18 @@ class DelimitedManifest:
                 first_line, before = reader.line_num + 1, taken
         except csv.Error as error:
             raise self._text.line_fault(first_line, self._quoting(str(error), first_line, reader.line_num)) from error
+
+    def _capped(self, lines: Iterable[str], delimiter: str, most: int | None = None) -> Iterator[str]:
+        """The lines, as long as none has so many cells that it takes many times its length in memory, and all of them
+        together are no longer than ``most``."""
+        taken = 0
+        for number, line in enumerate(lines, start=1):
+            taken += len(line)
+            if len(line) > MAX_CELLS and line.count(delimiter) > MAX_CELLS:
+                raise self._text.line_fault(number, f"more than {MAX_CELLS:,} cells.")
+            if most is not None and taken > most:
+                raise self._text.line_fault(1, f"the header is longer than {most:,} characters.")
+            yield line
 
     def _ragged(self, line_number: int, cells: int) -> str:
         return (

@@ -21,6 +21,8 @@ from batchvision.manifest.opening import TextFile
 
 BATCH_ROWS = 8192
 BATCH_CHARACTERS = 16 * 1024 * 1024
+#: An object of a few bytes a value takes many times its length in memory.
+MAX_LINE_VALUES = 1_000_000
 
 
 class _Number(float):
@@ -81,6 +83,8 @@ class JsonLinesManifest:
             stripped = line.strip()
             if not stripped:
                 continue
+            if len(stripped) > MAX_LINE_VALUES and sum(map(stripped.count, "[{,")) > MAX_LINE_VALUES:
+                raise self._text.line_fault(number, f"more than {MAX_LINE_VALUES:,} values in one object.")
             try:
                 row = _DECODER.decode(stripped)
             except (ValueError, RecursionError) as error:

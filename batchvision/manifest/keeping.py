@@ -18,6 +18,12 @@ from pyarrow import types
 from batchvision.manifest.cells import JsonCells, cell_texts, float_text, is_list, iso_texts, json_text
 from batchvision.records import Cell
 
+#: A cell that is sent or kept has no more bytes of UTF-8 than this; its row is invalid if it does.
+MOST_CELL_BYTES = 1024 * 1024
+#: Nor an id; it is a key in warehouses.
+MOST_ID_BYTES = 4096
+LEFT_OF_A_LONG_CELL = 200
+
 _FIXED: dict[pa.DataType, pa.DataType] = {
     pa.int8(): pa.int32(),
     pa.int16(): pa.int32(),
@@ -114,9 +120,20 @@ def _unquoted(cell: str) -> str:
     return str(value)
 
 
-def without_nuls(cells: Iterable[Cell]) -> tuple[Cell, ...]:
-    """NUL, which no warehouse stores in text, replaced by U+FFFD: for rows that fail because of it."""
-    return tuple(cell.replace("\x00", "\ufffd") if isinstance(cell, str) else cell for cell in cells)
+def made_storable(cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """For rows that fail because of it: NUL, which no warehouse stores in text, is U+FFFD, and what is too long is cut
+    (null, where it is no text of a length that can be cut)."""
+    return tuple(_made_storable(cell) if isinstance(cell, str) else cell for cell in cells)
+
+
+def _made_storable(text: str) -> str:
+    shortened = text if len(text) <= MOST_CELL_BYTES // 4 else f"{text[:LEFT_OF_A_LONG_CELL]}..."
+    return shortened.replace("\x00", "\ufffd")
+
+
+def is_longer(texts: pa.Array, most_bytes: int) -> pa.Array:
+    """Which cells of a string or binary column have more bytes (null cells: False)."""
+    return pc.fill_null(pc.greater(pc.binary_length(texts), most_bytes), False)
 
 
 def has_nul(texts: pa.Array) -> pa.Array:

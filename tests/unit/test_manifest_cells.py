@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from batchvision.checkpoint.cells import array_of, caster, storable
 from batchvision.manifest.cells import cell_texts, json_text, normal_type, normalised
-from batchvision.manifest.keeping import common_type, has_nul, keep_cells, keep_type, survey_types, without_nuls
+from batchvision.manifest.keeping import common_type, has_nul, keep_cells, keep_type, made_storable, survey_types
 
 MOMENT = datetime(2026, 11, 20, 23, 59, 59, 120_000, tzinfo=UTC)
 UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")
@@ -203,4 +203,8 @@ def test_cells_of_a_narrower_batch_fit_the_column(
 
 def test_nul_is_found_and_can_be_replaced() -> None:
     assert has_nul(pa.array(["a\x00b", "c", None, "\x00"])).to_pylist() == [True, False, False, True]
-    assert without_nuls(["a\x00b", 1, None]) == ("a\ufffdb", 1, None)
+    assert made_storable(["a\x00b", 1, None]) == ("a\ufffdb", 1, None)
+
+
+def test_what_is_too_long_to_be_kept_is_cut() -> None:
+    assert made_storable(["x" * 300_000, "y" * 1000]) == ("x" * 200 + "...", "y" * 1000)
