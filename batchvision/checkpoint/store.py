@@ -140,10 +140,10 @@ class Store:
                 self._sealer.write_parts(old, cut)
                 if not summaries.has_ended(self.output, old.run_id):
                     self._sealer.find(summaries.unlisted(self.output, self._lock.shard))
+            with disk_failures(f"setting room aside in {self._lock.folder} for the answers in flight"):
+                self._reserve.claim()
             segment = self._sealer.begin(old.seq + 1 if old else 1, cut)
             self._sealer.remove([*segments, *self._lock.folder.glob(hidden_name(Path("journal-*.log")).name)])
-        with disk_failures(f"setting room aside in {self._lock.folder} for the answers in flight"):
-            self._reserve.claim()
         journal = Journal(segment, self._offload, self._secrets.mask)
         self._opened = Writer(
             journal, self._books, self._sealer, self._seal_after, self._lock, self._reserve, self._offload
