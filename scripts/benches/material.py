@@ -32,10 +32,10 @@ def make(spec: Spec) -> Mapping[str, Any]:
             _sizes(folder, spec)
         case "done":
             _done_output(spec)
-        case "job":
+        case "jobs":
             from benches.nights import job_file
 
-            return {"job": str(job_file(spec))}
+            return {"jobs": [str(job_file({**spec, "output": output})) for output in spec["outputs"]]}
     return {}
 
 
