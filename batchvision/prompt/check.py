@@ -14,6 +14,7 @@ from typing import Any
 
 from batchvision.errors import InvalidAnswer
 from batchvision.prompt.answer import LABEL, AnswerColumn, answer_columns
+from batchvision.prompt.nesting import MOST_DEPTH, is_deeper
 from batchvision.prompt.validator import compile_schema
 from batchvision.records import AnswerSpec
 
@@ -82,6 +83,8 @@ _DECODER = json.JSONDecoder(
 
 
 def _loads(body: str) -> Any:
+    if is_deeper(body):
+        raise InvalidAnswer(f"the answer is nested more than {MOST_DEPTH} deep")
     try:
         return _DECODER.decode(body)
     except json.JSONDecodeError as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from batchvision.prompt.nesting import is_deeper
 from batchvision.providers import wire
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -86,7 +87,8 @@ def masked(body: bytes, mask: Callable[[str], str]) -> bytes:
 
 def _json(data: bytes) -> Any:
     try:
-        return json.loads(data)
+        text = data.decode()
+        return None if is_deeper(text) else json.loads(text)
     except (ValueError, RecursionError):
         return None
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
+from batchvision.prompt.nesting import is_deeper
+
 #: A provider's text beyond this is not looked at for messages.
 _MOST_SAID = 300
 
@@ -35,6 +37,8 @@ def parse(text: str, start: int = 0) -> tuple[Any, str | None]:
 
     Of a key given twice the last counts; NaN and infinities are null; what follows a closed value is ignored.
     """
+    if is_deeper(text, start=start):
+        return None, "JSON nested too deep"
     try:
         value, _end = _DECODER.raw_decode(text, start)
     except RecursionError:
