@@ -57,7 +57,7 @@ def rows_at_once(path: Path, file: pq.ParquetFile, group: int, columns: list[str
             is_flat = file.schema.column(index).max_repetition_level == 0
             try:
                 pages = list(_pages(raw, chunk))
-            except (IndexError, ValueError, struct.error, OverflowError, RecursionError) as error:
+            except (LookupError, TypeError, ValueError) as error:  # a field is missing, or of another kind
                 raise JobInvalid(
                     f"{path.name} is damaged: a page of {chunk.path_in_schema!r} has no header."
                 ) from error
@@ -143,21 +143,23 @@ def _pages(raw: BinaryIO, chunk: Any) -> Iterator[Page]:
         if page is not None:
             yield page
             values += 0 if page.is_dictionary else page.values
-        at += size + fields[3]
+        at += size + max(0, fields[3])
 
 
 def _page(offset: int, fields: dict[int, Any]) -> Page | None:
     """None: a page of another kind, which readers pass over."""
     unpacked, packed = fields[2], fields[3]
-    if unpacked < 0 or packed < 0:
-        raise ValueError("a page of less than nothing")
     if fields[1] == _DICTIONARY_PAGE:
-        return Page(offset, True, unpacked, packed, fields[7][1], fields[7].get(2, 0))
-    if 5 in fields:
-        return Page(offset, False, unpacked, packed, fields[5][1], fields[5][2])
-    if 8 in fields:
-        return Page(offset, False, unpacked, packed, fields[8][1], fields[8][4])
-    return None
+        page = Page(offset, True, unpacked, packed, fields[7][1], fields[7][2])
+    elif 5 in fields:
+        page = Page(offset, False, unpacked, packed, fields[5][1], fields[5][2])
+    elif 8 in fields:
+        page = Page(offset, False, unpacked, packed, fields[8][1], fields[8][4])
+    else:
+        return None
+    if min(page.unpacked_bytes, page.packed_bytes, page.values) < 0:
+        raise ValueError("a page of less than nothing")
+    return page
 
 
 def _header(raw: BinaryIO, at: int) -> tuple[int, dict[int, Any]]:
