@@ -17,9 +17,8 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 from weakref import WeakSet
 
 MASK = "***"
-#: Shorter values are words that answers hold by chance.
-_LEAST_CHARACTERS = 4
-_LEAST_CHARACTERS_ENCODED = 8
+#: Shorter values ("EMPTY", "none", "test" of servers without keys) are words that answers and ids hold by chance.
+_LEAST_CHARACTERS = 8
 
 #: Parameters of a URL that are credentials wherever they stand.
 _SIGNED = (
@@ -139,7 +138,7 @@ def url_credentials(url: str) -> tuple[Secret, ...]:
         name, _, value = pair.partition("=")
         if _CREDENTIAL_NAME.search(unquote(name)):
             values += {value, unquote(value)}
-    return tuple(Secret(value) for value in values if len(value) >= _LEAST_CHARACTERS_ENCODED)
+    return tuple(Secret(value) for value in values if len(value) >= _LEAST_CHARACTERS)
 
 
 # ---------------------------------------------------------------------------------- the forms of a secret
@@ -149,8 +148,7 @@ def _forms(value: str) -> Iterator[str]:
     yield value
     yield quote(value, safe="")
     yield quote_plus(value)
-    if len(value) >= _LEAST_CHARACTERS_ENCODED:
-        yield from _base64_forms(value.encode())
+    yield from _base64_forms(value.encode())
 
 
 def _base64_forms(value: bytes) -> Iterator[str]:

@@ -106,6 +106,7 @@ class Job(BaseModel):
         top, sections = _validated(table, origins, problems)
         base = Path(base_dir).expanduser().absolute()
         check = Check(base, Sections(**sections))
+        problems += _shown_secrets(origins)
         resolved = check.resolve()
         problems += check.problems
         if problems or resolved is None or top is None:
@@ -247,6 +248,15 @@ def _validated(
             problems += sentences(name, error, origins)
             sections[name] = _what_is_left(model, given, error)
     return top, sections
+
+
+def _shown_secrets(origins: Mapping[str, str]) -> list[str]:
+    """A secret on a command line is in the process list, in the shell's history and in our own "type this next"."""
+    return [
+        f"{key} looks like a secret, and others see the flags of a command; set it in the job file or the environment"
+        for key, origin in origins.items()
+        if origin == "flag" and key.startswith("provider.headers.") and _SECRET_NAME.search(key)
+    ]
 
 
 def _what_is_left(model: type[Section], given: Any, error: ValidationError) -> Section | None:

@@ -111,3 +111,9 @@ def test_more_than_a_key_is_refused_and_not_repeated(tmp_path: Path, text: str) 
 def test_an_empty_file_holds_no_key(tmp_path: Path) -> None:
     (tmp_path / "key.txt").write_text("\n")
     assert "holds no key" in key_problem(load(tmp_path, XAI + 'api_key_file = "key.txt"\n'))
+
+
+def test_a_header_that_is_a_secret_is_not_taken_from_a_flag(tmp_path: Path) -> None:
+    with pytest.raises(JobInvalid, match=r"provider\.headers\.X_Api_Key looks like a secret") as caught:
+        load(tmp_path, XAI, provider__headers__X_Api_Key="canary")
+    assert "canary" not in str(caught.value)
