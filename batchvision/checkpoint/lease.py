@@ -195,6 +195,15 @@ class Lease:
                 self._path.unlink()
 
 
+def lease_at_work(path: Path) -> dict[str, Any] | None:
+    """Who holds the lease now, by this machine's clock: good enough for whoever only looks and must write nothing."""
+    found = _read(path)
+    with suppress(FileNotFoundError):
+        if found and time.time() - path.stat().st_mtime < STALE_SECONDS:
+            return found
+    return None
+
+
 def held(path: Path, holder: dict[str, Any], fresh_seconds: float) -> OutputHeld:
     who = f"process {holder.get('pid', '?')} on {holder.get('host', 'another machine')}"
     return OutputHeld(

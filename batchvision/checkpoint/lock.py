@@ -19,7 +19,7 @@ from typing import NamedTuple
 from weakref import WeakSet
 
 from batchvision.checkpoint.disk import Disk, LocalDisk, disk_failures, make_folders
-from batchvision.checkpoint.lease import LEASE_NAME, Lease, is_shared
+from batchvision.checkpoint.lease import LEASE_NAME, Lease, is_shared, lease_at_work
 from batchvision.errors import OutputHeld
 
 #: How a file system without flock says so.
@@ -136,7 +136,7 @@ def lock_path(output: Path, shard: str) -> Path:
 
 def holder_at_work(output: Path, shard: str) -> Holder | None:
     """The process that holds the output now. Asks the kernel only where that process may be alive, so that whoever
-    looks does not stand in the way of a run that is about to start."""
+    looks does not stand in the way of a run that is about to start; where the kernel knows of nobody, a lease may."""
     path = lock_path(output, shard)
     holder = Holder.written_in(path)
     if holder is None or holder.has_ended:
@@ -151,7 +151,7 @@ def holder_at_work(output: Path, shard: str) -> Holder | None:
         return holder
     finally:
         os.close(descriptor)
-    return None
+    return holder if lease_at_work(path.with_name(LEASE_NAME)) else None
 
 
 def _lock_at_once(descriptor: int, path: Path, output: Path, *, shared: bool = False) -> None:

@@ -16,7 +16,8 @@ from checkpoint_rows import an_answer, an_intent, ask, open_store
 from sealed_output import ROWS, Output, a_manifest, an_output
 
 from batchvision.checkpoint import Store
-from batchvision.checkpoint.lock import STATE_FOLDER, holder_at_work
+from batchvision.checkpoint.lease import LEASE_NAME
+from batchvision.checkpoint.lock import STATE_FOLDER, Holder, holder_at_work
 from batchvision.checkpoint.parts import earlier_sha256
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid
@@ -353,6 +354,18 @@ def test_a_process_that_is_gone_is_not_at_work(output: Output) -> None:
     assert holder_at_work(output.path, "0of1") is None
     path.write_text(json.dumps({**document, "host": "elsewhere"}))
     assert holder_at_work(output.path, "0of1") is None  # the kernel knows
+
+
+def test_where_only_a_lease_can_tell_a_fresh_one_names_the_holder_and_a_stale_one_does_not(output: Output) -> None:
+    """A shared file system whose flocks stay on the machine that took them."""
+    folder = output.path / STATE_FOLDER / "0of1"
+    elsewhere = {"host": "elsewhere", "pid": 7, "boot_id": "another"}
+    (folder / "lock").write_text(json.dumps(elsewhere))
+    lease = folder / LEASE_NAME
+    lease.write_text(json.dumps({**elsewhere, "token": "t"}))
+    assert holder_at_work(output.path, "0of1") == Holder(**elsewhere)
+    os.utime(lease, (0, 0))
+    assert holder_at_work(output.path, "0of1") is None
 
 
 def test_a_seal_that_was_cut_off_raises_no_alarm(output: Output) -> None:
