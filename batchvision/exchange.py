@@ -40,6 +40,7 @@ from batchvision.records import (
     Intent,
     Lane,
     Outcome,
+    Purpose,
     RawAnswer,
     Recipe,
     Request,
@@ -85,6 +86,11 @@ class Terms:
     holds: bool = False  #: ``ambiguous = "hold"``: a row that may have been billed stays pending
     caching: Caching | None = None
     zone: tzinfo = UTC  #: whose days money is added up by
+
+    @property
+    def is_trial(self) -> bool:
+        """Nothing of this run is published."""
+        return Purpose.SWEEP.has_made(self.run_id)
 
 
 class Judged(NamedTuple):
@@ -214,6 +220,7 @@ class Exchanges:
     def _intent(self, request: Request, tries: Tries, lane: Lane) -> Intent:
         self._sequence += 1
         carried = self._standing.carried(request.row_id, request.request_key)
+        before = tries.spent + tries.unspent - 1 if self._terms.is_trial else 0  # trials carry nothing
         return Intent(
             exchange_id=f"{self._terms.run_id}-{self._sequence}",
             row_id=request.row_id,
@@ -224,7 +231,7 @@ class Exchanges:
             lane=lane,
             provider=self._dialect.name,
             model_requested=self._terms.recipe.model,
-            attempt=carried.attempts + 1,
+            attempt=carried.attempts + before + 1,
             tries=tries,
             bound_ticks=request.estimate.bound_ticks,
             cost_before_ticks=carried.cost_ticks,
@@ -355,7 +362,8 @@ class Exchanges:
             run_id=self._terms.run_id,
             keep=dict(zip(self._terms.keep_names, row.keep, strict=True)),
         )
-        self._store.file(failed)
+        if not self._terms.is_trial:
+            self._store.file(failed)
         self._count_failure(failed)
 
     def share(self, outcome: Outcome, follower: Request) -> None:

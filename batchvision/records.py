@@ -29,6 +29,20 @@ class Lane(StrEnum):
     BATCH = "batch"  #: hand in thousands, read them when the provider is done
 
 
+class Purpose(StrEnum):
+    """Why a run asks. Another purpose than RUN ends the run's id, so that each line of the ledger tells it."""
+
+    RUN = "run"  #: what is to do
+    PILOT = "pilot"  #: rows of all sizes, to know what the rest will cost; kept like any others
+    SWEEP = "sweep"  #: rows again under another setting, to compare: in the ledger, and nowhere else
+
+    def mark(self, run_id: str) -> str:
+        return run_id if self is Purpose.RUN else f"{run_id}-{self.value}"
+
+    def has_made(self, run_id: str) -> bool:
+        return run_id.endswith(f"-{self.value}")
+
+
 class ImageKind(StrEnum):
     """Where the bytes of an image are."""
 
@@ -221,6 +235,11 @@ class Intent:
     image_sha256: tuple[str | None, ...]
     keep: Mapping[str, Cell]  #: by output name, so that a later job with other kept columns can still file it
     has_urls: bool = False
+
+    @property
+    def is_trial(self) -> bool:
+        """Asked to compare settings: it is booked, and its row stays where it is."""
+        return Purpose.SWEEP.has_made(self.run_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,6 +484,6 @@ class RunSummary:
     versions: Mapping[str, str]
     config: JsonObject
     message: str | None = None  #: what stopped the run and what to do next, for people
-    command: str = "run"  #: or "reparse", which sends nothing
+    command: str = "run"  #: or "reparse", which sends nothing; or another Purpose
     #: of this run: by_state, by_model, by_day, wasted; each name -> attempts, cost_ticks, bound_ticks
     spent: JsonObject = field(default_factory=dict)

@@ -35,7 +35,7 @@ from batchvision.pricelist import quote
 from batchvision.prompt import answer_columns
 from batchvision.providers import dialect
 from batchvision.recipe import recipe_document, recipe_from_document
-from batchvision.records import Completed, Counters, Exchange, Lane, Recipe, Row, RunSummary
+from batchvision.records import Completed, Counters, Exchange, Lane, Purpose, Recipe, Row, RunSummary
 from batchvision.secrets import Secrets
 from batchvision.stopping import StopSignal, stop_at_deadline, stop_at_signals
 from batchvision.summary import Left, summarize
@@ -56,16 +56,18 @@ async def run_async(
     watch: Watch | None = None,
     environ: Mapping[str, str] | None = None,
     seams: Seams | None = None,
+    purpose: Purpose = Purpose.RUN,
 ) -> RunSummary:
     """Ask about every row of the job that has no answer yet, and return what happened.
 
     ``selection`` narrows the manifest. ``watch`` is a task that is given the live counters and cancelled at the end.
     After SIGINT or SIGTERM nothing more is sent, and what is in flight may finish within ``drain_timeout_seconds``.
+    With the purpose SWEEP no outcome is published: what was asked, and what it cost, is in the ledger alone.
 
     Raises StopRun (JobInvalid, OutputHeld, CheckpointDamaged ...) where the run cannot begin. Once it has begun, every
     end, good or bad, is in the summary: ``stop_reason``, ``exit_code``, ``message``.
     """
-    night = Night(job, selection or Selection(), environ, seams or Seams())
+    night = Night(job, selection or Selection(), environ, seams or Seams(), purpose)
     with Store.lock(job.output_path, night.selection.shard_name, night.seams.disk) as lock:
         night.survey = await night.offload(survey, job, night.selection)
         with night.open_store(lock) as store:
@@ -112,7 +114,9 @@ def new_run_id(at: datetime, rng: random.Random) -> str:
 class Night:
     """What one run holds; each method is one step of :func:`run_async`."""
 
-    def __init__(self, job: Job, selection: Selection, environ: Mapping[str, str] | None, seams: Seams) -> None:
+    def __init__(
+        self, job: Job, selection: Selection, environ: Mapping[str, str] | None, seams: Seams, purpose: Purpose
+    ) -> None:
         """Find out what can be wrong before anything is opened. Raises JobInvalid."""
         key = job.api_key(environ)
         self.job = job
@@ -122,7 +126,8 @@ class Night:
         self.seams = seams
         self.offload = seams.offload or threads()
         self.started_at = seams.now()
-        self.run_id = new_run_id(self.started_at, seams.rng)
+        self.purpose = purpose
+        self.run_id = purpose.mark(new_run_id(self.started_at, seams.rng))
         self.dialect = dialect(job.provider.name)
         self.headers = self.dialect.headers(key, job.provider.headers)
         self.secrets = Secrets(*([key] if key else []), *job.header_secrets)
@@ -151,6 +156,10 @@ class Night:
     def _holds(self) -> bool:
         return self.job.limits.ambiguous == "hold"
 
+    @property
+    def _is_trial(self) -> bool:
+        return self.purpose is Purpose.SWEEP
+
     # ---------------------------------------------------------------------------- before anything is sent
 
     def open_store(self, lock: OutputLock) -> Store:
@@ -162,7 +171,7 @@ class Night:
             started_at=self.started_at,
             columns=Columns(keep=self.survey.keep_types, answers=answers),
             secrets=self.secrets,
-            keep_raw=self.job.output.keep_raw_answers,
+            keep_raw=self.job.output.keep_raw_answers or self._is_trial,  # of a trial nothing else is kept
             reserve_bytes=reserve_bytes(self.job.limits.concurrency + POLLERS),
             disk=self.seams.disk,
             offload=self.seams.offload,
@@ -176,7 +185,8 @@ class Night:
         self.standing = await self.offload(store.standing, recipe.recipe_id)
         for sentence in self.recovery.sentences():
             log.warning("%s", sentence)
-        refuse_to_pay_again(self.job, self.standing, store.latest_summary())
+        if not self._is_trial:
+            refuse_to_pay_again(self.job, self.standing, store.latest_summary())
         self.store.write_recipe(recipe.recipe_id, recipe_document(recipe))
         self.counters.rows_total = self.survey.rows
         self.counters.rows_ambiguous = len(self.recovery.ambiguous)
@@ -225,7 +235,7 @@ class Night:
             lambda: budget.failures_in_a_row,
             limits.max_failed.allows,
             self.selection.retries,
-            Sharing(self.standing.answered, is_on=limits.deduplicate),
+            Sharing(self.standing.answered, is_on=limits.deduplicate and not self._is_trial),
         )
 
     # ---------------------------------------------------------------------------- the night itself
@@ -347,6 +357,7 @@ class Night:
         )
         summary = replace(
             summary,
+            command=self.purpose.value,
             message=self.secrets.mask_document(summary.message),
             config=self.secrets.mask_document(dict(summary.config)),
         )

@@ -92,6 +92,8 @@ class Books:
     def start(self, intent: Intent) -> None:
         """The row is pending again: its failure goes, what it has cost lives on in the intent."""
         self.open[intent.exchange_id] = Exchange(intent)
+        if intent.is_trial:
+            return
         if self.failures.pop(intent.row_id, None) is not None:
             self.failures_changed = True
         carry = self.carries.get(intent.row_id)
@@ -111,6 +113,8 @@ class Books:
     def void(self, exchange_id: str) -> None:
         """The request never left: the row is where it was, and what it had cost is carried on."""
         intent = self.open.pop(exchange_id).intent
+        if intent.is_trial:
+            return
         if (intent.attempt > 1 or intent.runs_failed) and intent.row_id not in self.carries:
             self._carry(intent, intent.attempt - 1, 0, None)
 
@@ -121,6 +125,8 @@ class Books:
         exchange = self.open.pop(exchange_id)
         attempt, intent = verdict.attempt, exchange.intent
         self.attempts.append(attempt)
+        if intent.is_trial:
+            return exchange
         match verdict.outcome:
             case Completed() as completed:
                 self.publish(completed)

@@ -9,7 +9,7 @@ from pathlib import Path
 from batchvision.checkpoint.books import Books, Verdict, is_unclear
 from batchvision.checkpoint.entries import Header
 from batchvision.checkpoint.journal import damaged, read_segment
-from batchvision.records import Completed, Exchange, Failed, Intent
+from batchvision.records import Completed, Exchange, Failed, Intent, Purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,8 @@ def replay(path: Path, books: Books, judge: Callable[[Exchange], Verdict], hold:
             continue
         verdict = judge(books.open[exchange_id])
         books.book(exchange_id, verdict, hold=hold and is_unclear(verdict))
+        if Purpose.SWEEP.has_made(verdict.attempt.run_id):
+            continue
         completed += isinstance(verdict.outcome, Completed)
         failed += isinstance(verdict.outcome, Failed)
     if not hold:

@@ -15,7 +15,7 @@ from typing import Any
 from batchvision.checkpoint.disk import Disk, disk_failures, replace_file
 from batchvision.checkpoint.parts import DATED, earlier_sha256, failures_path, part_paths
 from batchvision.errors import CheckpointDamaged, JobInvalid
-from batchvision.records import PartFile, RunSummary
+from batchvision.records import PartFile, Purpose, RunSummary
 from batchvision.secrets import Secrets
 
 LATEST = "latest.json"
@@ -36,10 +36,11 @@ def summary_text(summary: RunSummary) -> str:
 
 
 def write_summary(disk: Disk, output: Path, summary: RunSummary, secrets: Secrets, shard: str = "0of1") -> None:
-    """``runs/<run_id>.json``, then ``runs/latest.json``, which other shards write too. Raises DiskFailed."""
+    """``runs/<run_id>.json``, then ``runs/latest.json``, which other shards write too. A sweep is never the latest: it
+    changes no row. Raises DiskFailed."""
     content = secrets.mask_bytes(summary_text(summary).encode("utf-8", "replace")) + b"\n"
     with disk_failures(f"writing {output / 'runs'}"):
-        for name in (f"{summary.run_id}.json", LATEST):
+        for name in (f"{summary.run_id}.json", *([] if summary.command == Purpose.SWEEP else [LATEST])):
             replace_file(disk, output / "runs" / name, content, owner=shard)
 
 
