@@ -1,7 +1,8 @@
-"""Bytes over the wire: the only importer of httpx and aiohttp clients.
+"""Bytes over the wire: the only room that speaks HTTP as a client.
 
-provider (requests to a provider) · fetch (downloads of images) · body (a body as it arrives, capped). As nothing
-else knows them, another HTTP library is a change of this folder.
+provider (requests to a provider) over connection (sockets) and arrival (an answer as it comes in) · fetch (downloads of
+images, with aiohttp) · body (a body as it arrives, capped). As nothing else knows them, another HTTP library is a
+change of this folder.
 """
 
 from batchvision.transport.fetch import HttpFetcher

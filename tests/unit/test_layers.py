@@ -31,8 +31,8 @@ HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 
 #: Libraries that one room alone may import.
 ONLY_IN: dict[str, frozenset[str]] = {
-    "httpx": frozenset({"transport"}),
-    "httpx_aiohttp": frozenset({"transport"}),
+    "httptools": frozenset({"transport"}),
+    "httpx": frozenset(),  # its own pool is quadratic in connections
     "aiohttp": frozenset({"transport", "emulator"}),
     "aiolimiter": frozenset({"pacing", "transport"}),
     "click": frozenset({"cli", "__main__"}),

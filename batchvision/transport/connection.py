@@ -1,0 +1,189 @@
+"""Connections to one server: one request at a time on each, kept for the next, the one used last first.
+
+Rule: a request is on its way from the moment :meth:`Connection.carry` is called, and not a moment before: all that can
+go wrong in :meth:`Connections.take` happened before its first byte left. Nothing is ever sent a second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from aiohappyeyeballs import AddrInfoType, start_connection
+
+from batchvision.transport.arrival import Arrival
+
+KEPT_IDLE_SECONDS = 15.0  #: servers drop idle connections, and a request that meets such an end may have been billed
+RESOLVED_SECONDS = 10.0  #: how long the addresses of a name are used
+_SECOND_ADDRESS_SECONDS = 0.25  #: after which another address is tried beside a silent one (RFC 8305)
+_JOINED_BYTES = 64 * 1024  #: a body up to this size leaves in one piece with its head; a larger one is not copied
+
+
+class Connection(asyncio.Protocol):
+    """An open connection. ``forget`` is told when it has ended."""
+
+    def __init__(self, forget: Callable[[Connection], None]) -> None:
+        self.idle_since = 0.0
+        self._forget = forget
+        self._arrival: Arrival | None = None
+        self._is_over: asyncio.Future[None] | None = None
+        self._transport: asyncio.Transport
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a request may leave on it: it is open, and all of the one before has left."""
+        return not self._transport.is_closing() and self._transport.get_write_buffer_size() == 0
+
+    async def carry(self, head: bytes, body: bytes, arrival: Arrival, deadline: float) -> None:
+        """Send a request and return when its answer is over, whatever that means: ``arrival`` tells. ``deadline`` is on
+        the loop's clock. Cancelled, the connection ends."""
+        loop = asyncio.get_running_loop()
+        self._arrival, self._is_over = arrival, loop.create_future()
+        if len(body) <= _JOINED_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+        timer = loop.call_at(deadline, self._give_up)
+        try:
+            await self._is_over
+        finally:
+            timer.cancel()
+            self._arrival = None
+            arrival.let_go()
+            if not arrival.may_be_followed:
+                self._transport.abort()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # ---------------------------------------------------------------------------- what the loop tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._arrival is None:  # nothing was asked: what comes now cannot be told from the next answer
+            self._transport.abort()
+            return
+        self._arrival.feed(data)
+        if self._arrival.is_over:
+            self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._forget(self)
+        if self._arrival is not None:
+            self._arrival.hang_up("" if error is None else reason(error))
+            self._wake()
+
+    def _give_up(self) -> None:
+        if self._arrival is not None:
+            self._arrival.end("too late", is_late=True)
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._is_over is not None and not self._is_over.done():
+            self._is_over.set_result(None)
+
+
+class Connections:
+    """The connections to one host; ``context`` None: plain http. ``most_idle`` are kept while nobody uses them."""
+
+    def __init__(
+        self, host: str, port: int, context: ssl.SSLContext | None, most_idle: int, connect_timeout_seconds: float
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._context = context
+        self._most_idle = most_idle
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._idle: deque[Connection] = deque()
+        self._open: set[Connection] = set()
+        self._all_gone: asyncio.Event | None = None
+        self._resolving = asyncio.Lock()
+        self._addresses: list[AddrInfoType] = []
+        self._resolved_until = 0.0
+
+    async def take(self, deadline: float) -> Connection:
+        """A connection that a request may leave on at once. Raises OSError (TimeoutError too) or UnicodeError."""
+        oldest = asyncio.get_running_loop().time() - KEPT_IDLE_SECONDS
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.idle_since >= oldest and connection.is_usable:
+                return connection
+            connection.close()
+        return await self._connect(deadline)
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep it for the next request, if it can carry one."""
+        now = asyncio.get_running_loop().time()
+        if not connection.is_usable or len(self._idle) >= self._most_idle or self._all_gone is not None:
+            connection.close()
+            return
+        connection.idle_since = now
+        self._idle.append(connection)
+        while self._idle[0].idle_since < now - KEPT_IDLE_SECONDS:
+            self._idle.popleft().close()
+
+    async def close(self, patience_seconds: float) -> None:
+        """End them all, and wait until they are gone."""
+        self._all_gone = asyncio.Event()
+        for connection in tuple(self._open):
+            connection.abort()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_seconds):
+                while self._open:
+                    await self._all_gone.wait()
+
+    async def _connect(self, deadline: float) -> Connection:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout_at(min(deadline, loop.time() + self._connect_timeout_seconds)):
+            try:
+                addresses = await self._resolved()
+                channel = await start_connection(
+                    addresses, happy_eyeballs_delay=_SECOND_ADDRESS_SECONDS, interleave=1, loop=loop
+                )
+            except OSError:
+                self._resolved_until = 0.0
+                raise
+            _, connection = await loop.create_connection(
+                lambda: Connection(self._lost),
+                sock=channel,
+                ssl=self._context,
+                server_hostname=None if self._context is None else self._host,
+            )
+        self._open.add(connection)
+        if not connection.is_usable:
+            self._lost(connection)
+            raise ConnectionResetError("the server hung up at once")
+        return connection
+
+    async def _resolved(self) -> list[AddrInfoType]:
+        """The host's addresses; asked once for all who connect at the same time."""
+        loop = asyncio.get_running_loop()
+        async with self._resolving:
+            if loop.time() >= self._resolved_until:
+                found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                self._addresses = list(found)
+                self._resolved_until = loop.time() + RESOLVED_SECONDS
+        return self._addresses
+
+    def _lost(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if self._all_gone is not None and not self._open:
+            self._all_gone.set()
+
+
+def reason(error: BaseException) -> str:
+    """The innermost cause, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300] or type(error).__name__
