@@ -6,7 +6,8 @@ Pillow load with the first use of ``start_in_thread`` or ``serve``, not with ``F
 What it does with a request, in the order of its modules: ``checks`` (is it one the real provider would take?) ->
 ``limits`` (is there room?) -> ``faults`` (is something meant to go wrong?) -> ``answers`` and ``compose`` (words made
 from ``pixels``) -> ``pricing`` (tokens and ticks) -> ``ledger`` (the bill) -> ``bodies`` (the face's JSON) ->
-``delivery`` (the bytes, also broken ones). ``app`` joins them; ``server`` listens.
+``delivery`` (the bytes, also broken ones). ``app`` joins them; ``routes`` says which path leads where;
+``server`` listens.
 
 In the user text of a prompt, ``[[echo:TOKEN]]`` is copied into the answer and into the bill, and
 ``[[fault:KIND]]`` or ``[[fault:KIND:N]]`` asks for a fault (see :class:`FaultKind`), the latter only N times.

@@ -1,4 +1,4 @@
-"""The emulator itself: what happens to a request from its arrival to its bill. Joins the other modules.
+"""The emulator itself: what happens to a question from its arrival to its bill. Joins the other modules.
 
 Rule: everything that can be decided without the network is decided in them; here it is put in order. All state
 belongs to one event loop.
@@ -7,11 +7,10 @@ belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,9 +24,9 @@ from batchvision.emulator.delivery import Delivered, Delivery, Outgoing
 from batchvision.emulator.faults import ONLINE, POLLED, STREAMED, SUBMITTED, FaultKind, FaultPicker, Stage
 from batchvision.emulator.ledger import Bill, Ledger, OpenEntry
 from batchvision.emulator.limits import Limits
-from batchvision.emulator.options import PREFIXES, EmulatorOptions, Face, Seconds
+from batchvision.emulator.options import EmulatorOptions, Face, Seconds
 from batchvision.emulator.pixels import PictureMemory
-from batchvision.emulator.pricing import CACHE_BLOCK_TOKENS, MODELS, cost_ticks, text_tokens
+from batchvision.emulator.pricing import CACHE_BLOCK_TOKENS, cost_ticks, text_tokens
 from batchvision.emulator.refusals import (
     Reason,
     Refusal,
@@ -42,13 +41,8 @@ from batchvision.emulator.tickets import Ticket, Tickets
 
 _LARGE_BODY = 256 * 1024  # from here a request is read in a thread: decoding may take longer than the loop should wait
 _PREFIXES_REMEMBERED = 10_000
-_JSON = {"Content-Type": "application/json"}
+JSON = {"Content-Type": "application/json"}
 _EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
-_GREETING = (
-    "This is batchvision's emulator: a loopback provider for rehearsals and tests. It is no model.\n"
-    "Faces: /v1 and /xai/v1 (xAI), /openrouter/api/v1 (OpenRouter), /openai/v1 (OpenAI).\n"
-    "Bill: GET /_emulator/bill. Faults, by [[fault:KIND]] or [[fault:KIND:N]] in the user text:\n\n"
-)
 
 
 class Emulator:
@@ -82,6 +76,11 @@ class Emulator:
     def bill(self) -> Bill:
         return self.ledger.bill()
 
+    def check_key(self, face: Face, request: web.Request) -> None:
+        """On the default path a key may be missing. Raises Refused."""
+        is_default = not request.path.startswith(face.path)
+        check_key(face, request.headers.get("Authorization"), self.options, may_be_missing=is_default)
+
     # ------------------------------------------------------------------ chat
 
     async def chat(self, face: Face, request: web.Request) -> web.StreamResponse:
@@ -97,7 +96,7 @@ class Emulator:
                 fault = self._pick(asked, entry)
         except Refused as refused:
             await self.wait(self.options.latency_seconds)
-            delivered = await delivery.send(self._no(face, refused.refusal))
+            delivered = await delivery.send(self.no(face, refused.refusal))
         else:
             if repeat is not None:
                 delivered = await delivery.send(self._outgoing(repeat.generated, None, repeat.headers))
@@ -108,8 +107,7 @@ class Emulator:
 
     async def _read(self, face: Face, request: web.Request) -> Asked:
         options = self.options
-        is_default = not request.path.startswith(face.path)
-        check_key(face, request.headers.get("Authorization"), options, may_be_missing=is_default)
+        self.check_key(face, request)
         check_content_type(request.content_type if "Content-Type" in request.headers else "")
         try:
             body = await request.read()
@@ -217,7 +215,7 @@ class Emulator:
         face, asked = generated.asked.face, generated.asked
         headers = {**self._headers(face, generated.request_id), **self._limits[face].headers(), **(more or {})}
         if not asked.is_stream:
-            return Outgoing((bodies.chat_body(generated),), headers=_JSON | headers)
+            return Outgoing((bodies.chat_body(generated),), headers=JSON | headers)
         pieces = bodies.stream_pieces(generated)
         if fault in (FaultKind.STREAM_CUT, FaultKind.STREAM_ERROR):
             pieces = pieces[: len(pieces) // 2]
@@ -229,8 +227,9 @@ class Emulator:
         own = "X-Generation-Id" if face is Face.OPENROUTER else "x-request-id"
         return {own: request_id, "Server": "batchvision-emulator (no model)"}
 
-    def _no(self, face: Face, refusal: Refusal) -> Outgoing:
-        kind = {"Content-Type": "text/html; charset=utf-8"} if refusal.is_page() else _JSON
+    def no(self, face: Face, refusal: Refusal) -> Outgoing:
+        """A refusal in the words of the face."""
+        kind = {"Content-Type": "text/html; charset=utf-8"} if refusal.is_page() else JSON
         headers = {**kind, **self._headers(face, str(uuid.uuid4())), **refusal.headers}
         return Outgoing((refusal.body(face),), refusal.status(face), headers)
 
@@ -247,7 +246,7 @@ class Emulator:
         name = str(uuid.uuid4())
         self._tickets.accept(name, generated, entry, late, wait_seconds, self.options.ticket_life_seconds)
         await self.wait(self.options.latency_seconds)
-        headers = {**_JSON, **self._headers(Face.XAI, name), **self._limits[Face.XAI].headers()}
+        headers = {**JSON, **self._headers(Face.XAI, name), **self._limits[Face.XAI].headers()}
         early = fault if fault is FaultKind.SUBMIT_RESET else None
         return await delivery.send(Outgoing((bodies.ticket_body(name),), headers=headers), early)
 
@@ -256,13 +255,12 @@ class Emulator:
         delivery = Delivery(request, self.options.slow_seconds, self.leaving)
         name = request.match_info["ticket"]
         try:
-            is_default = not request.path.startswith(face.path)
-            check_key(face, request.headers.get("Authorization"), self.options, may_be_missing=is_default)
+            self.check_key(face, request)
             if self.options.polls_count:
                 self._limits[face].admit()
             ticket = self._found(name)
         except Refused as refused:
-            delivered = await delivery.send(self._no(face, refused.refusal))
+            delivered = await delivery.send(self.no(face, refused.refusal))
         else:
             delivered = await self._polled(name, ticket, delivery)
         self.ledger.polled(delivered.status)
@@ -306,112 +304,8 @@ class Emulator:
     def _drawn(self, seconds: Seconds) -> float:
         return self._random.uniform(*seconds) if isinstance(seconds, tuple) else seconds
 
-    def page(self, face: Face, body: Callable[[], bytes], is_public: bool = False) -> _Endpoint:
-        """An endpoint that answers every GET with a JSON body."""
-
-        async def answer(request: web.Request) -> web.StreamResponse:
-            try:
-                if not is_public:
-                    is_default = not request.path.startswith(face.path)
-                    check_key(face, request.headers.get("Authorization"), self.options, may_be_missing=is_default)
-            except Refused as refused:
-                return _response(self._no(face, refused.refusal))
-            return _response(Outgoing((body(),), headers=_JSON))
-
-        return answer
-
-    async def language_model(self, request: web.Request) -> web.StreamResponse:
-        """GET language-models/{name}."""
-        name = request.match_info["name"]
-        if name not in MODELS:
-            return _response(self._no(Face.XAI, Refusal(Reason.NO_PATH, f"The model {name} does not exist.")))
-        return _response(Outgoing((json.dumps(bodies.language_model(name)).encode(),), headers=_JSON))
-
-    @web.middleware
-    async def in_dialect(self, request: web.Request, handler: _Endpoint) -> web.StreamResponse:
-        """Unknown paths and wrong methods are told in the words of the face."""
-        try:
-            return await handler(request)
-        except web.HTTPNotFound:
-            refusal = Refusal(Reason.NO_PATH, f"No route for {request.method} {request.path}.")
-        except web.HTTPMethodNotAllowed:
-            refusal = Refusal(Reason.METHOD, f"Method {request.method} is not allowed here.")
-        face = next((face for prefix, face in PREFIXES if request.path.startswith(f"{prefix}/")), Face.XAI)
-        return _response(self._no(face, refusal))
-
-    # ------------------------------------------------------------------ administration
-
-    async def show_bill(self, request: web.Request) -> web.Response:
-        with_entries = request.query.get("entries", "1") != "0"
-        return web.json_response(self.bill().to_document(with_entries))
-
-    async def change_options(self, request: web.Request) -> web.Response:
-        try:
-            self.configure(await request.json())
-        except (ValueError, TypeError) as error:
-            return web.json_response({"error": str(error)}, status=400)
-        return web.json_response({"changed": True})
-
-    async def forget(self, _request: web.Request) -> web.Response:
-        self.reset()
-        return web.json_response({"reset": True})
-
-    async def greet(self, _request: web.Request) -> web.Response:
-        return web.Response(text=_GREETING + "".join(f"{kind:<22} {kind.sentence}\n" for kind in FaultKind))
-
-
-_Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 def _note(entry: OpenEntry, asked: Asked) -> None:
     """What the bill says of who asked."""
     entry.lane = "deferred" if asked.is_deferred else "stream" if asked.is_stream else "online"
     entry.echo, entry.text, entry.content_hash = asked.echo, asked.text[:120], asked.content_hash
-
-
-def _response(outgoing: Outgoing) -> web.Response:
-    return web.Response(body=outgoing.body, status=outgoing.status, headers=outgoing.headers)
-
-
-def make_app(emulator: Emulator) -> web.Application:
-    """All routes of all faces."""
-    app = web.Application(client_max_size=emulator.options.max_body_bytes, middlewares=[emulator.in_dialect])
-    for prefix, face in PREFIXES:
-        app.router.add_routes(_routes(emulator, prefix, face))
-    app.router.add_routes(
-        [
-            web.get("/", emulator.greet),
-            web.get("/_emulator/bill", emulator.show_bill),
-            web.post("/_emulator/options", emulator.change_options),
-            web.post("/_emulator/reset", emulator.forget),
-        ]
-    )
-    return app
-
-
-def _routes(emulator: Emulator, prefix: str, face: Face) -> list[web.RouteDef]:
-    async def chat(request: web.Request) -> web.StreamResponse:
-        return await emulator.chat(face, request)
-
-    async def poll(request: web.Request) -> web.StreamResponse:
-        return await emulator.poll(face, request)
-
-    def key() -> bytes:
-        return bodies.key_body(face, emulator.bill().ticks)
-
-    models = emulator.page(face, lambda: bodies.models_body(face), is_public=face is Face.OPENROUTER)
-    routes = [web.post(f"{prefix}/chat/completions", chat), web.get(f"{prefix}/models", models)]
-    match face:
-        case Face.XAI:
-            listed = emulator.page(face, bodies.language_models_body)
-            routes += [
-                web.get(f"{prefix}/chat/deferred-completion/{{ticket}}", poll),
-                web.get(f"{prefix}/language-models", listed),
-                web.get(f"{prefix}/language-models/{{name}}", emulator.language_model),
-                web.get(f"{prefix}/api-key", emulator.page(face, key)),
-            ]
-        case Face.OPENROUTER:
-            routes.append(web.get(f"{prefix}/key", emulator.page(face, key)))
-        case Face.OPENAI:
-            pass
-    return routes

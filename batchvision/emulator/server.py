@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import web
 
-from batchvision.emulator.app import Emulator, make_app
+from batchvision.emulator.app import Emulator
 from batchvision.emulator.ledger import Bill
 from batchvision.emulator.options import DEFAULT_KEY, EmulatorOptions, Face
+from batchvision.emulator.routes import make_app
 
 _HOST = "127.0.0.1"
 _BACKLOG = 4096
