@@ -259,7 +259,9 @@ def main() -> None:
     many_files()
     run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run
     with suppress(ImportError):
-        from uvloop import run
+        import uvloop
+
+        run = uvloop.run
     with suppress(KeyboardInterrupt):
         run(serve())
 
