@@ -113,6 +113,7 @@ class OpenTicket(NamedTuple):
     exchange: Exchange
     lease: Lease
     credentials: tuple[Secret, ...] = ()  #: of the request's image URLs, as long as this run knows them
+    asked: Estimate | None = None  #: of the request, likewise
 
 
 class NotYet(NamedTuple):
@@ -137,7 +138,7 @@ class Exchanges:
         counters: Counters,
         stop: StopSignal,
         offload: Offload,
-        learn: Callable[[Usage, int], None] = lambda usage, images: None,
+        learn: Callable[[Usage, Estimate | None], None] = lambda usage, asked: None,
         now: Callable[[], datetime] = utc_now,
         rng: random.Random | None = None,
     ) -> None:
@@ -181,7 +182,7 @@ class Exchanges:
         whether the verdict is final."""
         with lease:
             exchange = await self._send(request, tries, lease, Lane.ONLINE)
-            return None if exchange is None else self._settle(exchange, lease)
+            return None if exchange is None else self._settle(exchange, lease, request.estimate)
 
     async def _send(self, request: Request, tries: Tries, lease: Lease, lane: Lane) -> Exchange | None:
         """P2: the intent is durable before a byte leaves. P3: the raw answer is durable before anybody reads it."""
@@ -254,7 +255,7 @@ class Exchanges:
             max_tokens=self._terms.raised_max_tokens if tries.raised else None,
         )
 
-    def _settle(self, exchange: Exchange, lease: Lease) -> Judged:
+    def _settle(self, exchange: Exchange, lease: Lease, asked: Estimate | None) -> Judged:
         verdict = self._judge.judge(exchange, self._random.random())
         signs = self._dialect.limits(exchange.answer) if exchange.answer else None
         self._budget.observe(verdict.error, signs, None if exchange.ticket else lease.departed_at)
@@ -266,7 +267,7 @@ class Exchanges:
             usage = verdict.attempt.answer.usage
             lease.settle(usage)
             if usage.cost_source != "cached":  # an answer from a cache reports no tokens
-                self._learn(usage, len(exchange.intent.image_ref))
+                self._learn(usage, asked)
         return Judged(exchange, verdict)
 
     # ---------------------------------------------------------------------------- deferred
@@ -281,15 +282,15 @@ class Exchanges:
         if exchange is None:
             return None
         if exchange.ticket is None:
-            return self._settle(exchange, lease)
+            return self._settle(exchange, lease, request.estimate)
         self._budget.observe(None, departed_at=lease.departed_at)
         self._counters.tickets_open += 1
-        return OpenTicket(exchange, lease, request.credentials)
+        return OpenTicket(exchange, lease, request.credentials, request.estimate)
 
     async def collect(self, ticket: OpenTicket) -> Judged | NotYet:
         """Ask for a ticket's answer. P4: from the moment the read is on the wire until its bytes are durable, no
         cancellation: the provider gives the answer once."""
-        exchange, lease, credentials = ticket
+        exchange, lease, credentials, asked = ticket
         assert exchange.ticket is not None
         await self._budget.admit_poll()
         with anyio.CancelScope(shield=True):
@@ -304,7 +305,7 @@ class Exchanges:
                 raw = await self._store.answer(exchange.intent.exchange_id, _without(credentials, raw))
         if is_the_end:
             self._counters.tickets_open -= 1
-            return self._settle(replace(exchange, answer=raw), lease)
+            return self._settle(replace(exchange, answer=raw), lease, asked)
         return self._not_yet(raw, self._dialect.read_poll(raw))
 
     def _ends_a_ticket(self, raw: RawAnswer) -> bool:

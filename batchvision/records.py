@@ -148,12 +148,24 @@ class Recipe:
     recipe_id: str = ""
 
 
+#: Width and height in pixels, where known.
+ImageSize = tuple[int | None, int | None]
+
+
 class Estimate(NamedTuple):
-    """What a request will probably, and at most, need. Ticks are None where no price is known."""
+    """What a request will probably, and at most, need. Ticks are None where no price is known.
+
+    ``tokens`` are all; of them ``output_tokens`` are the answer's, and ``cached_tokens`` are read from the provider's
+    cache. ``text_tokens`` and ``sizes`` (of its images) are what it was made of: an answer's usage is compared with it.
+    """
 
     tokens: int
     likely_ticks: int | None
     bound_ticks: int | None
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    text_tokens: int = 0
+    sizes: tuple[ImageSize, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

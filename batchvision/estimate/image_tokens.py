@@ -1,7 +1,8 @@
 """How many tokens an image is, by what providers publish. Pure; for models without a published rule, a prior.
 
-Sources: OpenAI's guide "Images and vision"; Claude's vision page (w*h/750); Gemini's media_resolution table; xAI
-publishes none for Grok 4, so the largest count of its older rule stands until usage tells.
+Sources: OpenAI's guide "Images and vision"; Claude's vision page (w*h/750); Gemini's media_resolution table. xAI
+publishes none for Grok 4: the rule of its earlier vision models (256 tokens for each tile of 448 px, at most six, and
+for the overview) is the prior until usage tells, and its largest count the bound.
 """
 
 from __future__ import annotations
@@ -92,11 +93,11 @@ def _gemini_2(width: int, height: int, detail: str) -> int:
     return 258 if max(width, height) <= 384 else 258 * min(16, ceil(width / 768) * ceil(height / 768))
 
 
-def _unknown(width: int, height: int, detail: str) -> int:
-    return 1792
+def _grok_2(width: int, height: int, detail: str) -> int:
+    return 256 if detail == "low" else 256 * (1 + min(6, ceil(width / 448) * ceil(height / 448)))
 
 
-_PRIOR = ImageRule(_unknown, is_exact=False)
+_PRIOR = ImageRule(_grok_2, is_exact=False, most_tokens=1792)
 
 #: The first pattern that a model's name begins with.
 _RULES: tuple[tuple[str, ImageRule], ...] = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,8 +53,10 @@ def recipe(model: str = "grok-4.3", max_tokens: int | None = None, **more: objec
         ("google/gemini-3-flash", (100, 100), "auto", 1120),
         ("gemini-2.5-flash", (300, 300), "auto", 258),
         ("gemini-2.5-flash", (1536, 768), "auto", 516),
-        ("grok-4.3", (64, 64), "low", 1792),
-        ("a-model-of-tomorrow", (64, 64), "low", 1792),
+        ("grok-4.3", (64, 64), "low", 256),
+        ("grok-4.3", (64, 64), "auto", 512),
+        ("grok-4.3", (1000, 800), "high", 1792),
+        ("a-model-of-tomorrow", (450, 448), "high", 768),
     ],
 )
 def test_images_count_as_published(model: str, size: tuple[int, int], detail: str, tokens: int) -> None:
@@ -90,7 +94,7 @@ def test_an_estimate_adds_text_image_and_output() -> None:
 
 def test_without_max_tokens_there_is_no_bound_and_without_prices_no_money() -> None:
     assert Estimator(recipe(), PRICES).estimate(400, []).bound_ticks is None
-    assert Estimator(recipe(max_tokens=9), None).estimate(400, [])[1:] == (None, None)
+    assert Estimator(recipe(max_tokens=9), None).estimate(400, [])[1:3] == (None, None)
 
 
 def test_a_raised_limit_raises_the_bound() -> None:
@@ -126,43 +130,127 @@ def test_output_is_learned_reasoning_included() -> None:
     assert before - estimator.estimate(0, []).tokens == 300 - 50
 
 
+BIG = (1024, 1024)
+
+
 def test_image_tokens_are_learned_where_no_rule_is_published() -> None:
     estimator = Estimator(recipe(), None)
-    before = estimator.estimate(0, [(9, 9), (9, 9)]).tokens
-    estimator.learn(Usage(prompt_tokens=1020, image_tokens=1000))
+    before = estimator.estimate(0, [BIG, BIG])
+    estimator.learn(Usage(prompt_tokens=1020, image_tokens=1000), before)
 
-    assert before - estimator.estimate(0, [(9, 9), (9, 9)]).tokens == 2 * (1792 - 500)
+    assert before.tokens - estimator.estimate(0, [BIG, BIG]).tokens == 2 * (1792 - 500)
+
+
+def test_what_is_learned_of_one_size_corrects_the_rule_for_others() -> None:
+    estimator = Estimator(recipe(), None)
+    small_before = estimator.estimate(0, [(64, 64)]).tokens
+    estimator.learn(Usage(image_tokens=896), estimator.estimate(0, [BIG]))
+    estimator.learn(Usage(image_tokens=896), estimator.estimate(0, [BIG]))
+
+    assert small_before - estimator.estimate(0, [(64, 64)]).tokens == 512 // 2
+    estimator.learn(Usage(image_tokens=100), estimator.estimate(0, [(64, 64)]))
+    assert small_before - estimator.estimate(0, [(64, 64)]).tokens == 512 - 100, "its own size tells more"
 
 
 def test_image_tokens_are_what_text_leaves_where_they_are_not_told() -> None:
     estimator = Estimator(recipe(), None)
-    before = estimator.estimate(0, [(9, 9)]).tokens
-    estimator.learn(Usage(prompt_tokens=720))
+    before = estimator.estimate(400, [BIG])
+    estimator.learn(Usage(prompt_tokens=820), before)
 
-    assert before - estimator.estimate(0, [(9, 9)]).tokens == 1792 - 700
+    assert before.tokens - estimator.estimate(400, [BIG]).tokens == 1792 - (820 - 100 - 20)
 
 
 def test_a_published_rule_is_not_unlearned() -> None:
     estimator = Estimator(recipe("gpt-4o"), None)
-    before = estimator.estimate(0, [(1024, 1024)])
-    estimator.learn(Usage(image_tokens=5), images=1)
+    before = estimator.estimate(0, [BIG])
+    estimator.learn(Usage(image_tokens=5), before)
 
-    assert estimator.estimate(0, [(1024, 1024)]) == before
+    assert estimator.estimate(0, [BIG]) == before
 
 
 def test_a_larger_image_than_the_prior_raises_the_bound() -> None:
     estimator = Estimator(recipe(max_tokens=1), PRICES)
-    before = estimator.estimate(0, [(9, 9)]).bound_ticks
-    estimator.learn(Usage(image_tokens=4000), images=1)
+    before = estimator.estimate(0, [(9, 9)])
+    estimator.learn(Usage(image_tokens=4000), before)
     after = estimator.estimate(0, [(9, 9)]).bound_ticks
 
-    assert before is not None
-    assert after == before + 5000 - 1792
+    assert before.bound_ticks is not None
+    assert after == before.bound_ticks + 5000 - 1792
 
 
 def test_a_usage_without_tokens_teaches_nothing() -> None:
     estimator = Estimator(recipe(), None)
     before = estimator.estimate(0, [(9, 9)])
-    estimator.learn(Usage())
+    estimator.learn(Usage(), before)
 
     assert estimator.estimate(0, [(9, 9)]) == before
+
+
+# ---------------------------------------------------------------------------------- bounds that shrink
+
+
+def image_bound(estimator: Estimator, width: int | None, height: int | None) -> int:
+    """Of one image, in tokens: one tick each."""
+    bound = estimator.estimate(0, [(width, height)], messages_bytes=1).bound_ticks
+    assert bound is not None
+    return bound - 1 - 10 - 100
+
+
+def taught(image_tokens: int, size: tuple[int, int], answers: int = 10, **more: int) -> Estimator:
+    estimator = Estimator(recipe(max_tokens=1), PRICES)
+    for _ in range(answers):
+        estimator.learn(Usage(image_tokens=image_tokens, **more), estimator.estimate(0, [size]))
+    return estimator
+
+
+def test_a_bound_comes_down_to_what_images_at_least_as_large_took() -> None:
+    estimator = taught(400, (1000, 800))
+
+    assert image_bound(estimator, 1000, 800) == 500
+    assert image_bound(estimator, 64, 64) == 500
+    assert image_bound(estimator, 1001, 800) == 1792, "nothing is known of wider ones"
+    assert image_bound(estimator, None, None) == 1792, "nor of URLs that are handed over"
+
+
+def test_few_answers_lower_no_bound() -> None:
+    assert image_bound(taught(400, (1000, 800), answers=9), 1000, 800) == 1792
+
+
+def test_tokens_that_are_not_told_apart_bound_the_image_all_the_more() -> None:
+    estimator = Estimator(recipe(max_tokens=1), PRICES)
+    for _ in range(10):
+        estimator.learn(Usage(prompt_tokens=480), estimator.estimate(0, [(1000, 800)]))
+
+    assert image_bound(estimator, 1000, 800) == 600
+
+
+def test_an_answer_above_a_learned_bound_raises_it() -> None:
+    estimator = taught(400, (1000, 800))
+    estimator.learn(Usage(image_tokens=900), estimator.estimate(0, [(500, 500)]))
+
+    assert image_bound(estimator, 1000, 800) == image_bound(estimator, 500, 500) == 1125
+
+
+SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
+COUNTS = st.sampled_from(
+    [
+        lambda w, h: 256 * (1 + min(6, -(-w // 448) * -(-h // 448))),
+        lambda w, h: -(-w // 32) * -(-h // 32),
+        lambda w, h: -(-w * h // 750),
+        lambda w, h: 280,
+    ]
+)
+
+
+@given(COUNTS, st.lists(SIZES, min_size=1, max_size=60), SIZES)
+def test_no_learned_bound_is_below_what_an_image_takes(
+    count: Callable[[int, int], int], seen: list[tuple[int, int]], size: tuple[int, int]
+) -> None:
+    """Under any rule by which larger images take no fewer tokens, and within the prior's bound."""
+    estimator = Estimator(recipe(max_tokens=1), PRICES)
+    for each in seen:
+        tokens = min(1792, count(*each))
+        assert image_bound(estimator, *each) >= tokens
+        estimator.learn(Usage(image_tokens=tokens), estimator.estimate(0, [each]))
+
+    assert image_bound(estimator, *size) >= min(1792, count(*size))
