@@ -27,6 +27,7 @@ from batchvision.checkpoint import Columns, OutputLock, Recovery, Standing, Stor
 from batchvision.errors import DiskFailed, JobInvalid, StopRun
 from batchvision.exchange import Exchanges, Judged, Terms, Transport
 from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
+from batchvision.garbage import rarely_collected
 from batchvision.images import ImageSource, threads
 from batchvision.job import Job
 from batchvision.lanes import POLLERS, DeferredLane, Delivery, OnlineLane, Sharing
@@ -74,10 +75,11 @@ async def run_async(
             await night.look_at_what_is_there(store)
             async with wiring.connected(job, night.headers, night.secrets, night.seams) as (transport, images):
                 delivery = night.delivery(transport, images)
-                async with anyio.create_task_group() as writing:
-                    writing.start_soon(night.write)
-                    await night.until_stopped(delivery, drain_timeout_seconds, watch)
-                    await night.close(delivery)
+                with rarely_collected():
+                    async with anyio.create_task_group() as writing:
+                        writing.start_soon(night.write)
+                        await night.until_stopped(delivery, drain_timeout_seconds, watch)
+                        await night.close(delivery)
             return night.finish(delivery)
 
 
