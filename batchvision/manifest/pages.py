@@ -1,13 +1,13 @@
 """What a Parquet file's pages claim to become, read from their headers before anything is decoded.
 
 Rule: a small file takes no more memory than a large one. How many rows are decoded at once is decided by what pages
-can hold at most, whatever the footer says; pages that blow up are refused. Headers are thrift's compact form.
+can hold at most, whatever the footer says; pages that blow up are refused.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchvision.errors import JobInvalid
+from batchvision.manifest.footer import Chunk, RowGroup
+from batchvision.manifest.thrift import Compact
 
 #: A page that is larger, and was packed to less than a hundredth, is a bomb; pages of images are large, and pack badly.
 LARGE_PAGE_BYTES = 64 * 1024 * 1024
@@ -41,29 +43,24 @@ class Page(NamedTuple):
     encoding: int
 
 
-def rows_at_once(path: Path, file: pq.ParquetFile, group: int, columns: list[str], batch_bytes: int) -> int:
+def rows_at_once(path: Path, file: pq.ParquetFile, group: RowGroup, columns: Set[str], batch_bytes: int) -> int:
     """How many rows of a row group decode to no more than about ``batch_bytes`` in any of ``columns``; at least one.
 
     Raises JobInvalid where a page is a bomb or its header cannot be read.
     """
-    chunks, names = file.metadata.row_group(group), set(columns)
-    rows = max(1, int(chunks.num_rows))
-    most: int = rows
+    most = rows = max(1, group.rows)
     with path.open("rb") as raw:
-        for index in range(chunks.num_columns):
-            chunk = chunks.column(index)
-            if chunk.path_in_schema.split(".")[0] not in names:
+        for index, chunk in enumerate(group.chunks):
+            if chunk.column not in columns:
                 continue
             is_flat = file.schema.column(index).max_repetition_level == 0
             try:
                 pages = list(_pages(raw, chunk))
             except (LookupError, TypeError, ValueError) as error:  # a field is missing, or of another kind
-                raise JobInvalid(
-                    f"{path.name} is damaged: a page of {chunk.path_in_schema!r} has no header."
-                ) from error
+                raise JobInvalid(f"{path.name} is damaged: a page of {chunk.path!r} has no header.") from error
             longest = _longest_value(raw, pages, chunk)
             for page in pages:
-                _reject_bomb(path, chunk.path_in_schema, page, longest)
+                _reject_bomb(path, chunk.path, page, longest)
                 most = min(most, _rows_of(page, longest, batch_bytes, rows if not is_flat else None))
     return max(1, most)
 
@@ -97,17 +94,19 @@ def _reject_bomb(path: Path, column: str, page: Page, longest: int) -> None:
         raise JobInvalid(f"{path.name}: a cell of {column!r} has {longest:,} bytes.")
 
 
-def _longest_value(raw: BinaryIO, pages: list[Page], chunk: Any) -> int:
+def _longest_value(raw: BinaryIO, pages: list[Page], chunk: Chunk) -> int:
     """The longest value of a column's dictionary, 8 where its values are numbers or it has none."""
     page = next((page for page in pages if page.is_dictionary), None)
-    if page is None or chunk.physical_type != "BYTE_ARRAY" or page.unpacked_bytes > LARGE_PAGE_BYTES:
-        return 8 if page is None or chunk.physical_type != "BYTE_ARRAY" else page.unpacked_bytes
+    if page is None or not chunk.holds_bytes:
+        return 8
+    if page.unpacked_bytes > LARGE_PAGE_BYTES:
+        return page.unpacked_bytes
     raw.seek(page.offset)
     content = raw.read(page.packed_bytes)
-    if chunk.compression != "UNCOMPRESSED":
+    if chunk.codec != "":
         try:
-            content = pa.decompress(content, page.unpacked_bytes, codec=_CODECS[chunk.compression], asbytes=True)
-        except (KeyError, pa.ArrowException, OSError, ValueError):
+            content = pa.decompress(content, page.unpacked_bytes, codec=chunk.codec, asbytes=True)
+        except (TypeError, pa.ArrowException, OSError, ValueError):
             return page.unpacked_bytes
     at = longest = 0
     while at + 4 <= len(content):
@@ -117,27 +116,14 @@ def _longest_value(raw: BinaryIO, pages: list[Page], chunk: Any) -> int:
     return min(longest, page.unpacked_bytes)
 
 
-_CODECS = {
-    "SNAPPY": "snappy",
-    "GZIP": "gzip",
-    "ZSTD": "zstd",
-    "BROTLI": "brotli",
-    "LZ4": "lz4_raw",
-    "LZ4_RAW": "lz4_raw",
-}
-
-
 # ---------------------------------------------------------------------------------- headers
 
 
-def _pages(raw: BinaryIO, chunk: Any) -> Iterator[Page]:
+def _pages(raw: BinaryIO, chunk: Chunk) -> Iterator[Page]:
     """Every page of a column chunk, in order."""
-    first = chunk.data_page_offset
-    if chunk.has_dictionary_page and chunk.dictionary_page_offset and chunk.dictionary_page_offset < first:
-        first = chunk.dictionary_page_offset
-    at, end = first, first + chunk.total_compressed_size
+    at, end = chunk.start, chunk.start + chunk.packed_bytes
     values = 0
-    while at < end and values < chunk.num_values:
+    while at < end and values < chunk.values:
         size, fields = _header(raw, at)
         page = _page(at + size, fields)
         if page is not None:
@@ -168,7 +154,7 @@ def _header(raw: BinaryIO, at: int) -> tuple[int, dict[int, Any]]:
     while True:
         raw.seek(at)
         content = raw.read(size)
-        reader = _Compact(content)
+        reader = Compact(content)
         try:
             fields = reader.struct()
         except IndexError:
@@ -177,68 +163,3 @@ def _header(raw: BinaryIO, at: int) -> tuple[int, dict[int, Any]]:
             size *= 8
             continue
         return reader.at, fields
-
-
-class _Compact:
-    """Thrift's compact protocol, as much of it as page headers use. Raises IndexError at the end of its bytes."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.at = 0
-
-    def struct(self, depth: int = 0) -> dict[int, Any]:
-        fields: dict[int, Any] = {}
-        name = 0
-        while head := self._byte():
-            name = name + (head >> 4) if head >> 4 else self._integer()
-            fields[name] = self._value(head & 0x0F, depth)
-        return fields
-
-    def _value(self, kind: int, depth: int) -> Any:
-        if depth > 8:
-            raise ValueError("nested too deeply")
-        match kind:
-            case 1 | 2:
-                return kind == 1
-            case 3:
-                return self._byte()
-            case 4 | 5 | 6:
-                return self._integer()
-            case 7:
-                return self._skipped(8)
-            case 8:
-                return self._skipped(self._varint())
-            case 9 | 10:
-                head = self._byte()
-                count = self._varint() if head >> 4 == 15 else head >> 4
-                if count > 1_000_000:
-                    raise ValueError("a list too long")
-                return [self._value(head & 0x0F, depth + 1) for _ in range(count)]
-            case 12:
-                return self.struct(depth + 1)
-        raise ValueError(f"a field of kind {kind}")
-
-    def _byte(self) -> int:
-        value = self._content[self.at]
-        self.at += 1
-        return value
-
-    def _varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self._byte()
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-            if shift > 63:
-                raise ValueError("a number too long")
-
-    def _integer(self) -> int:
-        value = self._varint()
-        return (value >> 1) ^ -(value & 1)
-
-    def _skipped(self, size: int) -> None:
-        self.at += size
-        if self.at > len(self._content):
-            raise IndexError

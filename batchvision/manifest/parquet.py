@@ -8,7 +8,7 @@ folder's name has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,7 @@ from pyarrow import types
 from batchvision.errors import JobInvalid
 from batchvision.manifest.cells import is_list, normal_type, normalised
 from batchvision.manifest.columns import reject_missing, reject_repeated
+from batchvision.manifest.footer import RowGroup, row_groups
 from batchvision.manifest.image_cells import holds_bytes
 from batchvision.manifest.opening import read_head, stranger, unreadable
 from batchvision.manifest.pages import rows_at_once
@@ -86,14 +87,17 @@ def _stored_batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Ite
             count = min(BATCH_ROWS, file.metadata.num_rows - start)
             yield pa.RecordBatch.from_arrays([pa.nulls(count)], names=[""])
         return
-    for group in range(file.metadata.num_row_groups):
-        if not file.metadata.row_group(group).num_rows:
+    wanted, leaves = frozenset(columns), len(file.schema)
+    for number, group in enumerate(row_groups(path)):
+        if len(group.chunks) != leaves:
+            raise JobInvalid(f"{path.name} is damaged: a row group has {len(group.chunks)} columns of {leaves}.")
+        if not group.rows:
             continue
-        most = min(BATCH_ROWS, rows_at_once(path, file, group, columns, BATCH_BYTES))
+        most = min(BATCH_ROWS, rows_at_once(path, file, group, wanted, BATCH_BYTES))
         taste = min(most, _TASTE_ROWS)
-        row_bytes = max(_stored_row_bytes(file, group, columns), _tasted_row_bytes(file, group, columns, taste))
+        row_bytes = max(_stored_row_bytes(group, wanted), _tasted_row_bytes(file, number, columns, taste))
         rows = max(1, min(most, int(BATCH_BYTES / row_bytes)))
-        for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
+        for batch in file.iter_batches(batch_size=rows, row_groups=[number], columns=columns):
             batch.validate(full=True)
             yield batch
 
@@ -128,12 +132,9 @@ def _extension_of(field: pa.Field) -> str | None:
     return None if not name or name in _HARMLESS else str(name)
 
 
-def _stored_row_bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> float:
-    chunks = file.metadata.row_group(group)
-    wanted = (chunks.column(index) for index in range(chunks.num_columns))
-    names = set(columns)
-    size = sum(chunk.total_uncompressed_size for chunk in wanted if chunk.path_in_schema.split(".")[0] in names)
-    return max(1.0, float(size / chunks.num_rows))
+def _stored_row_bytes(group: RowGroup, columns: Set[str]) -> float:
+    size = sum(chunk.unpacked_bytes for chunk in group.chunks if chunk.column in columns)
+    return max(1.0, size / group.rows)
 
 
 def _tasted_row_bytes(file: pq.ParquetFile, group: int, columns: list[str], rows: int) -> float:

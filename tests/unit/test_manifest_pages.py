@@ -18,7 +18,9 @@ import pytest
 
 from batchvision.errors import JobInvalid
 from batchvision.manifest import pages
+from batchvision.manifest.footer import row_groups
 from batchvision.manifest.parquet import BATCH_BYTES, ParquetManifest
+from batchvision.manifest.thrift import Compact
 
 MIB = 1024 * 1024
 
@@ -158,6 +160,53 @@ def test_a_header_that_is_damaged_is_damage(tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_footer_that_contradicts_itself_ends_its_reading_and_not_the_process(tmp_path: Path) -> None:
+    """Where the schema says that a column is no list, and its chunk has statistics of one, pyarrow's own object for
+    that chunk calls abort(). In a process of its own, so that a relapse fails this test and no other."""
+    path = written(tmp_path / "m.parquet", {"id": ["a", "b"], "tags": [["x"], []]}, store_schema=False)
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from batchvision.errors import JobInvalid\n"
+        "from batchvision.manifest.parquet import ParquetManifest\n"
+        "path = Path(sys.argv[1])\n"
+        "raw = path.read_bytes()\n"
+        "footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], 'little')\n"
+        "for place in range(footer, footer + 80):\n"
+        "    for bit in (1, 2, 4, 64):\n"
+        "        path.write_bytes(raw[:place] + bytes([raw[place] ^ bit]) + raw[place + 1 :])\n"
+        "        try:\n"
+        "            manifest = ParquetManifest(path, {})\n"
+        "            list(manifest.batches(manifest.columns[:1]))\n"
+        "        except JobInvalid: pass\n"
+        "print('all were read or refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "all were read or refused\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "footer",
+    [b"", b"\x00", b"\x49\x1c", b"\x49\xfc\xff\xff\x03", b"\x49\x1c\x19\x1c\x00\x00\x00", b"\xff" * 40],
+)
+def test_a_footer_without_its_fields_is_damage(tmp_path: Path, footer: bytes) -> None:
+    path = tmp_path / "m.parquet"
+    path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    if footer == b"\x00":
+        assert list(row_groups(path)) == []
+        return
+    with pytest.raises(JobInvalid, match=r"m\.parquet is damaged: its footer"):
+        list(row_groups(path))
+
+
+def test_a_list_of_a_million_truths_takes_a_million_bytes() -> None:
+    """Else a header of a few bytes, nested, would stand for any number of them."""
+    few = b"\x19\xf1" + b"\xc0\x84\x3d" + b"\x00" * 9
+    with pytest.raises(IndexError):
+        Compact(few).struct()
+    assert Compact(b"\x19\x31\x01\x02\x01\x00").struct() == {1: [True, False, True]}
+
+
 # ---------------------------------------------------------------------------------- types that somebody made up
 
 
@@ -219,7 +268,8 @@ def test_uuids_and_json_are_read_as_text(tmp_path: Path) -> None:
 
 def test_the_pages_of_a_file_are_those_that_its_writer_wrote(tmp_path: Path) -> None:
     path = written(tmp_path / "m.parquet", {"id": TABLE["id"]}, use_dictionary=False, data_page_size=1000)
-    with pq.ParquetFile(path) as file, path.open("rb") as raw:
-        found = list(pages._pages(raw, file.metadata.row_group(0).column(0)))
+    (group,) = row_groups(path)
+    with path.open("rb") as raw:
+        found = list(pages._pages(raw, group.chunks[0]))
     assert sum(page.values for page in found) == 5000
     assert len(found) > 3
