@@ -207,3 +207,22 @@ def test_what_opens_an_images_url_is_known_by_name() -> None:
     assert found == {"pass-word-1", "abcdefgh1", "k%2Fe%2Fy-12345", "k/e/y-12345"}
     assert url_credentials("https://x.com/a.jpg?size=large-enough") == ()
     assert url_credentials("http://[broken") == ()
+
+
+def _escapes_of_a_key() -> list[str]:
+    return [KEY, quote(KEY, safe=""), html.escape(KEY), "".join(f"&#{ord(c)};" for c in KEY), KEY.replace("/", "\\/")]
+
+
+_PIECES = ["?", "&", "%3f", "%2526", "&amp;", "\\u0026", "sig", "X-Amz-Signature", "Signature", "=", "%3D", "\\u003d"]
+_PIECES += ["https:", ":", "//", "\\/\\/", "%2F%2F", "user", "@", "%40", "\\u0040", "abc", " ", *_escapes_of_a_key()]
+
+
+@given(st.lists(st.sampled_from(_PIECES), max_size=14))
+def test_what_is_looked_for_first_misses_nothing_that_the_patterns_would_find(pieces: list[str]) -> None:
+    secrets, text = Secrets(Secret(KEY)), "".join(pieces)
+    expected = text
+    for form in secrets._text._forms:
+        expected = expected.replace(form, MASK)
+    for pattern, _, instead in secrets._text._searches:
+        expected = pattern.sub(instead, expected)
+    assert secrets.mask(text) == expected
