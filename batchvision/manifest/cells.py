@@ -11,7 +11,6 @@ import json
 import math
 import struct
 from collections.abc import Iterable
-from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -122,14 +121,15 @@ def _texts(array: pa.Array) -> pa.Array:
         return _from_cells(array, bytes.hex)
     if is_list(given):
         return _joined_lists(array)
-    return _from_cells(array, json_text)
+    return pa.array([None if value is None else json_text(value) for value in spoken(array)], pa.string())
 
 
 def iso_texts(array: pa.Array) -> pa.Array:
-    """Timestamps and times in ISO 8601 with all digits of their unit; those with a zone in UTC."""
+    """Timestamps and times in ISO 8601 with all digits of their unit; those with a zone in UTC. Beyond the year 32767
+    Arrow says that the value is out of range."""
     if types.is_timestamp(array.type) and array.type.tz is not None:
         array = array.cast(pa.timestamp(array.type.unit, "UTC"))
-    return pc.replace_substring(array.cast(pa.string()), " ", "T")
+    return pc.replace_substring_regex(array.cast(pa.string()), r"^([\d-]+) ", r"\1T")
 
 
 def _trimmed(texts: pa.Array) -> pa.Array:
@@ -187,11 +187,45 @@ def _value_text(value: Any) -> str:
     return json_text(value)
 
 
+# ---------------------------------------------------------------------------------- nested cells
+
+_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+def spoken(array: pa.Array) -> list[Any]:
+    """The cells of a normalised column as Python values; times and dates in them are text as :func:`cell_texts` has it,
+    durations seconds: Python's own reach neither as far nor as fine as Arrow's."""
+    given = array.type
+    if types.is_map(given):
+        pairs = pa.list_(pa.struct([("key", given.key_type), ("value", given.item_type)]))
+        listed = spoken(array.cast(pairs))
+        return [None if cell is None else [(pair["key"], pair["value"]) for pair in cell] for cell in listed]
+    if is_list(given):
+        elements = iter(spoken(array.flatten()))
+        lengths = pc.list_value_length(array).to_pylist()
+        return [None if length is None else [next(elements) for _ in range(length)] for length in lengths]
+    if types.is_struct(given):
+        return _spoken_structs(array)
+    if types.is_duration(given):
+        return [None if count is None else count / _UNITS[given.unit] for count in array.cast(pa.int64()).to_pylist()]
+    if types.is_date(given) or types.is_timestamp(given) or types.is_time(given):
+        return list(_texts(array).to_pylist())
+    return list(array.to_pylist())
+
+
+def _spoken_structs(array: pa.Array) -> list[dict[str, Any] | None]:
+    parts = [spoken(part) for part in array.flatten()]
+    names = [field.name for field in array.type]
+    cells = zip(*parts, strict=True) if parts else ((),) * len(array)
+    is_there = array.is_valid().to_pylist()
+    return [dict(zip(names, cell, strict=True)) if there else None for there, cell in zip(is_there, cells, strict=True)]
+
+
 # ---------------------------------------------------------------------------------- JSON
 
 
 def json_text(value: Any) -> str:
-    """``value`` as compact JSON. Text is what JSON has no word for: ISO 8601 times, decimals, bytes in base64, NaN."""
+    """``value`` as compact JSON. Text is what JSON has no word for: decimals, bytes in base64, NaN."""
     return json.dumps(_speakable(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
@@ -211,9 +245,5 @@ def _speakable(value: Any) -> Any:
             return base64.b64encode(value).decode()
         case Decimal():
             return _decimal_text(value)
-        case datetime() | date() | time():
-            return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
         case _:
             return str(value)

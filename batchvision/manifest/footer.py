@@ -43,7 +43,7 @@ def row_groups(path: Path) -> Iterator[RowGroup]:
     """Every row group, in order. Raises JobInvalid where the footer is not what it should be."""
     try:
         yield from map(_row_group, _groups(_footer(path)))
-    except (LookupError, TypeError, ValueError) as error:  # a field is missing, or of another kind
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # a field is missing, or of another kind
         raise JobInvalid(f"{path.name} is damaged: its footer does not say where its columns are.") from error
 
 

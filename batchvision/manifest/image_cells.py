@@ -15,7 +15,7 @@ from pyarrow import types
 
 from batchvision.errors import JobInvalid
 from batchvision.images import kind_of
-from batchvision.manifest.cells import JsonCells, is_list
+from batchvision.manifest.cells import JsonCells, is_list, spoken
 from batchvision.records import ImageKind, ImageRef
 
 _PATH_KEYS = ("path", "url")
@@ -54,7 +54,7 @@ def image_refs(
     is_json = JsonCells.of(field) is JsonCells.ANY
     return [
         tuple(_refs(json.loads(value) if is_json and value is not None else value, field.name, separator, version))
-        for value, version in zip(array.to_pylist(), versions or [None] * len(array), strict=True)
+        for value, version in zip(spoken(array), versions or [None] * len(array), strict=True)
     ]
 
 

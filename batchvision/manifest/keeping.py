@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from batchvision.manifest.cells import JsonCells, cell_texts, float_text, is_list, iso_texts, json_text
+from batchvision.manifest.cells import JsonCells, cell_texts, float_text, is_list, iso_texts, json_text, spoken
 from batchvision.records import Cell
 
 #: A cell that is sent or kept has no more bytes of UTF-8 than this; its row is invalid if it does.
@@ -110,7 +110,7 @@ def _text_cells(array: pa.Array, field: pa.Field) -> list[Cell]:
     if JsonCells.of(field) is JsonCells.ANY:
         return [None if cell is None else _unquoted(cell) for cell in array.to_pylist()]
     if is_list(array.type) or types.is_struct(array.type) or types.is_map(array.type):
-        return [None if value is None else json_text(value) for value in array.to_pylist()]
+        return [None if value is None else json_text(value) for value in spoken(array)]
     return list(cell_texts(array, field).to_pylist())
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -108,12 +109,27 @@ def _longest_value(raw: BinaryIO, pages: list[Page], chunk: Chunk) -> int:
             content = pa.decompress(content, page.unpacked_bytes, codec=chunk.codec, asbytes=True)
         except (TypeError, pa.ArrowException, OSError, ValueError):
             return page.unpacked_bytes
-    at = longest = 0
-    while at + 4 <= len(content):
-        (length,) = _LENGTH.unpack_from(content, at)
-        longest = max(longest, length)
+    return min(_longest_of(content), page.unpacked_bytes)
+
+
+def _longest_of(content: bytes) -> int:
+    """Of values that stand each behind its length; where all have the same, as numbers and URLs often do, it is seen
+    at once."""
+    if len(content) < 4:
+        return 0
+    longest: int = _LENGTH.unpack_from(content)[0]
+    stride = 4 + longest
+    if len(content) % stride == 0:
+        lengths = np.ndarray(len(content) // stride, "<u4", content, strides=(stride,))
+        if (lengths == longest).all():
+            return longest
+    unpack, at, end = _LENGTH.unpack_from, stride, len(content) - 4
+    while at <= end:
+        (length,) = unpack(content, at)
+        if length > longest:
+            longest = length
         at += 4 + length
-    return min(longest, page.unpacked_bytes)
+    return longest
 
 
 # ---------------------------------------------------------------------------------- headers

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchvision.checkpoint import Columns
 from batchvision.checkpoint.cells import storable
@@ -21,6 +19,7 @@ from batchvision.job import Job
 from batchvision.prompt import Conversation
 from batchvision.providers import SendOptions, dialect
 from batchvision.records import Row
+from fuzzers.tables import parquet_files
 
 _PROMPTS = ({"user": "Say {title} of {{x}} {image}"}, {"column": "title"}, {"user": "{title}{title}{image:image}"})
 _NAMES = ("m.csv", "m.tsv", "m.jsonl", "m.parquet", "m.csv.gz", "m.jsonl.zst", "m.csv", "m.jsonl")
@@ -39,8 +38,10 @@ class Manifests:
     def seeds(self) -> Sequence[bytes]:
         csv = b'id,image,title\n007,a.jpg,Boot\n8,https://h/b.jpg,\n"9""x","a.jpg","two\nlines"\n'
         jsonl = b'{"id": 1, "image": "a.jpg", "title": "t"}\n{"id": 2.50, "image": [{"path": "b"}], "title": null}\n'
-        bodies = {0: csv, 1: csv.replace(b",", b"\t"), 2: jsonl, 3: _parquet(), 4: csv, 5: jsonl, 6: csv, 7: jsonl}
-        return [bytes([number + 8 * choice]) + body for number, body in bodies.items() for choice in range(9)]
+        jsonl += b'{"id": 3, "title": {"a": [1e400, true]}}\n{"id": 1e2, "image": [], "title": -0.0}\n'
+        texts = {0: csv, 1: csv.replace(b",", b"\t"), 2: jsonl, 4: csv, 5: jsonl, 6: csv, 7: jsonl}
+        bodies = [*texts.items(), *((3, body) for body in parquet_files())]
+        return [bytes([number + 8 * choice]) + body for number, body in bodies for choice in range(9)]
 
     def tokens(self) -> Sequence[bytes]:
         words = [
@@ -123,10 +124,3 @@ def _check_body(job: Job, row: Row) -> None:
         message["content"] if isinstance(message["content"], list) else [{"type": "text", "text": message["content"]}]
     )
     assert all(part["type"] == "text" and set(part) == {"type", "text"} for part in parts)
-
-
-def _parquet() -> bytes:
-    table = pa.table({"id": ["1", "2"], "image": [["a.jpg"], None], "title": pa.array(["x", None]).dictionary_encode()})
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="none", write_page_checksum=False)
-    return sink.getvalue()
