@@ -5,6 +5,7 @@ A *plain* image may travel byte for byte: a whole, single-frame, upright, 8-bit 
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,7 +37,6 @@ class Header:
     width: int | None = None
     height: int | None = None
     is_plain: bool = False
-    has_metadata: bool = False
     orientation: int = 1  #: EXIF: 1 is upright
 
 
@@ -60,10 +60,14 @@ class Converted(NamedTuple):
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_END = b"\xff\xd9"
 _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
-_PNG_METADATA = _PNG_TEXTS | {b"eXIf", b"tIME"}
 _PNG_KEPT = frozenset({b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"pHYs", b"cICP"})
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what every decoder knows
 _JPEG_ODD_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+#: What may stand between the scans of a JPEG: tables, restarts, lines, notes, another scan, the end.
+_BETWEEN_SCANS = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
+_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+#: A header of more segments, or a PNG of more chunks, would only keep a processor busy.
+_MOST_PIECES = 65_536
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 #: What people most often mistake for an image, by how it begins.
@@ -140,10 +144,12 @@ def _impostor(content: bytes) -> str:
 # ---------------------------------------------------------------------------------- JPEG
 
 
-def _jpeg_segments(content: bytes) -> Iterator[Segment]:
-    """The segments up to and with the first start of scan (DA). Junk between them, which decoders skip, has no kind."""
-    at = 2
+def _jpeg_segments(content: bytes, at: int = 2) -> Iterator[Segment]:
+    """The segments up to and with the next start of scan (DA). Junk between them, which decoders skip, has no kind."""
+    pieces = 0
     while at + 4 <= len(content):
+        if (pieces := pieces + 1) > _MOST_PIECES:
+            raise ImageUnreadable(f"damaged JPEG: its header has more than {_MOST_PIECES:,} pieces")
         if content[at] != 0xFF:
             start, at = at, content.find(b"\xff", at)
             if at < 0:
@@ -171,7 +177,7 @@ def _jpeg_segments(content: bytes) -> Iterator[Segment]:
 
 def _examine_jpeg(content: bytes) -> Header:
     frame: Segment | None = None
-    orientation, has_metadata, is_single, is_clean, scan = 1, False, True, True, 0
+    orientation, is_single, is_clean, scan = 1, True, True, 0
     for segment in _jpeg_segments(content):
         if not segment.kind:
             is_clean = False
@@ -179,12 +185,10 @@ def _examine_jpeg(content: bytes) -> Header:
         marker = segment.kind[0]
         if marker in _JPEG_FRAMES or marker in _JPEG_ODD_FRAMES:
             frame = segment
-        elif _is_jpeg_metadata(content, segment):
-            has_metadata = True
-            if marker == 0xE1 and content[segment.content : segment.content + 6] == b"Exif\x00\x00":
-                orientation = exif_orientation(content[segment.content : segment.end])
-            elif marker == 0xE2 and content[segment.content : segment.content + 4] == b"MPF\x00":
-                is_single = False  # more pictures follow the first (MPO)
+        elif marker == 0xE1 and content[segment.content : segment.content + 6] == b"Exif\x00\x00":
+            orientation = exif_orientation(content[segment.content : segment.end])
+        elif marker == 0xE2 and content[segment.content : segment.content + 4] == b"MPF\x00":
+            is_single = False  # more pictures follow the first (MPO)
         scan = segment.end
     if frame is None:
         raise ImageUnreadable("damaged JPEG: it has no frame header")
@@ -207,7 +211,6 @@ def _examine_jpeg(content: bytes) -> Header:
             and ends_well
             and width > 0 < height
         ),
-        has_metadata=has_metadata,
         orientation=orientation,
     )
 
@@ -228,8 +231,10 @@ def _is_jpeg_metadata(content: bytes, segment: Segment) -> bool:
 def _png_chunks(content: bytes) -> Iterator[Segment]:
     """All chunks up to IEND, each checked against its checksum."""
     view = memoryview(content)
-    at = len(PNG_SIGNATURE)
+    at, pieces = len(PNG_SIGNATURE), 0
     while at + 12 <= len(content):
+        if (pieces := pieces + 1) > _MOST_PIECES:
+            raise ImageUnreadable(f"a PNG of more than {_MOST_PIECES:,} chunks: save it again")
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
         kind = content[at + 4 : at + 8]
         if end > len(content):
@@ -274,7 +279,6 @@ def _examine_png(content: bytes) -> Header:
             and end == len(content)
             and width > 0 < height
         ),
-        has_metadata=bool(kinds & _PNG_METADATA),
         orientation=orientation,
     )
 
@@ -335,13 +339,22 @@ def check_pixels(width: int | None, height: int | None, preparation: ImagePrepar
 
 
 def without_metadata(content: bytes, header: Header) -> bytes:
-    """A plain JPEG or PNG without EXIF, XMP, comments and text; the picture's own bytes are not touched."""
+    """A plain JPEG or PNG without EXIF, XMP, comments, text, chunks of no known kind, and whatever follows its end; the
+    picture's own bytes are not touched. Raises ImageUnreadable for a JPEG whose scans are not told apart safely."""
     if header.format is ImageFormat.PNG:
         kept = [content[chunk.start : chunk.end] for chunk in _png_chunks(content) if chunk.kind in _PNG_KEPT]
         return PNG_SIGNATURE + b"".join(kept)
-    parts, scan = [content[:2]], 0
-    for segment in _jpeg_segments(content):
-        scan = segment.start
-        if segment.kind[0] != 0xDA and not _is_jpeg_metadata(content, segment):
-            parts.append(content[segment.start : segment.end])
-    return b"".join([*parts, content[scan:]])
+    parts, at = [content[:2]], 2
+    while content[at : at + 2] != JPEG_END:
+        for segment in _jpeg_segments(content, at):
+            if not segment.kind:
+                raise ImageUnreadable("damaged JPEG: junk between its scans")
+            if not _is_jpeg_metadata(content, segment):
+                parts.append(content[segment.start : segment.end])
+            at = segment.end
+        end = _SCAN_END.search(content, at)
+        if end is None or content[end.start() + 1] not in _BETWEEN_SCANS:
+            raise ImageUnreadable("damaged JPEG: a scan has no end")
+        parts.append(content[at : end.start()])
+        at = end.start()
+    return b"".join([*parts, JPEG_END])

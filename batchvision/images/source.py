@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
 import anyio
 import anyio.to_thread
 
-from batchvision.errors import ImageUnreachable, RowInvalid
+from batchvision.errors import ImageUnreachable, ImageUnreadable, RowInvalid
 from batchvision.images.addresses import check_host
 from batchvision.images.downloads import Downloads, Room
 from batchvision.images.formats import Converted, Header, check_pixels, examine, without_metadata
@@ -100,12 +100,23 @@ def prepare_bytes(content: bytes, preparation: ImagePreparation, convert: Conver
     """
     header = examine(content)
     check_pixels(header.width, header.height, preparation)
-    if not passes_unchanged(content, header, preparation):
+    unchanged = _as_it_is(content, header, preparation)
+    if unchanged is None:
         converted = convert(content, header, preparation)
         return Prepared(converted.content, "image/jpeg", converted.width, converted.height)
-    if preparation.strip_metadata and header.has_metadata:
-        content = without_metadata(content, header)
-    return Prepared(content, f"image/{header.format.value}", header.width or 0, header.height or 0)
+    return Prepared(unchanged, f"image/{header.format.value}", header.width or 0, header.height or 0)
+
+
+def _as_it_is(content: bytes, header: Header, preparation: ImagePreparation) -> bytes | None:
+    """What is sent of an image that needs no decoder; None: it needs one."""
+    if not passes_unchanged(content, header, preparation):
+        return None
+    if not preparation.strip_metadata:
+        return content
+    try:
+        return without_metadata(content, header)
+    except ImageUnreadable:  # what a decoder makes of it holds no metadata either
+        return None
 
 
 def passes_unchanged(content: bytes, header: Header, preparation: ImagePreparation) -> bool:
@@ -270,7 +281,7 @@ class ImageSource:
             return await self._from_bytes(ref, content)
 
     async def _from_bytes(self, ref: ImageRef, content: bytes) -> Payload:
-        small = len(content) <= SMALL_BYTES
+        small = len(content) <= SMALL_BYTES and not self._preparation.strip_metadata
         if small and passes_unchanged(content, examine(content), self._preparation):
             return self._check(ref, content)
         return await self._offload(self._check, ref, content)

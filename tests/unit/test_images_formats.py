@@ -209,15 +209,70 @@ def test_metadata_goes_and_the_picture_stays_to_the_byte(name: str) -> None:
     gps.get_ifd(0x8825)[1] = "N"
     gps[0x010E] = "canary"
     content = encoded(picture(), name, exif=gps.tobytes(), icc_profile=b"a profile")
-    header = examine(content)
-    assert header.has_metadata
-    stripped = without_metadata(content, header)
+    stripped = without_metadata(content, examine(content))
     assert b"canary" in content
     assert b"canary" not in stripped
-    again = examine(stripped)
-    assert again.is_plain
-    assert not again.has_metadata
+    assert examine(stripped).is_plain
     with Image.open(io.BytesIO(stripped)) as left, Image.open(io.BytesIO(content)) as before:
         assert left.tobytes() == before.tobytes()
         assert left.info.get("icc_profile") == b"a profile"
         assert not left.getexif()
+
+
+def with_comment_between_scans(note: bytes) -> bytes:
+    content = encoded(picture(), "JPEG", progressive=True)
+    scan = content.index(b"\xff\xda", content.index(b"\xff\xda") + 2)
+    return content[:scan] + b"\xff\xfe" + struct.pack(">H", 2 + len(note)) + note + content[scan:]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        with_comment_between_scans(b"canary"),
+        PNG[:33] + chunk(b"gpSx", b"canary") + PNG[33:],
+        PNG[:33] + chunk(b"caBX", b"canary") + PNG[33:],
+        encoded(picture(), "JPEG", comment=b"canary"),
+    ],
+)
+def test_metadata_goes_wherever_it_stands_and_of_whatever_kind_it_is(content: bytes) -> None:
+    header = examine(content)
+    assert header.is_plain
+    assert b"canary" in content
+    stripped = without_metadata(content, header)
+    assert b"canary" not in stripped
+    assert examine(stripped).is_plain
+    with Image.open(io.BytesIO(stripped)) as left, Image.open(io.BytesIO(content)) as before:
+        assert left.tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize("tail", [b"<script>canary</script>\xff\xd9", encoded(picture(), "JPEG", comment=b"canary")])
+def test_what_follows_the_end_of_a_jpeg_goes_too(tail: bytes) -> None:
+    """A second picture behind the first, with its own GPS, ends like a picture that is whole."""
+    assert examine(JPEG + tail).is_plain
+    assert without_metadata(JPEG + tail, examine(JPEG + tail)) == without_metadata(JPEG, examine(JPEG))
+
+
+@given(st.binary(max_size=60))
+def test_stripping_gives_a_plain_picture_or_nothing(junk: bytes) -> None:
+    scan = JPEG.index(b"\xff\xda")
+    content = JPEG[: scan + 40] + junk + JPEG[scan + 40 :]
+    try:
+        stripped = without_metadata(content, examine(content))
+    except ImageUnreadable:
+        return
+    assert examine(stripped).is_plain
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        JPEG[:2] + b"\xff\xe2\x00\x02" * 70_000 + JPEG[2:],
+        JPEG[:2] + b"\xff" * 70_000 + JPEG[2:],
+        JPEG[:2] + b"\xff\x01a" * 70_000 + JPEG[2:],
+        PNG[:33] + chunk(b"abCd", b"") * 70_000 + PNG[33:],
+    ],
+    ids=["segments", "fill bytes", "junk", "chunks"],
+)
+def test_a_header_in_countless_pieces_is_not_read_to_its_end(content: bytes) -> None:
+    with pytest.raises(ImageUnreadable, match="more than 65,536"):
+        examine(content)
