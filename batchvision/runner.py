@@ -30,7 +30,7 @@ from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
 from batchvision.garbage import rarely_collected
 from batchvision.images import ImageSource, threads
 from batchvision.job import Job
-from batchvision.lanes import POLLERS, DeferredLane, Delivery, OnlineLane, Sharing
+from batchvision.lanes import POLLERS, DeferredLane, Delivery, OnlineLane, Sharing, rows_at_once
 from batchvision.money import format_usd
 from batchvision.pricelist import quote
 from batchvision.prompt import answer_columns
@@ -174,7 +174,7 @@ class Night:
             columns=Columns(keep=self.survey.keep_types, answers=answers),
             secrets=self.secrets,
             keep_raw=self.job.output.keep_raw_answers or self._is_trial,  # of a trial nothing else is kept
-            reserve_bytes=reserve_bytes(self.job.limits.concurrency + POLLERS),
+            reserve_bytes=reserve_bytes(rows_at_once(self.job.limits.concurrency) + POLLERS),
             disk=self.seams.disk,
             offload=self.seams.offload,
         )

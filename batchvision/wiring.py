@@ -28,7 +28,7 @@ from batchvision.prepare import Preparer
 from batchvision.pricelist import Quote, quote
 from batchvision.prompt import Conversation
 from batchvision.providers import dialect
-from batchvision.records import Recipe
+from batchvision.records import Lane, Recipe
 from batchvision.retry import RetryPolicy
 from batchvision.secrets import Secrets
 from batchvision.transport import HttpFetcher, HttpTransport
@@ -137,9 +137,12 @@ def budget_of(job: Job, caps: Caps, shards: int = 1) -> LocalBudget:
     per_second = [limits.requests_per_second, limits.requests_per_minute and limits.requests_per_minute / 60]
     given = [rate for rate in per_second if rate is not None]
     tokens = limits.tokens_per_minute
-    return LocalBudget(
-        Pacing(PacingLimits(min(given) / shards if given else None, tokens / shards if tokens else None)), caps
+    pacing = PacingLimits(
+        requests_per_second=min(given) / shards if given else None,
+        tokens_per_minute=tokens / shards if tokens else None,
+        in_flight=limits.concurrency if job.delivery.lane_used is Lane.ONLINE else None,  # others count submitters
     )
+    return LocalBudget(Pacing(pacing), caps)
 
 
 def images_of(job: Job, fetch: Fetcher, seams: Seams, convert: Converter | None = None) -> ImageSource:

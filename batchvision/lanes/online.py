@@ -1,4 +1,9 @@
-"""Online: a fixed number of workers, each with one request on the wire at a time."""
+"""Online: a fixed number of workers, each with one row; the pacing lets ``concurrency`` of them be on the wire.
+
+The others prepare the next rows, or wait for the disk to have an answer: as soon as one request is back, the next
+leaves. Rule (P5): what is open in the journal stays within ``concurrency``, as a request's place is given away only
+with its answer in the same group as, and before, the next intent.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +16,26 @@ from batchvision.errors import StopRun
 from batchvision.lanes.base import Delivery, next_row
 from batchvision.records import Exchange, Row
 
+MOST_AHEAD = 256  #: rows more than requests in flight: what a quick provider needs to hide preparation and disk
+
+
+def rows_at_once(concurrency: int) -> int:
+    """How many rows are under way, and in memory, for so many requests in flight."""
+    return concurrency + min(MOST_AHEAD, -(-concurrency // 4))
+
 
 class OnlineLane:
-    """Ask and wait for the answer. ``concurrency`` workers bound requests on the wire, memory and connections alike."""
+    """Ask and wait for the answer."""
 
     def __init__(self, delivery: Delivery, *, concurrency: int) -> None:
         self._delivery = delivery
-        self._concurrency = concurrency
+        self._workers = rows_at_once(concurrency)
 
     async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange] = ()) -> None:
         """Deliver every row of the stream. Tickets are another lane's; this one has none."""
         with rows:
             async with anyio.create_task_group() as workers:
-                for _ in range(self._concurrency):
+                for _ in range(self._workers):
                     workers.start_soon(self._work, rows)
         self._delivery.end_suspects()
 

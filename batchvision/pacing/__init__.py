@@ -7,6 +7,7 @@ clock drives it too. gate (open, or one probe) · tokens (a bucket with give-bac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 import anyio
@@ -39,6 +40,7 @@ class PacingLimits:
 
     requests_per_second: float | None = None
     tokens_per_minute: float | None = None
+    in_flight: int | None = None
 
 
 class RateFacts(Protocol):
@@ -67,7 +69,7 @@ class Pacing:
 
     def __init__(self, limits: PacingLimits) -> None:
         self.gate = Gate()
-        self.pace = Pace(limits.requests_per_second)
+        self.pace = Pace(limits.requests_per_second, inf if limits.in_flight is None else limits.in_flight)
         self._limits = limits
         self._turn = anyio.Lock()
         self._poll_turn = anyio.Lock()

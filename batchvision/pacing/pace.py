@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from math import inf
 from typing import NamedTuple
 
 import anyio
@@ -90,7 +91,7 @@ class Meter:
 class Pace:
     """One rate for all departures. ``per_second`` None: none is known, and a slow start feels for it."""
 
-    def __init__(self, given_per_second: float | None = None) -> None:
+    def __init__(self, given_per_second: float | None = None, most_in_flight: float = inf) -> None:
         self.per_second = given_per_second
         self.epoch = 0  #: changes when moments that were given hold no longer
         self._most = given_per_second  #: never beyond what the job or the provider says
@@ -99,7 +100,8 @@ class Pace:
         self._credit_seconds = CREDIT_SECONDS
         self._next_at = 0.0
         self._ramp_from: float | None = None
-        self._window = float(FIRST_WINDOW)
+        self._most_in_flight = most_in_flight
+        self._window = min(float(FIRST_WINDOW), most_in_flight)
         self._in_flight = 0
         self._room = Wakeup()
         self._meter = Meter()
@@ -122,7 +124,7 @@ class Pace:
         while (wait := self._next_at - LEAD_SECONDS - anyio.current_time()) > 0:
             self._is_saturated = True
             await anyio.sleep(wait)
-        while self.per_second is None and self._in_flight >= self._window:
+        while self._is_full:
             await self._room.wait()
         self._in_flight += 1
 
@@ -130,10 +132,14 @@ class Pace:
         """The same, where nothing has to be waited for."""
         if self._limiter is not None or self._next_at - LEAD_SECONDS > anyio.current_time():
             return False
-        if self.per_second is None and self._in_flight >= self._window:
+        if self._is_full:
             return False
         self._in_flight += 1
         return True
+
+    @property
+    def _is_full(self) -> bool:
+        return self._in_flight >= (self._most_in_flight if self.per_second is not None else self._window)
 
     def reserve(self) -> float:
         """The moment of one departure, on the loop's clock. It may lie in the past: then it is now."""
@@ -186,7 +192,7 @@ class Pace:
         now = anyio.current_time()
         self._meter.count(now, accepted=True)
         if self.per_second is None:
-            self._window += 1  # doubles with each round trip
+            self._window = min(self._window + 1, self._most_in_flight)  # doubles with each round trip
         elif self._is_saturated:
             self._grow(now)
 
