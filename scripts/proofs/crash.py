@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from proofs import disk_faults, kills, lockout, modelled, power, signals
+from proofs import cancelling, disk_faults, kills, lockout, modelled, power, signals
 from proofs.reckoning import Tally
 from proofs.victim import SABOTAGES
 
@@ -89,6 +89,9 @@ def proofs(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Iter
     for lane in [chosen.lane] if chosen.lane else LANES:
         faults = partial(disk_faults.each_in_turn, lane=lane, seed=chosen.seed, step=step)
         yield f"ENOSPC and EIO at the N-th operation, {lane}", iter([faults])
+    for lane in [chosen.lane] if chosen.lane else LANES:
+        cancelled = partial(cancelling.at_each_step, lane=lane, step=step)
+        yield f"cancelled at the N-th step of the event loop, {lane}", iter([cancelled])
     yield "modelled disk", iter([partial(modelled.search, states=chosen.states, seed=chosen.seed)])
     yield "power cut on an ext4 image", power.why_not() or iter([partial(power.cuts, count=8, seed=chosen.seed)])
     yield "two processes on one output", iter([partial(lockout.meet, times=chosen.pairs)])

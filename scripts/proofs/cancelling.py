@@ -1,0 +1,137 @@
+"""A run cancelled at every point at which it can be, and run again: nothing that reached us is lost or bought twice.
+
+A small night is played in steps of its event loop; before one of them comes what comes from outside. Then it is played
+again, undisturbed, and what a user finds in the end is held against what the provider saw.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import anyio
+from stepped_time import SteppedLoop
+from witness import EVERY_SO_MANY, SmallNight, broken_peace, broken_promises
+
+from batchvision.garbage import rarely_collected
+from batchvision.records import RunSummary
+from batchvision.stopping import Interrupted, StopSignal
+from proofs.modelled import in_memory
+from proofs.reckoning import Tally
+
+ROWS = 3
+FEW_POLLERS = 2  #: so that there are few steps
+
+
+class Signals:
+    """In the place of the operating system's: they come when the proof says so."""
+
+    def __init__(self) -> None:
+        self.stop: StopSignal | None = None
+        self.wire: anyio.CancelScope | None = None
+
+    async def __call__(self, stop: StopSignal, wire: anyio.CancelScope, drain_timeout_seconds: float) -> None:
+        self.stop, self.wire = stop, wire
+        await anyio.sleep_forever()
+
+    def first(self, loop: SteppedLoop) -> None:
+        if self.stop is not None and self.wire is not None:
+            self.stop.request(Interrupted("SIGTERM", 15))
+            self.wire.deadline = loop.time() + 1.0  # shorter than an answer takes
+
+    def second(self, loop: SteppedLoop) -> None:
+        self.first(loop)
+        if self.wire is not None:
+            self.wire.cancel()
+
+
+Way = Callable[[SmallNight, Signals, SteppedLoop], None]
+
+
+def signals_first(night: SmallNight, signals: Signals, loop: SteppedLoop) -> None:
+    """SIGTERM, and a drain too short for what is in flight."""
+    signals.first(loop)
+
+
+def signals_twice(night: SmallNight, signals: Signals, loop: SteppedLoop) -> None:
+    """SIGTERM twice: only what has been received is waited for."""
+    signals.second(loop)
+
+
+def cancels_all(night: SmallNight, signals: Signals, loop: SteppedLoop) -> None:
+    """Whoever called ``run_async`` wants no more of it."""
+    if night.everything is not None:
+        night.everything.cancel()
+
+
+WAYS: tuple[Way, ...] = (signals_first, signals_twice, cancels_all)
+
+
+@contextmanager
+def cancelled_by(signals: Signals) -> Iterator[None]:
+    with (
+        mock.patch("batchvision.lanes.deferred.POLLERS", FEW_POLLERS),
+        mock.patch("batchvision.runner.stop_at_signals", signals),
+    ):
+        yield
+
+
+def steps_of(folder: Path, lane: str) -> int:
+    """How many there are in a night that nobody disturbs."""
+    loop = SteppedLoop()
+    with cancelled_by(Signals()):
+        assert SmallNight(folder, lane, ROWS).run(loop) is not None
+    return loop.steps
+
+
+def cancelled(night: SmallNight, way: Way, at: int) -> list[str]:
+    """What is wrong after the night was cancelled before its ``at``-th step, and played again."""
+    signals = Signals()
+    loop = SteppedLoop(at, lambda: way(night, signals, loop))
+    with cancelled_by(signals):
+        first = night.run(loop)
+        wrong = [] if first is None else _wrong_at_once(night, first)
+        last = night.run()
+        assert last is not None
+        peace = broken_peace(night) if at % EVERY_SO_MANY == 0 else ()
+        return [*wrong, *broken_promises(night, last), *peace]
+
+
+def _wrong_at_once(night: SmallNight, summary: RunSummary) -> list[str]:
+    """A run that ended by a signal has its books in order: no answer waits in the journal, every row is counted."""
+    booked = {line["provider_request_id"] for line in night.table("attempts")}
+    missing = sorted(set(night.provider.delivered) - booked)
+    counted = summary.rows_completed + summary.rows_failed + summary.rows_pending
+    return [
+        *([f"{missing} reached us and are not in the ledger when the run ends"] if missing else []),
+        *([f"{counted} rows are counted"] if counted != ROWS else []),
+        *([f"exit code {summary.exit_code}"] if summary.exit_code not in (0, 143) else []),
+    ]
+
+
+def at_each_step(folder: Path, lane: str, ways: Sequence[Way] = WAYS, step: int = 1) -> Tally:
+    """Before every ``step``-th step of a night; each way of ``WAYS`` begins at another, so that together they are at
+    more of them."""
+    tally, folder = Tally(), in_memory(folder)
+    try:
+        with rarely_collected():
+            steps = steps_of(folder / "whole", lane)
+            for way in ways:
+                for at in range(WAYS.index(way) % step, steps, step):
+                    _one(folder / f"{way.__name__}-{at}", lane, way, at, tally)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return tally
+
+
+def _one(folder: Path, lane: str, way: Way, at: int, tally: Tally) -> None:
+    night = SmallNight(folder, lane, ROWS)
+    found = cancelled(night, way, at)
+    tally.faults += [f"{way.__name__} before step {at}: {sentence}" for sentence in found]
+    tally.outputs, tally.kills = tally.outputs + 1, tally.kills + 1
+    tally.acknowledged += len(night.provider.delivered)
+    tally.ambiguous += sum(line["state"] == "ambiguous" for line in night.table("attempts"))
+    shutil.rmtree(folder)
