@@ -7,10 +7,11 @@ with its ``segment`` header; ``carry`` records keep what earlier tries of a row,
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from batchvision.providers import sse
@@ -22,6 +23,9 @@ VERSION = 1
 
 #: Where a body stands that is no UTF-8, in base64.
 _NO_TEXT = "body_base64"
+
+_FILE_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MOST_SEGMENTS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +196,7 @@ def decode(document: dict[str, Any]) -> Entry:
     """The record of a JSON object. Raises KeyError, TypeError or ValueError where it is none that we wrote."""
     match document["kind"]:
         case "segment":
-            return Header(
-                job=document["job"],
-                run_id=document["run_id"],
-                started_at=datetime.fromisoformat(document["started_at"]),
-                shard=document["shard"],
-                seq=document["seq"],
-                version=document["version"],
-            )
+            return _header(document)
         case "intent":
             return _intent(document)
         case "ticket":
@@ -216,6 +213,17 @@ def decode(document: dict[str, Any]) -> Entry:
             return Carry(**{name: document[name] for name in Carry.__slots__})
         case other:
             raise ValueError(f"a record of the kind {other!r}")
+
+
+def _header(document: dict[str, Any]) -> Header:
+    """Files are named after it, so it is looked at more closely than the rest."""
+    run_id, shard, seq, version = (document[name] for name in ("run_id", "shard", "seq", "version"))
+    if not (_FILE_WORD.fullmatch(run_id) and _FILE_WORD.fullmatch(shard)):
+        raise ValueError("a run or a shard of no such name")
+    if type(seq) is not int or type(version) is not int or not 0 <= seq < _MOST_SEGMENTS:
+        raise ValueError("no number of a segment or of a version")
+    started_at = datetime.fromisoformat(document["started_at"]).astimezone(UTC)
+    return Header(document["job"], run_id, started_at, shard, seq, version)
 
 
 def _intent(document: dict[str, Any]) -> Intent:

@@ -278,7 +278,7 @@ def _checked(offset: int, line: bytes) -> Frame | None:
     content = line[9:]
     if line[:9] != b"%08x " % crc32(content):
         return None
-    with suppress(ValueError, KeyError, TypeError):
+    with suppress(ValueError, KeyError, TypeError, ArithmeticError):
         document = json.loads(content.decode("utf-8", "surrogatepass"))
         return Frame(offset, int(document["g"]), int(document.get("last", 0)), document)
     return None
@@ -287,7 +287,7 @@ def _checked(offset: int, line: bytes) -> Frame | None:
 def _entry(frame: Frame, path: Path) -> Entry:
     try:
         entry = decode(frame.document)
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as fault:
         raise damaged(path, frame.offset, f"a record cannot be read ({fault})") from fault
     if isinstance(entry, Header) and entry.version > VERSION:
         raise CheckpointDamaged(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from zlib import crc32
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from checkpoint_rows import an_answer
+from checkpoint_rows import START, an_answer
 
-from batchvision.checkpoint.entries import Received, decode, encode
-from batchvision.errors import JobInvalid
+from batchvision.checkpoint.entries import Header, Received, decode, encode
+from batchvision.checkpoint.journal import read_segment
+from batchvision.errors import CheckpointDamaged, JobInvalid
 from batchvision.manifest.parquet import ParquetManifest
 from batchvision.secrets import Secret, Secrets
 
@@ -34,3 +36,35 @@ def test_a_page_header_that_lacks_a_field_is_damage(tmp_path: Path, place: int) 
     manifest = ParquetManifest(path, {})
     with pytest.raises(JobInvalid, match=r"m\.parquet is damaged"):
         list(manifest.batches(["id"]))
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"run_id": "\ud800"},
+        {"run_id": "../../elsewhere"},
+        {"run_id": "9" * 400},
+        {"run_id": 7},
+        {"shard": "0of1/../.."},
+        {"seq": -1},
+        {"seq": 10**40},
+        {"seq": True},
+        {"version": {}},
+        {"started_at": "0001-01-01T00:00:00+23:59"},
+        {"g": float("inf")},
+    ],
+)
+def test_a_journal_whose_header_somebody_edited_names_no_file_and_is_damage(
+    tmp_path: Path, spoilt: dict[str, object]
+) -> None:
+    """The parts sealed from a journal are named after its header. Every checksum is right."""
+    header = {"g": 0, "last": 1, **json.loads(encode(Header("night", "run0", START, "0of1", 7), str))}
+    path = tmp_path / "journal-00000007.log"
+    for document, is_read in ((header, True), (header | spoilt, False)):
+        line = json.dumps(document).encode()
+        path.write_bytes(b"%08x %s\n" % (crc32(line), line))
+        if is_read:
+            assert read_segment(path).header.run_id == "run0"
+            continue
+        with pytest.raises(CheckpointDamaged, match="Next:"):
+            read_segment(path)
