@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,19 +16,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from proofs.modelled import in_memory
+from proofs.reckoning import Tally
 from proofs.recorded_disk import RecordedDisk, Remains, lay_out
 from witness import SmallNight, broken_peace, unlisted_payments
 
 from batchvision.checkpoint import SealAfter, Store
 from batchvision.checkpoint import store as store_module
 from batchvision.errors import StopRun
+from batchvision.garbage import rarely_collected
 from batchvision.outcome import Judge, Verdict
 from batchvision.records import Exchange, Intent, RawAnswer, RunSummary
 
 CONCURRENCY = 2
 SMALL_PARTS = SealAfter(attempts=3)
 LATEST_SECOND_CUT = 40  #: operations: a recovery has fewer
+FEW_POLLERS = 2  #: so that there are few operations between two tickets
 EVERY_SO_MANY = 8  #: cuts, one is also asked whether a further run does nothing
 
 
@@ -210,46 +216,44 @@ def _broken_of_crashes(crashing: CrashingNight, ledger: list[dict[str, Any]]) ->
 # ---------------------------------------------------------------------------------- sweeps
 
 
-@dataclass
-class Swept:
-    """What a sweep has seen, and whether its cuts were worth making."""
-
-    cuts: int = 0
-    acknowledged: int = 0
-    ambiguous: int = 0
-    lost_reads: int = 0
-    wrong: dict[tuple[int, int], list[str]] = field(default_factory=dict)
-
-
-def sweep(folder: Path, lane: str, variations: int, forgets: str | None = None, until: str | None = None) -> Swept:
+def sweep(folder: Path, lane: str, variations: int, forgets: str | None = None, until: str | None = None) -> Tally:
     """Cut a night before each of its operations, so many times with other luck; every second time, cut the next run
     soon after its start too; then let it end. ``until``: stop at the first fault that has this in its words."""
+    tally, folder = Tally(), in_memory(folder)
+    try:
+        with rarely_collected(), mock.patch("batchvision.lanes.deferred.POLLERS", FEW_POLLERS):
+            _sweep(tally, folder, lane, variations, forgets, until)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return tally
+
+
+def _sweep(tally: Tally, folder: Path, lane: str, variations: int, forgets: str | None, until: str | None) -> None:
     whole = CrashingNight(folder / "whole", lane, forgets)
     assert whole.run() is not None
-    swept = Swept()
     for place in range(whole.places):
-        for variation in range(variations):
+        for variation in range(place % 2, place % 2 + variations):
             crashing = CrashingNight(folder / f"{place}-{variation}", lane, forgets)
-            if found := _cut_and_ended(crashing, place, variation, swept):
-                swept.wrong[place, variation] = found
-                if until is not None and any(until in sentence for sentence in found):
-                    return swept
-    return swept
+            found = _cut_and_ended(crashing, place, variation, tally)
+            tally.faults += [f"cut before operation {place}, luck {variation}: {sentence}" for sentence in found]
+            if until is not None and any(until in sentence for sentence in found):
+                return
 
 
-def _cut_and_ended(crashing: CrashingNight, place: int, variation: int, swept: Swept) -> list[str]:
+def _cut_and_ended(crashing: CrashingNight, place: int, variation: int, tally: Tally) -> list[str]:
     """What is wrong after a cut at this place."""
     luck = random.Random(1_000 * place + variation)
+    tally.outputs += 1
     try:
         assert crashing.run(place, luck) is None
-        swept.acknowledged += len(crashing.told.answers)
+        tally.acknowledged += len(crashing.told.answers)
         if variation % 2:
             crashing.run(luck.randrange(LATEST_SECOND_CUT), luck)
         assert crashing.run() is not None
     except StopRun as fault:
         return [f"the run after the cut does not begin: {fault}"]
-    swept.cuts += crashing.cuts
+    tally.kills += crashing.cuts
     states = Counter(line["state"] for line in crashing.night.table("attempts"))
-    swept.ambiguous += states["ambiguous"]
-    swept.lost_reads += states["lost_after_read"]
+    tally.ambiguous += states["ambiguous"]
+    tally.lost_after_read += states["lost_after_read"]
     return [*broken(crashing), *(broken_peace(crashing.night) if place % EVERY_SO_MANY == 0 else ())]
