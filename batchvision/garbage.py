@@ -24,7 +24,6 @@ def rarely_collected() -> Iterator[None]:
         is_first = not _usual
         _usual.append(gc.get_threshold())
         if is_first:
-            gc.collect()
             gc.freeze()
             gc.set_threshold(*THRESHOLDS)
     try:

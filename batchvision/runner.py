@@ -44,7 +44,7 @@ from batchvision.wiring import Seams
 
 log = logging.getLogger(__name__)
 
-ROWS_READ_AHEAD = 64  #: between feed and lane: enough to hide the reading of a batch, too few to hold memory
+ROWS_READ_AHEAD = 512  #: between feed and lane, of a batch that is in memory anyway: workers come for rows in bursts
 
 Watch = Callable[[Counters], Coroutine[Any, Any, None]]
 
@@ -274,7 +274,7 @@ class Night:
             with send, rows:  # a task that is cancelled before it begins closes nothing
                 async with anyio.create_task_group() as night:
                     night.start_soon(self._feed, send, only)
-                    if collector is None:
+                    if collector is None or not tickets:
                         await lane.deliver(rows, tickets)
                     else:
                         night.start_soon(collector.collect, tickets)

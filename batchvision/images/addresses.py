@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import socket
 import unicodedata
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import unquote, urlsplit
 
@@ -64,6 +65,7 @@ def check_host(url: str) -> None:
         )
 
 
+@lru_cache(maxsize=1024)
 def may_be_public(host: str) -> bool:
     """False for every spelling of an address that is not public, and for names that only exist inside a network."""
     plain = unicodedata.normalize("NFKC", unquote(host)).replace("\u3002", ".").lower().rstrip(".")

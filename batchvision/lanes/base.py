@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from batchvision.retry import Again, Stop
 from batchvision.stopping import StopSignal
 
 ENDED_BEFORE_SHARE_COUNTS = 100  #: a share of failures says nothing of fewer rows
+_NO_ROOM_NEEDED = nullcontext()
 
 
 class Lane(Protocol):
@@ -88,7 +89,8 @@ class Delivery:
 
     def room_for(self, row: Row) -> AbstractAsyncContextManager[None]:
         """Memory for the row's images, from their reading until its request has ended; rows wait in order."""
-        return self._room.of(self._preparer.weight_bytes(row))
+        weight = self._preparer.weight_bytes(row)
+        return self._room.of(weight) if weight else _NO_ROOM_NEEDED
 
     async def request_of(self, row: Row) -> Request | None:
         """The row's request; None where there is nothing to send: it failed here, or its content is done already."""
@@ -181,7 +183,7 @@ class Delivery:
         return self.exchanges.adopt(exchange)
 
     def first_tries(self, row: Row) -> Tries:
-        return self.again.pop(row_digest(row.row_id, ""), Tries())
+        return self.again.pop(row_digest(row.row_id, ""), Tries()) if self.again else Tries()
 
     # ---------------------------------------------------------------------------- after the wire
 

@@ -21,7 +21,7 @@ MOST_AHEAD = 256  #: rows more than requests in flight: what a quick provider ne
 
 def rows_at_once(concurrency: int) -> int:
     """How many rows are under way, and in memory, for so many requests in flight."""
-    return concurrency + min(MOST_AHEAD, -(-concurrency // 4))
+    return concurrency + min(MOST_AHEAD, -(-concurrency // 6))
 
 
 class OnlineLane:
