@@ -15,12 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fuzzers.answers import Answers
-from fuzzers.engine import Report, Target, fuzz
+from fuzzers.engine import MOST_FINDS, Report, Target, fuzz
 from fuzzers.journals import Journals
 from fuzzers.manifests import Manifests
+from fuzzers.pictures import Pictures
 from fuzzers.waits import Waits
 
-TARGETS: dict[str, Callable[[], Target]] = {each.name: each for each in (Manifests, Answers, Waits, Journals)}
+TARGETS: dict[str, Callable[[], Target]] = {each.name: each for each in (Manifests, Answers, Waits, Journals, Pictures)}
 #: More address space than this, and Python says MemoryError: a find.
 MOST_BYTES = 4 * 1024**3
 
@@ -31,6 +32,7 @@ def main() -> int:
     parser.add_argument("--target", choices=TARGETS, action="append", help="default: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--inputs", type=int, help="stop after so many, too")
+    parser.add_argument("--first", action="store_true", help="stop at the first find")
     parser.add_argument("--finds", type=Path, help="folder for the bytes of finds")
     parser.add_argument("--endings", action="store_true", help="list how inputs ended")
     chosen = parser.parse_args()
@@ -38,7 +40,7 @@ def main() -> int:
     warnings.simplefilter("error")
     found = 0
     for name in chosen.target or TARGETS:
-        report = fuzz(TARGETS[name](), chosen.seconds, chosen.seed, chosen.inputs)
+        report = fuzz(TARGETS[name](), chosen.seconds, chosen.seed, chosen.inputs, 1 if chosen.first else MOST_FINDS)
         tell(report, chosen.finds, endings=chosen.endings)
         found += len(report.finds)
     return 1 if found else 0

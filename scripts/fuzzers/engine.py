@@ -77,8 +77,10 @@ class Report:
     finds: dict[str, tuple[bytes, str]] = field(default_factory=dict)
 
 
-def fuzz(target: Target, seconds: float, seed: int, most_inputs: int | None = None) -> Report:
-    """Feed ``target`` until the time, or the number of inputs, is over."""
+def fuzz(
+    target: Target, seconds: float, seed: int, most_inputs: int | None = None, most_finds: int = MOST_FINDS
+) -> Report:
+    """Feed ``target`` until the time, the number of inputs, or that of finds is reached."""
     luck, report = random.Random(f"{seed}-{target.name}"), Report(target.name)
     corpus, tokens = list(target.seeds()), [*_NUMBERS, *_STRANGE, *target.tokens()]
     started = time.monotonic()
@@ -90,7 +92,7 @@ def fuzz(target: Target, seconds: float, seed: int, most_inputs: int | None = No
             corpus.append(content)
             if len(corpus) > CORPUS:
                 corpus.pop(luck.randrange(len(corpus)))
-        if len(report.finds) >= MOST_FINDS:
+        if len(report.finds) >= most_finds:
             break
     report.seconds = time.monotonic() - started
     return report

@@ -40,8 +40,8 @@ class Manifests:
         jsonl = b'{"id": 1, "image": "a.jpg", "title": "t"}\n{"id": 2.50, "image": [{"path": "b"}], "title": null}\n'
         jsonl += b'{"id": 3, "title": {"a": [1e400, true]}}\n{"id": 1e2, "image": [], "title": -0.0}\n'
         texts = {0: csv, 1: csv.replace(b",", b"\t"), 2: jsonl, 4: csv, 5: jsonl, 6: csv, 7: jsonl}
-        bodies = [*texts.items(), *((3, body) for body in parquet_files())]
-        return [bytes([number + 8 * choice]) + body for number, body in bodies for choice in range(9)]
+        seeds = [bytes([number + 8 * choice]) + body for number, body in texts.items() for choice in range(9)]
+        return seeds + [bytes([3 + 8 * choice]) + body for body in parquet_files() for choice in (0, 4, 8)]
 
     def tokens(self) -> Sequence[bytes]:
         words = [
