@@ -184,15 +184,13 @@ def presigned_job(bench: Workbench, marks: list[str], **sections: str) -> Path:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("times", ["once", "always"])
-def test_no_fault_makes_a_run_tell_a_secret(bench: Watched, mode: str, times: str) -> None:
+def test_no_fault_makes_a_run_tell_a_secret(bench: Watched, mode: str) -> None:
+    """Each fault once, and each but limits and failing polls, which are never given up, whenever its row is asked."""
     stages, flags = MODES[mode]
     kinds = [str(kind) for kind in FaultKind if kind.stage in stages and kind not in STOPPING]
     assert len(kinds) > 30
-    if times == "once":
-        marks = [f"[[fault:{kind}:1]]" for kind in kinds]
-    else:  # limits and failing polls are never given up
-        marks = [f"[[fault:{kind}]] [[echo:{kind}]]" for kind in kinds if not re.search("limited|poll", kind)]
+    marks = [f"[[fault:{kind}:1]]" for kind in kinds]
+    marks += [f"[[fault:{kind}]] [[echo:{kind}]]" for kind in kinds if not re.search("limited|poll", kind)]
     marks += [
         f"[[echo:{KEY}]]",
         f"[[echo:{URL.format('x')}]]",
@@ -223,8 +221,17 @@ def test_no_stop_makes_a_run_tell_a_secret(bench: Watched, kind: str, mode: str)
     with start_in_thread(EmulatorOptions(key=KEY)) as emulator:
         where = ("--provider", "xai", "--base-url", f"{emulator.url}/xai/v1")
         said = bench.told(job, *where, *MODES[mode][1], codes=(3, 4, 5))
-        checked = bench.call("check", job, *where)
-    assert_nothing_is_told(bench.folder / "out", *said, checked.stdout + checked.stderr)
+    assert_nothing_is_told(bench.folder / "out", *said)
+
+
+@pytest.mark.parametrize(("key", "code"), [(KEY, 0), (f"{KEY}-mistyped", 5)])
+def test_a_check_tells_no_secret(bench: Watched, key: str, code: int) -> None:
+    bench.key = key
+    job = presigned_job(bench, [KEY])
+    with start_in_thread(EmulatorOptions(key=KEY)) as emulator:
+        done = bench.call("check", job, "--provider", "xai", "--base-url", f"{emulator.url}/xai/v1")
+    assert done.returncode == code
+    assert_nothing_is_told(bench.folder / "out", done.stdout + done.stderr)
 
 
 def test_a_journal_that_a_crash_leaves_holds_no_secret(bench: Watched) -> None:
@@ -318,12 +325,20 @@ def test_a_provider_that_repeats_the_key_and_the_urls_makes_nobody_else_tell_the
     job = presigned_job(bench, [f"status={status}"] * 3, limits="max_attempts = 1")
     where = ("--provider", "xai", "--base-url", f"http://127.0.0.1:{parrot.server_port}/v1")
     said = bench.told(job, *where, codes=(0, 3, 4, 5))
-    checked = bench.call("check", job, *where)
     assert KEY in parrot.heard  # type: ignore[attr-defined]
-    assert_nothing_is_told(bench.folder / "out", *said, checked.stdout + checked.stderr)
+    assert_nothing_is_told(bench.folder / "out", *said)
     if status == 200:
         (answer, *_) = bench.table("results")
         assert "***" in answer["output_text"] and "shoes/0.jpg" in answer["output_text"]
+
+
+def test_a_check_of_a_provider_that_repeats_the_key_tells_nothing(bench: Watched, parrot: ThreadingHTTPServer) -> None:
+    """Whatever is asked of it with GET is refused with 401."""
+    job = presigned_job(bench, ["status=200"])
+    done = bench.call("check", job, "--provider", "xai", "--base-url", f"http://127.0.0.1:{parrot.server_port}/v1")
+    assert done.returncode == 5
+    assert KEY in parrot.heard  # type: ignore[attr-defined]
+    assert_nothing_is_told(bench.folder / "out", done.stdout + done.stderr)
 
 
 # ---------------------------------------------------------------------------------- ids, cells, settings
