@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from batchvision.checkpoint import AmbiguousAttempt, OutputView, summary_text
 from batchvision.errors import JobInvalid
-from batchvision.records import TICKS_PER_USD, RunSummary
+from batchvision.records import TICKS_PER_USD, Purpose, RunSummary
 from batchvision.spending import Kind, Spending, Sum
 
 #: Attempts of unknown end that are listed by row; ``attempts/`` has all of them.
@@ -170,8 +170,8 @@ def _days(sent_at: pa.Array, timezone: str) -> pa.Array:
 
 def _projected(view: OutputView, latest: RunSummary | None, spent_ticks: int, recipes: Mapping[str, int]) -> int | None:
     """What is spent, and for each row the last run left over what its recipe has cost a row so far, waste included."""
-    if latest is None:
-        return None
+    if latest is None or latest.command == Purpose.PILOT:
+        return None  # the rows of a pilot are chosen to be unlike the average; it has told the whole itself
     if not latest.rows_pending:
         return spent_ticks
     ended = sum(

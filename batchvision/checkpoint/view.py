@@ -18,7 +18,7 @@ from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
 from batchvision.checkpoint.parts import batches_of, part_paths, read_part, row_count
 from batchvision.checkpoint.standing import Sums, read_sums
-from batchvision.checkpoint.summaries import read_latest
+from batchvision.checkpoint.summaries import has_ended, read_latest
 from batchvision.records import Intent, RunSummary
 
 
@@ -117,6 +117,13 @@ class OutputView:
                 yield AmbiguousAttempt(**row)
 
     # ---------------------------------------------------------------------------- the journals
+
+    def is_cut_off(self) -> bool:
+        """Whether a run has not come to its end, so that what it paid for may stand in its journal only. (Or it is
+        still under way.) Raises CheckpointDamaged."""
+        folders = (self.output / STATE_FOLDER).glob("*of*")
+        newest = [segments[-1] for folder in folders if (segments := segment_paths(folder))]
+        return any(not has_ended(self.output, read_segment(path).header.run_id) for path in newest)
 
     def open_work(self) -> OpenWork:
         """From the newest segment of every shard. Raises CheckpointDamaged."""

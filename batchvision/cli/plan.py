@@ -1,18 +1,23 @@
-"""``batchvision plan JOB``: what a run would do."""
+"""``batchvision plan JOB``: what a run would do; with --pilot, by a few rows really asked."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchvision.cli.command import Command
-from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job
-from batchvision.cli.output import print_document, print_lines
+from batchvision.cli.command import Command, typed_command
+from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job, overrides
+from batchvision.cli.output import print_document, print_lines, print_table
+from batchvision.cli.terminal import safe_text
 
 if TYPE_CHECKING:
+    from batchvision.job import Job
+    from batchvision.pilot import Pilot
     from batchvision.plan import Plan
 
 
@@ -20,20 +25,86 @@ if TYPE_CHECKING:
 @job_argument
 @job_flags(RUN_FLAGS)
 @click.option("--show-request", "show_requests", type=click.IntRange(min=0), default=0, help="Print N request bodies.")
+@click.option(
+    "--pilot",
+    type=click.IntRange(min=2),
+    metavar="N",
+    default=None,
+    help="Ask N rows across image sizes, keep their answers, and tell what all will cost, with a 95% interval.",
+)
+@click.option(
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    metavar="KEY=A,B",
+    help="With --pilot: ask its rows under other settings too, and compare cost and answers: detail=low,high, "
+    "max_side=512,1024, model=..., provider.parameters.NAME=... Several: each with each.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the rows that --pilot chooses.")
+@click.option("--quiet", is_flag=True, help="No progress of the pilot.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-def command(job: str, settings: tuple[str, ...], show_requests: int, as_json: bool, **flags: Any) -> None:
-    """Say what a run of JOB would do: rows, images, requests, likely cost. Sends nothing."""
-    from functools import partial
+@click.pass_context
+def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json: bool, **flags: Any) -> int:
+    """Say what a run of JOB would do: rows, images, requests, likely cost. Sends nothing, unless --pilot is given.
 
+    The rows of a pilot are asked for real and paid for, within the job's caps; a run does not ask them again. What a
+    sweep asks is paid for too, and stands in the ledger (attempts/) only. Give both again after an interruption: what
+    has been paid for is not bought twice.
+    """
+    chosen = load_job(job, flags, settings)
+    if flags["pilot"] is None:
+        return _plan(chosen, flags, as_json=as_json)
+    if flags["show_requests"]:
+        raise click.UsageError("--show-request and --pilot are two things: look at the requests first, then ask.")
+    told = _pilot(job, chosen, settings, flags)
+    if as_json:
+        print_document(told.document())
+    else:
+        print_lines((*plan_lines(told.plan), *pilot_lines(told, chosen.limits.concurrency)))
+        _print_sweep(told)
+    if told.stopped is not None:
+        click.echo(safe_text(f"{told.stopped.reason}: {told.stopped.message}"), err=True)
+        click.echo(f"To go on: {typed_command(ctx, without=('--json',))}", err=True)
+    return told.exit_code
+
+
+def _plan(job: Job, flags: dict[str, Any], *, as_json: bool) -> int:
     import anyio
 
     from batchvision.plan import plan
 
-    drawn = anyio.run(partial(plan, load_job(job, flags, settings), show_requests=show_requests))
+    if flags["sweeps"]:
+        raise click.UsageError("--sweep asks the rows of a pilot: give --pilot N with it.")
+    drawn = anyio.run(partial(plan, job, show_requests=flags["show_requests"]))
     if as_json:
         print_document(drawn.document())
     else:
         print_lines(plan_lines(drawn))
+    return 0
+
+
+def _pilot(path: str, job: Job, settings: tuple[str, ...], flags: dict[str, Any]) -> Pilot:
+    import anyio
+
+    from batchvision import pilot
+    from batchvision.cli.logs import tell_warnings
+    from batchvision.job import Job
+    from batchvision.progress import choose_style, watcher
+
+    tell_warnings(as_json=False)
+    style = choose_style("auto", quiet=flags["quiet"], is_terminal=sys.stderr.isatty())
+    given = overrides(flags, settings)
+    start = partial(
+        pilot.pilot,
+        job,
+        flags["pilot"],
+        remake=lambda more: Job.load(path, overrides={**given, **more}),
+        sweep=pilot.settings(flags["sweeps"]),
+        seed=flags["seed"],
+        watch=watcher(style, sys.stderr, rows_wanted=flags["pilot"]),
+        begins=lambda what: None if flags["quiet"] else click.echo(what, err=True),
+    )
+    return anyio.run(start)
 
 
 def plan_lines(drawn: Plan) -> Iterator[str]:
@@ -44,13 +115,14 @@ def plan_lines(drawn: Plan) -> Iterator[str]:
     if images.count:
         converted = f"; {images.to_convert:,} will be converted" if images.to_convert else ""
         yield f"images    {images.count:,} ({formats}), {size_text(images.bytes)}{converted}"
-    tokens = f", about {drawn.cost.tokens:,} tokens" if rows.to_do else ""
-    yield f"requests  {rows.to_do:,}{tokens}"
+    yield f"requests  {', '.join(_request_words(drawn))}"
     yield f"cost      {_cost_words(drawn)}"
-    if drawn.seconds_at_limit is not None:
-        from batchvision.progress import duration
-
-        yield f"time      {duration(drawn.seconds_at_limit)} at the job's own limit of requests"
+    if drawn.price_warning:
+        yield f"          {drawn.price_warning}"
+    if drawn.seconds:
+        yield f"time      {', '.join(_time_words(drawn))} at the job's own limits"
+    if rows.to_do:
+        yield f"disk      about {size_text(drawn.disk_bytes)}, the journal included"
     if drawn.done_elsewhere[0]:
         yield f"recipe    {drawn.done_elsewhere[0]:,} rows are done under another recipe: see --on-recipe-change"
     for number, (row_id, reason) in enumerate(drawn.reasons):
@@ -67,6 +139,23 @@ def size_text(size_bytes: int) -> str:
     if size_bytes < 1000:
         return f"{size_bytes} bytes"
     return f"{size_bytes / 1e3:,.1f} KB" if size_bytes < 1e6 else f"{size_bytes / 1e6:,.1f} MB"
+
+
+def _request_words(drawn: Plan) -> Iterator[str]:
+    rows, cost = drawn.rows, drawn.cost
+    shared = rows.to_do - cost.requests
+    yield f"{cost.requests:,}" + (f" ({shared:,} rows share the answer of another)" if shared else "")
+    if cost.requests:
+        cached = cost.cached_tokens / max(1, cost.prompt_tokens)
+        of_cache = f" ({cached:.0%} of the prompts from the cache)" if cost.cached_tokens else ""
+        yield f"about {cost.prompt_tokens:,} tokens in prompts{of_cache} and {cost.output_tokens:,} in answers"
+
+
+def _time_words(drawn: Plan) -> Iterator[str]:
+    from batchvision.progress import duration
+
+    for lane, seconds in sorted(drawn.seconds.items(), key=lambda each: each[0] is not drawn.lane):
+        yield f"{duration(seconds)} {lane.value}"
 
 
 def _row_words(drawn: Plan) -> Iterator[str]:
@@ -91,7 +180,75 @@ def _cost_words(drawn: Plan) -> str:
         return "nothing"
     if cost.likely_ticks is None:
         return "not known: give [provider] prices, USD per million tokens, e.g. { input = 1.25, output = 2.5 }"
-    words = f"about {format_usd(cost.likely_ticks)} by list prices"
+    words = f"about {format_usd(cost.likely_ticks)} by {drawn.prices.source}"
     if cost.bound_ticks is not None:
         return f"{words}, at most {format_usd(cost.bound_ticks)}"
     return f"{words}; no upper bound without max_tokens in [provider.parameters]"
+
+
+# ---------------------------------------------------------------------------------- a pilot
+
+
+def pilot_lines(told: Pilot, concurrency: int) -> Iterator[str]:
+    """The pilot in words; the sweep is a table of its own."""
+    from batchvision.money import format_usd
+    from batchvision.progress import duration
+
+    if not told.wanted:
+        yield "pilot     nothing to ask"
+        return
+    sent = f"{told.sent:,} requests sent now for {format_usd(told.spent_ticks)}" if told.sent else "nothing sent now"
+    yield f"pilot     {told.ended:,} of {told.wanted:,} rows have an outcome, of {told.requests:,} requests; {sent}"
+    if told.cost is not None:
+        cost, low, high = (format_usd(round(ticks)) for ticks in (told.cost.value, told.cost.low, told.cost.high))
+        yield f"          all of them cost {cost}; 95% sure: {low} to {high} (±{told.cost.share:.1%})"
+    else:
+        yield "          what all of them cost is not known: fewer than two rows tell, or one did not say its cost"
+    if told.tokens is not None:
+        low, high = f"{told.tokens.low:,.0f}", f"{told.tokens.high:,.0f}"
+        yield f"          {told.tokens.value:,.0f} tokens; 95% sure: {low} to {high} (±{told.tokens.share:.1%})"
+    if told.cost is not None and told.cost.is_wide:
+        yield f"          that is wide: {_narrower(told)}"
+    if (seconds := told.seconds(concurrency)) is not None:
+        yield f"          about {duration(seconds)} at the pilot's pace ({told.latency_seconds:.1f} s an answer)"
+
+
+def _narrower(told: Pilot) -> str:
+    from batchvision.pilot.interval import WIDE_SHARE
+
+    assert told.cost is not None
+    rows = told.cost.rows_for(WIDE_SHARE)
+    return f"about {rows:,} rows would make it ±{WIDE_SHARE:.0%}: --pilot {rows} asks {rows - told.ended:,} more"
+
+
+def _print_sweep(told: Pilot) -> None:
+    from batchvision.cli.table import Column
+
+    if not told.compared:
+        return
+    numbers = ("rows", "all requests", "95% sure", "tokens", "of own cost", "same answer", "alike")
+    print_lines([""])
+    print_table([Column("setting"), *(Column(title, right=True) for title in numbers)], [*map(list, sweep_rows(told))])
+    print_lines(
+        ["", 'same answer: all of it. alike: typed values equal, text by its words. What it cost is in "pilot".']
+    )
+
+
+def sweep_rows(told: Pilot) -> Iterator[tuple[str, ...]]:
+    """A line of the table for each setting."""
+    from batchvision.money import format_usd
+
+    own = next((each for each in told.compared if each.is_own), None)
+    for each in told.compared:
+        cost, agreed = each.cost, each.agreement
+        is_comparable = cost is not None and own is not None and own.cost is not None and own.cost.value
+        yield (
+            each.name,
+            f"{each.rows:,}" + (f" ({each.unanswered:,} failed)" if each.unanswered else ""),
+            "?" if cost is None else format_usd(round(cost.value)),
+            "?" if cost is None else f"{format_usd(round(cost.low))} to {format_usd(round(cost.high))}",
+            "?" if each.tokens is None else f"{each.tokens.value:,.0f}",
+            f"{cost.value / own.cost.value:.0%}" if is_comparable else "",  # type: ignore[union-attr]
+            "" if agreed is None else f"{agreed.same:,} of {agreed.rows:,}",
+            "" if agreed is None else f"{agreed.alike:.0%}",
+        )

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emulated_provider import IMAGE_RULES
 from harness import Workbench
 
+import proofs.pilot
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.emulator.faults import ONLINE, FaultKind
 from batchvision.emulator.ledger import Bill
@@ -168,13 +170,26 @@ def missing_kinds(account: Account) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/money", description=__doc__)
-    parser.add_argument("--rows", type=int, default=5_000)
+    parser.add_argument("--rows", type=int, help="default: 5,000")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--share", type=float, default=0.10, help="of requests that meet a fault")
+    pilots = parser.add_argument_group("is what a pilot says of the whole true?", description=proofs.pilot.__doc__)
+    pilots.add_argument(
+        "--pilot", type=int, metavar="N", help="prove that instead: N rows asked, of 2,000 unless --rows"
+    )
+    pilots.add_argument("--seeds", type=int, default=20)
+    pilots.add_argument("--rule", choices=list(IMAGE_RULES), default="tiles", help="how the provider counts images")
+    pilots.add_argument("--restless", type=float, default=0.2, help="how much thinking differs: variance over mean")
+    pilots.add_argument("--sabotage", action="store_true", help="ask the first N rows: must not pass")
     chosen = parser.parse_args(arguments)
+    if chosen.pilot:
+        rows = chosen.rows or 2_000
+        return proofs.pilot.prove(
+            rows, chosen.pilot, chosen.seeds, chosen.rule, chosen.restless, sabotage=chosen.sabotage
+        )
     with tempfile.TemporaryDirectory(prefix="batchvision-money-") as name:
         started = time.monotonic()
-        account = play(Path(name), chosen.rows, chosen.seed, chosen.share)
+        account = play(Path(name), chosen.rows or 5_000, chosen.seed, chosen.share)
     if missing := missing_kinds(account):
         account.wrong.append(f"faults that hit nothing: {', '.join(missing)}")
     print("\n".join(account.lines()))

@@ -21,15 +21,19 @@ from batchvision.cli.logs import StderrLines
 from batchvision.cli.models import _cells, _document
 from batchvision.cli.output import csv_line, json_line, print_document
 from batchvision.cli.place import from_here, output_of
-from batchvision.cli.plan import plan_lines, size_text
+from batchvision.cli.plan import pilot_lines, plan_lines, size_text, sweep_rows
 from batchvision.cli.run import _retry_setting, _shard
 from batchvision.cli.show import cell_text, plain
 from batchvision.cli.status import status_lines
 from batchvision.money import Prices
-from batchvision.plan import ImageCounts, Plan, RowCounts, Sums
+from batchvision.pilot import Compared, Pilot
+from batchvision.pilot.agreement import Agreement
+from batchvision.pilot.interval import Interval
+from batchvision.plan.counts import ImageCounts, Plan, RowCounts, Sums
+from batchvision.pricelist import Quote
 from batchvision.progress import counted, say
 from batchvision.providers import ModelListing
-from batchvision.records import TICKS_PER_USD
+from batchvision.records import TICKS_PER_USD, Lane
 from batchvision.spending import Kind, Spending, Sum
 from batchvision.status import OutputStatus, Tokens
 
@@ -38,11 +42,21 @@ from batchvision.status import OutputStatus, Tokens
 PLANNED = Plan(
     rows=RowCounts(total=2000, done=1500, to_do=480, failed_before=30, retried=20, failed_kept=10, invalid=10),
     images=ImageCounts(count=490, bytes=3_100_000, to_convert=40, by_format=Counter(jpeg=450, webp=40)),
-    cost=Sums(tokens=900_000, likely_ticks=TICKS_PER_USD, bound_ticks=TICKS_PER_USD * 3),
+    cost=Sums(
+        requests=470,
+        tokens=900_000,
+        output_tokens=100_000,
+        cached_tokens=400_000,
+        likely_ticks=TICKS_PER_USD,
+        bound_ticks=TICKS_PER_USD * 3,
+    ),
     reasons=[("A-1", "it has no image (column 'image')")],
-    seconds_at_limit=48.0,
     requests_shown=[],
     recipe_id="0" * 32,
+    lane=Lane.DEFERRED,
+    prices=Quote(None, "the provider's list"),
+    seconds={Lane.ONLINE: 48.0, Lane.DEFERRED: 96.0},
+    price_warning="the prices are of 2026-01-01",
 )
 
 
@@ -51,9 +65,12 @@ def test_a_plan_says_rows_images_requests_cost_and_time() -> None:
         "rows      2,000 in the manifest: 1,500 done, 480 to do (20 of them failed before), "
         "10 failed before and left alone, 10 invalid",
         "images    490 (450 jpeg, 40 webp), 3.1 MB; 40 will be converted",
-        "requests  480, about 900,000 tokens",
-        "cost      about $1.00 by list prices, at most $3.00",
-        "time      48s at the job's own limit of requests",
+        "requests  470 (10 rows share the answer of another), about 800,000 tokens in prompts "
+        "(50% of the prompts from the cache) and 100,000 in answers",
+        "cost      about $1.00 by the provider's list, at most $3.00",
+        "          the prices are of 2026-01-01",
+        "time      1m 36s deferred, 48s online at the job's own limits",
+        "disk      about 34.4 MB, the journal included",
         "invalid   A-1: it has no image (column 'image')",
         "          and 9 more",
     ]
@@ -75,6 +92,66 @@ def test_a_plan_says_rows_images_requests_cost_and_time() -> None:
 )
 def test_a_plan_says_what_is_not_usual(change: dict[str, object], says: str) -> None:
     assert says in "\n".join(plan_lines(replace(PLANNED, **change)))  # type: ignore[arg-type]
+
+
+def of_ticks(usd: float, share: float) -> Interval:
+    value = usd * TICKS_PER_USD
+    return Interval(2000, 20, value / 100, value, value * (1 - share), value * (1 + share))
+
+
+PILOTED = Pilot(
+    PLANNED,
+    requests=2000,
+    wanted=20,
+    ended=20,
+    sent=18,
+    spent_ticks=TICKS_PER_USD // 50,
+    cost=of_ticks(2, 0.1),
+    tokens=Interval(2000, 20, 1, 1_000_000, 900_000, 1_100_000),
+    latency_seconds=3.0,
+    compared=[
+        Compared("detail=high (the job's own)", True, 20, 0, of_ticks(2, 0.1), None, None),
+        Compared("detail=low", False, 20, 1, of_ticks(1, 0.1), None, Agreement(20, 17, 0.954)),
+    ],
+)
+
+
+def test_a_pilot_says_what_all_costs_and_how_sure_that_is() -> None:
+    assert list(pilot_lines(PILOTED, 100)) == [
+        "pilot     20 of 20 rows have an outcome, of 2,000 requests; 18 requests sent now for $0.0200",
+        "          all of them cost $2.00; 95% sure: $1.80 to $2.20 (±10.0%)",
+        "          1,000,000 tokens; 95% sure: 900,000 to 1,100,000 (±10.0%)",
+        "          about 1m 36s at the pilot's pace (3.0 s an answer)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"cost": of_ticks(2, 0.3)}, "that is wide: about 80 rows would make it ±15%: --pilot 80 asks 60 more"),
+        ({"cost": None}, "what all of them cost is not known"),
+        ({"sent": 0}, "nothing sent now"),
+        ({"wanted": 0}, "nothing to ask"),
+    ],
+)
+def test_a_pilot_says_what_it_cannot(change: dict[str, object], says: str) -> None:
+    assert says in "\n".join(pilot_lines(replace(PILOTED, **change), 100))  # type: ignore[arg-type]
+
+
+def test_a_sweep_shows_cost_beside_agreement() -> None:
+    own, low = sweep_rows(PILOTED)
+
+    assert own == ("detail=high (the job's own)", "20", "$2.00", "$1.80 to $2.20", "?", "100%", "", "")
+    assert low == ("detail=low", "20 (1 failed)", "$1.00", "$0.900 to $1.10", "?", "50%", "17 of 20", "95%")
+
+
+def test_the_document_of_a_pilot_has_its_interval() -> None:
+    document = PILOTED.document()
+
+    assert document["cost_usd"] == {"expected": 2.0, "low": 1.8, "high": 2.2, "source": "pilot"}
+    assert document["pilot"]["rows"] == 20
+    assert document["pilot"]["cost_usd"] == 0.02
+    assert document["pilot"]["sweep"][1]["agreement"] == {"rows": 20, "same": 17, "alike": 0.954}
 
 
 @pytest.mark.parametrize(("size", "text"), [(81, "81 bytes"), (14_200, "14.2 KB"), (3_100_000, "3.1 MB")])

@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"exchange"}),
     frozenset({"lanes"}),
     frozenset({"runner", "wiring", "summary"}),
-    frozenset({"plan", "status", "progress", "check", "demo", "verify", "reparse"}),
+    frozenset({"plan", "pilot", "status", "progress", "check", "demo", "verify", "reparse"}),
     frozenset({"cli", "__main__"}),
 )
 #: The emulator is a stranger to the client it tests, and samples only draw.

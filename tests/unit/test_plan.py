@@ -19,6 +19,7 @@ def make_job(folder: Path, rows: str, **overrides: Any) -> Job:
     Image.new("RGB", (40, 30), "red").save(folder / "red.png")
     Image.new("RGB", (400, 300), "blue").save(folder / "big.png")
     Image.new("RGB", (20, 20), "green").save(folder / "odd.webp")
+    Image.new("RGB", (2000, 1500), "green").save(folder / "huge.png")
     (folder / "photos.csv").write_text("id,image,title\n" + rows, encoding="utf-8")
     settings: Mapping[str, Any] = {
         "name": "planned",
@@ -80,6 +81,60 @@ async def test_time_follows_from_the_jobs_own_rate(tmp_path: Path) -> None:
     job = make_job(tmp_path, rows, **{"limits.requests_per_minute": 60, "limits.requests_per_second": 5})
     assert (await plan(job)).document()["duration_seconds"]["expected"] == 10.0
     assert (await plan(make_job(tmp_path, rows))).document()["duration_seconds"]["expected"] is None
+
+
+@pytest.mark.anyio
+async def test_each_lane_takes_its_own_time(tmp_path: Path) -> None:
+    rows = "".join(f"{number},red.png,{number}\n" for number in range(10))
+    job = make_job(tmp_path, rows, **{"limits.requests_per_second": 5})
+    seconds = (await plan(job)).document()["duration_seconds"]
+    assert seconds["by_lane"] == {"online": 2.0, "deferred": 4.0}, "each ticket is polled at least once"
+    slow = await plan(make_job(tmp_path, rows, **{"limits.tokens_per_minute": 60, "delivery.lane": "deferred"}))
+    assert slow.seconds_at_limit == slow.cost.tokens
+
+
+@pytest.mark.anyio
+async def test_rows_that_ask_the_same_are_one_request(tmp_path: Path) -> None:
+    rows = "a,red.png,x\nb,red.png,x\nc,red.png,y\n"
+    document = (await plan(make_job(tmp_path, rows))).document()
+    assert (document["rows"]["to_do"], document["requests"]) == (3, 2)
+    each = (await plan(make_job(tmp_path, rows, **{"limits.deduplicate": False}))).document()
+    assert each["requests"] == 3
+    assert each["cost_usd"]["expected"] == pytest.approx(1.5 * document["cost_usd"]["expected"], rel=0.01)
+
+
+@pytest.mark.anyio
+async def test_an_image_counts_as_large_as_it_is_sent(tmp_path: Path) -> None:
+    (whole,) = [(await plan(make_job(tmp_path, "c,huge.png,x\n"))).cost]
+    (small,) = [(await plan(make_job(tmp_path, "c,huge.png,x\n", **{"images.max_side": 400}))).cost]
+    (low,) = [(await plan(make_job(tmp_path, "c,huge.png,x\n", **{"provider.detail": "low"}))).cost]
+    assert whole.prompt_tokens - small.prompt_tokens == 1792 - 512
+    assert whole.prompt_tokens - low.prompt_tokens == 1792 - 256
+
+
+@pytest.mark.anyio
+async def test_a_row_is_asked_without_its_bad_image_where_the_job_says_so(tmp_path: Path) -> None:
+    settings = {"manifest.image_separator": ";", "manifest.on_bad_image": "skip_image"}
+    drawn = await plan(make_job(tmp_path, "a,red.png;missing.png,x\nb,missing.png,x\n", **settings))
+    assert (drawn.rows.to_do, drawn.rows.invalid) == (1, 1)
+
+
+@pytest.mark.anyio
+async def test_the_cached_share_of_prompts_is_counted(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "a,red.png,x\nb,red.png,y\n", **{"prompt.system": "word " * 1000})
+    cached = await plan(job)
+    plain = await plan(make_job(tmp_path, "", **{"prompt.system": "word " * 1000, "provider.prompt_cache": "off"}))
+    assert cached.document()["tokens"]["cached"] == 2 * (1250 // 128 * 128)
+    assert plain.cost.cached_tokens == 0
+
+
+@pytest.mark.anyio
+async def test_prices_older_than_thirty_days_are_told(tmp_path: Path) -> None:
+    (tmp_path / "prices.toml").write_text('as_of = 2020-01-01\n["grok-4.3"]\ninput = 1\noutput = 2\n')
+    job = make_job(tmp_path, "a,red.png,x\n", **{"provider.prices_file": "prices.toml"})
+    assert "days old" in (await plan(job)).document()["warning"]
+    own = {"provider.prices": {"input": 1, "output": 2}}
+    assert "warning" not in (await plan(make_job(tmp_path, "a,red.png,x\n", **own))).document()
 
 
 @pytest.mark.anyio

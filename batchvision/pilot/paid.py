@@ -1,0 +1,142 @@
+"""What the tables of an output tell of some rows under one recipe: which have ended, at what cost, with what answer.
+
+Rule: the ledger is what counts. It has the attempts of sweeps too, which no other table knows of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchvision.checkpoint import OutputView
+from batchvision.errors import InvalidAnswer
+from batchvision.prompt import check_answer
+from batchvision.providers import dialect
+from batchvision.records import AttemptState, Purpose, RawAnswer, Recipe
+
+_THEN = datetime(1970, 1, 1, tzinfo=UTC)
+_ENDED = (AttemptState.OK.value, AttemptState.FAILED.value)
+_LEDGER = (
+    "row_id",
+    "state",
+    "http_status",
+    "provider",
+    "prompt_tokens",
+    "completion_tokens",
+    "reasoning_tokens",
+    "cost_ticks",
+    "latency_ms",
+    "raw_answer",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a row was answered: its text, and what was checked of it."""
+
+    text: str
+    output_json: str | None
+
+
+@dataclass(slots=True)
+class Taken:
+    """All attempts of one row. ``ticks`` and ``tokens`` None: an answer did not say."""
+
+    ticks: int | None = 0
+    tokens: int | None = 0
+    has_ended: bool = False
+    latency_ms: int | None = None  #: of the attempt that ended it
+    answer: Answered | None = None
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        if row["http_status"] is not None and row["http_status"] < 300:
+            counts = (row["prompt_tokens"], row["completion_tokens"])
+            self.tokens = _plus(self.tokens, None if None in counts else sum(counts) + (row["reasoning_tokens"] or 0))
+            self.ticks = _plus(self.ticks, row["cost_ticks"])
+        if row["state"] in _ENDED:
+            self.has_ended, self.latency_ms = True, row["latency_ms"]
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """By row_id."""
+
+    rows: Mapping[str, Taken] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> frozenset[str]:
+        return frozenset(row_id for row_id, taken in self.rows.items() if taken.has_ended)
+
+    def ticks(self) -> dict[str, float] | None:
+        """Of the rows that have ended; None where any of them is not known."""
+        return _known({row_id: self.rows[row_id].ticks for row_id in self.ended})
+
+    def tokens(self) -> dict[str, float] | None:
+        return _known({row_id: self.rows[row_id].tokens for row_id in self.ended})
+
+    def latency_seconds(self) -> float | None:
+        """Of an answer, on average."""
+        known = [taken.latency_ms for taken in self.rows.values() if taken.latency_ms is not None]
+        return sum(known) / len(known) / 1000 if known else None
+
+
+def _known(found: Mapping[str, int | None]) -> dict[str, float] | None:
+    known = {row_id: float(value) for row_id, value in found.items() if value is not None}
+    return known if len(known) == len(found) else None
+
+
+def _plus(left: int | None, right: int | None) -> int | None:
+    return None if left is None or right is None else left + right
+
+
+def paid_for(output: Path, recipe: Recipe, row_ids: Sequence[str]) -> Paid:
+    """Of these rows, under ``recipe``, in all runs. Rows that failed before anything was sent took nothing."""
+    view, wanted = OutputView(output), pa.array(sorted(row_ids), pa.string())
+    rows: dict[str, Taken] = {}
+    for row in _rows(view, "attempts", _LEDGER, recipe, wanted):
+        taken = rows.setdefault(row["row_id"], Taken())
+        taken.add(row)
+        if row["state"] == AttemptState.OK:
+            taken.answer = _read(row, recipe)
+    for row in _rows(view, "failures", ("row_id",), recipe, wanted):
+        rows.setdefault(row["row_id"], Taken()).has_ended = True
+    for row in _rows(view, "results", ("row_id", "output_text", "output_json"), recipe, wanted):
+        taken = rows.setdefault(row["row_id"], Taken())
+        taken.has_ended, taken.answer = True, Answered(row["output_text"], row["output_json"])
+    return Paid(rows)
+
+
+def pilot_rows(output: Path, recipe_id: str) -> frozenset[str]:
+    """The rows that pilots have asked before, under this recipe, and that have ended."""
+    found: set[str] = set()
+    for batch in OutputView(output).rows("attempts", ("row_id", "recipe_id", "run_id", "state")):
+        is_own = pc.and_(pc.equal(batch["recipe_id"], recipe_id), pc.ends_with(batch["run_id"], Purpose.PILOT.mark("")))
+        is_end = pc.is_in(batch["state"], pa.array(_ENDED))
+        found.update(batch["row_id"].filter(pc.and_(is_own, is_end)).to_pylist())
+    return frozenset(found)
+
+
+def _rows(
+    view: OutputView, table: str, names: tuple[str, ...], recipe: Recipe, wanted: pa.Array
+) -> Iterator[dict[str, Any]]:
+    for batch in view.rows(table, (*names, "recipe_id")):
+        is_own = pc.and_(pc.equal(batch["recipe_id"], recipe.recipe_id), pc.is_in(batch["row_id"], wanted))
+        yield from batch.filter(is_own).select(list(names)).to_pylist()
+
+
+def _read(row: Mapping[str, Any], recipe: Recipe) -> Answered | None:
+    """The stored answer, read as when it came; None where it was not kept."""
+    if row["raw_answer"] is None:
+        return None
+    raw = RawAnswer(row["http_status"] or 200, {}, row["raw_answer"].encode("utf-8", "surrogatepass"), _THEN)
+    text = dialect(row["provider"]).read(raw).answer.text
+    try:
+        return Answered(text, check_answer(recipe.answer, text).output_json)
+    except InvalidAnswer:
+        return None

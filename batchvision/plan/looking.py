@@ -1,0 +1,97 @@
+"""A row as a run would look at it, without sending, decoding or downloading anything."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import NamedTuple
+
+from batchvision.checkpoint import Standing
+from batchvision.errors import RowFault, RowInvalid
+from batchvision.estimate import Estimator
+from batchvision.feed import Standing as FeedStanding
+from batchvision.images.formats import examine
+from batchvision.images.references import identity
+from batchvision.images.source import passes_unchanged, read_source
+from batchvision.job import Job
+from batchvision.keys import request_key, row_digest
+from batchvision.plan.counts import ImageCounts
+from batchvision.prepare import identities
+from batchvision.records import Estimate, ImageKind, ImagePreparation, ImageRef, ImageSize, Payload, Row
+
+
+class Seen(NamedTuple):
+    """A row that would be sent, as far as it can be known without sending it. ``sizes``: of its images, as sent."""
+
+    row: Row
+    sizes: tuple[ImageSize, ...]
+    request_key: str
+    estimate: Estimate
+
+
+class Distinct:
+    """Identical requests are asked once: which are the first of their kind, and have no answer yet."""
+
+    def __init__(self, standing: FeedStanding) -> None:
+        self._answered = standing.answered if isinstance(standing, Standing) else None
+        self._seen: set[bytes] = set()
+
+    def is_new(self, key: str) -> bool:
+        asked = row_digest("", key)
+        if asked in self._seen or (self._answered is not None and self._answered.contains(asked)):
+            return False
+        self._seen.add(asked)
+        return True
+
+
+class Looking:
+    """Looks at rows as a run would, and counts their images. Decodes and downloads nothing."""
+
+    def __init__(self, job: Job, estimator: Estimator) -> None:
+        self.estimator = estimator
+        self.images = ImageCounts()
+        self._job = job
+        self._skips_bad_images = job.manifest.on_bad_image == "skip_image"
+
+    def at(self, row: Row) -> Seen:
+        """Raises RowFault where nothing could be sent."""
+        if row.problem is not None:
+            raise RowInvalid(row.problem)
+        payloads: list[Payload] = []
+        first_fault: RowFault | None = None
+        for ref in row.images:
+            try:
+                payloads.append(self._image(ref))
+            except RowFault as fault:
+                if not self._skips_bad_images:
+                    raise
+                first_fault = first_fault or fault
+        if not payloads and first_fault is not None:
+            raise first_fault
+        key = request_key(self._job.recipe.recipe_id, row.text, identities(row.text, payloads))
+        sizes = tuple((payload.width, payload.height) for payload in payloads)
+        return Seen(row, sizes, key, self.estimator.estimate(len(row.text), sizes))
+
+    def _image(self, ref: ImageRef) -> Payload:
+        """One image, by its bytes; without what it would be converted to."""
+        mode, preparation, counts = self._job.manifest.image_identity, self._job.recipe.images, self.images
+        if ref.kind is ImageKind.URL:
+            counts.count += 1
+            counts.by_format["url"] += 1
+            return Payload(identity(ref, mode, None), ref.reference, ref.slot, None)
+        content = read_source(ref, self._job.root, preparation)
+        header = examine(content)
+        counts.count += 1
+        counts.bytes += len(content)
+        counts.by_format[header.format.value] += 1
+        counts.to_convert += not passes_unchanged(content, header, preparation)
+        digest = sha256(content).hexdigest()
+        width, height = _size_as_sent(header.width, header.height, preparation)
+        return Payload(identity(ref, mode, digest), ref.reference, ref.slot, digest, width=width, height=height)
+
+
+def _size_as_sent(width: int | None, height: int | None, preparation: ImagePreparation) -> ImageSize:
+    """In pixels, once it has been prepared; as far as ``max_side`` decides it."""
+    if not width or not height:
+        return width, height
+    shrink = min(1.0, (preparation.max_side or max(width, height)) / max(width, height))
+    return max(1, round(width * shrink)), max(1, round(height * shrink))
