@@ -55,11 +55,11 @@ class Told:
         return f"  seed {self.seed:>3}  {low:.4f} to {high:.4f} (+-{self.share:.1%})  billed {billed:.4f}  {hit}"
 
 
-def write_manifest(folder: Path, rows: int, seed: int) -> None:
+def write_manifest(folder: Path, rows: int, seed: int, images_wanted: int = IMAGES) -> None:
     """Sides from 100 to 3,000 pixels, as many in each octave; now and then a long text. Sorted by size."""
     rng = random.Random(seed)
     images = []
-    for number in range(IMAGES):
+    for number in range(images_wanted):
         width = round(exp(rng.uniform(log(100), log(3_000))))
         height = max(60, round(width * rng.choice([0.5625, 0.75, 1.0, 1.333])))
         Image.new("RGB", (width, height), rng.choice(["red", "green", "blue"])).save(folder / f"{number}.png")
@@ -96,9 +96,9 @@ def first_rows(frame: Frame, rows: int, seed: int = 0) -> Choice:
     return Choice(len(frame), (ChosenStratum(len(frame), ticks, tokens, tuple(first)),))
 
 
-def play(folder: Path, rows: int, asked: int, seed: int, provider: EmulatedProvider) -> Told:
+def play(folder: Path, rows: int, asked: int, seed: int, provider: EmulatedProvider, images: int = IMAGES) -> Told:
     """One seed."""
-    write_manifest(folder, rows, seed)
+    write_manifest(folder, rows, seed, images)
     job = job_of(folder)
 
     async def night() -> tuple[Pilot, RunSummary]:
@@ -118,10 +118,11 @@ def play(folder: Path, rows: int, asked: int, seed: int, provider: EmulatedProvi
     )
 
 
-def tell(rows: int, asked: int, seeds: int, rule: str, restless: float) -> Iterator[Told]:
+def tell(rows: int, asked: int, seeds: int, rule: str, restless: float, images: int = IMAGES) -> Iterator[Told]:
     for seed in range(seeds):
         with tempfile.TemporaryDirectory(prefix="batchvision-pilot-") as name:
-            yield play(Path(name), rows, asked, seed, EmulatedProvider(image_rule=rule, restless=restless, seed=seed))
+            provider = EmulatedProvider(image_rule=rule, restless=restless, seed=seed)
+            yield play(Path(name), rows, asked, seed, provider, images)
 
 
 def faults(found: list[Told]) -> list[str]:

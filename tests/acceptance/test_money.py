@@ -19,12 +19,12 @@ def test_after_faults_and_a_kill_every_tick_is_in_the_ledger_or_listed_by_row(tm
 
 
 def test_the_bill_for_the_whole_lies_in_the_interval_that_a_pilot_told() -> None:
-    found = list(pilot.tell(rows=200, asked=20, seeds=3, rule="tiles", restless=0.2))
+    found = list(pilot.tell(rows=120, asked=20, seeds=3, rule="tiles", restless=0.2, images=15))
     assert pilot.faults(found) == []
     assert all(told.share > 0 for told in found)
 
 
 def test_a_pilot_of_the_first_rows_of_a_sorted_manifest_misses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pilot.Frame, "choose", pilot.first_rows)
-    found = list(pilot.tell(rows=200, asked=20, seeds=2, rule="area", restless=0.2))
+    found = list(pilot.tell(rows=120, asked=20, seeds=2, rule="area", restless=0.2, images=15))
     assert not any(told.is_hit for told in found)

@@ -77,7 +77,7 @@ async def test_a_model_without_prices_has_no_cost(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_time_follows_from_the_jobs_own_rate(tmp_path: Path) -> None:
-    rows = "".join(f"{number},red.png,x\n" for number in range(10))
+    rows = "".join(f"{number},red.png,{number}\n" for number in range(10))
     job = make_job(tmp_path, rows, **{"limits.requests_per_minute": 60, "limits.requests_per_second": 5})
     assert (await plan(job)).document()["duration_seconds"]["expected"] == 10.0
     assert (await plan(make_job(tmp_path, rows))).document()["duration_seconds"]["expected"] is None
