@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from virtual_time import VIRTUAL
 
 from batchvision import Job
 from batchvision.feed import Selection
+from batchvision.garbage import rarely_collected
 from batchvision.records import RunSummary
 from batchvision.runner import run_async
 
@@ -64,6 +66,14 @@ class Nights:
     def table(self, name: str) -> list[dict[str, Any]]:
         paths = sorted((self.folder / "out" / name).rglob("part-*.parquet"))
         return [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected_once() -> Iterator[None]:
+    """A run looks for garbage as it begins: among all that tests have made, that takes longer than a small night."""
+    with rarely_collected():
+        yield
+    gc.collect()  # so that what a test of this module left open is told here
 
 
 @pytest.fixture
