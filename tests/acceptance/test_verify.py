@@ -103,13 +103,14 @@ def killed(process: subprocess.Popen[str], emulator: RunningEmulator, after_requ
 
 
 def test_beside_a_running_night_it_takes_no_lock_and_finds_nothing_wrong(bench: Workbench) -> None:
-    job = bench.job(bench.manifest(bench.rows(200)), limits="concurrency = 8")
+    job = bench.job(bench.manifest(bench.rows(200)), limits="concurrency = 2")
     with start_in_thread(EmulatorOptions(latency_seconds=0.2)) as emulator:
         process = bench.start(job, *to(emulator))
         while emulator.bill().requests < 20 and process.poll() is None:
             time.sleep(0.02)
         done = bench.call("verify", "out")
         assert process.poll() is None, "the run ended too early to be looked at"
+        emulator.configure(latency_seconds=0.0)
         out, _ = process.communicate(timeout=60)
     assert done.returncode == 0, done.stdout
     assert f"process {process.pid}" in done.stdout
