@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -43,6 +44,25 @@ def skip_key(recipe: str, text: str, image_stamps: Iterable[str]) -> str:
     return _hexdigest(["skip-1", recipe, text, *image_stamps])
 
 
+def key_bytes(key: str) -> bytes:
+    """A request_key or skip_key as the 16 bytes that its 32 hex digits say; any other text by its hash."""
+    with suppress(ValueError):
+        raw = bytes.fromhex(key)
+        if len(raw) == KEY_BYTES:
+            return raw
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
 def row_digest(row_id: str, key: str) -> bytes:
-    """A (row_id, request_key or skip_key) pair in 16 bytes, for the set of rows that are done."""
+    """A row_id, alone or with one of its keys, in 16 bytes: rows are told apart in memory by it."""
     return blake2b(f"{len(row_id)}:{row_id}{key}".encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
+def digests_after(head: bytes, texts: Iterable[bytes]) -> bytes:
+    """The 16-byte hash of ``head`` and each text behind it, one behind the other: ``head`` is hashed once."""
+    begun, found = blake2b(head, digest_size=KEY_BYTES), []
+    for text in texts:
+        whole = begun.copy()
+        whole.update(text)
+        found.append(whole.digest())
+    return b"".join(found)

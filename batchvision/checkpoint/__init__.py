@@ -6,7 +6,7 @@ The rule: :class:`Store` is the one owner of an output's files; :class:`OutputVi
 from batchvision.checkpoint.books import Verdict, is_unclear
 from batchvision.checkpoint.cells import type_of
 from batchvision.checkpoint.disk import Disk, LocalDisk, Offload, inline
-from batchvision.checkpoint.keyset import KeySet
+from batchvision.checkpoint.keyset import Keep, KeySet
 from batchvision.checkpoint.lock import Holder, OutputLock
 from batchvision.checkpoint.recovery import Recovery
 from batchvision.checkpoint.reserve import reserve_bytes
@@ -23,6 +23,7 @@ __all__ = [
     "Columns",
     "Disk",
     "Holder",
+    "Keep",
     "KeySet",
     "LocalDisk",
     "Offload",

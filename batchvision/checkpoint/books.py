@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Header, Received, Voided
-from batchvision.keys import row_digest
 from batchvision.records import (
     Attempt,
     AttemptState,
@@ -81,11 +80,11 @@ class Books:
     carries: dict[str, Carry] = field(default_factory=dict)
     open: dict[str, Exchange] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
-    completed: dict[bytes, Completed] = field(default_factory=dict)
+    completed: dict[tuple[str, str], Completed] = field(default_factory=dict)
     failures_changed: bool = False
     #: rows that got a failure or a carry since these books were opened
     touched: set[str] = field(default_factory=set)
-    is_done: Callable[[bytes], bool] = lambda digest: False
+    is_done: Callable[[str, str], bool] = lambda row_id, request_key: False
 
     # ---------------------------------------------------------------------------- an exchange
 
@@ -140,9 +139,8 @@ class Books:
     def publish(self, completed: Completed) -> None:
         """The row has its answer. P9: once in results; each attempt is in the ledger all the same."""
         self._forget(completed.row_id)
-        digest = row_digest(completed.row_id, completed.request_key)
-        if not self.is_done(digest):
-            self.completed.setdefault(digest, completed)
+        if not self.is_done(completed.row_id, completed.request_key):
+            self.completed.setdefault((completed.row_id, completed.request_key), completed)
 
     def file(self, failed: Failed) -> None:
         """The row is failed. One that has failed in the same way before keeps its record, and the table its bytes."""
@@ -183,7 +181,7 @@ class Books:
     def drop_answered(self) -> None:
         """A seal that was cut off may have left a row in both tables: it is completed."""
         for failed in list(self.failures.values()):
-            if failed.request_key and self.is_done(row_digest(failed.row_id, failed.request_key)):
+            if failed.request_key and self.is_done(failed.row_id, failed.request_key):
                 del self.failures[failed.row_id]
                 self.failures_changed = True
 

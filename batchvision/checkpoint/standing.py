@@ -1,26 +1,25 @@
 """Where every row stands before it is asked: read once from the parts, kept up by what this run books.
 
-The rule: a row is known by its row_id and one of its two keys; only the columns needed are read, and done rows are 16
-bytes each, never objects.
+The rule: a row is known by its row_id and one of its two keys; only the columns needed are read, and a done row is 28
+bytes (under its skip_key, under its request_key, and a hint that its request is answered), never an object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.entries import Carry
-from batchvision.checkpoint.keyset import KeySet
+from batchvision.checkpoint.keyset import Keep, KeySet, packed_ids, packed_keys, pair, pairs
 from batchvision.checkpoint.parts import part_paths, read_part
-from batchvision.keys import KEY_BYTES, row_digest
+from batchvision.keys import row_digest
 from batchvision.records import Failed
 
 _RESULT_COLUMNS = ("row_id", "request_key", "skip_key", "recipe_id", "row_cost_ticks")
@@ -62,7 +61,7 @@ class Standing:
     """The answers to the feed's and the lanes' questions. Reads may come from the feed's thread."""
 
     def __init__(self, books: Books, done: KeySet, others: dict[bytes, int], sums: Sums, answered: KeySet) -> None:
-        #: request_keys (16 bytes) that have an answer under this recipe, whosever it is
+        #: request_keys that (very probably) have an answer under this recipe, whosever it is
         self.answered = answered
         self._books = books
         self._done = done
@@ -87,8 +86,10 @@ class Standing:
 
     def state(self, row_id: str, key: str) -> RowState:
         """``key`` is the row's request_key or its skip_key. A failure, carry or ticket asked for counts as seen."""
-        if self._done.contains(row_digest(row_id, key)):
-            return RowState.DONE
+        return RowState.DONE if self.is_done(row_id, key) else self.open_state(row_id, key)
+
+    def open_state(self, row_id: str, key: str) -> RowState:
+        """As :meth:`state`, of a row that :meth:`not_done` has named."""
         if (row_id, key) in self._awaiting:
             self.seen.add(row_id)
             return RowState.AWAITING
@@ -128,12 +129,15 @@ class Standing:
 
     # ---------------------------------------------------------------------------- all rows
 
-    def contains_done(self, digest: bytes) -> bool:
-        """Whether ``keys.row_digest(row_id, request_key or skip_key)`` is of a row that was done before this run."""
-        return self._done.contains(digest)
+    def is_done(self, row_id: str, key: str) -> bool:
+        """Whether the row was done under its request_key or skip_key before this run."""
+        return len(self._done) > 0 and self._done.contains(pair(row_id, key))
 
-    def contains_many_done(self, digests: Iterable[bytes]) -> list[bool]:
-        return self._done.contains_many(digests)
+    def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
+        """The places of the rows that were not; ``keys``: 16 bytes each, one behind the other."""
+        if not len(self._done):
+            return list(range(len(ids)))
+        return np.flatnonzero(~self._done.contains_packed(pairs(packed_ids(ids), keys))).tolist()
 
     def is_done_elsewhere(self, row_id: str) -> bool:
         """Whether the row is done under another recipe, and not under this one."""
@@ -159,37 +163,36 @@ class Standing:
 def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet, dict[bytes, int]]:
     """The done rows of this recipe under both keys, its answered request_keys, and the rows done under other recipes
     (by row_id) with what they cost."""
-    done, answered = KeySet(), KeySet()
-    here: set[bytes] = set()
+    done, answered = KeySet(), KeySet(keep=Keep.HINT)
     others: dict[bytes, int] = {}
     for path in part_paths(output, "results"):
         table = read_part(path, _RESULT_COLUMNS)
         is_current = pc.equal(table["recipe_id"], recipe_id)
-        current = table.filter(is_current)
-        _add_done(done, current)
-        answered.add_many(row_digest("", key) for key in current["request_key"].to_pylist())
+        if pc.all(is_current).as_py():
+            _add_done(done, answered, table)
+            continue
+        _add_done(done, answered, table.filter(is_current))
         rest = table.filter(pc.invert(is_current))
-        for digest, ticks in zip(_digests(rest), rest["row_cost_ticks"].to_pylist(), strict=True):
+        for digest, ticks in zip(_id_digests(rest), rest["row_cost_ticks"].to_pylist(), strict=True):
             others[digest] = others.get(digest, 0) + (ticks or 0)
     if others:  # only then is it worth asking which of them are done here too
         for path in part_paths(output, "results"):
             table = read_part(path, ("row_id", "recipe_id"))
-            here.update(_digests(table.filter(pc.equal(table["recipe_id"], recipe_id))))
-    return done, answered, {digest: ticks for digest, ticks in others.items() if digest not in here}
+            for digest in _id_digests(table.filter(pc.equal(table["recipe_id"], recipe_id))):
+                others.pop(digest, None)
+    return done, answered, others
 
 
-def _add_done(done: KeySet, table: pa.Table) -> None:
-    for key in ("request_key", "skip_key"):
-        done.add_many(_digests(table, key))
+def _add_done(done: KeySet, answered: KeySet, table: pa.Table) -> None:
+    for batch in table.to_batches():
+        ids, asked = packed_ids(batch["row_id"]), packed_keys(batch["request_key"])
+        done.add_packed(pairs(ids, asked))
+        done.add_packed(pairs(ids, packed_keys(batch["skip_key"])))
+        answered.add_packed(asked)
 
 
-def _digests(table: pa.Table, key: str | None = None) -> list[bytes]:
-    """``keys.row_digest`` of every row, its text joined a column at a time."""
-    ids = table["row_id"]
-    keys: Any = table[key] if key is not None else ""
-    lengths = pc.cast(pc.utf8_length(ids), pa.string())
-    texts = pc.binary_join_element_wise(lengths, ":", ids, keys, "", null_handling="replace", null_replacement="")
-    return [blake2b(text, digest_size=KEY_BYTES).digest() for text in texts.cast(pa.binary()).to_pylist()]
+def _id_digests(table: pa.Table) -> list[bytes]:
+    return [row_digest(row_id, "") for row_id in table["row_id"].to_pylist()]
 
 
 def read_sums(output: Path) -> Sums:

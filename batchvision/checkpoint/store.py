@@ -137,7 +137,7 @@ class Store:
             old, recovery = replay(segments[-1], self._books, judge, hold) if segments else (None, Recovery())
             cut = self._books.cut()
             if old is not None:
-                self._sealer.write_parts(old, cut)
+                self._sealer.parts |= self._sealer.write_parts(old, cut)
                 if not summaries.has_ended(self.output, old.run_id):
                     self._sealer.find(summaries.unlisted(self.output, self._lock.shard))
             with disk_failures(f"setting room aside in {self._lock.folder} for the answers in flight"):
@@ -158,7 +158,7 @@ class Store:
     def standing(self, recipe_id: str) -> Standing:
         """Where every row stands, from the parts of all shards and what this shard has open."""
         self._standing = Standing.read(self.output, self._books, recipe_id)
-        self._books.is_done = self._standing.contains_done
+        self._books.is_done = self._standing.is_done
         self._books.drop_answered()
         return self._standing
 

@@ -97,7 +97,16 @@ def prompt_texts(batch: pa.RecordBatch, job: Job) -> pa.Array:
     """The rendered user prompt of every row, with marks where images are placed; null where a prompt column is."""
     if job.template is None:
         return _texts_of(batch, job.prompt_columns[0])
+    if (text := same_text(job)) is not None:
+        return pa.repeat(pa.scalar(text), batch.num_rows)
     return _rendered(batch, job.template)
+
+
+def same_text(job: Job) -> str | None:
+    """What every row is asked, where the prompt reads no cell."""
+    if job.template is None or job.template.columns:
+        return None
+    return job.template.render({})
 
 
 def _rendered(batch: pa.RecordBatch, template: Template) -> pa.Array:
@@ -111,20 +120,20 @@ def _rendered(batch: pa.RecordBatch, template: Template) -> pa.Array:
                 parts.append(pc.fill_null(_texts_of(batch, name), ""))
             case Slot(name):
                 parts.append(pa.scalar(f"{MARK}{name}{MARK}"))
-    if not template.columns:
-        return pa.repeat(pa.scalar("".join(part.as_py() for part in parts)), batch.num_rows)
     return pc.binary_join_element_wise(*parts, "")
 
 
 # ---------------------------------------------------------------------------------- keys
 
 
-def skip_keys(recipe_id: str, texts: pa.Array, stamps: pa.Array) -> list[str]:
-    """``keys.skip_key`` of every row; ``stamps`` framed and joined. A null text counts as ""."""
+def skip_digests(recipe_id: str, texts: pa.Array, stamps: pa.Array, same_text: str | None = None) -> bytes:
+    """``keys.skip_key`` of every row, in its 16 bytes, one behind the other; ``stamps`` framed and joined. A null text
+    counts as "". ``same_text``: what every row's text is, where that is known."""
     head = frame("skip-1") + frame(recipe_id)
-    texts = pc.fill_null(texts, "")
-    wholes = pc.binary_join_element_wise(head, framed_texts(texts), stamps, "").cast(pa.binary())
-    return [blake2b(whole, digest_size=keys.KEY_BYTES).hexdigest() for whole in wholes.to_pylist()]
+    if same_text is not None:
+        return keys.digests_after((head + frame(same_text)).encode(), stamps.cast(pa.binary()).to_pylist())
+    wholes = pc.binary_join_element_wise(framed_texts(pc.fill_null(texts, "")), stamps, "")
+    return keys.digests_after(head.encode(), wholes.cast(pa.binary()).to_pylist())
 
 
 def skip_key_of(row: Row, job: Job, recipe_id: str) -> str:
@@ -136,11 +145,3 @@ def skip_key_of(row: Row, job: Job, recipe_id: str) -> str:
             parts.append(slot)
         parts += [stamp(ref, columns.root, columns.identity_mode) for ref in refs]
     return keys.skip_key(recipe_id, row.text, parts)
-
-
-def row_digests(ids: pa.Array, of_keys: pa.Array) -> list[bytes]:
-    """``keys.row_digest`` of every row."""
-    lengths = pc.cast(pc.utf8_length(ids), pa.string())
-    wholes = pc.binary_join_element_wise(lengths, ":", ids, of_keys, "")
-    # the digest joins length, colon, id and key without a separator
-    return [blake2b(whole, digest_size=keys.KEY_BYTES).digest() for whole in wholes.cast(pa.binary()).to_pylist()]

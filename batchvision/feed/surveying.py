@@ -6,13 +6,12 @@ Rule: it reads every row once and no image, holds eight bytes a row and nothing 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import types
 
 from batchvision.errors import JobInvalid
@@ -26,9 +25,6 @@ from batchvision.manifest.keeping import survey_types
 
 if TYPE_CHECKING:
     from batchvision.job import Job
-
-#: Hashes are sorted in portions of about this many: the sort needs a multiple of its portion in memory.
-_SORTED_AT_ONCE = 1_000_000
 
 
 class FileFacts(NamedTuple):
@@ -119,22 +115,8 @@ def nameless(position: int) -> str:
     return f"#{position}"
 
 
-def _repeated(hashes: array[int]) -> Iterator[int]:
-    """The values that stand more than once, found by sorting."""
-    whole = pa.Array.from_buffers(pa.int64(), len(hashes), [None, pa.py_buffer(hashes)])
-    portions = 1 << max(0, (len(hashes) // _SORTED_AT_ONCE).bit_length())
-    for number in range(portions):
-        portion = pa.concat_arrays(list(_portion(whole, portions, number)))
-        ordered = portion.take(pc.array_sort_indices(portion))
-        same = pc.equal(ordered[1:], ordered[:-1])
-        yield from pc.unique(ordered[1:].filter(same)).to_pylist()
-
-
-def _portion(whole: pa.Array, portions: int, number: int) -> Iterator[pa.Array]:
-    """The hashes whose lowest bits are ``number``, cut out of one stretch after another."""
-    if portions == 1:
-        yield whole
-        return
-    for start in range(0, len(whole), _SORTED_AT_ONCE):
-        stretch = whole.slice(start, _SORTED_AT_ONCE)
-        yield stretch.filter(pc.equal(pc.bit_wise_and(stretch, portions - 1), number))
+def _repeated(hashes: array[int]) -> list[int]:
+    """The values that stand more than once. Sorts ``hashes`` where they are."""
+    ordered = np.frombuffer(hashes, dtype=np.int64)
+    ordered.sort()
+    return list(map(int, np.unique(ordered[1:][ordered[1:] == ordered[:-1]])))

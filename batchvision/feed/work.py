@@ -5,7 +5,7 @@ Rule: ``done + failed_kept + awaiting + held + left + len(rows)`` of all batches
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +15,7 @@ from pyarrow import types
 
 from batchvision import keys
 from batchvision.checkpoint import RowState
-from batchvision.feed.keying import image_columns, prompt_texts, row_digests, row_ids, skip_keys
+from batchvision.feed.keying import image_columns, prompt_texts, row_ids, same_text, skip_digests
 from batchvision.feed.picture import BatchImages
 from batchvision.feed.selection import Chooser, Selection
 from batchvision.feed.surveying import Survey, nameless, own_places
@@ -38,13 +38,17 @@ if TYPE_CHECKING:
 #: Rendered prompts of one batch are held to about so many characters.
 _PROMPT_CHARACTERS = 16 * 1024 * 1024
 _LEAST_ROWS = 64
+#: A stretch's cells are held in columns; so many of its rows are objects at a time.
+_ROWS_AT_ONCE = 512
 
 
 class Standing(Protocol):
-    """What the feed asks the checkpoint: how a row stands under its skip_key."""
+    """What the feed asks the checkpoint: how a row stands under its skip_key. ``not_done``: the places of the rows that
+    are not done, asked with 16 bytes a key; these are asked about by name, with ``open_state``."""
 
-    def contains_many_done(self, digests: Iterable[bytes]) -> list[bool]: ...
+    def not_done(self, ids: pa.Array, keys: bytes) -> list[int]: ...
     def state(self, row_id: str, key: str) -> RowState: ...
+    def open_state(self, row_id: str, key: str) -> RowState: ...
     def failed_before(self, row_id: str, key: str) -> Failed | None: ...
     def keep_failed(self, row_id: str, key: str) -> None: ...
     def is_done_elsewhere(self, row_id: str) -> bool: ...
@@ -53,10 +57,13 @@ class Standing(Protocol):
 class NewStanding:
     """The standing of an output that does not exist yet: every row is new."""
 
-    def contains_many_done(self, digests: Iterable[bytes]) -> list[bool]:
-        return [False for _ in digests]
+    def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
+        return list(range(len(ids)))
 
     def state(self, row_id: str, key: str) -> RowState:
+        return RowState.NEW
+
+    def open_state(self, row_id: str, key: str) -> RowState:
         return RowState.NEW
 
     def failed_before(self, row_id: str, key: str) -> Failed | None:
@@ -71,7 +78,7 @@ class NewStanding:
 
 @dataclass(frozen=True, slots=True)
 class FeedBatch:
-    """The rows to do of a stretch of the manifest, and how many of it are not.
+    """Rows to do of a stretch of the manifest, and how many of it are not (told once, with the first rows).
 
     ``rows`` includes ``invalid`` ones (``Row.problem`` set). ``failed_kept``: failed before and not retried,
     ``quarantined`` of them set aside. ``left``: to do, but not chosen in this pass (limit, sample, only, or done under
@@ -94,21 +101,26 @@ def feed(job: Job, survey: Survey, standing: Standing, selection: Selection | No
     source = _Feed(job, survey, standing, selection or Selection())
     for batch in open_manifest(job).batches(list(needed_columns(job))):
         for start in range(0, batch.num_rows, source.batch_rows):
-            yield source.step(batch.slice(start, source.batch_rows))
+            yield from source.step(batch.slice(start, source.batch_rows))
     survey.reject_changed()
 
 
 @dataclass(slots=True)
 class _Looked:
-    """A batch, seen: what it takes to know of each row how it stands. ``problems``: place -> why it is invalid."""
+    """A batch, seen: what it takes to know of each row how it stands. ``keys``: skip_keys, 16 bytes each.
+    ``problems``: place -> why it is invalid."""
 
     batch: pa.RecordBatch
     positions: Sequence[int]
     ids: pa.Array
     texts: pa.Array
     images: BatchImages
-    keys: list[str]
+    keys: bytes
     problems: dict[int, str]
+
+    def key(self, place: int) -> str:
+        """The row's skip_key."""
+        return self.keys[place * keys.KEY_BYTES : (place + 1) * keys.KEY_BYTES].hex()
 
 
 @dataclass(slots=True)
@@ -122,6 +134,18 @@ class _Tally:
     awaiting: int = 0
     held: int = 0
     left: int = 0
+
+    def told_with(self, rows: tuple[Row, ...]) -> FeedBatch:
+        return FeedBatch(
+            rows,
+            done=self.done,
+            failed_kept=self.failed_kept,
+            quarantined=self.quarantined,
+            awaiting=self.awaiting,
+            held=self.held,
+            left=self.left,
+            invalid=sum(row.problem is not None for row in rows),
+        )
 
 
 class _Feed:
@@ -140,22 +164,15 @@ class _Feed:
         spoken = 0 if job.recipe.user is None else len(job.recipe.user)
         self.batch_rows = max(_LEAST_ROWS, _PROMPT_CHARACTERS // (spoken + 256))
 
-    def step(self, batch: pa.RecordBatch) -> FeedBatch:
-        """The next stretch of the manifest."""
+    def step(self, batch: pa.RecordBatch) -> Iterator[FeedBatch]:
+        """The next stretch of the manifest: its counts at once, its rows some at a time."""
         looked = self._look(batch)
         self._rows_before += batch.num_rows
         tally = self._tally(looked)
-        rows = self._rows(looked, tally.places)
-        return FeedBatch(
-            rows,
-            done=tally.done,
-            failed_kept=tally.failed_kept,
-            quarantined=tally.quarantined,
-            awaiting=tally.awaiting,
-            held=tally.held,
-            left=tally.left,
-            invalid=sum(row.problem is not None for row in rows),
-        )
+        places, tally.places = tally.places, []
+        for start in range(0, max(1, len(places)), _ROWS_AT_ONCE):
+            yield tally.told_with(self._rows(looked, places[start : start + _ROWS_AT_ONCE]))
+            tally = _Tally()
 
     # ------------------------------------------------------------------------------ seeing
 
@@ -177,9 +194,9 @@ class _Feed:
             ids = _with_nameless(ids, long_places, positions)
         self._add_cell_problems(problems, batch, images, texts, stamps)
         recipe_id = self._job.recipe.recipe_id
-        of_keys = skip_keys(recipe_id, texts, stamps)
-        for place, problem in problems.items():
-            of_keys[place] = keys.skip_key(recipe_id, problem, ["row_invalid"])
+        of_keys = skip_digests(recipe_id, texts, stamps, same_text(self._job))
+        if problems:
+            of_keys = _with_keys(of_keys, {at: _key_of_problem(recipe_id, why) for at, why in problems.items()})
         return _Looked(batch, positions, ids, texts, images, of_keys, problems)
 
     def _named(self, ids: pa.Array, positions: Sequence[int]) -> tuple[pa.Array, dict[int, str]]:
@@ -225,20 +242,17 @@ class _Feed:
 
     def _tally(self, looked: _Looked) -> _Tally:
         tally = _Tally()
-        are_done = self._standing.contains_many_done(row_digests(looked.ids, pa.array(looked.keys, pa.string())))
-        others = [place for place, is_done in enumerate(are_done) if not is_done]
-        tally.done = len(are_done) - len(others)
+        others = self._standing.not_done(looked.ids, looked.keys)
+        tally.done = len(looked.ids) - len(others)
         ids = looked.ids.take(pa.array(others, pa.int64())).to_pylist()
         for place, row_id in zip(others, ids, strict=True):
             self._count(tally, looked, place, row_id)
         return tally
 
     def _count(self, tally: _Tally, looked: _Looked, place: int, row_id: str) -> None:
-        """One row that is not known to be done: to do, or waiting, or left alone."""
-        key = looked.keys[place]
-        match self._standing.state(row_id, key):
-            case RowState.DONE:
-                tally.done += 1
+        """One row that is not done: to do, or waiting, or left alone."""
+        key = looked.key(place)
+        match self._standing.open_state(row_id, key):
             case RowState.AWAITING:
                 tally.awaiting += 1
             case RowState.HELD:
@@ -288,11 +302,24 @@ class _Feed:
 def _row(
     looked: _Looked, place: int, row_id: str, text: str, images: tuple[ImageRef, ...], keep: tuple[Cell, ...]
 ) -> Row:
-    position, key = looked.positions[place], looked.keys[place]
+    position, key = looked.positions[place], looked.key(place)
     problem = looked.problems.get(place)
     if problem is None:
         return Row(position, row_id, text, images, keep, key)
     return Row(position, row_id, "", (), made_storable(keep), key, problem)
+
+
+def _key_of_problem(recipe_id: str, problem: str) -> bytes:
+    """What an invalid row is known again by."""
+    return keys.key_bytes(keys.skip_key(recipe_id, problem, ["row_invalid"]))
+
+
+def _with_keys(of_keys: bytes, others: Mapping[int, bytes]) -> bytes:
+    """``of_keys`` with those of some places replaced."""
+    changed = bytearray(of_keys)
+    for place, key in others.items():
+        changed[place * keys.KEY_BYTES : (place + 1) * keys.KEY_BYTES] = key
+    return bytes(changed)
 
 
 def _with_nameless(ids: pa.Array, places: Iterable[int], positions: Sequence[int]) -> pa.Array:

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 
-from batchvision.checkpoint import KeySet
+from batchvision.checkpoint import Keep, KeySet
 from batchvision.errors import PAID_FAILURES
-from batchvision.keys import row_digest
+from batchvision.keys import key_bytes
 from batchvision.records import Completed, Outcome, Request
 
 ANSWERS_KEPT = 500  #: answers in memory, for rows that come soon after
-RECENT_KEYS = 20_000  #: keys in a quick set, before they go to the compact one
 LATE_ROWS = 20_000  #: rows whose answer has to be read from the disk, before that is done
 
 
@@ -27,23 +26,6 @@ class Leader:
     followers: list[Request] = field(default_factory=list)
 
 
-class AskedKeys:
-    """The request_keys that this run has had an answer for: 12 bytes each, and quick to add to."""
-
-    def __init__(self) -> None:
-        self._recent: set[bytes] = set()
-        self._older = KeySet()
-
-    def add(self, key: bytes) -> None:
-        self._recent.add(key)
-        if len(self._recent) >= RECENT_KEYS:
-            self._older.add_many(self._recent)
-            self._recent.clear()
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._recent or self._older.contains(key)
-
-
 class Sharing:
     """Knows what is asked, was asked in this run, or is answered since earlier runs (``answered``)."""
 
@@ -52,7 +34,7 @@ class Sharing:
         self._is_on = is_on
         self._leaders: dict[str, Leader] = {}
         self._answers: OrderedDict[str, Completed] = OrderedDict()
-        self._asked = AskedKeys()
+        self._asked = KeySet(keep=Keep.HINT)
         self._unfound: set[str] = set()
         self.late: list[Request] = []  #: rows whose answer is on the disk
 
@@ -75,8 +57,9 @@ class Sharing:
             return True
         if leader is None and key in self._answers:
             return self._answers[key]
-        raw = row_digest("", key)
-        if leader is None and key not in self._unfound and (raw in self._asked or self._answered.contains(raw)):
+        raw = key_bytes(key)
+        is_asked = self._asked.contains(raw) or self._answered.contains(raw)
+        if leader is None and key not in self._unfound and is_asked:
             self.late.append(_light(request))
             return True
         self._leaders.setdefault(key, Leader(request.row_id))
@@ -86,7 +69,7 @@ class Sharing:
         """A leader's row has ended; returns who waits for its outcome."""
         leader = self._leaders.pop(request_key, None)
         if self._is_on and isinstance(outcome, Completed):
-            self._asked.add(row_digest("", request_key))
+            self._asked.add(key_bytes(request_key))
             self._answers[request_key] = outcome
             while len(self._answers) > ANSWERS_KEPT:
                 self._answers.popitem(last=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import NamedTuple
 
-from batchvision.checkpoint import Standing
+from batchvision.checkpoint import Keep, KeySet, Standing
 from batchvision.errors import RowFault, RowInvalid
 from batchvision.estimate import Estimator
 from batchvision.feed import Standing as FeedStanding
@@ -13,7 +13,7 @@ from batchvision.images.formats import examine
 from batchvision.images.references import identity
 from batchvision.images.source import passes_unchanged, read_source
 from batchvision.job import Job
-from batchvision.keys import request_key, row_digest
+from batchvision.keys import key_bytes, request_key
 from batchvision.plan.counts import ImageCounts
 from batchvision.prepare import identities
 from batchvision.records import Estimate, ImageKind, ImagePreparation, ImageRef, ImageSize, Payload, Row
@@ -33,11 +33,11 @@ class Distinct:
 
     def __init__(self, standing: FeedStanding) -> None:
         self._answered = standing.answered if isinstance(standing, Standing) else None
-        self._seen: set[bytes] = set()
+        self._seen = KeySet(keep=Keep.HINT)  # a clash would cost a row of the count
 
     def is_new(self, key: str) -> bool:
-        asked = row_digest("", key)
-        if asked in self._seen or (self._answered is not None and self._answered.contains(asked)):
+        asked = key_bytes(key)
+        if self._seen.contains(asked) or (self._answered is not None and self._answered.contains(asked)):
             return False
         self._seen.add(asked)
         return True

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from batchvision import keys
-from batchvision.feed.keying import prompt_texts, row_digests, row_ids, skip_keys
+from batchvision.feed.keying import prompt_texts, row_ids, skip_digests
 from batchvision.feed.picture import PLAIN_URL, BatchImages, ImageColumns, frame
 from batchvision.images import stamp
 from batchvision.job import Job
@@ -188,11 +188,11 @@ def test_a_separator_cuts_urls_too() -> None:
     assert images(of, separator="|").stamps().to_pylist() == [frame("url:https://h/1") + frame("url:https://h/2")]
 
 
-@given(rows=st.lists(st.tuples(text, text, st.lists(text, max_size=3)), min_size=1, max_size=5))
-def test_keys_over_columns_are_the_keys_of_each_row(rows: list[tuple[str, str, list[str]]]) -> None:
-    ids, texts, stamps = zip(*rows, strict=True)
+@given(rows=st.lists(st.tuples(text, st.lists(text, max_size=3)), min_size=1, max_size=5))
+def test_keys_over_columns_are_the_keys_of_each_row(rows: list[tuple[str, list[str]]]) -> None:
+    texts, stamps = zip(*rows, strict=True)
     framed = pa.array(["".join(frame(each) for each in stamp_) for stamp_ in stamps], pa.string())
-    found = skip_keys("recipe", pa.array(texts, pa.string()), framed)
-    assert found == [keys.skip_key("recipe", text_, stamp_) for _, text_, stamp_ in rows]
-    digests = row_digests(pa.array(ids, pa.string()), pa.array(found, pa.string()))
-    assert digests == [keys.row_digest(row_id, key) for row_id, key in zip(ids, found, strict=True)]
+    expected = [keys.skip_key("recipe", text_, stamp_) for text_, stamp_ in rows]
+    assert skip_digests("recipe", pa.array(texts, pa.string()), framed).hex() == "".join(expected)
+    same = [keys.skip_key("recipe", texts[0], stamp_) for stamp_ in stamps]
+    assert skip_digests("recipe", pa.nulls(len(rows), pa.string()), framed, texts[0]).hex() == "".join(same)

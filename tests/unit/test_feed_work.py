@@ -62,10 +62,11 @@ class Known(NewStanding):
         self.kept: list[str] = []
         self.keys: dict[str, str] = {}
 
-    def state(self, row_id: str, key: str) -> RowState:
+    def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
+        return [place for place, row_id in enumerate(ids.to_pylist()) if row_id not in self.done]
+
+    def open_state(self, row_id: str, key: str) -> RowState:
         self.keys[row_id] = key
-        if row_id in self.done:
-            return RowState.DONE
         return RowState.FAILED if row_id in self.failed else self.states.get(row_id, RowState.NEW)
 
     def failed_before(self, row_id: str, key: str) -> Failed | None:
@@ -93,6 +94,10 @@ class Known(NewStanding):
 
     def is_done_elsewhere(self, row_id: str) -> bool:
         return row_id in self.elsewhere
+
+
+def batched_hex(keys: bytes) -> list[str]:
+    return [keys[at : at + 16].hex() for at in range(0, len(keys), 16)]
 
 
 def passed(job: Job, standing: Standing | None = None, **selection: Any) -> tuple[list[Row], FeedBatch]:
@@ -266,16 +271,17 @@ def test_every_standing_is_counted_and_only_new_rows_come(ask: Ask) -> None:
     assert standing.kept == ["r3"]
 
 
-def test_done_rows_are_known_by_digest_and_never_asked_about_again(ask: Ask) -> None:
+def test_done_rows_are_known_by_id_and_key_and_never_asked_about_again(ask: Ask) -> None:
     job = ask(HUNDRED)
     rows, _ = passed(job)
-    digests = {row_digest(row.row_id, row.skip_key) for row in rows}
+    done = {(row.row_id, row.skip_key) for row in rows}
 
     class AllDone(NewStanding):
-        def contains_many_done(self, asked: Iterable[bytes]) -> list[bool]:
-            return [digest in digests for digest in asked]
+        def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
+            asked = zip(ids.to_pylist(), batched_hex(keys), strict=True)
+            return [place for place, pair in enumerate(asked) if pair not in done]
 
-        def state(self, row_id: str, key: str) -> RowState:
+        def open_state(self, row_id: str, key: str) -> RowState:
             raise AssertionError("a done row was looked at")
 
     assert passed(job, AllDone())[1].done == 100
@@ -380,7 +386,7 @@ def test_a_manifest_that_grows_under_the_feed_is_told_at_its_end(ask: Ask, tmp_p
 
 def test_the_checkpoints_standing_answers_all_that_the_feed_asks() -> None:
     asked = [name for name in vars(Standing) if not name.startswith("_")]
-    assert len(asked) == 5
+    assert len(asked) == 6
     assert all(callable(getattr(CheckpointStanding, name)) for name in asked)
 
 

@@ -10,11 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from batchvision.checkpoint import KeySet
+from batchvision.checkpoint import Keep, KeySet
 from batchvision.errors import PAID_FAILURES
-from batchvision.keys import row_digest
+from batchvision.keys import key_bytes
 from batchvision.lanes import sharing as room
-from batchvision.lanes.sharing import AskedKeys, Sharing, is_shared
+from batchvision.lanes.sharing import Sharing, is_shared
 from batchvision.records import Completed, Estimate, Failed, Request
 
 
@@ -31,7 +31,7 @@ def failure(key: str, kind: str) -> Failed:
 
 
 def answered(*keys: str) -> KeySet:
-    return KeySet(row_digest("", key) for key in keys)
+    return KeySet((key_bytes(key) for key in keys), Keep.HINT)
 
 
 # ---------------------------------------------------------------------------------- the first, and those after it
@@ -128,15 +128,6 @@ def test_an_answer_that_memory_has_let_go_of_is_read_from_the_disk_and_never_ask
         f"answer to k{number}" for number in (2, 3, 4)
     ]
     assert [each.row_id for each in sharing.late] == ["twin0", "twin1"]
-
-
-def test_the_keys_asked_are_known_before_and_after_they_move_to_the_compact_set(monkeypatch):
-    monkeypatch.setattr(room, "RECENT_KEYS", 10)
-    asked, digests = AskedKeys(), [row_digest("", f"k{number}") for number in range(25)]
-    for count, digest in enumerate(digests, 1):
-        assert digest not in asked
-        asked.add(digest)
-        assert all(each in asked for each in digests[:count])
 
 
 # ---------------------------------------------------------------------------------- what is shared

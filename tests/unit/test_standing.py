@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from checkpoint_rows import (
     COST_TICKS,
@@ -19,11 +20,11 @@ from checkpoint_rows import (
     open_store,
 )
 
-from batchvision.checkpoint import KeySet, OutputView, RowState, Store, read_latest, summary_document
+from batchvision.checkpoint import OutputView, RowState, Store, read_latest, summary_document
 from batchvision.checkpoint.lock import lock_path
 from batchvision.checkpoint.summaries import load_recipe
 from batchvision.errors import CheckpointDamaged, JobInvalid
-from batchvision.keys import row_digest
+from batchvision.keys import key_bytes
 from batchvision.records import PartFile, RunSummary
 
 pytestmark = pytest.mark.anyio
@@ -124,13 +125,16 @@ async def test_what_was_used_up_goes_on_whether_the_row_failed_or_is_pending(tmp
         assert failed.keep == {"title": "title 2"}
 
 
-async def test_done_rows_are_asked_for_by_digest(tmp_path: Path) -> None:
+async def test_done_rows_are_passed_over_by_the_batch_under_either_key(tmp_path: Path) -> None:
     await a_night(tmp_path)
     with started(tmp_path) as store:
         standing = store.standing("recipe")
-        digests = [row_digest("row1", "key1"), row_digest("row1", "skip1"), row_digest("row2", "key2")]
-        assert standing.contains_many_done(digests) == [True, True, False]
-        assert standing.contains_done(digests[0])
+        ids = pa.array(["row1", "row1", "row2", "row1", "row2"])
+        keys = b"".join(map(key_bytes, ["key1", "skip1", "key2", "skip2", "key1"]))
+        assert standing.not_done(ids, keys) == [2, 3, 4]
+        assert [standing.is_done("row1", "key1"), standing.is_done("row2", "key2")] == [True, False]
+        assert standing.answered.contains(key_bytes("key1"))
+        assert not standing.answered.contains(key_bytes("skip1"))
 
 
 async def test_digests_of_the_parts_are_those_of_keys_whatever_the_row_id(tmp_path: Path) -> None:
@@ -193,14 +197,6 @@ async def test_a_row_that_fails_in_the_same_way_again_keeps_its_record(tmp_path:
         worse = replace(failed, runs_failed=2, failed_at=START + timedelta(days=1))
         store.file(worse)
         assert store.failures() == (worse,)
-
-
-def test_a_key_set_has_a_small_face() -> None:
-    keys = KeySet([b"a"])
-    keys.add(b"b")
-    keys.add(b"b")
-    assert (len(keys), keys.contains(b"a"), keys.contains(b"c")) == (2, True, False)
-    assert keys.contains_many([b"b", b"c"]) == [True, False]
 
 
 # ---------------------------------------------------------------------------------- an output as others see it
