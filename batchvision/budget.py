@@ -89,6 +89,8 @@ class Budget(Protocol):
     async def lease(self, estimate: Estimate) -> Lease: ...
     def adopt(self, bound_ticks: int | None) -> Lease: ...
     async def admit_poll(self) -> None: ...
+    @property
+    def polls_per_second(self) -> float | None: ...
     def observe(
         self, error: BatchvisionError | None, signs: RateFacts | None = None, departed_at: float | None = None
     ) -> None: ...
@@ -162,6 +164,10 @@ class LocalBudget:
 
     async def admit_poll(self) -> None:
         await self.pacing.admit_poll()
+
+    @property
+    def polls_per_second(self) -> float | None:
+        return self.pacing.polls_per_second
 
     def observe(
         self, error: BatchvisionError | None, signs: RateFacts | None = None, departed_at: float | None = None

@@ -272,6 +272,11 @@ class Exchanges:
 
     # ---------------------------------------------------------------------------- deferred
 
+    @property
+    def polls_per_second(self) -> float | None:
+        """How many polls the budget lets through; None: it knows no rate."""
+        return self._budget.polls_per_second
+
     async def submit(self, request: Request, tries: Tries, lease: Lease) -> OpenTicket | Judged | None:
         """Hand one request in; None where the run stopped before it left. With a ticket the lease stays open."""
         try:

@@ -22,8 +22,10 @@ from batchvision.exchange import Judged, NotYet, OpenTicket, utc_now
 from batchvision.keys import row_digest
 from batchvision.lanes.base import Delivery
 from batchvision.records import Exchange, Request, Row, Tries
+from batchvision.wakeup import Wakeup
 
-POLLERS = 16  #: polls on the wire at once; a poll is a short GET
+POLLERS = 64  #: polls on the wire at once; a poll is a short GET
+MOST_POLLS_PER_SECOND = 300.0  #: with ten thousand tickets open, each is asked for about twice a minute
 FIRST_POLL_SECONDS = 1.0  #: before any latency is known
 LONGEST_POLL_WAIT_SECONDS = 30.0
 LAST_ROUND_SECONDS = 60.0  #: for collecting what is ready after a stop
@@ -38,20 +40,28 @@ class Waiting:
     born_at: float
     adopted_at: float
     wait_seconds: float
+    due_at: float = 0.0  #: its slot in the timetable of polls
 
     def age(self, now: float) -> float:
         return now - self.born_at
 
 
 class TicketQueue:
-    """Open tickets by the time of their next poll; those near their expiry first."""
+    """Open tickets by the time of their next poll; those near their expiry first.
 
-    def __init__(self, rng: random.Random) -> None:
+    Every poll has a slot in a timetable that holds no more of them than may leave (``polls_per_second``): with many
+    tickets each waits longer, and none queues for its turn when its time has come.
+    """
+
+    def __init__(self, rng: random.Random, polls_per_second: Callable[[], float | None] = lambda: None) -> None:
         self._heap: list[tuple[float, int, Waiting]] = []
         self._numbers = count()
         self._random = rng
+        self._polls_per_second = polls_per_second
+        self._next_slot = float("-inf")
         self._latencies: list[float] = []
-        self._changed = anyio.Event()
+        self._turn, self._earlier_due = anyio.Lock(), Wakeup()  # one poller watches the clock for all
+        self._entrance, self._freed = anyio.Lock(), Wakeup()
         self._being_read = 0
         self._reserved = 0
         self._closed = False
@@ -69,6 +79,12 @@ class TicketQueue:
             return FIRST_POLL_SECONDS
         return sorted(self._latencies)[len(self._latencies) // 2]
 
+    def _slot(self, not_before: float) -> float:
+        """When the next poll that is planned may be."""
+        now, most = anyio.current_time(), self._polls_per_second() or MOST_POLLS_PER_SECOND
+        self._next_slot = max(now, self._next_slot + 1 / min(most, MOST_POLLS_PER_SECOND))
+        return max(not_before, self._next_slot)
+
     # ---------------------------------------------------------------- coming in
 
     def open(self) -> None:
@@ -77,29 +93,29 @@ class TicketQueue:
     def close(self) -> None:
         """No more tickets are coming: ``next_due`` ends when the last one has."""
         self._closed = True
-        self._tell()
+        self._earlier_due.tell()
 
     async def reserve(self, most: int) -> None:
         """Wait until fewer than ``most`` tickets are open, and keep a place."""
-        while len(self) >= most:
-            changed = self._changed
-            await changed.wait()
-        self._reserved += 1
+        async with self._entrance:
+            while len(self) >= most:
+                await self._freed.wait()
+            self._reserved += 1
 
     def give_up_place(self) -> None:
         self._reserved -= 1
-        self._tell()
+        self._tell_of_a_place()
 
     def add(self, ticket: OpenTicket) -> None:
         """A new ticket takes its reserved place."""
         self._reserved -= 1
         now, wait = anyio.current_time(), self.median_latency_seconds
-        self._push(Waiting(ticket, now, now, max(FIRST_POLL_SECONDS, wait) / 4), now + wait)
+        self._push(Waiting(ticket, now, now, max(FIRST_POLL_SECONDS, wait) / 4), self._slot(now + wait))
 
     def add_earlier(self, ticket: OpenTicket, age_seconds: float) -> None:
-        """A ticket of an earlier run; it is due at once, the oldest first."""
+        """A ticket of an earlier run, due as soon as there is a slot: they are to come the oldest first."""
         now = anyio.current_time()
-        self._push(Waiting(ticket, now - age_seconds, now, FIRST_POLL_SECONDS), now - age_seconds)
+        self._push(Waiting(ticket, now - age_seconds, now, FIRST_POLL_SECONDS), self._slot(now))
 
     # ---------------------------------------------------------------- going out
 
@@ -119,20 +135,20 @@ class TicketQueue:
 
     async def next_due(self) -> Waiting | None:
         """Wait for the next ticket whose time has come; None when none is left and none is coming."""
-        while (waiting := self.pop_due()) is None:
-            if self._closed and not len(self):
-                return None
-            changed = self._changed
-            with anyio.move_on_after(self._heap[0][0] - anyio.current_time() if self._heap else float("inf")):
-                await changed.wait()
-        return waiting
+        async with self._turn:
+            while (waiting := self.pop_due()) is None:
+                if self._closed and not len(self):
+                    return None
+                with anyio.move_on_after(self._heap[0][0] - anyio.current_time() if self._heap else float("inf")):
+                    await self._earlier_due.wait()
+            return waiting
 
     def again(self, waiting: Waiting) -> None:
         """Not ready: wait longer than the last time, with jitter, up to 30 s."""
         self._being_read -= 1
         waiting.wait_seconds = min(LONGEST_POLL_WAIT_SECONDS, waiting.wait_seconds * 1.5)
         jittered = waiting.wait_seconds * self._random.uniform(0.75, 1.25)
-        self._push(waiting, anyio.current_time() + jittered)
+        self._push(waiting, self._slot(anyio.current_time() + jittered))
 
     def read(self, waiting: Waiting) -> None:
         """The ticket has ended; its age teaches when to look for the next ones."""
@@ -143,16 +159,24 @@ class TicketQueue:
     def drop(self, waiting: Waiting) -> None:
         """Not asked for any more in this run."""
         self._being_read -= 1
-        self._tell()
+        self._tell_of_a_place()
 
     def _push(self, waiting: Waiting, due: float) -> None:
         is_old = waiting.age(anyio.current_time()) >= NEAR_EXPIRY_SECONDS
-        heapq.heappush(self._heap, (due - NEAR_EXPIRY_SECONDS if is_old else due, next(self._numbers), waiting))
-        self._tell()
+        waiting.due_at = due
+        item = (due - NEAR_EXPIRY_SECONDS if is_old else due, next(self._numbers), waiting)
+        heapq.heappush(self._heap, item)
+        if self._heap[0] is item:
+            self._earlier_due.tell()
 
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+    def _tell_of_a_place(self) -> None:
+        self._freed.tell()
+        if self._closed and not len(self):
+            self._earlier_due.tell()
+
+
+def _accepted_at(exchange: Exchange) -> datetime:
+    return exchange.ticket_at or exchange.intent.sent_at
 
 
 class DeferredLane:
@@ -173,16 +197,18 @@ class DeferredLane:
         self._max_open_tickets = max_open_tickets
         self._max_wait_seconds = max_ticket_wait_seconds
         self._now = now
-        self._queue = TicketQueue(rng or random.Random())
+        self._queue = TicketQueue(rng or random.Random(), lambda: delivery.exchanges.polls_per_second)
+        self._not_asked_yet = 0
         self._given_up = 0
 
     async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange] = ()) -> None:
         """Collect what earlier runs left, then submit the rows and collect their answers as they come."""
         with rows:
             self._queue.open()
-            for exchange in tickets:
-                age = self._now() - (exchange.ticket_at or exchange.intent.sent_at)
+            for exchange in sorted(tickets, key=_accepted_at):
+                age = self._now() - _accepted_at(exchange)
                 self._queue.add_earlier(self._delivery.adopt(exchange), max(0.0, age.total_seconds()))
+            self._not_asked_yet = len(tickets)
             await self._with_pollers(self._ask_once)
             async with anyio.create_task_group() as pollers:
                 for _ in range(POLLERS):
@@ -218,8 +244,12 @@ class DeferredLane:
                 pollers.start_soon(task)
 
     async def _ask_once(self) -> None:
-        """Every ticket that is due is read, or found not ready, before anything new is submitted."""
-        while not self._delivery.stop.is_set and (waiting := self._queue.pop_due()) is not None:
+        """Every ticket of an earlier run is read, or found not ready, before anything new is submitted."""
+        while self._not_asked_yet > 0:
+            self._not_asked_yet -= 1
+            waiting = await self._next_due()
+            if waiting is None:
+                return
             await self._read(waiting)
 
     async def _last_round(self) -> None:
@@ -242,13 +272,16 @@ class DeferredLane:
 
     async def _poll(self) -> None:
         """A stop ends polling at once; the last round follows."""
-        while not self._delivery.stop.is_set:
-            waiting: Waiting | None = None
+        while (waiting := await self._next_due()) is not None:
+            await self._read(waiting)
+
+    async def _next_due(self) -> Waiting | None:
+        """None: there is none any more, or the run stops."""
+        waiting: Waiting | None = None
+        if not self._delivery.stop.is_set:
             with self._delivery.stop.interruptible():
                 waiting = await self._queue.next_due()
-            if waiting is None:
-                return
-            await self._read(waiting)
+        return waiting
 
     async def _read(self, waiting: Waiting) -> None:
         """One poll."""

@@ -71,9 +71,10 @@ class Pacing:
         self.gate = Gate()
         self.pace = Pace(limits.requests_per_second, inf if limits.in_flight is None else limits.in_flight)
         self._limits = limits
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
         self._poll_turn = anyio.Lock()
-        self._polls_per_second: float | None = None
+        self._door = anyio.Lock(fast_acquire=True)
+        self._limited_to: float | None = None
         self._polls = limiter_of(1.0)
         self._tokens = None if limits.tokens_per_minute is None else TokenBucket(limits.tokens_per_minute)
         self._resume_at = 0.0
@@ -83,7 +84,7 @@ class Pacing:
 
     def admit_nowait(self, tokens: float) -> Departure | None:
         """The same, where nothing has to be waited for and nobody waits already."""
-        if not self.gate.is_open or self._turn.locked():
+        if not self.gate.is_open or self._turn.locked() or self._door.locked():
             return None
         if self._tokens is not None and not self._tokens.has(tokens):
             return None
@@ -113,11 +114,16 @@ class Pacing:
             await self._tokens.take(tokens)
             taken = tokens
         try:
-            await self.pace.admit()
+            return await self._moment(taken, probe=probe)
         except BaseException:
             self.give_back(taken)
             raise
-        return Departure(self.pace.reserve(), self.pace.epoch, probe, taken)
+
+    async def _moment(self, tokens: float, *, probe: bool = False) -> Departure:
+        """One request and one poll at most wait here; the door lets them through by turns."""
+        async with self._door:
+            await self.pace.admit()
+            return Departure(self.pace.reserve(), self.pace.epoch, probe, tokens)
 
     async def depart(self, departure: Departure) -> None:
         """The last wait before the wire. A pause or a cut since the moment was given holds for this request too."""
@@ -145,20 +151,22 @@ class Pacing:
             self.pace.landed()
 
     async def admit_poll(self) -> None:
-        """Polls take their turn among the requests, and at most half of the rate."""
+        """Polls have every other turn while requests wait for theirs, and at most half of the rate."""
         async with self._poll_turn:
-            if self.pace.per_second is not None:
-                if self._polls_per_second != self.pace.per_second:
-                    self._polls_per_second = self.pace.per_second
-                    self._polls = limiter_of(self.pace.per_second / 2)
+            if (most := self.polls_per_second) is not None:
+                if self._limited_to != most:
+                    self._limited_to, self._polls = most, limiter_of(most)
                 await self._polls.acquire()
-            async with self._turn:
-                await self.pace.admit()
-                departure = Departure(self.pace.reserve(), self.pace.epoch, False, 0.0)
-            try:
-                await self.depart(departure)
-            finally:
-                self.land(departure)
+            departure = await self._moment(0.0)
+        try:
+            await self.depart(departure)
+        finally:
+            self.land(departure)
+
+    @property
+    def polls_per_second(self) -> float | None:
+        """How many polls may leave; None: no rate is known."""
+        return None if self.pace.per_second is None else self.pace.per_second / 2
 
     def give_back(self, tokens: float) -> None:
         if self._tokens is not None:

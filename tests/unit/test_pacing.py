@@ -245,6 +245,32 @@ async def test_polls_take_at_most_half_of_the_rate():
     assert anyio.current_time() - start >= 18
 
 
+async def test_polls_have_their_turns_while_hundreds_of_requests_queue():
+    pacing = Pacing(PacingLimits(requests_per_second=100))
+    pacing.gate.answered()
+    sent = {"requests": 0, "polls": 0}
+
+    async def requests() -> None:
+        while True:
+            await pacing.depart(departure := await pacing.admit(0))
+            sent["requests"] += 1
+            pacing.land(departure)
+
+    async def polls() -> None:
+        while True:
+            await pacing.admit_poll()
+            sent["polls"] += 1
+
+    with anyio.move_on_after(10):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(256):
+                tasks.start_soon(requests)
+            for _ in range(16):
+                tasks.start_soon(polls)
+    assert sent["requests"] + sent["polls"] == pytest.approx(1_000, abs=130)
+    assert 400 <= sent["polls"] <= 560
+
+
 @pytest.mark.parametrize("error", [None, RequestRejected("no"), ImageDownloadFailed("no"), RateLimited("slow")])
 async def test_any_answer_of_the_provider_opens_the_gate(error):
     pacing = Pacing(PacingLimits())

@@ -71,11 +71,53 @@ async def test_a_ticket_that_is_not_ready_waits_longer_each_time_up_to_half_a_mi
     assert min(waits[-3:]) >= LONGEST_POLL_WAIT_SECONDS * 0.75
 
 
-async def test_tickets_of_earlier_runs_are_due_at_once_the_oldest_first():
-    queue = TicketQueue(random.Random(1))
-    for name, age in (("young", 10.0), ("old", 500.0), ("middle", 100.0)):
+async def test_tickets_of_earlier_runs_are_due_at_once_in_their_order_as_far_as_polls_may_leave():
+    queue = TicketQueue(random.Random(1), lambda: 2.0)
+    start = anyio.current_time()
+    for name, age in (("old", 500.0), ("middle", 100.0), ("young", 10.0)):
         queue.add_earlier(ticket(name), age)
     assert [(await due(queue)).ticket for _ in range(3)] == ["old", "middle", "young"]
+    assert anyio.current_time() - start == pytest.approx(1.0, abs=0.01)
+
+
+async def test_with_many_tickets_each_waits_longer_and_none_queues_for_its_turn():
+    rate, start = 20.0, anyio.current_time()
+    queue = TicketQueue(random.Random(1), lambda: rate)
+    for number in range(1_500):
+        await added(queue, f"t{number}")
+    asked_at: dict[str, list[float]] = {}
+    late = []
+    while (now := anyio.current_time()) < start + 300:
+        waiting = await due(queue)
+        now = anyio.current_time()
+        late.append(now - waiting.due_at)
+        asked_at.setdefault(str(waiting.ticket), []).append(now - start)
+        queue.again(waiting)
+    assert max(late) < 0.1
+    times = sorted(moment for moments in asked_at.values() for moment in moments if moment > 5)
+    assert len(times) > 0.95 * rate * 295
+    assert all(later - earlier >= 0.95 for earlier, later in zip(times, times[20:], strict=False))
+    assert {len(moments) for moments in asked_at.values()} <= {3, 4, 5}, "each in its turn"
+
+
+async def test_hundreds_who_wait_for_a_place_get_one_each_as_places_come():
+    queue = TicketQueue(random.Random(1))
+    for _ in range(10):
+        await queue.reserve(10)
+    got: list[int] = []
+
+    async def waits(number: int) -> None:
+        await queue.reserve(10)
+        got.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(200):
+            tasks.start_soon(waits, number)
+        for count in range(1, 201):
+            await anyio.sleep(1)
+            queue.give_up_place()
+            await anyio.sleep(1)
+            assert got == list(range(count))
 
 
 async def test_a_ticket_near_its_expiry_goes_before_all_that_are_due():
