@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchvision.cli.allocation import give_memory_back
 from batchvision.cli.command import Command, typed_command
 from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job
 from batchvision.cli.place import from_here
@@ -64,6 +65,7 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     Exit codes: 0 all rows have answers, 2 the job or manifest is wrong, 3 some rows failed, 4 a limit of the job was
     reached, 5 the provider refused, 6 tickets are open, 7 disk, 11 another run holds the output.
     """
+    give_memory_back()
     chosen = load_job(job, flags, (*settings, *_retry_setting(flags)))
     summary = _run(chosen, flags)
     _tell(ctx, job, chosen, summary, flags)
