@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benches.measure import head
 
-BENCHES = ("throughput", "images", "limits", "resume", "startup")
+BENCHES = ("throughput", "images", "limits", "resume", "startup", "tickets")
 
 
 def arguments() -> argparse.Namespace:

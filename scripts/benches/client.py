@@ -44,6 +44,7 @@ def _night(name: str) -> Callable[[], Work]:
             "run": lambda spec: {"rows": nights.with_batchvision(spec)},
             "memory": nights.memory_of_a_night,
             "resume": nights.resumed,
+            "tickets": nights.with_tickets,
             "plan": nights.planned,
         }[name]
 
@@ -64,6 +65,7 @@ CONTENDERS: dict[str, Callable[[], Work]] = {
     "memory": _night("memory"),
     "resume": _night("resume"),
     "plan": _night("plan"),
+    "tickets": _night("tickets"),
     "material": lambda: _material(),
 }
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
+from unittest.mock import patch
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -19,7 +21,7 @@ from batchvision.records import Counters, RawAnswer, RunSummary
 from batchvision.runner import run_async
 from batchvision.wiring import Seams
 from benches.loops import MODEL, QUESTION, SYSTEM, Spec
-from benches.process import memory_mib
+from benches.process import cpu_seconds, memory_mib
 from benches.server import PROMPT_TOKENS, chat
 
 Watch = Callable[[Counters], Coroutine[Any, Any, None]]
@@ -39,6 +41,7 @@ def settings_of(spec: Spec) -> dict[str, Any]:
         "provider": {"name": "xai", "model": MODEL, "base_url": f"{spec['url']}/v1"},
         "limits": limits,
         "output": {"path": spec["output"]},
+        "delivery": {"lane": spec.get("lane", "online")},
     }
 
 
@@ -138,3 +141,52 @@ def planned(spec: Spec) -> Mapping[str, Any]:
 
     drawn = anyio.run(plan, job_of(spec))
     return {"rows": drawn.rows.total, "left": drawn.rows.total - drawn.rows.done}
+
+
+# ---------------------------------------------------------------------------------- tickets
+
+
+class Enough(Exception):
+    """What was to be seen has been seen."""
+
+
+def with_tickets(spec: Spec) -> Mapping[str, Any]:
+    """A deferred run until ``rows`` tickets have been open for ``seconds``: the CPU of that time, and by how much each
+    poll left later than the lane's own timetable says."""
+    from batchvision.lanes.deferred import TicketQueue, Waiting
+    from batchvision.transport import HttpTransport
+
+    due: dict[str, float] = {}
+    late: list[float] = []
+    seen: dict[str, Any] = {}
+    pop_due, send = TicketQueue.pop_due, HttpTransport.send
+
+    def popped(self: TicketQueue) -> Waiting | None:
+        waiting = pop_due(self)
+        if waiting is not None:
+            due[str(waiting.ticket.exchange.ticket)] = waiting.due_at
+        return waiting
+
+    async def sent(self: HttpTransport, method: str, path: str, *arguments: Any, **more: Any) -> RawAnswer:
+        if method == "GET":
+            late.append(anyio.current_time() - due.pop(path.rpartition("/")[2]))
+        return await send(self, method, path, *arguments, **more)
+
+    async def watch(counters: Counters) -> None:
+        while True:
+            await anyio.sleep(0.1)
+            if counters.tickets_open >= spec["rows"]:
+                break
+        late.clear()
+        cpu, began, first = cpu_seconds(), time.perf_counter(), time.monotonic()
+        await anyio.sleep(spec["seconds"])
+        span = time.perf_counter() - began
+        seen.update(core_share=(cpu_seconds() - cpu) / span, late=sorted(late), since=first, span=span)
+        raise Enough
+
+    with patch.object(TicketQueue, "pop_due", popped), patch.object(HttpTransport, "send", sent):
+        try:
+            night({**spec, "seconds": 3600}, watch)
+        except* Enough:
+            pass
+    return {"rows": spec["rows"], **seen}

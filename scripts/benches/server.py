@@ -30,7 +30,8 @@ _TOKENS = re.compile(rb"tokens=(\d+)")
 class Settings:
     """How the server behaves. ``says``: of "limits" (x-ratelimit headers), "words" (xAI's text) and "retry-after".
 
-    ``storm_after`` answers everything is refused for ``storm_seconds``.
+    ``storm_after`` answers everything is refused for ``storm_seconds``. ``ticket_seconds``: a POST is given a ticket,
+    whose answer is there after so long.
     """
 
     latency_seconds: float = 0.0
@@ -41,6 +42,7 @@ class Settings:
     says: Sequence[str] = ()
     storm_after: int | None = None
     storm_seconds: float = 0.0
+    ticket_seconds: float | None = None
 
 
 class Bucket:
@@ -73,6 +75,7 @@ class Desk:
         now = self.loop.time()
         self.settings = settings
         self.arrivals, self.accepted, self.tokens = array("d"), array("b"), array("q")
+        self.polls, self.tickets_until = array("d"), array("d")
         self.accepted_count = self.connections = 0
         self.storm_until: float | None = None
         self._requests = self._tokens_left = None
@@ -88,6 +91,7 @@ class Desk:
             "arrivals": self.arrivals.tolist(),
             "accepted": self.accepted.tolist(),
             "tokens": self.tokens.tolist(),
+            "polls": self.polls.tolist(),
             "connections": self.connections,
             "storm_until": self.storm_until,
             "settings": asdict(self.settings),
@@ -101,6 +105,8 @@ class Desk:
         if head.startswith(b"GET /bench "):
             return response(200, json.dumps(self.told()).encode()), 0.0
         now = self.loop.time()
+        if head.startswith(b"GET "):
+            return self._poll(now, head), self.settings.latency_seconds
         found = _TOKENS.search(body) if self._tokens_left is not None else None
         tokens = int(found[1]) if found else 0
         refusal = self._refusal(now, tokens)
@@ -111,9 +117,17 @@ class Desk:
             return refusal, 0.0
         self.accepted_count += 1
         good = self._plain
-        if tokens:
+        if self.settings.ticket_seconds is not None:
+            good = response(200, b'{"request_id":"%d"}' % len(self.tickets_until))
+            self.tickets_until.append(now + self.settings.ticket_seconds)
+        elif tokens:
             good = response(200, chat(tokens - COMPLETION_TOKENS), self._limit_headers())
         return good, self.settings.latency_seconds
+
+    def _poll(self, now: float, head: bytes) -> bytes:
+        self.polls.append(now)
+        number = int(head.split(b" ")[1].rpartition(b"/")[2])
+        return self._plain if now >= self.tickets_until[number] else response(202, b'{"status":"pending"}')
 
     def _refusal(self, now: float, tokens: int) -> bytes | None:
         settings = self.settings
