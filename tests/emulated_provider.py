@@ -1,6 +1,6 @@
 """The emulator without its network, for virtual time: the same checks, answers, tokens and bill, in this process.
 
-``image_rule`` bills images by another rule than the emulator's own, which no client knows. ``restless`` makes models
+``rule`` bills images by another rule than the emulator's own, which no client knows. ``restless`` makes models
 think: some long, some not at all, whatever the image.
 """
 
@@ -39,11 +39,11 @@ IMAGE_RULES: Mapping[str, ImageRule | None] = {
 class EmulatedProvider:
     """A transport. ``bill``: ticks by row, as its prompt echoes it."""
 
-    def __init__(self, *, image_rule: str = "tiles", restless: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, *, rule: str = "tiles", restless: float = 0.0, seed: int = 0) -> None:
         self.bill: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
         self.refuses: Callable[[int], bool] = lambda requests: False  #: by how many there were
-        self._rule = IMAGE_RULES[image_rule]
+        self.image_rule = IMAGE_RULES[rule]
         self._restless = restless
         self._seed = seed
         self._options = EmulatorOptions()
@@ -75,9 +75,9 @@ class EmulatedProvider:
         return RawAnswer(200, headers, chat_body(generated), virtual_now())
 
     def _generated(self, asked: Asked) -> Generated:
-        if self._rule is not None:
+        if self.image_rule is not None:
             pictures = [seen.picture for seen in asked.images if seen.picture]
-            asked = replace(asked, image_tokens=sum(self._rule(each.width, each.height) for each in pictures))
+            asked = replace(asked, image_tokens=sum(self.image_rule(each.width, each.height) for each in pictures))
         made = make_answer(asked, None)
         tokens = count_tokens(asked, made, self._thought(asked.echo), 0)
         name = f"{asked.echo}-{self.requests[asked.echo]}-{asked.content_hash}"

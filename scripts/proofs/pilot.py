@@ -121,7 +121,7 @@ def play(folder: Path, rows: int, asked: int, seed: int, provider: EmulatedProvi
 def tell(rows: int, asked: int, seeds: int, rule: str, restless: float, images: int = IMAGES) -> Iterator[Told]:
     for seed in range(seeds):
         with tempfile.TemporaryDirectory(prefix="batchvision-pilot-") as name:
-            provider = EmulatedProvider(image_rule=rule, restless=restless, seed=seed)
+            provider = EmulatedProvider(rule=rule, restless=restless, seed=seed)
             yield play(Path(name), rows, asked, seed, provider, images)
 
 
