@@ -100,8 +100,10 @@ def cost_ticks(usage: Usage, prices: Prices | None, images: int = 0) -> int | No
 
 def with_cost(usage: Usage, prices: Prices | None, images: int = 0) -> Usage:
     """``usage`` with its cost, computed where it was not reported and can be."""
+    if usage.cost_ticks is not None:
+        return usage
     ticks = cost_ticks(usage, prices, images)
-    if ticks is None or usage.cost_ticks is not None:
+    if ticks is None:
         return usage
     return replace(usage, cost_ticks=ticks, cost_source="computed")
 

@@ -96,7 +96,7 @@ class Judge:
     def _answered(self, exchange: Exchange, raw: RawAnswer, jitter: float) -> Verdict:
         reading = self._read(exchange, raw)
         usage = money.with_cost(reading.answer.usage, self._prices, len(exchange.intent.image_ref))
-        answer = replace(reading.answer, usage=usage)
+        answer = reading.answer if usage is reading.answer.usage else replace(reading.answer, usage=usage)
         if reading.error is not None:
             return self._failing(exchange, answer, reading.error, jitter)
         try:

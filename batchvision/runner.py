@@ -139,6 +139,7 @@ class Night:
         self.prices = quoted.prices
         self.estimator = wiring.estimator_of(job, self.prices)
         self.judge = wiring.judge_of(job, self.prices, self._recipe)
+        self._recipes = {job.recipe.recipe_id: job.recipe}
         self.stop = StopSignal()
         self.counters = Counters()
         self.survey: Survey
@@ -150,9 +151,9 @@ class Night:
 
     def _recipe(self, recipe_id: str) -> Recipe:
         """An answer found in the journal may be of an earlier recipe than the job's."""
-        if recipe_id == self.job.recipe.recipe_id:
-            return self.job.recipe
-        return recipe_from_document(self.store.load_recipe(recipe_id))
+        if recipe_id not in self._recipes:
+            self._recipes[recipe_id] = recipe_from_document(self.store.load_recipe(recipe_id))
+        return self._recipes[recipe_id]
 
     @property
     def _holds(self) -> bool:

@@ -131,6 +131,8 @@ def url_credentials(url: str) -> tuple[Secret, ...]:
 
     Whoever hands the URL over masks these in what comes back.
     """
+    if "?" not in url and "@" not in url:
+        return ()
     try:
         parts = urlsplit(url)
         values = [parts.password or ""]

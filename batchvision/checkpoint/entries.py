@@ -108,7 +108,8 @@ def _line(document: Any) -> str:
     return _ENCODE(document)
 
 
-_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# the documents are ours: nothing in them holds itself
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
 
 def _masked(value: Any, mask: Callable[[str], str]) -> Any:

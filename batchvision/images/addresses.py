@@ -28,6 +28,7 @@ _NEVER = tuple(
         "5f00::/16",  # segment routing
     )
 )
+_ORIGIN = re.compile(r"https?://[^/?#]*")  # where ``urlsplit``, too, ends a host
 _NUMERIC = re.compile(r"[0-9a-fx.]+", re.IGNORECASE)
 _INSIDE_ENDINGS = (".localhost", ".local", ".internal", ".home.arpa", ".localdomain", ".intranet", ".lan")
 
@@ -55,8 +56,9 @@ def _innermost(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 def check_host(url: str) -> None:
     """Raises ImageForbidden where a URL names a host inside by itself: a provider shall not be asked for it either."""
+    origin = _ORIGIN.match(url)
     try:
-        host = urlsplit(url).hostname or ""
+        host = _host(url if origin is None else origin[0])
     except ValueError:
         return  # no URL at all: check_url says so
     if not may_be_public(host):
@@ -65,7 +67,12 @@ def check_host(url: str) -> None:
         )
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)  # millions of images come from a few origins
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+@lru_cache(maxsize=256)
 def may_be_public(host: str) -> bool:
     """False for every spelling of an address that is not public, and for names that only exist inside a network."""
     plain = unicodedata.normalize("NFKC", unquote(host)).replace("\u3002", ".").lower().rstrip(".")

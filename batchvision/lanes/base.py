@@ -251,7 +251,7 @@ class Delivery:
         counters = self._counters
         failed = counters.rows_failed_at_provider
         ended = failed + counters.rows_completed
-        if ended >= ENDED_BEFORE_SHARE_COUNTS and not self._failures_allowed(failed, ended):
+        if failed and ended >= ENDED_BEFORE_SHARE_COUNTS and not self._failures_allowed(failed, ended):
             self.stop.request(
                 TooManyFailures(
                     f"{failed} of {ended} rows failed at the provider, more than limits.max_failed allows: look at "
