@@ -210,7 +210,7 @@ def pilot_lines(told: Pilot, concurrency: int) -> Iterator[str]:
     if told.cost is not None and told.cost.is_wide:
         yield f"          that is wide: {_narrower(told)}"
     if (seconds := told.seconds(concurrency)) is not None:
-        yield f"          about {duration(seconds)} at the pilot's pace ({told.latency_seconds:.1f} s an answer)"
+        yield f"          about {duration(seconds)} at the pilot's pace ({told.latency_seconds:.2g} s an answer)"
 
 
 def _narrower(told: Pilot) -> str:
@@ -230,7 +230,7 @@ def _print_sweep(told: Pilot) -> None:
     print_lines([""])
     print_table([Column("setting"), *(Column(title, right=True) for title in numbers)], [*map(list, sweep_rows(told))])
     print_lines(
-        ["", 'same answer: all of it. alike: typed values equal, text by its words. What it cost is in "pilot".']
+        ["", "same answer: every word and value. alike: values that are equal, and text by the words in common."]
     )
 
 

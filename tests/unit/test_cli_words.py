@@ -121,7 +121,7 @@ def test_a_pilot_says_what_all_costs_and_how_sure_that_is() -> None:
         "pilot     20 of 20 rows have an outcome, of 2,000 requests; 18 requests sent now for $0.0200",
         "          all of them cost $2.00; 95% sure: $1.80 to $2.20 (±10.0%)",
         "          1,000,000 tokens; 95% sure: 900,000 to 1,100,000 (±10.0%)",
-        "          about 1m 36s at the pilot's pace (3.0 s an answer)",
+        "          about 1m 36s at the pilot's pace (3 s an answer)",
     ]
 
 
