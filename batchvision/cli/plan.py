@@ -112,9 +112,12 @@ def plan_lines(drawn: Plan) -> Iterator[str]:
     rows, images = drawn.rows, drawn.images
     yield f"rows      {rows.total:,} in the manifest: {', '.join(_row_words(drawn))}"
     formats = ", ".join(f"{count:,} {name}" for name, count in images.by_format.most_common())
+    sides = ", ".join(f"{count:,} {_side_words(most)}" for most, count in images.sides())
     if images.count:
         converted = f"; {images.to_convert:,} will be converted" if images.to_convert else ""
         yield f"images    {images.count:,} ({formats}), {size_text(images.bytes)}{converted}"
+    if sides:
+        yield f"          {sides}"
     yield f"requests  {', '.join(_request_words(drawn))}"
     yield f"cost      {_cost_words(drawn)}"
     if drawn.price_warning:
@@ -139,6 +142,10 @@ def size_text(size_bytes: int) -> str:
     if size_bytes < 1000:
         return f"{size_bytes} bytes"
     return f"{size_bytes / 1e3:,.1f} KB" if size_bytes < 1e6 else f"{size_bytes / 1e6:,.1f} MB"
+
+
+def _side_words(most: int | None) -> str:
+    return "larger" if most is None else f"up to {most:,} px"
 
 
 def _request_words(drawn: Plan) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,8 @@ from batchvision.records import TICKS_PER_USD, Estimate, Lane
 
 #: What a row takes in ``results/`` and ``attempts/``, compressed: its own columns, and a token of its answer, twice.
 BYTES_A_ROW, BYTES_A_TOKEN = 600, 6
+#: Images are counted by their longer side, up to so many pixels each.
+SIDES = (512, 1024, 2048, 4096)
 #: Two segments of the journal, while one takes the place of the other.
 JOURNAL_BYTES = 2 * 16 * 1024 * 1024
 
@@ -50,12 +52,24 @@ class RowCounts:
 
 @dataclass(slots=True)
 class ImageCounts:
-    """The images of the rows to do. ``to_convert``: not sent byte for byte. URLs are counted, not looked at."""
+    """The images of the rows to do. ``to_convert``: not sent byte for byte. URLs are counted, not looked at.
+
+    ``by_side``: by the longer side of those whose size is known, up to each of :data:`SIDES`; None: longer ones.
+    """
 
     count: int = 0
     bytes: int = 0
     to_convert: int = 0
     by_format: Counter[str] = field(default_factory=Counter)
+    by_side: Counter[int | None] = field(default_factory=Counter)
+
+    def measure(self, width: int | None, height: int | None) -> None:
+        if side := max(width or 0, height or 0):
+            self.by_side[next((most for most in SIDES if side <= most), None)] += 1
+
+    def sides(self) -> Iterator[tuple[int | None, int]]:
+        """From the smallest on, those there are."""
+        return ((most, self.by_side[most]) for most in (*SIDES, None) if self.by_side[most])
 
     def document(self) -> dict[str, Any]:
         return {
@@ -63,6 +77,7 @@ class ImageCounts:
             "bytes": self.bytes,
             "to_convert": self.to_convert,
             "by_format": dict(self.by_format.most_common()),
+            "by_side": {"larger" if most is None else f"{most}": count for most, count in self.sides()},
         }
 
 

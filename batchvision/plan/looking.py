@@ -84,6 +84,7 @@ class Looking:
         counts.bytes += len(content)
         counts.by_format[header.format.value] += 1
         counts.to_convert += not passes_unchanged(content, header, preparation)
+        counts.measure(header.width, header.height)
         digest = sha256(content).hexdigest()
         width, height = _size_as_sent(header.width, header.height, preparation)
         return Payload(identity(ref, mode, digest), ref.reference, ref.slot, digest, width=width, height=height)

@@ -41,7 +41,13 @@ from batchvision.status import OutputStatus, Tokens
 
 PLANNED = Plan(
     rows=RowCounts(total=2000, done=1500, to_do=480, failed_before=30, retried=20, failed_kept=10, invalid=10),
-    images=ImageCounts(count=490, bytes=3_100_000, to_convert=40, by_format=Counter(jpeg=450, webp=40)),
+    images=ImageCounts(
+        count=490,
+        bytes=3_100_000,
+        to_convert=40,
+        by_format=Counter(jpeg=450, webp=40),
+        by_side=Counter({None: 9, 512: 1_481}),
+    ),
     cost=Sums(
         requests=470,
         tokens=900_000,
@@ -65,6 +71,7 @@ def test_a_plan_says_rows_images_requests_cost_and_time() -> None:
         "rows      2,000 in the manifest: 1,500 done, 480 to do (20 of them failed before), "
         "10 failed before and left alone, 10 invalid",
         "images    490 (450 jpeg, 40 webp), 3.1 MB; 40 will be converted",
+        "          1,481 up to 512 px, 9 larger",
         "requests  470 (10 rows share the answer of another), about 800,000 tokens in prompts "
         "(50% of the prompts from the cache) and 100,000 in answers",
         "cost      about $1.00 by the provider's list, at most $3.00",

@@ -51,6 +51,7 @@ async def test_images_are_counted_by_what_they_are(tmp_path: Path) -> None:
     assert images["count"] == 4
     assert images["by_format"] == {"png": 2, "webp": 1, "url": 1}
     assert images["to_convert"] == 1
+    assert images["by_side"] == {"512": 3}
     assert images["bytes"] == sum((tmp_path / name).stat().st_size for name in ("red.png", "odd.webp", "big.png"))
 
 
