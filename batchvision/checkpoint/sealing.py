@@ -38,9 +38,14 @@ class Sealer:
         self._mask = mask
 
     def turn(self, old: Segment, cut: Cut) -> Segment:
-        """Seal ``cut`` under the old segment's name, and go on in a new one that begins with all that is open."""
-        self.write_parts(old.header, cut)
+        """Seal ``cut`` under the old segment's name, and go on in a new one that begins with all that is open.
+
+        Until that one is there the old one counts: its parts will be sealed again, with what still comes, so only then
+        are they this run's to list.
+        """
+        sealed = self.write_parts(old.header, cut)
         segment = self.begin(old.header.seq + 1, cut)
+        self.parts |= sealed
         try:
             old.close()
             self.remove([old.path])
@@ -53,20 +58,25 @@ class Sealer:
         more; or may count again, after a power cut."""
         return segment_path(self._folder, old.header.seq + 1).exists()
 
-    def write_parts(self, header: Header, cut: Cut) -> None:
+    def write_parts(self, header: Header, cut: Cut) -> dict[str, PartFile]:
+        """The parts of a cut; the dated ones are returned, to be listed when they are sure to stay as they are."""
         if not cut.has_rows:
-            return
+            return {}
         named = (header.shard, header.run_id, header.started_at, header.seq)
+        dated: dict[str, PartFile] = {}
         if cut.completed:
-            self._write_part(dated_path("results", *named), self._tables.results(cut.completed))
-        failures = failures_path(header.shard)
-        if cut.failures is not None or not (self._output / failures).exists():
-            self._write_part(failures, self._tables.failures(cut.failures or ()))
+            path = dated_path("results", *named)
+            dated[path] = self._seal(path, self._tables.results(cut.completed))
+        path = failures_path(header.shard)
+        if cut.failures is not None or not (self._output / path).exists():
+            self.parts[path] = self._seal(path, self._tables.failures(cut.failures or ()))
         if cut.attempts:
-            self._write_part(dated_path("attempts", *named), self._tables.attempts(cut.attempts))
+            path = dated_path("attempts", *named)
+            dated[path] = self._seal(path, self._tables.attempts(cut.attempts))
+        return dated
 
-    def _write_part(self, relative: str, table: pa.Table) -> None:
-        self.parts[relative] = seal(self._disk, self._output, relative, table)
+    def _seal(self, relative: str, table: pa.Table) -> PartFile:
+        return seal(self._disk, self._output, relative, table)
 
     def find(self, paths: Iterable[Path]) -> None:
         """Parts that this run has not sealed and no summary lists as they are: of a killed run, or padded just now."""

@@ -49,7 +49,8 @@ def read_runs(output: Path) -> Runs:
         found.latest = read_latest(output)
     except CheckpointDamaged as fault:
         found.unreadable.append(fault.message)
-    for summary in sorted(summaries, key=lambda summary: summary.started_at):
+    in_order = sorted(summaries, key=lambda summary: summary.started_at)
+    for summary in (*in_order, *([found.latest] if found.latest else [])):  # the last, whatever its clock said
         for part in summary.parts:
             found.parts[part.path] = ListedPart(part.sha256, part.rows, summary.run_id)
     found.count = len(summaries)

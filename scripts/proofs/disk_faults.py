@@ -18,9 +18,10 @@ from pathlib import Path
 
 from fake_provider import FakeProvider
 
+from batchvision.checkpoint import reserve_bytes
 from batchvision.errors import DiskFailed
 from batchvision.garbage import rarely_collected
-from batchvision.lanes import POLLERS
+from batchvision.lanes import POLLERS, rows_at_once
 from proofs.bench import Bench
 from proofs.kills import settled, verify_says
 from proofs.modelled import CONCURRENCY, RecordedNight, in_memory, job_of, listening, night_over, provider_of
@@ -166,7 +167,7 @@ def each_in_turn(folder: Path, lane: str, seed: int, step: int = 1) -> Tally:
 
 FREE_BYTES = 24 * 1024
 CONCURRENT = 8
-RESERVED_BYTES = (CONCURRENT + 16) * 64 * 1024  # the reserve of such a run: see batchvision.checkpoint.reserve
+RESERVED_BYTES = reserve_bytes(rows_at_once(CONCURRENT) + POLLERS)
 
 
 def full_tmpfs(folder: Path, lane: str) -> Tally:

@@ -33,6 +33,7 @@ from modelled_disk import Choose, ModelledDisk, PowerCut, keep_all, lose_all
 from batchvision.checkpoint import Columns, OutputView, RowState, SealAfter, Store, inline
 from batchvision.checkpoint.entries import Carry, Ended, Received, Voided
 from batchvision.checkpoint.journal import Group, read_segment, segment_paths
+from batchvision.checkpoint.parts import part_file
 from batchvision.errors import DiskFailed, OutputHeld
 from batchvision.records import AttemptState, Exchange, Failed
 from batchvision.secrets import Secret, Secrets
@@ -78,10 +79,10 @@ async def test_parts_are_named_by_run_and_sequence_and_dated_by_the_runs_start(t
         await ask(store, an_intent(1), an_answer())
         await store.close(complete=True)
         paths = [part.path for part in store.parts()]
-    assert paths == [
-        "results/run_date=2026-11-20/part-1of4-run1-000001.parquet",
-        "failures/part-1of4.parquet",
+    assert sorted(paths) == [
         "attempts/run_date=2026-11-20/part-1of4-run1-000001.parquet",
+        "failures/part-1of4.parquet",
+        "results/run_date=2026-11-20/part-1of4-run1-000001.parquet",
     ]
 
 
@@ -266,7 +267,7 @@ async def test_a_crash_leaves_answers_tickets_and_ambiguous_rows(tmp_path: Path)
         assert standing.state("row4", "skip4") is RowState.AWAITING
         assert standing.ambiguous_ticks == 100
         assert "2 completed" in " ".join(recovery.sentences())
-    assert store.parts()[0].path == "results/run_date=2026-11-20/part-0of1-run1-000001.parquet"
+    assert store.parts()[1].path == "results/run_date=2026-11-20/part-0of1-run1-000001.parquet"
 
 
 async def test_held_rows_stay_pending_until_a_run_asks_them_again(tmp_path: Path) -> None:
@@ -595,6 +596,28 @@ async def test_a_seal_that_fails_leaves_the_old_segment_as_the_journal_of_what_s
     with open_store(tmp_path, run_id="run2") as store:
         assert store.recover(judge).ambiguous == ()
     assert sorted(column(tmp_path, "results", "output_text")) == ["answer 1", "answer 2", "answer 3"]
+
+
+@pytest.mark.parametrize("steps", range(1, 16))
+async def test_a_part_is_listed_only_when_nothing_will_seal_it_again(tmp_path: Path, steps: int) -> None:
+    """The disk fails in the middle of a seal, and an answer comes after: the next run seals more under the old name."""
+    disk = ModelledDisk(tmp_path)
+    with started(tmp_path, disk=disk, seal_after=SealAfter(attempts=1)) as store:
+        for number in (1, 2):
+            await store.intent(an_intent(number))
+        raw = await store.answer("x1", an_answer(b"answer 1"))
+        store.book("x1", judge(Exchange(an_intent(1), answer=raw)))
+        disk._fail_at = len(disk.operations) + steps
+        with suppress(DiskFailed):
+            await store.answer("x2", an_answer(b"answer 2"))
+        with suppress(DiskFailed):
+            await store.close(complete=True)
+        listed = [part for part in store.parts_to_list() if part.table != "failures"]
+    with open_store(tmp_path, run_id="run2") as store:
+        store.recover(judge)
+        listed += store.parts_to_list()
+    assert {part.path for part in listed} == {str(each.relative_to(tmp_path)) for each in tmp_path.glob("**/*.parquet")}
+    assert [part.sha256 for part in listed] == [part_file(tmp_path, tmp_path / part.path).sha256 for part in listed]
 
 
 async def test_an_answer_that_comes_while_a_seal_finds_the_disk_full_is_still_written(tmp_path: Path) -> None:
