@@ -33,6 +33,7 @@ class MoodyProvider:
         self.sends: Counter[str] = Counter()
         self.polls = 0
         self.rate_limited = 0  #: POSTs that were answered 429
+        self.polls_rate_limited = 0
         self.away = 0  #: POSTs that met the outage
         self.delivered: dict[str, int] = {}
         self.unseen: defaultdict[str, list[int]] = defaultdict(list)
@@ -161,6 +162,7 @@ class MoodyProvider:
             if mood.is_away:
                 return await self._nobody_home(self._weather.draw("poll", ticket, self.polls), timeout_seconds)
             if not self._passes(mood):
+                self.polls_rate_limited += 1
                 return await self._too_many(mood)
         await anyio.sleep(0.1)
         if ticket not in self._tickets:

@@ -27,7 +27,7 @@ def test_the_night_was_a_bad_one(told):
     """Else the test above proves nothing."""
     provider, ledger = told.provider, told.night.table("attempts", "state", "error_kind").to_pylist()
     kinds = {line["error_kind"] for line in ledger}
-    assert min(provider.rate_limited, provider.away, len(provider.unseen)) >= 20
+    assert min(provider.rate_limited + provider.polls_rate_limited, provider.away, len(provider.unseen)) >= 20
     assert kinds >= {
         *("rate_limited", "connect_failed", "server_error", "timeout", "connection_cut", "answer_cut_short"),
         *("request_rejected", "empty"),
