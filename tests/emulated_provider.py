@@ -22,6 +22,7 @@ from batchvision.emulator.checks import Asked, read_request
 from batchvision.emulator.options import EmulatorOptions, Face
 from batchvision.emulator.pixels import PictureMemory
 from batchvision.emulator.pricing import cost_ticks
+from batchvision.errors import ConnectionCut
 from batchvision.records import RawAnswer
 from batchvision.wiring import Seams
 
@@ -44,6 +45,7 @@ class EmulatedProvider:
         self.requests: Counter[str] = Counter()
         self.refuses: Callable[[int], bool] = lambda requests: False  #: by how many there were
         self.image_rule = IMAGE_RULES[rule]
+        self.cuts: Callable[[int], bool] = lambda requests: False  #: billed, and no answer gets through
         self._restless = restless
         self._seed = seed
         self._options = EmulatorOptions()
@@ -72,6 +74,8 @@ class EmulatedProvider:
             return RawAnswer(400, headers, b'{"code":"invalid-argument","error":"not this one"}', virtual_now())
         generated = self._generated(asked)
         self.bill[asked.echo] += generated.ticks
+        if self.cuts(self.requests.total()):
+            raise ConnectionCut("cut")
         return RawAnswer(200, headers, chat_body(generated), virtual_now())
 
     def _generated(self, asked: Asked) -> Generated:

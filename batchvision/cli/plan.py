@@ -60,7 +60,7 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     if as_json:
         print_document(told.document())
     else:
-        print_lines((*plan_lines(told.plan), *pilot_lines(told, chosen.limits.concurrency)))
+        print_lines((*plan_lines(told.plan), *pilot_lines(told, _at_once(chosen))))
         _print_sweep(told)
     if told.stopped is not None:
         click.echo(safe_text(f"{told.stopped.reason}: {told.stopped.message}"), err=True)
@@ -199,25 +199,36 @@ def _cost_words(drawn: Plan) -> str:
 def pilot_lines(told: Pilot, concurrency: int) -> Iterator[str]:
     """The pilot in words; the sweep is a table of its own."""
     from batchvision.money import format_usd
-    from batchvision.progress import duration
+    from batchvision.progress import counted, duration
 
     if not told.wanted:
         yield "pilot     nothing to ask"
         return
-    sent = f"{told.sent:,} requests sent now for {format_usd(told.spent_ticks)}" if told.sent else "nothing sent now"
-    yield f"pilot     {told.ended:,} of {told.wanted:,} rows have an outcome, of {told.requests:,} requests; {sent}"
-    if told.cost is not None:
+    sent = f"{counted(told.sent, 'request')} sent now for {format_usd(told.spent_ticks)}" if told.sent else ""
+    asked = f"{told.ended:,} of {counted(told.wanted, 'row')} asked, of {counted(told.requests, 'request')} in all"
+    yield f"pilot     {asked}; {sent or 'nothing sent now'}"
+    if told.cost is not None and told.cost.is_known:
+        yield f"          all of them cost {format_usd(round(told.cost.value))}: all were asked"
+    elif told.cost is not None:
         cost, low, high = (format_usd(round(ticks)) for ticks in (told.cost.value, told.cost.low, told.cost.high))
         yield f"          all of them cost {cost}; 95% sure: {low} to {high} (±{told.cost.share:.1%})"
     else:
         yield "          what all of them cost is not known: fewer than two rows tell, or one did not say its cost"
-    if told.tokens is not None:
+    if told.tokens is not None and not told.tokens.is_known:
         low, high = f"{told.tokens.low:,.0f}", f"{told.tokens.high:,.0f}"
         yield f"          {told.tokens.value:,.0f} tokens; 95% sure: {low} to {high} (±{told.tokens.share:.1%})"
     if told.cost is not None and told.cost.is_wide:
         yield f"          that is wide: {_narrower(told)}"
     if (seconds := told.seconds(concurrency)) is not None:
         yield f"          about {duration(seconds)} at the pilot's pace ({told.latency_seconds:.2g} s an answer)"
+
+
+def _at_once(job: Job) -> int:
+    """How many requests may be under way."""
+    from batchvision.records import Lane
+
+    is_deferred = job.delivery.lane_used is Lane.DEFERRED
+    return job.delivery.max_open_tickets if is_deferred else job.limits.concurrency
 
 
 def _narrower(told: Pilot) -> str:
@@ -231,7 +242,7 @@ def _narrower(told: Pilot) -> str:
 def _print_sweep(told: Pilot) -> None:
     from batchvision.cli.table import Column
 
-    if not told.compared:
+    if len(told.compared) < 2:
         return
     numbers = ("rows", "all requests", "95% sure", "tokens", "of own cost", "same answer", "alike")
     print_lines([""])

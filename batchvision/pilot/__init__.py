@@ -183,7 +183,7 @@ class _Asking:
     ) -> Paid:
         """What the chosen rows came to under ``job``, after those of ``wanted`` were asked that nobody has paid for."""
         found = paid_for(job.output_path, job.recipe, choice.row_ids)
-        missing = wanted - found.ended
+        missing = wanted - found.ended - (found.unclear if job.limits.ambiguous == "hold" else frozenset())
         if not missing or self.stopped is not None:
             return found
         await self.ask(capped or job, missing, purpose, f"{name}: asking {len(missing):,} rows")

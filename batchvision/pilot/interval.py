@@ -67,6 +67,10 @@ class Interval:
         return (self.high - self.low) / 2 / self.value if self.value else 0.0
 
     @property
+    def is_known(self) -> bool:
+        return self.asked >= self.rows
+
+    @property
     def is_wide(self) -> bool:
         return self.share > WIDE_SHARE
 

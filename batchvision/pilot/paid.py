@@ -22,6 +22,7 @@ from batchvision.records import AttemptState, Purpose, RawAnswer, Recipe
 
 _THEN = datetime(1970, 1, 1, tzinfo=UTC)
 _ENDED = (AttemptState.OK.value, AttemptState.FAILED.value)
+_UNCLEAR = (AttemptState.AMBIGUOUS.value, AttemptState.LOST_AFTER_READ.value)
 _LEDGER = (
     "row_id",
     "state",
@@ -51,6 +52,7 @@ class Taken:
     ticks: int | None = 0
     tokens: int | None = 0
     has_ended: bool = False
+    is_unclear: bool = False  #: an attempt may have been billed, and no answer came of it
     latency_ms: int | None = None  #: of the attempt that ended it
     answer: Answered | None = None
 
@@ -59,6 +61,7 @@ class Taken:
             counts = (row["prompt_tokens"], row["completion_tokens"])
             self.tokens = _plus(self.tokens, None if None in counts else sum(counts) + (row["reasoning_tokens"] or 0))
             self.ticks = _plus(self.ticks, row["cost_ticks"])
+        self.is_unclear |= row["state"] in _UNCLEAR
         if row["state"] in _ENDED:
             self.has_ended, self.latency_ms = True, row["latency_ms"]
 
@@ -72,6 +75,11 @@ class Paid:
     @property
     def ended(self) -> frozenset[str]:
         return frozenset(row_id for row_id, taken in self.rows.items() if taken.has_ended)
+
+    @property
+    def unclear(self) -> frozenset[str]:
+        """Not ended, and perhaps billed: where the job holds such rows, they are not asked again."""
+        return frozenset(row_id for row_id, taken in self.rows.items() if taken.is_unclear and not taken.has_ended)
 
     def ticks(self) -> dict[str, float] | None:
         """Of the rows that have ended; None where any of them is not known."""

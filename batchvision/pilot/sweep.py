@@ -83,17 +83,17 @@ def variants(job: Job, wanted: Iterable[Setting], remake: Remake) -> Iterator[tu
     """The job under each setting; settings that come to the same recipe once. Raises JobInvalid."""
     seen: set[str] = set()
     for setting in wanted:
-        variant = remake({**setting.overrides, "delivery.lane": "online"})
-        if variant.output_path != job.output_path:
-            raise AssertionError("a setting moved the output")
+        variant = remake(setting.overrides)
+        assert variant.output_path == job.output_path, "a setting moved the output"
         if variant.recipe.recipe_id not in seen:
             seen.add(variant.recipe.recipe_id)
             yield setting, variant
 
 
 def with_rest_of_cap(job: Job, setting: Setting, remake: Remake, spent_ticks: int) -> Job | None:
-    """The variant with what is left of the cap on one run: pilot and sweep count as one. None where nothing is."""
-    overrides: dict[str, object] = {**setting.overrides, "delivery.lane": "online"}
+    """The variant as it is run, with what is left of the cap on one run, as which pilot and sweep count together. None:
+    nothing is left of it."""
+    overrides: dict[str, object] = {**setting.overrides, "delivery.lane": "online"}  # it is waited for
     cap = job.limits.max_cost_usd_per_run
     if cap is not None:
         left = usd_to_ticks(cap) - spent_ticks

@@ -256,6 +256,22 @@ def test_a_setting_that_is_chosen_in_the_end_finds_its_rows_in_the_ledger(bench:
     assert again.compared[1].rows == 8
 
 
+@pytest.mark.parametrize(("ambiguous", "asked_again"), [("hold", 0), ("retry", 1)])
+def test_what_may_have_been_billed_is_asked_again_only_where_the_job_says_so(
+    bench: Bench, ambiguous: str, asked_again: int
+) -> None:
+    bench.overrides = {"limits.ambiguous": ambiguous, "limits.max_attempts": 1, "limits.concurrency": 1}
+    bench.provider.cuts = lambda requests: requests == 12
+    first = bench.pilot(8, "detail=low")
+    bench.provider.cuts = lambda requests: False
+    second = bench.pilot(8, "detail=low")
+
+    assert (first.sent, first.compared[1].rows) == (16, 7)
+    assert (second.sent, second.compared[1].rows) == (asked_again, 7 + asked_again)
+    bench.assert_right()
+    assert len(bench.table("results")) == 8
+
+
 # ---------------------------------------------------------------------------------- caps
 
 

@@ -125,7 +125,7 @@ PILOTED = Pilot(
 
 def test_a_pilot_says_what_all_costs_and_how_sure_that_is() -> None:
     assert list(pilot_lines(PILOTED, 100)) == [
-        "pilot     20 of 20 rows have an outcome, of 2,000 requests; 18 requests sent now for $0.0200",
+        "pilot     20 of 20 rows asked, of 2,000 requests in all; 18 requests sent now for $0.0200",
         "          all of them cost $2.00; 95% sure: $1.80 to $2.20 (±10.0%)",
         "          1,000,000 tokens; 95% sure: 900,000 to 1,100,000 (±10.0%)",
         "          about 1m 36s at the pilot's pace (3 s an answer)",
@@ -139,6 +139,7 @@ def test_a_pilot_says_what_all_costs_and_how_sure_that_is() -> None:
         ({"cost": None}, "what all of them cost is not known"),
         ({"sent": 0}, "nothing sent now"),
         ({"wanted": 0}, "nothing to ask"),
+        ({"cost": Interval(20, 20, 9, 1e10, 1e10, 1e10)}, "all of them cost $1.00: all were asked"),
     ],
 )
 def test_a_pilot_says_what_it_cannot(change: dict[str, object], says: str) -> None:
