@@ -8,7 +8,8 @@ earlier pilot, is not bought again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from batchvision.pilot.frame import Choice, Frame
 from batchvision.pilot.interval import Interval
 from batchvision.pilot.paid import Paid, paid_for, pilot_rows
 from batchvision.pilot.sweep import Compared, Remake, Setting, settings, variants, with_rest_of_cap
-from batchvision.plan import Looking, Plan, plan
+from batchvision.plan import Looking, Plan, Seen, plan
 from batchvision.pricelist import quote
 from batchvision.records import TICKS_PER_USD, Purpose
 from batchvision.runner import Watch, run_async
@@ -134,7 +135,8 @@ async def pilot(
     if OutputView(job.output_path).is_cut_off():  # what a crash left may be what would be asked here
         await asking.ask(job, frozenset(), Purpose.PILOT, "a run did not end: reading its journal")
     frame = Frame()
-    _add_earlier(job, frame)
+    for seen in _look_again(job, pilot_rows(job.output_path, job.recipe.recipe_id)):
+        frame.add(seen)  # a row that a pilot has asked before costs nothing any more
     drawn = await plan(job, watch=frame.add)
     choice = frame.choose(rows, seed)
     told = Pilot(drawn, requests=choice.rows, wanted=len(choice.row_ids))
@@ -151,19 +153,16 @@ async def pilot(
     return told
 
 
-def _add_earlier(job: Job, frame: Frame) -> None:
-    """Rows that earlier pilots have asked are rows to choose from: they cost nothing any more."""
-    names = pilot_rows(job.output_path, job.recipe.recipe_id)
-    if not names:
+def _look_again(job: Job, row_ids: frozenset[str]) -> Iterator[Seen]:
+    """Some rows of the manifest by name, whether or not they are done; those that cannot be sent are left out."""
+    if not row_ids:
         return
-    only = Selection(only=frozenset(row_digest(name, "") for name in names))
+    only = Selection(only=frozenset(row_digest(row_id, "") for row_id in row_ids))
     looking = Looking(job, estimator_of(job, quote(job).prices))
     for batch in feed(job, survey(job, only), NewStanding(), only):
         for row in batch.rows:
-            try:
-                frame.add(looking.at(row))
-            except RowFault:
-                continue  # its image is gone: it is what it was, and nothing is left to ask
+            with suppress(RowFault):
+                yield looking.at(row)
 
 
 @dataclass(slots=True)
@@ -182,12 +181,13 @@ class _Asking:
         self, job: Job, choice: Choice, wanted: frozenset[str], purpose: Purpose, name: str, capped: Job | None = None
     ) -> Paid:
         """What the chosen rows came to under ``job``, after those of ``wanted`` were asked that nobody has paid for."""
-        found = paid_for(job.output_path, job.recipe, choice.row_ids)
+        keys = {seen.row.row_id: seen.request_key for seen in _look_again(job, frozenset(choice.row_ids))}
+        found = paid_for(job.output_path, job.recipe, keys)
         missing = wanted - found.ended - (found.unclear if job.limits.ambiguous == "hold" else frozenset())
         if not missing or self.stopped is not None:
             return found
         await self.ask(capped or job, missing, purpose, f"{name}: asking {len(missing):,} rows")
-        return paid_for(job.output_path, job.recipe, choice.row_ids)
+        return paid_for(job.output_path, job.recipe, keys)
 
     async def ask(self, job: Job, row_ids: frozenset[str], purpose: Purpose, says: str) -> None:
         self.begins(says)
@@ -205,6 +205,8 @@ class _Asking:
         self.spent_ticks += sum(each["cost_ticks"] + each["bound_ticks"] for each in by_state.values())
         if summary.stop_reason is not None:
             self.stopped = Stopped(summary.stop_reason, summary.exit_code, summary.message or "")
+        elif summary.tickets_open:
+            self.stopped = Stopped("tickets_open", summary.exit_code, "answers are still to come")
 
 
 def _intervals(choice: Choice, paid: Paid) -> tuple[Interval | None, Interval | None]:

@@ -5,7 +5,7 @@ Rule: the ledger is what counts. It has the attempts of sweeps too, which no oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ _ENDED = (AttemptState.OK.value, AttemptState.FAILED.value)
 _UNCLEAR = (AttemptState.AMBIGUOUS.value, AttemptState.LOST_AFTER_READ.value)
 _LEDGER = (
     "row_id",
+    "request_key",
     "state",
     "http_status",
     "provider",
@@ -103,18 +104,19 @@ def _plus(left: int | None, right: int | None) -> int | None:
     return None if left is None or right is None else left + right
 
 
-def paid_for(output: Path, recipe: Recipe, row_ids: Sequence[str]) -> Paid:
-    """Of these rows, under ``recipe``, in all runs. Rows that failed before anything was sent took nothing."""
-    view, wanted = OutputView(output), pa.array(sorted(row_ids), pa.string())
+def paid_for(output: Path, recipe: Recipe, keys: Mapping[str, str]) -> Paid:
+    """Of these rows, by their request_keys under ``recipe``, in all runs. What was asked of a row before its text or
+    image changed does not count. Rows that failed before anything was sent took nothing."""
+    view = OutputView(output)
     rows: dict[str, Taken] = {}
-    for row in _rows(view, "attempts", _LEDGER, recipe, wanted):
+    for row in _rows(view, "attempts", _LEDGER, recipe, keys):
         taken = rows.setdefault(row["row_id"], Taken())
         taken.add(row)
         if row["state"] == AttemptState.OK:
             taken.answer = _read(row, recipe)
-    for row in _rows(view, "failures", ("row_id",), recipe, wanted):
+    for row in _rows(view, "failures", ("row_id", "request_key"), recipe, keys):
         rows.setdefault(row["row_id"], Taken()).has_ended = True
-    for row in _rows(view, "results", ("row_id", "output_text", "output_json"), recipe, wanted):
+    for row in _rows(view, "results", ("row_id", "request_key", "output_text", "output_json"), recipe, keys):
         taken = rows.setdefault(row["row_id"], Taken())
         taken.has_ended, taken.answer = True, Answered(row["output_text"], row["output_json"])
     return Paid(rows)
@@ -131,11 +133,14 @@ def pilot_rows(output: Path, recipe_id: str) -> frozenset[str]:
 
 
 def _rows(
-    view: OutputView, table: str, names: tuple[str, ...], recipe: Recipe, wanted: pa.Array
+    view: OutputView, table: str, names: tuple[str, ...], recipe: Recipe, keys: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
+    wanted = pa.array(sorted(keys), pa.string())
     for batch in view.rows(table, (*names, "recipe_id")):
         is_own = pc.and_(pc.equal(batch["recipe_id"], recipe.recipe_id), pc.is_in(batch["row_id"], wanted))
-        yield from batch.filter(is_own).select(list(names)).to_pylist()
+        for row in batch.filter(is_own).select(list(names)).to_pylist():
+            if row["request_key"] in (None, keys[row["row_id"]]):
+                yield row
 
 
 def _read(row: Mapping[str, Any], recipe: Recipe) -> Answered | None:

@@ -155,6 +155,18 @@ def test_a_second_pilot_buys_nothing_and_a_larger_one_the_rest(bench: Bench) -> 
     assert set(bench.provider.requests.values()) == {1}
 
 
+def test_a_row_that_has_changed_since_is_asked_again_by_pilot_and_sweep_alone(bench: Bench) -> None:
+    bench.pilot(8, "detail=low")
+    changed = sorted(bench.provider.requests)[0]
+    path = bench.folder / "photos.csv"
+    path.write_text(path.read_text().replace(f"[[echo:{changed}]]", f"[[echo:{changed}]] in other words"))
+    again = bench.pilot(8, "detail=low")
+
+    assert again.sent == 2
+    assert bench.provider.requests[changed] == 4
+    assert again.ended == again.compared[1].rows == 8
+
+
 def test_a_pilot_of_everything_knows_the_whole_to_the_tick(bench: Bench) -> None:
     told = bench.pilot(ROWS)
 
