@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
@@ -151,13 +152,12 @@ def _watch(process: subprocess.Popen[str], lines: set[bytes]) -> None:
 
 
 def _command_lines(pid: int) -> Iterator[bytes]:
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        try:
+    """Of a process and all it has started, as far as they have not ended meanwhile."""
+    with suppress(OSError):
+        for task in list(Path(f"/proc/{pid}/task").iterdir()):
             yield Path(f"/proc/{pid}/cmdline").read_bytes()
             for child in (task / "children").read_text().split():
                 yield from _command_lines(int(child))
-        except OSError:  # it has ended
-            continue
 
 
 @pytest.fixture
