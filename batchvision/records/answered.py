@@ -1,0 +1,140 @@
+"""What came back: an answer read, an attempt in the ledger, and the row it completed or failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from batchvision.records.asked import Cell, Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and money of one answer, normalised: ``completion_tokens`` never includes ``reasoning_tokens``."""
+
+    prompt_tokens: int | None = None
+    image_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost_ticks: int | None = None
+    cost_source: str = "unknown"  #: reported | computed | shared | cached | unknown
+
+    @property
+    def total_tokens(self) -> int | None:
+        """What counts toward a tokens-a-minute limit: prompt (images and cached included), completion, reasoning."""
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return self.prompt_tokens + self.completion_tokens + (self.reasoning_tokens or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A provider's answer, read. ``text`` is the content verbatim ("" if there was none).
+
+    Where reading ends in an error that still has an answer beside it (refused, truncated, a choice-level error), the
+    facts known so far are kept here and the error travels beside it (see ``providers.base.Reading``).
+    """
+
+    text: str = ""
+    finish_reason: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    model: str | None = None
+    upstream_provider: str | None = None
+    provider_request_id: str | None = None
+    system_fingerprint: str | None = None
+    service_tier: str | None = None
+
+
+class AttemptState(StrEnum):
+    """How one attempt ended."""
+
+    OK = "ok"  #: its answer completed the row
+    RETRIED = "retried"  #: it failed and the row was, or will be, tried again
+    FAILED = "failed"  #: it failed and the row with it
+    AMBIGUOUS = "ambiguous"  #: its end is unknown; it may have been billed
+    LOST_AFTER_READ = "lost_after_read"  #: a one-time answer was read and did not reach us
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One row of the attempts ledger."""
+
+    row_id: str
+    request_key: str
+    recipe_id: str
+    attempt: int
+    lane: Lane
+    state: AttemptState
+    http_status: int | None
+    error_kind: str | None
+    error_message: str | None
+    ticket: str | None
+    provider: str
+    answer: Answer
+    bound_ticks: int | None  #: set where no cost is known of what may have been billed: what it cost at most
+    sent_at: datetime
+    received_at: datetime | None
+    run_id: str
+    raw_answer: str | None
+    keep: Mapping[str, Cell]
+
+    @property
+    def latency_ms(self) -> int | None:
+        if self.received_at is None:
+            return None
+        return max(0, round((self.received_at - self.sent_at).total_seconds() * 1000))
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A row of ``results``. ``answer_columns``: the typed values by column name (``answer_label`` ...)."""
+
+    row_id: str
+    request_key: str
+    recipe_id: str
+    skip_key: str
+    output_text: str
+    output_json: str | None
+    answer: Answer
+    answer_columns: Mapping[str, Any]
+    provider: str
+    model_requested: str
+    lane: Lane
+    attempt_count: int
+    row_cost_ticks: int
+    image_ref: tuple[str, ...]
+    image_sha256: tuple[str | None, ...]
+    started_at: datetime
+    finished_at: datetime
+    run_id: str
+    keep: Mapping[str, Cell]
+    updated_at: datetime | None = None  #: None: when it finished; set where an older answer is read again
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A row of ``failures``. Keys are None where the row never became a request."""
+
+    row_id: str
+    request_key: str | None
+    skip_key: str
+    recipe_id: str
+    error_kind: str
+    error_message: str
+    last_error_kind: str | None
+    attempt_count: int
+    row_cost_ticks: int
+    runs_failed: int
+    quarantined: bool
+    last_output_text: str | None
+    failed_at: datetime
+    run_id: str
+    keep: Mapping[str, Cell]
+    at_provider: bool = False  #: counts toward limits.max_failed (not stored)
+
+
+Outcome = Completed | Failed

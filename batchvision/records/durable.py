@@ -1,0 +1,79 @@
+"""What is durable before and after a request: the exchange as the journal knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from batchvision.records.asked import Cell, Lane, Purpose, Tries
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Durable before a request is sent; carries all that its result row needs, without the image.
+
+    ``exchange_id`` is unique in the output. ``attempt`` is the 1-based number in the ledger of this request_key.
+    """
+
+    exchange_id: str
+    row_id: str
+    request_key: str
+    recipe_id: str
+    skip_key: str
+    run_id: str
+    lane: Lane
+    provider: str
+    model_requested: str
+    attempt: int
+    tries: Tries
+    bound_ticks: int | None
+    cost_before_ticks: int
+    runs_failed: int
+    sent_at: datetime
+    image_ref: tuple[str, ...]
+    image_sha256: tuple[str | None, ...]
+    keep: Mapping[str, Cell]  #: by output name, so that a later job with other kept columns can still file it
+    has_urls: bool = False
+
+    @property
+    def is_trial(self) -> bool:
+        """Asked to compare settings: it is booked, and its row stays where it is."""
+        return Purpose.SWEEP.has_made(self.run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """What the provider sent, as it came (the key's bytes masked). ``headers``: lower-case names, only the useful ones.
+
+    ``complete`` is False when the body ended before its announced or decodable end.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    received_at: datetime
+    complete: bool = True
+
+
+class EndedWithout(NamedTuple):
+    """An exchange that ended without any answer: the ``kind`` of a Transient or RowFault, its message, and when."""
+
+    kind: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One attempt as the journal knows it. ``answer`` and ``ended`` both None: it is open, and after a crash its
+    request may have been answered and billed. ``ticket`` set: the provider has accepted it and can be asked for the
+    answer; ``ticket_at`` is when it did.
+    """
+
+    intent: Intent
+    ticket: str | None = None
+    ticket_at: datetime | None = None
+    answer: RawAnswer | None = None
+    ended: EndedWithout | None = None

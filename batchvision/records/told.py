@@ -1,0 +1,85 @@
+"""What is told of a run: its counters while it lasts, its summary at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from batchvision.records.asked import JsonObject
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a run has done so far, for progress and the summary. The runner owns it; everybody else reads."""
+
+    rows_total: int = 0
+    rows_done_before: int = 0
+    rows_completed: int = 0  #: in this run
+    rows_failed: int = 0  #: failed now: found in this run, or kept from earlier ones
+    rows_failed_at_provider: int = 0
+    rows_quarantined: int = 0
+    rows_sent: int = 0  #: rows that reached the provider in this run
+    rows_to_do: int = 0
+    requests_sent: int = 0
+    in_flight: int = 0
+    retries: int = 0
+    tickets_open: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    image_tokens: int = 0
+    cached_tokens: int = 0
+    cost_ticks: int = 0
+    ambiguous_ticks: int = 0
+    rows_ambiguous: int = 0
+    failures_by_kind: dict[str, int] = field(default_factory=dict)
+
+
+class PartFile(NamedTuple):
+    """One sealed Parquet file, as the summary lists it; ``path`` is relative to the output."""
+
+    table: str
+    path: str
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What one run did; written to ``runs/<run_id>.json`` and ``runs/latest.json`` and printed by ``run --json``."""
+
+    run_id: str
+    job: str
+    recipe_id: str
+    manifest: str
+    rows_total: int
+    rows_completed: int
+    rows_failed: int
+    rows_pending: int
+    rows_ambiguous: int
+    rows_quarantined: int
+    tickets_open: int
+    requests_sent: int
+    retries: int
+    failures_by_kind: Mapping[str, int]
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    image_tokens: int
+    cached_tokens: int
+    cost_usd: float  #: for people; cost_ticks is exact
+    cost_ticks: int
+    ambiguous_ticks: int
+    started_at: str
+    finished_at: str
+    duration_seconds: float
+    stop_reason: str | None
+    exit_code: int
+    parts: tuple[PartFile, ...]
+    versions: Mapping[str, str]
+    config: JsonObject
+    message: str | None = None  #: what stopped the run and what to do next, for people
+    command: str = "run"  #: or "reparse", which sends nothing; or another Purpose
+    #: of this run: by_state, by_model, by_day, wasted; each name -> attempts, cost_ticks, bound_ticks
+    spent: JsonObject = field(default_factory=dict)
