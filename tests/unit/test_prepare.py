@@ -63,7 +63,13 @@ def preparer(root: Path, *, fetcher: Fetcher | None = None, image_mode: str = "a
     images = ImageSource(
         root, ImagePreparation(), image_mode, fetch=fetcher or Fetcher(), offload=here, allow_private_hosts=True
     )
-    return Preparer("recipe", Conversation(RECIPE), images, Estimator(RECIPE, Prices(10_000_000, 10_000_000, 100_000_000)), **settings)
+    return Preparer(
+        "recipe",
+        Conversation(RECIPE),
+        images,
+        Estimator(RECIPE, Prices(10_000_000, 10_000_000, 100_000_000)),
+        **settings,
+    )
 
 
 def row(*references: str, text: str = "What is it?", slots: tuple[str, ...] = ("image",) * 9, **changes: Any) -> Row:
