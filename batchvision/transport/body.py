@@ -11,6 +11,8 @@ _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _RAW_DEFLATE = -zlib.MAX_WBITS
 #: Of a body over the cap so much is kept: enough to see what it was.
 KEPT_OF_TOO_LONG = 64 * 1024
+#: Gzip members one after the other; each may be of nothing, and there may be no end of them.
+MOST_MEMBERS = 10_000
 
 
 class Body:
@@ -21,6 +23,8 @@ class Body:
         self._max_bytes = max_bytes
         self._parts: list[bytes] = []
         self._size = 0
+        self._members = 1
+        self._head: bytes | None = b"" if self._coding == "deflate" else None  # until its form is known
         self._inflater = zlib.decompressobj(_GZIP_OR_ZLIB) if self._is_deflated else None
         self.is_too_long = False
         self.is_damaged = False
@@ -53,24 +57,31 @@ class Body:
     def _feed(self, chunk: bytes) -> None:
         if self._inflater is None:
             return self._keep(chunk)
+        if self._head is not None:
+            chunk, self._head = self._head + chunk, None
+            if len(chunk) < 2:
+                self._head = chunk
+                return None
+            if not _has_zlib_head(chunk):
+                self._inflater = zlib.decompressobj(_RAW_DEFLATE)
         while chunk and self.wants_more:
             if self._inflater.eof:  # gzip members may follow each other
+                self._members += 1
+                self.is_damaged = self._members > MOST_MEMBERS
                 self._inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
-            self._keep(self._inflate(self._inflater, chunk))
+            # one more byte than allowed shows that there is more
+            self._keep(self._inflater.decompress(chunk, self._max_bytes - self._size + 1))
             chunk = self._inflater.unconsumed_tail or self._inflater.unused_data
         return None
 
-    def _inflate(self, inflater: zlib._Decompress, chunk: bytes) -> bytes:
-        allowed = self._max_bytes - self._size + 1  # one more byte shows that there is more
-        try:
-            return inflater.decompress(chunk, allowed)
-        except zlib.error:
-            if self._coding != "deflate" or self._size:
-                raise
-            self._inflater = zlib.decompressobj(_RAW_DEFLATE)  # some servers mean the raw form by "deflate"
-            return self._inflater.decompress(chunk, allowed)
-
     def _keep(self, piece: bytes) -> None:
-        self._parts.append(piece)
+        if piece:
+            self._parts.append(piece)
         self._size += len(piece)
         self.is_too_long = self._size > self._max_bytes
+
+
+def _has_zlib_head(start: bytes) -> bool:
+    """Some servers mean the raw form by "deflate"; others send gzip under that name."""
+    is_zlib = start[0] & 0x0F == 8 and int.from_bytes(start[:2], "big") % 31 == 0
+    return is_zlib or start[:2] == b"\x1f\x8b"

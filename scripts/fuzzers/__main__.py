@@ -20,8 +20,11 @@ from fuzzers.journals import Journals
 from fuzzers.manifests import Manifests
 from fuzzers.pictures import Pictures
 from fuzzers.waits import Waits
+from fuzzers.wires import Wires
 
-TARGETS: dict[str, Callable[[], Target]] = {each.name: each for each in (Manifests, Answers, Waits, Journals, Pictures)}
+TARGETS: dict[str, Callable[[], Target]] = {
+    each.name: each for each in (Manifests, Answers, Wires, Waits, Journals, Pictures)
+}
 #: More address space than this, and Python says MemoryError: a find.
 MOST_BYTES = 4 * 1024**3
 

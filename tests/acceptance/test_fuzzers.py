@@ -28,6 +28,10 @@ def fragile(text, start=0):
     return parse(text, start)
 wire.parse = fragile
 """,
+    "wire": """
+from batchvision.transport import arrival
+arrival.HttpParserError = KeyError
+""",
     "retry-after": """
 from batchvision.providers import signs
 import fuzzers.waits

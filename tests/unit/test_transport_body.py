@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.transport.body import KEPT_OF_TOO_LONG, Body
+from batchvision.transport.body import KEPT_OF_TOO_LONG, MOST_MEMBERS, Body
 
 ENCODERS = {"gzip": gzip.compress, "deflate": zlib.compress, "": bytes, "x-gzip": gzip.compress}
 
@@ -61,6 +61,30 @@ def test_damage_in_the_middle_is_seen() -> None:
     body = Body("gzip", 10_000)
     body.feed(bytes(packed))
     assert body.is_damaged
+    assert not body.is_readable
+
+
+@pytest.mark.parametrize("wbits", [-15, 15, 31])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_deflate_of_every_form_is_read_however_small_its_first_piece_is(wbits: int, size: int) -> None:
+    packer = zlib.compressobj(wbits=wbits)
+    packed = packer.compress(b"some text " * 100) + packer.flush()
+    body = Body("deflate", 10_000)
+    for start in range(0, len(packed), size):
+        body.feed(packed[start : start + size])
+    assert body.content() == b"some text " * 100
+    assert body.is_readable
+
+
+def test_members_of_nothing_without_end_are_damage() -> None:
+    """Each costs a decompressor, and none of them a byte of what is allowed."""
+    members = gzip.compress(b"") * 1000
+    body = Body("gzip", 10_000)
+    fed = 0
+    while body.wants_more:
+        body.feed(members)
+        fed += 1
+    assert 10 <= fed <= MOST_MEMBERS // 1000 + 1
     assert not body.is_readable
 
 
