@@ -1,0 +1,312 @@
+"""The life of one row in any lane: sent or not, its end shared, an outage's victims spared, a bad night stopped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import anyio
+import pytest
+from checkpoint_rows import a_completed, a_failed, an_attempt, an_intent
+from virtual_time import VIRTUAL
+
+from batchvision.checkpoint import Keep, KeySet, RowState
+from batchvision.errors import AttemptsExhausted, OutOfCredit, RowFault, RowInvalid, ServerError, TooManyFailures
+from batchvision.exchange import Judged
+from batchvision.keys import key_bytes, row_digest
+from batchvision.lanes.base import ENDED_BEFORE_SHARE_COUNTS, Delivery, next_row
+from batchvision.lanes.sharing import Sharing
+from batchvision.outcome import Verdict
+from batchvision.pacing import OUTAGE_AFTER_FAILURES
+from batchvision.records import (
+    AttemptState,
+    Completed,
+    Counters,
+    Estimate,
+    Exchange,
+    Failed,
+    Intent,
+    Outcome,
+    Request,
+    Row,
+    Tries,
+)
+from batchvision.retry import Again, Stop
+from batchvision.stopping import StopSignal
+
+pytestmark = pytest.mark.anyio
+
+EXHAUSTED = AttemptsExhausted.kind
+
+
+@pytest.fixture
+def anyio_backend():
+    return ("asyncio", VIRTUAL)
+
+
+def row(row_id: str) -> Row:
+    return Row(1, row_id, "What is it?", (), (), f"skip {row_id}")
+
+
+class Books:
+    """In the place of exchanges: what was booked, shared and failed, by row."""
+
+    def __init__(self) -> None:
+        self.booked: list[tuple[str, Outcome | None]] = []
+        self.shared: list[tuple[str, Outcome]] = []
+        self.failed: dict[str, RowFault] = {}
+        self.on_disk: dict[str, list[Completed]] = {}
+
+    def book(self, judged: Judged) -> None:
+        self.booked.append((judged.exchange.intent.row_id, judged.verdict.outcome))
+
+    def share(self, outcome: Outcome, request: Request) -> None:
+        self.shared.append((request.row_id, outcome))
+
+    def fail(self, row: Row, fault: RowFault) -> None:
+        self.failed[row.row_id] = fault
+
+    async def read_answers(self, wanted: set[str]) -> Mapping[str, Sequence[Completed]]:
+        return {key: self.on_disk[key] for key in wanted if key in self.on_disk}
+
+    @property
+    def ends(self) -> dict[str, str]:
+        return {
+            row_id: "completed" if isinstance(outcome, Completed) else outcome.error_kind
+            for row_id, outcome in self.booked
+            if outcome is not None
+        }
+
+
+class Requests:
+    """In the place of a preparer: a row's key is the first letter of its id; rows that are ``bad`` have a fault."""
+
+    bad = "bad"
+
+    def downloads(self, row: Row) -> bool:
+        return False
+
+    async def prepare(self, row: Row) -> Request:
+        if row.row_id == self.bad:
+            raise RowInvalid("it is bad")
+        return Request(row.row_id, row.row_id[0], row.skip_key, b"[]", (), (), (), Estimate(1, None, None))
+
+
+class Before:
+    """In the place of a standing: what earlier runs say of a row."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, RowState] = {}
+        self.kept: list[str] = []
+
+    def state(self, row_id: str, key: str) -> RowState:
+        return self.states.get(row_id, RowState.NEW)
+
+    def failed_before(self, row_id: str, key: str) -> Failed:
+        return a_failed(an_intent(1, row_id=row_id), quarantined=True)
+
+    def keep_failed(self, row_id: str, key: str) -> None:
+        self.kept.append(row_id)
+
+
+class Desk:
+    """A delivery, with all it talks to."""
+
+    def __init__(self, answered: KeySet | None = None, *, wants_failed: bool = False) -> None:
+        self.books, self.before, self.counters, self.stop = Books(), Before(), Counters(), StopSignal()
+        self.streak = 0
+        self.allows = True
+        parts: dict[str, Any] = {"exchanges": self.books, "preparer": Requests(), "standing": self.before}
+        self.delivery = Delivery(
+            **parts,
+            counters=self.counters,
+            stop=self.stop,
+            failures_in_a_row=lambda: self.streak,
+            failures_allowed=lambda failed, ended: self.allows,
+            wants=lambda failed: wants_failed,
+            sharing=Sharing(answered or KeySet()),
+        )
+
+    async def asked(self, *row_ids: str) -> list[str]:
+        """Those of the rows that are to be sent."""
+        found = [await self.delivery.request_of(row(row_id)) for row_id in row_ids]
+        return [request.row_id for request in found if request is not None]
+
+    def concludes(
+        self, row_id: str, kind: str | None = None, step: Again | Stop | None = None, *, ends: bool = True
+    ) -> Again | None:
+        """The row's attempt is over: answered, or failed with ``kind``; and the row with it, if that ``ends`` it."""
+        intent = an_intent(1, row_id=row_id, request_key=row_id[0])
+        return self.delivery.conclude(row(row_id), Judged(Exchange(intent), _verdict(intent, kind, step, ends=ends)))
+
+    @property
+    def again(self) -> set[bytes]:
+        return set(self.delivery.again)
+
+
+def _verdict(intent: Intent, kind: str | None, step: Again | Stop | None, *, ends: bool) -> Verdict:
+    if kind is None:
+        return Verdict(an_attempt(intent), a_completed(intent), step, None)
+    attempt = an_attempt(intent, AttemptState.FAILED if ends else AttemptState.RETRIED, error_kind=kind)
+    return Verdict(attempt, a_failed(intent, kind) if ends else None, step, ServerError("boom"))
+
+
+def digests(*row_ids: str) -> set[bytes]:
+    return {row_digest(row_id, "") for row_id in row_ids}
+
+
+# ---------------------------------------------------------------------------------- before the wire
+
+
+async def test_only_rows_that_have_no_end_yet_are_sent():
+    desk = Desk()
+    states = (RowState.DONE, RowState.FAILED, RowState.AWAITING, RowState.HELD, RowState.NEW)
+    desk.before.states = dict(zip("abcde", states, strict=True))
+    assert await desk.asked(*"abcde") == ["e"]
+    assert (desk.counters.rows_done_before, desk.counters.rows_failed, desk.counters.rows_quarantined) == (1, 1, 1)
+    assert desk.before.kept == ["b"]
+
+
+async def test_a_row_that_failed_before_is_sent_where_it_is_wanted():
+    desk = Desk(wants_failed=True)
+    desk.before.states = {"a": RowState.FAILED}
+    assert await desk.asked("a") == ["a"]
+    assert desk.before.kept == []
+
+
+async def test_a_row_with_a_fault_of_its_own_fails_and_nothing_is_sent():
+    desk = Desk()
+    assert await desk.asked("bad", "a") == ["a"]
+    assert desk.books.failed.keys() == {"bad"}
+
+
+async def test_the_stream_of_rows_ends_with_the_stop():
+    send, receive = anyio.create_memory_object_stream[Row](1)
+    stop = StopSignal()
+    with send, receive:
+        send.send_nowait(row("a"))
+        assert await next_row(receive, stop) == row("a")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_stop_soon, stop)
+            assert await next_row(receive, stop) is None
+
+
+async def _stop_soon(stop: StopSignal) -> None:
+    await anyio.sleep(5)
+    stop.request(OutOfCredit("none left"))
+
+
+# ---------------------------------------------------------------------------------- an end is shared
+
+
+async def test_a_rows_answer_is_that_of_all_who_ask_the_same():
+    desk = Desk()
+    assert await desk.asked("a1", "a2", "b1", "a3") == ["a1", "b1"]
+    desk.concludes("a1")
+    assert [row_id for row_id, _ in desk.books.shared] == ["a2", "a3"]
+    assert await desk.asked("a4") == []
+    assert [row_id for row_id, _ in desk.books.shared] == ["a2", "a3", "a4"]
+
+
+async def test_a_paid_failure_is_shared_and_another_lets_the_others_ask():
+    desk = Desk()
+    await desk.asked("a1", "a2", "b1", "b2")
+    desk.concludes("a1", "refused")
+    desk.concludes("b1", "image_unreachable")
+    assert [row_id for row_id, _ in desk.books.shared] == ["a2"]
+    assert desk.again == digests("b2")
+    assert desk.delivery.first_tries(row("b2")) == Tries()
+    assert desk.again == set()
+
+
+async def test_answers_of_earlier_runs_are_read_from_the_disk_once_for_all_late_rows():
+    desk = Desk(KeySet(map(key_bytes, "ab"), Keep.HINT))
+    desk.books.on_disk = {"a": [a_completed(an_intent(1, row_id="a0", request_key="a"))]}
+    assert await desk.asked("a0", "a1", "b1") == []
+    await desk.delivery.serve_late()
+    assert [row_id for row_id, _ in desk.books.shared] == ["a1"]
+    assert desk.counters.rows_done_before == 1, "its own answer: nothing is shared with itself"
+    assert desk.again == digests("b1"), "no answer is there after all"
+    assert await desk.asked("b1") == ["b1"]
+
+
+# ---------------------------------------------------------------------------------- outages
+
+
+async def test_a_row_out_of_attempts_in_a_streak_fails_when_somebody_else_is_answered():
+    desk = Desk()
+    desk.streak = 3
+    desk.concludes("a", EXHAUSTED)
+    assert desk.books.ends == {}
+    desk.streak = 0
+    desk.concludes("b")
+    assert desk.books.ends == {"b": "completed", "a": EXHAUSTED}
+    assert desk.again == set()
+
+
+async def test_rows_that_failed_in_an_outage_are_asked_again_once():
+    desk = Desk()
+    desk.streak = OUTAGE_AFTER_FAILURES - 1
+    desk.concludes("a", EXHAUSTED)
+    desk.streak = OUTAGE_AFTER_FAILURES
+    desk.concludes("b", EXHAUSTED)
+    assert desk.again == digests("a", "b")
+    assert desk.books.booked == [("a", None), ("b", None)], "their attempts are listed, the rows have not ended"
+    desk.concludes("a", EXHAUSTED)
+    assert desk.books.ends == {"a": EXHAUSTED}, "a row is spared once"
+
+
+async def test_another_failure_is_no_suspect_even_in_a_streak():
+    desk = Desk()
+    desk.streak = 3
+    desk.concludes("a", "request_rejected")
+    assert desk.books.ends == {"a": "request_rejected"}
+
+
+@pytest.mark.parametrize(("is_stopped", "streak"), [(True, 3), (True, 0), (False, 3)])
+async def test_suspects_stay_pending_only_where_the_run_stops_in_the_streak(is_stopped: bool, streak: int):
+    desk = Desk()
+    desk.streak = 3
+    desk.concludes("a", EXHAUSTED)
+    if is_stopped:
+        desk.stop.request(OutOfCredit("none left"))
+    desk.streak = streak
+    desk.delivery.end_suspects()
+    assert desk.books.ends == ({} if is_stopped and streak else {"a": EXHAUSTED})
+    assert Counter(row_id for row_id, _ in desk.books.booked) == {"a": 1}
+
+
+# ---------------------------------------------------------------------------------- what follows
+
+
+async def test_a_step_is_handed_to_the_caller_or_stops_the_run():
+    desk = Desk()
+    again = Again(2.0, Tries(spent=2))
+    assert desk.concludes("a", "server_error", again, ends=False) is again
+    assert not desk.stop.is_set
+    assert desk.concludes("a", "out_of_credit", Stop(OutOfCredit("none left")), ends=False) is None
+    assert isinstance(desk.stop.reason, OutOfCredit)
+
+
+async def test_too_many_failures_stop_the_run_once_enough_rows_have_ended():
+    desk = Desk()
+    desk.allows = False
+    desk.counters.rows_failed_at_provider = ENDED_BEFORE_SHARE_COUNTS - 2
+    desk.counters.rows_completed = 1
+    desk.concludes("a", "refused")
+    assert not desk.stop.is_set, "a share of few rows says nothing"
+    desk.counters.rows_completed = 2
+    desk.concludes("b", "refused")
+    assert isinstance(desk.stop.reason, TooManyFailures)
+    assert "--status failed" in str(desk.stop.reason)
+
+
+async def test_a_pause_before_a_retry_ends_with_the_stop():
+    desk = Desk()
+    assert await desk.delivery.pause(1.0) is True
+    began = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_soon, desk.stop)
+        assert await desk.delivery.pause(1_000.0) is False
+    assert anyio.current_time() - began < 10
