@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import random
 import sys
 import tempfile
@@ -131,6 +132,7 @@ def prove(name: str, tasks: Iterator[Proof] | str, folder: Path, workers: int) -
         print(f"\n{name}: skipped: {tasks}", flush=True)
         return None
     started, tally = time.monotonic(), Tally()
+    logging.disable()  # what runs in this process warns of each cut
     with ThreadPoolExecutor(workers) as pool:
         numbers, word = itertools.count(), "".join(letter if letter.isalnum() else "-" for letter in name)
         for found in pool.map(lambda task: task(folder / f"{word}-{next(numbers)}"), tasks):
