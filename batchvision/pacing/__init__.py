@@ -60,6 +60,7 @@ class Departure:
     epoch: int
     probe: bool
     tokens: float
+    slip: float = 0.0  #: of the pace when the moment was given
     departed_at: float = float("-inf")
     has_landed: bool = False
 
@@ -93,7 +94,7 @@ class Pacing:
         if self._tokens is not None:
             self._tokens.take_nowait(tokens)
         taken = 0.0 if self._tokens is None else tokens
-        return Departure(self.pace.reserve(), self.pace.epoch, False, taken)
+        return Departure(self.pace.reserve(), self.pace.epoch, False, taken, self.pace.slip_seconds)
 
     async def admit(self, tokens: float) -> Departure:
         """Wait until a request of about ``tokens`` is next; its moment is near when this returns."""
@@ -123,25 +124,33 @@ class Pacing:
         """One request and one poll at most wait here; the door lets them through by turns."""
         async with self._door:
             await self.pace.admit()
-            return Departure(self.pace.reserve(), self.pace.epoch, probe, tokens)
+            return Departure(self.pace.reserve(), self.pace.epoch, probe, tokens, self.pace.slip_seconds)
 
     async def depart(self, departure: Departure) -> None:
         """The last wait before the wire. A pause or a cut since the moment was given holds for this request too."""
         while True:
             if departure.epoch != self.pace.epoch:
                 departure.epoch, departure.moment = self.pace.epoch, self.pace.reserve()
-            at = max(departure.moment, self._resume_at)
-            if anyio.current_time() >= at:
-                departure.departed_at = anyio.current_time()
+                departure.slip = self.pace.slip_seconds
+            at = self._moment_of(departure)
+            if (now := anyio.current_time()) >= at:
+                self._depart_at(now, departure, at)
                 return
             await anyio.sleep_until(at)
+
+    def _moment_of(self, departure: Departure) -> float:
+        return max(departure.moment + self.pace.slip_seconds - departure.slip, self._resume_at)
+
+    def _depart_at(self, now: float, departure: Departure, moment: float) -> None:
+        departure.departed_at = now
+        self.pace.late(now - moment)
 
     def departs_now(self, departure: Departure) -> bool:
         """The last look, where no wait is due."""
         now = anyio.current_time()
-        if departure.epoch != self.pace.epoch or now < departure.moment or now < self._resume_at:
+        if departure.epoch != self.pace.epoch or now < (moment := self._moment_of(departure)):
             return False
-        departure.departed_at = now
+        self._depart_at(now, departure, moment)
         return True
 
     def land(self, departure: Departure) -> None:

@@ -98,6 +98,7 @@ class Pace:
         self._good = given_per_second  #: the rate that was fine before the last trouble
         self._limiter = None if given_per_second is None else limiter_of(given_per_second)
         self._credit_seconds = CREDIT_SECONDS
+        self.slip_seconds = 0.0  #: by how much moments have been put off since the beginning
         self._next_at = 0.0
         self._ramp_from: float | None = None
         self._most_in_flight = most_in_flight
@@ -150,6 +151,13 @@ class Pace:
         moment = max(self._next_at, now - self._credit_seconds)
         self._next_at = moment + 1 / rate
         return moment
+
+    def late(self, seconds: float) -> None:
+        """A departure was late. Where the provider's burst is small, those behind it keep their distance and are put
+        off by as much; elsewhere they go when they would have gone."""
+        if not self._credit_seconds:
+            self.slip_seconds += seconds
+            self._next_at += seconds
 
     def _rate_at(self, moment: float) -> float | None:
         if self.per_second is None or self._ramp_from is None:

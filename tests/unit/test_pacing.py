@@ -245,6 +245,18 @@ async def test_polls_take_at_most_half_of_the_rate():
     assert anyio.current_time() - start >= 18
 
 
+@pytest.mark.parametrize(("credit_seconds", "distance_seconds"), [(0.0, 0.1), (0.25, 0.0)])
+async def test_behind_a_late_departure_the_distance_is_kept_where_the_burst_is_small(credit_seconds, distance_seconds):
+    pacing = Pacing(PacingLimits(requests_per_second=10))
+    pacing.gate.answered()
+    pacing.pace._credit_seconds = credit_seconds
+    late, behind = await pacing.admit(0), await pacing.admit(0)
+    await anyio.sleep(0.15)
+    await pacing.depart(late)
+    await pacing.depart(behind)
+    assert behind.departed_at - late.departed_at == pytest.approx(distance_seconds, abs=0.01)
+
+
 async def test_polls_have_their_turns_while_hundreds_of_requests_queue():
     pacing = Pacing(PacingLimits(requests_per_second=100))
     pacing.gate.answered()
