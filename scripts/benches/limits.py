@@ -127,7 +127,7 @@ def _shares(each: Sequence[Result], case: Case) -> list[str]:
 
 
 def tokens_a_minute(chosen: Namespace, folder: Path, server: Server, case: Case) -> None:
-    spec = _night(folder, case, "sizes", TOKENS_PER_MINUTE / 60 / 2_000, question="What is this? tokens={tokens}")
+    spec = _night(folder, case, "sizes", TOKENS_PER_MINUTE / 60 / 2_000, question="What is {title}? tokens={tokens}")
     each = interleaved([Contender("batchvision", "batchvision", spec, case.server)], chosen.rounds, server)
     table(
         f"Server: {TOKENS_PER_MINUTE:,} tokens a minute; images of 200 to 6,000 tokens",
