@@ -50,6 +50,8 @@ class Arrival:
         self._encoding = ""
         self._is_framed = False  # the head says where the body ends; otherwise the connection's end is its end
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
+        # an odd character in some header is no reason to lose an answer that was paid for; framing stays strict
+        self._parser.set_dangerous_leniencies(lenient_headers=True)
 
     # ---------------------------------------------------------------------------- what happens on the connection
 

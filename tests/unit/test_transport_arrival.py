@@ -142,3 +142,10 @@ def test_bytes_from_anywhere_raise_nothing(data: bytes) -> None:
         arrival = arrived(beginning + data)
         arrival.hang_up("")
         assert arrival.is_over
+
+
+def test_an_odd_character_in_a_header_loses_no_answer() -> None:
+    """It would be asked for, and paid for, again."""
+    arrival = Arrival(1000)
+    arrival.feed(b"HTTP/1.1 200 OK\r\nset-cookie: \x1b[2J=\xff\r\ncontent-length: 2\r\n\r\n{}")
+    assert (arrival.status, arrival.body.content(), arrival.is_whole) == (200, b"{}", True)
