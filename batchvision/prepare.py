@@ -7,7 +7,7 @@ from dataclasses import replace
 from batchvision import keys
 from batchvision.errors import RowFault, RowInvalid
 from batchvision.estimate import Estimator
-from batchvision.images import ImageSource
+from batchvision.images import ImageSource, redact_reference
 from batchvision.prompt import Conversation
 from batchvision.records import Estimate, Payload, Request, Row
 from batchvision.secrets import url_credentials
@@ -100,13 +100,22 @@ async def payloads_of(
     """The images of ``row`` that are sent, in order; their identities make its request_key. Raises RowFault."""
     payloads: list[Payload] = []
     first_fault: RowFault | None = None
-    for ref in row.images:
+    for place, ref in enumerate(row.images):
         try:
             payloads.append(await images.payload(ref, inline=inline))
         except RowFault as fault:
+            first_fault = first_fault or _of_one_image(fault, row, place)
             if not skip_bad_images:
-                raise
-            first_fault = first_fault or fault
+                raise first_fault from None
     if not payloads and first_fault is not None:
         raise first_fault
     return payloads
+
+
+def _of_one_image(fault: RowFault, row: Row, place: int) -> RowFault:
+    """The fault; in a row of several images, also which one has it."""
+    if len(row.images) == 1:
+        return fault
+    shown = redact_reference(row.images[place])
+    named = "" if shown in str(fault) else f", {shown}"
+    return type(fault)(f"image {place + 1} of {len(row.images)}{named}: {fault}")

@@ -134,7 +134,7 @@ async def test_which_column_an_image_is_from_counts_where_the_prompt_places_it_b
 
 async def test_a_bad_image_fails_its_row_or_is_left_out_as_the_job_says(photos: Path) -> None:
     torn = row("torn.png", "blue.png")
-    with pytest.raises(ImageUnreadable):
+    with pytest.raises(ImageUnreadable, match=r"image 1 of 2, torn\.png: truncated PNG"):
         await preparer(photos).prepare(torn)
     request = await preparer(photos, skip_bad_images=True).prepare(torn)
     assert request.image_ref == ("blue.png",)
