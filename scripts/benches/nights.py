@@ -79,6 +79,8 @@ def with_batchvision(spec: Spec) -> int:
 def _checked(summary: RunSummary, spec: Spec) -> int:
     if summary.exit_code and "seconds" not in spec:
         raise RuntimeError(f"the run did not end well: {summary.stop_reason} {summary.message}")
+    if summary.requests_sent < summary.rows_completed:
+        raise RuntimeError("rows shared answers: this would measure fewer requests than rows")
     return summary.rows_completed
 
 
