@@ -19,6 +19,8 @@ from batchvision.records import ImageKind, ImageRef
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _DATA_URI = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 _IMAGE_NAME = re.compile(r"\.(jpe?g|jfif|png|webp|gif|avif|tiff?|bmp|hei[cf])$", re.IGNORECASE)
+#: Brackets stand around an IPv6 address and nowhere else; urlsplit takes what has them anywhere behind one.
+_AUTHORITY = re.compile(r"(?:[^\[\]]*@)?(?:\[[^\[\]]+\]|[^\[\]@]+?)(?::[0-9]*)?")
 _UNUSABLE = re.compile(r"[\x00-\x20\x7f\\]")
 
 #: Parameters that are never anything but a credential.
@@ -161,6 +163,7 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         usable = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = usable and _AUTHORITY.fullmatch(parts.netloc) is not None
     except ValueError:
         usable = False
     if not usable or _UNUSABLE.search(url):

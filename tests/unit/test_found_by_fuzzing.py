@@ -13,7 +13,8 @@ from checkpoint_rows import START, an_answer
 
 from batchvision.checkpoint.entries import Header, Received, decode, encode
 from batchvision.checkpoint.journal import read_segment
-from batchvision.errors import CheckpointDamaged, JobInvalid
+from batchvision.errors import CheckpointDamaged, ImageUnreachable, JobInvalid
+from batchvision.images.references import check_url, redact_url
 from batchvision.manifest.parquet import ParquetManifest
 from batchvision.secrets import Secret, Secrets
 
@@ -68,3 +69,24 @@ def test_a_journal_whose_header_somebody_edited_names_no_file_and_is_damage(
             continue
         with pytest.raises(CheckpointDamaged, match="Next:"):
             read_segment(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_usable"),
+    [
+        ("http://[::1]/a.png", True),
+        ("https://user:word@[2001:db8::1]:8443/a.png?sig=1", True),
+        ("http://u:p@host.example:80/a.png", True),
+        ("http://[::1]x/a.png", False),
+        ("http://[::1][{:[[@[[[ttp://[:@[z", False),
+        ("http://a[b@host.example/a.png", False),
+    ],
+)
+def test_brackets_stand_around_an_address_and_nowhere_else_in_a_url(url: str, is_usable: bool) -> None:
+    """Behind one address urlsplit takes any bracket; without its user, such a URL is none any more."""
+    if not is_usable:
+        with pytest.raises(ImageUnreachable, match="not a usable URL"):
+            check_url(url)
+        return
+    check_url(url)
+    assert redact_url(redact_url(url)) == redact_url(url)
