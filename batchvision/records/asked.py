@@ -202,9 +202,6 @@ class Request:
     image_sha256: tuple[str | None, ...]
     keep: tuple[Cell, ...]
     estimate: Estimate
-    attempts_before: int = 0  #: ledger attempts of this request in earlier runs
-    cost_before_ticks: int = 0  #: what those cost
-    runs_failed: int = 0  #: consecutive runs in which the row failed, before this one
     has_urls: bool = False  #: an image travels as a URL, so that inlining it is left to try
     raised_estimate: Estimate | None = None  #: for the one retry with a larger max_tokens, where the job allows it
     credentials: tuple[Secret, ...] = ()  #: of the image URLs handed over: masked in whatever comes back

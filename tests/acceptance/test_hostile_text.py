@@ -158,15 +158,15 @@ def test_hostile_answers_fail_their_rows_and_nothing_they_say_reaches_the_termin
         answer=f"schema = {schema}",
         limits='request_timeout_seconds = 3\nmax_attempts = 1\nmax_failed = "100%"',
     )
-    began = time.monotonic()
     done = bench.call("run", job, "--provider", "xai", "--base-url", provider)
     assert done.returncode == 3, done.stderr
-    assert time.monotonic() - began < 60
     answered = {row["row_id"]: row for row in bench.table("results")}
     failed = {row["row_id"]: row["error_kind"] for row in bench.table("failures")}
     assert failed == {case: kind for case, (_, kind) in CASES.items() if kind}
     assert set(answered) == {case for case, (_, kind) in CASES.items() if kind is None}
     assert answered["controls"]["answer_say"] == NASTY, "what is stored is what was said"
+    last = {row["row_id"]: row["last_error_kind"] for row in bench.table("failures")}
+    assert (last["drip"], last["headers"]) == ("answer_cut_short", "timeout"), "the deadline ends what never ends"
     messages = [row["error_message"] or "" for name in ("failures", "attempts") for row in bench.table(name)]
     assert_quiet(done.stdout, done.stderr, *messages)
     for words in (("status",), ("status", "--json"), ("show",), ("show", "--status", "failed")):

@@ -305,8 +305,6 @@ async def test_too_many_failures_stop_the_run_once_enough_rows_have_ended():
 async def test_a_pause_before_a_retry_ends_with_the_stop():
     desk = Desk()
     assert await desk.delivery.pause(1.0) is True
-    began = anyio.current_time()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_soon, desk.stop)
         assert await desk.delivery.pause(1_000.0) is False
-    assert anyio.current_time() - began < 10
