@@ -5,6 +5,7 @@ The rule: :class:`Store` is the one owner of an output's files; :class:`OutputVi
 
 from batchvision.checkpoint.books import Verdict, is_unclear
 from batchvision.checkpoint.cells import type_of
+from batchvision.checkpoint.compaction import Compacted, compact
 from batchvision.checkpoint.disk import Disk, LocalDisk, Offload, inline
 from batchvision.checkpoint.keyset import Keep, KeySet
 from batchvision.checkpoint.lock import Holder, OutputLock
@@ -21,6 +22,7 @@ __all__ = [
     "AmbiguousAttempt",
     "Carried",
     "Columns",
+    "Compacted",
     "Disk",
     "Holder",
     "Keep",
@@ -38,6 +40,7 @@ __all__ = [
     "Store",
     "Sums",
     "Verdict",
+    "compact",
     "inline",
     "is_unclear",
     "load_recipe",

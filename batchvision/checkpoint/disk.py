@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol, TypeVar
 
 import anyio
@@ -23,6 +25,8 @@ T = TypeVar("T")
 PRIVATE = 0o600
 #: What the umask leaves of it.
 PUBLIC = 0o666
+#: What a :class:`GrowingFile` gathers before it writes.
+_GATHERED_BYTES = 1024 * 1024
 
 
 class Disk(Protocol):
@@ -149,6 +153,78 @@ def start_file(disk: Disk, path: Path, content: bytes | memoryview, mode: int, o
                 disk.remove(hidden)
         raise
     return descriptor
+
+
+class GrowingFile:
+    """As :func:`replace_file`, for what is too large to be in memory: a file for a Parquet writer, under its hidden
+    name until :meth:`publish`. Left without that, it is removed.
+
+    A write that has failed fails all that follow: whoever swallows the first does not publish half a file.
+    """
+
+    closed = False  #: for whom takes it for one of Python's own files
+
+    def __init__(self, disk: Disk, path: Path) -> None:
+        self.size_bytes = 0
+        self._disk = disk
+        self._hidden = hidden_name(path)
+        self._hash = sha256()
+        self._gathered = bytearray()
+        self._fault: BaseException | None = None
+        make_folders(disk, path.parent)
+        self._descriptor = disk.create(self._hidden, PUBLIC)
+
+    @property
+    def sha256(self) -> str:
+        """Of all that was written so far."""
+        return self._hash.hexdigest()
+
+    def write(self, content: bytes | memoryview) -> int:
+        self._check()
+        self._hash.update(content)
+        self._gathered += content
+        self.size_bytes += len(content)
+        if len(self._gathered) >= _GATHERED_BYTES:
+            self._write_gathered()
+        return len(content)
+
+    def tell(self) -> int:
+        return self.size_bytes
+
+    def flush(self) -> None:
+        """Nothing is durable before :meth:`publish`, and nobody looks at it."""
+
+    def publish(self, path: Path) -> None:
+        """Make it durable under a name in the same folder."""
+        self._check()
+        self._write_gathered()
+        self._disk.sync(self._descriptor)
+        self._disk.rename(self._hidden, path)
+        self._disk.sync_folder(path.parent)
+
+    def _check(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+
+    def _write_gathered(self) -> None:
+        content, self._gathered = self._gathered, bytearray()
+        try:
+            self._disk.write(self._descriptor, memoryview(content))
+        except BaseException as fault:
+            self._fault = fault
+            raise
+
+    def __enter__(self) -> GrowingFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):
+            self._disk.close(self._descriptor)
+        if isinstance(fault, Exception) and self._hidden.exists():  # a full disk needs the room
+            with suppress(OSError):
+                self._disk.remove(self._hidden)
 
 
 @contextmanager

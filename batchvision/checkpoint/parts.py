@@ -1,21 +1,27 @@
-"""Sealed Parquet files: written whole into memory, then to a hidden name, fsync, rename, fsync of the folder.
+"""Sealed Parquet files: written to a hidden name, fsync, rename, fsync of the folder; small ones whole from memory,
+those that are made of others a row group at a time.
 
 The rule: only this module writes or opens Parquet. Parquet's own writer swallows a full disk, so it never sees one.
-Page checksums are written, and checked on every read.
+Page checksums are written, and checked on every read. A part that was merged into another while somebody read the table
+is found there, row for row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchvision.checkpoint.disk import Disk, hidden_name, replace_file
+from batchvision.checkpoint import lineage
+from batchvision.checkpoint.disk import Disk, GrowingFile, hidden_name, replace_file
 from batchvision.errors import CheckpointDamaged
 from batchvision.records import PartFile
 
@@ -23,7 +29,10 @@ from batchvision.records import PartFile
 DATED = ("results", "attempts")
 FAILURES_TABLE = "failures"
 #: In a padded part's metadata: the sha256 of the files it was before.
-EARLIER = "batchvision.earlier_sha256"
+EARLIER = b"batchvision.earlier_sha256"
+#: A row group of a part that is made of others, and a batch of any: what a reader has in memory of a column at once.
+GROUP_ROWS = 16_384
+GROUP_BYTES = 32 * 1024 * 1024
 
 
 def dated_path(table: str, shard: str, run_id: str, started_at: datetime, seq: int) -> str:
@@ -36,9 +45,40 @@ def failures_path(shard: str) -> str:
 
 
 def part_paths(output: Path, table: str) -> list[Path]:
-    """The sealed parts of a table, all shards and dates, in the order of their names."""
-    pattern = "part-*.parquet" if table == FAILURES_TABLE else "run_date=*/part-*.parquet"
-    return sorted((output / table).glob(pattern))
+    """The parts of a table that count, all shards and dates, in the order of their names: without those that others
+    were made of and that are still there."""
+    if table == FAILURES_TABLE:
+        return sorted((output / table).glob("part-*.parquet"))
+    while True:
+        paths = _listed(output / table, "run_date=*/part-*.parquet")
+        with suppress(FileNotFoundError):  # one of them was merged since: look again
+            gone = replaced(paths)
+            return [path for path in paths if path not in gone]
+
+
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    """As it is twice in a row: while parts are merged, one look may miss both the new name and an old one."""
+    paths, before = sorted(folder.glob(pattern)), None
+    while paths != before:
+        paths, before = sorted(folder.glob(pattern)), paths
+    return paths
+
+
+def replaced(paths: Sequence[Path]) -> set[Path]:
+    """Those of the parts that others among them were made of. A part that cannot be read replaces none: it is damage,
+    which whoever reads it is told."""
+    found: set[Path] = set()
+    neighbours = Counter(map(_whose, paths))
+    for path in paths:
+        if neighbours[_whose(path)] > 1 and lineage.is_merged(path.name):
+            with suppress(CheckpointDamaged):
+                found.update(path.with_name(ancestor.name) for ancestor in ancestors_of(path))
+    return found.intersection(paths)
+
+
+def _whose(path: Path) -> tuple[Path, str | None]:
+    name = lineage.Name.of(path.name)
+    return path.parent, name and name.shard
 
 
 def seal(disk: Disk, output: Path, relative: str, table: pa.Table) -> PartFile:
@@ -48,10 +88,39 @@ def seal(disk: Disk, output: Path, relative: str, table: pa.Table) -> PartFile:
     return PartFile(relative.split("/")[0], relative, table.num_rows, sha256(content).hexdigest())
 
 
+_WRITTEN = {"compression": "zstd", "write_page_checksum": True, "store_schema": True}
+
+
 def _parquet(table: pa.Table) -> memoryview:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True, store_schema=True)
+    pq.write_table(table, sink, **_WRITTEN)
     return memoryview(sink.getvalue())
+
+
+def write_batches(file: GrowingFile, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """A part, a row group at a time; columns that a batch lacks are null. Raises OSError, or what ``batches`` does."""
+    with pq.ParquetWriter(file, schema, **_WRITTEN) as writer:
+        for group in _groups(_fitted(batch, schema) for batch in batches):
+            writer.write_table(group, row_group_size=max(1, group.num_rows))
+
+
+def _fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    there = batch.schema.names
+    columns = [batch[field.name] if field.name in there else pa.nulls(batch.num_rows, field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    gathered: list[pa.RecordBatch] = []
+    rows = size_bytes = 0
+    for batch in batches:
+        if gathered and (rows + batch.num_rows > GROUP_ROWS or size_bytes + batch.nbytes > GROUP_BYTES):
+            yield pa.Table.from_batches(gathered)
+            gathered, rows, size_bytes = [], 0, 0
+        gathered.append(batch)
+        rows, size_bytes = rows + batch.num_rows, size_bytes + batch.nbytes
+    if gathered:
+        yield pa.Table.from_batches(gathered)
 
 
 @contextmanager
@@ -68,30 +137,87 @@ def _whole(path: Path) -> Iterator[None]:
         ) from fault
 
 
+class _Opened(NamedTuple):
+    """A part, or the part that it was merged into: then only the rows from ``start`` to ``stop`` are its own."""
+
+    part: pq.ParquetFile
+    start: int
+    stop: int
+
+    def batches(self, names: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        at = 0
+        for batch in self.part.iter_batches(GROUP_ROWS, columns=None if names is None else list(names)):
+            first, last = max(self.start - at, 0), min(self.stop - at, batch.num_rows)
+            if first < last:
+                yield batch.slice(first, last - first)
+            at += batch.num_rows
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[_Opened]:
+    """Raises FileNotFoundError where it is nowhere, CheckpointDamaged also for what is found while reading."""
+    with _whole(path):
+        where, opened = path, None
+        while opened is None:
+            try:
+                part = pq.ParquetFile(where, page_checksum_verification=True)
+                opened = _Opened(part, 0, part.metadata.num_rows)
+            except FileNotFoundError:
+                opened = _merged_into(path)
+        with opened.part:
+            yield opened
+
+
+def _merged_into(path: Path) -> _Opened | None:
+    """None: what it was merged into was itself merged at this moment. Raises FileNotFoundError."""
+    for heir in filter(lambda heir: lineage.is_merged(heir.name), _listed(path.parent, "part-*.parquet")):
+        try:
+            own = next((each for each in ancestors_of(heir) if each.name == path.name), None)
+            if own is not None:
+                return _Opened(pq.ParquetFile(heir, page_checksum_verification=True), own.start, own.stop)
+        except FileNotFoundError:
+            return None
+        except CheckpointDamaged:
+            continue  # whoever reads that one is told
+    raise FileNotFoundError(path)
+
+
 def read_part(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     """A part's table, or the columns of it that are named. Raises CheckpointDamaged."""
-    with _whole(path), pq.ParquetFile(path, page_checksum_verification=True) as part:
-        return part.read(columns=None if names is None else list(names))
+    with _open(path) as (part, start, stop):
+        table = part.read(columns=None if names is None else list(names))
+        return table if table.num_rows == stop - start else table.slice(start, stop - start)
 
 
 def batches_of(path: Path, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """A part's rows, a batch at a time."""
-    with _whole(path), pq.ParquetFile(path, page_checksum_verification=True) as part:
-        yield from part.iter_batches(columns=None if names is None else list(names))
+    with _open(path) as opened:
+        yield from opened.batches(names)
+
+
+def rows_with(path: Path, name: str, values: pa.Array) -> Iterator[pa.Table]:
+    """The rows of a part whose cell in one column is one of these; of the other columns only what they need is read."""
+    with _open(path) as (part, start, stop):
+        at = 0
+        for number in range(part.num_row_groups):
+            cells = part.read_row_group(number, columns=[name])[name]
+            places = pc.indices_nonzero(pc.is_in(cells, value_set=values)).to_pylist()
+            own = [place for place in places if start <= at + place < stop]
+            if own:
+                yield part.read_row_group(number).take(pa.array(own))
+            at += len(cells)
 
 
 def part_file(output: Path, path: Path) -> PartFile:
     """A sealed part as it is now, to be listed. Raises CheckpointDamaged."""
     relative = str(path.relative_to(output))
-    with path.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
-    return PartFile(relative.split("/")[0], relative, row_count(path), digest)
+    return PartFile(relative.split("/")[0], relative, row_count(path), sha256_of(path))
 
 
 def row_count(path: Path) -> int:
     """How many rows a part has, by its footer alone."""
-    with _whole(path), pq.ParquetFile(path) as part:
-        return int(part.metadata.num_rows)
+    with _open(path) as (_, start, stop):
+        return stop - start
 
 
 def pad_part(disk: Disk, path: Path, schema: pa.Schema) -> bool:
@@ -99,18 +225,21 @@ def pad_part(disk: Disk, path: Path, schema: pa.Schema) -> bool:
 
     A column that only the part has stays, at the end: nothing that was paid for is dropped.
     """
-    names = schema_of(path).names
-    if names[: len(schema.names)] == schema.names:
+    there = schema_of(path)
+    if there.names[: len(schema.names)] == schema.names:
         return False
-    table = read_part(path)
-    for at, field in enumerate(schema):
-        if field.name not in table.column_names:
-            table = table.add_column(at, field, pa.nulls(table.num_rows, field.type))
-    rest = [name for name in table.column_names if name not in schema.names]
-    padded = table.select([*schema.names, *rest])
-    before = [*earlier_sha256(path), sha256(path.read_bytes()).hexdigest()]
-    replace_file(disk, path, _parquet(padded.replace_schema_metadata({EARLIER: " ".join(before)})))
+    fields = [*schema, *(field for field in there if field.name not in schema.names)]
+    before = " ".join([*earlier_sha256(path), sha256_of(path)])
+    padded = pa.schema(fields, metadata={**(there.metadata or {}), EARLIER: before})
+    with GrowingFile(disk, path) as file:
+        write_batches(file, padded, batches_of(path))
+        file.publish(path)
     return True
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def schema_of(path: Path) -> pa.Schema:
@@ -122,7 +251,13 @@ def schema_of(path: Path) -> pa.Schema:
 def earlier_sha256(path: Path) -> list[str]:
     """Of what the part was before columns were added to it, oldest first: a summary may list it so."""
     metadata = schema_of(path).metadata or {}
-    return list(metadata.get(EARLIER.encode(), b"").decode().split())
+    return list(metadata.get(EARLIER, b"").decode().split())
+
+
+def ancestors_of(path: Path) -> tuple[lineage.Ancestor, ...]:
+    """What a part was made of; nothing where it was sealed as it is. Raises CheckpointDamaged."""
+    with _whole(path):
+        return lineage.read(pq.read_schema(path).metadata)
 
 
 def remove_leftovers(disk: Disk, output: Path, shard: str) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def register(
     """
     path = registry_path(output)
     make_folders(disk, path.parent)
-    with _alone(path.with_name("columns.lock")):
+    with _alone(output):
         if hidden_name(path).exists():
             disk.remove(hidden_name(path))  # a crash left it
         known = read_registry(output, job_name)
@@ -120,23 +120,34 @@ def _merged(known: Named, wanted: Named, what: str, other: Named, problems: list
     return tuple(have.items())
 
 
+#: What each table that grows by parts looks like with an output's columns.
+SCHEMAS: Mapping[str, Callable[[Columns], pa.Schema]] = {"results": results_schema, "attempts": attempts_schema}
+
+
 def _pad_all(disk: Disk, output: Path, columns: Columns) -> Iterator[Path]:
-    schemas: Sequence[tuple[str, pa.Schema]] = (
-        ("results", results_schema(columns)),
-        ("attempts", attempts_schema(columns)),
-    )
-    for table, schema in schemas:
+    for table, schema_of in SCHEMAS.items():
+        schema = schema_of(columns)
         for path in part_paths(output, table):
             if pad_part(disk, path, schema):
                 yield path
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _alone(output: Path) -> AbstractContextManager[None]:
     """The shards of an output share one registry; they take turns for the moment it takes to look."""
+    return _turn(output, fcntl.LOCK_EX)
+
+
+def nobody_pads(output: Path) -> AbstractContextManager[None]:
+    """Any number may hold this at once, and meanwhile no part is given columns: for who makes one part of others."""
+    return _turn(output, fcntl.LOCK_SH)
+
+
+@contextmanager
+def _turn(output: Path, kind: int) -> Iterator[None]:
+    path = registry_path(output).with_name("columns.lock")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, kind)
         yield
     finally:
         os.close(descriptor)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from batchvision.checkpoint.books import Cut
+from batchvision.checkpoint.compaction import merge_sealed
 from batchvision.checkpoint.disk import Disk
 from batchvision.checkpoint.entries import Header
 from batchvision.checkpoint.journal import Segment, segment_path
@@ -83,6 +84,10 @@ class Sealer:
         for path in paths:
             part = part_file(self._output, path)
             self.found[part.path] = part
+
+    def merge(self, goes_on: Callable[[], bool]) -> None:
+        """Few parts in the place of the many that this run has sealed."""
+        merge_sealed(self._disk, self._output, self.parts, goes_on)
 
     def begin(self, seq: int, cut: Cut) -> Segment:
         header = replace(self._header, seq=seq)

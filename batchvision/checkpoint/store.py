@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from batchvision.checkpoint import summaries
+from batchvision.checkpoint import compaction, summaries
 from batchvision.checkpoint.books import Books, Verdict
 from batchvision.checkpoint.disk import (
     Disk,
@@ -30,7 +30,7 @@ from batchvision.checkpoint.disk import (
 from batchvision.checkpoint.entries import Accepted, Ended, Header, Received, Voided, masked_answer
 from batchvision.checkpoint.journal import Journal, segment_paths
 from batchvision.checkpoint.lock import OutputLock
-from batchvision.checkpoint.parts import failures_path, part_paths, read_part, remove_leftovers
+from batchvision.checkpoint.parts import failures_path, part_paths, read_part, remove_leftovers, rows_with
 from batchvision.checkpoint.recovery import Recovery, replay
 from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.reserve import RESERVE_NAME, Reserve
@@ -133,6 +133,7 @@ class Store:
             self._reserve.give_back()
             self._load_failures()
             remove_leftovers(self._disk, self.output, self._lock.shard)
+            compaction.finish(self._disk, self.output, self._lock.shard)
             segments = segment_paths(self._lock.folder)
             old, recovery = replay(segments[-1], self._books, judge, hold) if segments else (None, Recovery())
             cut = self._books.cut()
@@ -244,9 +245,8 @@ class Store:
             if completed.request_key in request_keys:
                 found.setdefault(completed.request_key, []).append(completed)
         for path in part_paths(self.output, "results"):
-            places = pc.indices_nonzero(pc.is_in(read_part(path, ("request_key",))["request_key"], wanted))
-            if len(places):
-                for completed in completed_of(read_part(path).take(places), self._columns):
+            for rows in rows_with(path, "request_key", wanted):
+                for completed in completed_of(rows, self._columns):
                     found.setdefault(completed.request_key, []).append(completed)
         return found
 
@@ -277,6 +277,12 @@ class Store:
                 self._books.drop_unseen(self._standing.seen)
 
         await self._writer.close(drop_unseen)
+
+    async def merge_parts(self, goes_on: Callable[[], bool] = lambda: True) -> None:
+        """After :meth:`close`: many parts that this run has sealed become few, as long as ``goes_on``. Raises
+        DiskFailed, CheckpointDamaged; whatever happens, no row is lost."""
+        with disk_failures(f"merging the parts of {self.output}"):
+            await self._offload(partial(self._sealer.merge, goes_on))
 
     # ---------------------------------------------------------------------------- small files, and what there is
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Received, Voided
 from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
-from batchvision.checkpoint.parts import batches_of, part_paths, read_part, row_count
+from batchvision.checkpoint.parts import batches_of, part_paths, row_count
 from batchvision.checkpoint.standing import Sums, read_sums
 from batchvision.checkpoint.summaries import has_ended, read_latest
 from batchvision.records import Intent, RunSummary
@@ -63,7 +63,7 @@ class OutputView:
     def rows(self, table: str, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """All rows of ``results``, ``failures`` or ``attempts``, a batch at a time, oldest part name first."""
         for path in part_paths(self.output, table):
-            with suppress(FileNotFoundError):  # compacted, or replaced, since it was listed
+            with suppress(FileNotFoundError):  # somebody has moved it away since it was listed
                 yield from batches_of(path, names)
 
     def count(self, table: str) -> int:
@@ -109,10 +109,8 @@ class OutputView:
 
     def ambiguous(self) -> Iterator[AmbiguousAttempt]:
         """Every attempt that may have been billed without its answer reaching us."""
-        names = ("row_id", "state", "bound_ticks", "run_id")
-        for path in part_paths(self.output, "attempts"):
-            table = read_part(path, names)
-            unsure = table.filter(pc.is_in(table["state"], pa.array(["ambiguous", "lost_after_read"])))
+        for batch in self.rows("attempts", ("row_id", "state", "bound_ticks", "run_id")):
+            unsure = batch.filter(pc.is_in(batch["state"], pa.array(["ambiguous", "lost_after_read"])))
             for row in unsure.to_pylist():
                 yield AmbiguousAttempt(**row)
 

@@ -1,0 +1,86 @@
+"""``batchvision compact OUT``: the small files of many runs made into few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchvision.cli.command import Command
+from batchvision.cli.output import print_document
+from batchvision.cli.place import output_of, place_argument
+from batchvision.cli.terminal import safe_line
+
+if TYPE_CHECKING:
+    from batchvision.checkpoint import Compacted
+
+
+@click.command(cls=Command, name="compact")
+@place_argument
+@click.option(
+    "--drop-superseded",
+    is_flag=True,
+    help="Leave out answers of which the row has a newer one. A job that goes back to an earlier prompt or model "
+    "would have to ask for them again.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def command(place: str, drop_superseded: bool, as_json: bool) -> int:
+    """Merge the small Parquet files of an output, date by date, so that runs start and warehouses load faster. No row
+    of the ledger is ever dropped. OUT is a folder or a job file.
+
+    Exit codes: 0 done, 7 disk failed or the output is damaged, 11 a run holds the output.
+    """
+    from batchvision.checkpoint import compact
+    from batchvision.status import open_output
+
+    output = output_of(place)
+    open_output(output)
+    compacted = compact(output, drop_superseded=drop_superseded)
+    for line in compacted_lines(output, compacted):
+        click.echo(safe_line(line), err=True)
+    if as_json:
+        print_document(_document(output, compacted))
+    return 0
+
+
+def compacted_lines(output: Path, compacted: Compacted) -> Iterator[str]:
+    """What became of the files, and what next."""
+    from batchvision.progress import counted
+
+    if compacted.files_after == compacted.files_before and not compacted.superseded:
+        yield f"{output}: nothing to merge: {_files(sum(compacted.files_after.values()))}, and few enough"
+    else:
+        for table, before in compacted.files_before.items():
+            after, rows = compacted.files_after[table], counted(compacted.rows[table], "row")
+            yield f"{table}/: {_files(before)} became {after:,}, {rows}"
+        yield f"{_mib(compacted.bytes_before)} became {_mib(compacted.bytes_after)}"
+    if compacted.superseded:
+        yield f"{counted(compacted.superseded, 'answer')} left out: their rows have newer ones"
+    if compacted.waiting:
+        yield f"{_files(compacted.waiting)} not touched: a run was cut off, and the next one seals them anew"
+
+
+def _files(number: int) -> str:
+    from batchvision.progress import counted
+
+    return counted(number, "file")
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.1f} MiB"
+
+
+def _document(output: Path, compacted: Compacted) -> dict[str, Any]:
+    """JSON content for ``compact --json``."""
+    return {
+        "output": str(output),
+        "files_before": compacted.files_before,
+        "files_after": compacted.files_after,
+        "bytes_before": compacted.bytes_before,
+        "bytes_after": compacted.bytes_after,
+        "rows": compacted.rows,
+        "superseded_dropped": compacted.superseded,
+        "files_waiting": compacted.waiting,
+    }
