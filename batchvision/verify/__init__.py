@@ -1,7 +1,8 @@
 """Is an output what was written, and do its numbers agree? Reads every byte of it, takes no lock, changes nothing.
 
 journals (records and what is open) · listed (runs/ and recipes/) · tables (every part, once) · ledger (P6) · once (P9,
-and what each row cost) · rows (P8, against the manifest) · hashes (rows in eight bytes) · findings (words).
+and what each row cost) · rows (P8, against the manifest) · merged (parts that are in others) · hashes (rows in eight
+bytes) · findings (words).
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.entries import Entry, Header
 from batchvision.checkpoint.journal import Scan, damaged, read_segment, segment_paths
+from batchvision.checkpoint.lineage import Name
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, holder_at_work
 from batchvision.errors import CheckpointDamaged
 from batchvision.money import format_usd
@@ -19,7 +19,6 @@ from batchvision.records import Intent
 from batchvision.verify.findings import Finding, note, ok, wrong
 
 TOPIC, OPEN = "journal", "open"
-_PART = re.compile(r"part-(?P<shard>\d+of\d+)-(?P<run>.+)-(?P<seq>\d{6,})\.parquet")
 
 
 @dataclass(slots=True)
@@ -55,12 +54,12 @@ class ShardJournal:
     def is_sealing(self, name: str, ended: frozenset[str]) -> bool:
         """Whether a part of that name is, or was when the run was cut off, about to be sealed from this journal, or by
         a run that began since: it may stand alone, without those that belong to it."""
-        part = _PART.fullmatch(name)
-        if self.header is None or part is None or part["shard"] != self.shard:
+        part = Name.of(name)
+        if self.header is None or part is None or part.shard != self.shard or part.digest is not None:
             return False
-        if part["run"] == self.header.run_id:
-            return int(part["seq"]) >= self.header.seq
-        return part["run"] > self.header.run_id and part["run"] not in ended
+        if part.run_id == self.header.run_id:
+            return part.seq >= self.header.seq
+        return part.run_id > self.header.run_id and part.run_id not in ended
 
 
 def read_journals(output: Path) -> tuple[ShardJournal, ...]:

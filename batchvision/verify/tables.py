@@ -8,14 +8,22 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchvision.checkpoint.parts import DATED, FAILURES_TABLE, batches_of, earlier_sha256, part_paths, schema_of
+from batchvision.checkpoint.lineage import Name
+from batchvision.checkpoint.parts import (
+    DATED,
+    FAILURES_TABLE,
+    batches_of,
+    earlier_sha256,
+    part_paths,
+    schema_of,
+    sha256_of,
+)
 from batchvision.checkpoint.registry import read_registry
 from batchvision.checkpoint.schema import (
     ATTEMPTS,
@@ -33,6 +41,7 @@ from batchvision.verify.hashes import Hashes, joined
 from batchvision.verify.journals import ShardJournal
 from batchvision.verify.ledger import Reread
 from batchvision.verify.listed import Runs
+from batchvision.verify.merged import Merged, read_merged
 
 RESULTS_TABLE, ATTEMPTS_TABLE = "results", "attempts"
 #: Answers that repeat another one, so that no attempt of their own stands behind their cost.
@@ -62,7 +71,11 @@ class Tables:
     files: int = 0
     unlisted: int = 0
     padded: int = 0
+    merged: int = 0  #: by a compaction, and not listed since
+    merged_from: int = 0  #: listed parts that are in others now
+    left: int = 0  #: of those, still there
     broken: set[str] = field(default_factory=set)
+    damaged: set[str] = field(default_factory=set)  #: parts, by path
     sealing: list[str] = field(default_factory=list)
     recipes: set[str] = field(default_factory=set)
     answers: Hashes = field(default_factory=Hashes)  #: row_id, request_key of every row of results
@@ -86,13 +99,26 @@ def read_tables(output: Path, runs: Runs, journals: Sequence[ShardJournal]) -> T
     for table in (RESULTS_TABLE, FAILURES_TABLE, ATTEMPTS_TABLE):
         for path in part_paths(output, table):
             _read_part(tables, output, table, path, runs, journals, columns)
-    for relative, listed in sorted(runs.parts.items()):
-        if not (output / relative).exists():
-            table = relative.split("/")[0]
-            tables.broken.add(table)
-            says = f"{relative} is missing: {counted(listed.rows, 'row')} that the run {listed.run_id} wrote"
-            tables.findings.append(wrong("parts", says, _RESTORE.get(table, _RESTORE[RESULTS_TABLE])))
+    _look_for_missing(tables, output, runs, read_merged(output, tables.damaged))
     return tables
+
+
+def _look_for_missing(tables: Tables, output: Path, runs: Runs, merged: Merged) -> None:
+    """What is listed is there, or is in a part that was made of it."""
+    tables.left = len(merged.left)
+    for relative, listed in sorted(runs.parts.items()):
+        there = merged.sha256.get(relative)
+        if listed.sha256 in (there or ()):
+            tables.merged_from += 1
+            continue
+        if (output / relative).exists() or relative.rpartition("/")[0] in merged.unreadable:
+            continue
+        table = relative.split("/")[0]
+        tables.broken.add(table)
+        says = f"{relative} is missing: {counted(listed.rows, 'row')} that the run {listed.run_id} wrote"
+        if there is not None:
+            says = f"{relative} was not what the run {listed.run_id} wrote when it was merged (its sha256 differs)"
+        tables.findings.append(wrong("parts", says, _RESTORE.get(table, _RESTORE[RESULTS_TABLE])))
 
 
 def _registry(output: Path, tables: Tables) -> Columns | None:
@@ -138,6 +164,7 @@ def _read_part(
         return  # replaced since it was listed: a run is at work
     except (CheckpointDamaged, pa.ArrowException, KeyError, ValueError) as fault:
         tables.broken.add(table)
+        tables.damaged.add(relative)
         says = str(fault).split(". Nothing was sent.")[0]
         if not isinstance(fault, CheckpointDamaged):  # a footer that contradicts itself
             says = f"{relative} does not hold what was written ({says})"
@@ -164,14 +191,15 @@ def _check_columns(tables: Tables, relative: str, table: str, schema: pa.Schema,
 
 
 def _check_file(tables: Tables, relative: str, table: str, path: Path, runs: Runs, are_ended: bool) -> None:
-    """Byte for byte what a summary lists, or that with columns added. ``are_ended``: nobody has written since the last
-    summary. Raises CheckpointDamaged."""
-    listed = runs.parts.get(relative)
+    """Byte for byte what a summary lists, or that with columns added; or what its own name says. ``are_ended``: nobody
+    has written since the last summary. Raises CheckpointDamaged."""
+    listed, name, actual = runs.parts.get(relative), Name.of(path.name), sha256_of(path)
+    if name is not None and not name.agrees([actual, *earlier_sha256(path)]):
+        raise CheckpointDamaged(f"{relative} is not the file that was merged (its sha256 is not that of its name)")
     if listed is None:
-        tables.unlisted += 1
+        is_merged = name is not None and name.digest is not None
+        tables.merged, tables.unlisted = tables.merged + is_merged, tables.unlisted + (not is_merged)
         return
-    with path.open("rb") as file:
-        actual = file_digest(file, "sha256").hexdigest()
     if actual == listed.sha256:
         return
     if listed.sha256 in earlier_sha256(path):
@@ -230,6 +258,11 @@ def table_findings(tables: Tables) -> Iterator[Finding]:
     if tables.sealing:
         says = f"{counted(len(tables.sealing), 'part')} about to be sealed: {', '.join(tables.sealing[:3])}"
         yield note("parts", f"{says}; a run that was cut off there is completed by the next one")
+    if tables.left:
+        says = (
+            f"{counted(tables.left, 'file')} merged into others and not removed yet: nothing of them is counted twice"
+        )
+        yield note("parts", f"{says}, and the next run removes them")
     if not any(finding.topic == "parts" and finding.mark == "wrong" for finding in tables.findings):
         yield ok("parts", _all_right(tables))
     if not any(finding.topic == "columns" for finding in tables.findings):
@@ -242,10 +275,12 @@ def _all_right(tables: Tables) -> str:
         f"{counted(tables.files, 'file')} ({rows}, {counted(tables.rows[ATTEMPTS_TABLE], 'attempt')}): every page "
         "checksum is right"
     ]
-    listed = tables.files - tables.unlisted - tables.padded
+    listed = tables.files - tables.unlisted - tables.padded - tables.merged
     words.append(f"{listed:,} are byte for byte what runs/ lists")
     if tables.padded:
         words.append(f"{tables.padded:,} had columns added since")
+    if tables.merged_from:
+        words.append(f"{tables.merged_from:,} that it lists were merged into fewer")
     if tables.unlisted:
         words.append(f"{tables.unlisted:,} are of runs that were cut off before they could list them")
     return ", ".join(words)

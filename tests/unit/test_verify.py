@@ -11,16 +11,19 @@ from typing import Any
 
 import anyio
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from checkpoint_rows import an_answer, an_intent, ask, open_store
 from sealed_output import ROWS, Output, a_manifest, an_output
 
-from batchvision.checkpoint import Store
+from batchvision.checkpoint import Store, compact
 from batchvision.checkpoint.lease import LEASE_NAME
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, holder_at_work
-from batchvision.checkpoint.parts import earlier_sha256
+from batchvision.checkpoint.parts import ancestors_of, earlier_sha256, read_part
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid
+from batchvision.feed import Selection
+from batchvision.runner import run
 from batchvision.verify import Mark, Report, verify
 from batchvision.verify import hashes as by_hash
 
@@ -417,3 +420,86 @@ def test_membership_is_exact_for_every_value() -> None:
     known = by_hash.Hashes()
     known.add(pa.array(texts[::2]))
     assert [hash(text) in known for text in texts] == [True, False] * 250
+
+
+# ---------------------------------------------------------------------------------- merged parts
+
+
+@pytest.fixture(scope="module")
+def compacted(tmp_path_factory: pytest.TempPathFactory, emulator: RunningEmulator) -> Output:
+    """Two runs of one output, their parts merged by ``compact``."""
+    output = an_output(tmp_path_factory.mktemp("compacted"), emulator.url)
+    assert run(output.job(), selection=Selection(limit=10), environ={}).rows_completed == 9
+    output.run()
+    assert [len(output.parts(table)) for table in ("results", "attempts")] == [2, 2]
+    compact(output.path)
+    return output
+
+
+@pytest.fixture
+def merged(compacted: Output, tmp_path: Path) -> Output:
+    return compacted.copy(tmp_path)
+
+
+def parts_line(report: Report) -> str:
+    return next(each.says for each in report.findings if each.topic == "parts" and each.mark is Mark.OK)
+
+
+def test_parts_that_were_merged_are_not_missed(merged: Output) -> None:
+    report = merged.verify()
+    assert [each.topic for each in report.findings if each.mark is not Mark.OK] == []
+    assert parts_line(report).endswith("1 are byte for byte what runs/ lists, 4 that it lists were merged into fewer")
+    assert merged.run().requests_sent == 0
+    assert wrong(merged.verify()) == {}
+
+
+@pytest.mark.parametrize("table", ["results", "attempts"])
+def test_a_flipped_byte_anywhere_in_a_merged_part_is_found_though_nothing_lists_it(merged: Output, table: str) -> None:
+    (path,) = merged.parts(table)
+    size = path.stat().st_size
+    for at in [*range(0, size, max(1, size // 40)), size - 1]:
+        flip(path, at)
+        found = wrong(merged.verify())
+        assert path.name in found.get("parts", ""), f"byte {at} of {size}"
+        flip(path, at)
+    assert wrong(merged.verify()) == {}
+
+
+def test_a_merged_part_that_is_missing_is_named_by_what_it_was_made_of(merged: Output) -> None:
+    (path,) = merged.parts("results")
+    path.unlink()
+    found = [each.says for each in merged.verify().findings if each.mark is Mark.WRONG]
+    assert len(found) == 2
+    assert all("is missing" in says and "results/" in says for says in found)
+
+
+def test_a_part_that_was_damaged_when_it_was_merged_is_still_found(output: Output) -> None:
+    path = output.parts("results")[0]
+    before = pq.ParquetFile(path).read()
+    pq.write_table(before, path, write_page_checksum=True)  # other bytes
+    shutil.copy(path, path.with_name(path.name.replace("-000001", "-000000")))
+    compact(output.path)
+    assert "was not what the run" in wrong(output.verify())["parts"]
+
+
+def test_files_that_a_crash_has_left_beside_their_merged_part_are_a_note_and_count_once(
+    compacted: Output, tmp_path: Path
+) -> None:
+    output = compacted.copy(tmp_path)
+    (path,) = output.parts("results")
+    for ancestor in ancestors_of(path):
+        pq.write_table(
+            read_part(path).slice(ancestor.start, ancestor.stop - ancestor.start), path.with_name(ancestor.name)
+        )
+    report = output.verify()
+    assert wrong(report) == {}
+    assert notes(report)["parts"].startswith("2 files merged into others and not removed yet")
+    assert report.tables.rows["results"] == ROWS - 1
+    output.run()
+    assert output.parts("results") == [path]
+
+
+def test_a_merged_part_that_had_columns_added_is_right(merged: Output) -> None:
+    with open_store(merged.path, job_name="sealed", columns=_more_columns()):
+        pass
+    assert wrong(merged.verify()) == {}
