@@ -8,23 +8,23 @@ once in some hundred, so that a "yes" there is looked up again before anything i
 from __future__ import annotations
 
 import sys
-from binascii import unhexlify
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from batchvision.keys import KEY_BYTES, digests_after, key_bytes
+from batchvision.keys import KEY_BYTES
 
 #: Keys that come one by one wait here, and are sorted in together.
 FRESH = 20_000
 _PENDING_BYTES = 64 * 1024 * KEY_BYTES
 _BUCKETS = 256  #: by the first byte: sorting one at a time needs little room
+#: A bucket's first room. From this size on memory is mapped: what is not written is not taken, and all is given back.
+_BUCKET_BYTES = 160 * 1024
+#: A table begins its search in a cell of about so many keys, which lie in one or two lines of the processor's cache.
+_CELL_KEYS = 8
 
 Words = NDArray[np.unsignedinteger[Any]]
 
@@ -39,16 +39,16 @@ class Keep(Enum):
 class KeySet:
     """Add and ask in any order; the first question after many were added sorts them."""
 
-    __slots__ = ("_fresh", "_has_loose", "_keep", "_length", "_loose", "_pending", "_sorted")
+    __slots__ = ("_fresh", "_has_loose", "_keep", "_length", "_loose", "_pending", "_tables")
 
     def __init__(self, keys: Iterable[bytes] = (), keep: Keep = Keep.SURE) -> None:
         self._keep = keep
         self._length = 0
         self._fresh: set[bytes] = set()
         self._pending = bytearray()
-        self._loose = [bytearray() for _ in range(_BUCKETS)]
+        self._loose = [_Loose(keep) for _ in range(_BUCKETS)]
         self._has_loose = False
-        self._sorted: list[_Bucket] = [_Bucket.of(b"", keep)] * _BUCKETS
+        self._tables: list[_Table] = []
         self.add_packed(b"".join(keys))
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class KeySet:
     @property
     def nbytes(self) -> int:
         """What its sorted keys take."""
-        return sum(bucket.nbytes for bucket in self._sorted)
+        return sum(table.nbytes for table in self._tables)
 
     def add(self, key: bytes) -> None:
         self._fresh.add(key)
@@ -84,7 +84,7 @@ class KeySet:
         if key in self._fresh:
             return True
         self._settle()
-        return self._sorted[key[0]].contains(key)
+        return any(table.contains(key) for table in self._tables)
 
     def contains_packed(self, keys: bytes) -> NDArray[np.bool_]:
         """Of each of the keys, one behind the other."""
@@ -93,14 +93,9 @@ class KeySet:
         if not self._length or not len(rows):
             return found
         self._settle()
-        order, bounds = _by_first_byte(rows)
-        asked = np.frombuffer(rows[order, 1 : 1 + self._keep.value.itemsize].tobytes(), dtype=self._keep.value)
-        heads, tails = asked["head"].copy(), asked["tail"].copy()
-        inside = np.zeros(len(rows), dtype=np.bool_)
-        for number in np.flatnonzero(bounds[1:] > bounds[:-1]).tolist():
-            stretch = slice(bounds[number], bounds[number + 1])
-            inside[stretch] = self._sorted[number].contains_many(heads[stretch], tails[stretch])
-        found[order] = inside
+        asked = rows[:, 1 : 1 + self._keep.value.itemsize].copy().view(self._keep.value)[:, 0]
+        for table in self._tables:
+            found |= table.contains_many(rows[:, 0], asked["head"], asked["tail"])
         if self._fresh:
             found |= [keys[at : at + KEY_BYTES] in self._fresh for at in range(0, len(keys), KEY_BYTES)]
         return found
@@ -109,113 +104,140 @@ class KeySet:
 
     def _distribute(self) -> None:
         pending, self._pending, self._has_loose = bytes(self._pending), bytearray(), True
-        rows = _rows(pending)
-        order, bounds = _by_first_byte(rows)
-        kept = rows[order, 1 : 1 + self._keep.value.itemsize]
+        first_bytes = _rows(pending)[:, 0].copy()
+        order = np.argsort(first_bytes, kind="stable")
+        bounds = np.searchsorted(first_bytes[order], np.arange(_BUCKETS + 1))
+        ordered = np.frombuffer(pending, dtype=f"V{KEY_BYTES}").take(order)
+        kept = _rows(ordered)[:, 1 : 1 + self._keep.value.itemsize]
         for number in np.flatnonzero(bounds[1:] > bounds[:-1]).tolist():
-            self._loose[number] += kept[bounds[number] : bounds[number + 1]].tobytes()
+            self._loose[number].add(kept[bounds[number] : bounds[number + 1]])
 
     def _settle(self) -> None:
+        """All that is loose becomes a table, together with smaller ones: of many tables each is far larger than the
+        next."""
         if self._pending:
             self._distribute()
         if not self._has_loose:
             return
         self._has_loose = False
-        for number, loose in enumerate(self._loose):
-            if loose:
-                self._loose[number] = bytearray()
-                self._sorted[number] = self._sorted[number].with_more(bytes(loose))
+        count = sum(map(len, self._loose))
+        smaller: list[_Table] = []
+        while self._tables and len(self._tables[-1]) <= 2 * count:
+            smaller.append(self._tables.pop())
+            count += len(smaller[-1])
+        self._tables.append(_Table(self._keep, self._loose, smaller, count))
 
 
-class _Bucket:
-    """The keys of one first byte, sorted by their heads."""
+class _Loose:
+    """Keys of one first byte, in no order."""
 
-    __slots__ = ("_heads", "_keep", "_tails")
+    __slots__ = ("_count", "_keep", "_rows")
 
-    def __init__(self, heads: Words, tails: Words, keep: Keep) -> None:
-        self._heads = heads
-        self._tails = tails
+    def __init__(self, keep: Keep) -> None:
         self._keep = keep
+        self._count = 0
+        self._rows = np.empty((0, keep.value.itemsize), dtype=np.uint8)
 
-    @classmethod
-    def of(cls, kept: bytes, keep: Keep) -> _Bucket:
-        words = np.frombuffer(kept, dtype=keep.value)
-        return cls(words["head"], words["tail"], keep)
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, kept: NDArray[np.uint8]) -> None:
+        count = self._count + len(kept)
+        if count > len(self._rows):
+            room = max(count, 2 * len(self._rows), _BUCKET_BYTES // self._keep.value.itemsize)
+            larger = np.empty((room, self._keep.value.itemsize), dtype=np.uint8)
+            larger[: self._count] = self._rows[: self._count]
+            self._rows = larger
+        self._rows[self._count : count] = kept
+        self._count = count
+
+    def taken(self) -> tuple[Words, Words]:
+        """Heads and tails, and nothing is left."""
+        words = self._rows[: self._count].view(self._keep.value)[:, 0]
+        self._count, self._rows = 0, self._rows[:0].copy()
+        return words["head"], words["tail"]
+
+
+class _Table:
+    """Keys by their first bytes and, under each of these, sorted by their heads. ``_cells`` says where those begin
+    whose first byte and upper bits of the head are the same: few, so that a search ends after a few steps."""
+
+    __slots__ = ("_cell_bits", "_cells", "_heads", "_shift", "_tails")
+
+    def __init__(self, keep: Keep, loose: Sequence[_Loose], smaller: Sequence[_Table], count: int) -> None:
+        """Takes what is in ``loose`` out of it, bucket by bucket."""
+        head, tail = (keep.value[name] for name in ("head", "tail"))
+        self._heads: Words = np.empty(count, dtype=head)
+        self._tails: Words = np.empty(count, dtype=tail)
+        self._cell_bits = max(0, (count // (_BUCKETS * _CELL_KEYS)).bit_length() - 1)
+        self._shift = head.type(8 * head.itemsize - 1 - self._cell_bits)
+        self._cells = np.zeros((_BUCKETS << self._cell_bits) + 1, dtype=np.uint32 if count < 2**32 else np.uint64)
+        filled = 0
+        for number in range(_BUCKETS):
+            parts = [loose[number].taken(), *(table._bucket(number) for table in smaller)]
+            heads, tails = (np.concatenate(each) for each in zip(*parts, strict=True))
+            self._fill(number, filled, heads, tails)
+            filled += len(heads)
+        np.cumsum(self._cells, out=self._cells)
+
+    def _fill(self, number: int, start: int, heads: Words, tails: Words) -> None:
+        """Puts the keys of one first byte in their place, and counts them by cell."""
+        order = np.argsort(heads)
+        self._heads[start : start + len(heads)] = heads[order]
+        self._tails[start : start + len(heads)] = tails[order]
+        counts = np.bincount(self._upper(heads), minlength=1 << self._cell_bits)
+        first = (number << self._cell_bits) + 1
+        self._cells[first : first + len(counts)] = counts
+
+    def _upper(self, heads: Words) -> NDArray[np.intp]:
+        """The bits of heads that choose a cell (two shifts: all bits at once would be none)."""
+        upper: NDArray[np.intp] = ((heads >> self._shift) >> heads.dtype.type(1)).astype(np.intp)
+        return upper
+
+    def __len__(self) -> int:
+        return len(self._heads)
 
     @property
     def nbytes(self) -> int:
-        return self._heads.nbytes + self._tails.nbytes
+        return self._heads.nbytes + self._tails.nbytes + self._cells.nbytes
 
-    def with_more(self, kept: bytes) -> _Bucket:
-        more = self.of(kept, self._keep)
-        heads, tails = np.concatenate([self._heads, more._heads]), np.concatenate([self._tails, more._tails])
-        order = np.argsort(heads)
-        return _Bucket(heads[order], tails[order], self._keep)
+    def _bucket(self, number: int) -> tuple[Words, Words]:
+        bounds = slice(int(self._cells[number << self._cell_bits]), int(self._cells[(number + 1) << self._cell_bits]))
+        return self._heads[bounds], self._tails[bounds]
 
     def contains(self, key: bytes) -> bool:
-        heads, between = self._heads, 1 + self._heads.itemsize
-        head = heads.dtype.type(int.from_bytes(key[1:between], sys.byteorder))
+        between = 1 + self._heads.itemsize
+        head = int.from_bytes(key[1:between], sys.byteorder)
         tail = int.from_bytes(key[between : between + self._tails.itemsize], sys.byteorder)
-        at = int(heads.searchsorted(head))
-        while at < len(heads) and heads[at] == head:  # hardly ever more than once
-            if int(self._tails[at]) == tail:
-                return True
-            at += 1
-        return False
+        cell = (key[0] << self._cell_bits) + (head >> int(self._shift) >> 1)
+        stretch = slice(int(self._cells[cell]), int(self._cells[cell + 1]))
+        return any(
+            one == head and other == tail
+            for one, other in zip(self._heads[stretch].tolist(), self._tails[stretch].tolist(), strict=True)
+        )
 
-    def contains_many(self, heads: Words, tails: Words) -> NDArray[np.bool_]:
-        """One binary search a key."""
-        if not len(self._heads):
-            return np.zeros(len(heads), dtype=np.bool_)
-        at = self._heads.searchsorted(heads)
-        has_head = self._heads.take(at, mode="clip") == heads  # behind the last: the last, which is another
+    def contains_many(self, first_bytes: NDArray[np.uint8], heads: Words, tails: Words) -> NDArray[np.bool_]:
+        """All searches take their steps together."""
+        cells = (first_bytes.astype(np.intp) << self._cell_bits) + self._upper(heads)
+        at = self._cells.take(cells).astype(np.intp)
+        end = self._cells.take(cells + 1).astype(np.intp)
+        step = 1 << int((end - at).max()).bit_length() >> 1
+        while step:  # as many of the cell's heads are smaller as steps can be taken
+            ahead = at + (step - 1)
+            at += step * ((ahead < end) & (self._heads.take(ahead, mode="clip") < heads))
+            step >>= 1
+        return self._equal(at, end, heads, tails)
+
+    def _equal(self, at: NDArray[np.intp], end: NDArray[np.intp], heads: Words, tails: Words) -> NDArray[np.bool_]:
+        """Whether a key stands at ``at``, or behind it among those of its cell with the same head."""
+        has_head = (at < end) & (self._heads.take(at, mode="clip") == heads)
         found: NDArray[np.bool_] = has_head & (self._tails.take(at, mode="clip") == tails)
         while (open_ := has_head & ~found).any():  # hardly ever
             at = at + 1
-            has_head = open_ & (at < len(self._heads)) & (self._heads.take(at, mode="clip") == heads)
+            has_head = open_ & (at < end) & (self._heads.take(at, mode="clip") == heads)
             found |= has_head & (self._tails.take(at, mode="clip") == tails)
         return found
 
 
-def _rows(keys: bytes) -> NDArray[np.uint8]:
+def _rows(keys: bytes | NDArray[Any]) -> NDArray[np.uint8]:
     return np.frombuffer(keys, dtype=np.uint8).reshape(-1, KEY_BYTES)
-
-
-def _by_first_byte(rows: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """An order by the first byte, and where each byte's stretch begins and ends in it."""
-    order = np.argsort(rows[:, 0], kind="stable")
-    return order, np.searchsorted(rows[order, 0], np.arange(_BUCKETS + 1))
-
-
-# ---------------------------------------------------------------------------------- rows as keys
-
-
-def pair(row_id: str, key: str) -> bytes:
-    """A row under one of its keys (request_key or skip_key) as one key."""
-    both = int.from_bytes(_ids((row_id.encode("utf-8", "surrogatepass"),))) ^ int.from_bytes(key_bytes(key))
-    return both.to_bytes(KEY_BYTES)
-
-
-def pairs(ids: bytes, keys: bytes) -> bytes:
-    """:func:`pair` of many rows, one behind the other, of their :func:`packed_ids` and the bytes of their keys."""
-    return (np.frombuffer(ids, dtype=np.uint64) ^ np.frombuffer(keys, dtype=np.uint64)).tobytes()
-
-
-def packed_ids(ids: pa.Array) -> bytes:
-    """The hashes of row_ids, one behind the other; they are kept nowhere."""
-    return _ids(ids.cast(pa.binary()).to_pylist())
-
-
-def packed_keys(keys: pa.Array) -> bytes:
-    """``keys.key_bytes`` of a column, one behind the other; null counts as ""."""
-    texts = pc.fill_null(keys, "").cast(pa.string())
-    if len(texts) and pc.all(pc.equal(pc.binary_length(texts), 2 * KEY_BYTES)).as_py():
-        _, starts, digits = texts.buffers()
-        first = int(np.frombuffer(starts, dtype=np.int32)[texts.offset])
-        with suppress(ValueError):
-            return unhexlify(memoryview(digits)[first : first + 2 * KEY_BYTES * len(texts)])
-    return b"".join(map(key_bytes, texts.to_pylist()))
-
-
-def _ids(ids: Iterable[bytes]) -> bytes:
-    return digests_after(b"id-1:", ids)

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 
 from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.entries import Carry
-from batchvision.checkpoint.keyset import Keep, KeySet, packed_ids, packed_keys, pair, pairs
+from batchvision.checkpoint.keyset import Keep, KeySet
 from batchvision.checkpoint.parts import part_paths, read_part
+from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pair, pairs
 from batchvision.keys import row_digest
 from batchvision.records import Failed
 
