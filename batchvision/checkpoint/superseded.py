@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from batchvision.checkpoint.keyset import packed_ids
 from batchvision.checkpoint.parts import batches_of
+from batchvision.checkpoint.row_keys import packed_ids
 
 #: Places in a part, in order.
 Places = NDArray[np.int64]
