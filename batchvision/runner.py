@@ -24,7 +24,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from batchvision import wiring
 from batchvision.checkpoint import Columns, OutputLock, Recovery, Standing, Store, reserve_bytes, type_of
-from batchvision.errors import DiskFailed, JobInvalid, StopRun
+from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, OutputHeld, StopRun
 from batchvision.exchange import Exchanges, Judged, Terms, Transport
 from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
 from batchvision.garbage import rarely_collected
@@ -38,7 +38,7 @@ from batchvision.providers import dialect
 from batchvision.recipe import recipe_document, recipe_from_document
 from batchvision.records import Completed, Counters, Exchange, Lane, Purpose, Recipe, Row, RunSummary
 from batchvision.secrets import Secrets
-from batchvision.stopping import StopSignal, stop_at_deadline, stop_at_signals
+from batchvision.stopping import Interrupted, StopSignal, listening, stop_at_deadline, stop_at_signals
 from batchvision.summary import Left, summarize
 from batchvision.wiring import Seams
 
@@ -80,6 +80,7 @@ async def run_async(
                         writing.start_soon(night.write)
                         await night.until_stopped(delivery, drain_timeout_seconds, watch)
                         await night.close(delivery)
+            await night.merge_parts()
             return night.finish(delivery)
 
 
@@ -338,6 +339,18 @@ class Night:
             await self.store.close(complete=self._has_seen_all)
         except StopRun as reason:
             self.stop.request(reason)
+
+    async def merge_parts(self) -> None:
+        """Few files for the next start to read; only as long as nobody waits for the end of this run."""
+        if isinstance(self.stop.reason, Interrupted | DeadlineReached | DiskFailed | OutputHeld):
+            return
+        async with listening(self.job.limits.max_runtime_seconds, self.seams.now() - self.started_at) as leave:
+            try:
+                await self.store.merge_parts(lambda: not leave.is_set)
+            except StopRun as reason:
+                self.stop.request(reason)
+        if isinstance(leave.reason, Interrupted):
+            self.stop.request(leave.reason)
 
     def finish(self, delivery: Delivery) -> RunSummary:
         """The books closed, and what they say, written to ``runs/``. Rows that left the manifest are not counted."""

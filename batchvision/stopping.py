@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from types import TracebackType
 
 import anyio
+import anyio.lowlevel
 
 from batchvision.errors import DeadlineReached, StopRun
 
@@ -96,3 +100,15 @@ async def stop_at_signals(stop: StopSignal, wire: anyio.CancelScope, drain_timeo
             log.warning("%s: nothing more is sent; waiting for what is in flight", number.name)
             stop.request(Interrupted(number.name, number.value))
             wire.deadline = anyio.current_time() + drain_timeout_seconds
+
+
+@asynccontextmanager
+async def listening(most_seconds: float | None, gone: timedelta) -> AsyncIterator[StopSignal]:
+    """For work that may be left undone: the signal is set by SIGINT or SIGTERM, and when the time is over."""
+    leave, left = StopSignal(), None if most_seconds is None else most_seconds - gone.total_seconds()
+    async with anyio.create_task_group() as beside:
+        beside.start_soon(stop_at_signals, leave, anyio.CancelScope(), 0.0)
+        beside.start_soon(stop_at_deadline, leave, left)
+        await anyio.lowlevel.checkpoint()  # from here on they do
+        yield leave
+        beside.cancel_scope.cancel()

@@ -23,8 +23,9 @@ from proofs.reckoning import Tally
 from proofs.recorded_disk import RecordedDisk, Remains, lay_out
 from witness import SmallNight, broken_peace, unlisted_payments
 
-from batchvision.checkpoint import SealAfter, Store
+from batchvision.checkpoint import SealAfter, Store, compaction
 from batchvision.checkpoint import store as store_module
+from batchvision.checkpoint.lineage import is_merged
 from batchvision.errors import StopRun
 from batchvision.garbage import rarely_collected
 from batchvision.outcome import Judge, Verdict
@@ -114,7 +115,7 @@ class CrashingNight:
 @contextmanager
 def listening(told: Told, disk: CutDisk) -> Iterator[None]:
     """Write down what is acknowledged and what is judged. A store that seals often, so that a small night does."""
-    real = Store.intent, Store.ticket, Store.answer, Judge.judge, store_module.SealAfter
+    real = Store.intent, Store.ticket, Store.answer, Judge.judge, store_module.SealAfter, compaction.FEW_PARTS
 
     async def intent(store: Store, intent: Intent) -> None:
         told.intents[intent.row_id] += 1
@@ -139,12 +140,13 @@ def listening(told: Told, disk: CutDisk) -> Iterator[None]:
     store: Any = Store
     judges: Any = Judge
     module: Any = store_module
+    merging: Any = compaction
     store.intent, store.ticket, store.answer, judges.judge = intent, ticket, answer, judge
-    module.SealAfter = lambda: SMALL_PARTS
+    module.SealAfter, merging.FEW_PARTS = lambda: SMALL_PARTS, 1
     try:
         yield
     finally:
-        store.intent, store.ticket, store.answer, judges.judge, module.SealAfter = real
+        store.intent, store.ticket, store.answer, judges.judge, module.SealAfter, merging.FEW_PARTS = real
 
 
 def name_of(raw: RawAnswer) -> set[str]:
@@ -231,6 +233,8 @@ def sweep(folder: Path, lane: str, variations: int, forgets: str | None = None, 
 def _sweep(tally: Tally, folder: Path, lane: str, variations: int, forgets: str | None, until: str | None) -> None:
     whole = CrashingNight(folder / "whole", lane, forgets)
     assert whole.run() is not None
+    parts = list(whole.night.output.rglob("run_date=*/part-*.parquet"))
+    assert len(parts) == 2 and all(is_merged(part.name) for part in parts), "the night merges its parts, too"
     for place in range(whole.places):
         for variation in range(place % 2, place % 2 + variations):
             crashing = CrashingNight(folder / f"{place}-{variation}", lane, forgets)

@@ -188,6 +188,7 @@ class _Session:
             self.reparsed.rows += surveyed.rows
             await self._publish_all(surveyed)
             await self.store.close(complete=False)
+            await self.store.merge_parts()
             if self.counters.rows_completed:
                 self._summarize()
 

@@ -66,10 +66,12 @@ class FailingDisk(RecordedDisk):
 
     @property
     def is_late(self) -> bool:
-        """Whether all was sealed already: only the summary, for which there was room in reserve, or the reserve itself,
-        was still to be written or removed."""
-        path = self.operations[self._fault.place].path
-        return "runs" in path.parts or path.name == "reserve"
+        """Whether all was sealed already: parts were being merged, for which a full disk ends no run, or only the
+        summary, for which there was room in reserve, or the reserve itself, was still to be written or removed."""
+        until_then = self.operations[: self._fault.place + 1]
+        path = until_then[-1].path
+        is_merging = any(each.name == "create" and "-merging" in each.path.name for each in until_then)
+        return is_merging or "runs" in path.parts or path.name == "reserve"
 
 
 def places_of(folder: Path, lane: str, seed: int) -> int:

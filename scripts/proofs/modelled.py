@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from virtual_time import VIRTUAL
 
 from batchvision import Job
-from batchvision.checkpoint import Columns, Recovery, SealAfter, Store
+from batchvision.checkpoint import Columns, Recovery, SealAfter, Store, compaction
 from batchvision.checkpoint import store as store_module
 from batchvision.errors import BatchvisionError
 from batchvision.outcome import Judge
@@ -135,7 +135,7 @@ def record(folder: Path, lane: str, seed: int, sabotage: str | None = None) -> R
 @contextmanager
 def listening(night: RecordedNight) -> Iterator[None]:
     """Remember what the store says is durable; and let it seal often."""
-    real = Store.intent, Store.ticket, Store.answer, store_module.SealAfter
+    real = Store.intent, Store.ticket, Store.answer, store_module.SealAfter, compaction.FEW_PARTS
 
     def tell(what: str, exchange_id: str) -> None:
         night.told.append(Told(night.disk.places, what, exchange_id))
@@ -156,11 +156,13 @@ def listening(night: RecordedNight) -> Iterator[None]:
 
     store: Any = Store
     module: Any = store_module
+    merging: Any = compaction
     store.intent, store.ticket, store.answer, module.SealAfter = intent, ticket, answer, lambda: SMALL_PARTS
+    merging.FEW_PARTS = 1
     try:
         yield
     finally:
-        store.intent, store.ticket, store.answer, module.SealAfter = real
+        store.intent, store.ticket, store.answer, module.SealAfter, merging.FEW_PARTS = real
 
 
 # ---------------------------------------------------------------------------------- cutting, and picking up

@@ -24,7 +24,7 @@ from typing import Any
 import anyio
 
 from batchvision import cli, exchange
-from batchvision.checkpoint import journal, store
+from batchvision.checkpoint import compaction, journal, store
 from batchvision.checkpoint.disk import LocalDisk
 from batchvision.checkpoint.entries import Accepted, Received, masked_answer
 from batchvision.outcome import Judge
@@ -35,6 +35,8 @@ from batchvision.transport import HttpTransport
 #: about to leave, an answer about to be read.
 DISK = ("make_folder", "create", "write", "sync", "close", "rename", "remove", "sync_folder")
 MOMENTS = ("post", "answered", "poll", "parse")
+#: Where parts are small: more of them than this are merged at the end of a run.
+FEW_PARTS = 1
 SABOTAGES = ("no-fsync", "no-dirsync", "parse-before-journal", "poll-before-ticket", "no-shield")
 
 
@@ -254,6 +256,7 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
         sabotage(plan.sabotage)
     if plan.seal_after:
         replace(store, "SealAfter", partial(store.SealAfter, attempts=plan.seal_after))
+        replace(compaction, "FEW_PARTS", FEW_PARTS)
     try:
         return cli.main(list(arguments))
     finally:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from crashing import sweep
+from crashing import CutDisk, sweep
 from witness import LANES, Witness
 
-from batchvision.checkpoint import Store
+from batchvision.checkpoint import Store, compaction
 from batchvision.checkpoint.entries import Accepted
+from batchvision.checkpoint.lineage import is_merged
 from batchvision.outcome import Judge
 from batchvision.records import RawAnswer
 
@@ -85,3 +87,18 @@ def test_a_ticket_that_is_asked_for_before_it_is_durable_is_caught(tmp_path, mon
     monkeypatch.setattr(Store, "ticket", ticket)
     monkeypatch.setattr(Witness, "send", send)
     assert is_caught(tmp_path, "deferred", "had been polled")
+
+
+def test_parts_that_go_before_the_one_that_was_made_of_them_has_its_name_are_caught(tmp_path, monkeypatch):
+    """Sabotage: merged the wrong way round. Removed, at that moment, when the new part is to get its name."""
+    rename = CutDisk.rename
+
+    def removing_first(disk: CutDisk, old: Path, new: Path) -> None:
+        if is_merged(new.name):
+            for path in sorted(new.parent.glob("part-*-0?????.parquet")):
+                disk.remove(path)
+            monkeypatch.setattr(compaction, "remove", lambda *of_files: None)
+        rename(disk, old, new)
+
+    monkeypatch.setattr(CutDisk, "rename", removing_first)
+    assert is_caught(tmp_path, "online", "lost: ")
