@@ -48,7 +48,7 @@ from batchvision.records import PartFile
 log = logging.getLogger(__name__)
 
 #: A merged part has no more than this: readers that take a column of it whole stay small, too.
-PART_ROWS = 250_000
+PART_ROWS = 256 * 1024
 PART_BYTES = 256 * 1024 * 1024
 #: So many parts of a table, sealed by one run on one date, are left as they are at its end.
 FEW_PARTS = 8

@@ -31,8 +31,8 @@ FAILURES_TABLE = "failures"
 #: In a padded part's metadata: the sha256 of the files it was before.
 EARLIER = b"batchvision.earlier_sha256"
 #: A row group of a part that is made of others, and a batch of any: what a reader has in memory of a column at once.
-GROUP_ROWS = 16_384
-GROUP_BYTES = 32 * 1024 * 1024
+GROUP_ROWS = 8_192
+GROUP_BYTES = 16 * 1024 * 1024
 
 
 def dated_path(table: str, shard: str, run_id: str, started_at: datetime, seq: int) -> str:

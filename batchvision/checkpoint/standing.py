@@ -6,6 +6,7 @@ bytes (under its skip_key, under its request_key, and a hint that its request is
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.entries import Carry
 from batchvision.checkpoint.keyset import Keep, KeySet
-from batchvision.checkpoint.parts import part_paths, read_part
+from batchvision.checkpoint.parts import batches_of, part_paths, read_part
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pair, pairs
 from batchvision.keys import row_digest
 from batchvision.records import Failed
@@ -166,8 +167,7 @@ def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet, dict[by
     (by row_id) with what they cost."""
     done, answered = KeySet(), KeySet(keep=Keep.HINT)
     others: dict[bytes, int] = {}
-    for path in part_paths(output, "results"):
-        table = read_part(path, _RESULT_COLUMNS)
+    for table in _tables(output, _RESULT_COLUMNS):
         is_current = pc.equal(table["recipe_id"], recipe_id)
         if pc.all(is_current).as_py():
             _add_done(done, answered, table)
@@ -177,11 +177,17 @@ def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet, dict[by
         for digest, ticks in zip(_id_digests(rest), rest["row_cost_ticks"].to_pylist(), strict=True):
             others[digest] = others.get(digest, 0) + (ticks or 0)
     if others:  # only then is it worth asking which of them are done here too
-        for path in part_paths(output, "results"):
-            table = read_part(path, ("row_id", "recipe_id"))
+        for table in _tables(output, ("row_id", "recipe_id")):
             for digest in _id_digests(table.filter(pc.equal(table["recipe_id"], recipe_id))):
                 others.pop(digest, None)
     return done, answered, others
+
+
+def _tables(output: Path, names: Sequence[str]) -> Iterator[pa.Table]:
+    """Some columns of ``results``, some thousand rows at a time: a merged part has a quarter of a million."""
+    for path in part_paths(output, "results"):
+        for batch in batches_of(path, names):
+            yield pa.Table.from_batches([batch])
 
 
 def _add_done(done: KeySet, answered: KeySet, table: pa.Table) -> None:
