@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from batchvision import keys
 from batchvision.feed.picture import BatchImages, ImageColumns, frame, framed_texts
 from batchvision.images import stamp
-from batchvision.manifest.cells import cell_texts
+from batchvision.manifest.cells import NO_TEXT, cell_texts
 from batchvision.prompt import Column, Literal, Slot, Template
 from batchvision.prompt.template import MARK
 from batchvision.records import Row
@@ -23,6 +23,9 @@ from batchvision.secrets import all_known
 
 if TYPE_CHECKING:
     from batchvision.job import Job
+
+
+_BAR, _DASH = pa.scalar("|", pa.string()), pa.scalar("-", pa.string())
 
 
 def _texts_of(batch: pa.RecordBatch, name: str) -> pa.Array:
@@ -43,7 +46,7 @@ def row_ids(batch: pa.RecordBatch, job: Job) -> pa.Array:
     texts = [_texts_of(batch, name) for name in job.id_columns]
     if len(texts) > 1:
         texts = [_escaped(_empty_as_null(text)) for text in texts]
-        return _without_secrets(pc.binary_join_element_wise(*texts, "|", null_handling="emit_null"))
+        return _without_secrets(pc.binary_join_element_wise(*texts, _BAR, null_handling="emit_null"))
     return _without_secrets(_empty_as_null(texts[0]))
 
 
@@ -57,7 +60,7 @@ def _without_secrets(ids: pa.Array) -> pa.Array:
 
 
 def _empty_as_null(texts: pa.Array) -> pa.Array:
-    if not pc.any(pc.equal(texts, "")).as_py():
+    if not pc.any(pc.equal(texts, NO_TEXT)).as_py():
         return texts
     # not pc.if_else: pyarrow 18 reads the wrong stretch of a sliced column with it
     return pa.array([text or None for text in texts.to_pylist()], pa.string())
@@ -68,12 +71,12 @@ def _escaped(texts: pa.Array) -> pa.Array:
 
 
 def _content_ids(batch: pa.RecordBatch, job: Job) -> pa.Array:
-    parts = [pa.scalar(frame("row-1"))]
-    parts += [pc.fill_null(framed_texts(_texts_of(batch, name)), "-") for name in job.prompt_columns]
+    parts = [pa.scalar(frame("row-1"), pa.string())]
+    parts += [pc.fill_null(framed_texts(_texts_of(batch, name)), _DASH) for name in job.prompt_columns]
     # by reference: an id must survive a touched file and a URL that is signed anew
     by_reference = image_columns(job)._replace(version=None, identity_mode="ref")
     parts.append(BatchImages(batch, by_reference).stamps())
-    joined = pc.binary_join_element_wise(*parts, "").cast(pa.binary())
+    joined = pc.binary_join_element_wise(*parts, NO_TEXT).cast(pa.binary())
     return pa.array([blake2b(whole, digest_size=8).hexdigest() for whole in joined.to_pylist()], pa.string())
 
 
@@ -93,20 +96,12 @@ def image_columns(job: Job) -> ImageColumns:
 # ---------------------------------------------------------------------------------- texts
 
 
-def prompt_texts(batch: pa.RecordBatch, job: Job) -> pa.Array:
-    """The rendered user prompt of every row, with marks where images are placed; null where a prompt column is."""
+def prompt_texts(batch: pa.RecordBatch, job: Job) -> pa.Array | str:
+    """The rendered user prompt of every row, with marks where images are placed; null where a prompt column is. One
+    text where the prompt reads no cell."""
     if job.template is None:
         return _texts_of(batch, job.prompt_columns[0])
-    if (text := same_text(job)) is not None:
-        return pa.repeat(pa.scalar(text), batch.num_rows)
-    return _rendered(batch, job.template)
-
-
-def same_text(job: Job) -> str | None:
-    """What every row is asked, where the prompt reads no cell."""
-    if job.template is None or job.template.columns:
-        return None
-    return job.template.render({})
+    return _rendered(batch, job.template) if job.template.columns else job.template.render({})
 
 
 def _rendered(batch: pa.RecordBatch, template: Template) -> pa.Array:
@@ -115,24 +110,24 @@ def _rendered(batch: pa.RecordBatch, template: Template) -> pa.Array:
     for segment in template.segments:
         match segment:
             case Literal(text):
-                parts.append(pa.scalar(text))
+                parts.append(pa.scalar(text, pa.string()))
             case Column(name):
-                parts.append(pc.fill_null(_texts_of(batch, name), ""))
+                parts.append(pc.fill_null(_texts_of(batch, name), NO_TEXT))
             case Slot(name):
-                parts.append(pa.scalar(f"{MARK}{name}{MARK}"))
-    return pc.binary_join_element_wise(*parts, "")
+                parts.append(pa.scalar(f"{MARK}{name}{MARK}", pa.string()))
+    return pc.binary_join_element_wise(*parts, NO_TEXT)
 
 
 # ---------------------------------------------------------------------------------- keys
 
 
-def skip_digests(recipe_id: str, texts: pa.Array, stamps: pa.Array, same_text: str | None = None) -> bytes:
+def skip_digests(recipe_id: str, texts: pa.Array | str, stamps: pa.Array) -> bytes:
     """``keys.skip_key`` of every row, in its 16 bytes, one behind the other; ``stamps`` framed and joined. A null text
-    counts as "". ``same_text``: what every row's text is, where that is known."""
+    counts as ""."""
     head = frame("skip-1") + frame(recipe_id)
-    if same_text is not None:
-        return keys.digests_after((head + frame(same_text)).encode(), stamps.cast(pa.binary()).to_pylist())
-    wholes = pc.binary_join_element_wise(framed_texts(pc.fill_null(texts, "")), stamps, "")
+    if isinstance(texts, str):
+        return keys.digests_after((head + frame(texts)).encode(), stamps.cast(pa.binary()).to_pylist())
+    wholes = pc.binary_join_element_wise(framed_texts(pc.fill_null(texts, NO_TEXT)), stamps, NO_TEXT)
     return keys.digests_after(head.encode(), wholes.cast(pa.binary()).to_pylist())
 
 

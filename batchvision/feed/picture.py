@@ -15,18 +15,28 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from batchvision.images import stamp
-from batchvision.manifest.cells import JsonCells, cell_texts
+from batchvision.manifest.cells import NO_TEXT, JsonCells, cell_texts, letters
 from batchvision.manifest.image_cells import image_refs
 from batchvision.records import ImageKind, ImageRef
 
-#: A URL that is its own identity: lower-case host, no user name, query or fragment, nothing a URL cannot hold.
-PLAIN_URL = r"^https?://[a-z0-9.:-]+(/[^?#\x00-\x20]*)?$"
+_PLAIN_HOST = r"^https?://[a-z0-9.:-]+(/|$)"
+_URL = "url:"
+_COLON, _URL_FRAME = pa.scalar(":", pa.string()), pa.scalar(f":{_URL}", pa.string())
+
+
+def are_plain(urls: pa.Array) -> bool:
+    """Whether all are URLs that are their own identity, or null: lower-case host, no user name, query or fragment,
+    nothing a URL cannot hold."""
+    written = letters(urls)
+    if written.min(initial=0xFF) <= ord(" ") or (written == ord("?")).any() or (written == ord("#")).any():
+        return False
+    return pc.all(pc.match_substring_regex(urls, _PLAIN_HOST)).as_py() is not False
 
 
 def _with_name(name: str, stamps: pa.Array) -> pa.Array:
     """The column's name before its stamps; nothing where it has none."""
-    named = pc.binary_join_element_wise(frame(name), stamps, "")
-    return pc.replace_with_mask(named, pc.equal(stamps, ""), pa.scalar(""))
+    named = pc.binary_join_element_wise(pa.scalar(frame(name), pa.string()), stamps, NO_TEXT)
+    return pc.replace_with_mask(named, pc.equal(stamps, NO_TEXT), NO_TEXT)
 
 
 class ImageColumns(NamedTuple):
@@ -57,7 +67,7 @@ class BatchImages:
             return array.cast(pa.string())
         if not types.is_string(field.type) or self._columns.version or JsonCells.of(field) is JsonCells.ANY:
             return None
-        if pc.all(pc.match_substring_regex(array, PLAIN_URL)).as_py() is False:
+        if not are_plain(array):
             return None
         separator = self._columns.separator
         if separator and pc.any(pc.match_substring(array, separator)).as_py():
@@ -82,14 +92,16 @@ class BatchImages:
     def stamps(self) -> pa.Array:
         """Of each row the stamps of all its images, framed and joined: "" where it has no image."""
         framed = [
-            framed_texts(_url_stamps(plain)) if plain is not None else self._stamped(refs or [])
+            _framed_urls(plain) if plain is not None else self._stamped(refs or [])
             for plain, refs in zip(self._plain, self._refs, strict=True)
         ]
         if not framed:
-            return pa.repeat(pa.scalar(""), self._batch.num_rows)
+            return pa.repeat(NO_TEXT, self._batch.num_rows)
         if self._columns.are_placed_by_name:
             framed = [_with_name(name, stamps) for name, stamps in zip(self._columns.names, framed, strict=True)]
-        return pc.binary_join_element_wise(*framed, "", null_handling="replace", null_replacement="")
+        if len(framed) == 1:
+            return pc.fill_null(framed[0], NO_TEXT)
+        return pc.binary_join_element_wise(*framed, NO_TEXT, null_handling="replace", null_replacement="")
 
     def _stamped(self, refs: list[tuple[ImageRef, ...]]) -> pa.Array:
         root, mode = self._columns.root, self._columns.identity_mode
@@ -122,14 +134,15 @@ def _url_refs(urls: pa.Array, slot: str, places: list[int]) -> list[tuple[ImageR
     return [() if url is None else (ImageRef(ImageKind.URL, url, slot),) for url in chosen]
 
 
-def _url_stamps(urls: pa.Array) -> pa.Array:
-    """What ``images.stamp`` says of plain URLs (a test holds the two together)."""
-    return pc.binary_join_element_wise("url:", urls, "")
+def _framed_urls(urls: pa.Array) -> pa.Array:
+    """What ``images.stamp`` says of plain URLs, framed (a test holds the two together)."""
+    lengths = pc.add(pc.binary_length(urls), pa.scalar(len(_URL), pa.int32()))
+    return pc.binary_join_element_wise(lengths.cast(pa.string()), _URL_FRAME, urls, NO_TEXT)
 
 
 def framed_texts(texts: pa.Array) -> pa.Array:
     """Each text with its length in bytes before it, as ``keys`` frames the parts of a hash; null stays null."""
-    return pc.binary_join_element_wise(pc.cast(pc.binary_length(texts), pa.string()), ":", texts, "")
+    return pc.binary_join_element_wise(pc.cast(pc.binary_length(texts), pa.string()), _COLON, texts, NO_TEXT)
 
 
 def frame(text: str) -> str:

@@ -15,12 +15,12 @@ from pyarrow import types
 
 from batchvision import keys
 from batchvision.checkpoint import RowState
-from batchvision.feed.keying import image_columns, prompt_texts, row_ids, same_text, skip_digests
+from batchvision.feed.keying import image_columns, prompt_texts, row_ids, skip_digests
 from batchvision.feed.picture import BatchImages
 from batchvision.feed.selection import Chooser, Selection
 from batchvision.feed.surveying import Survey, nameless, own_places
 from batchvision.manifest import open_manifest
-from batchvision.manifest.cells import cell_texts, is_list
+from batchvision.manifest.cells import NO_TEXT, cell_texts, is_list
 from batchvision.manifest.columns import needed_columns
 from batchvision.manifest.keeping import (
     MOST_CELL_BYTES,
@@ -107,13 +107,13 @@ def feed(job: Job, survey: Survey, standing: Standing, selection: Selection | No
 
 @dataclass(slots=True)
 class _Looked:
-    """A batch, seen: what it takes to know of each row how it stands. ``keys``: skip_keys, 16 bytes each.
-    ``problems``: place -> why it is invalid."""
+    """A batch, seen: what it takes to know of each row how it stands. ``texts``: one, where it is the same for all.
+    ``keys``: skip_keys, 16 bytes each. ``problems``: place -> why it is invalid."""
 
     batch: pa.RecordBatch
     positions: Sequence[int]
     ids: pa.Array
-    texts: pa.Array
+    texts: pa.Array | str
     images: BatchImages
     keys: bytes
     problems: dict[int, str]
@@ -194,7 +194,7 @@ class _Feed:
             ids = _with_nameless(ids, long_places, positions)
         self._add_cell_problems(problems, batch, images, texts, stamps)
         recipe_id = self._job.recipe.recipe_id
-        of_keys = skip_digests(recipe_id, texts, stamps, same_text(self._job))
+        of_keys = skip_digests(recipe_id, texts, stamps)
         if problems:
             of_keys = _with_keys(of_keys, {at: _key_of_problem(recipe_id, why) for at, why in problems.items()})
         return _Looked(batch, positions, ids, texts, images, of_keys, problems)
@@ -215,7 +215,12 @@ class _Feed:
         return pa.array(names, pa.string()), problems
 
     def _add_cell_problems(
-        self, problems: dict[int, str], batch: pa.RecordBatch, images: BatchImages, texts: pa.Array, stamps: pa.Array
+        self,
+        problems: dict[int, str],
+        batch: pa.RecordBatch,
+        images: BatchImages,
+        texts: pa.Array | str,
+        stamps: pa.Array,
     ) -> None:
         for name in dict.fromkeys((*self._job.prompt_columns, *(column.source for column in self._job.keep_columns))):
             cells = batch.column(name)
@@ -231,12 +236,12 @@ class _Feed:
             long_places = _true_places(is_longer(texts_of, MOST_CELL_BYTES))
             _add(problems, long_places, f"its cell {name!r} has more than {MOST_CELL_BYTES:,} bytes")
         _add(problems, images.places_with_nul(), "an image reference holds a NUL character")
-        if texts.null_count:
+        if isinstance(texts, pa.Array) and texts.null_count:
             prompt = self._job.prompt_columns[0]
             _add(problems, _true_places(texts.is_null()), f"its prompt is null (column {prompt!r})")
         if self._job.image_columns:
             columns = ", ".join(repr(name) for name in self._job.image_columns)
-            _add(problems, _true_places(pc.equal(stamps, "")), f"it has no image (column {columns})")
+            _add(problems, _true_places(pc.equal(stamps, NO_TEXT)), f"it has no image (column {columns})")
 
     # ------------------------------------------------------------------------------ counting
 
@@ -283,7 +288,7 @@ class _Feed:
             return ()
         chosen = pa.array(places, pa.int64())
         ids = looked.ids.take(chosen).to_pylist()
-        texts = pc.fill_null(looked.texts.take(chosen), "").to_pylist()
+        texts = _chosen_texts(looked.texts, chosen)
         kept = self._kept(looked.batch, chosen)
         images = looked.images.of_rows(places)
         return tuple(
@@ -297,6 +302,12 @@ class _Feed:
             for column, (_, target) in zip(self._job.keep_columns, self._survey.keep_types, strict=True)
         ]
         return list(zip(*cells, strict=True)) if cells else [()] * len(chosen)
+
+
+def _chosen_texts(texts: pa.Array | str, chosen: pa.Array) -> list[str]:
+    if isinstance(texts, str):
+        return [texts] * len(chosen)
+    return list(pc.fill_null(texts.take(chosen), NO_TEXT).to_pylist())
 
 
 def _row(

@@ -16,8 +16,10 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import types
 
 
@@ -88,6 +90,19 @@ def _is_uuid(given: pa.DataType) -> bool:
 
 
 # ---------------------------------------------------------------------------------- text
+
+#: Scalars of a given type: to guess a type pyarrow looks for pandas, for 0.1 ms each time where that is not installed.
+NO_TEXT = pa.scalar("", pa.string())
+FALSE = pa.scalar(False, pa.bool_())
+
+
+def letters(texts: pa.Array) -> NDArray[np.uint8]:
+    """The bytes of a string column's cells, one behind the other. (Behind a null cell there may be some, too.)"""
+    _, ends, content = texts.buffers()
+    if content is None or not len(texts):
+        return np.empty(0, dtype=np.uint8)
+    bounds = np.frombuffer(ends, dtype=np.int32)
+    return np.frombuffer(content, dtype=np.uint8)[bounds[texts.offset] : bounds[texts.offset + len(texts)]]
 
 
 def cell_texts(array: pa.Array, field: pa.Field) -> pa.Array:

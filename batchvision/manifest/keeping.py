@@ -15,7 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from batchvision.manifest.cells import JsonCells, cell_texts, float_text, is_list, iso_texts, json_text, spoken
+from batchvision.manifest.cells import (
+    FALSE,
+    JsonCells,
+    cell_texts,
+    float_text,
+    is_list,
+    iso_texts,
+    json_text,
+    letters,
+    spoken,
+)
 from batchvision.records import Cell
 
 #: A cell that is sent or kept has no more bytes of UTF-8 than this; its row is invalid if it does.
@@ -133,9 +143,11 @@ def _made_storable(text: str) -> str:
 
 def is_longer(texts: pa.Array, most_bytes: int) -> pa.Array:
     """Which cells of a string or binary column have more bytes (null cells: False)."""
-    return pc.fill_null(pc.greater(pc.binary_length(texts), most_bytes), False)
+    return pc.fill_null(pc.greater(pc.binary_length(texts), pa.scalar(most_bytes, pa.int32())), FALSE)
 
 
 def has_nul(texts: pa.Array) -> pa.Array:
     """Which cells of a string column hold a NUL (null cells: False)."""
-    return pc.fill_null(pc.match_substring(texts, "\x00"), False)
+    if letters(texts).all():
+        return pa.repeat(FALSE, len(texts))
+    return pc.fill_null(pc.match_substring(texts, "\x00"), FALSE)
