@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -17,6 +19,7 @@ from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreadable, R
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO must not wait for its writer; O_NOCTTY: nor may a terminal become ours
 _FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+_UNPLAIN = frozenset({"", ".", ".."})  #: an empty part: the path is absolute, or ends in a slash
 _KERNEL_FOLDERS = frozenset({"proc", "sys", "dev"})
 
 
@@ -28,13 +31,10 @@ def read_inside(root: Path, reference: str, max_bytes: int) -> bytes:
     """
     name = local_path(reference)
     try:
-        base = root.resolve()
-        path = (base / name).resolve()
-        if not path.is_relative_to(base) or _KERNEL_FOLDERS.intersection(path.parts[1:2]):
-            raise ImageForbidden(
-                f"{name} is outside {base}: put the image there, or set manifest.root to a folder that holds both"
-            )
-        descriptor = _open_step_by_step(base, path)
+        base = _resolved(root)
+        descriptor = _open_plain(base, name)
+        if descriptor is None:
+            descriptor = _open_step_by_step(base, _path_inside(base, name))
     except (OSError, RuntimeError, ValueError) as error:
         raise _fault(name, root, error) from error
     try:
@@ -56,11 +56,41 @@ def local_path(reference: str) -> str:
     return unquote(parts.path)
 
 
+@lru_cache(maxsize=64)
+def _resolved(root: Path) -> Path:
+    return root.resolve()
+
+
+def _open_plain(base: Path, name: str) -> int | None:
+    """A path of plain names, none of them a link, is inside by the way it is opened: nothing has to be resolved.
+    None for any other, and for what cannot be opened."""
+    parts = name.split("/")
+    if not _UNPLAIN.isdisjoint(parts) or not _KERNEL_FOLDERS.isdisjoint((*base.parts[1:2], parts[0])):
+        return None
+    try:
+        return _open_parts(base, parts)
+    except (OSError, ValueError):
+        return None
+
+
+def _path_inside(base: Path, name: str) -> Path:
+    path = (base / name).resolve()
+    if not path.is_relative_to(base) or _KERNEL_FOLDERS.intersection(path.parts[1:2]):
+        raise ImageForbidden(
+            f"{name} is outside {base}: put the image there, or set manifest.root to a folder that holds both"
+        )
+    return path
+
+
 def _open_step_by_step(base: Path, path: Path) -> int:
     """Opens folder by folder from ``base``, so that a link put in the way since ``resolve()`` is not followed."""
+    return _open_parts(base, path.relative_to(base).parts or (".",))
+
+
+def _open_parts(base: Path, parts: Sequence[str]) -> int:
+    *folders, last = parts
     folder = os.open(base, _FOLDER_FLAGS & ~os.O_NOFOLLOW)
     try:
-        *folders, last = path.relative_to(base).parts or (".",)
         for part in folders:
             inner = os.open(part, _FOLDER_FLAGS, dir_fd=folder)
             os.close(folder)

@@ -118,6 +118,16 @@ def test_a_link_put_in_the_way_after_the_check_is_not_followed(
 
     monkeypatch.setattr(Path, "resolve", resolve_then_swap)
     with pytest.raises((ImageForbidden, ImageUnreadable)):
+        read_inside(root, "sub/../sub/b.jpg", LIMIT)
+
+
+@pytest.mark.parametrize("swapped", ["sub/b.jpg", "sub"])
+def test_a_link_put_in_the_way_between_two_rows_is_not_followed_either(root: Path, swapped: str) -> None:
+    (root.parent / "b.jpg").write_bytes(b"secret")
+    assert read_inside(root, "sub/b.jpg", LIMIT) != b"secret"
+    (root / swapped).rename(root / "moved")
+    (root / swapped).symlink_to(root.parent / "b.jpg" if swapped.endswith(".jpg") else root.parent)
+    with pytest.raises(ImageForbidden, match="outside"):
         read_inside(root, "sub/b.jpg", LIMIT)
 
 
