@@ -83,7 +83,9 @@ STORIES = st.builds(
     rows=st.integers(1, 30),
     concurrency=st.integers(1, 12),
     shares=st.lists(st.integers(0, 100), min_size=1, max_size=7).map(tuple),
-    fates=st.lists(st.sampled_from(["ok", "ok", "ok", "cut", "error"]), min_size=1, max_size=11).map(tuple),
+    fates=st.lists(st.sampled_from(["ok", "ok", "ok", "cut", "error"]), min_size=1, max_size=11)
+    .filter(lambda fates: set(fates) != {"error"})  # a provider that never comes back is waited for, for ever
+    .map(tuple),
     cap_percent=st.integers(50, 2_500),
     cuts=st.lists(st.floats(0.5, 40.0), max_size=2).map(tuple),
     period=st.sampled_from(["", "_per_day", "_per_month"]),
