@@ -40,6 +40,7 @@ from batchvision.records import (
     Intent,
     Lane,
     Outcome,
+    Pieces,
     Purpose,
     RawAnswer,
     Recipe,
@@ -66,7 +67,7 @@ class Transport(Protocol):
         self,
         method: str,
         path: str,
-        body: bytes | None,
+        body: Pieces | None,
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
     ) -> RawAnswer: ...

@@ -56,6 +56,7 @@ class Preparer:
             raise RowInvalid(row.problem)
         payloads = await self._payloads(row, inline=inline)
         messages = self._conversation.messages(row.text, payloads)
+        messages_bytes = sum(map(len, messages))
         return Request(
             row_id=row.row_id,
             request_key=keys.request_key(self._recipe_id, row.text, identities(row.text, payloads)),
@@ -64,12 +65,12 @@ class Preparer:
             image_ref=tuple(payload.reference for payload in payloads),
             image_sha256=tuple(payload.sha256 for payload in payloads),
             keep=row.keep,
-            estimate=self._estimate(row, payloads, messages),
+            estimate=self._estimate(row, payloads, messages_bytes),
             has_urls=self._may_inline_urls and any(payload.url is not None for payload in payloads),
             credentials=tuple(secret for payload in payloads if payload.url for secret in url_credentials(payload.url)),
             raised_estimate=None
             if self._raised_max_tokens is None
-            else self._estimate(row, payloads, messages, self._raised_max_tokens),
+            else self._estimate(row, payloads, messages_bytes, self._raised_max_tokens),
         )
 
     async def inlined(self, row: Row, request: Request) -> Request:
@@ -81,9 +82,11 @@ class Preparer:
     async def _payloads(self, row: Row, *, inline: bool) -> list[Payload]:
         return await payloads_of(self._images, row, inline=inline, skip_bad_images=self._skip_bad_images)
 
-    def _estimate(self, row: Row, payloads: list[Payload], messages: bytes, max_tokens: int | None = None) -> Estimate:
+    def _estimate(
+        self, row: Row, payloads: list[Payload], messages_bytes: int, max_tokens: int | None = None
+    ) -> Estimate:
         sizes = [(payload.width, payload.height) for payload in payloads]
-        return self._estimator.estimate(len(row.text), sizes, len(messages), max_tokens)
+        return self._estimator.estimate(len(row.text), sizes, messages_bytes, max_tokens)
 
 
 def identities(text: str, payloads: list[Payload]) -> list[str]:

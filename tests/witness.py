@@ -22,7 +22,7 @@ from batchvision import Job
 from batchvision.checkpoint import Disk
 from batchvision.checkpoint.disk import LocalDisk
 from batchvision.errors import ConnectionCut
-from batchvision.records import RawAnswer, RunSummary
+from batchvision.records import Pieces, RawAnswer, RunSummary
 from batchvision.runner import run_async
 from batchvision.wiring import Seams
 
@@ -70,7 +70,7 @@ class Witness(FakeProvider):
         self,
         method: str,
         path: str,
-        body: bytes | None,
+        body: Pieces | None,
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
     ) -> RawAnswer:

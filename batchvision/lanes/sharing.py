@@ -85,7 +85,7 @@ class Sharing:
 
 
 def _light(request: Request) -> Request:
-    return replace(request, messages=b"")
+    return replace(request, messages=())
 
 
 def is_shared(outcome: Outcome) -> bool:

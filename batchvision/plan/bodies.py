@@ -37,7 +37,7 @@ async def bodies(job: Job, estimator: Estimator, rows: list[Row]) -> list[dict[s
         except RowFault as fault:
             bodies.append({"row_id": row.row_id, "cannot_be_made": fault.message})
             continue
-        body: Mapping[str, Any] = json.loads(speaks.body(job.recipe, request.messages, options))
+        body: Mapping[str, Any] = json.loads(b"".join(speaks.body(job.recipe, request.messages, options)))
         bodies.append({"row_id": row.row_id, "body": shortened(body)})
     return bodies
 

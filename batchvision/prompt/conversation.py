@@ -1,7 +1,7 @@
 """A recipe's messages as bytes: the prefix (system, examples) is serialised once, each row adds its text and images.
 
-Rule: bytes only. The small JSON is encoded, the base64 of an image is spliced in; it holds no character that JSON
-would escape.
+Rule: bytes only, in pieces. The small JSON is encoded, the base64 of an image is a piece of its own: it holds no
+character that JSON would escape.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from base64 import b64encode as _standard_b64encode
 from collections.abc import Callable, Sequence
 
 from batchvision.prompt.template import MARK, Template
-from batchvision.records import Label, Payload, Recipe
+from batchvision.records import Label, Payload, Pieces, Recipe
 
 
 def _fast_b64encode() -> Callable[[bytes], bytes]:
@@ -124,6 +124,6 @@ class Conversation:
         pieces.append(b'{"role":"user","content":')
         return pieces
 
-    def messages(self, text: str, payloads: Sequence[Payload]) -> bytes:
+    def messages(self, text: str, payloads: Sequence[Payload]) -> Pieces:
         """The JSON array of chat messages for one row. ``text`` is rendered, with markers where images belong."""
-        return b"".join([self._prefix, *_content(text, payloads, self._images_first, self._detail), b"}]"])
+        return (self._prefix, *_content(text, payloads, self._images_first, self._detail), b"}]")

@@ -17,7 +17,7 @@ from batchvision.money import Prices
 from batchvision.prompt import response_format
 from batchvision.providers import chat, decode, faults, signs, wire
 from batchvision.providers.signs import RateSigns
-from batchvision.records import Answer, Lane, RawAnswer, Recipe
+from batchvision.records import Answer, Lane, Pieces, RawAnswer, Recipe
 from batchvision.secrets import Secret
 
 __all__ = ["Dialect", "Gone", "ModelListing", "RateSigns", "Reading", "SendOptions", "Waiting"]
@@ -138,8 +138,9 @@ class Dialect:
         """Headers of one request that let the provider answer it, or not, with what it answered before."""
         return {}
 
-    def body(self, recipe: Recipe, messages: bytes, options: SendOptions) -> bytes:
-        """The JSON body. ``messages`` (megabytes of base64) is spliced in; what surrounds it is encoded once a recipe.
+    def body(self, recipe: Recipe, messages: Pieces, options: SendOptions) -> Pieces:
+        """The JSON body. ``messages`` (megabytes of base64) go in as they are; what surrounds them is encoded once a
+        recipe.
 
         The order of keys never changes, as providers cache by the bytes of a body.
         """
@@ -149,7 +150,7 @@ class Dialect:
             if len(self._tails) >= _KEPT_TAILS:
                 self._tails.clear()
             self._tails[id(recipe), options] = known
-        return b"".join((known[1], messages, known[2]))
+        return (known[1], *messages, known[2])
 
     def _around_messages(self, recipe: Recipe, options: SendOptions) -> tuple[bytes, bytes]:
         head = _dumps({"model": recipe.model})[:-1] + b',"messages":'

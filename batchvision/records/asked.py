@@ -190,14 +190,18 @@ class Tries(NamedTuple):
     probe: bool = False  #: sent while the provider seems away: a failure on its side spends no attempt
 
 
+#: Bytes that follow each other. Megabytes of base64 are one of them, and are never copied to be joined.
+Pieces = tuple[bytes, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for one row, ready to travel: ``messages`` is the JSON array of chat messages, as bytes."""
+    """What is asked for one row, ready to travel: ``messages`` is the JSON array of chat messages."""
 
     row_id: str
     request_key: str
     skip_key: str
-    messages: bytes
+    messages: Pieces
     image_ref: tuple[str, ...]
     image_sha256: tuple[str | None, ...]
     keep: tuple[Cell, ...]

@@ -10,17 +10,18 @@ import asyncio
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
+from batchvision.records import Pieces
 from batchvision.transport.arrival import Arrival
 
 KEPT_IDLE_SECONDS = 15.0  #: servers drop idle connections, and a request that meets such an end may have been billed
 RESOLVED_SECONDS = 10.0  #: how long the addresses of a name are used
 _SECOND_ADDRESS_SECONDS = 0.25  #: after which another address is tried beside a silent one (RFC 8305)
-_JOINED_BYTES = 64 * 1024  #: a body up to this size leaves in one piece with its head; a larger one is not copied
+_LARGE_BYTES = 64 * 1024  #: a piece from this size on leaves by itself, without being copied
 
 
 class Connection(asyncio.Protocol):
@@ -38,16 +39,13 @@ class Connection(asyncio.Protocol):
         """Whether a request may leave on it: it is open, and all of the one before has left."""
         return not self._transport.is_closing() and self._transport.get_write_buffer_size() == 0
 
-    async def carry(self, head: bytes, body: bytes, arrival: Arrival, deadline: float) -> None:
-        """Send a request and return when its answer is over, whatever that means: ``arrival`` tells. ``deadline`` is on
-        the loop's clock. Cancelled, the connection ends."""
+    async def carry(self, request: Pieces, arrival: Arrival, deadline: float) -> None:
+        """Send a request, its head first, and return when its answer is over, whatever that means: ``arrival`` tells.
+        ``deadline`` is on the loop's clock. Cancelled, the connection ends."""
         loop = asyncio.get_running_loop()
         self._arrival, self._is_over = arrival, loop.create_future()
-        if len(body) <= _JOINED_BYTES:
-            self._transport.write(head + body)
-        else:
-            self._transport.write(head)
-            self._transport.write(body)
+        for piece in _packed(request):
+            self._transport.write(piece)
         timer = loop.call_at(deadline, self._give_up)
         try:
             await self._is_over
@@ -92,6 +90,21 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._is_over is not None and not self._is_over.done():
             self._is_over.set_result(None)
+
+
+def _packed(pieces: Pieces) -> Iterator[bytes]:
+    """The same bytes in as few pieces as can be without copying a large one."""
+    small: list[bytes] = []
+    for piece in pieces:
+        if len(piece) < _LARGE_BYTES:
+            small.append(piece)
+            continue
+        if small:
+            yield b"".join(small)
+            small = []
+        yield piece
+    if small:
+        yield b"".join(small)
 
 
 class Connections:

@@ -30,7 +30,7 @@ from yarl import URL
 
 from batchvision import __version__
 from batchvision.errors import BatchvisionError, ConnectFailed, ConnectionCut, JobInvalid, RequestTimedOut
-from batchvision.records import RawAnswer
+from batchvision.records import Pieces, RawAnswer
 from batchvision.secrets import Secrets
 from batchvision.transport.arrival import Arrival
 from batchvision.transport.connection import Connection, Connections, reason
@@ -103,7 +103,7 @@ class HttpTransport:
         self,
         method: str,
         path: str,
-        body: bytes | None,
+        body: Pieces | None,
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
     ) -> RawAnswer:
@@ -117,7 +117,7 @@ class HttpTransport:
         head = self._head(method, path, body, headers)
         connection = await self._take(self._connections, deadline, timeout_seconds)
         arrival = Arrival(self._max_answer_bytes)
-        await connection.carry(head, body or b"", arrival, deadline)
+        await connection.carry((head, *(body or ())), arrival, deadline)
         if arrival.may_be_followed:
             self._connections.give_back(connection)
         if arrival.status is None:
@@ -132,9 +132,9 @@ class HttpTransport:
 
     # ---------------------------------------------------------------------------- a request's head
 
-    def _head(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None) -> bytes:
+    def _head(self, method: str, path: str, body: Pieces | None, headers: Mapping[str, str] | None) -> bytes:
         lines = {**self._headers, **_lines(headers)} if headers else self._headers
-        length = b"" if body is None else b"content-length: %d\r\n" % len(body)
+        length = b"" if body is None else b"content-length: %d\r\n" % sum(map(len, body))
         return b"".join((self._start_of(method, path), *lines.values(), length, b"\r\n"))
 
     def _start(self, method: str, path: str) -> bytes:

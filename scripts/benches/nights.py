@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 
 from batchvision.feed import Selection
 from batchvision.job import Job
-from batchvision.records import Counters, RawAnswer, RunSummary
+from batchvision.records import Counters, Pieces, RawAnswer, RunSummary
 from batchvision.runner import run_async
 from batchvision.wiring import Seams
 from benches.loops import MODEL, QUESTION, SYSTEM, Spec
@@ -105,7 +105,7 @@ class Stub:
         self,
         method: str,
         path: str,
-        body: bytes | None,
+        body: Pieces | None,
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
     ) -> RawAnswer:

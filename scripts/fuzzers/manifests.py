@@ -116,7 +116,7 @@ def _check_body(job: Job, row: Row) -> None:
     """Whatever a cell holds, it ends inside the text of the one user message."""
     speaks = dialect("emulator")
     messages = Conversation(job.recipe, ()).messages(row.text, ())
-    body = json.loads(speaks.body(job.recipe, messages, SendOptions()))
+    body = json.loads(b"".join(speaks.body(job.recipe, messages, SendOptions())))
     assert set(body) == {"model", "messages"} and body["model"] == "m", body.keys()
     (message,) = body["messages"]
     assert set(message) == {"role", "content"} and message["role"] == "user"

@@ -136,9 +136,8 @@ def test_a_cell_fills_the_text_it_stands_in_and_nothing_else(tmp_path_factory: A
     template = Template.parse("A {title} {{x}} {image} {hint}.")
     text = template.render({"title": title, "hint": hint})
     job = _job(tmp_path_factory)
-    body = json.loads(
-        dialect("emulator").body(job.recipe, Conversation(job.recipe, ()).messages(text, [IMAGE]), SendOptions())
-    )
+    messages = Conversation(job.recipe, ()).messages(text, [IMAGE])
+    body = json.loads(b"".join(dialect("emulator").body(job.recipe, messages, SendOptions())))
     assert set(body) == {"model", "messages", "temperature"}
     assert (body["model"], body["temperature"]) == ("m", 0)
     system, user = body["messages"]

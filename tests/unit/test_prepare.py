@@ -82,7 +82,7 @@ def row(*references: str, text: str = "What is it?", slots: tuple[str, ...] = ("
 
 
 def parts_of(request: Request) -> list[dict[str, Any]]:
-    (turn,) = json.loads(request.messages)
+    (turn,) = json.loads(b"".join(request.messages))
     parts: list[dict[str, Any]] = turn["content"]
     return parts
 

@@ -43,7 +43,7 @@ def test_the_first_row_asks_and_the_others_wait_without_their_images():
     assert sharing.answer_for(request("b", "k")) is True
     assert sharing.answer_for(request("c", "k")) is True
     followers = sharing.ended("k", answer("k"))
-    assert [(each.row_id, each.messages) for each in followers] == [("b", b""), ("c", b"")]
+    assert [(each.row_id, each.messages) for each in followers] == [("b", ()), ("c", ())]
 
 
 def test_rows_that_come_after_the_answer_have_it_at_once():
@@ -101,7 +101,7 @@ def test_switched_off_every_row_asks_for_itself():
 def test_what_an_earlier_run_has_an_answer_for_is_read_from_the_disk_and_not_asked():
     sharing = Sharing(answered("k"))
     assert sharing.answer_for(request("b", "k")) is True
-    assert [(each.row_id, each.messages) for each in sharing.late] == [("b", b"")]
+    assert [(each.row_id, each.messages) for each in sharing.late] == [("b", ())]
     assert [each.row_id for each in sharing.take_late()] == ["b"]
     assert sharing.take_late() == []
 
