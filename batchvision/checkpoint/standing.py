@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.entries import Carry
 from batchvision.checkpoint.keyset import Keep, KeySet
-from batchvision.checkpoint.parts import batches_of, part_paths, read_part
+from batchvision.checkpoint.parts import batches_of, part_paths
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pair, pairs
 from batchvision.keys import row_digest
 from batchvision.records import Failed
@@ -167,7 +167,7 @@ def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet, dict[by
     (by row_id) with what they cost."""
     done, answered = KeySet(), KeySet(keep=Keep.HINT)
     others: dict[bytes, int] = {}
-    for table in _tables(output, _RESULT_COLUMNS):
+    for table in _tables(part_paths(output, "results"), _RESULT_COLUMNS):
         is_current = pc.equal(table["recipe_id"], recipe_id)
         if pc.all(is_current).as_py():
             _add_done(done, answered, table)
@@ -177,15 +177,15 @@ def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet, dict[by
         for digest, ticks in zip(_id_digests(rest), rest["row_cost_ticks"].to_pylist(), strict=True):
             others[digest] = others.get(digest, 0) + (ticks or 0)
     if others:  # only then is it worth asking which of them are done here too
-        for table in _tables(output, ("row_id", "recipe_id")):
+        for table in _tables(part_paths(output, "results"), ("row_id", "recipe_id")):
             for digest in _id_digests(table.filter(pc.equal(table["recipe_id"], recipe_id))):
                 others.pop(digest, None)
     return done, answered, others
 
 
-def _tables(output: Path, names: Sequence[str]) -> Iterator[pa.Table]:
-    """Some columns of ``results``, some thousand rows at a time: a merged part has a quarter of a million."""
-    for path in part_paths(output, "results"):
+def _tables(paths: Sequence[Path], names: Sequence[str]) -> Iterator[pa.Table]:
+    """Some columns of parts, some thousand rows at a time: a merged one has a quarter of a million."""
+    for path in paths:
         for batch in batches_of(path, names):
             yield pa.Table.from_batches([batch])
 
@@ -205,8 +205,7 @@ def _id_digests(table: pa.Table) -> list[bytes]:
 def read_sums(output: Path) -> Sums:
     """The ledger's sums, a column at a time."""
     spent = ambiguous = 0
-    for path in part_paths(output, "attempts"):
-        table = read_part(path, ("cost_ticks", "bound_ticks"))
+    for table in _tables(part_paths(output, "attempts"), ("cost_ticks", "bound_ticks")):
         spent += pc.sum(table["cost_ticks"]).as_py() or 0
         ambiguous += pc.sum(table["bound_ticks"]).as_py() or 0
     return Sums(spent, ambiguous)
@@ -217,10 +216,8 @@ def spent_since(output: Path, since: datetime) -> int:
     read: no run is that long."""
     earliest = (since.astimezone(UTC) - timedelta(days=2)).date().isoformat()
     total = 0
-    for path in part_paths(output, "attempts"):
-        if path.parent.name.removeprefix("run_date=") < earliest:
-            continue
-        table = read_part(path, ("cost_ticks", "bound_ticks", "sent_at"))
+    paths = [path for path in part_paths(output, "attempts") if path.parent.name >= f"run_date={earliest}"]
+    for table in _tables(paths, ("cost_ticks", "bound_ticks", "sent_at")):
         table = table.filter(
             pc.greater_equal(table["sent_at"], pa.scalar(since.astimezone(UTC), pa.timestamp("us", "UTC")))
         )
