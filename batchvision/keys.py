@@ -16,12 +16,11 @@ KEY_BYTES = 16
 
 
 def _hexdigest(parts: Iterable[str]) -> str:
-    digest = blake2b(digest_size=KEY_BYTES)
+    framed: list[bytes] = []
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass")
-        digest.update(b"%d:" % len(raw))
-        digest.update(raw)
-    return digest.hexdigest()
+        framed += (b"%d:" % len(raw), raw)
+    return blake2b(b"".join(framed), digest_size=KEY_BYTES).hexdigest()
 
 
 def canonical_json(document: Any) -> str:

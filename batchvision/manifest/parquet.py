@@ -1,9 +1,9 @@
 """A Parquet file, or a folder of them with hive partitions, as record batches of bounded size.
 
 Rule: read row group by row group through a buffered stream; a batch has as many rows as fit into ``BATCH_BYTES``,
-judged by what pages can hold at most, by the file's own numbers and by a first taste of it. Extension types are refused
-but for those that are plain text or UUIDs: what a file names is never looked up. Partition values are text as the
-folder's name has it.
+judged by what pages can hold at most and, where that may be too much, by the file's own numbers and a first taste.
+Extension types are refused but for those that are plain text or UUIDs: what a file names is never looked up. Partition
+values are text as the folder's name has it.
 """
 
 from __future__ import annotations
@@ -93,10 +93,13 @@ def _stored_batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Ite
             raise JobInvalid(f"{path.name} is damaged: a row group has {len(group.chunks)} columns of {leaves}.")
         if not group.rows:
             continue
-        most = min(BATCH_ROWS, rows_at_once(path, file, group, wanted, BATCH_BYTES))
-        taste = min(most, _TASTE_ROWS)
-        row_bytes = max(_stored_row_bytes(group, wanted), _tasted_row_bytes(file, number, columns, taste))
-        rows = max(1, min(most, int(BATCH_BYTES / row_bytes)))
+        chosen = sum(chunk.column in wanted for chunk in group.chunks)
+        rows = min(BATCH_ROWS, group.rows)
+        if not chosen or rows_at_once(path, file, group, wanted, BATCH_BYTES // chosen) < rows:
+            most = min(BATCH_ROWS, rows_at_once(path, file, group, wanted, BATCH_BYTES))
+            taste = min(most, _TASTE_ROWS)
+            row_bytes = max(_stored_row_bytes(group, wanted), _tasted_row_bytes(file, number, columns, taste))
+            rows = max(1, min(most, int(BATCH_BYTES / row_bytes)))
         for batch in file.iter_batches(batch_size=rows, row_groups=[number], columns=columns):
             batch.validate(full=True)
             yield batch

@@ -15,6 +15,7 @@ from batchvision.checkpoint.schema import failures_of
 from batchvision.errors import RowFault
 from batchvision.feed import NewStanding, Selection, Survey, feed, survey
 from batchvision.feed import Standing as FeedStanding
+from batchvision.garbage import rarely_collected
 from batchvision.job import Job
 from batchvision.plan.bodies import bodies, shortened
 from batchvision.plan.counts import Plan, RowCounts, Sums
@@ -54,21 +55,13 @@ async def plan(
     )
     distinct = Distinct(standing) if job.limits.deduplicate else None
     shown: list[Row] = []
-    for row in _rows_to_do(job, surveyed, standing, selection, drawn.rows):
-        failed_before = standing.failed_before(row.row_id, row.skip_key) is not None
-        drawn.rows.failed_before += failed_before
-        try:
-            seen = looking.at(row)
-        except RowFault as fault:
-            _note_invalid(drawn, row, fault)
-            continue
-        drawn.rows.to_do += 1
-        drawn.rows.retried += failed_before
-        if distinct is None or distinct.is_new(seen.request_key):
-            drawn.cost.add(seen.estimate)
-            watch(seen)
-        if len(shown) < show_requests:
-            shown.append(row)
+    with rarely_collected():
+        for rows in _rows_to_do(job, surveyed, standing, selection, drawn.rows):
+            seen = list(_seen(rows, looking, standing, drawn))
+            shown += [each.row for each in seen[: show_requests - len(shown)]]
+            for each in seen if distinct is None else distinct.first(seen):
+                drawn.cost.add(each.estimate)
+                watch(each)
     drawn.seconds = _seconds_at_limits(job, drawn.cost)
     if isinstance(standing, Standing):
         others = standing.done_other_recipe
@@ -95,8 +88,8 @@ def standing_of(job: Job) -> FeedStanding:
 
 def _rows_to_do(
     job: Job, surveyed: Survey, standing: FeedStanding, selection: Selection, counts: RowCounts
-) -> Iterator[Row]:
-    """The feed's rows; what it does not give is counted here."""
+) -> Iterator[tuple[Row, ...]]:
+    """The feed's rows, some at a time; what it does not give is counted here."""
     for batch in feed(job, surveyed, standing, selection):
         counts.done += batch.done
         counts.failed_kept += batch.failed_kept
@@ -104,7 +97,22 @@ def _rows_to_do(
         counts.awaiting += batch.awaiting
         counts.held += batch.held
         counts.left += batch.left
-        yield from batch.rows
+        yield batch.rows
+
+
+def _seen(rows: tuple[Row, ...], looking: Looking, standing: FeedStanding, drawn: Plan) -> Iterator[Seen]:
+    """The rows that can be sent, looked at and counted; those that cannot are noted."""
+    for row in rows:
+        failed_before = standing.failed_before(row.row_id, row.skip_key) is not None
+        drawn.rows.failed_before += failed_before
+        try:
+            seen = looking.at(row)
+        except RowFault as fault:
+            _note_invalid(drawn, row, fault)
+            continue
+        drawn.rows.to_do += 1
+        drawn.rows.retried += failed_before
+        yield seen
 
 
 def _note_invalid(drawn: Plan, row: Row, fault: RowFault) -> None:

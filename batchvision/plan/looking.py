@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -17,6 +19,9 @@ from batchvision.keys import key_bytes, request_key
 from batchvision.plan.counts import ImageCounts
 from batchvision.prepare import identities
 from batchvision.records import Estimate, ImageKind, ImagePreparation, ImageRef, ImageSize, Payload, Row
+
+#: By length of the text and sizes of the images.
+ESTIMATES_KEPT = 10_000
 
 
 class Seen(NamedTuple):
@@ -35,12 +40,17 @@ class Distinct:
         self._answered = standing.answered if isinstance(standing, Standing) else None
         self._seen = KeySet(keep=Keep.HINT)  # a clash would cost a row of the count
 
-    def is_new(self, key: str) -> bool:
-        asked = key_bytes(key)
-        if self._seen.contains(asked) or (self._answered is not None and self._answered.contains(asked)):
-            return False
-        self._seen.add(asked)
-        return True
+    def first(self, seen: Sequence[Seen]) -> list[Seen]:
+        """Those of ``seen`` whose requests would be sent."""
+        asked = [key_bytes(each.request_key) for each in seen]
+        packed = b"".join(asked)
+        known = self._seen.contains_packed(packed)
+        if self._answered is not None:
+            known |= self._answered.contains_packed(packed)
+        places = dict(zip(reversed(asked), reversed(range(len(asked))), strict=True))  # the first of each
+        for key in places:
+            self._seen.add(key)
+        return [seen[place] for place in sorted(places.values()) if not known[place]]
 
 
 class Looking:
@@ -49,7 +59,11 @@ class Looking:
     def __init__(self, job: Job, estimator: Estimator) -> None:
         self.estimator = estimator
         self.images = ImageCounts()
-        self._job = job
+        self._recipe = job.recipe
+        self._root = job.root
+        self._identity_mode = job.manifest.image_identity
+        #: nothing is learned while one only looks, and most requests are alike in what an estimate goes by
+        self._estimate = lru_cache(ESTIMATES_KEPT)(estimator.estimate)
         self._skips_bad_images = job.manifest.on_bad_image == "skip_image"
 
     def at(self, row: Row) -> Seen:
@@ -67,18 +81,18 @@ class Looking:
                 first_fault = first_fault or fault
         if not payloads and first_fault is not None:
             raise first_fault
-        key = request_key(self._job.recipe.recipe_id, row.text, identities(row.text, payloads))
-        sizes = tuple((payload.width, payload.height) for payload in payloads)
-        return Seen(row, sizes, key, self.estimator.estimate(len(row.text), sizes))
+        key = request_key(self._recipe.recipe_id, row.text, identities(row.text, payloads))
+        sizes = tuple([(payload.width, payload.height) for payload in payloads])
+        return Seen(row, sizes, key, self._estimate(len(row.text), sizes))
 
     def _image(self, ref: ImageRef) -> Payload:
         """One image, by its bytes; without what it would be converted to."""
-        mode, preparation, counts = self._job.manifest.image_identity, self._job.recipe.images, self.images
+        mode, preparation, counts = self._identity_mode, self._recipe.images, self.images
         if ref.kind is ImageKind.URL:
             counts.count += 1
             counts.by_format["url"] += 1
             return Payload(identity(ref, mode, None), ref.reference, ref.slot, None)
-        content = read_source(ref, self._job.root, preparation)
+        content = read_source(ref, self._root, preparation)
         header = examine(content)
         counts.count += 1
         counts.bytes += len(content)
