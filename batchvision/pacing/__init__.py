@@ -6,6 +6,7 @@ clock drives it too. gate (open, or one probe) · tokens (a bucket with give-bac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol
@@ -14,7 +15,7 @@ import anyio
 
 from batchvision.errors import BatchvisionError, ImageDownloadFailed, RateLimited, Transient
 from batchvision.pacing.gate import FIRST_ALONE_SECONDS, OUTAGE_AFTER_FAILURES, Gate
-from batchvision.pacing.pace import Pace, limiter_of
+from batchvision.pacing.pace import Pace, limiter_of, nap_until
 from batchvision.pacing.room import Room
 from batchvision.pacing.tokens import TokenBucket
 
@@ -56,11 +57,8 @@ class RateFacts(Protocol):
 class Departure:
     """One request's place in the order of departures."""
 
-    moment: float
-    epoch: int
     probe: bool
     tokens: float
-    slip: float = 0.0  #: of the pace when the moment was given
     departed_at: float = float("-inf")
     has_landed: bool = False
 
@@ -68,9 +66,10 @@ class Departure:
 class Pacing:
     """All of it together: ``admit`` waits its turn, ``depart`` its moment, ``observe`` tells how a request fared."""
 
-    def __init__(self, limits: PacingLimits) -> None:
+    def __init__(self, limits: PacingLimits, nap_until: Callable[[float], bool] = nap_until) -> None:
         self.gate = Gate()
-        self.pace = Pace(limits.requests_per_second, inf if limits.in_flight is None else limits.in_flight)
+        in_flight = inf if limits.in_flight is None else limits.in_flight
+        self.pace = Pace(limits.requests_per_second, in_flight, nap_until)
         self._limits = limits
         self._turn = anyio.Lock(fast_acquire=True)
         self._poll_turn = anyio.Lock()
@@ -94,7 +93,7 @@ class Pacing:
         if self._tokens is not None:
             self._tokens.take_nowait(tokens)
         taken = 0.0 if self._tokens is None else tokens
-        return Departure(self.pace.reserve(), self.pace.epoch, False, taken, self.pace.slip_seconds)
+        return Departure(False, taken)
 
     async def admit(self, tokens: float) -> Departure:
         """Wait until a request of about ``tokens`` is next; its moment is near when this returns."""
@@ -124,40 +123,24 @@ class Pacing:
         """One request and one poll at most wait here; the door lets them through by turns."""
         async with self._door:
             await self.pace.admit()
-            return Departure(self.pace.reserve(), self.pace.epoch, probe, tokens, self.pace.slip_seconds)
+            return Departure(probe, tokens)
 
     async def depart(self, departure: Departure) -> None:
-        """The last wait before the wire. A pause or a cut since the moment was given holds for this request too."""
-        while True:
-            if departure.epoch != self.pace.epoch:
-                departure.epoch, departure.moment = self.pace.epoch, self.pace.reserve()
-                departure.slip = self.pace.slip_seconds
-            at = self._moment_of(departure)
-            if (now := anyio.current_time()) >= at:
-                self._depart_at(now, departure, at)
-                return
-            await anyio.sleep_until(at)
-
-    def _moment_of(self, departure: Departure) -> float:
-        return max(departure.moment + self.pace.slip_seconds - departure.slip, self._resume_at)
-
-    def _depart_at(self, now: float, departure: Departure, moment: float) -> None:
-        departure.departed_at = now
-        self.pace.late(now - moment)
+        """The last wait before the wire. A pause or a cut since it was admitted holds for this request too."""
+        departure.departed_at = await self.pace.depart()
 
     def departs_now(self, departure: Departure) -> bool:
         """The last look, where no wait is due."""
-        now = anyio.current_time()
-        if departure.epoch != self.pace.epoch or now < (moment := self._moment_of(departure)):
-            return False
-        self._depart_at(now, departure, moment)
-        return True
+        departed_at = self.pace.depart_nowait()
+        if departed_at is not None:
+            departure.departed_at = departed_at
+        return departed_at is not None
 
     def land(self, departure: Departure) -> None:
         """Back from the wire, or never on it."""
         if not departure.has_landed:
             departure.has_landed = True
-            self.pace.landed()
+            self.pace.landed(has_departed=departure.departed_at > float("-inf"))
 
     async def admit_poll(self) -> None:
         """Polls have every other turn while requests wait for theirs, and at most half of the rate."""
@@ -211,10 +194,11 @@ class Pacing:
         is_of_tokens = error.limit_tokens_per_minute is not None
         if error.limit_tokens_per_minute is not None and self._tokens is None:
             self._tokens = TokenBucket(error.limit_tokens_per_minute)
-        if error.limit_per_second:
-            self.pace.tell(error.limit_per_second)
+        is_news = error.limit_per_second is not None and self.pace.tell(error.limit_per_second)
         has_wish = error.retry_after_seconds is not None
-        is_pause_due = departed_at is None or is_of_tokens or self.pace.refused(departed_at, has_wish=has_wish)
+        is_pause_due = (
+            is_news or departed_at is None or is_of_tokens or self.pace.refused(departed_at, has_wish=has_wish)
+        )
         if error.retry_after_seconds is not None:
             self._pause(error.retry_after_seconds)
         elif is_pause_due and anyio.current_time() >= self._resume_at:  # one pause for a volley of 429s

@@ -1,14 +1,17 @@
 """The pace of departures: a rate that the job gives, the provider tells, or 429s teach. Evenly spaced, never early.
 
-A reservation pacer (the generic cell rate algorithm): each departure has its moment, and time not used is credit for
-at most :data:`CREDIT_SECONDS`. What was found is kept a little below the limit; trying for more is small and rare.
+All leave through one door, one at a time (the generic cell rate algorithm): time not used is credit for at most
+:data:`CREDIT_SECONDS`, and none at all where the provider's burst turns out to be small. What was found is kept a
+little below the limit; trying for more is small and rare.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
-from math import inf
+from collections.abc import Callable
+from math import inf, sqrt
 from typing import NamedTuple
 
 import anyio
@@ -19,23 +22,31 @@ from batchvision.wakeup import Wakeup
 log = logging.getLogger(__name__)
 
 CREDIT_SECONDS = 0.25  #: departures that were late may be made up for, this much
-LEAD_SECONDS = 0.03  #: how long before its moment a request may write its intent
+LEAD_SECONDS = 0.1  #: how long before it departs a request is admitted, to make its intent durable: a slow disk's group
+FINE_SECONDS = 0.00125  #: before a moment that must be met well: timers of event loops are a millisecond coarse
+FINEST_SECONDS = 0.004  #: departures nearer than this are not worth holding the loop for
+COARSE_SECONDS = 0.1  #: for departures further apart a millisecond is nothing
 COOL_DOWN_SECONDS = 1.0  #: at most one cut in this time: a volley of 429s is one event
-RAMP_SECONDS = 8.0  #: after a pause the rate grows back to the full
+LONGEST_RAMP_SECONDS = 8.0  #: after a pause the rate grows back to the full, for as long as the pause was
 RAMP_FROM = 0.25
 MARGIN = 0.98  #: of the rate that was seen to be accepted
-LEAST_OF_GIVEN = 0.95  #: one cut of a rate that the job or the provider names goes no deeper
-LEAST_OF_FOUND = 0.8
+LEAST_OF_FOUND = 0.8  #: one cut of a rate that nobody names goes no deeper
+LEAST_OF_NAMED = 0.98  #: nor of one that the job or the provider names: a little more room between departures does much
+LEAST_WITH_PAUSE = 0.96  #: unless each 429 costs a pause
+ENOUGH_ROOM = 0.93  #: of the limit that is named: if, this low, still
+MISNAMED_SHARE = 0.2  #: of requests are refused, the limit is lower than it was named
 BEARABLE_SHARE = 0.003  #: of 429s: below it nothing is changed
-BEARABLE_SPACED_SHARE = 0.015  #: and this, once departures are evenly spaced
+BEARABLE_SPACED_SHARE = 0.01  #: and this, once departures are evenly spaced
+BEARABLE_NAMED_SHARE = 0.04  #: and this, where the limit is named: what the network delays meets the one behind it
 STORM_SHARE = 0.8  #: of 429s in the last second: above it the rate is not the reason
 SEARCH_FACTOR = 1.25  #: a second, until a limit is felt
 RETURN_FACTOR = 1.5  #: a second, back to a rate that was fine
 FIRST_WINDOW = 32  #: requests in flight at the start of a slow start
-PROBE_SHARE = 0.02  #: a try for a little more; doubled each time one does no harm
+PROBE_SHARE = 0.02  #: a try for a little more; beyond what was ever refused doubled each time
 PROBE_SECONDS = 10.0  #: between two tries; doubled each time one fails
-LONGEST_PROBE_SECONDS = 320.0
-METER_SECONDS = 5.0  #: and long enough for ten answers, but no more than a minute
+LONGEST_PROBE_SECONDS = 80.0
+METER_SECONDS = 5.0  #: what is looked at, and long enough for so many
+METER_DEPARTURES = 300  #: but no more than a minute
 LONGEST_METER_SECONDS = 60.0
 SLOWEST_PER_SECOND = 0.5
 
@@ -45,62 +56,91 @@ def limiter_of(per_second: float) -> AsyncLimiter:
     return AsyncLimiter(per_second, 1.0) if per_second >= 1 else AsyncLimiter(1, 1 / per_second)
 
 
-class Seen(NamedTuple):
-    """What came back over a while: answers that were no 429, and 429s."""
+def nap_until(moment: float) -> bool:
+    """Sleep through the last millisecond before ``moment`` with the loop held; False where the loop's clock is not the
+    machine's, or where there is more to wait."""
+    left = moment - time.monotonic()
+    if not -FINE_SECONDS < left <= 2 * FINE_SECONDS:
+        return False
+    time.sleep(max(0.0, left))
+    return True
 
-    accepted: float
+
+class Seen(NamedTuple):
+    """What happened over a while: departures, and 429s for them."""
+
+    departed: float
     refused: float
     span_seconds: float
 
     @property
     def accepted_per_second(self) -> float:
-        return self.accepted / self.span_seconds
+        """While a limit is felt, this *is* the limit."""
+        return max(0.0, self.departed - self.refused) / self.span_seconds
 
     @property
     def refused_share(self) -> float:
-        return self.refused / max(1.0, self.accepted + self.refused)
+        return self.refused / max(1.0, self.departed, self.refused)
+
+    def is_surely_above(self, share: float) -> bool:
+        """Whether so many 429s are no accident at ``share`` (two standard deviations)."""
+        return self.refused - 2 * sqrt(self.refused) > share * self.departed
 
 
 class Meter:
-    """Counts what comes back, by tenths of a second. While a limit is felt, what is accepted *is* the limit."""
+    """Counts departures and 429s since the last cut, by tenths of a second: what was before a cut is settled.
 
-    def __init__(self) -> None:
-        self._since: float | None = None
+    Departures and not answers: an answer takes much longer than a 429, and what is on its way has not been refused.
+    """
+
+    def __init__(self, since: float | None = None) -> None:
+        self._since = since
         self._tenths: deque[list[float]] = deque()
 
-    def count(self, now: float, *, accepted: bool) -> None:
-        if self._since is None:
-            self._since = now
+    def departed(self, now: float) -> None:
+        self._tenth(now)[1] += 1
+
+    def refused(self, now: float) -> None:
+        self._tenth(now)[2] += 1
+
+    def _tenth(self, now: float) -> list[float]:
+        self._since = now if self._since is None else self._since
         if not self._tenths or now - self._tenths[-1][0] >= 0.1:
             self._tenths.append([now, 0, 0])
             while self._tenths[0][0] < now - LONGEST_METER_SECONDS:
                 self._tenths.popleft()
-        self._tenths[-1][1 if accepted else 2] += 1
+        return self._tenths[-1]
 
-    def seen(self, now: float, span_seconds: float, rate: float | None = None) -> Seen:
-        """The last ``span_seconds``; longer where at ``rate`` that would show fewer than ten."""
-        span = min(LONGEST_METER_SECONDS, max(span_seconds, 10 / rate if rate else 0.0))
-        accepted = refused = 0.0
-        for at, good, bad in reversed(self._tenths):
-            if at < now - span:
+    def seen(self, now: float, span_seconds: float) -> Seen:
+        departed = refused = 0.0
+        for at, left, bad in reversed(self._tenths):
+            if at < now - span_seconds:
                 break
-            accepted, refused = accepted + good, refused + bad
-        return Seen(accepted, refused, min(span, max(1.0, now - (self._since or now))))
+            departed, refused = departed + left, refused + bad
+        return Seen(departed, refused, min(span_seconds, max(1.0, now - (self._since or now))))
 
 
 class Pace:
     """One rate for all departures. ``per_second`` None: none is known, and a slow start feels for it."""
 
-    def __init__(self, given_per_second: float | None = None, most_in_flight: float = inf) -> None:
+    def __init__(
+        self,
+        given_per_second: float | None = None,
+        most_in_flight: float = inf,
+        nap_until: Callable[[float], bool] = nap_until,
+    ) -> None:
         self.per_second = given_per_second
-        self.epoch = 0  #: changes when moments that were given hold no longer
         self._most = given_per_second  #: never beyond what the job or the provider says
+        self._is_named = given_per_second is not None  #: and that is believed
         self._good = given_per_second  #: the rate that was fine before the last trouble
-        self._limiter = None if given_per_second is None else limiter_of(given_per_second)
+        self._fine = 0.0  #: the rate before the last try for more
+        self._felt_at = inf  #: the rate at which the limit was felt last
         self._credit_seconds = CREDIT_SECONDS
-        self.slip_seconds = 0.0  #: by how much moments have been put off since the beginning
-        self._next_at = 0.0
-        self._ramp_from: float | None = None
+        self._next_at = 0.0  #: nobody departs before
+        self._ahead = 0  #: admitted, not departed
+        self._departing = anyio.Lock(fast_acquire=True)
+        self._nap_until = nap_until
+        self._ramp_from = self._ramp_seconds = 0.0
         self._most_in_flight = most_in_flight
         self._window = min(float(FIRST_WINDOW), most_in_flight)
         self._in_flight = 0
@@ -111,6 +151,7 @@ class Pace:
         self._probe_seconds = PROBE_SECONDS
         self._probe_share = PROBE_SHARE
         self._is_saturated = False
+        self._is_first = True
 
     def __repr__(self) -> str:
         rate = "slow start" if self.per_second is None else f"{self.per_second:.3g}/s"
@@ -119,90 +160,119 @@ class Pace:
     # ---------------------------------------------------------------- departures
 
     async def admit(self) -> None:
-        """Wait until a departure is near: the hard limit, then the backlog of moments, then the window."""
-        if self._limiter is not None:
-            await self._limiter.acquire()
-        while (wait := self._next_at - LEAD_SECONDS - anyio.current_time()) > 0:
+        """Wait until a departure is near, and for room in the window."""
+        while (wait := self._until_near()) > 0:
             self._is_saturated = True
             await anyio.sleep(wait)
         while self._is_full:
             await self._room.wait()
-        self._in_flight += 1
+        self._admitted()
 
     def admit_nowait(self) -> bool:
         """The same, where nothing has to be waited for."""
-        if self._limiter is not None or self._next_at - LEAD_SECONDS > anyio.current_time():
+        if self._until_near() > 0 or self._is_full:
             return False
-        if self._is_full:
-            return False
-        self._in_flight += 1
+        self._admitted()
         return True
+
+    def _admitted(self) -> None:
+        self._in_flight += 1
+        self._ahead += 1
+
+    def _until_near(self) -> float:
+        """How long until the next one to be admitted should make its intent durable."""
+        now = anyio.current_time()
+        rate = self._rate_at(max(now, self._next_at))
+        behind = self._ahead / rate if rate else 0.0
+        return max(self._next_at - now, -self._credit(rate)) + behind - LEAD_SECONDS
 
     @property
     def _is_full(self) -> bool:
         return self._in_flight >= (self._most_in_flight if self.per_second is not None else self._window)
 
-    def reserve(self) -> float:
-        """The moment of one departure, on the loop's clock. It may lie in the past: then it is now."""
-        now = anyio.current_time()
-        rate = self._rate_at(max(now, self._next_at))
-        if rate is None:
-            return now
-        moment = max(self._next_at, now - self._credit_seconds)
-        self._next_at = moment + 1 / rate
-        return moment
+    async def depart(self) -> float:
+        """Wait for the next departure: one waits at a time, and what is late puts off those behind. Returns when."""
+        async with self._departing:
+            while (now := anyio.current_time()) < (at := self._next_at):
+                if self._is_fine:
+                    await anyio.sleep_until(at - FINE_SECONDS)
+                    if self._next_at == at and self._nap_until(at):
+                        now = at
+                        break
+                await anyio.sleep_until(self._next_at)
+            return self._departed(now)
 
-    def late(self, seconds: float) -> None:
-        """A departure was late. Where the provider's burst is small, those behind it keep their distance and are put
-        off by as much; elsewhere they go when they would have gone."""
-        if not self._credit_seconds:
-            self.slip_seconds += seconds
-            self._next_at += seconds
+    @property
+    def _is_fine(self) -> bool:
+        """A departure that is a millisecond late costs a noticeable part of the rate, as nothing makes up for it."""
+        return not self._credit_seconds and FINEST_SECONDS <= 1 / (self.per_second or inf) <= COARSE_SECONDS
+
+    def depart_nowait(self) -> float | None:
+        """The same, where nothing has to be waited for."""
+        now = anyio.current_time()
+        return None if self._departing.locked() or now < self._next_at else self._departed(now)
+
+    def _departed(self, now: float) -> float:
+        self._ahead -= 1
+        self._meter.departed(now)
+        rate = self._rate_at(now)
+        if rate is not None:
+            self._next_at = max(self._next_at, now - self._credit(rate)) + 1 / rate
+        return now
+
+    def _credit(self, rate: float | None) -> float:
+        """None where it is less than one departure: that would only bring two closer together."""
+        return self._credit_seconds if rate and rate * self._credit_seconds >= 1 else 0.0
 
     def _rate_at(self, moment: float) -> float | None:
-        if self.per_second is None or self._ramp_from is None:
+        if self.per_second is None or not self._ramp_seconds:
             return self.per_second
-        share = (moment - self._ramp_from) / RAMP_SECONDS
+        share = (moment - self._ramp_from) / self._ramp_seconds
         if share >= 1:
-            self._ramp_from = None
+            self._ramp_seconds = 0.0
             return self.per_second
         return self.per_second * (RAMP_FROM + (1 - RAMP_FROM) * max(0.0, share))
 
-    def landed(self) -> None:
+    def landed(self, *, has_departed: bool) -> None:
         """A departure has come back, or never left."""
         self._in_flight -= 1
-        self._tell()
-
-    def _tell(self) -> None:
+        self._ahead -= not has_departed
         self._room.tell()
 
     def hold_until(self, moment: float) -> None:
         """Nobody departs before ``moment``; then the rate grows back."""
-        self.epoch += 1
+        now = anyio.current_time()
         if self.per_second is None:
             self.per_second = max(1.0, self._seen().accepted_per_second)
-            self._tell()
-        self._next_at = self._ramp_from = moment
-        self._changed_at = moment + RAMP_SECONDS
+            self._room.tell()
+        self._next_at = max(self._next_at, moment)
+        self._ramp_from, self._ramp_seconds = moment, min(LONGEST_RAMP_SECONDS, max(1.0, moment - now))
+        self._changed_at = moment + self._ramp_seconds
 
     # ---------------------------------------------------------------- what is learned
 
-    def tell(self, per_second: float) -> None:
-        """The provider names its limit: exact, so it is used in full, but never beyond the job's own."""
-        if self._most is None or per_second < self._most * 0.999:
-            self._most = self._good = per_second
-            self.per_second = per_second
-            self._limiter = limiter_of(per_second)
-            self._changed_at = anyio.current_time()
+    def tell(self, per_second: float) -> bool:
+        """The provider names its limit: exact, so it is used in full, but never beyond the job's own. True: it is news,
+        and what it refused of requests that have departed is explained."""
+        if self._most is not None and per_second >= self._most * 0.999:
+            return False
+        self._most = self._good = per_second
+        self._is_named = True
+        self._cut(per_second, anyio.current_time())
+        return True
 
     def accepted(self) -> None:
         """An answer that was no 429."""
         now = anyio.current_time()
-        self._meter.count(now, accepted=True)
+        self._answered(now)
         if self.per_second is None:
             self._window = min(self._window + 1, self._most_in_flight)  # doubles with each round trip
         elif self._is_saturated:
             self._grow(now)
+
+    def _answered(self, now: float) -> None:
+        if self._is_first:  # it was alone: nobody was late meanwhile
+            self._is_first, self._next_at = False, max(self._next_at, now)
 
     def _grow(self, now: float) -> None:
         """Only where the rate is what holds us back: quickly up to what was fine, beyond it a little and rarely."""
@@ -215,10 +285,14 @@ class Pace:
             if since >= 1.0:
                 self._set(min(self.per_second * RETURN_FACTOR, self._good), now)
         elif since >= self._probe_seconds and (self._most is None or self.per_second < self._most):
+            if self._seen().refused_share > self._bearable / 2:
+                return
+            if self.per_second > self._felt_at:  # more than was ever refused: the limit has been raised
+                self._probe_share = min(0.25, self._probe_share * 2)
+                self._probe_seconds = PROBE_SECONDS
+            self._fine = self.per_second
             more = self.per_second * (1 + self._probe_share)
             self._good = more if self._most is None else min(self._most, more)
-            self._probe_share = min(0.25, self._probe_share * 2)  # the last one did no harm
-            self._probe_seconds = PROBE_SECONDS
             self._set(self._good, now)
 
     def _set(self, per_second: float, now: float) -> None:
@@ -234,36 +308,51 @@ class Pace:
         now = anyio.current_time()
         if departed_at < self._cut_at:
             return False
-        self._meter.count(now, accepted=False)
+        self._answered(now)
+        self._meter.refused(now)
         if now - self._cut_at < COOL_DOWN_SECONDS:
             return False
         seen = self._seen()
         if self.per_second is None:  # the slow start ends: from here a rate is searched for
             self._cut(seen.accepted_per_second * 0.7, now)
-            self._tell()
+            self._room.tell()
             return True
-        if self._seen(1.0).refused_share > STORM_SHARE:  # give way, and come back to what was fine
+        if self._seen(1.0, 10).refused_share > STORM_SHARE:  # give way, and come back to what was fine
             self._cut(self.per_second if has_wish else self.per_second / 2, now)
             return True
-        if seen.refused_share > (
-            BEARABLE_SHARE if self._credit_seconds else BEARABLE_SPACED_SHARE
-        ):  # the limit is felt, and what gets through is what it is
-            least = self.per_second * (LEAST_OF_FOUND if self._most is None else LEAST_OF_GIVEN)
-            self._good = min(max(seen.accepted_per_second * MARGIN, least), self.per_second)
-            self._credit_seconds = 0.0  # evenly from now on: the provider's burst is small
-            self._probe_seconds = min(LONGEST_PROBE_SECONDS, self._probe_seconds * 2)
-            self._probe_share = PROBE_SHARE
-            self._cut(self._good, now)
+        if has_wish or seen.is_surely_above(self._bearable):
+            self._slow_down(self.per_second, seen, now, has_wish=has_wish)
         return False
 
-    def _seen(self, span_seconds: float = METER_SECONDS) -> Seen:
-        """Since the last cut: what was before it is settled."""
-        now = anyio.current_time()
-        since_cut = max(1.0, now - self._cut_at - 0.2)
-        return self._meter.seen(now, min(span_seconds, since_cut), None if since_cut <= 1.0 else self.per_second)
+    @property
+    def _bearable(self) -> float:
+        if self._credit_seconds:
+            return BEARABLE_SHARE
+        return BEARABLE_NAMED_SHARE if self._is_named else BEARABLE_SPACED_SHARE
+
+    def _slow_down(self, rate: float, seen: Seen, now: float, *, has_wish: bool) -> None:
+        """The limit is felt. Where none is named, what gets through is what it is; otherwise the provider's burst is
+        small: first departures are spaced, then slowed by what is refused."""
+        if seen.refused_share >= MISNAMED_SHARE and rate < ENOUGH_ROOM * (self._most or 0.0):
+            self._is_named = False
+        if not self._is_named:
+            self._good = min(rate, max(seen.accepted_per_second * MARGIN, rate * LEAST_OF_FOUND, self._fine))
+        elif has_wish:
+            self._good = rate * LEAST_WITH_PAUSE
+        elif not self._credit_seconds:
+            self._good = rate * max(LEAST_OF_NAMED, 1 - seen.refused_share / 2)
+        self._fine, self._felt_at = 0.0, rate
+        self._credit_seconds = 0.0
+        self._probe_seconds = min(LONGEST_PROBE_SECONDS, self._probe_seconds * 2)
+        self._probe_share = PROBE_SHARE
+        self._cut(self._good or rate, now)
+
+    def _seen(self, span_seconds: float = METER_SECONDS, least: int = METER_DEPARTURES) -> Seen:
+        """Of the last ``span_seconds``; longer where that would show fewer than so many departures."""
+        longer = min(LONGEST_METER_SECONDS, least / self.per_second) if self.per_second else 0.0
+        return self._meter.seen(anyio.current_time(), max(span_seconds, longer))
 
     def _cut(self, per_second: float, now: float) -> None:
         self._cut_at = now
-        self.epoch += 1
-        self._next_at = now
+        self._meter = Meter(now)
         self._set(per_second, now)

@@ -9,15 +9,20 @@ import anyio
 log = logging.getLogger(__name__)
 
 TOKEN_BURST_SECONDS = 5.0  #: how many seconds' worth of tokens may leave at once
+DEBT_SHARE = (
+    0.5  #: of new tokens pay what earlier rows used beyond their estimate: nobody waits for more than his own twice
+)
 
 
 class TokenBucket:
-    """Tokens a minute, taken before and corrected after: a debt is allowed, so that no row is too large to be sent."""
+    """Tokens a minute, taken before and corrected after. No row is too large to be sent, and what rows needed beyond
+    their estimates is paid off beside those that follow; where it grows beyond a bucket, before them."""
 
     def __init__(self, per_minute: float) -> None:
         self._per_second = per_minute / 60
         self._capacity = self._per_second * TOKEN_BURST_SECONDS
         self._level = self._capacity
+        self._debt = 0.0
         self._at: float | None = None
         self._more = anyio.Event()
         self._has_warned = False
@@ -28,8 +33,17 @@ class TokenBucket:
     def _refill(self) -> None:
         now = anyio.current_time()
         if self._at is not None:
-            self._level = min(self._capacity, self._level + (now - self._at) * self._per_second)
+            gained = (now - self._at) * self._per_second
+            paid = min(self._debt, gained * (DEBT_SHARE if self._debt <= self._capacity else 1.0))
+            self._debt -= paid
+            self._level = min(self._capacity, self._level + gained - paid)
         self._at = now
+
+    def _seconds_until(self, level: float) -> float:
+        missing = level - self._level
+        if self._debt > self._capacity:
+            return max(self._debt - self._capacity, 1.0) / self._per_second
+        return min(missing / (1 - DEBT_SHARE) if self._debt else missing, missing + self._debt) / self._per_second
 
     async def take(self, tokens: float) -> None:
         """Wait until ``tokens`` are there (or the bucket is full, for a row larger than it), then take them all."""
@@ -38,9 +52,9 @@ class TokenBucket:
             self._has_warned = True
             log.warning("a row needs about %d tokens, more than a whole minute allows: it is sent alone", tokens)
         self._refill()
-        while self._level < needed:
+        while self._level < needed or self._debt > self._capacity:
             self._more = anyio.Event()
-            with anyio.move_on_after((needed - self._level) / self._per_second):
+            with anyio.move_on_after(self._seconds_until(needed)):
                 await self._more.wait()
             self._refill()
         self._level -= tokens
@@ -48,13 +62,15 @@ class TokenBucket:
     def has(self, tokens: float) -> bool:
         """Whether ``take`` would not wait."""
         self._refill()
-        return self._level >= min(tokens, self._capacity)
+        return self._level >= min(tokens, self._capacity) and self._debt <= self._capacity
 
     def take_nowait(self, tokens: float) -> None:
         self._level -= tokens
 
     def give_back(self, tokens: float) -> None:
-        """Return what was not used (negative: take what was used beyond the estimate)."""
+        """Return what was not used (negative: owe what was used beyond the estimate)."""
         self._refill()
-        self._level = min(self._capacity, self._level + tokens)
+        paid = min(self._debt, tokens)
+        self._debt -= paid
+        self._level = min(self._capacity, self._level + tokens - paid)
         self._more.set()

@@ -90,7 +90,9 @@ async def test_a_request_waits_for_money_that_may_still_come_back():
 
 async def test_a_cancelled_wait_for_the_turn_returns_the_money():
     budget, cap = budget_of(100, requests_per_second=0.001)
-    (await budget.lease(asking(1))).settle(Usage(cost_ticks=1))
+    first = await budget.lease(asking(1))
+    await first.departure()
+    first.settle(Usage(cost_ticks=1))
     with anyio.move_on_after(2):
         await budget.lease(asking(50))
     assert cap.left_ticks == 99

@@ -147,8 +147,9 @@ async def test_those_who_queue_for_their_turn_when_an_outage_begins_wait_for_its
     left: list[float] = []
 
     async def one() -> None:
-        await pacing.admit(0)
-        left.append(anyio.current_time())
+        await pacing.depart(departure := await pacing.admit(0))
+        left.append(departure.departed_at)
+        pacing.land(departure)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(50):
@@ -248,13 +249,27 @@ async def test_polls_take_at_most_half_of_the_rate():
 @pytest.mark.parametrize(("credit_seconds", "distance_seconds"), [(0.0, 0.1), (0.25, 0.0)])
 async def test_behind_a_late_departure_the_distance_is_kept_where_the_burst_is_small(credit_seconds, distance_seconds):
     pacing = Pacing(PacingLimits(requests_per_second=10))
-    pacing.gate.answered()
+    pacing.observe(None)
     pacing.pace._credit_seconds = credit_seconds
+    await pacing.depart(await pacing.admit(0))
     late, behind = await pacing.admit(0), await pacing.admit(0)
-    await anyio.sleep(0.15)
+    await anyio.sleep(0.25)
     await pacing.depart(late)
     await pacing.depart(behind)
     assert behind.departed_at - late.departed_at == pytest.approx(distance_seconds, abs=0.01)
+
+
+async def test_who_is_cancelled_at_the_door_holds_up_nobody():
+    pacing = Pacing(PacingLimits(requests_per_second=1))
+    await departures(pacing, 1)
+    gives_up = await pacing.admit(0)
+    with anyio.move_on_after(0.01) as scope:
+        await pacing.depart(gives_up)
+    assert scope.cancelled_caught
+    pacing.land(gives_up)
+    start = anyio.current_time()
+    await departures(pacing, 1)
+    assert anyio.current_time() - start <= 1
 
 
 async def test_polls_have_their_turns_while_hundreds_of_requests_queue():
