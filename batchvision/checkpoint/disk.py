@@ -222,7 +222,7 @@ class GrowingFile:
     ) -> None:
         with suppress(OSError):
             self._disk.close(self._descriptor)
-        if isinstance(fault, Exception) and self._hidden.exists():  # a full disk needs the room
+        if fault is not None and self._hidden.exists():  # a full disk needs the room
             with suppress(OSError):
                 self._disk.remove(self._hidden)
 

@@ -76,8 +76,14 @@ def written(ancestors: Iterable[Ancestor]) -> bytes:
 
 def read(metadata: Mapping[bytes, bytes] | None) -> tuple[Ancestor, ...]:
     """From a part's metadata; none where it was sealed as it is. ValueError: it does not hold what was written."""
-    found = json.loads((metadata or {}).get(MADE_OF, b"[]"))
     try:
-        return tuple(Ancestor(name, rows, tuple(sha256), start, stop) for name, rows, sha256, start, stop in found)
-    except TypeError as fault:
+        return tuple(_ancestor(*each) for each in json.loads((metadata or {}).get(MADE_OF, b"[]")))
+    except (TypeError, RecursionError) as fault:
         raise ValueError(f"its list of what it was made of is not one ({fault})") from fault
+
+
+def _ancestor(name: str, rows: int, sha256: list[str], start: int, stop: int) -> Ancestor:
+    ancestor = Ancestor(name, rows, tuple(map(str, sha256)), start, stop)
+    if Name.of(name) is None or not 0 <= start <= stop or rows < stop - start:
+        raise ValueError(f"it says that it was made of {ancestor}")
+    return ancestor
