@@ -60,7 +60,8 @@ class Server:
             return RateLimited("storm", retry_after_seconds=self.retry_after_seconds)
         if self._level < 1 or (self.tokens_per_minute and self._tokens < 0):
             self.refused.append(now)
-            return RateLimited("slow down", limit_per_second=self.per_second if self.says_words else None)
+            told = self.per_second if self.says_words else None
+            return RateLimited("slow down", limit_per_second=told, retry_after_seconds=self.retry_after_seconds)
         self._level -= 1
         self._tokens -= tokens
         self.accepted.append((now, tokens))

@@ -28,11 +28,15 @@ FINEST_SECONDS = 0.004  #: departures nearer than this are not worth holding the
 COARSE_SECONDS = 0.1  #: for departures further apart a millisecond is nothing
 COOL_DOWN_SECONDS = 1.0  #: at most one cut in this time: a volley of 429s is one event
 LONGEST_RAMP_SECONDS = 8.0  #: after a pause the rate grows back to the full, for as long as the pause was
-RAMP_FROM = 0.25
+RAMP_FROM = 0.25  #: of the full rate
+PAUSES_APART = (
+    5.0  #: times a pause: one that is asked for sooner after it means the rate; others cost no more than time
+)
 MARGIN = 0.98  #: of the rate that was seen to be accepted
 LEAST_OF_FOUND = 0.8  #: one cut of a rate that nobody names goes no deeper
 LEAST_OF_NAMED = 0.98  #: nor of one that the job or the provider names: a little more room between departures does much
-LEAST_WITH_PAUSE = 0.96  #: unless each 429 costs a pause
+LEAST_WITH_PAUSE = 0.96  #: unless each 429 costs a pause,
+LEAST_WITH_PAUSES = 0.5  #: and many of them no deeper than this: they may have another reason
 ENOUGH_ROOM = 0.93  #: of the limit that is named: if, this low, still
 MISNAMED_SHARE = 0.2  #: of requests are refused, the limit is lower than it was named
 BEARABLE_SHARE = 0.003  #: of 429s: below it nothing is changed
@@ -137,6 +141,7 @@ class Pace:
         self._felt_at = inf  #: the rate at which the limit was felt last
         self._credit_seconds = CREDIT_SECONDS
         self._next_at = 0.0  #: nobody departs before
+        self._held_until, self._held_seconds = -inf, 0.0  #: the end of the last pause, and its length
         self._ahead = 0  #: admitted, not departed
         self._departing = anyio.Lock(fast_acquire=True)
         self._nap_until = nap_until
@@ -246,6 +251,7 @@ class Pace:
             self.per_second = max(1.0, self._seen().accepted_per_second)
             self._room.tell()
         self._next_at = max(self._next_at, moment)
+        self._held_until, self._held_seconds = moment, moment - now
         self._ramp_from, self._ramp_seconds = moment, min(LONGEST_RAMP_SECONDS, max(1.0, moment - now))
         self._changed_at = moment + self._ramp_seconds
 
@@ -320,7 +326,8 @@ class Pace:
         if self._seen(1.0, 10).refused_share > STORM_SHARE:  # give way, and come back to what was fine
             self._cut(self.per_second if has_wish else self.per_second / 2, now)
             return True
-        if has_wish or seen.is_surely_above(self._bearable):
+        is_soon = self._held_until <= departed_at and now - self._held_until < PAUSES_APART * self._held_seconds
+        if (has_wish and is_soon) or seen.is_surely_above(self._bearable):
             self._slow_down(self.per_second, seen, now, has_wish=has_wish)
         return False
 
@@ -338,7 +345,7 @@ class Pace:
         if not self._is_named:
             self._good = min(rate, max(seen.accepted_per_second * MARGIN, rate * LEAST_OF_FOUND, self._fine))
         elif has_wish:
-            self._good = rate * LEAST_WITH_PAUSE
+            self._good = max(rate * LEAST_WITH_PAUSE, (self._most or 0.0) * LEAST_WITH_PAUSES)
         elif not self._credit_seconds:
             self._good = rate * max(LEAST_OF_NAMED, 1 - seen.refused_share / 2)
         self._fine, self._felt_at = 0.0, rate

@@ -94,6 +94,25 @@ async def test_a_limit_nobody_tells_is_found_within_a_minute(per_second, burst_s
     assert server.refusals(start + 60, start + 180) <= 0.02
 
 
+@pytest.mark.parametrize("burst", [20.0, 100.0])
+async def test_a_limit_that_429s_tell_only_by_asking_for_a_pause_is_found_within_a_minute(burst):
+    start = anyio.current_time()
+    server = Server(burst=burst, retry_after_seconds=1.0)
+    await night(Pacing(PacingLimits()), server, 150)
+    assert server.share(start + 60, start + 150) >= 0.90
+    assert server.refusals(start + 60, start + 150) <= 0.02
+    assert server.early == 0
+
+
+async def test_pauses_that_are_asked_for_now_and_then_for_another_reason_than_the_rate_cost_no_more_than_their_time():
+    start = anyio.current_time()
+    hiccups = [(start + 40 * n, start + 40 * n + 0.05) for n in range(1, 8)]
+    server, pacing = Server(storms=hiccups, retry_after_seconds=1.0), Pacing(PacingLimits(requests_per_second=100))
+    await night(pacing, server, 300)
+    assert pacing.pace.per_second == 100
+    assert server.share(start + 2, start + 300) >= 0.95
+
+
 async def stormy_night(seed: int) -> tuple[Server, float]:
     """A storm of 429s that ask for patience; the server, and when the storm ended."""
     rng = random.Random(seed)
