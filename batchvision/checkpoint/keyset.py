@@ -7,6 +7,7 @@ once in some hundred, so that a "yes" there is looked up again before anything i
 
 from __future__ import annotations
 
+import mmap
 import sys
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -21,8 +22,7 @@ from batchvision.keys import KEY_BYTES
 FRESH = 20_000
 _PENDING_BYTES = 64 * 1024 * KEY_BYTES
 _BUCKETS = 256  #: by the first byte: sorting one at a time needs little room
-#: A bucket's first room. From this size on memory is mapped: what is not written is not taken, and all is given back.
-_BUCKET_BYTES = 160 * 1024
+_BUCKET_BYTES = 160 * 1024  #: a bucket's first room; what is not written is not taken
 #: A table begins its search in a cell of about so many keys, which lie in one or two lines of the processor's cache.
 _CELL_KEYS = 8
 
@@ -145,7 +145,7 @@ class _Loose:
         count = self._count + len(kept)
         if count > len(self._rows):
             room = max(count, 2 * len(self._rows), _BUCKET_BYTES // self._keep.value.itemsize)
-            larger = np.empty((room, self._keep.value.itemsize), dtype=np.uint8)
+            larger = _mapped(room * self._keep.value.itemsize).reshape(room, -1)
             larger[: self._count] = self._rows[: self._count]
             self._rows = larger
         self._rows[self._count : count] = kept
@@ -237,6 +237,13 @@ class _Table:
             has_head = open_ & (at < end) & (self._heads.take(at, mode="clip") == heads)
             found |= has_head & (self._tails.take(at, mode="clip") == tails)
         return found
+
+
+def _mapped(count: int) -> NDArray[np.uint8]:
+    """So many bytes that are given back to the system at once: 256 buckets that grow would leave holes in the heap."""
+    if sys.platform == "win32":
+        return np.frombuffer(mmap.mmap(-1, count), dtype=np.uint8)
+    return np.frombuffer(mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=np.uint8)
 
 
 def _rows(keys: bytes | NDArray[Any]) -> NDArray[np.uint8]:
