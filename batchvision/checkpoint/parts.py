@@ -49,11 +49,19 @@ def part_paths(output: Path, table: str) -> list[Path]:
     were made of and that are still there."""
     if table == FAILURES_TABLE:
         return sorted((output / table).glob("part-*.parquet"))
-    while True:
+    for _ in range(LOOKS):
         paths = _listed(output / table, "run_date=*/part-*.parquet")
         with suppress(FileNotFoundError):  # one of them was merged since: look again
             gone = replaced(paths)
             return [path for path in paths if path not in gone]
+    raise _unsteady(output / table)
+
+
+def _unsteady(where: Path) -> CheckpointDamaged:
+    return CheckpointDamaged(
+        f"{where} names a merged part that is not there, however often one looks. Nothing was sent. "
+        "Next: remove links that lead nowhere from this folder."
+    )
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:
@@ -88,6 +96,8 @@ def seal(disk: Disk, output: Path, relative: str, table: pa.Table) -> PartFile:
     return PartFile(relative.split("/")[0], relative, table.num_rows, sha256(content).hexdigest())
 
 
+#: How often one looks for what was merged at that very moment.
+LOOKS = 100
 #: Columns of which hardly a value stands twice: a dictionary of them takes time and room, and makes them slow to read.
 _UNALIKE = frozenset({"row_id", "request_key", "skip_key", "provider_request_id", "ticket"}) | {
     *("output_text", "output_json", "raw_answer", "image_ref", "image_sha256"),
@@ -168,15 +178,20 @@ class _Opened(NamedTuple):
 def _open(path: Path) -> Iterator[_Opened]:
     """Raises FileNotFoundError where it is nowhere, CheckpointDamaged also for what is found while reading."""
     with _whole(path):
-        where, opened = path, None
-        while opened is None:
-            try:
-                part = pq.ParquetFile(where, page_checksum_verification=True)
-                opened = _Opened(part, 0, part.metadata.num_rows)
-            except FileNotFoundError:
-                opened = _merged_into(path)
+        opened = _found(path)
         with opened.part:
             yield opened
+
+
+def _found(path: Path) -> _Opened:
+    for _ in range(LOOKS):
+        try:
+            part = pq.ParquetFile(path, page_checksum_verification=True)
+            return _Opened(part, 0, part.metadata.num_rows)
+        except FileNotFoundError:
+            if (opened := _merged_into(path)) is not None:
+                return opened
+    raise _unsteady(path.parent)
 
 
 def _merged_into(path: Path) -> _Opened | None:

@@ -550,3 +550,12 @@ def _is_superseded(answer: Any, answers: Sequence[Any], recipe_id: str) -> bool:
     of_row = [each for each in answers if each.row_id == answer.row_id]
     current = max(of_row, key=lambda each: (each.recipe_id == recipe_id, each.updated_at))
     return bool(answer.updated_at < current.updated_at)
+
+
+def test_a_link_that_leads_nowhere_is_told_and_not_looked_for_for_ever(tmp_path: Path) -> None:
+    output = an_output(tmp_path)
+    first = part_paths(output, "results")[0]
+    (first.parent / "part-0of1-run1-000009-m0123456789abcdef.parquet").symlink_to(tmp_path / "nowhere")
+    for read in (lambda: part_paths(output, "results"), lambda: read_part(first.with_name("part-0of1-run9-1.parquet"))):
+        with pytest.raises(CheckpointDamaged, match="links that lead nowhere"):
+            read()
