@@ -85,6 +85,24 @@ def test_a_dictionary_does_not_hide_how_large_rows_are(tmp_path: Path, monkeypat
     assert max(batch.nbytes for batch in ParquetManifest(path, {}).batches(["image"])) <= 1_100_000
 
 
+def test_several_columns_share_the_bytes_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each alone would fit."""
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 1_000_000)
+    columns = {name: [b"x" * 10_000] * 90 for name in "abcd"}
+    path = write(tmp_path / "m.parquet", columns, use_dictionary=False)
+    assert max(batch.nbytes for batch in ParquetManifest(path, {}).batches(["a"])) > 900_000
+    assert max(batch.nbytes for batch in ParquetManifest(path, {}).batches([*columns])) <= 1_100_000
+
+
+def test_rows_that_fit_by_their_pages_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tasted(*arguments: Any) -> float:
+        raise AssertionError("read twice")
+
+    monkeypatch.setattr(parquet, "_tasted_row_bytes", tasted)
+    path = write(tmp_path / "m.parquet", {"id": [f"sku-{n}" for n in range(40_000)], "n": range(40_000)})
+    assert [batch.num_rows for batch in ParquetManifest(path, {}).batches(["id", "n"])] == [16_384, 16_384, 7_232]
+
+
 def test_an_empty_table_has_columns_and_no_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "m.parquet", {"id": pa.array([], pa.int64())})
     assert (ParquetManifest(path, {}).columns, read(path, "id")) == (("id",), [])

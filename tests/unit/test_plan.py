@@ -10,8 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from batchvision.checkpoint import Keep, KeySet, Standing
+from batchvision.checkpoint.books import Books
+from batchvision.checkpoint.standing import Sums
 from batchvision.job import Job
-from batchvision.plan import plan, shortened
+from batchvision.keys import key_bytes
+from batchvision.plan import Seen, plan, shortened
+from batchvision.plan.looking import Distinct
+from batchvision.records import Estimate, Row
 
 
 def make_job(folder: Path, rows: str, **overrides: Any) -> Job:
@@ -102,6 +108,21 @@ async def test_rows_that_ask_the_same_are_one_request(tmp_path: Path) -> None:
     each = (await plan(make_job(tmp_path, rows, **{"limits.deduplicate": False}))).document()
     assert each["requests"] == 3
     assert each["cost_usd"]["expected"] == pytest.approx(1.5 * document["cost_usd"]["expected"], rel=0.01)
+
+
+def test_the_first_of_each_request_is_counted_wherever_the_others_stand() -> None:
+    """Beside it, in a stretch before, or answered by an earlier run."""
+    answered = KeySet([key_bytes("old")], Keep.HINT)
+    standing = Standing(Books({}, {}, {}), KeySet(), {}, Sums(0, 0), answered)
+    distinct = Distinct(standing)
+    asked = [["b", "a", "b", "old", "a"], ["a", "c", "old", "c", "d"], []]
+    firsts = [[each.row.row_id for each in distinct.first(_seen(*keys))] for keys in asked]
+    assert firsts == [["0 b", "1 a"], ["1 c", "4 d"], []]
+
+
+def _seen(*request_keys: str) -> list[Seen]:
+    rows = [Row(place, f"{place} {key}", "", (), (), "") for place, key in enumerate(request_keys)]
+    return [Seen(row, (), key, Estimate(1, 1, 1)) for row, key in zip(rows, request_keys, strict=True)]
 
 
 @pytest.mark.anyio
