@@ -31,7 +31,7 @@ from batchvision.providers import dialect
 from batchvision.records import Lane, Recipe
 from batchvision.retry import RetryPolicy
 from batchvision.secrets import Secrets
-from batchvision.transport import HttpFetcher, HttpTransport
+from batchvision.transport import FetchesOnDemand, HttpTransport
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,5 +193,5 @@ async def connected(
                 )
             )
         convert = None if seams.offload is not None else stack.enter_context(DecodingPool()).convert
-        fetch = await stack.enter_async_context(HttpFetcher(job.images.allow_private_hosts))
+        fetch = await stack.enter_async_context(FetchesOnDemand(job.images.allow_private_hosts))
         yield transport, images_of(job, fetch, seams, convert)

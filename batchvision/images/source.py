@@ -54,7 +54,7 @@ Reserve = Callable[[int], Awaitable[None]]
 
 
 class Fetcher(Protocol):
-    """Downloads an image; see ``transport.HttpFetcher``."""
+    """Downloads an image; see ``transport.fetch``."""
 
     async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes: ...
 

@@ -15,8 +15,7 @@ import pytest
 from aiohttp import web
 
 from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreachable
-from batchvision.transport import HttpFetcher
-from batchvision.transport.fetch import is_public
+from batchvision.transport.fetch import HttpFetcher, is_public
 
 pytestmark = pytest.mark.anyio
 
