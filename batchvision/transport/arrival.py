@@ -55,12 +55,12 @@ class Arrival:
 
     # ---------------------------------------------------------------------------- what happens on the connection
 
-    def feed(self, data: bytes) -> None:
-        """Bytes have come."""
+    def feed(self, came: bytes | memoryview) -> None:
+        """Bytes have come. None of them is kept as it is."""
         assert self._parser is not None, "it is over"
-        self._headless_bytes += len(data)
+        self._headless_bytes += len(came)
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(came)
         except HttpParserUpgrade:
             self.end("it changes the protocol")
         except HttpParserError as error:

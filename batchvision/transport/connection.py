@@ -21,13 +21,16 @@ from batchvision.transport.arrival import Arrival
 KEPT_IDLE_SECONDS = 15.0  #: servers drop idle connections, and a request that meets such an end may have been billed
 RESOLVED_SECONDS = 10.0  #: how long the addresses of a name are used
 _SECOND_ADDRESS_SECONDS = 0.25  #: after which another address is tried beside a silent one (RFC 8305)
+_READ_BYTES = 64 * 1024  #: at once, from one connection
 _LARGE_BYTES = 64 * 1024  #: a piece from this size on leaves by itself, without being copied
 
 
-class Connection(asyncio.Protocol):
-    """An open connection. ``forget`` is told when it has ended."""
+class Connection(asyncio.BufferedProtocol):
+    """An open connection. ``forget`` is told when it has ended. ``buffer``: what has come stands there until it is
+    parsed, which is at once, so one will do for all connections."""
 
-    def __init__(self, forget: Callable[[Connection], None]) -> None:
+    def __init__(self, forget: Callable[[Connection], None], buffer: memoryview) -> None:
+        self._buffer = buffer
         self.idle_since = 0.0
         self._forget = forget
         self._arrival: Arrival | None = None
@@ -68,11 +71,14 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._arrival is None:  # nothing was asked: what comes now cannot be told from the next answer
             self._transport.abort()
             return
-        self._arrival.feed(data)
+        self._arrival.feed(self._buffer[:nbytes])
         if self._arrival.is_over:
             self._wake()
 
@@ -124,6 +130,7 @@ class Connections:
         self._resolving = asyncio.Lock()
         self._addresses: list[AddrInfoType] = []
         self._resolved_until = 0.0
+        self._buffer = memoryview(bytearray(_READ_BYTES))
 
     async def take(self, deadline: float) -> Connection:
         """A connection that a request may leave on at once. Raises OSError (TimeoutError too) or UnicodeError."""
@@ -168,7 +175,7 @@ class Connections:
                 self._resolved_until = 0.0
                 raise
             _, connection = await loop.create_connection(
-                lambda: Connection(self._lost),
+                lambda: Connection(self._lost, self._buffer),
                 sock=channel,
                 ssl=self._context,
                 server_hostname=None if self._context is None else self._host,
