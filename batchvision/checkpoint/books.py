@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Header, Received, Voided
+from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.records import (
     Attempt,
     AttemptState,
@@ -45,8 +46,8 @@ def is_unclear(verdict: Verdict) -> bool:
 class Cut(NamedTuple):
     """What one seal writes. ``failures`` is None where that table has not changed."""
 
-    attempts: tuple[Attempt, ...]
-    completed: tuple[Completed, ...]
+    attempts: Unsealed[Attempt]
+    completed: Unsealed[Completed]
     failures: tuple[Failed, ...] | None
     open: tuple[Exchange, ...]
     carries: tuple[Carry, ...]
@@ -79,8 +80,10 @@ class Books:
     failures: dict[str, Failed] = field(default_factory=dict)
     carries: dict[str, Carry] = field(default_factory=dict)
     open: dict[str, Exchange] = field(default_factory=dict)
-    attempts: list[Attempt] = field(default_factory=list)
-    completed: dict[tuple[str, str], Completed] = field(default_factory=dict)
+    attempts: Unsealed[Attempt] = field(default_factory=Unsealed)
+    completed: Unsealed[Completed] = field(default_factory=Unsealed)
+    #: (row_id, request_key) of those
+    answered: set[tuple[str, str]] = field(default_factory=set)
     failures_changed: bool = False
     #: rows that got a failure or a carry since these books were opened
     touched: set[str] = field(default_factory=set)
@@ -139,8 +142,10 @@ class Books:
     def publish(self, completed: Completed) -> None:
         """The row has its answer. P9: once in results; each attempt is in the ledger all the same."""
         self._forget(completed.row_id)
-        if not self.is_done(completed.row_id, completed.request_key):
-            self.completed.setdefault((completed.row_id, completed.request_key), completed)
+        key = (completed.row_id, completed.request_key)
+        if key not in self.answered and not self.is_done(*key):
+            self.answered.add(key)
+            self.completed.append(completed)
 
     def file(self, failed: Failed) -> None:
         """The row is failed. One that has failed in the same way before keeps its record, and the table its bytes."""
@@ -201,13 +206,13 @@ class Books:
     def cut(self) -> Cut:
         """Hand over what has been booked, and begin anew."""
         cut = Cut(
-            attempts=tuple(self.attempts),
-            completed=tuple(self.completed.values()),
+            attempts=self.attempts.cut(),
+            completed=self.completed.cut(),
             failures=tuple(self.failures.values()) if self.failures_changed else None,
             open=tuple(self.open.values()),
             carries=tuple(self.carries.values()),
         )
-        self.attempts, self.completed, self.failures_changed = [], {}, False
+        self.answered, self.failures_changed = set(), False
         return cut
 
     # ---------------------------------------------------------------------------- replay

@@ -67,13 +67,13 @@ class Sealer:
         dated: dict[str, PartFile] = {}
         if cut.completed:
             path = dated_path("results", *named)
-            dated[path] = self._seal(path, self._tables.results(cut.completed))
+            dated[path] = self._seal(path, cut.completed.table())
         path = failures_path(header.shard)
         if cut.failures is not None or not (self._output / path).exists():
             self.parts[path] = self._seal(path, self._tables.failures(cut.failures or ()))
         if cut.attempts:
             path = dated_path("attempts", *named)
-            dated[path] = self._seal(path, self._tables.attempts(cut.attempts))
+            dated[path] = self._seal(path, cut.attempts.table())
         return dated
 
     def _seal(self, relative: str, table: pa.Table) -> PartFile:

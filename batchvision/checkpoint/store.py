@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batchvision.checkpoint import compaction, summaries
 from batchvision.checkpoint.books import Books, Verdict
@@ -37,6 +39,7 @@ from batchvision.checkpoint.reserve import RESERVE_NAME, Reserve
 from batchvision.checkpoint.schema import Columns, Tables, completed_of, failures_of
 from batchvision.checkpoint.sealing import Sealer
 from batchvision.checkpoint.standing import Standing
+from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.checkpoint.writer import SealAfter, Writer
 from batchvision.errors import ROW_FAULTS, TRANSIENTS, StopRun
 from batchvision.records import Completed, EndedWithout, Exchange, Failed, Intent, PartFile, RawAnswer, RunSummary
@@ -67,7 +70,7 @@ class Store:
         self._columns = tables.columns
         self._sealer = Sealer(reserve, lock.output, lock.folder, header, tables, secrets.mask)
         self._offload = offload
-        self._books = Books()
+        self._books = Books(attempts=Unsealed(tables.attempts), completed=Unsealed(tables.results))
         self._standing: Standing | None = None
         self._opened: Writer | None = None
 
@@ -241,13 +244,14 @@ class Store:
         """The completed rows of these requests, whosever they are, by request_key. Blocking."""
         wanted = pa.array(sorted(request_keys), pa.string())
         found: dict[str, list[Completed]] = {}
-        for completed in self._books.completed.values():
+        for completed in self._books.completed.newest:
             if completed.request_key in request_keys:
                 found.setdefault(completed.request_key, []).append(completed)
-        for path in part_paths(self.output, "results"):
-            for rows in rows_with(path, "request_key", wanted):
-                for completed in completed_of(rows, self._columns):
-                    found.setdefault(completed.request_key, []).append(completed)
+        unsealed = (table.filter(pc.is_in(table["request_key"], wanted)) for table in self._books.completed.tables)
+        sealed = (rows_with(path, "request_key", wanted) for path in part_paths(self.output, "results"))
+        for rows in chain(unsealed, chain.from_iterable(sealed)):
+            for completed in completed_of(rows, self._columns):
+                found.setdefault(completed.request_key, []).append(completed)
         return found
 
     # ---------------------------------------------------------------------------- the one writer
