@@ -6,16 +6,18 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+#: What does not count, in places in flight: a slow start, which doubles from few to all of them, sends twice as many.
+BEGINNING_WAVES = 2.25
+
 
 def share_of_ideal(arrivals: Sequence[float], in_flight: int, latency_seconds: float) -> float | None:
     """How close a client came to ``in_flight / latency_seconds`` requests a second, its ramp and its end left out.
 
-    Of every request after the first ``in_flight + 1`` (one may have gone ahead alone), how long until the one
-    ``in_flight`` places later arrived: ideally the latency. Their mean does not depend on where a wave is cut.
+    Of every request after the beginning, how long until the one ``in_flight`` places later arrived: ideally the
+    latency. Their mean does not depend on where a wave is cut.
     """
-    cycles = [
-        arrivals[place + in_flight] - arrivals[place] for place in range(in_flight + 1, len(arrivals) - in_flight)
-    ]
+    beginning = round(BEGINNING_WAVES * in_flight)
+    cycles = [arrivals[place + in_flight] - arrivals[place] for place in range(beginning, len(arrivals) - in_flight)]
     return latency_seconds * len(cycles) / sum(cycles) if cycles else None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benches.measure import Contender, Result, Server, client, interleaved, median_ratio, medians, served, table
-from benches.steady import share_of_ideal
+from benches.steady import BEGINNING_WAVES, share_of_ideal
 
 IN_FLIGHT = 256
 
@@ -16,7 +16,7 @@ IN_FLIGHT = 256
 def bench(chosen: Namespace, folder: Path) -> None:
     with served() as server:
         at_full_speed(chosen, folder, server)
-        for latency, in_flight, waves in ((0.3, 512, 12), (5.0, 4_000, 5)):
+        for latency, in_flight, waves in ((0.3, 512, 16), (5.0, 4_000, 6)):
             if chosen.only in (None, f"{latency:g}"):
                 slow_answers(chosen, folder, server, latency, in_flight, waves)
 
@@ -79,14 +79,15 @@ def slow_answers(chosen: Namespace, folder: Path, server: Server, latency: float
     ]
     if in_flight <= 512:
         contenders.append(Contender("openai SDK loop", "openai", {**few, "rows": rows // 2}, slow))
-        contenders.append(Contender("httpx, its own pool", "httpx", {**few, "rows": in_flight * 3}, slow))
+        contenders.append(Contender("httpx, its own pool", "httpx", {**few, "rows": in_flight * 4}, slow))
     results = interleaved(contenders, chosen.rounds, server)
     table(
         f"{latency:g} s latency, {in_flight:,} in flight (ideal {in_flight / latency:,.0f} rows/s), {rows:,} rows",
         ["", "share of the ideal rate", "CPU-ms/row", "connections", "peak MiB"],
         [_slow_line(title, each, in_flight, latency) for title, each in results.items()],
-        "Steady state: the first wave is left out; then the latency over the mean time from a request's arrival to "
-        "that of the one a wave later. Rows: httpx three waves, openai half as many as the others.",
+        f"Steady state: the first {BEGINNING_WAVES} waves are left out, for a slow start; then "
+        "the latency over the mean time from a request's arrival to "
+        "that of the one a wave later. Rows: httpx four waves, openai half as many as the others.",
     )
 
 
