@@ -385,7 +385,7 @@ class Exchanges:
 
     async def read_answers(self, request_keys: Set[str]) -> dict[str, list[Completed]]:
         """Completed rows of these requests, from the disk."""
-        return await self._offload(self._store.answers, request_keys)
+        return await self._store.answers(request_keys, self._offload)
 
     def _count(self, verdict: Verdict) -> None:
         counters, usage = self._counters, verdict.attempt.answer.usage

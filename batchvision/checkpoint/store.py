@@ -240,19 +240,23 @@ class Store:
         """A row whose answer another row has bought. Not in the journal: after a crash it is found there again."""
         self._books.publish(completed)
 
-    def answers(self, request_keys: Set[str]) -> dict[str, list[Completed]]:
-        """The completed rows of these requests, whosever they are, by request_key. Blocking."""
+    async def answers(self, request_keys: Set[str], offload: Offload | None = None) -> dict[str, list[Completed]]:
+        """The completed rows of these requests, whosever they are, by request_key. ``offload``: where parts are read
+        while a run lasts, so that the journal does not wait for it."""
         wanted = pa.array(sorted(request_keys), pa.string())
+        async with self._writer.between_seals():  # a row is in the books or in a part, and not on its way
+            newest = [each for each in self._books.completed.newest if each.request_key in request_keys]
+            tables = [table.filter(pc.is_in(table["request_key"], wanted)) for table in self._books.completed.tables]
+            paths = part_paths(self.output, "results")
         found: dict[str, list[Completed]] = {}
-        for completed in self._books.completed.newest:
-            if completed.request_key in request_keys:
-                found.setdefault(completed.request_key, []).append(completed)
-        unsealed = (table.filter(pc.is_in(table["request_key"], wanted)) for table in self._books.completed.tables)
-        sealed = (rows_with(path, "request_key", wanted) for path in part_paths(self.output, "results"))
-        for rows in chain(unsealed, chain.from_iterable(sealed)):
-            for completed in completed_of(rows, self._columns):
-                found.setdefault(completed.request_key, []).append(completed)
+        for completed in chain(newest, await (offload or self._offload)(partial(self._rows_of, tables, paths, wanted))):
+            found.setdefault(completed.request_key, []).append(completed)
         return found
+
+    def _rows_of(self, tables: list[pa.Table], paths: list[Path], request_keys: pa.Array) -> list[Completed]:
+        parts = (rows_with(path, "request_key", request_keys) for path in paths)
+        found = chain(tables, chain.from_iterable(parts))
+        return [completed for rows in found for completed in completed_of(rows, self._columns)]
 
     # ---------------------------------------------------------------------------- the one writer
 

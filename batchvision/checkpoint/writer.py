@@ -7,7 +7,8 @@ to fresh files when the segment did.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -112,6 +113,12 @@ class Writer:
             if self.journal.failure is None:
                 with anyio.CancelScope(shield=True):
                     await self.commit()
+
+    @asynccontextmanager
+    async def between_seals(self) -> AsyncIterator[None]:
+        """What was booked before is in the books still, or in a part that has its name."""
+        async with self._turn:
+            yield
 
     async def commit(self) -> None:
         """Write what has gathered, and seal if it is time."""

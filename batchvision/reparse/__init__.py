@@ -169,6 +169,7 @@ class _Session:
         self.selection = Selection(shard=int(shard), shards=int(shards), retry_quarantined=True)
         self.counters = Counters()
         self.followers: list[Request] = []
+        self.early: list[Request] = []  #: those that came before the row whose answer they share
         self.store: Store
         self.standing: Standing
 
@@ -227,6 +228,9 @@ class _Session:
                     elif read.why is not None:
                         self._note(row, read.why, read.problem)
         await self._share()
+        self.followers, self.early = self.early, []
+        await self._share()
+        self.reparsed.without[Why.NONE] += len(self.early)
 
     async def _follow(self, follower: Request) -> None:
         self.followers.append(follower)
@@ -237,13 +241,15 @@ class _Session:
         """Rows that shared another row's answer share it again, where that row has one now."""
         followers, self.followers = self.followers, []
         wanted = {follower.request_key for follower in followers} if self.job.limits.deduplicate else None
-        found = self.store.answers(wanted) if wanted else {}
+        found = await self.store.answers(wanted) if wanted else {}
         names = tuple(column.name for column in self.job.keep_columns)
         for follower in followers:
             answers = found.get(follower.request_key)
             own = shared(answers[0], follower, names, self.run_id, self.started_at) if answers else None
             if isinstance(own, Completed):
                 await self._publish(own)
+            elif len(self.early) < FOLLOWERS_AT_ONCE:
+                self.early.append(follower)
             else:
                 self.reparsed.without[Why.NONE] += 1
 

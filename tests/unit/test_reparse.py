@@ -180,8 +180,10 @@ def test_rows_that_shared_an_answer_share_it_again(
 ) -> None:
     monkeypatch.setattr("batchvision.reparse.FOLLOWERS_AT_ONCE", rows_at_once)
     output = an_output(tmp_path, emulator.url, answer=RED)
-    a_manifest(output.folder, [f"r{n},{('red.png', 'blue.png')[n % 2]},the same" for n in range(6)])
+    rows = [f"r{n},{('red.png', 'blue.png')[n % 2]},the same" for n in range(6)]
+    a_manifest(output.folder, rows)
     assert output.run().requests_sent == 2
+    a_manifest(output.folder, rows[::-1])  # now most come before the row whose answer they share
     reparsed = read_again(output, **ANY)
     assert (reparsed.published, reparsed.to_ask) == (6, 0)
     assert sorted(row["cost_source"] for row in new_rows(output)) == ["cached"] * 2 + ["shared"] * 4
