@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 #: Rows whose raw answers are in memory at once.
 ROWS_AT_ONCE = 4_000
 FOLLOWERS_AT_ONCE = 20_000
+EARLY_ROWS = 20_000  #: so many of them may come before the row whose answer they share
 PROBLEMS_SHOWN = 5
 
 
@@ -248,7 +249,7 @@ class _Session:
             own = shared(answers[0], follower, names, self.run_id, self.started_at) if answers else None
             if isinstance(own, Completed):
                 await self._publish(own)
-            elif len(self.early) < FOLLOWERS_AT_ONCE:
+            elif len(self.early) < EARLY_ROWS:
                 self.early.append(follower)
             else:
                 self.reparsed.without[Why.NONE] += 1
