@@ -1,6 +1,6 @@
 """From an image reference to a checked payload: found, read, checked by content, converted where it must be.
 
-Rule: nothing heavy happens on the event loop; every fault is a RowFault of that row and names the next step.
+Rule: nothing that takes long happens on the event loop; every fault is a RowFault of that row and names the next step.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from time import perf_counter
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 import anyio
@@ -38,6 +39,9 @@ from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload
 MAX_SOURCE_BYTES = 128 * 1024 * 1024
 #: Bytes at hand up to this size that need no conversion are checked on the loop: a thread would cost more.
 SMALL_BYTES = 256 * 1024
+
+#: A file that takes longer to read holds up the loop, and so many after it are read by threads.
+SLOW_READ_SECONDS, READ_ELSEWHERE = 0.008, 200
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -214,6 +218,7 @@ class ImageSource:
         self._fetcher = fetch
         self._allow_private_hosts = allow_private_hosts
         self._offload = offload or threads()
+        self._read_elsewhere = 0  #: so many files more are read by threads
         self._downloads, self._room = Downloads(), Room()
         if convert is None and offload is None:
             pool = DecodingPool()
@@ -251,6 +256,8 @@ class ImageSource:
                 return await self._downloaded(ref) if inline or self._inlines_urls else self._handed_over(ref)
             case ImageKind.BYTES if ref.content:
                 return await self._from_bytes(ref, ref.content)
+            case ImageKind.PATH if self._is_quick_to_read(ref):
+                return await self._from_bytes(ref, self._read_here(ref))
             case _:
                 return await self._offload(self._read_and_check, ref)
 
@@ -288,6 +295,22 @@ class ImageSource:
 
     def _check(self, ref: ImageRef, content: bytes) -> Payload:
         return inline_payload(ref, content, self._preparation, self._identity_mode, self._convert)
+
+    def _is_quick_to_read(self, ref: ImageRef) -> bool:
+        """A small file, as far as files were quick of late. A thread costs more than reading it: the way there and
+        back, and what was just read is out of the processor's cache when it is to be encoded."""
+        if self._read_elsewhere > 0:
+            self._read_elsewhere -= 1
+            return False
+        return self.size_bytes(ref) <= SMALL_BYTES
+
+    def _read_here(self, ref: ImageRef) -> bytes:
+        """On the loop; after one slow read (a cold disk, a network) threads read the next ones."""
+        began = perf_counter()
+        content = read_source(ref, self._root, self._preparation)
+        if perf_counter() - began > SLOW_READ_SECONDS:
+            self._read_elsewhere = READ_ELSEWHERE
+        return content
 
     def _read_and_check(self, ref: ImageRef) -> Payload:
         return self._check(ref, read_source(ref, self._root, self._preparation))

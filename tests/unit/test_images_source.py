@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import threading
 from collections.abc import Callable
 from hashlib import sha256
@@ -158,13 +159,31 @@ async def test_small_plain_bytes_stay_on_the_loop_and_everything_else_leaves_it(
     assert offload.calls == 0
     await source.payload(ref(ImageKind.BYTES, "", WEBP))
     assert offload.calls == 1
-    (tmp_path / "a.jpg").write_bytes(JPEG)
-    await source.payload(ref(ImageKind.PATH, "a.jpg"))
+    (tmp_path / "large.jpg").write_bytes(JPEG[:-2] + bytes(SMALL_BYTES) + JPEG[-2:])
+    await source.payload(ref(ImageKind.PATH, "large.jpg"))
     assert offload.calls == 2
     with pytest.raises(ImageTooLarge):
         large = ImageSource(tmp_path, ImagePreparation(max_pixels=1), offload=offload)
         await large.payload(ref(ImageKind.BYTES, "", JPEG + bytes(SMALL_BYTES)))
     assert offload.calls == 3
+
+
+async def test_small_files_are_read_on_the_loop_until_one_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchvision.images.source.READ_ELSEWHERE", 3)
+    offload = Inline()
+    source = ImageSource(tmp_path, ImagePreparation(), offload=offload)
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    clock = itertools.count(0.0, 0.001)
+    monkeypatch.setattr("batchvision.images.source.perf_counter", lambda: next(clock))
+    for _ in range(5):
+        assert (await source.payload(ref(ImageKind.PATH, "a.jpg"))).content == JPEG
+    assert offload.calls == 0
+    clock = itertools.count(0.0, 0.5)  # a cold disk
+    for expected in (0, 1, 2, 3, 3, 4):
+        assert (await source.payload(ref(ImageKind.PATH, "a.jpg"))).content == JPEG
+        assert offload.calls == expected
 
 
 async def test_threads_bounds_how_many_work_at_once() -> None:
