@@ -1,6 +1,6 @@
 """When a request may leave: its turn, its moment, pauses, tokens a minute, and one probe at a time in an outage.
 
-Only this room imports aiolimiter. Everything is first come, first served. Times are the event loop's, so a virtual
+Everything is first come, first served. Times are the event loop's, so a virtual
 clock drives it too. gate (open, or one probe) · tokens (a bucket with give-back) · pace (the rate) · room (bytes).
 """
 
