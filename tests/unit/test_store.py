@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import random
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,42 @@ async def test_what_gathers_while_a_seal_runs_is_durable_with_the_new_segment(tm
         assert late
         await store.intent(an_intent(3))
         await late[0].durable()
+
+
+async def the_answer_looked_for_during_a_seal(output: Path) -> bool:
+    """Whether it is found: it is in no part yet, and no longer among what waits for a seal."""
+    begun, goes_on = anyio.Event(), anyio.Event()
+    found: dict[str, Any] = {}
+
+    async def slow(work: Any) -> Any:
+        if work.__class__.__name__ == "partial":  # the seal
+            begun.set()
+            await goes_on.wait()
+        return work()
+
+    async def look() -> None:
+        found.update(await store.answers({"key1"}, inline))
+
+    with started(output, offload=slow, seal_after=SealAfter(attempts=1)) as store:
+        async with anyio.create_task_group() as tasks:
+            await ask(store, an_intent(1), an_answer())
+            tasks.start_soon(store.intent, an_intent(2))
+            await begun.wait()
+            tasks.start_soon(look)
+            await anyio.wait_all_tasks_blocked()
+            goes_on.set()
+    return "key1" in found
+
+
+async def test_a_seal_under_way_hides_no_answer_from_who_looks_for_it(tmp_path: Path) -> None:
+    assert await the_answer_looked_for_during_a_seal(tmp_path)
+
+
+async def test_without_waiting_for_the_seal_the_answer_would_be_bought_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchvision.checkpoint.writer.Writer.between_seals", lambda self: nullcontext())
+    assert not await the_answer_looked_for_during_a_seal(tmp_path)
 
 
 async def test_a_failure_is_dropped_when_its_row_is_asked_again_and_its_costs_go_on(tmp_path: Path) -> None:
