@@ -33,6 +33,8 @@ EARLIER = b"batchvision.earlier_sha256"
 #: A row group of a part that is made of others, and a batch of any: what a reader has in memory of a column at once.
 GROUP_ROWS = 4_000
 GROUP_BYTES = 16 * 1024 * 1024
+#: And of a sealed one: its pages are in memory, encoded and not, until a group is whole.
+SEALED_GROUP_ROWS = 1_000
 
 
 def dated_path(table: str, shard: str, run_id: str, started_at: datetime, seq: int) -> str:
@@ -114,7 +116,7 @@ def _written(schema: pa.Schema) -> dict[str, Any]:
 
 def _parquet(table: pa.Table) -> memoryview:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **_written(table.schema))
+    pq.write_table(table, sink, row_group_size=SEALED_GROUP_ROWS, **_written(table.schema))
     return memoryview(sink.getvalue())
 
 

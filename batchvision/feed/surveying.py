@@ -119,4 +119,4 @@ def _repeated(hashes: array[int]) -> list[int]:
     """The values that stand more than once. Sorts ``hashes`` where they are."""
     ordered = np.frombuffer(hashes, dtype=np.int64)
     ordered.sort()
-    return list(map(int, np.unique(ordered[1:][ordered[1:] == ordered[:-1]])))
+    return sorted(set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()))
