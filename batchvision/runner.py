@@ -323,7 +323,6 @@ class Night:
         self._has_seen_all = selection.sees_all
 
     def _count(self, batch: FeedBatch) -> None:
-        self.counters.rows_to_do += len(batch.rows)
         self.counters.rows_done_before += batch.done
         self.counters.rows_failed += batch.failed_kept
 

@@ -321,10 +321,6 @@ class Store:
         return tuple(self._books.failures.values())
 
     @property
-    def failures_count(self) -> int:
-        return len(self._books.failures)
-
-    @property
     def tickets_open(self) -> int:
         return sum(1 for open_ in self._books.open.values() if open_.ticket is not None and open_.answer is None)
 

@@ -19,7 +19,6 @@ class Counters:
     rows_failed: int = 0  #: failed now: found in this run, or kept from earlier ones
     rows_failed_at_provider: int = 0
     rows_quarantined: int = 0
-    rows_to_do: int = 0
     requests_sent: int = 0
     in_flight: int = 0
     retries: int = 0
