@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
 import anyio
 import anyio.to_thread
 
-from batchvision.errors import ImageUnreachable, ImageUnreadable, RowInvalid
+from batchvision.errors import ImageTooLarge, ImageUnreachable, ImageUnreadable, RowInvalid
 from batchvision.images.addresses import check_host
 from batchvision.images.downloads import Downloads, Room
 from batchvision.images.formats import Converted, Header, check_pixels, examine, without_metadata
@@ -256,8 +256,8 @@ class ImageSource:
                 return await self._downloaded(ref) if inline or self._inlines_urls else self._handed_over(ref)
             case ImageKind.BYTES if ref.content:
                 return await self._from_bytes(ref, ref.content)
-            case ImageKind.PATH if self._is_quick_to_read(ref):
-                return await self._from_bytes(ref, self._read_here(ref))
+            case ImageKind.PATH if (content := self._read_here(ref)) is not None:
+                return await self._from_bytes(ref, content)
             case _:
                 return await self._offload(self._read_and_check, ref)
 
@@ -296,21 +296,21 @@ class ImageSource:
     def _check(self, ref: ImageRef, content: bytes) -> Payload:
         return inline_payload(ref, content, self._preparation, self._identity_mode, self._convert)
 
-    def _is_quick_to_read(self, ref: ImageRef) -> bool:
-        """A small file, as far as files were quick of late. A thread costs more than reading it: the way there and
-        back, and what was just read is out of the processor's cache when it is to be encoded."""
+    def _read_here(self, ref: ImageRef) -> bytes | None:
+        """A small file, read on the loop as long as that is quick; None: it is for a thread, like the next ones after a
+        slow read (a cold disk, a network). A thread costs more than reading it: the way there and back, and what was
+        just read is out of the processor's cache when it is to be encoded."""
         if self._read_elsewhere > 0:
             self._read_elsewhere -= 1
-            return False
-        return self.size_bytes(ref) <= SMALL_BYTES
-
-    def _read_here(self, ref: ImageRef) -> bytes:
-        """On the loop; after one slow read (a cold disk, a network) threads read the next ones."""
+            return None
         began = perf_counter()
-        content = read_source(ref, self._root, self._preparation)
-        if perf_counter() - began > SLOW_READ_SECONDS:
-            self._read_elsewhere = READ_ELSEWHERE
-        return content
+        try:
+            return read_inside(self._root, ref.reference, SMALL_BYTES)
+        except ImageTooLarge:
+            return None
+        finally:
+            if perf_counter() - began > SLOW_READ_SECONDS:
+                self._read_elsewhere = READ_ELSEWHERE
 
     def _read_and_check(self, ref: ImageRef) -> Payload:
         return self._check(ref, read_source(ref, self._root, self._preparation))

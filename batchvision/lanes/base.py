@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -23,7 +23,6 @@ from batchvision.retry import Again, Stop
 from batchvision.stopping import StopSignal
 
 ENDED_BEFORE_SHARE_COUNTS = 100  #: a share of failures says nothing of fewer rows
-_NO_ROOM_NEEDED = nullcontext()
 
 
 class Lane(Protocol):
@@ -89,8 +88,7 @@ class Delivery:
 
     def room_for(self, row: Row) -> AbstractAsyncContextManager[None]:
         """Memory for the row's images, from their reading until its request has ended; rows wait in order."""
-        weight = self._preparer.weight_bytes(row)
-        return self._room.of(weight) if weight else _NO_ROOM_NEEDED
+        return self._room.of(self._preparer.weight_bytes(row))
 
     async def request_of(self, row: Row) -> Request | None:
         """The row's request; None where there is nothing to send: it failed here, or its content is done already."""

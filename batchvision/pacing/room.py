@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 
 import anyio
 
@@ -18,23 +17,47 @@ class Room:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most = most_bytes
         self._taken = 0
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
         self._changed = Wakeup()
 
     def __repr__(self) -> str:
         return f"<Room {self._taken} of {self._most} bytes>"
 
-    @asynccontextmanager
-    async def of(self, size_bytes: int) -> AsyncIterator[None]:
-        """Hold ``size_bytes`` for the block."""
-        if size_bytes:
+    def of(self, size_bytes: int) -> Held:
+        """``async with room.of(size_bytes):`` holds so many for the block."""
+        return Held(self, size_bytes)
+
+    async def take(self, size_bytes: int) -> None:
+        """Wait for so many bytes, behind those who wait already; at once where there is room and nobody waits."""
+        if self._turn.locked() or not self._has(size_bytes):
             async with self._turn:
-                while self._taken and self._taken + size_bytes > self._most:
+                while not self._has(size_bytes):
                     await self._changed.wait()
-            self._taken += size_bytes
-        try:
-            yield
-        finally:
-            if size_bytes:
-                self._taken -= size_bytes
-                self._changed.tell()
+        self._taken += size_bytes
+
+    def give_back(self, size_bytes: int) -> None:
+        self._taken -= size_bytes
+        self._changed.tell()
+
+    def _has(self, size_bytes: int) -> bool:
+        return not self._taken or self._taken + size_bytes <= self._most
+
+
+class Held:
+    """Bytes of a room, for a block."""
+
+    __slots__ = ("_room", "_size_bytes")
+
+    def __init__(self, room: Room, size_bytes: int) -> None:
+        self._room = room
+        self._size_bytes = size_bytes
+
+    async def __aenter__(self) -> None:
+        if self._size_bytes:
+            await self._room.take(self._size_bytes)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._size_bytes:
+            self._room.give_back(self._size_bytes)
