@@ -2,11 +2,23 @@
 
 Rule: keys are computed over columns, and a row that is done, kept failed or in flight never becomes a ``Row`` object.
 survey (structure, ids, count) · keying (row_ids, texts, keys, column by column) · picture (image cells and their
-stamps) · selection (which rows are wanted) · work (the stream).
+stamps) · selection (which rows are wanted) · work (the stream) · stretch (a stretch of it, as columns and as rows).
 """
 
 from batchvision.feed.selection import Selection
+from batchvision.feed.stretch import FeedBatch, Stretch, Tally
 from batchvision.feed.surveying import Survey, survey
-from batchvision.feed.work import FeedBatch, NewStanding, Standing, feed
+from batchvision.feed.work import NewStanding, Standing, feed, stretches
 
-__all__ = ["FeedBatch", "NewStanding", "Selection", "Standing", "Survey", "feed", "survey"]
+__all__ = [
+    "FeedBatch",
+    "NewStanding",
+    "Selection",
+    "Standing",
+    "Stretch",
+    "Survey",
+    "Tally",
+    "feed",
+    "stretches",
+    "survey",
+]

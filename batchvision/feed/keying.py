@@ -124,10 +124,19 @@ def _rendered(batch: pa.RecordBatch, template: Template) -> pa.Array:
 def skip_digests(recipe_id: str, texts: pa.Array | str, stamps: pa.Array) -> bytes:
     """``keys.skip_key`` of every row, in its 16 bytes, one behind the other; ``stamps`` framed and joined. A null text
     counts as ""."""
-    head = frame("skip-1") + frame(recipe_id)
+    return _digests("skip-1", recipe_id, texts, stamps)
+
+
+def request_digests(recipe_id: str, texts: pa.Array | str, identities: pa.Array) -> bytes:
+    """``keys.request_key`` of every row, as :func:`skip_digests`."""
+    return _digests("request-1", recipe_id, texts, identities)
+
+
+def _digests(kind: str, recipe_id: str, texts: pa.Array | str, images: pa.Array) -> bytes:
+    head = frame(kind) + frame(recipe_id)
     if isinstance(texts, str):
-        return keys.digests_after((head + frame(texts)).encode(), stamps.cast(pa.binary()).to_pylist())
-    wholes = pc.binary_join_element_wise(framed_texts(pc.fill_null(texts, NO_TEXT)), stamps, NO_TEXT)
+        return keys.digests_after((head + frame(texts)).encode(), images.cast(pa.binary()).to_pylist())
+    wholes = pc.binary_join_element_wise(framed_texts(pc.fill_null(texts, NO_TEXT)), images, NO_TEXT)
     return keys.digests_after(head.encode(), wholes.cast(pa.binary()).to_pylist())
 
 

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
@@ -59,6 +60,19 @@ class BatchImages:
         self._columns = columns
         self._plain = [self._plain_urls(name) for name in columns.names]
         self._refs = self._refs_of_others()
+
+    @property
+    def are_all_plain(self) -> bool:
+        """Whether all are plain URLs: the stamp of such a one is its identity, and there is no more to know of it."""
+        return None not in self._plain
+
+    def plain_counts(self, chosen: pa.Array) -> list[int]:
+        """How many plain URLs each of some rows has."""
+        counts = np.zeros(len(chosen), dtype=np.int64)
+        for urls in self._plain:
+            if urls is not None:
+                counts += urls.take(chosen).is_valid().to_numpy(zero_copy_only=False)
+        return list(counts.tolist())
 
     def _plain_urls(self, name: str) -> pa.Array | None:
         """The column where every cell is a plain URL or null; None where it has to be taken apart."""

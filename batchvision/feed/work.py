@@ -6,7 +6,6 @@ Rule: ``done + failed_kept + awaiting + held + left + len(rows)`` of all batches
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from batchvision.checkpoint import RowState
 from batchvision.feed.keying import image_columns, prompt_texts, row_ids, skip_digests
 from batchvision.feed.picture import BatchImages
 from batchvision.feed.selection import Chooser, Selection
+from batchvision.feed.stretch import FeedBatch, Stretch
 from batchvision.feed.surveying import Survey, nameless, own_places
 from batchvision.manifest import open_manifest
 from batchvision.manifest.cells import NO_TEXT, cell_texts, is_list
@@ -27,10 +27,8 @@ from batchvision.manifest.keeping import (
     MOST_ID_BYTES,
     has_nul,
     is_longer,
-    keep_cells,
-    made_storable,
 )
-from batchvision.records import Cell, Failed, ImageRef, Row
+from batchvision.records import Failed
 
 if TYPE_CHECKING:
     from batchvision.job import Job
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
 #: Rendered prompts of one batch are held to about so many characters.
 _PROMPT_CHARACTERS = 16 * 1024 * 1024
 _LEAST_ROWS = 64
-#: A stretch's cells are held in columns; so many of its rows are objects at a time.
-_ROWS_AT_ONCE = 512
 
 
 class Standing(Protocol):
@@ -76,76 +72,20 @@ class NewStanding:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class FeedBatch:
-    """Rows to do of a stretch of the manifest, and how many of it are not (told once, with the first rows).
-
-    ``rows`` includes ``invalid`` ones (``Row.problem`` set). ``failed_kept``: failed before and not retried,
-    ``quarantined`` of them set aside. ``left``: to do, but not chosen in this pass (limit, sample, only, or done under
-    another recipe with ``on_recipe_change = "new_rows_only"``); they stay pending.
-    """
-
-    rows: tuple[Row, ...]
-    done: int = 0
-    failed_kept: int = 0
-    quarantined: int = 0
-    awaiting: int = 0
-    held: int = 0
-    left: int = 0
-    invalid: int = 0
-
-
 def feed(job: Job, survey: Survey, standing: Standing, selection: Selection | None = None) -> Iterator[FeedBatch]:
+    """The rows to do. Raises JobInvalid as :func:`stretches` does."""
+    for stretch in stretches(job, survey, standing, selection):
+        yield from stretch.batches()
+
+
+def stretches(job: Job, survey: Survey, standing: Standing, selection: Selection | None = None) -> Iterator[Stretch]:
     """Streams the manifest. Raises JobInvalid if it is not the one that was surveyed."""
     survey.reject_changed()
     source = _Feed(job, survey, standing, selection or Selection())
     for batch in open_manifest(job).batches(list(needed_columns(job))):
         for start in range(0, batch.num_rows, source.batch_rows):
-            yield from source.step(batch.slice(start, source.batch_rows))
+            yield source.step(batch.slice(start, source.batch_rows))
     survey.reject_changed()
-
-
-@dataclass(slots=True)
-class _Looked:
-    """A batch, seen: what it takes to know of each row how it stands. ``texts``: one, where it is the same for all.
-    ``keys``: skip_keys, 16 bytes each. ``problems``: place -> why it is invalid."""
-
-    batch: pa.RecordBatch
-    positions: Sequence[int]
-    ids: pa.Array
-    texts: pa.Array | str
-    images: BatchImages
-    keys: bytes
-    problems: dict[int, str]
-
-    def key(self, place: int) -> str:
-        """The row's skip_key."""
-        return self.keys[place * keys.KEY_BYTES : (place + 1) * keys.KEY_BYTES].hex()
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Counts of one batch on the way to its FeedBatch; ``places``: the rows to do."""
-
-    places: list[int] = field(default_factory=list)
-    done: int = 0
-    failed_kept: int = 0
-    quarantined: int = 0
-    awaiting: int = 0
-    held: int = 0
-    left: int = 0
-
-    def told_with(self, rows: tuple[Row, ...]) -> FeedBatch:
-        return FeedBatch(
-            rows,
-            done=self.done,
-            failed_kept=self.failed_kept,
-            quarantined=self.quarantined,
-            awaiting=self.awaiting,
-            held=self.held,
-            left=self.left,
-            invalid=sum(row.problem is not None for row in rows),
-        )
 
 
 class _Feed:
@@ -153,7 +93,7 @@ class _Feed:
 
     def __init__(self, job: Job, survey: Survey, standing: Standing, selection: Selection) -> None:
         self._job = job
-        self._survey = survey
+        self._keep = [(column, target) for column, (_, target) in zip(job.keep_columns, survey.keep_types, strict=True)]
         self._standing = standing
         self._selection = selection
         self._chooser = Chooser(selection, survey.rows_in_manifest)
@@ -164,19 +104,16 @@ class _Feed:
         spoken = 0 if job.recipe.user is None else len(job.recipe.user)
         self.batch_rows = max(_LEAST_ROWS, _PROMPT_CHARACTERS // (spoken + 256))
 
-    def step(self, batch: pa.RecordBatch) -> Iterator[FeedBatch]:
-        """The next stretch of the manifest: its counts at once, its rows some at a time."""
-        looked = self._look(batch)
+    def step(self, batch: pa.RecordBatch) -> Stretch:
+        """The next stretch of the manifest."""
+        stretch = self._look(batch)
         self._rows_before += batch.num_rows
-        tally = self._tally(looked)
-        places, tally.places = tally.places, []
-        for start in range(0, max(1, len(places)), _ROWS_AT_ONCE):
-            yield tally.told_with(self._rows(looked, places[start : start + _ROWS_AT_ONCE]))
-            tally = _Tally()
+        self._count_all(stretch)
+        return stretch
 
     # ------------------------------------------------------------------------------ seeing
 
-    def _look(self, batch: pa.RecordBatch) -> _Looked:
+    def _look(self, batch: pa.RecordBatch) -> Stretch:
         ids = row_ids(batch, self._job)
         positions: Sequence[int] = range(self._rows_before + 1, self._rows_before + batch.num_rows + 1)
         if self._selection.shards > 1:
@@ -197,7 +134,7 @@ class _Feed:
         of_keys = skip_digests(recipe_id, texts, stamps)
         if problems:
             of_keys = _with_keys(of_keys, {at: _key_of_problem(recipe_id, why) for at, why in problems.items()})
-        return _Looked(batch, positions, ids, texts, images, of_keys, problems)
+        return Stretch(batch, positions, ids, texts, images, stamps, of_keys, problems, self._keep)
 
     def _named(self, ids: pa.Array, positions: Sequence[int]) -> tuple[pa.Array, dict[int, str]]:
         """Every row with an id of its own, and what is wrong with the rows that had none."""
@@ -245,18 +182,16 @@ class _Feed:
 
     # ------------------------------------------------------------------------------ counting
 
-    def _tally(self, looked: _Looked) -> _Tally:
-        tally = _Tally()
-        others = self._standing.not_done(looked.ids, looked.keys)
-        tally.done = len(looked.ids) - len(others)
-        ids = looked.ids.take(pa.array(others, pa.int64())).to_pylist()
+    def _count_all(self, stretch: Stretch) -> None:
+        others = self._standing.not_done(stretch.ids, stretch.keys)
+        stretch.tally.done = len(stretch.ids) - len(others)
+        ids = stretch.ids.take(pa.array(others, pa.int64())).to_pylist()
         for place, row_id in zip(others, ids, strict=True):
-            self._count(tally, looked, place, row_id)
-        return tally
+            self._count(stretch, place, row_id)
 
-    def _count(self, tally: _Tally, looked: _Looked, place: int, row_id: str) -> None:
+    def _count(self, stretch: Stretch, place: int, row_id: str) -> None:
         """One row that is not done: to do, or waiting, or left alone."""
-        key = looked.key(place)
+        tally, key = stretch.tally, stretch.key(place)
         match self._standing.open_state(row_id, key):
             case RowState.AWAITING:
                 tally.awaiting += 1
@@ -264,8 +199,9 @@ class _Feed:
                 tally.held += 1
             case RowState.FAILED:
                 failed = self._standing.failed_before(row_id, key)
-                if self._selection.retries(failed) and self._takes(looked, place, row_id):
+                if self._selection.retries(failed) and self._takes(stretch, place, row_id):
                     tally.places.append(place)
+                    tally.retried.add(stretch.positions[place])
                 else:
                     self._standing.keep_failed(row_id, key)
                     tally.failed_kept += 1
@@ -273,51 +209,13 @@ class _Feed:
             case RowState.NEW:
                 if self._only_new and self._standing.is_done_elsewhere(row_id):
                     tally.left += 1
-                elif self._takes(looked, place, row_id):
+                elif self._takes(stretch, place, row_id):
                     tally.places.append(place)
                 else:
                     tally.left += 1
 
-    def _takes(self, looked: _Looked, place: int, row_id: str) -> bool:
-        return self._chooser.takes(looked.positions[place], row_id, is_sent=place not in looked.problems)
-
-    # ------------------------------------------------------------------------------ making rows
-
-    def _rows(self, looked: _Looked, places: list[int]) -> tuple[Row, ...]:
-        if not places:
-            return ()
-        chosen = pa.array(places, pa.int64())
-        ids = looked.ids.take(chosen).to_pylist()
-        texts = _chosen_texts(looked.texts, chosen)
-        kept = self._kept(looked.batch, chosen)
-        images = looked.images.of_rows(places)
-        return tuple(
-            _row(looked, place, row_id, text, refs, keep)
-            for place, row_id, text, refs, keep in zip(places, ids, texts, images, kept, strict=True)
-        )
-
-    def _kept(self, batch: pa.RecordBatch, chosen: pa.Array) -> list[tuple[Cell, ...]]:
-        cells = [
-            keep_cells(batch.column(column.source).take(chosen), batch.schema.field(column.source), target)
-            for column, (_, target) in zip(self._job.keep_columns, self._survey.keep_types, strict=True)
-        ]
-        return list(zip(*cells, strict=True)) if cells else [()] * len(chosen)
-
-
-def _chosen_texts(texts: pa.Array | str, chosen: pa.Array) -> list[str]:
-    if isinstance(texts, str):
-        return [texts] * len(chosen)
-    return list(pc.fill_null(texts.take(chosen), NO_TEXT).to_pylist())
-
-
-def _row(
-    looked: _Looked, place: int, row_id: str, text: str, images: tuple[ImageRef, ...], keep: tuple[Cell, ...]
-) -> Row:
-    position, key = looked.positions[place], looked.key(place)
-    problem = looked.problems.get(place)
-    if problem is None:
-        return Row(position, row_id, text, images, keep, key)
-    return Row(position, row_id, "", (), made_storable(keep), key, problem)
+    def _takes(self, stretch: Stretch, place: int, row_id: str) -> bool:
+        return self._chooser.takes(stretch.positions[place], row_id, is_sent=place not in stretch.problems)
 
 
 def _key_of_problem(recipe_id: str, problem: str) -> bytes:
