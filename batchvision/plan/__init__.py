@@ -6,14 +6,16 @@ Rule: the same survey and feed as a run, so that the counts are the run's own. W
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from batchvision.checkpoint import OutputView, Standing
 from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.schema import failures_of
 from batchvision.errors import RowFault
-from batchvision.feed import NewStanding, Selection, Survey, feed, survey
+from batchvision.feed import NewStanding, Selection, Stretch, Tally, stretches, survey
 from batchvision.feed import Standing as FeedStanding
 from batchvision.garbage import rarely_collected
 from batchvision.job import Job
@@ -22,7 +24,7 @@ from batchvision.plan.counts import Plan, RowCounts, Sums
 from batchvision.plan.looking import Distinct, Looking, Seen
 from batchvision.pricelist import quote
 from batchvision.providers import dialect
-from batchvision.records import Exchange, Lane, Row
+from batchvision.records import Exchange, ImageSize, Lane, Row
 from batchvision.wiring import estimator_of
 
 __all__ = ["Looking", "Plan", "Seen", "plan", "shortened", "standing_of"]
@@ -31,10 +33,12 @@ __all__ = ["Looking", "Plan", "Seen", "plan", "shortened", "standing_of"]
 REASONS_SHOWN = 10
 #: Is shown each request that would be sent; rows that share another's are not.
 Watch = Callable[[Seen], None]
+#: Of an image handed over as a URL.
+UNKNOWN_SIZE: ImageSize = (None, None)
 
 
 async def plan(
-    job: Job, selection: Selection | None = None, *, show_requests: int = 0, watch: Watch = lambda seen: None
+    job: Job, selection: Selection | None = None, *, show_requests: int = 0, watch: Watch | None = None
 ) -> Plan:
     """Look at everything a run of ``job`` would do. Raises JobInvalid as a run would."""
     selection = selection or Selection(retry_failed=job.limits.retry_kinds)
@@ -53,21 +57,16 @@ async def plan(
         prices=prices,
         price_warning=prices.warning(datetime.now(UTC).date(), job),
     )
-    distinct = Distinct(standing) if job.limits.deduplicate else None
-    shown: list[Row] = []
+    counting = _Counting(drawn, looking, Distinct(standing) if job.limits.deduplicate else None, watch, show_requests)
     with rarely_collected():
-        for rows in _rows_to_do(job, surveyed, standing, selection, drawn.rows):
-            seen = list(_seen(rows, looking, standing, drawn))
-            shown += [each.row for each in seen[: show_requests - len(shown)]]
-            for each in seen if distinct is None else distinct.first(seen):
-                drawn.cost.add(each.estimate)
-                watch(each)
+        for stretch in stretches(job, surveyed, standing, selection):
+            counting.add(stretch)
     drawn.seconds = _seconds_at_limits(job, drawn.cost)
     if isinstance(standing, Standing):
         others = standing.done_other_recipe
         drawn.done_elsewhere = (others.rows, others.ticks)
-    if shown:
-        drawn.requests_shown = await bodies(job, looking.estimator, shown)
+    if counting.shown:
+        drawn.requests_shown = await bodies(job, looking.estimator, counting.shown)
     return drawn
 
 
@@ -86,39 +85,74 @@ def standing_of(job: Job) -> FeedStanding:
     return Standing.read(job.output_path, books, job.recipe.recipe_id)
 
 
-def _rows_to_do(
-    job: Job, surveyed: Survey, standing: FeedStanding, selection: Selection, counts: RowCounts
-) -> Iterator[tuple[Row, ...]]:
-    """The feed's rows, some at a time; what it does not give is counted here."""
-    for batch in feed(job, surveyed, standing, selection):
-        counts.done += batch.done
-        counts.failed_kept += batch.failed_kept
-        counts.failed_before += batch.failed_kept
-        counts.awaiting += batch.awaiting
-        counts.held += batch.held
-        counts.left += batch.left
-        yield batch.rows
+@dataclass(slots=True)
+class _Counting:
+    """A plan while the rows of its manifest are counted. ``wanted``: how many of those to do are to be ``shown``."""
 
+    drawn: Plan
+    looking: Looking
+    distinct: Distinct | None
+    watch: Watch | None
+    wanted: int
+    shown: list[Row] = field(default_factory=list)
 
-def _seen(rows: tuple[Row, ...], looking: Looking, standing: FeedStanding, drawn: Plan) -> Iterator[Seen]:
-    """The rows that can be sent, looked at and counted; those that cannot are noted."""
-    for row in rows:
-        failed_before = standing.failed_before(row.row_id, row.skip_key) is not None
-        drawn.rows.failed_before += failed_before
-        try:
-            seen = looking.at(row)
-        except RowFault as fault:
-            _note_invalid(drawn, row, fault)
-            continue
-        drawn.rows.to_do += 1
-        drawn.rows.retried += failed_before
-        yield seen
+    def add(self, stretch: Stretch) -> None:
+        self._pass_over(stretch.tally)
+        if stretch.images.are_all_plain and self.watch is None and len(self.shown) >= self.wanted:
+            self._add_columns(stretch)
+        else:
+            self._add_rows(stretch)
 
+    def _pass_over(self, tally: Tally) -> None:
+        counts = self.drawn.rows
+        counts.done += tally.done
+        counts.failed_kept += tally.failed_kept
+        counts.failed_before += tally.failed_kept + len(tally.retried)
+        counts.awaiting += tally.awaiting
+        counts.held += tally.held
+        counts.left += tally.left
 
-def _note_invalid(drawn: Plan, row: Row, fault: RowFault) -> None:
-    drawn.rows.invalid += 1
-    if len(drawn.reasons) < REASONS_SHOWN:
-        drawn.reasons.append((row.row_id, row.problem or f"{fault.kind}: {fault.message}"))
+    def _add_rows(self, stretch: Stretch) -> None:
+        """Each row as a run would look at it."""
+        for batch in stretch.batches():
+            seen = list(self._seen(batch.rows, stretch.tally.retried))
+            self.shown += [each.row for each in seen[: self.wanted - len(self.shown)]]
+            for each in seen if self.distinct is None else self.distinct.first(seen):
+                self.drawn.cost.add(each.estimate)
+                if self.watch is not None:
+                    self.watch(each)
+
+    def _seen(self, rows: tuple[Row, ...], retried: Collection[int]) -> Iterator[Seen]:
+        """The rows that can be sent, looked at and counted; those that cannot are noted."""
+        for row in rows:
+            try:
+                seen = self.looking.at(row)
+            except RowFault as fault:
+                self._note_invalid(row.row_id, row.problem or f"{fault.kind}: {fault.message}")
+                continue
+            self.drawn.rows.to_do += 1
+            self.drawn.rows.retried += row.position in retried
+            yield seen
+
+    def _add_columns(self, stretch: Stretch) -> None:
+        """As :meth:`_add_rows`, of rows with plain URLs that nobody wants to see: none of them becomes an object."""
+        places = stretch.sound_places()
+        for place in stretch.problem_places():
+            self._note_invalid(stretch.ids[place].as_py(), stretch.problems[place])
+        self.drawn.rows.to_do += len(places)
+        self.drawn.rows.retried += len(stretch.tally.retried.intersection(map(stretch.positions.__getitem__, places)))
+        asked = stretch.url_rows(places, self.drawn.recipe_id)
+        self.drawn.images.add_urls(sum(asked.images))
+        kinds = list(zip(asked.text_chars, asked.images, strict=True))
+        if self.distinct is not None:
+            kinds = [kinds[place] for place in self.distinct.first_places(asked.request_keys)]
+        for (chars, images), times in Counter(kinds).items():
+            self.drawn.cost.add(self.looking.estimator.estimate(chars, [UNKNOWN_SIZE] * images), times)
+
+    def _note_invalid(self, row_id: str, reason: str) -> None:
+        self.drawn.rows.invalid += 1
+        if len(self.drawn.reasons) < REASONS_SHOWN:
+            self.drawn.reasons.append((row_id, reason))
 
 
 def _seconds_at_limits(job: Job, sums: Sums) -> dict[Lane, float]:

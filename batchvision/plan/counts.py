@@ -63,6 +63,11 @@ class ImageCounts:
     by_format: Counter[str] = field(default_factory=Counter)
     by_side: Counter[int | None] = field(default_factory=Counter)
 
+    def add_urls(self, count: int) -> None:
+        if count:
+            self.count += count
+            self.by_format["url"] += count
+
     def measure(self, width: int | None, height: int | None) -> None:
         if side := max(width or 0, height or 0):
             self.by_side[next((most for most in SIDES if side <= most), None)] += 1
@@ -96,13 +101,14 @@ class Sums:
     def prompt_tokens(self) -> int:
         return self.tokens - self.output_tokens
 
-    def add(self, needed: Estimate) -> None:
-        self.requests += 1
-        self.tokens += needed.tokens
-        self.output_tokens += needed.output_tokens
-        self.cached_tokens += needed.cached_tokens
-        self.likely_ticks = _sum(self.likely_ticks, needed.likely_ticks)
-        self.bound_ticks = _sum(self.bound_ticks, needed.bound_ticks)
+    def add(self, needed: Estimate, times: int = 1) -> None:
+        """So many requests that are alike in what they need."""
+        self.requests += times
+        self.tokens += times * needed.tokens
+        self.output_tokens += times * needed.output_tokens
+        self.cached_tokens += times * needed.cached_tokens
+        self.likely_ticks = _sum(self.likely_ticks, needed.likely_ticks, times)
+        self.bound_ticks = _sum(self.bound_ticks, needed.bound_ticks, times)
 
     def document(self) -> dict[str, Any]:
         known = self.likely_ticks is not None
@@ -177,8 +183,8 @@ class Plan:
         return document
 
 
-def _sum(left: int | None, right: int | None) -> int | None:
-    return None if left is None or right is None else left + right
+def _sum(left: int | None, right: int | None, times: int) -> int | None:
+    return None if left is None or right is None else left + times * right
 
 
 def _usd(ticks: int | None) -> float | None:

@@ -15,7 +15,7 @@ from batchvision.images.formats import examine
 from batchvision.images.references import identity
 from batchvision.images.source import passes_unchanged, read_source
 from batchvision.job import Job
-from batchvision.keys import key_bytes, request_key
+from batchvision.keys import KEY_BYTES, key_bytes, request_key
 from batchvision.plan.counts import ImageCounts
 from batchvision.prepare import identities
 from batchvision.records import Estimate, ImageKind, ImagePreparation, ImageRef, ImageSize, Payload, Row
@@ -42,15 +42,18 @@ class Distinct:
 
     def first(self, seen: Sequence[Seen]) -> list[Seen]:
         """Those of ``seen`` whose requests would be sent."""
-        asked = [key_bytes(each.request_key) for each in seen]
-        packed = b"".join(asked)
-        known = self._seen.contains_packed(packed)
+        return [seen[place] for place in self.first_places(b"".join([key_bytes(each.request_key) for each in seen]))]
+
+    def first_places(self, request_keys: bytes) -> list[int]:
+        """The places of those requests that would be sent; 16 bytes a key, one behind the other."""
+        asked = [request_keys[at : at + KEY_BYTES] for at in range(0, len(request_keys), KEY_BYTES)]
+        known = self._seen.contains_packed(request_keys)
         if self._answered is not None:
-            known |= self._answered.contains_packed(packed)
+            known |= self._answered.contains_packed(request_keys)
         places = dict(zip(reversed(asked), reversed(range(len(asked))), strict=True))  # the first of each
         for key in places:
             self._seen.add(key)
-        return [seen[place] for place in sorted(places.values()) if not known[place]]
+        return [place for place in sorted(places.values()) if not known[place]]
 
 
 class Looking:
@@ -89,8 +92,7 @@ class Looking:
         """One image, by its bytes; without what it would be converted to."""
         mode, preparation, counts = self._identity_mode, self._recipe.images, self.images
         if ref.kind is ImageKind.URL:
-            counts.count += 1
-            counts.by_format["url"] += 1
+            counts.add_urls(1)
             return Payload(identity(ref, mode, None), ref.reference, ref.slot, None)
         content = read_source(ref, self._root, preparation)
         header = examine(content)
