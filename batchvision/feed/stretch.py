@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,10 +15,12 @@ import pyarrow.compute as pc
 from batchvision import keys
 from batchvision.feed.keying import request_digests
 from batchvision.feed.picture import BatchImages
-from batchvision.job.columns import KeepColumn
 from batchvision.manifest.cells import NO_TEXT
 from batchvision.manifest.keeping import keep_cells, made_storable
 from batchvision.records import Cell, ImageRef, Row
+
+if TYPE_CHECKING:
+    from batchvision.job.columns import KeepColumn
 
 #: A stretch's cells are held in columns; so many of its rows are objects at a time.
 _ROWS_AT_ONCE = 512
