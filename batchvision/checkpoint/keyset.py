@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 
 from batchvision.keys import KEY_BYTES
 
-#: Keys that come one by one wait here, and are sorted in together.
-FRESH = 20_000
+#: Keys that come one by one wait here, and are sorted in together: as objects they take twenty times the room, and 16
+#: more would make Python's set of them four times as wide.
+FRESH = 4_900
 _PENDING_BYTES = 64 * 1024 * KEY_BYTES
 _BUCKETS = 256  #: by the first byte: sorting one at a time needs little room
 _BUCKET_BYTES = 160 * 1024  #: a bucket's first room; what is not written is not taken
 #: A table begins its search in a cell of about so many keys, which lie in one or two lines of the processor's cache.
 _CELL_KEYS = 8
+#: From here on an allocator maps memory by itself, and numpy asks for huge pages, without which a search takes longer.
+_LARGE_BYTES = 4 * 1024 * 1024
 
 Words = NDArray[np.unsignedinteger[Any]]
 
@@ -162,16 +165,19 @@ class _Table:
     """Keys by their first bytes and, under each of these, sorted by their heads. ``_cells`` says where those begin
     whose first byte and upper bits of the head are the same: few, so that a search ends after a few steps."""
 
-    __slots__ = ("_cell_bits", "_cells", "_heads", "_shift", "_tails")
+    __slots__ = ("_cell_bits", "_cells", "_heads", "_shift", "_tails", "_views")
 
     def __init__(self, keep: Keep, loose: Sequence[_Loose], smaller: Sequence[_Table], count: int) -> None:
         """Takes what is in ``loose`` out of it, bucket by bucket."""
         head, tail = (keep.value[name] for name in ("head", "tail"))
-        self._heads: Words = np.empty(count, dtype=head)
-        self._tails: Words = np.empty(count, dtype=tail)
+        self._heads = _words(count, head)
+        self._tails = _words(count, tail)
         self._cell_bits = max(0, (count // (_BUCKETS * _CELL_KEYS)).bit_length() - 1)
-        self._shift = head.type(8 * head.itemsize - 1 - self._cell_bits)
-        self._cells = np.zeros((_BUCKETS << self._cell_bits) + 1, dtype=np.uint32 if count < 2**32 else np.uint64)
+        self._shift = 8 * head.itemsize - 1 - self._cell_bits
+        self._cells = _words((_BUCKETS << self._cell_bits) + 1, np.dtype(np.uint32 if count < 2**32 else np.uint64))
+        #: the same, for one question: an element of a view is a plain number, a numpy scalar takes ten times the time
+        self._views = self._heads.data, self._tails.data, self._cells.data
+        self._cells.fill(0)
         filled = 0
         for number in range(_BUCKETS):
             parts = [loose[number].taken(), *(table._bucket(number) for table in smaller)]
@@ -191,7 +197,7 @@ class _Table:
 
     def _upper(self, heads: Words) -> NDArray[np.intp]:
         """The bits of heads that choose a cell (two shifts: all bits at once would be none)."""
-        upper: NDArray[np.intp] = ((heads >> self._shift) >> heads.dtype.type(1)).astype(np.intp)
+        upper: NDArray[np.intp] = ((heads >> heads.dtype.type(self._shift)) >> heads.dtype.type(1)).astype(np.intp)
         return upper
 
     def __len__(self) -> int:
@@ -206,15 +212,15 @@ class _Table:
         return self._heads[bounds], self._tails[bounds]
 
     def contains(self, key: bytes) -> bool:
-        between = 1 + self._heads.itemsize
+        heads, tails, cells = self._views
+        between = 1 + heads.itemsize
         head = int.from_bytes(key[1:between], sys.byteorder)
-        tail = int.from_bytes(key[between : between + self._tails.itemsize], sys.byteorder)
-        cell = (key[0] << self._cell_bits) + (head >> int(self._shift) >> 1)
-        stretch = slice(int(self._cells[cell]), int(self._cells[cell + 1]))
-        return any(
-            one == head and other == tail
-            for one, other in zip(self._heads[stretch].tolist(), self._tails[stretch].tolist(), strict=True)
-        )
+        cell = (key[0] << self._cell_bits) + (head >> self._shift >> 1)
+        stretch = slice(cells[cell], cells[cell + 1])
+        if head not in heads[stretch]:
+            return False
+        tail = int.from_bytes(key[between : between + tails.itemsize], sys.byteorder)
+        return any(one == head and other == tail for one, other in zip(heads[stretch], tails[stretch], strict=True))
 
     def contains_many(self, first_bytes: NDArray[np.uint8], heads: Words, tails: Words) -> NDArray[np.bool_]:
         """All searches take their steps together."""
@@ -237,6 +243,12 @@ class _Table:
             has_head = open_ & (at < end) & (self._heads.take(at, mode="clip") == heads)
             found |= has_head & (self._tails.take(at, mode="clip") == tails)
         return found
+
+
+def _words(count: int, dtype: np.dtype[Any]) -> Words:
+    """Room for so many. What a larger table replaces is given back to the system, and leaves no holes in the heap."""
+    size = count * dtype.itemsize
+    return np.empty(count, dtype) if size >= _LARGE_BYTES else _mapped(size).view(dtype)
 
 
 def _mapped(count: int) -> NDArray[np.uint8]:

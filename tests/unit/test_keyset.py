@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from hashlib import blake2b
 
 import pytest
@@ -91,3 +92,18 @@ def test_a_million_keys_take_their_few_bytes_each(keep: Keep, each_bytes: int) -
     assert each_bytes * 1_000_000 <= keys.nbytes <= (each_bytes + 0.5) * 1_000_000
     assert not any(map(len, keys._loose))
     assert not keys._pending
+
+
+@pytest.mark.parametrize(("keep", "each_bytes"), [(Keep.SURE, 13), (Keep.HINT, 7)])
+def test_keys_that_come_one_by_one_take_few_bytes_each_and_half_a_mebibyte_while_they_wait(
+    keep: Keep, each_bytes: int
+) -> None:
+    keys, count = KeySet(keep=keep), 4 * keyset.FRESH
+    for number in range(count):
+        assert not keys.contains(key(number))
+        keys.add(key(number))
+        waiting = sys.getsizeof(keys._fresh) + len(keys._fresh) * (sys.getsizeof(key(0)) + 15)
+        assert waiting + len(keys._pending) <= 512 * 1024
+    assert keys.contains(key(0))
+    assert count - keyset.FRESH <= sum(map(len, keys._tables)) <= count
+    assert keys.nbytes <= each_bytes * count + 4_096
