@@ -34,7 +34,7 @@ EARLIER = b"batchvision.earlier_sha256"
 GROUP_ROWS = 4_000
 GROUP_BYTES = 16 * 1024 * 1024
 #: And of a sealed one: its pages are in memory, encoded and not, until a group is whole.
-SEALED_GROUP_ROWS = 1_000
+SEALED_GROUP_ROWS = 1_024
 
 
 def dated_path(table: str, shard: str, run_id: str, started_at: datetime, seq: int) -> str:
@@ -91,11 +91,44 @@ def _whose(path: Path) -> tuple[Path, str | None]:
     return path.parent, name and name.shard
 
 
+class Encoded:
+    """What a part will hold, as Parquet in memory already: a fraction of the room it takes as a table."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._sink = pa.BufferOutputStream()
+        self._writer: pq.ParquetWriter | None = None
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Encoded:
+        encoded = cls()
+        encoded.add(table)
+        return encoded
+
+    def add(self, table: pa.Table) -> None:
+        """As row groups of its own; but for the last, tables have ``SEALED_GROUP_ROWS`` rows, or that many times."""
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._sink, table.schema, **_written(table.schema))
+        self._writer.write_table(table, row_group_size=SEALED_GROUP_ROWS)
+        self.rows += table.num_rows
+
+    def content(self) -> memoryview:
+        """The whole file; nothing can be added any more."""
+        if self._writer is not None:
+            self._writer.close()
+        return memoryview(self._sink.getvalue())
+
+
 def seal(disk: Disk, output: Path, relative: str, table: pa.Table) -> PartFile:
     """Write a part; it is durable under its name when this returns. Raises OSError."""
-    content = _parquet(table)
+    return seal_encoded(disk, output, relative, Encoded.of(table))
+
+
+def seal_encoded(disk: Disk, output: Path, relative: str, encoded: Encoded) -> PartFile:
+    """:func:`seal`, of what is Parquet already."""
+    content = encoded.content()
     replace_file(disk, output / relative, content)
-    return PartFile(relative.split("/")[0], relative, table.num_rows, sha256(content).hexdigest())
+    return PartFile(relative.split("/")[0], relative, encoded.rows, sha256(content).hexdigest())
 
 
 #: How often one looks for what was merged at that very moment.
@@ -112,12 +145,6 @@ def _written(schema: pa.Schema) -> dict[str, Any]:
     alike = [field for field in schema if field.name not in _UNALIKE]
     names = [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in alike]
     return {"compression": "zstd", "write_page_checksum": True, "store_schema": True, "use_dictionary": names}
-
-
-def _parquet(table: pa.Table) -> memoryview:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=SEALED_GROUP_ROWS, **_written(table.schema))
-    return memoryview(sink.getvalue())
 
 
 def write_batches(file: GrowingFile, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-
-import pyarrow as pa
+from typing import Any
 
 from batchvision.checkpoint.books import Cut
 from batchvision.checkpoint.compaction import merge_sealed
 from batchvision.checkpoint.disk import Disk
 from batchvision.checkpoint.entries import Header
 from batchvision.checkpoint.journal import Segment, segment_path
-from batchvision.checkpoint.parts import dated_path, failures_path, part_file, seal
+from batchvision.checkpoint.parts import dated_path, failures_path, part_file, seal, seal_encoded
 from batchvision.checkpoint.schema import Tables
+from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.records import PartFile
 
 
@@ -67,17 +67,17 @@ class Sealer:
         dated: dict[str, PartFile] = {}
         if cut.completed:
             path = dated_path("results", *named)
-            dated[path] = self._seal(path, cut.completed.table())
+            dated[path] = self._seal(path, cut.completed)
         path = failures_path(header.shard)
         if cut.failures is not None or not (self._output / path).exists():
-            self.parts[path] = self._seal(path, self._tables.failures(cut.failures or ()))
+            self.parts[path] = seal(self._disk, self._output, path, self._tables.failures(cut.failures or ()))
         if cut.attempts:
             path = dated_path("attempts", *named)
-            dated[path] = self._seal(path, cut.attempts.table())
+            dated[path] = self._seal(path, cut.attempts)
         return dated
 
-    def _seal(self, relative: str, table: pa.Table) -> PartFile:
-        return seal(self._disk, self._output, relative, table)
+    def _seal(self, relative: str, rows: Unsealed[Any]) -> PartFile:
+        return seal_encoded(self._disk, self._output, relative, rows.encoded())
 
     def find(self, paths: Iterable[Path]) -> None:
         """Parts that this run has not sealed and no summary lists as they are: of a killed run, or padded just now."""

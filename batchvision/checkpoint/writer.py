@@ -127,6 +127,8 @@ class Writer:
                 await self._write()
                 if self.ending is None and self.is_seal_due():
                     await self._seal()
+                elif self._books.attempts.has_group:  # of completed rows others may ask for the answers
+                    await self._offload(self._books.attempts.encode)
 
     async def _write(self) -> None:
         self.check_lock()

@@ -30,7 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelled_disk import Choose, ModelledDisk, PowerCut, keep_all, lose_all
 
-from batchvision.checkpoint import Columns, OutputView, RowState, SealAfter, Store, inline
+from batchvision.checkpoint import Columns, OutputView, RowState, SealAfter, Store, inline, parts, unsealed
 from batchvision.checkpoint.entries import Carry, Ended, Received, Voided
 from batchvision.checkpoint.journal import Group, read_segment, segment_paths
 from batchvision.checkpoint.parts import part_file
@@ -246,6 +246,30 @@ async def test_a_failure_is_dropped_when_its_row_is_asked_again_and_its_costs_go
         assert store.standing("recipe").carried("row1", "key1") == (3, 7, 1)
         await store.close(complete=False)
     assert column(tmp_path, "failures", "row_id") == []
+
+
+async def test_what_a_run_made_parquet_of_on_the_way_a_replay_after_a_crash_makes_byte_for_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unsealed, "AT_ONCE", 4)
+    monkeypatch.setattr(unsealed, "_GROUP_TABLES", 2)
+    monkeypatch.setattr(parts, "SEALED_GROUP_ROWS", 8)
+    sealed, crashed = tmp_path / "sealed", tmp_path / "crashed"
+    for output in (sealed, crashed):
+        with started(output) as store:
+            for number in range(21):
+                await ask(store, an_intent(number), an_answer(b"answer %d" % number))
+            await store.flush()
+            assert [table.num_rows for table in store._books.attempts.tables] == [4], "two row groups are Parquet"
+            assert [table.num_rows for table in store._books.completed.tables] == [4] * 5
+            if output == sealed:
+                await store.close(complete=True)
+    with open_store(crashed, run_id="run2") as store:
+        assert store.recover(judge).completed == 21
+    assert tree(sealed, "attempts", "results") == tree(crashed, "attempts", "results")
+    (ledger,) = (sealed / "attempts").rglob("*.parquet")
+    file = pq.ParquetFile(ledger)
+    assert [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)] == [8, 8, 5]
 
 
 async def test_failures_and_carries_of_rows_that_left_the_manifest_go_after_a_complete_pass(tmp_path: Path) -> None:
