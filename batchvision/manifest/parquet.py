@@ -27,10 +27,10 @@ from batchvision.manifest.image_cells import holds_bytes
 from batchvision.manifest.opening import read_head, stranger, unreadable
 from batchvision.manifest.pages import rows_at_once
 
-BATCH_ROWS = 16384
+BATCH_ROWS = 8192
 BATCH_BYTES = 32 * 1024 * 1024
 _TASTE_ROWS = 64
-_BUFFER_BYTES = 1024 * 1024
+_BUFFER_BYTES = 256 * 1024  #: of each column, beside its pages
 _MAGIC = b"PAR1"
 _SUFFIXES = (".parquet", ".parq", ".pq")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"

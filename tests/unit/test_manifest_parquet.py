@@ -99,8 +99,18 @@ def test_rows_that_fit_by_their_pages_are_read_once(tmp_path: Path, monkeypatch:
         raise AssertionError("read twice")
 
     monkeypatch.setattr(parquet, "_tasted_row_bytes", tasted)
-    path = write(tmp_path / "m.parquet", {"id": [f"sku-{n}" for n in range(40_000)], "n": range(40_000)})
-    assert [batch.num_rows for batch in ParquetManifest(path, {}).batches(["id", "n"])] == [16_384, 16_384, 7_232]
+    path = write(tmp_path / "m.parquet", {"id": [f"sku-{n}" for n in range(20_000)], "n": range(20_000)})
+    assert [batch.num_rows for batch in ParquetManifest(path, {}).batches(["id", "n"])] == [8_192, 8_192, 3_616]
+
+
+def test_beside_its_pages_a_column_of_a_large_file_takes_little(tmp_path: Path) -> None:
+    """Nothing stands twice, so that a page of 1 MiB holds far more rows than a batch."""
+    columns = {name: [f"{name}-{n:012d}-{n * n:020d}" for n in range(120_000)] for name in "abcd"}
+    path = write(tmp_path / "m.parquet", columns, use_dictionary=False, compression="none")
+    before, most = pa.total_allocated_bytes(), 0
+    for batch in ParquetManifest(path, {}).batches([*columns]):
+        most = max(most, pa.total_allocated_bytes() - before - batch.nbytes)
+    assert most < len(columns) * 1.5 * 1024 * 1024
 
 
 def test_an_empty_table_has_columns_and_no_rows(tmp_path: Path) -> None:
