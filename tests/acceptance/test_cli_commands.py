@@ -324,6 +324,29 @@ def test_the_help_of_the_command_imports_nothing_heavy() -> None:
     assert not heavy & set(done.stderr.split())
 
 
+def test_a_run_that_sends_urls_imports_nothing_that_it_does_not_use(
+    bench: Workbench, emulator: RunningEmulator
+) -> None:
+    rows = [{**row, "image": f"https://images.example.com/{row['sku']}.jpg"} for row in bench.rows(3)]
+    job = bench.job(bench.manifest(rows, "urls.parquet"))
+    program = (
+        "import atexit, sys; from batchvision.cli import main\n"
+        "loaded = lambda: print(*(name for name, module in sys.modules.items() if module), file=sys.stderr)\n"
+        "atexit.register(loaded); main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", program, "run", job.name, *to(emulator), "--quiet"]
+    done = subprocess.run(
+        command, cwd=bench.folder, env=bench.environment(), capture_output=True, text=True, check=True
+    )
+    assert [row["output_text"] is None for row in bench.table("results")] == [False] * 3
+    names = set(done.stderr.split())
+    assert {"batchvision.runner", "pyarrow.parquet"} <= names
+    packages = {"aiohttp", "httpx", "jsonschema_rs", "jsonschema", "PIL", "tqdm", "multiprocessing", "pandas"}
+    modules = {"numpy.ma", "pyarrow.dataset", "pyarrow.csv", "pyarrow.json"}
+    remote = {"pyarrow._s3fs", "pyarrow._gcsfs", "pyarrow._azurefs", "pyarrow._hdfs"}
+    assert not (packages | modules | remote) & names
+
+
 def test_the_ledger_as_csv_can_be_held_against_the_providers_page(bench: Workbench, emulator: RunningEmulator) -> None:
     rows = [{**row, "sku": f"=row-{number}"} for number, row in enumerate(bench.rows(5, faults={3: "reset_after:1"}))]
     job = bench.job(bench.manifest(rows), provider=f'base_url = "{emulator.base_url()}"')
