@@ -145,6 +145,9 @@ class _Loose:
         return self._count
 
     def add(self, kept: NDArray[np.uint8]) -> None:
+        if not self._count:  # they may be asked for before more come: then nothing is copied
+            self._rows, self._count = kept, len(kept)
+            return
         count = self._count + len(kept)
         if count > len(self._rows):
             room = max(count, 2 * len(self._rows), _BUCKET_BYTES // self._keep.value.itemsize)
