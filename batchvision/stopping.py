@@ -14,6 +14,7 @@ import anyio
 import anyio.lowlevel
 
 from batchvision.errors import DeadlineReached, StopRun
+from batchvision.looptime import loop_time
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ async def stop_at_signals(stop: StopSignal, wire: anyio.CancelScope, drain_timeo
                 continue
             log.warning("%s: nothing more is sent; waiting for what is in flight", number.name)
             stop.request(Interrupted(number.name, number.value))
-            wire.deadline = anyio.current_time() + drain_timeout_seconds
+            wire.deadline = loop_time() + drain_timeout_seconds
 
 
 @asynccontextmanager

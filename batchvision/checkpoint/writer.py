@@ -22,6 +22,7 @@ from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.reserve import Reserve
 from batchvision.checkpoint.sealing import Sealer
 from batchvision.errors import DiskFailed, OutputHeld
+from batchvision.looptime import loop_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ class Writer:
     # ---------------------------------------------------------------------------- seals
 
     def is_seal_due(self) -> bool:
-        now = anyio.current_time()
+        now = loop_time()
         if self._sealed_at is None:
             self._sealed_at = now
         books, limit = self._books, self._seal_after
@@ -172,7 +173,7 @@ class Writer:
         if self._has_failed is None and self._sealer.fault is not None:
             self._has_failed = disk_failed(doing, self._sealer.fault)
         group.settle()
-        self._sealed_at = anyio.current_time()
+        self._sealed_at = loop_time()
 
     async def close(self, before_the_last_seal: Callable[[], None]) -> None:
         """Commit and seal what there is; after a failed write only commit. Raises DiskFailed."""

@@ -21,6 +21,7 @@ from batchvision.errors import AuthenticationFailed, DeadlineReached, DiskFailed
 from batchvision.exchange import Judged, NotYet, OpenTicket, utc_now
 from batchvision.keys import row_digest
 from batchvision.lanes.base import Delivery
+from batchvision.looptime import loop_time
 from batchvision.records import Exchange, Request, Row, Tries
 from batchvision.wakeup import Wakeup
 
@@ -84,7 +85,7 @@ class TicketQueue:
         """When the next poll that is planned may be."""
         may_leave = self._polls_per_second()
         most = MOST_POLLS_PER_SECOND if may_leave is None else min(MOST_POLLS_PER_SECOND, may_leave * PLANNED_SHARE)
-        self._next_slot = max(anyio.current_time(), self._next_slot + 1 / most)
+        self._next_slot = max(loop_time(), self._next_slot + 1 / most)
         return max(not_before, self._next_slot)
 
     # ---------------------------------------------------------------- coming in
@@ -111,19 +112,19 @@ class TicketQueue:
     def add(self, ticket: OpenTicket) -> None:
         """A new ticket takes its reserved place."""
         self._reserved -= 1
-        now, wait = anyio.current_time(), self.median_latency_seconds
+        now, wait = loop_time(), self.median_latency_seconds
         self._push(Waiting(ticket, now, now, max(FIRST_POLL_SECONDS, wait) / 4), self._slot(now + wait))
 
     def add_earlier(self, ticket: OpenTicket, age_seconds: float) -> None:
         """A ticket of an earlier run, due as soon as there is a slot: they are to come the oldest first."""
-        now = anyio.current_time()
+        now = loop_time()
         self._push(Waiting(ticket, now - age_seconds, now, FIRST_POLL_SECONDS), self._slot(now))
 
     # ---------------------------------------------------------------- going out
 
     def pop_due(self) -> Waiting | None:
         """The next ticket whose time has come. The caller ends with one of again, read, drop."""
-        if not self._heap or self._heap[0][0] > anyio.current_time():
+        if not self._heap or self._heap[0][0] > loop_time():
             return None
         self._being_read += 1
         return heapq.heappop(self._heap)[2]
@@ -141,7 +142,7 @@ class TicketQueue:
             while (waiting := self.pop_due()) is None:
                 if self._closed and not len(self):
                     return None
-                with anyio.move_on_after(self._heap[0][0] - anyio.current_time() if self._heap else float("inf")):
+                with anyio.move_on_after(self._heap[0][0] - loop_time() if self._heap else float("inf")):
                     await self._earlier_due.wait()
             return waiting
 
@@ -150,11 +151,11 @@ class TicketQueue:
         self._being_read -= 1
         waiting.wait_seconds = min(LONGEST_POLL_WAIT_SECONDS, waiting.wait_seconds * 1.5)
         jittered = waiting.wait_seconds * self._random.uniform(0.75, 1.25)
-        self._push(waiting, self._slot(anyio.current_time() + jittered))
+        self._push(waiting, self._slot(loop_time() + jittered))
 
     def read(self, waiting: Waiting) -> None:
         """The ticket has ended; its age teaches when to look for the next ones."""
-        self._latencies.append(waiting.age(anyio.current_time()))
+        self._latencies.append(waiting.age(loop_time()))
         del self._latencies[:-101]
         self.drop(waiting)
 
@@ -164,7 +165,7 @@ class TicketQueue:
         self._tell_of_a_place()
 
     def _push(self, waiting: Waiting, due: float) -> None:
-        is_old = waiting.age(anyio.current_time()) >= NEAR_EXPIRY_SECONDS
+        is_old = waiting.age(loop_time()) >= NEAR_EXPIRY_SECONDS
         waiting.due_at = due
         item = (due - NEAR_EXPIRY_SECONDS if is_old else due, next(self._numbers), waiting)
         heapq.heappush(self._heap, item)
@@ -297,7 +298,7 @@ class DeferredLane:
             case Judged():
                 self._queue.read(waiting)
                 self._end(result)
-            case NotYet() if anyio.current_time() - waiting.adopted_at >= self._max_wait_seconds:
+            case NotYet() if loop_time() - waiting.adopted_at >= self._max_wait_seconds:
                 self._given_up += 1
                 self._queue.drop(waiting)
             case _:

@@ -14,6 +14,7 @@ from typing import Protocol
 import anyio
 
 from batchvision.errors import BatchvisionError, ImageDownloadFailed, RateLimited, Transient
+from batchvision.looptime import loop_time
 from batchvision.pacing.gate import FIRST_ALONE_SECONDS, OUTAGE_AFTER_FAILURES, Gate
 from batchvision.pacing.pace import Pace, limiter_of, nap_until
 from batchvision.pacing.room import Room
@@ -201,12 +202,12 @@ class Pacing:
         )
         if error.retry_after_seconds is not None:
             self._pause(error.retry_after_seconds)
-        elif is_pause_due and anyio.current_time() >= self._resume_at:  # one pause for a volley of 429s
+        elif is_pause_due and loop_time() >= self._resume_at:  # one pause for a volley of 429s
             self._pauses_in_a_row += 1
             self._pause(min(LONGEST_PAUSE_SECONDS, 0.5 * 2 ** min(self._pauses_in_a_row, 8)))
 
     def _pause(self, seconds: float) -> None:
-        resume_at = anyio.current_time() + seconds
+        resume_at = loop_time() + seconds
         if resume_at > self._resume_at:
             self._resume_at = resume_at
             self.pace.hold_until(resume_at)

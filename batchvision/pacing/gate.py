@@ -6,6 +6,8 @@ import logging
 
 import anyio
 
+from batchvision.looptime import loop_time
+
 log = logging.getLogger(__name__)
 
 FIRST_ALONE_SECONDS = 10.0  #: the first request travels alone until it is answered, at most this long
@@ -46,7 +48,7 @@ class Gate:
     async def enter(self) -> bool:
         """Wait until this request may pass; True: it passes as the probe and must report back."""
         while not self._open:
-            now = anyio.current_time()
+            now = loop_time()
             if self._opens_by_itself_at is not None and now >= self._opens_by_itself_at:
                 self._open_now()
                 break
@@ -85,7 +87,7 @@ class Gate:
             return
         self._probing = False
         self._probe_wait_seconds = min(LONGEST_PROBE_WAIT_SECONDS, max(1.0, self._probe_wait_seconds * 2))
-        self._next_probe_at = anyio.current_time() + self._probe_wait_seconds
+        self._next_probe_at = loop_time() + self._probe_wait_seconds
         self._tell()
 
     def _open_now(self) -> None:
@@ -99,7 +101,7 @@ class Gate:
         log.warning("%d failures in a row (%s): pausing, with a probe now and then", self._failures, why)
         self._open, self._probing, self._first = False, False, False
         self._probe_wait_seconds = 1.0
-        self._next_probe_at = anyio.current_time() + self._probe_wait_seconds
+        self._next_probe_at = loop_time() + self._probe_wait_seconds
         self._tell()
 
     def _tell(self) -> None:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import anyio
 from aiolimiter import AsyncLimiter
 
+from batchvision.looptime import loop_time
 from batchvision.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
@@ -186,7 +187,7 @@ class Pace:
 
     def _until_near(self) -> float:
         """How long until the next one to be admitted should make its intent durable."""
-        now = anyio.current_time()
+        now = loop_time()
         rate = self._rate_at(max(now, self._next_at))
         behind = self._ahead / rate if rate else 0.0
         return max(self._next_at - now, -self._credit(rate)) + behind - LEAD_SECONDS
@@ -198,7 +199,7 @@ class Pace:
     async def depart(self) -> float:
         """Wait for the next departure: one waits at a time, and what is late puts off those behind. Returns when."""
         async with self._departing:
-            while (now := anyio.current_time()) < (at := self._next_at):
+            while (now := loop_time()) < (at := self._next_at):
                 if self._is_fine:
                     await anyio.sleep_until(at - FINE_SECONDS)
                     if self._next_at == at and self._nap_until(at):
@@ -214,7 +215,7 @@ class Pace:
 
     def depart_nowait(self) -> float | None:
         """The same, where nothing has to be waited for."""
-        now = anyio.current_time()
+        now = loop_time()
         return None if self._departing.locked() or now < self._next_at else self._departed(now)
 
     def _departed(self, now: float) -> float:
@@ -246,7 +247,7 @@ class Pace:
 
     def hold_until(self, moment: float) -> None:
         """Nobody departs before ``moment``; then the rate grows back."""
-        now = anyio.current_time()
+        now = loop_time()
         if self.per_second is None:
             self.per_second = max(1.0, self._seen().accepted_per_second)
             self._room.tell()
@@ -264,12 +265,12 @@ class Pace:
             return False
         self._most = self._good = per_second
         self._is_named = True
-        self._cut(per_second, anyio.current_time())
+        self._cut(per_second, loop_time())
         return True
 
     def accepted(self) -> None:
         """An answer that was no 429."""
-        now = anyio.current_time()
+        now = loop_time()
         self._answered(now)
         if self.per_second is None:
             self._window = min(self._window + 1, self._most_in_flight)  # doubles with each round trip
@@ -311,7 +312,7 @@ class Pace:
 
         ``has_wish``: it says itself how long to wait. True: a pause is due, as the rate alone does not explain it.
         """
-        now = anyio.current_time()
+        now = loop_time()
         if departed_at < self._cut_at:
             return False
         self._answered(now)
@@ -357,7 +358,7 @@ class Pace:
     def _seen(self, span_seconds: float = METER_SECONDS, least: int = METER_DEPARTURES) -> Seen:
         """Of the last ``span_seconds``; longer where that would show fewer than so many departures."""
         longer = min(LONGEST_METER_SECONDS, least / self.per_second) if self.per_second else 0.0
-        return self._meter.seen(anyio.current_time(), max(span_seconds, longer))
+        return self._meter.seen(loop_time(), max(span_seconds, longer))
 
     def _cut(self, per_second: float, now: float) -> None:
         self._cut_at = now

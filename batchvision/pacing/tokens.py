@@ -6,6 +6,8 @@ import logging
 
 import anyio
 
+from batchvision.looptime import loop_time
+
 log = logging.getLogger(__name__)
 
 TOKEN_BURST_SECONDS = 5.0  #: how many seconds' worth of tokens may leave at once
@@ -31,7 +33,7 @@ class TokenBucket:
         return f"<TokenBucket {self._level:.0f} of {self._capacity:.0f}, {self._per_second:.1f}/s>"
 
     def _refill(self) -> None:
-        now = anyio.current_time()
+        now = loop_time()
         if self._at is not None:
             gained = (now - self._at) * self._per_second
             paid = min(self._debt, gained * (DEBT_SHARE if self._debt <= self._capacity else 1.0))
