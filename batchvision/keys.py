@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -45,10 +44,12 @@ def skip_key(recipe: str, text: str, image_stamps: Iterable[str]) -> str:
 
 def key_bytes(key: str) -> bytes:
     """A request_key or skip_key as the 16 bytes that its 32 hex digits say; any other text by its hash."""
-    with suppress(ValueError):
+    try:
         raw = bytes.fromhex(key)
-        if len(raw) == KEY_BYTES:
-            return raw
+    except ValueError:
+        raw = b""
+    if len(raw) == KEY_BYTES:
+        return raw
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 

@@ -316,7 +316,10 @@ class Night:
                         self._count(batch)
                     with self.stop.interruptible(), suppress(anyio.BrokenResourceError):
                         for row in batch.rows:
-                            await rows.send(row)
+                            try:  # as many as there is room for at once: a row at a time would have the workers wait
+                                rows.send_nowait(row)
+                            except anyio.WouldBlock:
+                                await rows.send(row)
             except StopRun as reason:  # the manifest changed under our hands
                 self.stop.request(reason)
                 return

@@ -222,24 +222,29 @@ class _Search(NamedTuple, Generic[AnyStr]):
 class _Masker(Generic[AnyStr]):
     """Masks text, or bytes. What is looked for first is cheap; the patterns run only where they may find something."""
 
-    __slots__ = ("_first_signs", "_forms", "_mask", "_searches")
+    __slots__ = ("_backslash", "_first_signs", "_forms", "_mask", "_searches", "_single_signs")
 
     _mask: AnyStr
     _forms: list[AnyStr]
     _searches: list[_Search[AnyStr]]
     _first_signs: tuple[AnyStr, ...]
+    _single_signs: tuple[AnyStr, ...]  #: those without a backslash
+    _backslash: AnyStr
 
     def __init__(self, mask: AnyStr, forms: list[AnyStr], searches: list[_Search[AnyStr]]) -> None:
         self._mask = mask
         self._forms = forms
         self._searches = searches
         self._first_signs = tuple(dict.fromkeys(first for search in searches for first in search.signs))
+        self._backslash = b"\\" if isinstance(mask, bytes) else "\\"
+        self._single_signs = tuple(sign for sign in self._first_signs if self._backslash not in sign)
 
     def __call__(self, text: AnyStr) -> AnyStr:
         for form in self._forms:
             if form in text:
                 text = text.replace(form, self._mask)
-        seen = [first for first in self._first_signs if first in text]
+        first_signs = self._first_signs if self._backslash in text else self._single_signs
+        seen = [first for first in first_signs if first in text]
         if seen:  # most text has none
             for pattern, signs, instead in self._searches:
                 if _may_be_there(signs, text, seen):

@@ -43,9 +43,10 @@ class Group:
         self._arrived, self._full, self._settled = anyio.Event(), anyio.Event(), anyio.Event()
 
     def add(self, body: bytes) -> None:
+        if not self.bodies:
+            self._arrived.set()
         self.bodies.append(body)
         self.size_bytes += len(body)
-        self._arrived.set()
         if self.size_bytes >= GROUP_BYTES:
             self._full.set()
 

@@ -32,6 +32,7 @@ class LearnedImages:
         self._answers = 0
         self._factor = Mean()  #: what images took, over what the rule says
         self._classes: dict[_Class, Mean] = {}
+        self._most_seen = 0.0  #: of one image
         self._witnesses: list[tuple[int, int, float]] = []  #: width, height, tokens: no smaller image took more
 
     def likely(self, size: ImageSize) -> float:
@@ -55,10 +56,6 @@ class LearnedImages:
         above = (tokens for wide, high, tokens in self._witnesses if wide >= width and high >= height)
         return min(min(above, default=most) * MARGIN, most)
 
-    @property
-    def _most_seen(self) -> float:
-        return max((each.most for each in self._classes.values()), default=0.0)
-
     def learn(self, usage: Usage, sizes: Sequence[ImageSize], text_tokens: int) -> None:
         """Take in what the images of one request took. Where that is not told apart, it is what the text left."""
         if self._rule.is_exact or not sizes:
@@ -70,6 +67,7 @@ class LearnedImages:
         self._answers += 1
         self._factor.add(taken / sum(self._rule.tokens(*size, self._detail) for size in sizes))
         if len(classes := {_class(size) for size in sizes}) == 1:
+            self._most_seen = max(self._most_seen, taken / len(sizes))
             self._classes.setdefault(classes.pop(), Mean()).add(taken / len(sizes))
         if len(alike := set(sizes)) == 1:
             width, height = alike.pop()

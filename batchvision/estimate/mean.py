@@ -17,6 +17,8 @@ class Mean:
         self._count = 0
 
     def add(self, value: float) -> None:
-        self._count = min(self._count + 1, _MEMORY)
+        if self._count < _MEMORY:
+            self._count += 1
         self.value = value if self.value is None else self.value + (value - self.value) / self._count
-        self.most = max(self.most, value)
+        if value > self.most:
+            self.most = value

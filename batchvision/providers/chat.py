@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -41,7 +40,6 @@ def facts(
     """What a body says beside its answer; of an error body too. The text is the first choice's, or ""."""
     body = wire.mapping(document.value)
     choice = _first_choice(body)
-    named = (wire.text(headers.get(name)) for name in request_id_headers)
     cached = headers.get("x-openrouter-cache-status", "").strip().upper() == "HIT"
     return Answer(
         text=_content(wire.mapping(choice.get("message"))),
@@ -49,10 +47,17 @@ def facts(
         usage=read_usage(wire.mapping(body.get("usage")), rule, is_cached=cached),
         model=wire.text(body.get("model")),
         upstream_provider=wire.text(body.get("provider")),
-        provider_request_id=next((name for name in named if name), None) or wire.text(body.get("id")),
+        provider_request_id=_named(headers, request_id_headers) or wire.text(body.get("id")),
         system_fingerprint=wire.text(body.get("system_fingerprint")),
         service_tier=wire.text(body.get("service_tier")),
     )
+
+
+def _named(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
+    for name in names:
+        if named := wire.text(headers.get(name)):
+            return named
+    return None
 
 
 def read(
@@ -77,7 +82,7 @@ def _judged(known: Answer, message: Mapping[str, Any], reason: str) -> tuple[Ans
     """A delivered choice: refused, truncated, empty, or an answer."""
     refusal = "".join(wire.strings(message.get("refusal"))).strip()
     if refusal:
-        refused = known if known.text.strip() else replace(known, text=refusal)
+        refused = known if known.text.strip() else known._replace(text=refusal)
         return refused, Refused(f"the model declined: {wire.presentable(refusal)}")
     if reason in _REFUSED:
         return known, Refused(f"the answer was withheld by a content filter (finish_reason {reason})")

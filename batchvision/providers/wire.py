@@ -39,13 +39,17 @@ def parse(text: str, start: int = 0) -> tuple[Any, str | None]:
     """
     if is_deeper(text, start=start):
         return None, "JSON nested too deep"
-    try:
-        value, _end = _DECODER.raw_decode(text, start)
-    except RecursionError:
-        return None, "JSON nested too deep"
-    except (ValueError, ArithmeticError):
-        return None, "JSON that breaks off" if text[start : start + 1] in ("{", "[") else "no JSON"
-    return value, None
+    for decoder in (_DECODER, _DECODER_OF_ANY_NUMBER):
+        try:
+            value, _end = decoder.raw_decode(text, start)
+        except RecursionError:
+            return None, "JSON nested too deep"
+        except (json.JSONDecodeError, ArithmeticError):
+            break
+        except ValueError:  # an integer of thousands of digits
+            continue
+        return value, None
+    return None, "JSON that breaks off" if text[start : start + 1] in ("{", "[") else "no JSON"
 
 
 def _exact(number: str) -> Decimal | None:
@@ -64,7 +68,8 @@ def _no_number(_name: str) -> None:
     return None
 
 
-_DECODER = json.JSONDecoder(parse_float=_exact, parse_int=_integer, parse_constant=_no_number)
+_DECODER = json.JSONDecoder(parse_float=_exact, parse_constant=_no_number)
+_DECODER_OF_ANY_NUMBER = json.JSONDecoder(parse_float=_exact, parse_int=_integer, parse_constant=_no_number)
 
 
 # ---------------------------------------------------------------------------------- values of unknown shape
@@ -82,11 +87,11 @@ def sequence(value: Any) -> list[Any]:
 
 def count(value: Any) -> int | None:
     """``value`` if it is a number of tokens, ticks or the like: an integer from 0, of 63 bits."""
-    if isinstance(value, Decimal) and value == value.to_integral_value():
-        value = int(value) if value.adjusted() < 19 else None
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
-        return value
-    return None
+    if value is None:
+        return None
+    if type(value) is Decimal and value == value.to_integral_value() and value.adjusted() < 19:
+        value = int(value)
+    return value if type(value) is int and 0 <= value < 2**63 else None
 
 
 def text(value: Any, most: int = 256) -> str | None:

@@ -10,7 +10,7 @@ import asyncio
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 from aiohappyeyeballs import AddrInfoType, start_connection
@@ -22,7 +22,6 @@ KEPT_IDLE_SECONDS = 15.0  #: servers drop idle connections, and a request that m
 RESOLVED_SECONDS = 10.0  #: how long the addresses of a name are used
 _SECOND_ADDRESS_SECONDS = 0.25  #: after which another address is tried beside a silent one (RFC 8305)
 _READ_BYTES = 64 * 1024  #: at once, from one connection
-_LARGE_BYTES = 64 * 1024  #: a piece from this size on leaves by itself, without being copied
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -47,8 +46,7 @@ class Connection(asyncio.BufferedProtocol):
         ``deadline`` is on the loop's clock. Cancelled, the connection ends."""
         loop = asyncio.get_running_loop()
         self._arrival, self._is_over = arrival, loop.create_future()
-        for piece in _packed(request):
-            self._transport.write(piece)
+        self._transport.writelines(request)
         timer = loop.call_at(deadline, self._give_up)
         try:
             await self._is_over
@@ -96,21 +94,6 @@ class Connection(asyncio.BufferedProtocol):
     def _wake(self) -> None:
         if self._is_over is not None and not self._is_over.done():
             self._is_over.set_result(None)
-
-
-def _packed(pieces: Pieces) -> Iterator[bytes]:
-    """The same bytes in as few pieces as can be without copying a large one."""
-    small: list[bytes] = []
-    for piece in pieces:
-        if len(piece) < _LARGE_BYTES:
-            small.append(piece)
-            continue
-        if small:
-            yield b"".join(small)
-            small = []
-        yield piece
-    if small:
-        yield b"".join(small)
 
 
 class Connections:
