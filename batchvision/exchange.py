@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple, Protocol
 
@@ -104,7 +104,7 @@ class Judged(NamedTuple):
         """The same attempt, but the row has not ended with it. One that may have been billed stays listed as such."""
         attempt = self.verdict.attempt
         if attempt.state is AttemptState.FAILED:
-            attempt = replace(attempt, state=AttemptState.RETRIED)
+            attempt = attempt._replace(state=AttemptState.RETRIED)
         return Judged(self.exchange, self.verdict._replace(attempt=attempt, outcome=None))
 
 
@@ -187,7 +187,9 @@ class Exchanges:
 
     async def _send(self, request: Request, tries: Tries, lease: Lease, lane: Lane) -> Exchange | None:
         """P2: the intent is durable before a byte leaves. P3: the raw answer is durable before anybody reads it."""
-        intent = self._intent(request, tries._replace(probe=self._budget.is_provider_away), lane)
+        if tries.probe is not (is_probe := self._budget.is_provider_away):
+            tries = tries._replace(probe=is_probe)
+        intent = self._intent(request, tries, lane)
         body = self._dialect.body(self._terms.recipe, request.messages, self._options(tries, lane))
         await self._store.intent(intent)
         if not lease.is_due:
@@ -311,7 +313,7 @@ class Exchanges:
                 raw = await self._store.answer(exchange.intent.exchange_id, _without(credentials, raw))
         if is_the_end:
             self._counters.tickets_open -= 1
-            return self._settle(replace(exchange, answer=raw), lease, asked)
+            return self._settle(exchange._replace(answer=raw), lease, asked)
         return self._not_yet(raw, self._dialect.read_poll(raw))
 
     def _ends_a_ticket(self, raw: RawAnswer) -> bool:

@@ -105,7 +105,7 @@ def with_cost(usage: Usage, prices: Prices | None, images: int = 0) -> Usage:
     ticks = cost_ticks(usage, prices, images)
     if ticks is None:
         return usage
-    return replace(usage, cost_ticks=ticks, cost_source="computed")
+    return usage._replace(cost_ticks=ticks, cost_source="computed")
 
 
 def _divide_half_even(dividend: int, divisor: int) -> int:

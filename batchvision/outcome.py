@@ -96,7 +96,7 @@ class Judge:
     def _answered(self, exchange: Exchange, raw: RawAnswer, jitter: float) -> Verdict:
         reading = self._read(exchange, raw)
         usage = money.with_cost(reading.answer.usage, self._prices, len(exchange.intent.image_ref))
-        answer = reading.answer if usage is reading.answer.usage else replace(reading.answer, usage=usage)
+        answer = reading.answer if usage is reading.answer.usage else reading.answer._replace(usage=usage)
         if reading.error is not None:
             return self._failing(exchange, answer, reading.error, jitter)
         try:
@@ -208,7 +208,7 @@ def _error_of(ended: EndedWithout) -> BatchvisionError | None:
 
 def _interrupted(exchange: Exchange, message: str) -> Verdict:
     attempt = _attempt(exchange, AttemptState.AMBIGUOUS, Answer(), None)
-    return Verdict(replace(attempt, error_kind=INTERRUPTED, error_message=message), None, None, None)
+    return Verdict(attempt._replace(error_kind=INTERRUPTED, error_message=message), None, None, None)
 
 
 def _state(error: BatchvisionError, answer: Answer, otherwise: AttemptState) -> AttemptState:
@@ -273,11 +273,10 @@ def shared(outcome: Outcome, follower: Request, keep_names: tuple[str, ...], run
     keep = dict(zip(keep_names, follower.keep, strict=True))
     match outcome:
         case Completed():
-            return replace(
-                outcome,
+            return outcome._replace(
                 row_id=follower.row_id,
                 skip_key=follower.skip_key,
-                answer=replace(outcome.answer, usage=_free(outcome.answer.usage)),
+                answer=outcome.answer._replace(usage=_free(outcome.answer.usage)),
                 attempt_count=0,
                 row_cost_ticks=0,
                 image_ref=follower.image_ref,

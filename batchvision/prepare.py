@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from batchvision import keys
 from batchvision.errors import RowFault, RowInvalid
 from batchvision.estimate import Estimator
@@ -57,17 +55,18 @@ class Preparer:
         payloads = await self._payloads(row, inline=inline)
         messages = self._conversation.messages(row.text, payloads)
         messages_bytes = sum(map(len, messages))
+        urls = [payload.url for payload in payloads if payload.url]
         return Request(
             row_id=row.row_id,
             request_key=keys.request_key(self._recipe_id, row.text, identities(row.text, payloads)),
             skip_key=row.skip_key,
             messages=messages,
-            image_ref=tuple(payload.reference for payload in payloads),
-            image_sha256=tuple(payload.sha256 for payload in payloads),
+            image_ref=tuple([payload.reference for payload in payloads]),
+            image_sha256=tuple([payload.sha256 for payload in payloads]),
             keep=row.keep,
             estimate=self._estimate(row, payloads, messages_bytes),
-            has_urls=self._may_inline_urls and any(payload.url is not None for payload in payloads),
-            credentials=tuple(secret for payload in payloads if payload.url for secret in url_credentials(payload.url)),
+            has_urls=self._may_inline_urls and bool(urls),
+            credentials=tuple(secret for url in urls for secret in url_credentials(url)),
             raised_estimate=None
             if self._raised_max_tokens is None
             else self._estimate(row, payloads, messages_bytes, self._raised_max_tokens),
@@ -75,9 +74,8 @@ class Preparer:
 
     async def inlined(self, row: Row, request: Request) -> Request:
         """``request`` again, with its image URLs downloaded here; keys and references stay."""
-        return replace(
-            await self.prepare(row, inline=True), request_key=request.request_key, image_ref=request.image_ref
-        )
+        inlined = await self.prepare(row, inline=True)
+        return inlined._replace(request_key=request.request_key, image_ref=request.image_ref)
 
     async def _payloads(self, row: Row, *, inline: bool) -> list[Payload]:
         return await payloads_of(self._images, row, inline=inline, skip_bad_images=self._skip_bad_images)
@@ -91,8 +89,7 @@ class Preparer:
 
 def identities(text: str, payloads: list[Payload]) -> list[str]:
     """What the images are; where the prompt places them by column (``{image:front}``), also which is which."""
-    slots = text.split("\x00")[1::2]
-    if not any(slots):
+    if "\x00" not in text or not any(text.split("\x00")[1::2]):
         return [payload.identity for payload in payloads]
     return [part for payload in payloads for part in (payload.slot, payload.identity)]
 

@@ -20,7 +20,9 @@ class Sum(NamedTuple):
     bound_ticks: int = 0
 
     def plus(self, other: Sum) -> Sum:
-        return Sum(*(mine + its for mine, its in zip(self, other, strict=True)))
+        return Sum(
+            self.attempts + other.attempts, self.cost_ticks + other.cost_ticks, self.bound_ticks + other.bound_ticks
+        )
 
 
 class Kind(NamedTuple):
@@ -42,7 +44,7 @@ class Spending:
     def take(self, attempt: Attempt) -> None:
         usage = attempt.answer.usage
         day = attempt.sent_at.astimezone(self._zone).date().isoformat()
-        kind = Kind(attempt.state.value, attempt.error_kind, attempt.answer.model, day)
+        kind = Kind(attempt.state, attempt.error_kind, attempt.answer.model, day)
         self.add(kind, Sum(1, usage.cost_ticks or 0, attempt.bound_ticks or 0))
 
     def add(self, kind: Kind, more: Sum) -> None:

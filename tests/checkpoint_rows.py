@@ -62,7 +62,7 @@ def an_intent(number: int, **changes: Any) -> Intent:
         image_sha256=("00ff", None),
         keep={"title": f"title {number}"},
     )
-    return replace(intent, **changes)
+    return intent._replace(**changes)
 
 
 def an_answer(body: bytes = b"fine", status: int = 200, **headers: str) -> RawAnswer:
@@ -90,7 +90,7 @@ def an_attempt(intent: Intent, state: AttemptState = AttemptState.OK, **changes:
         raw_answer=None,
         keep=intent.keep,
     )
-    return replace(attempt, **changes)
+    return attempt._replace(**changes)
 
 
 def a_completed(
@@ -117,7 +117,7 @@ def a_completed(
         run_id=intent.run_id,
         keep=intent.keep,
     )
-    return replace(completed, **changes)
+    return completed._replace(**changes)
 
 
 def a_failed(intent: Intent, kind: str = "request_rejected", **changes: Any) -> Failed:
@@ -146,7 +146,7 @@ def judge(exchange: Exchange) -> Verdict:
     intent, raw, ended = exchange.intent, exchange.answer, exchange.ended
     if raw is None and ended is None:
         unsure = an_attempt(intent, AttemptState.AMBIGUOUS, error_kind="interrupted", bound_ticks=intent.bound_ticks)
-        return Verdict(replace(unsure, ticket=exchange.ticket), None)
+        return Verdict(unsure._replace(ticket=exchange.ticket), None)
     if raw is None:
         assert ended is not None
         changes = {"error_kind": ended.kind, "error_message": ended.message, "received_at": ended.at}

@@ -104,13 +104,13 @@ class Books:
 
     def accept(self, entry: Accepted) -> None:
         exchange = self.open[entry.exchange_id]
-        self.open[entry.exchange_id] = replace(exchange, ticket=entry.ticket, ticket_at=entry.at)
+        self.open[entry.exchange_id] = exchange._replace(ticket=entry.ticket, ticket_at=entry.at)
 
     def receive(self, exchange_id: str, raw: RawAnswer) -> None:
-        self.open[exchange_id] = replace(self.open[exchange_id], answer=raw)
+        self.open[exchange_id] = self.open[exchange_id]._replace(answer=raw)
 
     def end(self, exchange_id: str, ended: EndedWithout) -> None:
-        self.open[exchange_id] = replace(self.open[exchange_id], ended=ended)
+        self.open[exchange_id] = self.open[exchange_id]._replace(ended=ended)
 
     def void(self, exchange_id: str) -> None:
         """The request never left: the row is where it was, and what it had cost is carried on."""

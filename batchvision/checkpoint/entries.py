@@ -96,10 +96,11 @@ Entry = Header | Intent | Accepted | Received | Ended | Voided | Carry
 
 
 def encode(entry: Entry, mask: Callable[[str], str]) -> bytes:
-    """The record's JSON object, on one line; every text in it passes ``mask``, at once where nothing changes."""
+    """The record's JSON object, on one line; every text in it passes ``mask``, at once where nothing changes. Those of
+    an answer have passed it as they came (:func:`masked_answer`)."""
     document = _document(entry)
     line = _line(document)
-    if mask(line) != line:
+    if not isinstance(entry, Received) and mask(line) != line:
         line = _line(_masked(document, mask))
     return line.encode("utf-8", "surrogatepass")
 
@@ -153,16 +154,28 @@ def _document(entry: Entry) -> dict[str, Any]:
 
 
 def _intent_document(intent: Intent) -> dict[str, Any]:
-    document = {name: getattr(intent, name) for name in Intent.__slots__}
-    document.update(
-        lane=intent.lane.value,
-        tries=list(intent.tries),
-        sent_at=intent.sent_at.isoformat(),
-        image_ref=list(intent.image_ref),
-        image_sha256=list(intent.image_sha256),
-        keep=dict(intent.keep),
-    )
-    return {"kind": "intent", **document}
+    return {
+        "kind": "intent",
+        "exchange_id": intent.exchange_id,
+        "row_id": intent.row_id,
+        "request_key": intent.request_key,
+        "recipe_id": intent.recipe_id,
+        "skip_key": intent.skip_key,
+        "run_id": intent.run_id,
+        "lane": intent.lane,
+        "provider": intent.provider,
+        "model_requested": intent.model_requested,
+        "attempt": intent.attempt,
+        "tries": intent.tries,
+        "bound_ticks": intent.bound_ticks,
+        "cost_before_ticks": intent.cost_before_ticks,
+        "runs_failed": intent.runs_failed,
+        "sent_at": intent.sent_at.isoformat(),
+        "image_ref": intent.image_ref,
+        "image_sha256": intent.image_sha256,
+        "keep": intent.keep,
+        "has_urls": intent.has_urls,
+    }
 
 
 def _raw_document(raw: RawAnswer) -> dict[str, Any]:
@@ -170,7 +183,7 @@ def _raw_document(raw: RawAnswer) -> dict[str, Any]:
         "status": raw.status,
         "received_at": raw.received_at.isoformat(),
         "complete": raw.complete,
-        "headers": dict(raw.headers),
+        "headers": raw.headers,
     }
     try:
         document["body"] = raw.body.decode("utf-8")
@@ -187,6 +200,8 @@ def masked_answer(raw: RawAnswer, secrets: Secrets) -> RawAnswer:
     body = secrets.mask_bytes(raw.body)
     if sse.is_stream(body):
         body = sse.masked(body, secrets.mask)
+    if headers is raw.headers and body is raw.body:
+        return raw
     return RawAnswer(raw.status, headers, body, raw.received_at, raw.complete)
 
 
@@ -228,7 +243,7 @@ def _header(document: dict[str, Any]) -> Header:
 
 
 def _intent(document: dict[str, Any]) -> Intent:
-    values = {name: document[name] for name in Intent.__slots__}
+    values = {name: document[name] for name in Intent._fields}
     values.update(
         lane=Lane(document["lane"]),
         tries=Tries(*document["tries"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -50,90 +51,90 @@ def _milliseconds(row: Completed) -> int:
 
 RESULTS: tuple[Column[Completed], ...] = (
     Column("job", _STRING, None),
-    Column("row_id", _STRING, lambda r: r.row_id),
-    Column("request_key", _STRING, lambda r: r.request_key),
-    Column("recipe_id", _STRING, lambda r: r.recipe_id),
-    Column("output_text", _STRING, lambda r: r.output_text),
-    Column("output_json", _STRING, lambda r: r.output_json),
-    Column("finish_reason", _STRING, lambda r: r.answer.finish_reason),
-    Column("provider", _STRING, lambda r: r.provider),
-    Column("upstream_provider", _STRING, lambda r: r.answer.upstream_provider),
-    Column("model_requested", _STRING, lambda r: r.model_requested),
-    Column("model", _STRING, lambda r: r.answer.model),
-    Column("lane", _STRING, lambda r: r.lane.value),
-    Column("attempt_count", _INT32, lambda r: r.attempt_count),
-    Column("prompt_tokens", _INT64, lambda r: r.answer.usage.prompt_tokens),
-    Column("image_tokens", _INT64, lambda r: r.answer.usage.image_tokens),
-    Column("cached_tokens", _INT64, lambda r: r.answer.usage.cached_tokens),
-    Column("completion_tokens", _INT64, lambda r: r.answer.usage.completion_tokens),
-    Column("reasoning_tokens", _INT64, lambda r: r.answer.usage.reasoning_tokens),
-    Column("cost_ticks", _INT64, lambda r: r.answer.usage.cost_ticks),
+    Column("row_id", _STRING, attrgetter("row_id")),
+    Column("request_key", _STRING, attrgetter("request_key")),
+    Column("recipe_id", _STRING, attrgetter("recipe_id")),
+    Column("output_text", _STRING, attrgetter("output_text")),
+    Column("output_json", _STRING, attrgetter("output_json")),
+    Column("finish_reason", _STRING, attrgetter("answer.finish_reason")),
+    Column("provider", _STRING, attrgetter("provider")),
+    Column("upstream_provider", _STRING, attrgetter("answer.upstream_provider")),
+    Column("model_requested", _STRING, attrgetter("model_requested")),
+    Column("model", _STRING, attrgetter("answer.model")),
+    Column("lane", _STRING, attrgetter("lane")),
+    Column("attempt_count", _INT32, attrgetter("attempt_count")),
+    Column("prompt_tokens", _INT64, attrgetter("answer.usage.prompt_tokens")),
+    Column("image_tokens", _INT64, attrgetter("answer.usage.image_tokens")),
+    Column("cached_tokens", _INT64, attrgetter("answer.usage.cached_tokens")),
+    Column("completion_tokens", _INT64, attrgetter("answer.usage.completion_tokens")),
+    Column("reasoning_tokens", _INT64, attrgetter("answer.usage.reasoning_tokens")),
+    Column("cost_ticks", _INT64, attrgetter("answer.usage.cost_ticks")),
     Column("cost_usd", MONEY, lambda r: usd_of(r.answer.usage.cost_ticks)),
-    Column("row_cost_ticks", _INT64, lambda r: r.row_cost_ticks),
-    Column("cost_source", _STRING, lambda r: r.answer.usage.cost_source),
-    Column("image_ref", _TEXTS, lambda r: list(r.image_ref)),
-    Column("image_sha256", _TEXTS, lambda r: list(r.image_sha256)),
-    Column("skip_key", _STRING, lambda r: r.skip_key),
-    Column("provider_request_id", _STRING, lambda r: r.answer.provider_request_id),
-    Column("system_fingerprint", _STRING, lambda r: r.answer.system_fingerprint),
-    Column("started_at", TIMESTAMP, lambda r: r.started_at),
-    Column("finished_at", TIMESTAMP, lambda r: r.finished_at),
+    Column("row_cost_ticks", _INT64, attrgetter("row_cost_ticks")),
+    Column("cost_source", _STRING, attrgetter("answer.usage.cost_source")),
+    Column("image_ref", _TEXTS, attrgetter("image_ref")),
+    Column("image_sha256", _TEXTS, attrgetter("image_sha256")),
+    Column("skip_key", _STRING, attrgetter("skip_key")),
+    Column("provider_request_id", _STRING, attrgetter("answer.provider_request_id")),
+    Column("system_fingerprint", _STRING, attrgetter("answer.system_fingerprint")),
+    Column("started_at", TIMESTAMP, attrgetter("started_at")),
+    Column("finished_at", TIMESTAMP, attrgetter("finished_at")),
     Column("updated_at", TIMESTAMP, lambda r: r.updated_at or r.finished_at),  # no clock: a replay writes the same
     Column("latency_ms", _INT64, _milliseconds),
-    Column("run_id", _STRING, lambda r: r.run_id),
+    Column("run_id", _STRING, attrgetter("run_id")),
     Column("table_version", _INT32, lambda r: TABLE_VERSION),
 )
 
 FAILURES: tuple[Column[Failed], ...] = (
     Column("job", _STRING, None),
-    Column("row_id", _STRING, lambda r: r.row_id),
-    Column("request_key", _STRING, lambda r: r.request_key),
-    Column("recipe_id", _STRING, lambda r: r.recipe_id),
-    Column("error_kind", _STRING, lambda r: r.error_kind),
-    Column("error_message", _STRING, lambda r: r.error_message, ERROR_MESSAGE_CHARACTERS),
-    Column("last_error_kind", _STRING, lambda r: r.last_error_kind),
-    Column("quarantined", pa.bool_(), lambda r: r.quarantined),
-    Column("runs_failed", _INT32, lambda r: r.runs_failed),
-    Column("attempt_count", _INT32, lambda r: r.attempt_count),
-    Column("row_cost_ticks", _INT64, lambda r: r.row_cost_ticks),
-    Column("last_output_text", _STRING, lambda r: r.last_output_text),
-    Column("failed_at", TIMESTAMP, lambda r: r.failed_at),
-    Column("run_id", _STRING, lambda r: r.run_id),
-    Column("skip_key", _STRING, lambda r: r.skip_key),
+    Column("row_id", _STRING, attrgetter("row_id")),
+    Column("request_key", _STRING, attrgetter("request_key")),
+    Column("recipe_id", _STRING, attrgetter("recipe_id")),
+    Column("error_kind", _STRING, attrgetter("error_kind")),
+    Column("error_message", _STRING, attrgetter("error_message"), ERROR_MESSAGE_CHARACTERS),
+    Column("last_error_kind", _STRING, attrgetter("last_error_kind")),
+    Column("quarantined", pa.bool_(), attrgetter("quarantined")),
+    Column("runs_failed", _INT32, attrgetter("runs_failed")),
+    Column("attempt_count", _INT32, attrgetter("attempt_count")),
+    Column("row_cost_ticks", _INT64, attrgetter("row_cost_ticks")),
+    Column("last_output_text", _STRING, attrgetter("last_output_text")),
+    Column("failed_at", TIMESTAMP, attrgetter("failed_at")),
+    Column("run_id", _STRING, attrgetter("run_id")),
+    Column("skip_key", _STRING, attrgetter("skip_key")),
 )
 
 ATTEMPTS: tuple[Column[Attempt], ...] = (
     Column("job", _STRING, None),
-    Column("row_id", _STRING, lambda r: r.row_id),
-    Column("request_key", _STRING, lambda r: r.request_key),
-    Column("recipe_id", _STRING, lambda r: r.recipe_id),
-    Column("attempt", _INT32, lambda r: r.attempt),
-    Column("lane", _STRING, lambda r: r.lane.value),
-    Column("state", _STRING, lambda r: r.state.value),
-    Column("http_status", _INT32, lambda r: r.http_status),
-    Column("error_kind", _STRING, lambda r: r.error_kind),
-    Column("error_message", _STRING, lambda r: r.error_message, ERROR_MESSAGE_CHARACTERS),
-    Column("ticket", _STRING, lambda r: r.ticket),
-    Column("provider", _STRING, lambda r: r.provider),
-    Column("upstream_provider", _STRING, lambda r: r.answer.upstream_provider),
-    Column("model", _STRING, lambda r: r.answer.model),
-    Column("provider_request_id", _STRING, lambda r: r.answer.provider_request_id),
-    Column("finish_reason", _STRING, lambda r: r.answer.finish_reason),
-    Column("prompt_tokens", _INT64, lambda r: r.answer.usage.prompt_tokens),
-    Column("image_tokens", _INT64, lambda r: r.answer.usage.image_tokens),
-    Column("cached_tokens", _INT64, lambda r: r.answer.usage.cached_tokens),
-    Column("completion_tokens", _INT64, lambda r: r.answer.usage.completion_tokens),
-    Column("reasoning_tokens", _INT64, lambda r: r.answer.usage.reasoning_tokens),
-    Column("cost_ticks", _INT64, lambda r: r.answer.usage.cost_ticks),
+    Column("row_id", _STRING, attrgetter("row_id")),
+    Column("request_key", _STRING, attrgetter("request_key")),
+    Column("recipe_id", _STRING, attrgetter("recipe_id")),
+    Column("attempt", _INT32, attrgetter("attempt")),
+    Column("lane", _STRING, attrgetter("lane")),
+    Column("state", _STRING, attrgetter("state")),
+    Column("http_status", _INT32, attrgetter("http_status")),
+    Column("error_kind", _STRING, attrgetter("error_kind")),
+    Column("error_message", _STRING, attrgetter("error_message"), ERROR_MESSAGE_CHARACTERS),
+    Column("ticket", _STRING, attrgetter("ticket")),
+    Column("provider", _STRING, attrgetter("provider")),
+    Column("upstream_provider", _STRING, attrgetter("answer.upstream_provider")),
+    Column("model", _STRING, attrgetter("answer.model")),
+    Column("provider_request_id", _STRING, attrgetter("answer.provider_request_id")),
+    Column("finish_reason", _STRING, attrgetter("answer.finish_reason")),
+    Column("prompt_tokens", _INT64, attrgetter("answer.usage.prompt_tokens")),
+    Column("image_tokens", _INT64, attrgetter("answer.usage.image_tokens")),
+    Column("cached_tokens", _INT64, attrgetter("answer.usage.cached_tokens")),
+    Column("completion_tokens", _INT64, attrgetter("answer.usage.completion_tokens")),
+    Column("reasoning_tokens", _INT64, attrgetter("answer.usage.reasoning_tokens")),
+    Column("cost_ticks", _INT64, attrgetter("answer.usage.cost_ticks")),
     Column("cost_usd", MONEY, lambda r: usd_of(r.answer.usage.cost_ticks)),
-    Column("cost_source", _STRING, lambda r: r.answer.usage.cost_source),
-    Column("bound_ticks", _INT64, lambda r: r.bound_ticks),
-    Column("service_tier", _STRING, lambda r: r.answer.service_tier),
-    Column("sent_at", TIMESTAMP, lambda r: r.sent_at),
-    Column("received_at", TIMESTAMP, lambda r: r.received_at),
-    Column("latency_ms", _INT64, lambda r: r.latency_ms),
-    Column("run_id", _STRING, lambda r: r.run_id),
-    Column("raw_answer", _STRING, lambda r: r.raw_answer),
+    Column("cost_source", _STRING, attrgetter("answer.usage.cost_source")),
+    Column("bound_ticks", _INT64, attrgetter("bound_ticks")),
+    Column("service_tier", _STRING, attrgetter("answer.service_tier")),
+    Column("sent_at", TIMESTAMP, attrgetter("sent_at")),
+    Column("received_at", TIMESTAMP, attrgetter("received_at")),
+    Column("latency_ms", _INT64, attrgetter("latency_ms")),
+    Column("run_id", _STRING, attrgetter("run_id")),
+    Column("raw_answer", _STRING, attrgetter("raw_answer")),
 )
 
 
@@ -186,7 +187,7 @@ class Tables:
     def _fixed(self, fixed: Sequence[Column[R]], rows: Sequence[R]) -> list[pa.Array]:
         arrays = []
         for _, arrow, of, characters in fixed:
-            values = [self.job if of is None else of(row) for row in rows]
+            values = [self.job] * len(rows) if of is None else list(map(of, rows))
             arrays.append(self._array(values, arrow, characters))
         return arrays
 
@@ -242,7 +243,7 @@ def failures_of(table: pa.Table) -> Iterator[Failed]:
 
 _SAME_NAME = tuple(
     name
-    for name in Completed.__dataclass_fields__
+    for name in Completed._fields
     if name in {column.name for column in RESULTS} and name not in ("lane", "image_ref", "image_sha256")
 )
 _OF_ANSWER = ("finish_reason", "model", "upstream_provider", "provider_request_id", "system_fingerprint")
@@ -251,7 +252,7 @@ _OF_ANSWER = ("finish_reason", "model", "upstream_provider", "provider_request_i
 def completed_of(table: pa.Table, columns: Columns) -> Iterator[Completed]:
     """The records of a ``results`` table."""
     for row in table.to_pylist():
-        usage = Usage(**{name: row[name] for name in Usage.__dataclass_fields__})
+        usage = Usage(**{name: row[name] for name in Usage._fields})
         yield Completed(
             **{name: row[name] for name in _SAME_NAME},
             lane=Lane(row["lane"]),

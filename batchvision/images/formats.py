@@ -6,9 +6,9 @@ A *plain* image may travel byte for byte: a whole, single-frame, upright, 8-bit 
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -29,8 +29,7 @@ class ImageFormat(StrEnum):
     HEIC = "heic"  #: with the extra ``heic``
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What the first bytes say. Sizes are None where only a decoder can tell them cheaply."""
 
     format: ImageFormat
@@ -40,8 +39,14 @@ class Header:
     orientation: int = 1  #: EXIF: 1 is upright
 
 
-class Segment(NamedTuple):
-    """One JPEG segment or PNG chunk: its kind, the whole of it ``[start:end]``, and where its content begins."""
+#: Of a JPEG's header: its marker, and the whole of it ``[start:end]``, of which its content begins 4 bytes in. Junk
+#: between two, which decoders skip, has no marker.
+Segment = tuple[int, int, int]
+JUNK = 0
+
+
+class Chunk(NamedTuple):
+    """One PNG chunk: its kind, the whole of it ``[start:end]``, and where its content begins."""
 
     kind: bytes
     start: int
@@ -63,6 +68,11 @@ _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _PNG_KEPT = frozenset({b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"pHYs", b"cICP"})
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what every decoder knows
 _JPEG_ODD_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+_TABLES = frozenset({0xC4, 0xDB, 0xE0, 0xFE})  # what most of a header is: nothing of it is looked at
+#: Markers of segments that say their length.
+_WITH_LENGTH = frozenset(range(0x02, 0xFF)) - frozenset({*range(0xD0, 0xD9), 0xD9})
+_segment_head = struct.Struct(">BBH").unpack_from
+_frame_head = struct.Struct(">BHHB").unpack_from  # precision, height, width, components
 #: What may stand between the scans of a JPEG: tables, restarts, lines, notes, another scan, the end.
 _BETWEEN_SCANS = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -145,64 +155,56 @@ def _impostor(content: bytes) -> str:
 
 
 def _jpeg_segments(content: bytes, at: int = 2) -> Iterator[Segment]:
-    """The segments up to and with the next start of scan (DA). Junk between them, which decoders skip, has no kind."""
-    pieces = 0
-    while at + 4 <= len(content):
-        if (pieces := pieces + 1) > _MOST_PIECES:
-            raise ImageUnreadable(f"damaged JPEG: its header has more than {_MOST_PIECES:,} pieces")
-        if content[at] != 0xFF:
+    """The segments up to and with the next start of scan (DA)."""
+    for _ in range(_MOST_PIECES):
+        if at < 0 or at + 4 > len(content):
+            raise ImageUnreadable("truncated JPEG: it ends inside its header")
+        lead, marker, length = _segment_head(content, at)
+        if lead != 0xFF:
             start, at = at, content.find(b"\xff", at)
-            if at < 0:
-                break
-            yield Segment(b"", start, start, at)
-            continue
-        marker = content[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        elif marker <= 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length, and FF that is none
-            at += 2
-        elif marker == 0xD9:
-            raise ImageUnreadable("damaged JPEG: it ends before its picture begins")
-        else:
-            length = int.from_bytes(content[at + 2 : at + 4], "big")
+            yield JUNK, start, at
+        elif marker in _WITH_LENGTH:
             end = at + 2 + length
             if length < 2:
                 raise ImageUnreadable("damaged JPEG: a segment has no length")
-            yield Segment(content[at + 1 : at + 2], at, at + 4, end)
+            yield marker, at, end
             if marker == 0xDA:
                 return
             at = end
-    raise ImageUnreadable("truncated JPEG: it ends inside its header")
+        elif marker == 0xD9:
+            raise ImageUnreadable("damaged JPEG: it ends before its picture begins")
+        else:
+            at += 1 if marker == 0xFF else 2  # a fill byte; markers without a length, and FF that is none
+    raise ImageUnreadable(f"damaged JPEG: its header has more than {_MOST_PIECES:,} pieces")
 
 
 def _examine_jpeg(content: bytes) -> Header:
-    frame: Segment | None = None
-    orientation, is_single, is_clean, scan = 1, True, True, 0
-    for segment in _jpeg_segments(content):
-        if not segment.kind:
-            is_clean = False
+    frame = scan = 0
+    kind, orientation, is_single, is_clean = 0, 1, True, True
+    for marker, start, end in _jpeg_segments(content):
+        if marker in _TABLES:
             continue
-        marker = segment.kind[0]
         if marker in _JPEG_FRAMES or marker in _JPEG_ODD_FRAMES:
-            frame = segment
-        elif marker == 0xE1 and content[segment.content : segment.content + 6] == b"Exif\x00\x00":
-            orientation = exif_orientation(content[segment.content : segment.end])
-        elif marker == 0xE2 and content[segment.content : segment.content + 4] == b"MPF\x00":
+            kind, frame = marker, start + 4
+        elif marker == 0xE1 and content.startswith(b"Exif\x00\x00", start + 4):
+            orientation = exif_orientation(content[start + 4 : end])
+        elif marker == 0xE2 and content.startswith(b"MPF\x00", start + 4):
             is_single = False  # more pictures follow the first (MPO)
-        scan = segment.end
-    if frame is None:
+        elif marker == JUNK:
+            is_clean = False
+        scan = end
+    if not frame:
         raise ImageUnreadable("damaged JPEG: it has no frame header")
     ends_well = scan <= len(content) - 2 and content.endswith(JPEG_END)
     if not ends_well and content.find(JPEG_END, scan) < 0:  # in a scan FF is always followed by 00: no false ends
         raise ImageUnreadable("truncated JPEG: it has no end marker")
-    precision, components = content[frame.content], content[frame.content + 5]
-    height, width = _big_size(content[frame.content + 1 : frame.content + 5], 2)
+    precision, height, width, components = _frame_head(content, frame)
     return Header(
         ImageFormat.JPEG,
         width,
         height,
         is_plain=(
-            frame.kind[0] in _JPEG_FRAMES
+            kind in _JPEG_FRAMES
             and precision == 8
             and components in (1, 3)
             and orientation == 1
@@ -215,20 +217,20 @@ def _examine_jpeg(content: bytes) -> Header:
     )
 
 
-def _is_jpeg_metadata(content: bytes, segment: Segment) -> bool:
-    """Application segments and comments that no decoder needs: all but JFIF, Adobe's transform and the ICC profile."""
-    marker, start = segment.kind[0], content[segment.content : segment.content + 12]
+def _is_jpeg_metadata(content: bytes, marker: int, at: int) -> bool:
+    """Application segments and comments that no decoder needs: all but JFIF, Adobe's transform and the ICC profile.
+    ``at``: where the segment's content begins."""
     if marker == 0xE0:
-        return not start.startswith(b"JFIF\x00")
+        return not content.startswith(b"JFIF\x00", at)
     if marker == 0xE2:
-        return not start.startswith(b"ICC_PROFILE\x00")
+        return not content.startswith(b"ICC_PROFILE\x00", at)
     return (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE
 
 
 # ---------------------------------------------------------------------------------- PNG
 
 
-def _png_chunks(content: bytes) -> Iterator[Segment]:
+def _png_chunks(content: bytes) -> Iterator[Chunk]:
     """All chunks up to IEND, each checked against its checksum."""
     view = memoryview(content)
     at, pieces = len(PNG_SIGNATURE), 0
@@ -241,7 +243,7 @@ def _png_chunks(content: bytes) -> Iterator[Segment]:
             break
         if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(content[end - 4 : end], "big"):
             raise ImageUnreadable(f"damaged PNG: chunk {kind!r} does not match its checksum")
-        yield Segment(kind, at, at + 8, end)
+        yield Chunk(kind, at, at + 8, end)
         if kind == b"IEND":
             return
         at = end
@@ -346,15 +348,15 @@ def without_metadata(content: bytes, header: Header) -> bytes:
         return PNG_SIGNATURE + b"".join(kept)
     parts, at = [content[:2]], 2
     while content[at : at + 2] != JPEG_END:
-        for segment in _jpeg_segments(content, at):
-            if not segment.kind:
+        for marker, start, end in _jpeg_segments(content, at):
+            if marker == JUNK:
                 raise ImageUnreadable("damaged JPEG: junk between its scans")
-            if not _is_jpeg_metadata(content, segment):
-                parts.append(content[segment.start : segment.end])
-            at = segment.end
-        end = _SCAN_END.search(content, at)
-        if end is None or content[end.start() + 1] not in _BETWEEN_SCANS:
+            if not _is_jpeg_metadata(content, marker, start + 4):
+                parts.append(content[start:end])
+            at = end
+        scan_end = _SCAN_END.search(content, at)
+        if scan_end is None or content[scan_end.start() + 1] not in _BETWEEN_SCANS:
             raise ImageUnreadable("damaged JPEG: a scan has no end")
-        parts.append(content[at : end.start()])
-        at = end.start()
+        parts.append(content[at : scan_end.start()])
+        at = scan_end.start()
     return b"".join([*parts, JPEG_END])

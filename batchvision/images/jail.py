@@ -88,16 +88,18 @@ def _open_step_by_step(base: Path, path: Path) -> int:
 
 
 def _open_parts(base: Path, parts: Sequence[str]) -> int:
-    *folders, last = parts
-    folder = os.open(base, _FOLDER_FLAGS & ~os.O_NOFOLLOW)
+    """The first from ``base`` by its path, each further one from the folder before; none of them may be a link."""
+    folder, place = None, f"{base}/{parts[0]}"
     try:
-        for part in folders:
-            inner = os.open(part, _FOLDER_FLAGS, dir_fd=folder)
-            os.close(folder)
-            folder = inner
-        return os.open(last, _FILE_FLAGS, dir_fd=folder)
+        for part in parts[1:]:
+            inner = os.open(place, _FOLDER_FLAGS, dir_fd=folder)
+            if folder is not None:
+                os.close(folder)
+            folder, place = inner, part
+        return os.open(place, _FILE_FLAGS, dir_fd=folder)
     finally:
-        os.close(folder)
+        if folder is not None:
+            os.close(folder)
 
 
 def _read_regular(descriptor: int, name: str, max_bytes: int) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -40,7 +39,8 @@ MAX_SOURCE_BYTES = 128 * 1024 * 1024
 #: Bytes at hand up to this size that need no conversion are checked on the loop: a thread would cost more.
 SMALL_BYTES = 256 * 1024
 
-#: A file that takes longer to read holds up the loop, and so many after it are read by threads.
+#: A file that takes longer to read holds up the loop. After two in a row (one may be another process's doing) so many
+#: are read by threads.
 SLOW_READ_SECONDS, READ_ELSEWHERE = 0.008, 200
 
 T = TypeVar("T")
@@ -97,18 +97,21 @@ def convert_here(content: bytes, header: Header, preparation: ImagePreparation) 
     return convert(content, header, preparation)
 
 
-def prepare_bytes(content: bytes, preparation: ImagePreparation, convert: Converter = convert_here) -> Prepared:
-    """``content`` byte for byte where it is plain and within the limits, otherwise converted. Blocking.
+def prepare_bytes(
+    content: bytes, preparation: ImagePreparation, convert: Converter = convert_here, header: Header | None = None
+) -> Prepared:
+    """``content`` byte for byte where it is plain and within the limits, otherwise converted. Blocking. ``header``: its
+    own, where it has been examined.
 
     Raises ImageUnreadable or ImageTooLarge.
     """
-    header = examine(content)
+    header = header or examine(content)
     check_pixels(header.width, header.height, preparation)
     unchanged = _as_it_is(content, header, preparation)
     if unchanged is None:
         converted = convert(content, header, preparation)
         return Prepared(converted.content, "image/jpeg", converted.width, converted.height)
-    return Prepared(unchanged, f"image/{header.format.value}", header.width or 0, header.height or 0)
+    return Prepared(unchanged, f"image/{header.format}", header.width or 0, header.height or 0)
 
 
 def _as_it_is(content: bytes, header: Header, preparation: ImagePreparation) -> bytes | None:
@@ -174,9 +177,10 @@ def inline_payload(
     preparation: ImagePreparation,
     identity_mode: str,
     convert: Converter = convert_here,
+    header: Header | None = None,
 ) -> Payload:
     """The payload of an image whose source bytes are at hand. Blocking."""
-    prepared = prepare_bytes(content, preparation, convert)
+    prepared = prepare_bytes(content, preparation, convert, header)
     digest = sha256(content).hexdigest()
     return Payload(
         identity=identity(ref, identity_mode, digest),
@@ -219,6 +223,7 @@ class ImageSource:
         self._allow_private_hosts = allow_private_hosts
         self._offload = offload or threads()
         self._read_elsewhere = 0  #: so many files more are read by threads
+        self._was_slow = False  #: the last one that was read on the loop
         self._downloads, self._room = Downloads(), Room()
         if convert is None and offload is None:
             pool = DecodingPool()
@@ -273,8 +278,7 @@ class ImageSource:
     async def _downloaded(self, ref: ImageRef) -> Payload:
         """Once in a run: other rows, and the same URL signed anew, have the same payload under their own name."""
         payload = await self._downloads.get(url_identity(ref.reference), partial(self._download, ref))
-        return replace(
-            payload,
+        return payload._replace(
             identity=identity(ref, self._identity_mode, payload.sha256),
             reference=redact_url(ref.reference),
             slot=ref.slot,
@@ -288,17 +292,19 @@ class ImageSource:
             return await self._from_bytes(ref, content)
 
     async def _from_bytes(self, ref: ImageRef, content: bytes) -> Payload:
-        small = len(content) <= SMALL_BYTES and not self._preparation.strip_metadata
-        if small and passes_unchanged(content, examine(content), self._preparation):
-            return self._check(ref, content)
-        return await self._offload(self._check, ref, content)
+        if len(content) > SMALL_BYTES or self._preparation.strip_metadata:
+            return await self._offload(self._check, ref, content, None)
+        header = examine(content)
+        if passes_unchanged(content, header, self._preparation):
+            return self._check(ref, content, header)
+        return await self._offload(self._check, ref, content, header)
 
-    def _check(self, ref: ImageRef, content: bytes) -> Payload:
-        return inline_payload(ref, content, self._preparation, self._identity_mode, self._convert)
+    def _check(self, ref: ImageRef, content: bytes, header: Header | None) -> Payload:
+        return inline_payload(ref, content, self._preparation, self._identity_mode, self._convert, header)
 
     def _read_here(self, ref: ImageRef) -> bytes | None:
-        """A small file, read on the loop as long as that is quick; None: it is for a thread, like the next ones after a
-        slow read (a cold disk, a network). A thread costs more than reading it: the way there and back, and what was
+        """A small file, read on the loop as long as that is quick; None: it is for a thread, like the next ones after
+        slow reads (a cold disk, a network). A thread costs more than reading it: the way there and back, and what was
         just read is out of the processor's cache when it is to be encoded."""
         if self._read_elsewhere > 0:
             self._read_elsewhere -= 1
@@ -309,8 +315,10 @@ class ImageSource:
         except ImageTooLarge:
             return None
         finally:
-            if perf_counter() - began > SLOW_READ_SECONDS:
+            is_slow = perf_counter() - began > SLOW_READ_SECONDS
+            if is_slow and self._was_slow:
                 self._read_elsewhere = READ_ELSEWHERE
+            self._was_slow = is_slow
 
     def _read_and_check(self, ref: ImageRef) -> Payload:
-        return self._check(ref, read_source(ref, self._root, self._preparation))
+        return self._check(ref, read_source(ref, self._root, self._preparation), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
@@ -166,7 +166,7 @@ class Delivery:
     async def next_request(self, row: Row, request: Request, again: Again) -> Request | None:
         """The same request for its next try: with images inlined, or with more tokens to answer in, where asked."""
         if again.tries.raised and request.raised_estimate is not None:
-            return replace(request, estimate=request.raised_estimate)
+            return request._replace(estimate=request.raised_estimate)
         if not again.inline_images:
             return request
         try:

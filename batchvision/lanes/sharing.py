@@ -7,7 +7,7 @@ and say so (``cost_source = "shared"``), so that the sum over rows stays exact. 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from batchvision.checkpoint import Keep, KeySet
 from batchvision.errors import PAID_FAILURES
@@ -85,7 +85,7 @@ class Sharing:
 
 
 def _light(request: Request) -> Request:
-    return replace(request, messages=())
+    return request._replace(messages=())
 
 
 def is_shared(outcome: Outcome) -> bool:

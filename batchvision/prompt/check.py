@@ -9,8 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchvision.errors import InvalidAnswer
 from batchvision.prompt.answer import LABEL, AnswerColumn, answer_columns
@@ -24,18 +23,17 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_COMPILED = 64
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedAnswer:
+class CheckedAnswer(NamedTuple):
     """A valid answer: its JSON as text (None for plain text) and the values of the answer columns."""
 
     output_json: str | None
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any]
 
 
 def check_answer(spec: AnswerSpec, text: str) -> CheckedAnswer:
     """``text`` as the spec wants it. Leading blank lines and a Markdown fence are forgiven. Raises InvalidAnswer."""
     if spec.schema is None:
-        return CheckedAnswer(None)
+        return CheckedAnswer(None, {})
     try:
         return _compiled(spec)(text)
     except RecursionError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode as _standard_b64encode
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from batchvision.prompt.template import MARK, Template
 from batchvision.records import Label, Payload, Pieces, Recipe
@@ -26,13 +27,17 @@ def _fast_b64encode() -> Callable[[bytes], bytes]:
 b64encode = _fast_b64encode()
 
 
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def _json(value: str) -> bytes:
     try:
-        return json.dumps(value, ensure_ascii=False).encode()
+        return _quoted(value).encode()
     except UnicodeEncodeError:  # a lone surrogate travels as its escape
         return json.dumps(value).encode()
 
 
+@lru_cache(maxsize=4)  # most jobs ask the same of every image
 def _text_part(text: str) -> bytes:
     return b'{"type":"text","text":' + _json(text) + b"}"
 
@@ -50,6 +55,8 @@ def _image_part(payload: Payload, detail: bytes) -> list[bytes]:
 
 def _order(text: str, payloads: Sequence[Payload], images_first: bool) -> list[str | Payload]:
     """Text and images in the order they are sent: each marker takes its images, the others follow (or lead)."""
+    if text and MARK not in text:
+        return [*payloads, text] if images_first else [text, *payloads]
     pieces = text.split(MARK)
     named = set(pieces[1::2]) - {""}
     waiting = [p for p in payloads if p.slot in named]  # kept for the marker that names their slot

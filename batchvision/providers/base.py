@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from batchvision.errors import AnswerCutShort, BatchvisionError
@@ -30,8 +29,7 @@ _MAX_TOKENS_NAMES = ("max_completion_tokens", "max_tokens")
 _KEPT_TAILS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class SendOptions:
+class SendOptions(NamedTuple):
     """What is no part of the recipe but changes the body. ``max_tokens`` overrides the recipe's own."""
 
     deferred: bool = False

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchvision.records.asked import Cell, Lane
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens and money of one answer, normalised: ``completion_tokens`` never includes ``reasoning_tokens``."""
 
     prompt_tokens: int | None = None
@@ -31,8 +30,7 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens + (self.reasoning_tokens or 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A provider's answer, read. ``text`` is the content verbatim ("" if there was none).
 
     Where reading ends in an error that still has an answer beside it (refused, truncated, a choice-level error), the
@@ -41,7 +39,7 @@ class Answer:
 
     text: str = ""
     finish_reason: str | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = Usage()
     model: str | None = None
     upstream_provider: str | None = None
     provider_request_id: str | None = None
@@ -59,8 +57,7 @@ class AttemptState(StrEnum):
     LOST_AFTER_READ = "lost_after_read"  #: a one-time answer was read and did not reach us
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One row of the attempts ledger."""
 
     row_id: str
@@ -89,8 +86,7 @@ class Attempt:
         return max(0, round((self.received_at - self.sent_at).total_seconds() * 1000))
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(NamedTuple):
     """A row of ``results``. ``answer_columns``: the typed values by column name (``answer_label`` ...)."""
 
     row_id: str

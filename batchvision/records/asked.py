@@ -32,10 +32,10 @@ class Purpose(StrEnum):
     SWEEP = "sweep"  #: rows again under another setting, to compare: in the ledger, and nowhere else
 
     def mark(self, run_id: str) -> str:
-        return run_id if self is Purpose.RUN else f"{run_id}-{self.value}"
+        return run_id if self is Purpose.RUN else f"{run_id}-{self}"
 
     def has_made(self, run_id: str) -> bool:
-        return run_id.endswith(f"-{self.value}")
+        return run_id.endswith(f"-{self}")
 
 
 class ImageKind(StrEnum):
@@ -48,8 +48,7 @@ class ImageKind(StrEnum):
     UNSUPPORTED = "unsupported"  #: s3:// and other schemes: an error of that row
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRef:
+class ImageRef(NamedTuple):
     """One image as the manifest names it. ``reference``: path, URL or data URI (for BYTES: the struct's path, or "").
 
     ``slot`` is the column it came from, for ``{image:slot}``. ``version`` is the cell of ``image_version``, if any.
@@ -62,8 +61,7 @@ class ImageRef:
     version: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One manifest row that is to be asked. ``text`` is the rendered user prompt; where an image is placed inside it
     stands ``\\x00slot\\x00`` (``\\x00\\x00`` for a plain ``{image}``): no cell can hold a NUL.
 
@@ -160,8 +158,7 @@ class Estimate(NamedTuple):
     sizes: tuple[ImageSize, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(NamedTuple):
     """One image ready to be placed in a request: either a URL handed over as is, or checked bytes.
 
     ``identity`` enters the request_key; ``sha256`` is of the source bytes (None for a URL handed over);
@@ -190,12 +187,11 @@ class Tries(NamedTuple):
     probe: bool = False  #: sent while the provider seems away: a failure on its side spends no attempt
 
 
-#: Bytes that follow each other. Megabytes of base64 are one of them, and are never copied to be joined.
+#: Bytes that follow each other. Megabytes of base64 are one of them: who hands them on does not join them.
 Pieces = tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What is asked for one row, ready to travel: ``messages`` is the JSON array of chat messages."""
 
     row_id: str

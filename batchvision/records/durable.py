@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
 from batchvision.records.asked import Cell, Lane, Purpose, Tries
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(NamedTuple):
     """Durable before a request is sent; carries all that its result row needs, without the image.
 
     ``exchange_id`` is unique in the output. ``attempt`` is the 1-based number in the ledger of this request_key.
@@ -43,8 +41,7 @@ class Intent:
         return Purpose.SWEEP.has_made(self.run_id)
 
 
-@dataclass(frozen=True, slots=True)
-class RawAnswer:
+class RawAnswer(NamedTuple):
     """What the provider sent, as it came (the key's bytes masked). ``headers``: lower-case names, only the useful ones.
 
     ``complete`` is False when the body ended before its announced or decodable end.
@@ -65,8 +62,7 @@ class EndedWithout(NamedTuple):
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """One attempt as the journal knows it. ``answer`` and ``ended`` both None: it is open, and after a crash its
     request may have been answered and billed. ``ticket`` set: the provider has accepted it and can be asked for the
     answer; ``ticket_at`` is when it did.

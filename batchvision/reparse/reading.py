@@ -7,7 +7,6 @@ recipe of then, has the key it is stored under.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
@@ -140,13 +139,12 @@ class Reader:
         """The row as it goes to the tables. Under a new key it costs nothing more, and its attempt stays in the ledger
         under the old one; under its own key it is the row it was."""
         is_own = completed.request_key == attempt.request_key
-        usage = replace(
-            completed.answer.usage,
+        usage = completed.answer.usage._replace(
             cost_ticks=attempt.cost_ticks if is_own else 0,
             cost_source=attempt.cost_source or "unknown" if is_own else "cached",
         )
-        answer = replace(completed.answer, usage=usage, provider_request_id=attempt.provider_request_id)
-        return replace(completed, answer=answer, row_cost_ticks=row_ticks, updated_at=self._now)
+        answer = completed.answer._replace(usage=usage, provider_request_id=attempt.provider_request_id)
+        return completed._replace(answer=answer, row_cost_ticks=row_ticks, updated_at=self._now)
 
 
 class _Pictures:

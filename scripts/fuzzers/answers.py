@@ -6,7 +6,6 @@ import gzip
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from checkpoint_rows import an_intent
@@ -240,7 +239,7 @@ def _filed(tables: Tables, outcome: Completed | Failed | None, attempt: object) 
     tables.attempts([attempt]).validate(full=True)  # type: ignore[list-item]
     match outcome:
         case Completed():
-            tables.results([replace(outcome)]).validate(full=True)
+            tables.results([outcome]).validate(full=True)
             return "completed"
         case Failed():
             tables.failures([outcome]).validate(full=True)

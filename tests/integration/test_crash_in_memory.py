@@ -6,7 +6,6 @@ Each promise has a saboteur: a run that breaks it must be caught by the same swe
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ def test_an_answer_that_is_read_before_it_is_durable_is_caught(tmp_path, monkeyp
         judges.append(judge)
 
     async def answer(store: Store, exchange_id: str, raw: RawAnswer) -> RawAnswer:
-        judges[-1].judge(replace(store._books.open[exchange_id], answer=raw))
+        judges[-1].judge(store._books.open[exchange_id]._replace(answer=raw))
         return await keep(store, exchange_id, raw)
 
     monkeypatch.setattr(Judge, "__init__", made)

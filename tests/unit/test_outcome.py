@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -72,7 +71,7 @@ def intent(**changes: Any) -> Intent:
         image_sha256=("5e",),
         keep={"title": "Shoe"},
     )
-    return replace(plain, **changes)
+    return plain._replace(**changes)
 
 
 def chat(content: str | None, finish: str = "stop", cost: int | None = 40) -> bytes:

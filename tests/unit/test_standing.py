@@ -252,7 +252,7 @@ async def test_the_current_answer_is_that_of_the_recipe_or_else_the_newest(tmp_p
         for number, recipe, key, minute in answers:
             intent = an_intent(number, exchange_id=key, request_key=key, recipe_id=recipe)
             raw = an_answer(key.encode())
-            await ask(store, intent, replace(raw, received_at=START + timedelta(minutes=minute)))
+            await ask(store, intent, raw._replace(received_at=START + timedelta(minutes=minute)))
         await store.close(complete=True)
     view = OutputView(tmp_path)
 
