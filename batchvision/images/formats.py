@@ -154,13 +154,15 @@ def _impostor(content: bytes) -> str:
 # ---------------------------------------------------------------------------------- JPEG
 
 
-def _jpeg_segments(content: bytes, at: int = 2) -> Iterator[Segment]:
-    """The segments up to and with the next start of scan (DA)."""
+def _jpeg_segments(content: bytes, at: int = 2, skipped: frozenset[int] = frozenset()) -> Iterator[Segment]:
+    """The segments up to and with the next start of scan (DA); those of ``skipped`` markers are left out."""
     for _ in range(_MOST_PIECES):
         if at < 0 or at + 4 > len(content):
             raise ImageUnreadable("truncated JPEG: it ends inside its header")
         lead, marker, length = _segment_head(content, at)
-        if lead != 0xFF:
+        if lead == 0xFF and marker in skipped and length >= 2:
+            at += 2 + length
+        elif lead != 0xFF:
             start, at = at, content.find(b"\xff", at)
             yield JUNK, start, at
         elif marker in _WITH_LENGTH:
@@ -181,9 +183,7 @@ def _jpeg_segments(content: bytes, at: int = 2) -> Iterator[Segment]:
 def _examine_jpeg(content: bytes) -> Header:
     frame = scan = 0
     kind, orientation, is_single, is_clean = 0, 1, True, True
-    for marker, start, end in _jpeg_segments(content):
-        if marker in _TABLES:
-            continue
+    for marker, start, end in _jpeg_segments(content, skipped=_TABLES):
         if marker in _JPEG_FRAMES or marker in _JPEG_ODD_FRAMES:
             kind, frame = marker, start + 4
         elif marker == 0xE1 and content.startswith(b"Exif\x00\x00", start + 4):

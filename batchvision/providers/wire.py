@@ -87,11 +87,10 @@ def sequence(value: Any) -> list[Any]:
 
 def count(value: Any) -> int | None:
     """``value`` if it is a number of tokens, ticks or the like: an integer from 0, of 63 bits."""
-    if value is None:
-        return None
-    if type(value) is Decimal and value == value.to_integral_value() and value.adjusted() < 19:
-        value = int(value)
-    return value if type(value) is int and 0 <= value < 2**63 else None
+    kind = type(value)
+    if kind is Decimal and value == value.to_integral_value() and value.adjusted() < 19:
+        value, kind = int(value), int
+    return value if kind is int and 0 <= value < 2**63 else None
 
 
 def text(value: Any, most: int = 256) -> str | None:
