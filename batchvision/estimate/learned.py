@@ -66,13 +66,13 @@ class LearnedImages:
             return
         self._answers += 1
         self._factor.add(taken / sum(self._rule.tokens(*size, self._detail) for size in sizes))
-        if len(classes := {_class(size) for size in sizes}) == 1:
+        are_equal = sizes.count(sizes[0]) == len(sizes)
+        if are_equal or len({_class(size) for size in sizes}) == 1:
             self._most_seen = max(self._most_seen, taken / len(sizes))
-            self._classes.setdefault(classes.pop(), Mean()).add(taken / len(sizes))
-        if len(alike := set(sizes)) == 1:
-            width, height = alike.pop()
-            if width and height:  # what is not told apart bounds the images all the more
-                self._witness(width, height, (told if told is not None else prompt or taken) / len(sizes))
+            self._classes.setdefault(_class(sizes[0]), Mean()).add(taken / len(sizes))
+        width, height = sizes[0]
+        if are_equal and width and height:  # what is not told apart bounds the images all the more
+            self._witness(width, height, (told if told is not None else prompt or taken) / len(sizes))
 
     def _witness(self, width: int, height: int, tokens: float) -> None:
         kept, is_said = [], False

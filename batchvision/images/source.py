@@ -216,6 +216,7 @@ class ImageSource:
         allow_private_hosts: bool = False,
     ) -> None:
         self._root = root
+        self._root_prefix = f"{root}/"
         self._preparation = preparation
         self._inlines_urls = image_mode == "inline"
         self._identity_mode = image_identity
@@ -246,8 +247,9 @@ class ImageSource:
             case ImageKind.DATA:
                 return len(ref.reference)
             case _:
+                name = ref.reference
                 try:
-                    return os.stat(os.path.join(self._root, ref.reference)).st_size  # noqa: PTH116, PTH118  a hot path
+                    return os.stat(name if name.startswith("/") else self._root_prefix + name).st_size  # noqa: PTH116
                 except (OSError, ValueError):
                     return 0
 

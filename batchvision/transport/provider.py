@@ -133,7 +133,7 @@ class HttpTransport:
     # ---------------------------------------------------------------------------- a request's head
 
     def _head(self, method: str, path: str, body: Pieces | None, headers: Mapping[str, str] | None) -> bytes:
-        lines = {**self._headers, **_lines(headers)} if headers else self._headers
+        lines = {**self._headers, **_known_lines(tuple(headers.items()))} if headers else self._headers
         length = b"" if body is None else b"content-length: %d\r\n" % sum(map(len, body))
         return b"".join((self._start_of(method, path), *lines.values(), length, b"\r\n"))
 
@@ -202,6 +202,12 @@ def _lines(headers: Mapping[str, str]) -> dict[str, bytes]:
             )
         lines[name.lower()] = line.encode("ascii") + b"\r\n"
     return lines
+
+
+@lru_cache(maxsize=1024)
+def _known_lines(headers: tuple[tuple[str, str], ...]) -> dict[str, bytes]:
+    """Of one request: hundreds of others say the same."""
+    return _lines(dict(headers))
 
 
 def _tls_context() -> ssl.SSLContext:
