@@ -12,6 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
@@ -66,8 +67,7 @@ class Connection(asyncio.BufferedProtocol):
     # ---------------------------------------------------------------------------- what the loop tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by its class
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
