@@ -25,6 +25,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 from batchvision import wiring
 from batchvision.checkpoint import Columns, OutputLock, Recovery, Standing, Store, reserve_bytes, type_of
 from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, OutputHeld, StopRun
+from batchvision.eventloop import run_in_loop
 from batchvision.exchange import Exchanges, Judged, Terms, Transport
 from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
 from batchvision.garbage import rarely_collected
@@ -104,9 +105,9 @@ def run(
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return anyio.run(start)
+        return run_in_loop(start)
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(anyio.run, start).result()
+        return thread.submit(run_in_loop, start).result()
 
 
 def new_run_id(at: datetime, rng: random.Random) -> str:

@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 
 from batchvision.errors import DeadlineReached, StopRun
-from batchvision.looptime import loop_time
+from batchvision.eventloop import loop_time
 
 log = logging.getLogger(__name__)
 

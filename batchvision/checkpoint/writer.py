@@ -22,7 +22,7 @@ from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.reserve import Reserve
 from batchvision.checkpoint.sealing import Sealer
 from batchvision.errors import DiskFailed, OutputHeld
-from batchvision.looptime import loop_time
+from batchvision.eventloop import loop_time
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,9 +78,8 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
 
 
 def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
-    import anyio
-
     from batchvision.cli.logs import tell_warnings
+    from batchvision.eventloop import run_in_loop
     from batchvision.progress import choose_style, watcher
     from batchvision.runner import run_async
 
@@ -93,7 +92,7 @@ def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
         drain_timeout_seconds=flags["drain_timeout"],
         watch=watcher(style, sys.stderr, rows_wanted=flags["limit"] or flags["sample"]),
     )
-    return anyio.run(start)
+    return run_in_loop(start)
 
 
 def _retry_setting(flags: dict[str, Any]) -> tuple[str, ...]:

@@ -18,10 +18,10 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from batchvision.errors import AuthenticationFailed, DeadlineReached, DiskFailed, StopRun
+from batchvision.eventloop import loop_time
 from batchvision.exchange import Judged, NotYet, OpenTicket, utc_now
 from batchvision.keys import row_digest
 from batchvision.lanes.base import Delivery
-from batchvision.looptime import loop_time
 from batchvision.records import Exchange, Request, Row, Tries
 from batchvision.wakeup import Wakeup
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import anyio
 
 from batchvision.errors import BatchvisionError, ImageDownloadFailed, RateLimited, Transient
-from batchvision.looptime import loop_time
+from batchvision.eventloop import loop_time
 from batchvision.pacing.gate import FIRST_ALONE_SECONDS, OUTAGE_AFTER_FAILURES, Gate
 from batchvision.pacing.pace import Pace, limiter_of, nap_until
 from batchvision.pacing.room import Room

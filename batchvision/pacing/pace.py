@@ -17,7 +17,7 @@ from typing import NamedTuple
 import anyio
 from aiolimiter import AsyncLimiter
 
-from batchvision.looptime import loop_time
+from batchvision.eventloop import loop_time
 from batchvision.wakeup import Wakeup
 
 log = logging.getLogger(__name__)

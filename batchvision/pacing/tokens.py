@@ -6,7 +6,7 @@ import logging
 
 import anyio
 
-from batchvision.looptime import loop_time
+from batchvision.eventloop import loop_time
 
 log = logging.getLogger(__name__)
 

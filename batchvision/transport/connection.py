@@ -40,7 +40,11 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_usable(self) -> bool:
         """Whether a request may leave on it: it is open, and all of the one before has left."""
-        return not self._transport.is_closing() and self._transport.get_write_buffer_size() == 0
+        return not self.is_closing and self._transport.get_write_buffer_size() == 0
+
+    @property
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
     async def carry(self, request: Pieces, arrival: Arrival, deadline: float) -> None:
         """Send a request, its head first, and return when its answer is over, whatever that means: ``arrival`` tells.
@@ -164,7 +168,7 @@ class Connections:
                 server_hostname=None if self._context is None else self._host,
             )
         self._open.add(connection)
-        if not connection.is_usable:
+        if connection.is_closing:
             self._lost(connection)
             raise ConnectionResetError("the server hung up at once")
         return connection
