@@ -64,9 +64,8 @@ def test_whole_numbers_lose_no_digit(numbers: list[int]) -> None:
     assert row_ids(batch(id=pa.array(numbers, pa.int64())), job()).to_pylist() == [str(number) for number in numbers]
 
 
-@given(st.lists(st.tuples(text, text), min_size=2, max_size=6, unique=True))
+@given(st.lists(st.tuples(text.filter(bool), text.filter(bool)), min_size=2, max_size=6, unique=True))
 def test_ids_of_several_columns_never_meet(pairs: list[tuple[str, str]]) -> None:
-    assume(all(first and second for first, second in pairs))
     found = row_ids(
         batch(a=[first for first, _ in pairs], b=[second for _, second in pairs]), job(manifest={"id": ["a", "b"]})
     ).to_pylist()
