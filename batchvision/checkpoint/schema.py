@@ -49,6 +49,17 @@ def _milliseconds(row: Completed) -> int:
     return max(0, round((row.finished_at - row.started_at).total_seconds() * 1000))
 
 
+#: What an answer took, in both tables.
+_USAGE: tuple[Column[Any], ...] = (
+    Column("prompt_tokens", _INT64, attrgetter("answer.usage.prompt_tokens")),
+    Column("image_tokens", _INT64, attrgetter("answer.usage.image_tokens")),
+    Column("cached_tokens", _INT64, attrgetter("answer.usage.cached_tokens")),
+    Column("completion_tokens", _INT64, attrgetter("answer.usage.completion_tokens")),
+    Column("reasoning_tokens", _INT64, attrgetter("answer.usage.reasoning_tokens")),
+    Column("cost_ticks", _INT64, attrgetter("answer.usage.cost_ticks")),
+    Column("cost_usd", MONEY, lambda r: usd_of(r.answer.usage.cost_ticks)),
+)
+
 RESULTS: tuple[Column[Completed], ...] = (
     Column("job", _STRING, None),
     Column("row_id", _STRING, attrgetter("row_id")),
@@ -63,13 +74,7 @@ RESULTS: tuple[Column[Completed], ...] = (
     Column("model", _STRING, attrgetter("answer.model")),
     Column("lane", _STRING, attrgetter("lane")),
     Column("attempt_count", _INT32, attrgetter("attempt_count")),
-    Column("prompt_tokens", _INT64, attrgetter("answer.usage.prompt_tokens")),
-    Column("image_tokens", _INT64, attrgetter("answer.usage.image_tokens")),
-    Column("cached_tokens", _INT64, attrgetter("answer.usage.cached_tokens")),
-    Column("completion_tokens", _INT64, attrgetter("answer.usage.completion_tokens")),
-    Column("reasoning_tokens", _INT64, attrgetter("answer.usage.reasoning_tokens")),
-    Column("cost_ticks", _INT64, attrgetter("answer.usage.cost_ticks")),
-    Column("cost_usd", MONEY, lambda r: usd_of(r.answer.usage.cost_ticks)),
+    *_USAGE,
     Column("row_cost_ticks", _INT64, attrgetter("row_cost_ticks")),
     Column("cost_source", _STRING, attrgetter("answer.usage.cost_source")),
     Column("image_ref", _TEXTS, attrgetter("image_ref")),
@@ -120,13 +125,7 @@ ATTEMPTS: tuple[Column[Attempt], ...] = (
     Column("model", _STRING, attrgetter("answer.model")),
     Column("provider_request_id", _STRING, attrgetter("answer.provider_request_id")),
     Column("finish_reason", _STRING, attrgetter("answer.finish_reason")),
-    Column("prompt_tokens", _INT64, attrgetter("answer.usage.prompt_tokens")),
-    Column("image_tokens", _INT64, attrgetter("answer.usage.image_tokens")),
-    Column("cached_tokens", _INT64, attrgetter("answer.usage.cached_tokens")),
-    Column("completion_tokens", _INT64, attrgetter("answer.usage.completion_tokens")),
-    Column("reasoning_tokens", _INT64, attrgetter("answer.usage.reasoning_tokens")),
-    Column("cost_ticks", _INT64, attrgetter("answer.usage.cost_ticks")),
-    Column("cost_usd", MONEY, lambda r: usd_of(r.answer.usage.cost_ticks)),
+    *_USAGE,
     Column("cost_source", _STRING, attrgetter("answer.usage.cost_source")),
     Column("bound_ticks", _INT64, attrgetter("bound_ticks")),
     Column("service_tier", _STRING, attrgetter("answer.service_tier")),

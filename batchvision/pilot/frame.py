@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from batchvision.keys import row_digest
 from batchvision.pilot.interval import Interval, Pair, Stratum, allotted, estimate, strata
 from batchvision.plan import Seen
 
@@ -45,10 +44,6 @@ class Choice:
     @property
     def row_ids(self) -> tuple[str, ...]:
         return tuple(chosen.row_id for stratum in self.strata for chosen in stratum.chosen)
-
-    def digests(self) -> frozenset[bytes]:
-        """As ``Selection.only`` takes them."""
-        return frozenset(row_digest(row_id, "") for row_id in self.row_ids)
 
     def ticks(self, found: Mapping[str, float]) -> Interval | None:
         """What all rows cost, by what those in ``found`` did."""
