@@ -15,11 +15,11 @@ def bench(chosen: Namespace, folder: Path) -> None:
     rows = chosen.rows or 4_000
     where = {"folder": str(folder), "manifest": "photos.parquet", "output": "photos"}
     files = client("material", {"make": "photos", "rows": rows, **where})["files"]
-    each_asked = {"deduplicate": False}  # the files come again and again
     few = {"files": files, "in_flight": IN_FLIGHT, "rows": rows}
+    each_asked = {"limits": {"deduplicate": False}, "loop": "asyncio"}  # the files come again and again
     contenders = [
         Contender("aiohttp loop, bodies by hand", "aiohttp", few),
-        Contender("batchvision", "batchvision", {**where, "in_flight": IN_FLIGHT, "rows": rows, "limits": each_asked}),
+        Contender("batchvision", "batchvision", {**where, "in_flight": IN_FLIGHT, "rows": rows, **each_asked}),
         Contender("openai SDK loop", "openai", {**few, "rows": max(IN_FLIGHT, rows // 4)}),
         Contender("httpx, its own pool", "httpx", {**few, "rows": max(IN_FLIGHT, rows // 4)}),
     ]

@@ -25,7 +25,7 @@ def _night(folder: Path, rows: int, in_flight: int, output: str, **more: Any) ->
     where = {"folder": str(folder), "manifest": f"urls-{rows}.parquet", "output": output}
     if not (folder / where["manifest"]).exists():
         client("material", {"make": "urls", "rows": rows, **where})
-    return {**where, "rows": rows, "in_flight": in_flight, **more}
+    return {**where, "rows": rows, "in_flight": in_flight, "loop": "asyncio", **more}
 
 
 def at_full_speed(chosen: Namespace, folder: Path, server: Server) -> None:
