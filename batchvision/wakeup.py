@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from asyncio import get_running_loop
+from math import inf
+
 import anyio
 
 
@@ -19,7 +22,15 @@ class Wakeup:
             self._event.set()
             self._event = None
 
-    async def wait(self) -> None:
+    async def wait(self, until: float = inf) -> None:
+        """For the next change, or until this moment of the loop's clock: then everybody looks again."""
         if self._event is None:
             self._event = anyio.Event()
-        await self._event.wait()
+        if until == inf:
+            await self._event.wait()
+            return
+        timer = get_running_loop().call_at(until, self.tell)
+        try:
+            await self._event.wait()
+        finally:
+            timer.cancel()

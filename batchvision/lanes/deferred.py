@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
+from math import inf
 from typing import Any
 
 import anyio
@@ -142,8 +143,7 @@ class TicketQueue:
             while (waiting := self.pop_due()) is None:
                 if self._closed and not len(self):
                     return None
-                with anyio.move_on_after(self._heap[0][0] - loop_time() if self._heap else float("inf")):
-                    await self._earlier_due.wait()
+                await self._earlier_due.wait(until=self._heap[0][0] if self._heap else inf)
             return waiting
 
     def again(self, waiting: Waiting) -> None:
@@ -248,12 +248,13 @@ class DeferredLane:
 
     async def _ask_once(self) -> None:
         """Every ticket of an earlier run is read, or found not ready, before anything new is submitted."""
-        while self._not_asked_yet > 0:
-            self._not_asked_yet -= 1
-            waiting = await self._next_due()
-            if waiting is None:
-                return
-            await self._read(waiting)
+        with self._delivery.stop.interruptible():
+            while self._not_asked_yet > 0:
+                self._not_asked_yet -= 1
+                waiting = await self._queue.next_due()
+                if waiting is None:
+                    return
+                await self._read(waiting)
 
     async def _last_round(self) -> None:
         """After a stop, what is ready still comes in: every ticket is asked for once more (not with a refused key)."""
@@ -275,25 +276,21 @@ class DeferredLane:
 
     async def _poll(self) -> None:
         """A stop ends polling at once; the last round follows."""
-        while (waiting := await self._next_due()) is not None:
-            await self._read(waiting)
-
-    async def _next_due(self) -> Waiting | None:
-        """None: there is none any more, or the run stops."""
-        waiting: Waiting | None = None
-        if not self._delivery.stop.is_set:
-            with self._delivery.stop.interruptible():
-                waiting = await self._queue.next_due()
-        return waiting
+        with self._delivery.stop.interruptible():
+            while (waiting := await self._queue.next_due()) is not None:
+                await self._read(waiting)
 
     async def _read(self, waiting: Waiting) -> None:
-        """One poll."""
+        """One poll. Cancelled before it has left, its ticket stays in the queue."""
         result: Judged | NotYet | None = None
         try:
-            with self._delivery.stop.interruptible():
-                result = await self._delivery.exchanges.collect(waiting.ticket)
+            result = await self._delivery.exchanges.collect(waiting.ticket)
         except StopRun as reason:
             self._delivery.stop.request(reason)
+        finally:
+            self._back(waiting, result)
+
+    def _back(self, waiting: Waiting, result: Judged | NotYet | None) -> None:
         match result:
             case Judged():
                 self._queue.read(waiting)

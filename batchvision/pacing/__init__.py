@@ -73,7 +73,7 @@ class Pacing:
         self.pace = Pace(limits.requests_per_second, in_flight, nap_until)
         self._limits = limits
         self._turn = anyio.Lock(fast_acquire=True)
-        self._poll_turn = anyio.Lock()
+        self._poll_turn = anyio.Lock(fast_acquire=True)
         self._door = anyio.Lock(fast_acquire=True)
         self._limited_to: float | None = None
         self._polls = limiter_of(1.0)

@@ -63,7 +63,7 @@ _TOKENS = (
 
 def read(raw: RawAnswer) -> RateSigns:
     """All that ``raw`` says of rates."""
-    if raw.status == 200 and not any("rate" in name or name.startswith("retry") for name in raw.headers):
+    if raw.status not in (429, 503) and not any("rate" in name or name.startswith("retry") for name in raw.headers):
         return _NONE
     requests = _allowance(raw, _REQUESTS)
     tokens = _allowance(raw, _TOKENS)

@@ -22,7 +22,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import anyio
 import certifi
@@ -44,6 +44,7 @@ _OWN_HEADERS = {
     "accept-encoding": "gzip, deflate",
     "user-agent": f"batchvision/{__version__}",
 }
+_OF_PATHS = "/?#[]@!$&'()*+,;=:%"  # what a path and its query are made of, quoted already where it means itself
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNFIT_FOR_HEADERS = re.compile(r"[^\x20-\x7e]")
 
@@ -68,8 +69,8 @@ class HttpTransport:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         check_base_url(base_url, allow_plain_http)
-        self._base_url = base_url.rstrip("/")
-        self._shown = secrets.mask(self._base_url)
+        self._url = URL(base_url.rstrip("/"))
+        self._shown = secrets.mask(base_url.rstrip("/"))
         self._headers = _lines({**_OWN_HEADERS, **headers})
         self._start_of = lru_cache(maxsize=8)(self._start)  # almost all requests go to one path
         self._connections_kept = connections
@@ -83,13 +84,11 @@ class HttpTransport:
         return f"HttpTransport({self._shown!r}, connections={self._connections_kept})"
 
     async def __aenter__(self) -> Self:
-        url = URL(self._base_url)
-        assert url.raw_host is not None
-        assert url.port is not None
-        context = _tls_context() if url.scheme == "https" else None
-        self._connections = Connections(
-            url.raw_host, url.port, context, self._connections_kept, self._connect_timeout_seconds
-        )
+        host, port = self._url.raw_host, self._url.port
+        assert host is not None
+        assert port is not None
+        context = _tls_context() if self._url.scheme == "https" else None
+        self._connections = Connections(host, port, context, self._connections_kept, self._connect_timeout_seconds)
         return self
 
     async def __aexit__(
@@ -138,8 +137,8 @@ class HttpTransport:
         return b"".join((self._start_of(method, path), *lines.values(), length, b"\r\n"))
 
     def _start(self, method: str, path: str) -> bytes:
-        url = URL(f"{self._base_url}/{path.lstrip('/')}")
-        return f"{method} {url.raw_path_qs} HTTP/1.1\r\nhost: {url.host_port_subcomponent}\r\n".encode("ascii")
+        way = f"{self._url.raw_path.rstrip('/')}/{quote(path.lstrip('/'), safe=_OF_PATHS)}"
+        return f"{method} {way} HTTP/1.1\r\nhost: {self._url.host_port_subcomponent}\r\n".encode("ascii")
 
     # ---------------------------------------------------------------------------- no answer
 
@@ -166,7 +165,7 @@ def check_base_url(base_url: str, allow_plain_http: bool) -> None:
     """Raises JobInvalid for what is no URL of an API, and for plain http to another machine."""
     try:
         parts = urlsplit(base_url)
-        host, _ = parts.hostname, parts.port
+        host, _, _ = parts.hostname, parts.port, URL(base_url)
     except ValueError as error:
         raise JobInvalid(f"provider.base_url is not a URL: {error}") from None
     if parts.scheme not in ("http", "https") or not host:

@@ -14,6 +14,7 @@ import pytest
 from loopback_peers import HEADERS, raw_server, read_request, saying, transport
 
 from batchvision.errors import ConnectionCut, JobInvalid
+from batchvision.eventloop import backend_options
 from batchvision.transport import connection as connections
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +26,7 @@ GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     if request.param:
         pytest.importorskip("uvloop")
-    return "asyncio", {"use_uvloop": request.param}
+    return "asyncio", backend_options() if request.param else {}
 
 
 class Counting:
@@ -120,7 +121,7 @@ async def test_a_connection_left_idle_for_long_is_not_trusted(monkeypatch: pytes
         await wire.send("POST", "/x", (b"{}",), 5)
         monkeypatch.setattr(connections, "KEPT_IDLE_SECONDS", 0.0)
         given_back_at = anyio.current_time()
-        while anyio.current_time() == given_back_at:  # uvloop counts whole milliseconds
+        while anyio.current_time() == given_back_at:
             await anyio.lowlevel.checkpoint()
         await wire.send("POST", "/x", (b"{}",), 5)
     assert peer.connections == 2

@@ -326,6 +326,7 @@ async def test_requests_travel_side_by_side_up_to_the_connections_there_are() ->
         ("https://user:pw@api.example.com/v1", "api_key_env"),
         ("https://api.example.com/v1?key=1", "api_key_env"),
         ("https://api.example.com:port/v1", "not a URL"),
+        ("https://\u3002/v1", "not a URL"),
     ],
 )
 def test_a_base_url_that_cannot_be_right_is_refused_with_the_next_step(base_url: str, says: str) -> None:
