@@ -194,15 +194,13 @@ def _raw_document(raw: RawAnswer) -> dict[str, Any]:
 
 def masked_answer(raw: RawAnswer, secrets: Secrets) -> RawAnswer:
     """The answer as it may be written: the only change ever made to it. In a stream a secret may come in pieces."""
-    headers = raw.headers
-    if secrets.mask(together := "\n".join(headers.values())) != together:
-        headers = {name: secrets.mask(value) for name, value in headers.items()}
-    body = secrets.mask_bytes(raw.body)
-    if sse.is_stream(body):
-        body = sse.masked(body, secrets.mask)
-    if headers is raw.headers and body is raw.body:
+    together = b"\n".join(("\n".join(raw.headers.values()).encode("utf-8", "surrogatepass"), raw.body))
+    is_stream = sse.is_stream(raw.body)
+    if secrets.mask_bytes(together) == together and not is_stream:
         return raw
-    return RawAnswer(raw.status, headers, body, raw.received_at, raw.complete)
+    headers = {name: secrets.mask(value) for name, value in raw.headers.items()}
+    body = secrets.mask_bytes(raw.body)
+    return raw._replace(headers=headers, body=sse.masked(body, secrets.mask) if is_stream else body)
 
 
 # ---------------------------------------------------------------------------------- from JSON

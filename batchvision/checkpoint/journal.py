@@ -24,6 +24,8 @@ import anyio
 from batchvision.checkpoint.disk import PRIVATE, Disk, Offload, disk_failed, start_file
 from batchvision.checkpoint.entries import VERSION, Entry, Header, decode, encode
 from batchvision.errors import CheckpointDamaged, DiskFailed, StopRun
+from batchvision.eventloop import loop_time
+from batchvision.wakeup import Wakeup
 
 GROUP_SECONDS = 0.005  #: a slot on the wire waits for its intent, so this is what the disk costs a full provider
 GROUP_BYTES = 64 * 1024
@@ -34,28 +36,29 @@ GROUP_BYTES = 64 * 1024
 class Group:
     """Records that become durable together, and the one acknowledgement for all who wait for them."""
 
-    __slots__ = ("_arrived", "_failure", "_full", "_settled", "bodies", "size_bytes")
+    __slots__ = ("_changed", "_failure", "_is_hurried", "_settled", "bodies", "size_bytes")
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.size_bytes = 0
         self._failure: StopRun | None = None
-        self._arrived, self._full, self._settled = anyio.Event(), anyio.Event(), anyio.Event()
+        self._is_hurried = False
+        self._changed, self._settled = Wakeup(), anyio.Event()
 
     def add(self, body: bytes) -> None:
-        if not self.bodies:
-            self._arrived.set()
         self.bodies.append(body)
         self.size_bytes += len(body)
-        if self.size_bytes >= GROUP_BYTES:
-            self._full.set()
+        if len(self.bodies) == 1 or self.size_bytes >= GROUP_BYTES:
+            self._changed.tell()
 
     async def filled(self, patience_seconds: float) -> None:
         """Return 5 ms after the first record, or at 64 KiB, or when nothing came for so long."""
-        with anyio.move_on_after(patience_seconds):
-            await self._arrived.wait()
-            with anyio.move_on_after(GROUP_SECONDS):
-                await self._full.wait()
+        latest = loop_time() + patience_seconds
+        while not self.bodies and not self._is_hurried and loop_time() < latest:
+            await self._changed.wait(until=latest)
+        latest = min(latest, loop_time() + GROUP_SECONDS)
+        while self.size_bytes < GROUP_BYTES and not self._is_hurried and loop_time() < latest:
+            await self._changed.wait(until=latest)
 
     def settle(self, failure: StopRun | None = None) -> None:
         """Acknowledge, or say that it will never be. What was acknowledged stays so."""
@@ -65,8 +68,8 @@ class Group:
             self.hurry()
 
     def hurry(self) -> None:
-        self._arrived.set()
-        self._full.set()
+        self._is_hurried = True
+        self._changed.tell()
 
     async def durable(self) -> None:
         """Return when every record of the group is durable; raises DiskFailed when that will never be."""

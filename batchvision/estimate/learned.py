@@ -7,6 +7,7 @@ wider and no higher than another takes no more tokens. An answer that shows othe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import log2
 
 from batchvision.estimate.image_tokens import ImageRule
@@ -69,7 +70,10 @@ class LearnedImages:
         are_equal = sizes.count(sizes[0]) == len(sizes)
         if are_equal or len({_class(size) for size in sizes}) == 1:
             self._most_seen = max(self._most_seen, taken / len(sizes))
-            self._classes.setdefault(_class(sizes[0]), Mean()).add(taken / len(sizes))
+            kind = _class(sizes[0])
+            if kind not in self._classes:
+                self._classes[kind] = Mean()
+            self._classes[kind].add(taken / len(sizes))
         width, height = sizes[0]
         if are_equal and width and height:  # what is not told apart bounds the images all the more
             self._witness(width, height, (told if told is not None else prompt or taken) / len(sizes))
@@ -87,6 +91,7 @@ class LearnedImages:
         self._witnesses = kept
 
 
+@lru_cache(maxsize=4096)
 def _class(size: ImageSize) -> _Class:
     """Sizes within half an octave of pixels are alike."""
     width, height = size

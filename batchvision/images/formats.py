@@ -69,6 +69,12 @@ _PNG_KEPT = frozenset({b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"i
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what every decoder knows
 _JPEG_ODD_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _TABLES = frozenset({0xC4, 0xDB, 0xE0, 0xFE})  # what most of a header is: nothing of it is looked at
+#: Those of them that nearly every encoder writes, by their lengths (JFIF's head, quantisation, Huffman codes), one
+#: behind the other: passed in one step.
+_USUAL_TABLES = re.compile(
+    rb"(?:\xff(?:\xe0\x00\x10.{14}|\xdb\x00\x43.{65}|\xdb\x00\x84.{130}|\xc4\x00\x1f.{29}|\xc4\x00\xb5.{179}))+",
+    re.DOTALL,
+)
 #: Markers of segments that say their length.
 _WITH_LENGTH = frozenset(range(0x02, 0xFF)) - frozenset({*range(0xD0, 0xD9), 0xD9})
 _segment_head = struct.Struct(">BBH").unpack_from
@@ -156,12 +162,14 @@ def _impostor(content: bytes) -> str:
 
 def _jpeg_segments(content: bytes, at: int = 2, skipped: frozenset[int] = frozenset()) -> Iterator[Segment]:
     """The segments up to and with the next start of scan (DA); those of ``skipped`` markers are left out."""
+    last = len(content) - 4
     for _ in range(_MOST_PIECES):
-        if at < 0 or at + 4 > len(content):
+        if not 0 <= at <= last:
             raise ImageUnreadable("truncated JPEG: it ends inside its header")
         lead, marker, length = _segment_head(content, at)
-        if lead == 0xFF and marker in skipped and length >= 2:
-            at += 2 + length
+        if marker in skipped and lead == 0xFF and length >= 2:
+            usual = _USUAL_TABLES.match(content, at)
+            at = at + 2 + length if usual is None else usual.end()
         elif lead != 0xFF:
             start, at = at, content.find(b"\xff", at)
             yield JUNK, start, at

@@ -106,24 +106,24 @@ def prepare_bytes(
     Raises ImageUnreadable or ImageTooLarge.
     """
     header = header or examine(content)
-    check_pixels(header.width, header.height, preparation)
-    unchanged = _as_it_is(content, header, preparation)
-    if unchanged is None:
+    prepared = as_it_is(content, header, preparation)
+    if prepared is None:
         converted = convert(content, header, preparation)
         return Prepared(converted.content, "image/jpeg", converted.width, converted.height)
-    return Prepared(unchanged, f"image/{header.format}", header.width or 0, header.height or 0)
+    return prepared
 
 
-def _as_it_is(content: bytes, header: Header, preparation: ImagePreparation) -> bytes | None:
-    """What is sent of an image that needs no decoder; None: it needs one."""
+def as_it_is(content: bytes, header: Header, preparation: ImagePreparation) -> Prepared | None:
+    """What is sent of an image that needs no decoder; None: it needs one. Raises ImageTooLarge."""
+    check_pixels(header.width, header.height, preparation)
     if not passes_unchanged(content, header, preparation):
         return None
-    if not preparation.strip_metadata:
-        return content
-    try:
-        return without_metadata(content, header)
-    except ImageUnreadable:  # what a decoder makes of it holds no metadata either
-        return None
+    if preparation.strip_metadata:
+        try:
+            content = without_metadata(content, header)
+        except ImageUnreadable:  # what a decoder makes of it holds no metadata either
+            return None
+    return Prepared(content, f"image/{header.format}", header.width or 0, header.height or 0)
 
 
 def passes_unchanged(content: bytes, header: Header, preparation: ImagePreparation) -> bool:
@@ -147,7 +147,8 @@ def load_local(
     if kind not in (ImageKind.PATH, ImageKind.DATA):
         raise RowInvalid(f"{redact_url(reference)}: an example's image must be a file: download it and name its path")
     ref = ImageRef(kind, reference, slot)
-    return inline_payload(ref, read_source(ref, root, preparation), preparation, "content")
+    content = read_source(ref, root, preparation)
+    return inline_payload(ref, content, prepare_bytes(content, preparation), "content")
 
 
 def read_source(ref: ImageRef, root: Path, preparation: ImagePreparation) -> bytes:
@@ -171,16 +172,8 @@ def max_source_bytes(preparation: ImagePreparation) -> int:
     return max(MAX_SOURCE_BYTES, preparation.max_bytes)
 
 
-def inline_payload(
-    ref: ImageRef,
-    content: bytes,
-    preparation: ImagePreparation,
-    identity_mode: str,
-    convert: Converter = convert_here,
-    header: Header | None = None,
-) -> Payload:
-    """The payload of an image whose source bytes are at hand. Blocking."""
-    prepared = prepare_bytes(content, preparation, convert, header)
+def inline_payload(ref: ImageRef, content: bytes, prepared: Prepared, identity_mode: str) -> Payload:
+    """The payload of an image: known by its source bytes ``content``, sent as ``prepared``."""
     digest = sha256(content).hexdigest()
     return Payload(
         identity=identity(ref, identity_mode, digest),
@@ -297,12 +290,14 @@ class ImageSource:
         if len(content) > SMALL_BYTES or self._preparation.strip_metadata:
             return await self._offload(self._check, ref, content, None)
         header = examine(content)
-        if passes_unchanged(content, header, self._preparation):
-            return self._check(ref, content, header)
-        return await self._offload(self._check, ref, content, header)
+        prepared = as_it_is(content, header, self._preparation)
+        if prepared is None:
+            return await self._offload(self._check, ref, content, header)
+        return inline_payload(ref, content, prepared, self._identity_mode)
 
     def _check(self, ref: ImageRef, content: bytes, header: Header | None) -> Payload:
-        return inline_payload(ref, content, self._preparation, self._identity_mode, self._convert, header)
+        prepared = prepare_bytes(content, self._preparation, self._convert, header)
+        return inline_payload(ref, content, prepared, self._identity_mode)
 
     def _read_here(self, ref: ImageRef) -> bytes | None:
         """A small file, read on the loop as long as that is quick; None: it is for a thread, like the next ones after

@@ -63,8 +63,10 @@ _TOKENS = (
 
 def read(raw: RawAnswer) -> RateSigns:
     """All that ``raw`` says of rates."""
-    if raw.status not in (429, 503) and not any("rate" in name or name.startswith("retry") for name in raw.headers):
-        return _NONE
+    if raw.status not in (429, 503):
+        names = " ".join(raw.headers)
+        if "rate" not in names and "retry" not in names:
+            return _NONE
     requests = _allowance(raw, _REQUESTS)
     tokens = _allowance(raw, _TOKENS)
     return RateSigns(

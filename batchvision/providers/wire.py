@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from batchvision.prompt.nesting import is_deeper
@@ -118,6 +119,7 @@ def presentable(said: str, most: int = _MOST_SAID) -> str:
     return line if len(line) <= most else line[: most - 3] + "..."
 
 
+@lru_cache(maxsize=256)  # answer after answer names the same model and reason
 def _on_one_line(said: str) -> str:
     """Without control characters, line ends and what else cannot be shown."""
     if said.isprintable() and "  " not in said:

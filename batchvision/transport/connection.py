@@ -12,6 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import cast
 
 from aiohappyeyeballs import AddrInfoType, start_connection
@@ -25,12 +26,49 @@ _SECOND_ADDRESS_SECONDS = 0.25  #: after which another address is tried beside a
 _READ_BYTES = 64 * 1024  #: at once, from one connection
 
 
+class Deadlines:
+    """Until when each answer is waited for. One timer watches over all, for hardly any is late: it is set for the
+    earliest there was, and looks again then."""
+
+    def __init__(self) -> None:
+        self._until: dict[Connection, float] = {}
+        self._next_look = inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, connection: Connection, until: float) -> None:
+        self._until[connection] = until
+        if until < self._next_look:
+            self._look_at(until)
+
+    def forget(self, connection: Connection) -> None:
+        del self._until[connection]
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look_at(self, moment: float) -> None:
+        self.close()
+        self._next_look = moment
+        self._timer = asyncio.get_running_loop().call_at(moment, self._look)
+
+    def _look(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for connection, until in self._until.items():
+            if until <= now:
+                connection.give_up()
+        self._next_look = inf
+        if later := [until for until in self._until.values() if until > now]:
+            self._look_at(min(later))
+
+
 class Connection(asyncio.BufferedProtocol):
     """An open connection. ``forget`` is told when it has ended. ``buffer``: what has come stands there until it is
     parsed, which is at once, so one will do for all connections."""
 
-    def __init__(self, forget: Callable[[Connection], None], buffer: memoryview) -> None:
+    def __init__(self, forget: Callable[[Connection], None], buffer: memoryview, deadlines: Deadlines) -> None:
         self._buffer = buffer
+        self._deadlines = deadlines
         self.idle_since = 0.0
         self._forget = forget
         self._arrival: Arrival | None = None
@@ -52,11 +90,11 @@ class Connection(asyncio.BufferedProtocol):
         loop = asyncio.get_running_loop()
         self._arrival, self._is_over = arrival, loop.create_future()
         self._transport.writelines(request)
-        timer = loop.call_at(deadline, self._give_up)
+        self._deadlines.watch(self, deadline)
         try:
             await self._is_over
         finally:
-            timer.cancel()
+            self._deadlines.forget(self)
             self._arrival = None
             arrival.let_go()
             if not arrival.may_be_followed:
@@ -67,6 +105,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         self._transport.abort()
+
+    def give_up(self) -> None:
+        """Its answer comes too late."""
+        if self._arrival is not None:
+            self._arrival.end("too late", is_late=True)
+            self._wake()
 
     # ---------------------------------------------------------------------------- what the loop tells
 
@@ -88,11 +132,6 @@ class Connection(asyncio.BufferedProtocol):
         self._forget(self)
         if self._arrival is not None:
             self._arrival.hang_up("" if error is None else reason(error))
-            self._wake()
-
-    def _give_up(self) -> None:
-        if self._arrival is not None:
-            self._arrival.end("too late", is_late=True)
             self._wake()
 
     def _wake(self) -> None:
@@ -118,6 +157,7 @@ class Connections:
         self._addresses: list[AddrInfoType] = []
         self._resolved_until = 0.0
         self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._deadlines = Deadlines()
 
     async def take(self, deadline: float) -> Connection:
         """A connection that a request may leave on at once. Raises OSError (TimeoutError too) or UnicodeError."""
@@ -143,6 +183,7 @@ class Connections:
     async def close(self, patience_seconds: float) -> None:
         """End them all, and wait until they are gone."""
         self._all_gone = asyncio.Event()
+        self._deadlines.close()
         for connection in tuple(self._open):
             connection.abort()
         with suppress(TimeoutError):
@@ -162,7 +203,7 @@ class Connections:
                 self._resolved_until = 0.0
                 raise
             _, connection = await loop.create_connection(
-                lambda: Connection(self._lost, self._buffer),
+                lambda: Connection(self._lost, self._buffer, self._deadlines),
                 sock=channel,
                 ssl=self._context,
                 server_hostname=None if self._context is None else self._host,

@@ -221,6 +221,27 @@ async def test_no_status_line_before_the_deadline_may_have_been_billed() -> None
             await wire.send("POST", "/x", (b"{}",), 0.2)
 
 
+async def test_each_deadline_holds_whatever_others_are_waited_for() -> None:
+    """One timer watches over all of them: one for a later moment, for an earlier one, and one that has just rung."""
+    late: list[float] = []
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with raw_server(peer) as url, transport(url) as wire, anyio.create_task_group() as group:
+
+        async def wait(seconds: float) -> None:
+            with pytest.raises(RequestTimedOut):
+                await wire.send("POST", "/x", (b"{}",), seconds)
+            late.append(seconds)
+
+        for seconds in (0.3, 0.1, 0.2, 0.4, 0.1):
+            group.start_soon(wait, seconds)
+        await wait(0.15)
+        await wait(0.05)
+    assert sorted(late) == [0.05, 0.1, 0.1, 0.15, 0.2, 0.3, 0.4]
+
+
 @pytest.mark.parametrize("method", ["POST", "GET"])
 async def test_a_kept_connection_that_breaks_is_reported_and_not_repeated_behind_our_back(method: str) -> None:
     requests: list[bytes] = []
