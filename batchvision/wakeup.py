@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
+import asyncio
 from math import inf
-
-import anyio
 
 
 class Wakeup:
@@ -14,7 +12,7 @@ class Wakeup:
     __slots__ = ("_event",)
 
     def __init__(self) -> None:
-        self._event: anyio.Event | None = None
+        self._event: asyncio.Event | None = None
 
     def tell(self) -> None:
         """Something changed: everybody who waits looks again."""
@@ -25,11 +23,11 @@ class Wakeup:
     async def wait(self, until: float = inf) -> None:
         """For the next change, or until this moment of the loop's clock: then everybody looks again."""
         if self._event is None:
-            self._event = anyio.Event()
+            self._event = asyncio.Event()
         if until == inf:
             await self._event.wait()
             return
-        timer = get_running_loop().call_at(until, self.tell)
+        timer = asyncio.get_running_loop().call_at(until, self.tell)
         try:
             await self._event.wait()
         finally:

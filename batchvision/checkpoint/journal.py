@@ -11,6 +11,7 @@ all that is still open, before the old one goes.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -18,8 +19,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
-
-import anyio
 
 from batchvision.checkpoint.disk import PRIVATE, Disk, Offload, disk_failed, start_file
 from batchvision.checkpoint.entries import VERSION, Entry, Header, decode, encode
@@ -43,7 +42,7 @@ class Group:
         self.size_bytes = 0
         self._failure: StopRun | None = None
         self._is_hurried = False
-        self._changed, self._settled = Wakeup(), anyio.Event()
+        self._changed, self._settled = Wakeup(), asyncio.Event()
 
     def add(self, body: bytes) -> None:
         self.bodies.append(body)

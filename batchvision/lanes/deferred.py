@@ -6,6 +6,7 @@ a later pass over the manifest, so that a waiting ticket holds no image.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import random
 from collections.abc import Callable, Coroutine, Sequence
@@ -63,8 +64,8 @@ class TicketQueue:
         self._polls_per_second = polls_per_second
         self._next_slot = float("-inf")
         self._latencies: list[float] = []
-        self._turn, self._earlier_due = anyio.Lock(), Wakeup()  # one poller watches the clock for all
-        self._entrance, self._freed = anyio.Lock(), Wakeup()
+        self._turn, self._earlier_due = asyncio.Lock(), Wakeup()  # one poller watches the clock for all
+        self._entrance, self._freed = asyncio.Lock(), Wakeup()
         self._being_read = 0
         self._reserved = 0
         self._closed = False

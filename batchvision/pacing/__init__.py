@@ -6,12 +6,11 @@ clock drives it too. gate (open, or one probe) · tokens (a bucket with give-bac
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol
-
-import anyio
 
 from batchvision.errors import BatchvisionError, ImageDownloadFailed, RateLimited, Transient
 from batchvision.eventloop import loop_time
@@ -72,9 +71,9 @@ class Pacing:
         in_flight = inf if limits.in_flight is None else limits.in_flight
         self.pace = Pace(limits.requests_per_second, in_flight, nap_until)
         self._limits = limits
-        self._turn = anyio.Lock(fast_acquire=True)
-        self._poll_turn = anyio.Lock(fast_acquire=True)
-        self._door = anyio.Lock(fast_acquire=True)
+        self._turn = asyncio.Lock()
+        self._poll_turn = asyncio.Lock()
+        self._door = asyncio.Lock()
         self._limited_to: float | None = None
         self._polls = limiter_of(1.0)
         self._tokens = None if limits.tokens_per_minute is None else TokenBucket(limits.tokens_per_minute)

@@ -7,6 +7,7 @@ little below the limit; trying for more is small and rare.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
@@ -144,7 +145,7 @@ class Pace:
         self._next_at = 0.0  #: nobody departs before
         self._held_until, self._held_seconds = -inf, 0.0  #: the end of the last pause, and its length
         self._ahead = 0  #: admitted, not departed
-        self._departing = anyio.Lock(fast_acquire=True)
+        self._departing = asyncio.Lock()
         self._nap_until = nap_until
         self._ramp_from = self._ramp_seconds = 0.0
         self._most_in_flight = most_in_flight

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
-
-import anyio
 
 from batchvision.wakeup import Wakeup
 
@@ -17,7 +16,7 @@ class Room:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most = most_bytes
         self._taken = 0
-        self._turn = anyio.Lock(fast_acquire=True)
+        self._turn = asyncio.Lock()
         self._changed = Wakeup()
 
     def __repr__(self) -> str:

@@ -30,7 +30,8 @@ class Deadlines:
     """Until when each answer is waited for. One timer watches over all, for hardly any is late: it is set for the
     earliest there was, and looks again then."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self._until: dict[Connection, float] = {}
         self._next_look = inf
         self._timer: asyncio.TimerHandle | None = None
@@ -50,10 +51,10 @@ class Deadlines:
     def _look_at(self, moment: float) -> None:
         self.close()
         self._next_look = moment
-        self._timer = asyncio.get_running_loop().call_at(moment, self._look)
+        self._timer = self.loop.call_at(moment, self._look)
 
     def _look(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self.loop.time()
         for connection, until in self._until.items():
             if until <= now:
                 connection.give_up()
@@ -87,8 +88,7 @@ class Connection(asyncio.BufferedProtocol):
     async def carry(self, request: Pieces, arrival: Arrival, deadline: float) -> None:
         """Send a request, its head first, and return when its answer is over, whatever that means: ``arrival`` tells.
         ``deadline`` is on the loop's clock. Cancelled, the connection ends."""
-        loop = asyncio.get_running_loop()
-        self._arrival, self._is_over = arrival, loop.create_future()
+        self._arrival, self._is_over = arrival, self._deadlines.loop.create_future()
         self._transport.writelines(request)
         self._deadlines.watch(self, deadline)
         try:
@@ -140,7 +140,8 @@ class Connection(asyncio.BufferedProtocol):
 
 
 class Connections:
-    """The connections to one host; ``context`` None: plain http. ``most_idle`` are kept while nobody uses them."""
+    """The connections to one host, in the running loop; ``context`` None: plain http. ``most_idle`` are kept while
+    nobody uses them."""
 
     def __init__(
         self, host: str, port: int, context: ssl.SSLContext | None, most_idle: int, connect_timeout_seconds: float
@@ -157,11 +158,12 @@ class Connections:
         self._addresses: list[AddrInfoType] = []
         self._resolved_until = 0.0
         self._buffer = memoryview(bytearray(_READ_BYTES))
-        self._deadlines = Deadlines()
+        self.loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self.loop)
 
     async def take(self, deadline: float) -> Connection:
         """A connection that a request may leave on at once. Raises OSError (TimeoutError too) or UnicodeError."""
-        oldest = asyncio.get_running_loop().time() - KEPT_IDLE_SECONDS
+        oldest = self.loop.time() - KEPT_IDLE_SECONDS
         while self._idle:
             connection = self._idle.pop()
             if connection.idle_since >= oldest and connection.is_usable:
@@ -171,7 +173,7 @@ class Connections:
 
     def give_back(self, connection: Connection) -> None:
         """Keep it for the next request, if it can carry one."""
-        now = asyncio.get_running_loop().time()
+        now = self.loop.time()
         if not connection.is_usable or len(self._idle) >= self._most_idle or self._all_gone is not None:
             connection.close()
             return
@@ -192,17 +194,16 @@ class Connections:
                     await self._all_gone.wait()
 
     async def _connect(self, deadline: float) -> Connection:
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout_at(min(deadline, loop.time() + self._connect_timeout_seconds)):
+        async with asyncio.timeout_at(min(deadline, self.loop.time() + self._connect_timeout_seconds)):
             try:
                 addresses = await self._resolved()
                 channel = await start_connection(
-                    addresses, happy_eyeballs_delay=_SECOND_ADDRESS_SECONDS, interleave=1, loop=loop
+                    addresses, happy_eyeballs_delay=_SECOND_ADDRESS_SECONDS, interleave=1, loop=self.loop
                 )
             except OSError:
                 self._resolved_until = 0.0
                 raise
-            _, connection = await loop.create_connection(
+            _, connection = await self.loop.create_connection(
                 lambda: Connection(self._lost, self._buffer, self._deadlines),
                 sock=channel,
                 ssl=self._context,
@@ -216,12 +217,11 @@ class Connections:
 
     async def _resolved(self) -> list[AddrInfoType]:
         """The host's addresses; asked once for all who connect at the same time."""
-        loop = asyncio.get_running_loop()
         async with self._resolving:
-            if loop.time() >= self._resolved_until:
-                found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            if self.loop.time() >= self._resolved_until:
+                found = await self.loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
                 self._addresses = list(found)
-                self._resolved_until = loop.time() + RESOLVED_SECONDS
+                self._resolved_until = self.loop.time() + RESOLVED_SECONDS
         return self._addresses
 
     def _lost(self, connection: Connection) -> None:

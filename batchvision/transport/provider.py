@@ -12,7 +12,6 @@ answer as it comes in). No redirects, no cookies, no proxies, and nothing is eve
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import ssl
@@ -112,7 +111,7 @@ class HttpTransport:
         Raises ConnectFailed, RequestTimedOut or ConnectionCut, only where no status line came.
         """
         assert self._connections is not None, "HttpTransport is used as `async with HttpTransport(...)`"
-        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        deadline = self._connections.loop.time() + timeout_seconds
         head = self._head(method, path, body, headers)
         connection = await self._take(self._connections, deadline, timeout_seconds)
         arrival = Arrival(self._max_answer_bytes)
