@@ -65,11 +65,19 @@ class Deadlines:
 
 class Connection(asyncio.BufferedProtocol):
     """An open connection. ``forget`` is told when it has ended. ``buffer``: what has come stands there until it is
-    parsed, which is at once, so one will do for all connections."""
+    parsed, which is at once, so one will do for all connections. ``plain``: its socket, where nothing is encrypted."""
 
-    def __init__(self, forget: Callable[[Connection], None], buffer: memoryview, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        forget: Callable[[Connection], None],
+        buffer: memoryview,
+        deadlines: Deadlines,
+        plain: socket.socket | None,
+    ) -> None:
         self._buffer = buffer
         self._deadlines = deadlines
+        self._plain = plain
+        self._joins_pieces = False
         self.idle_since = 0.0
         self._forget = forget
         self._arrival: Arrival | None = None
@@ -89,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         """Send a request, its head first, and return when its answer is over, whatever that means: ``arrival`` tells.
         ``deadline`` is on the loop's clock. Cancelled, the connection ends."""
         self._arrival, self._is_over = arrival, self._deadlines.loop.create_future()
-        self._transport.writelines(request)
+        self._write(request)
         self._deadlines.watch(self, deadline)
         try:
             await self._is_over
@@ -99,6 +107,18 @@ class Connection(asyncio.BufferedProtocol):
             arrival.let_go()
             if not arrival.may_be_followed:
                 self._transport.abort()
+
+    def _write(self, request: Pieces) -> None:
+        """Where the loop would join the pieces (asyncio's does before Python 3.12, which takes a photo as long as
+        encoding it), they are handed to the system one by one; nothing is left to be sent before them."""
+        if self._plain is None or not self._joins_pieces:
+            self._transport.writelines(request)
+            return
+        sent = 0
+        with suppress(OSError):  # no room, or too many pieces; what is broken, the transport finds too
+            sent = self._plain.sendmsg(request)
+        if rest := _behind(request, sent):
+            self._transport.writelines(rest)
 
     def close(self) -> None:
         self._transport.close()
@@ -116,6 +136,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by its class
+        self._joins_pieces = type(self._transport).writelines is asyncio.WriteTransport.writelines
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
@@ -204,7 +225,7 @@ class Connections:
                 self._resolved_until = 0.0
                 raise
             _, connection = await self.loop.create_connection(
-                lambda: Connection(self._lost, self._buffer, self._deadlines),
+                lambda: Connection(self._lost, self._buffer, self._deadlines, None if self._context else channel),
                 sock=channel,
                 ssl=self._context,
                 server_hostname=None if self._context is None else self._host,
@@ -228,6 +249,16 @@ class Connections:
         self._open.discard(connection)
         if self._all_gone is not None and not self._open:
             self._all_gone.set()
+
+
+def _behind(pieces: Pieces, sent: int) -> list[memoryview]:
+    """What of ``pieces`` comes after the first ``sent`` bytes."""
+    rest = []
+    for piece in pieces:
+        if sent < len(piece):
+            rest.append(memoryview(piece)[sent:])
+        sent = max(0, sent - len(piece))
+    return rest
 
 
 def reason(error: BaseException) -> str:

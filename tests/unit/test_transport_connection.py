@@ -228,3 +228,30 @@ async def test_over_tls_a_certificate_that_is_trusted_is_enough_and_its_connecti
             assert (await wire.send("POST", "/x", (bytes(200_000),), 5)).complete
     assert peer.connections == 1
     assert HEADERS["authorization"].encode() in peer.heads[0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        (b"{", b"x" * 300_000, b"}"),
+        tuple(bytes([number]) * 3_000_000 for number in range(5)),
+        (b"", b"first", b"", b"second" * 200_000, b""),
+        tuple(b"%d," % number for number in range(5_000)),
+    ],
+    ids=["a photo", "more than the socket takes at once", "empty pieces", "more pieces than the system takes at once"],
+)
+async def test_every_byte_of_a_request_arrives_once_and_in_order(body: tuple[bytes, ...]) -> None:
+    came: list[bytes] = []
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0.02)  # what has left by now fills the socket
+            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            came.append(await reader.readexactly(length))
+            writer.write(GOOD)
+
+    async with raw_server(peer) as url, transport(url) as wire:
+        for _ in range(2):
+            assert (await wire.send("POST", "/x", body, 20)).complete
+    assert came == [b"".join(body)] * 2
