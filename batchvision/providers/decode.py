@@ -17,7 +17,8 @@ _HTML = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
 
 def document(body: bytes) -> wire.Document:
     """``body`` as a document: JSON after any blank or comment lines, or server-sent events."""
-    text = body.decode(json.detect_encoding(body), "replace")
+    is_plain = body[:1] == b"{" and body[1:2] != b"\x00"  # as nearly all are: UTF-8, says detect_encoding too
+    text = body.decode("utf-8" if is_plain else json.detect_encoding(body), "replace")
     start = _content_start(text)
     if start == len(text):
         return wire.Document(problem="an empty body")

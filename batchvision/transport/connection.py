@@ -117,8 +117,8 @@ class Connection(asyncio.BufferedProtocol):
         sent = 0
         with suppress(OSError):  # no room, or too many pieces; what is broken, the transport finds too
             sent = self._plain.sendmsg(request)
-        if rest := _behind(request, sent):
-            self._transport.writelines(rest)
+        if sent < sum(map(len, request)):
+            self._transport.writelines(_behind(request, sent))
 
     def close(self) -> None:
         self._transport.close()
