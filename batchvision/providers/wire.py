@@ -88,10 +88,11 @@ def sequence(value: Any) -> list[Any]:
 
 def count(value: Any) -> int | None:
     """``value`` if it is a number of tokens, ticks or the like: an integer from 0, of 63 bits."""
-    kind = type(value)
-    if kind is Decimal and value == value.to_integral_value() and value.adjusted() < 19:
-        value, kind = int(value), int
-    return value if kind is int and 0 <= value < 2**63 else None
+    if type(value) is int:
+        return value if 0 <= value < 2**63 else None
+    if type(value) is Decimal and value == value.to_integral_value() and value.adjusted() < 19:
+        return count(int(value))
+    return None
 
 
 def text(value: Any, most: int = 256) -> str | None:

@@ -72,6 +72,7 @@ class HttpTransport:
         self._shown = secrets.mask(base_url.rstrip("/"))
         self._headers = _lines({**_OWN_HEADERS, **headers})
         self._start_of = lru_cache(maxsize=8)(self._start)  # almost all requests go to one path
+        self._lines_with = lru_cache(maxsize=1024)(self._joined)  # and hundreds say the same
         self._connections_kept = connections
         self._secrets = secrets
         self._max_answer_bytes = max_answer_bytes
@@ -131,9 +132,12 @@ class HttpTransport:
     # ---------------------------------------------------------------------------- a request's head
 
     def _head(self, method: str, path: str, body: Pieces | None, headers: Mapping[str, str] | None) -> bytes:
-        lines = {**self._headers, **_known_lines(tuple(headers.items()))} if headers else self._headers
+        lines = self._lines_with(tuple(headers.items()) if headers else ())
         length = b"" if body is None else b"content-length: %d\r\n" % sum(map(len, body))
-        return b"".join((self._start_of(method, path), *lines.values(), length, b"\r\n"))
+        return b"%b%b%b\r\n" % (self._start_of(method, path), lines, length)
+
+    def _joined(self, headers: tuple[tuple[str, str], ...]) -> bytes:
+        return b"".join({**self._headers, **_lines(dict(headers))}.values())
 
     def _start(self, method: str, path: str) -> bytes:
         way = f"{self._url.raw_path.rstrip('/')}/{quote(path.lstrip('/'), safe=_OF_PATHS)}"
@@ -200,12 +204,6 @@ def _lines(headers: Mapping[str, str]) -> dict[str, bytes]:
             )
         lines[name.lower()] = line.encode("ascii") + b"\r\n"
     return lines
-
-
-@lru_cache(maxsize=1024)
-def _known_lines(headers: tuple[tuple[str, str], ...]) -> dict[str, bytes]:
-    """Of one request: hundreds of others say the same."""
-    return _lines(dict(headers))
 
 
 def _tls_context() -> ssl.SSLContext:
