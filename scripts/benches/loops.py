@@ -11,6 +11,7 @@ import time
 from base64 import b64encode as plain_b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def _prefix_and_suffix() -> tuple[bytes, bytes]:
     return prefix, suffix
 
 
-def _b64encode() -> Callable[[bytes], bytes]:
+@cache
+def _encoder() -> Callable[[bytes], bytes]:
     with suppress(ImportError):
         import pybase64
 
@@ -58,14 +60,13 @@ def _b64encode() -> Callable[[bytes], bytes]:
 
 
 PREFIX, SUFFIX = _prefix_and_suffix()
-b64encode = _b64encode()
 
 
 def body_of(image: str) -> bytes:
     """A request's body by hand: URLs as they are, files as base64."""
     if image.startswith("https://"):
         return PREFIX + image.encode() + SUFFIX
-    return b"".join((PREFIX, b"data:image/jpeg;base64,", b64encode(Path(image).read_bytes()), SUFFIX))
+    return b"".join((PREFIX, b"data:image/jpeg;base64,", _encoder()(Path(image).read_bytes()), SUFFIX))
 
 
 async def with_aiohttp(spec: Spec) -> int:
@@ -112,7 +113,7 @@ async def with_openai(spec: Spec) -> int:
 
     def messages_of(image: str) -> Any:
         if not image.startswith("https://"):
-            image = "data:image/jpeg;base64," + b64encode(Path(image).read_bytes()).decode()
+            image = "data:image/jpeg;base64," + _encoder()(Path(image).read_bytes()).decode()
         content = [
             {"type": "text", "text": QUESTION},
             {"type": "image_url", "image_url": {"url": image, "detail": "auto"}},
