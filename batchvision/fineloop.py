@@ -1,4 +1,4 @@
-"""uvloop's loop with asyncio's clock: as fine as the machine's, and no timer early.
+"""uvloop's loop with asyncio's clock, as fine as the machine's, and no timer for "0 ms".
 
 uvloop's own counts whole milliseconds, and its timers go to the nearest one. What wakes half a millisecond early looks
 at the clock, finds that its time has not come, sleeps for "0 ms", and does so again until the millisecond is over.
@@ -21,6 +21,8 @@ Ts = TypeVarTuple("Ts")
 
 
 class FineLoop(uvloop.Loop):
+    """Its timers ring at the millisecond after their time; or less than one early, where the loop was awake anyway."""
+
     def time(self) -> float:
         """Of CLOCK_MONOTONIC, in seconds; uvloop's own is the same clock's millisecond at which this turn began."""
         return monotonic()

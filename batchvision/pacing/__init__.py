@@ -1,12 +1,11 @@
 """When a request may leave: its turn, its moment, pauses, tokens a minute, and one probe at a time in an outage.
 
-Everything is first come, first served. Times are the event loop's, so a virtual
-clock drives it too. gate (open, or one probe) · tokens (a bucket with give-back) · pace (the rate) · room (bytes).
+Everything is first come, first served. Times are the event loop's, so a virtual clock drives it too.
+gate (open, or one probe) · tokens (a bucket with give-back) · pace (the rate) · room (bytes) · turn (whose it is).
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -18,6 +17,7 @@ from batchvision.pacing.gate import FIRST_ALONE_SECONDS, OUTAGE_AFTER_FAILURES, 
 from batchvision.pacing.pace import Pace, limiter_of, nap_until
 from batchvision.pacing.room import Room
 from batchvision.pacing.tokens import TokenBucket
+from batchvision.pacing.turn import Turn
 
 __all__ = [
     "FIRST_ALONE_SECONDS",
@@ -71,9 +71,9 @@ class Pacing:
         in_flight = inf if limits.in_flight is None else limits.in_flight
         self.pace = Pace(limits.requests_per_second, in_flight, nap_until)
         self._limits = limits
-        self._turn = asyncio.Lock()
-        self._poll_turn = asyncio.Lock()
-        self._door = asyncio.Lock()
+        self._turn = Turn()
+        self._poll_turn = Turn()
+        self._door = Turn()
         self._limited_to: float | None = None
         self._polls = limiter_of(1.0)
         self._tokens = None if limits.tokens_per_minute is None else TokenBucket(limits.tokens_per_minute)
@@ -84,7 +84,7 @@ class Pacing:
 
     def admit_nowait(self, tokens: float) -> Departure | None:
         """The same, where nothing has to be waited for and nobody waits already."""
-        if not self.gate.is_open or self._turn.locked() or self._door.locked():
+        if not self.gate.is_open or self._turn.is_wanted or self._door.is_wanted:
             return None
         if self._tokens is not None and not self._tokens.has(tokens):
             return None

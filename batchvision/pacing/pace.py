@@ -7,7 +7,6 @@ little below the limit; trying for more is small and rare.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import deque
@@ -19,6 +18,7 @@ import anyio
 from aiolimiter import AsyncLimiter
 
 from batchvision.eventloop import loop_time
+from batchvision.pacing.turn import Turn
 from batchvision.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Pace:
         self._next_at = 0.0  #: nobody departs before
         self._held_until, self._held_seconds = -inf, 0.0  #: the end of the last pause, and its length
         self._ahead = 0  #: admitted, not departed
-        self._departing = asyncio.Lock()
+        self._departing = Turn()
         self._nap_until = nap_until
         self._ramp_from = self._ramp_seconds = 0.0
         self._most_in_flight = most_in_flight
@@ -217,7 +217,7 @@ class Pace:
     def depart_nowait(self) -> float | None:
         """The same, where nothing has to be waited for."""
         now = loop_time()
-        return None if self._departing.locked() or now < self._next_at else self._departed(now)
+        return None if self._departing.is_wanted or now < self._next_at else self._departed(now)
 
     def _departed(self, now: float) -> float:
         self._ahead -= 1

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import TracebackType
 
+from batchvision.pacing.turn import Turn
 from batchvision.wakeup import Wakeup
 
 MOST_BYTES = 256 * 1024 * 1024
@@ -16,7 +16,7 @@ class Room:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most = most_bytes
         self._taken = 0
-        self._turn = asyncio.Lock()
+        self._turn = Turn()
         self._changed = Wakeup()
 
     def __repr__(self) -> str:
@@ -28,7 +28,7 @@ class Room:
 
     async def take(self, size_bytes: int) -> None:
         """Wait for so many bytes, behind those who wait already; at once where there is room and nobody waits."""
-        if self._turn.locked() or not self._has(size_bytes):
+        if self._turn.is_wanted or not self._has(size_bytes):
             async with self._turn:
                 while not self._has(size_bytes):
                     await self._changed.wait()

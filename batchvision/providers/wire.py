@@ -99,7 +99,12 @@ def text(value: Any, most: int = 256) -> str | None:
     """``value`` if it is a name or an id: text with something in it, on one line."""
     if not isinstance(value, str):
         return None
-    return _on_one_line(value[:most]) or None
+    return _name(value[:most])
+
+
+@lru_cache(maxsize=256)  # answer after answer names the same model and reason
+def _name(said: str) -> str | None:
+    return _on_one_line(said) or None
 
 
 def storable(value: str) -> str:
@@ -120,7 +125,6 @@ def presentable(said: str, most: int = _MOST_SAID) -> str:
     return line if len(line) <= most else line[: most - 3] + "..."
 
 
-@lru_cache(maxsize=256)  # answer after answer names the same model and reason
 def _on_one_line(said: str) -> str:
     """Without control characters, line ends and what else cannot be shown."""
     if said.isprintable() and "  " not in said:

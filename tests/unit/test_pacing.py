@@ -322,3 +322,22 @@ async def test_a_request_cancelled_on_its_way_gives_back_its_tokens_and_its_prob
     assert scope.cancelled_caught
     assert pacing._tokens is not None
     assert pacing._tokens._level >= 4
+
+
+async def test_who_could_leave_at_once_does_not_overtake_one_whose_turn_has_just_come():
+    """The lock is open then, and promised."""
+    pacing = Pacing(PacingLimits(tokens_per_minute=600))
+    pacing.observe(None)
+    overtaken: list[bool] = []
+    while pacing.admit_nowait(5):  # until there are no tokens left
+        pass
+
+    async def one() -> None:
+        await pacing.admit(5)
+        overtaken.append(pacing.admit_nowait(0) is not None)
+
+    with anyio.fail_after(1_000):
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(one)
+    assert overtaken == [False] * 7 + [True]  # behind the last one nobody waits

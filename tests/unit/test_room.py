@@ -56,3 +56,27 @@ async def test_a_cancelled_wait_takes_nothing():
     async with room.of(100):
         pass
     assert repr(room) == "<Room 0 of 100 bytes>"
+
+
+async def test_who_goes_in_does_not_go_in_again_before_one_who_waits() -> None:
+    """The lock is open then, and promised."""
+    room, order = Room(10), list[str]()
+
+    async def twice() -> None:
+        await room.take(4)
+        with anyio.move_on_after(5) as again:
+            await room.take(4)
+        order.append("waited" if again.cancelled_caught else "overtook")
+        room.give_back(4)
+
+    async def large() -> None:
+        await room.take(10)
+        order.append("large")
+
+    await room.take(10)
+    async with anyio.create_task_group() as group:
+        group.start_soon(twice)
+        group.start_soon(large)
+        await anyio.wait_all_tasks_blocked()
+        room.give_back(10)
+    assert order == ["waited", "large"]
