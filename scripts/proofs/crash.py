@@ -148,7 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = options(arguments)
     with tempfile.TemporaryDirectory(prefix="batchvision-crash-") as name:
         chosen_proofs = sabotaged_proofs if chosen.sabotage else proofs
-        named = [proof for proof in chosen_proofs(chosen, Path(name)) if chosen.only in proof[0]]
+        offered = list(chosen_proofs(chosen, Path(name)))
+        named = [proof for proof in offered if chosen.only in proof[0]]
+        if not named:
+            print(f"no proof is named like that; there are: {'; '.join(proof[0] for proof in offered)}")
+            return 2
         tallies = [prove(*proof, Path(name), chosen.workers) for proof in named]
     failed = [tally for tally in tallies if tally is not None and tally.faults]
     if chosen.sabotage:

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from proofs import kills, lockout, modelled, power, signals
+from proofs import crash, kills, lockout, modelled, power, signals
 from proofs.reckoning import Tally
 from proofs.victim import Plan
 
@@ -89,3 +89,8 @@ def test_a_real_power_cut_on_ext4_loses_nothing_that_was_acknowledged(tmp_path: 
 @pytest.mark.skipif(bool(power.why_not()), reason=f"no power can be cut here: {power.why_not()}")
 def test_the_power_cut_notices_a_missing_fsync(tmp_path: Path) -> None:
     assert power.one_cut(tmp_path / "run", "online", random.Random(5), sabotage="no-fsync").faults
+
+
+def test_words_that_name_no_proof_prove_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert crash.main(["--only", "at random tides"]) == 2
+    assert "kill -9 at random times, online" in capsys.readouterr().out
