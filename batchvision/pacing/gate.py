@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 
-import anyio
-
 from batchvision.eventloop import loop_time
+from batchvision.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ class Gate:
         self._next_probe_at: float | None = None
         self._opens_by_itself_at: float | None = None
         self._first = True
-        self._changed = anyio.Event()
+        self._changed = Wakeup()
 
     def __repr__(self) -> str:
         state = "open" if self._open else "closed"
@@ -57,15 +56,13 @@ class Gate:
                 if self._first and self._opens_by_itself_at is None:
                     self._opens_by_itself_at = now + FIRST_ALONE_SECONDS
                 return True
-            await self._wait_for_change(now)
+            await self._wait_for_change()
         return False
 
-    async def _wait_for_change(self, now: float) -> None:
-        changed = self._changed
+    async def _wait_for_change(self) -> None:
         moments = [self._opens_by_itself_at] if self._probing else [self._opens_by_itself_at, self._next_probe_at]
         until = min((moment for moment in moments if moment is not None), default=float("inf"))
-        with anyio.move_on_after(until - now):
-            await changed.wait()
+        await self._changed.wait(until=until)
 
     def answered(self) -> None:
         """The provider is there."""
@@ -88,22 +85,18 @@ class Gate:
         self._probing = False
         self._probe_wait_seconds = min(LONGEST_PROBE_WAIT_SECONDS, max(1.0, self._probe_wait_seconds * 2))
         self._next_probe_at = loop_time() + self._probe_wait_seconds
-        self._tell()
+        self._changed.tell()
 
     def _open_now(self) -> None:
         if not self._first:
             log.warning("the provider answers again: going on")
         self._open, self._probing, self._first = True, False, False
         self._probe_wait_seconds, self._next_probe_at, self._opens_by_itself_at = 0.0, None, None
-        self._tell()
+        self._changed.tell()
 
     def _close(self, why: str) -> None:
         log.warning("%d failures in a row (%s): pausing, with a probe now and then", self._failures, why)
         self._open, self._probing, self._first = False, False, False
         self._probe_wait_seconds = 1.0
         self._next_probe_at = loop_time() + self._probe_wait_seconds
-        self._tell()
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        self._changed.tell()

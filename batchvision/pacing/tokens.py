@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 
-import anyio
-
 from batchvision.eventloop import loop_time
+from batchvision.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ class TokenBucket:
         self._level = self._capacity
         self._debt = 0.0
         self._at: float | None = None
-        self._more = anyio.Event()
+        self._more = Wakeup()
         self._has_warned = False
 
     def __repr__(self) -> str:
@@ -55,9 +54,7 @@ class TokenBucket:
             log.warning("a row needs about %d tokens, more than a whole minute allows: it is sent alone", tokens)
         self._refill()
         while self._level < needed or self._debt > self._capacity:
-            self._more = anyio.Event()
-            with anyio.move_on_after(self._seconds_until(needed)):
-                await self._more.wait()
+            await self._more.wait(until=loop_time() + self._seconds_until(needed))
             self._refill()
         self._level -= tokens
 
@@ -75,4 +72,4 @@ class TokenBucket:
         paid = min(self._debt, tokens)
         self._debt -= paid
         self._level = min(self._capacity, self._level + tokens - paid)
-        self._more.set()
+        self._more.tell()
