@@ -13,6 +13,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple, Protocol
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from batchvision.budget import Budget, Lease
 from batchvision.caching import Caching
@@ -301,6 +302,7 @@ class Exchanges:
         exchange, lease, credentials, asked = ticket
         assert exchange.ticket is not None
         await self._budget.admit_poll()
+        await checkpoint_if_cancelled()  # where a ticket is always due, a poller waits behind shields only
         with anyio.CancelScope(shield=True):
             try:
                 raw = await self._transport.send(

@@ -10,6 +10,7 @@ import pytest
 from fake_provider import Asked, FakeProvider, Reply, chat, error
 
 from batchvision.errors import ConnectFailed, ConnectionCut, RequestTimedOut
+from batchvision.lanes.deferred import LAST_ROUND_SECONDS
 
 START = 1_000.0  #: the virtual clock's beginning
 
@@ -347,6 +348,37 @@ def test_tickets_still_open_after_the_wait_are_kept_and_the_next_run_collects_th
     provider.tickets = {ticket: (0.0, answer) for ticket, (_, answer) in provider.tickets.items()}
     assert_all_completed(nights, nights.run(provider, **DEFERRED), 30)
     assert len(provider.asked) == 30
+
+
+class SlowPolls(FakeProvider):
+    """More tickets open than can be asked for in time: a poller is never without one that is due."""
+
+    last_poll_at = START + 300 + LAST_ROUND_SECONDS + 10  #: a stop, the last round, and the polls then on the wire
+
+    async def _poll(self, path):
+        assert anyio.current_time() < self.last_poll_at, "polled after the end"
+        await anyio.sleep(5)
+        return await super()._poll(path)
+
+
+def stop_while_pollers_are_busy(nights) -> None:
+    nights.rows(1_000)
+    summary = nights.run(SlowPolls(ticket_seconds=80_000), limits__max_runtime_seconds=300, **DEFERRED)
+    assert (summary.exit_code, summary.stop_reason, summary.tickets_open) == (4, "deadline_reached", 1_000)
+
+
+def test_a_stop_ends_polling_also_where_a_ticket_is_always_due(nights):
+    stop_while_pollers_are_busy(nights)
+
+
+def test_pollers_that_do_not_look_up_between_two_shields_are_caught(nights, monkeypatch):
+    async def look_away() -> None:
+        pass
+
+    monkeypatch.setattr("batchvision.exchange.checkpoint_if_cancelled", look_away)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        stop_while_pollers_are_busy(nights)
+    assert caught.group_contains(AssertionError, match="polled after the end")
 
 
 def test_tickets_are_collected_also_by_an_online_run_and_for_rows_that_left_the_manifest(nights):
