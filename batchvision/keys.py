@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
 KEY_BYTES = 16
 
 
-def _hexdigest(parts: Iterable[str]) -> str:
+def _framed(parts: Iterable[str]) -> bytes:
     framed: list[bytes] = []
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass")
         framed += (b"%d:" % len(raw), raw)
-    return blake2b(b"".join(framed), digest_size=KEY_BYTES).hexdigest()
+    return b"".join(framed)
+
+
+@lru_cache(maxsize=8)  # most jobs ask the same of every image
+def _start(kind: str, recipe: str, text: str) -> bytes:
+    return _framed((kind, recipe, text))
+
+
+def _hexdigest(framed: bytes) -> str:
+    return blake2b(framed, digest_size=KEY_BYTES).hexdigest()
 
 
 def canonical_json(document: Any) -> str:
@@ -29,17 +39,17 @@ def canonical_json(document: Any) -> str:
 
 def recipe_id(document: Mapping[str, Any]) -> str:
     """The hash of everything in a job that decides its answers."""
-    return _hexdigest(["recipe-1", canonical_json(document)])
+    return _hexdigest(_framed(["recipe-1", canonical_json(document)]))
 
 
 def request_key(recipe: str, text: str, image_identities: Iterable[str]) -> str:
     """What is asked for one row: the recipe, the rendered text and the identities of its images, in order."""
-    return _hexdigest(["request-1", recipe, text, *image_identities])
+    return _hexdigest(_start("request-1", recipe, text) + _framed(image_identities))
 
 
 def skip_key(recipe: str, text: str, image_stamps: Iterable[str]) -> str:
     """As :func:`request_key`, but with what is cheap to know of an image (path, size, mtime) for its content."""
-    return _hexdigest(["skip-1", recipe, text, *image_stamps])
+    return _hexdigest(_start("skip-1", recipe, text) + _framed(image_stamps))
 
 
 def key_bytes(key: str) -> bytes:

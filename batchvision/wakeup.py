@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from math import inf
 
 
 class Wakeup:
     """A condition without a lock, for one event loop: wait, look again, perhaps wait again."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._event: asyncio.Event | None = None
+        self._waiting: list[asyncio.Future[None]] = []
 
     def tell(self) -> None:
         """Something changed: everybody who waits looks again."""
-        if self._event is not None:
-            self._event.set()
-            self._event = None
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     async def wait(self, until: float = inf) -> None:
         """For the next change, or until this moment of the loop's clock: then everybody looks again."""
-        if self._event is None:
-            self._event = asyncio.Event()
-        if until == inf:
-            await self._event.wait()
-            return
-        timer = asyncio.get_running_loop().call_at(until, self.tell)
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._waiting.append(future)
+        timer = None if until == inf else loop.call_at(until, self.tell)
         try:
-            await self._event.wait()
+            await future
+        except BaseException:
+            with suppress(ValueError):  # told, and cancelled before it could look
+                self._waiting.remove(future)
+            raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()

@@ -11,7 +11,6 @@ all that is still open, before the old one goes.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -35,14 +34,14 @@ GROUP_BYTES = 64 * 1024
 class Group:
     """Records that become durable together, and the one acknowledgement for all who wait for them."""
 
-    __slots__ = ("_changed", "_failure", "_is_hurried", "_settled", "bodies", "size_bytes")
+    __slots__ = ("_changed", "_failure", "_is_hurried", "_is_settled", "_settled", "bodies", "size_bytes")
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.size_bytes = 0
         self._failure: StopRun | None = None
-        self._is_hurried = False
-        self._changed, self._settled = Wakeup(), asyncio.Event()
+        self._is_hurried = self._is_settled = False
+        self._changed, self._settled = Wakeup(), Wakeup()
 
     def add(self, body: bytes) -> None:
         self.bodies.append(body)
@@ -61,9 +60,9 @@ class Group:
 
     def settle(self, failure: StopRun | None = None) -> None:
         """Acknowledge, or say that it will never be. What was acknowledged stays so."""
-        if not self._settled.is_set():
-            self._failure = failure
-            self._settled.set()
+        if not self._is_settled:
+            self._is_settled, self._failure = True, failure
+            self._settled.tell()
             self.hurry()
 
     def hurry(self) -> None:
@@ -72,7 +71,8 @@ class Group:
 
     async def durable(self) -> None:
         """Return when every record of the group is durable; raises DiskFailed when that will never be."""
-        await self._settled.wait()
+        while not self._is_settled:
+            await self._settled.wait()
         if self._failure is not None:
             raise self._failure
 

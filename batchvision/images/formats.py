@@ -71,13 +71,19 @@ _JPEG_ODD_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0x
 _TABLES = frozenset({0xC4, 0xDB, 0xE0, 0xFE})  # what most of a header is: nothing of it is looked at
 #: Those of them that nearly every encoder writes, by their lengths (JFIF's head, quantisation, Huffman codes), one
 #: behind the other: passed in one step.
-_USUAL_TABLES = re.compile(
-    rb"(?:\xff(?:\xe0\x00\x10.{14}|\xdb\x00\x43.{65}|\xdb\x00\x84.{130}|\xc4\x00\x1f.{29}|\xc4\x00\xb5.{179}))+",
+_USUAL = rb"(?:\xff(?:\xe0\x00\x10.{14}|\xdb\x00\x43.{65}|\xdb\x00\x84.{130}|\xc4\x00\x1f.{29}|\xc4\x00\xb5.{179}))+"
+_USUAL_TABLES = re.compile(_USUAL, re.DOTALL)
+#: A whole header of such tables and one frame of the commonest kinds, 8 bits of grey or of three colours, up to the
+#: content of its scan's start. The group is the frame's height and width.
+_USUAL_HEADER = re.compile(
+    rb"\xff\xd8%b\xff[\xc0-\xc2]\x00(?:\x0b\x08(.{4})\x01.{3}|\x11\x08(.{4})\x03.{9})%b?\xff\xda\x00[\x08\x0a\x0c]"
+    % (_USUAL, _USUAL),
     re.DOTALL,
 )
 #: Markers of segments that say their length.
 _WITH_LENGTH = frozenset(range(0x02, 0xFF)) - frozenset({*range(0xD0, 0xD9), 0xD9})
 _segment_head = struct.Struct(">BBH").unpack_from
+_frame_size = struct.Struct(">HH").unpack
 _frame_head = struct.Struct(">BHHB").unpack_from  # precision, height, width, components
 #: What may stand between the scans of a JPEG: tables, restarts, lines, notes, another scan, the end.
 _BETWEEN_SCANS = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
@@ -189,6 +195,22 @@ def _jpeg_segments(content: bytes, at: int = 2, skipped: frozenset[int] = frozen
 
 
 def _examine_jpeg(content: bytes) -> Header:
+    return _usual_jpeg(content) or _any_jpeg(content)
+
+
+def _usual_jpeg(content: bytes) -> Header | None:
+    """What :func:`_any_jpeg` says of the plain images that most jobs have, in one step; None of all others."""
+    header = _USUAL_HEADER.match(content)
+    if header is None or header.lastindex is None or not content.endswith(JPEG_END):
+        return None
+    height, width = _frame_size(header[header.lastindex])
+    scan = header.end() - 2 + content[header.end() - 1]  # its length counts its own two bytes
+    if not height or not width or scan > len(content) - 2:
+        return None
+    return Header(ImageFormat.JPEG, width, height, is_plain=True)
+
+
+def _any_jpeg(content: bytes) -> Header:
     frame = scan = 0
     kind, orientation, is_single, is_clean = 0, 1, True, True
     for marker, start, end in _jpeg_segments(content, skipped=_TABLES):
