@@ -73,13 +73,15 @@ _TABLES = frozenset({0xC4, 0xDB, 0xE0, 0xFE})  # what most of a header is: nothi
 #: behind the other: passed in one step.
 _USUAL = rb"(?:\xff(?:\xe0\x00\x10.{14}|\xdb\x00\x43.{65}|\xdb\x00\x84.{130}|\xc4\x00\x1f.{29}|\xc4\x00\xb5.{179}))+"
 _USUAL_TABLES = re.compile(_USUAL, re.DOTALL)
-#: A whole header of such tables and one frame of the commonest kinds, 8 bits of grey or of three colours, up to the
-#: content of its scan's start. The group is the frame's height and width.
+#: A header of such tables and one frame of the commonest kinds, 8 bits of grey or of three colours, up to the content
+#: of its scan's start. The group is the frame's height and width.
 _USUAL_HEADER = re.compile(
-    rb"\xff\xd8%b\xff[\xc0-\xc2]\x00(?:\x0b\x08(.{4})\x01.{3}|\x11\x08(.{4})\x03.{9})%b?\xff\xda\x00[\x08\x0a\x0c]"
+    rb"%b\xff[\xc0-\xc2]\x00(?:\x0b\x08(.{4})\x01.{3}|\x11\x08(.{4})\x03.{9})%b?\xff\xda\x00[\x08\x0a\x0c]"
     % (_USUAL, _USUAL),
     re.DOTALL,
 )
+_NOTES = (b"\xff\xfe", b"\xff\xe0")  #: comments and JFIF's head, before the tables
+_MOST_NOTES = 4
 #: Markers of segments that say their length.
 _WITH_LENGTH = frozenset(range(0x02, 0xFF)) - frozenset({*range(0xD0, 0xD9), 0xD9})
 _segment_head = struct.Struct(">BBH").unpack_from
@@ -200,7 +202,15 @@ def _examine_jpeg(content: bytes) -> Header:
 
 def _usual_jpeg(content: bytes) -> Header | None:
     """What :func:`_any_jpeg` says of the plain images that most jobs have, in one step; None of all others."""
-    header = _USUAL_HEADER.match(content)
+    at = 2
+    for _ in range(_MOST_NOTES):
+        if not content.startswith(_NOTES, at):
+            break
+        length = int.from_bytes(content[at + 2 : at + 4], "big")
+        if length < 2:
+            return None
+        at += 2 + length
+    header = _USUAL_HEADER.match(content, at)
     if header is None or header.lastindex is None or not content.endswith(JPEG_END):
         return None
     height, width = _frame_size(header[header.lastindex])

@@ -5,6 +5,7 @@ Rule: nothing that takes long happens on the event loop; every fault is a RowFau
 
 from __future__ import annotations
 
+import asyncio
 import os
 import weakref
 from collections.abc import Awaitable, Callable
@@ -256,8 +257,8 @@ class ImageSource:
                 return await self._downloaded(ref) if inline or self._inlines_urls else self._handed_over(ref)
             case ImageKind.BYTES if ref.content:
                 return await self._from_bytes(ref, ref.content)
-            case ImageKind.PATH if (content := self._read_here(ref)) is not None:
-                return await self._from_bytes(ref, content)
+            case ImageKind.PATH:
+                return await self._from_file(ref)
             case _:
                 return await self._offload(self._read_and_check, ref)
 
@@ -285,6 +286,13 @@ class ImageSource:
         async with self._room.share() as share:
             content = await self._fetcher.fetch(ref.reference, max_source_bytes(self._preparation), share.reserve)
             return await self._from_bytes(ref, content)
+
+    async def _from_file(self, ref: ImageRef) -> Payload:
+        await asyncio.sleep(0)  # others first: an image pushes what their answers need out of the processor's caches
+        content = self._read_here(ref)
+        if content is None:
+            return await self._offload(self._read_and_check, ref)
+        return await self._from_bytes(ref, content)
 
     async def _from_bytes(self, ref: ImageRef, content: bytes) -> Payload:
         if len(content) > SMALL_BYTES or self._preparation.strip_metadata:

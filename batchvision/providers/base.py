@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 from batchvision.errors import AnswerCutShort, BatchvisionError
@@ -184,10 +185,11 @@ class Dialect:
     def read(self, raw: RawAnswer) -> Reading:
         """The answer in ``raw``, or the error it is. Any bytes at all are read; nothing raises."""
         document = decode.document(raw.body)
-        facts = chat.facts(document, raw.headers, self.usage_rule, self.request_id_headers)
+        parts = chat.parts_of(document)
+        facts = chat.facts(parts, raw.headers, self.usage_rule, self.request_id_headers)
         if not 200 <= raw.status < 300:
             return Reading(facts, faults.from_answer(raw, document, self.voice))
-        return Reading(*chat.read(raw, document, facts, self.voice))
+        return Reading(*chat.read(raw, document, parts, facts, self.voice))
 
     def read_ticket(self, raw: RawAnswer) -> str | BatchvisionError:
         """The ticket that a deferred POST was given, or the error it met instead."""
@@ -224,7 +226,7 @@ class Dialect:
         """One entry of the models' list."""
         return ModelListing(name=wire.text(entry.get("id")) or "")
 
-    @property
+    @cached_property
     def voice(self) -> faults.Voice:
         """How this provider is named in messages."""
         return faults.Voice(self.name, self.default_key_env, self.account_url)

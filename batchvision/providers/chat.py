@@ -34,15 +34,28 @@ _REFUSED = frozenset({"content_filter", "refusal", "safety", "prohibited_content
 _FAILED = frozenset({"error"})
 
 
-def facts(
-    document: wire.Document, headers: Mapping[str, str], rule: UsageRule, request_id_headers: tuple[str, ...]
-) -> Answer:
-    """What a body says beside its answer; of an error body too. The text is the first choice's, or ""."""
+class Parts(NamedTuple):
+    """A body, its first choice and the message of that: each empty where there is none."""
+
+    body: Mapping[str, Any]
+    choice: Mapping[str, Any]
+    message: Mapping[str, Any]
+
+
+def parts_of(document: wire.Document) -> Parts:
+    """Of any document at all."""
     body = wire.mapping(document.value)
-    choice = _first_choice(body)
+    choices = wire.sequence(body.get("choices"))
+    choice = wire.mapping(choices[0]) if choices else {}
+    return Parts(body, choice, wire.mapping(choice.get("message")))
+
+
+def facts(parts: Parts, headers: Mapping[str, str], rule: UsageRule, request_id_headers: tuple[str, ...]) -> Answer:
+    """What a body says beside its answer; of an error body too. The text is the first choice's, or ""."""
+    body, choice, message = parts
     cached = headers.get("x-openrouter-cache-status", "").strip().upper() == "HIT"
     return Answer(
-        text=_content(wire.mapping(choice.get("message"))),
+        text=_content(message),
         finish_reason=wire.text(choice.get("finish_reason")),
         usage=read_usage(wire.mapping(body.get("usage")), rule, is_cached=cached),
         model=wire.text(body.get("model")),
@@ -61,27 +74,26 @@ def _named(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
 
 
 def read(
-    raw: RawAnswer, document: wire.Document, known: Answer, voice: faults.Voice
+    raw: RawAnswer, document: wire.Document, parts: Parts, known: Answer, voice: faults.Voice
 ) -> tuple[Answer, BatchvisionError | None]:
     """The answer of a 2xx body, or what is wrong with it. In this order: an error says more than a bad answer."""
-    body = wire.mapping(document.value)
-    if document.problem is None and faults.is_error(wire.mapping(faults.unwrapped(document.value))):
+    body, choice, message = parts
+    if document.problem is None and faults.is_error(body or wire.mapping(faults.unwrapped(document.value))):
         return known, faults.from_document(raw, document, voice)
     if document.problem is not None or not isinstance(body.get("choices"), list):
         return known, _cut_short(raw, document, voice)
-    choice = _first_choice(body)
     reason = (known.finish_reason or "").lower()
     if choice.get("error"):
         return known, faults.from_choice(raw, choice["error"], voice)
     if reason in _FAILED:
         return known, ServerError(f"{voice.name} failed while answering and does not say why")
-    return _judged(known, wire.mapping(choice.get("message")), reason)
+    return _judged(known, message, reason)
 
 
 def _judged(known: Answer, message: Mapping[str, Any], reason: str) -> tuple[Answer, BatchvisionError | None]:
     """A delivered choice: refused, truncated, empty, or an answer."""
-    refusal = "".join(wire.strings(message.get("refusal"))).strip()
-    if refusal:
+    said = message.get("refusal")
+    if said and (refusal := "".join(wire.strings(said)).strip()):
         refused = known if known.text.strip() else known._replace(text=refusal)
         return refused, Refused(f"the model declined: {wire.presentable(refusal)}")
     if reason in _REFUSED:
@@ -106,11 +118,6 @@ def _cut_short(raw: RawAnswer, document: wire.Document, voice: faults.Voice) -> 
         found += " (if this goes on, check provider.base_url)"
     cut = "" if raw.complete else ", cut short on the way"
     return AnswerCutShort(f"{voice.name} answered {raw.status} with {found}{cut}")
-
-
-def _first_choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    choices = wire.sequence(body.get("choices"))
-    return wire.mapping(choices[0]) if choices else {}
 
 
 def _content(message: Mapping[str, Any]) -> str:

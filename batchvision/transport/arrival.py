@@ -6,15 +6,27 @@ end that was announced, and ``may_be_followed`` only where another answer can co
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from batchvision.transport.body import Body
 
 #: Of a head, or of trailers: without a byte of a body in between, so much and no more is read.
 MOST_HEAD_BYTES = 64 * 1024
-_KEPT_HEADERS = frozenset(
-    b"content-type date x-request-id x-generation-id retry-after retry-after-ms x-should-retry".split()
-)
+_FRAMING = frozenset({"content-length", "transfer-encoding"})
+_READ_HEADERS = _FRAMING | {
+    *("content-encoding", "content-type", "date", "x-request-id", "x-generation-id"),
+    *("retry-after", "retry-after-ms", "x-should-retry"),
+}
+
+
+@lru_cache(maxsize=256)  # answer after answer has the same
+def _known(name: bytes) -> str | None:
+    """A header's name in lower case, where what it says is read; None of all others."""
+    known = name.lower().decode("ascii", "replace")
+    is_read = known in _READ_HEADERS or "ratelimit" in known or known.startswith("x-openrouter-cache")
+    return known if is_read else None
 
 
 class Arrival:
@@ -93,13 +105,15 @@ class Arrival:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.status is not None:  # a trailer
             return
-        name = name.lower()
-        if name in (b"content-length", b"transfer-encoding"):
+        known = _known(name)
+        if known is None:
+            return
+        if known in _FRAMING:
             self._is_framed = True
-        elif name == b"content-encoding":
+        elif known == "content-encoding":
             self._encoding = value.decode("latin-1")
-        elif name in _KEPT_HEADERS or b"ratelimit" in name or name.startswith(b"x-openrouter-cache"):
-            self.headers[name.decode("ascii", "replace")] = value.decode("utf-8", "replace")
+        else:
+            self.headers[known] = value.decode("utf-8", "replace")
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None

@@ -140,7 +140,7 @@ def test_an_image_cut_anywhere_is_unreadable(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("options", [{}, {"quality": 95}, {"subsampling": 0}])
+@pytest.mark.parametrize("options", [{}, {"quality": 95}, {"subsampling": 0}, {"comment": b"made by hand"}])
 def test_a_usual_jpeg_is_told_in_one_step_as_in_many(mode: str, options: dict[str, Any]) -> None:
     content = encoded(picture(mode), "JPEG", **options)
     assert _usual_jpeg(content) == _any_jpeg(content)
@@ -148,7 +148,7 @@ def test_a_usual_jpeg_is_told_in_one_step_as_in_many(mode: str, options: dict[st
 
 @given(at=st.integers(0, 700), byte=st.integers(0, 255), cut=st.integers(0, 40), mode=st.sampled_from(["RGB", "L"]))
 def test_what_one_step_says_of_a_damaged_jpeg_all_steps_say_too(at: int, byte: int, cut: int, mode: str) -> None:
-    content = bytearray(encoded(picture(mode), "JPEG"))
+    content = bytearray(encoded(picture(mode), "JPEG", comment=b"made by hand"))
     content[at % len(content)] = byte
     del content[len(content) - cut :]
     said = _usual_jpeg(bytes(content))
