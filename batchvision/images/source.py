@@ -20,6 +20,7 @@ import anyio.to_thread
 
 from batchvision.errors import ImageTooLarge, ImageUnreachable, ImageUnreadable, RowInvalid
 from batchvision.images.addresses import check_host
+from batchvision.images.base64 import b64encode
 from batchvision.images.downloads import Downloads, Room
 from batchvision.images.formats import Converted, Header, check_pixels, examine, without_metadata
 from batchvision.images.jail import read_inside
@@ -181,7 +182,7 @@ def inline_payload(ref: ImageRef, content: bytes, prepared: Prepared, identity_m
         reference=redact_reference(ref, digest),
         slot=ref.slot,
         sha256=digest,
-        content=prepared.content,
+        base64=b64encode(prepared.content),
         media_type=prepared.media_type,
         width=prepared.width,
         height=prepared.height,
@@ -255,10 +256,20 @@ class ImageSource:
                 if not self._allow_private_hosts:
                     check_host(ref.reference)
                 return await self._downloaded(ref) if inline or self._inlines_urls else self._handed_over(ref)
+            case _:
+                # an image pushes what all else needs out of the processor's caches: what others have ready goes first,
+                # and what is to be done with it comes after the others' images
+                await asyncio.sleep(0)
+                payload = await self._at_hand(ref)
+                await asyncio.sleep(0)
+                return payload
+
+    async def _at_hand(self, ref: ImageRef) -> Payload:
+        match ref.kind:
             case ImageKind.BYTES if ref.content:
                 return await self._from_bytes(ref, ref.content)
-            case ImageKind.PATH:
-                return await self._from_file(ref)
+            case ImageKind.PATH if (content := self._read_here(ref)) is not None:
+                return await self._from_bytes(ref, content)
             case _:
                 return await self._offload(self._read_and_check, ref)
 
@@ -286,13 +297,6 @@ class ImageSource:
         async with self._room.share() as share:
             content = await self._fetcher.fetch(ref.reference, max_source_bytes(self._preparation), share.reserve)
             return await self._from_bytes(ref, content)
-
-    async def _from_file(self, ref: ImageRef) -> Payload:
-        await asyncio.sleep(0)  # others first: an image pushes what their answers need out of the processor's caches
-        content = self._read_here(ref)
-        if content is None:
-            return await self._offload(self._read_and_check, ref)
-        return await self._from_bytes(ref, content)
 
     async def _from_bytes(self, ref: ImageRef, content: bytes) -> Payload:
         if len(content) > SMALL_BYTES or self._preparation.strip_metadata:

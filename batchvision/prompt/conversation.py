@@ -7,25 +7,11 @@ character that JSON would escape.
 from __future__ import annotations
 
 import json
-from base64 import b64encode as _standard_b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from batchvision.prompt.template import MARK, Template
 from batchvision.records import Label, Payload, Pieces, Recipe
-
-
-def _fast_b64encode() -> Callable[[bytes], bytes]:
-    try:
-        import pybase64  # three times as fast, where it is installed
-    except ImportError:
-        return _standard_b64encode
-    encode: Callable[[bytes], bytes] = pybase64.b64encode
-    return encode
-
-
-b64encode = _fast_b64encode()
-
 
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -43,14 +29,10 @@ def _text_part(text: str) -> bytes:
 
 
 def _image_part(payload: Payload, detail: bytes) -> list[bytes]:
-    if payload.content is None:
+    if payload.base64 is None:
         return [b'{"type":"image_url","image_url":{"url":', _json(payload.url or ""), detail]
     kind = (payload.media_type or "image/jpeg").encode()
-    return [
-        b'{"type":"image_url","image_url":{"url":"data:' + kind + b";base64,",
-        b64encode(payload.content),
-        b'"' + detail,
-    ]
+    return [b'{"type":"image_url","image_url":{"url":"data:' + kind + b";base64,", payload.base64, b'"' + detail]
 
 
 def _order(text: str, payloads: Sequence[Payload], images_first: bool) -> list[str | Payload]:

@@ -159,7 +159,7 @@ class Estimate(NamedTuple):
 
 
 class Payload(NamedTuple):
-    """One image ready to be placed in a request: either a URL handed over as is, or checked bytes.
+    """One image ready to be placed in a request: either a URL handed over as is, or checked bytes, in base64.
 
     ``identity`` enters the request_key; ``sha256`` is of the source bytes (None for a URL handed over);
     ``reference`` is the image ref as it may be shown and stored (redacted, no data URIs, no signatures).
@@ -170,7 +170,7 @@ class Payload(NamedTuple):
     slot: str
     sha256: str | None
     url: str | None = None
-    content: bytes | None = None
+    base64: bytes | None = None
     media_type: str | None = None
     width: int | None = None
     height: int | None = None

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 def payload(content: bytes = b"x") -> Payload:
-    return Payload("url:a", "a", "", "0" * 64, content=content, media_type="image/jpeg")
+    return Payload("url:a", "a", "", "0" * 64, base64=content, media_type="image/jpeg")
 
 
 class Host:

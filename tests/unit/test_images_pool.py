@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,7 +124,8 @@ async def test_a_plain_image_starts_no_process(tmp_path: Path) -> None:
         source = ImageSource(tmp_path, DEFAULT, convert=none.convert)
         for image_format in ("JPEG", "PNG"):
             content = encoded(image_format, (400, 300))
-            assert (await source.payload(ImageRef(ImageKind.BYTES, "", "", content))).content == content
+            payload = await source.payload(ImageRef(ImageKind.BYTES, "", "", content))
+            assert payload.base64 == b64encode(content)
         with pytest.raises(JobInvalid, match="no process could be started"):
             await source.payload(ImageRef(ImageKind.BYTES, "", "", WEBP))
 

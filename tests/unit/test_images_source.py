@@ -25,7 +25,7 @@ from batchvision.errors import (
 )
 from batchvision.images import ImageSource, Reserve, load_local, threads
 from batchvision.images.source import MAX_SOURCE_BYTES, SMALL_BYTES
-from batchvision.records import ImageKind, ImagePreparation, ImageRef
+from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload
 
 pytestmark = pytest.mark.anyio
 
@@ -73,10 +73,15 @@ def ref(kind: ImageKind, reference: str = "", content: bytes | None = None) -> I
     return ImageRef(kind, reference, "front", content)
 
 
+def sent(payload: Payload) -> bytes:
+    assert payload.base64 is not None
+    return base64.b64decode(payload.base64, validate=True)
+
+
 async def test_a_local_file_is_sent_as_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_bytes(JPEG)  # its name says nothing
     payload = await ImageSource(tmp_path, ImagePreparation()).payload(ref(ImageKind.PATH, "a.gif"))
-    assert (payload.content, payload.media_type) == (JPEG, "image/jpeg")
+    assert (sent(payload), payload.media_type) == (JPEG, "image/jpeg")
     assert (payload.width, payload.height, payload.slot) == (32, 16, "front")
     assert payload.sha256 == sha256(JPEG).hexdigest()
     assert payload.identity == f"sha256:{payload.sha256}"
@@ -88,7 +93,7 @@ async def test_the_hash_is_of_the_source_also_where_it_was_converted(tmp_path: P
     (tmp_path / "a.jpg").write_bytes(WEBP)
     payload = await ImageSource(tmp_path, ImagePreparation()).payload(ref(ImageKind.PATH, "a.jpg"))
     assert payload.media_type == "image/jpeg"
-    assert payload.content != WEBP
+    assert sent(payload) != WEBP
     assert payload.sha256 == sha256(WEBP).hexdigest()
 
 
@@ -99,7 +104,7 @@ async def test_a_url_is_handed_over_as_it_is_and_stored_without_its_signature(mo
     assert payload.url == URL
     assert payload.identity == "url:https://images.example.com/a.jpg?w=1"
     assert payload.reference == "https://images.example.com/a.jpg?w=1"
-    assert payload.content is payload.sha256 is None
+    assert payload.base64 is payload.sha256 is None
     assert not downloads.asked
 
 
@@ -121,7 +126,7 @@ async def test_bytes_and_data_uris_are_checked_like_files(tmp_path: Path) -> Non
     uri = "data:image/gif;base64," + base64.b64encode(PNG).decode()
     for image in (ref(ImageKind.BYTES, "", PNG), ref(ImageKind.DATA, uri)):
         payload = await source.payload(image)
-        assert (payload.content, payload.media_type) == (PNG, "image/png")
+        assert (sent(payload), payload.media_type) == (PNG, "image/png")
         assert payload.identity == f"sha256:{sha256(PNG).hexdigest()}"
 
 
@@ -178,7 +183,7 @@ async def test_small_files_are_read_on_the_loop_until_two_in_a_row_take_long(
     clock = itertools.count(0.0, 0.001)
     monkeypatch.setattr("batchvision.images.source.perf_counter", lambda: next(clock))
     for _ in range(5):
-        assert (await source.payload(ref(ImageKind.PATH, "a.jpg"))).content == JPEG
+        assert sent(await source.payload(ref(ImageKind.PATH, "a.jpg"))) == JPEG
     assert offload.calls == 0
     for seconds in (0.5, 0.001, 0.5, 0.001):  # somebody else had the processor
         clock = itertools.count(0.0, seconds)
@@ -186,7 +191,7 @@ async def test_small_files_are_read_on_the_loop_until_two_in_a_row_take_long(
     assert offload.calls == 0
     clock = itertools.count(0.0, 0.5)  # a cold disk
     for expected in (0, 0, 1, 2, 3, 3, 4):
-        assert (await source.payload(ref(ImageKind.PATH, "a.jpg"))).content == JPEG
+        assert sent(await source.payload(ref(ImageKind.PATH, "a.jpg"))) == JPEG
         assert offload.calls == expected
 
 
@@ -212,9 +217,9 @@ async def test_threads_bounds_how_many_work_at_once() -> None:
 
 def test_an_example_s_image_is_a_file_or_a_data_uri(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
-    assert load_local("a.png", tmp_path, ImagePreparation(), "front").content == PNG
+    assert sent(load_local("a.png", tmp_path, ImagePreparation(), "front")) == PNG
     uri = "data:image/png;base64," + base64.b64encode(PNG).decode()
-    assert load_local(uri, tmp_path, ImagePreparation()).content == PNG
+    assert sent(load_local(uri, tmp_path, ImagePreparation())) == PNG
     for reference in (URL, "s3://bucket/a.png"):
         with pytest.raises(RowInvalid, match="must be a file") as caught:
             load_local(reference, tmp_path, ImagePreparation())

@@ -125,7 +125,7 @@ HOSTILE = st.text() | st.sampled_from(
         "\r\nX-Injected: 1",
     ]
 )
-IMAGE = Payload("sha256:0", "a.png", "image", "0" * 64, content=b"\x89PNG", media_type="image/png")
+IMAGE = Payload("sha256:0", "a.png", "image", "0" * 64, base64=b"iVBORw==", media_type="image/png")
 
 
 @given(HOSTILE, HOSTILE)

@@ -27,7 +27,7 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def inline(slot: str = "image", content: bytes = PNG, media_type: str = "image/png") -> Payload:
-    return Payload("sha256:x", "a.png", slot, "x", content=content, media_type=media_type)
+    return Payload("sha256:x", "a.png", slot, "x", base64=base64.b64encode(content), media_type=media_type)
 
 
 def linked(url: str, slot: str = "image") -> Payload:
