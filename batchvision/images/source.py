@@ -5,7 +5,6 @@ Rule: nothing that takes long happens on the event loop; every fault is a RowFau
 
 from __future__ import annotations
 
-import asyncio
 import os
 import weakref
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,7 @@ import anyio
 import anyio.to_thread
 
 from batchvision.errors import ImageTooLarge, ImageUnreachable, ImageUnreadable, RowInvalid
+from batchvision.eventloop import others_first
 from batchvision.images.addresses import check_host
 from batchvision.images.base64 import b64encode
 from batchvision.images.downloads import Downloads, Room
@@ -257,11 +257,9 @@ class ImageSource:
                     check_host(ref.reference)
                 return await self._downloaded(ref) if inline or self._inlines_urls else self._handed_over(ref)
             case _:
-                # an image pushes what all else needs out of the processor's caches: what others have ready goes first,
-                # and what is to be done with it comes after the others' images
-                await asyncio.sleep(0)
+                await others_first()
                 payload = await self._at_hand(ref)
-                await asyncio.sleep(0)
+                await others_first()
                 return payload
 
     async def _at_hand(self, ref: ImageRef) -> Payload:

@@ -29,6 +29,7 @@ from yarl import URL
 
 from batchvision import __version__
 from batchvision.errors import BatchvisionError, ConnectFailed, ConnectionCut, JobInvalid, RequestTimedOut
+from batchvision.eventloop import others_first
 from batchvision.records import Pieces, RawAnswer
 from batchvision.secrets import Secrets
 from batchvision.transport.arrival import Arrival
@@ -37,6 +38,7 @@ from batchvision.transport.connection import Connection, Connections, reason
 CONNECT_TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _CLOSE_SECONDS = 2.0
+_LARGE_BYTES = 64 * 1024  #: a body with an image in it
 _NO_CONNECTION = (OSError, UnicodeError)  # TimeoutError and gaierror are OSErrors; a host may be no name at all
 _OWN_HEADERS = {
     "accept": "*/*",
@@ -113,7 +115,10 @@ class HttpTransport:
         """
         assert self._connections is not None, "HttpTransport is used as `async with HttpTransport(...)`"
         deadline = self._connections.loop.time() + timeout_seconds
-        head = self._head(method, path, body, headers)
+        length = None if body is None else sum(map(len, body))
+        head = self._head(method, path, length, headers)
+        if length is not None and length > _LARGE_BYTES:
+            await others_first()
         connection = await self._take(self._connections, deadline, timeout_seconds)
         arrival = Arrival(self._max_answer_bytes)
         await connection.carry((head, *(body or ())), arrival, deadline)
@@ -131,10 +136,10 @@ class HttpTransport:
 
     # ---------------------------------------------------------------------------- a request's head
 
-    def _head(self, method: str, path: str, body: Pieces | None, headers: Mapping[str, str] | None) -> bytes:
+    def _head(self, method: str, path: str, length: int | None, headers: Mapping[str, str] | None) -> bytes:
         lines = self._lines_with(tuple(headers.items()) if headers else ())
-        length = b"" if body is None else b"content-length: %d\r\n" % sum(map(len, body))
-        return b"%b%b%b\r\n" % (self._start_of(method, path), lines, length)
+        of_body = b"" if length is None else b"content-length: %d\r\n" % length
+        return b"%b%b%b\r\n" % (self._start_of(method, path), lines, of_body)
 
     def _joined(self, headers: tuple[tuple[str, str], ...]) -> bytes:
         return b"".join({**self._headers, **_lines(dict(headers))}.values())
