@@ -77,6 +77,9 @@ def slow_answers(chosen: Namespace, folder: Path, server: Server, latency: float
         Contender("aiohttp loop", "aiohttp", few, slow),
         Contender("batchvision", "batchvision", _night(folder, rows, in_flight, f"slow-{latency:g}"), slow),
     ]
+    if chosen.uvloop:
+        on_uvloop = _night(folder, rows, in_flight, f"slow-{latency:g}-uvloop", loop="uvloop")
+        contenders.append(Contender("batchvision on uvloop", "batchvision", on_uvloop, slow))
     if in_flight <= 512:
         contenders.append(Contender("openai SDK loop", "openai", {**few, "rows": rows // 2}, slow))
         contenders.append(Contender("httpx, its own pool", "httpx", {**few, "rows": in_flight * 4}, slow))
