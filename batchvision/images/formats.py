@@ -70,13 +70,13 @@ _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive:
 _JPEG_ODD_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _TABLES = frozenset({0xC4, 0xDB, 0xE0, 0xFE})  # what most of a header is: nothing of it is looked at
 #: Those of them that nearly every encoder writes, by their lengths (JFIF's head, quantisation, Huffman codes), one
-#: behind the other: passed in one step.
-_USUAL = rb"(?:\xff(?:\xe0\x00\x10.{14}|\xdb\x00\x43.{65}|\xdb\x00\x84.{130}|\xc4\x00\x1f.{29}|\xc4\x00\xb5.{179}))+"
+#: behind the other: passed in one step. ``++``: none is given back, so that nothing has to be remembered of a million.
+_USUAL = rb"(?:\xff(?:\xe0\x00\x10.{14}|\xdb\x00\x43.{65}|\xdb\x00\x84.{130}|\xc4\x00\x1f.{29}|\xc4\x00\xb5.{179}))++"
 _USUAL_TABLES = re.compile(_USUAL, re.DOTALL)
 #: A header of such tables and one frame of the commonest kinds, 8 bits of grey or of three colours, up to the content
 #: of its scan's start. The group is the frame's height and width.
 _USUAL_HEADER = re.compile(
-    rb"%b\xff[\xc0-\xc2]\x00(?:\x0b\x08(.{4})\x01.{3}|\x11\x08(.{4})\x03.{9})%b?\xff\xda\x00[\x08\x0a\x0c]"
+    rb"%b\xff[\xc0-\xc2]\x00(?:\x0b\x08(.{4})\x01.{3}|\x11\x08(.{4})\x03.{9})(?:%b)?\xff\xda\x00[\x08\x0a\x0c]"
     % (_USUAL, _USUAL),
     re.DOTALL,
 )
