@@ -283,7 +283,7 @@ class Night:
                         night.start_soon(collector.collect, tickets)
                         await lane.deliver(rows)
             await delivery.serve_late()
-            tickets, only = (), frozenset(delivery.again)
+            tickets, only = (), delivery.next_pass()
             if self.stop.is_set or not only:
                 return
 

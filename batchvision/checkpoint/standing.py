@@ -22,7 +22,7 @@ from batchvision.checkpoint.keyset import Keep, KeySet
 from batchvision.checkpoint.parts import batches_of, part_paths
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pair, pairs
 from batchvision.keys import row_digest
-from batchvision.records import Failed
+from batchvision.records import Failed, Intent
 
 _RESULT_COLUMNS = ("row_id", "request_key", "skip_key", "recipe_id", "row_cost_ticks")
 
@@ -128,6 +128,10 @@ class Standing:
             return None
         self.seen.add(row_id)
         return carry
+
+    def collected(self, intent: Intent) -> None:
+        """The ticket has ended and its row has not: it is to be asked again."""
+        self._awaiting -= {(intent.row_id, intent.request_key), (intent.row_id, intent.skip_key)}
 
     # ---------------------------------------------------------------------------- all rows
 

@@ -18,7 +18,7 @@ from batchvision.keys import row_digest
 from batchvision.lanes.sharing import LATE_ROWS, Sharing, is_shared
 from batchvision.pacing import OUTAGE_AFTER_FAILURES, Room
 from batchvision.prepare import Preparer
-from batchvision.records import Completed, Counters, Exchange, Failed, Request, Row, Tries
+from batchvision.records import Completed, Counters, Exchange, Failed, Intent, Request, Row, Tries
 from batchvision.retry import Again, Stop
 from batchvision.stopping import StopSignal
 
@@ -73,6 +73,7 @@ class Delivery:
         self.exchanges = exchanges
         self.stop = stop
         self.again: dict[bytes, Tries] = {}
+        self._again_now: dict[bytes, Tries] = {}
         self._preparer = preparer
         self._standing = standing
         self._counters = counters
@@ -83,6 +84,12 @@ class Delivery:
         self._room = Room()
         self._suspects: list[Suspect] = []
         self._spared: set[bytes] = set()
+
+    def next_pass(self) -> frozenset[bytes]:
+        """The rows of the next pass over the manifest. Each is asked, or ends, in that pass, or is not met again: what
+        was to be asked may have its answer by then from another row, or be gone from the manifest."""
+        self._again_now, self.again = self.again, {}
+        return frozenset(self._again_now)
 
     # ---------------------------------------------------------------------------- before the wire
 
@@ -181,7 +188,10 @@ class Delivery:
         return self.exchanges.adopt(exchange)
 
     def first_tries(self, row: Row) -> Tries:
-        return self.again.pop(row_digest(row.row_id, ""), Tries()) if self.again else Tries()
+        if not self.again and not self._again_now:
+            return Tries()
+        digest = row_digest(row.row_id, "")
+        return self.again.pop(digest, None) or self._again_now.pop(digest, Tries())
 
     # ---------------------------------------------------------------------------- after the wire
 
@@ -200,6 +210,11 @@ class Delivery:
             case Again() as again:
                 return again
         return None
+
+    def ask_later(self, intent: Intent, tries: Tries) -> None:
+        """In another pass: its images are not at hand any more."""
+        self._standing.collected(intent)
+        self.again[row_digest(intent.row_id, "")] = tries
 
     def _book(self, judged: Judged) -> None:
         """The row's end is also that of the rows which ask the same."""

@@ -22,7 +22,6 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from batchvision.errors import AuthenticationFailed, DeadlineReached, DiskFailed, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.exchange import Judged, NotYet, OpenTicket, utc_now
-from batchvision.keys import row_digest
 from batchvision.lanes.base import Delivery
 from batchvision.records import Exchange, Request, Row, Tries
 from batchvision.wakeup import Wakeup
@@ -305,7 +304,7 @@ class DeferredLane:
     def _end(self, judged: Judged) -> None:
         again = self._delivery.conclude(None, judged)
         if again is not None:
-            self._delivery.again[row_digest(judged.exchange.intent.row_id, "")] = again.tries
+            self._delivery.ask_later(judged.exchange.intent, again.tries)
 
     # ---------------------------------------------------------------------------- submissions
 

@@ -401,6 +401,19 @@ def test_a_deferred_answer_that_asks_for_another_try_is_asked_again_in_the_same_
     assert provider.tries_of("r2") == 2
 
 
+@pytest.mark.parametrize("then", [DEFERRED, {}])
+def test_a_ticket_of_an_earlier_run_whose_answer_asks_for_another_try_is_asked_again(nights, then):
+    nights.rows(20)
+    provider = FakeProvider(lambda asked: Reply(200, chat("")) if asked.row == "r2" and asked.try_ == 1 else None)
+    provider._ticket_seconds = 3_000
+    assert nights.run(provider, delivery__max_ticket_wait_seconds=600, **DEFERRED).tickets_open == 20
+    provider.tickets = {ticket: (0.0, answer) for ticket, (_, answer) in provider.tickets.items()}
+    provider._ticket_seconds = 60
+    assert nights.run(provider, **then).exit_code == 0
+    assert {row["row_id"] for row in nights.table("results")} == {f"r{number}" for number in range(20)}
+    assert (provider.tries_of("r2"), len(provider.asked)) == (2, 21)
+
+
 def test_open_tickets_are_bounded_by_the_job(nights):
     nights.rows(400)
     provider = FakeProvider(latency_seconds=0.1, ticket_seconds=500)
