@@ -220,6 +220,15 @@ async def test_a_paid_failure_is_shared_and_another_lets_the_others_ask():
     assert desk.again == set()
 
 
+async def test_a_row_of_the_next_pass_keeps_its_tries_and_one_that_is_not_met_there_is_not_waited_for():
+    desk = Desk()
+    desk.delivery.again = {next(iter(digests("a"))): Tries(spent=2), next(iter(digests("b"))): Tries(spent=3)}
+    assert desk.delivery.next_pass() == digests("a", "b")
+    assert desk.delivery.first_tries(row("a")) == Tries(spent=2)
+    assert desk.delivery.first_tries(row("a")) == Tries(), "once"
+    assert desk.delivery.next_pass() == frozenset(), "b was not met: no pass after pass for it"
+
+
 async def test_answers_of_earlier_runs_are_read_from_the_disk_once_for_all_late_rows():
     desk = Desk(KeySet(map(key_bytes, "ab"), Keep.HINT))
     desk.books.on_disk = {"a": [a_completed(an_intent(1, row_id="a0", request_key="a"))]}
