@@ -1,7 +1,7 @@
 """When a request may leave: its turn, its moment, pauses, tokens a minute, and one probe at a time in an outage.
 
 Everything is first come, first served. Times are the event loop's, so a virtual clock drives it too.
-gate (open, or one probe) · tokens (a bucket with give-back) · pace (the rate) · room (bytes) · turn (whose it is).
+gate (open, or one probe) · line (whose turn it is) · tokens (a bucket with give-back) · pace (the rate) · room (bytes).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol
 from batchvision.errors import BatchvisionError, ImageDownloadFailed, RateLimited, Transient
 from batchvision.eventloop import loop_time
 from batchvision.pacing.gate import FIRST_ALONE_SECONDS, OUTAGE_AFTER_FAILURES, Gate
+from batchvision.pacing.line import Line
 from batchvision.pacing.pace import Pace, limiter_of, nap_until
 from batchvision.pacing.room import Room
 from batchvision.pacing.tokens import TokenBucket
@@ -71,7 +72,7 @@ class Pacing:
         in_flight = inf if limits.in_flight is None else limits.in_flight
         self.pace = Pace(limits.requests_per_second, in_flight, nap_until)
         self._limits = limits
-        self._turn = Turn()
+        self._line = Line[float, Departure](self._admit_now, self._take_back)
         self._poll_turn = Turn()
         self._door = Turn()
         self._limited_to: float | None = None
@@ -84,7 +85,10 @@ class Pacing:
 
     def admit_nowait(self, tokens: float) -> Departure | None:
         """The same, where nothing has to be waited for and nobody waits already."""
-        if not self.gate.is_open or self._turn.is_wanted or self._door.is_wanted:
+        return self._line.served_now(tokens)
+
+    def _admit_now(self, tokens: float) -> Departure | None:
+        if not self.gate.is_open or self._door.is_wanted:
             return None
         if self._tokens is not None and not self._tokens.has(tokens):
             return None
@@ -100,8 +104,11 @@ class Pacing:
         while True:
             probe = await self.gate.enter()
             try:
-                async with self._turn:
-                    if probe or self.gate.is_open:  # it may have closed on those who queued for their turn
+                departure = await self._line.wait(tokens)
+                if departure is not None:
+                    return departure
+                with self._line.first():
+                    if probe or self.gate.is_open:  # it may have closed on those who stood in line
                         return await self._take_turn(tokens, probe=probe)
             except BaseException:  # cancelled on the way
                 self.gate.probe_home(probe=probe)
@@ -118,6 +125,10 @@ class Pacing:
         except BaseException:
             self.give_back(taken)
             raise
+
+    def _take_back(self, departure: Departure) -> None:
+        self.land(departure)
+        self.give_back(departure.tokens)
 
     async def _moment(self, tokens: float, *, probe: bool = False) -> Departure:
         """One request and one poll at most wait here; the door lets them through by turns."""

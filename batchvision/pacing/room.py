@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from batchvision.pacing.turn import Turn
+from batchvision.pacing.line import Line
 from batchvision.wakeup import Wakeup
 
 MOST_BYTES = 256 * 1024 * 1024
@@ -16,7 +16,7 @@ class Room:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most = most_bytes
         self._taken = 0
-        self._turn = Turn()
+        self._line = Line[int, int](self._take_now, self.give_back)
         self._changed = Wakeup()
 
     def __repr__(self) -> str:
@@ -28,11 +28,16 @@ class Room:
 
     async def take(self, size_bytes: int) -> None:
         """Wait for so many bytes, behind those who wait already; at once where there is room and nobody waits."""
-        if self._turn.is_wanted or not self._has(size_bytes):
-            async with self._turn:
-                while not self._has(size_bytes):
+        if await self._line.wait(size_bytes) is None:
+            with self._line.first():
+                while self._take_now(size_bytes) is None:
                     await self._changed.wait()
+
+    def _take_now(self, size_bytes: int) -> int | None:
+        if not self._has(size_bytes):
+            return None
         self._taken += size_bytes
+        return size_bytes
 
     def give_back(self, size_bytes: int) -> None:
         self._taken -= size_bytes

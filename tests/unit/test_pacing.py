@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from virtual_time import VIRTUAL
 
 from batchvision.errors import ConnectFailed, ImageDownloadFailed, RateLimited, RequestRejected, ServerError
@@ -325,7 +326,7 @@ async def test_a_request_cancelled_on_its_way_gives_back_its_tokens_and_its_prob
 
 
 async def test_who_could_leave_at_once_does_not_overtake_one_whose_turn_has_just_come():
-    """The lock is open then, and promised."""
+    """What has come free is promised then."""
     pacing = Pacing(PacingLimits(tokens_per_minute=600))
     pacing.observe(None)
     overtaken: list[bool] = []
@@ -341,3 +342,26 @@ async def test_who_could_leave_at_once_does_not_overtake_one_whose_turn_has_just
             for _ in range(8):
                 group.start_soon(one)
     assert overtaken == [False] * 7 + [True]  # behind the last one nobody waits
+
+
+async def test_where_many_answers_are_back_at_once_as_many_requests_leave_at_once():
+    """One a turn of the loop is too few: where hundreds of answers are read in each, places would stay empty."""
+    pacing = Pacing(PacingLimits(requests_per_second=1_000_000, in_flight=100))
+    pacing.observe(None)
+    landing = [pacing.admit_nowait(0) for _ in range(100)]
+    assert pacing.admit_nowait(0) is None
+    admitted: list[float] = []
+
+    async def one() -> None:
+        admitted.append((await pacing.admit(0)).tokens)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(80):
+            group.start_soon(one)
+        await anyio.wait_all_tasks_blocked()
+        for departure in landing:
+            assert departure is not None
+            pacing.land(departure)
+        for _ in range(3):  # the first looks, those behind it are told, they go
+            await checkpoint()
+        assert len(admitted) == 80

@@ -59,7 +59,7 @@ async def test_a_cancelled_wait_takes_nothing():
 
 
 async def test_who_goes_in_does_not_go_in_again_before_one_who_waits() -> None:
-    """The lock is open then, and promised."""
+    """What has come free is promised then."""
     room, order = Room(10), list[str]()
 
     async def twice() -> None:
