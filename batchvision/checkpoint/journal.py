@@ -25,7 +25,7 @@ from batchvision.errors import CheckpointDamaged, DiskFailed, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.wakeup import Wakeup
 
-GROUP_SECONDS = 0.005  #: a slot on the wire waits for its intent, so this is what the disk costs a full provider
+GROUP_SECONDS = 0.001  #: a slot on the wire waits for its intent, so this is what the disk costs a full provider
 GROUP_BYTES = 64 * 1024
 
 # ---------------------------------------------------------------------------------- append, group, fsync, acknowledge
@@ -50,7 +50,7 @@ class Group:
             self._changed.tell()
 
     async def filled(self, patience_seconds: float) -> None:
-        """Return 5 ms after the first record, or at 64 KiB, or when nothing came for so long."""
+        """Return a millisecond after the first record, or at 64 KiB, or when nothing came for so long."""
         latest = loop_time() + patience_seconds
         while not self.bodies and not self._is_hurried and loop_time() < latest:
             await self._changed.wait(until=latest)
