@@ -26,7 +26,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="limits: so long for each case, for a quick look")
     parser.add_argument("--uvloop", action="store_true", help="throughput: also on the other loop")
     parser.add_argument("--folder", type=Path, help="where to work; the disk under it is part of what is measured")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    for what in chosen.what:
+        parts = getattr(import_module(f"benches.{what}"), "PARTS", ())
+        if chosen.only is not None and chosen.only not in parts:
+            parser.error(f"--only {chosen.only}: the parts of {what} are {', '.join(parts) or 'not to be had alone'}")
+    return chosen
 
 
 def main() -> None:

@@ -61,6 +61,7 @@ STORM = Case(
     _GIVEN,
     seconds=60,
 )
+PARTS = tuple(case.name for case in (*CASES, TOKENS, STORM))
 
 
 def bench(chosen: Namespace, folder: Path) -> None:

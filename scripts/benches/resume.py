@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benches.measure import Contender, Result, client, interleaved, medians, say, table
 
+PARTS = ("skip", "memory")
 DONE_SHARE = 0.9
 PART_ROWS = 4_000
 EARLY_ROWS = 10_000

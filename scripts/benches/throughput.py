@@ -11,13 +11,15 @@ from benches.measure import Contender, Result, Server, client, interleaved, medi
 from benches.steady import BEGINNING_WAVES, share_of_ideal
 
 IN_FLIGHT = 256
+SLOW = ((0.3, 512, 16), (5.0, 4_000, 6))  #: latency in seconds, requests in flight, waves of them
+PARTS = ("0", *(f"{latency:g}" for latency, _, _ in SLOW))
 ASYNCIO = {"loop": "asyncio"}  #: what costs are compared on; how full a limit is kept, in the loop that runs get
 
 
 def bench(chosen: Namespace, folder: Path) -> None:
     with served() as server:
         at_full_speed(chosen, folder, server)
-        for latency, in_flight, waves in ((0.3, 512, 16), (5.0, 4_000, 6)):
+        for latency, in_flight, waves in SLOW:
             if chosen.only in (None, f"{latency:g}"):
                 slow_answers(chosen, folder, server, latency, in_flight, waves)
 

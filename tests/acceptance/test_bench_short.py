@@ -14,8 +14,8 @@ pytest.importorskip("openai")
 REPOSITORY = Path(__file__).parents[2]
 
 
-def _printed(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
+def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [REPOSITORY / "scripts" / "bench", *arguments, "--rounds", "1", "--folder", str(folder)],
         env={**os.environ, "BENCH_PYTHON": sys.executable},
         capture_output=True,
@@ -23,6 +23,10 @@ def _printed(folder: Path, *arguments: str) -> str:
         timeout=110,
         check=False,
     )
+
+
+def _printed(folder: Path, *arguments: str) -> str:
+    done = _run(folder, *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -63,3 +67,21 @@ def test_resume_prints_how_fast_done_rows_are_passed_over(tmp_path: Path) -> Non
 def test_startup_prints_the_time_to_the_first_request(tmp_path: Path) -> None:
     printed = _printed(tmp_path, "startup", "--rows", "300")
     assert float(_figures(printed, "batchvision run")[0]) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("throughput", "--only", "0.5"), "--only 0.5: the parts of throughput are 0, 0.3, 5\n"),
+        (("resume", "limits", "--only", "skip"), "--only skip: the parts of limits are given, burst-1, headers,"),
+        (("images", "--only", "given"), "--only given: the parts of images are not to be had alone\n"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_part_that_is_not_there_is_refused_with_those_that_are(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = _run(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stdout == ""
