@@ -40,7 +40,8 @@ class Keep(Enum):
 
 
 class KeySet:
-    """Add and ask in any order; the first question after many were added sorts them."""
+    """Add and ask in any order, from one thread; the first question after many were added sorts them. Once
+    :meth:`settle` was called, and until more are added, a question changes nothing: several threads may ask."""
 
     __slots__ = ("_fresh", "_has_loose", "_keep", "_length", "_loose", "_pending", "_tables")
 
@@ -86,7 +87,7 @@ class KeySet:
             return False
         if key in self._fresh:
             return True
-        self._settle()
+        self.settle()
         return any(table.contains(key) for table in self._tables)
 
     def contains_packed(self, keys: bytes) -> NDArray[np.bool_]:
@@ -95,7 +96,7 @@ class KeySet:
         found = np.zeros(len(rows), dtype=np.bool_)
         if not self._length or not len(rows):
             return found
-        self._settle()
+        self.settle()
         asked = rows[:, 1 : 1 + self._keep.value.itemsize].copy().view(self._keep.value)[:, 0]
         for table in self._tables:
             found |= table.contains_many(rows[:, 0], asked["head"], asked["tail"])
@@ -115,7 +116,7 @@ class KeySet:
         for number in np.flatnonzero(bounds[1:] > bounds[:-1]).tolist():
             self._loose[number].add(kept[bounds[number] : bounds[number + 1]])
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """All that is loose becomes a table, together with smaller ones: of many tables each is far larger than the
         next."""
         if self._pending:

@@ -60,9 +60,11 @@ class Sums(NamedTuple):
 
 
 class Standing:
-    """The answers to the feed's and the lanes' questions. Reads may come from the feed's thread."""
+    """The answers to the feed's and the lanes' questions, which the feed's thread and the loop ask at the same time."""
 
     def __init__(self, books: Books, done: KeySet, others: dict[bytes, int], sums: Sums, answered: KeySet) -> None:
+        for keys in (done, answered):
+            keys.settle()  # else two who ask at once both sort them, and find what is done not to be
         #: request_keys that (very probably) have an answer under this recipe, whosever it is
         self.answered = answered
         self._books = books
