@@ -16,7 +16,7 @@ from batchvision.errors import StopRun
 from batchvision.lanes.base import Delivery, next_row
 from batchvision.records import Exchange, Row
 
-MOST_AHEAD = 1024  #: rows more than requests in flight: what hides preparation and disk, also where waves come back
+MOST_AHEAD = 256  #: rows more than requests in flight: what hides preparation and disk
 
 
 def rows_at_once(concurrency: int) -> int:
