@@ -64,6 +64,11 @@ def test_resume_prints_how_fast_done_rows_are_passed_over(tmp_path: Path) -> Non
     assert float(_figures(printed, "run of 5,000 rows")[2]) > 0
 
 
+def test_tickets_print_how_often_and_how_late_they_are_asked_for(tmp_path: Path) -> None:
+    printed = _printed(tmp_path, "tickets", "--rows", "100", "--seconds", "3")
+    assert all(float(_figures(printed, limit)[1]) > 0 for limit in ("200 requests", "1,000 requests"))
+
+
 def test_startup_prints_the_time_to_the_first_request(tmp_path: Path) -> None:
     printed = _printed(tmp_path, "startup", "--rows", "300")
     assert float(_figures(printed, "batchvision run")[0]) > 0
