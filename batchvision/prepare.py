@@ -38,7 +38,8 @@ class Preparer:
         self._raised_max_tokens = raised_max_tokens
 
     def weight_bytes(self, row: Row) -> int:
-        """About how much memory the row's images take until their request has ended: as read, and as base64."""
+        """About how much memory the row's images take until their request has ended: as read, and as base64 while
+        it leaves."""
         return sum(self._images.size_bytes(ref) for ref in row.images) * 7 // 3
 
     def downloads(self, row: Row) -> bool:

@@ -23,7 +23,7 @@ from batchvision.emulator.options import EmulatorOptions, Face
 from batchvision.emulator.pixels import PictureMemory
 from batchvision.emulator.pricing import cost_ticks
 from batchvision.errors import ConnectionCut
-from batchvision.records import Pieces, RawAnswer
+from batchvision.records import Pieces, RawAnswer, joined
 from batchvision.wiring import Seams
 
 ImageRule = Callable[[int, int], int]
@@ -66,7 +66,7 @@ class EmulatedProvider:
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
     ) -> RawAnswer:
-        asked = read_request(Face.XAI, b"".join(body or ()), self._options, self._memory)
+        asked = read_request(Face.XAI, joined(body or ()), self._options, self._memory)
         await anyio.sleep(2.0)
         self.requests[asked.echo] += 1
         headers = {"content-type": "application/json"}

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 
 from batchvision.errors import Transient
-from batchvision.records import Pieces, RawAnswer
+from batchvision.records import Pieces, RawAnswer, joined
 from batchvision.wiring import Seams
 
 NIGHTFALL = datetime(2026, 11, 20, 22, 0, tzinfo=UTC)
@@ -100,7 +100,7 @@ class FakeProvider:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            return self._raw(await (self._post(b"".join(body or ())) if method == "POST" else self._poll(path)))
+            return self._raw(await (self._post(joined(body or ())) if method == "POST" else self._poll(path)))
         finally:
             self.in_flight -= 1
 

@@ -18,7 +18,7 @@ from weather import Fate, Mood, Nature, Weather
 
 from batchvision.checkpoint import Disk
 from batchvision.errors import ConnectFailed, ConnectionCut, RequestTimedOut
-from batchvision.records import Pieces, RawAnswer
+from batchvision.records import Pieces, RawAnswer, joined
 from batchvision.wiring import Seams
 
 _MARK = re.compile(rb"\[\[(.*?)\]\]")
@@ -57,7 +57,7 @@ class MoodyProvider:
         if self._began_at is None:
             self._began_at = anyio.current_time()
         if method == "POST":
-            return await self._post(b"".join(body or ()), timeout_seconds)
+            return await self._post(joined(body or ()), timeout_seconds)
         self.polls += 1
         return await self._poll(path.rsplit("/", 1)[1], timeout_seconds)
 

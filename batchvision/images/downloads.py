@@ -86,7 +86,7 @@ class Downloads:
 
 
 def _size(outcome: Outcome) -> int:
-    return _ENTRY_BYTES + (len(outcome.base64 or b"") if isinstance(outcome, Payload) else 0)
+    return _ENTRY_BYTES + (len(outcome.inline.content) if isinstance(outcome, Payload) and outcome.inline else 0)
 
 
 class Room:

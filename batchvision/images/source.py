@@ -20,7 +20,6 @@ import anyio.to_thread
 from batchvision.errors import ImageTooLarge, ImageUnreachable, ImageUnreadable, RowInvalid
 from batchvision.eventloop import others_first
 from batchvision.images.addresses import check_host
-from batchvision.images.base64 import b64encode
 from batchvision.images.downloads import Downloads, Room
 from batchvision.images.formats import Converted, Header, check_pixels, examine, without_metadata
 from batchvision.images.jail import read_inside
@@ -34,7 +33,7 @@ from batchvision.images.references import (
     redact_url,
     url_identity,
 )
-from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload
+from batchvision.records import Base64, ImageKind, ImagePreparation, ImageRef, Payload
 
 #: No larger source is read: it bounds memory, and the largest photo that makes sense is far below.
 MAX_SOURCE_BYTES = 128 * 1024 * 1024
@@ -182,7 +181,7 @@ def inline_payload(ref: ImageRef, content: bytes, prepared: Prepared, identity_m
         reference=redact_reference(ref, digest),
         slot=ref.slot,
         sha256=digest,
-        base64=b64encode(prepared.content),
+        inline=Base64(prepared.content),
         media_type=prepared.media_type,
         width=prepared.width,
         height=prepared.height,

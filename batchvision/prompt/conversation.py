@@ -1,7 +1,7 @@
 """A recipe's messages as bytes: the prefix (system, examples) is serialised once, each row adds its text and images.
 
-Rule: bytes only, in pieces. The small JSON is encoded, the base64 of an image is a piece of its own: it holds no
-character that JSON would escape.
+Rule: in pieces. The small JSON is encoded, an image is a piece of its own: its base64 holds no character that JSON
+would escape.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from batchvision.prompt.template import MARK, Template
-from batchvision.records import Label, Payload, Pieces, Recipe
+from batchvision.records import Base64, Label, Payload, Pieces, Recipe, joined
 
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -28,11 +28,11 @@ def _text_part(text: str) -> bytes:
     return b'{"type":"text","text":' + _json(text) + b"}"
 
 
-def _image_part(payload: Payload, detail: bytes) -> list[bytes]:
-    if payload.base64 is None:
+def _image_part(payload: Payload, detail: bytes) -> list[bytes | Base64]:
+    if payload.inline is None:
         return [b'{"type":"image_url","image_url":{"url":', _json(payload.url or ""), detail]
     kind = (payload.media_type or "image/jpeg").encode()
-    return [b'{"type":"image_url","image_url":{"url":"data:' + kind + b";base64,", payload.base64, b'"' + detail]
+    return [b'{"type":"image_url","image_url":{"url":"data:' + kind + b";base64,", payload.inline, b'"' + detail]
 
 
 def _order(text: str, payloads: Sequence[Payload], images_first: bool) -> list[str | Payload]:
@@ -57,9 +57,9 @@ def _order(text: str, payloads: Sequence[Payload], images_first: bool) -> list[s
     return [*free, *ordered] if images_first else [*ordered, *free]
 
 
-def _content(text: str, payloads: Sequence[Payload], images_first: bool, detail: bytes) -> list[bytes]:
+def _content(text: str, payloads: Sequence[Payload], images_first: bool, detail: bytes) -> list[bytes | Base64]:
     """A JSON list of content parts, in pieces; never empty: providers refuse a message without content."""
-    pieces: list[bytes] = []
+    pieces: list[bytes | Base64] = []
     for part in _order(text, payloads, images_first) or [""]:
         pieces.append(b"," if pieces else b"[")
         if isinstance(part, str):
@@ -97,10 +97,10 @@ class Conversation:
             raise ValueError(f"the examples have {wanted} images, not {len(example_payloads)}")
         self._images_first = recipe.images_first
         self._detail = b',"detail":' + _json(recipe.detail) + b"}}"
-        self._prefix = b"".join(self._turns(recipe, list(example_payloads)))
+        self._prefix = joined(self._turns(recipe, list(example_payloads)))
 
-    def _turns(self, recipe: Recipe, payloads: list[Payload]) -> list[bytes]:
-        pieces = [b"["]
+    def _turns(self, recipe: Recipe, payloads: list[Payload]) -> list[bytes | Base64]:
+        pieces: list[bytes | Base64] = [b"["]
         system = system_text(recipe)
         if system:
             pieces += [b'{"role":"system","content":', _json(system), b"},"]

@@ -21,7 +21,6 @@ from batchvision.records.asked import (
     Label,
     Lane,
     Payload,
-    Pieces,
     Purpose,
     Recipe,
     Request,
@@ -29,6 +28,7 @@ from batchvision.records.asked import (
     Tries,
 )
 from batchvision.records.durable import EndedWithout, Exchange, Intent, RawAnswer
+from batchvision.records.pieces import Base64, Pieces, as_sent, joined
 from batchvision.records.told import Counters, PartFile, RunSummary
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "AnswerSpec",
     "Attempt",
     "AttemptState",
+    "Base64",
     "Cell",
     "Completed",
     "Counters",
@@ -65,4 +66,6 @@ __all__ = [
     "RunSummary",
     "Tries",
     "Usage",
+    "as_sent",
+    "joined",
 ]

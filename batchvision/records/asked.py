@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from batchvision.records.pieces import Base64, Pieces
 from batchvision.secrets import Secret
 
 TICKS_PER_USD = 10_000_000_000
@@ -159,7 +160,7 @@ class Estimate(NamedTuple):
 
 
 class Payload(NamedTuple):
-    """One image ready to be placed in a request: either a URL handed over as is, or checked bytes, in base64.
+    """One image ready to be placed in a request: either a URL handed over as is, or checked bytes.
 
     ``identity`` enters the request_key; ``sha256`` is of the source bytes (None for a URL handed over);
     ``reference`` is the image ref as it may be shown and stored (redacted, no data URIs, no signatures).
@@ -170,7 +171,7 @@ class Payload(NamedTuple):
     slot: str
     sha256: str | None
     url: str | None = None
-    base64: bytes | None = None
+    inline: Base64 | None = None
     media_type: str | None = None
     width: int | None = None
     height: int | None = None
@@ -185,10 +186,6 @@ class Tries(NamedTuple):
     raised: bool = False  #: max_tokens has been raised once
     downloads: int = 0  #: image URLs the provider failed to download so far
     probe: bool = False  #: sent while the provider seems away: a failure on its side spends no attempt
-
-
-#: Bytes that follow each other. Megabytes of base64 are one of them: who hands them on does not join them.
-Pieces = tuple[bytes, ...]
 
 
 class Request(NamedTuple):

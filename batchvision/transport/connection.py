@@ -17,7 +17,7 @@ from typing import cast
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
-from batchvision.records import Pieces
+from batchvision.records import Pieces, as_sent
 from batchvision.transport.arrival import Arrival
 
 KEPT_IDLE_SECONDS = 15.0  #: servers drop idle connections, and a request that meets such an end may have been billed
@@ -97,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         """Send a request, its head first, and return when its answer is over, whatever that means: ``arrival`` tells.
         ``deadline`` is on the loop's clock. Cancelled, the connection ends."""
         self._arrival, self._is_over = arrival, self._deadlines.loop.create_future()
-        self._write(request)
+        self._write(as_sent(request))
         self._deadlines.watch(self, deadline)
         try:
             await self._is_over
@@ -108,17 +108,17 @@ class Connection(asyncio.BufferedProtocol):
             if not arrival.may_be_followed:
                 self._transport.abort()
 
-    def _write(self, request: Pieces) -> None:
+    def _write(self, pieces: list[bytes]) -> None:
         """Where the loop would join the pieces (asyncio's does before Python 3.12, which takes a photo as long as
         encoding it), they are handed to the system one by one; nothing is left to be sent before them."""
         if self._plain is None or not self._joins_pieces:
-            self._transport.writelines(request)
+            self._transport.writelines(pieces)
             return
         sent = 0
         with suppress(OSError):  # no room, or too many pieces; what is broken, the transport finds too
-            sent = self._plain.sendmsg(request)
-        if sent < sum(map(len, request)):
-            self._transport.writelines(_behind(request, sent))
+            sent = self._plain.sendmsg(pieces)
+        if sent < sum(map(len, pieces)):
+            self._transport.writelines(_behind(pieces, sent))
 
     def close(self) -> None:
         self._transport.close()
@@ -251,7 +251,7 @@ class Connections:
             self._all_gone.set()
 
 
-def _behind(pieces: Pieces, sent: int) -> list[memoryview]:
+def _behind(pieces: list[bytes], sent: int) -> list[memoryview]:
     """What of ``pieces`` comes after the first ``sent`` bytes."""
     rest = []
     for piece in pieces:

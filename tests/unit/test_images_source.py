@@ -74,8 +74,8 @@ def ref(kind: ImageKind, reference: str = "", content: bytes | None = None) -> I
 
 
 def sent(payload: Payload) -> bytes:
-    assert payload.base64 is not None
-    return base64.b64decode(payload.base64, validate=True)
+    assert payload.inline is not None
+    return base64.b64decode(payload.inline.encoded(), validate=True)
 
 
 async def test_a_local_file_is_sent_as_its_bytes(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ async def test_a_url_is_handed_over_as_it_is_and_stored_without_its_signature(mo
     assert payload.url == URL
     assert payload.identity == "url:https://images.example.com/a.jpg?w=1"
     assert payload.reference == "https://images.example.com/a.jpg?w=1"
-    assert payload.base64 is payload.sha256 is None
+    assert payload.inline is payload.sha256 is None
     assert not downloads.asked
 
 

@@ -20,7 +20,7 @@ from batchvision.manifest import delimited, jsonl
 from batchvision.manifest.keeping import MOST_CELL_BYTES, MOST_ID_BYTES
 from batchvision.prompt import Conversation, Template
 from batchvision.providers import SendOptions, dialect
-from batchvision.records import Payload, Row
+from batchvision.records import Base64, Payload, Row, joined
 
 LONG = "x" * (MOST_CELL_BYTES + 1)
 
@@ -125,7 +125,7 @@ HOSTILE = st.text() | st.sampled_from(
         "\r\nX-Injected: 1",
     ]
 )
-IMAGE = Payload("sha256:0", "a.png", "image", "0" * 64, base64=b"iVBORw==", media_type="image/png")
+IMAGE = Payload("sha256:0", "a.png", "image", "0" * 64, inline=Base64(b"\x89PNG"), media_type="image/png")
 
 
 @given(HOSTILE, HOSTILE)
@@ -137,7 +137,7 @@ def test_a_cell_fills_the_text_it_stands_in_and_nothing_else(tmp_path_factory: A
     text = template.render({"title": title, "hint": hint})
     job = _job(tmp_path_factory)
     messages = Conversation(job.recipe, ()).messages(text, [IMAGE])
-    body = json.loads(b"".join(dialect("emulator").body(job.recipe, messages, SendOptions())))
+    body = json.loads(joined(dialect("emulator").body(job.recipe, messages, SendOptions())))
     assert set(body) == {"model", "messages", "temperature"}
     assert (body["model"], body["temperature"]) == ("m", 0)
     system, user = body["messages"]

@@ -18,7 +18,7 @@ from batchvision.images import ImageSource
 from batchvision.money import Prices
 from batchvision.prepare import Preparer
 from batchvision.prompt import Conversation
-from batchvision.records import ImageKind, ImagePreparation, ImageRef, Recipe, Request, Row
+from batchvision.records import ImageKind, ImagePreparation, ImageRef, Recipe, Request, Row, joined
 
 pytestmark = pytest.mark.anyio
 
@@ -82,7 +82,7 @@ def row(*references: str, text: str = "What is it?", slots: tuple[str, ...] = ("
 
 
 def parts_of(request: Request) -> list[dict[str, Any]]:
-    (turn,) = json.loads(b"".join(request.messages))
+    (turn,) = json.loads(joined(request.messages))
     parts: list[dict[str, Any]] = turn["content"]
     return parts
 
