@@ -28,13 +28,6 @@ def _text_part(text: str) -> bytes:
     return b'{"type":"text","text":' + _json(text) + b"}"
 
 
-def _image_part(payload: Payload, detail: bytes) -> list[bytes | Base64]:
-    if payload.inline is None:
-        return [b'{"type":"image_url","image_url":{"url":', _json(payload.url or ""), detail]
-    kind = (payload.media_type or "image/jpeg").encode()
-    return [b'{"type":"image_url","image_url":{"url":"data:' + kind + b";base64,", payload.inline, b'"' + detail]
-
-
 def _order(text: str, payloads: Sequence[Payload], images_first: bool) -> list[str | Payload]:
     """Text and images in the order they are sent: each marker takes its images, the others follow (or lead)."""
     if text and MARK not in text:
@@ -58,16 +51,22 @@ def _order(text: str, payloads: Sequence[Payload], images_first: bool) -> list[s
 
 
 def _content(text: str, payloads: Sequence[Payload], images_first: bool, detail: bytes) -> list[bytes | Base64]:
-    """A JSON list of content parts, in pieces; never empty: providers refuse a message without content."""
+    """A JSON list of content parts, the bytes of an image in a piece of their own; never empty: providers refuse a
+    message without content."""
     pieces: list[bytes | Base64] = []
+    said, between = b"[", b""
     for part in _order(text, payloads, images_first) or [""]:
-        pieces.append(b"," if pieces else b"[")
+        said += between
+        between = b","
         if isinstance(part, str):
-            pieces.append(_text_part(part))
+            said += _text_part(part)
+        elif part.inline is None:
+            said += b'{"type":"image_url","image_url":{"url":' + _json(part.url or "") + detail
         else:
-            pieces += _image_part(part, detail)
-    pieces.append(b"]")
-    return pieces
+            kind = (part.media_type or "image/jpeg").encode()
+            pieces += [said + b'{"type":"image_url","image_url":{"url":"data:' + kind + b";base64,", part.inline]
+            said = b'"' + detail
+    return [*pieces, said + b"]"]
 
 
 def _described(labels: Sequence[Label]) -> str:
