@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -18,3 +19,9 @@ def command(folder: Path, out: Path) -> None:
 
     count = make_manifest(folder, out)
     click.echo(f"{count:,} images listed in {out}", err=True)
+    if not folder.resolve().is_relative_to(out.resolve().parent):
+        click.echo(
+            "They lie outside of its folder, and a run reads images only from there: put "
+            f"`root = {json.dumps(str(folder.resolve()), ensure_ascii=False)}` under [manifest] in the job file.",
+            err=True,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -275,6 +276,23 @@ def test_a_manifest_of_a_folder_runs_with_the_caption_job(bench: Workbench, emul
     assert "3 images" in made.stderr
     jobs = Path(__file__).parents[2] / "jobs"
     summary = bench.run(jobs / "caption.toml", "--manifest", "images/manifest.csv", "--out", "mine", *to(emulator))
+    assert summary["rows_completed"] == 3
+
+
+def test_a_manifest_elsewhere_says_which_root_its_job_needs(bench: Workbench, emulator: RunningEmulator) -> None:
+    """What the command says is what the job file needs: as it stands the job runs no row, with that line every row."""
+    bench.images(3)
+    made = bench.call("manifest", "images", "-o", "tables/manifest.csv")
+    assert made.returncode == 0, made.stderr
+    said = re.search(r"`(root = .+)` under \[manifest\]", made.stderr)
+    assert said, made.stderr
+    job = bench.folder / "mine.toml"
+    text = (Path(__file__).parents[2] / "jobs" / "caption.toml").read_text()
+    job.write_text(text)
+    refused = bench.call("run", job, "--manifest", "tables/manifest.csv", "--out", "mine", *to(emulator))
+    assert "image_forbidden" in refused.stdout + refused.stderr
+    job.write_text(text.replace("[manifest]", f"[manifest]\n{said[1]}"))
+    summary = bench.run(job, "--manifest", "tables/manifest.csv", "--out", "whole", *to(emulator))
     assert summary["rows_completed"] == 3
 
 
