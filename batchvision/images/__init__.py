@@ -1,8 +1,8 @@
 """Images: from a reference in the manifest to bytes (or a URL) a provider takes. The jail lives here.
 
 formats (what the bytes are) · convert (Pillow, only there) · pool, worker, parcels (convert, in processes of its own)
-· jail (local files) · addresses (what is public) · downloads (once each) · references (names,
-identity, redaction) · source (the face: ``ImageSource``).
+· jail (local files) · addresses (what is public) · downloads (once each) · references (names, identity, redaction)
+· source (the face: ``ImageSource``).
 """
 
 from batchvision.images.addresses import is_public

@@ -97,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         """Send a request, its head first, and return when its answer is over, whatever that means: ``arrival`` tells.
         ``deadline`` is on the loop's clock. Cancelled, the connection ends."""
         self._arrival, self._is_over = arrival, self._deadlines.loop.create_future()
-        self._write(as_sent(request))
+        self._write(as_sent(request))  # not kept here: what has left is not held until its answer comes
         self._deadlines.watch(self, deadline)
         try:
             await self._is_over
