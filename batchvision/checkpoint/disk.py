@@ -6,8 +6,10 @@ only after its folder was synced. Reading needs no such care and uses ``pathlib`
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +17,6 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 import anyio
-from anyio import to_thread
 
 from batchvision.errors import DiskFailed
 
@@ -254,15 +255,17 @@ class Offload(Protocol):
 
 
 class WriterThread:
-    """Runs the writer's work in a thread of its own, so that busy image threads never delay an acknowledgement."""
+    """Runs the writer's work in a thread of its own, so that busy image threads never delay an acknowledgement.
+
+    It begins at once: anyio's way into a thread takes two turns of the loop, and a turn is long where much has come.
+    """
 
     def __init__(self) -> None:
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._thread = ThreadPoolExecutor(1, "batchvision-writer")  # it ends with this object
 
     async def __call__(self, work: Callable[[], T], /) -> T:
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(1)
-        return await to_thread.run_sync(work, limiter=self._limiter)
+        with anyio.CancelScope(shield=True):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 async def inline(work: Callable[[], T], /) -> T:

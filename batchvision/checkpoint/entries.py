@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import to_json
+
 from batchvision.providers import sse
 from batchvision.records import EndedWithout, Intent, Lane, RawAnswer, Tries
 from batchvision.secrets import Secrets
@@ -100,17 +102,21 @@ def encode(entry: Entry, mask: Callable[[str], str]) -> bytes:
     an answer have passed it as they came (:func:`masked_answer`)."""
     document = _document(entry)
     line = _line(document)
-    if not isinstance(entry, Received) and mask(line) != line:
-        line = _line(_masked(document, mask))
-    return line.encode("utf-8", "surrogatepass")
+    if isinstance(entry, Received):
+        return line
+    text = line.decode("utf-8", "surrogatepass")
+    return line if mask(text) == text else _line(_masked(document, mask))
 
 
-def _line(document: Any) -> str:
-    return _ENCODE(document)
+def _line(document: dict[str, Any]) -> bytes:
+    """What cells may hold, JSON holds too: NaN, infinities, integers of any size, halves of characters."""
+    try:
+        return to_json(document, inf_nan_mode="constants")
+    except ValueError:  # half a character is no UTF-8
+        return _ENCODE(document).encode("utf-8", "surrogatepass")
 
 
-# the documents are ours: nothing in them holds itself
-_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=datetime.isoformat).encode
 
 
 def _masked(value: Any, mask: Callable[[str], str]) -> Any:
@@ -134,18 +140,18 @@ def _document(entry: Entry) -> dict[str, Any]:
                 "version": entry.version,
                 "job": entry.job,
                 "run_id": entry.run_id,
-                "started_at": entry.started_at.isoformat(),
+                "started_at": entry.started_at,
                 "shard": entry.shard,
                 "seq": entry.seq,
             }
         case Intent():
-            return _intent_document(entry)
+            return {"kind": "intent", **dict(zip(Intent._fields, entry, strict=True))}
         case Accepted(exchange_id, ticket, at):
-            return {"kind": "ticket", "exchange_id": exchange_id, "ticket": ticket, "at": at.isoformat()}
+            return {"kind": "ticket", "exchange_id": exchange_id, "ticket": ticket, "at": at}
         case Received(exchange_id, raw):
             return {"kind": "answer", "exchange_id": exchange_id, **_raw_document(raw)}
         case Ended(exchange_id, ended):
-            end = {"error": ended.kind, "message": ended.message, "at": ended.at.isoformat()}
+            end = {"error": ended.kind, "message": ended.message, "at": ended.at}
             return {"kind": "end", "exchange_id": exchange_id, **end}
         case Voided(exchange_id):
             return {"kind": "void", "exchange_id": exchange_id}
@@ -153,35 +159,10 @@ def _document(entry: Entry) -> dict[str, Any]:
             return {"kind": "carry", **{name: getattr(entry, name) for name in Carry.__slots__}}
 
 
-def _intent_document(intent: Intent) -> dict[str, Any]:
-    return {
-        "kind": "intent",
-        "exchange_id": intent.exchange_id,
-        "row_id": intent.row_id,
-        "request_key": intent.request_key,
-        "recipe_id": intent.recipe_id,
-        "skip_key": intent.skip_key,
-        "run_id": intent.run_id,
-        "lane": intent.lane,
-        "provider": intent.provider,
-        "model_requested": intent.model_requested,
-        "attempt": intent.attempt,
-        "tries": intent.tries,
-        "bound_ticks": intent.bound_ticks,
-        "cost_before_ticks": intent.cost_before_ticks,
-        "runs_failed": intent.runs_failed,
-        "sent_at": intent.sent_at.isoformat(),
-        "image_ref": intent.image_ref,
-        "image_sha256": intent.image_sha256,
-        "keep": intent.keep,
-        "has_urls": intent.has_urls,
-    }
-
-
 def _raw_document(raw: RawAnswer) -> dict[str, Any]:
     document: dict[str, Any] = {
         "status": raw.status,
-        "received_at": raw.received_at.isoformat(),
+        "received_at": raw.received_at,
         "complete": raw.complete,
         "headers": raw.headers,
     }

@@ -27,6 +27,7 @@ from batchvision.wakeup import Wakeup
 
 GROUP_SECONDS = 0.001  #: a slot on the wire waits for its intent, so this is what the disk costs a full provider
 GROUP_BYTES = 64 * 1024
+READ_AT_ONCE = 32  #: answers that are read in one turn of the loop: while hundreds are, what is to leave would wait
 
 # ---------------------------------------------------------------------------------- append, group, fsync, acknowledge
 
@@ -34,14 +35,14 @@ GROUP_BYTES = 64 * 1024
 class Group:
     """Records that become durable together, and the one acknowledgement for all who wait for them."""
 
-    __slots__ = ("_changed", "_failure", "_is_hurried", "_is_settled", "_settled", "bodies", "size_bytes")
+    __slots__ = ("_changed", "_departing", "_failure", "_is_hurried", "_is_settled", "_settled", "bodies", "size_bytes")
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.size_bytes = 0
         self._failure: StopRun | None = None
         self._is_hurried = self._is_settled = False
-        self._changed, self._settled = Wakeup(), Wakeup()
+        self._changed, self._departing, self._settled = Wakeup(), Wakeup(), Wakeup()
 
     def add(self, body: bytes) -> None:
         self.bodies.append(body)
@@ -62,17 +63,20 @@ class Group:
         """Acknowledge, or say that it will never be. What was acknowledged stays so."""
         if not self._is_settled:
             self._is_settled, self._failure = True, failure
-            self._settled.tell()
+            self._departing.tell()
+            self._settled.tell_in_turns(READ_AT_ONCE)
             self.hurry()
 
     def hurry(self) -> None:
         self._is_hurried = True
         self._changed.tell()
 
-    async def durable(self) -> None:
-        """Return when every record of the group is durable; raises DiskFailed when that will never be."""
+    async def durable(self, *, departs: bool = False) -> None:
+        """Return when every record of the group is durable; raises DiskFailed when that will never be. Those of whom
+        something ``departs`` then are told first: an answer can wait to be judged, a free place on the wire cannot."""
+        told = self._departing if departs else self._settled
         while not self._is_settled:
-            await self._settled.wait()
+            await told.wait()
         if self._failure is not None:
             raise self._failure
 

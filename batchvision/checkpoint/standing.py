@@ -45,6 +45,9 @@ class Carried(NamedTuple):
     runs_failed: int = 0
 
 
+_NOTHING_CARRIED = Carried()
+
+
 class OtherRecipes(NamedTuple):
     """Rows that are done, but under other recipes than the current one, and what they cost."""
 
@@ -122,7 +125,7 @@ class Standing:
         failed = self.failed_before(row_id, key)
         if failed is not None:
             return Carried(failed.attempt_count, failed.row_cost_ticks, failed.runs_failed)
-        return Carried()
+        return _NOTHING_CARRIED
 
     def _carry(self, row_id: str, key: str) -> Carry | None:
         carry = self._books.carries.get(row_id)

@@ -7,6 +7,7 @@ to fresh files when the segment did.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from batchvision.checkpoint.reserve import Reserve
 from batchvision.checkpoint.sealing import Sealer
 from batchvision.errors import DiskFailed, OutputHeld
 from batchvision.eventloop import loop_time
+from batchvision.records import Intent
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Writer:
         self._reserve = reserve
         self._offload = offload
         self._has_failed: DiskFailed | None = None
-        self._turn = anyio.Lock()
+        self._turn = asyncio.Lock()
         self._is_closing = False
         self._sealed_at: float | None = None
 
@@ -87,7 +89,7 @@ class Writer:
 
     async def durable(self, entry: Entry) -> None:
         """Return when the record is durable. Raises DiskFailed, OutputHeld where it will never be."""
-        await self._settled(self.journal.append(entry))
+        await self._settled(self.journal.append(entry), departs=isinstance(entry, Intent))
 
     async def flush(self) -> None:
         """Return when everything that was handed in is durable."""
@@ -95,10 +97,10 @@ class Writer:
             with anyio.CancelScope(shield=True):
                 await self._settled(self.journal.gathering)
 
-    async def _settled(self, group: Group) -> None:
+    async def _settled(self, group: Group, *, departs: bool = False) -> None:
         if not self.is_running:  # nobody else will
             await self.commit()
-        await group.durable()
+        await group.durable(departs=departs)
 
     async def run(self) -> None:
         """Commit group after group until :meth:`close`. Raises DiskFailed: then nothing new may begin, and answers that

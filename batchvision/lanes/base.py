@@ -25,6 +25,9 @@ from batchvision.stopping import StopSignal
 ENDED_BEFORE_SHARE_COUNTS = 100  #: a share of failures says nothing of fewer rows
 
 
+_FIRST = Tries()
+
+
 class Lane(Protocol):
     """Delivers all rows of the stream and all tickets, or until the stop."""
 
@@ -189,7 +192,7 @@ class Delivery:
 
     def first_tries(self, row: Row) -> Tries:
         if not self.again and not self._again_now:
-            return Tries()
+            return _FIRST
         digest = row_digest(row.row_id, "")
         return self.again.pop(digest, None) or self._again_now.pop(digest, Tries())
 

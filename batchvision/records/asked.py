@@ -36,7 +36,7 @@ class Purpose(StrEnum):
         return run_id if self is Purpose.RUN else f"{run_id}-{self}"
 
     def has_made(self, run_id: str) -> bool:
-        return run_id.endswith(f"-{self}")
+        return run_id.endswith("-" + self)
 
 
 class ImageKind(StrEnum):

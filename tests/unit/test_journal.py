@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from batchvision.checkpoint.entries import (
 )
 from batchvision.checkpoint.journal import (
     GROUP_BYTES,
+    READ_AT_ONCE,
     Frame,
     Journal,
     Segment,
@@ -39,7 +42,7 @@ from batchvision.checkpoint.journal import (
     segment_paths,
 )
 from batchvision.errors import CheckpointDamaged, DiskFailed
-from batchvision.records import EndedWithout, RawAnswer
+from batchvision.records import Cell, EndedWithout, Intent, RawAnswer
 from batchvision.secrets import Secret, Secrets
 
 HEADER = Header("night", "run1", START, "0of1", 7)
@@ -94,6 +97,24 @@ def test_any_text_survives_lone_surrogates_and_newlines_included(message: str, c
     raw = frame_group(0, [encode(entry, as_it_is) for entry in entries])
     assert raw.count(b"\n") == 2
     assert [decode(frame.document) for frame in scan(raw, PATH)[0]] == entries
+
+
+@given(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(), st.booleans())
+def test_any_cell_survives_as_what_it_is(cell: Cell, has_half_a_character: bool) -> None:
+    entry = an_intent(1, keep={"cell": cell, "title": "\ud800" if has_half_a_character else "a"})
+    (frame,), _ = scan(frame_group(0, [encode(entry, as_it_is)]), PATH)
+    found = decode(frame.document)
+    assert found == entry
+    assert isinstance(found, Intent)
+    assert type(found.keep["cell"]) is type(cell)
+
+
+@pytest.mark.parametrize("title", ["a", "\ud800"])
+def test_a_cell_that_is_no_number_survives(title: str) -> None:
+    (frame,), _ = scan(frame_group(0, [encode(an_intent(1, keep={"nan": nan, "title": title}), as_it_is)]), PATH)
+    found = decode(frame.document)
+    assert isinstance(found, Intent)
+    assert isnan(found.keep["nan"])
 
 
 @given(st.binary(max_size=200))
@@ -289,6 +310,26 @@ async def test_an_acknowledgement_comes_after_the_sync_of_its_group(tmp_path: Pa
     assert [operation.name for operation in disk.operations[before:]] == ["write", "sync"]
     journal.segment.close()
     assert read_segment(journal.segment.path).entries == [Voided("x1"), Voided("x2")]
+
+
+@pytest.mark.anyio
+async def test_who_waits_to_leave_is_told_before_whose_answer_waits_to_be_read(tmp_path: Path) -> None:
+    journal, told = a_journal(tmp_path), list[str]()
+    group = journal.append(Voided("x1"))
+
+    async def wait(name: str, *, departs: bool) -> None:
+        await group.durable(departs=departs)
+        told.append(name)
+
+    async with anyio.create_task_group() as waiters:
+        for number in range(2 * READ_AT_ONCE):
+            waiters.start_soon(partial(wait, f"answer {number}", departs=False))
+        for number in range(2 * READ_AT_ONCE):
+            waiters.start_soon(partial(wait, f"intent {number}", departs=True))
+        await anyio.lowlevel.checkpoint()
+        await journal.commit()
+    assert [name.split()[0] for name in told] == ["intent"] * 2 * READ_AT_ONCE + ["answer"] * 2 * READ_AT_ONCE
+    journal.segment.close()
 
 
 @pytest.mark.anyio

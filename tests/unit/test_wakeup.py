@@ -6,7 +6,7 @@ import anyio
 import pytest
 from virtual_time import VIRTUAL
 
-from batchvision.eventloop import loop_time
+from batchvision.eventloop import loop_time, others_first
 from batchvision.wakeup import Wakeup
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +34,26 @@ async def test_a_change_wakes_all_who_wait_and_nobody_who_comes_later():
         assert woken == ["first", "second"]
         wakeup.tell()
     assert woken == ["first", "second", "late"]
+
+
+async def test_where_many_wait_so_many_are_woken_a_turn_and_others_have_theirs_between():
+    wakeup, woken = Wakeup(), []
+
+    async def wait(number: int) -> None:
+        await wakeup.wait()
+        woken.append(number)
+
+    async with anyio.create_task_group() as waiters:
+        for number in range(10):
+            waiters.start_soon(wait, number)
+        await anyio.sleep(1)
+        wakeup.tell_in_turns(4)
+        seen = []
+        for _ in range(4):
+            await others_first()
+            seen.append(len(woken))
+    assert seen == [4, 8, 10, 10]
+    assert woken == list(range(10))
 
 
 async def test_a_moment_that_comes_wakes_all_too():
