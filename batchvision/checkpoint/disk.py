@@ -265,7 +265,8 @@ class WriterThread:
 
     async def __call__(self, work: Callable[[], T], /) -> T:
         with anyio.CancelScope(shield=True):
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            done = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return done
 
 
 async def inline(work: Callable[[], T], /) -> T:
