@@ -266,7 +266,7 @@ class WriterThread:
     async def __call__(self, work: Callable[[], T], /) -> T:
         with anyio.CancelScope(shield=True):
             done = await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        return done
+        return done  # noqa: RET504  (the scope might swallow an error, as far as types tell)
 
 
 async def inline(work: Callable[[], T], /) -> T:
