@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from math import inf
 
@@ -19,12 +20,14 @@ class Wakeup:
     def tell(self) -> None:
         """Something changed: everybody who waits looks again."""
         waiting, self._waiting = self._waiting, []
-        _tell(waiting)
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
-    def tell_in_turns(self, at_once: int) -> None:
-        """The same, so many in one turn of the loop: what they do keeps nothing else waiting for long."""
+    def tell_by_turns(self, turns: Turns) -> None:
+        """The same, each when it is his turn."""
         waiting, self._waiting = self._waiting, []
-        _tell_in_turns(waiting, at_once)
+        turns.give(waiting)
 
     async def wait(self, until: float = inf) -> None:
         """For the next change, or until this moment of the loop's clock: then everybody looks again."""
@@ -43,13 +46,24 @@ class Wakeup:
                 timer.cancel()
 
 
-def _tell(waiting: Iterable[asyncio.Future[None]]) -> None:
-    for future in waiting:
-        if not future.done():
-            future.set_result(None)
+class Turns:
+    """So many who wait are woken in one turn of the loop, and the others in the next ones: what they do keeps nothing
+    else waiting for long."""
 
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
-def _tell_in_turns(waiting: Sequence[asyncio.Future[None]], at_once: int) -> None:
-    _tell(waiting[:at_once])
-    if rest := waiting[at_once:]:
-        asyncio.get_running_loop().call_soon(_tell_in_turns, rest, at_once)
+    def give(self, waiting: Iterable[asyncio.Future[None]]) -> None:
+        is_idle = not self._waiting
+        self._waiting.extend(waiting)
+        if is_idle and self._waiting:
+            self._next()
+
+    def _next(self) -> None:
+        for _ in range(min(self._at_once, len(self._waiting))):
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)

@@ -23,11 +23,11 @@ from batchvision.checkpoint.disk import PRIVATE, Disk, Offload, disk_failed, sta
 from batchvision.checkpoint.entries import VERSION, Entry, Header, decode, encode
 from batchvision.errors import CheckpointDamaged, DiskFailed, StopRun
 from batchvision.eventloop import loop_time
-from batchvision.wakeup import Wakeup
+from batchvision.wakeup import Turns, Wakeup
 
 GROUP_SECONDS = 0.001  #: a slot on the wire waits for its intent, so this is what the disk costs a full provider
 GROUP_BYTES = 64 * 1024
-READ_AT_ONCE = 32  #: answers that are read in one turn of the loop: while hundreds are, what is to leave would wait
+TOLD_AT_ONCE = 32  #: so many are told in one turn of the loop: while hundreds read their answers, all else would wait
 
 # ---------------------------------------------------------------------------------- append, group, fsync, acknowledge
 
@@ -35,14 +35,15 @@ READ_AT_ONCE = 32  #: answers that are read in one turn of the loop: while hundr
 class Group:
     """Records that become durable together, and the one acknowledgement for all who wait for them."""
 
-    __slots__ = ("_changed", "_departing", "_failure", "_is_hurried", "_is_settled", "_settled", "bodies", "size_bytes")
+    __slots__ = ("_changed", "_failure", "_is_hurried", "_is_settled", "_settled", "_turns", "bodies", "size_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns) -> None:
         self.bodies: list[bytes] = []
         self.size_bytes = 0
         self._failure: StopRun | None = None
         self._is_hurried = self._is_settled = False
-        self._changed, self._departing, self._settled = Wakeup(), Wakeup(), Wakeup()
+        self._changed, self._settled = Wakeup(), Wakeup()
+        self._turns = turns
 
     def add(self, body: bytes) -> None:
         self.bodies.append(body)
@@ -63,20 +64,17 @@ class Group:
         """Acknowledge, or say that it will never be. What was acknowledged stays so."""
         if not self._is_settled:
             self._is_settled, self._failure = True, failure
-            self._departing.tell()
-            self._settled.tell_in_turns(READ_AT_ONCE)
+            self._settled.tell_by_turns(self._turns)
             self.hurry()
 
     def hurry(self) -> None:
         self._is_hurried = True
         self._changed.tell()
 
-    async def durable(self, *, departs: bool = False) -> None:
-        """Return when every record of the group is durable; raises DiskFailed when that will never be. Those of whom
-        something ``departs`` then are told first: an answer can wait to be judged, a free place on the wire cannot."""
-        told = self._departing if departs else self._settled
+    async def durable(self) -> None:
+        """Return when every record of the group is durable; raises DiskFailed when that will never be."""
         while not self._is_settled:
-            await told.wait()
+            await self._settled.wait()
         if self._failure is not None:
             raise self._failure
 
@@ -86,7 +84,8 @@ class Journal:
 
     def __init__(self, segment: Segment, offload: Offload, mask: Callable[[str], str]) -> None:
         self.segment = segment
-        self.gathering = Group()
+        self._turns = Turns(TOLD_AT_ONCE)  #: of all groups, one after the other
+        self.gathering = Group(self._turns)
         self.failure: StopRun | None = None
         self._offload = offload
         self._mask = mask
@@ -119,7 +118,7 @@ class Journal:
     def take(self) -> Group:
         if self.failure is not None:
             raise self.failure
-        group, self.gathering = self.gathering, Group()
+        group, self.gathering = self.gathering, Group(self._turns)
         return group
 
     @contextmanager

@@ -24,7 +24,6 @@ from batchvision.checkpoint.reserve import Reserve
 from batchvision.checkpoint.sealing import Sealer
 from batchvision.errors import DiskFailed, OutputHeld
 from batchvision.eventloop import loop_time
-from batchvision.records import Intent
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ class Writer:
 
     async def durable(self, entry: Entry) -> None:
         """Return when the record is durable. Raises DiskFailed, OutputHeld where it will never be."""
-        await self._settled(self.journal.append(entry), departs=isinstance(entry, Intent))
+        await self._settled(self.journal.append(entry))
 
     async def flush(self) -> None:
         """Return when everything that was handed in is durable."""
@@ -97,10 +96,10 @@ class Writer:
             with anyio.CancelScope(shield=True):
                 await self._settled(self.journal.gathering)
 
-    async def _settled(self, group: Group, *, departs: bool = False) -> None:
+    async def _settled(self, group: Group) -> None:
         if not self.is_running:  # nobody else will
             await self.commit()
-        await group.durable(departs=departs)
+        await group.durable()
 
     async def run(self) -> None:
         """Commit group after group until :meth:`close`. Raises DiskFailed: then nothing new may begin, and answers that
