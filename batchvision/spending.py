@@ -25,9 +25,6 @@ class Sum(NamedTuple):
         )
 
 
-_NOTHING = Sum()
-
-
 class Kind(NamedTuple):
     """What attempts are added up by. ``day``: of the job's timezone, as 2026-11-20."""
 
@@ -48,15 +45,10 @@ class Spending:
         usage = attempt.answer.usage
         day = attempt.sent_at.astimezone(self._zone).date().isoformat()
         kind = Kind(attempt.state, attempt.error_kind, attempt.answer.model, day)
-        before = self._sums.get(kind, _NOTHING)
-        self._sums[kind] = Sum(
-            before.attempts + 1,
-            before.cost_ticks + (usage.cost_ticks or 0),
-            before.bound_ticks + (attempt.bound_ticks or 0),
-        )
+        self.add(kind, Sum(1, usage.cost_ticks or 0, attempt.bound_ticks or 0))
 
     def add(self, kind: Kind, more: Sum) -> None:
-        self._sums[kind] = self._sums.get(kind, _NOTHING).plus(more)
+        self._sums[kind] = self._sums.get(kind, Sum()).plus(more)
 
     # ---------------------------------------------------------------------------- looked at
 

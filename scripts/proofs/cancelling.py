@@ -22,7 +22,7 @@ from batchvision.stopping import Interrupted, StopSignal
 from proofs.modelled import in_memory
 from proofs.reckoning import Tally
 
-ROWS = 3
+ROWS = 4
 FEW_POLLERS = 2  #: so that there are few steps
 
 

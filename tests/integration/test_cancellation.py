@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(600)  # a busy machine
 def test_cancelled_at_any_step_a_run_loses_nothing_and_buys_nothing_twice(tmp_path, lane, way):
     tally = at_each_step(tmp_path / "nights", lane, [way], step=len(WAYS))
     assert tally.faults == []
-    assert tally.kills >= steps_of(tmp_path / "whole", lane) // len(WAYS) > 20, "every third step, and none left out"
+    assert tally.kills >= steps_of(tmp_path / "whole", lane) // len(WAYS) > 30, "every third step, and none left out"
     assert min(tally.acknowledged, tally.ambiguous) > 0, "cancelling that hurt nobody proves nothing"
 
 
