@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,35 @@ def test_tickets_print_how_often_and_how_late_they_are_asked_for(tmp_path: Path)
 def test_startup_prints_the_time_to_the_first_request(tmp_path: Path) -> None:
     printed = _printed(tmp_path, "startup", "--rows", "300")
     assert float(_figures(printed, "batchvision run")[0]) > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="loops of idle priority are Linux's")
+def test_what_keeps_the_cores_awake_gives_way_to_all_else_and_ends_with_a_bench_that_is_killed() -> None:
+    bench = "import time; from benches.awake import kept_awake\nwith kept_awake(): print(flush=True); time.sleep(60)"
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY / "scripts")}
+    with subprocess.Popen([sys.executable, "-c", bench], stdout=subprocess.PIPE, env=environ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        loops = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(loops) == len(os.sched_getaffinity(0))
+        _wait_until(lambda: all(os.sched_getscheduler(int(loop)) == os.SCHED_IDLE for loop in loops))
+        process.kill()
+    _wait_until(lambda: not any(_runs(loop) for loop in loops))
+
+
+def _runs(pid: str) -> bool:
+    """A process that has ended may wait, as a zombie, for whoever took it over."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
