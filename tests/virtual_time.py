@@ -62,3 +62,20 @@ class LateLoop(VirtualTimeLoop):
         """The thread sleeps, and the loop with it."""
         self._virtual_seconds = max(self._virtual_seconds, moment) + self._random.expovariate(1 / self.nap_late_seconds)
         return True
+
+
+class StallingLoop(LateLoop):
+    """Every few seconds the whole machine stands still for about half a second: a full disk cache, a crowded host."""
+
+    stalls_seconds = (0.3, 0.6)
+    apart_seconds = (2.0, 6.0)
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self._stalls_at = self._virtual_seconds + self.apart_seconds[1]
+
+    def _jump(self, seconds: float) -> None:
+        super()._jump(seconds)
+        if self._virtual_seconds >= self._stalls_at:
+            self._virtual_seconds += self._random.uniform(*self.stalls_seconds)
+            self._stalls_at = self._virtual_seconds + self._random.uniform(*self.apart_seconds)

@@ -23,7 +23,7 @@ from batchvision.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
-CREDIT_SECONDS = 0.25  #: departures that were late may be made up for, this much
+CREDIT_SECONDS = 0.5  #: departures that were late may be made up for, this much: half of the burst that is usual
 LEAD_SECONDS = 0.1  #: how long before it departs a request is admitted, to make its intent durable: a slow disk's group
 FINE_SECONDS = 0.00125  #: before a moment that must be met well: timers of event loops are a millisecond coarse
 FINEST_SECONDS = 0.004  #: departures nearer than this are not worth holding the loop for

@@ -12,6 +12,7 @@ from virtual_time import VIRTUAL
 
 from batchvision.errors import ConnectFailed, ImageDownloadFailed, RateLimited, RequestRejected, ServerError
 from batchvision.pacing import OUTAGE_AFTER_FAILURES, Gate, Pacing, PacingLimits, TokenBucket
+from batchvision.pacing.pace import CREDIT_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -247,7 +248,7 @@ async def test_polls_take_at_most_half_of_the_rate():
     assert anyio.current_time() - start >= 18
 
 
-@pytest.mark.parametrize(("credit_seconds", "distance_seconds"), [(0.0, 0.1), (0.25, 0.0)])
+@pytest.mark.parametrize(("credit_seconds", "distance_seconds"), [(0.0, 0.1), (CREDIT_SECONDS, 0.0)])
 async def test_behind_a_late_departure_the_distance_is_kept_where_the_burst_is_small(credit_seconds, distance_seconds):
     pacing = Pacing(PacingLimits(requests_per_second=10))
     pacing.observe(None)

@@ -11,7 +11,7 @@ from math import inf
 import anyio
 import pytest
 from limited_provider import Server, night
-from virtual_time import VIRTUAL, LateLoop
+from virtual_time import VIRTUAL, LateLoop, StallingLoop
 
 from batchvision.pacing import Pace, Pacing, PacingLimits
 
@@ -54,6 +54,27 @@ async def test_a_given_limit_whose_server_takes_no_burst_is_still_used_to_nine_t
     await night(late(PacingLimits(requests_per_second=100)), server, 60)
     assert server.share(start + 2, start + 60) >= 0.90
     assert server.refusals(start + 2, start + 60) <= 0.06
+
+
+STALLING = ("asyncio", {"loop_factory": StallingLoop})
+
+
+@pytest.mark.parametrize("anyio_backend", [STALLING], ids=["stalls"])
+async def test_what_a_machine_that_stands_still_for_half_a_second_missed_is_made_up_for(anyio_backend, late):
+    start = anyio.current_time()
+    server = Server(jitter_seconds=0.01)
+    await night(late(PacingLimits(requests_per_second=100)), server, 60)
+    assert server.share(start + 2, start + 60) >= 0.97
+    assert server.refusals(start, start + 60) <= 0.005
+
+
+@pytest.mark.parametrize("anyio_backend", [STALLING], ids=["stalls"])
+async def test_with_half_the_credit_a_machine_that_stands_still_would_be_found_out(anyio_backend, late, monkeypatch):
+    monkeypatch.setattr("batchvision.pacing.pace.CREDIT_SECONDS", 0.25)
+    start = anyio.current_time()
+    server = Server(jitter_seconds=0.01)
+    await night(late(PacingLimits(requests_per_second=100)), server, 60)
+    assert server.share(start + 2, start + 60) < 0.97
 
 
 async def test_a_given_limit_that_is_too_high_gives_way_to_the_real_one():
