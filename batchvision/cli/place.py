@@ -22,6 +22,7 @@ def output_of(place: str) -> Path:
 
 
 def from_here(path: Path) -> Path:
-    """``path`` relative to where the user stands, if it lies below."""
+    """``path`` relative to where the user stands, if it lies below; without a detour (``jobs/../out``)."""
     here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    straight = path.resolve() if ".." in path.parts else path
+    return straight.relative_to(here) if straight.is_relative_to(here) else straight

@@ -337,7 +337,16 @@ def test_an_output_is_named_from_where_the_user_stands(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert from_here(tmp_path / "out") == Path("out")
     assert from_here(Path("/elsewhere/out")) == Path("/elsewhere/out")
+    assert from_here(tmp_path / "jobs" / ".." / "out") == Path("out")
+    assert from_here(tmp_path / ".." / "out") == tmp_path.parent / "out"
     assert output_of("some/folder") == Path("some/folder")
+
+
+def test_the_way_back_out_of_a_linked_folder_leads_to_where_the_link_points(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere" / "jobs").mkdir(parents=True)
+    (tmp_path / "jobs").symlink_to(tmp_path / "elsewhere" / "jobs")
+    assert from_here(tmp_path / "jobs" / ".." / "out") == Path("elsewhere", "out")
 
 
 def test_a_demo_that_sent_nothing_says_why() -> None:
