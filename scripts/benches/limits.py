@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benches.awake import kept_awake
+from benches.awake import CAN_BE_KEPT, kept_awake
 from benches.measure import Contender, Result, Server, client, interleaved, served, table
 from benches.steady import early, longest_wait_of_the_largest, seconds_to_recover, share_of_allowed
 
@@ -70,6 +70,7 @@ PARTS = tuple(case.name for case in (*CASES, TOKENS, STORM))
 
 def bench(chosen: Namespace, folder: Path) -> None:
     cases = [_shorter(case, chosen.seconds) for case in CASES if chosen.only in (None, case.name)]
+    print("cores kept awake by loops of idle priority" if CAN_BE_KEPT else "cores may sleep: timers may be late")
     with kept_awake(), served() as server:
         if cases:
             requests_a_minute(chosen, folder, server, cases)
