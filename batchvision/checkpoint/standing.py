@@ -80,6 +80,7 @@ class Standing:
             if open_.ticket is not None
             for key in (open_.intent.request_key, open_.intent.skip_key)
         }
+        self._had_tickets = frozenset(row_id for row_id, _ in self._awaiting)
         #: rows with a failure, a carry or a ticket that the manifest still has
         self.seen: set[str] = set()
 
@@ -149,6 +150,13 @@ class Standing:
         if not len(self._done):
             return list(range(len(ids)))
         return np.flatnonzero(~self._done.contains_packed(pairs(packed_ids(ids), keys))).tolist()
+
+    def met_before(self, row_ids: Sequence[str]) -> list[int]:
+        """The places of those that have failed, wait for a ticket, or carry something, under whatever key."""
+        failures, carries, tickets = self._books.failures, self._books.carries, self._had_tickets
+        if not (failures or carries or tickets):
+            return []
+        return [at for at, each in enumerate(row_ids) if each in failures or each in carries or each in tickets]
 
     def is_done_elsewhere(self, row_id: str) -> bool:
         """Whether the row is done under another recipe, and not under this one."""

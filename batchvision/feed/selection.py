@@ -71,6 +71,16 @@ class Chooser:
             drawn = random.Random(selection.seed).sample(range(1, rows_in_manifest + 1), selection.sample)
             self._drawn = frozenset(drawn)
 
+    @property
+    def takes_none(self) -> bool:
+        """Whatever still comes."""
+        return self._left is not None and self._left <= 0
+
+    @property
+    def takes_some(self) -> bool:
+        """Neither all nor none of what still comes: each row is to be asked about."""
+        return not self.takes_none and (self._drawn, self._only, self._left) != (None, None, None)
+
     def takes(self, position: int, row_id: str, *, is_sent: bool) -> bool:
         """``is_sent``: False for a row that is invalid; it costs nothing and does not count toward the limit."""
         if self._drawn is not None and position not in self._drawn:
@@ -79,7 +89,7 @@ class Chooser:
             return False
         if self._left is None:
             return True
-        if self._left <= 0:
+        if self.takes_none:
             return False
         self._left -= is_sent
         return True

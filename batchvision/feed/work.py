@@ -40,9 +40,11 @@ _LEAST_ROWS = 64
 
 class Standing(Protocol):
     """What the feed asks the checkpoint: how a row stands under its skip_key. ``not_done``: the places of the rows that
-    are not done, asked with 16 bytes a key; these are asked about by name, with ``open_state``."""
+    are not done, asked with 16 bytes a key; ``met_before``: the places among these of all that may not be new, which
+    are asked about one by one, with ``open_state``."""
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]: ...
+    def met_before(self, row_ids: Sequence[str]) -> list[int]: ...
     def state(self, row_id: str, key: str) -> RowState: ...
     def open_state(self, row_id: str, key: str) -> RowState: ...
     def failed_before(self, row_id: str, key: str) -> Failed | None: ...
@@ -55,6 +57,9 @@ class NewStanding:
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
         return list(range(len(ids)))
+
+    def met_before(self, row_ids: Sequence[str]) -> list[int]:
+        return []
 
     def state(self, row_id: str, key: str) -> RowState:
         return RowState.NEW
@@ -183,11 +188,20 @@ class _Feed:
     # ------------------------------------------------------------------------------ counting
 
     def _count_all(self, stretch: Stretch) -> None:
-        others = self._standing.not_done(stretch.ids, stretch.keys)
-        stretch.tally.done = len(stretch.ids) - len(others)
+        tally, others = stretch.tally, self._standing.not_done(stretch.ids, stretch.keys)
+        tally.done = len(stretch.ids) - len(others)
         ids = stretch.ids.take(pa.array(others, pa.int64())).to_pylist()
-        for place, row_id in zip(others, ids, strict=True):
-            self._count(stretch, place, row_id)
+        if self._only_new or self._chooser.takes_some:
+            for place, row_id in zip(others, ids, strict=True):
+                self._count(stretch, place, row_id)
+            return
+        met = self._standing.met_before(ids)
+        for at in met:
+            self._count(stretch, others[at], ids[at])
+        if self._chooser.takes_none:
+            tally.left += len(others) - len(met)
+        else:
+            tally.places = sorted([*tally.places, *set(others).difference([others[at] for at in met])])
 
     def _count(self, stretch: Stretch, place: int, row_id: str) -> None:
         """One row that is not done: to do, or waiting, or left alone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,6 +64,9 @@ class Known(NewStanding):
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
         return [place for place, row_id in enumerate(ids.to_pylist()) if row_id not in self.done]
+
+    def met_before(self, row_ids: Sequence[str]) -> list[int]:
+        return [at for at, each in enumerate(row_ids) if each in self.failed or each in self.states]
 
     def open_state(self, row_id: str, key: str) -> RowState:
         self.keys[row_id] = key
@@ -238,8 +241,8 @@ def test_an_invalid_rows_key_stays_while_its_problem_does(ask: Ask) -> None:
     job = ask("id,image,title\na,x,t\na,y,t\n")
     passed(job, standing)
     first = standing.keys["a#2"]
-    passed(job, standing)
-    assert standing.keys["a#2"] == first != standing.keys["a"]
+    rows, _ = passed(job, standing)
+    assert standing.keys["a#2"] == first == rows[1].skip_key != rows[0].skip_key
 
 
 def test_the_third_of_a_kind_is_told_apart(ask: Ask) -> None:
@@ -285,6 +288,27 @@ def test_done_rows_are_known_by_id_and_key_and_never_asked_about_again(ask: Ask)
             raise AssertionError("a done row was looked at")
 
     assert passed(job, AllDone())[1].done == 100
+
+
+class AskedAbout(Known):
+    """One whose rows are all asked about, one by one."""
+
+    def met_before(self, row_ids: Sequence[str]) -> list[int]:
+        return list(range(len(row_ids)))
+
+
+@pytest.mark.parametrize("limit", [None, 0, 1, 30, 93, 94, 500])
+@pytest.mark.parametrize("others", [{}, {"sample": 50}])
+def test_rows_counted_at_once_are_counted_as_one_by_one(ask: Ask, limit: int | None, others: dict[str, Any]) -> None:
+    job, selection = ask(HUNDRED), {"limit": limit, "retry_failed": frozenset({"server_error"}), **others}
+    failed = {"r3": "refused", "r90": "server_error"}
+    at_once, one_by_one = (
+        kind(done=["r1", "r2"], failed=failed, awaiting=["r4"], held=["r5"]) for kind in (Known, AskedAbout)
+    )
+    assert passed(job, at_once, **selection) == passed(job, one_by_one, **selection)
+    assert at_once.kept == one_by_one.kept
+    is_at_once = limit == 0 or (limit is None and not others)
+    assert len(at_once.keys) == (len(failed) + 2 if is_at_once else len(one_by_one.keys))
 
 
 def test_failed_rows_are_retried_by_kind(ask: Ask) -> None:
@@ -386,7 +410,7 @@ def test_a_manifest_that_grows_under_the_feed_is_told_at_its_end(ask: Ask, tmp_p
 
 def test_the_checkpoints_standing_answers_all_that_the_feed_asks() -> None:
     asked = [name for name in vars(Standing) if not name.startswith("_")]
-    assert len(asked) == 6
+    assert len(asked) == 7
     assert all(callable(getattr(CheckpointStanding, name)) for name in asked)
 
 
