@@ -195,13 +195,14 @@ class _Feed:
             for place, row_id in zip(others, ids, strict=True):
                 self._count(stretch, place, row_id)
             return
-        met = self._standing.met_before(ids)
+        met = dict.fromkeys(self._standing.met_before(ids))
         for at in met:
             self._count(stretch, others[at], ids[at])
+        new = [place for at, place in enumerate(others) if at not in met] if met else others
         if self._chooser.takes_none:
-            tally.left += len(others) - len(met)
+            tally.left += len(new)
         else:
-            tally.places = sorted([*tally.places, *set(others).difference([others[at] for at in met])])
+            tally.places = sorted([*tally.places, *new])
 
     def _count(self, stretch: Stretch, place: int, row_id: str) -> None:
         """One row that is not done: to do, or waiting, or left alone."""

@@ -130,6 +130,16 @@ async def test_what_was_used_up_goes_on_whether_the_row_failed_or_is_pending(tmp
         assert failed.keep == {"title": "title 2"}
 
 
+async def test_whatever_is_known_of_a_row_that_is_not_done_it_is_met_before(tmp_path: Path) -> None:
+    await a_night(tmp_path)
+    with open_store(tmp_path, run_id="run2") as store:
+        store.recover(judge, hold=True)
+        standing = store.standing("recipe")
+        rows = [f"row{number}" for number in (6, 5, 4, 3, 2, 7)]
+        assert [rows[at] for at in standing.met_before(rows)] == ["row5", "row4", "row3", "row2"]
+        assert standing.met_before(["row1", "row6"]) == []
+
+
 async def test_done_rows_are_passed_over_by_the_batch_under_either_key(tmp_path: Path) -> None:
     await a_night(tmp_path)
     with started(tmp_path) as store:
