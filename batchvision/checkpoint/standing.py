@@ -80,6 +80,7 @@ class Standing:
             if open_.ticket is not None
             for key in (open_.intent.request_key, open_.intent.skip_key)
         }
+        #: the loop takes from ``_awaiting`` while the feed's thread asks, so that it cannot be walked through there
         self._had_tickets = frozenset(row_id for row_id, _ in self._awaiting)
         #: rows with a failure, a carry or a ticket that the manifest still has
         self.seen: set[str] = set()
