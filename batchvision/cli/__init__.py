@@ -14,6 +14,7 @@ from typing import NamedTuple, NoReturn
 import click
 
 from batchvision import __version__
+from batchvision.garbage import collect_rarely
 
 
 class _Entry(NamedTuple):
@@ -84,6 +85,7 @@ def group() -> None:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script: runs one command and exits with its code."""
+    collect_rarely()
     from batchvision.cli.exits import run_and_report
 
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 
 import pytest
 
@@ -33,3 +35,17 @@ def test_of_two_runs_at_once_the_last_one_to_end_restores_what_the_first_found()
     assert gc.get_threshold() == THRESHOLDS
     other.__exit__(None, None, None)
     assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
+
+
+def test_the_command_collects_rarely_before_it_imports_what_it_needs() -> None:
+    program = (
+        "import gc, sys\n"
+        "from batchvision.cli import COMMANDS, main\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == COMMANDS['config'].module: print(*gc.get_threshold())\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "main(['config', '--help'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith("{} {} {}\n".format(*THRESHOLDS))
