@@ -53,7 +53,7 @@ def test_a_second_signal_leaves_at_once_and_lists_what_was_cut_off(bench, emulat
     rows = bench.rows(20)
     job = bench.job(bench.manifest(rows), limits="concurrency = 4")
     process = bench.start(job, *to_emulator(emulator))
-    wait_for(lambda: emulator.bill().requests >= 1, process)
+    wait_for(lambda: emulator.bill().requests == 4, process)
     process.send_signal(signal.SIGTERM)
     line = process.stderr.readline()
     while "SIGTERM" not in line:
@@ -64,7 +64,7 @@ def test_a_second_signal_leaves_at_once_and_lists_what_was_cut_off(bench, emulat
     summary = json.loads(out)
     assert (process.returncode, summary["rows_completed"], summary["rows_pending"]) == (143, 0, 20), err
     ambiguous = [row["row_id"] for row in bench.table("attempts") if row["state"] == "ambiguous"]
-    assert len(ambiguous) == summary["rows_ambiguous"] == summary["requests_sent"] == emulator.bill().requests
+    assert len(ambiguous) == summary["rows_ambiguous"] == summary["requests_sent"] == emulator.bill().requests == 4
 
 
 def test_a_second_run_on_the_same_output_exits_11_and_sends_nothing(bench, emulator):
