@@ -18,7 +18,7 @@ import anyio
 import pyarrow.parquet as pq
 import pytest
 from fake_provider import Asked, FakeProvider, Reply, chat, error, inline, virtual_now
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from simulated_night import HastyDisk
 from virtual_time import VIRTUAL
@@ -217,7 +217,7 @@ def _is_power_cut(fault: BaseException) -> bool:
 
 
 @given(story=STORIES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @example(Story(20, 8, (100,), ("ok", "cut"), 1_000, (3.0, 2.0)))
 @example(Story(30, 12, (1,), ("ok",), 150, ()))
 @example(Story(5, 1, (100,), ("ok",), 500, (), "_per_day"))

@@ -254,7 +254,7 @@ keys = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=200)
 @given(keys, trees)
 def test_whatever_stands_in_a_job_it_is_a_job_or_invalid(tmp_path: Path, key: str, value: object) -> None:
     try:

@@ -49,7 +49,7 @@ def test_keys_that_come_one_by_one_are_found_at_once_and_ever_after(keep: Keep) 
     assert not any(found(keys, [key(number) for number in range(10**8, 10**8 + 1_000)]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sets(st.binary(min_size=2, max_size=2), max_size=60),
     st.lists(st.binary(min_size=2, max_size=2), max_size=60),

@@ -98,7 +98,7 @@ def test_a_quote_inside_an_unquoted_cell_is_only_a_quote(put: Put) -> None:
 hostile = st.text(st.one_of(st.sampled_from(',;\t"\r\n\\ \x00 ﻿\x1c\x85'), st.characters(exclude_categories=["Cs"])))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     rows=st.lists(st.tuples(hostile, hostile, hostile), max_size=8),
     delimiter=st.sampled_from(",;\t"),

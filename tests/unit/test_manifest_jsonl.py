@@ -85,7 +85,7 @@ json_values = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(values=st.lists(json_values, min_size=1, max_size=4))
 def test_neighbours_never_change_a_cells_text(put: Put, values: list[Any]) -> None:
     together = texts(put(*[json.dumps({"x": value}) for value in values]))

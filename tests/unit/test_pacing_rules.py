@@ -61,7 +61,7 @@ def played(per_second: float, wishes: list[tuple[float, float]], slowest_disk: f
     return seen
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(0.5, 100), pauses, st.sampled_from([0.0, 0.02, 0.2]), st.integers(0, 99))
 def test_nobody_leaves_while_a_retry_after_lasts_and_never_faster_than_the_job_allows(per_second, wishes, disk, seed):
     seen = played(per_second, wishes, disk, seed)
@@ -72,7 +72,7 @@ def test_nobody_leaves_while_a_retry_after_lasts_and_never_faster_than_the_job_a
         assert full_at - 1 / per_second - at <= CREDIT_SECONDS + EPSILON
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 8_000), min_size=2, max_size=60), st.integers(60_000, 600_000))
 def test_rows_have_their_tokens_in_the_order_in_which_they_asked_and_a_large_one_waits_for_no_more_than_was_taken(
     sizes, per_minute
@@ -99,7 +99,7 @@ def test_rows_have_their_tokens_in_the_order_in_which_they_asked_and_a_large_one
     assert order == list(range(len(sizes)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 6_000), st.integers(1, 6_000)), min_size=1, max_size=60))
 def test_whatever_the_estimates_tokens_never_run_ahead_of_the_limit_by_more_than_two_buckets_and_a_row(rows):
     async def night() -> None:

@@ -439,13 +439,13 @@ def read_in_every_way(provider: str, answer: RawAnswer) -> None:
 
 
 @given(PROVIDERS, STATUSES, HEADERS, st.binary(max_size=200), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_bytes_raise(provider: str, status: int, headers: dict[str, str], body: bytes, complete: bool) -> None:
     read_in_every_way(provider, RawAnswer(status, headers, body, NOW, complete))
 
 
 @given(PROVIDERS, STATUSES, JSON, st.sampled_from(["{}", "data: {}\n\n", "\n: x\n{}", "[{}]"]))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_no_json_raises(provider: str, status: int, document: Any, around: str) -> None:
     body = around.replace("{}", json.dumps(document)).encode()
     read_in_every_way(provider, RawAnswer(status, {}, body, NOW))
@@ -462,7 +462,7 @@ def test_no_depth_raises(depth: int, shape: str) -> None:
 
 
 @given(st.integers(0, len(json.dumps(GROK))))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_an_answer_cut_anywhere_is_cut_short(end: int) -> None:
     whole = json.dumps(GROK).encode()
     error = dialect("xai").read(raw(whole[:end], complete=False)).error

@@ -225,4 +225,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestInAnyOrder = AnyOrder.TestCase
-TestInAnyOrder.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestInAnyOrder.settings = settings(max_examples=40, stateful_step_count=25)

@@ -488,7 +488,7 @@ async def test_a_power_cut_at_any_operation_loses_nothing_that_was_acknowledged(
     assert most >= 8, "the script must have been told something, or this proves nothing"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(at=st.integers(0, 200), again=st.integers(0, 25), seed=st.integers(0, 2**16))
 def test_a_second_power_cut_during_recovery_loses_nothing_either(
     tmp_path_factory: pytest.TempPathFactory, at: int, again: int, seed: int
