@@ -220,7 +220,8 @@ def _broken_of_crashes(crashing: CrashingNight, ledger: list[dict[str, Any]]) ->
 
 def sweep(folder: Path, lane: str, variations: int, forgets: str | None = None, until: str | None = None) -> Tally:
     """Cut a night before each of its operations, so many times with other luck; every second time, cut the next run
-    soon after its start too; then let it end. ``until``: stop at the first fault that has this in its words."""
+    soon after its start too; then let it end. ``until``: in another order, up to the first fault that has
+    this in its words."""
     tally, folder = Tally(), in_memory(folder)
     try:
         with rarely_collected(), mock.patch("batchvision.lanes.deferred.POLLERS", FEW_POLLERS):
@@ -235,7 +236,10 @@ def _sweep(tally: Tally, folder: Path, lane: str, variations: int, forgets: str 
     assert whole.run() is not None
     parts = list(whole.night.output.rglob("run_date=*/part-*.parquet"))
     assert len(parts) == 2 and all(is_merged(part.name) for part in parts), "the night merges its parts, too"
-    for place in range(whole.places):
+    places = list(range(whole.places))
+    if until is not None:
+        random.Random(0).shuffle(places)
+    for place in places:
         for variation in range(place % 2, place % 2 + variations):
             crashing = CrashingNight(folder / f"{place}-{variation}", lane, forgets)
             found = _cut_and_ended(crashing, place, variation, tally)
