@@ -31,6 +31,7 @@ class Server:
     says_words: bool = False  #: xAI's, in its 429s
     retry_after_seconds: float | None = None
     storms: list[tuple[float, float]] = field(default_factory=list)
+    half_taken: list[tuple[float, float]] = field(default_factory=list)  #: by another program with the same key
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,7 +51,8 @@ class Server:
         return error
 
     def _admit(self, now: float, tokens: float) -> RateLimited | None:
-        self._level = min(self.burst, self._level + (now - self._at) * self.per_second)
+        left = 0.5 if any(start <= now < end for start, end in self.half_taken) else 1.0
+        self._level = min(self.burst, self._level + (now - self._at) * self.per_second * left)
         if self.tokens_per_minute:
             most = self.tokens_per_minute / 60 * 10
             self._tokens = min(most, self._tokens + (now - self._at) * self.tokens_per_minute / 60)

@@ -2,7 +2,8 @@
 
 All leave through one door, one at a time (the generic cell rate algorithm): time not used is credit for at most
 :data:`CREDIT_SECONDS`, and none at all where the provider's burst turns out to be small. What was found is kept a
-little below the limit; trying for more is small and rare.
+little below the limit; tries for more are rare, and small where the limit was felt. What took rate or credit away may
+be over (another program with the same key, a storm of 429s): both come back within minutes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 CREDIT_SECONDS = 0.5  #: departures that were late may be made up for, this much: half of the burst that is usual
 LEAD_SECONDS = 0.1  #: how long before it departs a request is admitted, to make its intent durable: a slow disk's group
+CREDIT_AGAIN_SECONDS = 60.0  #: until credit that was taken away is given again; doubled each time,
+LONGEST_CREDIT_AGAIN_SECONDS = 3_600.0  #: but no more than an hour
 FINE_SECONDS = 0.00125  #: before a moment that must be met well: timers of event loops are a millisecond coarse
 FINEST_SECONDS = 0.004  #: departures nearer than this are not worth holding the loop for
 COARSE_SECONDS = 0.1  #: for departures further apart a millisecond is nothing
@@ -48,8 +51,8 @@ STORM_SHARE = 0.8  #: of 429s in the last second: above it the rate is not the r
 SEARCH_FACTOR = 1.25  #: a second, until a limit is felt
 RETURN_FACTOR = 1.5  #: a second, back to a rate that was fine
 FIRST_WINDOW = 32  #: requests in flight at the start of a slow start
-PROBE_SHARE = 0.02  #: a try for a little more; beyond what was ever refused doubled each time
-PROBE_SECONDS = 10.0  #: between two tries; doubled each time one fails
+PROBE_SHARE = 0.02  #: a try for more: half of the way to what was refused last, at least this; beyond it doubled
+PROBE_SECONDS = 10.0  #: between two tries; doubled each time one fails, until one does not
 LONGEST_PROBE_SECONDS = 80.0
 METER_SECONDS = 5.0  #: what is looked at, and long enough for so many
 METER_DEPARTURES = 300  #: but no more than a minute
@@ -142,6 +145,7 @@ class Pace:
         self._fine = 0.0  #: the rate before the last try for more
         self._felt_at = inf  #: the rate at which the limit was felt last
         self._credit_seconds = CREDIT_SECONDS
+        self._credit_again_at, self._credit_again_seconds = inf, CREDIT_AGAIN_SECONDS
         self._next_at = 0.0  #: nobody departs before
         self._held_until, self._held_seconds = -inf, 0.0  #: the end of the last pause, and its length
         self._ahead = 0  #: admitted, not departed
@@ -283,7 +287,7 @@ class Pace:
             self._is_first, self._next_at = False, max(self._next_at, now)
 
     def _grow(self, now: float) -> None:
-        """Only where the rate is what holds us back: quickly up to what was fine, beyond it a little and rarely."""
+        """Only where the rate is what holds us back: quickly up to what was fine, beyond it in rare tries."""
         assert self.per_second is not None
         since = now - self._changed_at
         if self._good is None:  # still searching: no limit has been felt yet
@@ -292,16 +296,34 @@ class Pace:
         elif self.per_second < self._good:
             if since >= 1.0:
                 self._set(min(self.per_second * RETURN_FACTOR, self._good), now)
-        elif since >= self._probe_seconds and (self._most is None or self.per_second < self._most):
-            if self._seen().refused_share > self._bearable / 2:
-                return
-            if self.per_second > self._felt_at:  # more than was ever refused: the limit has been raised
-                self._probe_share = min(0.25, self._probe_share * 2)
-                self._probe_seconds = PROBE_SECONDS
-            self._fine = self.per_second
-            more = self.per_second * (1 + self._probe_share)
-            self._good = more if self._most is None else min(self._most, more)
-            self._set(self._good, now)
+        elif self.per_second == self._most:
+            if now >= self._credit_again_at:
+                self._give_credit_again(now)
+        elif since >= self._probe_seconds and self._seen().refused_share <= self._bearable / 2:
+            self._try_more(self.per_second, now)
+
+    def _try_more(self, rate: float, now: float) -> None:
+        """What was felt may have been another program with the same key: minutes later all is there again."""
+        if self._fine:  # the last try met no limit
+            self._probe_seconds = PROBE_SECONDS
+        if rate > self._felt_at:  # more than was ever refused: the limit has been raised
+            self._probe_share = min(0.25, self._probe_share * 2)
+        half_way = (rate + self._felt_at) / 2 if self._felt_at < inf else 0.0
+        self._fine = rate
+        self._good = min(self._most or inf, max(half_way, rate * (1 + self._probe_share)))
+        self._set(self._good, now)
+
+    def _give_credit_again(self, now: float) -> None:
+        """At a limit that is named nothing else makes up for late departures, and what took it away may be over."""
+        if self._seen(LONGEST_METER_SECONDS).refused_share > BEARABLE_SHARE:
+            self._credit_again_at = now + self._credit_again_seconds
+        else:
+            self._credit_seconds, self._credit_again_at, self._is_named = CREDIT_SECONDS, inf, True
+
+    def _take_credit(self, now: float) -> None:
+        self._credit_seconds = 0.0
+        self._credit_again_at = now + self._credit_again_seconds
+        self._credit_again_seconds = min(LONGEST_CREDIT_AGAIN_SECONDS, 2 * self._credit_again_seconds)
 
     def _set(self, per_second: float, now: float) -> None:
         self.per_second = max(per_second, SLOWEST_PER_SECOND if self._most is None else min(self._most / 4, 1.0))
@@ -329,8 +351,11 @@ class Pace:
             self._cut(self.per_second if has_wish else self.per_second / 2, now)
             return True
         is_soon = self._held_until <= departed_at and now - self._held_until < PAUSES_APART * self._held_seconds
-        if (has_wish and is_soon) or seen.is_surely_above(self._bearable):
+        is_tried = self._fine > 0  # more, just now: each pause it costs is one too many
+        if (has_wish and (is_soon or is_tried)) or seen.is_surely_above(self._bearable):
             self._slow_down(self.per_second, seen, now, has_wish=has_wish)
+        elif (longer := self._seen(LONGEST_METER_SECONDS)).is_surely_above(self._bearable):  # at a slow pace few show
+            self._slow_down(self.per_second, longer, now, has_wish=has_wish)
         return False
 
     @property
@@ -350,9 +375,11 @@ class Pace:
             self._good = max(rate * LEAST_WITH_PAUSE, (self._most or 0.0) * LEAST_WITH_PAUSES)
         elif not self._credit_seconds:
             self._good = rate * max(LEAST_OF_NAMED, 1 - seen.refused_share / 2)
+        if self._fine:  # a try for more has failed
+            self._probe_seconds = min(LONGEST_PROBE_SECONDS, self._probe_seconds * 2)
         self._fine, self._felt_at = 0.0, rate
-        self._credit_seconds = 0.0
-        self._probe_seconds = min(LONGEST_PROBE_SECONDS, self._probe_seconds * 2)
+        if self._credit_seconds:
+            self._take_credit(now)
         self._probe_share = PROBE_SHARE
         self._cut(self._good or rate, now)
 

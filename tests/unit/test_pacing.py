@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from virtual_time import VIRTUAL
 
 from batchvision.errors import ConnectFailed, ImageDownloadFailed, RateLimited, RequestRejected, ServerError
-from batchvision.pacing import OUTAGE_AFTER_FAILURES, Gate, Pacing, PacingLimits, TokenBucket
+from batchvision.pacing import OUTAGE_AFTER_FAILURES, Gate, Pace, Pacing, PacingLimits, TokenBucket
 from batchvision.pacing.pace import CREDIT_SECONDS
 
 pytestmark = pytest.mark.anyio
@@ -366,3 +366,16 @@ async def test_where_many_answers_are_back_at_once_as_many_requests_leave_at_onc
         for _ in range(3):  # the first looks, those behind it are told, they go
             await checkpoint()
         assert len(admitted) == 80
+
+
+async def test_at_a_slow_pace_a_few_refusals_too_many_are_seen_in_a_minute():
+    pace = Pace(20.0, nap_until=lambda moment: False)
+    pace._is_named, pace._credit_seconds, pace._most, pace._good = False, 0.0, None, 20.0
+    for number in range(20 * 60):
+        departed_at = await pace.depart()
+        if number % 40 == 39:  # one in forty: too few to be noticed among three hundred
+            pace.refused(departed_at)
+        assert pace.per_second is not None
+        if pace.per_second < 20.0:
+            return
+    raise AssertionError("a fortieth of all requests would be refused for ever")

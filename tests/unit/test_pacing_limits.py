@@ -110,9 +110,9 @@ async def test_a_limit_told_in_headers_is_used_from_the_first_answer_on(per_seco
 async def test_a_limit_nobody_tells_is_found_within_a_minute(per_second, burst_seconds):
     start = anyio.current_time()
     server = Server(per_second=per_second, burst=max(1.0, per_second * burst_seconds))
-    await night(Pacing(PacingLimits()), server, 180)
-    assert server.share(start + 60, start + 180) >= 0.90
-    assert server.refusals(start + 60, start + 180) <= 0.02
+    await night(Pacing(PacingLimits()), server, 120)
+    assert server.share(start + 60, start + 120) >= 0.90
+    assert server.refusals(start + 60, start + 120) <= 0.02
 
 
 @pytest.mark.parametrize("burst", [20.0, 100.0])
@@ -132,6 +132,54 @@ async def test_pauses_that_are_asked_for_now_and_then_for_another_reason_than_th
     await night(pacing, server, 300)
     assert pacing.pace.per_second == 100
     assert server.share(start + 2, start + 300) >= 0.95
+
+
+async def night_of_two_programs(limits: PacingLimits, **server_has: float) -> tuple[float, float]:
+    """Another program takes half of the limit for half a minute; the share of the limit used, and of 429s, from two and
+    a half minutes after that on."""
+    start = anyio.current_time()
+    server = Server(per_second=50, half_taken=[(start + 60, start + 90)], **server_has)
+    await night(Pacing(limits), server, 300)
+    return server.share(start + 240, start + 300), server.refusals(start + 240, start + 300)
+
+
+@pytest.mark.parametrize("server_has", [{"burst": 50}, {"burst": 250}, {"burst": 50, "says_limits": True}])
+async def test_soon_after_another_program_took_half_of_a_limit_all_of_it_is_used_again(server_has):
+    share, refusals = await night_of_two_programs(PacingLimits(), **server_has)
+    assert share >= 0.95
+    assert refusals <= 0.02
+
+
+async def test_so_it_is_where_the_job_gives_the_limit():
+    share, refusals = await night_of_two_programs(PacingLimits(requests_per_second=50), burst=50)
+    assert share >= 0.97
+    assert refusals <= 0.005
+
+
+async def test_tries_that_are_small_and_rare_would_be_found_to_take_a_quarter_of_an_hour(monkeypatch):
+    monkeypatch.setattr("batchvision.pacing.pace.PROBE_SECONDS", 80.0)
+    monkeypatch.setattr(Pace, "_felt_at", property(lambda pace: inf, lambda pace, rate: None), raising=False)
+    share, _ = await night_of_two_programs(PacingLimits(requests_per_second=50), burst=50)
+    assert share < 0.6
+
+
+async def stalling_night_after_a_short_storm(late) -> float:
+    """The share of the limit used from a minute and a half after it on."""
+    start = anyio.current_time()
+    server = Server(jitter_seconds=0.01, storms=[(start + 20, start + 23)])
+    await night(late(PacingLimits(requests_per_second=100)), server, 180)
+    return server.share(start + 110, start + 180)
+
+
+@pytest.mark.parametrize("anyio_backend", [STALLING], ids=["stalls"])
+async def test_credit_that_a_storm_took_away_is_given_again(anyio_backend, late):
+    assert await stalling_night_after_a_short_storm(late) >= 0.97
+
+
+@pytest.mark.parametrize("anyio_backend", [STALLING], ids=["stalls"])
+async def test_a_pacing_that_never_gives_it_again_would_be_found_out(anyio_backend, late, monkeypatch):
+    monkeypatch.setattr("batchvision.pacing.pace.CREDIT_AGAIN_SECONDS", inf)
+    assert await stalling_night_after_a_short_storm(late) < 0.95
 
 
 async def stormy_night(seed: int) -> tuple[Server, float]:
