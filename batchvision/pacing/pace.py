@@ -351,7 +351,7 @@ class Pace:
             self._cut(self.per_second if has_wish else self.per_second / 2, now)
             return True
         is_soon = self._held_until <= departed_at and now - self._held_until < PAUSES_APART * self._held_seconds
-        is_tried = self._fine > 0  # more, just now: each pause it costs is one too many
+        is_tried = self._fine > 0 and now - self._changed_at < LONGEST_PROBE_SECONDS  # more: a pause says no
         if (has_wish and (is_soon or is_tried)) or seen.is_surely_above(self._bearable):
             self._slow_down(self.per_second, seen, now, has_wish=has_wish)
         elif (longer := self._seen(LONGEST_METER_SECONDS)).is_surely_above(self._bearable):  # at a slow pace few show
