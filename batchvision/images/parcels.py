@@ -16,8 +16,8 @@ from batchvision.records import ImagePreparation
 READY = b"batchvision images 1\n"
 #: format, orientation, may it have all the memory, bytes that follow, max_bytes, max_side (0: none), max_pixels
 _TASK = struct.Struct("!BB?QQQQ")
-#: how it ended, width, height, bytes that follow
-_REPLY = struct.Struct("!BIIQ")
+#: how it ended, width, height, bytes that follow, is it the process's last
+_REPLY = struct.Struct("!BIIQ?")
 TASK_BYTES, REPLY_BYTES = _TASK.size, _REPLY.size
 _FORMATS = tuple(ImageFormat)
 _MOST = 2**64 - 1
@@ -48,6 +48,7 @@ class Reply(NamedTuple):
     width: int
     height: int
     length: int
+    is_last: bool = False  #: the process holds too much memory to go on
 
 
 def pack_task(task: Task) -> bytes:
@@ -79,5 +80,5 @@ def pack_reply(reply: Reply) -> bytes:
 
 def unpack_reply(raw: bytes) -> Reply:
     """Raises ValueError for what no decoding process of ours says."""
-    ending, width, height, length = _REPLY.unpack(raw)
-    return Reply(Ending(ending), width, height, length)
+    ending, width, height, length, is_last = _REPLY.unpack(raw)
+    return Reply(Ending(ending), width, height, length, is_last)

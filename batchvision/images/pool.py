@@ -127,9 +127,9 @@ class DecodingPool:
         decoder = self._taken()
         is_usable = False
         try:
-            answered = decoder.ask(task, content, time.monotonic() + self._deadline_seconds)
-            is_usable = True
-            return answered
+            reply, answer = decoder.ask(task, content, time.monotonic() + self._deadline_seconds)
+            is_usable = not reply.is_last
+            return reply, answer
         except _TooSlow:
             raise ImageUnreadable(
                 f"decoding it took more than {self._deadline_seconds:g} s: convert it to JPEG or PNG first"

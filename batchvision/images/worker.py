@@ -1,7 +1,7 @@
 """A decoding process: reads images from its standard input, converts one at a time, answers on its standard output.
 
 Rule: it trusts no image and needs nothing: no key in its environment, no file it may write, memory and time bounded by
-the kernel. Whatever a decoder does to it costs one row.
+the kernel. Whatever a decoder does to it costs one row. What decoders keep in memory takes no room from later images.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
+
+from PIL import AvifImagePlugin
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable
 from batchvision.images.convert import NeedsRoom, convert
+from batchvision.images.formats import ImageFormat
 from batchvision.images.parcels import READY, TASK_BYTES, Ending, Reply, Task, pack_reply, unpack_task
 
 #: What one image may take while others are decoded beside it, and while it is alone.
@@ -21,6 +25,8 @@ SHARED_BYTES = 256 * 1024 * 1024
 ALONE_BYTES = 512 * 1024 * 1024
 #: Room kept free when the need of an image is estimated: what the estimate does not see.
 SPARE_BYTES = 32 * 1024 * 1024
+#: A process in which decoders have kept more than this is replaced after its answer.
+KEPT_BYTES = 128 * 1024 * 1024
 #: The process ends itself this long after it was given an image: no hung decoder outlives a killed run.
 LAST_SECONDS = 120.0
 _NICENESS = 5  # requests and the journal come first
@@ -33,14 +39,17 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder prints is no answer
     os.nice(_NICENESS)
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the stacks of a decoder's threads would count as memory
     bound = _Bound()
     _say(answers, READY)
     while len(raw := sys.stdin.buffer.read(TASK_BYTES)) == TASK_BYTES:
         task = unpack_task(raw)
         signal.setitimer(signal.ITIMER_REAL, LAST_SECONDS)  # SIGALRM's default: the end
+        if task.header.format is ImageFormat.HEIC:
+            _load_heic()
         bound.set(_room(task))
         reply, content = _serve(task, sys.stdin.buffer)
-        _say(answers, pack_reply(reply), content)
+        _say(answers, pack_reply(reply._replace(is_last=bound.is_used_up)), content)
         signal.setitimer(signal.ITIMER_REAL, 0)
     os._exit(0)
 
@@ -49,37 +58,58 @@ def _room(task: Task) -> int:
     return ALONE_BYTES if task.is_alone else SHARED_BYTES
 
 
+def _load_heic() -> None:
+    """Load the extra's decoder before the memory is bounded: what it takes is no image's."""
+    with suppress(ImportError):
+        import pillow_heif.options
+
+        pillow_heif.options.DECODE_THREADS = 1
+
+
+class _Held(NamedTuple):
+    """Bytes of memory this process has mapped; ``data``: those of them that it may write."""
+
+    mapped: int
+    data: int
+
+
 class _Bound:
-    """The kernel's limit on this process's memory, over what it held when it began."""
+    """The kernel's limit on this process's memory, over what it holds when an image comes."""
 
     def __init__(self) -> None:
         import resource
 
         self._resource = resource
-        self._base = _bytes_held()
+        self._first = _held()
         for kind in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
             resource.setrlimit(kind, (0, 0))
 
+    @property
+    def is_used_up(self) -> bool:
+        """Whether so much was kept of the images so far that a new process is due."""
+        return _held().data - self._first.data > KEPT_BYTES
+
     def set(self, room_bytes: int) -> None:
-        kinds = self._resource
+        kinds, held = self._resource, _held()
         # mapped memory that is only reserved (thread arenas) counts as address space, not as data
-        for kind, spare in ((kinds.RLIMIT_DATA, 0), (kinds.RLIMIT_AS, SHARED_BYTES)):
+        for kind, wanted in (
+            (kinds.RLIMIT_DATA, held.data + room_bytes + SPARE_BYTES),
+            (kinds.RLIMIT_AS, held.mapped + room_bytes + SHARED_BYTES),
+        ):
             hard = kinds.getrlimit(kind)[1]
-            wanted = self._base + room_bytes + spare
-            if hard != kinds.RLIM_INFINITY:
-                wanted = min(wanted, hard)
             try:
-                kinds.setrlimit(kind, (wanted, hard))
+                kinds.setrlimit(kind, (wanted if hard == kinds.RLIM_INFINITY else min(wanted, hard), hard))
             except (ValueError, OSError):  # a system that knows no such limit
                 continue
 
 
-def _bytes_held() -> int:
+def _held() -> _Held:
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()
     except OSError:
-        return 128 * 1024 * 1024
-    return int(pages[0]) * os.sysconf("SC_PAGE_SIZE")
+        return _Held(128 * 1024 * 1024, 128 * 1024 * 1024)
+    mapped, data = (int(pages[place]) * os.sysconf("SC_PAGE_SIZE") for place in (0, 5))
+    return _Held(mapped, data or mapped)
 
 
 def _serve(task: Task, given: BinaryIO) -> tuple[Reply, bytes]:

@@ -31,6 +31,8 @@ from batchvision.errors import ImageUnreadable
 from batchvision.images import worker
 from batchvision.images.convert import convert
 
+kept = []
+
 def moody(content, *rest):
     match content.rpartition(b"#")[2]:
         case b"crash": os.kill(os.getpid(), signal.SIGSEGV)
@@ -38,6 +40,7 @@ def moody(content, *rest):
         case b"exit": os._exit(3)
         case b"hang": time.sleep(600)
         case b"hoard": bytearray(2**30)
+        case b"keep": kept.append(bytearray(100 * 2**20))
         case b"print": os.write(1, b"libthing: warning 17" * 10_000)
         case b"lie": os.write(worker_answers(), b"x" * 1000)
         case b"environment": raise ImageUnreadable(" ".join(sorted(os.environ)))
@@ -205,6 +208,23 @@ def test_an_image_that_needs_more_than_there_is_says_so_before_it_is_decoded(poo
         pool.convert(huge, examine(huge), ImagePreparation(max_pixels=10**9))
 
 
+def test_what_decoders_keep_takes_no_room_from_later_images(moody: Callable[[str], Converted]) -> None:
+    for _ in range(6):  # 600 MB in all; each image may take 256
+        assert moody("keep").width == 64
+
+
+def test_an_avif_is_decoded_alike_before_and_after_a_large_heic() -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    target = io.BytesIO()
+    pillow_heif.from_pillow(Image.new("RGB", (5_600, 4_200), "teal")).save(target, quality=30)
+    heic, avif = target.getvalue(), encoded("AVIF", (3_600, 2_700))
+    with DecodingPool(1) as pool:
+        before = pool.convert(avif, examine(avif), DEFAULT)
+        for _ in range(3):
+            assert pool.convert(heic, examine(heic), DEFAULT)[1:] == (5_600, 4_200)
+            assert pool.convert(avif, examine(avif), DEFAULT) == before
+
+
 # ---------------------------------------------------------------------------------- the end
 
 
@@ -252,7 +272,7 @@ def test_a_task_arrives_as_it_was_sent(image_format: ImageFormat, max_side: int 
 
 
 def test_a_reply_arrives_as_it_was_sent_and_nonsense_does_not() -> None:
-    reply = Reply(Ending.CONVERTED, 65_500, 1, 2**33)
+    reply = Reply(Ending.CONVERTED, 65_500, 1, 2**33, is_last=True)
     assert unpack_reply(pack_reply(reply)) == reply
     with pytest.raises(ValueError, match="255"):
         unpack_reply(b"\xff" * len(pack_reply(reply)))
