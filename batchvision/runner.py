@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import signal
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -30,6 +30,7 @@ from batchvision.exchange import Exchanges, Judged, Terms, Transport
 from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
 from batchvision.garbage import rarely_collected
 from batchvision.images import ImageSource, threads
+from batchvision.interruption import drained, run_in_thread
 from batchvision.job import Job
 from batchvision.lanes import POLLERS, DeferredLane, Delivery, OnlineLane, Sharing, rows_at_once
 from batchvision.money import format_usd
@@ -39,7 +40,7 @@ from batchvision.providers import dialect
 from batchvision.recipe import recipe_document, recipe_from_document
 from batchvision.records import Completed, Counters, Exchange, Lane, Purpose, Recipe, Row, RunSummary
 from batchvision.secrets import Secrets
-from batchvision.stopping import Interrupted, StopSignal, listening, stop_at_deadline, stop_at_signals
+from batchvision.stopping import Interrupted, StopSignal, interrupt, listening, stop_at_deadline, stop_at_signals
 from batchvision.summary import Left, summarize
 from batchvision.wiring import Seams
 
@@ -63,13 +64,21 @@ async def run_async(
     """Ask about every row of the job that has no answer yet, and return what happened.
 
     ``selection`` narrows the manifest. ``watch`` is a task that is given the live counters and cancelled at the end.
-    After SIGINT or SIGTERM nothing more is sent, and what is in flight may finish within ``drain_timeout_seconds``.
+    After SIGINT or SIGTERM, or where the task is cancelled, nothing more is sent, and what is in flight may finish
+    within ``drain_timeout_seconds``; a second one cuts it off. A cancelled task raises CancelledError at the end, when
+    the summary is in ``runs/``.
     With the purpose SWEEP no outcome is published: what was asked, and what it cost, is in the ledger alone.
 
     Raises StopRun (JobInvalid, OutputHeld, CheckpointDamaged ...) where the run cannot begin. Once it has begun, every
     end, good or bad, is in the summary: ``stop_reason``, ``exit_code``, ``message``.
     """
     night = Night(job, selection or Selection(), environ, seams or Seams(), purpose)
+    drain = partial(night.drain, drain_timeout_seconds)
+    return await drained(_whole_run(night, drain_timeout_seconds, watch), drain)
+
+
+async def _whole_run(night: Night, drain_timeout_seconds: float, watch: Watch | None) -> RunSummary:
+    job = night.job
     with Store.lock(job.output_path, night.selection.shard_name, night.seams.disk) as lock:
         night.survey = await night.offload(survey, job, night.selection)
         with night.open_store(lock) as store:
@@ -93,7 +102,10 @@ def run(
     watch: Watch | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> RunSummary:
-    """:func:`run_async`, waited for. Where a loop is running already (a notebook), the run has a thread of its own."""
+    """:func:`run_async`, waited for. Where a loop is running already (a notebook), the run has a thread of its own.
+
+    Ctrl-C (SIGINT) and SIGTERM drain the run, there too: the summary says so (``stop_reason`` "interrupted").
+    """
     start = partial(
         run_async,
         job,
@@ -106,8 +118,7 @@ def run(
         asyncio.get_running_loop()
     except RuntimeError:
         return run_in_loop(start)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(run_in_loop, start).result()
+    return run_in_thread(start)
 
 
 def new_run_id(at: datetime, rng: random.Random) -> str:
@@ -267,6 +278,13 @@ class Night:
                 await self._deliver(delivery)
             beside.cancel_scope.cancel()
 
+    def drain(self, timeout_seconds: float) -> bool:
+        """The caller of the run cancels it. False: nothing has been in flight yet."""
+        if self._wire is None:
+            return False
+        interrupt(self.stop, self._wire, Interrupted("cancelled", signal.SIGINT), timeout_seconds)
+        return True
+
     async def _deliver(self, delivery: Delivery) -> None:
         """Pass after pass over the manifest: a later one asks again what an earlier one had to let go of."""
         lane, collector = self._lanes(delivery)
@@ -349,7 +367,7 @@ class Night:
             return
         async with listening(self.job.limits.max_runtime_seconds, self.seams.now() - self.started_at) as leave:
             try:
-                await self.store.merge_parts(lambda: not leave.is_set)
+                await self.store.merge_parts(lambda: not (leave.is_set or self.stop.is_interrupted))
             except StopRun as reason:
                 self.stop.request(reason)
         if isinstance(leave.reason, Interrupted):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -15,12 +13,13 @@ import anyio.lowlevel
 
 from batchvision.errors import DeadlineReached, StopRun
 from batchvision.eventloop import loop_time
+from batchvision.interruption import signals_to_this_run
 
 log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM; ``exit_code`` is 128 + the signal's number."""
+    """SIGINT or SIGTERM, or a cancelled task; ``exit_code`` is 128 + the signal's number."""
 
     def __init__(self, name: str, number: int) -> None:
         super().__init__(name)
@@ -32,6 +31,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.reason: StopRun | Interrupted | None = None
+        self.is_interrupted = False  #: from outside, perhaps after another reason
         self._event = anyio.Event()
         self.waiting: set[anyio.CancelScope] = set()
 
@@ -89,18 +89,23 @@ async def stop_at_deadline(stop: StopSignal, seconds: float | None) -> None:
 async def stop_at_signals(stop: StopSignal, wire: anyio.CancelScope, drain_timeout_seconds: float) -> None:
     """The first signal stops sending and lets what is in flight finish; the second waits for the disk only.
 
-    ``wire`` is the scope around all that is in flight. Only the main thread is told of signals.
+    ``wire`` is the scope around all that is in flight. A run in another thread is told by the main thread.
     """
-    if threading.current_thread() is not threading.main_thread():
+    with signals_to_this_run() as signals:
+        if signals is not None:
+            async for number in signals:
+                interrupt(stop, wire, Interrupted(number.name, number.value), drain_timeout_seconds)
+
+
+def interrupt(stop: StopSignal, wire: anyio.CancelScope, reason: Interrupted, drain_timeout_seconds: float) -> None:
+    """The first interruption stops sending and sets a deadline for what is in flight; the next one cancels that."""
+    if stop.is_interrupted:
+        wire.cancel()
         return
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            if isinstance(stop.reason, Interrupted):
-                wire.cancel()
-                continue
-            log.warning("%s: nothing more is sent; waiting for what is in flight", number.name)
-            stop.request(Interrupted(number.name, number.value))
-            wire.deadline = loop_time() + drain_timeout_seconds
+    log.warning("%s: nothing more is sent; waiting for what is in flight", reason)
+    stop.is_interrupted = True
+    stop.request(reason)
+    wire.deadline = loop_time() + drain_timeout_seconds
 
 
 @asynccontextmanager

@@ -15,7 +15,20 @@ PACKAGE = Path(batchvision.__file__).parent
 
 #: From the ground up. A new room is added here, in the layer that its rule allows.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "garbage", "records", "keys", "eventloop", "fineloop", "secrets", "stopping", "wakeup"}),
+    frozenset(
+        {
+            "errors",
+            "garbage",
+            "records",
+            "keys",
+            "eventloop",
+            "fineloop",
+            "interruption",
+            "secrets",
+            "stopping",
+            "wakeup",
+        }
+    ),
     frozenset({"job", "recipe", "prompt", "money", "spending", "retry", "estimate", "providers"}),
     frozenset({"outcome", "manifest", "images", "checkpoint", "transport", "pacing", "caps", "caching", "pricelist"}),
     frozenset({"budget", "feed", "prepare"}),
