@@ -70,17 +70,12 @@ async def list_models(
 ) -> tuple[ModelListing, ...]:
     """The provider's models, by one free GET. Raises the error that its answer is."""
     from batchvision.checkpoint.entries import masked_answer
-    from batchvision.transport import HttpTransport
+    from batchvision.http import Endpoint, LeanTransport, ProviderClient
 
     secrets = Secrets(*([key] if key is not None else []))
-    async with HttpTransport(
-        base_url,
-        speaks.headers(key, headers),
-        connections=1,
-        secrets=secrets,
-        allow_plain_http=allow_plain_http,
-    ) as transport:
-        raw = await transport.send("GET", speaks.models_path, None, MODELS_TIMEOUT_SECONDS)
+    endpoint = Endpoint(base_url, speaks.headers(key, headers), allow_plain_http=allow_plain_http)
+    async with LeanTransport(most_idle=1) as transport, ProviderClient(endpoint, transport, secrets) as client:
+        raw = await client.send("GET", speaks.models_path, None, MODELS_TIMEOUT_SECONDS)
     return speaks.read_models(masked_answer(raw, secrets))
 
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -26,6 +26,7 @@ from batchvision.errors import (
     StopRun,
     Transient,
 )
+from batchvision.http import ProviderClient
 from batchvision.images import Offload
 from batchvision.keys import row_digest
 from batchvision.outcome import Judge, Verdict, shared
@@ -41,7 +42,6 @@ from batchvision.records import (
     Intent,
     Lane,
     Outcome,
-    Pieces,
     Purpose,
     RawAnswer,
     Recipe,
@@ -59,19 +59,6 @@ POLL_TIMEOUT_SECONDS = 60.0
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-class Transport(Protocol):
-    """How bytes travel; see ``transport/``. ``headers``: of this request, beside those of all."""
-
-    async def send(
-        self,
-        method: str,
-        path: str,
-        body: Pieces | None,
-        timeout_seconds: float,
-        headers: Mapping[str, str] | None = None,
-    ) -> RawAnswer: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +120,7 @@ class Exchanges:
         *,
         store: Store,
         standing: Standing,
-        transport: Transport,
+        client: ProviderClient,
         budget: Budget,
         dialect: Dialect,
         judge: Judge,
@@ -148,7 +135,7 @@ class Exchanges:
         self._offload = offload
         self._store = store
         self._standing = standing
-        self._transport = transport
+        self._client = client
         self._budget = budget
         self._dialect = dialect
         self._judge = judge
@@ -203,7 +190,7 @@ class Exchanges:
         self._counters.requests_sent += 1
         self._counters.in_flight += 1
         try:
-            raw = await self._transport.send(
+            raw = await self._client.send(
                 "POST", self._dialect.chat_path, body, self._terms.timeout_seconds, self._headers(intent)
             )
         except Transient as error:
@@ -305,7 +292,7 @@ class Exchanges:
         await checkpoint_if_cancelled()  # where a ticket is always due, a poller waits behind shields only
         with anyio.CancelScope(shield=True):
             try:
-                raw = await self._transport.send(
+                raw = await self._client.send(
                     "GET", self._dialect.ticket_path(exchange.ticket), None, POLL_TIMEOUT_SECONDS
                 )
             except Transient as error:

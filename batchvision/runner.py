@@ -26,9 +26,10 @@ from batchvision import wiring
 from batchvision.checkpoint import Columns, OutputLock, Recovery, Standing, Store, reserve_bytes, type_of
 from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, OutputHeld, StopRun
 from batchvision.eventloop import run_in_loop
-from batchvision.exchange import Exchanges, Judged, Terms, Transport
+from batchvision.exchange import Exchanges, Judged, Terms
 from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
 from batchvision.garbage import rarely_collected
+from batchvision.http import ProviderClient
 from batchvision.images import ImageSource, threads
 from batchvision.interruption import drained, run_in_thread
 from batchvision.job import Job
@@ -83,8 +84,8 @@ async def _whole_run(night: Night, drain_timeout_seconds: float, watch: Watch | 
         night.survey = await night.offload(survey, job, night.selection)
         with night.open_store(lock) as store:
             await night.look_at_what_is_there(store)
-            async with wiring.connected(job, night.headers, night.secrets, night.seams) as (transport, images):
-                delivery = night.delivery(transport, images)
+            async with wiring.connected(job, night.headers, night.secrets, night.seams) as (client, images):
+                delivery = night.delivery(client, images)
                 with rarely_collected():
                     async with anyio.create_task_group() as writing:
                         writing.start_soon(night.write)
@@ -208,7 +209,7 @@ class Night:
         self.counters.rows_ambiguous = len(self.recovery.ambiguous)
         self.counters.ambiguous_ticks = sum(intent.bound_ticks or 0 for intent in self.recovery.ambiguous)
 
-    def delivery(self, transport: Transport, images: ImageSource) -> Delivery:
+    def delivery(self, client: ProviderClient, images: ImageSource) -> Delivery:
         """All that a lane needs to take a row from here to its outcome."""
         job, limits = self.job, self.job.limits
         now = self.seams.now
@@ -231,7 +232,7 @@ class Night:
             terms,
             store=self.store,
             standing=self.standing,
-            transport=transport,
+            client=client,
             budget=budget,
             dialect=self.dialect,
             judge=self.judge,

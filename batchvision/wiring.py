@@ -17,7 +17,8 @@ from batchvision.caps import Caps, PeriodCap, day_of, month_of
 from batchvision.checkpoint import Disk, spent_since
 from batchvision.errors import JobInvalid
 from batchvision.estimate import Estimator
-from batchvision.exchange import Transport, utc_now
+from batchvision.exchange import utc_now
+from batchvision.http import Endpoint, FetchesOnDemand, LeanTransport, ProviderClient, httpx
 from batchvision.images import Converter, DecodingPool, Fetcher, ImageSource, Offload, load_local
 from batchvision.job import Job
 from batchvision.lanes import POLLERS
@@ -31,7 +32,6 @@ from batchvision.providers import dialect
 from batchvision.records import Lane, Recipe
 from batchvision.retry import RetryPolicy
 from batchvision.secrets import Secrets
-from batchvision.transport import FetchesOnDemand, HttpTransport
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class Seams:
     """Where a run touches the world, so that a test can put another in its place. The defaults are the real one.
 
     ``offload`` runs blocking work off the loop (None: threads; inline in virtual time). ``transport`` is used instead
-    of a connection to the job's provider.
+    of connections to the job's provider; the caller closes it.
     """
 
     now: Callable[[], datetime] = utc_now
     rng: random.Random = field(default_factory=random.Random)
     disk: Disk | None = None
     offload: Offload | None = None
-    transport: Transport | None = None
+    transport: httpx.AsyncBaseTransport | None = None
 
 
 class Spent(NamedTuple):
@@ -175,23 +175,16 @@ def preparer_of(job: Job, estimator: Estimator, images: ImageSource) -> Preparer
 @asynccontextmanager
 async def connected(
     job: Job, headers: Mapping[str, str], secrets: Secrets, seams: Seams
-) -> AsyncIterator[tuple[Transport, ImageSource]]:
+) -> AsyncIterator[tuple[ProviderClient, ImageSource]]:
     """The provider's endpoint, with a connection for each request and poll; images, with what downloads and decodes
     them. All of it ends with the run."""
     async with AsyncExitStack() as stack:
+        endpoint = Endpoint(job.base_url, headers, allow_plain_http=job.provider.allow_plain_http)
         transport = seams.transport
         if transport is None:
-            connections = job.limits.concurrency + POLLERS
-            transport = await stack.enter_async_context(
-                HttpTransport(
-                    job.base_url,
-                    headers,
-                    connections,
-                    secrets,
-                    allow_plain_http=job.provider.allow_plain_http,
-                    clock=seams.now,
-                )
-            )
+            lean = LeanTransport(most_idle=job.limits.concurrency + POLLERS)
+            transport = await stack.enter_async_context(lean)
+        client = await stack.enter_async_context(ProviderClient(endpoint, transport, secrets, clock=seams.now))
         convert = None if seams.offload is not None else stack.enter_context(DecodingPool()).convert
         fetch = await stack.enter_async_context(FetchesOnDemand(job.images.allow_private_hosts))
-        yield transport, images_of(job, fetch, seams, convert)
+        yield client, images_of(job, fetch, seams, convert)

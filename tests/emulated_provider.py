@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import anyio
 from fake_provider import inline, virtual_now
+from in_memory import InMemoryProvider
 from simulated_night import HastyDisk
 
 from batchvision.checkpoint import Disk
@@ -23,7 +24,7 @@ from batchvision.emulator.options import EmulatorOptions, Face
 from batchvision.emulator.pixels import PictureMemory
 from batchvision.emulator.pricing import cost_ticks
 from batchvision.errors import ConnectionCut
-from batchvision.records import Pieces, RawAnswer, joined
+from batchvision.records import RawAnswer
 from batchvision.wiring import Seams
 
 ImageRule = Callable[[int, int], int]
@@ -37,7 +38,7 @@ IMAGE_RULES: Mapping[str, ImageRule | None] = {
 }
 
 
-class EmulatedProvider:
+class EmulatedProvider(InMemoryProvider):
     """A transport. ``bill``: ticks by row, as its prompt echoes it."""
 
     def __init__(self, *, rule: str = "tiles", restless: float = 0.0, seed: int = 0) -> None:
@@ -59,14 +60,9 @@ class EmulatedProvider:
         return self.bill.total()
 
     async def send(
-        self,
-        method: str,
-        path: str,
-        body: Pieces | None,
-        timeout_seconds: float,
-        headers: Mapping[str, str] | None = None,
+        self, method: str, path: str, body: bytes, timeout_seconds: float, headers: Mapping[str, str]
     ) -> RawAnswer:
-        asked = read_request(Face.XAI, joined(body or ()), self._options, self._memory)
+        asked = read_request(Face.XAI, body, self._options, self._memory)
         await anyio.sleep(2.0)
         self.requests[asked.echo] += 1
         headers = {"content-type": "application/json"}

@@ -12,9 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
+from in_memory import InMemoryProvider
 
 from batchvision.errors import Transient
-from batchvision.records import Pieces, RawAnswer, joined
+from batchvision.records import RawAnswer
 from batchvision.wiring import Seams
 
 NIGHTFALL = datetime(2026, 11, 20, 22, 0, tzinfo=UTC)
@@ -68,7 +69,7 @@ def error(status: int, text: str, code: str = "invalid-argument", **headers: str
     return Reply(status, {"code": code, "error": text}, named)
 
 
-class FakeProvider:
+class FakeProvider(InMemoryProvider):
     """A transport. ``script`` says what a POST is answered with; None: properly."""
 
     def __init__(
@@ -89,18 +90,13 @@ class FakeProvider:
         return Seams(now=virtual_now, rng=random.Random(seed), offload=inline, transport=self)
 
     async def send(
-        self,
-        method: str,
-        path: str,
-        body: Pieces | None,
-        timeout_seconds: float,
-        headers: Mapping[str, str] | None = None,
+        self, method: str, path: str, body: bytes, timeout_seconds: float, headers: Mapping[str, str]
     ) -> RawAnswer:
-        self._headers = headers or {}  # of the request that is noted next
+        self._headers = headers  # of the request that is noted next
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            return self._raw(await (self._post(joined(body or ())) if method == "POST" else self._poll(path)))
+            return self._raw(await (self._post(body) if method == "POST" else self._poll(path)))
         finally:
             self.in_flight -= 1
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from batchvision.http import Endpoint, LeanTransport, ProviderClient, httpx
 from batchvision.secrets import Secret, Secrets
-from batchvision.transport import HttpTransport
 
 KEY = "sk-canary-0123456789"
 HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
@@ -19,8 +19,17 @@ HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def transport(base_url: str, **options: Any) -> HttpTransport:
-    return HttpTransport(base_url, HEADERS, 8, Secrets(Secret(KEY)), **options)
+@asynccontextmanager
+async def client(
+    base_url: str, transport: httpx.AsyncBaseTransport | None = None, **options: Any
+) -> AsyncIterator[ProviderClient]:
+    """A client of ``base_url``, over the lean transport or the one given."""
+    endpoint = Endpoint(base_url, HEADERS, allow_plain_http=options.pop("allow_plain_http", False))
+    async with (
+        transport or LeanTransport() as wire,
+        ProviderClient(endpoint, wire, Secrets(Secret(KEY)), **options) as it,
+    ):
+        yield it
 
 
 @asynccontextmanager

@@ -14,11 +14,12 @@ from typing import Any
 
 import anyio
 from fake_provider import Reply, chat, error, inline, virtual_now
+from in_memory import InMemoryProvider
 from weather import Fate, Mood, Nature, Weather
 
 from batchvision.checkpoint import Disk
 from batchvision.errors import ConnectFailed, ConnectionCut, RequestTimedOut
-from batchvision.records import Pieces, RawAnswer, joined
+from batchvision.records import RawAnswer
 from batchvision.wiring import Seams
 
 _MARK = re.compile(rb"\[\[(.*?)\]\]")
@@ -26,7 +27,7 @@ _JSON = {"content-type": "application/json"}
 _FINISH = {Nature.REFUSED: "content_filter", Nature.ENDLESS: "length"}
 
 
-class MoodyProvider:
+class MoodyProvider(InMemoryProvider):
     """A transport. ``weather`` None: a calm night, nothing goes wrong."""
 
     def __init__(self, weather: Weather | None) -> None:
@@ -47,17 +48,12 @@ class MoodyProvider:
         return Seams(now=virtual_now, rng=random.Random(seed), offload=inline, transport=self, disk=disk)
 
     async def send(
-        self,
-        method: str,
-        path: str,
-        body: Pieces | None,
-        timeout_seconds: float,
-        headers: Mapping[str, str] | None = None,
+        self, method: str, path: str, body: bytes, timeout_seconds: float, headers: Mapping[str, str]
     ) -> RawAnswer:
         if self._began_at is None:
             self._began_at = anyio.current_time()
         if method == "POST":
-            return await self._post(joined(body or ()), timeout_seconds)
+            return await self._post(body, timeout_seconds)
         self.polls += 1
         return await self._poll(path.rsplit("/", 1)[1], timeout_seconds)
 

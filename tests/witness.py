@@ -22,7 +22,7 @@ from batchvision import Job
 from batchvision.checkpoint import Disk
 from batchvision.checkpoint.disk import LocalDisk
 from batchvision.errors import ConnectionCut
-from batchvision.records import Pieces, RawAnswer, RunSummary
+from batchvision.records import RawAnswer, RunSummary
 from batchvision.runner import run_async
 from batchvision.wiring import Seams
 
@@ -67,12 +67,7 @@ class Witness(FakeProvider):
         return self._trouble(asked) or Reply(200, document)
 
     async def send(
-        self,
-        method: str,
-        path: str,
-        body: Pieces | None,
-        timeout_seconds: float,
-        headers: Mapping[str, str] | None = None,
+        self, method: str, path: str, body: bytes, timeout_seconds: float, headers: Mapping[str, str]
     ) -> RawAnswer:
         self.check_power()
         number, ticket = len(self.asked), path.rsplit("/", 1)[1]  # of this POST, less one: it is noted at once

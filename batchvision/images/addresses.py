@@ -1,6 +1,6 @@
 """Which addresses and host names lie on the public internet. Rule: pure; no name is resolved here.
 
-A name that looks public is judged again by its address, where the socket is made (see ``transport.fetch``).
+A name that looks public is judged again by its address, where the socket is made (see ``http.fetch``).
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ Reserve = Callable[[int], Awaitable[None]]
 
 
 class Fetcher(Protocol):
-    """Downloads an image; see ``transport.fetch``."""
+    """Downloads an image; see ``http.fetch``."""
 
     async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes: ...
 

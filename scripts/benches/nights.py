@@ -6,19 +6,19 @@ import json
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 from unittest.mock import patch
 
 import anyio
+import httpx
 from anyio.lowlevel import checkpoint
 
 from batchvision.eventloop import backend_options
 from batchvision.feed import Selection
 from batchvision.job import Job
-from batchvision.records import Counters, Pieces, RawAnswer, RunSummary
+from batchvision.records import Counters, RawAnswer, RunSummary
 from batchvision.runner import run_async
 from batchvision.wiring import Seams
 from benches.loops import MODEL, QUESTION, SYSTEM, Spec
@@ -96,26 +96,15 @@ def _bar(stream: TextIO) -> Watch:
 # ---------------------------------------------------------------------------------- without a network
 
 
-class Stub:
-    """A transport that answers at once."""
-
-    def __init__(self) -> None:
-        self._body = chat(PROMPT_TOKENS)
-
-    async def send(
-        self,
-        method: str,
-        path: str,
-        body: Pieces | None,
-        timeout_seconds: float,
-        headers: Mapping[str, str] | None = None,
-    ) -> RawAnswer:
-        await checkpoint()
-        return RawAnswer(200, {"content-type": "application/json"}, self._body, datetime.now(UTC))
-
-
 def stubbed() -> Seams:
-    return Seams(rng=random.Random(0), transport=Stub())
+    """A run whose provider answers at once."""
+    body = chat(PROMPT_TOKENS)
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await checkpoint()
+        return httpx.Response(200, headers={"content-type": "application/json"}, content=body)
+
+    return Seams(rng=random.Random(0), transport=httpx.MockTransport(answer))
 
 
 def memory_of_a_night(spec: Spec) -> Mapping[str, Any]:
@@ -156,13 +145,13 @@ class Enough(Exception):
 def with_tickets(spec: Spec) -> Mapping[str, Any]:
     """A deferred run until ``rows`` tickets have been open for ``seconds``: the CPU of that time, and by how much each
     poll left later than the lane's own timetable says."""
+    from batchvision.http import ProviderClient
     from batchvision.lanes.deferred import TicketQueue, Waiting
-    from batchvision.transport import HttpTransport
 
     due: dict[str, float] = {}
     late: list[float] = []
     seen: dict[str, Any] = {}
-    pop_due, send = TicketQueue.pop_due, HttpTransport.send
+    pop_due, send = TicketQueue.pop_due, ProviderClient.send
 
     def popped(self: TicketQueue) -> Waiting | None:
         waiting = pop_due(self)
@@ -170,7 +159,7 @@ def with_tickets(spec: Spec) -> Mapping[str, Any]:
             due[str(waiting.ticket.exchange.ticket)] = waiting.due_at
         return waiting
 
-    async def sent(self: HttpTransport, method: str, path: str, *arguments: Any, **more: Any) -> RawAnswer:
+    async def sent(self: ProviderClient, method: str, path: str, *arguments: Any, **more: Any) -> RawAnswer:
         if method == "GET":
             late.append(anyio.current_time() - due.pop(path.rpartition("/")[2]))
         return await send(self, method, path, *arguments, **more)
@@ -187,7 +176,7 @@ def with_tickets(spec: Spec) -> Mapping[str, Any]:
         seen.update(core_share=(cpu_seconds() - cpu) / span, late=sorted(late), since=first, span=span)
         raise Enough
 
-    with patch.object(TicketQueue, "pop_due", popped), patch.object(HttpTransport, "send", sent):
+    with patch.object(TicketQueue, "pop_due", popped), patch.object(ProviderClient, "send", sent):
         try:
             night({**spec, "seconds": 3600}, watch)
         except* Enough:

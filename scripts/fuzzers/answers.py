@@ -15,13 +15,13 @@ from batchvision.checkpoint.entries import Received, decode, encode, masked_answ
 from batchvision.checkpoint.schema import Tables
 from batchvision.cli.terminal import safe_line
 from batchvision.errors import BatchvisionError, Transient
+from batchvision.http.body import Body
 from batchvision.outcome import Judge
 from batchvision.prompt import answer_columns, build_answer_spec
 from batchvision.providers import Gone, Reading, Waiting, dialect
 from batchvision.records import Completed, Exchange, Failed, ImagePreparation, Label, Lane, RawAnswer, Recipe
 from batchvision.retry import RetryPolicy
 from batchvision.secrets import Secret, Secrets
-from batchvision.transport.body import Body
 
 AT = datetime(2026, 11, 20, 22, 0, tzinfo=UTC)
 KEY = "xai-canary-key-0123456789"

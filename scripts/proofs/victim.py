@@ -27,9 +27,9 @@ from batchvision import cli, exchange
 from batchvision.checkpoint import compaction, journal, store
 from batchvision.checkpoint.disk import LocalDisk
 from batchvision.checkpoint.entries import Accepted, Received, masked_answer
+from batchvision.http import ProviderClient
 from batchvision.outcome import Judge
 from batchvision.records import RawAnswer
-from batchvision.transport import HttpTransport
 
 #: The operations of the disk, and what else a plan may name: a POST about to leave, an answer that has come, a poll
 #: about to leave, an answer about to be read.
@@ -120,10 +120,10 @@ def _haunted(fate: Fate, name: str, real: Callable[..., Any]) -> Callable[..., A
 
 
 def haunt_the_wire(fate: Fate) -> None:
-    send, judge = HttpTransport.send, Judge.judge
+    send, judge = ProviderClient.send, Judge.judge
 
     @wraps(send)
-    async def sending(self: HttpTransport, method: str, *arguments: Any) -> RawAnswer:
+    async def sending(self: ProviderClient, method: str, *arguments: Any) -> RawAnswer:
         fate.meets("post" if method == "POST" else "poll", last_words=str(arguments[0]))
         raw = await send(self, method, *arguments)
         fate.meets("answered")
@@ -135,7 +135,7 @@ def haunt_the_wire(fate: Fate) -> None:
             fate.meets("parse", last_words=f"row={asked.intent.row_id}")
         return judge(self, asked, *arguments)
 
-    replace(HttpTransport, "send", sending)
+    replace(ProviderClient, "send", sending)
     replace(Judge, "judge", judging)
 
 
@@ -170,14 +170,14 @@ def tell(path: Path) -> None:
         await ticket(self, exchange_id, name, at)
         os.write(descriptor, f"ticket {name}\n".encode())
 
-    send = HttpTransport.send
+    send = ProviderClient.send
 
-    async def sending(self: HttpTransport, method: str, *arguments: Any) -> RawAnswer:
+    async def sending(self: ProviderClient, method: str, *arguments: Any) -> RawAnswer:
         if method == "GET":
             os.write(descriptor, b"poll\n")
         return await send(self, method, *arguments)
 
-    replace(HttpTransport, "send", sending)
+    replace(ProviderClient, "send", sending)
     replace(store.Store, "answer", answered)
     replace(store.Store, "ticket", accepted)
 

@@ -29,7 +29,7 @@ def fragile(text, start=0):
 wire.parse = fragile
 """,
     "wire": """
-from batchvision.transport import arrival
+from batchvision.http import arrival
 arrival.HttpParserError = KeyError
 """,
     "retry-after": """

@@ -30,7 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"job", "recipe", "prompt", "money", "spending", "retry", "estimate", "providers"}),
-    frozenset({"outcome", "manifest", "images", "checkpoint", "transport", "pacing", "caps", "caching", "pricelist"}),
+    frozenset({"outcome", "manifest", "images", "checkpoint", "http", "pacing", "caps", "caching", "pricelist"}),
     frozenset({"budget", "feed", "prepare"}),
     frozenset({"exchange"}),
     frozenset({"lanes"}),
@@ -44,10 +44,11 @@ HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 
 #: Libraries that one room alone may import.
 ONLY_IN: dict[str, frozenset[str]] = {
-    "httptools": frozenset({"transport"}),
-    "httpx": frozenset(),  # its own pool is quadratic in connections
-    "aiohttp": frozenset({"transport", "emulator"}),
-    "aiolimiter": frozenset({"pacing", "transport"}),
+    "httptools": frozenset({"http"}),
+    "httpx": frozenset({"http"}),
+    "httpx2": frozenset({"http"}),
+    "aiohttp": frozenset({"http", "emulator"}),
+    "aiolimiter": frozenset({"pacing", "http"}),
     "click": frozenset({"cli", "__main__"}),
     "tqdm": frozenset({"progress"}),
 }

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreachable
-from batchvision.transport.fetch import HttpFetcher, is_public
+from batchvision.http.fetch import HttpFetcher, is_public
 
 pytestmark = pytest.mark.anyio
 
@@ -259,7 +259,7 @@ async def test_a_name_that_turns_to_a_private_address_is_refused_where_the_socke
 
 
 async def test_a_redirect_is_judged_like_the_first_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    from batchvision.transport import fetch
+    from batchvision.http import fetch
 
     async with server_of(no_answer) as inside:
 

@@ -6,8 +6,8 @@ import anyio
 import pytest
 from virtual_time import VIRTUAL
 
-from batchvision.transport import hosts
-from batchvision.transport.hosts import CONNECTIONS, LONGEST_PAUSE_SECONDS, REQUESTS_PER_SECOND, Hosts
+from batchvision.http import hosts
+from batchvision.http.hosts import CONNECTIONS, LONGEST_PAUSE_SECONDS, REQUESTS_PER_SECOND, Hosts
 
 
 def play(night: object) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.transport.body import KEPT_OF_TOO_LONG, MOST_MEMBERS, Body
+from batchvision.http.body import KEPT_OF_TOO_LONG, MOST_MEMBERS, Body
 
 ENCODERS = {"gzip": gzip.compress, "deflate": zlib.compress, "": bytes, "x-gzip": gzip.compress}
 

@@ -24,9 +24,9 @@ from yarl import URL
 
 from batchvision import __version__
 from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreachable, RowFault
+from batchvision.http.body import Body
+from batchvision.http.hosts import CONNECTIONS, Hosts
 from batchvision.images import Reserve, is_public, redact_url
-from batchvision.transport.body import Body
-from batchvision.transport.hosts import CONNECTIONS, Hosts
 
 TIMEOUT_SECONDS = 60.0
 CONNECT_TIMEOUT_SECONDS = 10.0

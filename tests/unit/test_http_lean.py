@@ -7,15 +7,17 @@ import shutil
 import socket
 import ssl
 import subprocess
+from collections import deque
 from pathlib import Path
 
 import anyio
 import pytest
-from loopback_peers import HEADERS, raw_server, read_request, saying, transport
+from loopback_peers import HEADERS, client, raw_server, read_request, saying
 
 from batchvision.errors import ConnectionCut, JobInvalid
 from batchvision.eventloop import backend_options
-from batchvision.transport import connection as connections
+from batchvision.http import LeanTransport
+from batchvision.http import connection as connections
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +49,7 @@ class Counting:
 
 async def test_one_connection_serves_request_after_request() -> None:
     peer = Counting()
-    async with raw_server(peer) as url, transport(url) as wire:
+    async with raw_server(peer) as url, client(url) as wire:
         for _ in range(5):
             assert (await wire.send("POST", "/x", (b"{}",), 5)).complete
     assert (peer.connections, len(peer.heads)) == (1, 5)
@@ -60,7 +62,7 @@ async def test_one_connection_serves_request_after_request() -> None:
 )
 async def test_a_connection_whose_state_is_in_doubt_is_not_used_again(answer: bytes) -> None:
     peer = Counting(answer)
-    async with raw_server(peer) as url, transport(url) as wire:
+    async with raw_server(peer) as url, client(url) as wire:
         for _ in range(3):
             raw = await wire.send("POST", "/x", (b"{}",), 5)
             assert (raw.body, raw.complete) == (b"{}", True)
@@ -81,7 +83,7 @@ async def test_an_idle_connection_that_the_server_closed_is_replaced_before_anyt
         await writer.wait_closed()
         closed.set()
 
-    async with raw_server(peer) as url, transport(url) as wire:
+    async with raw_server(peer) as url, client(url) as wire:
         for _ in range(3):
             assert (await wire.send("POST", "/x", (b"{}",), 5)).complete
             await closed.wait()
@@ -106,7 +108,7 @@ async def test_a_connection_that_speaks_unasked_is_not_used_again() -> None:
         spoken.set()
         await reader.read()
 
-    async with raw_server(peer) as url, transport(url) as wire:
+    async with raw_server(peer) as url, client(url) as wire:
         for _ in range(2):
             assert (await wire.send("POST", "/x", (b"{}",), 5)).status == 200
             await spoken.wait()
@@ -117,7 +119,7 @@ async def test_a_connection_that_speaks_unasked_is_not_used_again() -> None:
 
 async def test_a_connection_left_idle_for_long_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = Counting()
-    async with raw_server(peer) as url, transport(url) as wire:
+    async with raw_server(peer) as url, client(url) as wire:
         await wire.send("POST", "/x", (b"{}",), 5)
         monkeypatch.setattr(connections, "KEPT_IDLE_SECONDS", 0.0)
         given_back_at = anyio.current_time()
@@ -134,11 +136,11 @@ async def test_an_answer_that_comes_before_the_request_has_left_ends_the_connect
         await writer.drain()
         await asyncio.Event().wait()
 
-    async with raw_server(peer) as url, transport(url) as wire:
+    lean = LeanTransport()
+    async with raw_server(peer) as url, client(url, lean) as wire:
         raw = await wire.send("POST", "/x", (bytes(30_000_000),), 5)
         assert (raw.status, raw.complete) == (413, True)
-        assert wire._connections is not None
-        assert not wire._connections._idle
+        assert [connections._idle for connections in lean._origins.values()] == [deque()]
 
 
 async def test_a_large_body_arrives_whole() -> None:
@@ -148,12 +150,12 @@ async def test_a_large_body_arrives_whole() -> None:
         got = await read_request(reader)
         writer.write(GOOD if got.endswith(body) else b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n")
 
-    async with raw_server(peer) as url, transport(url) as wire:
+    async with raw_server(peer) as url, client(url) as wire:
         assert (await wire.send("POST", "/x", (body,), 5)).status == 200
 
 
 async def test_a_body_without_a_length_ends_with_its_connection() -> None:
-    async with raw_server(saying(b"HTTP/1.1 200 OK\r\n\r\n", b"{}")) as url, transport(url) as wire:
+    async with raw_server(saying(b"HTTP/1.1 200 OK\r\n\r\n", b"{}")) as url, client(url) as wire:
         raw = await wire.send("GET", "/x", None, 5)
     assert (raw.body, raw.complete) == (b"{}", True)
 
@@ -166,14 +168,14 @@ async def test_a_head_without_end_is_cut_off() -> None:
             writer.write(b"a" * 65536)
             await writer.drain()
 
-    async with raw_server(peer) as url, transport(url) as wire:
+    async with raw_server(peer) as url, client(url) as wire:
         with pytest.raises(ConnectionCut, match="head is too long"):
             await wire.send("POST", "/x", (b"{}",), 5)
 
 
 async def test_requests_are_written_as_http_asks() -> None:
     peer = Counting()
-    async with raw_server(peer) as url, transport(url) as wire:
+    async with raw_server(peer) as url, client(url) as wire:
         await wire.send("POST", "/chat/completions", (b"{}",), 5, {"X-Own": "1", "Content-Type": "text/plain"})
         await wire.send("GET", "/deferred/a%2Fb%20c", None, 5)
     address = url.removeprefix("http://").removesuffix("/v1").encode()
@@ -187,7 +189,7 @@ async def test_requests_are_written_as_http_asks() -> None:
 
 @pytest.mark.parametrize("name", ["x\r\ny", "x y", ""])
 async def test_a_header_of_one_request_cannot_break_out_either(name: str) -> None:
-    async with raw_server(Counting()) as url, transport(url) as wire:
+    async with raw_server(Counting()) as url, client(url) as wire:
         with pytest.raises(JobInvalid):
             await wire.send("POST", "/x", (b"{}",), 5, {name: "1"})
         with pytest.raises(JobInvalid):
@@ -205,7 +207,7 @@ def _has_ipv6() -> bool:
 @pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback")
 async def test_ipv6_literals_are_spoken_to_and_named_as_they_should() -> None:
     peer = Counting()
-    async with raw_server(peer, host="[::1]") as url, transport(url) as wire:
+    async with raw_server(peer, host="[::1]") as url, client(url) as wire:
         assert (await wire.send("POST", "/x", (b"{}",), 5)).complete
     address = url.removeprefix("http://").removesuffix("/v1").encode()
     assert b"host: " + address + b"\r\n" in peer.heads[0]
@@ -223,7 +225,7 @@ async def test_over_tls_a_certificate_that_is_trusted_is_enough_and_its_connecti
     context.load_cert_chain(certificate, key)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     peer = Counting()
-    async with raw_server(peer, context) as url, transport(url.replace("127.0.0.1", "localhost")) as wire:
+    async with raw_server(peer, context) as url, client(url.replace("127.0.0.1", "localhost")) as wire:
         for _ in range(3):
             assert (await wire.send("POST", "/x", (bytes(200_000),), 5)).complete
     assert peer.connections == 1
@@ -251,7 +253,7 @@ async def test_every_byte_of_a_request_arrives_once_and_in_order(body: tuple[byt
             came.append(await reader.readexactly(length))
             writer.write(GOOD)
 
-    async with raw_server(peer) as url, transport(url) as wire:
+    async with raw_server(peer) as url, client(url) as wire:
         for _ in range(2):
             assert (await wire.send("POST", "/x", body, 20)).complete
     assert came == [b"".join(body)] * 2

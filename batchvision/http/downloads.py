@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from batchvision.images import Reserve
 
 if TYPE_CHECKING:
-    from batchvision.transport.fetch import HttpFetcher
+    from batchvision.http.fetch import HttpFetcher
 
 
 class FetchesOnDemand:
@@ -33,7 +33,7 @@ class FetchesOnDemand:
 
     async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes:
         if self._fetcher is None:
-            from batchvision.transport.fetch import HttpFetcher
+            from batchvision.http.fetch import HttpFetcher
 
             self._fetcher = HttpFetcher(self._allow_private_hosts)
             await self._stack.enter_async_context(self._fetcher)  # it waits for nothing: no second one can come between

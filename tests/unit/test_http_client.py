@@ -14,15 +14,13 @@ from pathlib import Path
 import anyio
 import pytest
 from aiohttp import web
-from loopback_peers import KEY, raw_server, read_request, saying, server_of, transport
+from loopback_peers import HEADERS, KEY, client, raw_server, read_request, saying, server_of
 
 from batchvision.errors import ConnectFailed, ConnectionCut, JobInvalid, RequestTimedOut
-from batchvision.records import Pieces
-from batchvision.secrets import Secrets
-from batchvision.transport import HttpTransport
-from batchvision.transport.arrival import Arrival
-from batchvision.transport.body import KEPT_OF_TOO_LONG
-from batchvision.transport.connection import Connection
+from batchvision.http import Endpoint, ProviderClient
+from batchvision.http.arrival import Arrival
+from batchvision.http.body import KEPT_OF_TOO_LONG
+from batchvision.http.connection import Connection
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +35,7 @@ async def test_a_request_arrives_as_it_was_built_and_its_answer_comes_back_whole
         seen.append((request.method, request.path, await request.read(), request.headers["authorization"]))
         return web.json_response({"ok": True}, headers={"X-Request-Id": "r-1", "Server-Timing": "noise"})
 
-    async with server_of(answer) as url, transport(url) as wire:
+    async with server_of(answer) as url, client(url) as wire:
         raw = await wire.send("POST", "/chat/completions", (b'{"model": "m"}',), 5)
     assert seen == [("POST", "/v1/chat/completions", b'{"model": "m"}', f"Bearer {KEY}")]
     assert (raw.status, raw.body, raw.complete) == (200, b'{"ok": true}', True)
@@ -50,21 +48,21 @@ async def test_a_large_request_lets_what_is_ready_go_first_and_a_small_one_does_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     steps: list[str] = []
-    leave = Connection.carry
+    leave = Connection.send
 
-    async def left(connection: Connection, request: Pieces, arrival: Arrival, deadline: float) -> None:
+    def left(connection: Connection, head: bytes, body: bytes, arrival: Arrival) -> None:
         steps.append("sent")
-        await leave(connection, request, arrival, deadline)
+        leave(connection, head, body, arrival)
 
-    async def row(wire: HttpTransport, body: bytes) -> None:
+    async def row(wire: ProviderClient, body: bytes) -> None:
         steps.append("row")
         await wire.send("POST", "/chat/completions", (body,), 5)
 
     async def answer(request: web.Request) -> web.Response:
         return web.json_response({})
 
-    monkeypatch.setattr(Connection, "carry", left)
-    async with server_of(answer) as url, transport(url) as wire:
+    monkeypatch.setattr(Connection, "send", left)
+    async with server_of(answer) as url, client(url) as wire:
         async with anyio.create_task_group() as warm_up:  # connections, so that no row waits for one
             for _ in range(3):
                 warm_up.start_soon(row, wire, b"{}")
@@ -84,7 +82,7 @@ async def test_a_request_may_have_headers_of_its_own_which_win_and_do_not_stay()
         seen.append((got.get("x-grok-conv-id"), got.get("user-agent"), got["authorization"]))
         return web.json_response({})
 
-    async with server_of(answer) as url, transport(url) as wire:
+    async with server_of(answer) as url, client(url) as wire:
         await wire.send("POST", "/x", (b"{}",), 5, {"x-grok-conv-id": "c-1", "User-Agent": "own"})
         await wire.send("POST", "/x", (b"{}",), 5)
     assert seen[0] == ("c-1", "own", f"Bearer {KEY}")
@@ -108,7 +106,7 @@ async def test_the_useful_headers_are_kept_in_lower_case() -> None:
     async def answer(request: web.Request) -> web.Response:
         return web.Response(status=429, body=b"{}", headers=sent)
 
-    async with server_of(answer) as url, transport(url) as wire:
+    async with server_of(answer) as url, client(url) as wire:
         raw = await wire.send("POST", "/x", (b"{}",), 5)
     assert {name for name in raw.headers if name != "date"} == {name.lower() for name in sent} - {"set-cookie"}
 
@@ -120,7 +118,7 @@ async def test_redirects_are_answers_and_cookies_are_not_kept() -> None:
         cookies.append(request.headers.get("cookie"))
         return web.Response(status=302, headers={"location": "https://elsewhere.example/", "set-cookie": "a=b"})
 
-    async with server_of(answer) as url, transport(url) as wire:
+    async with server_of(answer) as url, client(url) as wire:
         first = await wire.send("POST", "/x", (b"{}",), 5)
         await wire.send("POST", "/x", (b"{}",), 5)
     assert first.status == 302
@@ -143,7 +141,7 @@ async def test_compressed_answers_are_decoded(coding: str, encode: Callable[[byt
     async def answer(request: web.Request) -> web.Response:
         return web.Response(body=encode(body), headers={"content-encoding": coding})
 
-    async with server_of(answer) as url, transport(url) as wire:
+    async with server_of(answer) as url, client(url) as wire:
         raw = await wire.send("GET", "/x", None, 5)
     assert (raw.body, raw.complete) == (body, True)
 
@@ -160,7 +158,7 @@ async def test_compressed_answers_are_decoded(coding: str, encode: Callable[[byt
     ids=["shorter than announced", "chunked without its end"],
 )
 async def test_a_body_that_ends_early_is_kept_and_marked(pieces: tuple[bytes, ...]) -> None:
-    async with raw_server(saying(*pieces)) as url, transport(url) as wire:
+    async with raw_server(saying(*pieces)) as url, client(url) as wire:
         raw = await wire.send("POST", "/x", (b"{}",), 5)
     assert (raw.status, raw.complete) == (200, False)
     assert raw.body in (b'{"half":', b"")
@@ -168,7 +166,7 @@ async def test_a_body_that_ends_early_is_kept_and_marked(pieces: tuple[bytes, ..
 
 async def test_chunks_that_make_no_sense_are_no_whole_answer() -> None:
     head, broken = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"2\r\n{}\r\nzz\r\n"
-    async with raw_server(saying(head + broken)) as url, transport(url) as wire:
+    async with raw_server(saying(head + broken)) as url, client(url) as wire:
         try:
             assert not (await wire.send("POST", "/x", (b"{}",), 5)).complete
         except ConnectionCut as cut:  # the parser may see all of it before it gives the status line out
@@ -178,7 +176,7 @@ async def test_chunks_that_make_no_sense_are_no_whole_answer() -> None:
 async def test_a_gzip_body_without_its_end_is_not_complete() -> None:
     packed = gzip.compress(b'{"text": "whole"}' * 50)[:-10]
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
-    async with raw_server(saying(head, packed)) as url, transport(url) as wire:
+    async with raw_server(saying(head, packed)) as url, client(url) as wire:
         raw = await wire.send("POST", "/x", (b"{}",), 5)
     assert not raw.complete
     assert raw.body.startswith(b'{"text": "whole"}')
@@ -190,7 +188,7 @@ async def test_a_gzip_bomb_stops_at_the_cap() -> None:
     async def answer(request: web.Request) -> web.Response:
         return web.Response(body=bomb, headers={"content-encoding": "gzip"})
 
-    async with server_of(answer) as url, transport(url, max_answer_bytes=1_000_000) as wire:
+    async with server_of(answer) as url, client(url, max_answer_bytes=1_000_000) as wire:
         raw = await wire.send("POST", "/x", (b"{}",), 5)
     assert (raw.status, raw.complete, len(raw.body)) == (200, False, KEPT_OF_TOO_LONG)
 
@@ -201,7 +199,7 @@ async def test_a_body_that_never_ends_stops_at_the_deadline_with_what_came() -> 
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
         await reader.read()  # until the client goes
 
-    async with raw_server(peer) as url, transport(url) as wire:
+    async with raw_server(peer) as url, client(url) as wire:
         raw = await wire.send("POST", "/x", (b"{}",), 0.3)
     assert (raw.status, raw.body, raw.complete) == (200, b"first", False)
 
@@ -212,13 +210,13 @@ async def test_a_body_that_never_ends_stops_at_the_deadline_with_what_came() -> 
 async def test_a_refused_connection_never_left() -> None:
     async with raw_server(saying()) as url:
         pass
-    async with transport(url) as wire:
+    async with client(url) as wire:
         with pytest.raises(ConnectFailed, match="no connection to"):
             await wire.send("POST", "/x", (b"{}",), 5)
 
 
 async def test_a_name_that_does_not_exist_never_left() -> None:
-    async with transport("https://no-such-host.invalid/v1") as wire:
+    async with client("https://no-such-host.invalid/v1") as wire:
         with pytest.raises(ConnectFailed):
             await wire.send("POST", "/x", (b"{}",), 5)
 
@@ -227,20 +225,20 @@ async def test_a_handshake_that_hangs_never_left() -> None:
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    async with raw_server(peer) as url, transport(url.replace("http:", "https:")) as wire:
+    async with raw_server(peer) as url, client(url.replace("http:", "https:")) as wire:
         with pytest.raises(ConnectFailed, match=r"within 0\.2 s"):
             await wire.send("POST", "/x", (b"{}",), 0.2)
 
 
 async def test_a_server_that_hangs_up_after_the_request_may_have_billed_it() -> None:
-    async with raw_server(saying()) as url, transport(url) as wire:
+    async with raw_server(saying()) as url, client(url) as wire:
         with pytest.raises(ConnectionCut) as caught:
             await wire.send("POST", "/x", (b"{}",), 5)
     assert caught.value.maybe_billed
 
 
 async def test_an_answer_that_is_no_http_may_have_been_billed() -> None:
-    async with raw_server(saying(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")) as url, transport(url) as wire:
+    async with raw_server(saying(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")) as url, client(url) as wire:
         with pytest.raises(ConnectionCut):
             await wire.send("POST", "/x", (b"{}",), 5)
 
@@ -249,7 +247,7 @@ async def test_no_status_line_before_the_deadline_may_have_been_billed() -> None
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    async with raw_server(peer) as url, transport(url) as wire:
+    async with raw_server(peer) as url, client(url) as wire:
         with pytest.raises(RequestTimedOut, match=r"within 0\.2 s"):
             await wire.send("POST", "/x", (b"{}",), 0.2)
 
@@ -261,7 +259,7 @@ async def test_each_deadline_holds_whatever_others_are_waited_for() -> None:
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    async with raw_server(peer) as url, transport(url) as wire, anyio.create_task_group() as group:
+    async with raw_server(peer) as url, client(url) as wire, anyio.create_task_group() as group:
 
         async def wait(seconds: float) -> None:
             with pytest.raises(RequestTimedOut):
@@ -284,7 +282,7 @@ async def test_a_kept_connection_that_breaks_is_reported_and_not_repeated_behind
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
         requests.append(await read_request(reader))  # the second one is read, and never answered
 
-    async with raw_server(peer) as url, transport(url) as wire:
+    async with raw_server(peer) as url, client(url) as wire:
         body = (b"{}",) if method == "POST" else None
         assert (await wire.send(method, "/x", body, 5)).complete
         with pytest.raises(ConnectionCut):
@@ -293,7 +291,7 @@ async def test_a_kept_connection_that_breaks_is_reported_and_not_repeated_behind
 
 
 async def test_errors_do_not_show_the_key() -> None:
-    async with transport(f"https://{KEY}.invalid/v1") as wire:
+    async with client(f"https://{KEY}.invalid/v1") as wire:
         with pytest.raises(ConnectFailed) as caught:
             await wire.send("POST", "/x", (b"{}",), 5)
     assert caught.value.__cause__ is None
@@ -315,7 +313,7 @@ async def test_a_certificate_that_cannot_be_verified_gets_no_byte_of_the_request
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heard.append(await reader.read())
 
-    async with raw_server(peer, context) as url, transport(url) as wire:
+    async with raw_server(peer, context) as url, client(url) as wire:
         with pytest.raises(ConnectFailed, match="certificate"):
             await wire.send("POST", "/x", (b"{}",), 5)
     assert b"".join(heard) == b""
@@ -335,7 +333,7 @@ async def test_a_cancelled_request_closes_its_connection() -> None:
         await reader.read()
         gone.set()
 
-    async with raw_server(peer) as url, transport(url) as wire:
+    async with raw_server(peer) as url, client(url) as wire:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wire.send, "POST", "/x", (b"{}",), 30)
             await asked.wait()
@@ -358,10 +356,10 @@ async def test_requests_travel_side_by_side_up_to_the_connections_there_are() ->
 
     answers: dict[int, bytes] = {}
 
-    async def ask(wire: HttpTransport, number: int) -> None:
+    async def ask(wire: ProviderClient, number: int) -> None:
         answers[number] = (await wire.send("POST", "/x", (b"%d" % number,), 10)).body
 
-    async with server_of(answer) as url, transport(url) as wire, anyio.create_task_group() as tasks:
+    async with server_of(answer) as url, client(url) as wire, anyio.create_task_group() as tasks:
         for number in range(8):
             tasks.start_soon(ask, wire, number)
     assert answers == {number: b"%d" % number for number in range(8)}
@@ -385,20 +383,20 @@ async def test_requests_travel_side_by_side_up_to_the_connections_there_are() ->
 )
 def test_a_base_url_that_cannot_be_right_is_refused_with_the_next_step(base_url: str, says: str) -> None:
     with pytest.raises(JobInvalid, match=says) as caught:
-        transport(base_url)
+        Endpoint(base_url, HEADERS)
     assert "pw" not in caught.value.message
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.0.1", "[::1]"])
 def test_plain_http_is_for_loopback(host: str) -> None:
-    assert host in repr(transport(f"http://{host}:8000/v1"))
+    assert Endpoint(f"http://{host}:8000/v1", HEADERS).base_url == f"http://{host}:8000/v1"
 
 
 def test_plain_http_elsewhere_is_for_those_who_ask() -> None:
-    transport("http://vllm.internal:8000/v1", allow_plain_http=True)
+    Endpoint("http://vllm.internal:8000/v1", HEADERS, allow_plain_http=True)
 
 
 def test_a_key_that_ends_in_a_newline_is_refused_without_being_shown() -> None:
     with pytest.raises(JobInvalid, match="line break") as caught:
-        HttpTransport("https://api.example.com", {"authorization": f"Bearer {KEY}\n"}, 1, Secrets())
+        Endpoint("https://api.example.com", {"authorization": f"Bearer {KEY}\n"})
     assert KEY not in caught.value.message

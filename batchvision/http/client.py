@@ -1,0 +1,218 @@
+"""Bytes to a provider and back, under one deadline, over any httpx transport.
+
+Rule: it is always known whether a request may have been billed.
+
+- Nothing of it left this machine: ConnectFailed.
+- It left, and no status line came: RequestTimedOut or ConnectionCut (maybe billed).
+- A status line came: a RawAnswer, ``complete=False`` if its body ended early, for whatever reason.
+
+Requests go straight into the transport: no AsyncClient, no redirects, no cookies, no queue, and nothing is repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from types import TracebackType
+from typing import Self
+
+from batchvision.errors import BatchvisionError, ConnectFailed, ConnectionCut, RequestTimedOut
+from batchvision.eventloop import others_first
+from batchvision.http.arrival import reason
+from batchvision.http.body import Body
+from batchvision.http.deadlines import Deadline, Deadlines
+from batchvision.http.endpoint import Endpoint
+from batchvision.http.lean import CONNECT_TIMEOUT_SECONDS
+from batchvision.http.library import httpx
+from batchvision.records import Pieces, RawAnswer, joined
+from batchvision.secrets import Secrets
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+_LARGE_BYTES = 64 * 1024  #: a body with an image in it
+_READ_HEADERS = frozenset(
+    {"content-type", "date", "x-request-id", "x-generation-id", "retry-after", "retry-after-ms", "x-should-retry"}
+)
+#: No byte of the request has left. Any other error means that it may have.
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+
+
+class ProviderClient:
+    """One provider's endpoint over ``transport``, which the caller opens and closes.
+
+    The caller bounds the requests on the wire. ``secrets`` hides the key in messages.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        transport: httpx.AsyncBaseTransport,
+        secrets: Secrets,
+        *,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._endpoint = endpoint
+        self._transport = transport
+        self._shown = secrets.mask(endpoint.base_url)
+        self._secrets = secrets
+        self._max_answer_bytes = max_answer_bytes
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._clock = clock
+        self._deadlines: Deadlines
+
+    def __repr__(self) -> str:
+        return f"ProviderClient({self._shown!r}, {type(self._transport).__name__})"
+
+    async def __aenter__(self) -> Self:
+        self._deadlines = Deadlines()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._deadlines.close()
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: Pieces | None,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> RawAnswer:
+        """One request, one answer. ``timeout_seconds`` spans all of it: connecting, sending, waiting, reading.
+        ``headers``: of this request, over those of all.
+
+        Raises ConnectFailed, RequestTimedOut or ConnectionCut, only where no status line came.
+        """
+        progress = _Progress(self._deadlines, timeout_seconds, self._connect_timeout_seconds)
+        request = self._request(method, path, body, headers, progress)
+        if body is not None and sum(map(len, body)) > _LARGE_BYTES:
+            await others_first()
+        response: httpx.Response | None = None
+        content, is_whole = Body("", 0), False
+        try:
+            with progress.deadline.scope:
+                response = await self._transport.handle_async_request(request)
+                content = Body(response.headers.get("content-encoding", ""), self._max_answer_bytes)
+                is_whole = await _read(response, content)
+        except (httpx.TransportError, OSError) as error:
+            raise self._failure(error, progress) from None  # the cause may show the key
+        finally:
+            progress.end()
+        if response is None:
+            raise self._too_late(progress, may_have_left=progress.may_have_left)
+        return RawAnswer(
+            status=response.status_code,
+            headers=_kept(response.headers),
+            body=content.content(),
+            received_at=self._clock(),
+            complete=is_whole and content.is_readable,
+        )
+
+    def _request(
+        self, method: str, path: str, body: Pieces | None, headers: Mapping[str, str] | None, progress: _Progress
+    ) -> httpx.Request:
+        length = None if body is None else sum(map(len, body))
+        extensions: dict[str, object] = {"timeout": progress.timeouts(), "trace": progress}
+        return self._endpoint.request(method, path, _Outgoing(body or ()), length, headers, extensions)
+
+    # ---------------------------------------------------------------------------- no answer
+
+    def _failure(self, error: Exception, progress: _Progress) -> BatchvisionError:
+        is_unsent = isinstance(error, _NOT_SENT)
+        if isinstance(error, httpx.TimeoutException):
+            return self._too_late(progress, may_have_left=not is_unsent)
+        said = self._secrets.mask(reason(error))
+        if is_unsent:
+            return ConnectFailed(f"no connection to {self._shown}: {said}")
+        return ConnectionCut(f"the connection to {self._shown} ended before an answer began: {said}")
+
+    def _too_late(self, progress: _Progress, *, may_have_left: bool) -> BatchvisionError:
+        if may_have_left:
+            return RequestTimedOut(f"no answer from {self._shown} within {progress.timeout_seconds:g} s")
+        return ConnectFailed(f"no connection to {self._shown} within {progress.connect_seconds:g} s")
+
+
+class _Progress:
+    """How far one request has come, from the transport's trace events, and the deadline that follows from it.
+
+    A transport without trace events is taken to have sent the request.
+    """
+
+    __slots__ = ("_deadlines", "_until", "connect_seconds", "deadline", "may_have_left", "timeout_seconds")
+
+    def __init__(self, deadlines: Deadlines, timeout_seconds: float, connect_seconds: float) -> None:
+        self._deadlines = deadlines
+        self._until = asyncio.get_running_loop().time() + timeout_seconds
+        self.timeout_seconds = timeout_seconds
+        self.connect_seconds = min(connect_seconds, timeout_seconds)
+        self.may_have_left = True
+        self.deadline = Deadline(self._until)
+        deadlines.watch(self.deadline)
+
+    def timeouts(self) -> dict[str, float]:
+        """For the transport. A read or write is also bounded by the deadline that spans all of them."""
+        connect = self.connect_seconds
+        return {"connect": connect, "pool": connect, "read": self.timeout_seconds, "write": self.timeout_seconds}
+
+    async def __call__(self, event: str, info: Mapping[str, object]) -> None:
+        """A trace event (an extension of httpx's requests)."""
+        if event == "connection.connect_tcp.started":
+            self.may_have_left = False
+            self._deadlines.move(
+                self.deadline, min(self._until, self._until - self.timeout_seconds + self.connect_seconds)
+            )
+        elif event == "http11.send_request_headers.started" and not _is_connect(info.get("request")):
+            self.may_have_left = True
+            self._deadlines.move(self.deadline, self._until)
+
+    def end(self) -> None:
+        self._deadlines.forget(self.deadline)
+
+
+def _is_connect(request: object) -> bool:
+    """Whether it asks a proxy for a tunnel."""
+    return getattr(request, "method", None) == b"CONNECT"
+
+
+class _Outgoing(httpx.AsyncByteStream):
+    """A request's body: encoded when it leaves, and not held afterwards."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self._pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._pieces:
+            yield joined(self._pieces)
+
+
+async def _read(response: httpx.Response, content: Body) -> bool:
+    """The response's body into ``content``. Whether it reached its end."""
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    try:
+        async for piece in stream:
+            content.feed(piece)
+            if not content.wants_more:
+                return False
+    except (httpx.TransportError, OSError):
+        return False
+    finally:
+        await stream.aclose()
+    return True
+
+
+@lru_cache(maxsize=256)  # answer after answer has the same
+def _known(name: bytes) -> str | None:
+    """A header's name in lower case where its value is read; None of all others."""
+    known = name.lower().decode("ascii", "replace")
+    is_read = known in _READ_HEADERS or "ratelimit" in known or known.startswith("x-openrouter-cache")
+    return known if is_read else None
+
+
+def _kept(headers: httpx.Headers) -> dict[str, str]:
+    return {known: value.decode("utf-8", "replace") for name, value in headers.raw if (known := _known(name))}
