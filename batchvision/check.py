@@ -20,6 +20,7 @@ from batchvision.money import format_usd
 from batchvision.pricelist import FRESH_FOR, Listed, quote, recall, remember
 from batchvision.providers import Dialect, ModelListing, dialect
 from batchvision.secrets import Secret, Secrets
+from batchvision.wiring import fallback_warning
 
 MODELS_TIMEOUT_SECONDS = 30.0
 REFUSED = 5
@@ -100,7 +101,7 @@ def key_from_environment(speaks: Dialect, environ: Mapping[str, str] | None = No
 
 async def check(job: Job, *, environ: Mapping[str, str] | None = None, ask: ListModels | None = None) -> CheckReport:
     """Look at everything a run needs. Never raises for what it finds."""
-    findings = [*_manifest(job), _root(job), _output(job), *_extras()]
+    findings = [*_manifest(job), _root(job), _output(job), *_extras(), *_labels(job)]
     try:
         key = job.api_key(environ)
     except JobInvalid as error:
@@ -138,6 +139,11 @@ def _output(job: Job) -> Finding:
     if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
         return Finding("output", f"{job.output_path} can be written")
     return Finding("output", f"{folder} cannot be written: choose another [output] path, or --out", INVALID)
+
+
+def _labels(job: Job) -> Iterator[Finding]:
+    if said := fallback_warning(job):
+        yield Finding("labels", said)
 
 
 def _extras() -> Iterator[Finding]:

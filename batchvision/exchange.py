@@ -30,6 +30,7 @@ from batchvision.http import ProviderClient
 from batchvision.images import Offload
 from batchvision.keys import row_digest
 from batchvision.outcome import Judge, Verdict, shared
+from batchvision.prompt import names_fallback
 from batchvision.providers.base import Dialect, Gone, Reading, SendOptions, Waiting
 from batchvision.records import (
     AttemptState,
@@ -337,7 +338,7 @@ class Exchanges:
         elif isinstance(verdict.outcome, Failed):
             self._count_failure(verdict.outcome)
         elif isinstance(verdict.outcome, Completed):
-            self._counters.rows_completed += 1
+            self._count_completed(verdict.outcome)
 
     def fail(self, row: Row, fault: RowFault) -> None:
         """A row that failed before anything was sent: its record goes to ``failures``, no attempt to the ledger."""
@@ -369,7 +370,7 @@ class Exchanges:
         own = shared(outcome, follower, self._terms.keep_names, self._terms.run_id, self._now())
         if isinstance(own, Completed):
             self._store.share(own)
-            self._counters.rows_completed += 1
+            self._count_completed(own)
         else:
             self._store.file(own)
             self._count_failure(own)
@@ -392,6 +393,10 @@ class Exchanges:
             self._ambiguous_rows.add(row_digest(verdict.attempt.row_id, ""))
             counters.rows_ambiguous = len(self._ambiguous_rows)
             counters.ambiguous_ticks += verdict.attempt.bound_ticks or 0
+
+    def _count_completed(self, completed: Completed) -> None:
+        self._counters.rows_completed += 1
+        self._counters.rows_fallback += names_fallback(self._terms.recipe.answer, completed.answer_columns)
 
     def _count_failure(self, failed: Failed) -> None:
         counters = self._counters

@@ -148,7 +148,7 @@ class Night:
         self.headers = self.dialect.headers(key, job.provider.headers)
         self.secrets = Secrets(*([key] if key else []), *job.header_secrets)
         quoted = quote(job)
-        if said := wiring.price_warning(job, quoted, self.started_at):
+        for said in wiring.warnings_of(job, quoted, self.started_at):
             log.warning("%s", said)
         self.prices = quoted.prices
         self.estimator = wiring.estimator_of(job, self.prices)

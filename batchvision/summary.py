@@ -87,6 +87,7 @@ def summarize(
         config=job.config(),
         message=None if reason is None else str(reason),
         spent=spent or {},
+        fallbacks={"by_model": counters.rows_fallback, "by_us": 0},
     )
 
 

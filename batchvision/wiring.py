@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -72,6 +72,24 @@ def price_warning(job: Job, quoted: Quote, now: datetime) -> str | None:
         limits.max_cost_usd_per_month,
     )
     return None if caps == (None,) * len(caps) else quoted.warning(now.date(), job)
+
+
+def fallback_warning(job: Job) -> str | None:
+    """Where the fallback is none of the labels, and so is never offered to the model."""
+    fallback, labels = job.answer.labels_fallback, job.recipe.answer.labels
+    if fallback is None or fallback in {label.value for label in labels}:
+        return None
+    return (
+        f"answer.labels_fallback {fallback!r} is none of the labels, so the model is not offered it; answers that name "
+        f"no label fail as invalid_answer. Add {fallback!r} to the labels to let the model say that none fits"
+    )
+
+
+def warnings_of(job: Job, quoted: Quote, now: datetime) -> Iterator[str]:
+    """What a run says of its job before it begins."""
+    for said in (price_warning(job, quoted, now), fallback_warning(job)):
+        if said is not None:
+            yield said
 
 
 def judge_of(job: Job, prices: Prices | None, recipe_of: Callable[[str], Recipe]) -> Judge:

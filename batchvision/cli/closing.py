@@ -49,6 +49,9 @@ def closing_lines(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
     lines.append(f"  answers   {output / 'results'}   (batchvision show {output})")
     lines.append(f"  cost      {_money(summary)}")
     lines += _tokens(summary)
+    if chosen := summary.fallbacks.get("by_model"):
+        label = summary.config.get("answer", {}).get("labels_fallback")
+        lines.append(f"  fallback  the model chose {label!r} for {counted(chosen, 'row')} of this run")
     lines += _failures(summary)
     lines += _left_over(summary)
     steps = next_steps(summary, output, typed)

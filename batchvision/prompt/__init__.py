@@ -14,7 +14,7 @@ from batchvision.prompt.answer import (
     column_name,
     response_format,
 )
-from batchvision.prompt.check import CheckedAnswer, check_answer
+from batchvision.prompt.check import CheckedAnswer, check_answer, names_fallback
 from batchvision.prompt.conversation import Conversation
 from batchvision.prompt.template import Column, Literal, Slot, Template, TemplateError
 
@@ -32,5 +32,6 @@ __all__ = [
     "build_answer_spec",
     "check_answer",
     "column_name",
+    "names_fallback",
     "response_format",
 ]

@@ -1,6 +1,7 @@
 """An answer's text against its spec: JSON, schema, labels, then typed columns.
 
-Rule: for any text at all it returns or raises InvalidAnswer; nothing else. The schema is compiled once per spec.
+Rule: for any text at all it returns or raises InvalidAnswer; nothing else, and in linear time. The schema is compiled
+once per spec. An answer that cannot be read is invalid: it never becomes the fallback.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from batchvision.errors import InvalidAnswer
-from batchvision.prompt.answer import LABEL, AnswerColumn, answer_columns
+from batchvision.prompt.answer import LABEL, AnswerColumn, answer_columns, column_name
+from batchvision.prompt.labels import Labels
 from batchvision.prompt.nesting import MOST_DEPTH, is_deeper
+from batchvision.prompt.spoken import unfenced, without_thoughts
 from batchvision.prompt.validator import compile_schema
+from batchvision.prompt.whole_values import whole_values
 from batchvision.records import AnswerSpec
 
-_FENCE = re.compile(r"```[A-Za-z]*[ \t]*\r?\n(.*?)\s*```", re.DOTALL)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_LABEL_COLUMN = column_name(f"answer_{LABEL}")
 _MAX_COMPILED = 64
 
 
@@ -30,8 +35,20 @@ class CheckedAnswer(NamedTuple):
     columns: Mapping[str, Any]
 
 
+def names_fallback(spec: AnswerSpec, columns: Mapping[str, Any]) -> bool:
+    """Whether a valid answer's columns hold the fallback label: the model says that no other label fits."""
+    if spec.labels_fallback is None:
+        return False
+    label = columns.get(_LABEL_COLUMN)
+    return spec.labels_fallback in label if isinstance(label, list) else label == spec.labels_fallback
+
+
 def check_answer(spec: AnswerSpec, text: str) -> CheckedAnswer:
-    """``text`` as the spec wants it. Leading blank lines and a Markdown fence are forgiven. Raises InvalidAnswer."""
+    """``text`` as the spec wants it. Raises InvalidAnswer.
+
+    The whole text comes first, then what follows the model's thoughts, then the last whole JSON object in it that
+    satisfies the spec. One wrapper (a list of one, an object with one property) is forgiven.
+    """
     if spec.schema is None:
         return CheckedAnswer(None, {})
     try:
@@ -41,12 +58,6 @@ def check_answer(spec: AnswerSpec, text: str) -> CheckedAnswer:
 
 
 # ---------------------------------------------------------------------------------- JSON
-
-
-def _unfenced(text: str) -> str:
-    body = text.strip().removeprefix("\ufeff").strip()
-    fenced = _FENCE.fullmatch(body)
-    return fenced[1].strip() if fenced else body
 
 
 def _no_constant(name: str) -> Any:
@@ -69,8 +80,8 @@ def _whole_number(text: str) -> int:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]  # add returns None
         raise InvalidAnswer(f"the key {twice[:80]!r} is there twice")
     return result
 
@@ -145,46 +156,93 @@ def _cell(column: AnswerColumn, value: Mapping[str, Any]) -> Any:
 class _Check:
     """One spec's compiled check."""
 
-    __slots__ = ("_columns", "_fallback", "_labels", "_labels_only", "_many", "_validate")
+    __slots__ = ("_columns", "_fallback", "_is_labelled", "_labels", "_labels_only", "_many", "_validate")
 
     def __init__(self, spec: AnswerSpec) -> None:
         self._columns = answer_columns(spec)
-        self._labels = frozenset(label.value for label in spec.labels)
-        self._labels_only = bool(spec.labels) and [column.property for column in self._columns] == [LABEL]
-        self._many = spec.labels_many
         self._fallback = spec.labels_fallback
+        offered = [label.value for label in spec.labels]
+        self._labels = Labels([*offered, *([] if self._fallback is None else [self._fallback])])
+        self._is_labelled = bool(spec.labels)
+        self._labels_only = self._is_labelled and [column.property for column in self._columns] == [LABEL]
+        self._many = spec.labels_many
         self._validate = compile_schema(spec.check_schema or spec.schema or {})
 
     def __call__(self, text: str) -> CheckedAnswer:
-        body, value = self._read(_unfenced(text))
-        mended = self._mended(value)
-        if problem := self._validate(mended):
-            raise InvalidAnswer(problem)
-        columns = {column.name: _cell(column, mended) for column in self._columns}
-        return CheckedAnswer(body if mended is value else _dumps(mended), columns)
-
-    def _read(self, body: str) -> tuple[str, Any]:
+        spoken = without_thoughts(text)
+        if spoken != text:
+            with suppress(InvalidAnswer):  # JSON with a tag in one of its strings
+                return self._checked(*_read(unfenced(text)))
+            if not spoken.strip():
+                raise InvalidAnswer("nothing follows the model's thoughts")
+        body = unfenced(spoken)
         try:
-            return _read(body)
-        except InvalidAnswer:
-            if self._labels_only and (body in self._labels or self._fallback is not None):
-                return "", body  # a bare word where only a label is asked for
-            raise
+            label = self._labels.find(body) if self._labels_only else None
+            return self._checked("", label) if label is not None else self._checked(*_read(body))
+        except InvalidAnswer as problem:
+            return self._of_last_object(spoken, problem)
+
+    def _of_last_object(self, spoken: str, problem: InvalidAnswer) -> CheckedAnswer:
+        """The last object in ``spoken`` that satisfies the spec. Raises what is wrong with the last one of all."""
+        last_problem: InvalidAnswer | None = None
+        for span in reversed(whole_values(spoken)):
+            try:
+                body, value = _read(spoken[span.start : span.end])
+                if isinstance(value, dict) or isinstance(_inside(value), dict):
+                    return self._checked(body, value, is_whole=False)
+            except InvalidAnswer as error:
+                last_problem = last_problem or error
+        raise last_problem or problem
+
+    # -------------------------------------------------------------------------- one value
+
+    def _checked(self, body: str, value: Any, *, is_whole: bool = True) -> CheckedAnswer:
+        """``value``, or what its one wrapper holds. ``body`` is the JSON text of ``value``."""
+        problem = ""
+        for held in (value, _inside(value)):
+            is_all = is_whole and held is value
+            if not is_all and not (held and (is_whole or isinstance(held, dict))):
+                continue  # no wrapper; or an empty object, which says nothing where it is a part of the answer
+            mended = self._mended(held)
+            says = self._validate(mended)
+            if says is None:
+                columns = {column.name: _cell(column, mended) for column in self._columns}
+                return CheckedAnswer(body if mended is value else _dumps(mended), columns)
+            problem = problem or says
+        raise InvalidAnswer(problem or self._validate(value) or "the answer is no object")
 
     def _mended(self, value: Any) -> Any:
-        """``value`` itself, or a copy: a bare label in its place, the fallback where none of the labels is named."""
-        if self._labels_only and isinstance(value, str):
-            value = {LABEL: [value] if self._many else value}
-        if self._fallback is None or not isinstance(value, dict):
+        """``value`` itself, or a copy with its label as the job spells it, and in its place."""
+        if self._labels_only and isinstance(value, str | list):
+            value = {LABEL: value}
+        if not self._is_labelled or not isinstance(value, dict) or LABEL not in value:
             return value
-        given = value.get(LABEL)
-        answers = given if isinstance(given, list) else [given]
-        named = [one for one in answers if isinstance(one, str) and one in self._labels]
-        if named and named == answers and isinstance(given, list) == self._many:
-            return value
-        if self._many:
-            return {**value, LABEL: named or [self._fallback]}
-        return {**value, LABEL: self._fallback}
+        given = value[LABEL]
+        label = self._many_labels(given) if self._many else self._one_label(given)
+        return value if label == given else {**value, LABEL: label}
+
+    def _one_label(self, given: Any) -> Any:
+        if isinstance(given, list) and len(given) == 1:
+            given = given[0]
+        return self._named(given)
+
+    def _many_labels(self, given: Any) -> Any:
+        if isinstance(given, str):
+            return [self._named(given)]
+        if given == [] and self._fallback is not None:
+            return [self._fallback]  # the model says that none of the labels fits
+        return [self._named(one) for one in given] if isinstance(given, list) else given
+
+    def _named(self, given: Any) -> Any:
+        found = self._labels.find(given) if isinstance(given, str) else None
+        return given if found is None else found
+
+
+def _inside(value: Any) -> Any:
+    """What a wrapper holds: a list of one, or an object with one property. None: it is no wrapper."""
+    if isinstance(value, list | dict) and len(value) == 1:
+        return value[0] if isinstance(value, list) else next(iter(value.values()))
+    return None
 
 
 #: By identity: a spec holds dicts and has no hash. The spec is kept beside, so that its id is not used again.

@@ -33,6 +33,9 @@ _TRUNCATED = frozenset({"length", "max_tokens", "max_output_tokens", "model_leng
 _REFUSED = frozenset({"content_filter", "refusal", "safety", "prohibited_content", "recitation", "blocklist", "spii"})
 _FAILED = frozenset({"error"})
 
+#: Blanks and characters without width: text of nothing else says nothing.
+_INVISIBLE = " \t\r\n\xa0\u200b\u200c\u200d\u2060\ufeff"
+
 
 class Parts(NamedTuple):
     """A body, its first choice and the message of that: each empty where there is none."""
@@ -80,6 +83,8 @@ def read(
     body, choice, message = parts
     if document.problem is None and faults.is_error(body or wire.mapping(faults.unwrapped(document.value))):
         return known, faults.from_document(raw, document, voice)
+    if document.problem is None and not body.get("choices") and _is_accounted(known.usage):
+        return known, EmptyAnswer("the answer has usage and no content")  # whole, and paid for: no transport's fault
     if document.problem is not None or not isinstance(body.get("choices"), list):
         return known, _cut_short(raw, document, voice)
     reason = (known.finish_reason or "").lower()
@@ -88,6 +93,10 @@ def read(
     if reason in _FAILED:
         return known, ServerError(f"{voice.name} failed while answering and does not say why")
     return _judged(known, message, reason)
+
+
+def _is_accounted(usage: Usage) -> bool:
+    return any(told is not None for told in (usage.prompt_tokens, usage.completion_tokens, usage.cost_ticks))
 
 
 def _judged(known: Answer, message: Mapping[str, Any], reason: str) -> tuple[Answer, BatchvisionError | None]:
@@ -100,7 +109,7 @@ def _judged(known: Answer, message: Mapping[str, Any], reason: str) -> tuple[Ans
         return known, Refused(f"the answer was withheld by a content filter (finish_reason {reason})")
     if reason in _TRUNCATED:
         return known, Truncated(_truncation(known))
-    if not known.text.strip():
+    if not known.text.strip(_INVISIBLE).strip():
         return known, EmptyAnswer(f"the answer has no content (finish_reason {reason or 'not given'})")
     return known, None
 

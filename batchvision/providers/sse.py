@@ -120,6 +120,8 @@ class _Pieces:
         if chunk.get("error") and self.error is None:
             self.error, self.error_code = chunk["error"], chunk.get("code")
             self.is_ended = True
+        if self.has_choice and chunk.get("usage") and chunk.get("choices") == []:
+            self.is_ended = True  # the bill comes last; some servers send no [DONE] behind it
         for choice in wire.sequence(chunk.get("choices")):
             if isinstance(choice, dict) and choice.get("index") in (0, None):
                 self._add_choice(choice)

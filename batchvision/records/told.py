@@ -32,6 +32,7 @@ class Counters:
     ambiguous_ticks: int = 0
     rows_ambiguous: int = 0
     failures_by_kind: dict[str, int] = field(default_factory=dict)
+    rows_fallback: int = 0  #: completed in this run with the fallback label
 
 
 class PartFile(NamedTuple):
@@ -81,3 +82,5 @@ class RunSummary:
     command: str = "run"  #: or "reparse", which sends nothing; or another Purpose
     #: of this run: by_state, by_model, by_day, wasted; each name -> attempts, cost_ticks, bound_ticks
     spent: JsonObject = field(default_factory=dict)
+    #: rows of this run with the fallback label: by_model, as the model chose it; by_us, 0 as nothing else sets it
+    fallbacks: Mapping[str, int] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from batchvision.errors import CheckpointDamaged, JobInvalid
 from batchvision.feed import Selection, Survey, feed, survey
 from batchvision.job import Job
 from batchvision.outcome import shared
-from batchvision.prompt import answer_columns
+from batchvision.prompt import answer_columns, names_fallback
 from batchvision.recipe import recipe_document, recipe_from_document
 from batchvision.records import Completed, Counters, Recipe, Request, Row
 from batchvision.reparse.reading import Reader, Why
@@ -268,6 +268,7 @@ class _Session:
                 await self.store.publish(completed)
                 self.reparsed.published += 1
                 self.counters.rows_completed += 1
+                self.counters.rows_fallback += names_fallback(self.job.recipe.answer, completed.answer_columns)
 
     def _note(self, row: Row, why: Why, problem: str | None) -> None:
         self.reparsed.without[why] += 1
