@@ -107,7 +107,7 @@ async def check(job: Job, *, environ: Mapping[str, str] | None = None, ask: List
     except JobInvalid as error:
         findings += [Finding("key", problem, INVALID) for problem in error.problems]
     else:
-        speaks = dialect(job.provider.name)
+        speaks = dialect(job.provider.name).with_key_from(job.key_source)
         findings.append(Finding("key", "found" if key is not None else f"{speaks.name} needs none"))
         asked = ask or partial(list_models, allow_plain_http=job.provider.allow_plain_http)
         findings += await _provider(job, speaks, key, asked)

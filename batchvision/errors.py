@@ -5,9 +5,11 @@
     BatchvisionError
     ├── StopRun                      stop the run; rows not reached stay pending
     │   ├── JobInvalid               job_invalid           exit 2   (also: bad manifest, bad usage)
-    │   ├── AuthenticationFailed     authentication_failed exit 5
-    │   ├── OutOfCredit              out_of_credit         exit 5
-    │   ├── ModelNotFound            model_not_found       exit 5
+    │   ├── ProviderRefuses          (what the provider says of the whole run, unless other rows are answered)
+    │   │   ├── AuthenticationFailed     authentication_failed exit 5
+    │   │   ├── OutOfCredit              out_of_credit         exit 5
+    │   │   ├── ModelNotFound            model_not_found       exit 5
+    │   │   └── RequestsRejected         requests_rejected     exit 5
     │   ├── SpendCapReached          spend_cap_reached     exit 4
     │   ├── DeadlineReached          deadline_reached      exit 4
     │   ├── TooManyFailures          too_many_failures     exit 4
@@ -74,25 +76,43 @@ class JobInvalid(StopRun):
         super().__init__("\n".join(self.problems))
 
 
-class AuthenticationFailed(StopRun):
+class ProviderRefuses(StopRun):
+    """The provider refuses, for a reason that concerns every request.
+
+    ``is_certain``: the words say so themselves; otherwise other rows decide (see ``refusals``). ``said`` is what the
+    provider answered, without our advice.
+    """
+
+    exit_code = 5
+
+    def __init__(self, message: str, *, said: str | None = None, is_certain: bool = True) -> None:
+        super().__init__(message)
+        self.said = message if said is None else said
+        self.is_certain = is_certain
+
+
+class AuthenticationFailed(ProviderRefuses):
     """The provider refuses the key."""
 
     kind = "authentication_failed"
-    exit_code = 5
 
 
-class OutOfCredit(StopRun):
+class OutOfCredit(ProviderRefuses):
     """The account has no credit left or has reached its own spending limit."""
 
     kind = "out_of_credit"
-    exit_code = 5
 
 
-class ModelNotFound(StopRun):
-    """The provider does not know the model (or the URL)."""
+class ModelNotFound(ProviderRefuses):
+    """The provider does not know the model (or the URL), or the model cannot do what every row asks."""
 
     kind = "model_not_found"
-    exit_code = 5
+
+
+class RequestsRejected(ProviderRefuses):
+    """The first requests were all refused alike, for a reason that names no row."""
+
+    kind = "requests_rejected"
 
 
 class SpendCapReached(StopRun):
@@ -141,10 +161,14 @@ class OutputHeld(StopRun):
 
 
 class RowFault(BatchvisionError):
-    """The row is failed. ``at_provider``: the provider said so, and the row counts toward ``limits.max_failed``."""
+    """The row is failed. ``at_provider``: the provider said so, and the row counts toward ``limits.max_failed``.
+
+    ``shows_access``: the provider accepted key, URL and model before it came to this.
+    """
 
     disposition = Disposition.FAIL_ROW
     at_provider: ClassVar[bool] = True
+    shows_access: ClassVar[bool] = False
 
 
 class RowInvalid(RowFault):
@@ -192,30 +216,35 @@ class ContextTooLong(RowFault):
     """The request has more tokens than the model takes."""
 
     kind = "context_too_long"
+    shows_access = True
 
 
 class Refused(RowFault):
     """A safety check or the model itself declined. Never sent again by a rerun unless asked."""
 
     kind = "refused"
+    shows_access = True
 
 
 class Truncated(RowFault):
     """The answer reached ``max_tokens`` before its end."""
 
     kind = "truncated"
+    shows_access = True
 
 
 class EmptyAnswer(RowFault):
     """An answer without content; asked once more, then failed."""
 
     kind = "empty"
+    shows_access = True
 
 
 class InvalidAnswer(RowFault):
     """The answer does not satisfy the job's schema or labels."""
 
     kind = "invalid_answer"
+    shows_access = True
 
 
 class Expired(RowFault):
@@ -316,6 +345,12 @@ class AnswerCutShort(Transient):
 
     kind = "answer_cut_short"
     maybe_billed = True
+
+
+def shows_access(error: BatchvisionError | None) -> bool:
+    """Whether a request that ended so shows that key, URL and model are right: it was answered (None), or reached the
+    model."""
+    return error is None or (isinstance(error, RowFault) and error.shows_access)
 
 
 def _leaves(of: type[RowFault]) -> dict[str, type[RowFault]]:

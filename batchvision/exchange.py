@@ -327,6 +327,10 @@ class Exchanges:
 
     # ---------------------------------------------------------------------------- books
 
+    def of_the_row(self, judged: Judged) -> Judged:
+        """A refusal that would stop the run, as a failure of its row."""
+        return Judged(judged.exchange, self._judge.of_the_row(judged.exchange, judged.verdict))
+
     def book(self, judged: Judged) -> None:
         """Close an exchange: its attempt goes to the ledger and, where the row has ended, its outcome to the tables."""
         verdict = judged.verdict

@@ -20,6 +20,8 @@ from batchvision.errors import (
     Expired,
     InvalidAnswer,
     LostAfterRead,
+    ProviderRefuses,
+    RequestRejected,
     RowFault,
     StopRun,
     Transient,
@@ -90,6 +92,14 @@ class Judge:
         if exchange.ended is not None:
             return self._ended(exchange, exchange.ended, jitter)
         return _interrupted(exchange, "the run ended before the answer came")
+
+    def of_the_row(self, exchange: Exchange, verdict: Verdict) -> Verdict:
+        """The verdict on a refusal of the whole run, once other rows have shown that it concerns this row alone."""
+        error = verdict.error
+        assert isinstance(error, ProviderRefuses)
+        fault = RequestRejected(f"{error.said}; other rows are answered with the same key, this one is refused")
+        attempt = verdict.attempt._replace(state=AttemptState.FAILED)
+        return Verdict(attempt, self._failed(exchange, attempt.answer, error, fault), None, error)
 
     # ------------------------------------------------------------------------------ an answer
 

@@ -37,7 +37,6 @@ from batchvision.lanes import POLLERS, DeferredLane, Delivery, OnlineLane, Shari
 from batchvision.money import format_usd
 from batchvision.pricelist import quote
 from batchvision.prompt import answer_columns
-from batchvision.providers import dialect
 from batchvision.recipe import recipe_document, recipe_from_document
 from batchvision.records import Completed, Counters, Exchange, Lane, Purpose, Recipe, Row, RunSummary
 from batchvision.secrets import Secrets
@@ -144,7 +143,7 @@ class Night:
         self.started_at = seams.now()
         self.purpose = purpose
         self.run_id = purpose.mark(new_run_id(self.started_at, seams.rng))
-        self.dialect = dialect(job.provider.name)
+        self.dialect = wiring.dialect_of(job, job.provider.name)
         self.headers = self.dialect.headers(key, job.provider.headers)
         self.secrets = Secrets(*([key] if key else []), *job.header_secrets)
         quoted = quote(job)
@@ -160,6 +159,7 @@ class Night:
         self.store: Store
         self.standing: Standing
         self.recovery: Recovery
+        self.latest: RunSummary | None = None  # of the run before this one
         self._wire: anyio.CancelScope | None = None  # around all that is in flight
         self._has_seen_all = False
 
@@ -202,8 +202,9 @@ class Night:
         self.standing = await self.offload(store.standing, recipe.recipe_id)
         for sentence in self.recovery.sentences():
             log.warning("%s", sentence)
+        self.latest = store.latest_summary()
         if not self._is_trial:
-            refuse_to_pay_again(self.job, self.standing, store.latest_summary())
+            refuse_to_pay_again(self.job, self.standing, self.latest)
         self.store.write_recipe(recipe.recipe_id, recipe_document(recipe))
         self.counters.rows_total = self.survey.rows
         self.counters.rows_ambiguous = len(self.recovery.ambiguous)
@@ -253,6 +254,8 @@ class Night:
             limits.max_failed.allows,
             self.selection.retries,
             Sharing(self.standing.answered, is_on=limits.deduplicate and not self._is_trial),
+            wiring.refusals_of(job, self.latest),
+            last=frozenset(self.latest.stopped_by if self.latest is not None else ()),
         )
 
     # ---------------------------------------------------------------------------- the night itself
@@ -304,6 +307,7 @@ class Night:
             await delivery.serve_late()
             tickets, only = (), delivery.next_pass()
             if self.stop.is_set or not only:
+                delivery.end()
                 return
 
     def _lanes(self, delivery: Delivery) -> tuple[OnlineLane | DeferredLane, DeferredLane | None]:
@@ -392,6 +396,8 @@ class Night:
             left=Left(failures, self.store.tickets_open, self.store.held_count),
             parts=self.store.parts_to_list(),
             spent=delivery.exchanges.spending.document(),
+            provider_answered=delivery.refused.is_proven,
+            stopped_by=delivery.refused.stopped_by,
         )
         summary = replace(
             summary,

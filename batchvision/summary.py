@@ -50,6 +50,8 @@ def summarize(
     left: Left,
     parts: tuple[PartFile, ...],
     spent: JsonObject | None = None,
+    provider_answered: bool = False,
+    stopped_by: tuple[str, ...] = (),
 ) -> RunSummary:
     """What the run did. The three counts of rows add up to the manifest's (promise P8)."""
     completed = counters.rows_done_before + counters.rows_completed
@@ -88,6 +90,8 @@ def summarize(
         message=None if reason is None else str(reason),
         spent=spent or {},
         fallbacks={"by_model": counters.rows_fallback, "by_us": 0},
+        provider_answered=provider_answered,
+        stopped_by=stopped_by,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -28,8 +29,9 @@ from batchvision.pacing import Pacing, PacingLimits
 from batchvision.prepare import Preparer
 from batchvision.pricelist import Quote, quote
 from batchvision.prompt import Conversation
-from batchvision.providers import dialect
-from batchvision.records import Lane, Recipe
+from batchvision.providers import Dialect, dialect
+from batchvision.records import Lane, Recipe, RunSummary
+from batchvision.refusals import Refusals
 from batchvision.retry import RetryPolicy
 from batchvision.secrets import Secrets
 
@@ -92,10 +94,26 @@ def warnings_of(job: Job, quoted: Quote, now: datetime) -> Iterator[str]:
             yield said
 
 
+def dialect_of(job: Job, name: str) -> Dialect:
+    """The dialect ``name``; where it is the job's own, its messages name the job's key source."""
+    return dialect(name).with_key_from(job.key_source) if name == job.provider.name else dialect(name)
+
+
 def judge_of(job: Job, prices: Prices | None, recipe_of: Callable[[str], Recipe]) -> Judge:
     policy = RetryPolicy(job.limits.max_attempts, raise_once=job.answer.on_truncated == "raise_once")
     holds = job.limits.ambiguous == "hold"
-    return Judge(recipe_of, policy, prices, job.limits.quarantine_after_runs, holds=holds)
+    dialects = cache(partial(dialect_of, job))
+    return Judge(recipe_of, policy, prices, job.limits.quarantine_after_runs, dialects, holds=holds)
+
+
+def refusals_of(job: Job, latest: RunSummary | None) -> Refusals:
+    """What the run before this one has shown of the provider, where it asked the same model at the same place."""
+    if latest is None or not latest.provider_answered:
+        is_same = False
+    else:
+        then, now = latest.config.get("provider", {}), job.config()["provider"]
+        is_same = all(then.get(name) == now[name] for name in ("name", "base_url", "model"))
+    return Refusals(is_proven=is_same, known_rows=frozenset(latest.stopped_by if latest is not None else ()))
 
 
 def caching_of(job: Job) -> Caching:

@@ -42,6 +42,15 @@ def find_key(
     )
 
 
+def key_source(section: ProviderSection, base_dir: Path, key_env: str | None) -> str | None:
+    """Where the job's key comes from, for messages; None where the provider wants none."""
+    if section.api_key_file is not None:
+        return f"the file {under(base_dir, section.api_key_file)} (provider.api_key_file)"
+    if section.api_key_command is not None:
+        return "what provider.api_key_command prints"
+    return key_env
+
+
 def _may_want_none(section: ProviderSection) -> bool:
     """A compatible server of one's own often has no key; the job names one if it does."""
     return section.name == "openai" and section.base_url is not None and section.api_key_env is None

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from batchvision.errors import JobInvalid
 from batchvision.job.checks import Check, Resolved, Sections
 from batchvision.job.columns import KeepColumn
-from batchvision.job.key import find_key
+from batchvision.job.key import find_key, key_source
 from batchvision.job.prices import FilePrices
 from batchvision.job.problems import sentences, unknown_key
 from batchvision.job.sections import (
@@ -199,6 +199,11 @@ class Job(BaseModel):
         return find_key(
             self.provider, self._base_dir, self._resolved.key_env, os.environ if environ is None else environ
         )
+
+    @property
+    def key_source(self) -> str | None:
+        """Where the key comes from, for messages; None where the provider wants none."""
+        return key_source(self.provider, self._base_dir, self._resolved.key_env)
 
     @property
     def header_secrets(self) -> tuple[Secret, ...]:

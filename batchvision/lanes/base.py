@@ -15,10 +15,12 @@ from batchvision.checkpoint import RowState, Standing
 from batchvision.errors import AttemptsExhausted, RowFault, StopRun, TooManyFailures
 from batchvision.exchange import Exchanges, Judged, OpenTicket
 from batchvision.keys import row_digest
+from batchvision.lanes.refused import RefusedRows
 from batchvision.lanes.sharing import LATE_ROWS, Sharing, is_shared
 from batchvision.pacing import OUTAGE_AFTER_FAILURES, Room
 from batchvision.prepare import Preparer
 from batchvision.records import Completed, Counters, Exchange, Failed, Intent, Request, Row, Tries
+from batchvision.refusals import Refusals
 from batchvision.retry import Again, Stop
 from batchvision.stopping import StopSignal
 
@@ -72,6 +74,8 @@ class Delivery:
         failures_allowed: Callable[[int, int], bool],
         wants: Callable[[Failed], bool],
         sharing: Sharing,
+        refusals: Refusals | None = None,
+        last: frozenset[str] = frozenset(),
     ) -> None:
         self.exchanges = exchanges
         self.stop = stop
@@ -87,6 +91,8 @@ class Delivery:
         self._room = Room()
         self._suspects: list[Suspect] = []
         self._spared: set[bytes] = set()
+        self._last = set(last)  #: rows that are asked after all others: they stopped the run before this one
+        self.refused = RefusedRows(refusals or Refusals(), self._book, exchanges.of_the_row, stop.request)
 
     def next_pass(self) -> frozenset[bytes]:
         """The rows of the next pass over the manifest. Each is asked, or ends, in that pass, or is not met again: what
@@ -101,8 +107,13 @@ class Delivery:
         return self._room.of(self._preparer.weight_bytes(row))
 
     async def request_of(self, row: Row) -> Request | None:
-        """The row's request; None where there is nothing to send: it failed here, or its content is done already."""
+        """The row's request; None where there is nothing to send: it failed here, its content is done already, or it
+        waits for a later pass."""
         request: Request | None = None
+        if row.row_id in self._last:
+            self._last.discard(row.row_id)
+            self.again[row_digest(row.row_id, "")] = Tries()
+            return None
         try:
             if self._preparer.downloads(row):
                 with self.stop.interruptible():
@@ -200,6 +211,9 @@ class Delivery:
 
     def conclude(self, row: Row | None, judged: Judged) -> Again | None:
         """Book what a verdict means. Again: the same request is to be sent once more by the caller."""
+        if self.refused.take(judged):
+            self._check_failures()
+            return None
         if row is not None and self._may_be_an_outage(judged):
             self._suspects.append(Suspect(row, judged))
             self._settle_suspects()
@@ -261,6 +275,11 @@ class Delivery:
         is_unclear = self.stop.is_set and self._failures_in_a_row() > 0
         for suspect in suspects:
             self._book(suspect.judged.as_retried() if is_unclear else suspect.judged)
+        self._check_failures()
+
+    def end(self) -> None:
+        """No row is left: what is still undecided is decided by what there is."""
+        self.refused.settle(is_stopped=self.stop.is_set)
         self._check_failures()
 
     def _check_failures(self) -> None:

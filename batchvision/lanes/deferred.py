@@ -334,6 +334,8 @@ class DeferredLane:
         """Try until the provider has accepted the row's request (True) or there is nothing to wait for."""
         delivery = self._delivery
         request: Request | None = await delivery.request_of(row)
+        if request is None:
+            return False
         tries: Tries = delivery.first_tries(row)
         while request is not None and not delivery.stop.is_set:
             lease = await delivery.lease(request)
@@ -341,6 +343,7 @@ class DeferredLane:
                 return False
             result = await delivery.exchanges.submit(request, tries, lease)
             if isinstance(result, OpenTicket):
+                delivery.refused.succeeded()
                 self._queue.add(result)
                 return True
             again = delivery.conclude(row, result) if result else None

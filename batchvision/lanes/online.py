@@ -58,6 +58,8 @@ class OnlineLane:
         """Try until the row has ended or the run stops; in the latter case the row stays pending."""
         delivery = self._delivery
         request = await delivery.request_of(row)
+        if request is None:
+            return
         tries = delivery.first_tries(row)
         while request is not None and not delivery.stop.is_set:
             lease = await delivery.lease(request)

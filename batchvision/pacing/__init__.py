@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
-from batchvision.errors import BatchvisionError, ImageDownloadFailed, RateLimited, Transient
+from batchvision.errors import (
+    BatchvisionError,
+    ImageDownloadFailed,
+    ProviderRefuses,
+    RateLimited,
+    Transient,
+    shows_access,
+)
 from batchvision.eventloop import loop_time
 from batchvision.pacing.gate import FIRST_ALONE_SECONDS, OUTAGE_AFTER_FAILURES, Gate
 from batchvision.pacing.line import Line
@@ -195,9 +202,13 @@ class Pacing:
                 self.gate.failed(str(error))
                 if error.retry_after_seconds:
                     self._pause(error.retry_after_seconds)
+            case ProviderRefuses() if not self.pace.has_succeeded:
+                self.gate.undecided()
             case _:
                 self._pauses_in_a_row = 0
                 self.gate.answered()
+                if shows_access(error):
+                    self.pace.succeeded()
                 if departed_at is not None:
                     self.pace.accepted()
 

@@ -25,6 +25,7 @@ class Gate:
         self._next_probe_at: float | None = None
         self._opens_by_itself_at: float | None = None
         self._first = True
+        self._is_another_due = False
         self._changed = Wakeup()
 
     def __repr__(self) -> str:
@@ -78,11 +79,21 @@ class Gate:
         if self._open and self._failures >= OUTAGE_AFTER_FAILURES:
             self._close(why)
 
+    def undecided(self) -> None:
+        """The first request was refused, perhaps for its row's sake: one other request may go, at once."""
+        self._is_another_due = self._first
+        if not self._first:
+            self.answered()
+
     def probe_home(self, *, probe: bool) -> None:
         """A probe has ended without an answer: the next one may go, later than the last."""
         if not probe or self._open:
             return
         self._probing = False
+        if self._is_another_due:
+            self._is_another_due, self._opens_by_itself_at = False, None
+            self._changed.tell()
+            return
         self._probe_wait_seconds = min(LONGEST_PROBE_WAIT_SECONDS, max(1.0, self._probe_wait_seconds * 2))
         self._next_probe_at = loop_time() + self._probe_wait_seconds
         self._changed.tell()

@@ -50,6 +50,7 @@ BEARABLE_NAMED_SHARE = 0.04  #: and this, where the limit is named: what the net
 STORM_SHARE = 0.8  #: of 429s in the last second: above it the rate is not the reason
 SEARCH_FACTOR = 1.25  #: a second, until a limit is felt
 RETURN_FACTOR = 1.5  #: a second, back to a rate that was fine
+UNPROVEN_IN_FLIGHT = 10  #: requests in flight until the first has succeeded: the key may be wrong, or the model
 FIRST_WINDOW = 32  #: requests in flight at the start of a slow start
 PROBE_SHARE = 0.02  #: a try for more: half of the way to what was refused last, at least this; beyond it doubled
 PROBE_SECONDS = 10.0  #: between two tries; doubled each time one fails, until one does not
@@ -163,6 +164,7 @@ class Pace:
         self._probe_share = PROBE_SHARE
         self._is_saturated = False
         self._is_first = True
+        self.has_succeeded = False  #: until a request was answered, few are in flight
 
     def __repr__(self) -> str:
         rate = "slow start" if self.per_second is None else f"{self.per_second:.3g}/s"
@@ -199,7 +201,8 @@ class Pace:
 
     @property
     def _is_full(self) -> bool:
-        return self._in_flight >= (self._most_in_flight if self.per_second is not None else self._window)
+        most = self._most_in_flight if self.per_second is not None else self._window
+        return self._in_flight >= (most if self.has_succeeded else min(most, UNPROVEN_IN_FLIGHT))
 
     async def depart(self) -> float:
         """Wait for the next departure: one waits at a time, and what is late puts off those behind. Returns when."""
@@ -272,6 +275,12 @@ class Pace:
         self._is_named = True
         self._cut(per_second, loop_time())
         return True
+
+    def succeeded(self) -> None:
+        """A request was answered: key, URL and model are right."""
+        if not self.has_succeeded:
+            self.has_succeeded = True
+            self._room.tell()
 
     def accepted(self) -> None:
         """An answer that was no 429."""

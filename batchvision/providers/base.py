@@ -7,10 +7,11 @@ answer), ``faults`` (error to its class), ``signs`` (headers to rates).
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from batchvision.errors import AnswerCutShort, BatchvisionError
 from batchvision.money import Prices
@@ -230,6 +231,13 @@ class Dialect:
     def voice(self) -> faults.Voice:
         """How this provider is named in messages."""
         return faults.Voice(self.name, self.default_key_env, self.account_url)
+
+    def with_key_from(self, key_source: str | None) -> Self:
+        """The same dialect, for a job whose key comes from there: messages about a key name it."""
+        mine = copy.copy(self)
+        mine.__dict__["voice"] = self.voice._replace(key_source=key_source)
+        mine._tails = {}
+        return mine
 
 
 def _dumps(document: Any) -> bytes:

@@ -15,6 +15,7 @@ from batchvision.errors import (
     ImageTooLarge,
     ModelNotFound,
     OutOfCredit,
+    ProviderRefuses,
     RateLimited,
     Transient,
 )
@@ -27,10 +28,13 @@ _MOST_TEXT = 4000
 
 
 class Voice(NamedTuple):
-    """How a provider is named in messages, and where its user finds the key and the account."""
+    """How a provider is named in messages, and where its user finds the key and the account.
+
+    ``key_source``: the variable, file or command that the job's key comes from.
+    """
 
     name: str
-    key_env: str | None = None
+    key_source: str | None = None
     account_url: str | None = None
 
 
@@ -40,13 +44,13 @@ class Voice(NamedTuple):
 def from_answer(raw: RawAnswer, document: wire.Document, voice: Voice) -> BatchvisionError:
     """The error that an answer with a status other than 2xx is."""
     error = _error_object(document)
-    return _error(_facts(raw, raw.status, error, said(document)), raw, voice)
+    return _error(_facts(raw, raw.status, error, said(document)), raw, voice, _is_own_shape(document))
 
 
 def from_document(raw: RawAnswer, document: wire.Document, voice: Voice) -> BatchvisionError:
     """The error that a 2xx body holds: its own code stands for the status."""
     error = _error_object(document)
-    return _error(_facts(raw, _status_in(error), error, said(document)), raw, voice)
+    return _error(_facts(raw, _status_in(error), error, said(document)), raw, voice, _is_own_shape(document))
 
 
 def from_choice(raw: RawAnswer, error: Any, voice: Voice) -> BatchvisionError:
@@ -64,6 +68,17 @@ def is_error(body: Mapping[str, Any]) -> bool:
     if body.get("error") or body.get("object") == "error":
         return True
     return not body.get("choices") and bool(body.get("code")) and isinstance(body.get("message"), str)
+
+
+def _is_own_shape(document: wire.Document) -> bool:
+    """Whether a body is an error as providers write it. A firewall or gateway on the way writes pages, or
+    ``{"message": ...}`` alone."""
+    body = wire.mapping(unwrapped(document.value))
+    error = body.get("error")
+    if isinstance(error, dict):
+        return any(isinstance(error.get(name), str) for name in ("message", "code", "type", "status"))
+    has_code = isinstance(body.get("code"), str | int)
+    return (isinstance(error, str) and has_code) or body.get("object") == "error" or (has_code and "message" in body)
 
 
 def said(document: wire.Document) -> str:
@@ -150,6 +165,9 @@ def _status_in(error: Mapping[str, Any]) -> int | None:
 
 # ---------------------------------------------------------------------------------- the message
 
+#: Key, credit, and a proxy that wants a password: no row has anything to do with these.
+_ALWAYS_OF_THE_RUN = frozenset({401, 402, 407})
+
 _NEXT_STEP: dict[type[BatchvisionError], str] = {
     AuthenticationFailed: "check {key}; `batchvision check JOB` tests it",
     OutOfCredit: "add credit or raise the spending limit{account}, then run the job again: open rows are still pending",
@@ -158,9 +176,12 @@ _NEXT_STEP: dict[type[BatchvisionError], str] = {
 }
 
 
-def _error(facts: Facts, raw: RawAnswer, voice: Voice) -> BatchvisionError:
-    of = classify(facts)
-    message = _message(of, facts, raw, voice)
+def _error(facts: Facts, raw: RawAnswer, voice: Voice, is_own_shape: bool) -> BatchvisionError:
+    of, by_words = classify(facts)
+    said_by, message = _message(of, facts, raw, voice)
+    if issubclass(of, ProviderRefuses):
+        is_believed = by_words and is_own_shape and raw.status < 500
+        return of(message, said=said_by, is_certain=is_believed or raw.status in _ALWAYS_OF_THE_RUN)
     if issubclass(of, RateLimited):
         per_second, tokens_per_minute = stated_limits(facts.message)
         return RateLimited(
@@ -174,7 +195,8 @@ def _error(facts: Facts, raw: RawAnswer, voice: Voice) -> BatchvisionError:
     return of(message)
 
 
-def _message(of: type[BatchvisionError], facts: Facts, raw: RawAnswer, voice: Voice) -> str:
+def _message(of: type[BatchvisionError], facts: Facts, raw: RawAnswer, voice: Voice) -> tuple[str, str]:
+    """What the provider said, and the same with the next step."""
     words = wire.presentable(facts.message) or "no reason given"
     said_by = f"{voice.name} answered {raw.status}: {words}"
     step = _NEXT_STEP.get(of)
@@ -183,11 +205,11 @@ def _message(of: type[BatchvisionError], facts: Facts, raw: RawAnswer, voice: Vo
         said_by = f"{voice.name} answered {raw.status}, a redirect" + (f" to {target}" if target else "")
         step = "check provider.base_url (https? does it end in /v1?)"
     if step is None:
-        return said_by
-    key = voice.key_env or "the key"
+        return said_by, said_by
+    key = voice.key_source or "the key"
     account = f" at {voice.account_url}" if voice.account_url else ""
     said_by = said_by if said_by.endswith("...") else said_by.rstrip(".")
-    return f"{said_by}; {step.format(key=key, account=account, name=voice.name)}"
+    return said_by, f"{said_by}; {step.format(key=key, account=account, name=voice.name)}"
 
 
 _ACTUAL_AND_LIMIT = re.compile(

@@ -173,6 +173,15 @@ RULES: tuple[Rule, ...] = (
         ),
         statuses=_CLIENT_ERRORS,
     ),
+    # What no later request will change, under whatever status: the model has no eyes, or is no more.
+    Rule(
+        ModelNotFound,
+        text=_text(
+            r"image (?:input|modality|content) (?:is|are) not supported|does(?: not|n't) (?:support|accept|take) "
+            r"(?:image|vision|multi-?modal)|not a (?:multi-?modal|vision) model|\bmmproj\b"
+            r"|\bmodel\b.{0,80}? (?:has been|was|is) (?:decommissioned|deprecated|retired|shut down|discontinued)"
+        ),
+    ),
     # The provider.
     Rule(RateLimited, codes=_codes_of("rate_limit_exceeded rate_limit_error too_many_requests")),
     Rule(
@@ -202,6 +211,8 @@ BY_STATUS: dict[int, type[BatchvisionError]] = {
     429: RateLimited,
     498: ServerError,  # Groq: flex capacity
     499: ServerError,
+    501: ModelNotFound,  # nothing of the kind is there, and waiting does not change it
+    505: ModelNotFound,
 }
 
 #: ... then its family ...
@@ -219,14 +230,22 @@ BY_GRPC_NAME: dict[str, type[BatchvisionError]] = {
 }
 
 
-def classify(facts: Facts) -> type[BatchvisionError]:
+class Classified(NamedTuple):
+    """The class of an error. ``by_words``: codes or text say so, and not the status alone."""
+
+    error: type[BatchvisionError]
+    by_words: bool
+
+
+def classify(facts: Facts) -> Classified:
     """The class of an error; ``retryable`` has the last word, where it is said."""
-    found = next((rule.error for rule in RULES if rule.fits(facts)), None) or _by_status(facts)
+    by_words = next((rule.error for rule in RULES if rule.fits(facts)), None)
+    found = by_words or _by_status(facts)
     if facts.retryable is True and not issubclass(found, Transient):
-        return ServerError
+        return Classified(ServerError, True)
     if facts.retryable is False and issubclass(found, Transient):
-        return ModelNotFound
-    return found
+        return Classified(ModelNotFound, True)
+    return Classified(found, by_words is not None)
 
 
 def _by_status(facts: Facts) -> type[BatchvisionError]:

@@ -80,6 +80,10 @@ class RunSummary:
     config: JsonObject
     message: str | None = None  #: what stopped the run and what to do next, for people
     command: str = "run"  #: or "reparse", which sends nothing; or another Purpose
+    #: a request with this provider, URL and model was answered, in this run or in those before it
+    provider_answered: bool = False
+    #: the rows whose refusals stopped the run; the next run asks them last
+    stopped_by: tuple[str, ...] = ()
     #: of this run: by_state, by_model, by_day, wasted; each name -> attempts, cost_ticks, bound_ticks
     spent: JsonObject = field(default_factory=dict)
     #: rows of this run with the fallback label: by_model, as the model chose it; by_us, 0 as nothing else sets it

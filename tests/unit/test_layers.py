@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "wakeup",
         }
     ),
-    frozenset({"job", "recipe", "prompt", "money", "spending", "retry", "estimate", "providers"}),
+    frozenset({"job", "recipe", "prompt", "money", "spending", "retry", "refusals", "estimate", "providers"}),
     frozenset({"outcome", "manifest", "images", "checkpoint", "http", "pacing", "caps", "caching", "pricelist"}),
     frozenset({"budget", "feed", "prepare"}),
     frozenset({"exchange"}),

@@ -263,6 +263,18 @@ SHAPES: list[tuple[str, int, Any, type[Exception]]] = [
     ("openrouter", 200, typed(403, "content_policy_violation"), Refused),
     ("openrouter", 200, {"error": {"message": "fetch failed"}}, ServerError),
     ("openai", 200, {"object": "error", "message": "boom", "type": "InternalServerError", "code": 500}, ServerError),
+    # words that say never are believed under any status
+    *(
+        ("openai", status, {"error": {"message": message, "type": "server_error"}}, ModelNotFound)
+        for status in (400, 500, 503)
+        for message in (
+            "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+            "This model does not support image input",
+            "qwen3 is not a multimodal model",
+            "The model `llama-vision` has been decommissioned and is no longer supported.",
+        )
+    ),
+    ("openai", 501, "", ModelNotFound),
 ]
 
 
@@ -421,4 +433,52 @@ def _facts_of(provider: str, status: int, body: Any) -> Facts:
 
 
 def test_without_any_fact_a_200_error_is_the_providers_own() -> None:
-    assert classify(Facts(None, frozenset(), "", None, None)) is ServerError
+    assert classify(Facts(None, frozenset(), "", None, None)) == (ServerError, False)
+
+
+# ---------------------------------------------------------------------------------- of the row, or of the run?
+
+PAGE = "<!DOCTYPE html><html><body>Sorry, you have been blocked</body></html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "is_certain"),
+    [
+        (401, PAGE, True),
+        (401, "", True),
+        (402, "", True),
+        (407, PAGE, True),
+        (400, xai("invalid-argument", "Incorrect API key provided: xa***yz."), True),
+        (403, openai("Invalid API key", code="invalid_api_key"), True),
+        (404, openai("The model m does not exist", code="model_not_found"), True),
+        (404, [{"error": {"code": 404, "status": "NOT_FOUND", "message": "model m is not found"}}], True),
+        (400, openai("This model does not support image input"), True),
+        (403, PAGE, False),
+        (404, PAGE, False),
+        (405, PAGE, False),
+        (302, "", False),
+        (403, {"message": "Request blocked by policy"}, False),
+        (403, {"message": "invalid api key"}, False),
+        (404, {"detail": "Not Found"}, False),
+        (403, openai("Forbidden", "forbidden"), False),
+        (500, openai("image input is not supported", "server_error"), False),
+    ],
+)
+def test_only_the_providers_own_words_and_a_401_are_certain_to_concern_the_run(status, body, is_certain) -> None:
+    error = dialect("openai").read(raw(status, body)).error
+
+    assert isinstance(error, errors.ProviderRefuses)
+    assert error.is_certain is is_certain
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(401, ""), (403, PAGE), (400, xai("invalid-argument", "Incorrect API key provided"))]
+)
+def test_a_refused_key_names_the_jobs_own_key_source(status, body) -> None:
+    speaks = dialect("xai").with_key_from("what provider.api_key_command prints")
+
+    error = speaks.read(raw(status, body)).error
+
+    assert "check what provider.api_key_command prints;" in str(error)
+    assert "XAI_API_KEY" not in str(error)
+    assert "XAI_API_KEY" in str(dialect("xai").read(raw(status, body)).error), "the shared dialect is as it was"

@@ -1,0 +1,98 @@
+"""Rows that the provider refused and of which it is not known yet whether they, or the run, are at fault.
+
+Rule: such a row is booked once: as failed when another row is answered, as pending when the run stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from batchvision.errors import ProviderRefuses, RequestRejected, RequestsRejected, StopRun, shows_access
+from batchvision.exchange import Judged
+from batchvision.refusals import SAME_REFUSALS, Meaning, Refusals
+
+
+class RefusedRows:
+    """``book`` closes an exchange, ``of_the_row`` makes a failure of a refusal, ``stop`` ends the run."""
+
+    def __init__(
+        self,
+        refusals: Refusals,
+        book: Callable[[Judged], None],
+        of_the_row: Callable[[Judged], Judged],
+        stop: Callable[[StopRun], None],
+    ) -> None:
+        self._refusals = refusals
+        self._book = book
+        self._of_the_row = of_the_row
+        self._stop = stop
+        self._waiting: list[Judged] = []
+        #: the rows whose refusals stopped the run
+        self.stopped_by: tuple[str, ...] = ()
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the provider has answered, in this run or in the one before."""
+        return self._refusals.is_proven
+
+    def succeeded(self) -> None:
+        """A request was answered: those that wait are refused by themselves."""
+        self._refusals.succeeded()
+        self._fail_waiting()
+
+    def take(self, judged: Judged) -> bool:
+        """Book a refusal, or keep it until it is decided. False: it is no refusal, and the caller's to book."""
+        error, outcome = judged.verdict.error, judged.verdict.outcome
+        if shows_access(error):
+            self.succeeded()
+            return False
+        is_refusal = isinstance(error, ProviderRefuses) or (isinstance(error, RequestRejected) and outcome is not None)
+        if not is_refusal or judged.exchange.answer is None:
+            return False
+        assert isinstance(error, ProviderRefuses | RequestRejected)
+        intent = judged.exchange.intent
+        match self._refusals.refused(intent.row_id, error, failed_before=intent.runs_failed > 0):
+            case Meaning.THE_ROW:
+                self._fail(judged)
+            case Meaning.UNDECIDED:
+                self._waiting.append(judged)
+            case Meaning.THE_RUN:
+                self._waiting.append(judged)
+                self._stop_run(error)
+        return True
+
+    def settle(self, *, is_stopped: bool) -> None:
+        """No other row is left to decide. Without any answer so far, a refusal of the run is believed."""
+        refused = [each.verdict.error for each in self._waiting if isinstance(each.verdict.error, ProviderRefuses)]
+        if is_stopped:
+            self._keep_pending()
+        elif refused and not self._refusals.is_proven:
+            assert refused[-1] is not None
+            self._stop_run(refused[-1])
+        else:
+            self._fail_waiting()
+
+    def _stop_run(self, error: ProviderRefuses | RequestRejected) -> None:
+        self.stopped_by = self.stopped_by or tuple(dict.fromkeys(each.exchange.intent.row_id for each in self._waiting))
+        self._keep_pending()
+        self._stop(error if isinstance(error, ProviderRefuses) else _of_all(error))
+
+    def _keep_pending(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for judged in waiting:
+            self._book(judged.as_retried())
+
+    def _fail_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for judged in waiting:
+            self._fail(judged)
+
+    def _fail(self, judged: Judged) -> None:
+        self._book(judged if judged.verdict.outcome is not None else self._of_the_row(judged))
+
+
+def _of_all(error: RequestRejected) -> RequestsRejected:
+    return RequestsRejected(
+        f"the first {SAME_REFUSALS} rows were refused with the same words, and none was answered: {error}; correct the "
+        "job, key or model (`batchvision check JOB` tests them), then run again: these rows are still pending"
+    )
