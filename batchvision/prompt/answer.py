@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batchvision.prompt.portable import SchemaProblem, as_checked, as_sent, expand, flat_types, without_null
+from batchvision.prompt.portable import SchemaProblem, as_checked, as_sent, expand, flat_types, unwrapped, without_null
 from batchvision.prompt.validator import compile_schema
 from batchvision.records import AnswerSpec, JsonObject, Label
 
@@ -70,7 +70,7 @@ def build_answer_spec(
     expanded: dict[str, Any] | None = None
     if schema is not None:
         try:
-            expanded = expand(schema)
+            expanded = expand(unwrapped(schema))
             problems += _root_problems(expanded, bool(labels), confidence)
         except SchemaProblem as problem:
             problems += problem.problems

@@ -27,14 +27,16 @@ _CHECKED = (
     "minProperties", "maxProperties", "contains", "minContains", "maxContains", "not", "if", "then", "else",
     "dependentRequired",
 )  # fmt: skip
-#: Says nothing about the value, or is followed and gone.
+#: Says nothing about the value, or is followed and gone. The last two lines are those of OpenAPI and of tools.
 _DROPPED = (
     "title", "default", "examples", "$schema", "$id", "$comment", "$defs", "definitions", "deprecated", "readOnly",
-    "writeOnly", "$anchor",
+    "writeOnly", "$anchor", "id", "$vocabulary", "$dynamicAnchor", "$recursiveAnchor", "contentEncoding",
+    "contentMediaType", "discriminator", "example", "externalDocs", "xml", "components", "enumNames",
+    "enumDescriptions", "markdownDescription", "propertyOrdering", "errorMessage", "strict",
 )  # fmt: skip
 _STRUCTURE = (
     "type", "enum", "const", "properties", "required", "items", "anyOf", "oneOf", "allOf", "$ref", "description",
-    "additionalProperties",
+    "additionalProperties", "nullable",
 )  # fmt: skip
 _KNOWN = frozenset((*_STRUCTURE, *_DROPPED, *_TOLD, *_CHECKED))
 _TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
@@ -47,6 +49,19 @@ class SchemaProblem(ValueError):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("\n".join(problems))
+
+
+#: What tools put around a schema: OpenAI's two forms of ``response_format``, its functions, and its neighbours'.
+_WRAPPERS = ("response_format", "text", "format", "json_schema", "schema", "function", "parameters", "input_schema")
+_OF_A_SCHEMA = frozenset({"properties", "$ref", "anyOf", "oneOf", "allOf", "enum"})
+
+
+def unwrapped(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema itself, out of ``{"name": ..., "strict": true, "schema": {...}}`` and forms like it."""
+    if schema.keys() & _OF_A_SCHEMA or schema.get("type") in _TYPES:
+        return {word: value for word, value in schema.items() if word not in ("name", "strict")}
+    inner = next((schema[word] for word in _WRAPPERS if isinstance(schema.get(word), Mapping)), None)
+    return schema if inner is None else unwrapped(inner)
 
 
 def expand(schema: Mapping[str, Any]) -> Schema:
@@ -84,11 +99,22 @@ class _Expander:
         if "allOf" in schema:
             return self._single_all_of(schema, path, inside)
         for word in schema.keys() - _KNOWN:
-            self._wrong(path, f"{word} is not understood by all providers; remove it")
+            if not word.startswith("x-"):  # a tool's own notes
+                self._wrong(path, f"{word} is not understood by all providers; remove it")
+        return self._as_nullable(schema, self._plain(_with_plain_bounds(schema), path, inside), path)
+
+    def _plain(self, schema: Mapping[str, Any], path: str, inside: tuple[str, ...]) -> Schema:
         result = {word: schema[word] for word in ("description", *_TOLD, *_CHECKED) if word in schema}
         if "anyOf" in schema or "oneOf" in schema:
             return {**result, **self._branches(schema, path, inside)}
         return {**result, **self._typed(schema, path, inside)}
+
+    def _as_nullable(self, schema: Mapping[str, Any], result: Schema, path: str) -> Schema:
+        """OpenAPI's way to allow null: beside a type, an enum (which need not name null), a reference or a choice."""
+        nullable = schema.get("nullable", False)
+        if not isinstance(nullable, bool):
+            return self._wrong(path, "nullable is true or false")
+        return _or_null(result) if nullable else result
 
     def _reference(self, schema: Mapping[str, Any], path: str, inside: tuple[str, ...]) -> Schema:
         target = schema["$ref"]
@@ -176,6 +202,18 @@ class _Expander:
         if not isinstance(items, Mapping):
             return self._wrong(path, 'an array needs items with one schema, such as "items": {"type": "string"}')
         return {"items": self.node(items, f"{path}/items", inside)}
+
+
+def _with_plain_bounds(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """OpenAPI 3.0 and draft 4 say ``exclusiveMinimum: true`` beside the bound itself."""
+    plain = dict(schema)
+    for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        is_exclusive = plain.get(exclusive)
+        if isinstance(is_exclusive, bool):
+            del plain[exclusive]
+            if is_exclusive and bound in plain:
+                plain[exclusive] = plain.pop(bound)
+    return plain
 
 
 def _type_of(value: object) -> str:

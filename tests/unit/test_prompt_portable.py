@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.prompt.portable import SchemaProblem, as_checked, as_sent, expand
+from batchvision.prompt import build_answer_spec
+from batchvision.prompt.portable import SchemaProblem, as_checked, as_sent, expand, unwrapped
+from batchvision.prompt.validator import compile_schema
 
 
 def sent(schema: dict[str, Any]) -> dict[str, Any]:
@@ -126,9 +129,100 @@ def test_a_schema_made_by_pydantic_is_taken_as_it_is() -> None:
     assert "title" not in json.dumps(result)
 
 
+def test_a_tagged_union_of_pydantic_is_a_choice() -> None:
+    from typing import Annotated, Literal
+
+    from pydantic import BaseModel, Field
+
+    class Cat(BaseModel):
+        kind: Literal["cat"]
+        lives: int
+
+    class Dog(BaseModel):
+        kind: Literal["dog"]
+        breed: str | None = Field(None, examples=["pug"], json_schema_extra={"example": "pug", "x-order": 3})
+
+    class Pet(BaseModel):
+        model_config = {"json_schema_extra": {"example": {"pet": {"kind": "cat", "lives": 9}}}}
+        pet: Annotated[Cat | Dog, Field(discriminator="kind")]
+        birth: Annotated[int, Field(gt=1900)]
+
+    result = sent(Pet.model_json_schema())
+    cat, dog = result["properties"]["pet"]["anyOf"]
+    assert cat["properties"] == {"kind": {"type": "string", "enum": ["cat"]}, "lives": {"type": "integer"}}
+    assert dog["properties"]["breed"] == {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    assert not re.search("discriminator|example|x-order|title", json.dumps(result))
+
+
+@pytest.mark.parametrize(
+    ("openapi", "as_json_schema"),
+    [
+        ({"type": "string", "nullable": True}, {"type": ["string", "null"]}),
+        ({"type": "string", "nullable": False}, {"type": "string"}),
+        ({"enum": ["a"], "nullable": True}, {"enum": ["a", None]}),
+        ({"enum": ["a", None], "nullable": True}, {"enum": ["a", None]}),
+        (
+            {**an_object(["n"], n={"type": "integer"}), "nullable": True},
+            {"anyOf": [an_object(["n"], n={"type": "integer"}), {"type": "null"}]},
+        ),
+        (
+            {"oneOf": [{"type": "string"}, {"type": "integer"}], "nullable": True},
+            {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]},
+        ),
+        ({"allOf": [{"$ref": "#/components/schemas/a"}], "nullable": True}, {"type": ["string", "null"]}),
+        ({"$ref": "#/components/schemas/a", "nullable": True}, {"type": ["string", "null"]}),
+        ({"$ref": "#/components/schemas/b"}, {"type": ["string", "null"]}),
+        (
+            {"type": "array", "items": {"type": "string", "nullable": True}},
+            {"type": "array", "items": {"type": ["string", "null"]}},
+        ),
+        ({"type": "number", "minimum": 0, "exclusiveMinimum": True}, {"type": "number", "exclusiveMinimum": 0}),
+        ({"type": "number", "maximum": 9, "exclusiveMaximum": False}, {"type": "number", "maximum": 9}),
+    ],
+)
+def test_openapis_nullable_and_its_bounds_are_read(openapi: dict[str, Any], as_json_schema: dict[str, Any]) -> None:
+    components = {"schemas": {"a": {"type": "string", "xml": {}}, "b": {"type": "string", "nullable": True}}}
+    given = expand({**an_object(["p"], p=openapi), "components": components})
+    plain = expand(an_object(["p"], p=as_json_schema))
+    assert as_sent(given) == as_sent(plain)
+    for value in (None, "a", "b", 0, 1, 9, {"n": 1}, ["a", None]):
+        is_valid = compile_schema(as_checked(given))({"p": value}) is None
+        assert is_valid == (compile_schema(as_checked(plain))({"p": value}) is None)
+
+
+INNER = an_object(["schema"], schema={"type": "string"}, name={"type": "string"})
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        INNER,
+        {"name": "answer", "strict": True, "schema": INNER},
+        {"name": "answer", "description": "d", "strict": None, "schema": INNER},
+        {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": INNER}},
+        {"type": "json_schema", "name": "answer", "schema": INNER, "strict": True},
+        {"text": {"format": {"type": "json_schema", "name": "answer", "schema": INNER}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": INNER}}},
+        {"type": "function", "function": {"name": "answer", "strict": True, "parameters": INNER}},
+        {"name": "answer", "input_schema": INNER},
+        {"name": "answer", "strict": True, **INNER},
+    ],
+)
+def test_a_schema_is_taken_out_of_its_wrapper(wrapped: dict[str, Any]) -> None:
+    assert unwrapped(wrapped) == INNER
+    assert build_answer_spec(wrapped) == build_answer_spec(INNER)
+
+
+def test_what_is_no_wrapper_stays_as_it_is() -> None:
+    for schema in ({}, {"title": "x"}, {"schema": "answer.json"}, {"type": ["object", "null"], "format": "x"}):
+        assert unwrapped(schema) == schema
+
+
 @pytest.mark.parametrize(
     ("schema", "says"),
     [
+        ({"type": "string", "nullable": "yes"}, "nullable is true or false"),
+        ({"type": "string", "minimun": 1}, "minimun is not understood"),
         ({"type": "string", "patternProperties": {}}, "patternProperties is not understood"),
         (an_object(a=True), "true or false is no type"),
         (an_object(a={}), "says no type"),
