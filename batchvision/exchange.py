@@ -21,6 +21,7 @@ from batchvision.checkpoint import Standing, Store, is_unclear
 from batchvision.checkpoint.entries import masked_answer
 from batchvision.errors import (
     BatchvisionError,
+    ProviderRefuses,
     RowFault,
     ServerError,
     StopRun,
@@ -31,7 +32,7 @@ from batchvision.images import Offload
 from batchvision.keys import row_digest
 from batchvision.outcome import Judge, Verdict, shared
 from batchvision.prompt import names_fallback
-from batchvision.providers.base import Dialect, Gone, Reading, SendOptions, Waiting
+from batchvision.providers.base import Dialect, Gone, Reading, SendOptions, TicketEnd, Waiting
 from batchvision.records import (
     AttemptState,
     Completed,
@@ -107,9 +108,13 @@ class OpenTicket(NamedTuple):
 
 
 class NotYet(NamedTuple):
-    """A ticket without its answer: ``error`` is set where the poll itself failed and the ticket is kept."""
+    """A ticket without its answer: ``error`` is set where the poll itself failed and the ticket is kept.
+
+    ``says_failed``: the provider says that the work failed. Where that stays, the ticket ends.
+    """
 
     error: BatchvisionError | None = None
+    says_failed: bool = False
 
 
 class Exchanges:
@@ -284,9 +289,12 @@ class Exchanges:
         self._counters.tickets_open += 1
         return OpenTicket(exchange, lease, request.credentials, request.estimate)
 
-    async def collect(self, ticket: OpenTicket) -> Judged | NotYet:
-        """Ask for a ticket's answer. P4: from the moment the read is on the wire until its bytes are durable, no
-        cancellation: the provider gives the answer once."""
+    async def collect(self, ticket: OpenTicket, *, has_stayed: bool = False) -> Judged | NotYet:
+        """Ask for a ticket's answer. ``has_stayed``: it has failed for so long that one more failure ends it.
+
+        P4: from the moment the read is on the wire until its bytes are durable, no cancellation: the provider gives
+        the answer once.
+        """
         exchange, lease, credentials, asked = ticket
         assert exchange.ticket is not None
         await self._budget.admit_poll()
@@ -299,26 +307,23 @@ class Exchanges:
             except Transient as error:
                 self._budget.observe(error)
                 return NotYet(error)
-            if is_the_end := self._ends_a_ticket(raw):
+            end = self._dialect.ticket_end(raw)
+            is_the_end = end is TicketEnd.YES or (end is TicketEnd.IF_IT_STAYS and has_stayed)
+            if is_the_end:
                 raw = await self._store.answer(exchange.intent.exchange_id, _without(credentials, raw))
         if is_the_end:
             self._counters.tickets_open -= 1
             return self._settle(exchange._replace(answer=raw), lease, asked)
+        if end is TicketEnd.IF_IT_STAYS:  # of this ticket alone: no sign that the provider is away
+            return NotYet(self._dialect.read(raw).error, says_failed=True)
         return self._not_yet(raw, self._dialect.read_poll(raw))
-
-    def _ends_a_ticket(self, raw: RawAnswer) -> bool:
-        """The one-time answer, or the word that there is none. A 200 that was cut on its way counts if it says all;
-        otherwise the ticket is asked again, and a 404 will tell that this was the one read (P4)."""
-        if raw.status in (404, 410):
-            return True
-        return raw.status == 200 and (raw.complete or self._dialect.read(raw).error is None)
 
     def _not_yet(self, raw: RawAnswer, reading: Waiting | Gone | Reading) -> NotYet:
         """The ticket is kept and asked again: it is not ready, or the poll failed and not the work."""
         error: BatchvisionError | None = None
         if isinstance(reading, Reading):
             error = reading.error
-            if isinstance(error, StopRun):
+            if isinstance(error, ProviderRefuses) and error.is_certain:
                 raise error
             if not isinstance(error, Transient):
                 error = ServerError(f"HTTP {raw.status} to a poll: {error}")

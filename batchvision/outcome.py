@@ -98,7 +98,9 @@ class Judge:
         error = verdict.error
         assert isinstance(error, ProviderRefuses)
         fault = RequestRejected(f"{error.said}; other rows are answered with the same key, this one is refused")
-        attempt = verdict.attempt._replace(state=AttemptState.FAILED)
+        attempt = verdict.attempt
+        if attempt.state is AttemptState.RETRIED:
+            attempt = attempt._replace(state=AttemptState.FAILED)
         return Verdict(attempt, self._failed(exchange, attempt.answer, error, fault), None, error)
 
     # ------------------------------------------------------------------------------ an answer
@@ -162,15 +164,15 @@ class Judge:
     def _failing(self, exchange: Exchange, answer: Answer, error: BatchvisionError, jitter: float) -> Verdict:
         intent = exchange.intent
         if self._holds and isinstance(error, Transient):
-            attempt = _attempt(exchange, _state(error, answer, AttemptState.RETRIED), answer, error)
+            attempt = _attempt(exchange, _state(exchange, error, answer, AttemptState.RETRIED), answer, error)
             if attempt.state is AttemptState.AMBIGUOUS:
                 return Verdict(attempt, None, None, error)
         match decide(error, intent.tries, self._policy, jitter, intent.has_urls):
             case GiveUp(fault):
-                attempt = _attempt(exchange, _state(error, answer, AttemptState.FAILED), answer, error)
+                attempt = _attempt(exchange, _state(exchange, error, answer, AttemptState.FAILED), answer, error)
                 return Verdict(attempt, self._failed(exchange, answer, error, fault), None, error)
             case step:
-                attempt = _attempt(exchange, _state(error, answer, AttemptState.RETRIED), answer, error)
+                attempt = _attempt(exchange, _state(exchange, error, answer, AttemptState.RETRIED), answer, error)
                 return Verdict(attempt, None, step, error)
 
     def _failed(self, exchange: Exchange, answer: Answer, error: BatchvisionError, fault: RowFault) -> Failed:
@@ -221,11 +223,15 @@ def _interrupted(exchange: Exchange, message: str) -> Verdict:
     return Verdict(attempt._replace(error_kind=INTERRUPTED, error_message=message), None, None, None)
 
 
-def _state(error: BatchvisionError, answer: Answer, otherwise: AttemptState) -> AttemptState:
+def _state(exchange: Exchange, error: BatchvisionError, answer: Answer, otherwise: AttemptState) -> AttemptState:
     """Whether it may have been billed without telling us what. A cost that was told is no doubt any more."""
     if isinstance(error, LostAfterRead):
         return AttemptState.LOST_AFTER_READ
-    maybe_billed = isinstance(error, Expired) or (isinstance(error, Transient) and error.maybe_billed)
+    maybe_billed = (
+        isinstance(error, Expired)
+        or (isinstance(error, Transient) and error.maybe_billed)
+        or (exchange.ticket is not None and exchange.answer is not None and exchange.answer.status >= 400)
+    )
     return AttemptState.AMBIGUOUS if maybe_billed and answer.usage.cost_ticks is None else otherwise
 
 

@@ -32,6 +32,8 @@ PLANNED_SHARE = 0.92  #: of the polls that may leave: what a stall made late is 
 FIRST_POLL_SECONDS = 1.0  #: before any latency is known
 LONGEST_POLL_WAIT_SECONDS = 30.0
 LAST_ROUND_SECONDS = 60.0  #: for collecting what is ready after a stop
+FAILED_POLLS = 3  #: so many polls that say the work failed end a ticket,
+FAILED_SECONDS = 600.0  #: when so much time lies between the first and the last
 NEAR_EXPIRY_SECONDS = 20 * 3600.0  #: from this age on a ticket goes before all others
 
 
@@ -44,6 +46,17 @@ class Waiting:
     adopted_at: float
     wait_seconds: float
     due_at: float = 0.0  #: its slot in the timetable of polls
+    is_of_this_run: bool = True
+    failed_polls: int = 0  #: polls in a row that said the work failed
+    failed_since: float = inf
+
+    def has_stayed_failed(self, now: float) -> bool:
+        """Whether one more poll that says so ends the ticket."""
+        return self.failed_polls >= FAILED_POLLS - 1 and now - self.failed_since >= FAILED_SECONDS
+
+    def count_poll(self, now: float, *, says_failed: bool) -> None:
+        self.failed_since = min(self.failed_since, now) if says_failed else inf
+        self.failed_polls = self.failed_polls + 1 if says_failed else 0
 
     def age(self, now: float) -> float:
         return now - self.born_at
@@ -119,7 +132,8 @@ class TicketQueue:
     def add_earlier(self, ticket: OpenTicket, age_seconds: float) -> None:
         """A ticket of an earlier run, due as soon as there is a slot: they are to come the oldest first."""
         now = loop_time()
-        self._push(Waiting(ticket, now - age_seconds, now, FIRST_POLL_SECONDS), self._slot(now))
+        waiting = Waiting(ticket, now - age_seconds, now, FIRST_POLL_SECONDS, is_of_this_run=False)
+        self._push(waiting, self._slot(now))
 
     # ---------------------------------------------------------------- going out
 
@@ -154,9 +168,10 @@ class TicketQueue:
         self._push(waiting, self._slot(loop_time() + jittered))
 
     def read(self, waiting: Waiting) -> None:
-        """The ticket has ended; its age teaches when to look for the next ones."""
-        self._latencies.append(waiting.age(loop_time()))
-        del self._latencies[:-101]
+        """The ticket has its answer. What this run saw of it, from acceptance on, teaches when to look for the next."""
+        if waiting.is_of_this_run:
+            self._latencies.append(waiting.age(loop_time()))
+            del self._latencies[:-101]
         self.drop(waiting)
 
     def drop(self, waiting: Waiting) -> None:
@@ -284,7 +299,8 @@ class DeferredLane:
         """One poll. Cancelled before it has left, its ticket stays in the queue."""
         result: Judged | NotYet | None = None
         try:
-            result = await self._delivery.exchanges.collect(waiting.ticket)
+            has_stayed = waiting.has_stayed_failed(loop_time())
+            result = await self._delivery.exchanges.collect(waiting.ticket, has_stayed=has_stayed)
         except StopRun as reason:
             self._delivery.stop.request(reason)
         finally:
@@ -292,12 +308,16 @@ class DeferredLane:
 
     def _back(self, waiting: Waiting, result: Judged | NotYet | None) -> None:
         match result:
-            case Judged():
-                self._queue.read(waiting)
+            case Judged(exchange, _):
+                is_answered = exchange.answer is not None and exchange.answer.status == 200
+                (self._queue.read if is_answered else self._queue.drop)(waiting)
                 self._end(result)
             case NotYet() if loop_time() - waiting.adopted_at >= self._max_wait_seconds:
                 self._given_up += 1
                 self._queue.drop(waiting)
+            case NotYet(says_failed=says_failed):
+                waiting.count_poll(loop_time(), says_failed=says_failed)
+                self._queue.again(waiting)
             case _:
                 self._queue.again(waiting)
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from enum import Enum
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
-from batchvision.errors import AnswerCutShort, BatchvisionError
+from batchvision.errors import AnswerCutShort, BatchvisionError, ModelNotFound, RateLimited, RowFault
 from batchvision.money import Prices
 from batchvision.prompt import response_format
 from batchvision.providers import chat, decode, faults, signs, wire
@@ -21,7 +22,7 @@ from batchvision.providers.signs import RateSigns
 from batchvision.records import Answer, Lane, Pieces, RawAnswer, Recipe
 from batchvision.secrets import Secret
 
-__all__ = ["Dialect", "Gone", "ModelListing", "RateSigns", "Reading", "SendOptions", "Waiting"]
+__all__ = ["Dialect", "Gone", "ModelListing", "RateSigns", "Reading", "SendOptions", "TicketEnd", "Waiting"]
 
 #: Raising a truncated answer's limit multiplies it; without a limit in the recipe this one is set.
 RAISE_FACTOR = 4
@@ -29,6 +30,9 @@ RAISED_WITHOUT_LIMIT = 16_384
 
 _MAX_TOKENS_NAMES = ("max_completion_tokens", "max_tokens")
 _KEPT_TAILS = 16
+
+#: Statuses of gateways on the way, and of providers that are away: they say nothing of a ticket's work.
+_OF_GATEWAYS = frozenset({502, 503, 504})
 
 
 class SendOptions(NamedTuple):
@@ -56,6 +60,14 @@ class Gone(NamedTuple):
     """The provider does not know the ticket (any more): read before, discarded, or never accepted."""
 
     message: str
+
+
+class TicketEnd(Enum):
+    """Whether a poll ends its ticket."""
+
+    NO = "no"  #: the ticket is asked again
+    YES = "yes"  #: the answer, or the word that there is none
+    IF_IT_STAYS = "if_it_stays"  #: the provider says that the work failed, and may say otherwise later
 
 
 class ModelListing(NamedTuple):
@@ -208,6 +220,24 @@ class Dialect:
         if raw.status in (404, 410):
             return Gone(faults.said(decode.document(raw.body)) or f"{self.name} does not know the ticket")
         return self.read(raw)
+
+    def ticket_end(self, raw: RawAnswer) -> TicketEnd:
+        """Whether a poll ends its ticket. A 200 that was cut on its way counts if it says all; otherwise the ticket is
+        asked again, and a 404 will tell that this was the one read (P4).
+
+        An error in the provider's own shape is about the work: of the row (4xx), or of a failure that stays (5xx).
+        """
+        if raw.status in (404, 410):
+            return TicketEnd.YES
+        if raw.status == 200:
+            return TicketEnd.YES if raw.complete or self.read(raw).error is None else TicketEnd.NO
+        if raw.status < 400 or raw.status in _OF_GATEWAYS or not faults.is_own_shape(decode.document(raw.body)):
+            return TicketEnd.NO
+        error = self.read(raw).error
+        if raw.status >= 500:
+            return TicketEnd.NO if isinstance(error, RateLimited) else TicketEnd.IF_IT_STAYS
+        is_of_the_work = isinstance(error, ModelNotFound) and raw.status in (400, 422)
+        return TicketEnd.YES if isinstance(error, RowFault) or is_of_the_work else TicketEnd.NO
 
     def limits(self, raw: RawAnswer) -> RateSigns:
         """What the headers (for a 429 the body too) say of the account's limits."""

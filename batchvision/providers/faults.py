@@ -44,13 +44,13 @@ class Voice(NamedTuple):
 def from_answer(raw: RawAnswer, document: wire.Document, voice: Voice) -> BatchvisionError:
     """The error that an answer with a status other than 2xx is."""
     error = _error_object(document)
-    return _error(_facts(raw, raw.status, error, said(document)), raw, voice, _is_own_shape(document))
+    return _error(_facts(raw, raw.status, error, said(document)), raw, voice, is_own_shape(document))
 
 
 def from_document(raw: RawAnswer, document: wire.Document, voice: Voice) -> BatchvisionError:
     """The error that a 2xx body holds: its own code stands for the status."""
     error = _error_object(document)
-    return _error(_facts(raw, _status_in(error), error, said(document)), raw, voice, _is_own_shape(document))
+    return _error(_facts(raw, _status_in(error), error, said(document)), raw, voice, is_own_shape(document))
 
 
 def from_choice(raw: RawAnswer, error: Any, voice: Voice) -> BatchvisionError:
@@ -70,7 +70,7 @@ def is_error(body: Mapping[str, Any]) -> bool:
     return not body.get("choices") and bool(body.get("code")) and isinstance(body.get("message"), str)
 
 
-def _is_own_shape(document: wire.Document) -> bool:
+def is_own_shape(document: wire.Document) -> bool:
     """Whether a body is an error as providers write it. A firewall or gateway on the way writes pages, or
     ``{"message": ...}`` alone."""
     body = wire.mapping(unwrapped(document.value))
