@@ -1,0 +1,145 @@
+"""Several nights of one job: what is paid for is kept, whatever a night changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from nights import DEFERRED, Nights
+
+from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
+
+FOUR = ("r1", "r2", "r3", "r4")
+
+
+@pytest.fixture
+def emulator() -> Iterator[RunningEmulator]:
+    with start_in_thread(EmulatorOptions()) as running:
+        yield running
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[RunningEmulator]:
+    """Another provider's host: it knows nothing of the first one's tickets."""
+    with start_in_thread(EmulatorOptions()) as running:
+        yield running
+
+
+@pytest.fixture
+def job(tmp_path: Path, emulator: RunningEmulator) -> Nights:
+    nights = Nights(tmp_path, emulator)
+    nights.rows("shoe", *FOUR)
+    return nights
+
+
+def each(cell: str, *rows: str) -> Counter[tuple[str, str]]:
+    return Counter((row, cell) for row in rows)
+
+
+# ---------------------------------------------------------------------------------- a: a refused start
+
+
+def test_a_start_that_is_refused_collects_the_answers_that_are_ready(job):
+    assert job.hand_in().billed == each("shoe", *FOUR)
+    refused = job.run({**DEFERRED, "prompt.user": "Another question: {title} [[echo:{sku}]]"})
+    assert (refused.exit_code, refused.billed) == (2, Counter())
+    assert job.states() == {"ok": 4}
+    assert job.show() == dict.fromkeys(FOUR, "shoe")
+    job.ahead = timedelta(hours=25)
+    assert job.run(DEFERRED).billed == Counter()
+    assert job.is_right()
+
+
+def test_a_manifest_that_cannot_be_read_keeps_no_answer_from_being_collected(job):
+    job.hand_in()
+    broken = job.folder / "photos.csv"
+    broken.write_text("sku,image\nr1,images/r1.png\n")
+    refused = job.run(DEFERRED, manifest=broken)
+    assert (refused.exit_code, job.states()) == (2, {"ok": 4})
+    assert job.run(DEFERRED).counts == (4, 0, 0)
+    assert job.is_right()
+
+
+def test_a_refused_start_leaves_an_answer_that_is_not_ready_for_the_next_night(job, emulator):
+    emulator.configure(deferred_seconds=3_600.0)
+    job.run(DEFERRED)
+    assert job.run({**DEFERRED, "prompt.user": "Another question: {title}"}).exit_code == 2
+    assert job.states() == {}
+    from nights import make_ready
+
+    make_ready(emulator)
+    collected = job.run(DEFERRED)
+    assert (collected.exit_code, collected.counts, collected.billed) == (0, (4, 0, 0), Counter())
+
+
+# ---------------------------------------------------------------------------------- b: where a ticket was given
+
+
+def test_a_ticket_waits_for_the_host_that_gave_it(job, elsewhere):
+    job.hand_in()
+    away = job.run({**DEFERRED, **job.moved_to(elsewhere)}, bill=[elsewhere])
+    assert (away.exit_code, away.billed, away.counts) == (6, Counter(), (0, 0, 4))
+    assert elsewhere.bill().polls == 0
+    back = job.run(DEFERRED)
+    assert (back.exit_code, back.counts, back.billed) == (0, (4, 0, 0), Counter())
+    assert job.is_right()
+
+
+def test_a_query_in_the_base_url_is_no_other_host(job, emulator):
+    job.hand_in({"provider.base_url": emulator.base_url("xai") + "/"})
+    assert job.run(DEFERRED).counts == (4, 0, 0)
+
+
+def test_a_ticket_that_the_account_does_not_know_is_kept_until_its_lifetime_is_over(job, emulator, elsewhere):
+    job.hand_in()
+    tickets = dict(emulator._emulator._tickets._waiting)
+    emulator._inside(emulator._emulator._tickets._waiting.clear)  # another key, another account: 404
+    other_account = job.run(DEFERRED)
+    assert (other_account.exit_code, other_account.counts) == (6, (0, 0, 4))
+    assert job.states() == {}
+    emulator._inside(lambda: emulator._emulator._tickets._waiting.update(tickets))
+    assert job.run(DEFERRED).counts == (4, 0, 0)
+    assert job.is_right()
+
+
+def test_tickets_of_another_place_are_booked_as_expired_when_their_lifetime_is_over(job, elsewhere):
+    job.hand_in({"provider.parameters": {"max_tokens": 100}})
+    job.ahead = timedelta(hours=25)
+    settings = {**job.moved_to(elsewhere), "provider.parameters": {"max_tokens": 100}}
+    night = job.run(settings, bill=[elsewhere])
+    assert (night.exit_code, night.counts, night.billed) == (0, (4, 0, 0), each("shoe", *FOUR))
+    lines = job.table("attempts")
+    expired = [line for line in lines if line["error_kind"] == "expired"]
+    assert {line["state"] for line in expired} == {"ambiguous"}
+    assert all(line["bound_ticks"] > 0 and line["ticket"] for line in expired)
+    assert (len(expired), len(lines)) == (4, 8)
+    assert job.run(settings).billed == Counter()
+    assert job.is_right()
+
+
+def test_a_change_of_provider_ends_with_exit_0_when_the_old_tickets_have_expired(job, elsewhere):
+    job.hand_in()
+    settings = {
+        "provider.name": "emulator",
+        "provider.base_url": elsewhere.base_url("xai"),
+        "output.on_recipe_change": "redo",
+    }
+    first = job.run(settings, bill=[elsewhere])
+    assert (first.exit_code, first.counts) == (6, (4, 0, 0))
+    job.ahead = timedelta(hours=25)
+    second = job.run(settings, bill=[elsewhere])
+    assert (second.exit_code, second.counts, second.billed) == (0, (4, 0, 0), Counter())
+    assert job.states() == {"ok": 4, "ambiguous": 4}
+    assert job.is_right()
+
+
+def test_a_ticket_whose_one_read_was_cut_is_lost_and_not_bought_again(job):
+    job.rows("shoe [[fault:half_body:1]]", "r1")
+    job.hand_in()
+    night = job.run({"delivery.lane": "deferred"})
+    assert (night.counts, night.billed) == ((3, 1, 0), Counter())
+    assert job.states() == {"ok": 3, "lost_after_read": 1}
+    assert job.run(DEFERRED).billed == Counter()

@@ -1,0 +1,221 @@
+"""Nights of a cron job for tests: one folder with manifest, images and job, changed and run again night after night.
+
+An emulator on loopback is the provider; what it billed is read after each night. The command's clock can be moved.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pyarrow.parquet as pq
+from PIL import Image
+
+from batchvision.checkpoint import OutputView
+from batchvision.emulator import RunningEmulator
+from batchvision.errors import BatchvisionError
+from batchvision.feed import Selection
+from batchvision.job import Job
+from batchvision.records import RunSummary
+from batchvision.runner import run_async
+from batchvision.status import rows_of
+from batchvision.verify import Report, verify
+from batchvision.wiring import Seams
+
+KEY = "emulator-key"
+#: A row and the cell that its prompt reads.
+Asked = tuple[str, str]
+#: A night that hands its requests in and ends before the answers are ready (see :meth:`Nights.hand_in`).
+DEFERRED = {"delivery.lane": "deferred", "delivery.max_ticket_wait_seconds": 0.05}
+
+
+@dataclass(frozen=True)
+class Night:
+    """One run: its exit code, its summary (None: refused), what was billed meanwhile, and the refusal's words."""
+
+    exit_code: int
+    summary: RunSummary | None
+    billed: Counter[Asked]
+    message: str = ""
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Completed, failed, pending."""
+        assert self.summary is not None, self.message
+        return self.summary.rows_completed, self.summary.rows_failed, self.summary.rows_pending
+
+
+@dataclass
+class Nights:
+    """The folder of a job. ``cells``: what the prompt reads of each row; a row without an entry is not in the manifest.
+
+    A cell may hold a marker such as ``[[fault:refusal:1]]``: the emulator then misbehaves at the first try alone.
+    """
+
+    folder: Path
+    emulator: RunningEmulator
+    cells: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    key: str = KEY
+    ahead: timedelta = timedelta()  #: how far the machine's clock is ahead of the true one
+
+    def __post_init__(self) -> None:
+        self.settings = {
+            "name": "nights",
+            "manifest.path": "photos.csv",
+            "manifest.id": "sku",
+            "manifest.keep": ["title"],
+            "prompt.user": "Describe {title} [[echo:{sku}]]",
+            "provider.name": "xai",
+            "provider.model": "grok-4.3",
+            "provider.base_url": self.emulator.base_url("xai"),
+            "output.path": "out",
+            **self.settings,
+        }
+        (self.folder / "images").mkdir(exist_ok=True)
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out"
+
+    # ---------------------------------------------------------------------------- what a night changes
+
+    def rows(self, cell: str, *names: str) -> None:
+        """These rows get this cell; rows that are new come to the manifest."""
+        self.cells.update(dict.fromkeys(names, cell))
+
+    def write_manifest(self, name: str = "photos.csv", cells: Mapping[str, str] | None = None) -> Path:
+        """Header and rows, each with an image of its own."""
+        text = io.StringIO()
+        table = csv.writer(text)
+        table.writerow(["sku", "image", "title"])
+        for row, cell in (self.cells if cells is None else cells).items():
+            image = self.folder / "images" / f"{row}.png"
+            if not image.exists() and image.parent.exists():
+                Image.new("RGB", (20 + len(list(image.parent.iterdir())), 16), "red").save(image)
+            table.writerow([row, f"images/{row}.png", cell])
+        path = self.folder / name
+        path.write_text(text.getvalue(), encoding="utf-8")
+        return path
+
+    @contextmanager
+    def images_away(self) -> Iterator[None]:
+        """The folder of images is not mounted."""
+        away = (self.folder / "images").rename(self.folder / "images-away")
+        yield
+        away.rename(self.folder / "images")
+
+    def moved_to(self, emulator: RunningEmulator) -> dict[str, Any]:
+        """Settings of a night at another host."""
+        return {"provider.base_url": emulator.base_url("xai")}
+
+    # ---------------------------------------------------------------------------- a night
+
+    def run(
+        self,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        manifest: Mapping[str, str] | Path | None = None,
+        selection: Selection | None = None,
+        bill: Sequence[RunningEmulator] = (),
+        watch: Callable[[], Any] | None = None,
+    ) -> Night:
+        """Write the manifest and run the job, in this process. ``bill``: more emulators that may be asked."""
+        if not isinstance(manifest, Path):
+            self.write_manifest(cells=manifest)
+        emulators = (self.emulator, *bill)
+        before = sum(map(billed, emulators), Counter[Asked]())
+        summary, exit_code, message = None, 0, ""
+        try:
+            summary = anyio.run(self._night, {**self.settings, **(settings or {})}, selection)
+            exit_code, message = summary.exit_code, summary.message or ""
+        except BatchvisionError as refusal:
+            exit_code, message = refusal.exit_code, str(refusal)
+        return Night(exit_code, summary, sum(map(billed, emulators), Counter[Asked]()) - before, message)
+
+    async def _night(self, settings: Mapping[str, Any], selection: Selection | None) -> RunSummary:
+        job = self.job(settings)
+        return await run_async(
+            job, selection=selection, environ={"XAI_API_KEY": self.key}, seams=Seams(now=self.now)
+        )
+
+    def job(self, settings: Mapping[str, Any] | None = None) -> Job:
+        table: dict[str, Any] = {}
+        for dotted, value in {**self.settings, **(settings or {})}.items():
+            section, _, name = dotted.partition(".")
+            if name:
+                table.setdefault(section, {})[name] = value
+            else:
+                table[section] = value
+        return Job.from_mapping(table, self.folder)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+    def hand_in(self, settings: Mapping[str, Any] | None = None) -> Night:
+        """A night that leaves one ticket a row: the provider is not ready yet when it ends, and is afterwards."""
+        self.emulator.configure(deferred_seconds=3_600.0)
+        night = self.run({**DEFERRED, **(settings or {})})
+        self.emulator.configure(deferred_seconds=0.0)
+        make_ready(self.emulator)
+        return night
+
+    # ---------------------------------------------------------------------------- what there is afterwards
+
+    def show(self, status: str = "completed") -> dict[str, str]:
+        """By row: its kept cell, as ``show`` gives it."""
+        rows = [row for batch in rows_of(self.output, status).batches for row in batch.to_pylist()]
+        shown = {row["row_id"]: row["title"] for row in rows}
+        assert len(shown) == len(rows), "a row is shown twice"
+        return shown
+
+    def verify(self) -> Report:
+        return anyio.run(verify, self.output)
+
+    def is_right(self) -> bool:
+        """``verify`` finds nothing wrong, and its counts are those of the last run."""
+        report = self.verify()
+        latest = OutputView(self.output).latest()
+        if not report.is_right or latest is None or report.manifest is None:
+            return report.is_right
+        found = report.manifest
+        return (found.completed, found.failed, found.pending) == (
+            latest.rows_completed,
+            latest.rows_failed,
+            latest.rows_pending,
+        )
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        paths = sorted((self.output / name).rglob("part-*.parquet"))
+        return [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
+
+    def states(self) -> Counter[str]:
+        """Of the ledger's lines."""
+        return Counter(row["state"] for row in self.table("attempts"))
+
+
+def make_ready(emulator: RunningEmulator) -> None:
+    """Every deferred answer may be collected from now on."""
+
+    def ready() -> None:
+        waiting = emulator._emulator._tickets._waiting
+        waiting.update({name: replace(ticket, ready_at=0.0) for name, ticket in waiting.items()})
+
+    emulator._inside(ready)
+
+
+def billed(emulator: RunningEmulator) -> Counter[Asked]:
+    """How often each row was billed with each cell."""
+    return Counter(_asked(entry.text, entry.echo) for entry in emulator.bill().entries if entry.ticks)
+
+
+def _asked(text: str, echo: str) -> Asked:
+    return echo, text.removeprefix("Describe ").partition(" [[")[0]
