@@ -30,7 +30,7 @@ from batchvision.errors import (
 from batchvision.http import ProviderClient
 from batchvision.images import Offload
 from batchvision.keys import row_digest
-from batchvision.outcome import Judge, Verdict, shared
+from batchvision.outcome import TICKET_LIFETIME, Judge, Verdict, shared
 from batchvision.prompt import names_fallback
 from batchvision.providers.base import Dialect, Gone, Reading, SendOptions, TicketEnd, Waiting
 from batchvision.records import (
@@ -115,6 +115,7 @@ class NotYet(NamedTuple):
 
     error: BatchvisionError | None = None
     says_failed: bool = False
+    is_unknown: bool = False  #: the place asked does not know a ticket that nobody has read: another account's
 
 
 class Exchanges:
@@ -305,8 +306,12 @@ class Exchanges:
                     "GET", self._dialect.ticket_path(exchange.ticket), None, POLL_TIMEOUT_SECONDS
                 )
             except Transient as error:
+                if error.maybe_billed:
+                    self._store.doubt(exchange.intent.exchange_id)
                 self._budget.observe(error)
                 return NotYet(error)
+            if self._is_unknown_here(exchange, raw):
+                return NotYet(is_unknown=True)
             end = self._dialect.ticket_end(raw)
             is_the_end = end is TicketEnd.YES or (end is TicketEnd.IF_IT_STAYS and has_stayed)
             if is_the_end:
@@ -316,10 +321,19 @@ class Exchanges:
             return self._settle(exchange._replace(answer=raw), lease, asked)
         if end is TicketEnd.IF_IT_STAYS:  # of this ticket alone: no sign that the provider is away
             return NotYet(self._dialect.read(raw).error, says_failed=True)
-        return self._not_yet(raw, self._dialect.read_poll(raw))
+        return self._not_yet(exchange.intent.exchange_id, raw, self._dialect.read_poll(raw))
 
-    def _not_yet(self, raw: RawAnswer, reading: Waiting | Gone | Reading) -> NotYet:
-        """The ticket is kept and asked again: it is not ready, or the poll failed and not the work."""
+    def _is_unknown_here(self, exchange: Exchange, raw: RawAnswer) -> bool:
+        """Whether a 404 says nothing of the work: no poll can have read the ticket, and its lifetime is not over."""
+        age = raw.received_at - (exchange.ticket_at or exchange.intent.sent_at)
+        is_known = raw.status not in (404, 410) or age >= TICKET_LIFETIME
+        return not is_known and self._store.is_unread(exchange.intent.exchange_id)
+
+    def _not_yet(self, exchange_id: str, raw: RawAnswer, reading: Waiting | Gone | Reading) -> NotYet:
+        """The ticket is kept and asked again: it is not ready, or the poll failed and not the work. A cut answer, and a
+        gateway's 5xx, may have taken it."""
+        if raw.status == 200 or raw.status >= 500:
+            self._store.doubt(exchange_id)
         error: BatchvisionError | None = None
         if isinstance(reading, Reading):
             error = reading.error

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -20,10 +20,12 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import anyio
+import pyarrow as pa
 from anyio.streams.memory import MemoryObjectSendStream
 
 from batchvision import wiring
-from batchvision.checkpoint import Columns, OutputLock, Recovery, Standing, Store, reserve_bytes, type_of
+from batchvision.caps import Caps
+from batchvision.checkpoint import Columns, OutputLock, OutputView, Recovery, Standing, Store, reserve_bytes, type_of
 from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, OutputHeld, StopRun
 from batchvision.eventloop import run_in_loop
 from batchvision.exchange import Exchanges, Judged, Terms
@@ -35,10 +37,11 @@ from batchvision.interruption import drained, run_in_thread
 from batchvision.job import Job
 from batchvision.lanes import POLLERS, DeferredLane, Delivery, OnlineLane, Sharing, rows_at_once
 from batchvision.money import format_usd
+from batchvision.open_tickets import OpenTickets, place_of
 from batchvision.pricelist import quote
 from batchvision.prompt import answer_columns
 from batchvision.recipe import recipe_document, recipe_from_document
-from batchvision.records import Completed, Counters, Exchange, Lane, Purpose, Recipe, Row, RunSummary
+from batchvision.records import Completed, Counters, Lane, Purpose, Recipe, Row, RunSummary
 from batchvision.secrets import Secrets
 from batchvision.stopping import Interrupted, StopSignal, interrupt, listening, stop_at_deadline, stop_at_signals
 from batchvision.summary import Left, summarize
@@ -78,20 +81,28 @@ async def run_async(
 
 
 async def _whole_run(night: Night, drain_timeout_seconds: float, watch: Watch | None) -> RunSummary:
+    with Store.lock(night.job.output_path, night.selection.shard_name, night.seams.disk) as lock:
+        try:
+            return await _locked_run(night, lock, drain_timeout_seconds, watch)
+        except JobInvalid as refusal:
+            await night.collect_before_refusing(lock, refusal)
+            raise
+
+
+async def _locked_run(night: Night, lock: OutputLock, drain_timeout_seconds: float, watch: Watch | None) -> RunSummary:
     job = night.job
-    with Store.lock(job.output_path, night.selection.shard_name, night.seams.disk) as lock:
-        night.survey = await night.offload(survey, job, night.selection)
-        with night.open_store(lock) as store:
-            await night.look_at_what_is_there(store)
-            async with wiring.connected(job, night.headers, night.secrets, night.seams) as (client, images):
-                delivery = night.delivery(client, images)
-                with rarely_collected():
-                    async with anyio.create_task_group() as writing:
-                        writing.start_soon(night.write)
-                        await night.until_stopped(delivery, drain_timeout_seconds, watch)
-                        await night.close(delivery)
-            await night.merge_parts()
-            return night.finish(delivery)
+    night.survey = await night.offload(survey, job, night.selection)
+    with night.open_store(lock, night.survey.keep_types) as store:
+        await night.look_at_what_is_there(store)
+        async with wiring.connected(job, night.headers, night.secrets, night.seams) as (client, images):
+            delivery = night.delivery(client, images)
+            with rarely_collected():
+                async with anyio.create_task_group() as writing:
+                    writing.start_soon(night.write)
+                    await night.until_stopped(delivery, drain_timeout_seconds, watch)
+                    await night.close(delivery)
+        await night.merge_parts()
+        return night.finish(delivery)
 
 
 def run(
@@ -160,6 +171,7 @@ class Night:
         self.standing: Standing
         self.recovery: Recovery
         self.latest: RunSummary | None = None  # of the run before this one
+        self.tickets = OpenTickets()
         self._wire: anyio.CancelScope | None = None  # around all that is in flight
         self._has_seen_all = False
 
@@ -179,16 +191,19 @@ class Night:
 
     # ---------------------------------------------------------------------------- before anything is sent
 
-    def open_store(self, lock: OutputLock) -> Store:
+    def open_store(self, lock: OutputLock, keep: Sequence[tuple[str, pa.DataType]] | None) -> Store:
+        """``keep`` None: with the columns that are registered already."""
         answers = tuple((column.name, type_of(column.type_name)) for column in answer_columns(self.job.recipe.answer))
+        columns = Columns() if keep is None else Columns(tuple(keep), answers)
         return Store.open(
             lock,
             job_name=self.job.name,
             run_id=self.run_id,
             started_at=self.started_at,
-            columns=Columns(keep=self.survey.keep_types, answers=answers),
+            columns=columns,
             secrets=self.secrets,
             keep_raw=self.job.output.keep_raw_answers or self._is_trial,  # of a trial nothing else is kept
+            ticket_place=place_of(self.job.base_url),
             reserve_bytes=reserve_bytes(rows_at_once(self.job.limits.concurrency) + POLLERS),
             disk=self.seams.disk,
             offload=self.seams.offload,
@@ -197,10 +212,8 @@ class Night:
     async def look_at_what_is_there(self, store: Store) -> None:
         """Recover what a crash left; find out what is done. Raises JobInvalid where done rows would be paid again."""
         recipe = self.job.recipe
-        self.store = store
-        self.recovery = await self.offload(store.recover, self.judge.judge, self._holds)
-        self.standing = await self.offload(store.standing, recipe.recipe_id)
-        for sentence in self.recovery.sentences():
+        await self._recover(store)
+        for sentence in (*self.recovery.sentences(), *self.tickets.sentences()):
             log.warning("%s", sentence)
         self.latest = store.latest_summary()
         if not self._is_trial:
@@ -210,12 +223,40 @@ class Night:
         self.counters.rows_ambiguous = len(self.recovery.ambiguous)
         self.counters.ambiguous_ticks = sum(intent.bound_ticks or 0 for intent in self.recovery.ambiguous)
 
-    def delivery(self, client: ProviderClient, images: ImageSource) -> Delivery:
-        """All that a lane needs to take a row from here to its outcome."""
+    async def _recover(self, store: Store) -> None:
+        """What earlier runs left in the journal; tickets of another place that have expired are booked."""
+        self.store = store
+        self.recovery = await self.offload(store.recover, self.judge.judge, self._holds)
+        place, now = place_of(self.job.base_url), self.seams.now()
+        self.tickets = OpenTickets.sorted(self.recovery.tickets, self.dialect.name, place, now)
+        for exchange in self.tickets.expired:
+            store.book(exchange.intent.exchange_id, self.judge.judge(exchange))
+        self.standing = await self.offload(store.standing, self.job.recipe.recipe_id)
+
+    async def collect_before_refusing(self, lock: OutputLock, refusal: JobInvalid) -> None:
+        """Open tickets need no manifest and cost nothing more: each is asked for once before the run is refused."""
+        if self._is_trial or not OutputView(self.job.output_path).open_work().tickets:
+            return
+        with suppress(StopRun), self.open_store(lock, None) as store:
+            await self._recover(store)
+            self.stop.request(refusal)  # nothing is sent
+            async with wiring.connected(self.job, self.headers, self.secrets, self.seams) as (client, images):
+                delivery = self.delivery(client, images, is_capped=False)
+                async with anyio.create_task_group() as writing:
+                    writing.start_soon(self.write)
+                    await self._collector(delivery).collect(self.tickets.here)
+                    await self.close(delivery)
+            log.warning(
+                "%d answers of open tickets were collected before the refusal", len(delivery.exchanges.collected)
+            )
+
+    def delivery(self, client: ProviderClient, images: ImageSource, *, is_capped: bool = True) -> Delivery:
+        """All that a lane needs to take a row from here to its outcome. ``is_capped`` False: nothing is sent."""
         job, limits = self.job, self.job.limits
         now = self.seams.now
         spent = wiring.spent_of(job, now(), self.standing.spent_ticks + self.standing.ambiguous_ticks)
-        caps = wiring.caps_of(job, self.prices, self.estimator, spent, now)
+        caps = wiring.caps_of(job, self.prices, self.estimator, spent, now) if is_capped else Caps([])
+        caps.commit(self.tickets.not_here_ticks)
         budget = wiring.budget_of(job, caps, self.selection.shards)
         terms = Terms(
             run_id=self.run_id,
@@ -292,7 +333,7 @@ class Night:
     async def _deliver(self, delivery: Delivery) -> None:
         """Pass after pass over the manifest: a later one asks again what an earlier one had to let go of."""
         lane, collector = self._lanes(delivery)
-        tickets = self._own_tickets()
+        tickets = self.tickets.here
         only: frozenset[bytes] | None = None
         while True:
             send, rows = anyio.create_memory_object_stream[Row](ROWS_READ_AHEAD)
@@ -312,22 +353,21 @@ class Night:
 
     def _lanes(self, delivery: Delivery) -> tuple[OnlineLane | DeferredLane, DeferredLane | None]:
         """The job's lane and, beside an online one, the lane that collects the tickets of an earlier deferred run."""
-        limits, how = self.job.limits, self.job.delivery
-        deferred = DeferredLane(
+        deferred = self._collector(delivery)
+        if self.job.delivery.lane_used is Lane.DEFERRED:
+            return deferred, None
+        return OnlineLane(delivery, concurrency=self.job.limits.concurrency), deferred
+
+    def _collector(self, delivery: Delivery) -> DeferredLane:
+        how = self.job.delivery
+        return DeferredLane(
             delivery,
-            concurrency=limits.concurrency,
+            concurrency=self.job.limits.concurrency,
             max_open_tickets=how.max_open_tickets,
             max_ticket_wait_seconds=how.max_ticket_wait_seconds,
             now=self.seams.now,
             rng=self.seams.rng,
         )
-        if how.lane_used is Lane.DEFERRED:
-            return deferred, None
-        return OnlineLane(delivery, concurrency=limits.concurrency), deferred
-
-    def _own_tickets(self) -> tuple[Exchange, ...]:
-        """Open tickets of this provider; another's wait until the job names it again."""
-        return tuple(ticket for ticket in self.recovery.tickets if ticket.intent.provider == self.dialect.name)
 
     async def _feed(self, rows: MemoryObjectSendStream[Row], only: frozenset[bytes] | None) -> None:
         """Stream what is to do; the manifest is read in a thread. After a stop the rest is counted, and not sent."""

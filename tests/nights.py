@@ -143,9 +143,7 @@ class Nights:
 
     async def _night(self, settings: Mapping[str, Any], selection: Selection | None) -> RunSummary:
         job = self.job(settings)
-        return await run_async(
-            job, selection=selection, environ={"XAI_API_KEY": self.key}, seams=Seams(now=self.now)
-        )
+        return await run_async(job, selection=selection, environ={"XAI_API_KEY": self.key}, seams=Seams(now=self.now))
 
     def job(self, settings: Mapping[str, Any] | None = None) -> Job:
         table: dict[str, Any] = {}

@@ -68,9 +68,16 @@ def entries_of(exchange: Exchange) -> Iterator[Entry]:
     intent = exchange.intent
     yield intent
     if exchange.ticket is not None:
-        yield Accepted(intent.exchange_id, exchange.ticket, exchange.ticket_at or intent.sent_at)
+        yield accepted(exchange)
     if exchange.answer is not None:
         yield Received(intent.exchange_id, exchange.answer)
+
+
+def accepted(exchange: Exchange) -> Accepted:
+    """The record of the exchange's ticket."""
+    intent = exchange.intent
+    assert exchange.ticket is not None
+    return Accepted(intent.exchange_id, exchange.ticket, exchange.ticket_at or intent.sent_at, exchange.ticket_place)
 
 
 @dataclass(slots=True)
@@ -85,6 +92,8 @@ class Books:
     #: (row_id, request_key) of those
     answered: set[tuple[str, str]] = field(default_factory=set)
     failures_changed: bool = False
+    #: tickets of which a poll may have taken the answer
+    doubted: set[str] = field(default_factory=set)
     #: rows that got a failure or a carry since these books were opened
     touched: set[str] = field(default_factory=set)
     is_done: Callable[[str, str], bool] = lambda row_id, request_key: False
@@ -104,7 +113,21 @@ class Books:
 
     def accept(self, entry: Accepted) -> None:
         exchange = self.open[entry.exchange_id]
-        self.open[entry.exchange_id] = exchange._replace(ticket=entry.ticket, ticket_at=entry.at)
+        self.open[entry.exchange_id] = exchange._replace(
+            ticket=entry.ticket, ticket_at=entry.at, ticket_place=entry.place, is_unread=entry.is_unread
+        )
+
+    def doubt(self, exchange_id: str) -> None:
+        """From now on a ticket that its provider does not know may have been read."""
+        self.doubted.add(exchange_id)
+        self.open[exchange_id] = self.open[exchange_id]._replace(is_unread=False)
+
+    def unread(self, run_id: str) -> Iterator[Accepted]:
+        """The open tickets whose answers no poll of ``run_id``, or of an earlier run, can have taken."""
+        for exchange_id, exchange in self.open.items():
+            is_own = exchange.intent.run_id == run_id and exchange_id not in self.doubted
+            if exchange.ticket is not None and exchange.answer is None and (is_own or exchange.is_unread):
+                yield replace(accepted(exchange), is_unread=True)
 
     def receive(self, exchange_id: str, raw: RawAnswer) -> None:
         self.open[exchange_id] = self.open[exchange_id]._replace(answer=raw)

@@ -44,11 +44,17 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The provider has taken the work and gave a ticket for it."""
+    """The provider has taken the work and gave a ticket for it.
+
+    ``place``: the base URL that gave it (see ``places.place_of``). ``is_unread``: written when a run ends in order and
+    no poll of the ticket can have taken its answer. A run that is killed leaves no such record.
+    """
 
     exchange_id: str
     ticket: str
     at: datetime
+    place: str | None = None
+    is_unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +152,10 @@ def _document(entry: Entry) -> dict[str, Any]:
             }
         case Intent():
             return {"kind": "intent", **dict(zip(Intent._fields, entry, strict=True))}
-        case Accepted(exchange_id, ticket, at):
-            return {"kind": "ticket", "exchange_id": exchange_id, "ticket": ticket, "at": at}
+        case Accepted(exchange_id, ticket, at, place, is_unread):
+            where = {} if place is None else {"place": place}
+            unread = {"unread": True} if is_unread else {}
+            return {"kind": "ticket", "exchange_id": exchange_id, "ticket": ticket, "at": at, **where, **unread}
         case Received(exchange_id, raw):
             return {"kind": "answer", "exchange_id": exchange_id, **_raw_document(raw)}
         case Ended(exchange_id, ended):
@@ -196,7 +204,8 @@ def decode(document: dict[str, Any]) -> Entry:
             return _intent(document)
         case "ticket":
             at = datetime.fromisoformat(document["at"])
-            return Accepted(document["exchange_id"], document["ticket"], at)
+            place, is_unread = document.get("place"), document.get("unread", False)
+            return Accepted(document["exchange_id"], document["ticket"], at, place, is_unread)
         case "answer":
             return Received(document["exchange_id"], _raw(document))
         case "end":

@@ -42,8 +42,6 @@ class Recovery:
                 f"{len(self.ambiguous)} requests were in flight when the last run ended and may have been billed "
                 f"({rows}{more}); {then}"
             )
-        if self.tickets:
-            yield f"{len(self.tickets)} tickets of earlier runs are open and will be collected"
 
 
 def replay(path: Path, books: Books, judge: Callable[[Exchange], Verdict], hold: bool) -> tuple[Header, Recovery]:

@@ -71,6 +71,8 @@ class Store:
         self._sealer = Sealer(reserve, lock.output, lock.folder, header, tables, secrets.mask)
         self._offload = offload
         self._books = Books(attempts=Unsealed(tables.attempts), completed=Unsealed(tables.results))
+        self._run_id = header.run_id
+        self._ticket_place: str | None = None
         self._standing: Standing | None = None
         self._opened: Writer | None = None
 
@@ -95,11 +97,13 @@ class Store:
         keep_raw: bool = True,
         seal_after: SealAfter | None = None,
         reserve_bytes: int = 0,
+        ticket_place: str | None = None,
         disk: Disk | None = None,
         offload: Offload | None = None,
     ) -> Store:
         """Open an output, or one that is locked already (its lock stays the caller's). ``reserve_bytes``: room that
-        :meth:`recover` sets aside for the answers that are in flight when the disk fills.
+        :meth:`recover` sets aside for the answers that are in flight when the disk fills. ``ticket_place``: the base
+        URL that gives this run's tickets.
 
         Raises OutputHeld, JobInvalid (another job's output, a changed column type), CheckpointDamaged, DiskFailed.
         """
@@ -123,6 +127,7 @@ class Store:
             offload=offload or WriterThread(),
         )
         store._sealer.find(padded)
+        store._ticket_place = ticket_place
         return store
 
     def recover(self, judge: Callable[[Exchange], Verdict], hold: bool = False) -> Recovery:
@@ -199,9 +204,17 @@ class Store:
 
     async def ticket(self, exchange_id: str, ticket: str, at: datetime) -> None:
         """P2: returns when the ticket is durable; only then may it be asked for."""
-        entry, writer = Accepted(exchange_id, ticket, at), self._writer
+        entry, writer = Accepted(exchange_id, ticket, at, self._ticket_place), self._writer
         self._books.accept(entry)
         await writer.durable(entry)
+
+    def doubt(self, exchange_id: str) -> None:
+        """A poll of this ticket has failed in a way that may have taken its one-time answer."""
+        self._books.doubt(exchange_id)
+
+    def is_unread(self, exchange_id: str) -> bool:
+        """Whether no poll can have taken the answer of this ticket of an earlier run."""
+        return self._books.open[exchange_id].is_unread
 
     async def answer(self, exchange_id: str, raw: RawAnswer) -> RawAnswer:
         """P3: returns the answer as it was written, the key masked, when it is durable; only then may it be read."""
@@ -284,7 +297,7 @@ class Store:
             if complete and self._standing is not None:
                 self._books.drop_unseen(self._standing.seen)
 
-        await self._writer.close(drop_unseen)
+        await self._writer.close(drop_unseen, lambda: self._books.unread(self._run_id))
 
     async def merge_parts(self, goes_on: Callable[[], bool] = lambda: True) -> None:
         """After :meth:`close`: many parts that this run has sealed become few, as long as ``goes_on``. Raises

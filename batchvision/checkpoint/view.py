@@ -147,7 +147,9 @@ def _apply(entry: Entry, in_flight: dict[str, Intent], tickets: dict[str, Intent
         case Intent(exchange_id=exchange_id):
             in_flight[exchange_id] = entry
         case Accepted(exchange_id=exchange_id):
-            tickets[exchange_id] = in_flight.pop(exchange_id)
+            intent = in_flight.pop(exchange_id, None)
+            if intent is not None:  # otherwise the ticket is recorded again, as unread
+                tickets[exchange_id] = intent
         case Received(exchange_id=exchange_id) | Ended(exchange_id=exchange_id) | Voided(exchange_id=exchange_id):
             in_flight.pop(exchange_id, None)
             tickets.pop(exchange_id, None)

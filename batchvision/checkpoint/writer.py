@@ -8,7 +8,7 @@ to fresh files when the segment did.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -176,8 +176,11 @@ class Writer:
         group.settle()
         self._sealed_at = loop_time()
 
-    async def close(self, before_the_last_seal: Callable[[], None]) -> None:
-        """Commit and seal what there is; after a failed write only commit. Raises DiskFailed."""
+    async def close(
+        self, before_the_last_seal: Callable[[], None], at_the_end: Callable[[], Iterable[Entry]] = tuple
+    ) -> None:
+        """Commit and seal what there is, then write ``at_the_end``; after a failed write only commit. Raises
+        DiskFailed."""
         self._is_closing = True
         if self.journal.failure is not None:
             return
@@ -188,5 +191,8 @@ class Writer:
                     before_the_last_seal()
                     if self._books.has_unsealed:
                         await self._seal()
+                    for entry in at_the_end():
+                        self.journal.append(entry)
+                    await self._write()
                 self.journal.gathering.hurry()
         self.check_disk()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -26,11 +27,14 @@ from batchvision.lanes.base import Delivery
 from batchvision.records import Exchange, Request, Row, Tries
 from batchvision.wakeup import Wakeup
 
+log = logging.getLogger(__name__)
+
 POLLERS = 64  #: polls on the wire at once; a poll is a short GET
 MOST_POLLS_PER_SECOND = 300.0  #: with ten thousand tickets open, each is asked for about twice a minute
 PLANNED_SHARE = 0.92  #: of the polls that may leave: what a stall made late is made up for in a dozen times its length
 FIRST_POLL_SECONDS = 1.0  #: before any latency is known
 LONGEST_POLL_WAIT_SECONDS = 30.0
+MOST_UNKNOWN_POLLS = 3  #: of a ticket that the place does not know: then it waits for another run
 LAST_ROUND_SECONDS = 60.0  #: for collecting what is ready after a stop
 FAILED_POLLS = 3  #: so many polls that say the work failed end a ticket,
 FAILED_SECONDS = 600.0  #: when so much time lies between the first and the last
@@ -49,6 +53,7 @@ class Waiting:
     is_of_this_run: bool = True
     failed_polls: int = 0  #: polls in a row that said the work failed
     failed_since: float = inf
+    unknown_polls: int = 0  #: so many were answered 404, and nobody has read it
 
     def has_stayed_failed(self, now: float) -> bool:
         """Whether one more poll that says so ends the ticket."""
@@ -218,6 +223,7 @@ class DeferredLane:
         self._queue = TicketQueue(rng or random.Random(), lambda: delivery.exchanges.polls_per_second)
         self._not_asked_yet = 0
         self._given_up = 0
+        self._unknown = 0
 
     async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange] = ()) -> None:
         """Collect what earlier runs left, then submit the rows and collect their answers as they come."""
@@ -246,6 +252,12 @@ class DeferredLane:
         await self.deliver(rows, tickets)
 
     def _say_what_was_given_up(self) -> None:
+        if self._unknown:
+            log.warning(
+                "%d open tickets are not known here, and no run has read them: perhaps the key is of another account. "
+                "They are kept for 24 hours after they were given: run with the key that asked to collect them",
+                self._unknown,
+            )
         if self._given_up:
             self._delivery.stop.request(
                 DeadlineReached(
@@ -312,11 +324,15 @@ class DeferredLane:
                 is_answered = exchange.answer is not None and exchange.answer.status == 200
                 (self._queue.read if is_answered else self._queue.drop)(waiting)
                 self._end(result)
+            case NotYet(is_unknown=True) if waiting.unknown_polls + 1 >= MOST_UNKNOWN_POLLS:
+                self._unknown += 1
+                self._queue.drop(waiting)
             case NotYet() if loop_time() - waiting.adopted_at >= self._max_wait_seconds:
                 self._given_up += 1
                 self._queue.drop(waiting)
-            case NotYet(says_failed=says_failed):
+            case NotYet(says_failed=says_failed, is_unknown=is_unknown):
                 waiting.count_poll(loop_time(), says_failed=says_failed)
+                waiting.unknown_polls += is_unknown
                 self._queue.again(waiting)
             case _:
                 self._queue.again(waiting)

@@ -73,3 +73,5 @@ class Exchange(NamedTuple):
     ticket_at: datetime | None = None
     answer: RawAnswer | None = None
     ended: EndedWithout | None = None
+    ticket_place: str | None = None  #: base URL that gave the ticket; None: an earlier version did not note it
+    is_unread: bool = False  #: of an earlier run's ticket: no poll of it can have taken the answer
