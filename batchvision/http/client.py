@@ -97,6 +97,9 @@ class ProviderClient:
         try:
             with progress.deadline.scope:
                 response = await self._transport.handle_async_request(request)
+                if response.status_code < 200:
+                    await response.aclose()
+                    raise httpx.RemoteProtocolError("the server changes the protocol")
                 content = Body(response.headers.get("content-encoding", ""), self._max_answer_bytes)
                 is_whole = await _read(response, content)
         except (httpx.TransportError, OSError) as error:
@@ -116,9 +119,9 @@ class ProviderClient:
     def _request(
         self, method: str, path: str, body: Pieces | None, headers: Mapping[str, str] | None, progress: _Progress
     ) -> httpx.Request:
-        length = None if body is None else sum(map(len, body))
         extensions: dict[str, object] = {"timeout": progress.timeouts(), "trace": progress}
-        return self._endpoint.request(method, path, _Outgoing(body or ()), length, headers, extensions)
+        outgoing = None if body is None else (_Outgoing(body), sum(map(len, body)))
+        return self._endpoint.request(method, path, outgoing, headers, extensions)
 
     # ---------------------------------------------------------------------------- no answer
 
@@ -186,8 +189,7 @@ class _Outgoing(httpx.AsyncByteStream):
         self._pieces = pieces
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._pieces:
-            yield joined(self._pieces)
+        yield joined(self._pieces)
 
 
 async def _read(response: httpx.Response, content: Body) -> bool:

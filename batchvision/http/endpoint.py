@@ -49,15 +49,17 @@ class Endpoint:
         self,
         method: str,
         path: str,
-        stream: httpx.AsyncByteStream,
-        content_length: int | None,
+        body: tuple[httpx.AsyncByteStream, int] | None,
         headers: Mapping[str, str] | None,
         extensions: dict[str, object],
     ) -> httpx.Request:
-        """A request to ``path`` below the base URL. ``headers``: of this request, over those of all."""
+        """A request to ``path`` below the base URL. ``body``: its stream and length. ``headers``: of this request,
+        over those of all."""
         lines = self._lines_with(tuple(headers.items()) if headers else ())
-        if content_length is not None:
-            lines = [*lines, (b"content-length", b"%d" % content_length)]
+        if body is None:
+            return httpx.Request(method, self._url(path), headers=lines, extensions=extensions)
+        stream, length = body
+        lines = [*lines, (b"content-length", b"%d" % length)]
         return httpx.Request(method, self._url(path), headers=lines, stream=stream, extensions=extensions)
 
     def _joined_lines(self, headers: tuple[tuple[str, str], ...]) -> list[HeaderLine]:
