@@ -33,6 +33,7 @@ EARLIER = b"batchvision.earlier_sha256"
 #: A row group of a part that is made of others, and a batch of any: what a reader has in memory of a column at once.
 GROUP_ROWS = 4_000
 GROUP_BYTES = 16 * 1024 * 1024
+_BUFFER_BYTES = 1024 * 1024
 #: And of a sealed one: its pages are in memory, encoded and not, until a group is whole.
 SEALED_GROUP_ROWS = 1_024
 
@@ -106,10 +107,15 @@ class Encoded:
         return encoded
 
     def add(self, table: pa.Table) -> None:
-        """As row groups of its own; but for the last, tables have ``SEALED_GROUP_ROWS`` rows, or that many times."""
+        """As row groups of its own; but for the last, tables have ``SEALED_GROUP_ROWS`` rows, or that many times.
+
+        Long texts make smaller row groups, so that a reader never holds more than ``GROUP_BYTES`` of them.
+        """
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._sink, table.schema, **_written(table.schema))
-        self._writer.write_table(table, row_group_size=SEALED_GROUP_ROWS)
+        for start in range(0, table.num_rows, SEALED_GROUP_ROWS):
+            rows = table.slice(start, SEALED_GROUP_ROWS)
+            self._writer.write_table(rows, row_group_size=_rows_of_a_group(rows))
         self.rows += table.num_rows
 
     def content(self) -> memoryview:
@@ -117,6 +123,14 @@ class Encoded:
         if self._writer is not None:
             self._writer.close()
         return memoryview(self._sink.getvalue())
+
+
+def _rows_of_a_group(table: pa.Table) -> int:
+    """By the length of the texts alone: the same rows make the same groups, however the table was put together."""
+    texts = [column for column in table.columns if pa.types.is_string(column.type)]
+    size_bytes: int = sum(pc.sum(pc.binary_length(column)).as_py() or 0 for column in texts)
+    rows: int = table.num_rows
+    return max(1, min(SEALED_GROUP_ROWS, GROUP_BYTES * rows // max(1, size_bytes)))
 
 
 def seal(disk: Disk, output: Path, relative: str, table: pa.Table) -> PartFile:
@@ -195,12 +209,39 @@ class _Opened(NamedTuple):
     stop: int
 
     def batches(self, names: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-        at = 0
-        for batch in self.part.iter_batches(GROUP_ROWS, columns=None if names is None else list(names)):
-            first, last = max(self.start - at, 0), min(self.stop - at, batch.num_rows)
-            if first < last:
-                yield batch.slice(first, last - first)
-            at += batch.num_rows
+        at, columns = 0, None if names is None else list(names)
+        for rows, groups in _portions(self.part.metadata, names):  # one reader keeps all chunks that it has read
+            for batch in self.part.iter_batches(rows, groups, columns):
+                first, last = max(self.start - at, 0), min(self.stop - at, batch.num_rows)
+                if first < last:
+                    yield batch.slice(first, last - first)
+                at += batch.num_rows
+
+
+def _portions(footer: pq.FileMetaData, names: Sequence[str] | None) -> Iterator[tuple[int, list[int]]]:
+    """Row groups to read together, and how many of their rows ``GROUP_BYTES`` hold of these columns."""
+    gathered: list[int] = []
+    rows = size_bytes = 0
+    for number in range(footer.num_row_groups):
+        group_rows, group_bytes = footer.row_group(number).num_rows, _bytes_of(footer.row_group(number), names)
+        if gathered and (rows + group_rows > GROUP_ROWS or size_bytes + group_bytes > GROUP_BYTES):
+            yield _rows_at_once(rows, size_bytes), gathered
+            gathered, rows, size_bytes = [], 0, 0
+        gathered.append(number)
+        rows, size_bytes = rows + group_rows, size_bytes + group_bytes
+    if gathered:
+        yield _rows_at_once(rows, size_bytes), gathered
+
+
+def _rows_at_once(rows: int, size_bytes: int) -> int:
+    return max(1, min(GROUP_ROWS, GROUP_BYTES * rows // max(1, size_bytes)))
+
+
+def _bytes_of(group: pq.RowGroupMetaData, names: Sequence[str] | None) -> int:
+    """Uncompressed, of the named columns (None: all)."""
+    columns = map(group.column, range(group.num_columns))
+    wanted = (each for each in columns if names is None or each.path_in_schema.split(".")[0] in names)
+    return sum(column.total_uncompressed_size for column in wanted)
 
 
 @contextmanager
@@ -215,12 +256,27 @@ def _open(path: Path) -> Iterator[_Opened]:
 def _found(path: Path) -> _Opened:
     for _ in range(LOOKS):
         try:
-            part = pq.ParquetFile(path, page_checksum_verification=True)
+            part = _parquet(path)
             return _Opened(part, 0, part.metadata.num_rows)
         except FileNotFoundError:
             if (opened := _merged_into(path)) is not None:
                 return opened
     raise _unsteady(path.parent)
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    """Open a file. Column chunks are read whole unless one is large: then a buffer at a time."""
+    part = pq.ParquetFile(path, page_checksum_verification=True)
+    if _largest_chunk_bytes(part.metadata) <= GROUP_BYTES:
+        return part
+    with part:
+        footer = part.metadata
+    return pq.ParquetFile(path, metadata=footer, page_checksum_verification=True, buffer_size=_BUFFER_BYTES)
+
+
+def _largest_chunk_bytes(footer: pq.FileMetaData) -> int:
+    groups = (footer.row_group(number) for number in range(footer.num_row_groups))
+    return max((group.column(n).total_compressed_size for group in groups for n in range(group.num_columns)), default=0)
 
 
 def _merged_into(path: Path) -> _Opened | None:
@@ -229,7 +285,7 @@ def _merged_into(path: Path) -> _Opened | None:
         try:
             own = next((each for each in ancestors_of(heir) if each.name == path.name), None)
             if own is not None:
-                return _Opened(pq.ParquetFile(heir, page_checksum_verification=True), own.start, own.stop)
+                return _Opened(_parquet(heir), own.start, own.stop)
         except FileNotFoundError:
             return None
         except CheckpointDamaged:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Rows a terminal table shows unasked.
 TABLE_ROWS = 50
+#: What is kept of a cell for a terminal table, which shows at most six lines of it.
+CELL_CHARACTERS = 4_096
 
 
 @click.command(cls=Command, name="show")
@@ -54,13 +56,16 @@ def show_table(output: Path, status: str = "completed", limit: int = 0, columns:
     if not names:
         click.echo(f"no row of {output} is {status}", err=True)
         return
-    found = rows_of(output, status, names)
-    rows, more = _first(found, limit)
-    rows.sort(key=lambda row: str(row.get("row_id", "")))
-    numeric = {name for name in names if any(isinstance(row[name], int | float | Decimal) for row in rows)}
+    lines: list[tuple[str, list[str]]] = []
+    numeric: set[str] = set()
+    for row in _rows(rows_of(output, status, names), limit + 1 if limit else 0):
+        numeric.update(name for name in names if isinstance(row[name], int | float | Decimal))
+        cells = [cell_text(row[name]) for name in names]
+        lines.append((str(row.get("row_id", "")), [" ".join(cell.split())[:CELL_CHARACTERS] for cell in cells]))
+    shown = sorted(lines[: limit or None], key=lambda line: line[0])
     titles = [Column(_title(name), right=name in numeric) for name in names]
-    print_table(titles, [[cell_text(row[name]) for name in names] for row in rows])
-    if more:
+    print_table(titles, [cells for _, cells in shown])
+    if len(lines) > len(shown):
         click.echo("... and more: --limit 0 shows all rows, --format csv writes them", err=True)
 
 
@@ -90,12 +95,6 @@ def _rows(found: Shown, limit: int) -> Iterator[dict[str, Any]]:
 def _batch_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = batch.to_pylist()
     return rows
-
-
-def _first(found: Shown, limit: int) -> tuple[list[dict[str, Any]], bool]:
-    """Up to ``limit`` rows (0: all), and whether there are more."""
-    rows = list(_rows(found, limit + 1 if limit else 0))
-    return (rows[:limit], True) if limit and len(rows) > limit else (rows, False)
 
 
 def _title(name: str) -> str:
