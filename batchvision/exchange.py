@@ -32,6 +32,7 @@ from batchvision.images import Offload
 from batchvision.keys import row_digest
 from batchvision.outcome import TICKET_LIFETIME, Judge, Verdict, shared
 from batchvision.prompt import names_fallback
+from batchvision.providers import Form, Forms
 from batchvision.providers.base import Dialect, Gone, Reading, SendOptions, TicketEnd, Waiting
 from batchvision.records import (
     AttemptState,
@@ -52,6 +53,7 @@ from batchvision.records import (
     Tries,
     Usage,
 )
+from batchvision.retry import Again
 from batchvision.secrets import Secret, Secrets
 from batchvision.spending import Spending
 from batchvision.stopping import StopSignal
@@ -97,6 +99,13 @@ class Judged(NamedTuple):
             attempt = attempt._replace(state=AttemptState.RETRIED)
         return Judged(self.exchange, self.verdict._replace(attempt=attempt, outcome=None))
 
+    def in_another_form(self) -> Judged:
+        """The server takes no request of this form: the row is asked again in another one, which spends no attempt."""
+        tries = self.exchange.intent.tries
+        again = Again(0.0, tries._replace(unspent=tries.unspent + 1))
+        attempt = self.verdict.attempt._replace(state=AttemptState.RETRIED)
+        return Judged(self.exchange, self.verdict._replace(attempt=attempt, outcome=None, step=again))
+
 
 class OpenTicket(NamedTuple):
     """Work the provider has accepted, with the lease that holds its money."""
@@ -137,8 +146,10 @@ class Exchanges:
         learn: Callable[[Usage, Estimate | None], None] = lambda usage, asked: None,
         now: Callable[[], datetime] = utc_now,
         rng: random.Random | None = None,
+        forms: Forms | None = None,
     ) -> None:
         self._terms = terms
+        self._forms = forms or Forms(has_schema=terms.recipe.answer.schema is not None, streams=terms.stream)
         self._offload = offload
         self._store = store
         self._standing = standing
@@ -177,15 +188,16 @@ class Exchanges:
         """One request and its answer; None where the run stopped before it left. Not booked yet: the lane decides
         whether the verdict is final."""
         with lease:
-            exchange = await self._send(request, tries, lease, Lane.ONLINE)
-            return None if exchange is None else self._settle(exchange, lease, request.estimate)
+            form = self._forms.current
+            exchange = await self._send(request, tries, lease, Lane.ONLINE, form)
+            return None if exchange is None else self._settle(exchange, lease, request.estimate, form)
 
-    async def _send(self, request: Request, tries: Tries, lease: Lease, lane: Lane) -> Exchange | None:
+    async def _send(self, request: Request, tries: Tries, lease: Lease, lane: Lane, form: Form) -> Exchange | None:
         """P2: the intent is durable before a byte leaves. P3: the raw answer is durable before anybody reads it."""
         if tries.probe is not (is_probe := self._budget.is_provider_away):
             tries = tries._replace(probe=is_probe)
         intent = self._intent(request, tries, lane)
-        body = self._dialect.body(self._terms.recipe, request.messages, self._options(tries, lane))
+        body = self._dialect.body(self._terms.recipe, request.messages, self._options(tries, lane, form))
         await self._store.intent(intent)
         if not lease.is_due:
             with self._stop.interruptible():
@@ -246,14 +258,16 @@ class Exchanges:
         caching = self._terms.caching
         return None if caching is None else caching.headers(intent.request_key, intent.tries, intent.runs_failed)
 
-    def _options(self, tries: Tries, lane: Lane) -> SendOptions:
+    def _options(self, tries: Tries, lane: Lane, form: Form) -> SendOptions:
         return SendOptions(
             deferred=lane is Lane.DEFERRED,
             stream=self._terms.stream and lane is Lane.ONLINE,
             max_tokens=self._terms.raised_max_tokens if tries.raised else None,
+            form=form,
         )
 
-    def _settle(self, exchange: Exchange, lease: Lease, asked: Estimate | None) -> Judged:
+    def _settle(self, exchange: Exchange, lease: Lease, asked: Estimate | None, form: Form | None = None) -> Judged:
+        """``form``: as it was sent; None for a ticket of an earlier run."""
         verdict = self._judge.judge(exchange, self._random.random())
         signs = self._dialect.limits(exchange.answer) if exchange.answer else None
         self._budget.observe(verdict.error, signs, None if exchange.ticket else lease.departed_at)
@@ -266,7 +280,9 @@ class Exchanges:
             lease.settle(usage)
             if usage.cost_source != "cached":  # an answer from a cache reports no tokens
                 self._learn(usage, asked)
-        return Judged(exchange, verdict)
+        judged = Judged(exchange, verdict)
+        left = form is not None and self._forms.has_left(form, exchange.answer, verdict.error)
+        return judged.in_another_form() if left else judged
 
     # ---------------------------------------------------------------------------- deferred
 
@@ -278,14 +294,16 @@ class Exchanges:
     async def submit(self, request: Request, tries: Tries, lease: Lease) -> OpenTicket | Judged | None:
         """Hand one request in; None where the run stopped before it left. With a ticket the lease stays open."""
         try:
-            exchange = await self._send(request, tries, lease, Lane.DEFERRED)
+            form = self._forms.current
+            exchange = await self._send(request, tries, lease, Lane.DEFERRED, form)
         except BaseException:  # cancelled on the wire: the provider may have accepted it
             lease.keep()
             raise
         if exchange is None:
             return None
         if exchange.ticket is None:
-            return self._settle(exchange, lease, request.estimate)
+            return self._settle(exchange, lease, request.estimate, form)
+        self._forms.answered(form)
         self._budget.observe(None, departed_at=lease.departed_at)
         self._counters.tickets_open += 1
         return OpenTicket(exchange, lease, request.credentials, request.estimate)

@@ -282,6 +282,7 @@ class Night:
             stop=self.stop,
             offload=self.offload,
             learn=self.estimator.learn,
+            forms=wiring.forms_of(job),
             now=self.seams.now,
             rng=self.seams.rng,
         )

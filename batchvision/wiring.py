@@ -29,7 +29,7 @@ from batchvision.pacing import Pacing, PacingLimits
 from batchvision.prepare import Preparer
 from batchvision.pricelist import Quote, quote
 from batchvision.prompt import Conversation
-from batchvision.providers import Dialect, dialect
+from batchvision.providers import Dialect, Forms, dialect
 from batchvision.records import Lane, Recipe, RunSummary
 from batchvision.refusals import Refusals
 from batchvision.retry import RetryPolicy
@@ -114,6 +114,11 @@ def refusals_of(job: Job, latest: RunSummary | None) -> Refusals:
         then, now = latest.config.get("provider", {}), job.config()["provider"]
         is_same = all(then.get(name) == now[name] for name in ("name", "base_url", "model"))
     return Refusals(is_proven=is_same, known_rows=frozenset(latest.stopped_by if latest is not None else ()))
+
+
+def forms_of(job: Job) -> Forms:
+    streams = job.delivery.stream and job.delivery.lane_used is Lane.ONLINE
+    return Forms(job.provider.response_format, has_schema=job.recipe.answer.schema is not None, streams=streams)
 
 
 def caching_of(job: Job) -> Caching:

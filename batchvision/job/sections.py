@@ -198,6 +198,7 @@ class ProviderSection(Section):
     detail: Literal["auto", "low", "high"] = "auto"
     image_mode: Literal["auto", "url", "inline"] = "auto"
     prompt_cache: Literal["auto", "off"] = "auto"
+    response_format: Literal["auto", "json_schema", "json_object", "prompt"] = "auto"
     allow_plain_http: Flag = False
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     prices: PricesSection = PricesSection()

@@ -13,7 +13,7 @@ from batchvision.images import Reserve
 from batchvision.job import Job
 from batchvision.providers import SendOptions, dialect
 from batchvision.records import Lane, Row, joined
-from batchvision.wiring import Seams, images_of, preparer_of
+from batchvision.wiring import Seams, forms_of, images_of, preparer_of
 
 _BASE64 = re.compile(r"(data:[\w.+/-]+;base64,)([A-Za-z0-9+/=]{41,})")
 
@@ -28,7 +28,8 @@ class _NoDownloads:
 async def bodies(job: Job, estimator: Estimator, rows: list[Row]) -> list[dict[str, Any]]:
     """The bodies that would be sent for ``rows``; where one cannot be made, why."""
     speaks = dialect(job.provider.name)
-    options = SendOptions(deferred=job.delivery.lane_used is Lane.DEFERRED, stream=job.delivery.stream)
+    deferred = job.delivery.lane_used is Lane.DEFERRED
+    options = SendOptions(deferred=deferred, stream=job.delivery.stream and not deferred, form=forms_of(job).current)
     preparer = preparer_of(job, estimator, images_of(job, _NoDownloads(), Seams()))
     bodies = []
     for row in rows:

@@ -13,9 +13,10 @@ from batchvision.prompt.answer import (
     build_answer_spec,
     column_name,
     response_format,
+    told_schema,
 )
 from batchvision.prompt.check import CheckedAnswer, check_answer, names_fallback
-from batchvision.prompt.conversation import Conversation
+from batchvision.prompt.conversation import Conversation, with_last_words
 from batchvision.prompt.template import Column, Literal, Slot, Template, TemplateError
 
 __all__ = [
@@ -34,4 +35,6 @@ __all__ = [
     "column_name",
     "names_fallback",
     "response_format",
+    "told_schema",
+    "with_last_words",
 ]

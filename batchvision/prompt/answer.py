@@ -5,6 +5,7 @@ Rule: what is decided here is decided once per job. The check of each answer is 
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -48,11 +49,24 @@ def column_name(text: str) -> str:
     return re.sub(r"[^a-z0-9_]+", "_", kept).strip("_ ")[:MAX_NAME] if re.search(r"[a-z0-9]", kept) else ""
 
 
-def response_format(spec: AnswerSpec) -> dict[str, Any] | None:
-    """The ``response_format`` of a chat request; None for plain text."""
-    if spec.schema is None:
+def response_format(spec: AnswerSpec, form: str = "json_schema") -> dict[str, Any] | None:
+    """The ``response_format`` of a chat request; None for plain text, and where the prompt tells the schema alone.
+
+    ``form``: json_schema | json_object | prompt.
+    """
+    if spec.schema is None or form == "prompt":
         return None
+    if form == "json_object":
+        return {"type": "json_object"}
     return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": dict(spec.schema)}}
+
+
+def told_schema(spec: AnswerSpec, form: str) -> str | None:
+    """What the prompt ends with where the schema does not travel as ``response_format``."""
+    if spec.schema is None or form == "json_schema":
+        return None
+    schema = json.dumps(spec.schema, ensure_ascii=False, separators=(",", ":"))
+    return f"Answer with one JSON object and nothing else. It must satisfy this JSON schema:\n{schema}"
 
 
 def build_answer_spec(

@@ -69,6 +69,13 @@ def _content(text: str, payloads: Sequence[Payload], images_first: bool, detail:
     return [*pieces, said + b"]"]
 
 
+def with_last_words(messages: Pieces, text: str) -> Pieces:
+    """``messages``, as :class:`Conversation` makes them, with ``text`` as the last part of the last message."""
+    *before, content, end = messages
+    assert isinstance(content, bytes) and content.endswith(b"]"), "the last message ends with its list of parts"
+    return (*before, content[:-1] + b"," + _text_part(text) + b"]", end)
+
+
 def _described(labels: Sequence[Label]) -> str:
     lines = [f"- {label.value}: {label.description}" if label.description else f"- {label.value}" for label in labels]
     return "The labels:\n" + "\n".join(lines)

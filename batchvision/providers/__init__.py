@@ -7,12 +7,15 @@ from importlib.metadata import entry_points
 
 from batchvision.errors import JobInvalid
 from batchvision.providers.base import Dialect, Gone, ModelListing, RateSigns, Reading, SendOptions, Waiting
+from batchvision.providers.forms import Form, Forms
 from batchvision.providers.openai import OpenAIDialect
 from batchvision.providers.openrouter import OpenRouterDialect
 from batchvision.providers.xai import EmulatorDialect, XaiDialect
 
 __all__ = [
     "Dialect",
+    "Form",
+    "Forms",
     "Gone",
     "ModelListing",
     "RateSigns",

@@ -16,8 +16,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from batchvision.errors import AnswerCutShort, BatchvisionError, ModelNotFound, RateLimited, RowFault
 from batchvision.money import Prices
-from batchvision.prompt import response_format
+from batchvision.prompt import response_format, told_schema, with_last_words
 from batchvision.providers import chat, decode, faults, signs, wire
+from batchvision.providers.forms import Form
 from batchvision.providers.signs import RateSigns
 from batchvision.records import Answer, Lane, Pieces, RawAnswer, Recipe
 from batchvision.secrets import Secret
@@ -41,6 +42,7 @@ class SendOptions(NamedTuple):
     deferred: bool = False
     stream: bool = False
     max_tokens: int | None = None
+    form: Form = Form()
 
 
 class Reading(NamedTuple):
@@ -107,7 +109,7 @@ class Dialect:
         "stream": "set delivery.stream instead",
         "stream_options": "it is sent with delivery.stream",
         "deferred": 'set delivery.lane = "deferred" instead',
-        "response_format": "it is made from answer.schema and answer.labels",
+        "response_format": "it is made from answer.schema and answer.labels; provider.response_format names its form",
     }
     chat_path: ClassVar[str] = "/chat/completions"
     models_path: ClassVar[str] = "/models"
@@ -162,6 +164,8 @@ class Dialect:
             if len(self._tails) >= _KEPT_TAILS:
                 self._tails.clear()
             self._tails[id(recipe), options] = known
+        if told := told_schema(recipe.answer, options.form.response_format):
+            messages = with_last_words(messages, told)
         return (known[1], *messages, known[2])
 
     def _around_messages(self, recipe: Recipe, options: SendOptions) -> tuple[bytes, bytes]:
@@ -175,11 +179,13 @@ class Dialect:
         if options.max_tokens is not None:
             given = [name for name in _MAX_TOKENS_NAMES if name in fields]
             fields.update(dict.fromkeys(given or [self.max_tokens_name], options.max_tokens))
-        wanted = response_format(recipe.answer)
+        wanted = response_format(recipe.answer, options.form.response_format)
         if wanted is not None:
             fields["response_format"] = wanted
         if options.stream:
-            fields |= {"stream": True, "stream_options": {"include_usage": True}}
+            fields["stream"] = True
+            if options.form.stream_options:
+                fields["stream_options"] = {"include_usage": True}
         if options.deferred:
             fields["deferred"] = True
         return fields

@@ -17,6 +17,7 @@ from batchvision.errors import (
     OutOfCredit,
     ProviderRefuses,
     RateLimited,
+    RequestRejected,
     Transient,
 )
 from batchvision.providers import signs, wire
@@ -195,6 +196,19 @@ def _error(facts: Facts, raw: RawAnswer, voice: Voice, is_own_shape: bool) -> Ba
     return of(message)
 
 
+#: Names of the field, of its values, and of what servers do with it.
+_OF_RESPONSE_FORMAT = re.compile(
+    r"response[_ ]?format|json[_ ]?schema|json[_ ]?object|json[_ ]mode|structured[_ ]?(?:output|generation)"
+    r"|guided[_ ](?:json|decoding|generation)|\bgrammar",
+    re.IGNORECASE,
+)
+
+
+def names_response_format(words: str) -> bool:
+    """Whether an error is about the form in which JSON was asked for."""
+    return _OF_RESPONSE_FORMAT.search(words) is not None
+
+
 def _message(of: type[BatchvisionError], facts: Facts, raw: RawAnswer, voice: Voice) -> tuple[str, str]:
     """What the provider said, and the same with the next step."""
     words = wire.presentable(facts.message) or "no reason given"
@@ -204,6 +218,8 @@ def _message(of: type[BatchvisionError], facts: Facts, raw: RawAnswer, voice: Vo
         target = wire.presentable(raw.headers.get("location", ""))
         said_by = f"{voice.name} answered {raw.status}, a redirect" + (f" to {target}" if target else "")
         step = "check provider.base_url (https? does it end in /v1?)"
+    if issubclass(of, RequestRejected) and names_response_format(words):
+        step = "set provider.response_format to another form"
     if step is None:
         return said_by, said_by
     key = voice.key_source or "the key"
