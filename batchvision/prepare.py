@@ -84,7 +84,7 @@ class Preparer:
     def _estimate(
         self, row: Row, payloads: list[Payload], messages_bytes: int, max_tokens: int | None = None
     ) -> Estimate:
-        sizes = [(payload.width, payload.height) for payload in payloads]
+        sizes = [size for payload in payloads for size in payload.sizes()]
         return self._estimator.estimate(len(row.text), sizes, messages_bytes, max_tokens)
 
 

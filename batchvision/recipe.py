@@ -33,8 +33,18 @@ def recipe_document(recipe: Recipe) -> dict[str, Any]:
         "answer": _answer(recipe.answer),
         "images_first": recipe.images_first,
         "detail": recipe.detail,
-        "images": asdict(recipe.images),
+        "images": _images(recipe.images),
     }
+
+
+#: Fields of [images] that came later: an old recipe's document has none of them.
+_LATER_IMAGE_FIELDS = ("background", "page")
+
+
+def _images(preparation: ImagePreparation) -> dict[str, Any]:
+    default = ImagePreparation()
+    unset = {name for name in _LATER_IMAGE_FIELDS if getattr(preparation, name) == getattr(default, name)}
+    return {name: value for name, value in asdict(preparation).items() if name not in unset}
 
 
 def _examples(recipe: Recipe) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from batchvision.errors import JobInvalid
 from batchvision.estimate import Estimator
 from batchvision.exchange import utc_now
 from batchvision.http import Endpoint, FetchesOnDemand, LeanTransport, ProviderClient, httpx
-from batchvision.images import Converter, DecodingPool, Fetcher, ImageSource, Offload, load_local
+from batchvision.images import Converter, DecodingPool, Fetcher, ImageSource, LeastSize, Offload, load_local
 from batchvision.job import Job
 from batchvision.lanes import POLLERS
 from batchvision.money import Prices, SpendCap, usd_to_ticks
@@ -196,6 +196,7 @@ def images_of(job: Job, fetch: Fetcher, seams: Seams, convert: Converter | None 
         offload=seams.offload,
         convert=convert,
         allow_private_hosts=job.images.allow_private_hosts,
+        least=LeastSize(*dialect(job.provider.name).least_image),
     )
 
 

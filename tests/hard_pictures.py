@@ -80,14 +80,17 @@ def _is_odd(image: Image.Image, content: bytes) -> bool:
 
 
 def _is_plain(image: Image.Image, content: bytes) -> bool:
-    if image.format not in ("JPEG", "PNG") or image.mode not in ("L", "RGB") or getattr(image, "n_frames", 1) != 1:
+    if image.format not in ("JPEG", "PNG") or getattr(image, "n_frames", 1) != 1:
+        return False
+    is_clear = image.format == "PNG" and (image.mode in ("LA", "RGBA") or "transparency" in image.info)
+    if image.mode not in ("L", "RGB") and not is_clear:
         return False
     if image.getexif().get(0x0112, 1) not in range(9) or image.getexif().get(0x0112, 1) > 1:
         return False
     if image.format == "JPEG":
         return content.endswith(b"\xff\xd9")
-    is_eight_bit = content[24:25] == b"\x08" and content[25:26] in (b"\x00", b"\x02")
-    return image.format == "PNG" and is_eight_bit and "transparency" not in image.info and content.endswith(PNG_END)
+    is_eight_bit = content[24:25] == b"\x08" or (content[25:26] == b"\x03" and is_clear)
+    return image.format == "PNG" and is_eight_bit and content.endswith(PNG_END)
 
 
 # ---------------------------------------------------------------------------------- files of our own

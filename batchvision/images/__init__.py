@@ -1,30 +1,22 @@
 """Images: from a reference in the manifest to bytes (or a URL) a provider takes. The jail lives here.
 
-formats (what the bytes are) · convert (Pillow, only there) · pool, worker, parcels (convert, in processes of its own)
-· jail (local files) · addresses (what is public) · downloads (once each) · references (names, identity, redaction)
-· source (the face: ``ImageSource``).
+formats, exif (what the bytes are) · convert, flatten, pages (Pillow, only there) · pool, worker, parcels (convert, in
+processes of its own) · preparing (as it is, or converted) · jail (local files) · addresses (what is public) · downloads
+(once each) · references (names, identity, redaction) · source (the face: ``ImageSource``).
 """
 
 from batchvision.images.addresses import is_public
 from batchvision.images.pool import DecodingPool
+from batchvision.images.preparing import Converter, LeastSize, Prepared, prepare_bytes
 from batchvision.images.references import kind_of, redact_reference, redact_url, stamp
-from batchvision.images.source import (
-    Converter,
-    Fetcher,
-    ImageSource,
-    Offload,
-    Prepared,
-    Reserve,
-    load_local,
-    prepare_bytes,
-    threads,
-)
+from batchvision.images.source import Fetcher, ImageSource, Offload, Reserve, load_local, threads
 
 __all__ = [
     "Converter",
     "DecodingPool",
     "Fetcher",
     "ImageSource",
+    "LeastSize",
     "Offload",
     "Prepared",
     "Reserve",

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from math import sqrt
-from typing import NamedTuple
 
 from PIL import (
     AvifImagePlugin,
@@ -26,7 +25,10 @@ from PIL import (
 )
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable, RowFault
-from batchvision.images.formats import Converted, Header, ImageFormat, check_pixels, exif_orientation
+from batchvision.images.exif import exif_orientation
+from batchvision.images.flatten import STRIP_ROWS, flattened
+from batchvision.images.formats import Converted, Header, ImageFormat, check_pixels
+from batchvision.images.pages import count_pages, turn_to, unseen_channels
 from batchvision.records import ImagePreparation
 
 JPEG_QUALITY = 90
@@ -35,7 +37,6 @@ JPEG_MAX_SIDE = 65_500  # a limit of the format
 MOST_PIXELS = 25_000_000
 #: In this process (without decoding processes) larger images are converted one at a time.
 BIG_PIXELS = MOST_PIXELS
-STRIP_ROWS = 64  #: colours are converted strip by strip: a multiple of every shrinking factor
 SHRINK_ROUNDS = 8
 
 _TURNS = {
@@ -80,6 +81,9 @@ def convert(content: bytes, header: Header, preparation: ImagePreparation, room_
     """
     try:
         with _open(content, header.format) as image:
+            pages = count_pages(content, image, header.format)
+            turn_to(image, preparation.page, pages)
+            channels = unseen_channels(image)
             check_pixels(*image.size, preparation)
             full, target = image.size, _target(image.size, preparation)
             if header.format is ImageFormat.JPEG:
@@ -88,7 +92,9 @@ def convert(content: bytes, header: Header, preparation: ImagePreparation, room_
             if room_bytes is not None:
                 _check_room(image, full, target, header, room_bytes)
             with _room_for(image.size):
-                return _encode_within(_upright(image, header, target), header.format, preparation.max_bytes)
+                upright = _upright(image, header, target, preparation.background)
+                ready = _encode_within(upright, header.format, preparation.max_bytes)
+                return ready._replace(pages=pages, channels=channels)
     except (RowFault, NeedsRoom):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
@@ -144,7 +150,7 @@ def _check_room(
         )
 
 
-def _upright(image: ImageFile.ImageFile, header: Header, target: tuple[int, int]) -> Image.Image:
+def _upright(image: ImageFile.ImageFile, header: Header, target: tuple[int, int], background: str) -> Image.Image:
     """Decoded, in grey or RGB, scaled to ``target``, and the right way up."""
     size = image.size
     image.load()
@@ -153,7 +159,7 @@ def _upright(image: ImageFile.ImageFile, header: Header, target: tuple[int, int]
     shrink, spare = 1, 1 if size[0] * size[1] > BIG_PIXELS else 2  # scaling from twice the target looks best
     while image.size[0] >= 2 * spare * shrink * target[0] and shrink < STRIP_ROWS:
         shrink *= 2
-    decoded = _scaled(_flattened(image, shrink), target)
+    decoded = _scaled(flattened(image, shrink, background), target)
     turn = _TURNS.get(_orientation(image, header))
     return decoded if turn is None else decoded.transpose(turn)
 
@@ -179,56 +185,6 @@ def _orientation(image: ImageFile.ImageFile, header: Header) -> int:
         case _:
             exif = image.info.get("exif")
             return exif_orientation(exif) if isinstance(exif, bytes) else 1
-
-
-def _flattened(image: Image.Image, shrink: int = 1) -> Image.Image:
-    """In mode L or RGB, what is transparent white; made smaller by ``shrink``. Strip by strip: copies are costly."""
-    if image.mode in ("L", "RGB") and not image.has_transparency_data:
-        return image if shrink == 1 else image.reduce(shrink)
-    width, height = image.size
-    levels = _levels(image) if image.mode.startswith(("I", "F")) else None
-    mode = "L" if levels is not None or (image.mode == "1" and not image.has_transparency_data) else "RGB"
-    flat = Image.new(mode, (-(-width // shrink), -(-height // shrink)))
-    for top in range(0, height, STRIP_ROWS):
-        strip = image.crop((0, top, width, min(height, top + STRIP_ROWS)))
-        ready = _flat_strip(strip, mode) if levels is None else _grey_strip(strip, levels)
-        flat.paste(ready if shrink == 1 else ready.reduce(shrink), (0, top // shrink))
-    return flat
-
-
-def _flat_strip(strip: Image.Image, mode: str) -> Image.Image:
-    if not strip.has_transparency_data:
-        return strip.convert(mode)
-    layered = strip.convert("RGBA")
-    ground = Image.new("RGB", layered.size, "white")
-    ground.paste(layered, mask=layered.getchannel("A"))
-    return ground
-
-
-class _Levels(NamedTuple):
-    """How wide greys become 8 bits: value * factor + offset."""
-
-    factor: float
-    offset: float
-
-
-def _levels(image: Image.Image) -> _Levels:
-    """16-bit, 32-bit and float greys: 16-bit keeps its scale, anything wider is stretched over its own range."""
-    found = [
-        image.crop((0, top, image.width, min(image.height, top + STRIP_ROWS))).convert("F").getextrema()
-        for top in range(0, image.height, STRIP_ROWS)
-    ]
-    low = min(float(lowest) for lowest, _ in found)  # type: ignore[arg-type]  # one band: two numbers
-    high = max(float(highest) for _, highest in found)  # type: ignore[arg-type]
-    if image.mode != "F" and low >= 0 and high <= 65_535:
-        low, high = 0.0, 65_535.0 if high > 255 else 255.0
-    factor = 255.0 / (high - low) if high > low else 0.0
-    return _Levels(factor, -low * factor)
-
-
-def _grey_strip(strip: Image.Image, levels: _Levels) -> Image.Image:
-    factor, offset = levels
-    return strip.convert("F").point(lambda value: value * factor + offset).convert("L")
 
 
 def _encode_within(image: Image.Image, source: ImageFormat, max_bytes: int) -> Converted:

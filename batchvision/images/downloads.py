@@ -86,7 +86,9 @@ class Downloads:
 
 
 def _size(outcome: Outcome) -> int:
-    return _ENTRY_BYTES + (len(outcome.inline.content) if isinstance(outcome, Payload) and outcome.inline else 0)
+    if not isinstance(outcome, Payload) or outcome.inline is None:
+        return _ENTRY_BYTES
+    return _ENTRY_BYTES + len(outcome.inline.content) + sum(len(page.inline.content) for page in outcome.more)
 
 
 class Room:

@@ -1,6 +1,7 @@
 """What an image is, told from its bytes alone. Rule: names and media types are never believed, nothing is decoded.
 
-A *plain* image may travel byte for byte: a whole, single-frame, upright, 8-bit grey or RGB JPEG or PNG.
+A *plain* image may travel byte for byte: a whole, single-frame, upright, 8-bit grey or RGB JPEG or PNG. A PNG may have
+transparent pixels, also by its palette: no provider refuses them, and a JPEG would have to lose them.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable
+from batchvision.images.exif import exif_orientation
 from batchvision.records import ImagePreparation
 
 
@@ -55,17 +57,24 @@ class Chunk(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """What a conversion gives: a JPEG and its size."""
+    """What a conversion gives: a JPEG and its size; of how many ``pages`` (or frames) it is one.
+
+    ``channels``: of the source, where some of them cannot be shown; otherwise 0.
+    """
 
     content: bytes
     width: int
     height: int
+    pages: int = 1
+    channels: int = 0
 
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_END = b"\xff\xd9"
 _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
-_PNG_KEPT = frozenset({b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"pHYs", b"cICP"})
+_PNG_KEPT = frozenset(
+    {b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"pHYs", b"cICP", b"PLTE", b"tRNS"}
+)
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what every decoder knows
 _JPEG_ODD_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _TABLES = frozenset({0xC4, 0xDB, 0xE0, 0xFE})  # what most of a header is: nothing of it is looked at
@@ -311,11 +320,10 @@ def _examine_png(content: bytes) -> Header:
         width,
         height,
         is_plain=(
-            depth == 8
-            and colour in (0, 2)
+            _is_plain_png_colour(depth, colour, kinds)
             and (compression, filtering) == (0, 0)
             and interlace < 2
-            and not kinds & {b"tRNS", b"acTL", b"PLTE"}
+            and b"acTL" not in kinds
             and orientation == 1
             and not has_profile  # ImageMagick's own way to keep EXIF
             and end == len(content)
@@ -325,7 +333,14 @@ def _examine_png(content: bytes) -> Header:
     )
 
 
-# ---------------------------------------------------------------------------------- sizes, EXIF, stripping
+def _is_plain_png_colour(depth: int, colour: int, kinds: set[bytes]) -> bool:
+    """8 bits of grey or RGB, either with alpha, and palettes with transparent entries."""
+    if colour == 3:
+        return depth in (1, 2, 4, 8) and {b"PLTE", b"tRNS"} <= kinds
+    return depth == 8 and colour in (0, 2, 4, 6) and b"PLTE" not in kinds
+
+
+# ---------------------------------------------------------------------------------- sizes, stripping
 
 
 def _big_size(raw: bytes, width: int) -> tuple[int, int]:
@@ -350,26 +365,6 @@ def _webp_size(content: bytes) -> tuple[int | None, int | None]:
             return width & 0x3FFF, height & 0x3FFF
         case _:
             return None, None
-
-
-def exif_orientation(exif: bytes) -> int:
-    """The orientation (1 to 8) an EXIF block asks for; 1 for anything odd: EXIF is damaged more often than pictures."""
-    exif = exif.removeprefix(b"Exif\x00\x00")
-    if exif[:4] not in (b"II*\x00", b"MM\x00*"):
-        return 1
-    order: Literal["little", "big"] = "little" if exif.startswith(b"II") else "big"
-
-    def number(at: int, width: int) -> int:
-        return int.from_bytes(exif[at : at + width], order)
-
-    table = number(4, 4)
-    for entry in range(table + 2, table + 2 + 12 * number(table, 2), 12):
-        if entry + 12 > len(exif):
-            break
-        if number(entry, 2) == 0x0112:
-            value = number(entry + 8, 2)
-            return value if 1 <= value <= 8 else 1
-    return 1
 
 
 def check_pixels(width: int | None, height: int | None, preparation: ImagePreparation) -> None:

@@ -14,12 +14,14 @@ from batchvision.records import ImagePreparation
 
 #: What a new process says once it can convert.
 READY = b"batchvision images 1\n"
-#: format, orientation, may it have all the memory, bytes that follow, max_bytes, max_side (0: none), max_pixels
-_TASK = struct.Struct("!BB?QQQQ")
-#: how it ended, width, height, bytes that follow, is it the process's last
-_REPLY = struct.Struct("!BIIQ?")
+#: format, orientation, may it have all the memory, bytes that follow, max_bytes, max_side (0: none), max_pixels,
+#: background, page (0: the first)
+_TASK = struct.Struct("!BB?QQQQBI")
+#: how it ended, width, height, bytes that follow, pages and channels of the source, is it the process's last
+_REPLY = struct.Struct("!BIIQII?")
 TASK_BYTES, REPLY_BYTES = _TASK.size, _REPLY.size
 _FORMATS = tuple(ImageFormat)
+_BACKGROUNDS = ("auto", "white", "black")
 _MOST = 2**64 - 1
 
 
@@ -48,6 +50,8 @@ class Reply(NamedTuple):
     width: int
     height: int
     length: int
+    pages: int = 1
+    channels: int = 0
     is_last: bool = False  #: the process holds too much memory to go on
 
 
@@ -61,14 +65,22 @@ def pack_task(task: Task) -> bytes:
         min(wanted.max_bytes, _MOST),
         min(wanted.max_side or 0, _MOST),
         min(wanted.max_pixels, _MOST),
+        _BACKGROUNDS.index(wanted.background),
+        wanted.page if isinstance(wanted.page, int) else 0,
     )
 
 
 def unpack_task(raw: bytes) -> Task:
-    number, orientation, is_alone, length, max_bytes, max_side, max_pixels = _TASK.unpack(raw)
+    number, orientation, is_alone, length, max_bytes, max_side, max_pixels, background, page = _TASK.unpack(raw)
     return Task(
         Header(_FORMATS[number], orientation=orientation),
-        ImagePreparation(max_bytes=max_bytes, max_side=max_side or None, max_pixels=max_pixels),
+        ImagePreparation(
+            max_bytes=max_bytes,
+            max_side=max_side or None,
+            max_pixels=max_pixels,
+            background=_BACKGROUNDS[background],
+            page=page or "first",
+        ),
         is_alone,
         length,
     )
@@ -80,5 +92,5 @@ def pack_reply(reply: Reply) -> bytes:
 
 def unpack_reply(raw: bytes) -> Reply:
     """Raises ValueError for what no decoding process of ours says."""
-    ending, width, height, length, is_last = _REPLY.unpack(raw)
-    return Reply(Ending(ending), width, height, length, is_last)
+    ending, *numbers = _REPLY.unpack(raw)
+    return Reply(Ending(ending), *numbers)

@@ -196,7 +196,7 @@ def _checked(reply: Reply, answer: bytes) -> Converted:
     header = examine(answer)
     if not header.is_plain or (header.width, header.height) != (reply.width, reply.height):
         raise ImageUnreadable("its conversion is not the plain JPEG it should be")
-    return Converted(answer, reply.width, reply.height)
+    return Converted(answer, reply.width, reply.height, reply.pages, reply.channels)
 
 
 def _fault(image_format: ImageFormat, ended: _Ended) -> ImageUnreadable | ImageTooLarge:

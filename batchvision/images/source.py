@@ -5,6 +5,7 @@ Rule: nothing that takes long happens on the event loop; every fault is a RowFau
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
+from typing import Protocol, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.to_thread
@@ -21,9 +22,18 @@ from batchvision.errors import ImageTooLarge, ImageUnreachable, ImageUnreadable,
 from batchvision.eventloop import others_first
 from batchvision.images.addresses import check_host
 from batchvision.images.downloads import Downloads, Room
-from batchvision.images.formats import Converted, Header, check_pixels, examine, without_metadata
+from batchvision.images.formats import Header, examine
 from batchvision.images.jail import read_inside
 from batchvision.images.pool import DecodingPool
+from batchvision.images.preparing import (
+    Converter,
+    LeastSize,
+    Prepared,
+    as_it_is,
+    convert_here,
+    part_sent,
+    prepare_bytes,
+)
 from batchvision.images.references import (
     check_url,
     identity,
@@ -35,11 +45,12 @@ from batchvision.images.references import (
 )
 from batchvision.records import Base64, ImageKind, ImagePreparation, ImageRef, Payload
 
+log = logging.getLogger(__name__)
+
 #: No larger source is read: it bounds memory, and the largest photo that makes sense is far below.
 MAX_SOURCE_BYTES = 128 * 1024 * 1024
 #: Bytes at hand up to this size that need no conversion are checked on the loop: a thread would cost more.
 SMALL_BYTES = 256 * 1024
-
 #: A file that takes longer to read holds up the loop. After two in a row (one may be another process's doing) so many
 #: are read by threads.
 SLOW_READ_SECONDS, READ_ELSEWHERE = 0.008, 200
@@ -64,12 +75,6 @@ class Fetcher(Protocol):
     async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes: ...
 
 
-class Converter(Protocol):
-    """Makes a plain JPEG of any readable image. Blocking. Raises ImageUnreadable or ImageTooLarge."""
-
-    def __call__(self, content: bytes, header: Header, preparation: ImagePreparation, /) -> Converted: ...
-
-
 def threads(limit: int | None = None) -> Offload:
     """An Offload onto at most ``limit`` threads at once (default: the processors there are, and at least two)."""
     limiters: list[anyio.CapacityLimiter] = []  # made on first use: it belongs to the running loop
@@ -80,61 +85,6 @@ def threads(limit: int | None = None) -> Offload:
         return await anyio.to_thread.run_sync(work, *args, limiter=limiters[0])
 
     return offload
-
-
-class Prepared(NamedTuple):
-    """An image as a provider takes it."""
-
-    content: bytes
-    media_type: str
-    width: int
-    height: int
-
-
-def convert_here(content: bytes, header: Header, preparation: ImagePreparation) -> Converted:
-    """In this process: for images that the job's own author chose, and where tests run in virtual time."""
-    from batchvision.images.convert import convert  # Pillow, and only where it is needed
-
-    return convert(content, header, preparation)
-
-
-def prepare_bytes(
-    content: bytes, preparation: ImagePreparation, convert: Converter = convert_here, header: Header | None = None
-) -> Prepared:
-    """``content`` byte for byte where it is plain and within the limits, otherwise converted. Blocking. ``header``: its
-    own, where it has been examined.
-
-    Raises ImageUnreadable or ImageTooLarge.
-    """
-    header = header or examine(content)
-    prepared = as_it_is(content, header, preparation)
-    if prepared is None:
-        converted = convert(content, header, preparation)
-        return Prepared(converted.content, "image/jpeg", converted.width, converted.height)
-    return prepared
-
-
-def as_it_is(content: bytes, header: Header, preparation: ImagePreparation) -> Prepared | None:
-    """What is sent of an image that needs no decoder; None: it needs one. Raises ImageTooLarge."""
-    check_pixels(header.width, header.height, preparation)
-    if not passes_unchanged(content, header, preparation):
-        return None
-    if preparation.strip_metadata:
-        try:
-            content = without_metadata(content, header)
-        except ImageUnreadable:  # what a decoder makes of it holds no metadata either
-            return None
-    return Prepared(content, f"image/{header.format}", header.width or 0, header.height or 0)
-
-
-def passes_unchanged(content: bytes, header: Header, preparation: ImagePreparation) -> bool:
-    """Whether the image's own picture bytes may be sent as they are."""
-    side = max(header.width or 0, header.height or 0)
-    return (
-        header.is_plain
-        and len(content) <= preparation.max_bytes
-        and (preparation.max_side is None or side <= preparation.max_side)
-    )
 
 
 def load_local(
@@ -185,6 +135,7 @@ def inline_payload(ref: ImageRef, content: bytes, prepared: Prepared, identity_m
         media_type=prepared.media_type,
         width=prepared.width,
         height=prepared.height,
+        more=prepared.more,
     )
 
 
@@ -194,7 +145,7 @@ class ImageSource:
     ``image_mode``: url | inline | auto (URLs are handed over unless ``inline`` is asked for). ``image_identity``:
     content | ref. ``fetch`` may be None where no URL is ever inlined. ``convert``: who decodes images that cannot
     travel as they are; None: decoding processes of its own that end with it, or this process where ``offload`` is
-    given, for then nothing shall run beside it.
+    given, for then nothing shall run beside it. ``least``: what the provider takes; smaller images fail their row.
     """
 
     def __init__(
@@ -208,6 +159,7 @@ class ImageSource:
         offload: Offload | None = None,
         convert: Converter | None = None,
         allow_private_hosts: bool = False,
+        least: LeastSize | None = None,
     ) -> None:
         self._root = root
         self._root_prefix = f"{root}/"
@@ -216,6 +168,8 @@ class ImageSource:
         self._identity_mode = image_identity
         self._fetcher = fetch
         self._allow_private_hosts = allow_private_hosts
+        self._least = least or LeastSize()
+        self._has_warned = False  #: of a file of which a part is not sent
         self._offload = offload or threads()
         self._read_elsewhere = 0  #: so many files more are read by threads
         self._was_slow = False  #: the last one that was read on the loop
@@ -302,11 +256,26 @@ class ImageSource:
         prepared = as_it_is(content, header, self._preparation)
         if prepared is None:
             return await self._offload(self._check, ref, content, header)
-        return inline_payload(ref, content, prepared, self._identity_mode)
+        return self._payload(ref, content, prepared)
 
     def _check(self, ref: ImageRef, content: bytes, header: Header | None) -> Payload:
-        prepared = prepare_bytes(content, self._preparation, self._convert, header)
-        return inline_payload(ref, content, prepared, self._identity_mode)
+        return self._payload(ref, content, prepare_bytes(content, self._preparation, self._convert, header))
+
+    def _payload(self, ref: ImageRef, content: bytes, prepared: Prepared) -> Payload:
+        self._reject_small(prepared)
+        payload = inline_payload(ref, content, prepared, self._identity_mode)
+        if not self._has_warned and (part := part_sent(prepared, self._preparation)):
+            self._has_warned = True
+            log.warning("%s %s. This is said once; other files may be alike.", payload.reference, part)
+        return payload
+
+    def _reject_small(self, prepared: Prepared) -> None:
+        width, height = prepared.width, prepared.height
+        if min(width, height) < self._least.side or width * height < self._least.pixels:
+            raise ImageUnreadable(
+                f"{width} x {height} pixels are too few for the provider, which takes {self._least.side} a side and "
+                f"{self._least.pixels:,} in all at least: use a larger image, or scale this one up"
+            )
 
     def _read_here(self, ref: ImageRef) -> bytes | None:
         """A small file, read on the loop as long as that is quick; None: it is for a thread, like the next ones after

@@ -124,7 +124,10 @@ def _serve(task: Task, given: BinaryIO) -> tuple[Reply, bytes]:
         return _words(Ending.TOO_LARGE, MemoryError("the image does not fit into memory when decoded"))
     except ImageUnreadable as error:
         return _words(Ending.UNREADABLE, error)
-    return Reply(Ending.CONVERTED, ready.width, ready.height, len(ready.content)), ready.content
+    reply = Reply(
+        Ending.CONVERTED, ready.width, ready.height, len(ready.content), pages=ready.pages, channels=ready.channels
+    )
+    return reply, ready.content
 
 
 def _words(ending: Ending, error: Exception) -> tuple[Reply, bytes]:

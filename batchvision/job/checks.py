@@ -380,7 +380,14 @@ class Check:
 
 
 def _preparation(section: ImagesSection) -> ImagePreparation:
-    return ImagePreparation(section.max_bytes, section.max_side, section.max_pixels, section.strip_metadata)
+    return ImagePreparation(
+        section.max_bytes,
+        section.max_side,
+        section.max_pixels,
+        section.strip_metadata,
+        section.background,
+        section.page,
+    )
 
 
 def _answer_text(given: ExampleSection, spec: AnswerSpec | None) -> str:

@@ -75,6 +75,15 @@ def _filled(text: str) -> str:
     return text
 
 
+def _page(value: object) -> object:
+    """``first``, ``all``, or the number of a page from 1. Raises ValueError."""
+    if isinstance(value, str) and value.isdecimal() and value.isascii():
+        value = int(value[:9])  # from the environment or a flag
+    if value in ("first", "all") or (isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31):
+        return value
+    raise ValueError('write "first", "all" or the number of a page, counted from 1')
+
+
 def _as_number(value: Decimal) -> float:
     return float(value)
 
@@ -255,6 +264,8 @@ class ImagesSection(Section):
     max_pixels: Count = 100_000_000
     strip_metadata: Flag = False
     allow_private_hosts: Flag = False
+    background: Literal["auto", "white", "black"] = "auto"
+    page: Annotated[Literal["first", "all"] | int, BeforeValidator(_page)] = "first"
 
 
 class DeliverySection(Section):

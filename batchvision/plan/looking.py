@@ -12,8 +12,9 @@ from batchvision.errors import RowFault, RowInvalid
 from batchvision.estimate import Estimator
 from batchvision.feed import Standing as FeedStanding
 from batchvision.images.formats import examine
+from batchvision.images.preparing import passes_unchanged
 from batchvision.images.references import identity
-from batchvision.images.source import passes_unchanged, read_source
+from batchvision.images.source import read_source
 from batchvision.job import Job
 from batchvision.keys import KEY_BYTES, key_bytes, request_key
 from batchvision.plan.counts import ImageCounts

@@ -65,7 +65,10 @@ def _content(text: str, payloads: Sequence[Payload], images_first: bool, detail:
         else:
             kind = (part.media_type or "image/jpeg").encode()
             pieces += [said + b'{"type":"image_url","image_url":{"url":"data:' + kind + b";base64,", part.inline]
-            said = b'"' + detail
+            for page in part.more:
+                between = b'"' + detail + b',{"type":"image_url","image_url":{"url":"data:image/jpeg;base64,'
+                pieces += [between, page.inline]
+            said, between = b'"' + detail, b","
     return [*pieces, said + b"]"]
 
 

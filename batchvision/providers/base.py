@@ -119,6 +119,8 @@ class Dialect:
     usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule()
     #: Whether ``provider.response_cache`` means anything here.
     has_response_cache: ClassVar[bool] = False
+    #: The smallest image it takes: pixels of each side, and pixels in all.
+    least_image: ClassVar[tuple[int, int]] = (1, 1)
     #: Response headers that name the request, best first; then the body's ``id``.
     request_id_headers: ClassVar[tuple[str, ...]] = ("x-request-id",)
 

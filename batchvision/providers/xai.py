@@ -25,6 +25,7 @@ class XaiDialect(Dialect):
     lanes: ClassVar[frozenset[Lane]] = frozenset({Lane.ONLINE, Lane.DEFERRED})
     models_path: ClassVar[str] = "/language-models"
     usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule(completion_includes_reasoning=False)
+    least_image: ClassVar[tuple[int, int]] = (8, 512)
 
     def ticket_path(self, ticket: str) -> str:
         return f"/chat/deferred-completion/{quote(ticket, safe='')}"
@@ -50,6 +51,7 @@ class EmulatorDialect(XaiDialect):
     default_base_url: ClassVar[str] = "http://127.0.0.1:8765/v1"
     default_key_env: ClassVar[str | None] = None
     account_url: ClassVar[str | None] = None
+    least_image: ClassVar[tuple[int, int]] = (1, 1)
 
 
 def _first(entry: Mapping[str, Any], *names: str) -> int | None:

@@ -117,6 +117,8 @@ class ImagePreparation:
     max_side: int | None = None
     max_pixels: int = 100_000_000
     strip_metadata: bool = False
+    background: str = "auto"  #: auto, white or black: under transparent pixels, where an image must be flattened
+    page: str | int = "first"  #: first, all, or a number from 1: of files with several pages or frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +161,20 @@ class Estimate(NamedTuple):
     sizes: tuple[ImageSize, ...] = ()
 
 
+class Page(NamedTuple):
+    """One further page of an image, ready to be placed in a request."""
+
+    inline: Base64
+    width: int
+    height: int
+
+
 class Payload(NamedTuple):
     """One image ready to be placed in a request: either a URL handed over as is, or checked bytes.
 
     ``identity`` enters the request_key; ``sha256`` is of the source bytes (None for a URL handed over);
     ``reference`` is the image ref as it may be shown and stored (redacted, no data URIs, no signatures).
+    ``more``: further pages as JPEGs, sent behind it (``images.page = "all"``).
     """
 
     identity: str
@@ -175,6 +186,11 @@ class Payload(NamedTuple):
     media_type: str | None = None
     width: int | None = None
     height: int | None = None
+    more: tuple[Page, ...] = ()
+
+    def sizes(self) -> list[ImageSize]:
+        """Of all its pages that are sent."""
+        return [(self.width, self.height), *((page.width, page.height) for page in self.more)]
 
 
 class Tries(NamedTuple):

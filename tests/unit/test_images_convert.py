@@ -64,7 +64,7 @@ def close_to(image: Image.Image, at: tuple[int, int], colour: tuple[int, int, in
 @pytest.mark.parametrize(("name", "media_type"), [("JPEG", "image/jpeg"), ("PNG", "image/png")])
 def test_plain_images_pass_byte_for_byte(name: str, media_type: str) -> None:
     content = encoded(two_halves(), name)
-    assert prepare_bytes(content, DEFAULT) == (content, media_type, 64, 32)
+    assert prepare_bytes(content, DEFAULT)[:4] == (content, media_type, 64, 32)
 
 
 def test_plain_images_lose_their_metadata_only_where_that_is_asked_for() -> None:
@@ -104,7 +104,6 @@ def test_where_metadata_cannot_be_cut_out_safely_the_image_is_converted() -> Non
         ("JPEG", "CMYK", {}),
         ("MPO", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (64, 32), "green")]}),
         ("PNG", "P", {}),
-        ("PNG", "RGBA", {}),
         ("PNG", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (64, 32), "green")]}),
     ],
 )
@@ -126,7 +125,7 @@ def test_a_turned_image_is_set_upright(image_format: str, orientation: int) -> N
     assert close_to(upright, blue_at, (0, 0, 254))
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("image_format", ["WEBP", "GIF", "TIFF", "AVIF"])
 def test_what_is_transparent_becomes_white(image_format: str) -> None:
     clear = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
     clear.paste((255, 0, 0, 255), (20, 0, 40, 20))
@@ -136,7 +135,7 @@ def test_what_is_transparent_becomes_white(image_format: str) -> None:
 
 
 def test_transparency_given_as_a_colour_becomes_white_too() -> None:
-    image = prepared(encoded(two_halves(), "PNG", transparency=(255, 0, 0)))
+    image = prepared(encoded(two_halves(), "PNG", transparency=(255, 0, 0)), ImagePreparation(max_side=40))
     assert close_to(image, (5, 10), (255, 255, 255))
 
 

@@ -99,9 +99,15 @@ def test_the_size_of_a_webp_is_read_from_each_of_its_three_headers(options: dict
         encoded(picture(), "JPEG", exif=exif(1)),
         encoded(picture(), "JPEG", comment=b"hello"),
         encoded(picture(), "PNG", exif=exif(1)),
+        encoded(picture("RGBA"), "PNG"),
+        encoded(picture("LA"), "PNG"),
+        encoded(picture(), "PNG", transparency=(255, 255, 255)),
+        encoded(picture("L"), "PNG", transparency=255),
+        encoded(picture("P"), "PNG", transparency=0),
+        encoded(picture().quantize(4), "PNG", transparency=0),
     ],
 )
-def test_whole_upright_grey_and_rgb_images_are_plain(content: bytes) -> None:
+def test_whole_upright_grey_and_rgb_images_are_plain_and_so_are_pngs_with_transparency(content: bytes) -> None:
     header = examine(content)
     assert header.is_plain
     assert (header.width, header.height) == (48, 32)
@@ -115,11 +121,11 @@ def test_whole_upright_grey_and_rgb_images_are_plain(content: bytes) -> None:
         encoded(picture(), "MPO", save_all=True, append_images=[picture()]),
         JPEG + b"a trailer",
         encoded(picture("P"), "PNG"),
-        encoded(picture("RGBA"), "PNG"),
-        encoded(picture("LA"), "PNG"),
+        encoded(picture("RGBA"), "PNG", exif=exif(6)),
+        encoded(picture("RGBA"), "PNG", save_all=True, append_images=[picture("L").convert("RGBA")]),
+        encoded(picture().quantize(4), "PNG"),
         encoded(picture("1"), "PNG"),
         encoded(picture("I;16"), "PNG"),
-        encoded(picture(), "PNG", transparency=(255, 255, 255)),
         encoded(picture(), "PNG", exif=exif(8)),
         encoded(picture(), "PNG", save_all=True, append_images=[picture("L").convert("RGB")]),
         PNG + b"a trailer",
