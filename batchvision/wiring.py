@@ -186,7 +186,9 @@ def budget_of(job: Job, caps: Caps, shards: int = 1) -> LocalBudget:
     return LocalBudget(Pacing(pacing), caps)
 
 
-def images_of(job: Job, fetch: Fetcher, seams: Seams, convert: Converter | None = None) -> ImageSource:
+def images_of(
+    job: Job, fetch: Fetcher, seams: Seams, convert: Converter | None = None, least: LeastSize | None = None
+) -> ImageSource:
     return ImageSource(
         job.root,
         job.recipe.images,
@@ -196,8 +198,16 @@ def images_of(job: Job, fetch: Fetcher, seams: Seams, convert: Converter | None 
         offload=seams.offload,
         convert=convert,
         allow_private_hosts=job.images.allow_private_hosts,
-        least=LeastSize(*dialect(job.provider.name).least_image),
+        least=least,
     )
+
+
+def least_image_of(job: Job) -> LeastSize:
+    """What the provider takes at its own address. A gateway or an emulator in its place is held to the sides alone:
+    models behind it count pixels in other ways."""
+    spoken = dialect(job.provider.name)
+    side, pixels = spoken.least_image
+    return LeastSize(side, pixels if job.base_url == spoken.default_base_url else 1)
 
 
 def preparer_of(job: Job, estimator: Estimator, images: ImageSource) -> Preparer:
@@ -229,4 +239,4 @@ async def connected(
         client = await stack.enter_async_context(ProviderClient(endpoint, transport, secrets, clock=seams.now))
         convert = None if seams.offload is not None else stack.enter_context(DecodingPool()).convert
         fetch = await stack.enter_async_context(FetchesOnDemand(job.images.allow_private_hosts))
-        yield client, images_of(job, fetch, seams, convert)
+        yield client, images_of(job, fetch, seams, convert, least_image_of(job))

@@ -6,43 +6,18 @@ What its cells mean (text, images, kept values) is told by ``cells``, ``image_ce
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from batchvision.errors import JobInvalid
-from batchvision.manifest.columns import needed_columns, reject_missing
-from batchvision.manifest.delimited import DelimitedManifest
-from batchvision.manifest.folder import make_manifest
-from batchvision.manifest.jsonl import JsonLinesManifest
-from batchvision.manifest.opening import Form, form_of
+from batchvision.manifest.columns import needed_columns
+from batchvision.manifest.folder import in_words, make_manifest
+from batchvision.manifest.forms import Manifest, opened
 from batchvision.manifest.parquet import ParquetManifest
 
 if TYPE_CHECKING:
     from batchvision.job import Job
 
-__all__ = ["Manifest", "make_manifest", "open_manifest"]
-
-
-class Manifest(Protocol):
-    """A table that can be streamed as often as wanted."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of its columns (of JSONL: those of the first line)."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files it lies in."""
-
-    @property
-    def byte_columns(self) -> frozenset[str]:
-        """The columns that hold bytes, which are better not read for nothing."""
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """``columns`` of every row in order, in batches of bounded size. JobInvalid at damage."""
+__all__ = ["Manifest", "in_words", "make_manifest", "open_manifest"]
 
 
 def open_manifest(job: Job) -> Manifest:
@@ -56,13 +31,4 @@ def open_manifest(job: Job) -> Manifest:
         raise JobInvalid(f"{path} does not exist: correct [manifest] path, or pass --manifest FILE.")
     if not path.is_file():
         raise JobInvalid(f"{path} is no regular file: a manifest is read twice, so write it to a file first.")
-    form, packing = form_of(path)
-    match form:
-        case Form.PARQUET:
-            return ParquetManifest(path, needed)
-        case Form.JSONL:
-            return JsonLinesManifest(path, packing, needed)
-        case Form.CSV | Form.TSV:
-            table = DelimitedManifest(path, packing, tabs=form is Form.TSV)
-            reject_missing(needed, table.columns, path.name)
-            return table
+    return opened(path, needed)

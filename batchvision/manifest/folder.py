@@ -9,12 +9,14 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
 from batchvision.errors import JobInvalid
 from batchvision.images.formats import ImageFormat, sniff
+from batchvision.manifest.forms import opened
 from batchvision.manifest.image_cells import named_image
 from batchvision.manifest.opening import Form, form_of, unreadable
 from batchvision.records import ImageKind
@@ -29,40 +31,54 @@ class Listed(NamedTuple):
     image: str
 
 
-def make_manifest(folder: Path, out: Path) -> int:
+def make_manifest(folder: Path, out: Path, skipped: Counter[str] | None = None) -> int:
     """Writes ``out`` (.csv, .tsv, .jsonl or .parquet) with every image below ``folder`` and gives their number.
 
-    ``id``: the path within ``folder`` without its suffix, with it where two images differ in nothing else. ``image``:
-    the path from ``out``'s own folder, or the absolute one where the images lie outside of it (then set
-    ``[manifest] root``).
+    ``id``: the one that ``out`` has for the image already; otherwise the path within ``folder`` without its suffix,
+    with it where that is no image's own. ``image``: the path from ``out``'s own folder, or the absolute one where the
+    images lie outside of it (then set ``[manifest] root``). ``skipped``: files that are no images are counted there by
+    suffix. Raises JobInvalid, also where ``out`` is there and is no manifest.
     """
+    skipped = Counter() if skipped is None else skipped
     form, packing = form_of(out)
     if packing:
         raise JobInvalid(f"{out.name}: a new manifest is written without packing; leave out {out.suffix}.")
     if not folder.is_dir():
         raise JobInvalid(f"{folder} is no folder: name one that holds images.")
     try:
-        found = [path.relative_to(folder) for path in sorted(_images(folder))]
+        found = [path.relative_to(folder) for path in sorted(_images(folder, skipped))]
     except OSError as error:
         raise unreadable(Path(error.filename or folder), error) from error
     if not found:
-        raise JobInvalid(f"no image was found in {folder}; looked for {', '.join(ImageFormat)}, by content.")
+        there = f" There are {in_words(skipped)}." if skipped else ""
+        raise JobInvalid(f"no image was found in {folder}; looked for {', '.join(ImageFormat)}, by content.{there}")
     _reject_unspeakable(found)
-    rows = [Listed(row_id, _image_cell(folder / path, out)) for row_id, path in zip(_ids(found), found, strict=True)]
-    _write_whole(out, form, rows)
-    return len(rows)
+    cells = [_image_cell(folder / path, out) for path in found]
+    known = _known_ids(out)
+    ids = _ids(found, [known.get(cell) for cell in cells])
+    _write_whole(out, form, [Listed(*row) for row in zip(ids, cells, strict=True)])
+    return len(cells)
 
 
-def _images(folder: Path) -> Iterator[Path]:
+def in_words(skipped: Mapping[str, int]) -> str:
+    """Files by their suffixes: ``3 .txt, 1 .pdf, 2 without a suffix``."""
+    ordered = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in ordered)
+
+
+def _images(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
     """Every image below ``folder``; hidden files and folders are left out, links to folders not followed."""
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
         if path.is_dir():
             if not path.is_symlink():
-                yield from _images(path)
-        elif path.is_file() and _is_image(path):
-            yield path
+                yield from _images(path, skipped)
+        elif path.is_file():
+            if _is_image(path):
+                yield path
+            else:
+                skipped[path.suffix.lower()] += 1
 
 
 def _is_image(path: Path) -> bool:
@@ -80,12 +96,48 @@ def _reject_unspeakable(paths: Sequence[Path]) -> None:
             raise JobInvalid(f"the file name {raw!r} is not UTF-8: rename it.") from None
 
 
-def _ids(paths: Sequence[Path]) -> list[str]:
+def _known_ids(out: Path) -> dict[str, str]:
+    """Image cell -> id of the manifest that is there: an image keeps its id, or all its answers would be bought again.
+
+    Raises JobInvalid where the file is none, rather than replace it.
+    """
+    if not out.exists() or (out.is_file() and out.stat().st_size == 0):
+        return {}
+    try:
+        table = opened(out, dict.fromkeys(Listed._fields, "a manifest of a folder"))
+        pairs = [
+            pair
+            for batch in table.batches(list(Listed._fields))
+            for pair in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        ]
+    except JobInvalid as error:
+        raise JobInvalid(
+            [*error.problems, f"{out} is there already and is not replaced: remove it, or name another file with -o."]
+        ) from error
+    known = [(row_id, image) for row_id, image in pairs if isinstance(row_id, str) and isinstance(image, str)]
+    return {image: row_id for row_id, image in reversed(known)}
+
+
+def _ids(paths: Sequence[Path], known: Sequence[str | None]) -> list[str]:
+    """An id for each image, no two alike: ``known`` ones stay."""
     whole = [path.as_posix() for path in paths]
     bare = [path.with_suffix("").as_posix() for path in paths]
     times = Counter(bare)
     ids = [stem if times[stem] == 1 else full for stem, full in zip(bare, whole, strict=True)]
-    return ids if len(set(ids)) == len(ids) else whole
+    if len(set(ids)) < len(ids):
+        ids = whole
+    kept = [old for old in known if old is not None]
+    taken = set(kept)
+    if len(taken) < len(kept):
+        raise JobInvalid("the manifest that is there has an id twice: give each image an id of its own, or remove it.")
+    return [_free(taken, own, full) if old is None else old for old, own, full in zip(known, ids, whole, strict=True)]
+
+
+def _free(taken: set[str], own: str, full: str) -> str:
+    """The first of ``own``, ``full`` and ``full`` with a number that no image has; it is taken then."""
+    row_id = next(name for name in chain((own, full), (f"{full}-{number}" for number in count(2))) if name not in taken)
+    taken.add(row_id)
+    return row_id
 
 
 def _image_cell(image: Path, out: Path) -> str:

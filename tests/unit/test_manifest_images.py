@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchvision.errors import JobInvalid
-from batchvision.manifest import make_manifest
+from batchvision.manifest import in_words, make_manifest
 from batchvision.manifest.cells import JsonCells
 from batchvision.manifest.image_cells import holds_bytes, image_refs, reject_no_images
 from batchvision.records import ImageKind, ImageRef
@@ -120,6 +121,18 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+def listed(out: Path) -> list[tuple[str, str]]:
+    """The ids and images of a manifest in any form."""
+    if out.suffix == ".parquet":
+        rows = pq.read_table(out).to_pylist()
+    elif out.suffix == ".jsonl":
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+    else:
+        text = io.StringIO(out.read_bytes().decode(), newline="")
+        rows = list(csv.DictReader(text, delimiter="\t" if out.suffix == ".tsv" else ","))
+    return [(row["id"], row["image"]) for row in rows]
+
+
 IDS = ["a", "b", "no_suffix", "sub/a", "twin.jpg", "twin.png"]
 IMAGES = [f"photos/{name}" for name in ("a.png", "b.png", "no_suffix", "sub/a.png", "twin.jpg", "twin.png")]
 
@@ -128,19 +141,68 @@ IMAGES = [f"photos/{name}" for name in ("a.png", "b.png", "no_suffix", "sub/a.pn
 def test_a_folder_becomes_a_manifest_in_every_form(photos: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / name
     assert make_manifest(photos, out) == 6
-    if out.suffix == ".parquet":
-        rows = pq.read_table(out).to_pylist()
-    elif out.suffix == ".jsonl":
-        rows = [json.loads(line) for line in out.read_text().splitlines()]
-    else:
-        text = io.StringIO(out.read_bytes().decode(), newline="")
-        rows = list(csv.DictReader(text, delimiter="\t" if out.suffix == ".tsv" else ","))
-    assert [row["id"] for row in rows] == IDS
-    assert [row["image"] for row in rows] == IMAGES
+    assert listed(out) == list(zip(IDS, IMAGES, strict=True))
     before = out.read_bytes()
     make_manifest(photos, out)
     assert out.read_bytes() == before
     assert not list(tmp_path.glob(".*.new"))
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.jsonl", "m.parquet"])
+def test_an_image_keeps_the_id_that_the_manifest_has_for_it(tmp_path: Path, name: str) -> None:
+    folder, out = tmp_path / "photos", tmp_path / name
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(PNG)
+    (folder / "z.jpg").write_bytes(PNG)
+    make_manifest(folder, out)
+    assert listed(out) == [("a", "photos/a.jpg"), ("z", "photos/z.jpg")]
+    (folder / "a.png").write_bytes(PNG)  # alone it would be a, too
+    (folder / "z.jpg").unlink()
+    (folder / "b.webp").write_bytes(PNG)
+    make_manifest(folder, out)
+    assert listed(out) == [("a", "photos/a.jpg"), ("a.png", "photos/a.png"), ("b", "photos/b.webp")]
+    (folder / "a.jpg").unlink()
+    make_manifest(folder, out)
+    assert listed(out) == [("a.png", "photos/a.png"), ("b", "photos/b.webp")]
+
+
+def test_ids_that_a_person_has_given_stay_and_no_new_one_is_like_them(tmp_path: Path) -> None:
+    out = tmp_path / "m.csv"
+    for name in ("a.png", "b.png", "b.jpg", "c.png"):
+        (tmp_path / name).write_bytes(PNG)
+    out.write_text("id,image,title\nb.png,a.png,one\nb.jpg,c.png,two\n")
+    make_manifest(tmp_path, out)
+    assert listed(out) == [("b.png", "a.png"), ("b.jpg-2", "b.jpg"), ("b.png-2", "b.png"), ("b.jpg", "c.png")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("m.csv", "sku,photo\n1,a.png\n", "has no column 'id'"),
+        ("m.jsonl", "{]", "not valid JSON"),
+        ("m.csv", "id,image\nx,a.png\nx,b.png\n", "has an id twice"),
+    ],
+)
+def test_a_file_that_is_no_manifest_is_not_replaced(tmp_path: Path, name: str, content: str, words: str) -> None:
+    for image in ("a.png", "b.png"):
+        (tmp_path / image).write_bytes(PNG)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(JobInvalid, match=words):
+        make_manifest(tmp_path, tmp_path / name)
+    assert (tmp_path / name).read_text() == content
+
+
+def test_what_is_skipped_is_counted_by_suffix(photos: Path, tmp_path: Path) -> None:
+    for name in ("read.me", "a.PDF", "b.pdf", "sub/c.pdf", "LICENSE"):
+        (photos / name).write_text("words")
+    skipped = Counter[str]()
+    make_manifest(photos, tmp_path / "m.csv", skipped)
+    assert skipped == {".pdf": 3, ".png": 2, ".me": 1, "": 1}  # .png: one is empty, one holds text
+    assert in_words(skipped) == "3 .pdf, 2 .png, 1 without a suffix, 1 .me"
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "a.txt").write_text("words")
+    with pytest.raises(JobInvalid, match=r"no image was found in .* There are 1 \.txt\."):
+        make_manifest(tmp_path / "words", tmp_path / "n.csv")
 
 
 def test_images_outside_the_manifests_folder_are_named_by_their_whole_path(photos: Path, tmp_path: Path) -> None:

@@ -142,3 +142,15 @@ def test_no_field_of_a_recipe_is_forgotten() -> None:
 
 def test_the_id_itself_is_no_part_of_the_document() -> None:
     assert with_id(with_id(PLAIN)) == with_id(PLAIN)
+
+
+def test_a_key_of_images_that_came_later_is_in_the_document_only_where_it_is_set() -> None:
+    plain = recipe_document(PLAIN)["images"]
+    assert list(plain) == ["max_bytes", "max_side", "max_pixels", "strip_metadata"]
+    for changed in ({"background": "black"}, {"page": 2}, {"page": "all"}):
+        recipe = with_id(replace(PLAIN, images=ImagePreparation(**changed)))  # type: ignore[arg-type]
+        assert recipe_document(recipe)["images"] == {**plain, **changed}
+        assert recipe.recipe_id != with_id(PLAIN).recipe_id
+        assert recipe_from_document(recipe_document(recipe)).images == recipe.images
+    said = with_id(replace(PLAIN, images=ImagePreparation(background="auto", page="first")))
+    assert said.recipe_id == with_id(PLAIN).recipe_id

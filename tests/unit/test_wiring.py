@@ -10,7 +10,7 @@ import pytest
 
 from batchvision import Job, JobInvalid
 from batchvision.caps import Caps
-from batchvision.wiring import Spent, budget_of, caps_of, estimator_of, judge_of, prices_of
+from batchvision.wiring import Spent, budget_of, caps_of, estimator_of, judge_of, least_image_of, prices_of
 
 
 @pytest.fixture
@@ -95,3 +95,16 @@ def test_the_judge_knows_how_often_and_when_to_raise(job_of):
     job = job_of(limits={"max_attempts": 2}, answer={"on_truncated": "raise_once"})
     judge = judge_of(job, None, lambda recipe_id: job.recipe)
     assert (judge._policy.max_attempts, judge._policy.raise_once) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("provider", "least"),
+    [
+        ({"name": "xai"}, (8, 512)),
+        ({"name": "xai", "base_url": "https://gateway.example.com/v1"}, (8, 1)),
+        ({"name": "openai", "model": "gpt-4o"}, (1, 1)),
+        ({"name": "emulator"}, (1, 1)),
+    ],
+)
+def test_the_smallest_image_is_the_providers_own(job_of, provider, least):
+    assert least_image_of(job_of(provider=provider)) == least
