@@ -1,15 +1,17 @@
 """All cost caps of a job at once: over all runs, this run, the day and the month. The tightest holds.
 
 Days and months are those of the job's ``timezone``; what is in flight at midnight counts in the new day.
+A shard has its share of each cap (:func:`share_of`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 
 from batchvision.money import SpendCap
+from batchvision.records import Shard
 
 
 @dataclass(slots=True)
@@ -28,6 +30,26 @@ class PeriodCap:
         if self.period is not None and (now := self.period()) != self._current:
             self._current = now
             self.cap.spent_ticks = 0
+
+
+def share_of(cap_ticks: int, spent: Mapping[Shard, int], shard: Shard) -> SpendCap:
+    """The share of ``cap_ticks`` that one shard may spend. ``spent``: what each shard of the output has spent.
+
+    Shards of other divisions have ended, so their spending is fixed. The rest is filled up to one level for all shards
+    of the division: (cap - spent under other divisions) / n where none is above it. One that is above it gets nothing
+    more, and lowers the level of the others: together they never exceed the cap, in whatever order they run.
+    """
+    part = cap_ticks // shard.of
+    own = spent.get(shard, 0)
+    left = cap_ticks - sum(ticks for other, ticks in spent.items() if other.of != shard.of)
+    siblings = sorted((ticks for other, ticks in spent.items() if other.of == shard.of), reverse=True)
+    sharing = shard.of
+    for ticks in siblings:
+        if ticks * sharing <= left:
+            break
+        left, sharing = left - ticks, sharing - 1
+    level = left // sharing if sharing else 0
+    return SpendCap(part, spent_ticks=part - level + own)
 
 
 def day_of(now: Callable[[], datetime], zone: tzinfo) -> Callable[[], str]:

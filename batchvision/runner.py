@@ -145,7 +145,8 @@ class Night:
     ) -> None:
         """Find out what can be wrong before anything is opened. Raises JobInvalid."""
         key = job.api_key(environ)
-        self.job = job
+        self.given = job
+        self.job = wiring.share_of_job(job, selection.own_shard)
         self.selection = selection
         if selection.retry_failed is None:
             self.selection = replace(selection, retry_failed=job.limits.retry_kinds)
@@ -254,10 +255,10 @@ class Night:
         """All that a lane needs to take a row from here to its outcome. ``is_capped`` False: nothing is sent."""
         job, limits = self.job, self.job.limits
         now = self.seams.now
-        spent = wiring.spent_of(job, now(), self.standing.spent_ticks + self.standing.ambiguous_ticks)
-        caps = wiring.caps_of(job, self.prices, self.estimator, spent, now) if is_capped else Caps([])
+        spent, shard = wiring.spent_of(job, now()), self.selection.own_shard
+        caps = wiring.caps_of(job, self.prices, self.estimator, spent, now, shard) if is_capped else Caps([])
         caps.commit(self.tickets.not_here_ticks)
-        budget = wiring.budget_of(job, caps, self.selection.shards)
+        budget = wiring.budget_of(job, caps)
         terms = Terms(
             run_id=self.run_id,
             recipe=job.recipe,
@@ -267,7 +268,7 @@ class Night:
             raised_max_tokens=self.dialect.raised_max_tokens(job.recipe),
             quarantine_after_runs=limits.quarantine_after_runs,
             holds=self._holds,
-            caching=wiring.caching_of(job),
+            caching=wiring.caching_of(self.given),  # all shards use the same conversations
             zone=ZoneInfo(job.timezone),
         )
         exchanges = Exchanges(
@@ -428,7 +429,7 @@ class Night:
         )
         failures = [failed for failed in self.store.failures() if failed.row_id not in gone]
         summary = summarize(
-            self.job,
+            self.given,
             self.counters,
             run_id=self.run_id,
             started_at=self.started_at,

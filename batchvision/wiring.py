@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from batchvision.budget import LocalBudget
 from batchvision.caching import Caching, caching
-from batchvision.caps import Caps, PeriodCap, day_of, month_of
-from batchvision.checkpoint import Disk, spent_since
+from batchvision.caps import Caps, PeriodCap, day_of, month_of, share_of
+from batchvision.checkpoint import Disk, spent_by_shard
 from batchvision.errors import JobInvalid
 from batchvision.estimate import Estimator
 from batchvision.exchange import utc_now
@@ -23,17 +24,20 @@ from batchvision.http import Endpoint, FetchesOnDemand, LeanTransport, ProviderC
 from batchvision.images import Converter, DecodingPool, Fetcher, ImageSource, LeastSize, Offload, load_local
 from batchvision.job import Job
 from batchvision.lanes import POLLERS
-from batchvision.money import Prices, SpendCap, usd_to_ticks
+from batchvision.money import Prices, usd_to_ticks
 from batchvision.outcome import Judge
 from batchvision.pacing import Pacing, PacingLimits
 from batchvision.prepare import Preparer
 from batchvision.pricelist import Quote, quote
 from batchvision.prompt import Conversation
 from batchvision.providers import Dialect, Forms, dialect
-from batchvision.records import Lane, Recipe, RunSummary
+from batchvision.records import Lane, Recipe, RunSummary, Shard
 from batchvision.refusals import Refusals
 from batchvision.retry import RetryPolicy
 from batchvision.secrets import Secrets
+
+#: The whole manifest as one shard.
+WHOLE = Shard()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +56,11 @@ class Seams:
 
 
 class Spent(NamedTuple):
-    """Ticks, bounds of ambiguous attempts included."""
+    """Ticks by shard, bounds of ambiguous attempts included."""
 
-    in_all: int
-    today: int = 0
-    this_month: int = 0
+    in_all: Mapping[Shard, int]
+    today: Mapping[Shard, int] = MappingProxyType({})
+    this_month: Mapping[Shard, int] = MappingProxyType({})
 
 
 def prices_of(job: Job) -> Prices | None:
@@ -139,17 +143,26 @@ def estimator_of(job: Job, prices: Prices | None) -> Estimator:
     return Estimator(job.recipe, prices, caches_prefix=is_kept and job.provider.prompt_cache == "auto")
 
 
-def caps_of(job: Job, prices: Prices | None, estimator: Estimator, spent: Spent, now: Callable[[], datetime]) -> Caps:
-    """The job's cost caps over what has been spent. Raises JobInvalid where a cap could not be kept."""
+def caps_of(
+    job: Job,
+    prices: Prices | None,
+    estimator: Estimator,
+    spent: Spent,
+    now: Callable[[], datetime],
+    shard: Shard = WHOLE,
+) -> Caps:
+    """A shard's share of the job's cost caps over what has been spent. Raises JobInvalid where a cap could not be
+    kept."""
     limits, zone = job.limits, ZoneInfo(job.timezone)
+    whose = f" (the share of shard {shard})" if shard.of > 1 else ""
     given = [
         ("max_cost_usd", limits.max_cost_usd, spent.in_all, None),
-        ("max_cost_usd_per_run", limits.max_cost_usd_per_run, 0, None),
+        ("max_cost_usd_per_run", limits.max_cost_usd_per_run, {}, None),
         ("max_cost_usd_per_day", limits.max_cost_usd_per_day, spent.today, day_of(now, zone)),
         ("max_cost_usd_per_month", limits.max_cost_usd_per_month, spent.this_month, month_of(now, zone)),
     ]
     caps = [
-        PeriodCap(key, SpendCap(usd_to_ticks(usd), ticks), period)
+        PeriodCap(key + whose, share_of(usd_to_ticks(usd), ticks, shard), period)
         for key, usd, ticks, period in given
         if usd is not None
     ]
@@ -159,28 +172,60 @@ def caps_of(job: Job, prices: Prices | None, estimator: Estimator, spent: Spent,
     return Caps(caps)
 
 
-def spent_of(job: Job, now: datetime, in_all: int) -> Spent:
+def spent_of(job: Job, now: datetime) -> Spent:
     """What was, or may have been, spent before this run; the ledger is read only for the caps that there are."""
-    limits, midnight = (
-        job.limits,
-        now.astimezone(ZoneInfo(job.timezone)).replace(hour=0, minute=0, second=0, microsecond=0),
-    )
+    limits = job.limits
+    midnight = now.astimezone(ZoneInfo(job.timezone)).replace(hour=0, minute=0, second=0, microsecond=0)
+
+    def since(cap: object, at: datetime | None) -> Mapping[Shard, int]:
+        if cap is None:
+            return {}
+        return {shard: sums.ticks for shard, sums in spent_by_shard(job.output_path, at).items()}
+
     return Spent(
-        in_all,
-        spent_since(job.output_path, midnight) if limits.max_cost_usd_per_day is not None else 0,
-        spent_since(job.output_path, midnight.replace(day=1)) if limits.max_cost_usd_per_month is not None else 0,
+        since(limits.max_cost_usd, None),
+        since(limits.max_cost_usd_per_day, midnight),
+        since(limits.max_cost_usd_per_month, midnight.replace(day=1)),
     )
 
 
-def budget_of(job: Job, caps: Caps, shards: int = 1) -> LocalBudget:
-    """Rates divided among the shards; each keeps its part."""
+def share_of_job(job: Job, shard: Shard) -> Job:
+    """The job as one shard of it runs: its part of the rates and of the concurrency. The caps are divided by what was
+    spent (:func:`caps_of`). Raises JobInvalid where a shard would be left without a request on the wire."""
+    if shard.of == 1:
+        return job
+    limits, n = job.limits, shard.of
+    if limits.concurrency < n:
+        raise JobInvalid(
+            f"limits.concurrency = {limits.concurrency} is divided among the {n} shards, and none is left for some: "
+            f"set it to at least {n}, or use fewer shards"
+        )
+    rates = {
+        name: getattr(limits, name) for name in ("requests_per_minute", "requests_per_second", "tokens_per_minute")
+    }
+    share = {name: rate / n for name, rate in rates.items() if rate is not None}
+    share["concurrency"] = _part(limits.concurrency, shard)
+    tickets = max(1, _part(job.delivery.max_open_tickets, shard))
+    return job.model_copy(
+        update={
+            "limits": limits.model_copy(update=share),
+            "delivery": job.delivery.model_copy(update={"max_open_tickets": tickets}),
+        }
+    )
+
+
+def _part(whole: int, shard: Shard) -> int:
+    """The parts of all shards add up to ``whole``."""
+    return whole // shard.of + (shard.number < whole % shard.of)
+
+
+def budget_of(job: Job, caps: Caps) -> LocalBudget:
     limits = job.limits
     per_second = [limits.requests_per_second, limits.requests_per_minute and limits.requests_per_minute / 60]
     given = [rate for rate in per_second if rate is not None]
-    tokens = limits.tokens_per_minute
     pacing = PacingLimits(
-        requests_per_second=min(given) / shards if given else None,
-        tokens_per_minute=tokens / shards if tokens else None,
+        requests_per_second=min(given) if given else None,
+        tokens_per_minute=limits.tokens_per_minute,
         in_flight=limits.concurrency if job.delivery.lane_used is Lane.ONLINE else None,  # others count submitters
     )
     return LocalBudget(Pacing(pacing), caps)

@@ -12,7 +12,8 @@ from batchvision.checkpoint.lock import Holder, OutputLock
 from batchvision.checkpoint.recovery import Recovery
 from batchvision.checkpoint.reserve import reserve_bytes
 from batchvision.checkpoint.schema import Columns
-from batchvision.checkpoint.standing import Carried, OtherRecipes, RowState, Standing, Sums, spent_since
+from batchvision.checkpoint.spent import Sums, spent_by_shard
+from batchvision.checkpoint.standing import Carried, OtherRecipes, RowState, Standing
 from batchvision.checkpoint.store import Store
 from batchvision.checkpoint.summaries import load_recipe, read_latest, summary_document, summary_text
 from batchvision.checkpoint.view import AmbiguousAttempt, OpenWork, OutputView
@@ -46,7 +47,7 @@ __all__ = [
     "load_recipe",
     "read_latest",
     "reserve_bytes",
-    "spent_since",
+    "spent_by_shard",
     "summary_document",
     "summary_text",
     "type_of",

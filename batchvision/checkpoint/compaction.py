@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +24,6 @@ from batchvision.checkpoint import lineage
 from batchvision.checkpoint.disk import Disk, GrowingFile, LocalDisk, disk_failures
 from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.lineage import Ancestor, Name
-from batchvision.checkpoint.lock import STATE_FOLDER, OutputLock
 from batchvision.checkpoint.parts import (
     DATED,
     ancestors_of,
@@ -40,6 +38,7 @@ from batchvision.checkpoint.parts import (
     write_batches,
 )
 from batchvision.checkpoint.registry import SCHEMAS, nobody_pads, read_registry
+from batchvision.checkpoint.shards import all_locked
 from batchvision.checkpoint.summaries import read_latest
 from batchvision.checkpoint.superseded import Places, superseded
 from batchvision.errors import CheckpointDamaged
@@ -248,17 +247,14 @@ def compact(output: Path, *, drop_superseded: bool = False, disk: Disk | None = 
     Holds the locks of all shards. Raises OutputHeld, CheckpointDamaged, DiskFailed.
     """
     disk, compacted = disk or LocalDisk(), Compacted()
-    with ExitStack() as held:
-        shards = sorted(path.name for path in (output / STATE_FOLDER).glob("*of*") if path.is_dir()) or ["0of1"]
-        locks = [held.enter_context(OutputLock.take(output, shard, disk)) for shard in shards]
-        with disk_failures(f"compacting {output}"):
-            for lock in locks:
-                remove_leftovers(disk, output, lock.shard)
-                finish(disk, output, lock.shard)
-            final = _Final({lock.shard: _newest(lock.folder) for lock in locks})
-            dropped = _superseded(output, final) if drop_superseded else {}
-            for table in DATED:
-                _compact_table(disk, output, table, final, dropped, compacted)
+    with all_locked(output, disk) as locks, disk_failures(f"compacting {output}"):
+        for lock in locks:
+            remove_leftovers(disk, output, lock.shard)
+            finish(disk, output, lock.shard)
+        final = _Final({lock.shard: _newest(lock.folder) for lock in locks})
+        dropped = _superseded(output, final) if drop_superseded else {}
+        for table in DATED:
+            _compact_table(disk, output, table, final, dropped, compacted)
     compacted.superseded = sum(map(len, dropped.values()))
     return compacted
 

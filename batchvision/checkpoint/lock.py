@@ -23,7 +23,7 @@ from batchvision.checkpoint.lease import LEASE_NAME, Lease, is_shared, lease_at_
 from batchvision.errors import OutputHeld
 
 #: How a file system without flock says so.
-_NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 #: Where all that is not a result lives, inside the output.
 STATE_FOLDER = ".batchvision"
 LOCK_NAME = "lock"
@@ -137,28 +137,36 @@ def lock_path(output: Path, shard: str) -> Path:
 def holder_at_work(output: Path, shard: str) -> Holder | None:
     """The process that holds the output now. Asks the kernel only where that process may be alive, so that whoever
     looks does not stand in the way of a run that is about to start; where the kernel knows of nobody, a lease may."""
-    path = lock_path(output, shard)
-    holder = Holder.written_in(path)
+    holder = Holder.written_in(lock_path(output, shard))
     if holder is None or holder.has_ended:
         return None
+    return holder if is_held(output, shard) else None
+
+
+def is_held(output: Path, shard: str) -> bool:
+    """Whether a process, this one included, holds the output (and shard) now: the kernel says so, or a lease."""
+    path = lock_path(output, shard)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return None
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return holder
+    except BlockingIOError:
+        return True
+    except OSError as fault:
+        if fault.errno not in NO_FLOCK:
+            return True
     finally:
         os.close(descriptor)
-    return holder if lease_at_work(path.with_name(LEASE_NAME)) else None
+    return lease_at_work(path.with_name(LEASE_NAME)) is not None
 
 
 def _lock_at_once(descriptor: int, path: Path, output: Path, *, shared: bool = False) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as fault:
-        if shared and fault.errno in _NO_FLOCK:
+        if shared and fault.errno in NO_FLOCK:
             return  # the lease alone decides
         if not isinstance(fault, BlockingIOError):
             raise

@@ -23,6 +23,17 @@ class Recovery:
     torn_bytes: int = 0
     held: bool = False  #: the ambiguous rows stay pending; otherwise they are sent again
 
+    def plus(self, other: Recovery) -> Recovery:
+        """Both together."""
+        return Recovery(
+            ambiguous=(*self.ambiguous, *other.ambiguous),
+            tickets=(*self.tickets, *other.tickets),
+            completed=self.completed + other.completed,
+            failed=self.failed + other.failed,
+            torn_bytes=self.torn_bytes + other.torn_bytes,
+            held=self.held or other.held,
+        )
+
     def sentences(self) -> Iterator[str]:
         """For people: nothing where the last run ended as it should."""
         if self.torn_bytes:

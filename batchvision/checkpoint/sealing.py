@@ -16,7 +16,15 @@ from batchvision.checkpoint.compaction import merge_sealed
 from batchvision.checkpoint.disk import Disk
 from batchvision.checkpoint.entries import Header
 from batchvision.checkpoint.journal import Segment, segment_path
-from batchvision.checkpoint.parts import dated_path, failures_path, part_file, seal, seal_encoded
+from batchvision.checkpoint.parts import (
+    FAILURES_TABLE,
+    dated_path,
+    failures_path,
+    part_file,
+    seal,
+    seal_encoded,
+    sha256_of,
+)
 from batchvision.checkpoint.schema import Tables
 from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.records import PartFile
@@ -34,7 +42,7 @@ class Sealer:
         self._disk = disk
         self._output = output
         self._folder = folder
-        self._header = header
+        self.header = header
         self._tables = tables
         self._mask = mask
 
@@ -63,18 +71,27 @@ class Sealer:
         """The parts of a cut; the dated ones are returned, to be listed when they are sure to stay as they are."""
         if not cut.has_rows:
             return {}
-        named = (header.shard, header.run_id, header.started_at, header.seq)
         dated: dict[str, PartFile] = {}
         if cut.completed:
-            path = dated_path("results", *named)
-            dated[path] = self._seal(path, cut.completed)
+            dated |= self._dated("results", header, cut.completed)
         path = failures_path(header.shard)
         if cut.failures is not None or not (self._output / path).exists():
-            self.parts[path] = seal(self._disk, self._output, path, self._tables.failures(cut.failures or ()))
+            self.parts[path] = self.failures(header.shard, cut)
         if cut.attempts:
-            path = dated_path("attempts", *named)
-            dated[path] = self._seal(path, cut.attempts)
+            dated |= self._dated("attempts", header, cut.attempts)
         return dated
+
+    def write_dated(self, header: Header, cut: Cut) -> dict[str, PartFile]:
+        """The dated parts of another shard's cut."""
+        dated = self._dated("results", header, cut.completed) if cut.completed else {}
+        return dated | (self._dated("attempts", header, cut.attempts) if cut.attempts else {})
+
+    def failures(self, shard: str, cut: Cut) -> PartFile:
+        return seal(self._disk, self._output, failures_path(shard), self._tables.failures(cut.failures or ()))
+
+    def _dated(self, table: str, header: Header, rows: Unsealed[Any]) -> dict[str, PartFile]:
+        path = dated_path(table, header.shard, header.run_id, header.started_at, header.seq)
+        return {path: self._seal(path, rows)}
 
     def _seal(self, relative: str, rows: Unsealed[Any]) -> PartFile:
         return seal_encoded(self._disk, self._output, relative, rows.encoded())
@@ -85,16 +102,31 @@ class Sealer:
             part = part_file(self._output, path)
             self.found[part.path] = part
 
+    def listed(self) -> dict[str, PartFile]:
+        """The parts for this run's summary. Failures of another shard count only as long as its own run has not
+        replaced them."""
+        found = {
+            path: part
+            for path, part in self.found.items()
+            if part.table != FAILURES_TABLE or sha256_of(self._output / path) == part.sha256
+        }
+        return {**found, **self.parts}
+
     def merge(self, goes_on: Callable[[], bool]) -> None:
         """Few parts in the place of the many that this run has sealed."""
         merge_sealed(self._disk, self._output, self.parts, goes_on)
 
     def begin(self, seq: int, cut: Cut) -> Segment:
-        header = replace(self._header, seq=seq)
+        header = replace(self.header, seq=seq)
         return Segment.create(self._disk, self._folder, header, cut.entries(), self._mask)
+
+    def leave(self, folder: Path, shard: str, seq: int, cut: Cut) -> None:
+        """Begin a segment of another shard, with what is still open in it, for the next run on that shard."""
+        header = replace(self.header, shard=shard, seq=seq)
+        Segment.create(self._disk, folder, header, cut.entries(), self._mask).close()
 
     def remove(self, segments: list[Path]) -> None:
         for path in segments:
             self._disk.remove(path)
         if segments:
-            self._disk.sync_folder(self._folder)
+            self._disk.sync_folder(segments[0].parent)

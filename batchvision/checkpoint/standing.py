@@ -7,7 +7,6 @@ bytes (under its skip_key, under its request_key, and a hint that its request is
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from batchvision.checkpoint.entries import Carry
 from batchvision.checkpoint.keyset import Keep, KeySet
 from batchvision.checkpoint.parts import batches_of, part_paths
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pair, pairs
+from batchvision.checkpoint.spent import Sums, read_sums
 from batchvision.keys import row_digest
 from batchvision.records import Failed, Intent
 
@@ -53,13 +53,6 @@ class OtherRecipes(NamedTuple):
 
     rows: int
     ticks: int
-
-
-class Sums(NamedTuple):
-    """What the ledger adds up to: spent for certain, and at most spent by attempts whose end is unknown."""
-
-    spent_ticks: int
-    ambiguous_ticks: int
 
 
 class Standing:
@@ -219,26 +212,3 @@ def _add_done(done: KeySet, answered: KeySet, table: pa.Table) -> None:
 
 def _id_digests(table: pa.Table) -> list[bytes]:
     return [row_digest(row_id, "") for row_id in table["row_id"].to_pylist()]
-
-
-def read_sums(output: Path) -> Sums:
-    """The ledger's sums, a column at a time."""
-    spent = ambiguous = 0
-    for table in _tables(part_paths(output, "attempts"), ("cost_ticks", "bound_ticks")):
-        spent += pc.sum(table["cost_ticks"]).as_py() or 0
-        ambiguous += pc.sum(table["bound_ticks"]).as_py() or 0
-    return Sums(spent, ambiguous)
-
-
-def spent_since(output: Path, since: datetime) -> int:
-    """Ticks that attempts sent from ``since`` on have cost, or may have. Only parts of runs from two days before are
-    read: no run is that long."""
-    earliest = (since.astimezone(UTC) - timedelta(days=2)).date().isoformat()
-    total = 0
-    paths = [path for path in part_paths(output, "attempts") if path.parent.name >= f"run_date={earliest}"]
-    for table in _tables(paths, ("cost_ticks", "bound_ticks", "sent_at")):
-        table = table.filter(
-            pc.greater_equal(table["sent_at"], pa.scalar(since.astimezone(UTC), pa.timestamp("us", "UTC")))
-        )
-        total += (pc.sum(table["cost_ticks"]).as_py() or 0) + (pc.sum(table["bound_ticks"]).as_py() or 0)
-    return total

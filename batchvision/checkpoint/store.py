@@ -9,6 +9,7 @@ The rule: what a method acknowledged is durable. Nothing is judged here: verdict
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from itertools import chain
@@ -30,19 +31,31 @@ from batchvision.checkpoint.disk import (
     hidden_name,
 )
 from batchvision.checkpoint.entries import Accepted, Ended, Header, Received, Voided, masked_answer
-from batchvision.checkpoint.journal import Journal, segment_paths
+from batchvision.checkpoint.journal import Journal, Segment, segment_paths
 from batchvision.checkpoint.lock import OutputLock
-from batchvision.checkpoint.parts import failures_path, part_paths, read_part, remove_leftovers, rows_with
+from batchvision.checkpoint.parts import part_paths, remove_leftovers, rows_with
 from batchvision.checkpoint.recovery import Recovery, replay
 from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.reserve import RESERVE_NAME, Reserve
-from batchvision.checkpoint.schema import Columns, Tables, completed_of, failures_of
+from batchvision.checkpoint.schema import Columns, Tables, completed_of
 from batchvision.checkpoint.sealing import Sealer
+from batchvision.checkpoint.shards import lock_shard
 from batchvision.checkpoint.standing import Standing
+from batchvision.checkpoint.takeover import Takeover, read_failures
 from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.checkpoint.writer import SealAfter, Writer
 from batchvision.errors import ROW_FAULTS, TRANSIENTS, StopRun
-from batchvision.records import Completed, EndedWithout, Exchange, Failed, Intent, PartFile, RawAnswer, RunSummary
+from batchvision.records import (
+    Completed,
+    EndedWithout,
+    Exchange,
+    Failed,
+    Intent,
+    PartFile,
+    RawAnswer,
+    RunSummary,
+    Shard,
+)
 from batchvision.secrets import Secrets
 
 
@@ -67,6 +80,7 @@ class Store:
         self._seal_after = seal_after
         self._reserve = reserve
         self._disk: Disk = reserve
+        self._tables = tables
         self._columns = tables.columns
         self._sealer = Sealer(reserve, lock.output, lock.folder, header, tables, secrets.mask)
         self._offload = offload
@@ -81,7 +95,7 @@ class Store:
     @staticmethod
     def lock(output: Path, shard: str = "0of1", disk: Disk | None = None) -> OutputLock:
         """Hold an output before anything else is done with it. Raises OutputHeld at once."""
-        return OutputLock.take(output, shard, disk)
+        return lock_shard(output, Shard.named(shard), disk)
 
     @classmethod
     def open(
@@ -108,7 +122,7 @@ class Store:
         Raises OutputHeld, JobInvalid (another job's output, a changed column type), CheckpointDamaged, DiskFailed.
         """
         disk, secrets, padded = disk or LocalDisk(), secrets or Secrets(), list[Path]()
-        lock = where if isinstance(where, OutputLock) else OutputLock.take(where, shard, disk)
+        lock = where if isinstance(where, OutputLock) else cls.lock(where, shard, disk)
         try:
             with disk_failures(f"opening {lock.output}"):
                 all_columns = register(disk, lock.output, job_name, columns, padded.append)
@@ -134,35 +148,37 @@ class Store:
         """Make parts of what the last segment holds, named by *its* run, and begin this run's segment.
 
         ``judge`` reads every answer that was durable. What was in flight is booked as ambiguous; with ``hold`` those
-        rows stay pending until a run without it. A crash in here leaves the old segment: the next start does the same
-        again. Raises CheckpointDamaged, DiskFailed.
+        rows stay pending until a run without it. Journals of dead runs on other shards are recovered too. A crash in
+        here leaves the old segment: the next start does the same again. Raises CheckpointDamaged, DiskFailed.
         """
         with disk_failures(f"recovering {self.output}"):
             self._reserve.give_back()
-            self._load_failures()
+            self._books.failures = read_failures(self.output, self._lock.shard)
             remove_leftovers(self._disk, self.output, self._lock.shard)
             compaction.finish(self._disk, self.output, self._lock.shard)
             segments = segment_paths(self._lock.folder)
             old, recovery = replay(segments[-1], self._books, judge, hold) if segments else (None, Recovery())
-            cut = self._books.cut()
-            if old is not None:
-                self._sealer.parts |= self._sealer.write_parts(old, cut)
-                if not summaries.has_ended(self.output, old.run_id):
-                    self._sealer.find(summaries.unlisted(self.output, self._lock.shard))
-            with disk_failures(f"setting room aside in {self._lock.folder} for the answers in flight"):
-                self._reserve.claim()
-            segment = self._sealer.begin(old.seq + 1 if old else 1, cut)
-            self._sealer.remove([*segments, *self._lock.folder.glob(hidden_name(Path("journal-*.log")).name)])
+            others = Takeover(self._disk, self._lock, self._sealer, self._tables)
+            with others.beginning(self._books, judge, hold):
+                segment = self._begin(old, segments)
         journal = Journal(segment, self._offload, self._secrets.mask)
         self._opened = Writer(
             journal, self._books, self._sealer, self._seal_after, self._lock, self._reserve, self._offload
         )
-        return recovery
+        return replace(recovery.plus(others.recovery), tickets=tuple(self._books.open.values()))
 
-    def _load_failures(self) -> None:
-        path = self.output / failures_path(self._lock.shard)
-        if path.exists():
-            self._books.failures = {failed.row_id: failed for failed in failures_of(read_part(path))}
+    def _begin(self, old: Header | None, segments: list[Path]) -> Segment:
+        """Seal what the books hold under the old segment's name, and begin this run's segment with what is open."""
+        cut = self._books.cut()
+        sealed = self._sealer.write_parts(old or self._sealer.header, cut)
+        self._sealer.parts |= sealed
+        if old is not None and not summaries.has_ended(self.output, old.run_id):
+            self._sealer.find(summaries.unlisted(self.output, self._lock.shard))
+        with disk_failures(f"setting room aside in {self._lock.folder} for the answers in flight"):
+            self._reserve.claim()
+        segment = self._sealer.begin(old.seq + 1 if old else 1, cut)
+        self._sealer.remove([*segments, *self._lock.folder.glob(hidden_name(Path("journal-*.log")).name)])
+        return segment
 
     def standing(self, recipe_id: str) -> Standing:
         """Where every row stands, from the parts of all shards and what this shard has open."""
@@ -327,7 +343,7 @@ class Store:
 
     def parts_to_list(self) -> tuple[PartFile, ...]:
         """What the summary lists: the same, and what no summary lists as it is (of killed runs, padded parts)."""
-        return tuple({**self._sealer.found, **self._sealer.parts}.values())
+        return tuple(self._sealer.listed().values())
 
     def failures(self) -> tuple[Failed, ...]:
         """The rows that are failed now."""

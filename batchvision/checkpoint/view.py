@@ -17,7 +17,7 @@ from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Receiv
 from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
 from batchvision.checkpoint.parts import batches_of, part_paths, row_count
-from batchvision.checkpoint.standing import Sums, read_sums
+from batchvision.checkpoint.spent import Sums, read_sums
 from batchvision.checkpoint.summaries import has_ended, read_latest
 from batchvision.records import Intent, RunSummary
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from batchvision.keys import row_digest
-from batchvision.records import Failed
+from batchvision.records import Failed, Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +33,13 @@ class Selection:
     only: frozenset[bytes] | None = None
 
     @property
+    def own_shard(self) -> Shard:
+        return Shard(self.shard, self.shards)
+
+    @property
     def shard_name(self) -> str:
         """As the output's files name it."""
-        return f"{self.shard}of{self.shards}"
+        return self.own_shard.name
 
     @property
     def sees_all(self) -> bool:
@@ -44,8 +47,9 @@ class Selection:
         return self.limit is None and self.sample is None and self.only is None
 
     def own(self, row_ids: Iterable[str]) -> list[int]:
-        """The places of the rows that belong to this shard. By id alone: rows that come or go move no other row."""
-        return [place for place, row_id in enumerate(row_ids) if _slice(row_id, self.shards) == self.shard]
+        """The places of the rows that belong to this shard."""
+        own = self.own_shard
+        return [place for place, row_id in enumerate(row_ids) if own.owns(row_id)]
 
     def retries(self, failed: Failed | None) -> bool:
         """Whether a row that has failed before is to do again."""
@@ -54,10 +58,6 @@ class Selection:
         if failed.quarantined and not self.retry_quarantined:
             return False
         return self.retry_failed is None or failed.error_kind in self.retry_failed
-
-
-def _slice(row_id: str, shards: int) -> int:
-    return int.from_bytes(blake2b(row_id.encode(), digest_size=8).digest()) % shards
 
 
 class Chooser:

@@ -30,6 +30,7 @@ from batchvision.records.asked import (
 )
 from batchvision.records.durable import EndedWithout, Exchange, Intent, RawAnswer
 from batchvision.records.pieces import Base64, Pieces, as_sent, joined
+from batchvision.records.shard import Shard
 from batchvision.records.told import Counters, PartFile, RunSummary
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "Request",
     "Row",
     "RunSummary",
+    "Shard",
     "Tries",
     "Usage",
     "as_sent",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 from batchvision import wiring
 from batchvision.checkpoint import Columns, OutputLock, RowState, Standing, Store, type_of
-from batchvision.checkpoint.lock import STATE_FOLDER
 from batchvision.checkpoint.summaries import load_recipe
 from batchvision.errors import CheckpointDamaged, JobInvalid
 from batchvision.feed import Selection, Survey, feed, survey
@@ -82,20 +80,14 @@ class Reparsed:
 async def reparse(job: Job, *, environ: Mapping[str, str] | None = None, seams: Seams | None = None) -> Reparsed:
     """Publish every stored answer that satisfies ``job``. Raises JobInvalid, OutputHeld, CheckpointDamaged, DiskFailed.
 
-    An output of several shards is done shard by shard, with the locks of all of them held.
+    An output of several shards is read as a whole: what these have left open is taken over, as a plain run does.
     """
     open_output(job.output_path)
     recipes = recipes_alike(job)
     seams, reparsed = seams or Seams(), Reparsed()
-    with ExitStack() as held:
-        locks = [held.enter_context(Store.lock(job.output_path, shard)) for shard in _shards(job.output_path)]
-        for lock in locks:
-            await _Session(job, recipes, lock, environ, seams, reparsed).work()
+    with Store.lock(job.output_path, disk=seams.disk) as lock:
+        await _Session(job, recipes, lock, environ, seams, reparsed).work()
     return reparsed
-
-
-def _shards(output: Path) -> list[str]:
-    return sorted(path.name for path in (output / STATE_FOLDER).glob("*of*") if path.is_dir()) or ["0of1"]
 
 
 # ---------------------------------------------------------------------------------- which answers may be read again
@@ -140,11 +132,11 @@ def _without_answer(document: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name != "answer"}
 
 
-# ---------------------------------------------------------------------------------- one shard
+# ---------------------------------------------------------------------------------- the session
 
 
 class _Session:
-    """One shard of the output, from its lock to its summary."""
+    """From the lock to the summary."""
 
     def __init__(
         self,
@@ -166,8 +158,7 @@ class _Session:
         self.started_at: datetime = seams.now()
         self.run_id = new_run_id(self.started_at, seams.rng)
         self.judge = wiring.judge_of(job, wiring.prices_of(job), self._recipe)
-        shard, _, shards = lock.shard.partition("of")
-        self.selection = Selection(shard=int(shard), shards=int(shards), retry_quarantined=True)
+        self.selection = Selection(retry_quarantined=True)
         self.counters = Counters()
         self.followers: list[Request] = []
         self.early: list[Request] = []  #: those that came before the row whose answer they share

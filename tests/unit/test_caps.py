@@ -8,8 +8,9 @@ from zoneinfo import ZoneInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.caps import Caps, PeriodCap, day_of, month_of
+from batchvision.caps import Caps, PeriodCap, day_of, month_of, share_of
 from batchvision.money import SpendCap
+from batchvision.records import Shard
 
 
 class Clock:
@@ -80,3 +81,55 @@ def test_no_cap_is_exceeded_where_bills_keep_to_their_bounds(limits, requests):
         else:
             assert any(cap.left_ticks == 0 or bound > (cap.left_ticks or 0) for cap in caps), "refused with money left"
     assert all(cap.spent_ticks <= (cap.cap_ticks or 0) for cap in caps)
+
+
+# ---------------------------------------------------------------------------------- the share of a shard
+
+
+def left_of(cap: int, spent: dict[str, int], shard: str) -> int | None:
+    return share_of(cap, {Shard.named(name): ticks for name, ticks in spent.items()}, Shard.named(shard)).left_ticks
+
+
+def test_the_whole_manifest_may_spend_what_no_shard_has_spent():
+    assert left_of(100, {}, "0of1") == 100
+    assert left_of(100, {"0of1": 30, "0of2": 10, "3of4": 5}, "0of1") == 55
+    assert left_of(100, {"0of1": 30, "0of2": 90}, "0of1") == 0
+
+
+def test_a_shard_may_spend_its_part_of_what_other_divisions_left_minus_its_own():
+    assert left_of(100, {}, "1of4") == 25
+    assert left_of(100, {"0of1": 20, "0of4": 20, "1of4": 5}, "1of4") == 15
+    assert left_of(100, {"0of1": 20, "0of4": 20, "1of4": 5}, "2of4") == 20
+
+
+def test_a_sibling_that_spent_more_than_its_part_under_an_earlier_division_is_made_up_for():
+    assert left_of(100, {"0of2": 50, "1of4": 30}, "0of2") == 0
+    assert left_of(100, {"0of2": 50, "1of4": 30}, "1of2") == 20
+    assert left_of(100, {"0of3": 90, "1of3": 4}, "2of3") == 5
+
+
+def test_a_new_day_gives_a_shard_its_part_of_the_whole_cap():
+    clock = Clock()
+    daily = share_of(100, {Shard(0, 1): 80, Shard(1, 4): 5}, Shard(1, 4))
+    caps = Caps([PeriodCap("max_cost_usd_per_day", daily, day_of(clock, UTC))])
+    assert caps.left_ticks == 0
+    clock.now += timedelta(days=1)
+    assert caps.left_ticks == 25
+
+
+@given(
+    cap=st.integers(1, 10_000),
+    steps=st.lists(st.tuples(st.integers(1, 4), st.permutations(range(4)), st.integers(0, 100)), max_size=8),
+)
+def test_whatever_divisions_follow_each_other_they_never_exceed_the_cap(
+    cap: int, steps: list[tuple[int, list[int], int]]
+) -> None:
+    """Each step: some shards of one division, all begun before any has spent; each spends a part of its share."""
+    spent: dict[Shard, int] = {}
+    for of, order, percent in steps:
+        shards = [Shard(number, of) for number in order if number < of]
+        shares = {shard: share_of(cap, spent, shard).left_ticks or 0 for shard in shards}
+        for shard, share in shares.items():
+            assert share_of(cap, spent, shard).left_ticks == share, "another shard's spending moved this one's share"
+            spent[shard] = spent.get(shard, 0) + share * percent // 100
+        assert sum(spent.values()) <= cap

@@ -10,7 +10,17 @@ import pytest
 
 from batchvision import Job, JobInvalid
 from batchvision.caps import Caps
-from batchvision.wiring import Spent, budget_of, caps_of, estimator_of, judge_of, least_image_of, prices_of
+from batchvision.records import Shard
+from batchvision.wiring import (
+    Spent,
+    budget_of,
+    caps_of,
+    estimator_of,
+    judge_of,
+    least_image_of,
+    prices_of,
+    share_of_job,
+)
 
 
 @pytest.fixture
@@ -37,11 +47,11 @@ def now() -> datetime:
 
 def caps_for(job: Job, spent: Spent | None = None) -> Caps:
     prices = prices_of(job)
-    return caps_of(job, prices, estimator_of(job, prices), spent or Spent(0), now)
+    return caps_of(job, prices, estimator_of(job, prices), spent or Spent({}), now)
 
 
 def rate_of(job: Job, shards: int = 1) -> float | None:
-    return budget_of(job, caps_for(job), shards).pacing.pace.per_second
+    return budget_of(share_of_job(job, Shard(0, shards)), caps_for(job)).pacing.pace.per_second
 
 
 def test_the_tightest_of_two_rates_holds(job_of):
@@ -54,9 +64,25 @@ def test_shards_share_a_limit(job_of):
     assert rate_of(job_of(limits={"requests_per_minute": 600}), shards=4) == 2.5
 
 
+def test_the_shards_of_a_job_send_as_much_at_once_as_the_whole_job(job_of):
+    job = job_of(limits={"concurrency": 10, "tokens_per_minute": 900, "requests_per_second": 3})
+    shares = [share_of_job(job, Shard(number, 4)).limits for number in range(4)]
+    assert [share.concurrency for share in shares] == [3, 3, 2, 2]
+    assert {share.tokens_per_minute for share in shares} == {225}
+    assert {share.requests_per_second for share in shares} == {0.75}
+    assert share_of_job(job, Shard()) is job
+    tickets = [share_of_job(job_of(delivery={"max_open_tickets": 7}), Shard(number, 3)) for number in range(3)]
+    assert [share.delivery.max_open_tickets for share in tickets] == [3, 2, 2]
+
+
+def test_more_shards_than_requests_at_once_are_refused_with_the_number_that_helps(job_of):
+    with pytest.raises(JobInvalid, match=r"limits\.concurrency = 3 .* at least 4"):
+        share_of_job(job_of(limits={"concurrency": 3}), Shard(0, 4))
+
+
 def test_a_cap_counts_what_all_runs_have_spent(job_of):
     job = job_of(limits={"max_cost_usd": 2}, provider={"parameters": {"max_tokens": 100}})
-    assert caps_for(job, Spent(15_000_000_000)).left_ticks == 5_000_000_000
+    assert caps_for(job, Spent({Shard(): 15_000_000_000})).left_ticks == 5_000_000_000
 
 
 def test_a_cap_that_could_not_be_kept_says_what_is_missing(job_of):
@@ -75,7 +101,7 @@ def test_the_tightest_of_all_caps_holds_and_is_named(job_of):
         limits={"max_cost_usd": 20, "max_cost_usd_per_day": 3, "max_cost_usd_per_month": 10, "max_cost_usd_per_run": 5},
         provider={"parameters": {"max_tokens": 100}},
     )
-    caps = caps_for(job, Spent(in_all=0, today=10_000_000_000, this_month=90_000_000_000))
+    caps = caps_for(job, Spent(in_all={}, today={Shard(): 10_000_000_000}, this_month={Shard(): 90_000_000_000}))
     assert caps.left_ticks == 10_000_000_000
     tightest = caps.tightest()
     assert tightest is not None

@@ -1,0 +1,156 @@
+"""Recover the journals that dead runs left on other shards of an output, and take over the rows that are ours now.
+
+The order makes a crash at each step harmless: parts of the other shard; then our failures and our segment, with all
+that is taken over; only then the other shard's failures and next segment, without it. Between the last two steps a row
+stands in both shards, alike, and nothing is sent before the other shard has let go of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchvision.checkpoint import compaction, summaries
+from batchvision.checkpoint.books import Books, Cut, Verdict
+from batchvision.checkpoint.disk import Disk, hidden_name
+from batchvision.checkpoint.entries import Header
+from batchvision.checkpoint.journal import segment_paths
+from batchvision.checkpoint.lock import OutputLock
+from batchvision.checkpoint.parts import failures_path, read_part, remove_leftovers
+from batchvision.checkpoint.recovery import Recovery, replay
+from batchvision.checkpoint.schema import Tables, failures_of
+from batchvision.checkpoint.sealing import Sealer
+from batchvision.checkpoint.shards import mutex, shards_of
+from batchvision.checkpoint.unsealed import Unsealed
+from batchvision.errors import OutputHeld
+from batchvision.records import Exchange, Failed, Shard
+
+Judge = Callable[[Exchange], Verdict]
+
+
+@dataclass(slots=True)
+class DeadShard:
+    """A shard that no process holds, as its last run left it. ``header`` None: it has no segment."""
+
+    lock: OutputLock
+    books: Books
+    segments: list[Path]
+    header: Header | None
+    recovery: Recovery
+    has_given: bool = False
+
+    @property
+    def is_changed(self) -> bool:
+        return self.has_given or self.books.has_unsealed or self.recovery.torn_bytes > 0
+
+
+class Takeover:
+    """The dead shards of an output, recovered for the run on ``own``. Blocking; all of it happens before a request."""
+
+    def __init__(self, disk: Disk, own: OutputLock, sealer: Sealer, tables: Tables) -> None:
+        self.recovery = Recovery()  #: of all dead shards together
+        self._disk = disk
+        self._output = own.output
+        self._shard = Shard.named(own.shard)
+        self._sealer = sealer
+        self._tables = tables
+        self._giving: list[tuple[DeadShard, Cut]] = []
+
+    @contextmanager
+    def beginning(self, books: Books, judge: Judge, hold: bool) -> Iterator[None]:
+        """Inside, the caller makes ``books`` durable, which then have the rows of all dead shards that are ours.
+
+        Raises OSError, CheckpointDamaged; a crash or an error at any step leaves what the next start needs.
+        """
+        others = [shard for shard in shards_of(self._output) if shard != self._shard]
+        if not others:
+            yield
+            return
+        with ExitStack() as held:
+            held.enter_context(mutex(self._output, self._disk))
+            for other in others:
+                self._recover(other, books, judge, hold, held)
+            yield
+            for dead, cut in self._giving:
+                self._let_go(dead, cut)
+
+    # ---------------------------------------------------------------------------- one dead shard
+
+    def _recover(self, other: Shard, books: Books, judge: Judge, hold: bool, held: ExitStack) -> None:
+        try:
+            lock = OutputLock.take(self._output, other.name, self._disk)
+        except OutputHeld:
+            return  # its run is at work, and recovers what is its own
+        with ExitStack() as until_kept:
+            until_kept.callback(lock.release)
+            dead = self._read(lock, judge, hold)
+            dead.has_given = take_over(dead.books, books, self._shard.owns)
+            self.recovery = self.recovery.plus(dead.recovery)
+            if not dead.is_changed:
+                return
+            cut = self._seal(dead)
+            if dead.has_given:  # held until our own segment has its rows
+                self._giving.append((dead, cut))
+                held.push(until_kept.pop_all())
+            else:
+                self._let_go(dead, cut)
+
+    def _read(self, lock: OutputLock, judge: Judge, hold: bool) -> DeadShard:
+        books = Books(
+            failures=read_failures(self._output, lock.shard),
+            attempts=Unsealed(self._tables.attempts),
+            completed=Unsealed(self._tables.results),
+        )
+        segments = segment_paths(lock.folder)
+        header, recovery = replay(segments[-1], books, judge, hold) if segments else (None, Recovery())
+        return DeadShard(lock, books, segments, header, recovery)
+
+    def _seal(self, dead: DeadShard) -> Cut:
+        """Its dated parts, named by its own run: a second recovery writes the same again."""
+        remove_leftovers(self._disk, self._output, dead.lock.shard)
+        compaction.finish(self._disk, self._output, dead.lock.shard)
+        cut = dead.books.cut()
+        if dead.header is not None:
+            self._sealer.found |= self._sealer.write_dated(dead.header, cut)
+            if not summaries.has_ended(self._output, dead.header.run_id):
+                self._sealer.find(summaries.unlisted(self._output, dead.lock.shard))
+        return cut
+
+    def _let_go(self, dead: DeadShard, cut: Cut) -> None:
+        """What is left of it waits there for the next run on that shard."""
+        if cut.failures is not None:
+            self._sealer.found[failures_path(dead.lock.shard)] = self._sealer.failures(dead.lock.shard, cut)
+        if dead.header is not None:
+            self._sealer.leave(dead.lock.folder, dead.lock.shard, dead.header.seq + 1, cut)
+            leftovers = dead.lock.folder.glob(hidden_name(Path("journal-*.log")).name)
+            self._sealer.remove([*dead.segments, *leftovers])
+
+
+def read_failures(output: Path, shard: str) -> dict[str, Failed]:
+    """The failed rows of a shard, by row_id. Raises CheckpointDamaged."""
+    path = output / failures_path(shard)
+    return {failed.row_id: failed for failed in failures_of(read_part(path))} if path.exists() else {}
+
+
+def take_over(dead: Books, own: Books, owns: Callable[[str], bool]) -> bool:
+    """Move what is known of our rows from the books of a dead shard to our own. False: there was nothing.
+
+    Where both know a row (a crash came between the two steps), they say the same; of two failures the later counts.
+    """
+    failures = [failed for row_id, failed in dead.failures.items() if owns(row_id)]
+    for failed in failures:
+        del dead.failures[failed.row_id]
+        dead.failures_changed = True
+        mine = own.failures.get(failed.row_id)
+        if mine is None or mine.failed_at < failed.failed_at:
+            own.failures[failed.row_id] = failed
+            own.failures_changed = True
+    carries = [carry for row_id, carry in dead.carries.items() if owns(row_id)]
+    for carry in carries:
+        own.carries.setdefault(carry.row_id, dead.carries.pop(carry.row_id))
+    open_ = [exchange for exchange in dead.open.values() if owns(exchange.intent.row_id)]
+    for exchange in open_:
+        own.open.setdefault(exchange.intent.exchange_id, dead.open.pop(exchange.intent.exchange_id))
+    return bool(failures or carries or open_)
