@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from batchvision.caps import Caps
-from batchvision.errors import BatchvisionError, SpendCapReached
+from batchvision.errors import BatchvisionError, SpendCapReached, StopRun
 from batchvision.money import format_usd
 from batchvision.pacing import Departure, Pacing, RateFacts
 from batchvision.records import Estimate, Usage
@@ -93,7 +93,7 @@ class Budget(Protocol):
     def polls_per_second(self) -> float | None: ...
     def observe(
         self, error: BatchvisionError | None, signs: RateFacts | None = None, departed_at: float | None = None
-    ) -> None: ...
+    ) -> StopRun | None: ...
     @property
     def failures_in_a_row(self) -> int: ...
     @property
@@ -171,11 +171,12 @@ class LocalBudget:
 
     def observe(
         self, error: BatchvisionError | None, signs: RateFacts | None = None, departed_at: float | None = None
-    ) -> None:
-        """How a request ended, or a poll (``departed_at`` None), and what the answer says of limits."""
+    ) -> StopRun | None:
+        """How a request ended, or a poll (``departed_at`` None), and what the answer says of limits. Returns why the
+        run is to stop, where waiting is no use any more."""
         if signs is not None:
             self.pacing.learn(signs)
-        self.pacing.observe(error, departed_at)
+        return self.pacing.observe(error, departed_at)
 
     def lease_ended(self, book: Callable[[Caps], None], *, probe: bool) -> None:
         self._return(book)

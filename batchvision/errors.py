@@ -10,6 +10,9 @@
     │   │   ├── OutOfCredit              out_of_credit         exit 5
     │   │   ├── ModelNotFound            model_not_found       exit 5
     │   │   └── RequestsRejected         requests_rejected     exit 5
+    │   ├── ProviderNeverAnswered    provider_never_answered exit 5
+    │   ├── ProviderUnavailable      provider_unavailable  exit 4
+    │   ├── QuotaReached             quota_reached         exit 4
     │   ├── SpendCapReached          spend_cap_reached     exit 4
     │   ├── DeadlineReached          deadline_reached      exit 4
     │   ├── TooManyFailures          too_many_failures     exit 4
@@ -113,6 +116,27 @@ class RequestsRejected(ProviderRefuses):
     """The first requests were all refused alike, for a reason that names no row."""
 
     kind = "requests_rejected"
+
+
+class ProviderUnavailable(StopRun):
+    """The provider has not answered for ``limits.max_outage_seconds``."""
+
+    kind = "provider_unavailable"
+    exit_code = 4
+
+
+class ProviderNeverAnswered(StopRun):
+    """The same, and it has answered neither in this run nor in the one before."""
+
+    kind = "provider_never_answered"
+    exit_code = 5
+
+
+class QuotaReached(StopRun):
+    """The account's quota is used up, and not whole again for hours."""
+
+    kind = "quota_reached"
+    exit_code = 4
 
 
 class SpendCapReached(StopRun):

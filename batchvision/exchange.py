@@ -33,7 +33,7 @@ from batchvision.keys import row_digest
 from batchvision.outcome import TICKET_LIFETIME, Judge, Verdict, shared
 from batchvision.prompt import names_fallback
 from batchvision.providers import Form, Forms
-from batchvision.providers.base import Dialect, Gone, Reading, SendOptions, TicketEnd, Waiting
+from batchvision.providers.base import Dialect, Gone, RateSigns, Reading, SendOptions, TicketEnd, Waiting
 from batchvision.records import (
     AttemptState,
     Completed,
@@ -270,7 +270,7 @@ class Exchanges:
         """``form``: as it was sent; None for a ticket of an earlier run."""
         verdict = self._judge.judge(exchange, self._random.random())
         signs = self._dialect.limits(exchange.answer) if exchange.answer else None
-        self._budget.observe(verdict.error, signs, None if exchange.ticket else lease.departed_at)
+        self._observe(verdict.error, signs, None if exchange.ticket else lease.departed_at)
         if verdict.attempt.state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ):
             lease.keep()
         elif _is_free(exchange.answer, verdict):
@@ -283,6 +283,12 @@ class Exchanges:
         judged = Judged(exchange, verdict)
         left = form is not None and self._forms.has_left(form, exchange.answer, verdict.error)
         return judged.in_another_form() if left else judged
+
+    def _observe(
+        self, error: BatchvisionError | None, signs: RateSigns | None = None, departed_at: float | None = None
+    ) -> None:
+        if reason := self._budget.observe(error, signs, departed_at):
+            self._stop.request(reason)
 
     # ---------------------------------------------------------------------------- deferred
 
@@ -304,7 +310,7 @@ class Exchanges:
         if exchange.ticket is None:
             return self._settle(exchange, lease, request.estimate, form)
         self._forms.answered(form)
-        self._budget.observe(None, departed_at=lease.departed_at)
+        self._observe(None, departed_at=lease.departed_at)
         self._counters.tickets_open += 1
         return OpenTicket(exchange, lease, request.credentials, request.estimate)
 
@@ -326,7 +332,7 @@ class Exchanges:
             except Transient as error:
                 if error.maybe_billed:
                     self._store.doubt(exchange.intent.exchange_id)
-                self._budget.observe(error)
+                self._observe(error)
                 return NotYet(error)
             if self._is_unknown_here(exchange, raw):
                 return NotYet(is_unknown=True)
@@ -355,11 +361,11 @@ class Exchanges:
         error: BatchvisionError | None = None
         if isinstance(reading, Reading):
             error = reading.error
-            if isinstance(error, ProviderRefuses) and error.is_certain:
+            if isinstance(error, StopRun) and not (isinstance(error, ProviderRefuses) and not error.is_certain):
                 raise error
             if not isinstance(error, Transient):
                 error = ServerError(f"HTTP {raw.status} to a poll: {error}")
-        self._budget.observe(error, self._dialect.limits(raw))
+        self._observe(error, self._dialect.limits(raw))
         return NotYet(error)
 
     # ---------------------------------------------------------------------------- books

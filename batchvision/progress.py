@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TextIO
 import anyio
 
 from batchvision.money import format_usd
-from batchvision.records import TICKS_PER_USD, Counters
+from batchvision.records import TICKS_PER_USD, Counters, WaitNotice
 
 Watch = Callable[[Counters], Coroutine[Any, Any, None]]
 Clock = Callable[[], float]
@@ -96,7 +96,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
-def plain_line(counters: Counters, now: Pace) -> str:
+def plain_line(counters: Counters, now: Pace, at: datetime) -> str:
     """One line that stands alone in a log."""
     parts = [
         f"{_rows_ended(counters) - counters.rows_failed:,} of {_rows_known(counters):,} rows done",
@@ -111,6 +111,8 @@ def plain_line(counters: Counters, now: Pace) -> str:
         parts.append(f"about {format_usd(now.projected_ticks)} in all")
     if now.rows_left and now.seconds_left is not None:
         parts.append(f"{duration(now.seconds_left)} left")
+    if counters.waiting is not None and counters.waiting.until > at:
+        parts.append(counters.waiting.words())
     return ", ".join(parts)
 
 
@@ -131,7 +133,14 @@ def progress_document(counters: Counters, now: Pace, at: datetime) -> dict[str, 
         "cost_usd": counters.cost_ticks / TICKS_PER_USD,
         "projected_cost_usd": None if now.projected_ticks is None else now.projected_ticks / TICKS_PER_USD,
         "seconds_left": None if now.seconds_left is None else round(now.seconds_left, 1),
+        "waiting": _waiting_document(counters.waiting, at),
     }
+
+
+def _waiting_document(waiting: WaitNotice | None, at: datetime) -> dict[str, Any] | None:
+    if waiting is None or waiting.until <= at:
+        return None
+    return {**waiting._asdict(), "until": waiting.until.isoformat(timespec="seconds")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +163,11 @@ class _Lines:
             self._write(counters, before, started)
 
     def _write(self, counters: Counters, before: Counters, started: float) -> None:
-        now = pace(counters, before, self.clock() - started, self.rows_wanted)
+        now, at = pace(counters, before, self.clock() - started, self.rows_wanted), datetime.now(UTC)
         if self.as_json:
-            line = json.dumps(progress_document(counters, now, datetime.now(UTC)))
+            line = json.dumps(progress_document(counters, now, at))
         else:
-            line = f"{datetime.now(UTC):%H:%M:%S}  {plain_line(counters, now)}"
+            line = f"{at:%H:%M:%S}  {plain_line(counters, now, at)}"
         self.stream.write(line + "\n")
         self.stream.flush()
 
@@ -190,12 +199,15 @@ class _Bar:
         bar.total = max(1, _rows_known(counters))
         bar.n = min(bar.total, _rows_ended(counters))
         now = pace(counters, before, self.clock() - started, self.rows_wanted)
-        bar.desc = bar_words(counters, now)
+        bar.desc = bar_words(counters, now, datetime.now(UTC))
         bar.refresh()
 
 
-def bar_words(counters: Counters, now: Pace) -> str:
-    """What stands before the bar, short enough for 80 columns: done of all, failed, in flight, speed, money, time."""
+def bar_words(counters: Counters, now: Pace, at: datetime) -> str:
+    """What stands before the bar, short enough for 80 columns: done of all, failed, in flight, speed, money, time.
+
+    The reason of a wait stands above the bar, as a warning; here stands until when.
+    """
     done = counters.rows_done_before + counters.rows_completed
     words = [f"{done:,}/{_rows_known(counters):,}", f"{counters.rows_failed:,} failed"]
     words.append(f"{counters.in_flight:,} in flight")
@@ -208,6 +220,8 @@ def bar_words(counters: Counters, now: Pace) -> str:
     words.append(money)
     if now.rows_left and now.seconds_left is not None:
         words.append(f"{duration(now.seconds_left)} left")
+    if counters.waiting is not None and counters.waiting.until > at:
+        words.append(f"waiting until {counters.waiting.until:%H:%M} UTC")
     return " · ".join(words)
 
 

@@ -41,10 +41,11 @@ from batchvision.open_tickets import OpenTickets, place_of
 from batchvision.pricelist import quote
 from batchvision.prompt import answer_columns
 from batchvision.recipe import recipe_document, recipe_from_document
-from batchvision.records import Completed, Counters, Lane, Purpose, Recipe, Row, RunSummary
+from batchvision.records import Completed, Counters, Lane, Purpose, Recipe, Row, RunSummary, WaitNotice
 from batchvision.secrets import Secrets
 from batchvision.stopping import Interrupted, StopSignal, interrupt, listening, stop_at_deadline, stop_at_signals
 from batchvision.summary import Left, summarize
+from batchvision.waits import Waits
 from batchvision.wiring import Seams
 
 log = logging.getLogger(__name__)
@@ -173,6 +174,7 @@ class Night:
         self.recovery: Recovery
         self.latest: RunSummary | None = None  # of the run before this one
         self.tickets = OpenTickets()
+        self.waits = Waits(self.counters, self._note_wait, seams.now)
         self._wire: anyio.CancelScope | None = None  # around all that is in flight
         self._has_seen_all = False
 
@@ -181,6 +183,9 @@ class Night:
         if recipe_id not in self._recipes:
             self._recipes[recipe_id] = recipe_from_document(self.store.load_recipe(recipe_id))
         return self._recipes[recipe_id]
+
+    async def _note_wait(self, notice: WaitNotice | None) -> None:
+        await self.offload(self.store.note_wait, notice)
 
     @property
     def _holds(self) -> bool:
@@ -258,7 +263,9 @@ class Night:
         spent, shard = wiring.spent_of(job, now()), self.selection.own_shard
         caps = wiring.caps_of(job, self.prices, self.estimator, spent, now, shard) if is_capped else Caps([])
         caps.commit(self.tickets.not_here_ticks)
-        budget = wiring.budget_of(job, caps)
+        refusals = wiring.refusals_of(job, self.latest)
+        budget = wiring.budget_of(job, caps, was_answered=refusals.is_proven)
+        budget.pacing.tell = self.waits.tell
         terms = Terms(
             run_id=self.run_id,
             recipe=job.recipe,
@@ -297,7 +304,7 @@ class Night:
             limits.max_failed.allows,
             self.selection.retries,
             Sharing(self.standing.answered, is_on=limits.deduplicate and not self._is_trial),
-            wiring.refusals_of(job, self.latest),
+            refusals,
             last=frozenset(self.latest.stopped_by if self.latest is not None else ()),
         )
 
@@ -319,11 +326,13 @@ class Night:
         async with anyio.create_task_group() as beside:
             beside.start_soon(stop_at_deadline, self.stop, self.job.limits.max_runtime_seconds)
             beside.start_soon(stop_at_signals, self.stop, wire, drain_timeout_seconds)
+            beside.start_soon(self.waits.run)
             if watch is not None:
                 beside.start_soon(watch, self.counters)
             with wire:
                 await self._deliver(delivery)
             beside.cancel_scope.cancel()
+        await self.waits.end()
 
     def drain(self, timeout_seconds: float) -> bool:
         """The caller of the run cancels it. False: nothing has been in flight yet."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 
 from batchvision.checkpoint import AmbiguousAttempt, OutputView, summary_text
 from batchvision.errors import JobInvalid
-from batchvision.records import TICKS_PER_USD, Purpose, RunSummary
+from batchvision.records import TICKS_PER_USD, Purpose, RunSummary, WaitNotice
 from batchvision.spending import Kind, Spending, Sum
 
 #: Attempts of unknown end that are listed by row; ``attempts/`` has all of them.
@@ -56,6 +57,7 @@ class OutputStatus:
     in_flight: int  #: requests that the journal has open: under way now, or when a run was killed
     tickets_open: int
     rows_held: int
+    waiting: tuple[WaitNotice, ...] = ()  #: what the runs at work wait for, with its end
 
     @property
     def attempts(self) -> Mapping[str, Sum]:
@@ -82,6 +84,7 @@ class OutputStatus:
             "failures_by_kind": dict(self.failures_by_kind),
             "in_flight": self.in_flight,
             "tickets_open": self.tickets_open,
+            "waiting": [{**each._asdict(), "until": each.until.isoformat()} for each in self.waiting],
             "cost_ticks": self.spent_ticks,
             "cost_usd": self.spent_ticks / TICKS_PER_USD,
             "ambiguous_ticks": self.unclear_ticks,
@@ -121,6 +124,7 @@ def look(output: Path) -> OutputStatus:
         in_flight=len(work.in_flight),
         tickets_open=len(work.tickets),
         rows_held=len(work.held),
+        waiting=view.waits(datetime.now(UTC)),
     )
 
 

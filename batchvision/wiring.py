@@ -219,7 +219,7 @@ def _part(whole: int, shard: Shard) -> int:
     return whole // shard.of + (shard.number < whole % shard.of)
 
 
-def budget_of(job: Job, caps: Caps) -> LocalBudget:
+def budget_of(job: Job, caps: Caps, *, was_answered: bool = False) -> LocalBudget:
     limits = job.limits
     per_second = [limits.requests_per_second, limits.requests_per_minute and limits.requests_per_minute / 60]
     given = [rate for rate in per_second if rate is not None]
@@ -227,6 +227,8 @@ def budget_of(job: Job, caps: Caps) -> LocalBudget:
         requests_per_second=min(given) if given else None,
         tokens_per_minute=limits.tokens_per_minute,
         in_flight=limits.concurrency if job.delivery.lane_used is Lane.ONLINE else None,  # others count submitters
+        max_outage_seconds=limits.max_outage_seconds,
+        was_answered=was_answered,
     )
     return LocalBudget(Pacing(pacing), caps)
 

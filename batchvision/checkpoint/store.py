@@ -9,6 +9,7 @@ The rule: what a method acknowledged is durable. Nothing is judged here: verdict
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -20,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchvision.checkpoint import compaction, summaries
+from batchvision.checkpoint import compaction, summaries, waits
 from batchvision.checkpoint.books import Books, Verdict
 from batchvision.checkpoint.disk import (
     Disk,
@@ -44,7 +45,7 @@ from batchvision.checkpoint.standing import Standing
 from batchvision.checkpoint.takeover import Takeover, read_failures
 from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.checkpoint.writer import SealAfter, Writer
-from batchvision.errors import ROW_FAULTS, TRANSIENTS, StopRun
+from batchvision.errors import ROW_FAULTS, TRANSIENTS, DiskFailed, StopRun
 from batchvision.records import (
     Completed,
     EndedWithout,
@@ -55,6 +56,7 @@ from batchvision.records import (
     RawAnswer,
     RunSummary,
     Shard,
+    WaitNotice,
 )
 from batchvision.secrets import Secrets
 
@@ -155,6 +157,7 @@ class Store:
             self._reserve.give_back()
             self._books.failures = read_failures(self.output, self._lock.shard)
             remove_leftovers(self._disk, self.output, self._lock.shard)
+            waits.write(self._disk, self._lock.folder, None, self._secrets)
             compaction.finish(self._disk, self.output, self._lock.shard)
             segments = segment_paths(self._lock.folder)
             old, recovery = replay(segments[-1], self._books, judge, hold) if segments else (None, Recovery())
@@ -325,6 +328,11 @@ class Store:
 
     def write_recipe(self, recipe_id: str, document: Mapping[str, Any]) -> None:
         summaries.write_recipe(self._disk, self.output, recipe_id, document, self._secrets, self._lock.shard)
+
+    def note_wait(self, notice: WaitNotice | None) -> None:
+        """For ``status``: what the run waits for. Blocks. A disk that does not take it is found out by the journal."""
+        with suppress(DiskFailed):
+            waits.write(self._disk, self._lock.folder, notice, self._secrets)
 
     def load_recipe(self, recipe_id: str) -> dict[str, Any]:
         return summaries.load_recipe(self.output, recipe_id)

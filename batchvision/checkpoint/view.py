@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchvision.checkpoint import waits
 from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Received, Voided
 from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
 from batchvision.checkpoint.parts import batches_of, part_paths, row_count
 from batchvision.checkpoint.spent import Sums, read_sums
 from batchvision.checkpoint.summaries import has_ended, read_latest
-from batchvision.records import Intent, RunSummary
+from batchvision.records import Intent, RunSummary, WaitNotice
 
 
 class AmbiguousAttempt(NamedTuple):
@@ -122,6 +124,10 @@ class OutputView:
         folders = (self.output / STATE_FOLDER).glob("*of*")
         newest = [segments[-1] for folder in folders if (segments := segment_paths(folder))]
         return any(not has_ended(self.output, read_segment(path).header.run_id) for path in newest)
+
+    def waits(self, now: datetime) -> tuple[WaitNotice, ...]:
+        """What the runs at work wait for."""
+        return tuple(waits.read(self.output, now))
 
     def open_work(self) -> OpenWork:
         """From the newest segment of every shard. Raises CheckpointDamaged."""

@@ -59,6 +59,7 @@ LIMIT_FLAGS: tuple[JobFlag, ...] = (
     JobFlag("--max-attempts", "limits.max_attempts", int, "Attempts a row (429s and failed connects do not count)."),
     JobFlag("--request-timeout-seconds", "limits.request_timeout_seconds", float, "Deadline of one request."),
     JobFlag("--max-runtime-seconds", "limits.max_runtime_seconds", float, "Stop after so long (exit 4)."),
+    JobFlag("--max-outage-seconds", "limits.max_outage_seconds", float, "Stop after so long without an answer."),
     JobFlag("--max-cost-usd", "limits.max_cost_usd", float, "Stop at this cost, over all runs (exit 4)."),
     JobFlag("--max-cost-usd-per-run", "limits.max_cost_usd_per_run", float, "Stop at this cost of the run (exit 4)."),
     JobFlag("--max-cost-usd-per-day", "limits.max_cost_usd_per_day", float, "Stop at this cost of the day (exit 4)."),

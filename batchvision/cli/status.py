@@ -92,6 +92,8 @@ def status_lines(seen: OutputStatus) -> Iterator[str]:
         yield f"  tickets   {seen.tickets_open:,} open: batchvision run collects their answers"
     if seen.in_flight:
         yield f"  in flight {seen.in_flight:,} requests: a run is under way, or was killed (run again)"
+    for notice in seen.waiting:
+        yield f"  waiting   {notice.words()}"
     projected = seen.projected_ticks
     rest = (
         f", about {format_usd(projected)} when all rows are done" if projected not in (None, seen.spent_ticks) else ""

@@ -317,6 +317,7 @@ class LimitsSection(Section):
     retry_failed: Annotated[Literal["unpaid", "all", "none"] | tuple[str, ...], BeforeValidator(_kinds)] = "unpaid"
     quarantine_after_runs: Count = 5
     ambiguous: Literal["retry", "hold"] = "retry"
+    max_outage_seconds: Amount = 7_200
     deduplicate: Flag = True
 
     @property

@@ -16,6 +16,7 @@ from batchvision.errors import (
     ImageDownloadFailed,
     ProviderRefuses,
     RateLimited,
+    StopRun,
     Transient,
     shows_access,
 )
@@ -25,6 +26,7 @@ from batchvision.pacing.line import Line
 from batchvision.pacing.pace import Pace, limiter_of, nap_until
 from batchvision.pacing.room import Room
 from batchvision.pacing.tokens import TokenBucket
+from batchvision.pacing.trouble import MOST_OUTAGE_SECONDS, TOLD_FROM_SECONDS, Trouble, Wait
 from batchvision.pacing.turn import Turn
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "RateFacts",
     "Room",
     "TokenBucket",
+    "Wait",
 ]
 
 LONGEST_PAUSE_SECONDS = 60.0
@@ -50,6 +53,8 @@ class PacingLimits:
     requests_per_second: float | None = None
     tokens_per_minute: float | None = None
     in_flight: int | None = None
+    max_outage_seconds: float = MOST_OUTAGE_SECONDS
+    was_answered: bool = False  #: the provider has answered in the run before this one
 
 
 class RateFacts(Protocol):
@@ -87,6 +92,10 @@ class Pacing:
         self._tokens = None if limits.tokens_per_minute is None else TokenBucket(limits.tokens_per_minute)
         self._resume_at = 0.0
         self._pauses_in_a_row = 0
+        self._trouble = Trouble(limits.max_outage_seconds, was_answered=limits.was_answered)
+        self._told: Wait | None = None
+        #: called with each wait that is worth telling, and with None when the provider answers again
+        self.tell: Callable[[Wait | None], None] = lambda wait: None
 
     # ---------------------------------------------------------------- leaving
 
@@ -191,17 +200,12 @@ class Pacing:
         if self._tokens is None and signs.limit_tokens_per_minute:
             self._tokens = TokenBucket(signs.limit_tokens_per_minute)
 
-    def observe(self, error: BatchvisionError | None, departed_at: float | None = None) -> None:
+    def observe(self, error: BatchvisionError | None, departed_at: float | None = None) -> StopRun | None:
         """How a request (``departed_at`` None: a poll) ended: any answer opens the gate, a 429 pauses everybody and
-        slows the pace, failures in a row close the gate."""
+        slows the pace, failures in a row close the gate. Returns why the run is to stop, if waiting is no use."""
         match error:
-            case RateLimited():
-                self.gate.answered()
-                self._rate_limited(error, departed_at)
             case Transient() if not isinstance(error, ImageDownloadFailed):
-                self.gate.failed(str(error))
-                if error.retry_after_seconds:
-                    self._pause(error.retry_after_seconds)
+                return self._failed(error, departed_at)
             case ProviderRefuses() if not self.pace.has_succeeded:
                 self.gate.undecided()
             case _:
@@ -211,6 +215,37 @@ class Pacing:
                     self.pace.succeeded()
                 if departed_at is not None:
                     self.pace.accepted()
+        self._trouble.answered(is_success=shows_access(error))
+        if self._told is not None:
+            self._told = None
+            self.tell(None)
+        return None
+
+    def _failed(self, error: Transient, departed_at: float | None) -> StopRun | None:
+        if isinstance(error, RateLimited):
+            self.gate.answered()
+            self._rate_limited(error, departed_at)
+        else:
+            self.gate.failed()
+            if error.retry_after_seconds:
+                self._pause(error.retry_after_seconds)
+        reason = self._trouble.met(error, loop_time())
+        if reason is None:
+            self._tell_of(error)
+        return reason
+
+    def _tell_of(self, error: Transient) -> None:
+        """Each outage and each longer pause once."""
+        now = loop_time()
+        if not self.gate.is_open:
+            wait = Wait(str(error), self._trouble.ends_at(now), is_outage=True)
+            is_news = self._told is None or not self._told.is_outage
+        else:
+            wait = Wait(str(error), self._resume_at)
+            is_news = wait.until - now >= TOLD_FROM_SECONDS and (self._told is None or wait.until > self._told.until)
+        if is_news:
+            self._told = wait
+            self.tell(wait)
 
     def _rate_limited(self, error: RateLimited, departed_at: float | None) -> None:
         is_of_tokens = error.limit_tokens_per_minute is not None

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-
 from batchvision.eventloop import loop_time
 from batchvision.wakeup import Wakeup
-
-log = logging.getLogger(__name__)
 
 FIRST_ALONE_SECONDS = 10.0  #: the first request travels alone until it is answered, at most this long
 OUTAGE_AFTER_FAILURES = 20  #: provider-side failures in a row that mean the provider is away
@@ -71,13 +67,11 @@ class Gate:
         if not self._open:
             self._open_now()
 
-    def failed(self, why: str = "") -> None:
+    def failed(self) -> None:
         """A failure on the provider's side, or no way to it."""
         self._failures += 1
-        if self._first and self._failures == 1:
-            log.warning("the first request failed (%s): trying again", why)
         if self._open and self._failures >= OUTAGE_AFTER_FAILURES:
-            self._close(why)
+            self._close()
 
     def undecided(self) -> None:
         """The first request was refused, perhaps for its row's sake: one other request may go, at once."""
@@ -99,14 +93,11 @@ class Gate:
         self._changed.tell()
 
     def _open_now(self) -> None:
-        if not self._first:
-            log.warning("the provider answers again: going on")
         self._open, self._probing, self._first = True, False, False
         self._probe_wait_seconds, self._next_probe_at, self._opens_by_itself_at = 0.0, None, None
         self._changed.tell()
 
-    def _close(self, why: str) -> None:
-        log.warning("%d failures in a row (%s): pausing, with a probe now and then", self._failures, why)
+    def _close(self) -> None:
         self._open, self._probing, self._first = False, False, False
         self._probe_wait_seconds = 1.0
         self._next_probe_at = loop_time() + self._probe_wait_seconds

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from batchvision.errors import (
@@ -16,12 +17,13 @@ from batchvision.errors import (
     ModelNotFound,
     OutOfCredit,
     ProviderRefuses,
+    QuotaReached,
     RateLimited,
     RequestRejected,
     Transient,
 )
 from batchvision.providers import signs, wire
-from batchvision.providers.rules import GRPC_NAMES, Facts, classify
+from batchvision.providers.rules import GRPC_NAMES, ZERO_LIMIT, Facts, classify
 from batchvision.records import RawAnswer
 
 #: What an error says beyond this is not looked at.
@@ -122,12 +124,15 @@ def _error_object(document: wire.Document) -> dict[str, Any]:
 def _facts(raw: RawAnswer, status: int | None, error: dict[str, Any], message: str) -> Facts:
     availability = wire.mapping(error.get("availability"))
     retryable = availability.get("retryable")
+    codes = {*_codes(error)}
+    if raw.status == 429 and (_ZERO.search(message) or signs.names_zero_limit(raw)):
+        codes.add(ZERO_LIMIT)
     return Facts(
         status=status,
-        codes=frozenset(_codes(error)),
+        codes=frozenset(codes),
         message=message,
         retryable=retryable if isinstance(retryable, bool) else None,
-        retry_after_seconds=signs.retry_after_seconds(raw, error) or signs.body_retry_seconds(error),
+        retry_after_seconds=signs.retry_after_seconds(raw, error) or signs.body_retry_seconds(error, raw.received_at),
     )
 
 
@@ -147,6 +152,10 @@ def _codes(error: dict[str, Any]) -> Iterator[str]:
             yield "quota_per_minute"
         for violation in wire.sequence(wire.mapping(detail).get("violations")):
             yield _quota_code(str(wire.mapping(violation).get("quotaId")))
+
+
+#: "limit: 0" as Gemini and OpenAI write it, "(actual/limit): 5/0" as xAI does.
+_ZERO = re.compile(r"\blimit:? ?0(?![\d.,]*\d)|\(actual/limit\):\s*[\d.,]+\s*/\s*0(?![\d.,]*\d)", re.IGNORECASE)
 
 
 def _quota_code(quota_id: str) -> str:
@@ -169,12 +178,18 @@ def _status_in(error: Mapping[str, Any]) -> int | None:
 #: Key, credit, and a proxy that wants a password: no row has anything to do with these.
 _ALWAYS_OF_THE_RUN = frozenset({401, 402, 407})
 
+_QUOTA_STEP = "run again when the quota is whole again: open rows are still pending"
 _NEXT_STEP: dict[type[BatchvisionError], str] = {
     AuthenticationFailed: "check {key}; `batchvision check JOB` tests it",
     OutOfCredit: "add credit or raise the spending limit{account}, then run the job again: open rows are still pending",
     ModelNotFound: "check provider.model and provider.base_url; `batchvision models --provider {name}` lists models",
     ImageTooLarge: "lower images.max_bytes or images.max_side",
+    QuotaReached: _QUOTA_STEP,
 }
+_ZERO_STEP = (
+    "the account may send nothing to this model: choose another model, or raise the account's limit{account}, then run "
+    "the job again"
+)
 
 
 def _error(facts: Facts, raw: RawAnswer, voice: Voice, is_own_shape: bool) -> BatchvisionError:
@@ -185,6 +200,11 @@ def _error(facts: Facts, raw: RawAnswer, voice: Voice, is_own_shape: bool) -> Ba
         return of(message, said=said_by, is_certain=is_believed or raw.status in _ALWAYS_OF_THE_RUN)
     if issubclass(of, RateLimited):
         per_second, tokens_per_minute = stated_limits(facts.message)
+        wait = facts.retry_after_seconds
+        if wait is None and _OF_A_LONG_TIME.search(facts.message):
+            return QuotaReached(f"{message}; {_QUOTA_STEP}")
+        if wait is not None and wait >= _WAIT_WORTH_TELLING_SECONDS:
+            message += f"; it asks to wait until {raw.received_at + timedelta(seconds=wait):%Y-%m-%d %H:%M} UTC"
         return RateLimited(
             message,
             retry_after_seconds=facts.retry_after_seconds,
@@ -209,11 +229,18 @@ def names_response_format(words: str) -> bool:
     return _OF_RESPONSE_FORMAT.search(words) is not None
 
 
+#: Quotas of a day and more: they are not whole again in a minute.
+_OF_A_LONG_TIME = re.compile(
+    r"\bper[ -](?:day|week|month)\b|\bRPD\b|\bTPD\b|\b(?:daily|weekly|monthly)\b", re.IGNORECASE
+)
+_WAIT_WORTH_TELLING_SECONDS = 60.0
+
+
 def _message(of: type[BatchvisionError], facts: Facts, raw: RawAnswer, voice: Voice) -> tuple[str, str]:
     """What the provider said, and the same with the next step."""
     words = wire.presentable(facts.message) or "no reason given"
     said_by = f"{voice.name} answered {raw.status}: {words}"
-    step = _NEXT_STEP.get(of)
+    step = _ZERO_STEP if ZERO_LIMIT in facts.codes and of is OutOfCredit else _NEXT_STEP.get(of)
     if 300 <= raw.status < 400:
         target = wire.presentable(raw.headers.get("location", ""))
         said_by = f"{voice.name} answered {raw.status}, a redirect" + (f" to {target}" if target else "")

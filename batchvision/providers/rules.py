@@ -17,6 +17,7 @@ from batchvision.errors import (
     ImageTooLarge,
     ModelNotFound,
     OutOfCredit,
+    QuotaReached,
     RateLimited,
     Refused,
     RequestRejected,
@@ -33,6 +34,10 @@ class Facts(NamedTuple):
     message: str
     retryable: bool | None  #: ``error.availability.retryable``, which is obeyed over the status
     retry_after_seconds: float | None
+
+
+#: Among the codes where a 429 names a limit of 0: no wait is long enough.
+ZERO_LIMIT = "limit_of_zero"
 
 
 class Rule(NamedTuple):
@@ -92,9 +97,10 @@ RULES: tuple[Rule, ...] = (
         OutOfCredit,
         codes=_codes_of(
             "insufficient_quota payment_required insufficient_credits insufficient_balance billing_hard_limit_reached "
-            "billing_not_active quota_per_day"
+            f"billing_not_active {ZERO_LIMIT}"
         ),
     ),
+    Rule(QuotaReached, codes=frozenset({"quota_per_day"})),
     Rule(RateLimited, codes=frozenset({"quota_per_minute"}), statuses=frozenset({429})),
     Rule(
         OutOfCredit,

@@ -88,15 +88,16 @@ def retry_after_seconds(raw: RawAnswer, error: Mapping[str, Any] | None = None) 
         return _believed(milliseconds / 1000)
     asked = _seconds(raw.headers.get("retry-after"), raw.received_at)
     if asked is None and raw.status in (429, 503):
-        asked = body_retry_seconds(_error_of(raw) if error is None else error)
+        asked = body_retry_seconds(_error_of(raw) if error is None else error, raw.received_at)
     if asked is None and raw.status == 429:
         used_up = [a.reset_seconds for a in (_allowance(raw, _REQUESTS), _allowance(raw, _TOKENS)) if a.remaining == 0]
         asked = max((seconds for seconds in used_up if seconds is not None), default=None)
     return asked
 
 
-def body_retry_seconds(error: Mapping[str, Any]) -> float | None:
-    """The wait that an error object asks for: Gemini's RetryInfo, OpenRouter's availability, or the message's words."""
+def body_retry_seconds(error: Mapping[str, Any], now: datetime) -> float | None:
+    """The wait that an error object asks for: Gemini's RetryInfo, OpenRouter's availability and the headers that it
+    quotes, or the message's words."""
     for detail in wire.sequence(error.get("details")):
         delay = wire.mapping(detail).get("retryDelay")
         if isinstance(delay, str):
@@ -107,9 +108,24 @@ def body_retry_seconds(error: Mapping[str, Any]) -> float | None:
             seconds = _number(place.get(name))
             if seconds is not None:
                 return _believed(seconds)
+    if (reset := _reset_in_body(wire.mapping(metadata.get("headers")), now)) is not None:
+        return reset
     message = error.get("message")
     words = _TRY_AGAIN_IN.search(message[:2000]) if isinstance(message, str) else None
     return duration_seconds(words[1]) if words else None
+
+
+def _reset_in_body(headers: Mapping[str, Any], now: datetime) -> float | None:
+    """When a used-up allowance is whole again, by headers that stand in the body."""
+    quoted = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+    if quoted.get("x-ratelimit-remaining") != "0":
+        return None
+    return _seconds(quoted.get("x-ratelimit-reset"), now)
+
+
+def names_zero_limit(raw: RawAnswer) -> bool:
+    """Whether the headers say that the account may send nothing at all."""
+    return any(_allowance(raw, names).limit == 0 for names in (_REQUESTS, _TOKENS))
 
 
 def _error_of(raw: RawAnswer) -> Mapping[str, Any]:

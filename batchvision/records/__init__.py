@@ -31,7 +31,7 @@ from batchvision.records.asked import (
 from batchvision.records.durable import EndedWithout, Exchange, Intent, RawAnswer
 from batchvision.records.pieces import Base64, Pieces, as_sent, joined
 from batchvision.records.shard import Shard
-from batchvision.records.told import Counters, PartFile, RunSummary
+from batchvision.records.told import Counters, PartFile, RunSummary, WaitNotice
 
 __all__ = [
     "TICKS_PER_USD",
@@ -70,6 +70,7 @@ __all__ = [
     "Shard",
     "Tries",
     "Usage",
+    "WaitNotice",
     "as_sent",
     "joined",
 ]

@@ -4,9 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple
 
 from batchvision.records.asked import JsonObject
+
+
+class WaitNotice(NamedTuple):
+    """What a run waits for. ``until``: the wait's end, or the end of the run where an outage lasts."""
+
+    reason: str
+    until: datetime
+    is_outage: bool = False
+
+    def words(self) -> str:
+        """One sentence, with the end."""
+        at = f"{self.until:%Y-%m-%d %H:%M} UTC"
+        if self.is_outage:
+            return (
+                f"the provider does not answer ({self.reason}): a request is sent now and then until it does; without "
+                f"an answer the run ends at {at} (limits.max_outage_seconds)"
+            )
+        return f"nothing is sent until {at}: {self.reason}"
 
 
 @dataclass(slots=True)
@@ -32,6 +51,7 @@ class Counters:
     ambiguous_ticks: int = 0
     rows_ambiguous: int = 0
     failures_by_kind: dict[str, int] = field(default_factory=dict)
+    waiting: WaitNotice | None = None  #: what nothing is sent for, at present
     rows_fallback: int = 0  #: completed in this run with the fallback label
 
 

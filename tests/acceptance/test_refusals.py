@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import signal
+
 import pytest
 from fake_provider import Reply
 from harness import Workbench
 from scripted_server import scripted
+from test_main_job import wait_for
 
 PAGE = b"<!DOCTYPE html><html><head><title>Attention Required!</title></head><body>blocked</body></html>"
 HTML = {"content-type": "text/html"}
@@ -80,3 +84,66 @@ def test_a_refused_key_names_the_file_or_the_command_that_it_comes_from(bench):
             assert done.returncode == 5
             assert named in done.stderr
             assert "OPENAI_API_KEY" not in done.stderr
+
+
+# ---------------------------------------------------------------------------------- faults that stay
+
+
+def test_a_model_without_eyes_ends_the_run_soon_with_the_servers_words_under_any_status(bench):
+    words = "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj"
+    blind = Reply(500, {"error": {"code": 500, "type": "server_error", "message": words}})
+    with scripted(lambda heard: blind) as server:
+        job = job_at(bench, server.url, 60)
+        done = bench.call("run", job)
+        assert (done.returncode, len(server.heard)) == (5, 2)
+        assert "image input is not supported" in done.stderr
+        assert bench.table("failures") == []
+        server.script = lambda heard: None
+        bench.run(job)  # the lock is free
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "words"),
+    [
+        (Reply(429, {"error": {"message": "Quota exceeded, limit: 0"}}), 5, "limit: 0"),
+        (
+            Reply(
+                429,
+                {"error": {"message": "on requests per day (RPD): Limit 1000, Used 1000"}},
+                {"retry-after": "22346"},
+            ),
+            4,
+            "requests per day",
+        ),
+    ],
+)
+def test_a_quota_that_is_0_or_whole_again_in_hours_ends_the_run_and_says_so(bench, reply, code, words):
+    with scripted(lambda heard: reply if heard.number > 2 else None) as server:
+        done = bench.call("run", job_at(bench, server.url, 8))
+        assert done.returncode == code
+        assert words in done.stderr
+        if code == 4:
+            assert " UTC" in done.stderr
+
+
+def test_status_and_the_log_tell_what_a_run_waits_for_and_until_when(bench):
+    slow = Reply(429, {"error": {"message": "slow down, please"}}, {"retry-after": "3000"})
+    with scripted(lambda heard: slow if heard.number > 2 else None) as server:
+        job = job_at(bench, server.url, 8, limits="concurrency = 1")
+        process = bench.start(job)
+        line = process.stderr.readline()
+        while "slow down, please" not in line:
+            assert line, "the run ended without a word"
+            line = process.stderr.readline()
+        assert "nothing is sent until " in line
+        assert " UTC" in line
+        wait_for(lambda: list(bench.folder.glob("out/.batchvision/*/waiting.json")), process)
+        said = bench.call("status", "out").stdout
+        assert "waiting   nothing is sent until " in said
+        assert "slow down, please" in said
+        (told,) = json.loads(bench.call("status", "out", "--json").stdout)["waiting"]
+        assert told["until"]
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+        assert json.loads(out)["exit_code"] == process.returncode == 143
+        assert "waiting" not in bench.call("status", "out").stdout

@@ -57,6 +57,7 @@ def test_rates_and_caps_have_no_default_and_the_other_limits_do(tmp_path: Path) 
         "retry_failed": "unpaid",
         "quarantine_after_runs": 5,
         "ambiguous": "retry",
+        "max_outage_seconds": 7200,
         "deduplicate": True,
     }
 

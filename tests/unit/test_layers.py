@@ -34,7 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"budget", "feed", "prepare"}),
     frozenset({"exchange"}),
     frozenset({"lanes"}),
-    frozenset({"open_tickets", "runner", "wiring", "summary"}),
+    frozenset({"open_tickets", "runner", "waits", "wiring", "summary"}),
     frozenset({"plan", "pilot", "status", "progress", "check", "demo", "verify", "reparse"}),
     frozenset({"cli", "__main__"}),
 )

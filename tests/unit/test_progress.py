@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
@@ -20,8 +21,9 @@ from batchvision.progress import (
     progress_document,
     watcher,
 )
-from batchvision.records import TICKS_PER_USD, Counters
+from batchvision.records import TICKS_PER_USD, Counters, WaitNotice
 
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HALFWAY = Counters(
     rows_total=200,
     rows_done_before=50,
@@ -84,7 +86,7 @@ def test_a_moment_without_time_divides_by_nothing() -> None:
 
 def test_the_plain_line_stands_alone_in_a_log() -> None:
     now = pace(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
-    assert plain_line(HALFWAY, now) == (
+    assert plain_line(HALFWAY, now, NOON) == (
         "95 of 200 rows done, 5 failed, 7 in flight, 5.0 rows/s, spent $0.500, about $1.50 in all, 20s left"
     )
 
@@ -92,20 +94,18 @@ def test_the_plain_line_stands_alone_in_a_log() -> None:
 def test_open_tickets_are_told_where_there_are_any() -> None:
     counters = replace(HALFWAY, tickets_open=12)
     now = pace(counters, counters, elapsed_seconds=1.0)
-    assert "12 tickets open" in plain_line(counters, now)
-    assert "12 tickets" in bar_words(counters, now)
+    assert "12 tickets open" in plain_line(counters, now, NOON)
+    assert "12 tickets" in bar_words(counters, now, NOON)
 
 
 def test_a_finished_run_projects_nothing() -> None:
     done = replace(HALFWAY, rows_total=100, in_flight=0)
-    line = plain_line(done, pace(done, Counters(), elapsed_seconds=10.0))
+    line = plain_line(done, pace(done, Counters(), elapsed_seconds=10.0), NOON)
     assert "left" not in line
     assert "in all" not in line
 
 
 def test_the_json_line_is_one_object_with_numbers() -> None:
-    from datetime import UTC, datetime
-
     now = pace(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
     document = progress_document(HALFWAY, now, datetime(2026, 11, 20, tzinfo=UTC))
     assert document["event"] == "progress"
@@ -167,10 +167,30 @@ async def test_the_bar_shows_rows_money_and_what_is_in_flight() -> None:
 
 def test_the_words_of_the_bar_fit_a_terminal_of_80_columns() -> None:
     now = pace(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
-    words = bar_words(HALFWAY, now)
+    words = bar_words(HALFWAY, now, NOON)
     assert words == "95/200 · 5 failed · 7 in flight · 5.0 rows/s · $0.500 of ~$1.50 · 20s left"
     assert len(f"100% {words}") <= 80
 
 
 def test_quiet_watches_nothing() -> None:
     assert watcher(Style.QUIET, io.StringIO()) is None
+
+
+@pytest.mark.parametrize("is_outage", [True, False])
+def test_a_wait_is_told_with_its_reason_and_its_end_as_long_as_it_lasts(is_outage: bool) -> None:
+    notice = WaitNotice("openai answered 429: slow down", NOON + timedelta(hours=1), is_outage)
+    counters = replace(HALFWAY, waiting=notice)
+    now = pace(counters, counters, elapsed_seconds=10.0)
+    assert "openai answered 429: slow down" in plain_line(counters, now, NOON)
+    assert "2026-11-20 13:00 UTC" in plain_line(counters, now, NOON)
+    assert bar_words(counters, now, NOON).endswith(" · waiting until 13:00 UTC")
+    document = progress_document(counters, now, NOON)
+    assert document["waiting"] == {
+        "reason": "openai answered 429: slow down",
+        "until": "2026-11-20T13:00:00+00:00",
+        "is_outage": is_outage,
+    }
+    later = NOON + timedelta(hours=2)
+    assert "429" not in plain_line(counters, now, later)
+    assert "waiting" not in bar_words(counters, now, later)
+    assert progress_document(counters, now, later)["waiting"] is None

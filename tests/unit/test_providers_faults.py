@@ -16,6 +16,7 @@ from batchvision.errors import (
     ImageTooLarge,
     ModelNotFound,
     OutOfCredit,
+    QuotaReached,
     RateLimited,
     Refused,
     RequestRejected,
@@ -189,7 +190,33 @@ SHAPES: list[tuple[str, int, Any, type[Exception]]] = [
         "openai",
         429,
         {"error": {"code": 429, "details": [{"violations": [{"quotaId": "RequestsPerDay"}]}, {"retryDelay": "3s"}]}},
-        OutOfCredit,
+        QuotaReached,
+    ),
+    # a quota of a day that does not say when it is whole again; one that says so is waited for, or not, by its length
+    ("openrouter", 429, openrouter(429, "Rate limit exceeded: free-models-per-day"), QuotaReached),
+    ("openai", 429, openai("You have reached your weekly usage limit", "requests"), QuotaReached),
+    (
+        "openai",
+        429,
+        openai("Rate limit reached on requests per day (RPD): Limit 1000, Used 1000. Please try again in 6h12m26.4s."),
+        RateLimited,
+    ),
+    # a limit of 0 is no matter of waiting
+    *(
+        (
+            "openai",
+            429,
+            [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": text, **details}}],
+            expected,
+        )
+        for details in ({}, {"details": [{"retryDelay": "3s"}]})
+        for text, expected in (
+            ("Quota exceeded for metric: free_tier_requests, limit: 0", OutOfCredit),
+            ("Rate limit reached: Limit 0, Used 0, Requested 1", OutOfCredit),
+            ("Requests per Minute (actual/limit): 5/0", OutOfCredit),
+            ("Quota exceeded, limit: 0.5", RateLimited),
+            ("Rate limit reached: Limit 05", RateLimited),
+        )
     ),
     # OpenRouter: error_type decides
     *(
@@ -482,3 +509,39 @@ def test_a_refused_key_names_the_jobs_own_key_source(status, body) -> None:
     assert "check what provider.api_key_command prints;" in str(error)
     assert "XAI_API_KEY" not in str(error)
     assert "XAI_API_KEY" in str(dialect("xai").read(raw(status, body)).error), "the shared dialect is as it was"
+
+
+# ---------------------------------------------------------------------------------- waits
+
+
+def test_a_long_wait_is_told_with_its_end() -> None:
+    body = openai("Rate limit reached on requests per day (RPD): Limit 1000. Please try again in 6h12m26.4s.")
+    error = dialect("openai").read(raw(429, body, retry_after="22346")).error
+
+    assert isinstance(error, RateLimited)
+    assert error.retry_after_seconds == 22_346
+    assert str(error).endswith("it asks to wait until 2026-11-20 18:12 UTC")
+
+
+@pytest.mark.parametrize(("remaining", "seconds"), [("0", 32_400.0), ("3", None)])
+def test_a_reset_in_headers_that_the_body_quotes_is_waited_for(remaining: str, seconds: float | None) -> None:
+    reset = str(round((NOW.timestamp() + 32_400) * 1000))
+    quoted = {"X-RateLimit-Limit": "50", "X-RateLimit-Remaining": remaining, "X-RateLimit-Reset": reset}
+    body = openrouter(429, "Rate limit exceeded", metadata={"headers": quoted})
+    error = dialect("openrouter").read(raw(429, body)).error
+
+    assert isinstance(error, RateLimited)
+    assert error.retry_after_seconds == seconds
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("0", OutOfCredit), ("10", RateLimited)])
+def test_a_limit_of_0_in_a_header_is_no_matter_of_waiting(limit: str, expected: type[Exception]) -> None:
+    answer = raw(429, openai("Rate limit reached"), x_ratelimit_limit_requests=limit, retry_after="1")
+
+    assert type(dialect("openai").read(answer).error) is expected
+
+
+def test_a_limit_of_0_says_what_helps() -> None:
+    error = dialect("openai").read(raw(429, openai("Quota exceeded, limit: 0"))).error
+
+    assert "choose another model, or raise the account's limit" in str(error)

@@ -1,0 +1,40 @@
+"""What a run waits for, in a small file beside its journal, so that ``status`` can tell it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from batchvision.checkpoint.disk import Disk, disk_failures, replace_file
+from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
+from batchvision.records import WaitNotice
+from batchvision.secrets import Secrets
+
+FILE_NAME = "waiting.json"
+
+
+def write(disk: Disk, folder: Path, notice: WaitNotice | None, secrets: Secrets) -> None:
+    """None: the run waits no more. Raises DiskFailed."""
+    path = folder / FILE_NAME
+    with disk_failures(f"writing {path}"):
+        if notice is None:
+            path.unlink(missing_ok=True)
+            return
+        document = {**notice._asdict(), "reason": secrets.mask(notice.reason), "until": notice.until.isoformat()}
+        replace_file(disk, path, json.dumps(document).encode() + b"\n")
+
+
+def read(output: Path, now: datetime) -> Iterator[WaitNotice]:
+    """What the runs that are at work on an output wait for, all shards; not what a killed run has left behind."""
+    for path in sorted((output / STATE_FOLDER).glob(f"*of*/{FILE_NAME}")):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            document = json.loads(path.read_text(encoding="utf-8"))
+            notice = WaitNotice(
+                str(document["reason"]), datetime.fromisoformat(document["until"]), bool(document["is_outage"])
+            )
+            holder = Holder.written_in(lock_path(output, path.parent.name))
+            if notice.until > now and holder is not None and not holder.has_ended:
+                yield notice

@@ -1,0 +1,80 @@
+"""When waiting for a provider is no use any more: the time without an answer, and waits that it asks for."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchvision.errors import (
+    ConnectFailed,
+    ConnectionCut,
+    ProviderNeverAnswered,
+    ProviderUnavailable,
+    QuotaReached,
+    RateLimited,
+    RequestTimedOut,
+    ServerError,
+    StopRun,
+    Transient,
+)
+from batchvision.pacing.trouble import Trouble
+
+START = 1_000.0
+
+
+@pytest.mark.parametrize("failure", [ConnectFailed, ServerError, RequestTimedOut, ConnectionCut])
+@pytest.mark.parametrize(
+    ("was_answered", "expected", "code"), [(True, ProviderUnavailable, 4), (False, ProviderNeverAnswered, 5)]
+)
+def test_an_outage_ends_the_run_after_max_outage_seconds(
+    failure: type[Transient], was_answered: bool, expected: type[StopRun], code: int
+) -> None:
+    trouble = Trouble(600, was_answered=was_answered)
+    assert trouble.met(failure("refused"), START) is None
+    assert trouble.ends_at(START + 100) == START + 600
+    assert trouble.met(failure("refused"), START + 599) is None
+    reason = trouble.met(failure("refused"), START + 600)
+    assert type(reason) is expected
+    assert reason.exit_code == code
+    assert "limits.max_outage_seconds" in str(reason)
+    assert "refused" in str(reason)
+
+
+@pytest.mark.parametrize(("is_success", "expected"), [(True, ProviderUnavailable), (False, ProviderNeverAnswered)])
+def test_any_answer_begins_the_time_anew_and_only_a_success_counts_as_one(
+    is_success: bool, expected: type[StopRun]
+) -> None:
+    trouble = Trouble(600)
+    trouble.met(ServerError("down"), START)
+    trouble.answered(is_success=is_success)
+    assert trouble.met(ServerError("down"), START + 599) is None
+    assert trouble.met(ServerError("down"), START + 1_198) is None
+    assert type(trouble.met(ServerError("down"), START + 1_199)) is expected
+
+
+@pytest.mark.parametrize(
+    ("waits", "stops"),
+    [
+        ([599], False),
+        ([600], True),
+        ([86_400], True),
+        ([300, 299], False),  # at 300 s, until 599
+        ([300, 300], True),
+        ([None] * 10, False),
+    ],
+)
+def test_a_wait_that_ends_too_late_ends_the_run_at_once(waits: list[float | None], stops: bool) -> None:
+    trouble, now, reason = Trouble(600), START, None
+    for wait in waits:
+        assert reason is None
+        reason = trouble.met(RateLimited("per day", retry_after_seconds=wait), now)
+        now += wait or 1.0
+    assert isinstance(reason, QuotaReached) is stops
+    if reason is not None:
+        assert reason.exit_code == 4
+        assert "limits.max_outage_seconds (600)" in str(reason)
+
+
+def test_rate_limits_alone_for_so_long_are_a_quota_that_is_used_up() -> None:
+    trouble = Trouble(600)
+    assert trouble.met(RateLimited("slow down"), START) is None
+    assert isinstance(trouble.met(RateLimited("slow down"), START + 600), QuotaReached)
