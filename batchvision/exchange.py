@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple
 
@@ -79,6 +79,7 @@ class Terms:
     holds: bool = False  #: ``ambiguous = "hold"``: a row that may have been billed stays pending
     caching: Caching | None = None
     zone: tzinfo = UTC  #: whose days money is added up by
+    prices: Mapping[str, int] = field(default_factory=dict)  #: that each intent names
 
     @property
     def is_trial(self) -> bool:
@@ -252,6 +253,7 @@ class Exchanges:
             image_sha256=request.image_sha256,
             keep=dict(zip(self._terms.keep_names, request.keep, strict=True)),
             has_urls=request.has_urls,
+            prices=self._terms.prices,
         )
 
     def _headers(self, intent: Intent) -> Mapping[str, str] | None:

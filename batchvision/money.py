@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation, localcontext
 from typing import Any
@@ -65,6 +65,17 @@ class Prices:
     long_cached_ticks_per_mtok: int | None = None
     long_output_ticks_per_mtok: int | None = None
     request_ticks: int = 0
+
+    def record(self) -> dict[str, int]:
+        """What an intent says of the prices it is sent under: every field that is set."""
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
+
+    @classmethod
+    def recorded(cls, record: Mapping[str, int]) -> Prices:
+        """The prices of a record. Raises ValueError or TypeError where it is none."""
+        if not all(type(ticks) is int for ticks in record.values()):
+            raise ValueError("prices that are no integers")
+        return cls(**record)
 
     def ticks(self, prompt: int, output: int, cached: int = 0, images: int = 0) -> int:
         """The cost of that many tokens; ``cached`` are part of ``prompt``."""

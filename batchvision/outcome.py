@@ -37,6 +37,7 @@ from batchvision.records import (
     EndedWithout,
     Exchange,
     Failed,
+    Intent,
     Outcome,
     RawAnswer,
     Recipe,
@@ -77,12 +78,16 @@ class Judge:
         quarantine_after_runs: int = 5,
         dialects: Callable[[str], Dialect] = providers.dialect,
         holds: bool = False,
+        asked: Recipe | None = None,
     ) -> None:
+        """``prices`` are today's, of the model that ``asked`` names. They serve only exchanges of journals that do not
+        record the prices of each intent; None: whichever model these have asked."""
         self._recipe = recipes.__getitem__ if isinstance(recipes, Mapping) else recipes
         self._policy = policy
         self._prices = prices
         self._quarantine_after_runs = quarantine_after_runs
         self._dialect = dialects
+        self._asked = asked
         self._holds = holds  #: what may have been billed is not sent again: ``ambiguous = "hold"``
 
     def judge(self, exchange: Exchange, jitter: float = 0.0) -> Verdict:
@@ -107,14 +112,24 @@ class Judge:
 
     def _answered(self, exchange: Exchange, raw: RawAnswer, jitter: float) -> Verdict:
         reading = self._read(exchange, raw)
-        usage = money.with_cost(reading.answer.usage, self._prices, len(exchange.intent.image_ref))
-        answer = reading.answer if usage is reading.answer.usage else reading.answer._replace(usage=usage)
+        answer = reading.answer
+        if answer.usage.cost_ticks is None:
+            prices, images = self._prices_of(exchange.intent), len(exchange.intent.image_ref)
+            answer = answer._replace(usage=money.with_cost(answer.usage, prices, images))
         if reading.error is not None:
             return self._failing(exchange, answer, reading.error, jitter)
         try:
             return self._completed(exchange, raw, answer)
         except InvalidAnswer as error:
             return self._failing(exchange, answer, error, jitter)
+
+    def _prices_of(self, intent: Intent) -> Prices | None:
+        if intent.prices is not None:
+            return Prices.recorded(intent.prices) if intent.prices else None
+        asked = self._asked
+        if asked is None or (asked.provider, asked.model) == (intent.provider, intent.model_requested):
+            return self._prices
+        return money.built_in(intent.provider, intent.model_requested)
 
     def _read(self, exchange: Exchange, raw: RawAnswer) -> Reading:
         dialect = self._dialect(exchange.intent.provider)

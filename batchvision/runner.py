@@ -277,6 +277,7 @@ class Night:
             holds=self._holds,
             caching=wiring.caching_of(self.given),  # all shards use the same conversations
             zone=ZoneInfo(job.timezone),
+            prices=self.prices.record() if self.prices else {},
         )
         exchanges = Exchanges(
             terms,

@@ -107,7 +107,7 @@ def judge_of(job: Job, prices: Prices | None, recipe_of: Callable[[str], Recipe]
     policy = RetryPolicy(job.limits.max_attempts, raise_once=job.answer.on_truncated == "raise_once")
     holds = job.limits.ambiguous == "hold"
     dialects = cache(partial(dialect_of, job))
-    return Judge(recipe_of, policy, prices, job.limits.quarantine_after_runs, dialects, holds=holds)
+    return Judge(recipe_of, policy, prices, job.limits.quarantine_after_runs, dialects, holds, job.recipe)
 
 
 def refusals_of(job: Job, latest: RunSummary | None) -> Refusals:

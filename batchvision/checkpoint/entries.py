@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from batchvision.money import Prices
 from batchvision.providers import sse
 from batchvision.records import EndedWithout, Intent, Lane, RawAnswer, Tries
 from batchvision.secrets import Secrets
@@ -231,14 +232,17 @@ def _header(document: dict[str, Any]) -> Header:
 
 
 def _intent(document: dict[str, Any]) -> Intent:
-    values = {name: document[name] for name in Intent._fields}
+    values = {name: document[name] for name in Intent._fields if name != "prices"}
     values.update(
         lane=Lane(document["lane"]),
         tries=Tries(*document["tries"]),
         sent_at=datetime.fromisoformat(document["sent_at"]),
         image_ref=tuple(document["image_ref"]),
         image_sha256=tuple(document["image_sha256"]),
+        prices=document.get("prices"),
     )
+    if values["prices"]:
+        Prices.recorded(values["prices"])
     return Intent(**values)
 
 

@@ -34,6 +34,8 @@ class Intent(NamedTuple):
     image_sha256: tuple[str | None, ...]
     keep: Mapping[str, Cell]  #: by output name, so that a later job with other kept columns can still file it
     has_urls: bool = False
+    #: those it was sent under, as ``Prices.record`` names them; empty: none were known; None: not recorded
+    prices: Mapping[str, int] | None = None
 
     @property
     def is_trial(self) -> bool:

@@ -162,6 +162,32 @@ def test_a_cost_that_is_not_reported_is_computed_where_prices_are_known() -> Non
     assert judge(exchange).attempt.answer.usage.cost_ticks is None
 
 
+def tokens_only(**changes: Any) -> Exchange:
+    usage = {"prompt_tokens": 1_000_000, "completion_tokens": 0}
+    body = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
+    return answered(json.dumps(body).encode(), **changes)
+
+
+def cost_of(exchange: Exchange, **settings: Any) -> int | None:
+    return judge(exchange, **settings).attempt.answer.usage.cost_ticks
+
+
+def test_an_intents_own_prices_win_over_todays() -> None:
+    today, then = Prices(500, 500, 500), Prices(7, 7, 7)
+    assert cost_of(tokens_only(prices=then.record()), prices=today) == 7
+    assert cost_of(tokens_only(prices={}), prices=today) is None
+
+
+def test_an_intent_without_recorded_prices_is_not_priced_as_another_model() -> None:
+    """Of a journal of an earlier version: today's prices serve only the model that they are of."""
+    today = {"prices": Prices(500, 500, 500), "asked": RECIPES["plain"]}
+    assert cost_of(tokens_only(), **today) == 500
+    other = Recipe("xai", "grok-4.5", None, "What?", None, recipe_id="plain")
+    assert cost_of(tokens_only(model_requested="grok-4.5"), **today) == 2 * 20_000_000_000
+    assert cost_of(tokens_only(model_requested="grok-unheard-of"), **today) is None
+    assert cost_of(tokens_only(), prices=Prices(500, 500, 500), asked=other) == 2 * 12_500_000_000
+
+
 # ---------------------------------------------------------------------------------- the ledger's states
 
 TRANSIENT_503 = b'{"code": "unavailable", "error": "busy"}'
