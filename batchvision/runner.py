@@ -433,11 +433,11 @@ class Night:
     def finish(self, delivery: Delivery) -> RunSummary:
         """The books closed, and what they say, written to ``runs/``. Rows that left the manifest are not counted."""
         collected = delivery.exchanges.collected
-        gone = {outcome.row_id for outcome in collected} - self.standing.seen
         self.counters.rows_completed += sum(
-            isinstance(outcome, Completed) and outcome.row_id not in gone for outcome in collected
+            isinstance(outcome, Completed) and self.standing.has_seen(outcome) for outcome in collected
         )
-        failures = [failed for failed in self.store.failures() if failed.row_id not in gone]
+        gone = {(each.row_id, each.request_key) for each in collected if not self.standing.has_seen(each)}
+        failures = [failed for failed in self.store.failures() if (failed.row_id, failed.request_key) not in gone]
         summary = summarize(
             self.given,
             self.counters,

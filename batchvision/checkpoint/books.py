@@ -6,7 +6,7 @@ parts that the crashed run wrote, or would have written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -80,12 +80,50 @@ def accepted(exchange: Exchange) -> Accepted:
     return Accepted(intent.exchange_id, exchange.ticket, exchange.ticket_at or intent.sent_at, exchange.ticket_place)
 
 
+class Carries:
+    """What pending requests have used up, by row_id and request_key: a row may have several, one for each cell."""
+
+    def __init__(self, carries: Iterable[Carry] = ()) -> None:
+        self._by_row: dict[str, dict[str, Carry]] = {}
+        for carry in carries:
+            self.put(carry)
+
+    def __iter__(self) -> Iterator[Carry]:
+        for of_row in self._by_row.values():
+            yield from of_row.values()
+
+    def __contains__(self, row_id: str) -> bool:
+        return row_id in self._by_row
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_row.values()))
+
+    def get(self, row_id: str, key: str) -> Carry | None:
+        """``key``: request_key or skip_key."""
+        of_row = self._by_row.get(row_id)
+        if of_row is None:
+            return None
+        return of_row.get(key) or next((carry for carry in of_row.values() if carry.skip_key == key), None)
+
+    def put(self, carry: Carry) -> None:
+        self._by_row.setdefault(carry.row_id, {})[carry.request_key] = carry
+
+    def pop(self, row_id: str, request_key: str) -> None:
+        of_row = self._by_row.get(row_id, {})
+        of_row.pop(request_key, None)
+        if not of_row:
+            self._by_row.pop(row_id, None)
+
+
 @dataclass(slots=True)
 class Books:
     """The writer's memory. ``is_done``: whether earlier parts have a (row_id, request_key) already (promise P9)."""
 
+    #: of this run, or of the run that is replayed
+    run_id: str = ""
+    #: the rows that are failed now, by row_id; what was paid under their other requests stands in the ledger
     failures: dict[str, Failed] = field(default_factory=dict)
-    carries: dict[str, Carry] = field(default_factory=dict)
+    carries: Carries = field(default_factory=Carries)
     open: dict[str, Exchange] = field(default_factory=dict)
     attempts: Unsealed[Attempt] = field(default_factory=Unsealed)
     completed: Unsealed[Completed] = field(default_factory=Unsealed)
@@ -94,8 +132,10 @@ class Books:
     failures_changed: bool = False
     #: tickets of which a poll may have taken the answer
     doubted: set[str] = field(default_factory=set)
-    #: rows that got a failure or a carry since these books were opened
+    #: rows that this run has found failed
     touched: set[str] = field(default_factory=set)
+    #: row_id and request_key of those that this run leaves pending after an attempt
+    carried: set[tuple[str, str]] = field(default_factory=set)
     is_done: Callable[[str, str], bool] = lambda row_id, request_key: False
 
     # ---------------------------------------------------------------------------- an exchange
@@ -103,13 +143,8 @@ class Books:
     def start(self, intent: Intent) -> None:
         """The row is pending again: its failure goes, what it has cost lives on in the intent."""
         self.open[intent.exchange_id] = Exchange(intent)
-        if intent.is_trial:
-            return
-        if self.failures.pop(intent.row_id, None) is not None:
-            self.failures_changed = True
-        carry = self.carries.get(intent.row_id)
-        if carry is not None and carry.request_key != intent.request_key:
-            del self.carries[intent.row_id]
+        if not intent.is_trial:
+            self._drop_failure(intent.row_id)
 
     def accept(self, entry: Accepted) -> None:
         exchange = self.open[entry.exchange_id]
@@ -140,7 +175,8 @@ class Books:
         intent = self.open.pop(exchange_id).intent
         if intent.is_trial:
             return
-        if (intent.attempt > 1 or intent.runs_failed) and intent.row_id not in self.carries:
+        is_carried = self.carries.get(intent.row_id, intent.request_key) is not None
+        if (intent.attempt > 1 or intent.runs_failed) and not is_carried:
             self._carry(intent, intent.attempt - 1, 0, None)
 
     # ---------------------------------------------------------------------------- its end
@@ -154,17 +190,27 @@ class Books:
             return exchange
         match verdict.outcome:
             case Completed() as completed:
-                self.publish(completed)
+                self.publish(completed, is_current=intent.run_id == self.run_id)
             case Failed() as failed:
-                self._forget(failed.row_id)
-                self.file(failed)
+                self.carries.pop(intent.row_id, intent.request_key)
+                if intent.run_id == self.run_id:
+                    self.file(failed)
+                else:
+                    self._file_collected(failed)
             case None:
                 self._carry(intent, intent.attempt, attempt.answer.usage.cost_ticks or 0, attempt.bound_ticks, hold)
         return exchange
 
-    def publish(self, completed: Completed) -> None:
-        """The row has its answer. P9: once in results; each attempt is in the ledger all the same."""
-        self._forget(completed.row_id)
+    def publish(self, completed: Completed, *, is_current: bool = True) -> None:
+        """The row has its answer. P9: once in results; each attempt is in the ledger all the same.
+
+        ``is_current`` False: the answer to a ticket of an earlier run, and the row may have another cell by now. Then
+        only a failure of the same request goes.
+        """
+        self.carries.pop(completed.row_id, completed.request_key)
+        failed = self.failures.get(completed.row_id)
+        if failed is not None and (is_current or failed.request_key == completed.request_key):
+            self._drop_failure(completed.row_id)
         key = (completed.row_id, completed.request_key)
         if key not in self.answered and not self.is_done(*key):
             self.answered.add(key)
@@ -180,31 +226,49 @@ class Books:
         self.failures[failed.row_id] = stored
         self.failures_changed = True
 
-    def _forget(self, row_id: str) -> None:
-        self.carries.pop(row_id, None)
+    def _file_collected(self, failed: Failed) -> None:
+        """A ticket of an earlier run has failed: the failure of another cell of its row stays."""
+        before = self.failures.get(failed.row_id)
+        if before is None or before.request_key == failed.request_key:
+            self.failures[failed.row_id] = replace(failed, at_provider=False)
+            self.failures_changed = True
+
+    def keep(self, failed: Failed) -> None:
+        """The row is failed now, as the ledger says that it was before."""
+        if self.failures.get(failed.row_id) != failed:
+            self.failures[failed.row_id] = failed
+            self.failures_changed = True
+
+    def _drop_failure(self, row_id: str) -> None:
         if self.failures.pop(row_id, None) is not None:
             self.failures_changed = True
 
     def _carry(self, intent: Intent, attempts: int, ticks: int, bound: int | None, hold: bool = False) -> None:
-        before = self.carries.get(intent.row_id)
+        before = self.carries.get(intent.row_id, intent.request_key)
         bound = (bound or 0) + (before.bound_ticks or 0 if before else 0)
-        self.touched.add(intent.row_id)
-        self.carries[intent.row_id] = Carry(
-            row_id=intent.row_id,
-            request_key=intent.request_key,
-            skip_key=intent.skip_key,
-            attempts=attempts,
-            cost_ticks=intent.cost_before_ticks + ticks,
-            runs_failed=intent.runs_failed,
-            held=hold,
-            bound_ticks=bound or None,
+        self.carried.add((intent.row_id, intent.request_key))
+        self.carries.put(
+            Carry(
+                row_id=intent.row_id,
+                request_key=intent.request_key,
+                skip_key=intent.skip_key,
+                attempts=attempts,
+                cost_ticks=intent.cost_before_ticks + ticks,
+                runs_failed=intent.runs_failed,
+                held=hold,
+                bound_ticks=bound or None,
+            )
         )
 
     # ---------------------------------------------------------------------------- between runs and seals
 
+    def begin(self, run_id: str) -> None:
+        """Recovery is over: what is booked from now on is of this run, and of rows that its manifest has."""
+        self.run_id, self.touched, self.carried = run_id, set(), set()
+
     def release_held(self) -> None:
         """A run that sends ambiguous rows again."""
-        self.carries = {row_id: replace(carry, held=False) for row_id, carry in self.carries.items()}
+        self.carries = Carries(replace(carry, held=False) for carry in self.carries)
 
     def drop_answered(self) -> None:
         """A seal that was cut off may have left a row in both tables: it is completed."""
@@ -213,14 +277,11 @@ class Books:
                 del self.failures[failed.row_id]
                 self.failures_changed = True
 
-    def drop_unseen(self, seen: set[str]) -> None:
-        """After a complete pass over the manifest: rows it no longer has are neither failed nor pending."""
-        kept = seen | self.touched
-        for row_id in [row_id for row_id in self.failures if row_id not in kept]:
-            del self.failures[row_id]
-            self.failures_changed = True
-        for row_id in [row_id for row_id in self.carries if row_id not in kept]:
-            del self.carries[row_id]
+    def drop_unseen(self, is_seen: Callable[[Failed], bool]) -> None:
+        """After a complete pass over the manifest: ``failures/`` lists no row that has left it or has another cell."""
+        for failed in list(self.failures.values()):
+            if failed.row_id not in self.touched and not is_seen(failed):
+                self._drop_failure(failed.row_id)
 
     @property
     def has_unsealed(self) -> bool:
@@ -233,7 +294,7 @@ class Books:
             completed=self.completed.cut(),
             failures=tuple(self.failures.values()) if self.failures_changed else None,
             open=tuple(self.open.values()),
-            carries=tuple(self.carries.values()),
+            carries=tuple(self.carries),
         )
         self.answered, self.failures_changed = set(), False
         return cut
@@ -256,7 +317,7 @@ class Books:
             case Voided(exchange_id):
                 self.void(exchange_id)
             case Carry():
-                self.carries[entry.row_id] = entry
+                self.carries.put(entry)
             case Header():
                 raise ValueError("a second segment header")
         return None

@@ -59,6 +59,7 @@ def replay(path: Path, books: Books, judge: Callable[[Exchange], Verdict], hold:
     """Apply a segment to the books: what has an answer or an end is judged, what has neither is ambiguous, and what has
     a ticket stays open. The same segment always gives the same books. Raises CheckpointDamaged."""
     scan = read_segment(path)
+    books.run_id = scan.header.run_id
     completed = failed = 0
     for entry in scan.entries:
         try:

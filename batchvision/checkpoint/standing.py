@@ -6,7 +6,8 @@ bytes (under its skip_key, under its request_key, and a hint that its request is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +19,12 @@ import pyarrow.compute as pc
 from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.entries import Carry
 from batchvision.checkpoint.keyset import Keep, KeySet
+from batchvision.checkpoint.paid_failures import read_paid_failures
 from batchvision.checkpoint.parts import batches_of, part_paths
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pair, pairs
 from batchvision.checkpoint.spent import Sums, read_sums
 from batchvision.keys import row_digest
-from batchvision.records import Failed, Intent
+from batchvision.records import Completed, Failed, Intent
 
 _RESULT_COLUMNS = ("row_id", "request_key", "skip_key", "recipe_id", "row_cost_ticks")
 
@@ -58,7 +60,15 @@ class OtherRecipes(NamedTuple):
 class Standing:
     """The answers to the feed's and the lanes' questions, which the feed's thread and the loop ask at the same time."""
 
-    def __init__(self, books: Books, done: KeySet, others: dict[bytes, int], sums: Sums, answered: KeySet) -> None:
+    def __init__(
+        self,
+        books: Books,
+        done: KeySet,
+        others: dict[bytes, int],
+        sums: Sums,
+        answered: KeySet,
+        paid_failures: Mapping[tuple[str, str], Failed] | None = None,
+    ) -> None:
         for keys in (done, answered):
             keys.settle()  # else two who ask at once both sort them, and find what is done not to be
         #: request_keys that (very probably) have an answer under this recipe, whosever it is
@@ -75,14 +85,20 @@ class Standing:
         }
         #: the loop takes from ``_awaiting`` while the feed's thread asks, so that it cannot be walked through there
         self._had_tickets = frozenset(row_id for row_id, _ in self._awaiting)
-        #: rows with a failure, a carry or a ticket that the manifest still has
-        self.seen: set[str] = set()
+        #: row_id and a key of each row of the manifest that has a failure, a carry or a ticket under it
+        self.seen: set[tuple[str, str]] = set()
+        self._paid_failures = {} if paid_failures is None else paid_failures
+        self._failed_before = frozenset(row_id for row_id, _ in self._paid_failures)
 
     @classmethod
     def read(cls, output: Path, books: Books, recipe_id: str) -> Standing:
         """From the parts of all shards. Raises CheckpointDamaged."""
         done, answered, others = _read_results(output, recipe_id)
-        return cls(books, done, others, read_sums(output), answered)
+
+        def is_wanted(row_id: str, request_key: str) -> bool:
+            return not done.contains(pair(row_id, request_key))
+
+        return cls(books, done, others, read_sums(output), answered, read_paid_failures(output, is_wanted))
 
     # ---------------------------------------------------------------------------- one row
 
@@ -93,24 +109,33 @@ class Standing:
     def open_state(self, row_id: str, key: str) -> RowState:
         """As :meth:`state`, of a row that :meth:`not_done` has named."""
         if (row_id, key) in self._awaiting:
-            self.seen.add(row_id)
+            self.seen.add((row_id, key))
             return RowState.AWAITING
         carry = self._carry(row_id, key)
-        if carry is not None and carry.held:
-            return RowState.HELD
+        if carry is not None:  # also of a failed row that is being tried again
+            return RowState.HELD if carry.held else RowState.NEW
         return RowState.NEW if self.failed_before(row_id, key) is None else RowState.FAILED
 
     def failed_before(self, row_id: str, key: str) -> Failed | None:
-        """The row's record in ``failures`` under this key, kept cells and all."""
+        """The row's record in ``failures`` under this key, kept cells and all, or what the ledger has of it."""
         failed = self._books.failures.get(row_id)
         if failed is None or key not in (failed.request_key, failed.skip_key):
-            return None
-        self.seen.add(row_id)
+            failed = self._paid_failures.get((row_id, key))
+        if failed is not None:
+            self.seen.add((row_id, key))
         return failed
 
-    def keep_failed(self, row_id: str, key: str) -> None:
-        """The row stays failed in this run: its record outlives a complete pass over the manifest."""
-        self.failed_before(row_id, key)
+    def keep_failed(self, row_id: str, key: str, skip_key: str | None = None) -> None:
+        """The row stays failed in this run: its record outlives a complete pass over the manifest. ``skip_key``: where
+        ``key`` is the request_key."""
+        failed = self.failed_before(row_id, key)
+        if failed is not None and skip_key is not None and not failed.skip_key:  # as the ledger has it
+            self._books.keep(replace(failed, skip_key=skip_key))
+
+    def has_seen(self, record: Failed | Carry | Completed) -> bool:
+        """Whether the manifest has the row, under this very request."""
+        keys = (record.request_key, record.skip_key)
+        return any(key and (record.row_id, key) in self.seen for key in keys)
 
     def carried(self, row_id: str, key: str) -> Carried:
         """What the next attempt counts on from: of a pending row its carry, of a failed one its record."""
@@ -123,10 +148,9 @@ class Standing:
         return _NOTHING_CARRIED
 
     def _carry(self, row_id: str, key: str) -> Carry | None:
-        carry = self._books.carries.get(row_id)
-        if carry is None or key not in (carry.request_key, carry.skip_key):
-            return None
-        self.seen.add(row_id)
+        carry = self._books.carries.get(row_id, key)
+        if carry is not None:
+            self.seen.add((row_id, key))
         return carry
 
     def collected(self, intent: Intent) -> None:
@@ -148,9 +172,14 @@ class Standing:
     def met_before(self, row_ids: Sequence[str]) -> list[int]:
         """The places of those that have failed, wait for a ticket, or carry something, under whatever key."""
         failures, carries, tickets = self._books.failures, self._books.carries, self._had_tickets
-        if not (failures or carries or tickets):
+        paid = self._failed_before
+        if not (failures or carries or tickets or paid):
             return []
-        return [at for at, each in enumerate(row_ids) if each in failures or each in carries or each in tickets]
+        return [
+            at
+            for at, each in enumerate(row_ids)
+            if each in failures or each in carries or each in tickets or each in paid
+        ]
 
     def is_done_elsewhere(self, row_id: str) -> bool:
         """Whether the row is done under another recipe, and not under this one."""

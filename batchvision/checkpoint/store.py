@@ -31,7 +31,7 @@ from batchvision.checkpoint.disk import (
     disk_failures,
     hidden_name,
 )
-from batchvision.checkpoint.entries import Accepted, Ended, Header, Received, Voided, masked_answer
+from batchvision.checkpoint.entries import Accepted, Carry, Ended, Header, Received, Voided, masked_answer
 from batchvision.checkpoint.journal import Journal, Segment, segment_paths
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.parts import part_paths, remove_leftovers, rows_with
@@ -164,6 +164,7 @@ class Store:
             others = Takeover(self._disk, self._lock, self._sealer, self._tables)
             with others.beginning(self._books, judge, hold):
                 segment = self._begin(old, segments)
+        self._books.begin(self._run_id)
         journal = Journal(segment, self._offload, self._secrets.mask)
         self._opened = Writer(
             journal, self._books, self._sealer, self._seal_after, self._lock, self._reserve, self._offload
@@ -307,14 +308,14 @@ class Store:
         return self._journal.failure is None
 
     async def close(self, complete: bool) -> None:
-        """Seal what is booked. ``complete``: the feed has passed over the whole manifest, so failures and carries of
-        rows that it did not meet are dropped. Nothing is rewritten that did not change. Raises DiskFailed; after a
-        failed write the tables stay as they are: the next run makes them of what the journal has.
+        """Seal what is booked. ``complete``: the feed has passed over the whole manifest, so ``failures/`` loses the
+        rows that it did not meet. Nothing is rewritten that did not change. Raises DiskFailed; after a failed write the
+        tables stay as they are: the next run makes them of what the journal has.
         """
 
         def drop_unseen() -> None:
             if complete and self._standing is not None:
-                self._books.drop_unseen(self._standing.seen)
+                self._books.drop_unseen(self._standing.has_seen)
 
         await self._writer.close(drop_unseen, lambda: self._books.unread(self._run_id))
 
@@ -369,8 +370,12 @@ class Store:
 
     @property
     def held_count(self) -> int:
-        """Rows kept back by ``ambiguous = "hold"``."""
-        return sum(1 for carry in self._books.carries.values() if carry.held)
+        """Rows of the manifest kept back by ``ambiguous = "hold"``."""
+        return sum(carry.held and self._is_current(carry) for carry in self._books.carries)
+
+    def _is_current(self, carry: Carry) -> bool:
+        is_of_this_run = (carry.row_id, carry.request_key) in self._books.carried
+        return is_of_this_run or self._standing is None or self._standing.has_seen(carry)
 
     @property
     def _writer(self) -> Writer:

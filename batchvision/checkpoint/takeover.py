@@ -147,9 +147,11 @@ def take_over(dead: Books, own: Books, owns: Callable[[str], bool]) -> bool:
         if mine is None or mine.failed_at < failed.failed_at:
             own.failures[failed.row_id] = failed
             own.failures_changed = True
-    carries = [carry for row_id, carry in dead.carries.items() if owns(row_id)]
+    carries = [carry for carry in dead.carries if owns(carry.row_id)]
     for carry in carries:
-        own.carries.setdefault(carry.row_id, dead.carries.pop(carry.row_id))
+        dead.carries.pop(carry.row_id, carry.request_key)
+        if own.carries.get(carry.row_id, carry.request_key) is None:
+            own.carries.put(carry)
     open_ = [exchange for exchange in dead.open.values() if owns(exchange.intent.row_id)]
     for exchange in open_:
         own.open.setdefault(exchange.intent.exchange_id, dead.open.pop(exchange.intent.exchange_id))

@@ -133,7 +133,7 @@ class OutputView:
         """From the newest segment of every shard. Raises CheckpointDamaged."""
         in_flight: dict[str, Intent] = {}
         tickets: dict[str, Intent] = {}
-        held: dict[str, Carry] = {}
+        held: dict[tuple[str, str], Carry] = {}
         for folder in sorted((self.output / STATE_FOLDER).glob("*of*")):
             for entry in _newest_entries(folder):
                 _apply(entry, in_flight, tickets, held)
@@ -148,7 +148,9 @@ def _newest_entries(folder: Path) -> list[Entry]:
     return []
 
 
-def _apply(entry: Entry, in_flight: dict[str, Intent], tickets: dict[str, Intent], held: dict[str, Carry]) -> None:
+def _apply(
+    entry: Entry, in_flight: dict[str, Intent], tickets: dict[str, Intent], held: dict[tuple[str, str], Carry]
+) -> None:
     match entry:
         case Intent(exchange_id=exchange_id):
             in_flight[exchange_id] = entry
@@ -160,4 +162,4 @@ def _apply(entry: Entry, in_flight: dict[str, Intent], tickets: dict[str, Intent
             in_flight.pop(exchange_id, None)
             tickets.pop(exchange_id, None)
         case Carry(held=True):
-            held[entry.row_id] = entry
+            held[entry.row_id, entry.request_key] = entry

@@ -162,7 +162,7 @@ class Delivery:
                 before = self._standing.failed_before(row.row_id, request.request_key)
                 if before is None or self._wants(before):
                     return True
-                self._standing.keep_failed(row.row_id, request.request_key)
+                self._standing.keep_failed(row.row_id, request.request_key, row.skip_key)
                 self._counters.rows_failed += 1
                 self._counters.rows_quarantined += before.quarantined
                 return False

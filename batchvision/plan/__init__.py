@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from batchvision.checkpoint import OutputView, Standing
-from batchvision.checkpoint.books import Books
+from batchvision.checkpoint.books import Books, Carries
 from batchvision.checkpoint.schema import failures_of
 from batchvision.errors import RowFault
 from batchvision.feed import NewStanding, Selection, Stretch, Tally, stretches, survey
@@ -79,7 +79,7 @@ def standing_of(job: Job) -> FeedStanding:
     failed = [failed for batch in view.rows("failures") for failed in failures_of(batch)]
     books = Books(
         failures={each.row_id: each for each in failed},
-        carries={carry.row_id: carry for carry in work.held},
+        carries=Carries(work.held),
         open={intent.exchange_id: Exchange(intent, ticket="open") for intent in work.tickets},
     )
     return Standing.read(job.output_path, books, job.recipe.recipe_id)

@@ -272,7 +272,7 @@ class _Session:
         failures = [
             failed
             for failed in self.store.failures()
-            if failed.recipe_id == recipe_id and failed.row_id in self.standing.seen
+            if failed.recipe_id == recipe_id and self.standing.has_seen(failed)
         ]
         summary = summarize(
             self.given,

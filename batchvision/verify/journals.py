@@ -45,7 +45,7 @@ class ShardJournal:
 
     @property
     def held(self) -> int:
-        return sum(carry.held for carry in self.books.carries.values())
+        return sum(carry.held for carry in self.books.carries)
 
     def has_ended(self, ended: frozenset[str]) -> bool:
         """Whether the last run on this shard is one of those."""
