@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from batchvision.images import stamp
+from batchvision.images import stamp, with_size
 from batchvision.manifest.cells import NO_TEXT, JsonCells, cell_texts, letters
 from batchvision.manifest.image_cells import image_refs
 from batchvision.records import ImageKind, ImageRef
@@ -124,7 +124,7 @@ class BatchImages:
     def of_rows(self, places: list[int]) -> list[tuple[ImageRef, ...]]:
         """The refs of some rows, each in the order of the columns."""
         columns = [
-            [refs[place] for place in places] if refs is not None else _url_refs(plain, name, places)
+            [self._with_sizes(refs[place]) for place in places] if refs is not None else _url_refs(plain, name, places)
             for name, plain, refs in zip(self._columns.names, self._plain, self._refs, strict=True)
         ]
         if len(columns) == 1:
@@ -132,6 +132,10 @@ class BatchImages:
         return (
             [tuple(chain.from_iterable(row)) for row in zip(*columns, strict=True)] if columns else [()] * len(places)
         )
+
+    def _with_sizes(self, refs: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
+        """Looked up here, in the feed's thread: a disk may keep it waiting."""
+        return tuple([with_size(ref, self._columns.root) for ref in refs])
 
     def places_with_nul(self) -> list[int]:
         """The rows of which an image's name holds a NUL (a plain URL cannot)."""

@@ -8,7 +8,7 @@ processes of its own) · preparing (as it is, or converted) · jail (local files
 from batchvision.images.addresses import is_public
 from batchvision.images.pool import DecodingPool
 from batchvision.images.preparing import Converter, LeastSize, Prepared, prepare_bytes
-from batchvision.images.references import kind_of, redact_reference, redact_url, stamp
+from batchvision.images.references import kind_of, redact_reference, redact_url, stamp, with_size
 from batchvision.images.source import Fetcher, ImageSource, Offload, Reserve, load_local, threads
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "redact_url",
     "stamp",
     "threads",
+    "with_size",
 ]

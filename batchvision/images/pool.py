@@ -35,6 +35,9 @@ from batchvision.records import ImagePreparation
 
 DEADLINE_SECONDS = 30.0  #: for one image, its way there and back included
 START_SECONDS = 60.0
+#: An image that takes longer is given a place beside the others: it may hang until its deadline.
+SLOW_SECONDS = 3.0
+_LOOK_AGAIN_SECONDS = 1.0  #: while all places are taken
 MOST_PROCESSES = 8  #: two feed any provider; each may take a few hundred megabytes
 _PIPE_BYTES = 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
@@ -51,7 +54,8 @@ class _TooSlow(Exception):
 
 
 class DecodingPool:
-    """At most ``size`` processes (default: the processors there are), each started when it is first needed.
+    """At most ``size`` processes (default: the processors there are), each started when it is first needed. As many
+    again may run while slow images keep theirs.
 
     Use it as a context manager, or ``close`` it: no process outlives it.
     """
@@ -69,7 +73,8 @@ class DecodingPool:
         self._turns = threading.Condition()
         self._idle: list[_Decoder] = []
         self._busy: set[_Decoder | None] = set()
-        self._at_work = self._waiting_alone = 0
+        self._at_work: dict[object, float] = {}  #: each turn, and when it began
+        self._waiting_alone = 0
         self._is_alone = self._is_closed = False
 
     def __enter__(self) -> Self:
@@ -142,15 +147,16 @@ class DecodingPool:
     @contextlib.contextmanager
     def _turn(self, is_alone: bool) -> Iterator[None]:
         """Leave to use one process; ``is_alone``: while no other is at work."""
+        turn = object()
         with self._turns:
             self._waiting_alone += is_alone
             while not self._is_closed and not self._may_start(is_alone):
-                self._turns.wait()
+                self._turns.wait(_LOOK_AGAIN_SECONDS)
             self._waiting_alone -= is_alone
             if self._is_closed:
                 self._turns.notify_all()
                 raise ImageUnreadable("the run has ended before the image was converted")
-            self._at_work += 1
+            self._at_work[turn] = time.monotonic()
             self._is_alone = is_alone
             spare = [self._idle.pop() for _ in self._idle[1:]] if is_alone else []
         for decoder in spare:  # what they hold is needed
@@ -159,14 +165,17 @@ class DecodingPool:
             yield
         finally:
             with self._turns:
-                self._at_work -= 1
+                del self._at_work[turn]
                 self._is_alone = False
                 self._turns.notify_all()
 
     def _may_start(self, is_alone: bool) -> bool:
         if is_alone:
-            return self._at_work == 0
-        return self._at_work < self.size and not self._is_alone and not self._waiting_alone
+            return not self._at_work
+        if self._is_alone or self._waiting_alone or len(self._at_work) >= 2 * self.size:
+            return False
+        recent = time.monotonic() - SLOW_SECONDS
+        return sum(began > recent for began in self._at_work.values()) < self.size
 
     def _taken(self) -> _Decoder:
         with self._turns:

@@ -60,11 +60,25 @@ def stamp(ref: ImageRef, root: Path, identity_mode: str) -> str:
     if not _needs_reading(ref, identity_mode):
         return identity(ref, identity_mode, None)
     try:
-        name = local_path(ref.reference)
-        facts = os.stat(name if name.startswith("/") else f"{root}/{name}")  # noqa: PTH116 - a million of them
+        facts = _facts(ref, root)
     except (OSError, ValueError, ImageForbidden, ImageUnreadable):
         return f"missing:{ref.reference}"
     return f"path:{ref.reference}:{facts.st_size}:{facts.st_mtime_ns}"
+
+
+def with_size(ref: ImageRef, root: Path) -> ImageRef:
+    """``ref`` with the size of the file it names. Blocking."""
+    if ref.kind is not ImageKind.PATH:
+        return ref
+    try:
+        return ref._replace(size_bytes=_facts(ref, root).st_size)
+    except (OSError, ValueError, ImageForbidden, ImageUnreadable):
+        return ref._replace(size_bytes=0)
+
+
+def _facts(ref: ImageRef, root: Path) -> os.stat_result:
+    name = local_path(ref.reference)
+    return os.stat(name if name.startswith("/") else f"{root}/{name}")  # noqa: PTH116 - a million of them
 
 
 def _needs_reading(ref: ImageRef, identity_mode: str) -> bool:

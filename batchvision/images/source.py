@@ -12,19 +12,18 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from time import perf_counter
 from typing import Protocol, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.to_thread
 
-from batchvision.errors import ImageTooLarge, ImageUnreachable, ImageUnreadable, RowInvalid
+from batchvision.errors import ImageUnreachable, ImageUnreadable, RowInvalid
 from batchvision.eventloop import others_first
 from batchvision.images.addresses import check_host
 from batchvision.images.downloads import Downloads, Room
 from batchvision.images.formats import Header, examine
 from batchvision.images.jail import read_inside
-from batchvision.images.pool import DecodingPool
+from batchvision.images.pool import MOST_PROCESSES, DecodingPool
 from batchvision.images.preparing import (
     Converter,
     LeastSize,
@@ -34,6 +33,7 @@ from batchvision.images.preparing import (
     part_sent,
     prepare_bytes,
 )
+from batchvision.images.reading import FileReaders
 from batchvision.images.references import (
     check_url,
     identity,
@@ -42,6 +42,7 @@ from batchvision.images.references import (
     redact_reference,
     redact_url,
     url_identity,
+    with_size,
 )
 from batchvision.records import Base64, ImageKind, ImagePreparation, ImageRef, Payload
 
@@ -49,11 +50,10 @@ log = logging.getLogger(__name__)
 
 #: No larger source is read: it bounds memory, and the largest photo that makes sense is far below.
 MAX_SOURCE_BYTES = 128 * 1024 * 1024
-#: Bytes at hand up to this size that need no conversion are checked on the loop: a thread would cost more.
+#: Images up to this size that need no conversion are checked on the loop: a thread would cost more.
 SMALL_BYTES = 256 * 1024
-#: A file that takes longer to read holds up the loop. After two in a row (one may be another process's doing) so many
-#: are read by threads.
-SLOW_READ_SECONDS, READ_ELSEWHERE = 0.008, 200
+#: They wait for decoding processes. Images that need none have threads of their own.
+DECODING_THREADS = 2 * MOST_PROCESSES
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -162,7 +162,6 @@ class ImageSource:
         least: LeastSize | None = None,
     ) -> None:
         self._root = root
-        self._root_prefix = f"{root}/"
         self._preparation = preparation
         self._inlines_urls = image_mode == "inline"
         self._identity_mode = image_identity
@@ -171,8 +170,8 @@ class ImageSource:
         self._least = least or LeastSize()
         self._has_warned = False  #: of a file of which a part is not sent
         self._offload = offload or threads()
-        self._read_elsewhere = 0  #: so many files more are read by threads
-        self._was_slow = False  #: the last one that was read on the loop
+        self._decode = offload or threads(DECODING_THREADS)
+        self._readers = None if offload is not None else FileReaders()
         self._downloads, self._room = Downloads(), Room()
         if convert is None and offload is None:
             pool = DecodingPool()
@@ -195,11 +194,8 @@ class ImageSource:
             case ImageKind.DATA:
                 return len(ref.reference)
             case _:
-                name = ref.reference
-                try:
-                    return os.stat(name if name.startswith("/") else self._root_prefix + name).st_size  # noqa: PTH116
-                except (OSError, ValueError):
-                    return 0
+                known = with_size(ref, self._root).size_bytes if ref.size_bytes is None else ref.size_bytes
+                return known or 0
 
     async def payload(self, ref: ImageRef, inline: bool = False) -> Payload:
         """The image, checked and ready to be placed in a request. Raises a RowFault."""
@@ -219,10 +215,13 @@ class ImageSource:
         match ref.kind:
             case ImageKind.BYTES if ref.content:
                 return await self._from_bytes(ref, ref.content)
-            case ImageKind.PATH if (content := self._read_here(ref)) is not None:
-                return await self._from_bytes(ref, content)
             case _:
-                return await self._offload(self._read_and_check, ref)
+                return await self._from_bytes(ref, await self._read(ref))
+
+    async def _read(self, ref: ImageRef) -> bytes:
+        if ref.kind is not ImageKind.PATH or self._readers is None:
+            return await self._offload(read_source, ref, self._root, self._preparation)
+        return await self._readers.read(ref.reference, partial(read_source, ref, self._root, self._preparation))
 
     def _handed_over(self, ref: ImageRef) -> Payload:
         return Payload(
@@ -251,14 +250,20 @@ class ImageSource:
 
     async def _from_bytes(self, ref: ImageRef, content: bytes) -> Payload:
         if len(content) > SMALL_BYTES or self._preparation.strip_metadata:
-            return await self._offload(self._check, ref, content, None)
+            found = await self._offload(self._unchanged, ref, content)
+        else:
+            found = self._unchanged(ref, content)
+        if isinstance(found, Payload):
+            return found
+        return await self._decode(self._converted, ref, content, found)
+
+    def _unchanged(self, ref: ImageRef, content: bytes) -> Payload | Header:
+        """Its payload as it is; its header, where it has to be converted."""
         header = examine(content)
         prepared = as_it_is(content, header, self._preparation)
-        if prepared is None:
-            return await self._offload(self._check, ref, content, header)
-        return self._payload(ref, content, prepared)
+        return header if prepared is None else self._payload(ref, content, prepared)
 
-    def _check(self, ref: ImageRef, content: bytes, header: Header | None) -> Payload:
+    def _converted(self, ref: ImageRef, content: bytes, header: Header) -> Payload:
         return self._payload(ref, content, prepare_bytes(content, self._preparation, self._convert, header))
 
     def _payload(self, ref: ImageRef, content: bytes, prepared: Prepared) -> Payload:
@@ -276,24 +281,3 @@ class ImageSource:
                 f"{width} x {height} pixels are too few for the provider, which takes {self._least.side} a side and "
                 f"{self._least.pixels:,} in all at least: use a larger image, or scale this one up"
             )
-
-    def _read_here(self, ref: ImageRef) -> bytes | None:
-        """A small file, read on the loop as long as that is quick; None: it is for a thread, like the next ones after
-        slow reads (a cold disk, a network). A thread costs more than reading it: the way there and back, and what was
-        just read is out of the processor's cache when it is to be encoded."""
-        if self._read_elsewhere > 0:
-            self._read_elsewhere -= 1
-            return None
-        began = perf_counter()
-        try:
-            return read_inside(self._root, ref.reference, SMALL_BYTES)
-        except ImageTooLarge:
-            return None
-        finally:
-            is_slow = perf_counter() - began > SLOW_READ_SECONDS
-            if is_slow and self._was_slow:
-                self._read_elsewhere = READ_ELSEWHERE
-            self._was_slow = is_slow
-
-    def _read_and_check(self, ref: ImageRef) -> Payload:
-        return self._check(ref, read_source(ref, self._root, self._preparation), None)

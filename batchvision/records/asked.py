@@ -53,6 +53,7 @@ class ImageRef(NamedTuple):
     """One image as the manifest names it. ``reference``: path, URL or data URI (for BYTES: the struct's path, or "").
 
     ``slot`` is the column it came from, for ``{image:slot}``. ``version`` is the cell of ``image_version``, if any.
+    ``size_bytes``: of a local file, as the feed found it (0: there is none); None where nothing has looked.
     """
 
     kind: ImageKind
@@ -60,6 +61,7 @@ class ImageRef(NamedTuple):
     slot: str
     content: bytes | None = None
     version: str | None = None
+    size_bytes: int | None = None
 
 
 class Row(NamedTuple):

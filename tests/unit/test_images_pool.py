@@ -192,6 +192,21 @@ def test_an_idle_process_that_was_killed_costs_no_row(pool: DecodingPool) -> Non
     assert pool.convert(WEBP, examine(WEBP), DEFAULT).width == 64
 
 
+def test_two_images_that_hang_do_not_keep_the_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchvision.images.pool.SLOW_SECONDS", 0.2)
+    monkeypatch.setattr("batchvision.images.pool._LOOK_AGAIN_SECONDS", 0.05)
+    hung, well = WEBP + b"#hang", WEBP + b"#well"
+    with (
+        ThreadPoolExecutor(3) as threads,
+        DecodingPool(2, deadline_seconds=250.0, command=(sys.executable, "-P", "-c", MOODY)) as pool,
+    ):
+        waiting = [threads.submit(pool.convert, hung, examine(hung), DEFAULT) for _ in range(2)]
+        assert threads.submit(pool.convert, well, examine(well), DEFAULT).result().width == 64
+        assert not any(each.done() for each in waiting)
+        pool.close()
+        assert all(isinstance(each.exception(), ImageUnreadable | ImageTooLarge) for each in waiting)
+
+
 # ---------------------------------------------------------------------------------- memory
 
 

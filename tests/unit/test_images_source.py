@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 import threading
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
@@ -24,6 +24,8 @@ from batchvision.errors import (
     RowInvalid,
 )
 from batchvision.images import ImageSource, Reserve, load_local, threads
+from batchvision.images.formats import Converted, Header
+from batchvision.images.reading import FileReaders
 from batchvision.images.source import MAX_SOURCE_BYTES, SMALL_BYTES
 from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload
 
@@ -188,33 +190,107 @@ async def test_small_plain_bytes_stay_on_the_loop_and_everything_else_leaves_it(
     assert offload.calls == 1
     (tmp_path / "large.jpg").write_bytes(JPEG[:-2] + bytes(SMALL_BYTES) + JPEG[-2:])
     await source.payload(ref(ImageKind.PATH, "large.jpg"))
-    assert offload.calls == 2
+    assert offload.calls == 3  # read, and then looked at
     with pytest.raises(ImageTooLarge):
         large = ImageSource(tmp_path, ImagePreparation(max_pixels=1), offload=offload)
         await large.payload(ref(ImageKind.BYTES, "", JPEG + bytes(SMALL_BYTES)))
-    assert offload.calls == 3
+    assert offload.calls == 4
 
 
-async def test_small_files_are_read_on_the_loop_until_two_in_a_row_take_long(
+def reads(monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> list[str]:
+    """Files called "hung..." are read when the gate opens; the threads that read."""
+    by: list[str] = []
+
+    def read(image: ImageRef, root: Path, preparation: ImagePreparation) -> bytes:
+        by.append(threading.current_thread().name)
+        if image.reference.startswith("hung"):
+            gate.wait(60)
+        return JPEG
+
+    monkeypatch.setattr("batchvision.images.source.read_source", read)
+    return by
+
+
+async def test_two_files_that_hang_cost_their_rows_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchvision.images.source.READ_ELSEWHERE", 3)
-    offload = Inline()
-    source = ImageSource(tmp_path, ImagePreparation(), offload=offload)
-    (tmp_path / "a.jpg").write_bytes(JPEG)
-    clock = itertools.count(0.0, 0.001)
-    monkeypatch.setattr("batchvision.images.source.perf_counter", lambda: next(clock))
-    for _ in range(5):
-        assert sent(await source.payload(ref(ImageKind.PATH, "a.jpg"))) == JPEG
-    assert offload.calls == 0
-    for seconds in (0.5, 0.001, 0.5, 0.001):  # somebody else had the processor
-        clock = itertools.count(0.0, seconds)
-        await source.payload(ref(ImageKind.PATH, "a.jpg"))
-    assert offload.calls == 0
-    clock = itertools.count(0.0, 0.5)  # a cold disk
-    for expected in (0, 0, 1, 2, 3, 3, 4):
-        assert sent(await source.payload(ref(ImageKind.PATH, "a.jpg"))) == JPEG
-        assert offload.calls == expected
+    gate = threading.Event()
+    by = reads(monkeypatch, gate)
+    source = ImageSource(tmp_path, ImagePreparation())
+    source._readers = FileReaders(read_seconds=0.3)
+    failed, done = list[str](), list[str]()
+
+    async def ask(name: str) -> None:
+        try:
+            await source.payload(ref(ImageKind.PATH, name))
+            done.append(name)
+        except ImageUnreadable as fault:
+            failed.append(fault.message)
+
+    try:
+        async with anyio.create_task_group() as rows:
+            for name in ("hung-1.jpg", "hung-2.jpg", *(f"{number}.jpg" for number in range(30))):
+                rows.start_soon(ask, name)
+    finally:
+        gate.set()
+    assert len(done) == 30
+    assert sorted(failed) == [
+        f"hung-{number}.jpg was not read within 0.3 s: see whether its disk or network mount answers"
+        for number in (1, 2)
+    ]
+    assert threading.current_thread().name not in by
+
+
+async def test_where_every_read_hangs_each_row_fails_and_none_waits_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    by = reads(monkeypatch, gate)
+    source = ImageSource(tmp_path, ImagePreparation())
+    source._readers = FileReaders(read_seconds=0.2, most_threads=2)
+    try:
+        for number in range(4):
+            with pytest.raises(ImageUnreadable, match=r"not read within 0\.2 s"):
+                await source.payload(ref(ImageKind.PATH, f"hung-{number}.jpg"))
+        assert len(by) == 2
+    finally:
+        gate.set()
+    assert sent(await source.payload(ref(ImageKind.PATH, "a.jpg"))) == JPEG
+
+
+async def test_what_a_read_raises_is_raised_where_it_is_awaited_and_a_cancelled_one_is_forgotten() -> None:
+    readers, gate = FileReaders(), threading.Event()
+    for error in (ImageForbidden("outside"), TimeoutError("the disk's own")):
+        with pytest.raises(type(error), match=str(error)):
+            await readers.read("a", partial(_raise, error))
+    with anyio.move_on_after(0.05) as scope:
+        await readers.read("a", partial(gate.wait, 60))
+    assert scope.cancelled_caught
+    gate.set()
+    assert await readers.read("a", lambda: 7) == 7
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+async def test_images_that_hang_in_their_decoders_leave_threads_for_those_that_need_none(tmp_path: Path) -> None:
+    gate, at_work = threading.Event(), list[int]()
+
+    def convert(content: bytes, header: Header, preparation: ImagePreparation) -> Converted:
+        at_work.append(1)
+        gate.wait(60)
+        return Converted(JPEG, 32, 16)
+
+    source = ImageSource(tmp_path, ImagePreparation(), convert=convert)
+    large = JPEG[:-2] + bytes(SMALL_BYTES) + JPEG[-2:]
+    async with anyio.create_task_group() as rows:
+        for _ in range(4):
+            rows.start_soon(source.payload, ref(ImageKind.BYTES, "", WEBP))
+        while len(at_work) < 4:
+            await anyio.sleep(0.01)
+        assert sent(await source.payload(ref(ImageKind.BYTES, "", large))) == large
+        gate.set()
 
 
 async def test_threads_bounds_how_many_work_at_once() -> None:
