@@ -14,7 +14,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from batchvision.errors import BatchvisionError, JobInvalid, StopRun
+from batchvision.errors import BatchvisionError, JobInvalid, ModelNotFound, RequestRejected, StopRun
 from batchvision.job import Job
 from batchvision.money import format_usd
 from batchvision.pricelist import FRESH_FOR, Listed, quote, recall, remember
@@ -156,6 +156,9 @@ async def _provider(job: Job, speaks: Dialect, key: Secret | None, ask: ListMode
     try:
         models = await ask(speaks, job.base_url, key, job.provider.headers)
         remember(speaks.name, job.base_url, models, datetime.now(UTC))
+    except (ModelNotFound, RequestRejected) as error:
+        says = f"{job.base_url} has no list of models, so that {job.provider.model} could not be looked up"
+        return [Finding("provider", f"{says} ({error.message.partition('; ')[0]})"), _prices(job)]
     except StopRun as error:
         return [Finding("provider", error.message, error.exit_code)]
     except BatchvisionError as error:

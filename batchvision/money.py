@@ -19,6 +19,9 @@ TOKENS_PER_MTOK = 1_000_000
 #: Sums beyond this are no money: a billion USD, still far from an int64 of ticks.
 _MOST_USD = Decimal(900_000_000)
 
+#: A long context costs so many times the usual price, where nothing else is known.
+LONG_CONTEXT_FACTOR = 2
+
 #: When the built-in prices were read from https://docs.x.ai/developers/pricing.
 PRICES_AS_OF = date(2026, 9, 29)
 
@@ -60,7 +63,7 @@ class Prices:
     output_ticks_per_mtok: int
     image_ticks: int = 0
     long_context_tokens: int | None = None
-    long_context_factor: int = 2
+    long_context_factor: int = LONG_CONTEXT_FACTOR
     long_input_ticks_per_mtok: int | None = None
     long_cached_ticks_per_mtok: int | None = None
     long_output_ticks_per_mtok: int | None = None
@@ -128,14 +131,19 @@ def _per_mtok(input_usd: str, cached_usd: str, output_usd: str) -> Prices:
     return Prices(usd_to_ticks(input_usd), usd_to_ticks(cached_usd), usd_to_ticks(output_usd), 0, 200_000)
 
 
+#: All models of this family have the same prices.
+_GROK_4_20 = (
+    "grok-4.20", "grok-4.20-reasoning", "grok-4.20-non-reasoning", "grok-4.20-multi-agent", "grok-4.20-0309",
+    "grok-4.20-0309-reasoning", "grok-4.20-0309-non-reasoning", "grok-4.20-multi-agent-0309",
+)  # fmt: skip
+
 #: USD for a million tokens: input, cached, output.
 _GROK = {
     "grok-4.7": _per_mtok("2.00", "0.50", "6.00"),
     "grok-4.6": _per_mtok("2.00", "0.50", "6.00"),
     "grok-4.5": _per_mtok("2.00", "0.30", "6.00"),
     "grok-4.3": _per_mtok("1.25", "0.20", "2.50"),
-    "grok-4.20-0309-reasoning": _per_mtok("1.25", "0.20", "2.50"),
-    "grok-4.20-0309-non-reasoning": _per_mtok("1.25", "0.20", "2.50"),
+    **dict.fromkeys(_GROK_4_20, _per_mtok("1.25", "0.20", "2.50")),
 }
 _BUILT_IN: dict[str, Mapping[str, Prices]] = {
     "xai": _GROK,
@@ -148,27 +156,35 @@ _FIELDS = {
     "cached": "cached_ticks_per_mtok",
     "output": "output_ticks_per_mtok",
     "image": "image_ticks",
+    "long_input": "long_input_ticks_per_mtok",
+    "long_cached": "long_cached_ticks_per_mtok",
+    "long_output": "long_output_ticks_per_mtok",
 }
 
 
 def built_in(provider: str, model: str) -> Prices | None:
-    """The prices of :data:`PRICES_AS_OF`; a variant (``model:floor``) costs what its model does."""
-    return _BUILT_IN.get(provider, {}).get(re.sub(r":.*", "", model))
+    """The prices of :data:`PRICES_AS_OF`; a variant (``model:floor``, ``model-latest``) costs what its model does."""
+    return _BUILT_IN.get(provider, {}).get(re.sub(r":.*", "", model).removesuffix("-latest"))
 
 
 def overlaid(known: Prices | None, given: Mapping[str, Any]) -> Prices | None:
     """``given`` over ``known``; None where both together say too little.
 
     ``given``: ``input``, ``cached``, ``output`` in USD for a million tokens, ``image`` in USD for one. Without
-    ``cached``, cached tokens cost what others do. A long context costs its factor of what is given.
+    ``cached``, cached tokens cost what others do. ``long_above_tokens``: from so many prompt tokens on, all of a
+    request costs ``long_input``, ``long_cached``, ``long_output``; those not given are a factor of the given price.
     """
-    ticks = {_FIELDS[name]: usd_to_ticks(usd) for name, usd in given.items() if usd is not None}
+    ticks: dict[str, Any] = {
+        _FIELDS[name]: usd_to_ticks(usd) for name, usd in given.items() if usd is not None and name in _FIELDS
+    }
+    long: dict[str, Any] = {f"long_{name}": None for name in ticks if f"long_{name}" in _FIELDS.values()}
+    if (above := given.get("long_above_tokens")) is not None:
+        long |= {"long_context_tokens": above, "long_context_factor": LONG_CONTEXT_FACTOR}
     if known is not None:
-        long = {f"long_{name}": None for name in ticks if name != "image_ticks"}
-        return replace(known, **ticks, **long)  # type: ignore[arg-type]  # fields by name
+        return replace(known, **{**long, **ticks})
     if not {"input_ticks_per_mtok", "output_ticks_per_mtok"} <= ticks.keys():
         return None
-    return Prices(**({"cached_ticks_per_mtok": ticks["input_ticks_per_mtok"]} | ticks))
+    return Prices(**({"cached_ticks_per_mtok": ticks["input_ticks_per_mtok"]} | long | ticks))
 
 
 def prices_for(provider: str, model: str, overrides: Mapping[str, Any] | None = None) -> Prices | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from batchvision import money, providers
 from batchvision.errors import (
@@ -27,7 +27,7 @@ from batchvision.errors import (
     Transient,
 )
 from batchvision.money import Prices
-from batchvision.prompt import check_answer
+from batchvision.prompt import REASONING_COLUMN, CheckedAnswer, check_answer, thoughts_in
 from batchvision.providers import Dialect, Gone, Reading
 from batchvision.records import (
     Answer,
@@ -79,6 +79,7 @@ class Judge:
         dialects: Callable[[str], Dialect] = providers.dialect,
         holds: bool = False,
         asked: Recipe | None = None,
+        keep_reasoning: bool = False,
     ) -> None:
         """``prices`` are today's, of the model that ``asked`` names. They serve only exchanges of journals that do not
         record the prices of each intent; None: whichever model these have asked."""
@@ -88,6 +89,7 @@ class Judge:
         self._quarantine_after_runs = quarantine_after_runs
         self._dialect = dialects
         self._asked = asked
+        self._keep_reasoning = keep_reasoning
         self._holds = holds  #: what may have been billed is not sent again: ``ambiguous = "hold"``
 
     def judge(self, exchange: Exchange, jitter: float = 0.0) -> Verdict:
@@ -153,7 +155,7 @@ class Judge:
             output_text=answer.text,
             output_json=checked.output_json,
             answer=answer,
-            answer_columns=checked.columns,
+            answer_columns=self._columns(checked, answer),
             provider=intent.provider,
             model_requested=intent.model_requested,
             lane=intent.lane,
@@ -167,6 +169,12 @@ class Judge:
             keep=intent.keep,
         )
         return Verdict(_attempt(exchange, AttemptState.OK, answer, None), completed, None, None)
+
+    def _columns(self, checked: CheckedAnswer, answer: Answer) -> Mapping[str, Any]:
+        """The answer's values, and the model's thoughts where they are kept: told beside the content, or in it."""
+        if not self._keep_reasoning:
+            return checked.columns
+        return {**checked.columns, REASONING_COLUMN: answer.reasoning_text or thoughts_in(answer.text)}
 
     # ------------------------------------------------------------------------------ no answer
 

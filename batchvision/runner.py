@@ -25,7 +25,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from batchvision import wiring
 from batchvision.caps import Caps
-from batchvision.checkpoint import Columns, OutputLock, OutputView, Recovery, Standing, Store, reserve_bytes, type_of
+from batchvision.checkpoint import Columns, OutputLock, OutputView, Recovery, Standing, Store, reserve_bytes
 from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, OutputHeld, StopRun
 from batchvision.eventloop import run_in_loop
 from batchvision.exchange import Exchanges, Judged, Terms
@@ -39,7 +39,6 @@ from batchvision.lanes import POLLERS, DeferredLane, Delivery, OnlineLane, Shari
 from batchvision.money import format_usd
 from batchvision.open_tickets import OpenTickets, place_of
 from batchvision.pricelist import quote
-from batchvision.prompt import answer_columns
 from batchvision.recipe import recipe_document, recipe_from_document
 from batchvision.records import Completed, Counters, Lane, Purpose, Recipe, Row, RunSummary, WaitNotice
 from batchvision.secrets import Secrets
@@ -199,8 +198,7 @@ class Night:
 
     def open_store(self, lock: OutputLock, keep: Sequence[tuple[str, pa.DataType]] | None) -> Store:
         """``keep`` None: with the columns that are registered already."""
-        answers = tuple((column.name, type_of(column.type_name)) for column in answer_columns(self.job.recipe.answer))
-        columns = Columns() if keep is None else Columns(tuple(keep), answers)
+        columns = Columns() if keep is None else Columns(tuple(keep), wiring.answer_columns_of(self.job))
         return Store.open(
             lock,
             job_name=self.job.name,

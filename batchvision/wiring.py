@@ -10,13 +10,13 @@ from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
 from batchvision.budget import LocalBudget
 from batchvision.caching import Caching, caching
 from batchvision.caps import Caps, PeriodCap, day_of, month_of, share_of
-from batchvision.checkpoint import Disk, spent_by_shard
+from batchvision.checkpoint import Disk, spent_by_shard, type_of
 from batchvision.errors import JobInvalid
 from batchvision.estimate import Estimator
 from batchvision.exchange import utc_now
@@ -29,12 +29,15 @@ from batchvision.outcome import Judge
 from batchvision.pacing import Pacing, PacingLimits
 from batchvision.prepare import Preparer
 from batchvision.pricelist import Quote, quote
-from batchvision.prompt import Conversation
+from batchvision.prompt import REASONING_COLUMN, Conversation, answer_columns
 from batchvision.providers import Dialect, Forms, dialect
 from batchvision.records import Lane, Recipe, RunSummary, Shard
 from batchvision.refusals import Refusals
 from batchvision.retry import RetryPolicy
 from batchvision.secrets import Secrets
+
+if TYPE_CHECKING:
+    from pyarrow import DataType
 
 #: The whole manifest as one shard.
 WHOLE = Shard()
@@ -103,11 +106,28 @@ def dialect_of(job: Job, name: str) -> Dialect:
     return dialect(name).with_key_from(job.key_source) if name == job.provider.name else dialect(name)
 
 
+def answer_columns_of(job: Job) -> tuple[tuple[str, DataType], ...]:
+    """The columns that answers fill, thoughts last where they are kept."""
+    names = [(column.name, column.type_name) for column in answer_columns(job.recipe.answer)]
+    if job.output.keep_reasoning:
+        names.append((REASONING_COLUMN, "string"))
+    return tuple((name, type_of(type_name)) for name, type_name in names)
+
+
 def judge_of(job: Job, prices: Prices | None, recipe_of: Callable[[str], Recipe]) -> Judge:
     policy = RetryPolicy(job.limits.max_attempts, raise_once=job.answer.on_truncated == "raise_once")
     holds = job.limits.ambiguous == "hold"
     dialects = cache(partial(dialect_of, job))
-    return Judge(recipe_of, policy, prices, job.limits.quarantine_after_runs, dialects, holds, job.recipe)
+    return Judge(
+        recipe_of,
+        policy,
+        prices,
+        job.limits.quarantine_after_runs,
+        dialects,
+        holds,
+        job.recipe,
+        keep_reasoning=job.output.keep_reasoning,
+    )
 
 
 def refusals_of(job: Job, latest: RunSummary | None) -> Refusals:

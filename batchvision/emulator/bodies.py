@@ -14,7 +14,7 @@ from typing import Any
 from batchvision.emulator.answers import Made
 from batchvision.emulator.checks import Asked
 from batchvision.emulator.options import Face
-from batchvision.emulator.pricing import LONG_CONTEXT_TOKENS, MODELS, Tokens
+from batchvision.emulator.pricing import LONG_CONTEXT_TOKENS, MODELS, Tokens, context_of
 from batchvision.records import TICKS_PER_USD
 
 FINGERPRINT = "fp_emulator_is_no_model"
@@ -188,7 +188,7 @@ def _router_model(name: str) -> dict[str, Any]:
         "id": f"x-ai/{name}",
         "canonical_slug": f"x-ai/{name}",
         "name": f"Emulated {name}",
-        "context_length": 1_000_000,
+        "context_length": context_of(name),
         "architecture": {"input_modalities": ["text", "image"], "output_modalities": ["text"]},
         "pricing": {
             "prompt": _usd_text(price.prompt),
@@ -227,6 +227,7 @@ def language_model(name: str) -> dict[str, Any]:
         "prompt_image_token_price": cents["prompt"],
         "cached_prompt_text_token_price": cents["cached"],
         "completion_text_token_price": cents["completion"],
+        "context_length": context_of(name),
         "long_context_threshold": LONG_CONTEXT_TOKENS,
         "prompt_text_token_price_long_context": 2 * cents["prompt"],
         "completion_text_token_price_long_context": 2 * cents["completion"],

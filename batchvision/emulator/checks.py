@@ -18,7 +18,7 @@ from batchvision.emulator.compose import Clue, compose, schema_problem
 from batchvision.emulator.faults import FaultMarker, read_echo, read_markers
 from batchvision.emulator.options import DEFAULT_KEY, EmulatorOptions, Face
 from batchvision.emulator.pixels import NotAnImage, Picture, PictureMemory
-from batchvision.emulator.pricing import image_tokens, text_tokens
+from batchvision.emulator.pricing import context_of, image_tokens, text_tokens
 from batchvision.emulator.refusals import Reason, Refused, bad_key, download_failed, unknown_model
 
 _DATA_URI = re.compile(r"data:([^;,]*);base64,")
@@ -109,6 +109,7 @@ def read_request(face: Face, body: bytes, options: EmulatorOptions, memory: Pict
                 fingerprint.update(b"\0i" + (image.picture.sha256 if image.picture else image.url).encode())
                 if at == last_user:
                     seen.append(image)
+    _check_context(model, all_tokens + images_tokens)
     text = "\n".join(texts)
     form, schema = _response_format(face, document)
     stream_options = document.get("stream_options")
@@ -162,6 +163,15 @@ def _model(face: Face, document: Mapping[str, Any]) -> str:
         raise unknown_model(face, model)
     _check_parameters(face, model, document)
     return model
+
+
+def _check_context(model: str, prompt_tokens: int) -> None:
+    limit = context_of(model)
+    if prompt_tokens > limit:
+        raise Refused(
+            Reason.CONTEXT,
+            f"This model's maximum prompt length is {limit} but the request contains {prompt_tokens} tokens.",
+        )
 
 
 def _check_parameters(face: Face, model: str, document: Mapping[str, Any]) -> None:

@@ -33,6 +33,15 @@ MODELS: dict[str, ModelPrice] = {
     "grok-4.20-0309-reasoning": _cents(125, 20, 250),
     "grok-4.20-0309-non-reasoning": _cents(125, 20, 250),
 }
+#: How many prompt tokens a model takes, text and images together.
+CONTEXT_TOKENS: dict[str, int] = {
+    "grok-4.7": 500_000,
+    "grok-4.6": 500_000,
+    "grok-4.5": 500_000,
+    "grok-4.3": 1_000_000,
+    "grok-4.20-0309-reasoning": 1_000_000,
+    "grok-4.20-0309-non-reasoning": 1_000_000,
+}
 LONG_CONTEXT_TOKENS = 200_000  # from here all tokens of the request cost twice
 CACHE_BLOCK_TOKENS = 128
 
@@ -59,6 +68,11 @@ class Tokens:
 def price_of(model: str) -> ModelPrice:
     """By the name behind a vendor prefix (``x-ai/grok-4.3``)."""
     return MODELS.get(model.rpartition("/")[2], MODELS["grok-4.3"])
+
+
+def context_of(model: str) -> int:
+    """The context of a model, by the name behind a vendor prefix; that of grok-4.3 for models of other names."""
+    return CONTEXT_TOKENS.get(model.rpartition("/")[2], CONTEXT_TOKENS["grok-4.3"])
 
 
 def cost_ticks(model: str, tokens: Tokens) -> int:

@@ -33,6 +33,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _LARGE_BYTES = 64 * 1024  #: a body with an image in it
 _READ_HEADERS = frozenset(
     {"content-type", "date", "x-request-id", "x-generation-id", "retry-after", "retry-after-ms", "x-should-retry"}
+    | {"x-litellm-response-cost"}
 )
 #: No byte of the request has left. Any other error means that it may have.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)

@@ -323,7 +323,8 @@ class Check:
         if self.sections.manifest is None:
             return ()
         keep = keep_columns(self.sections.manifest.keep)
-        self.problems += clashes(keep, answer_columns(spec) if spec else ())
+        keeps_reasoning = self.sections.output is not None and self.sections.output.keep_reasoning
+        self.problems += clashes(keep, answer_columns(spec) if spec else (), keeps_reasoning=keeps_reasoning)
         return keep
 
     # ------------------------------------------------------------------------------ examples

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from batchvision.prompt import AnswerColumn, column_name
+from batchvision.prompt import REASONING_COLUMN, AnswerColumn, column_name
 
 #: Names that results, failures and attempts have themselves (DESIGN section 5), and that of the partition.
 FIXED_COLUMNS: frozenset[str] = frozenset(
@@ -38,10 +38,12 @@ def keep_columns(keep: Sequence[str] | Mapping[str, str]) -> tuple[KeepColumn, .
     return tuple(KeepColumn(source, column_name(name)) for name, source in pairs)
 
 
-def clashes(keep: Iterable[KeepColumn], answers: Iterable[AnswerColumn]) -> list[str]:
+def clashes(keep: Iterable[KeepColumn], answers: Iterable[AnswerColumn], *, keeps_reasoning: bool = False) -> list[str]:
     """A sentence for each name that is taken or empty."""
     problems = []
     taken = dict.fromkeys(FIXED_COLUMNS, "a column of the tables themselves")
+    if keeps_reasoning:
+        taken[REASONING_COLUMN] = "the column of output.keep_reasoning"
     taken |= {column.name: f"the answer's property {column.property!r}" for column in answers}
     for column in keep:
         rename = f'rename it: keep = {{ new_name = "{column.source}" }}'

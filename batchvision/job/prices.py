@@ -6,6 +6,8 @@
     ["grok-4.3"]
     input = 1.25                    # as in [provider.prices]: USD per million tokens (image: per image)
     output = 2.5
+    long_above_tokens = 200000      # from so many prompt tokens on, all tokens cost the long_ prices
+    long_input = 2.5                # one that is not given is twice the short one
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ def file_prices(text: str, model: str) -> FilePrices:
 def _section(name: str, table: Any) -> PricesSection:
     try:
         return PricesSection.model_validate(table)
-    except ValidationError:
+    except ValidationError as error:
+        if (said := error.errors(include_url=False)[0])["type"] == "value_error" and not said["loc"]:
+            raise ValueError(f'["{name}"]: {said["msg"].removeprefix("Value error, ")}') from None
         there = ", ".join(PricesSection.model_fields)
         raise ValueError(
             f'["{name}"] must hold USD per million tokens as numbers (image: per image), by the names {there}'

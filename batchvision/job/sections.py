@@ -187,12 +187,27 @@ class AnswerSection(Section):
 
 
 class PricesSection(Section):
-    """USD per million tokens (``image``: per image); what is absent is as the provider lists it."""
+    """USD per million tokens (``image``: per image); what is absent is as the provider lists it.
+
+    From ``long_above_tokens`` prompt tokens on, all tokens of the request cost the ``long_`` prices. One that is absent
+    is twice the short one.
+    """
 
     input: Money | None = None
     cached: Money | None = None
     output: Money | None = None
     image: Money | None = None
+    long_above_tokens: Count | None = None
+    long_input: Money | None = None
+    long_cached: Money | None = None
+    long_output: Money | None = None
+
+    @model_validator(mode="after")
+    def _long_from_somewhere(self) -> Self:
+        given = [name for name in ("long_input", "long_cached", "long_output") if getattr(self, name) is not None]
+        if given and self.long_above_tokens is None:
+            raise ValueError(f"{given[0]} needs long_above_tokens: from how many prompt tokens on it is the price")
+        return self
 
 
 class ProviderSection(Section):
@@ -339,6 +354,7 @@ class OutputSection(Section):
 
     path: Text
     keep_raw_answers: Flag = True
+    keep_reasoning: Flag = False
     on_recipe_change: Literal["refuse", "redo", "new_rows_only"] = "refuse"
 
 

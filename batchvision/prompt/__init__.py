@@ -7,6 +7,7 @@ are added, and an image's base64 never passes through a JSON encoder.
 from __future__ import annotations
 
 from batchvision.prompt.answer import (
+    REASONING_COLUMN,
     AnswerColumn,
     SpecInvalid,
     answer_columns,
@@ -17,9 +18,11 @@ from batchvision.prompt.answer import (
 )
 from batchvision.prompt.check import CheckedAnswer, check_answer, names_fallback
 from batchvision.prompt.conversation import Conversation, with_last_words
+from batchvision.prompt.spoken import thoughts_in
 from batchvision.prompt.template import Column, Literal, Slot, Template, TemplateError
 
 __all__ = [
+    "REASONING_COLUMN",
     "AnswerColumn",
     "CheckedAnswer",
     "Column",
@@ -35,6 +38,7 @@ __all__ = [
     "column_name",
     "names_fallback",
     "response_format",
+    "thoughts_in",
     "told_schema",
     "with_last_words",
 ]

@@ -17,6 +17,7 @@ from batchvision.records import AnswerSpec, JsonObject, Label
 
 LABEL = "label"
 CONFIDENCE = "label_confidence"
+REASONING_COLUMN = "reasoning_text"  #: the column of exposed thoughts, where ``output.keep_reasoning`` asks for it
 MAX_NAME = 63
 
 _SCALARS = {"string": "string", "integer": "int64", "number": "float64", "boolean": "bool"}

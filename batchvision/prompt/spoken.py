@@ -28,20 +28,32 @@ def without_thoughts(text: str) -> str:
     A closing tag without an opening one ends thoughts that began with the text: some servers put the opening tag into
     the prompt.
     """
+    return _parted(text)[0]
+
+
+def thoughts_in(text: str) -> str | None:
+    """The model's thoughts, as they stand in ``text``."""
+    return _parted(text)[1].strip() or None
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """What is said, and what is thought."""
     kept: list[str] = []
+    thoughts: list[str] = []
     start, is_thinking = 0, False
     for mark in _THOUGHT_MARK.finditer(text):
         if mark.lastgroup is None:  # it opens
             if not is_thinking:
                 kept.append(text[start : mark.start()])
+                start = mark.end()
             is_thinking = True
             continue
+        thoughts += [text[start : mark.start()]] if is_thinking else [*kept, text[start : mark.start()]]
         if not is_thinking:
             kept.clear()
         start, is_thinking = mark.end(), False
-    if not is_thinking:
-        kept.append(text[start:])
-    return "".join(kept)
+    (thoughts if is_thinking else kept).append(text[start:])
+    return "".join(kept), "".join(thoughts)
 
 
 def unfenced(text: str) -> str:

@@ -83,6 +83,18 @@ class ModelListing(NamedTuple):
     max_output_tokens: int | None = None
 
 
+def listed_name(entry: Mapping[str, Any]) -> str:
+    """A listed model's name: llama.cpp and Ollama may say ``name`` or ``model`` where OpenAI says ``id``."""
+    return next((found for name in ("id", "name", "model") if (found := wire.text(entry.get(name)))), "")
+
+
+def listed_aliases(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names that mean the same model; Gemini's compatible face lists ``models/NAME`` and is asked for ``NAME``."""
+    aliases = tuple(alias for alias in wire.sequence(entry.get("aliases")) if isinstance(alias, str))
+    name = listed_name(entry)
+    return (*aliases, name.removeprefix("models/")) if name.startswith("models/") else aliases
+
+
 def output_limit(recipe: Recipe) -> int | None:
     """The recipe's own limit of output tokens, if it has one."""
     given = (recipe.parameters.get(name) for name in _MAX_TOKENS_NAMES)
@@ -257,13 +269,13 @@ class Dialect:
         if not 200 <= raw.status < 300:
             raise faults.from_answer(raw, document, self.voice)
         rows = wire.mapping(document.value)
-        listed = wire.sequence(rows.get("models")) or wire.sequence(rows.get("data"))
+        listed = wire.sequence(rows.get("data")) or wire.sequence(rows.get("models")) or wire.sequence(document.value)
         entries = [self.listing(entry) for entry in listed if isinstance(entry, dict)]
         return tuple(sorted((entry for entry in entries if entry.name), key=lambda entry: entry.name))
 
     def listing(self, entry: Mapping[str, Any]) -> ModelListing:
         """One entry of the models' list."""
-        return ModelListing(name=wire.text(entry.get("id")) or "")
+        return ModelListing(name=listed_name(entry), aliases=listed_aliases(entry))
 
     @cached_property
     def voice(self) -> faults.Voice:

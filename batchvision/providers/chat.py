@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -33,6 +33,9 @@ _TRUNCATED = frozenset({"length", "max_tokens", "max_output_tokens", "model_leng
 _REFUSED = frozenset({"content_filter", "refusal", "safety", "prohibited_content", "recitation", "blocklist", "spii"})
 _FAILED = frozenset({"error"})
 
+#: xAI, DeepSeek, vLLM, llama.cpp; OpenRouter; others.
+_REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
+
 #: Blanks and characters without width: text of nothing else says nothing.
 _INVISIBLE = " \t\r\n\xa0\u200b\u200c\u200d\u2060\ufeff"
 
@@ -57,15 +60,19 @@ def facts(parts: Parts, headers: Mapping[str, str], rule: UsageRule, request_id_
     """What a body says beside its answer; of an error body too. The text is the first choice's, or ""."""
     body, choice, message = parts
     cached = headers.get("x-openrouter-cache-status", "").strip().upper() == "HIT"
+    usage = read_usage(wire.mapping(body.get("usage")), rule, is_cached=cached)
+    if usage.cost_ticks is None and (ticks := _ticks_of_gateway(headers)) is not None:
+        usage = usage._replace(cost_ticks=ticks, cost_source="reported")
     return Answer(
         text=_content(message),
         finish_reason=wire.text(choice.get("finish_reason")),
-        usage=read_usage(wire.mapping(body.get("usage")), rule, is_cached=cached),
+        usage=usage,
         model=wire.text(body.get("model")),
         upstream_provider=wire.text(body.get("provider")),
         provider_request_id=_named(headers, request_id_headers) or wire.text(body.get("id")),
         system_fingerprint=wire.text(body.get("system_fingerprint")),
         service_tier=wire.text(body.get("service_tier")),
+        reasoning_text=_reasoning(message),
     )
 
 
@@ -138,7 +145,40 @@ def _content(message: Mapping[str, Any]) -> str:
     return wire.storable("".join(part for part in parts if isinstance(part, str)))
 
 
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    """The thoughts that a server shows beside the content, by the names it may give them."""
+    for name in _REASONING_NAMES:
+        if isinstance(said := message.get(name), str) and said.strip():
+            return wire.storable(said)
+    shown = [*wire.sequence(message.get("reasoning_details")), *wire.sequence(message.get("content"))]
+    texts = (text for part in shown if isinstance(part, dict) for text in _thought_in(part))
+    return wire.storable("".join(texts)) or None
+
+
+def _thought_in(part: Mapping[str, Any]) -> Iterator[str]:
+    """OpenRouter: ``{"type": "reasoning.text", "text": ...}``. Mistral: ``{"type": "thinking", "thinking": [...]}``."""
+    kind = str(part.get("type"))
+    if kind.startswith("reasoning"):
+        yield from wire.strings(part.get("text") or part.get("summary"))
+    elif kind == "thinking":
+        thoughts = part.get("thinking")
+        yield from wire.strings(thoughts)
+        yield from wire.strings([wire.mapping(inner).get("text") for inner in wire.sequence(thoughts)])
+
+
 # ---------------------------------------------------------------------------------- usage
+
+#: LiteLLM's proxy tells the cost in USD here. It says 0.0 and None for models whose price it does not know.
+COST_HEADER = "x-litellm-response-cost"
+
+
+def _ticks_of_gateway(headers: Mapping[str, str]) -> int | None:
+    told = headers.get(COST_HEADER, "")
+    try:
+        ticks = usd_to_ticks(told)
+    except ValueError:
+        return None
+    return ticks if ticks > 0 else None
 
 
 def read_usage(usage: Mapping[str, Any], rule: UsageRule, *, is_cached: bool = False) -> Usage:
@@ -147,7 +187,7 @@ def read_usage(usage: Mapping[str, Any], rule: UsageRule, *, is_cached: bool = F
     completion = wire.count(usage.get("completion_tokens"))
     reasoning = wire.count(wire.mapping(usage.get("completion_tokens_details")).get("reasoning_tokens"))
     if completion is not None and reasoning and _includes_reasoning(usage, prompt, completion, reasoning, rule):
-        completion = max(0, completion - reasoning)
+        completion -= reasoning
     details = wire.mapping(usage.get("prompt_tokens_details"))
     cost = _reported_ticks(usage, rule)
     return Usage(
@@ -164,7 +204,12 @@ def read_usage(usage: Mapping[str, Any], rule: UsageRule, *, is_cached: bool = F
 def _includes_reasoning(
     usage: Mapping[str, Any], prompt: int | None, completion: int, reasoning: int, rule: UsageRule
 ) -> bool:
-    """Whether completion_tokens hold the reasoning tokens too: the total tells, else the provider's rule."""
+    """Whether completion_tokens hold the reasoning tokens too: the total tells, else the provider's rule.
+
+    Fewer tokens than those of reasoning alone cannot hold them, whatever the total leaves out.
+    """
+    if reasoning > completion:
+        return False
     total = wire.count(usage.get("total_tokens"))
     if total is not None and prompt is not None:
         if total == prompt + completion + reasoning:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from batchvision.money import Prices, usd_to_ticks
 from batchvision.providers import chat, wire
-from batchvision.providers.base import Dialect, ModelListing, SendOptions
+from batchvision.providers.base import Dialect, ModelListing, SendOptions, listed_name
 from batchvision.records import Recipe
 
 #: How an application introduces itself; ``provider.headers`` of the job replaces either.
@@ -49,7 +49,7 @@ class OpenRouterDialect(Dialect):
     def listing(self, entry: Mapping[str, Any]) -> ModelListing:
         modalities = wire.mapping(entry.get("architecture")).get("input_modalities")
         return ModelListing(
-            name=wire.text(entry.get("id")) or "",
+            name=listed_name(entry),
             prices=_listed_prices(wire.mapping(entry.get("pricing"))),
             takes_images="image" in modalities if isinstance(modalities, list) else None,
             context_tokens=wire.count(entry.get("context_length")),

@@ -108,6 +108,7 @@ class _Pieces:
     facts: dict[str, Any] = field(default_factory=dict)
     content: list[str] = field(default_factory=list)
     refusal: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
     finish_reason: Any = None
     error: Any = None
     error_code: Any = None
@@ -131,6 +132,7 @@ class _Pieces:
         delta = wire.mapping(choice.get("delta") or choice.get("message"))
         self.content.extend(_text_of(delta.get("content")))
         self.refusal.extend(_text_of(delta.get("refusal")))
+        self.reasoning.extend(_text_of(delta.get("reasoning_content") or delta.get("reasoning")))
         if choice.get("finish_reason"):
             self.finish_reason = choice["finish_reason"]
             self.is_ended = True
@@ -141,7 +143,11 @@ class _Pieces:
     def document(self) -> wire.Document:
         body: dict[str, Any] = dict(self.facts)
         if self.has_choice or self.is_ended:
-            message = {"content": "".join(self.content), "refusal": "".join(self.refusal) or None}
+            message = {
+                "content": "".join(self.content),
+                "refusal": "".join(self.refusal) or None,
+                "reasoning_content": "".join(self.reasoning) or None,
+            }
             choice = {"index": 0, "message": message, "finish_reason": self.finish_reason, "error": self.choice_error}
             body["choices"] = [choice]
         if self.error is not None:

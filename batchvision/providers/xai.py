@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from batchvision.money import Prices
 from batchvision.providers import chat, wire
-from batchvision.providers.base import Dialect, ModelListing
+from batchvision.providers.base import Dialect, ModelListing, listed_aliases, listed_name
 from batchvision.records import Lane
 
 #: Prices are listed in USD cents for 100 million tokens: one of these is a million ticks for a million tokens.
@@ -36,8 +36,8 @@ class XaiDialect(Dialect):
     def listing(self, entry: Mapping[str, Any]) -> ModelListing:
         modalities = entry.get("input_modalities")
         return ModelListing(
-            name=wire.text(entry.get("id")) or "",
-            aliases=tuple(alias for alias in wire.sequence(entry.get("aliases")) if isinstance(alias, str)),
+            name=listed_name(entry),
+            aliases=listed_aliases(entry),
             prices=_listed_prices(entry),
             takes_images="image" in modalities if isinstance(modalities, list) else None,
             context_tokens=_first(entry, "context_length", "max_prompt_length"),

@@ -45,6 +45,7 @@ class Answer(NamedTuple):
     provider_request_id: str | None = None
     system_fingerprint: str | None = None
     service_tier: str | None = None
+    reasoning_text: str | None = None  #: thoughts that the server shows beside the content
 
 
 class AttemptState(StrEnum):

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from batchvision import wiring
-from batchvision.checkpoint import Columns, OutputLock, RowState, Standing, Store, type_of
+from batchvision.checkpoint import Columns, OutputLock, RowState, Standing, Store
 from batchvision.checkpoint.summaries import load_recipe
 from batchvision.errors import CheckpointDamaged, JobInvalid
 from batchvision.feed import Selection, Survey, feed, survey
 from batchvision.job import Job
 from batchvision.outcome import shared
-from batchvision.prompt import answer_columns, names_fallback
+from batchvision.prompt import names_fallback
 from batchvision.recipe import recipe_document, recipe_from_document
 from batchvision.records import Completed, Counters, Recipe, Request, Row
 from batchvision.reparse.reading import Reader, Why
@@ -186,13 +186,12 @@ class _Session:
                 self._summarize()
 
     def _open(self, surveyed: Survey) -> Store:
-        answers = tuple((column.name, type_of(column.type_name)) for column in answer_columns(self.job.recipe.answer))
         return Store.open(
             self.lock,
             job_name=self.job.name,
             run_id=self.run_id,
             started_at=self.started_at,
-            columns=Columns(keep=surveyed.keep_types, answers=answers),
+            columns=Columns(keep=surveyed.keep_types, answers=wiring.answer_columns_of(self.job)),
             secrets=self.secrets,
             keep_raw=self.job.output.keep_raw_answers,
             disk=self.seams.disk,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batchvision.check import CheckReport, Finding, check, key_from_environment
-from batchvision.errors import AuthenticationFailed, BatchvisionError, ConnectFailed
+from batchvision.errors import AuthenticationFailed, BatchvisionError, ConnectFailed, ModelNotFound, RequestRejected
 from batchvision.job import Job
 from batchvision.providers import Dialect, ModelListing, dialect
 from batchvision.secrets import Secret
@@ -123,3 +123,23 @@ def test_models_takes_the_key_from_the_providers_own_variable() -> None:
     assert key.reveal() == "k-123"
     assert key_from_environment(dialect("xai"), {}) is None
     assert key_from_environment(dialect("emulator"), {}) is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [ModelNotFound("404: not found"), RequestRejected("400: unknown path")])
+async def test_a_server_without_a_list_of_models_is_no_reason_against_the_job(
+    tmp_path: Path, error: BatchvisionError
+) -> None:
+    report = await check(make_job(tmp_path), environ=KEY, ask=Provider(error=error))
+    assert report.exit_code == 0, report
+    assert "has no list of models" in said(report, "provider")
+
+
+@pytest.mark.anyio
+async def test_a_fallback_that_is_no_label_is_told(tmp_path: Path) -> None:
+    provider = Provider(ModelListing("grok-4.3"))
+    job = make_job(tmp_path, **{"answer.labels": ["shoe"], "answer.labels_fallback": "other"})
+    report = await check(job, environ=KEY, ask=provider)
+    assert "'other' is none of the labels" in said(report, "labels")
+    fitting = make_job(tmp_path, **{"answer.labels": ["shoe", "other"], "answer.labels_fallback": "other"})
+    assert said(await check(fitting, environ=KEY, ask=provider), "labels") == ""

@@ -283,3 +283,27 @@ def test_the_same_request_has_the_same_hash_whatever_its_parameters_say() -> Non
     assert read(body(picture, max_tokens=50, stream=True)).content_hash == first
     assert read(body(picture, text="Another question")).content_hash != first
     assert read(body("https://example.com/a.png")).content_hash != first
+
+
+# ---------------------------------------------------------------------------------- the context
+
+
+@pytest.mark.parametrize(
+    ("model", "limit"), [("grok-4.5", 500_000), ("grok-4.3", 1_000_000), ("x-ai/grok-4.7", 500_000)]
+)
+def test_a_prompt_larger_than_the_models_context_is_refused(model: str, limit: int) -> None:
+    fits = body(text="x" * (4 * limit), model=model)
+    assert read(fits).text_tokens == limit
+    for face in Face:
+        caught = refused(body(text="x" * (4 * limit + 1), model=model), face)
+        assert caught.refusal.reason is Reason.CONTEXT
+        assert caught.refusal.status(face) == 400
+        assert str(limit) in caught.refusal.message and str(limit + 1) in caught.refusal.message
+
+
+def test_images_count_toward_the_context() -> None:
+    image_tokens = read(body(image())).image_tokens
+    assert image_tokens > 0
+    text = "x" * (4 * 500_000)
+    assert refused(body(image(), text=text, model="grok-4.5")).refusal.reason is Reason.CONTEXT
+    assert read(body(image(), text=text[: -4 * image_tokens], model="grok-4.5")).image_tokens == image_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from batchvision.money import Prices, SpendCap, cost_ticks, format_usd, prices_for, usd_to_ticks, with_cost
+from batchvision.money import Prices, SpendCap, cost_ticks, format_usd, overlaid, prices_for, usd_to_ticks, with_cost
 from batchvision.records import TICKS_PER_USD, Usage
 
 GROK_4_3 = Prices(12_500_000_000, 2_000_000_000, 25_000_000_000, 0, 200_000)
@@ -245,3 +246,44 @@ class Spending(RuleBasedStateMachine):
 
 
 TestSpending = Spending.TestCase
+
+
+# ---------------------------------------------------------------------------------- a long context
+
+
+def test_a_long_context_costs_the_long_prices_of_the_job() -> None:
+    given = {"input": 1, "output": 2, "long_above_tokens": 1_000, "long_input": 3, "long_output": 5}
+    prices = prices_for("openai", "m", given)
+    assert prices is not None
+    assert prices.ticks(999, 10) == 999 * 10_000 + 10 * 20_000
+    assert prices.ticks(1_000, 10) == 1_000 * 30_000 + 10 * 50_000
+    assert prices.ticks(1_000, 0, cached=1_000) == 1_000 * 20_000, "not given: twice the short price"
+
+
+def test_a_long_context_without_prices_of_its_own_costs_twice() -> None:
+    prices = prices_for("openai", "m", {"input": 1, "output": 2, "long_above_tokens": 1_000})
+    assert prices is not None
+    assert prices.ticks(1_000, 10) == 2 * (1_000 * 10_000 + 10 * 20_000)
+
+
+def test_the_jobs_long_context_is_before_the_known_one() -> None:
+    known = Prices(10**10, 10**10, 2 * 10**10, 0, 500, 1, 7 * 10**10, 7 * 10**10, 9 * 10**10)
+    assert overlaid(known, {"image": 1}) == replace(known, image_ticks=10**10)
+    above = overlaid(known, {"long_above_tokens": 1_000, "long_input": 3})
+    assert above is not None
+    assert above.ticks(999, 0) == 999 * 10_000
+    assert above.ticks(1_000, 10) == 1_000 * 30_000 + 10 * 90_000, "a long price that is known stays"
+    assert prices_for("openai", "m", {"long_above_tokens": 1_000}) is None
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "grok-4.7", "grok-4.6", "grok-4.5", "grok-4.3", "grok-4.20-0309-reasoning", "grok-4.20-0309-non-reasoning",
+        "grok-4.20-multi-agent", "grok-4.20", "grok-4.3-latest", "grok-4.20-reasoning-latest",
+    ],
+)  # fmt: skip
+def test_every_grok_has_a_built_in_price(model: str) -> None:
+    for provider, name in (("xai", model), ("emulator", model), ("openrouter", f"x-ai/{model}")):
+        prices = prices_for(provider, name)
+        assert prices is not None and prices.ticks(200_000, 0) == 2 * prices.ticks(100_000, 0) * 2

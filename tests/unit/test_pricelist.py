@@ -133,6 +133,22 @@ def test_a_prices_file_is_before_the_list_and_the_job_before_the_file(tmp_path: 
     assert found.source == "provider.prices over prices file prices.toml"
 
 
+def test_prices_of_a_long_context_stand_in_the_file_or_in_the_job(tmp_path: Path, environ: dict[str, str]) -> None:
+    (tmp_path / "prices.toml").write_text(
+        "[other]\ninput = 1\noutput = 2\nlong_above_tokens = 100000\nlong_input = 1.5\nlong_cached = 0.5"
+    )
+    settings = 'prices_file = "prices.toml"'
+    filed = quote(load(tmp_path, with_lines(provider=settings), provider__model="other"), environ).prices
+    assert filed is not None
+    assert filed.ticks(100_000, 0, cached=50_000) == 50_000 * 15_000 + 50_000 * 5_000
+    settings += "\nprices = { long_above_tokens = 50000, long_output = 7 }"
+    own = quote(load(tmp_path, with_lines(provider=settings), provider__model="other"), environ).prices
+    assert own is not None
+    assert own.ticks(50_000, 10) == 50_000 * 15_000 + 10 * 70_000
+    (problem,) = problems(tmp_path, with_lines(provider="prices = { long_output = 7 }"))
+    assert "long_output needs long_above_tokens" in problem
+
+
 def test_prices_of_the_job_alone_are_enough_and_do_not_age(tmp_path: Path, environ: dict[str, str]) -> None:
     job = load(tmp_path, with_lines(provider="prices = { input = 1, output = 2 }"), provider__model="brand-new")
     found = quote(job, environ)
@@ -148,6 +164,8 @@ def test_prices_of_the_job_alone_are_enough_and_do_not_age(tmp_path: Path, envir
         ('["grok-4.3"]\ninput = "dear"', "USD per million tokens"),
         ('["grok-4.3"]\nin = 1', "by the names input, cached, output, image"),
         ('as_of = "2026"', "as_of is no date"),
+        ('["grok-4.3"]\nlong_input = 2', "long_input needs long_above_tokens"),
+        ('["grok-4.3"]\nlong_above_tokens = 0', "by the names input"),
     ],
 )
 def test_a_prices_file_that_cannot_be_used_is_a_problem_of_the_job(tmp_path: Path, text: str, says: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchvision.prompt import whole_values as module
-from batchvision.prompt.spoken import unfenced, without_thoughts
+from batchvision.prompt.spoken import thoughts_in, unfenced, without_thoughts
 from batchvision.prompt.whole_values import whole_values
 
 
@@ -202,6 +202,21 @@ def test_the_work_is_linear_for_any_repeated_text(text: str) -> None:
 )
 def test_thoughts_are_taken_away(text: str, left: str) -> None:
     assert without_thoughts(text) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "thought"),
+    [
+        ("a", None),
+        ("<think> </think>b", None),
+        ("<think>a</think>b", "a"),
+        ("a</think>b", "a"),
+        ("a<think>b</think>c</think>d", "bac"),
+        ("a<think>b<think>c", "b<think>c"),
+    ],
+)
+def test_thoughts_can_be_kept(text: str, thought: str | None) -> None:
+    assert thoughts_in(text) == thought
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,10 @@ def tokens(prompt: int | None, completion: int, reasoning: int, total: int | Non
         ("openai", tokens(100, 10, 30, 140), 10),  # Grok behind a compatible face
         ("openai", tokens(None, 40, 30), 10),
         ("openrouter", tokens(100, 40, 30, 140), 10),
-        ("openrouter", tokens(100, 20, 30), 0),
+        ("openrouter", tokens(100, 20, 30), 20),  # fewer than its reasoning: the rule does not hold here
+        ("openai", tokens(524, 38, 120, 562), 38),  # a total that leaves reasoning out
+        ("openrouter", tokens(524, 38, 120, 682), 38),
+        ("openai", tokens(100, 30, 30, 130), 0),
         ("openrouter", tokens(100, 40, 0, 140), 40),
         ("emulator", tokens(100, 10, 30), 10),
     ],
