@@ -34,10 +34,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 async def drained(work: Coroutine[Any, Any, T], drain: Callable[[], bool]) -> T:
     """Await ``work`` in a task of its own; each cancellation of the caller calls ``drain``, and ``work`` goes on.
 
-    ``drain`` returns False where nothing is in flight yet: then ``work`` is cancelled. Raises CancelledError at the
-    end of ``work`` where the caller was cancelled meanwhile.
+    ``drain`` returns False where nothing is in flight yet: then ``work`` is cancelled, after the blocking call that a
+    thread is doing for it. Raises CancelledError at the end of ``work`` where the caller was cancelled meanwhile.
     """
-    running = asyncio.create_task(work)  # a child task group would hand the caller's cancellation to it
+    done: list[T] = []
+    scope = anyio.CancelScope()  # unlike Task.cancel, it waits for a thread: what that returns is not lost
+
+    async def run() -> None:
+        with scope:
+            done.append(await work)
+
+    running = asyncio.create_task(run())  # a child task group would hand the caller's cancellation to it
     cancelled: asyncio.CancelledError | None = None
     while not running.done():
         with anyio.CancelScope(shield=cancelled is not None):  # an anyio scope cancels again in each loop iteration
@@ -46,11 +53,11 @@ async def drained(work: Coroutine[Any, Any, T], drain: Callable[[], bool]) -> T:
             except asyncio.CancelledError as fault:
                 cancelled = fault
                 if not drain():
-                    running.cancel()
-    done = running.result()
+                    scope.cancel()
+    running.result()
     if cancelled is not None:
         raise cancelled
-    return done
+    return done[0]
 
 
 # ---------------------------------------------------------------------------------- signals

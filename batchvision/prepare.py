@@ -37,14 +37,10 @@ class Preparer:
         self._may_inline_urls = may_inline_urls
         self._raised_max_tokens = raised_max_tokens
 
-    def weight_bytes(self, row: Row) -> int:
+    async def weight_bytes(self, row: Row) -> int:
         """About how much memory the row's images take until their request has ended: as read, and as base64 while
         it leaves."""
-        return sum(self._images.size_bytes(ref) for ref in row.images) * 7 // 3
-
-    def downloads(self, row: Row) -> bool:
-        """Whether an image of the row is fetched from its host first, which may take long."""
-        return any(self._images.is_downloaded(ref) for ref in row.images)
+        return await self._images.size_bytes(row.images) * 7 // 3
 
     async def prepare(self, row: Row, *, inline: bool = False) -> Request:
         """The request of ``row``; ``inline``: image URLs are downloaded here instead of handed over.

@@ -27,7 +27,7 @@ from batchvision import wiring
 from batchvision.caps import Caps
 from batchvision.checkpoint import Columns, OutputLock, OutputView, Recovery, Standing, Store, reserve_bytes
 from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, OutputHeld, StopRun
-from batchvision.eventloop import run_in_loop
+from batchvision.eventloop import loop_time, run_in_loop
 from batchvision.exchange import Exchanges, Judged, Terms
 from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
 from batchvision.garbage import rarely_collected
@@ -63,6 +63,7 @@ async def run_async(
     environ: Mapping[str, str] | None = None,
     seams: Seams | None = None,
     purpose: Purpose = Purpose.RUN,
+    elapsed_seconds: float = 0.0,
 ) -> RunSummary:
     """Ask about every row of the job that has no answer yet, and return what happened.
 
@@ -70,18 +71,21 @@ async def run_async(
     After SIGINT or SIGTERM, or where the task is cancelled, nothing more is sent, and what is in flight may finish
     within ``drain_timeout_seconds``; a second one cuts it off. A cancelled task raises CancelledError at the end, when
     the summary is in ``runs/``.
+    ``limits.max_runtime_seconds`` counts from this call, less ``elapsed_seconds``: the age of the command's process.
     With the purpose SWEEP no outcome is published: what was asked, and what it cost, is in the ledger alone.
 
     Raises StopRun (JobInvalid, OutputHeld, CheckpointDamaged ...) where the run cannot begin. Once it has begun, every
     end, good or bad, is in the summary: ``stop_reason``, ``exit_code``, ``message``.
     """
     night = Night(job, selection or Selection(), environ, seams or Seams(), purpose)
+    night.began_at = loop_time() - elapsed_seconds
     drain = partial(night.drain, drain_timeout_seconds)
     return await drained(_whole_run(night, drain_timeout_seconds, watch), drain)
 
 
 async def _whole_run(night: Night, drain_timeout_seconds: float, watch: Watch | None) -> RunSummary:
-    with Store.lock(night.job.output_path, night.selection.shard_name, night.seams.disk) as lock:
+    selection, disk = night.selection, night.seams.disk
+    with await night.offload(Store.lock, night.job.output_path, selection.shard_name, disk) as lock:
         try:
             return await _locked_run(night, lock, drain_timeout_seconds, watch)
         except JobInvalid as refusal:
@@ -92,7 +96,7 @@ async def _whole_run(night: Night, drain_timeout_seconds: float, watch: Watch | 
 async def _locked_run(night: Night, lock: OutputLock, drain_timeout_seconds: float, watch: Watch | None) -> RunSummary:
     job = night.job
     night.survey = await night.offload(survey, job, night.selection)
-    with night.open_store(lock, night.survey.keep_types) as store:
+    with await night.offload(night.open_store, lock, night.survey.keep_types) as store:
         await night.look_at_what_is_there(store)
         async with wiring.connected(job, night.headers, night.secrets, night.seams) as (client, images):
             delivery = night.delivery(client, images)
@@ -152,6 +156,7 @@ class Night:
             self.selection = replace(selection, retry_failed=job.limits.retry_kinds)
         self.seams = seams
         self.offload = seams.offload or threads()
+        self._read = seams.offload or threads(1, may_abandon=True)  # the manifest, beside images on a disk that hangs
         self.started_at = seams.now()
         self.purpose = purpose
         self.run_id = purpose.mark(new_run_id(self.started_at, seams.rng))
@@ -168,6 +173,8 @@ class Night:
         self.stop = StopSignal()
         self.counters = Counters()
         self.survey: Survey
+        self.spent: wiring.Spent
+        self.began_at = 0.0  #: where max_runtime_seconds begins, by the loop's clock
         self.store: Store
         self.standing: Standing
         self.recovery: Recovery
@@ -219,10 +226,10 @@ class Night:
         await self._recover(store)
         for sentence in (*self.recovery.sentences(), *self.tickets.sentences()):
             log.warning("%s", sentence)
-        self.latest = store.latest_summary()
+        self.latest = await self.offload(store.latest_summary)
         if not self._is_trial:
             refuse_to_pay_again(self.job, self.standing, self.latest)
-        self.store.write_recipe(recipe.recipe_id, recipe_document(recipe))
+        await self.offload(self.store.write_recipe, recipe.recipe_id, recipe_document(recipe))
         self.counters.rows_total = self.survey.rows
         self.counters.rows_ambiguous = len(self.recovery.ambiguous)
         self.counters.ambiguous_ticks = sum(intent.bound_ticks or 0 for intent in self.recovery.ambiguous)
@@ -236,12 +243,13 @@ class Night:
         for exchange in self.tickets.expired:
             store.book(exchange.intent.exchange_id, self.judge.judge(exchange))
         self.standing = await self.offload(store.standing, self.job.recipe.recipe_id)
+        self.spent = await self.offload(wiring.spent_of, self.job, now)
 
     async def collect_before_refusing(self, lock: OutputLock, refusal: JobInvalid) -> None:
         """Open tickets need no manifest and cost nothing more: each is asked for once before the run is refused."""
         if self._is_trial or not OutputView(self.job.output_path).open_work().tickets:
             return
-        with suppress(StopRun), self.open_store(lock, None) as store:
+        with suppress(StopRun), await self.offload(self.open_store, lock, None) as store:
             await self._recover(store)
             self.stop.request(refusal)  # nothing is sent
             async with wiring.connected(self.job, self.headers, self.secrets, self.seams) as (client, images):
@@ -258,8 +266,8 @@ class Night:
         """All that a lane needs to take a row from here to its outcome. ``is_capped`` False: nothing is sent."""
         job, limits = self.job, self.job.limits
         now = self.seams.now
-        spent, shard = wiring.spent_of(job, now()), self.selection.own_shard
-        caps = wiring.caps_of(job, self.prices, self.estimator, spent, now, shard) if is_capped else Caps([])
+        shard = self.selection.own_shard
+        caps = wiring.caps_of(job, self.prices, self.estimator, self.spent, now, shard) if is_capped else Caps([])
         caps.commit(self.tickets.not_here_ticks)
         refusals = wiring.refusals_of(job, self.latest)
         budget = wiring.budget_of(job, caps, was_answered=refusals.is_proven)
@@ -323,7 +331,7 @@ class Night:
         """Deliver, and beside it listen for what ends a run: signals and the job's own deadline."""
         wire = self._wire = anyio.CancelScope()
         async with anyio.create_task_group() as beside:
-            beside.start_soon(stop_at_deadline, self.stop, self.job.limits.max_runtime_seconds)
+            beside.start_soon(stop_at_deadline, self.stop, self.job.limits.max_runtime_seconds, self.began_at)
             beside.start_soon(stop_at_signals, self.stop, wire, drain_timeout_seconds)
             beside.start_soon(self.waits.run)
             if watch is not None:
@@ -385,7 +393,7 @@ class Night:
         batches = feed(self.job, self.survey, self.standing, selection)
         with rows:
             try:
-                while (batch := await self.offload(next, batches, None)) is not None:
+                while (batch := await self._read(next, batches, None)) is not None:
                     if only is None:
                         self._count(batch)
                     with self.stop.interruptible(), suppress(anyio.BrokenResourceError):
@@ -420,7 +428,7 @@ class Night:
         """Few files for the next start to read; only as long as nobody waits for the end of this run."""
         if isinstance(self.stop.reason, Interrupted | DeadlineReached | DiskFailed | OutputHeld):
             return
-        async with listening(self.job.limits.max_runtime_seconds, self.seams.now() - self.started_at) as leave:
+        async with listening(self.job.limits.max_runtime_seconds, self.began_at) as leave:
             try:
                 await self.store.merge_parts(lambda: not (leave.is_set or self.stop.is_interrupted))
             except StopRun as reason:

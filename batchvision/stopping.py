@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from types import TracebackType
 
 import anyio
@@ -79,10 +78,10 @@ class Interruptible:
         return self._scope.__exit__(kind, error, at)
 
 
-async def stop_at_deadline(stop: StopSignal, seconds: float | None) -> None:
-    """``limits.max_runtime_seconds``, if there is one."""
+async def stop_at_deadline(stop: StopSignal, seconds: float | None, began_at: float) -> None:
+    """``limits.max_runtime_seconds``, if there is one; ``began_at``: its start, by the loop's clock."""
     if seconds is not None:
-        await anyio.sleep(seconds)
+        await anyio.sleep(max(0.0, began_at + seconds - loop_time()))
         stop.request(DeadlineReached(f"limits.max_runtime_seconds ({seconds:g}) is over: run again to go on"))
 
 
@@ -109,12 +108,12 @@ def interrupt(stop: StopSignal, wire: anyio.CancelScope, reason: Interrupted, dr
 
 
 @asynccontextmanager
-async def listening(most_seconds: float | None, gone: timedelta) -> AsyncIterator[StopSignal]:
+async def listening(most_seconds: float | None, began_at: float) -> AsyncIterator[StopSignal]:
     """For work that may be left undone: the signal is set by SIGINT or SIGTERM, and when the time is over."""
-    leave, left = StopSignal(), None if most_seconds is None else most_seconds - gone.total_seconds()
+    leave = StopSignal()
     async with anyio.create_task_group() as beside:
         beside.start_soon(stop_at_signals, leave, anyio.CancelScope(), 0.0)
-        beside.start_soon(stop_at_deadline, leave, left)
+        beside.start_soon(stop_at_deadline, leave, most_seconds, began_at)
         await anyio.lowlevel.checkpoint()  # from here on they do
         yield leave
         beside.cancel_scope.cancel()

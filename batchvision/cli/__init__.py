@@ -9,12 +9,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from time import monotonic
 from typing import NamedTuple, NoReturn
 
 import click
 
 from batchvision import __version__
 from batchvision.garbage import collect_rarely
+
+#: When this process began its work: ``limits.max_runtime_seconds`` counts from here.
+BEGAN_AT = monotonic()
 
 
 class _Entry(NamedTuple):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchvision.cli import BEGAN_AT
 from batchvision.cli.allocation import give_memory_back
 from batchvision.cli.command import Command, typed_command
 from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job
@@ -90,6 +92,7 @@ def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
         job,
         selection=selection(flags, job),
         drain_timeout_seconds=flags["drain_timeout"],
+        elapsed_seconds=monotonic() - BEGAN_AT,
         watch=watcher(style, sys.stderr, rows_wanted=flags["limit"] or flags["sample"]),
     )
     return run_in_loop(start)

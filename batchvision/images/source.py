@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -75,14 +75,17 @@ class Fetcher(Protocol):
     async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes: ...
 
 
-def threads(limit: int | None = None) -> Offload:
-    """An Offload onto at most ``limit`` threads at once (default: the processors there are, and at least two)."""
+def threads(limit: int | None = None, *, may_abandon: bool = False) -> Offload:
+    """An Offload onto at most ``limit`` threads at once (default: the processors there are, and at least two).
+
+    ``may_abandon``: a caller that is cancelled does not wait for its thread, which a hung disk may hold for ever.
+    """
     limiters: list[anyio.CapacityLimiter] = []  # made on first use: it belongs to the running loop
 
     async def offload(work: Callable[[*Ts], T], /, *args: *Ts) -> T:
         if not limiters:
             limiters.append(anyio.CapacityLimiter(limit or max(2, os.cpu_count() or 2)))
-        return await anyio.to_thread.run_sync(work, *args, limiter=limiters[0])
+        return await anyio.to_thread.run_sync(work, *args, limiter=limiters[0], abandon_on_cancel=may_abandon)
 
     return offload
 
@@ -179,13 +182,17 @@ class ImageSource:
             convert = pool.convert
         self._convert: Converter = convert or convert_here
 
-    def is_downloaded(self, ref: ImageRef) -> bool:
-        """Whether ``payload`` fetches it from its host."""
-        return self._inlines_urls and ref.kind is ImageKind.URL
+    async def size_bytes(self, refs: Sequence[ImageRef]) -> int:
+        """How large these images are together, where that is cheap to know."""
+        if any(ref.kind is ImageKind.PATH and ref.size_bytes is None for ref in refs):
+            return await self._offload(self._sizes, refs)
+        return self._sizes(refs)
 
-    def size_bytes(self, ref: ImageRef) -> int:
-        """How large the image is, where that is cheap to know; a URL that is downloaded counts as the most it may be
-        sent as, one that is handed over as nothing."""
+    def _sizes(self, refs: Sequence[ImageRef]) -> int:
+        return sum(map(self._size_bytes, refs))
+
+    def _size_bytes(self, ref: ImageRef) -> int:
+        """A URL that is downloaded counts as the most it may be sent as, one that is handed over as nothing."""
         match ref.kind:
             case ImageKind.URL:
                 return self._preparation.max_bytes if self._inlines_urls else 0

@@ -102,9 +102,12 @@ class Delivery:
 
     # ---------------------------------------------------------------------------- before the wire
 
-    def room_for(self, row: Row) -> AbstractAsyncContextManager[None]:
+    async def room_for(self, row: Row) -> AbstractAsyncContextManager[None]:
         """Memory for the row's images, from their reading until its request has ended; rows wait in order."""
-        return self._room.of(self._preparer.weight_bytes(row))
+        weight_bytes = 0
+        with self.stop.interruptible():
+            weight_bytes = await self._preparer.weight_bytes(row)
+        return self._room.of(weight_bytes)
 
     async def request_of(self, row: Row) -> Request | None:
         """The row's request; None where there is nothing to send: it failed here, its content is done already, or it
@@ -115,10 +118,7 @@ class Delivery:
             self.again[row_digest(row.row_id, "")] = Tries()
             return None
         try:
-            if self._preparer.downloads(row):
-                with self.stop.interruptible():
-                    request = await self._preparer.prepare(row)
-            else:
+            with self.stop.interruptible():  # a download, or a file on a network that hangs
                 request = await self._preparer.prepare(row)
         except RowFault as fault:
             self.exchanges.fail(row, fault)

@@ -359,7 +359,7 @@ class DeferredLane:
                 return
             is_open = False
             try:
-                async with self._delivery.room_for(row):
+                async with await self._delivery.room_for(row):
                     is_open = await self._submit_one(row)
             except StopRun as reason:  # the disk: nothing is sent without it
                 stop.request(reason)

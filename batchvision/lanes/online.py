@@ -49,7 +49,7 @@ class OnlineLane:
             await others_first()
             await others_first()  # and whom they wake: a place on the wire waits for them, and not for a new row
             try:
-                async with self._delivery.room_for(row):
+                async with await self._delivery.room_for(row):
                     await self._deliver_one(row)
             except StopRun as reason:  # the disk: nothing is sent without it
                 stop.request(reason)

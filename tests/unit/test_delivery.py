@@ -61,6 +61,9 @@ class Books:
     def book(self, judged: Judged) -> None:
         self.booked.append((judged.exchange.intent.row_id, judged.verdict.outcome))
 
+    def of_the_row(self, judged: Judged) -> Judged:
+        return judged
+
     def share(self, outcome: Outcome, request: Request) -> None:
         self.shared.append((request.row_id, outcome))
 
@@ -84,9 +87,6 @@ class Requests:
 
     bad = "bad"
 
-    def downloads(self, row: Row) -> bool:
-        return False
-
     async def prepare(self, row: Row) -> Request:
         if row.row_id == self.bad:
             raise RowInvalid("it is bad")
@@ -106,7 +106,7 @@ class Before:
     def failed_before(self, row_id: str, key: str) -> Failed:
         return a_failed(an_intent(1, row_id=row_id), quarantined=True)
 
-    def keep_failed(self, row_id: str, key: str) -> None:
+    def keep_failed(self, row_id: str, key: str, skip_key: str | None = None) -> None:
         self.kept.append(row_id)
 
 

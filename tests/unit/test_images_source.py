@@ -95,7 +95,7 @@ async def test_an_image_lets_what_is_ready_go_before_it_and_images_go_before_wha
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(JPEG)
-    source, steps = ImageSource(tmp_path, ImagePreparation()), list[str]()
+    source, steps = ImageSource(tmp_path, ImagePreparation(), offload=Inline()), list[str]()
 
     def read(root: Path, reference: str, max_bytes: int) -> bytes:
         steps.append("read")
@@ -290,6 +290,17 @@ async def test_images_that_hang_in_their_decoders_leave_threads_for_those_that_n
         while len(at_work) < 4:
             await anyio.sleep(0.01)
         assert sent(await source.payload(ref(ImageKind.BYTES, "", large))) == large
+        gate.set()
+
+
+async def test_a_caller_that_is_cancelled_leaves_a_thread_that_hangs() -> None:
+    offload, gate = threads(1, may_abandon=True), threading.Event()
+    try:
+        with anyio.move_on_after(0.05) as scope:
+            await offload(gate.wait)
+        assert scope.cancelled_caught
+        assert await offload(len, "abc") == 3, "its place is free"
+    finally:
         gate.set()
 
 
