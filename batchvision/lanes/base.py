@@ -128,6 +128,9 @@ class Delivery:
 
     async def _is_answered(self, request: Request) -> bool:
         """Whether an identical request has an answer, or will have one."""
+        if self._sharing.is_full(request):
+            self.again[row_digest(request.row_id, "")] = Tries()
+            return True
         answer = self._sharing.answer_for(request)
         if isinstance(answer, Completed):
             self.exchanges.share(answer, request)

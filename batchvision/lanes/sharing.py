@@ -15,6 +15,7 @@ from batchvision.keys import key_bytes
 from batchvision.records import Completed, Outcome, Request
 
 ANSWERS_KEPT = 500  #: answers in memory, for rows that come soon after
+MOST_FOLLOWERS = 20_000  #: rows in memory that wait for requests under way; more come in the next pass
 LATE_ROWS = 20_000  #: rows whose answer has to be read from the disk, before that is done
 
 
@@ -36,6 +37,7 @@ class Sharing:
         self._answers: OrderedDict[str, Completed] = OrderedDict()
         self._asked = KeySet(keep=Keep.HINT)
         self._unfound: set[str] = set()
+        self._followers = 0
         self.late: list[Request] = []  #: rows whose answer is on the disk
 
     def __repr__(self) -> str:
@@ -46,6 +48,12 @@ class Sharing:
         if self._is_on:
             self._leaders.setdefault(request_key, Leader(row_id))
 
+    def is_full(self, request: Request) -> bool:
+        """Whether ``request`` would wait for one under way, for which too many rows wait already."""
+        leader = self._leaders.get(request.request_key)
+        is_follower = leader is not None and leader.row_id != request.row_id
+        return is_follower and self._followers >= MOST_FOLLOWERS
+
     def answer_for(self, request: Request) -> Completed | bool:
         """The answer, if it is at hand; True where ``request`` waits for it; False where it has to be asked for."""
         if not self._is_on:
@@ -54,6 +62,7 @@ class Sharing:
         leader = self._leaders.get(key)
         if leader is not None and leader.row_id != request.row_id:
             leader.followers.append(_light(request))
+            self._followers += 1
             return True
         if leader is None and key in self._answers:
             return self._answers[key]
@@ -73,7 +82,10 @@ class Sharing:
             self._answers[request_key] = outcome
             while len(self._answers) > ANSWERS_KEPT:
                 self._answers.popitem(last=False)
-        return leader.followers if leader is not None else []
+        if leader is None:
+            return []
+        self._followers -= len(leader.followers)
+        return leader.followers
 
     def take_late(self) -> list[Request]:
         late, self.late = self.late, []

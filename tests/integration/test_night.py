@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from typing import Any
 
 import anyio
 import pytest
@@ -11,6 +12,8 @@ from fake_provider import Asked, FakeProvider, Reply, chat, error
 
 from batchvision.errors import ConnectFailed, ConnectionCut, RequestTimedOut
 from batchvision.lanes.deferred import LAST_ROUND_SECONDS
+from batchvision.lanes.sharing import Sharing
+from batchvision.records import Request
 
 START = 1_000.0  #: the virtual clock's beginning
 
@@ -482,6 +485,27 @@ def test_a_thousand_rows_of_ten_contents_are_ten_requests_and_a_thousand_results
     by_key = {row["request_key"]: row["output_text"] for row in results}
     assert all(row["output_text"] == by_key[row["request_key"]] for row in results)
     assert {row["title"] for row in results} == {f"thing {n}" for n in range(10)}
+    assert nights.run(provider, delivery__lane=lane).requests_sent == 0
+
+
+@pytest.mark.parametrize("lane", ["online", "deferred"])
+def test_more_rows_than_may_wait_for_one_slow_request_come_after_it_and_share_its_answer(nights, monkeypatch, lane):
+    monkeypatch.setattr("batchvision.lanes.sharing.MOST_FOLLOWERS", 5)
+    most: list[int] = []
+    wait = Sharing.answer_for
+
+    def watched(sharing: Sharing, request: Request) -> Any:
+        answer = wait(sharing, request)
+        most.append(sum(len(leader.followers) for leader in sharing._leaders.values()))
+        return answer
+
+    monkeypatch.setattr(Sharing, "answer_for", watched)
+    same(nights, 300, 2)
+    provider = FakeProvider(latency_seconds=500, ticket_seconds=3_000)
+    summary = nights.run(provider, delivery__lane=lane)
+    assert_all_completed(nights, summary, 300)
+    assert len(provider.asked) == 2
+    assert max(most) == 5
     assert nights.run(provider, delivery__lane=lane).requests_sent == 0
 
 

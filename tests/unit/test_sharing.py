@@ -46,6 +46,19 @@ def test_the_first_row_asks_and_the_others_wait_without_their_images():
     assert [(each.row_id, each.messages) for each in followers] == [("b", ()), ("c", ())]
 
 
+def test_rows_that_wait_are_bounded_in_all_and_their_room_comes_back(monkeypatch):
+    monkeypatch.setattr(room, "MOST_FOLLOWERS", 2)
+    sharing = Sharing(KeySet())
+    for key in ("k", "l"):
+        assert sharing.answer_for(request(f"leader of {key}", key)) is False
+        assert sharing.answer_for(request(f"follower of {key}", key)) is True
+    assert sharing.is_full(request("c", "k"))
+    assert not sharing.is_full(request("leader of k", "k")), "its own request is tried again"
+    assert not sharing.is_full(request("d", "another"))
+    assert [each.row_id for each in sharing.ended("l", failure("l", "timeout"))] == ["follower of l"]
+    assert not sharing.is_full(request("c", "k"))
+
+
 def test_rows_that_come_after_the_answer_have_it_at_once():
     sharing = Sharing(KeySet())
     sharing.answer_for(request("a", "k"))
