@@ -5,6 +5,7 @@ The public names are loaded on first use, so that ``import batchvision`` and ``b
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,11 @@ __all__ = ["BatchvisionError", "Job", "JobInvalid", "RunSummary", "__version__",
 
 
 def __getattr__(name: str) -> Any:
-    try:
-        return getattr(import_module(_HOMES[name]), name)
-    except KeyError:
-        raise AttributeError(f"module 'batchvision' has no attribute {name!r}") from None
+    if name not in _HOMES:
+        raise AttributeError(f"module 'batchvision' has no attribute {name!r}")
+    if os.name == "nt":
+        raise ImportError(import_module("batchvision.errors").NOT_ON_WINDOWS)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

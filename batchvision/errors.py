@@ -38,6 +38,9 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import ClassVar
 
+#: Locks, signals and durable folders are those of POSIX systems.
+NOT_ON_WINDOWS = "batchvision does not run on Windows itself: run it in WSL (`wsl --install`) or in Docker."
+
 
 class Disposition(Enum):
     """What an error means for the run."""

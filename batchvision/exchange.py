@@ -323,7 +323,8 @@ class Exchanges:
         the answer once.
         """
         exchange, lease, credentials, asked = ticket
-        assert exchange.ticket is not None
+        if exchange.ticket is None:
+            raise RuntimeError("an exchange without a ticket was polled")
         await self._budget.admit_poll()
         await checkpoint_if_cancelled()  # where a ticket is always due, a poller waits behind shields only
         with anyio.CancelScope(shield=True):

@@ -248,6 +248,7 @@ class SpendCap:
 
     def release(self, bound_ticks: int | None) -> None:
         """Give a reservation back: the request cost nothing."""
-        assert self._open > 0, "a reservation was given back twice"
+        if self._open <= 0:
+            raise RuntimeError("a reservation was given back twice")
         self._reserved_ticks -= bound_ticks or 0
         self._open -= 1

@@ -103,7 +103,8 @@ class Judge:
     def of_the_row(self, exchange: Exchange, verdict: Verdict) -> Verdict:
         """The verdict on a refusal of the whole run, once other rows have shown that it concerns this row alone."""
         error = verdict.error
-        assert isinstance(error, ProviderRefuses)
+        if not isinstance(error, ProviderRefuses):
+            raise RuntimeError("only a refusal of the run can be made one of its row")
         fault = RequestRejected(f"{error.said}; other rows are answered with the same key, this one is refused")
         attempt = verdict.attempt
         if attempt.state is AttemptState.RETRIED:

@@ -76,7 +76,8 @@ def entries_of(exchange: Exchange) -> Iterator[Entry]:
 def accepted(exchange: Exchange) -> Accepted:
     """The record of the exchange's ticket."""
     intent = exchange.intent
-    assert exchange.ticket is not None
+    if exchange.ticket is None:
+        raise RuntimeError("an exchange without a ticket was recorded as accepted")
     return Accepted(intent.exchange_id, exchange.ticket, exchange.ticket_at or intent.sent_at, exchange.ticket_place)
 
 

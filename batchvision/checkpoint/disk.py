@@ -7,6 +7,8 @@ only after its folder was synced. Reading needs no such care and uses ``pathlib`
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,8 @@ T = TypeVar("T")
 PRIVATE = 0o600
 #: What the umask leaves of it.
 PUBLIC = 0o666
+#: How a file system without F_FULLFSYNC says so (network drives, FAT).
+_NO_FULLFSYNC = (errno.ENOTSUP, errno.ENOTTY, errno.EINVAL)
 #: What a :class:`GrowingFile` gathers before it writes.
 _GATHERED_BYTES = 1024 * 1024
 
@@ -94,7 +98,7 @@ class LocalDisk:
             raise
 
     def sync(self, descriptor: int) -> None:
-        getattr(os, "fdatasync", os.fsync)(descriptor)
+        flush(descriptor, getattr(os, "fdatasync", os.fsync))
 
     def close(self, descriptor: int) -> None:
         os.close(descriptor)
@@ -108,9 +112,25 @@ class LocalDisk:
     def sync_folder(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(descriptor)
+            flush(descriptor, os.fsync)
         finally:
             os.close(descriptor)
+
+
+def flush(descriptor: int, sync: Callable[[int], None]) -> None:
+    """Return when a file or folder is durable: ``sync`` says so, but on macOS. Raises OSError.
+
+    On macOS fsync leaves the bytes in the drive's own cache; F_FULLFSYNC does not. File systems that lack it refuse it.
+    """
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        try:
+            fcntl.fcntl(descriptor, full)
+            return
+        except OSError as fault:
+            if fault.errno not in _NO_FULLFSYNC:
+                raise
+    sync(descriptor)
 
 
 # ---------------------------------------------------------------------------------- composed of these

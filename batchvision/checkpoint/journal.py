@@ -170,7 +170,8 @@ class Segment:
         """Write one group and return when it is durable."""
         if not bodies:
             return
-        assert self._descriptor is not None, "the segment is closed"
+        if self._descriptor is None:
+            raise RuntimeError("the segment is closed")
         content = frame_group(self._groups, bodies)
         self._disk.write(self._descriptor, content)
         self._disk.sync(self._descriptor)

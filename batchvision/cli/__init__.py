@@ -6,6 +6,7 @@ when it is called, so that ``batchvision --help`` answers at once. stdout is for
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,6 +16,7 @@ from typing import NamedTuple, NoReturn
 import click
 
 from batchvision import __version__
+from batchvision.errors import NOT_ON_WINDOWS
 from batchvision.garbage import collect_rarely
 
 #: When this process began its work: ``limits.max_runtime_seconds`` counts from here.
@@ -61,7 +63,8 @@ class CommandTable(click.Group):
         if entry is None:
             return None
         command = import_module(entry.module).command
-        assert isinstance(command, click.Command)
+        if not isinstance(command, click.Command):
+            raise RuntimeError("the module of a command holds no command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -89,6 +92,9 @@ def group() -> None:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script: runs one command and exits with its code."""
+    if os.name == "nt":
+        click.echo(NOT_ON_WINDOWS, err=True)
+        sys.exit(2)
     collect_rarely()
     from batchvision.cli.exits import run_and_report
 

@@ -15,9 +15,7 @@ def output_of(place: str) -> Path:
     """The output folder that ``place`` is, or whose job it is."""
     path = Path(place).expanduser()
     if not path.is_dir() and (path.suffix == ".toml" or path.is_file()):
-        output = load_job(place, {}, ()).output_path
-        assert isinstance(output, Path)
-        return from_here(output)
+        return from_here(Path(load_job(place, {}, ()).output_path))
     return path
 
 

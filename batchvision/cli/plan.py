@@ -235,7 +235,8 @@ def _at_once(job: Job) -> int:
 def _narrower(told: Pilot) -> str:
     from batchvision.pilot.interval import WIDE_SHARE
 
-    assert told.cost is not None
+    if told.cost is None:
+        raise RuntimeError("a cost that is not known cannot be narrowed")
     rows = told.cost.rows_for(WIDE_SHARE)
     return f"about {rows:,} rows would make it ±{WIDE_SHARE:.0%}: --pilot {rows} asks {rows - told.ended:,} more"
 

@@ -56,7 +56,8 @@ class Arrival:
 
     def feed(self, came: bytes | memoryview) -> None:
         """Parse bytes that have come. None of them is kept as it is."""
-        assert self._parser is not None, "it is over"
+        if self._parser is None:
+            raise RuntimeError("bytes were fed to an answer that is over")
         self._headless_bytes += len(came)
         try:
             self._parser.feed_data(came)
@@ -102,7 +103,8 @@ class Arrival:
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        assert self._parser is not None
+        if self._parser is None:
+            raise RuntimeError("an answer that is over was parsed")
         if self.is_over:
             return
         status = self._parser.get_status_code()
@@ -120,7 +122,8 @@ class Arrival:
     def on_message_complete(self) -> None:
         if self.status is None or self.is_over:
             return
-        assert self._parser is not None
+        if self._parser is None:
+            raise RuntimeError("an answer that is over was parsed")
         self.is_whole = self.is_over = True
         self._headless_bytes = 0
         self.may_be_followed = self._parser.should_keep_alive()

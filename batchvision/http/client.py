@@ -196,7 +196,8 @@ class _Outgoing(httpx.AsyncByteStream):
 async def _read(response: httpx.Response, content: Body) -> bool:
     """The response's body into ``content``. Whether it reached its end."""
     stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)
+    if not isinstance(stream, httpx.AsyncByteStream):
+        raise RuntimeError("a transport gave a response without an AsyncByteStream")
     try:
         async for piece in stream:
             content.feed(piece)

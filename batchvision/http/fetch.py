@@ -157,7 +157,8 @@ class HttpFetcher:
             retried += 1
 
     async def _fetch_once(self, url: str, max_bytes: int, way: _Way) -> bytes:
-        assert self._session is not None, "HttpFetcher is used as `async with HttpFetcher(...)`"
+        if self._session is None:
+            raise RuntimeError("HttpFetcher is used as `async with HttpFetcher(...)`")
         try:
             async with self._session.get(_as_written(url), max_redirects=MAX_REDIRECTS + 1) as response:
                 _check_status(url, response)
@@ -169,7 +170,8 @@ class HttpFetcher:
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         host, way = self._hosts[request.url.host], _ON_THE_WAY.get()
-        assert way is not None, "downloads go through fetch()"
+        if way is None:
+            raise RuntimeError("downloads go through fetch()")
         with way.our_own_wait():
             await host.turn()
         response = await handler(request)

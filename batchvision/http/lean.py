@@ -57,7 +57,8 @@ class LeanTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request and return its response when the head is there; the body is read from its stream."""
-        assert isinstance(request.stream, httpx.AsyncByteStream)
+        if not isinstance(request.stream, httpx.AsyncByteStream):
+            raise RuntimeError("the body of a request must be an AsyncByteStream")
         connections, head = self._connections_to(_origin(request)), _head(request)
         connection = await _taken(connections, request)
         arrival = Arrival()
@@ -71,7 +72,8 @@ class LeanTransport(httpx.AsyncBaseTransport):
             while arrival.status is None and not arrival.is_over:
                 await connection.news()
             if arrival.status is None:
-                assert arrival.error is not None
+                if arrival.error is None:
+                    raise RuntimeError("an answer ended early without an error")
                 raise arrival.error
         except BaseException:
             arrival.may_be_followed = False
@@ -127,12 +129,14 @@ class _Body(httpx.AsyncByteStream):
                 yield piece
             if arrival.is_over and not arrival.unread_bytes:
                 break
-            assert self._connection is not None, "it is closed"
+            if self._connection is None:
+                raise RuntimeError("the body was read after it was closed")
             self._connection.resume()
             if not arrival.unread_bytes and not arrival.is_over:
                 await self._connection.news()
         if not arrival.is_whole:
-            assert arrival.error is not None
+            if arrival.error is None:
+                raise RuntimeError("an answer ended early without an error")
             raise arrival.error
 
     async def aclose(self) -> None:

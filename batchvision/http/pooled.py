@@ -71,7 +71,8 @@ class _Body(httpx.AsyncByteStream):
     """The body of a response; its place in the pool is free when it is closed."""
 
     def __init__(self, pool: _Pool, response: httpx.Response) -> None:
-        assert isinstance(response.stream, httpx.AsyncByteStream)
+        if not isinstance(response.stream, httpx.AsyncByteStream):
+            raise RuntimeError("a transport gave a response without an AsyncByteStream")
         self._pool: _Pool | None = pool
         self._stream = response.stream
         self._network = response.extensions["network_stream"]

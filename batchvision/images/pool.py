@@ -231,7 +231,8 @@ class _Decoder:
             )
         except OSError as error:
             raise JobInvalid(f"no process could be started to decode images: {error.strerror}") from error
-        assert self._process.stdin is not None and self._process.stdout is not None
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("the decoder was started without pipes")
         self._tasks, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
         self._lock = threading.Lock()
         try:

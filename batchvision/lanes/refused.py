@@ -46,10 +46,10 @@ class RefusedRows:
         if shows_access(error):
             self.succeeded()
             return False
-        is_refusal = isinstance(error, ProviderRefuses) or (isinstance(error, RequestRejected) and outcome is not None)
-        if not is_refusal or judged.exchange.answer is None:
+        if not isinstance(error, ProviderRefuses | RequestRejected) or judged.exchange.answer is None:
             return False
-        assert isinstance(error, ProviderRefuses | RequestRejected)
+        if isinstance(error, RequestRejected) and outcome is None:
+            return False
         intent = judged.exchange.intent
         match self._refusals.refused(intent.row_id, error, failed_before=intent.runs_failed > 0):
             case Meaning.THE_ROW:
@@ -63,11 +63,11 @@ class RefusedRows:
 
     def settle(self, *, is_stopped: bool) -> None:
         """No other row is left to decide. Without any answer so far, a refusal of the run is believed."""
-        refused = [each.verdict.error for each in self._waiting if isinstance(each.verdict.error, ProviderRefuses)]
+        errors = [each.verdict.error for each in self._waiting]
+        refused = [error for error in errors if isinstance(error, ProviderRefuses)]
         if is_stopped:
             self._keep_pending()
         elif refused and not self._refusals.is_proven:
-            assert refused[-1] is not None
             self._stop_run(refused[-1])
         else:
             self._fail_waiting()

@@ -297,7 +297,8 @@ class Pace:
 
     def _grow(self, now: float) -> None:
         """Only where the rate is what holds us back: quickly up to what was fine, beyond it in rare tries."""
-        assert self.per_second is not None
+        if self.per_second is None:
+            raise RuntimeError("a rate grows only where there is one")
         since = now - self._changed_at
         if self._good is None:  # still searching: no limit has been felt yet
             if since >= 1.0:

@@ -84,7 +84,8 @@ def variants(job: Job, wanted: Iterable[Setting], remake: Remake) -> Iterator[tu
     seen: set[str] = set()
     for setting in wanted:
         variant = remake(setting.overrides)
-        assert variant.output_path == job.output_path, "a setting moved the output"
+        if variant.output_path != job.output_path:
+            raise RuntimeError("a setting of the sweep moved the output")
         if variant.recipe.recipe_id not in seen:
             seen.add(variant.recipe.recipe_id)
             yield setting, variant

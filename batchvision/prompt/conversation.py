@@ -75,7 +75,8 @@ def _content(text: str, payloads: Sequence[Payload], images_first: bool, detail:
 def with_last_words(messages: Pieces, text: str) -> Pieces:
     """``messages``, as :class:`Conversation` makes them, with ``text`` as the last part of the last message."""
     *before, content, end = messages
-    assert isinstance(content, bytes) and content.endswith(b"]"), "the last message ends with its list of parts"
+    if not isinstance(content, bytes) or not content.endswith(b"]"):
+        raise RuntimeError("the last message does not end with its list of parts")
     return (*before, content[:-1] + b"," + _text_part(text) + b"]", end)
 
 

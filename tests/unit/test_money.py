@@ -207,7 +207,7 @@ def test_a_ticket_of_an_earlier_run_is_set_aside_whatever_the_cap() -> None:
 
 
 def test_a_reservation_is_given_back_once() -> None:
-    with pytest.raises(AssertionError):
+    with pytest.raises(RuntimeError, match="given back twice"):
         SpendCap(100).release(0)
 
 
