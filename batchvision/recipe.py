@@ -110,3 +110,45 @@ def _answer_spec(document: Mapping[str, Any]) -> AnswerSpec:
         labels_fallback=document["labels_fallback"],
         check_schema=schema("check_schema"),
     )
+
+
+# ---------------------------------------------------------------------------------- what has changed
+
+#: The key of the job file by the name in the document, where it is another.
+_KEYS = {
+    "provider": "provider.name",
+    "model": "provider.model",
+    "system": "prompt.system",
+    "user": "prompt.user",
+    "user_column": "prompt.column",
+    "examples": "prompt.example",
+    "images_first": "prompt.images_first",
+    "detail": "provider.detail",
+    "parameters": "provider.parameters",
+}
+#: Of the answer: a schema is stored as it is sent and as it is checked, with the labels in it.
+_ANSWER_KEYS = {"schema": "answer.schema", "check_schema": "answer.schema"}
+
+
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys of the job file in which two recipe documents differ, sorted."""
+    found: set[str] = set()
+    for name in before.keys() | now.keys():
+        then, current = before.get(name), now.get(name)
+        if then == current:
+            continue
+        if name == "answer":
+            found |= _changed_in_answer(then or {}, current or {})
+        elif isinstance(then, Mapping) and isinstance(current, Mapping):
+            prefix = _KEYS.get(name, name)
+            found |= {f"{prefix}.{key}" for key in then.keys() | current.keys() if then.get(key) != current.get(key)}
+        else:
+            found.add(_KEYS.get(name, name))
+    return tuple(sorted(found))
+
+
+def _changed_in_answer(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    names = {name for name in then.keys() | now.keys() if then.get(name) != now.get(name)}
+    keys = {_ANSWER_KEYS.get(name, f"answer.{name}") for name in names}
+    labels = {key for key in keys if key.startswith("answer.labels")}
+    return labels or keys  # the labels are a part of the schema that is sent

@@ -36,8 +36,8 @@ from batchvision.images import ImageSource, threads
 from batchvision.interruption import drained, run_in_thread
 from batchvision.job import Job
 from batchvision.lanes import POLLERS, DeferredLane, Delivery, OnlineLane, Sharing, rows_at_once
-from batchvision.money import format_usd
 from batchvision.open_tickets import OpenTickets, place_of
+from batchvision.plan.refusing import refuse_to_buy_again
 from batchvision.pricelist import quote
 from batchvision.recipe import recipe_document, recipe_from_document
 from batchvision.records import Completed, Counters, Lane, Purpose, Recipe, Row, RunSummary, WaitNotice
@@ -179,6 +179,7 @@ class Night:
         self.standing: Standing
         self.recovery: Recovery
         self.latest: RunSummary | None = None  # of the run before this one
+        self.redo_recipes: frozenset[str] = frozenset()  # those whose rows may be asked again
         self.tickets = OpenTickets()
         self.waits = Waits(self.counters, self._note_wait, seams.now)
         self._wire: anyio.CancelScope | None = None  # around all that is in flight
@@ -228,7 +229,9 @@ class Night:
             log.warning("%s", sentence)
         self.latest = await self.offload(store.latest_summary)
         if not self._is_trial:
-            refuse_to_pay_again(self.job, self.standing, self.latest)
+            self.redo_recipes = await refuse_to_buy_again(
+                self.job, self.survey, self.standing, self.selection, self.offload
+            )
         await self.offload(self.store.write_recipe, recipe.recipe_id, recipe_document(recipe))
         self.counters.rows_total = self.survey.rows
         self.counters.rows_ambiguous = len(self.recovery.ambiguous)
@@ -410,6 +413,8 @@ class Night:
     def _count(self, batch: FeedBatch) -> None:
         self.counters.rows_done_before += batch.done
         self.counters.rows_failed += batch.failed_kept
+        self.counters.rows_kept += batch.kept
+        self.counters.rows_left += batch.left - batch.kept
 
     # ---------------------------------------------------------------------------- the end
 
@@ -451,7 +456,7 @@ class Night:
             started_at=self.started_at,
             finished_at=self.seams.now(),
             reason=self.stop.reason,
-            left=Left(failures, self.store.tickets_open, self.store.held_count),
+            left=Left(failures, self.store.tickets_open, self.store.held_count, self.counters.rows_kept),
             parts=self.store.parts_to_list(),
             spent=delivery.exchanges.spending.document(),
             provider_answered=delivery.refused.is_proven,
@@ -460,6 +465,8 @@ class Night:
         summary = replace(
             summary,
             command=self.purpose.value,
+            is_trial=self.selection.is_trial or self.purpose is not Purpose.RUN,
+            redo_recipes=tuple(sorted(self.redo_recipes)),
             message=self.secrets.mask_document(summary.message),
             config=self.secrets.mask_document(dict(summary.config)),
         )
@@ -470,22 +477,3 @@ class Night:
                 ended = {"exit_code": reason.exit_code, "stop_reason": reason.kind, "message": reason.message}
                 summary = replace(summary, **ended)  # type: ignore[arg-type]
         return summary
-
-
-# ---------------------------------------------------------------------------------- what earlier runs left
-
-
-def refuse_to_pay_again(job: Job, standing: Standing, latest: RunSummary | None) -> None:
-    """Rows that are done under another recipe are paid for again only when the user has said so."""
-    rows, ticks = standing.done_other_recipe
-    policy = job.output.on_recipe_change
-    if not rows or policy != "refuse":
-        return
-    said = latest is not None and latest.command == "run" and latest.recipe_id == job.recipe.recipe_id
-    if said and latest is not None and latest.config["output"]["on_recipe_change"] != "new_rows_only":
-        return  # said already: the last run, under this same recipe, has begun to ask them again
-    raise JobInvalid(
-        f"{rows} rows have answers under another recipe (the prompt, the model, its parameters or the images' "
-        f"preparation have changed); asking them again costs about {format_usd(ticks)}. Type `--on-recipe-change redo` "
-        "to ask them again, or `--on-recipe-change new_rows_only` to keep their answers and ask only new rows"
-    )

@@ -25,6 +25,7 @@ class Left(NamedTuple):
     failures: Sequence[Failed]
     tickets: int
     held: int  #: rows kept back by ``ambiguous = "hold"``
+    kept: int = 0  #: rows that keep an older answer
 
 
 def exit_code_of(reason: StopRun | Interrupted | None, job: Job, rows_total: int, left: Left) -> int:
@@ -34,7 +35,7 @@ def exit_code_of(reason: StopRun | Interrupted | None, job: Job, rows_total: int
     if left.tickets:
         return 6
     fresh = sum(not failed.quarantined for failed in left.failures)
-    if left.held or not job.limits.failed_ok.allows(fresh, rows_total):
+    if left.held or left.kept or not job.limits.failed_ok.allows(fresh, rows_total):
         return 3
     return 0
 
@@ -89,6 +90,8 @@ def summarize(
         config=job.config(),
         message=None if reason is None else str(reason),
         spent=spent or {},
+        rows_kept=left.kept,
+        rows_left=counters.rows_left,
         fallbacks={"by_model": counters.rows_fallback, "by_us": 0},
         provider_answered=provider_answered,
         stopped_by=stopped_by,

@@ -9,13 +9,20 @@ from batchvision.checkpoint.compaction import Compacted, compact
 from batchvision.checkpoint.disk import Disk, LocalDisk, Offload, inline
 from batchvision.checkpoint.keyset import Keep, KeySet
 from batchvision.checkpoint.lock import Holder, OutputLock
+from batchvision.checkpoint.paid_rows import PaidRows
 from batchvision.checkpoint.recovery import Recovery
 from batchvision.checkpoint.reserve import reserve_bytes
 from batchvision.checkpoint.schema import Columns
 from batchvision.checkpoint.spent import Sums, spent_by_shard
-from batchvision.checkpoint.standing import Carried, OtherRecipes, RowState, Standing
+from batchvision.checkpoint.standing import Carried, RowState, Standing
 from batchvision.checkpoint.store import Store
-from batchvision.checkpoint.summaries import load_recipe, read_latest, summary_document, summary_text
+from batchvision.checkpoint.summaries import (
+    load_recipe,
+    newest_summaries,
+    read_latest,
+    summary_document,
+    summary_text,
+)
 from batchvision.checkpoint.view import AmbiguousAttempt, OpenWork, OutputView
 from batchvision.checkpoint.writer import SealAfter
 
@@ -31,9 +38,9 @@ __all__ = [
     "LocalDisk",
     "Offload",
     "OpenWork",
-    "OtherRecipes",
     "OutputLock",
     "OutputView",
+    "PaidRows",
     "Recovery",
     "RowState",
     "SealAfter",
@@ -45,6 +52,7 @@ __all__ = [
     "inline",
     "is_unclear",
     "load_recipe",
+    "newest_summaries",
     "read_latest",
     "reserve_bytes",
     "spent_by_shard",

@@ -6,7 +6,7 @@ bytes (under its skip_key, under its request_key, and a hint that its request is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -20,13 +20,13 @@ from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.entries import Carry
 from batchvision.checkpoint.keyset import Keep, KeySet
 from batchvision.checkpoint.paid_failures import read_paid_failures
+from batchvision.checkpoint.paid_rows import PaidRows
 from batchvision.checkpoint.parts import batches_of, part_paths
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pair, pairs
 from batchvision.checkpoint.spent import Sums, read_sums
-from batchvision.keys import row_digest
 from batchvision.records import Completed, Failed, Intent
 
-_RESULT_COLUMNS = ("row_id", "request_key", "skip_key", "recipe_id", "row_cost_ticks")
+_RESULT_COLUMNS = ("row_id", "request_key", "skip_key", "recipe_id")
 
 
 class RowState(Enum):
@@ -50,13 +50,6 @@ class Carried(NamedTuple):
 _NOTHING_CARRIED = Carried()
 
 
-class OtherRecipes(NamedTuple):
-    """Rows that are done, but under other recipes than the current one, and what they cost."""
-
-    rows: int
-    ticks: int
-
-
 class Standing:
     """The answers to the feed's and the lanes' questions, which the feed's thread and the loop ask at the same time."""
 
@@ -64,7 +57,7 @@ class Standing:
         self,
         books: Books,
         done: KeySet,
-        others: dict[bytes, int],
+        paid_rows: Callable[[], PaidRows],
         sums: Sums,
         answered: KeySet,
         paid_failures: Mapping[tuple[str, str], Failed] | None = None,
@@ -75,7 +68,8 @@ class Standing:
         self.answered = answered
         self._books = books
         self._done = done
-        self._others = others
+        self._read_paid_rows = paid_rows
+        self._paid_rows: PaidRows | None = None
         self._sums = sums
         self._awaiting = {
             (open_.intent.row_id, key)
@@ -93,12 +87,18 @@ class Standing:
     @classmethod
     def read(cls, output: Path, books: Books, recipe_id: str) -> Standing:
         """From the parts of all shards. Raises CheckpointDamaged."""
-        done, answered, others = _read_results(output, recipe_id)
+        done, answered = _read_results(output, recipe_id)
 
         def is_wanted(row_id: str, request_key: str) -> bool:
             return not done.contains(pair(row_id, request_key))
 
-        return cls(books, done, others, read_sums(output), answered, read_paid_failures(output, is_wanted))
+        failures = read_paid_failures(output, is_wanted)
+
+        def paid_rows() -> PaidRows:
+            failed = (*books.failures.values(), *failures.values())
+            return PaidRows.read(output, recipe_id, failed, tuple(books.open.values()))
+
+        return cls(books, done, paid_rows, read_sums(output), answered, failures)
 
     # ---------------------------------------------------------------------------- one row
 
@@ -181,13 +181,16 @@ class Standing:
             if each in failures or each in carries or each in tickets or each in paid
         ]
 
-    def is_done_elsewhere(self, row_id: str) -> bool:
-        """Whether the row is done under another recipe, and not under this one."""
-        return row_digest(row_id, "") in self._others
+    def paid_rows(self) -> PaidRows:
+        """Which rows were paid for, under whatever key. Read when first asked for, which is before anything is sent.
+        Raises CheckpointDamaged."""
+        if self._paid_rows is None:
+            self._paid_rows = self._read_paid_rows()
+        return self._paid_rows
 
-    @property
-    def done_other_recipe(self) -> OtherRecipes:
-        return OtherRecipes(len(self._others), sum(self._others.values()))
+    def are_elsewhere(self, ids: pa.Array) -> list[bool]:
+        """Of each row whether it was last paid for under another recipe."""
+        return list(self.paid_rows().are_elsewhere(ids).tolist())
 
     @property
     def spent_ticks(self) -> int:
@@ -202,26 +205,14 @@ class Standing:
 # ---------------------------------------------------------------------------------- reading
 
 
-def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet, dict[bytes, int]]:
-    """The done rows of this recipe under both keys, its answered request_keys, and the rows done under other recipes
-    (by row_id) with what they cost."""
+def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet]:
+    """The done rows of this recipe under both keys, and its answered request_keys."""
     done, answered = KeySet(), KeySet(keep=Keep.HINT)
     current = pa.scalar(recipe_id, pa.string())  # of a given type: to guess one takes pyarrow 0.1 ms
-    others: dict[bytes, int] = {}
     for table in _tables(part_paths(output, "results"), _RESULT_COLUMNS):
         is_current = pc.equal(table["recipe_id"], current)
-        if pc.all(is_current).as_py():
-            _add_done(done, answered, table)
-            continue
-        _add_done(done, answered, table.filter(is_current))
-        rest = table.filter(pc.invert(is_current))
-        for digest, ticks in zip(_id_digests(rest), rest["row_cost_ticks"].to_pylist(), strict=True):
-            others[digest] = others.get(digest, 0) + (ticks or 0)
-    if others:  # only then is it worth asking which of them are done here too
-        for table in _tables(part_paths(output, "results"), ("row_id", "recipe_id")):
-            for digest in _id_digests(table.filter(pc.equal(table["recipe_id"], current))):
-                others.pop(digest, None)
-    return done, answered, others
+        _add_done(done, answered, table if pc.all(is_current).as_py() else table.filter(is_current))
+    return done, answered
 
 
 def _tables(paths: Sequence[Path], names: Sequence[str]) -> Iterator[pa.Table]:
@@ -237,7 +228,3 @@ def _add_done(done: KeySet, answered: KeySet, table: pa.Table) -> None:
         done.add_packed(pairs(ids, asked))
         done.add_packed(pairs(ids, packed_keys(batch["skip_key"])))
         answered.add_packed(asked)
-
-
-def _id_digests(table: pa.Table) -> list[bytes]:
-    return [row_digest(row_id, "") for row_id in table["row_id"].to_pylist()]

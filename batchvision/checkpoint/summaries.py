@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,17 @@ def summary_paths(output: Path) -> list[Path]:
     return sorted(path for path in (output / "runs").glob("*.json") if path.name != LATEST)
 
 
+def newest_summaries(output: Path) -> Iterator[RunSummary]:
+    """The summaries of runs that ended, the newest first; those that cannot be read are left out. A name says the
+    second in which a run began, and no more."""
+    for _, paths in groupby(reversed(summary_paths(output)), key=lambda path: path.name.partition("-")[0]):
+        found: list[RunSummary] = []
+        for path in paths:
+            with suppress(CheckpointDamaged):
+                found.append(read_summary(path))
+        yield from sorted(found, key=lambda summary: summary.started_at, reverse=True)
+
+
 def has_ended(output: Path, run_id: str) -> bool:
     """Whether a run came to its end, and listed its parts."""
     return (output / "runs" / f"{run_id}.json").exists()
@@ -80,6 +92,9 @@ def read_summary(path: Path) -> RunSummary:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         document["parts"] = tuple(PartFile(**part) for part in document["parts"])
+        for name in ("stopped_by", "redo_recipes"):
+            if document.get(name) is not None:
+                document[name] = tuple(document[name])
         known = {part.name for part in fields(RunSummary)}
         return RunSummary(**{name: value for name, value in document.items() if name in known})
     except (ValueError, TypeError, KeyError) as fault:

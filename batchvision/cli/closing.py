@@ -109,6 +109,11 @@ def _failures(summary: RunSummary) -> list[str]:
 
 def _left_over(summary: RunSummary) -> list[str]:
     lines = []
+    if summary.rows_kept:
+        word = "keeps" if summary.rows_kept == 1 else "keep"
+        lines.append(f"  kept      {counted(summary.rows_kept, 'row')} {word} an older answer, as the job says")
+    if summary.rows_left and summary.is_trial and summary.command == "run":
+        lines.append(f"  left      {counted(summary.rows_left, 'row')} to do left by --limit or --sample")
     if summary.rows_ambiguous:
         bound = format_usd(summary.ambiguous_ticks)
         lines.append(
@@ -127,6 +132,8 @@ def next_steps(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
     match summary.exit_code:
         case 0:
             return []
+        case 3 if summary.rows_kept and not summary.rows_failed:
+            return [f"{typed.again} --on-recipe-change redo   (asks the rows again that keep an older answer)"]
         case 3:
             return [failed, typed.retry_failed]
         case 4:

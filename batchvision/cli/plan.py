@@ -127,7 +127,9 @@ def plan_lines(drawn: Plan) -> Iterator[str]:
         yield f"time      {', '.join(_time_words(drawn))} at the job's own limits"
     if rows.to_do:
         yield f"disk      about {size_text(drawn.disk_bytes)}, the journal included"
-    if drawn.done_elsewhere[0]:
+    for refusal in drawn.refusals:
+        yield f"refused   {refusal}"
+    if drawn.done_elsewhere[0] and not drawn.refusals:
         yield f"recipe    {drawn.done_elsewhere[0]:,} rows are done under another recipe: see --on-recipe-change"
     for number, (row_id, reason) in enumerate(drawn.reasons):
         yield f"{'invalid' if number == 0 else '':<8}  {row_id}: {reason}"
@@ -169,7 +171,8 @@ def _time_words(drawn: Plan) -> Iterator[str]:
 def _row_words(drawn: Plan) -> Iterator[str]:
     rows = drawn.rows
     yield f"{rows.done:,} done"
-    yield f"{rows.to_do:,} to do" + (f" ({rows.retried:,} of them failed before)" if rows.retried else "")
+    parts = [*_change_words(drawn), *([f"{rows.retried:,} of them failed before"] if rows.retried else [])]
+    yield f"{rows.to_do:,} to do" + (f" ({', '.join(parts)})" if parts else "")
     counts = {
         "failed before and left alone": rows.failed_kept,
         "waiting for a ticket": rows.awaiting,
@@ -178,6 +181,18 @@ def _row_words(drawn: Plan) -> Iterator[str]:
         "invalid": rows.invalid,
     }
     yield from (f"{count:,} {says}" for says, count in counts.items() if count)
+
+
+def _change_words(drawn: Plan) -> Iterator[str]:
+    """New rows, and beside them those that are bought again."""
+    found = drawn.changes
+    if not found.changed and not found.rows_again:
+        return
+    yield f"{max(0, drawn.rows.to_do - found.changed - found.rows_again):,} new"
+    if found.changed:
+        yield f"{found.changed:,} changed"
+    if found.rows_again:
+        yield f"{found.rows_again:,} paid for under another recipe"
 
 
 def _cost_words(drawn: Plan) -> str:

@@ -2,15 +2,19 @@
 
 Rule: keys are computed over columns, and a row that is done, kept failed or in flight never becomes a ``Row`` object.
 survey (structure, ids, count) · keying (row_ids, texts, keys, column by column) · picture (image cells and their
-stamps) · selection (which rows are wanted) · work (the stream) · stretch (a stretch of it, as columns and as rows).
+stamps) · selection (which rows are wanted) · work (the stream) · stretch (a stretch of it, as columns and as rows) ·
+changes (what a pass would buy again).
 """
 
+from batchvision.feed.changes import ChangeCounter, Changes, changes
 from batchvision.feed.selection import Selection
 from batchvision.feed.stretch import FeedBatch, Stretch, Tally
 from batchvision.feed.surveying import Survey, survey
 from batchvision.feed.work import NewStanding, Standing, feed, stretches
 
 __all__ = [
+    "ChangeCounter",
+    "Changes",
     "FeedBatch",
     "NewStanding",
     "Selection",
@@ -18,6 +22,7 @@ __all__ = [
     "Stretch",
     "Survey",
     "Tally",
+    "changes",
     "feed",
     "stretches",
     "survey",

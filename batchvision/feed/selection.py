@@ -46,6 +46,11 @@ class Selection:
         """Whether a pass asks about every row there is: what it does not meet is not in the manifest."""
         return self.limit is None and self.sample is None and self.only is None
 
+    @property
+    def is_trial(self) -> bool:
+        """Whether a user has chosen some rows to try a job with."""
+        return self.limit is not None or self.sample is not None
+
     def own(self, row_ids: Iterable[str]) -> list[int]:
         """The places of the rows that belong to this shard."""
         own = self.own_shard

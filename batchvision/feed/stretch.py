@@ -31,8 +31,9 @@ class FeedBatch:
     """Rows to do of a stretch of the manifest, and how many of it are not (told once, with the first rows).
 
     ``rows`` includes ``invalid`` ones (``Row.problem`` set). ``failed_kept``: failed before and not retried,
-    ``quarantined`` of them set aside. ``left``: to do, but not chosen in this pass (limit, sample, only, or done under
-    another recipe with ``on_recipe_change = "new_rows_only"``); they stay pending.
+    ``quarantined`` of them set aside. ``left``: to do, but not chosen in this pass (limit, sample, only, or ``kept``);
+    they stay pending. ``kept``: those of them that keep what was paid for under another recipe, with
+    ``on_recipe_change = "new_rows_only"``.
     """
 
     rows: tuple[Row, ...]
@@ -43,6 +44,7 @@ class FeedBatch:
     held: int = 0
     left: int = 0
     invalid: int = 0
+    kept: int = 0
 
 
 @dataclass(slots=True)
@@ -58,6 +60,7 @@ class Tally:
     awaiting: int = 0
     held: int = 0
     left: int = 0
+    kept: int = 0
 
     def told_with(self, rows: tuple[Row, ...]) -> FeedBatch:
         return FeedBatch(
@@ -69,6 +72,7 @@ class Tally:
             held=self.held,
             left=self.left,
             invalid=sum(row.problem is not None for row in rows),
+            kept=self.kept,
         )
 
 

@@ -41,7 +41,8 @@ _LEAST_ROWS = 64
 class Standing(Protocol):
     """What the feed asks the checkpoint: how a row stands under its skip_key. ``not_done``: the places of the rows that
     are not done, asked with 16 bytes a key; ``met_before``: the places among these of all that may not be new, which
-    are asked about one by one, with ``open_state``."""
+    are asked about one by one, with ``open_state``. ``are_elsewhere``: of each row whether it was last paid for under
+    another recipe."""
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]: ...
     def met_before(self, row_ids: Sequence[str]) -> list[int]: ...
@@ -49,7 +50,7 @@ class Standing(Protocol):
     def open_state(self, row_id: str, key: str) -> RowState: ...
     def failed_before(self, row_id: str, key: str) -> Failed | None: ...
     def keep_failed(self, row_id: str, key: str) -> None: ...
-    def is_done_elsewhere(self, row_id: str) -> bool: ...
+    def are_elsewhere(self, ids: pa.Array) -> Sequence[bool]: ...
 
 
 class NewStanding:
@@ -73,8 +74,8 @@ class NewStanding:
     def keep_failed(self, row_id: str, key: str) -> None:
         raise AssertionError(f"row {row_id} has not failed before")
 
-    def is_done_elsewhere(self, row_id: str) -> bool:
-        return False
+    def are_elsewhere(self, ids: pa.Array) -> Sequence[bool]:
+        return [False] * len(ids)
 
 
 def feed(job: Job, survey: Survey, standing: Standing, selection: Selection | None = None) -> Iterator[FeedBatch]:
@@ -190,8 +191,14 @@ class _Feed:
     def _count_all(self, stretch: Stretch) -> None:
         tally, others = stretch.tally, self._standing.not_done(stretch.ids, stretch.keys)
         tally.done = len(stretch.ids) - len(others)
-        ids = stretch.ids.take(pa.array(others, pa.int64())).to_pylist()
-        if self._only_new or self._chooser.takes_some:
+        chosen = stretch.ids.take(pa.array(others, pa.int64()))
+        ids = chosen.to_pylist()
+        if self._only_new:
+            are_kept = self._standing.are_elsewhere(chosen)
+            for place, row_id, is_kept in zip(others, ids, are_kept, strict=True):
+                self._count(stretch, place, row_id, is_kept=bool(is_kept))
+            return
+        if self._chooser.takes_some:
             for place, row_id in zip(others, ids, strict=True):
                 self._count(stretch, place, row_id)
             return
@@ -204,7 +211,7 @@ class _Feed:
         else:
             tally.places = sorted([*tally.places, *new])
 
-    def _count(self, stretch: Stretch, place: int, row_id: str) -> None:
+    def _count(self, stretch: Stretch, place: int, row_id: str, *, is_kept: bool = False) -> None:
         """One row that is not done: to do, or waiting, or left alone."""
         tally, key = stretch.tally, stretch.key(place)
         match self._standing.open_state(row_id, key):
@@ -222,8 +229,9 @@ class _Feed:
                     tally.failed_kept += 1
                     tally.quarantined += failed is not None and failed.quarantined
             case RowState.NEW:
-                if self._only_new and self._standing.is_done_elsewhere(row_id):
+                if is_kept and place not in stretch.problems:
                     tally.left += 1
+                    tally.kept += 1
                 elif self._takes(stretch, place, row_id):
                     tally.places.append(place)
                 else:

@@ -57,7 +57,7 @@ def kind_of(reference: str) -> ImageKind:
 
 def stamp(ref: ImageRef, root: Path, identity_mode: str) -> str:
     """Cheap text for the skip_key: as long as it stays, the image is taken to be the same. Reads no image."""
-    if not _needs_reading(ref, identity_mode):
+    if not needs_reading(ref, identity_mode):
         return identity(ref, identity_mode, None)
     try:
         facts = _facts(ref, root)
@@ -81,7 +81,8 @@ def _facts(ref: ImageRef, root: Path) -> os.stat_result:
     return os.stat(name if name.startswith("/") else f"{root}/{name}")  # noqa: PTH116 - a million of them
 
 
-def _needs_reading(ref: ImageRef, identity_mode: str) -> bool:
+def needs_reading(ref: ImageRef, identity_mode: str) -> bool:
+    """Whether only the bytes of the file tell what enters the request_key."""
     return ref.kind is ImageKind.PATH and ref.version is None and identity_mode != "ref"
 
 
@@ -96,7 +97,7 @@ def identity(ref: ImageRef, identity_mode: str, digest: str | None) -> str:
             name = f"url:{url_identity(ref.reference)}"
         case ImageKind.DATA | ImageKind.BYTES:
             name = f"sha256:{digest or _digest_at_hand(ref)}"
-        case ImageKind.PATH if digest is not None and _needs_reading(ref, identity_mode):
+        case ImageKind.PATH if digest is not None and needs_reading(ref, identity_mode):
             return f"sha256:{digest}"
         case _:
             name = f"path:{ref.reference}"

@@ -196,7 +196,7 @@ class Delivery:
         try:
             return await self._preparer.inlined(row, request)
         except RowFault as fault:
-            self.exchanges.fail(row, fault, request)
+            self.exchanges.fail(row, fault)
             return None
 
     def adopt(self, exchange: Exchange) -> OpenTicket:

@@ -7,17 +7,20 @@ Rule: the same survey and feed as a run, so that the counts are the run's own. W
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
-from batchvision.checkpoint import OutputView, Standing
+from batchvision.checkpoint import OutputView, Standing, load_recipe, newest_summaries
 from batchvision.checkpoint.books import Books, Carries
 from batchvision.checkpoint.schema import failures_of
-from batchvision.errors import RowFault
-from batchvision.feed import NewStanding, Selection, Stretch, Tally, stretches, survey
+from batchvision.errors import CheckpointDamaged, JobInvalid, RowFault
+from batchvision.feed import ChangeCounter, Changes, NewStanding, Selection, Stretch, Tally, stretches, survey
 from batchvision.feed import Standing as FeedStanding
 from batchvision.garbage import rarely_collected
+from batchvision.guards import Quote, agreed_recipes, recipe_words, recipes_to_redo, rows_not_agreed
 from batchvision.job import Job
 from batchvision.plan.bodies import bodies, shortened
 from batchvision.plan.counts import Plan, RowCounts, Sums
@@ -58,16 +61,47 @@ async def plan(
         price_warning=prices.warning(datetime.now(UTC).date(), job),
     )
     counting = _Counting(drawn, looking, Distinct(standing) if job.limits.deduplicate else None, watch, show_requests)
+    counter = ChangeCounter(job, standing) if isinstance(standing, Standing) else None
     with rarely_collected():
         for stretch in stretches(job, surveyed, standing, selection):
             counting.add(stretch)
+            if counter is not None:
+                counter.add(stretch)
     drawn.seconds = _seconds_at_limits(job, drawn.cost)
-    if isinstance(standing, Standing):
-        others = standing.done_other_recipe
-        drawn.done_elsewhere = (others.rows, others.ticks)
+    if counter is not None:
+        await _add_changes(drawn, job, selection, counter.found)
     if counting.shown:
         drawn.requests_shown = await bodies(job, looking.estimator, counting.shown)
     return drawn
+
+
+async def _add_changes(drawn: Plan, job: Job, selection: Selection, found: Changes) -> None:
+    """What would be bought again, and whether a run is refused for it."""
+    drawn.changes = found
+    drawn.done_elsewhere = (found.rows_again + found.kept, found.ticks)
+    agreed = agreed_recipes(job, newest_summaries(job.output_path))
+    if rows := rows_not_agreed(job, found, agreed):
+        others = frozenset(found.again) - recipes_to_redo(job, found, agreed)
+        kept = await plan(_that_keeps(job), selection)
+        documents = list(_documents(job, others))
+        drawn.refusals.append(recipe_words(rows, job, documents, _quote(drawn), _quote(kept)))
+
+
+def _that_keeps(job: Job) -> Job:
+    """The job, if it asked only rows that nothing was paid for."""
+    output = job.output.model_copy(update={"on_recipe_change": "new_rows_only"})
+    return job.model_copy(update={"output": output})
+
+
+def _quote(drawn: Plan) -> Quote:
+    return Quote(drawn.cost.requests, drawn.cost.likely_ticks)
+
+
+def _documents(job: Job, recipe_ids: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The stored recipes; one that is missing or damaged is left out."""
+    for recipe_id in sorted(recipe_ids):
+        with suppress(JobInvalid, CheckpointDamaged):
+            yield load_recipe(job.output_path, recipe_id)
 
 
 def standing_of(job: Job) -> FeedStanding:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from batchvision.feed import Changes
 from batchvision.pricelist import Quote
 from batchvision.records import TICKS_PER_USD, Estimate, Lane
 
@@ -142,7 +143,10 @@ class Plan:
     prices: Quote
     seconds: Mapping[Lane, float] = field(default_factory=dict)  #: at the job's own limits, by the lanes there are
     price_warning: str | None = None
-    done_elsewhere: tuple[int, int] = (0, 0)  #: rows done under other recipes, and their ticks
+    done_elsewhere: tuple[int, int] = (0, 0)  #: rows paid for under other recipes, and their ticks
+    changes: Changes = field(default_factory=Changes)
+    #: why a run would be refused until the user has said what to do
+    refusals: list[str] = field(default_factory=list)
 
     @property
     def seconds_at_limit(self) -> float | None:
@@ -156,10 +160,20 @@ class Plan:
             return 0
         return self.rows.to_do * BYTES_A_ROW + self.cost.output_tokens * BYTES_A_TOKEN + JOURNAL_BYTES
 
+    def _changes(self) -> dict[str, int]:
+        """Of ``to_do`` and ``left``: how many are new, and how many would be bought again or keep an older answer."""
+        found = self.changes
+        return {
+            "new": self.rows.to_do - found.changed - found.rows_again,
+            "changed": found.changed,
+            "under_other_recipe": found.rows_again,
+            "kept": found.kept,
+        }
+
     def document(self) -> dict[str, Any]:
         """JSON content for ``plan --json`` (DESIGN, section 5)."""
         document: dict[str, Any] = {
-            "rows": self.rows.document(),
+            "rows": {**self.rows.document(), **self._changes()},
             "requests": self.cost.requests,
             "images": self.images.document(),
             "tokens": self.cost.tokens_document(),
@@ -176,6 +190,8 @@ class Plan:
             "recipe_id": self.recipe_id,
             "done_under_other_recipes": {"rows": self.done_elsewhere[0], "cost_usd": _usd(self.done_elsewhere[1])},
         }
+        if self.refusals:
+            document["refusals"] = self.refusals
         if self.price_warning:
             document["warning"] = self.price_warning
         if self.requests_shown:

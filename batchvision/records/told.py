@@ -34,6 +34,8 @@ class Counters:
 
     rows_total: int = 0
     rows_done_before: int = 0
+    rows_kept: int = 0  #: left with what was paid for under another recipe, as the job says
+    rows_left: int = 0  #: to do, and not chosen by --limit or --sample
     rows_completed: int = 0  #: in this run
     rows_failed: int = 0  #: failed now: found in this run, or kept from earlier ones
     rows_failed_at_provider: int = 0
@@ -104,6 +106,14 @@ class RunSummary:
     provider_answered: bool = False
     #: the rows whose refusals stopped the run; the next run asks them last
     stopped_by: tuple[str, ...] = ()
+    #: pending rows that keep an older answer, as ``on_recipe_change`` or ``on_row_change`` says
+    rows_kept: int = 0
+    #: pending rows that ``--limit`` or ``--sample`` left
+    rows_left: int = 0
+    #: of ``--limit``, ``--sample`` or a pilot: what it was allowed to ask again is no consent for later runs
+    is_trial: bool = False
+    #: recipes whose rows the run was allowed to ask again; None in summaries of earlier versions
+    redo_recipes: tuple[str, ...] | None = None
     #: of this run: by_state, by_model, by_day, wasted; each name -> attempts, cost_ticks, bound_ticks
     spent: JsonObject = field(default_factory=dict)
     #: rows of this run with the fallback label: by_model, as the model chose it; by_us, 0 as nothing else sets it

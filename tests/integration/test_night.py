@@ -282,11 +282,11 @@ def test_a_changed_recipe_is_refused_until_the_user_says_what_to_do(nights):
     nights.rows(20)
     nights.run(FakeProvider())
     provider = FakeProvider()
-    with pytest.raises(JobInvalid, match=r"20 rows .* \$.*--on-recipe-change redo"):
+    with pytest.raises(JobInvalid, match=r"20 rows .*--on-recipe-change redo.* \$"):
         nights.run(provider, prompt__user="Name {title} [[{sku}]]")
     assert provider.asked == []
     kept = nights.run(provider, prompt__user="Name {title} [[{sku}]]", output__on_recipe_change="new_rows_only")
-    assert (provider.asked, kept.exit_code) == ([], 0)
+    assert (provider.asked, kept.exit_code, kept.rows_pending) == ([], 3, 20)
     nights.run(provider, prompt__user="Name {title} [[{sku}]]", output__on_recipe_change="redo")
     assert len(provider.asked) == 20
     nights.run(provider, prompt__user="Name {title} [[{sku}]]")

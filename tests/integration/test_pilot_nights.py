@@ -196,7 +196,7 @@ def test_rows_that_fail_are_part_of_what_the_whole_costs(bench: Bench) -> None:
 
 
 def test_a_pilot_is_no_consent_to_ask_done_rows_again(bench: Bench) -> None:
-    bench.run(limit=5)
+    bench.run()
     bench.overrides = {"provider.detail": "low"}
     with pytest.raises(JobInvalid, match="on-recipe-change"):
         bench.pilot(4)

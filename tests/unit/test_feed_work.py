@@ -95,8 +95,8 @@ class Known(NewStanding):
     def keep_failed(self, row_id: str, key: str) -> None:
         self.kept.append(row_id)
 
-    def is_done_elsewhere(self, row_id: str) -> bool:
-        return row_id in self.elsewhere
+    def are_elsewhere(self, ids: pa.Array) -> list[bool]:
+        return [row_id in self.elsewhere for row_id in ids.to_pylist()]
 
 
 def batched_hex(keys: bytes) -> list[str]:

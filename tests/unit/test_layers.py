@@ -32,10 +32,10 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"job", "recipe", "prompt", "money", "spending", "retry", "refusals", "estimate", "providers"}),
     frozenset({"outcome", "manifest", "images", "checkpoint", "http", "pacing", "caps", "caching", "pricelist"}),
     frozenset({"budget", "feed", "prepare"}),
-    frozenset({"exchange"}),
+    frozenset({"exchange", "guards"}),
     frozenset({"lanes"}),
-    frozenset({"open_tickets", "runner", "waits", "wiring", "summary"}),
-    frozenset({"plan", "pilot", "status", "progress", "check", "demo", "verify", "reparse"}),
+    frozenset({"open_tickets", "plan", "runner", "waits", "wiring", "summary"}),
+    frozenset({"pilot", "status", "progress", "check", "demo", "verify", "reparse"}),
     frozenset({"cli", "__main__"}),
 )
 #: The emulator is a stranger to the client it tests, and samples only draw.

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.checkpoint import Keep, KeySet, Standing
+from batchvision.checkpoint import Keep, KeySet, PaidRows, Standing
 from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.row_keys import pair
 from batchvision.checkpoint.standing import Sums
@@ -102,7 +102,7 @@ def standing_of(job: Job, table: Sequence[Line], seen: Sequence[Seen]) -> Standi
     for each in seen:
         if table[each.row.position - 1].state == "answered":
             answered.add(key_bytes(each.request_key))
-    return Standing(Books(failures), done, {}, Sums(0, 0), answered)
+    return Standing(Books(failures), done, lambda: PaidRows("r"), Sums(0, 0), answered)
 
 
 def a_failed(row_id: str, skip_key: str, *, quarantined: bool) -> Failed:

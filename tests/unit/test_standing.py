@@ -205,7 +205,7 @@ async def test_digests_of_the_parts_are_those_of_keys_whatever_the_row_id(tmp_pa
         assert all(standing.state(name, f"key{number}") is RowState.DONE for number, name in enumerate(names))
 
 
-async def test_rows_done_under_another_recipe_are_counted_once_with_all_they_cost(tmp_path: Path) -> None:
+async def test_a_row_is_elsewhere_when_its_newest_answer_is_of_another_recipe(tmp_path: Path) -> None:
     with started(tmp_path) as store:
         for number, recipe in ((1, "old"), (1, "older"), (2, "old"), (3, "old"), (3, "new"), (4, "new")):
             key = f"{recipe}-{number}"
@@ -213,15 +213,14 @@ async def test_rows_done_under_another_recipe_are_counted_once_with_all_they_cos
             await ask(store, row, an_answer())
         await store.close(complete=True)
     with started(tmp_path) as store:
-        standing = store.standing("new")
-        assert standing.done_other_recipe == (2, 3 * COST_TICKS)
-        assert [standing.is_done_elsewhere(f"row{number}") for number in range(1, 6)] == [
-            True,
-            True,
-            False,
-            False,
-            False,
-        ]
+        standing, ids = store.standing("new"), pa.array([f"row{number}" for number in range(1, 6)])
+        assert standing.are_elsewhere(ids) == [True, True, False, False, False]
+        paid = standing.paid_rows()
+        places = paid.find(ids)
+        assert (places >= 0).tolist() == [True, True, True, True, False]
+        assert [paid.recipes[number] for number in paid.newest_recipes(places[:4])] == ["older", "old", "new", "new"]
+        assert paid.have_current(places[:4]).tolist() == [False, False, True, True]
+        assert paid.ticks(places[:2]) == 2 * COST_TICKS
         assert standing.state("row1", "old-1") is RowState.NEW
         assert store.standing("old").state("row1", "old-1") is RowState.DONE
 

@@ -1,0 +1,150 @@
+"""Rows with paid work (an answer, a failure that cost money, an open ticket), and the recipe of the newest of it.
+
+The rule: it is asked only about rows that are not done under their key of today. A row is 20 bytes here, told from
+others by 64 bits of hash: what hangs on it is whether a user is asked first, or whether a row waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from batchvision.checkpoint.parts import batches_of, part_paths
+from batchvision.checkpoint.row_keys import packed_ids
+from batchvision.errors import PAID_FAILURES
+from batchvision.records import Exchange, Failed
+
+_COLUMNS = ("row_id", "recipe_id", "updated_at", "row_cost_ticks")
+_NO_IDS: NDArray[np.uint64] = np.empty(0, np.uint64)
+
+
+class _Paid(NamedTuple):
+    """Paid work, column by column: hashes of row_ids, numbers of recipes, microseconds, ticks."""
+
+    ids: NDArray[np.uint64]
+    recipes: NDArray[np.uint16]
+    at: NDArray[np.int64]
+    ticks: NDArray[np.int64]
+
+
+class PaidRows:
+    """Made by :meth:`read`. ``recipes``: their ids by number; the current one is 0."""
+
+    def __init__(self, recipe_id: str) -> None:
+        self.recipes = [recipe_id]
+        self._numbers = {recipe_id: 0}
+        self._added: list[_Paid] = []
+        self._ids = _NO_IDS
+        self._newest: NDArray[np.uint16] = np.empty(0, np.uint16)
+        self._has_current: NDArray[np.bool_] = np.empty(0, np.bool_)
+        self._ticks: NDArray[np.int64] = np.empty(0, np.int64)
+
+    @classmethod
+    def read(cls, output: Path, recipe_id: str, failures: Iterable[Failed], open_: Iterable[Exchange]) -> PaidRows:
+        """Answers from the parts of all shards. Raises CheckpointDamaged."""
+        paid = cls(recipe_id)
+        for path in part_paths(output, "results"):
+            for batch in batches_of(path, _COLUMNS):
+                paid._add_batch(batch)
+        bought = [failed for failed in failures if failed.error_kind in PAID_FAILURES and failed.request_key]
+        paid._add(
+            [failed.row_id for failed in bought],
+            [failed.recipe_id for failed in bought],
+            [round(failed.failed_at.timestamp() * 1e6) for failed in bought],
+            [failed.row_cost_ticks for failed in bought],
+        )
+        handed_in = [open_.intent for open_ in open_ if open_.ticket is not None and not open_.intent.is_trial]
+        paid._add(
+            [intent.row_id for intent in handed_in],
+            [intent.recipe_id for intent in handed_in],
+            [round(intent.sent_at.timestamp() * 1e6) for intent in handed_in],
+            [intent.bound_ticks or 0 for intent in handed_in],
+        )
+        paid._settle()
+        return paid
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    # ---------------------------------------------------------------------------- questions
+
+    def find(self, ids: pa.Array) -> NDArray[np.int64]:
+        """Of each row_id its place here; -1: nothing was paid for it."""
+        asked = _hashes(ids)
+        if not len(self._ids):
+            return np.full(len(asked), -1, np.int64)
+        places = np.searchsorted(self._ids, asked).clip(max=len(self._ids) - 1)
+        found: NDArray[np.int64] = np.where(self._ids[places] == asked, places, -1)
+        return found
+
+    def newest_recipes(self, places: NDArray[np.int64]) -> NDArray[np.uint16]:
+        """The number of the recipe that the row was paid under last."""
+        return self._newest[places]
+
+    def have_current(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the row was ever paid for under the current recipe."""
+        return self._has_current[places]
+
+    def ticks(self, places: NDArray[np.int64]) -> int:
+        """What the newest work of these rows has cost."""
+        return int(self._ticks[places].sum())
+
+    def are_elsewhere(self, ids: pa.Array) -> NDArray[np.bool_]:
+        """Of each row_id whether it was last paid for under another recipe than the current one."""
+        places = self.find(ids)
+        found = places >= 0
+        found[found] = self._newest[places[found]] != 0
+        return found
+
+    # ---------------------------------------------------------------------------- making
+
+    def _add_batch(self, batch: pa.RecordBatch) -> None:
+        if not batch.num_rows:
+            return
+        encoded = pc.dictionary_encode(batch["recipe_id"])
+        numbers = np.array([self._number(each) for each in encoded.dictionary.to_pylist()], np.uint16)
+        self._added.append(
+            _Paid(
+                _hashes(batch["row_id"]),
+                numbers[encoded.indices.to_numpy(zero_copy_only=False)],
+                batch["updated_at"].cast(pa.int64()).to_numpy(zero_copy_only=False).astype(np.int64),
+                pc.fill_null(batch["row_cost_ticks"], 0).to_numpy(zero_copy_only=False).astype(np.int64),
+            )
+        )
+
+    def _add(self, ids: list[str], recipes: list[str], at: list[int], ticks: list[int]) -> None:
+        numbers = np.array([self._number(each) for each in recipes], np.uint16)
+        hashes = _hashes(pa.array(ids, pa.string()))
+        self._added.append(_Paid(hashes, numbers, np.array(at, np.int64), np.array(ticks, np.int64)))
+
+    def _number(self, recipe_id: str) -> int:
+        if recipe_id not in self._numbers:
+            self._numbers[recipe_id] = len(self.recipes)
+            self.recipes.append(recipe_id)
+        return self._numbers[recipe_id]
+
+    def _settle(self) -> None:
+        """Of each row the newest work, and whether any is of the current recipe."""
+        added, self._added = self._added, []
+        ids, recipes, at, ticks = (np.concatenate(columns) for columns in zip(*added, strict=True))
+        if not len(ids):
+            return
+        order = np.lexsort((at, ids))
+        ids = ids[order]
+        is_last = np.append(ids[1:] != ids[:-1], True)
+        starts = np.flatnonzero(np.append(True, is_last[:-1]))
+        self._has_current = np.logical_or.reduceat(recipes[order] == 0, starts)
+        self._ids = ids[is_last]
+        self._newest = recipes[order][is_last]
+        self._ticks = ticks[order][is_last]
+
+
+def _hashes(ids: pa.Array) -> NDArray[np.uint64]:
+    """The first half of each id's hash."""
+    return np.frombuffer(packed_ids(ids), np.uint64)[::2].copy()

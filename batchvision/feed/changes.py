@@ -1,0 +1,148 @@
+"""What a pass would buy again: rows that were paid for under another recipe, or before their cells or images changed.
+
+Rule: it reads the manifest and, where a local image may only have been touched, that image; it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from batchvision.checkpoint import PaidRows, RowState, Standing
+from batchvision.errors import RowFault
+from batchvision.feed.selection import Selection
+from batchvision.feed.stretch import Stretch
+from batchvision.feed.surveying import Survey
+from batchvision.feed.work import stretches
+from batchvision.images.references import identity, needs_reading
+from batchvision.images.source import read_source
+from batchvision.keys import request_key
+from batchvision.prepare import identities
+from batchvision.records import ImageRef, Payload, Row
+
+if TYPE_CHECKING:
+    from batchvision.job import Job
+
+#: After so many images were read, only each fourth of the rows that follow is looked at, and so on.
+READ_BEFORE_SKIPPING = 1_000
+SKIP_FACTOR = 4
+
+
+@dataclass(slots=True)
+class Changes:
+    """Rows of today's manifest. ``again``: to do, and paid for under another recipe last, by recipe_id. ``changed``: to
+    do, and paid for under this recipe with other cells or images. ``paid``: all that were ever paid for under this
+    recipe. ``kept``: left with an older answer, as the job says. ``ticks``: what the work on ``again`` and ``changed``
+    rows has cost.
+    """
+
+    rows: int = 0
+    new: int = 0
+    changed: int = 0
+    paid: int = 0
+    kept: int = 0
+    again: Counter[str] = field(default_factory=Counter)
+    ticks: int = 0
+    #: some changed rows, to see in them what has changed
+    examples: list[Row] = field(default_factory=list)
+
+    @property
+    def rows_again(self) -> int:
+        return self.again.total()
+
+
+#: Changed rows that are kept to be looked at.
+EXAMPLES = 50
+
+
+class ChangeCounter:
+    """Counts the changes of one pass, stretch by stretch."""
+
+    def __init__(self, job: Job, standing: Standing) -> None:
+        self.found = Changes()
+        self._job = job
+        self._standing = standing
+        self._paid: PaidRows | None = None
+        self._images_read = 0
+        self._weight = 1  #: rows that each row looked at stands for
+        self._skipped = 0
+
+    def add(self, stretch: Stretch) -> None:
+        """The rows to do of a stretch."""
+        found, tally = self.found, stretch.tally
+        found.rows += len(stretch.ids)
+        found.kept += tally.kept
+        found.paid += tally.done
+        sound = np.array(stretch.sound_places(), np.int64)
+        if not len(sound):
+            return
+        if self._paid is None:
+            self._paid = self._standing.paid_rows()
+        known = self._paid.find(stretch.ids.take(pa.array(sound)))
+        found.new += int((known < 0).sum())
+        sound, known = sound[known >= 0], known[known >= 0]
+        has_current = self._paid.have_current(known)
+        found.paid += int(has_current.sum())
+        self._add(known[~has_current], self._paid)
+        self._add_by_content(stretch, sound[has_current], known[has_current], self._paid)
+
+    def _add(self, known: NDArray[np.int64], paid: PaidRows, weight: int = 1) -> None:
+        """Rows that are asked again, by their places in ``paid``; each counts ``weight`` times."""
+        self.found.ticks += weight * paid.ticks(known)
+        for number, count in enumerate(np.bincount(paid.newest_recipes(known)).tolist()):
+            if count and number:
+                self.found.again[paid.recipes[number]] += weight * count
+            elif count:
+                self.found.changed += weight * count
+
+    def _add_by_content(
+        self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows
+    ) -> None:
+        """Rows with an answer of this recipe: they may be done, and their images only touched."""
+        weights = [self._weight_of_next() for _ in range(len(places))]
+        looked_at = [at for at, weight in enumerate(weights) if weight]
+        for at, row in zip(looked_at, stretch.rows(places[looked_at].tolist()), strict=True):
+            if not self._is_asked(row):
+                continue
+            self._add(known[at : at + 1], paid, weights[at])
+            if len(self.found.examples) < EXAMPLES:
+                self.found.examples.append(row)
+
+    def _weight_of_next(self) -> int:
+        """How many rows the next one stands for; 0: it is not looked at."""
+        if self._images_read >= READ_BEFORE_SKIPPING:
+            self._images_read, self._weight = 0, self._weight * SKIP_FACTOR
+        self._skipped = (self._skipped + 1) % self._weight
+        return self._weight if self._skipped == 0 else 0
+
+    def _is_asked(self, row: Row) -> bool:
+        """By content: whether a run would send the row."""
+        try:
+            payloads = [self._payload(ref) for ref in row.images]
+        except RowFault:
+            return False
+        key = request_key(self._job.recipe.recipe_id, row.text, identities(row.text, payloads))
+        return self._standing.state(row.row_id, key) is RowState.NEW
+
+    def _payload(self, ref: ImageRef) -> Payload:
+        """An image as far as the request_key goes by it."""
+        mode = self._job.manifest.image_identity
+        if not needs_reading(ref, mode):
+            return Payload(identity(ref, mode, None), ref.reference, ref.slot, None)
+        self._images_read += 1
+        digest = sha256(read_source(ref, self._job.root, self._job.recipe.images)).hexdigest()
+        return Payload(identity(ref, mode, digest), ref.reference, ref.slot, digest)
+
+
+def changes(job: Job, survey: Survey, standing: Standing, selection: Selection) -> Changes:
+    """One pass over the manifest. Raises JobInvalid as ``stretches`` does."""
+    counter = ChangeCounter(job, standing)
+    for stretch in stretches(job, survey, standing, selection):
+        counter.add(stretch)
+    return counter.found

@@ -1,0 +1,95 @@
+"""What stops a run before it buys again what is paid for: the user is told the price, and says which way.
+
+Rule: pure decisions and their words. What has changed is counted in ``feed``, what it would cost in ``plan``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from batchvision.feed import Changes
+from batchvision.job import Job
+from batchvision.money import format_usd
+from batchvision.recipe import changed_keys, recipe_document
+from batchvision.records import Purpose, RunSummary
+
+#: Keys of the recipe that are named in a message; more are counted.
+KEYS_NAMED = 4
+
+
+class Quote(NamedTuple):
+    """What a way out would send. ``ticks`` None: the price is not known."""
+
+    requests: int
+    ticks: int | None
+
+    def __str__(self) -> str:
+        cost = "at an unknown price" if self.ticks is None else f"for about {format_usd(self.ticks)}"
+        return f"{self.requests:,} request{'' if self.requests == 1 else 's'}" + (f" {cost}" if self.requests else "")
+
+
+# ---------------------------------------------------------------------------------- the recipe
+
+
+def agreed_recipes(job: Job, summaries: Iterable[RunSummary]) -> frozenset[str] | None:
+    """The recipes whose rows the last whole run was allowed to ask again under the job's recipe; None: all of them.
+
+    ``summaries``: the newest first. Trials (``--limit``, ``--sample``, a pilot) and ``reparse`` are no consent.
+    """
+    for summary in summaries:
+        if summary.command != Purpose.RUN or summary.is_trial:
+            continue
+        if summary.recipe_id != job.recipe.recipe_id:
+            break
+        if summary.redo_recipes is not None:
+            return frozenset(summary.redo_recipes)
+        # a summary of an earlier version: it names no recipes
+        policy = summary.config["output"]["on_recipe_change"]
+        return frozenset() if policy == "new_rows_only" else None
+    return frozenset()
+
+
+def recipes_to_redo(job: Job, found: Changes, agreed: frozenset[str] | None) -> frozenset[str]:
+    """The recipes whose rows this run may ask again: those agreed to before, and all where the job says so."""
+    if job.output.on_recipe_change == "redo" or agreed is None:
+        return frozenset(found.again) | (agreed or frozenset())
+    return agreed
+
+
+def rows_not_agreed(job: Job, found: Changes, agreed: frozenset[str] | None) -> int:
+    """The rows that a run would ask again although nobody has said so."""
+    if job.output.on_recipe_change != "refuse":
+        return 0
+    allowed = recipes_to_redo(job, found, agreed)
+    return sum(rows for recipe_id, rows in found.again.items() if recipe_id not in allowed)
+
+
+def recipe_words(
+    rows: int, job: Job, documents: Iterable[Mapping[str, Any]], redo: Quote, new_rows_only: Quote | None
+) -> str:
+    """What has changed and what each way out costs. ``documents``: the recipes that the rows were paid under."""
+    now = recipe_document(job.recipe)
+    changes = [changed_keys(document, now) for document in documents]
+    keys = sorted({key for keys in changes for key in keys})
+    named = ", ".join(keys[:KEYS_NAMED]) + (f" and {len(keys) - KEYS_NAMED} more" if len(keys) > KEYS_NAMED else "")
+    words = [
+        f"{_rows(rows)} of this manifest {_was(rows)} paid for under another recipe ({named or 'it'} changed), and "
+        "would be asked again"
+    ]
+    if changes and all(key.startswith("answer.") for key in keys):
+        words.append(
+            "Only [answer] has changed: `batchvision reparse JOB` reads the stored answers again and costs nothing"
+        )
+    words.append(f"Type `--on-recipe-change redo` to ask them again: {redo}")
+    kept = new_rows_only or Quote(0, 0)
+    words.append(f"Or `--on-recipe-change new_rows_only` to keep what they have and ask only new rows: {kept}")
+    return ". ".join(words)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"
