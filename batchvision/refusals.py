@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
@@ -73,6 +74,7 @@ class Refusals:
         self._rows: set[str] = set()
         self._words: Counter[str] = Counter()
         self._rejected: set[str] = set()
+        self._refused_from: datetime | None = None  # when the first request of those refused in a row was sent
 
     @property
     def has_succeeded(self) -> bool:
@@ -83,15 +85,30 @@ class Refusals:
         """What the next run may rely on, too."""
         return self._has_succeeded or (self._was_proven and not self._is_disproven)
 
-    def succeeded(self) -> None:
-        """A request was answered: whatever was refused before is the matter of its row."""
+    def succeeded(self, sent_at: datetime) -> bool:
+        """Count a request that was answered. True: the refusals before it are the matter of their rows.
+
+        A request that left before the refused ones says nothing of them: the key may have been revoked since.
+        """
         self._has_succeeded = True
+        if self._refused_from is not None and sent_at < self._refused_from:
+            return False
         self._rows.clear()
         self._words.clear()
         self._rejected.clear()
+        self._refused_from = None
+        return True
 
-    def refused(self, row_id: str, error: ProviderRefuses | RequestRejected, *, failed_before: bool = False) -> Meaning:
+    def refused(
+        self,
+        row_id: str,
+        error: ProviderRefuses | RequestRejected,
+        sent_at: datetime,
+        *,
+        failed_before: bool = False,
+    ) -> Meaning:
         """Count a refusal and tell what it means."""
+        self._refused_from = min(self._refused_from or sent_at, sent_at)
         same = self._count(row_id, error)
         now = Situation(
             has_succeeded=self._has_succeeded,

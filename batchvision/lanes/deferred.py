@@ -379,7 +379,7 @@ class DeferredLane:
                 return False
             result = await delivery.exchanges.submit(request, tries, lease)
             if isinstance(result, OpenTicket):
-                delivery.refused.succeeded()
+                delivery.refused.succeeded(result.exchange.intent.sent_at)
                 self._queue.add(result)
                 return True
             again = delivery.conclude(row, result) if result else None

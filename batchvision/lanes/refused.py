@@ -6,6 +6,7 @@ Rule: such a row is booked once: as failed when another row is answered, as pend
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 from batchvision.errors import ProviderRefuses, RequestRejected, RequestsRejected, StopRun, shows_access
 from batchvision.exchange import Judged
@@ -35,23 +36,24 @@ class RefusedRows:
         """Whether the provider has answered, in this run or in the one before."""
         return self._refusals.is_proven
 
-    def succeeded(self) -> None:
-        """A request was answered: those that wait are refused by themselves."""
-        self._refusals.succeeded()
-        self._fail_waiting()
+    def succeeded(self, sent_at: datetime) -> None:
+        """A request was answered. Rows refused before it left have failed."""
+        if self._refusals.succeeded(sent_at):
+            self._fail_waiting()
 
     def take(self, judged: Judged) -> bool:
         """Book a refusal, or keep it until it is decided. False: it is no refusal, and the caller's to book."""
         error, outcome = judged.verdict.error, judged.verdict.outcome
         if shows_access(error):
-            self.succeeded()
+            self.succeeded(judged.exchange.intent.sent_at)
             return False
         if not isinstance(error, ProviderRefuses | RequestRejected) or judged.exchange.answer is None:
             return False
         if isinstance(error, RequestRejected) and outcome is None:
             return False
         intent = judged.exchange.intent
-        match self._refusals.refused(intent.row_id, error, failed_before=intent.runs_failed > 0):
+        failed_before = intent.runs_failed > 0
+        match self._refusals.refused(intent.row_id, error, intent.sent_at, failed_before=failed_before):
             case Meaning.THE_ROW:
                 self._fail(judged)
             case Meaning.UNDECIDED:
