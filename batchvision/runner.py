@@ -408,6 +408,7 @@ class Night:
             except StopRun as reason:  # the manifest changed under our hands
                 self.stop.request(reason)
                 return
+        self.standing.met.is_complete = True
         self._has_seen_all = selection.sees_all
 
     def _count(self, batch: FeedBatch) -> None:
@@ -426,6 +427,8 @@ class Night:
             delivery.exchanges.book(Judged(exchange, self.judge.judge(exchange)))
         try:
             await self.store.close(complete=self._has_seen_all)
+            if not self._is_trial and not isinstance(self.stop.reason, DiskFailed | OutputHeld):
+                await self.store.write_index()
         except StopRun as reason:
             self.stop.request(reason)
 

@@ -10,8 +10,10 @@ from checkpoint_rows import COLUMNS, START, a_completed, an_attempt, an_intent
 
 from batchvision.checkpoint import OutputView
 from batchvision.checkpoint.disk import LocalDisk
+from batchvision.checkpoint.manifest_index import RowsMet, write_index
 from batchvision.checkpoint.parts import dated_path, seal
 from batchvision.checkpoint.registry import register
+from batchvision.checkpoint.row_keys import pair
 from batchvision.checkpoint.schema import Tables
 from batchvision.records import Completed
 
@@ -60,13 +62,25 @@ def answered(output: Path, *sealed: Sequence[Completed]) -> Path:
     return output
 
 
+def index_of(output: Path, *current: Completed) -> None:
+    """A run that has ended left it: the answers that its manifest has now."""
+    met = RowsMet()
+    for answer in current:
+        met.add(pair(answer.row_id, answer.request_key))
+    met.is_complete = True
+    write_index(LocalDisk(), output, "0of1", "run1", met, ())
+
+
 def pairs(output: Path) -> list[tuple[str, str]]:
     batches = OutputView(output).rows("results", ("row_id", "recipe_id", "updated_at"))
     return [(row["row_id"], row["recipe_id"]) for batch in batches for row in batch.to_pylist()]
 
 
+#: Rows 1, 2 and 4 have several answers.
 OLD_AND_NEW = (
     [an_answer_of(1, "a", 1), an_answer_of(2, "a", 1), an_answer_of(3, "a", 1), an_answer_of(4, "b", 1)],
     [an_answer_of(1, "b", 5), an_answer_of(2, "b", 5), an_answer_of(4, "b", 9, "new image")],
     [an_answer_of(2, "c", 9), an_answer_of(5, "c", 9)],
 )
+#: What a manifest may have of them; row 5 has left it.
+CURRENT = (OLD_AND_NEW[1][0], OLD_AND_NEW[0][1], OLD_AND_NEW[0][2], OLD_AND_NEW[1][2])

@@ -24,6 +24,7 @@ from batchvision.checkpoint import lineage
 from batchvision.checkpoint.disk import Disk, GrowingFile, LocalDisk, disk_failures
 from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.lineage import Ancestor, Name
+from batchvision.checkpoint.manifest_index import is_up_to_date
 from batchvision.checkpoint.parts import (
     DATED,
     ancestors_of,
@@ -39,7 +40,6 @@ from batchvision.checkpoint.parts import (
 )
 from batchvision.checkpoint.registry import SCHEMAS, nobody_pads, read_registry
 from batchvision.checkpoint.shards import all_locked
-from batchvision.checkpoint.summaries import read_latest
 from batchvision.checkpoint.superseded import Places, superseded
 from batchvision.errors import CheckpointDamaged
 from batchvision.records import PartFile
@@ -237,12 +237,13 @@ class Compacted:
     bytes_after: int = 0
     rows: dict[str, int] = field(default_factory=dict)  #: after
     superseded: int = 0  #: answers that were dropped
+    is_index_missing: bool = False  #: nothing was dropped: which answers are current is not known
     waiting: int = 0  #: parts that a run which was cut off has still to seal
 
 
 def compact(output: Path, *, drop_superseded: bool = False, disk: Disk | None = None) -> Compacted:
-    """Merge the small parts of all runs of an output; with ``drop_superseded`` leave out answers that are older than
-    their row's current one. The ledger keeps every attempt.
+    """Merge the small parts of all runs of an output; with ``drop_superseded`` leave out the answers of rows whose
+    current answer is another one, by the index of the manifest. The ledger keeps every attempt.
 
     Holds the locks of all shards. Raises OutputHeld, CheckpointDamaged, DiskFailed.
     """
@@ -252,16 +253,13 @@ def compact(output: Path, *, drop_superseded: bool = False, disk: Disk | None = 
             remove_leftovers(disk, output, lock.shard)
             finish(disk, output, lock.shard)
         final = _Final({lock.shard: _newest(lock.folder) for lock in locks})
-        dropped = _superseded(output, final) if drop_superseded else {}
+        compacted.is_index_missing = drop_superseded and not is_up_to_date(output)
+        is_dropping = drop_superseded and not compacted.is_index_missing
+        dropped = superseded(output, final.parts(output, "results")) if is_dropping else {}
         for table in DATED:
             _compact_table(disk, output, table, final, dropped, compacted)
     compacted.superseded = sum(map(len, dropped.values()))
     return compacted
-
-
-def _superseded(output: Path, final: _Final) -> Mapping[Path, Places]:
-    latest = read_latest(output)
-    return superseded(final.parts(output, "results"), None if latest is None else latest.recipe_id)
 
 
 def _compact_table(

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.entries import Carry
 from batchvision.checkpoint.keyset import Keep, KeySet
+from batchvision.checkpoint.manifest_index import RowsMet
 from batchvision.checkpoint.paid_failures import read_paid_failures
 from batchvision.checkpoint.paid_rows import PaidRows
 from batchvision.checkpoint.parts import batches_of, part_paths
@@ -82,6 +83,7 @@ class Standing:
         #: row_id and a key of each row of the manifest that has a failure, a carry or a ticket under it
         self.seen: set[tuple[str, str]] = set()
         self._paid_failures = {} if paid_failures is None else paid_failures
+        self.met = RowsMet()
         self._failed_before = frozenset(row_id for row_id, _ in self._paid_failures)
 
     @classmethod
@@ -104,7 +106,10 @@ class Standing:
 
     def state(self, row_id: str, key: str) -> RowState:
         """``key`` is the row's request_key or its skip_key. A failure, carry or ticket asked for counts as seen."""
-        return RowState.DONE if self.is_done(row_id, key) else self.open_state(row_id, key)
+        if not self.is_done(row_id, key):
+            return self.open_state(row_id, key)
+        self.met.add(pair(row_id, key))
+        return RowState.DONE
 
     def open_state(self, row_id: str, key: str) -> RowState:
         """As :meth:`state`, of a row that :meth:`not_done` has named."""
@@ -165,9 +170,11 @@ class Standing:
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
         """The places of the rows that were not; ``keys``: 16 bytes each, one behind the other."""
+        rows = pairs(packed_ids(ids), keys)
+        self.met.add(rows)
         if not len(self._done):
             return list(range(len(ids)))
-        return np.flatnonzero(~self._done.contains_packed(pairs(packed_ids(ids), keys))).tolist()
+        return np.flatnonzero(~self._done.contains_packed(rows)).tolist()
 
     def met_before(self, row_ids: Sequence[str]) -> list[int]:
         """The places of those that have failed, wait for a ticket, or carry something, under whatever key."""

@@ -34,6 +34,7 @@ from batchvision.checkpoint.disk import (
 from batchvision.checkpoint.entries import Accepted, Carry, Ended, Header, Received, Voided, masked_answer
 from batchvision.checkpoint.journal import Journal, Segment, segment_paths
 from batchvision.checkpoint.lock import OutputLock
+from batchvision.checkpoint.manifest_index import write_index
 from batchvision.checkpoint.parts import part_paths, remove_leftovers, rows_with
 from batchvision.checkpoint.recovery import Recovery, replay
 from batchvision.checkpoint.registry import register
@@ -318,6 +319,17 @@ class Store:
                 self._books.drop_unseen(self._standing.has_seen)
 
         await self._writer.close(drop_unseen, lambda: self._books.unread(self._run_id))
+
+    async def write_index(self) -> None:
+        """After :meth:`close`, where a pass over the whole manifest is complete: which answers it has now. Raises
+        DiskFailed, CheckpointDamaged."""
+        met = None if self._standing is None else self._standing.met
+        if met is None or not met.is_complete:
+            return
+        with disk_failures(f"writing the index of the manifest in {self._lock.folder}"):
+            await self._offload(
+                partial(write_index, self._disk, self.output, self._lock.shard, self._run_id, met, self.failures())
+            )
 
     async def merge_parts(self, goes_on: Callable[[], bool] = lambda: True) -> None:
         """After :meth:`close`: many parts that this run has sealed become few, as long as ``goes_on``. Raises

@@ -1,61 +1,52 @@
-"""Answers that a newer one has replaced: of each row its current answer stays, and whatever is not older than that.
+"""Answers that their row does not need any more, by the index of the manifest.
 
-The rule: a row is told from others by 128 bits of hash, in some 60 bytes a stored answer while it is looked for.
+The rule: an answer goes only where the row's current answer is another one that is there. A row that the index does not
+name keeps all of its answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from batchvision.checkpoint.keyset import KeySet
+from batchvision.checkpoint.manifest_index import COMPLETED, index_batches
 from batchvision.checkpoint.parts import batches_of
-from batchvision.checkpoint.row_keys import packed_ids
+from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pairs
+from batchvision.keys import KEY_BYTES
 
 #: Places in a part, in order.
 Places = NDArray[np.int64]
 
-_ANSWER = np.dtype([("head", "<u8"), ("tail", "<u8")])
+
+def superseded(output: Path, paths: Sequence[Path]) -> Mapping[Path, Places]:
+    """Where superseded answers stand in these parts of ``results``. Parts without any are not named."""
+    current, rows = KeySet(), KeySet()
+    for batch in index_batches(output):
+        is_answer = [state == COMPLETED for state in batch["state"].to_pylist()]
+        answered = batch.filter(pa.array(is_answer, pa.bool_()))
+        current.add_packed(pairs(packed_ids(answered["row_id"]), packed_keys(answered["request_key"])))
+    for path in paths:  # the rows whose current answer is there
+        for ids, is_current in _answers(path, current):
+            rows.add_packed(np.frombuffer(ids, f"V{KEY_BYTES}")[is_current].tobytes())
+    found = {path: _superseded_in(path, current, rows) for path in paths}
+    return {path: places for path, places in found.items() if len(places)}
 
 
-def superseded(paths: Sequence[Path], recipe_id: str | None) -> Mapping[Path, Places]:
-    """Where in these parts of ``results`` older answers stand than a row's current one: that of the recipe if there is
-    one, otherwise the newest. Parts without any are not named."""
-    ids, updated, current, rows = bytearray(), list[NDArray[Any]](), list[NDArray[Any]](), list[int]()
-    for path in paths:
-        before = len(ids)
-        for batch in batches_of(path, ("row_id", "recipe_id", "updated_at")):
-            ids += packed_ids(batch["row_id"])
-            updated.append(_whole_numbers(batch["updated_at"].cast(pa.int64())))
-            current.append(_whole_numbers(pc.equal(batch["recipe_id"], recipe_id or "").cast(pa.int64())))
-        rows.append((len(ids) - before) // _ANSWER.itemsize)
-    if not sum(rows):
-        return {}
-    older = _older(np.frombuffer(ids, _ANSWER), np.concatenate(current), np.concatenate(updated))
-    ends = list(accumulate(rows))
-    cut = np.split(older, np.searchsorted(older, ends[:-1]))
-    return {
-        path: places - (end - count)
-        for path, places, end, count in zip(paths, cut, ends, rows, strict=True)
-        if len(places)
-    }
+def _answers(path: Path, current: KeySet) -> Iterator[tuple[bytes, NDArray[np.bool_]]]:
+    """The hashed row_ids of a part, a batch at a time, and which answers are current."""
+    for batch in batches_of(path, ("row_id", "request_key")):
+        ids = packed_ids(batch["row_id"])
+        yield ids, current.contains_packed(pairs(ids, packed_keys(batch["request_key"])))
 
 
-def _whole_numbers(column: pa.Array) -> NDArray[Any]:
-    return np.asarray(pc.fill_null(column, 0).to_numpy(zero_copy_only=False))
-
-
-def _older(ids: NDArray[Any], current: NDArray[Any], updated: NDArray[Any]) -> Places:
-    """The places, in order, of answers older than their row's current one."""
-    order = np.lexsort((updated, current, ids["tail"], ids["head"]))
-    of_row = ids[order]
-    is_last = np.append(of_row[1:] != of_row[:-1], True)
-    row = np.cumsum(is_last) - is_last
-    newest = updated[order][is_last][row]
-    return np.sort(order[updated[order] < newest])
+def _superseded_in(path: Path, current: KeySet, rows: KeySet) -> Places:
+    found, at = [np.array([], np.int64)], 0
+    for ids, is_current in _answers(path, current):
+        found.append(np.flatnonzero(rows.contains_packed(ids) & ~is_current) + at)
+        at += len(is_current)
+    return np.concatenate(found)

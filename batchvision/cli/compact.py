@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @click.option(
     "--drop-superseded",
     is_flag=True,
-    help="Leave out answers of which the row has a newer one. A job that goes back to an earlier prompt or model "
-    "would have to ask for them again.",
+    help="Leave out answers that their row does not have now: the last run's manifest decides. A job that goes back to "
+    "an earlier prompt, model or cell would have to ask for them again.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(place: str, drop_superseded: bool, as_json: bool) -> int:
@@ -59,7 +59,9 @@ def compacted_lines(output: Path, compacted: Compacted) -> Iterator[str]:
             yield f"{table}/: {_files(before)} became {after:,}, {rows}"
         yield f"{_mib(compacted.bytes_before)} became {_mib(compacted.bytes_after)}"
     if compacted.superseded:
-        yield f"{counted(compacted.superseded, 'answer')} left out: their rows have newer ones"
+        yield f"{counted(compacted.superseded, 'answer')} left out: their rows have other ones now"
+    if compacted.is_index_missing:
+        yield "no answer was left out: run the job once more, so that it is known which answers its manifest has now"
     if compacted.waiting:
         yield f"{_files(compacted.waiting)} not touched: a run was cut off, and the next one seals them anew"
 

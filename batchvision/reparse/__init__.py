@@ -181,6 +181,8 @@ class _Session:
             self.reparsed.rows += surveyed.rows
             await self._publish_all(surveyed)
             await self.store.close(complete=False)
+            if self.counters.rows_completed:
+                await self.store.write_index()
             await self.store.merge_parts()
             if self.counters.rows_completed:
                 self._summarize()
@@ -221,6 +223,7 @@ class _Session:
         await self._share()
         self.followers, self.early = self.early, []
         await self._share()
+        self.standing.met.is_complete = True
         self.reparsed.without[Why.NONE] += len(self.early)
 
     async def _follow(self, follower: Request) -> None:

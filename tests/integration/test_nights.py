@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from nights import DEFERRED, Nights, make_ready
 
+from batchvision.checkpoint import compact
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
+from batchvision.feed import Selection
 
 FOUR = ("r1", "r2", "r3", "r4")
 
@@ -257,3 +259,91 @@ def test_an_old_ticket_that_is_collected_later_leaves_the_paid_failure_of_the_ne
     again = job.run(manifest=cells)
     assert (again.counts, again.billed) == ((0, 4, 0), Counter())
     assert job.is_right()
+
+
+# ---------------------------------------------------------------------------------- f: today's answer
+
+
+def test_cells_that_come_back_are_shown_with_their_own_answers_and_kept_by_a_compaction(job):
+    for cell in ("shoe", "bag", "shoe"):
+        job.rows(cell, *FOUR)
+        night = job.run()
+        assert night.counts == (4, 0, 0)
+        assert job.show() == dict.fromkeys(FOUR, cell)
+    assert night.billed == Counter()
+    assert compact(job.output, drop_superseded=True).superseded == 4
+    assert job.show() == dict.fromkeys(FOUR, "shoe")
+    assert job.run().billed == Counter()
+    assert job.is_right()
+
+
+def test_an_old_ticket_that_is_collected_after_the_new_answer_does_not_replace_it(job, elsewhere):
+    job.hand_in()
+    job.rows("bag", *FOUR)
+    job.run(job.moved_to(elsewhere), bill=[elsewhere])
+    back = job.run(DEFERRED)
+    assert (back.exit_code, back.counts, back.billed) == (0, (4, 0, 0), Counter())
+    assert job.states() == {"ok": 8}
+    assert job.show() == dict.fromkeys(FOUR, "bag")
+    assert compact(job.output, drop_superseded=True).superseded == 4
+    assert job.run().billed == Counter()
+
+
+def test_a_night_with_the_clock_ahead_makes_no_answer_current_for_ever(job):
+    job.ahead = timedelta(days=400)
+    job.rows("bag", *FOUR)
+    job.run()
+    job.ahead = timedelta()
+    job.rows("shoe", *FOUR)
+    job.run()
+    assert job.show() == dict.fromkeys(FOUR, "shoe")
+    assert compact(job.output, drop_superseded=True).superseded == 4
+    assert job.run().billed == Counter()
+    assert job.is_right()
+
+
+def test_rows_that_are_failed_now_are_not_shown_with_the_answer_of_another_cell(job):
+    job.run()
+    job.rows("bag [[fault:refusal:1]]", "r4")
+    assert job.run().counts == (3, 1, 0)
+    assert job.show() == dict.fromkeys(FOUR[:3], "shoe")
+    assert set(job.show("failed")) == {"r4"}
+    assert compact(job.output, drop_superseded=True).superseded == 0
+    job.rows("shoe", "r4")
+    assert (job.run().billed, job.show()) == (Counter(), dict.fromkeys(FOUR, "shoe"))
+
+
+def test_a_compaction_drops_nothing_where_the_last_run_has_not_written_the_index(job):
+    job.run()
+    job.rows("bag", *FOUR)
+    job.run()
+    for index in job.output.rglob("index.parquet"):
+        index.unlink()
+    compacted = compact(job.output, drop_superseded=True)
+    assert (compacted.superseded, compacted.is_index_missing) == (0, True)
+    job.run()
+    assert compact(job.output, drop_superseded=True).superseded == 4
+
+
+def test_rows_that_left_the_manifest_keep_all_their_answers(job):
+    job.run()
+    job.rows("bag", *FOUR)
+    job.run()
+    job.run(manifest={"r1": "bag"})
+    assert compact(job.output, drop_superseded=True).superseded == 1
+    assert job.run().billed == Counter()
+    assert job.run(manifest=dict.fromkeys(FOUR[1:], "shoe")).billed == Counter()
+
+
+def test_shards_write_the_index_together_and_the_last_division_counts(job):
+    job.run()
+    job.rows("bag", *FOUR)
+    for shard in (0, 1):
+        job.run(selection=Selection(shard=shard, shards=2))
+    assert job.show() == dict.fromkeys(FOUR, "bag")
+    job.rows("shoe", *FOUR)
+    for shard in (0, 1):
+        assert job.run(selection=Selection(shard=shard, shards=2)).billed == Counter()
+    assert job.show() == dict.fromkeys(FOUR, "shoe")
+    assert compact(job.output, drop_superseded=True).superseded == 4
+    assert job.run().billed == Counter()

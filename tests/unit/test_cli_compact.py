@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from many_parts import OLD_AND_NEW, an_output, answered
+from many_parts import CURRENT, OLD_AND_NEW, an_output, answered, index_of
 
 from batchvision.checkpoint import Compacted, Store
 from batchvision.cli import group
@@ -31,6 +31,7 @@ def test_files_and_rows_before_and_after_are_told_on_stderr_and_nothing_on_stdou
 
 def test_the_same_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = answered(tmp_path / "out", *OLD_AND_NEW)
+    index_of(output, *CURRENT)
     assert run_and_report(group, ["compact", str(output), "--drop-superseded", "--json"]) == 0
     told = capsys.readouterr()
     document = json.loads(told.out)
@@ -38,7 +39,7 @@ def test_the_same_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert document["files_after"] == {"results": 1, "attempts": 1}
     assert document["rows"] == {"results": 5, "attempts": 9}
     assert document["superseded_dropped"] == 4
-    assert "4 answers left out: their rows have newer ones" in told.err
+    assert "4 answers left out: their rows have other ones now" in told.err
 
 
 def test_an_output_that_is_held_is_exit_11_and_no_output_exit_2(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from checkpoint_rows import COLUMNS, START, a_completed, an_answer, an_intent, ask, judge, open_store, tree
-from many_parts import OLD_AND_NEW, ROWS, an_answer_of, an_output, answered, pairs, rows_of
+from many_parts import CURRENT, OLD_AND_NEW, ROWS, an_answer_of, an_output, answered, index_of, pairs, rows_of
 from modelled_disk import ModelledDisk
 from proofs.recorded_disk import RecordedDisk, Remains, lay_out
 
@@ -467,51 +467,51 @@ async def test_a_merge_that_is_to_end_or_finds_no_room_leaves_all_as_it_is(tmp_p
 # ---------------------------------------------------------------------------------- answers that newer ones replaced
 
 
-def read_latest_as(monkeypatch: pytest.MonkeyPatch, recipe_id: str | None) -> None:
-    class Latest:
-        pass
-
-    Latest.recipe_id = recipe_id  # type: ignore[attr-defined]
-    monkeypatch.setattr(compaction, "read_latest", lambda output: Latest if recipe_id else None)
-
-
-def test_only_answers_that_are_older_than_the_current_one_are_dropped_and_no_attempt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_answers_that_are_not_current_are_dropped_and_no_attempt(tmp_path: Path) -> None:
     output = answered(tmp_path, *OLD_AND_NEW)
-    current = {row["row_id"]: row for batch in OutputView(output).current_results("b") for row in batch.to_pylist()}
-    read_latest_as(monkeypatch, "b")
+    index_of(output, *CURRENT)
+    current = {row["row_id"]: row for batch in OutputView(output).current_results(None) for row in batch.to_pylist()}
     compacted = compact(output, drop_superseded=True)
-    assert compacted.superseded == 3
-    assert compacted.rows == {"results": 6, "attempts": 9}
+    assert compacted.superseded == 4
+    assert compacted.rows == {"results": 5, "attempts": 9}
     assert pairs(output) == [
+        ("row2", "a"),  # current, though others came later
         ("row3", "a"),
         ("row1", "b"),
-        ("row2", "b"),
         ("row4", "b"),
-        ("row2", "c"),  # newer than the current one: of a run that was cut off
-        ("row5", "c"),
+        ("row5", "c"),  # not in the manifest
     ]
-    after = {row["row_id"]: row for batch in OutputView(output).current_results("b") for row in batch.to_pylist()}
+    after = {row["row_id"]: row for batch in OutputView(output).current_results(None) for row in batch.to_pylist()}
     assert after == current
     assert compact(output, drop_superseded=True).superseded == 0
 
 
-def test_without_a_summary_the_newest_answer_is_the_current_one(tmp_path: Path) -> None:
+def test_without_an_index_the_newest_answer_is_shown_and_none_is_dropped(tmp_path: Path) -> None:
     output = answered(tmp_path, *OLD_AND_NEW)
-    assert compact(output).superseded == 0
-    assert compact(output, drop_superseded=True).superseded == 4
-    assert pairs(output) == [("row3", "a"), ("row1", "b"), ("row4", "b"), ("row2", "c"), ("row5", "c")]
+    compacted = compact(output, drop_superseded=True)
+    assert (compacted.superseded, compacted.is_index_missing) == (0, True)
+    batches = OutputView(output).current_results(None)
+    shown = {row["row_id"]: row["recipe_id"] for batch in batches for row in batch.to_pylist()}
+    assert shown == {"row1": "b", "row2": "c", "row3": "a", "row4": "b", "row5": "c"}
+
+
+def test_a_row_whose_current_answer_is_not_there_keeps_the_others(tmp_path: Path) -> None:
+    output = answered(tmp_path, *OLD_AND_NEW)
+    index_of(output, *CURRENT)
+    part_paths(output, "results")[1].unlink()
+    assert compact(output, drop_superseded=True).superseded == 1
+    assert pairs(output) == [("row1", "a"), ("row2", "a"), ("row3", "a"), ("row4", "b"), ("row5", "c")]
 
 
 def test_rows_that_are_dropped_leave_the_others_where_readers_look_for_them(tmp_path: Path) -> None:
     output = answered(tmp_path, *OLD_AND_NEW)
+    index_of(output, *CURRENT)
     paths = part_paths(output, "results")
     compact(output)
     (merged,) = part_paths(output, "results")
     compact(output, drop_superseded=True)
     found = [[row["row_id"] for row in read_part(path, ("row_id",)).to_pylist()] for path in (*paths, merged)]
-    assert found == [["row3"], ["row1", "row4"], ["row2", "row5"], ["row3", "row1", "row4", "row2", "row5"]]
+    assert found == [["row2", "row3"], ["row1", "row4"], ["row5"], ["row2", "row3", "row1", "row4", "row5"]]
 
 
 def test_a_part_of_which_nothing_stays_is_still_known(tmp_path: Path) -> None:
@@ -524,6 +524,7 @@ def test_a_part_of_which_nothing_stays_is_still_known(tmp_path: Path) -> None:
         dated_path("results", "0of1", "run2", START + timedelta(days=1), 1),
         Tables("night", COLUMNS, lambda text: text).results([an_answer_of(1, "b", 2)]),
     )
+    index_of(output, an_answer_of(1, "b", 2))
     assert compact(output, drop_superseded=True).superseded == 1
     empty, full = part_paths(output, "results")
     assert [row_count(empty), row_count(full)] == [0, 1]
@@ -534,22 +535,18 @@ def test_many_rows_with_many_answers_are_judged_as_one_by_one(tmp_path: Path) ->
     luck = random.Random(4)
     answers = [an_answer_of(luck.randrange(40), luck.choice("abc"), luck.randrange(9), str(n)) for n in range(300)]
     output = answered(tmp_path, answers[:120], answers[120:130], answers[130:])
-    kept: Callable[[Any], bool] = lambda answer: not _is_superseded(answer, answers, "b")  # noqa: E731
-    found = superseded(part_paths(output, "results"), "b")
+    current = {answer.row_id: answer for answer in luck.sample(answers, 60)}
+    index_of(output, *current.values())
+    found = superseded(output, part_paths(output, "results"))
     ends = [0, 120, 130]
     dropped = {
         ends[number] + place
         for number, path in enumerate(part_paths(output, "results"))
         for place in found.get(path, [])
     }
-    assert dropped == {place for place, answer in enumerate(answers) if not kept(answer)}
+    kept = [answer.row_id not in current or answer == current[answer.row_id] for answer in answers]
+    assert dropped == {place for place, is_kept in enumerate(kept) if not is_kept}
     assert 100 < len(dropped) < 290
-
-
-def _is_superseded(answer: Any, answers: Sequence[Any], recipe_id: str) -> bool:
-    of_row = [each for each in answers if each.row_id == answer.row_id]
-    current = max(of_row, key=lambda each: (each.recipe_id == recipe_id, each.updated_at))
-    return bool(answer.updated_at < current.updated_at)
 
 
 def test_a_link_that_leads_nowhere_is_told_and_not_looked_for_for_ever(tmp_path: Path) -> None:

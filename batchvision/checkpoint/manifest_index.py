@@ -1,0 +1,133 @@
+"""The index of the manifest: under which request each row of it has its answer, or is failed, now.
+
+A run writes it at the end of each complete pass over the manifest, beside its journal. A row's current answer is the
+one that the index names, whatever the clock said when it came.
+
+The rule: of several divisions of an output into shards, only the files of the one that was written last count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from batchvision.checkpoint.disk import Disk, GrowingFile
+from batchvision.checkpoint.journal import read_segment, segment_paths
+from batchvision.checkpoint.keyset import KeySet
+from batchvision.checkpoint.lock import STATE_FOLDER
+from batchvision.checkpoint.parts import batches_of, part_paths, schema_of, write_batches
+from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pairs
+from batchvision.records import Failed
+
+INDEX_NAME = "index.parquet"
+COMPLETED, FAILED = "completed", "failed"
+_RUN, _GENERATION = b"batchvision.run_id", b"batchvision.generation"
+_SCHEMA = pa.schema([("row_id", pa.string()), ("request_key", pa.string()), ("state", pa.string())])
+_ANSWER_KEYS = ("row_id", "request_key", "skip_key")
+
+
+@dataclass(slots=True)
+class RowsMet:
+    """The rows of one pass over the manifest, each under its skip_key, or its request_key where only that is known."""
+
+    is_complete: bool = False
+    _keys: list[bytes] = field(default_factory=list)
+
+    def add(self, packed: bytes) -> None:
+        """``row_keys.pairs`` of rows. Later passes ask about rows of the first again, and add nothing."""
+        if not self.is_complete:
+            self._keys.append(packed)
+
+    def keys(self) -> KeySet:
+        met = KeySet()
+        for packed in self._keys:
+            met.add_packed(packed)
+        return met
+
+
+# ---------------------------------------------------------------------------------- writing
+
+
+def write_index(disk: Disk, output: Path, shard: str, run_id: str, met: RowsMet, failures: Iterable[Failed]) -> None:
+    """Replace the shard's index. All that the run has booked is sealed. Raises OSError, CheckpointDamaged."""
+    generation = 1 + max((each.generation for each in _found(output)), default=0)
+    written = {_RUN: run_id.encode(), _GENERATION: str(generation).encode()}
+    path = output / STATE_FOLDER / shard / INDEX_NAME
+    with GrowingFile(disk, path) as file:
+        write_batches(file, _SCHEMA.with_metadata(written), _lines(output, met.keys(), failures))
+        file.publish(path)
+
+
+def _lines(output: Path, met: KeySet, failures: Iterable[Failed]) -> Iterator[pa.RecordBatch]:
+    for path in part_paths(output, "results"):
+        for batch in batches_of(path, _ANSWER_KEYS):
+            ids = packed_ids(batch["row_id"])
+            is_current = np.zeros(batch.num_rows, np.bool_)
+            for name in ("request_key", "skip_key"):
+                is_current |= met.contains_packed(pairs(ids, packed_keys(batch[name])))
+            chosen = batch.filter(pa.array(is_current))
+            if chosen.num_rows:
+                yield _batch(chosen["row_id"], chosen["request_key"], COMPLETED)
+    failed = list(failures)
+    if failed:
+        names, requests = [each.row_id for each in failed], [each.request_key for each in failed]
+        yield _batch(pa.array(names, pa.string()), pa.array(requests, pa.string()), FAILED)
+
+
+def _batch(ids: pa.Array, keys: pa.Array, state: str) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([ids, keys, pa.repeat(pa.scalar(state, pa.string()), len(ids))], schema=_SCHEMA)
+
+
+# ---------------------------------------------------------------------------------- reading
+
+
+class _File(NamedTuple):
+    path: Path
+    run_id: str
+    generation: int
+
+    @property
+    def division(self) -> str:
+        """How many shards the output had."""
+        return self.path.parent.name.partition("of")[2]
+
+
+def _found(output: Path) -> list[_File]:
+    files = []
+    for path in sorted((output / STATE_FOLDER).glob(f"*of*/{INDEX_NAME}")):
+        written = schema_of(path).metadata or {}
+        files.append(_File(path, written.get(_RUN, b"").decode(), int(written.get(_GENERATION, b"0"))))
+    return files
+
+
+def index_batches(output: Path) -> Iterator[pa.RecordBatch]:
+    """The lines that count: row_id, request_key, state. Nothing where no run has written an index."""
+    files = _found(output)
+    newest = max(files, key=lambda each: each.generation, default=None)
+    for each in files:
+        if newest is not None and each.division == newest.division:
+            yield from batches_of(each.path)
+
+
+def current_requests(output: Path) -> dict[str, str]:
+    """The request_key of each answered row's current answer."""
+    return {
+        row_id: key
+        for batch in index_batches(output)
+        for row_id, key, state in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        if state == COMPLETED
+    }
+
+
+def is_up_to_date(output: Path) -> bool:
+    """Whether each shard's last run has written the index, or was taken in by one that has. Else answers may have come
+    that it does not know. Raises CheckpointDamaged."""
+    runs = {each.run_id for each in _found(output)}
+    folders = (output / STATE_FOLDER).glob("*of*")
+    newest = [segments[-1] for folder in folders if (segments := segment_paths(folder))]
+    return bool(runs) and all(read_segment(path).header.run_id in runs for path in newest)
