@@ -22,6 +22,7 @@ from batchvision.records import ImageKind, ImageRef
 
 _PLAIN_HOST = r"^https?://[a-z0-9.:-]+(/|$)"
 _URL = "url:"
+ONE = pa.scalar(1, pa.int32())
 _COLON, _URL_FRAME = pa.scalar(":", pa.string()), pa.scalar(f":{_URL}", pa.string())
 
 
@@ -30,6 +31,8 @@ def are_plain(urls: pa.Array) -> bool:
     nothing a URL cannot hold."""
     written = letters(urls)
     if written.min(initial=0xFF) <= ord(" ") or (written == ord("?")).any() or (written == ord("#")).any():
+        return False
+    if pc.any(pc.greater(pc.count_substring(urls, "://"), ONE)).as_py():  # one URL in another, or several in a cell
         return False
     return pc.all(pc.match_substring_regex(urls, _PLAIN_HOST)).as_py() is not False
 

@@ -6,9 +6,10 @@ processes of its own) · preparing (as it is, or converted) · jail (local files
 """
 
 from batchvision.images.addresses import is_public
+from batchvision.images.data_uris import as_data_uri
 from batchvision.images.pool import DecodingPool
 from batchvision.images.preparing import Converter, LeastSize, Prepared, prepare_bytes
-from batchvision.images.references import kind_of, redact_reference, redact_url, stamp, with_size
+from batchvision.images.references import kind_of, named_url, redact_reference, redact_url, several_in, stamp, with_size
 from batchvision.images.source import Fetcher, ImageSource, Offload, Reserve, load_local, threads
 
 __all__ = [
@@ -20,12 +21,15 @@ __all__ = [
     "Offload",
     "Prepared",
     "Reserve",
+    "as_data_uri",
     "is_public",
     "kind_of",
     "load_local",
+    "named_url",
     "prepare_bytes",
     "redact_reference",
     "redact_url",
+    "several_in",
     "stamp",
     "threads",
     "with_size",

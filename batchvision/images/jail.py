@@ -15,6 +15,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreadable, RowFault
+from batchvision.images.data_uris import shown_path
+from batchvision.images.spelling import hint, respelled
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO must not wait for its writer; O_NOCTTY: nor may a terminal become ours
@@ -24,23 +26,50 @@ _KERNEL_FOLDERS = frozenset({"proc", "sys", "dev"})
 
 
 def read_inside(root: Path, reference: str, max_bytes: int) -> bytes:
-    """The content of a local image.
+    """The content of a local image. One that is not there as it is written is looked for in other spellings.
 
     Raises ImageForbidden (outside, not a regular file), ImageUnreadable (missing, empty, not to be read) or
     ImageTooLarge (more than ``max_bytes``: nothing of it is read).
     """
     name = local_path(reference)
     try:
-        base = _resolved(root)
-        descriptor = _open_plain(base, name)
-        if descriptor is None:
-            descriptor = _open_step_by_step(base, _path_inside(base, name))
+        descriptor = _open(root, name)
     except (OSError, RuntimeError, ValueError) as error:
         raise _fault(name, root, error) from error
     try:
-        return _read_regular(descriptor, name, max_bytes)
+        return _read_regular(descriptor, shown_path(name), max_bytes)
     finally:
         os.close(descriptor)
+
+
+def facts_of(root: Path, reference: str) -> os.stat_result:
+    """What the system says of the file that :func:`read_inside` would read.
+
+    Raises OSError, ValueError, ImageForbidden or ImageUnreadable.
+    """
+    name = local_path(reference)
+    try:
+        return os.stat(name if name.startswith("/") else f"{root}/{name}")  # noqa: PTH116 - a million of them
+    except FileNotFoundError:
+        other = respelled(_resolved(root), name)
+        if other is None:
+            raise
+        return os.stat(f"{root}/{other}")  # noqa: PTH116
+
+
+def _open(root: Path, name: str) -> int:
+    """Raises OSError, RuntimeError, ValueError or ImageForbidden."""
+    base = _resolved(root)
+    descriptor = _open_plain(base, name)
+    if descriptor is not None:
+        return descriptor
+    try:
+        return _open_step_by_step(base, _path_inside(base, name))
+    except (FileNotFoundError, NotADirectoryError):
+        other = respelled(base, name)
+        if other is None:
+            raise
+        return _open_step_by_step(base, _path_inside(base, other))
 
 
 def local_path(reference: str) -> str:
@@ -77,7 +106,8 @@ def _path_inside(base: Path, name: str) -> Path:
     path = (base / name).resolve()
     if not path.is_relative_to(base) or _KERNEL_FOLDERS.intersection(path.parts[1:2]):
         raise ImageForbidden(
-            f"{name} is outside {base}: put the image there, or set manifest.root to a folder that holds both"
+            f"{shown_path(name)} is outside {base}: put the image there, or set manifest.root to a folder that holds "
+            f"both{hint(name)}"
         )
     return path
 
@@ -123,11 +153,12 @@ def _read_regular(descriptor: int, name: str, max_bytes: int) -> bytes:
 
 def _fault(name: str, root: Path, error: Exception) -> RowFault:
     code = error.errno if isinstance(error, OSError) else None
+    shown, more = shown_path(name), hint(name)
     if code in (errno.ENOENT, errno.ENOTDIR):
-        return ImageUnreadable(f"no such file: {name} (root is {root})")
+        return ImageUnreadable(f"no such file: {shown} (root is {root}){more}")
     if code == errno.ELOOP or isinstance(error, RuntimeError):
-        return ImageForbidden(f"{name} is a link that leads in a circle, or was changed while it was opened")
+        return ImageForbidden(f"{shown} is a link that leads in a circle, or was changed while it was opened")
     if code in (errno.ENXIO, errno.ENODEV):
-        return ImageForbidden(f"{name} is not a regular file")
+        return ImageForbidden(f"{shown} is not a regular file")
     reason = error.strerror if isinstance(error, OSError) else error
-    return ImageUnreadable(f"{name!r} cannot be opened: {reason}")
+    return ImageUnreadable(f"{shown!r} cannot be opened: {reason}{more}")

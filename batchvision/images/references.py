@@ -5,22 +5,23 @@ Rule: nothing that leaves this module holds image data or a credential (user nam
 
 from __future__ import annotations
 
-import binascii
-import os
 import re
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit
 
-from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreachable, ImageUnreadable
-from batchvision.images.jail import local_path
+from batchvision.errors import ImageForbidden, ImageUnreachable, ImageUnreadable
+from batchvision.images.data_uris import data_digest, media_type, shown_path
+from batchvision.images.jail import facts_of
 from batchvision.records import ImageKind, ImageRef
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_DATA_URI = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 _IMAGE_NAME = re.compile(r"\.(jpe?g|jfif|png|webp|gif|avif|tiff?|bmp|hei[cf])$", re.IGNORECASE)
 #: Brackets stand around an IPv6 address and nowhere else; urlsplit takes what has them anywhere behind one.
 _AUTHORITY = re.compile(r"(?:[^\[\]]*@)?(?:\[[^\[\]]+\]|[^\[\]@]+?)(?::[0-9]*)?")
+#: What stands between URLs that somebody has listed in one cell.
+_BETWEEN_URLS = re.compile(r"\s*[,;|\s]\s*(?=https?://)", re.IGNORECASE)
+_ORIGIN = re.compile(r"https?://[^/?#\s]+(?=[/?#])", re.IGNORECASE)
 _UNUSABLE = re.compile(r"[\x00-\x20\x7f\\]")
 
 #: Parameters that are never anything but a credential.
@@ -60,10 +61,29 @@ def stamp(ref: ImageRef, root: Path, identity_mode: str) -> str:
     if not needs_reading(ref, identity_mode):
         return identity(ref, identity_mode, None)
     try:
-        facts = _facts(ref, root)
+        facts = facts_of(root, ref.reference)
     except (OSError, ValueError, ImageForbidden, ImageUnreadable):
         return f"missing:{ref.reference}"
     return f"path:{ref.reference}:{facts.st_size}:{facts.st_mtime_ns}"
+
+
+def named_url(text: str) -> str:
+    """The URL that a cell means: blanks behind its host are written as %20."""
+    origin = _ORIGIN.match(text)
+    if origin is None or " " not in text:
+        return text
+    return origin[0] + text[origin.end() :].replace(" ", "%20")
+
+
+def several_in(text: str) -> int:
+    """How many URLs stand one behind the other in ``text`` with a separator between; 1 where it is one URL.
+
+    A URL may hold another one in its path or its query: only pieces that are images by their names count behind a ?.
+    """
+    pieces = _BETWEEN_URLS.split(text)
+    if len(pieces) > 1 and "?" in text and not all(_IMAGE_NAME.search(piece.partition("?")[0]) for piece in pieces):
+        return 1
+    return len(pieces)
 
 
 def with_size(ref: ImageRef, root: Path) -> ImageRef:
@@ -71,14 +91,9 @@ def with_size(ref: ImageRef, root: Path) -> ImageRef:
     if ref.kind is not ImageKind.PATH:
         return ref
     try:
-        return ref._replace(size_bytes=_facts(ref, root).st_size)
+        return ref._replace(size_bytes=facts_of(root, ref.reference).st_size)
     except (OSError, ValueError, ImageForbidden, ImageUnreadable):
         return ref._replace(size_bytes=0)
-
-
-def _facts(ref: ImageRef, root: Path) -> os.stat_result:
-    name = local_path(ref.reference)
-    return os.stat(name if name.startswith("/") else f"{root}/{name}")  # noqa: PTH116 - a million of them
 
 
 def needs_reading(ref: ImageRef, identity_mode: str) -> bool:
@@ -105,20 +120,20 @@ def identity(ref: ImageRef, identity_mode: str, digest: str | None) -> str:
 
 
 def _digest_at_hand(ref: ImageRef) -> str:
-    return _data_digest(ref.reference) if ref.kind is ImageKind.DATA else sha256(ref.content or b"").hexdigest()
+    return data_digest(ref.reference) if ref.kind is ImageKind.DATA else sha256(ref.content or b"").hexdigest()
 
 
 def redact_reference(ref: ImageRef, digest: str | None = None) -> str:
     """The reference as it may be shown and stored: no image data, no credentials."""
     match ref.kind:
         case ImageKind.DATA:
-            return f"data:{_media_type(ref.reference)};sha256={digest or _digest_at_hand(ref)}"
+            return f"data:{media_type(ref.reference)};sha256={digest or _digest_at_hand(ref)}"
         case ImageKind.BYTES if not ref.reference:
             return f"bytes;sha256={digest or _digest_at_hand(ref)}"
         case ImageKind.PATH | ImageKind.BYTES if kind_of(ref.reference) is ImageKind.PATH:
-            return ref.reference
+            return shown_path(ref.reference)
         case ImageKind.PATH | ImageKind.BYTES if kind_of(ref.reference) is ImageKind.DATA:
-            return f"data:{_media_type(ref.reference)};sha256={_data_digest(ref.reference)}"
+            return f"data:{media_type(ref.reference)};sha256={data_digest(ref.reference)}"
         case _:
             return redact_url(ref.reference)
 
@@ -134,7 +149,8 @@ def redact_url(url: str) -> str:
     """Without user name, password, fragment, signature and token parameters."""
     if _PLAIN_URL.fullmatch(url):
         return url
-    return _trimmed(url, keep_tokens=False)
+    pieces = _BETWEEN_URLS.split(url) if several_in(url) > 1 else [url]
+    return ", ".join(_trimmed(piece, keep_tokens=False) for piece in pieces)
 
 
 def url_identity(url: str) -> str:
@@ -182,37 +198,15 @@ def check_url(url: str) -> None:
     except ValueError:
         usable = False
     if not usable or _UNUSABLE.search(url):
-        raise ImageUnreachable(f"not a usable URL: {redact_url(url)!r}")
+        raise ImageUnreachable(f"not a usable URL: {redact_url(url)[:300]!r}{_why_unusable(url)}")
 
 
-# ---------------------------------------------------------------------------------- data: URIs
-
-
-def read_data_uri(uri: str, max_bytes: int) -> bytes:
-    """The content of a base64 ``data:`` URI. Raises ImageUnreadable, or ImageTooLarge before anything is decoded."""
-    head = _DATA_URI.match(uri)
-    if head is None:
-        raise ImageUnreadable("not a usable data: URI: it needs the form data:image/png;base64,...")
-    if not head.group(2).lower().endswith(";base64"):
-        raise ImageUnreadable("a data: URI must be base64: data:image/png;base64,...")
-    if (len(uri) - head.end()) * 3 // 4 > max_bytes + 2:
-        raise ImageTooLarge(f"a data: URI of more than the {max_bytes:,} bytes that are read")
-    encoded = uri[head.end() :]
-    try:
-        return binascii.a2b_base64(unquote(encoded) if "%" in encoded else encoded, strict_mode=True)
-    except ValueError as error:
-        raise ImageUnreadable(f"the base64 of a data: URI is damaged: {error}") from error
-
-
-def _media_type(uri: str) -> str:
-    head = _DATA_URI.match(uri[:256])
-    named = head.group(1).lower() if head else ""
-    return named if re.fullmatch(r"[a-z0-9.+-]+/[a-z0-9.+-]+", named) else "unknown"
-
-
-def _data_digest(uri: str) -> str:
-    """Of the decoded bytes, so that two spellings of one image are one; of the text where it cannot be decoded."""
-    try:
-        return sha256(read_data_uri(uri, len(uri))).hexdigest()
-    except (ImageUnreadable, ImageTooLarge):
-        return sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()
+def _why_unusable(url: str) -> str:
+    if "\\" in url:
+        return ": it holds a backslash, write /"
+    found = _UNUSABLE.search(url)
+    if found is None:
+        return ""
+    if re.search(r"\s+\S", url):
+        return ": it holds a blank or a line end. If the cell names several images, set manifest.image_separator"
+    return ": it holds a control character"

@@ -20,6 +20,7 @@ import anyio.to_thread
 from batchvision.errors import ImageUnreachable, ImageUnreadable, RowInvalid
 from batchvision.eventloop import others_first
 from batchvision.images.addresses import check_host
+from batchvision.images.data_uris import read_data_uri
 from batchvision.images.downloads import Downloads, Room
 from batchvision.images.formats import Header, examine
 from batchvision.images.jail import read_inside
@@ -38,9 +39,9 @@ from batchvision.images.references import (
     check_url,
     identity,
     kind_of,
-    read_data_uri,
     redact_reference,
     redact_url,
+    several_in,
     url_identity,
     with_size,
 )
@@ -116,6 +117,11 @@ def read_source(ref: ImageRef, root: Path, preparation: ImagePreparation) -> byt
         case ImageKind.BYTES:
             return ref.content or b""
         case ImageKind.URL | ImageKind.UNSUPPORTED:
+            if (count := several_in(ref.reference)) > 1:
+                raise RowInvalid(
+                    f"the cell {ref.slot!r} holds {count} URLs: set manifest.image_separator to what stands between "
+                    "them, to send them as several images"
+                )
             raise ImageUnreachable(
                 f"{redact_url(ref.reference)}: this scheme is not read yet. Copy the images to a folder, "
                 "or use https:// URLs (presigned ones will do)"

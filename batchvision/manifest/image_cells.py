@@ -7,6 +7,7 @@ several cut by ``manifest.image_separator``, or a JSON array. Null and blank one
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from batchvision.errors import JobInvalid
-from batchvision.images import kind_of
+from batchvision.images import as_data_uri, kind_of, named_url, several_in
 from batchvision.manifest.cells import JsonCells, is_list, spoken
 from batchvision.records import ImageKind, ImageRef
 
@@ -102,14 +103,24 @@ def _json_list(text: str) -> list[Any] | None:
 
 
 def _pieces(text: str, separator: str | None) -> Iterable[str]:
-    if not separator or separator not in text or (separator in ",;" and text.startswith("data:")):
-        return (text,)  # a data URI holds both ; and ,
+    if not separator or separator not in text:
+        return (text,)
+    if as_data_uri(text.strip()) is not None and (separator in ",;" or separator.isspace()):
+        # a data: URI holds both ; and , and may stand in lines: only another image ends it
+        return re.split(rf"{re.escape(separator)}\s*(?=data:|https?://)", text, flags=re.IGNORECASE)
     return [piece.strip() for piece in text.split(separator)]
 
 
 def named_image(text: str, slot: str, version: str | None = None) -> ImageRef:
-    """The ref of one path, URL or data URI. Spaces around a URL are dropped; those of a file's name belong to it."""
+    """The ref of one path, URL, data URI or bare base64. Spaces around a URL are dropped; those of a file's name belong
+    to it. Several URLs in one are UNSUPPORTED: what is read of it says so."""
     bare = text.strip()
     kind = kind_of(bare)
+    if kind is ImageKind.URL:
+        if several_in(bare) > 1:
+            return ImageRef(ImageKind.UNSUPPORTED, bare, slot, version=version)
+        return ImageRef(kind, named_url(bare), slot, version=version)
+    if kind is ImageKind.PATH and (uri := as_data_uri(bare)) is not None:
+        return ImageRef(ImageKind.DATA, uri, slot, version=version)
     reference = text if kind is ImageKind.PATH and "://" not in bare else bare
     return ImageRef(kind, reference, slot, version=version)

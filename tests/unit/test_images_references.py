@@ -12,13 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchvision.errors import ImageTooLarge, ImageUnreachable, ImageUnreadable
+from batchvision.images.data_uris import as_data_uri, read_data_uri
 from batchvision.images.references import (
     check_url,
     identity,
     kind_of,
-    read_data_uri,
+    named_url,
     redact_reference,
     redact_url,
+    several_in,
     stamp,
     url_identity,
 )
@@ -111,6 +113,47 @@ def test_unusable_urls_are_unreachable(url: str) -> None:
         check_url(url)
 
 
+def test_what_makes_a_url_unusable_is_said() -> None:
+    for url, words in (
+        ("https://h/a b.jpg", "image_separator"),
+        ("https://h/a.jpg\nhttps://h/b.jpg", "image_separator"),
+        ("https://h\\a.jpg", "backslash"),
+        ("https://h/a\x01.jpg", "control character"),
+    ):
+        with pytest.raises(ImageUnreachable, match=words):
+            check_url(url)
+
+
+def test_blanks_behind_the_host_of_a_url_are_encoded_and_no_others() -> None:
+    assert named_url("https://h/my photo 1.jpg?q=a b") == "https://h/my%20photo%201.jpg?q=a%20b"
+    for url in ("https://bad host/a.jpg", "https://h/a%20b.jpg", "https://h", "https://h/a\tb.jpg"):
+        assert named_url(url) == url
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("https://h/1.jpg,https://h/2.jpg", 2),
+        ("https://h/1.jpg, https://h/2.jpg;HTTP://h/3.jpg", 3),
+        ("https://h/1.jpg https://h/2.jpg", 2),
+        ("https://h/1.jpg\r\nhttps://h/2.jpg\n", 2),
+        ("https://h/1.jpg | https://h/2.jpg", 2),
+        ("https://h/1.jpg?w=9,https://h/2.jpg?w=9", 2),
+        ("https://thumbs.example.com/300x200/https://h/1.jpg", 1),
+        ("https://thumbs.example.com/w_300,h_300/https://h/1.jpg", 1),
+        ("https://h/draw?layers=https://h/1.jpg,https://h/2.jpg", 1),
+        ("https://h/a,b.jpg", 1),
+    ],
+)
+def test_urls_that_stand_in_one_cell_are_counted(text: str, count: int) -> None:
+    assert several_in(text.strip()) == count
+
+
+def test_several_urls_in_a_cell_are_shown_without_their_secrets() -> None:
+    text = "https://h/1.jpg?w=1&sig=canary,https://user:canary@h/2.jpg?sig=canary"
+    assert "canary" not in redact_reference(ref(ImageKind.UNSUPPORTED, text))
+
+
 def test_usable_urls_pass() -> None:
     check_url("https://example.com:8443/a%20b.jpg?x=ü")
 
@@ -130,9 +173,10 @@ def test_a_data_uri_is_read_and_shown_as_its_hash() -> None:
         "data:image/png",
         "data:image/png,plain",
         "data:image/png;base64,????",
-        "data:image/png;base64,AAA",
+        "data:image/png;base64,AAAAA",
         "data:image/png;base64,AA==AA==",
-        "data:image/png;base64,AAAA\n",
+        "data:image/png;base64,AA=A",
+        "data:image/png;base64,AAAA!",
         "data:image/png;base64,ÄÖ",
     ],
 )
@@ -140,6 +184,88 @@ def test_a_damaged_data_uri_is_unreadable_and_its_redaction_holds_none_of_it(uri
     with pytest.raises(ImageUnreadable):
         read_data_uri(uri, 100)
     assert redact_reference(ref(ImageKind.DATA, uri)).rpartition("=")[2] == sha256(uri.encode()).hexdigest()
+
+
+LONG = bytes(range(256)) + PIXELS  # its base64 has + and /, and ends in padding
+SPELT = base64.b64encode(LONG).decode()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"data:image/png;base64,{SPELT}",
+        f"data:image/png;base64,{base64.encodebytes(LONG).decode()}",
+        f"data:image/png;base64,\r\n{base64.encodebytes(LONG).decode()}".replace("\n", "\r\n"),
+        f"data:image/png;base64,{base64.urlsafe_b64encode(LONG).decode()}",
+        f"data:image/png;base64,{SPELT.rstrip('=')}",
+        f"data:image/png;base64, {SPELT}",
+        f"data:image/png;base64,{SPELT} ",
+        f"data:image/png;base64,{SPELT.replace('+', '%2B').replace('/', '%2f').replace('=', '%3D')}",
+        f"data:;base64,{SPELT}",
+        f"DATA:IMAGE/PNG;BASE64,{SPELT}",
+        f"data: image/png; base64,{SPELT}",
+        f"data:image/png;charset=utf-8;name=a.png;base64,{SPELT}",
+    ],
+)
+def test_data_uris_are_read_in_all_the_forms_that_tools_write(uri: str) -> None:
+    assert read_data_uri(uri, len(LONG)) == LONG
+    digest = sha256(LONG).hexdigest()
+    assert identity(ref(ImageKind.DATA, uri), "content", None) == f"sha256:{digest}"
+    assert redact_reference(ref(ImageKind.DATA, uri)).endswith(f";sha256={digest}")
+
+
+def test_a_data_uri_may_be_percent_encoded_where_it_is_an_image() -> None:
+    assert read_data_uri("data:image/png,%89PNG%0D%0A%1A%0A%00", 100) == b"\x89PNG\r\n\x1a\n\x00"
+    with pytest.raises(ImageUnreadable, match="must be base64"):
+        read_data_uri("data:image/svg+xml,%3Csvg/%3E", 100)
+    with pytest.raises(ImageTooLarge):
+        read_data_uri("data:image/png,%89PNG%0D%0A%1A%0A" + "%00" * 200, 100)
+
+
+JPEG = b"\xff\xd8\xff\xe0" + bytes(range(200))
+HEADS = {
+    "jpeg": JPEG,
+    "png": b"\x89PNG\r\n\x1a\n" + bytes(200),
+    "gif": b"GIF89a" + bytes(200),
+    "webp": b"RIFF\x10\x00\x00\x00WEBP" + bytes(200),
+    "tiff": b"II*\x00" + bytes(200),
+    "tiff-big-endian": b"MM\x00*" + bytes(200),
+    "avif": b"\x00\x00\x00\x20ftypavif" + bytes(200),
+    "heic": b"\x00\x00\x00\x18ftypheic" + bytes(200),
+}
+
+
+@pytest.mark.parametrize("content", HEADS.values(), ids=HEADS)
+def test_base64_without_its_head_is_an_image(content: bytes) -> None:
+    bare = base64.b64encode(content).decode()
+    for text in (
+        bare,
+        bare.rstrip("="),
+        base64.encodebytes(content).decode(),
+        base64.urlsafe_b64encode(content).decode(),
+    ):
+        uri = as_data_uri(text)
+        assert uri is not None
+        assert read_data_uri(uri, len(content)) == content
+    for head in ("image/png;base64,", "image/jpeg; base64,", "base64,"):
+        uri = as_data_uri(head + bare)
+        assert uri is not None
+        assert read_data_uri(uri, len(content)) == content
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a.jpg", "/9j/a.jpg", "/9j/photos", "/9j/" + "A" * 200 + ".jpg", "iVBORw0KGgo.png", "R0lGOD", "base64", "x" * 300],
+)
+def test_paths_are_no_base64(text: str) -> None:
+    assert as_data_uri(text) is None
+
+
+def test_text_that_is_an_image_is_never_shown_as_a_path() -> None:
+    damaged = "QUJD" * 200
+    shown = redact_reference(ref(ImageKind.PATH, damaged))
+    assert shown == f"text of 800 characters;sha256={sha256(damaged.encode()).hexdigest()}"
+    assert redact_reference(ref(ImageKind.PATH, "photos/" + "a" * 200 + ".jpg")) == "photos/" + "a" * 200 + ".jpg"
 
 
 def test_a_data_uri_over_the_cap_is_not_decoded() -> None:
