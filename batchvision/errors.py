@@ -34,7 +34,7 @@ Messages say what happened and what to do next; they never hold a secret (see ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import ClassVar
 
@@ -384,11 +384,20 @@ def _leaves(of: type[RowFault]) -> dict[str, type[RowFault]]:
     return {sub.kind: sub for sub in of.__subclasses__()}
 
 
+def _all_subclasses(of: type[StopRun]) -> Iterator[type[StopRun]]:
+    for sub in of.__subclasses__():
+        yield sub
+        yield from _all_subclasses(sub)
+
+
 #: The closed set of row failures, by the word they are stored under.
 ROW_FAULTS: dict[str, type[RowFault]] = _leaves(RowFault)
 
 #: The transient errors, by the word they are stored under.
 TRANSIENTS: dict[str, type[Transient]] = {sub.kind: sub for sub in Transient.__subclasses__()}
+
+#: The kinds of all errors that stop a run.
+RUN_STOPS: frozenset[str] = frozenset(sub.kind for sub in _all_subclasses(StopRun) if hasattr(sub, "kind"))
 
 #: Failures for which money was, or may have been, spent: a rerun leaves them alone under ``retry_failed = "unpaid"``.
 PAID_FAILURES = frozenset({"refused", "truncated", "invalid_answer", "lost_after_read"})

@@ -55,7 +55,7 @@ from batchvision.records import (
 )
 from batchvision.retry import Again
 from batchvision.secrets import Secret, Secrets
-from batchvision.spending import Spending
+from batchvision.spending import Spending, has_unknown_cost
 from batchvision.stopping import StopSignal
 
 POLL_TIMEOUT_SECONDS = 60.0
@@ -439,10 +439,12 @@ class Exchanges:
         counters.image_tokens += usage.image_tokens or 0
         counters.cached_tokens += usage.cached_tokens or 0
         counters.cost_ticks += usage.cost_ticks or 0
+        counters.unknown_cost += has_unknown_cost(verdict.attempt)
         if verdict.attempt.state is AttemptState.AMBIGUOUS:
             self._ambiguous_rows.add(row_digest(verdict.attempt.row_id, ""))
             counters.rows_ambiguous = len(self._ambiguous_rows)
             counters.ambiguous_ticks += verdict.attempt.bound_ticks or 0
+            counters.unbounded += verdict.attempt.bound_ticks is None
 
     def _count_completed(self, completed: Completed) -> None:
         self._counters.rows_completed += 1

@@ -47,6 +47,29 @@ def format_usd(ticks: int) -> str:
     return f"${usd:.{places}f}".replace("$-", "-$")
 
 
+def known_or_none(ticks: int, unknown: int) -> int | None:
+    """A sum for machines: None where ``unknown`` amounts are all there is. A sum that is partly known stays."""
+    return None if unknown and not ticks else ticks
+
+
+def cost_words(ticks: int | None, unknown: int) -> str:
+    """A sum for people. ``unknown``: how many answers of unknown cost are not in it."""
+    if not unknown:
+        return format_usd(ticks or 0)
+    if not ticks:
+        return "unknown cost"
+    return f"{format_usd(ticks)} and the unknown cost of {unknown:,} {'answer' if unknown == 1 else 'answers'}"
+
+
+def bound_words(ticks: int | None, unbounded: int) -> str:
+    """What may have been billed at most, for people. ``unbounded``: how many requests had no bound."""
+    if not unbounded:
+        return f"at most {format_usd(ticks or 0)}"
+    if not ticks:
+        return "at an unknown cost"
+    return f"at most {format_usd(ticks)} and the unknown cost of {unbounded:,}"
+
+
 # ---------------------------------------------------------------------------------- prices
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TextIO
 
 import anyio
 
-from batchvision.money import format_usd
+from batchvision.money import cost_words, format_usd, known_or_none
 from batchvision.records import TICKS_PER_USD, Counters, WaitNotice
 
 Watch = Callable[[Counters], Coroutine[Any, Any, None]]
@@ -68,12 +68,13 @@ def pace(counters: Counters, before: Counters, elapsed_seconds: float, rows_want
         left = min(left, max(0, rows_wanted - settled))
     speed = settled / elapsed_seconds if elapsed_seconds > 0 else 0.0
     known = settled >= ROWS_BEFORE_PROJECTION
+    is_priced = known and not counters.unknown_cost
     ticks_a_row = (counters.cost_ticks - before.cost_ticks) / settled if known else 0.0
     return Pace(
         rows_settled=settled,
         rows_left=left,
         rows_per_second=speed,
-        projected_ticks=counters.cost_ticks + round(ticks_a_row * left) if known else None,
+        projected_ticks=counters.cost_ticks + round(ticks_a_row * left) if is_priced else None,
         seconds_left=left / speed if known and speed > 0 else None,
     )
 
@@ -103,7 +104,7 @@ def plain_line(counters: Counters, now: Pace, at: datetime) -> str:
         f"{counters.rows_failed:,} failed",
         f"{counters.in_flight:,} in flight",
         f"{now.rows_per_second:.1f} rows/s",
-        f"spent {format_usd(counters.cost_ticks)}",
+        f"spent {cost_words(counters.cost_ticks, counters.unknown_cost)}",
     ]
     if counters.tickets_open:
         parts.insert(3, f"{counters.tickets_open:,} tickets open")
@@ -118,6 +119,7 @@ def plain_line(counters: Counters, now: Pace, at: datetime) -> str:
 
 def progress_document(counters: Counters, now: Pace, at: datetime) -> dict[str, Any]:
     """One progress line of ``--log-format json``."""
+    cost_ticks = known_or_none(counters.cost_ticks, counters.unknown_cost)
     return {
         "event": "progress",
         "time": at.isoformat(timespec="milliseconds"),
@@ -130,7 +132,8 @@ def progress_document(counters: Counters, now: Pace, at: datetime) -> dict[str, 
         "requests_sent": counters.requests_sent,
         "retries": counters.retries,
         "rows_per_second": round(now.rows_per_second, 3),
-        "cost_usd": counters.cost_ticks / TICKS_PER_USD,
+        "cost_usd": None if cost_ticks is None else cost_ticks / TICKS_PER_USD,
+        "unknown_cost": counters.unknown_cost,
         "projected_cost_usd": None if now.projected_ticks is None else now.projected_ticks / TICKS_PER_USD,
         "seconds_left": None if now.seconds_left is None else round(now.seconds_left, 1),
         "waiting": _waiting_document(counters.waiting, at),
@@ -214,7 +217,7 @@ def bar_words(counters: Counters, now: Pace, at: datetime) -> str:
     if counters.tickets_open:
         words.append(f"{counters.tickets_open:,} tickets")
     words.append(f"{now.rows_per_second:.1f} rows/s")
-    money = format_usd(counters.cost_ticks)
+    money = cost_words(counters.cost_ticks, counters.unknown_cost)
     if now.rows_left and now.projected_ticks is not None:
         money += f" of ~{format_usd(now.projected_ticks)}"
     words.append(money)

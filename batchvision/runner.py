@@ -236,6 +236,7 @@ class Night:
         self.counters.rows_total = self.survey.rows
         self.counters.rows_ambiguous = len(self.recovery.ambiguous)
         self.counters.ambiguous_ticks = sum(intent.bound_ticks or 0 for intent in self.recovery.ambiguous)
+        self.counters.unbounded = sum(intent.bound_ticks is None for intent in self.recovery.ambiguous)
 
     async def _recover(self, store: Store) -> None:
         """What earlier runs left in the journal; tickets of another place that have expired are booked."""

@@ -6,10 +6,18 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, tzinfo
 from typing import Any, NamedTuple
 
+from batchvision.errors import RUN_STOPS, TRANSIENTS
+from batchvision.money import known_or_none
 from batchvision.records import Attempt, AttemptState
 
 #: Stands where no answer came that could name its model.
 NO_MODEL = "(no answer)"
+
+
+#: Kinds of errors that are no answer of the model, also with a status of 200: they cost nothing.
+NO_ANSWER_KINDS = frozenset({*TRANSIENTS, *RUN_STOPS})
+#: States of attempts that may have been billed without an answer.
+UNCLEAR = frozenset({AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ})
 
 
 class Sum(NamedTuple):
@@ -18,11 +26,19 @@ class Sum(NamedTuple):
     attempts: int = 0
     cost_ticks: int = 0
     bound_ticks: int = 0
+    unknown_cost: int = 0  #: answers that neither say their cost nor have a price: not in ``cost_ticks``
+    unbounded: int = 0  #: attempts that may have been billed, and have no bound: not in ``bound_ticks``
 
     def plus(self, other: Sum) -> Sum:
-        return Sum(
-            self.attempts + other.attempts, self.cost_ticks + other.cost_ticks, self.bound_ticks + other.bound_ticks
-        )
+        return Sum(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def document(self) -> dict[str, int | None]:
+        """JSON content: null where nothing is known."""
+        return {
+            **self._asdict(),
+            "cost_ticks": known_or_none(self.cost_ticks, self.unknown_cost),
+            "bound_ticks": known_or_none(self.bound_ticks, self.unbounded),
+        }
 
 
 class Kind(NamedTuple):
@@ -45,7 +61,9 @@ class Spending:
         usage = attempt.answer.usage
         day = attempt.sent_at.astimezone(self._zone).date().isoformat()
         kind = Kind(attempt.state, attempt.error_kind, attempt.answer.model, day)
-        self.add(kind, Sum(1, usage.cost_ticks or 0, attempt.bound_ticks or 0))
+        is_unknown = has_unknown_cost(attempt)
+        is_unbounded = attempt.bound_ticks is None and (is_unknown or attempt.state in UNCLEAR)
+        self.add(kind, Sum(1, usage.cost_ticks or 0, attempt.bound_ticks or 0, is_unknown, is_unbounded))
 
     def add(self, kind: Kind, more: Sum) -> None:
         self._sums[kind] = self._sums.get(kind, Sum()).plus(more)
@@ -70,7 +88,7 @@ class Spending:
         unknown end (ambiguous, lost_after_read), where only bounds are known."""
         found = self._by(_waste)
         found.pop("", None)
-        return {name: each for name, each in found.items() if each.cost_ticks or each.bound_ticks}
+        return {name: each for name, each in found.items() if any(each[1:])}
 
     def _by(self, name_of: Callable[[Kind], str]) -> dict[str, Sum]:
         sums: dict[str, Sum] = {}
@@ -87,7 +105,18 @@ class Spending:
             "by_day": self.by_day(),
             "wasted": self.wasted(),
         }
-        return {part: {name: each._asdict() for name, each in sums.items()} for part, sums in parts.items()}
+        return {part: {name: each.document() for name, each in sums.items()} for part, sums in parts.items()}
+
+
+def has_unknown_cost(attempt: Attempt) -> bool:
+    """Whether the model has answered, and nobody knows at what cost."""
+    return is_of_unknown_cost(attempt.state, attempt.http_status, attempt.error_kind, attempt.answer.usage.cost_ticks)
+
+
+def is_of_unknown_cost(state: str, http_status: int | None, error_kind: str | None, cost_ticks: int | None) -> bool:
+    """:func:`has_unknown_cost`, of a line of the ledger."""
+    is_answer = http_status is not None and 200 <= http_status < 300 and error_kind not in NO_ANSWER_KINDS
+    return is_answer and cost_ticks is None and state not in UNCLEAR
 
 
 def sum_of(sums: Iterable[Sum]) -> Sum:

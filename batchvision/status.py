@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 
 from batchvision.checkpoint import AmbiguousAttempt, OutputView, summary_text
 from batchvision.errors import JobInvalid
+from batchvision.money import known_or_none
 from batchvision.records import TICKS_PER_USD, Purpose, RunSummary, WaitNotice
-from batchvision.spending import Kind, Spending, Sum
+from batchvision.spending import NO_ANSWER_KINDS, UNCLEAR, Kind, Spending, Sum
 
 #: Attempts of unknown end that are listed by row; ``attempts/`` has all of them.
 LISTED_ATTEMPTS = 20
@@ -74,6 +75,8 @@ class OutputStatus:
 
     def document(self) -> dict[str, Any]:
         """JSON content for ``status --json``."""
+        total = self.spending.total
+        cost_ticks = known_or_none(total.cost_ticks, total.unknown_cost)
         return {
             "output": str(self.output),
             "rows_answered": self.rows_answered,
@@ -85,12 +88,14 @@ class OutputStatus:
             "in_flight": self.in_flight,
             "tickets_open": self.tickets_open,
             "waiting": [{**each._asdict(), "until": each.until.isoformat()} for each in self.waiting],
-            "cost_ticks": self.spent_ticks,
-            "cost_usd": self.spent_ticks / TICKS_PER_USD,
-            "ambiguous_ticks": self.unclear_ticks,
+            "cost_ticks": cost_ticks,
+            "cost_usd": None if cost_ticks is None else cost_ticks / TICKS_PER_USD,
+            "unknown_cost": total.unknown_cost,
+            "ambiguous_ticks": known_or_none(total.bound_ticks, total.unbounded),
+            "unbounded": total.unbounded,
             "projected_ticks": self.projected_ticks,
             "projected_usd": None if self.projected_ticks is None else self.projected_ticks / TICKS_PER_USD,
-            "attempts": {state: each._asdict() for state, each in self.attempts.items()},
+            "attempts": {state: each.document() for state, each in self.attempts.items()},
             "spent": self.spending.document(),
             "tokens": {**self.tokens._asdict(), "cached_share": round(self.tokens.cached_share, 4)},
             "ambiguous": [each._asdict() for each in self.unclear],
@@ -119,7 +124,7 @@ def look(output: Path) -> OutputStatus:
         rows_quarantined=view.quarantined_count(),
         spending=spending,
         tokens=tokens,
-        projected_ticks=_projected(view, latest, spending.total.cost_ticks, recipes),
+        projected_ticks=None if spending.total.unknown_cost else _projected(view, latest, spending, recipes),
         unclear=tuple(islice(view.ambiguous(), LISTED_ATTEMPTS)),
         in_flight=len(work.in_flight),
         tickets_open=len(work.tickets),
@@ -147,22 +152,38 @@ def _distinct_rows(view: OutputView) -> int:
 _KEYS = ("state", "error_kind", "model", "day", "recipe_id")
 _TOKENS = ("prompt_tokens", "cached_tokens", "image_tokens", "completion_tokens", "reasoning_tokens")
 _SUMMED = ("cost_ticks", "bound_ticks", *_TOKENS)
+_COUNTED = ("unknown_cost", "unbounded")
 
 
 def _ledger(view: OutputView, timezone: str) -> tuple[Spending, Tokens, Mapping[str, int]]:
     """The ledger added up, a batch at a time; and what the answers of each recipe cost."""
     spending, tokens, recipes = Spending(), Tokens(), dict[str, int]()
-    names = ("state", "error_kind", "model", "recipe_id", "sent_at", *_SUMMED)
+    names = ("state", "error_kind", "model", "recipe_id", "http_status", "sent_at", *_SUMMED)
     for batch in view.rows("attempts", names):
         table = pa.Table.from_batches([batch]).append_column("day", _days(batch["sent_at"], timezone))
-        sums = table.group_by(list(_KEYS)).aggregate([("state", "count"), *((name, "sum") for name in _SUMMED)])
+        for name, flags in zip(_COUNTED, _unknown(batch), strict=True):
+            table = table.append_column(name, flags.cast(pa.int64()))
+        summed = [(name, "sum") for name in (*_SUMMED, *_COUNTED)]
+        sums = table.group_by(list(_KEYS)).aggregate([("state", "count"), *summed])
         for row in sums.to_pylist():
             cost = row["cost_ticks_sum"] or 0
             kind = Kind(row["state"], row["error_kind"], row["model"], row["day"])
-            spending.add(kind, Sum(row["state_count"], cost, row["bound_ticks_sum"] or 0))
+            counts = [row[f"{name}_sum"] for name in _COUNTED]
+            spending.add(kind, Sum(row["state_count"], cost, row["bound_ticks_sum"] or 0, *counts))
             tokens = Tokens(*(so_far + (row[f"{name}_sum"] or 0) for so_far, name in zip(tokens, _TOKENS, strict=True)))
             recipes[row["recipe_id"]] = recipes.get(row["recipe_id"], 0) + cost
     return spending, tokens, recipes
+
+
+def _unknown(batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
+    """Which attempts have an answer of unknown cost (as ``spending.has_unknown_cost``), and which have no bound."""
+    status = pc.fill_null(batch["http_status"], 0)
+    is_unclear = pc.is_in(batch["state"], pa.array(sorted(UNCLEAR)))
+    is_answer = pc.and_(pc.greater_equal(status, 200), pc.less(status, 300))
+    is_error = pc.is_in(batch["error_kind"], pa.array(sorted(NO_ANSWER_KINDS)))
+    is_model_answer = pc.and_(is_answer, pc.invert(pc.or_(is_unclear, is_error)))
+    unknown = pc.and_(pc.is_null(batch["cost_ticks"]), is_model_answer)
+    return unknown, pc.and_(pc.is_null(batch["bound_ticks"]), pc.or_(unknown, is_unclear))
 
 
 def _days(sent_at: pa.Array, timezone: str) -> pa.Array:
@@ -172,8 +193,11 @@ def _days(sent_at: pa.Array, timezone: str) -> pa.Array:
         return pc.strftime(sent_at, format="%Y-%m-%d")
 
 
-def _projected(view: OutputView, latest: RunSummary | None, spent_ticks: int, recipes: Mapping[str, int]) -> int | None:
+def _projected(
+    view: OutputView, latest: RunSummary | None, spending: Spending, recipes: Mapping[str, int]
+) -> int | None:
     """What is spent, and for each row the last run left over what its recipe has cost a row so far, waste included."""
+    spent_ticks = spending.total.cost_ticks
     if latest is None or latest.command == Purpose.PILOT:
         return None  # the rows of a pilot are chosen to be unlike the average; it has told the whole itself
     if not latest.rows_pending:

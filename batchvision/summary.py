@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from batchvision.errors import BatchvisionError, StopRun
 from batchvision.job import Job
+from batchvision.money import known_or_none
 from batchvision.records import TICKS_PER_USD, Counters, Failed, JsonObject, PartFile, RunSummary
 from batchvision.stopping import Interrupted
 
@@ -55,6 +56,7 @@ def summarize(
     stopped_by: tuple[str, ...] = (),
 ) -> RunSummary:
     """What the run did. The three counts of rows add up to the manifest's (promise P8)."""
+    cost_ticks = known_or_none(counters.cost_ticks, counters.unknown_cost)
     completed = counters.rows_done_before + counters.rows_completed
     failed = len(left.failures)
     return RunSummary(
@@ -77,9 +79,11 @@ def summarize(
         reasoning_tokens=counters.reasoning_tokens,
         image_tokens=counters.image_tokens,
         cached_tokens=counters.cached_tokens,
-        cost_usd=counters.cost_ticks / TICKS_PER_USD,
-        cost_ticks=counters.cost_ticks,
-        ambiguous_ticks=counters.ambiguous_ticks,
+        cost_usd=None if cost_ticks is None else cost_ticks / TICKS_PER_USD,
+        cost_ticks=cost_ticks,
+        ambiguous_ticks=known_or_none(counters.ambiguous_ticks, counters.unbounded),
+        unknown_cost=counters.unknown_cost,
+        unbounded=counters.unbounded,
         started_at=started_at.isoformat(),
         finished_at=finished_at.isoformat(),
         duration_seconds=round((finished_at - started_at).total_seconds(), 3),

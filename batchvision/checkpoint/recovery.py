@@ -9,6 +9,7 @@ from pathlib import Path
 from batchvision.checkpoint.books import Books, Verdict, is_unclear
 from batchvision.checkpoint.entries import Header
 from batchvision.checkpoint.journal import damaged, read_segment
+from batchvision.money import bound_words
 from batchvision.records import Completed, Exchange, Failed, Intent, Purpose
 
 
@@ -22,6 +23,11 @@ class Recovery:
     failed: int = 0
     torn_bytes: int = 0
     held: bool = False  #: the ambiguous rows stay pending; otherwise they are sent again
+
+    @property
+    def _bound(self) -> str:
+        bounds = [intent.bound_ticks for intent in self.ambiguous]
+        return bound_words(sum(bound or 0 for bound in bounds), bounds.count(None))
 
     def plus(self, other: Recovery) -> Recovery:
         """Both together."""
@@ -51,7 +57,7 @@ class Recovery:
                 then = 'they stay pending until a run with limits.ambiguous = "retry"'
             yield (
                 f"{len(self.ambiguous)} requests were in flight when the last run ended and may have been billed "
-                f"({rows}{more}); {then}"
+                f"({rows}{more}), {self._bound}; {then}"
             )
 
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from batchvision.money import format_usd
+from batchvision.money import bound_words, cost_words, format_usd
 from batchvision.progress import counted, duration
 from batchvision.records import RunSummary
 
@@ -79,7 +79,8 @@ def _money(summary: RunSummary) -> str:
         return f"nothing sent, nothing spent ({duration(summary.duration_seconds)})"
     retried = f", {summary.retries:,} of them again" if summary.retries else ""
     sent = counted(summary.requests_sent, "request")
-    return f"{format_usd(summary.cost_ticks)} for {sent}{retried}, in {duration(summary.duration_seconds)}"
+    cost = cost_words(summary.cost_ticks, summary.unknown_cost)
+    return f"{cost} for {sent}{retried}, in {duration(summary.duration_seconds)}"
 
 
 def _tokens(summary: RunSummary) -> list[str]:
@@ -115,10 +116,8 @@ def _left_over(summary: RunSummary) -> list[str]:
     if summary.rows_left and summary.is_trial and summary.command == "run":
         lines.append(f"  left      {counted(summary.rows_left, 'row')} to do left by --limit or --sample")
     if summary.rows_ambiguous:
-        bound = format_usd(summary.ambiguous_ticks)
-        lines.append(
-            f"  unclear   {summary.rows_ambiguous:,} rows may have been billed without an answer, at most {bound}"
-        )
+        bound = bound_words(summary.ambiguous_ticks, summary.unbounded)
+        lines.append(f"  unclear   {summary.rows_ambiguous:,} rows may have been billed without an answer, {bound}")
     if summary.tickets_open:
         lines.append(
             f"  tickets   {summary.tickets_open:,} answers are still with the provider; the next run collects them"
@@ -166,6 +165,7 @@ def _cap_reached(summary: RunSummary) -> str:
 def _next_cap(summary: RunSummary, key: str) -> str:
     """A cap that leaves money for the rows that are pending, at what the answers cost so far."""
     limits = summary.config.get("limits", {})
-    cap = float(limits.get(key) or 0) or summary.cost_usd
+    spent = summary.cost_usd or 0.0
+    cap = float(limits.get(key) or 0) or spent
     done = max(1, summary.rows_completed)
-    return f"{max(cap * 2, cap + summary.cost_usd / done * summary.rows_pending * 1.2):.2f}"
+    return f"{max(cap * 2, cap + spent / done * summary.rows_pending * 1.2):.2f}"

@@ -214,13 +214,14 @@ def _cost_words(drawn: Plan) -> str:
 
 def pilot_lines(told: Pilot, concurrency: int) -> Iterator[str]:
     """The pilot in words; the sweep is a table of its own."""
-    from batchvision.money import format_usd
+    from batchvision.money import cost_words, format_usd
     from batchvision.progress import counted, duration
 
     if not told.wanted:
         yield "pilot     nothing to ask"
         return
-    sent = f"{counted(told.sent, 'request')} sent now for {format_usd(told.spent_ticks)}" if told.sent else ""
+    cost = cost_words(told.spent_ticks, told.unknown_cost)
+    sent = f"{counted(told.sent, 'request')} sent now for {cost}" if told.sent else ""
     asked = f"{told.ended:,} of {counted(told.wanted, 'row')} asked, of {counted(told.requests, 'request')} in all"
     yield f"pilot     {asked}; {sent or 'nothing sent now'}"
     if told.cost is not None and told.cost.is_known:

@@ -77,7 +77,8 @@ def _csv_lines(batch: pa.RecordBatch) -> Iterator[str]:
 
 def status_lines(seen: OutputStatus) -> Iterator[str]:
     """The status in words."""
-    from batchvision.money import format_usd
+    from batchvision.money import bound_words, cost_words, format_usd
+    from batchvision.spending import UNCLEAR
 
     yield f"{seen.output}"
     superseded = seen.answers - seen.rows_answered
@@ -98,32 +99,37 @@ def status_lines(seen: OutputStatus) -> Iterator[str]:
     rest = (
         f", about {format_usd(projected)} when all rows are done" if projected not in (None, seen.spent_ticks) else ""
     )
-    yield f"  spent     {format_usd(seen.spent_ticks)}{rest}"
+    total = seen.spending.total
+    yield f"  spent     {cost_words(total.cost_ticks, total.unknown_cost)}{rest}"
     for state, each in seen.attempts.items():
-        bound = f", perhaps up to {format_usd(each.bound_ticks)}" if each.bound_ticks else ""
-        yield f"            {each.attempts:,} attempts {state}: {format_usd(each.cost_ticks)}{bound}"
+        cost = cost_words(each.cost_ticks, each.unknown_cost)
+        if state in UNCLEAR and each.unbounded:
+            cost = bound_words(each.bound_ticks, each.unbounded)
+        elif each.bound_ticks:
+            cost += f", perhaps up to {format_usd(each.bound_ticks)}"
+        yield f"            {each.attempts:,} attempts {state}: {cost}"
     yield from _spending(seen)
     for number, attempt in enumerate(seen.unclear):
-        bound = "" if attempt.bound_ticks is None else f", at most {format_usd(attempt.bound_ticks)}"
+        bound = f", {bound_words(attempt.bound_ticks, attempt.bound_ticks is None)}"
         yield f"  {'unclear' if number == 0 else '':<8}  row {attempt.row_id}: {attempt.state}{bound}"
     yield from _last_run(seen)
 
 
 def _spending(seen: OutputStatus) -> Iterator[str]:
     """What it was spent on, where that says more than the sum."""
-    from batchvision.money import format_usd
+    from batchvision.money import cost_words, format_usd
     from batchvision.spending import NO_MODEL
 
     wasted = {name: each for name, each in seen.spending.wasted().items() if each.cost_ticks}
     if wasted:
-        words = ", ".join(f"{format_usd(each.cost_ticks)} {name}" for name, each in wasted.items())
+        words = ", ".join(f"{cost_words(each.cost_ticks, each.unknown_cost)} {name}" for name, each in wasted.items())
         yield f"  wasted    {format_usd(sum(each.cost_ticks for each in wasted.values()))}: {words}"
     models = {name: each for name, each in seen.spending.by_model().items() if name != NO_MODEL}
     for title, sums, most in (("by model", models, 20), ("by day", seen.spending.by_day(), 14)):
         shown = list(sums.items())[-most:] if len(sums) > 1 else []
         for number, (name, each) in enumerate(shown):
-            sent = f"{each.attempts:,} attempts"
-            yield f"  {title if number == 0 else '':<8}  {name}: {format_usd(each.cost_ticks)} for {sent}"
+            cost, sent = cost_words(each.cost_ticks, each.unknown_cost), f"{each.attempts:,} attempts"
+            yield f"  {title if number == 0 else '':<8}  {name}: {cost} for {sent}"
     if seen.tokens.cached:
         yield f"  tokens    {seen.tokens.prompt:,} in prompts, {seen.tokens.cached_share:.0%} of them from the cache"
 

@@ -18,6 +18,7 @@ from batchvision.errors import RowFault, SpendCapReached
 from batchvision.feed import NewStanding, Selection, feed, survey
 from batchvision.job import Job
 from batchvision.keys import row_digest
+from batchvision.money import known_or_none
 from batchvision.pilot.agreement import agreement
 from batchvision.pilot.frame import Choice, Frame
 from batchvision.pilot.interval import Interval
@@ -53,6 +54,7 @@ class Pilot:
     ended: int = 0
     sent: int = 0
     spent_ticks: int = 0  #: this time, sweeps included
+    unknown_cost: int = 0  #: answers of this time that are not in it, as their cost is not known
     cost: Interval | None = None
     tokens: Interval | None = None
     latency_seconds: float | None = None
@@ -72,7 +74,7 @@ class Pilot:
 
     def document(self) -> dict[str, Any]:
         """JSON content for ``plan --pilot --json``."""
-        document = self.plan.document()
+        document, spent = self.plan.document(), known_or_none(self.spent_ticks, self.unknown_cost)
         if self.cost is not None:
             document["cost_usd"] = {**_usd(self.cost), "source": "pilot"}
         if self.tokens is not None:
@@ -82,7 +84,8 @@ class Pilot:
             "rows_wanted": self.wanted,
             "of_requests": self.requests,
             "requests_sent": self.sent,
-            "cost_usd": self.spent_ticks / TICKS_PER_USD,
+            "cost_usd": None if spent is None else spent / TICKS_PER_USD,
+            "unknown_cost": self.unknown_cost,
             "interval": None if self.cost is None else {**_usd(self.cost), "share": round(self.cost.share, 4)},
             "tokens": None if self.tokens is None else _rounded(self.tokens),
             "latency_seconds": self.latency_seconds,
@@ -150,6 +153,7 @@ async def pilot(
                 other = await _under(setting, variant, job, remake, choice, own, asking)
                 told.compared.append(_compare(setting.name, variant, choice, own, other))
     told.sent, told.spent_ticks, told.stopped = asking.sent, asking.spent_ticks, asking.stopped
+    told.unknown_cost = asking.unknown_cost
     return told
 
 
@@ -175,6 +179,7 @@ class _Asking:
     seams: Seams | None
     sent: int = 0
     spent_ticks: int = 0  #: at most
+    unknown_cost: int = 0
     stopped: Stopped | None = None
 
     async def paid(
@@ -201,8 +206,9 @@ class _Asking:
             purpose=purpose,
         )
         self.sent += summary.requests_sent
-        by_state: Mapping[str, Mapping[str, int]] = summary.spent["by_state"]
-        self.spent_ticks += sum(each["cost_ticks"] + each["bound_ticks"] for each in by_state.values())
+        by_state: Mapping[str, Mapping[str, int | None]] = summary.spent["by_state"]
+        self.spent_ticks += sum((each["cost_ticks"] or 0) + (each["bound_ticks"] or 0) for each in by_state.values())
+        self.unknown_cost += summary.unknown_cost
         if summary.stop_reason is not None:
             self.stopped = Stopped(summary.stop_reason, summary.exit_code, summary.message or "")
         elif summary.tickets_open:

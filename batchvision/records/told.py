@@ -50,7 +50,9 @@ class Counters:
     image_tokens: int = 0
     cached_tokens: int = 0
     cost_ticks: int = 0
+    unknown_cost: int = 0  #: answers that are not in ``cost_ticks``: their cost is not known
     ambiguous_ticks: int = 0
+    unbounded: int = 0  #: attempts that are not in ``ambiguous_ticks``: they have no bound
     rows_ambiguous: int = 0
     failures_by_kind: dict[str, int] = field(default_factory=dict)
     waiting: WaitNotice | None = None  #: what nothing is sent for, at present
@@ -89,9 +91,9 @@ class RunSummary:
     reasoning_tokens: int
     image_tokens: int
     cached_tokens: int
-    cost_usd: float  #: for people; cost_ticks is exact
-    cost_ticks: int
-    ambiguous_ticks: int
+    cost_usd: float | None  #: for people; cost_ticks is exact; None: not known
+    cost_ticks: int | None
+    ambiguous_ticks: int | None
     started_at: str
     finished_at: str
     duration_seconds: float
@@ -101,6 +103,8 @@ class RunSummary:
     versions: Mapping[str, str]
     config: JsonObject
     message: str | None = None  #: what stopped the run and what to do next, for people
+    unknown_cost: int = 0  #: answers whose cost is not known, and not in ``cost_ticks``
+    unbounded: int = 0  #: attempts that may have been billed without a bound, and are not in ``ambiguous_ticks``
     command: str = "run"  #: or "reparse", which sends nothing; or another Purpose
     #: a request with this provider, URL and model was answered, in this run or in those before it
     provider_answered: bool = False

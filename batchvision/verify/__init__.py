@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from batchvision.errors import CheckpointDamaged
+from batchvision.money import known_or_none
 from batchvision.status import open_output
 from batchvision.verify.findings import Finding, Mark
 from batchvision.verify.journals import journal_findings, open_findings, read_journals
@@ -54,11 +55,12 @@ class Report:
             ],
             "rows": dict(self.tables.rows),
             "files": self.tables.files,
-            "cost_ticks": reread.spent_ticks,
+            "cost_ticks": known_or_none(reread.spent_ticks, reread.unknown_cost),
+            "unknown_cost": reread.unknown_cost,
             "rechecked_attempts": reread.checked,
             "not_rechecked_attempts": reread.not_kept,
             "ambiguous_attempts": reread.unclear,
-            "ambiguous_ticks": reread.unclear_ticks,
+            "ambiguous_ticks": known_or_none(reread.unclear_ticks, reread.unbounded),
             "manifest": None
             if rows is None
             else {"rows": rows.rows, "completed": rows.completed, "failed": rows.failed, "pending": rows.pending},

@@ -13,7 +13,7 @@ from batchvision.checkpoint.journal import Scan, damaged, read_segment, segment_
 from batchvision.checkpoint.lineage import Name
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, holder_at_work
 from batchvision.errors import CheckpointDamaged
-from batchvision.money import format_usd
+from batchvision.money import bound_words
 from batchvision.progress import counted
 from batchvision.records import Intent
 from batchvision.verify.findings import Finding, note, ok, wrong
@@ -156,9 +156,9 @@ def open_findings(journals: Sequence[ShardJournal]) -> Iterator[Finding]:
         )
     if in_flight:
         then = "now" if is_running else "when the run was cut off and may have been billed; the next run lists them"
-        bound = sum(intent.bound_ticks or 0 for intent in in_flight)
-        at_most = f", at most {format_usd(bound)}" if bound else ""
-        yield note(OPEN, f"{counted(len(in_flight), 'request')} in flight {then}{at_most}")
+        bounds = [intent.bound_ticks for intent in in_flight]
+        at_most = bound_words(sum(bound or 0 for bound in bounds), bounds.count(None))
+        yield note(OPEN, f"{counted(len(in_flight), 'request')} in flight {then}, {at_most}")
     if tickets:
         yield note(OPEN, f"{counted(tickets, 'ticket')} at the provider: the next run collects the answers")
     if held:

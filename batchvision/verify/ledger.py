@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from batchvision.errors import JobInvalid
-from batchvision.money import format_usd
+from batchvision.money import cost_words, format_usd
 from batchvision.progress import counted
 from batchvision.providers import Dialect, dialect
 from batchvision.records import AttemptState, RawAnswer
+from batchvision.spending import is_of_unknown_cost
 from batchvision.verify.findings import Finding, note, ok, wrong
 
 TOPIC = "ledger"
@@ -24,6 +25,7 @@ _READ = (
     "state",
     "provider",
     "http_status",
+    "error_kind",
     "ticket",
     "cost_ticks",
     "cost_source",
@@ -51,6 +53,7 @@ class Reread:
     not_kept_ticks: int = 0
     differing: int = 0
     named: list[str] = field(default_factory=list)
+    unknown_cost: int = 0  #: answers that neither say their cost nor have a price
     unclear: int = 0
     unclear_ticks: int = 0
     unbounded: int = 0  #: of the unclear: without a bound
@@ -60,6 +63,9 @@ class Reread:
         for row in batch.select(list(_READ)).to_pylist():
             self.attempts += 1
             self.spent_ticks += row["cost_ticks"] or 0
+            self.unknown_cost += is_of_unknown_cost(
+                row["state"], row["http_status"], row["error_kind"], row["cost_ticks"]
+            )
             self._compare(row)
             if row["state"] in _UNCLEAR:
                 self.unclear += 1
@@ -142,9 +148,10 @@ def ledger_findings(reread: Reread, is_broken: bool) -> Iterator[Finding]:
 
 
 def _agreed(reread: Reread) -> str:
-    words = (
-        f"{counted(reread.attempts, 'attempt')} cost {format_usd(reread.spent_ticks)} ({reread.spent_ticks:,} ticks)"
-    )
+    cost = cost_words(reread.spent_ticks, reread.unknown_cost)
+    words = f"{counted(reread.attempts, 'attempt')} cost {cost} ({reread.spent_ticks:,} ticks)"
+    if reread.unknown_cost and not reread.spent_ticks:
+        words = f"{counted(reread.attempts, 'attempt')} of unknown cost"
     if reread.checked:
         words += f"; {counted(reread.checked, 'stored answer')} read again say the same to the tick"
     if reread.computed:

@@ -74,4 +74,4 @@ def test_a_day_is_one_of_the_given_zone() -> None:
         spending = Spending(zone)
         spending.take(attempt)
         assert spending.by_day() == {day: Sum(1, 5, 0)}
-        assert spending.document()["by_state"] == {"ok": {"attempts": 1, "cost_ticks": 5, "bound_ticks": 0}}
+        assert spending.document()["by_state"] == {"ok": Sum(1, 5, 0)._asdict()}
