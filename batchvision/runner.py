@@ -96,7 +96,7 @@ async def _whole_run(night: Night, drain_timeout_seconds: float, watch: Watch | 
 async def _locked_run(night: Night, lock: OutputLock, drain_timeout_seconds: float, watch: Watch | None) -> RunSummary:
     job = night.job
     night.survey = await night.offload(survey, job, night.selection)
-    with await night.offload(night.open_store, lock, night.survey.keep_types) as store:
+    with await night.offload(night.open_store, lock, night.survey.typed_keep) as store:
         await night.look_at_what_is_there(store)
         async with wiring.connected(job, night.headers, night.secrets, night.seams) as (client, images):
             delivery = night.delivery(client, images)

@@ -136,7 +136,7 @@ def look(output: Path) -> OutputStatus:
 def open_output(output: Path) -> OutputView:
     """The output at ``output``. Raises JobInvalid, saying what makes one."""
     view = OutputView(output)
-    if view.exists or view.count("results") or view.count("failures"):
+    if view.exists or any(view.count(table) for table in ("results", "failures", "attempts")):
         return view
     if not output.exists():
         raise JobInvalid(f"there is no output at {output}: batchvision run JOB makes one")

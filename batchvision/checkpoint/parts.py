@@ -169,9 +169,15 @@ def write_batches(file: GrowingFile, schema: pa.Schema, batches: Iterable[pa.Rec
 
 
 def _fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    there = batch.schema.names
-    columns = [batch[field.name] if field.name in there else pa.nulls(batch.num_rows, field.type) for field in schema]
+    columns = [_column(batch, field) for field in schema]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    if field.name not in batch.schema.names:
+        return pa.nulls(batch.num_rows, field.type)
+    column = batch[field.name]
+    return column.cast(field.type) if _is_widened(column.type, field.type) else column
 
 
 def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -332,12 +338,14 @@ def row_count(path: Path) -> int:
 
 
 def pad_part(disk: Disk, path: Path, schema: pa.Schema) -> bool:
-    """Give a part the columns of ``schema`` that it lacks, as nulls and in order. False: it had them all.
+    """Give a part the columns of ``schema`` that it lacks, as nulls and in order, and its numbers the wider type that
+    they have there. False: nothing was to do.
 
     A column that only the part has stays, at the end: nothing that was paid for is dropped.
     """
     there = schema_of(path)
-    if there.names[: len(schema.names)] == schema.names:
+    has_all = there.names[: len(schema.names)] == schema.names
+    if has_all and not any(_is_widened(there.field(each.name).type, each.type) for each in schema):
         return False
     fields = [*schema, *(field for field in there if field.name not in schema.names)]
     before = " ".join([*earlier_sha256(path), sha256_of(path)])
@@ -346,6 +354,15 @@ def pad_part(disk: Disk, path: Path, schema: pa.Schema) -> bool:
         write_batches(file, padded, batches_of(path))
         file.publish(path)
     return True
+
+
+def is_number(arrow: pa.DataType) -> bool:
+    """Whether a column of this type may become one of a wider type."""
+    return bool(pa.types.is_integer(arrow) or pa.types.is_floating(arrow))
+
+
+def _is_widened(there: pa.DataType, wanted: pa.DataType) -> bool:
+    return there != wanted and is_number(there) and is_number(wanted)
 
 
 def sha256_of(path: Path) -> str:

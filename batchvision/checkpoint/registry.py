@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pyarrow import types
 
 from batchvision.checkpoint.cells import name_of, storable, type_of
 from batchvision.checkpoint.disk import Disk, hidden_name, make_folders, replace_file
 from batchvision.checkpoint.lock import STATE_FOLDER
-from batchvision.checkpoint.parts import pad_part, part_paths
+from batchvision.checkpoint.parts import batches_of, is_number, pad_part, part_paths, schema_of
 from batchvision.checkpoint.schema import TABLE_VERSION, Columns, attempts_schema, results_schema
 from batchvision.errors import CheckpointDamaged, JobInvalid
 
@@ -45,6 +46,8 @@ def register(
             disk.remove(hidden_name(path))  # a crash left it
         known = read_registry(output, job_name)
         columns = _grown(output, known or Columns(), wanted)
+        if known is not None:
+            _check_widened(output, known, columns)
         if columns != known:
             replace_file(disk, path, _document(job_name, columns))
         for part in _pad_all(disk, output, columns):
@@ -94,8 +97,8 @@ def _document(job_name: str, columns: Columns) -> bytes:
 
 def _grown(output: Path, known: Columns, wanted: Columns) -> Columns:
     problems: list[str] = []
-    keep = _merged(known.keep, wanted.keep, "kept column", known.answers, problems)
-    answers = _merged(known.answers, wanted.answers, "answer column", known.keep, problems)
+    keep = _merged(known.keep, wanted.keep, KEPT, known.answers, problems)
+    answers = _merged(known.answers, wanted.answers, ANSWER, known.keep, problems)
     if problems:
         raise JobInvalid([f"{output}: {problem}" for problem in problems])
     return Columns(keep, answers)
@@ -112,12 +115,52 @@ def _merged(known: Named, wanted: Named, what: str, other: Named, problems: list
             )
         elif name not in have:
             have[name] = arrow
+        elif what == KEPT and (wider := _wider(have[name], arrow)) is not None:
+            have[name] = wider
         elif name_of(have[name]) != name_of(arrow):
             problems.append(
                 f"the {what} {name!r} is {name_of(have[name])} in this output and would become {name_of(arrow)}. "
-                "Give it another name in the job, or set output.path to another folder."
+                f"{_NEXT[what]}"
             )
     return tuple(have.items())
+
+
+KEPT, ANSWER = "kept column", "answer column"
+_NEXT = {
+    KEPT: "Give it another name in the job, or set output.path to another folder.",
+    ANSWER: "Give it another name in the schema. Or keep what is paid: copy attempts/ and recipes/ of this output into "
+    "a new folder, set output.path to it, and type `batchvision reparse JOB`: it reads the stored answers again and "
+    "sends nothing.",
+}
+
+
+def _wider(known: pa.DataType, given: pa.DataType) -> pa.DataType | None:
+    """The type of a kept column that holds the cells of both; None where the column cannot have one.
+
+    Whole numbers widen to longer ones, and to fractions.
+    """
+    if types.is_integer(known) and types.is_integer(given):
+        return max(known, given, key=lambda arrow: int(arrow.bit_width))
+    if is_number(known) and is_number(given):
+        return pa.float64()
+    return None
+
+
+def _check_widened(output: Path, known: Columns, columns: Columns) -> None:
+    """Raises JobInvalid where a stored whole number is too large to be a fraction, before anything has changed."""
+    before = dict(known.keep)
+    widened = [(name, arrow) for name, arrow in columns.keep if before.get(name, arrow) != arrow]
+    for path in [path for table in SCHEMAS for path in part_paths(output, table)] if widened else []:
+        there = schema_of(path).names
+        for name, arrow in widened:
+            try:
+                for batch in batches_of(path, (name,)) if name in there else ():
+                    batch[name].cast(arrow)
+            except pa.ArrowInvalid as fault:
+                raise JobInvalid(
+                    f"{output}: the {KEPT} {name!r} would become {name_of(arrow)}, and it holds whole numbers that are "
+                    f"too large for that ({fault}). {_NEXT[KEPT]}"
+                ) from fault
 
 
 #: What each table that grows by parts looks like with an output's columns.
@@ -125,8 +168,8 @@ SCHEMAS: Mapping[str, Callable[[Columns], pa.Schema]] = {"results": results_sche
 
 
 def _pad_all(disk: Disk, output: Path, columns: Columns) -> Iterator[Path]:
-    for table, schema_of in SCHEMAS.items():
-        schema = schema_of(columns)
+    for table, columns_of in SCHEMAS.items():
+        schema = columns_of(columns)
         for path in part_paths(output, table):
             if pad_part(disk, path, schema):
                 yield path

@@ -40,7 +40,8 @@ class Survey:
     """What is known of a manifest before the first send. ``rows``: those this run is about (its shard's).
 
     ``repeated``: hashes of ids that (very probably) come more than once, by Python's own ``hash``, which another
-    process does not share. ``keep_types``: output name and Arrow type of each kept column.
+    process does not share. ``keep_types``: output name and Arrow type of each kept column. ``only_nulls``: those of
+    them that have no cell yet, so that their type is not known.
     """
 
     rows: int
@@ -48,6 +49,12 @@ class Survey:
     repeated: frozenset[int]
     keep_types: tuple[tuple[str, pa.DataType], ...]
     files: tuple[FileFacts, ...]
+    only_nulls: frozenset[str] = frozenset()
+
+    @property
+    def typed_keep(self) -> tuple[tuple[str, pa.DataType], ...]:
+        """The kept columns whose cells tell a type."""
+        return tuple((name, arrow) for name, arrow in self.keep_types if name not in self.only_nulls)
 
     def reject_changed(self) -> None:
         """JobInvalid where a file of the manifest is no longer what was surveyed."""
@@ -71,7 +78,8 @@ def survey(job: Job, selection: Selection | None = None, manifest: Manifest | No
         position += batch.num_rows
         hashes.extend(map(hash, ids.drop_null().to_pylist()))
     keep_types = tuple((column.name, known.get(column.source) or pa.string()) for column in job.keep_columns)
-    found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, files)
+    only_nulls = frozenset(column.name for column in job.keep_columns if known.get(column.source) is None)
+    found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, files, only_nulls)
     found.reject_changed()
     return found
 

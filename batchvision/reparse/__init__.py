@@ -193,7 +193,7 @@ class _Session:
             job_name=self.job.name,
             run_id=self.run_id,
             started_at=self.started_at,
-            columns=Columns(keep=surveyed.keep_types, answers=wiring.answer_columns_of(self.job)),
+            columns=Columns(keep=surveyed.typed_keep, answers=wiring.answer_columns_of(self.job)),
             secrets=self.secrets,
             keep_raw=self.job.output.keep_raw_answers,
             disk=self.seams.disk,

@@ -20,6 +20,7 @@ from batchvision.checkpoint.parts import (
     FAILURES_TABLE,
     batches_of,
     earlier_sha256,
+    is_number,
     part_paths,
     schema_of,
     sha256_of,
@@ -185,8 +186,12 @@ def _check_columns(tables: Tables, relative: str, table: str, schema: pa.Schema,
         says = f"{relative} lacks {', '.join(missing)}: a run was cut off while adding columns; the next one goes on"
         tables.findings.append(note("columns", says))
     for column in wanted:
-        if column.name not in missing and schema.field(column.name).type != column.type:
-            says = f"{relative}: the column {column.name} is {schema.field(column.name).type}, not {column.type}"
+        actual = column.type if column.name in missing else schema.field(column.name).type
+        if actual != column.type and is_number(actual) and is_number(column.type):
+            says = f"{relative}: the column {column.name} is {actual}, and will be {column.type}; the next run goes on"
+            tables.findings.append(note("columns", says))
+        elif actual != column.type:
+            says = f"{relative}: the column {column.name} is {actual}, not {column.type}"
             tables.findings.append(wrong("columns", says, _RESTORE[table]))
 
 

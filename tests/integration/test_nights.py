@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import anyio
 import pytest
 from nights import DEFERRED, Nights, make_ready
 
 from batchvision.checkpoint import compact
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.feed import Selection
+from batchvision.reparse import reparse
 
 FOUR = ("r1", "r2", "r3", "r4")
 
@@ -347,3 +351,80 @@ def test_shards_write_the_index_together_and_the_last_division_counts(job):
     assert job.show() == dict.fromkeys(FOUR, "shoe")
     assert compact(job.output, drop_superseded=True).superseded == 4
     assert job.run().billed == Counter()
+
+
+# ---------------------------------------------------------------------------------- h: types that a night's data has
+
+
+@pytest.fixture
+def typed(job: Nights) -> Nights:
+    """A job that keeps a column ``weight`` of a manifest in JSON lines."""
+    job.settings |= {"manifest.path": "photos.jsonl", "manifest.keep": ["title", "weight"]}
+    return job
+
+
+def with_weights(job: Nights, *weights: object) -> Path:
+    job.write_manifest()  # for the images
+    rows = [
+        {"sku": row, "image": f"images/{row}.png", "title": "shoe", "weight": weight}
+        for row, weight in zip(FOUR, weights, strict=False)
+    ]
+    path = job.folder / "photos.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def weights_of(job: Nights) -> dict[str, object]:
+    return {row["row_id"]: row.get("weight") for row in job.table("results")}
+
+
+def test_a_column_of_nulls_takes_its_type_when_a_cell_comes(typed):
+    assert typed.run(manifest=with_weights(typed, None, None)).counts == (2, 0, 0)
+    assert typed.run(manifest=with_weights(typed, None, None, 7, None)).counts == (4, 0, 0)
+    assert weights_of(typed) == {"r1": None, "r2": None, "r3": 7, "r4": None}
+    assert typed.is_right()
+
+
+def test_a_night_of_nulls_leaves_the_registered_type(typed):
+    assert typed.run(manifest=with_weights(typed, 5, 6)).counts == (2, 0, 0)
+    assert typed.run(manifest=with_weights(typed, None, None, None, None)).exit_code == 0
+    assert weights_of(typed) == {"r1": 5, "r2": 6, "r3": None, "r4": None}
+    assert typed.is_right()
+
+
+def test_whole_numbers_become_fractions_when_one_comes(typed):
+    typed.run(manifest=with_weights(typed, 5, 6))
+    assert typed.run(manifest=with_weights(typed, 5, 6, 7.5)).counts == (3, 0, 0)
+    assert typed.run(manifest=with_weights(typed, 5, 6, 7, 8)).counts == (4, 0, 0)
+    assert weights_of(typed) == {"r1": 5.0, "r2": 6.0, "r3": 7.5, "r4": 8.0}
+    assert all(isinstance(weight, float) for weight in weights_of(typed).values())
+    assert {type(row["weight"]) for row in typed.table("attempts")} == {float}
+    assert typed.is_right()
+
+
+def test_a_whole_number_that_no_fraction_holds_refuses_the_night_and_changes_nothing(typed):
+    typed.run(manifest=with_weights(typed, 2**53 + 1))
+    before = {path: path.read_bytes() for path in typed.output.rglob("*.parquet")}
+    refused = typed.run(manifest=with_weights(typed, 1, 7.5))
+    assert refused.exit_code == 2
+    assert "'weight'" in refused.message
+    assert {path: path.read_bytes() for path in typed.output.rglob("*.parquet")} == before
+    assert typed.run(manifest=with_weights(typed, 1, 7)).exit_code == 0
+
+
+def test_a_changed_type_of_an_answer_names_a_way_that_buys_nothing_again(job):
+    def schema(kind: str) -> str:
+        properties = {"size": {"type": kind}}
+        document = {"type": "object", "properties": properties, "required": ["size"], "additionalProperties": False}
+        (job.folder / f"{kind}.json").write_text(json.dumps(document))
+        return f"{kind}.json"
+
+    job.run({"answer.schema": schema("integer")})
+    refused = job.run({"answer.schema": schema("number")})
+    assert refused.exit_code == 2
+    assert "batchvision reparse JOB" in refused.message
+    for name in ("attempts", "recipes"):  # as the message says
+        shutil.copytree(job.output / name, job.folder / "new" / name)
+    settings = {**job.settings, "answer.schema": schema("number"), "output.path": "new"}
+    assert anyio.run(reparse, job.job(settings)).published == 4
+    assert job.run(settings).billed == Counter()
