@@ -20,7 +20,7 @@ from batchvision.money import format_usd
 from batchvision.pricelist import FRESH_FOR, Listed, quote, recall, remember
 from batchvision.providers import Dialect, ModelListing, dialect
 from batchvision.secrets import Secret, Secrets
-from batchvision.wiring import fallback_warning
+from batchvision.wiring import fallback_warning, system_warning
 
 MODELS_TIMEOUT_SECONDS = 30.0
 REFUSED = 5
@@ -101,7 +101,7 @@ def key_from_environment(speaks: Dialect, environ: Mapping[str, str] | None = No
 
 async def check(job: Job, *, environ: Mapping[str, str] | None = None, ask: ListModels | None = None) -> CheckReport:
     """Look at everything a run needs. Never raises for what it finds."""
-    findings = [*_manifest(job), _root(job), _output(job), *_extras(), *_labels(job)]
+    findings = [*_manifest(job), _root(job), _output(job), *_extras(), *_labels(job), *_prompt(job)]
     try:
         key = job.api_key(environ)
     except JobInvalid as error:
@@ -144,6 +144,11 @@ def _output(job: Job) -> Finding:
 def _labels(job: Job) -> Iterator[Finding]:
     if said := fallback_warning(job):
         yield Finding("labels", said)
+
+
+def _prompt(job: Job) -> Iterator[Finding]:
+    if said := system_warning(job):
+        yield Finding("prompt", said)
 
 
 def _extras() -> Iterator[Finding]:

@@ -208,6 +208,7 @@ class Exchanges:
             lease.void()
             return None
         self._counters.requests_sent += 1
+        self._counters.retries += tries.spent + tries.unspent > 1
         self._counters.in_flight += 1
         try:
             raw = await self._client.send(
@@ -432,7 +433,6 @@ class Exchanges:
     def _count(self, verdict: Verdict) -> None:
         counters, usage = self._counters, verdict.attempt.answer.usage
         self.spending.take(verdict.attempt)
-        counters.retries += verdict.attempt.state is AttemptState.RETRIED
         counters.prompt_tokens += usage.prompt_tokens or 0
         counters.completion_tokens += usage.completion_tokens or 0
         counters.reasoning_tokens += usage.reasoning_tokens or 0

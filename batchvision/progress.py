@@ -56,13 +56,17 @@ class Pace(NamedTuple):
     projected_ticks: int | None
     seconds_left: float | None
 
+    def at_the_end(self) -> Pace:
+        """Nothing more comes in this run, whatever is left."""
+        return self._replace(projected_ticks=None, seconds_left=None)
+
 
 def pace(counters: Counters, before: Counters, elapsed_seconds: float, rows_wanted: int | None = None) -> Pace:
     """Rates since ``before`` (the counters as the watch first saw them), carried forward to the rows that are left.
 
     ``rows_wanted``: this run is to do no more than so many (``--limit``, ``--sample``).
     """
-    settled = (counters.rows_completed - before.rows_completed) + (counters.rows_failed - before.rows_failed)
+    settled = _rows_settled(counters) - _rows_settled(before)
     left = max(0, _rows_known(counters) - _rows_ended(counters))
     if rows_wanted is not None:
         left = min(left, max(0, rows_wanted - settled))
@@ -77,6 +81,11 @@ def pace(counters: Counters, before: Counters, elapsed_seconds: float, rows_want
         projected_ticks=counters.cost_ticks + round(ticks_a_row * left) if is_priced else None,
         seconds_left=left / speed if known and speed > 0 else None,
     )
+
+
+def _rows_settled(counters: Counters) -> int:
+    """Rows that ended in this run; failures that earlier runs left and this one keeps took no time."""
+    return counters.rows_completed + counters.rows_failed - counters.rows_failed_before
 
 
 def _rows_ended(counters: Counters) -> int:
@@ -163,10 +172,11 @@ class _Lines:
                 self._write(counters, before, started)
                 await anyio.sleep(self.every_seconds)
         finally:
-            self._write(counters, before, started)
+            self._write(counters, before, started, is_last=True)
 
-    def _write(self, counters: Counters, before: Counters, started: float) -> None:
+    def _write(self, counters: Counters, before: Counters, started: float, *, is_last: bool = False) -> None:
         now, at = pace(counters, before, self.clock() - started, self.rows_wanted), datetime.now(UTC)
+        now = now.at_the_end() if is_last else now
         if self.as_json:
             line = json.dumps(progress_document(counters, now, at))
         else:
@@ -196,13 +206,13 @@ class _Bar:
                     self._draw(bar, counters, before, started)
                     await anyio.sleep(BAR_REFRESH_SECONDS)
             finally:
-                self._draw(bar, counters, before, started)
+                self._draw(bar, counters, before, started, is_last=True)
 
-    def _draw(self, bar: Any, counters: Counters, before: Counters, started: float) -> None:
+    def _draw(self, bar: Any, counters: Counters, before: Counters, started: float, *, is_last: bool = False) -> None:
         bar.total = max(1, _rows_known(counters))
         bar.n = min(bar.total, _rows_ended(counters))
         now = pace(counters, before, self.clock() - started, self.rows_wanted)
-        bar.desc = bar_words(counters, now, datetime.now(UTC))
+        bar.desc = bar_words(counters, now.at_the_end() if is_last else now, datetime.now(UTC))
         bar.refresh()
 
 

@@ -40,7 +40,7 @@ from batchvision.open_tickets import OpenTickets, place_of
 from batchvision.plan.refusing import refuse_to_buy_again
 from batchvision.pricelist import quote
 from batchvision.recipe import recipe_document, recipe_from_document
-from batchvision.records import Completed, Counters, Lane, Purpose, Recipe, Row, RunSummary, WaitNotice
+from batchvision.records import Completed, Counters, Failed, Lane, Purpose, Recipe, Row, RunSummary, WaitNotice
 from batchvision.secrets import Secrets
 from batchvision.stopping import Interrupted, StopSignal, interrupt, listening, stop_at_deadline, stop_at_signals
 from batchvision.summary import Left, summarize
@@ -103,8 +103,13 @@ async def _locked_run(night: Night, lock: OutputLock, drain_timeout_seconds: flo
             with rarely_collected():
                 async with anyio.create_task_group() as writing:
                     writing.start_soon(night.write)
-                    await night.until_stopped(delivery, drain_timeout_seconds, watch)
-                    await night.close(delivery)
+                    async with anyio.create_task_group() as watching:
+                        if watch is not None:
+                            watching.start_soon(watch, night.counters)
+                        await night.until_stopped(delivery, drain_timeout_seconds)
+                        await night.close(delivery)
+                        night.count_at_the_end(delivery)
+                        watching.cancel_scope.cancel()
         await night.merge_parts()
         return night.finish(delivery)
 
@@ -174,6 +179,7 @@ class Night:
         self.counters = Counters()
         self.survey: Survey
         self.spent: wiring.Spent
+        self.failures: list[Failed] = []  #: of rows of the manifest, at the end
         self.began_at = 0.0  #: where max_runtime_seconds begins, by the loop's clock
         self.store: Store
         self.standing: Standing
@@ -331,15 +337,13 @@ class Night:
             if not self.store.takes_answers and self._wire is not None:
                 self._wire.cancel()
 
-    async def until_stopped(self, delivery: Delivery, drain_timeout_seconds: float, watch: Watch | None) -> None:
+    async def until_stopped(self, delivery: Delivery, drain_timeout_seconds: float) -> None:
         """Deliver, and beside it listen for what ends a run: signals and the job's own deadline."""
         wire = self._wire = anyio.CancelScope()
         async with anyio.create_task_group() as beside:
             beside.start_soon(stop_at_deadline, self.stop, self.job.limits.max_runtime_seconds, self.began_at)
             beside.start_soon(stop_at_signals, self.stop, wire, drain_timeout_seconds)
             beside.start_soon(self.waits.run)
-            if watch is not None:
-                beside.start_soon(watch, self.counters)
             with wire:
                 await self._deliver(delivery)
             beside.cancel_scope.cancel()
@@ -415,6 +419,7 @@ class Night:
     def _count(self, batch: FeedBatch) -> None:
         self.counters.rows_done_before += batch.done
         self.counters.rows_failed += batch.failed_kept
+        self.counters.rows_failed_before += batch.failed_kept
         self.counters.rows_kept += batch.kept
         self.counters.rows_left += batch.left - batch.kept
 
@@ -445,14 +450,19 @@ class Night:
         if isinstance(leave.reason, Interrupted):
             self.stop.request(leave.reason)
 
-    def finish(self, delivery: Delivery) -> RunSummary:
-        """The books closed, and what they say, written to ``runs/``. Rows that left the manifest are not counted."""
+    def count_at_the_end(self, delivery: Delivery) -> None:
+        """The counts that only a whole pass over the manifest knows. Rows that left the manifest are not counted."""
         collected = delivery.exchanges.collected
         self.counters.rows_completed += sum(
             isinstance(outcome, Completed) and self.standing.has_seen(outcome) for outcome in collected
         )
         gone = {(each.row_id, each.request_key) for each in collected if not self.standing.has_seen(each)}
-        failures = [failed for failed in self.store.failures() if (failed.row_id, failed.request_key) not in gone]
+        failures = self.store.failures()
+        self.failures = [failed for failed in failures if (failed.row_id, failed.request_key) not in gone]
+        self.counters.rows_failed = len(self.failures)
+
+    def finish(self, delivery: Delivery) -> RunSummary:
+        """What the run did, written to ``runs/``."""
         summary = summarize(
             self.given,
             self.counters,
@@ -460,7 +470,7 @@ class Night:
             started_at=self.started_at,
             finished_at=self.seams.now(),
             reason=self.stop.reason,
-            left=Left(failures, self.store.tickets_open, self.store.held_count, self.counters.rows_kept),
+            left=Left(self.failures, self.store.tickets_open, self.store.held_count, self.counters.rows_kept),
             parts=self.store.parts_to_list(),
             spent=delivery.exchanges.spending.document(),
             provider_answered=delivery.refused.is_proven,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -94,9 +95,25 @@ def fallback_warning(job: Job) -> str | None:
     )
 
 
+#: A column's name in single braces; JSON and doubled braces are none.
+_PLACEHOLDER = re.compile(r"(?<!\{)\{\w[\w:.-]*\}(?!\})")
+
+
+def system_warning(job: Job) -> str | None:
+    """Where the system prompt looks like a template: it is the same for all rows and is sent as it stands."""
+    found = sorted(set(_PLACEHOLDER.findall(job.recipe.system or "")))
+    if not found:
+        return None
+    shown = ", ".join(found[:3])
+    return (
+        f"prompt.system is sent as it stands: {shown} in it is not replaced by a cell. Move it to prompt.user, which "
+        "may read the columns of the manifest"
+    )
+
+
 def warnings_of(job: Job, quoted: Quote, now: datetime) -> Iterator[str]:
     """What a run says of its job before it begins."""
-    for said in (price_warning(job, quoted, now), fallback_warning(job)):
+    for said in (price_warning(job, quoted, now), fallback_warning(job), system_warning(job)):
         if said is not None:
             yield said
 

@@ -10,7 +10,7 @@ import click
 
 from batchvision.cli.allocation import give_memory_back
 from batchvision.cli.command import Command
-from batchvision.cli.output import print_document
+from batchvision.cli.output import print_document, say
 from batchvision.cli.place import output_of, place_argument
 from batchvision.cli.terminal import safe_line
 
@@ -41,7 +41,7 @@ def command(place: str, drop_superseded: bool, as_json: bool) -> int:
     open_output(output)
     compacted = compact(output, drop_superseded=drop_superseded)
     for line in compacted_lines(output, compacted):
-        click.echo(safe_line(line), err=True)
+        say(safe_line(line))
     if as_json:
         print_document(_document(output, compacted))
     return 0

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from batchvision.cli.terminal import safe_text
+from batchvision.cli.output import say
 from batchvision.errors import BatchvisionError, JobInvalid, StopRun
 
 UNEXPECTED = 1
@@ -30,7 +30,7 @@ def run_and_report(group: click.Group, arguments: Sequence[str]) -> int:
         usage.show(sys.stderr)
         return USAGE
     except click.Abort:
-        _say("\ninterrupted")
+        say("\ninterrupted")
         return INTERRUPTED
     except BrokenPipeError:
         silence_stdout()
@@ -47,14 +47,14 @@ def report(error: Exception, *, debug: bool = False) -> int:
     """Say what went wrong and return the exit code that says it to machines."""
     known = _known_cause(error)
     if debug:
-        _say("".join(traceback.format_exception(error)).rstrip())
+        say("".join(traceback.format_exception(error)).rstrip())
     if known is None:
-        _say(f"error: unexpected {type(error).__name__}: {_first_line(error)}")
+        say(f"error: unexpected {type(error).__name__}: {_first_line(error)}")
         if not debug:
-            _say("This is a fault in batchvision or its surroundings. Run it again with --debug to see the traceback.")
+            say("This is a fault in batchvision or its surroundings. Run it again with --debug to see the traceback.")
         return UNEXPECTED
     for line in error_lines(known):
-        _say(line)
+        say(line)
     return known.exit_code if isinstance(known, StopRun) else UNEXPECTED
 
 
@@ -85,10 +85,6 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 def _first_line(error: BaseException) -> str:
     first = next(iter(_leaves(error)))
     return next(iter(str(first).splitlines()), "") or "no message"
-
-
-def _say(text: str) -> None:
-    click.echo(safe_text(text), err=True)
 
 
 def silence_stdout() -> None:

@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 
-from batchvision.cli.terminal import safe_json, safe_line, safe_text
+from batchvision.cli.terminal import safe_json, safe_line, safe_text, wrapped
 from batchvision.progress import say
 
 
@@ -27,7 +27,8 @@ class StderrLines(logging.Handler):
             document = {"event": "log", "level": record.levelname.lower(), "message": message + trace}
             say(safe_json(json.dumps(document, ensure_ascii=False)), sys.stderr)
         else:
-            say(safe_line(f"{record.levelname.lower()}: {message}") + safe_text(trace), sys.stderr)
+            line = wrapped(safe_line(f"{record.levelname.lower()}: {message}"), sys.stderr)
+            say(line + safe_text(trace), sys.stderr)
 
 
 def tell_warnings(*, as_json: bool) -> None:

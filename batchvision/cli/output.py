@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import click
 
 from batchvision.cli.table import Column, table_lines
-from batchvision.cli.terminal import safe_csv_cell, safe_json, safe_line, terminal_columns
+from batchvision.cli.terminal import safe_csv_cell, safe_json, safe_line, safe_text, terminal_columns, wrapped
 
 
 def print_document(document: Mapping[str, Any]) -> None:
@@ -30,8 +31,15 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
 
 
 def print_lines(lines: Iterable[str]) -> None:
+    """Lines for people, on stdout."""
     for line in lines:
-        click.echo(safe_line(line))
+        click.echo(wrapped(safe_line(line), sys.stdout))
+
+
+def say(text: str) -> None:
+    """Words for people, on stderr."""
+    for line in safe_text(text).split("\n"):
+        click.echo(wrapped(line, sys.stderr), err=True)
 
 
 def csv_line(cells: Iterable[Any]) -> str:

@@ -13,8 +13,7 @@ import click
 from batchvision.cli.allocation import give_memory_back
 from batchvision.cli.command import Command, typed_command
 from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job, overrides
-from batchvision.cli.output import print_document, print_lines, print_table
-from batchvision.cli.terminal import safe_text
+from batchvision.cli.output import print_document, print_lines, print_table, say
 
 if TYPE_CHECKING:
     from batchvision.job import Job
@@ -65,7 +64,7 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
         print_lines((*plan_lines(told.plan), *pilot_lines(told, _at_once(chosen))))
         _print_sweep(told)
     if told.stopped is not None:
-        click.echo(safe_text(f"{told.stopped.reason}: {told.stopped.message}"), err=True)
+        say(f"{told.stopped.reason}: {told.stopped.message}")
         click.echo(f"To go on: {typed_command(ctx, without=('--json',))}", err=True)
     return told.exit_code
 

@@ -14,8 +14,9 @@ from batchvision.cli import BEGAN_AT
 from batchvision.cli.allocation import give_memory_back
 from batchvision.cli.command import Command, typed_command
 from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job
+from batchvision.cli.output import say
 from batchvision.cli.place import from_here
-from batchvision.cli.terminal import safe_json, safe_text
+from batchvision.cli.terminal import safe_json
 
 if TYPE_CHECKING:
     from batchvision.feed import Selection
@@ -151,4 +152,4 @@ def _tell(ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: d
         check=f"batchvision check {path}",
     )
     for line in closing_lines(summary, from_here(job.output_path), typed):
-        click.echo(safe_text(line), err=True)
+        say(line)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import shutil
 import unicodedata
+from collections.abc import Iterator
+from typing import TextIO
 
 from batchvision.secrets import all_known
 
@@ -66,6 +68,39 @@ def cut_to_width(text: str, columns: int) -> str:
         if used > columns:
             return text[:index]
     return text
+
+
+#: A command that a user copies: broken over lines it is another one.
+_COMMAND = re.compile(r"(?:  next +|   +)?(?:batchvision|export|python|scripts)[ /]")
+
+
+def wrapped(line: str, stream: TextIO | None) -> str:
+    """``line`` broken at words for a terminal, its rest below its own text; as it is for files, pipes and commands."""
+    columns = terminal_columns()
+    if stream is None or not stream.isatty() or cell_width(line) <= columns or _COMMAND.match(line):
+        return line
+    return "\n".join(_broken(line, columns))
+
+
+def _broken(line: str, columns: int) -> Iterator[str]:
+    indent = " " * _text_begins(line)
+    at = len(indent)
+    left, words = line[:at], line[at:].split(" ")
+    is_empty = True
+    for word in words:
+        joined = f"{left}{word}" if is_empty else f"{left} {word}"
+        if is_empty or cell_width(joined) <= columns:
+            left, is_empty = joined, False
+            continue
+        yield left
+        left = indent + word
+    yield left
+
+
+def _text_begins(line: str) -> int:
+    """Where the text behind a topic begins: behind the last run of blanks near the front; 0 where there is none."""
+    begins = [found.end() for found in re.finditer(r"^ *(?:ok|NO|-) +| {2,}", line[:16])]
+    return begins[-1] if begins else 0
 
 
 def terminal_columns() -> int:

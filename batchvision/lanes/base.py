@@ -167,6 +167,7 @@ class Delivery:
                     return True
                 self._standing.keep_failed(row.row_id, request.request_key, row.skip_key)
                 self._counters.rows_failed += 1
+                self._counters.rows_failed_before += 1
                 self._counters.rows_quarantined += before.quarantined
                 return False
             case RowState.AWAITING | RowState.HELD:
@@ -269,7 +270,7 @@ class Delivery:
     def _spare(self, suspect: Suspect) -> None:
         digest = row_digest(suspect.row.row_id, "")
         self._spared.add(digest)
-        self.again[digest] = Tries()
+        self.again[digest] = Tries(unspent=1)  # it is not the first try in this run
         self.exchanges.book(suspect.judged.as_retried())
 
     def end_suspects(self) -> None:

@@ -38,6 +38,7 @@ class Counters:
     rows_left: int = 0  #: to do, and not chosen by --limit or --sample
     rows_completed: int = 0  #: in this run
     rows_failed: int = 0  #: failed now: found in this run, or kept from earlier ones
+    rows_failed_before: int = 0  #: of these, kept from earlier runs
     rows_failed_at_provider: int = 0
     rows_quarantined: int = 0
     requests_sent: int = 0

@@ -17,7 +17,7 @@ from batchvision import Job
 from batchvision.feed import Selection
 from batchvision.garbage import rarely_collected
 from batchvision.records import RunSummary
-from batchvision.runner import run_async
+from batchvision.runner import Watch, run_async
 
 
 class Nights:
@@ -48,6 +48,7 @@ class Nights:
         *,
         selection: Selection | None = None,
         beside: Callable[[], Any] | None = None,
+        watch: Watch | None = None,
         **overrides: Any,
     ) -> RunSummary:
         self.nights_run += 1  # each has its own seed: all of them begin in the same second
@@ -58,7 +59,7 @@ class Nights:
                 selection=selection,
                 environ={"XAI_API_KEY": "xai-secret-key-000"},
                 seams=provider.seams(self.nights_run),
-                watch=None if beside is None else (lambda counters: beside()),
+                watch=watch if beside is None else (lambda counters: beside()),
             )
 
         return anyio.run(night, backend_options=VIRTUAL)

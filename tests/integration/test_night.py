@@ -13,7 +13,7 @@ from fake_provider import Asked, FakeProvider, Reply, chat, error
 from batchvision.errors import ConnectFailed, ConnectionCut, RequestTimedOut
 from batchvision.lanes.deferred import LAST_ROUND_SECONDS
 from batchvision.lanes.sharing import Sharing
-from batchvision.records import Request
+from batchvision.records import Counters, Request
 
 START = 1_000.0  #: the virtual clock's beginning
 
@@ -64,6 +64,47 @@ def test_a_single_row_that_always_fails_ends_the_run_after_its_attempts(nights):
     provider = FakeProvider(lambda asked: error(500, "boom"))
     summary = nights.run(provider, limits__max_attempts=3)
     assert (summary.exit_code, summary.rows_failed, len(provider.asked)) == (3, 1, 3)
+
+
+def test_requests_that_were_sent_again_are_counted_whatever_became_of_the_first(nights):
+    nights.rows(12)
+    first = {"r1": error(500, "boom"), "r2": ConnectionCut("cut"), "r3": error(429, "slow down", retry_after="1")}
+
+    def script(asked: Asked):
+        return first.get(asked.row) if asked.try_ == 1 else error(400, "no") if asked.row == "r2" else None
+
+    provider = FakeProvider(script)
+    summary = nights.run(provider, limits__concurrency=1)
+    assert summary.requests_sent == len(provider.asked) == 15
+    assert summary.retries == 3
+    again = nights.run(FakeProvider(), limits__retry_failed="all")
+    assert (again.requests_sent, again.retries) == (1, 0), "the first request of another run"
+
+
+def test_rows_that_an_outage_let_go_are_counted_as_sent_again(nights):
+    nights.rows(30)
+    provider = FakeProvider(lambda asked: error(503, "down") if asked.at < START + 1_000 else None)
+    summary = nights.run(provider, limits__concurrency=4)
+    assert summary.rows_completed == 30
+    assert summary.retries == summary.requests_sent - 30
+
+
+def test_the_watch_sees_the_last_counts_also_of_answers_to_earlier_tickets(nights):
+    nights.rows(6)
+    seen: list[int] = []
+
+    async def watch(counters: Counters) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            seen.append(counters.rows_completed)
+
+    provider = FakeProvider(ticket_seconds=5_000)
+    first = nights.run(provider, delivery__lane="deferred", delivery__max_ticket_wait_seconds=60, watch=watch)
+    assert first.tickets_open == 6
+    provider.tickets = {name: (0.0, body) for name, (_, body) in provider.tickets.items()}  # an hour goes by
+    second = nights.run(provider, delivery__lane="deferred", watch=watch)
+    assert seen == [0, 6] == [first.rows_completed, second.rows_completed]
 
 
 def test_a_timeout_is_booked_as_ambiguous_with_its_bound_and_the_row_is_asked_again(nights):

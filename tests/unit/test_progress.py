@@ -80,6 +80,45 @@ def test_failures_of_earlier_runs_do_not_count_as_speed() -> None:
     assert now.rows_per_second == 0.0
 
 
+def test_a_rerun_that_keeps_all_its_failures_has_no_speed() -> None:
+    kept = Counters(rows_total=100, rows_done_before=60, rows_failed=40, rows_failed_before=40)
+    now = pace(kept, Counters(rows_total=100), elapsed_seconds=0.1)
+    assert (now.rows_settled, now.rows_per_second, now.projected_ticks, now.seconds_left) == (0, 0.0, None, None)
+
+
+def test_only_failures_of_this_run_count_as_its_rows() -> None:
+    both = Counters(rows_total=100, rows_completed=6, rows_failed=44, rows_failed_before=40)
+    assert pace(both, Counters(rows_total=100), elapsed_seconds=2.0).rows_per_second == 5.0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("style", [Style.TEXT, Style.JSON])
+async def test_the_last_line_promises_nothing_for_the_rows_that_are_left(style: Style) -> None:
+    stream = io.StringIO()
+    seconds = iter(range(100))
+    watch = watcher(style, stream, clock=lambda: float(next(seconds)), every_seconds=3600)
+    assert watch is not None
+    counters = Counters(rows_total=200)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch, counters)
+        await anyio.sleep(0)
+        await anyio.sleep(0)
+        counters.rows_completed, counters.cost_ticks = 50, TICKS_PER_USD
+        tasks.cancel_scope.cancel()
+    last = stream.getvalue().splitlines()[-1]
+    if style is Style.JSON:
+        document = json.loads(last)
+        assert (document["rows_completed"], document["seconds_left"], document["projected_cost_usd"]) == (
+            50,
+            None,
+            None,
+        )
+    else:
+        assert "50 of 200 rows done" in last
+        assert "left" not in last
+        assert "in all" not in last
+
+
 def test_a_moment_without_time_divides_by_nothing() -> None:
     assert pace(Counters(), Counters(), elapsed_seconds=0.0).rows_per_second == 0.0
 

@@ -10,6 +10,7 @@ import pytest
 
 from batchvision import Job, JobInvalid
 from batchvision.caps import Caps
+from batchvision.pricelist import quote
 from batchvision.records import Shard
 from batchvision.wiring import (
     Spent,
@@ -20,6 +21,8 @@ from batchvision.wiring import (
     least_image_of,
     prices_of,
     share_of_job,
+    system_warning,
+    warnings_of,
 )
 
 
@@ -39,6 +42,27 @@ def job_of(tmp_path: Path):
         return Job.from_mapping(settings, tmp_path)
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("system", "named"),
+    [
+        ("You label {title}.", "{title}"),
+        ("Look at {image:front} of {sku} and {sku}", "{image:front}, {sku}"),
+        ("Be brief.", None),
+        ('Answer as {"label": 1} or {}', None),
+        ("Write {{title}} with braces", None),
+        ("{ a set }", None),
+    ],
+)
+def test_a_system_prompt_that_looks_like_a_template_is_warned_about(job_of, system, named):
+    job = job_of(prompt={"system": system})
+    said = system_warning(job)
+    assert (said is None) is (named is None)
+    if named is not None:
+        assert f"{named} in it is not replaced" in said
+        assert said in list(warnings_of(job, quote(job), now()))
+    assert job.recipe.system == system, "it is sent as it stands"
 
 
 def now() -> datetime:
