@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from batchvision.budget import Budget, Lease
 from batchvision.caching import Caching
-from batchvision.checkpoint import Standing, Store, is_unclear
+from batchvision.checkpoint import Carried, Standing, Store, is_unclear
 from batchvision.checkpoint.entries import masked_answer
 from batchvision.errors import (
     BatchvisionError,
@@ -391,20 +391,21 @@ class Exchanges:
         elif isinstance(verdict.outcome, Completed):
             self._count_completed(verdict.outcome)
 
-    def fail(self, row: Row, fault: RowFault) -> None:
-        """A row that failed before anything was sent: its record goes to ``failures``, no attempt to the ledger."""
-        before = self._standing.failed_before(row.row_id, row.skip_key)
-        runs_failed = (before.runs_failed if before else 0) + 1
+    def fail(self, row: Row, fault: RowFault, request: Request | None = None) -> None:
+        """A row that failed here: its record goes to ``failures``, no attempt to the ledger. What earlier attempts of
+        the same request have used up stays with the row. ``request``: the one that could not be sent again."""
+        before, carried = self._standing.failed_before(row.row_id, row.skip_key), self._carried(row, request)
+        runs_failed = max(carried.runs_failed, before.runs_failed if before else 0) + 1
         failed = Failed(
             row_id=row.row_id,
-            request_key=None,
+            request_key=request.request_key if request else None,
             skip_key=row.skip_key,
             recipe_id=self._terms.recipe.recipe_id,
             error_kind=fault.kind,
             error_message=str(fault),
             last_error_kind=None,
-            attempt_count=before.attempt_count if before else 0,
-            row_cost_ticks=before.row_cost_ticks if before else 0,
+            attempt_count=carried.attempts,
+            row_cost_ticks=carried.cost_ticks,
             runs_failed=runs_failed,
             quarantined=runs_failed >= self._terms.quarantine_after_runs,
             last_output_text=before.last_output_text if before else None,
@@ -415,6 +416,9 @@ class Exchanges:
         if not self._terms.is_trial:
             self._store.file(failed)
         self._count_failure(failed)
+
+    def _carried(self, row: Row, request: Request | None) -> Carried:
+        return self._standing.carried(row.row_id, request.request_key if request else row.skip_key)
 
     def share(self, outcome: Outcome, follower: Request) -> None:
         """The outcome of an identical request is this row's too; nothing was sent for it."""

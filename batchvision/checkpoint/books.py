@@ -218,8 +218,11 @@ class Books:
             self.completed.append(completed)
 
     def file(self, failed: Failed) -> None:
-        """The row is failed. One that has failed in the same way before keeps its record, and the table its bytes."""
+        """The row is failed. One that has failed in the same way before keeps its record, and the table its bytes. The
+        record has what was carried of the same request."""
         stored = replace(failed, at_provider=False)
+        if failed.request_key is not None:
+            self.carries.pop(failed.row_id, failed.request_key)
         before = self.failures.get(failed.row_id)
         self.touched.add(failed.row_id)
         if before is not None and replace(stored, failed_at=before.failed_at, run_id=before.run_id) == before:

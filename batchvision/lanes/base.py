@@ -197,7 +197,7 @@ class Delivery:
         try:
             return await self._preparer.inlined(row, request)
         except RowFault as fault:
-            self.exchanges.fail(row, fault)
+            self.exchanges.fail(row, fault, request)
             return None
 
     def adopt(self, exchange: Exchange) -> OpenTicket:
