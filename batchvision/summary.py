@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
+from batchvision import __version__
 from batchvision.errors import BatchvisionError, StopRun
 from batchvision.job import Job
 from batchvision.money import known_or_none
@@ -109,4 +110,14 @@ def _word(reason: StopRun | Interrupted | None) -> str | None:
 @cache
 def versions() -> Mapping[str, str]:
     """What ran: for the summary."""
-    return {"python": platform.python_version(), **{name.lower(): version(name) for name in VERSIONS_OF}}
+    return {"python": platform.python_version(), **{name.lower(): _version_of(name) for name in VERSIONS_OF}}
+
+
+def _version_of(name: str) -> str:
+    """Of the code that runs: a checkout or a zipapp has no metadata, or that of another version beside it."""
+    if name == "batchvision":
+        return __version__
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
