@@ -5,6 +5,7 @@
     BatchvisionError
     ├── StopRun                      stop the run; rows not reached stay pending
     │   ├── JobInvalid               job_invalid           exit 2   (also: bad manifest, bad usage)
+    │   │   └── ManifestChanged      manifest_changed      exit 4   (while a run was reading it)
     │   ├── ProviderRefuses          (what the provider says of the whole run, unless other rows are answered)
     │   │   ├── AuthenticationFailed     authentication_failed exit 5
     │   │   ├── OutOfCredit              out_of_credit         exit 5
@@ -80,6 +81,13 @@ class JobInvalid(StopRun):
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class ManifestChanged(JobInvalid):
+    """The manifest was written to while a run was reading it. Answered rows stay; another run reads the new content."""
+
+    kind = "manifest_changed"
+    exit_code = 4
 
 
 class ProviderRefuses(StopRun):

@@ -6,6 +6,7 @@ Rule: it reads every row once and no image, holds eight bytes a row and nothing 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import types
 
-from batchvision.errors import JobInvalid
+from batchvision.errors import JobInvalid, ManifestChanged
 from batchvision.feed.keying import row_ids
 from batchvision.feed.selection import Selection
 from batchvision.manifest import Manifest, open_manifest
@@ -56,11 +57,18 @@ class Survey:
         """The kept columns whose cells tell a type."""
         return tuple((name, arrow) for name, arrow in self.keep_types if name not in self.only_nulls)
 
-    def reject_changed(self) -> None:
-        """JobInvalid where a file of the manifest is no longer what was surveyed."""
-        for facts in self.files:
-            if _facts(facts.path) != facts:
-                raise JobInvalid(f"{facts.path.name} was changed while it was read: run again when it is finished.")
+    def reject_changed(self, files: Iterable[FileFacts] | None = None) -> None:
+        """ManifestChanged where one of ``files`` (default: all of the manifest) is no longer what was surveyed."""
+        for facts in self.files if files is None else files:
+            try:
+                is_same = _facts(facts.path) == facts
+            except JobInvalid as error:
+                raise ManifestChanged(error.problems) from error
+            if not is_same:
+                raise ManifestChanged(
+                    f"{facts.path.name} was changed while it was read: it is no longer what the run began with. "
+                    "Answered rows stay answered; run again when it is finished."
+                )
 
 
 def survey(job: Job, selection: Selection | None = None, manifest: Manifest | None = None) -> Survey:
@@ -80,7 +88,10 @@ def survey(job: Job, selection: Selection | None = None, manifest: Manifest | No
     keep_types = tuple((column.name, known.get(column.source) or pa.string()) for column in job.keep_columns)
     only_nulls = frozenset(column.name for column in job.keep_columns if known.get(column.source) is None)
     found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, files, only_nulls)
-    found.reject_changed()
+    try:
+        found.reject_changed()
+    except ManifestChanged as error:  # nothing was sent: the run has not begun
+        raise JobInvalid(error.problems) from error
     return found
 
 

@@ -6,6 +6,7 @@ Rule: ``done + failed_kept + awaiting + held + left + len(rows)`` of all batches
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from pyarrow import types
 
 from batchvision import keys
 from batchvision.checkpoint import RowState
+from batchvision.errors import JobInvalid, ManifestChanged
 from batchvision.feed.keying import image_columns, prompt_texts, row_ids, skip_digests
 from batchvision.feed.picture import BatchImages
 from batchvision.feed.selection import Chooser, Selection
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 #: Rendered prompts of one batch are held to about so many characters.
 _PROMPT_CHARACTERS = 16 * 1024 * 1024
 _LEAST_ROWS = 64
+#: Of a manifest of many files so many are looked at with each batch, in turn.
+_FILES_LOOKED_AT = 64
 
 
 class Standing(Protocol):
@@ -85,13 +89,28 @@ def feed(job: Job, survey: Survey, standing: Standing, selection: Selection | No
 
 
 def stretches(job: Job, survey: Survey, standing: Standing, selection: Selection | None = None) -> Iterator[Stretch]:
-    """Streams the manifest. Raises JobInvalid if it is not the one that was surveyed."""
+    """Streams the manifest. Raises ManifestChanged if it is not the one that was surveyed, JobInvalid at damage."""
     survey.reject_changed()
     source = _Feed(job, survey, standing, selection or Selection())
-    for batch in open_manifest(job).batches(list(needed_columns(job))):
+    for batch in _unchanged_batches(job, survey):
         for start in range(0, batch.num_rows, source.batch_rows):
             yield source.step(batch.slice(start, source.batch_rows))
     survey.reject_changed()
+
+
+def _unchanged_batches(job: Job, survey: Survey) -> Iterator[pa.RecordBatch]:
+    """The manifest's batches. Each is held back until it is known that it was not read from a file written to since;
+    what looks like damage in such a file is none."""
+    files, count = cycle(survey.files), min(len(survey.files), _FILES_LOOKED_AT)
+    try:
+        for batch in open_manifest(job).batches(list(needed_columns(job))):
+            survey.reject_changed(islice(files, count))
+            yield batch
+    except ManifestChanged:
+        raise
+    except JobInvalid:
+        survey.reject_changed()
+        raise
 
 
 class _Feed:

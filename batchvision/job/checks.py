@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from batchvision.errors import InvalidAnswer, JobInvalid
 from batchvision.job.columns import KeepColumn, clashes, keep_columns
-from batchvision.job.files import exists, is_folder, labels_of, under
+from batchvision.job.files import decoded, exists, is_folder, labels_of, under
 from batchvision.job.prices import FilePrices, file_prices
 from batchvision.job.sections import (
     AnswerSection,
@@ -123,7 +123,7 @@ class Check:
     def _read(self, key: str, text: str) -> str | None:
         path = self.path(text)
         try:
-            return path.read_text(encoding="utf-8-sig")
+            return decoded(path.read_bytes())
         except FileNotFoundError:
             self.problems.append(f"{key}: there is no file {path}; paths are relative to the job file")
         except UnicodeDecodeError:
@@ -280,7 +280,11 @@ class Check:
         text = self._read("answer.labels_file", section.labels_file)
         if text is None:
             return ()
-        labels = tuple(labels_of(text))
+        try:
+            labels = tuple(labels_of(text))
+        except ValueError as error:
+            self.problems.append(f"answer.labels_file: {self.path(section.labels_file)}: {error}")
+            return ()
         if not labels:
             self.problems.append(f"answer.labels_file: {self.path(section.labels_file)} holds no labels")
         return labels

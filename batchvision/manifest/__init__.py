@@ -26,7 +26,12 @@ def open_manifest(job: Job) -> Manifest:
         raise JobInvalid(f"{job.manifest.path}: a manifest is a local file for now; copy it here and name the copy.")
     path, needed = job.manifest_path, needed_columns(job)
     if path.is_dir():
-        return ParquetManifest(path, needed)
+        if path.resolve() == job.output_path.resolve():
+            raise JobInvalid(
+                f"output.path is the manifest's own folder, {path}: answers would be read as rows. Name another "
+                "folder, which may lie inside."
+            )
+        return ParquetManifest(path, needed, without=job.output_path)
     if not path.exists():
         raise JobInvalid(f"{path} does not exist: correct [manifest] path, or pass --manifest FILE.")
     if not path.is_file():

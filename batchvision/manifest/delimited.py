@@ -1,7 +1,8 @@
 """CSV and TSV as record batches. Every cell is text, exactly as written (``007`` stays); an empty cell is null.
 
 Rule: Python's csv module in strict mode decides what a cell is: it alone tells the physical line of every record.
-Blank lines are no rows. A record with more or fewer cells than the header is damage, never padded.
+Blank lines are no rows, nor are rows of empty cells; a first line ``sep=;`` names the separator, as in Excel. A record
+with more or fewer cells than the header is damage, never padded.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from batchvision.errors import JobInvalid
+from batchvision.job.spreadsheets import is_blank, separator_of
 from batchvision.manifest.columns import reject_repeated
 from batchvision.manifest.opening import MAX_LINE_CHARACTERS, TextFile
 
@@ -38,16 +40,30 @@ class DelimitedManifest:
         self._text = TextFile(path, packing)
         self.files = (path,)
         self.byte_columns: frozenset[str] = frozenset()
-        self._reject_other_text()
-        self._delimiter, self.columns = self._read_header(("\t",) if tabs else _DELIMITERS)
+        self._head_lines = 0  #: before the header: blank ones, and one that names the separator
+        named = self._named_separator()
+        self._delimiter, self.columns = self._read_header((named,) if named else ("\t",) if tabs else _DELIMITERS)
         reject_repeated(self.columns, path.name)
 
-    def _reject_other_text(self) -> None:
-        first = next((line for line in self._text.lines() if line.strip()), "")
-        if not first:
-            raise self._text.empty()
-        if first.lstrip().startswith('{"'):
-            raise JobInvalid(f"{self._text.path.name}: the name says CSV, but line 1 is JSON: name the file .jsonl.")
+    def _named_separator(self) -> str | None:
+        """What a first line ``sep=;`` names. Raises JobInvalid for text that is no table."""
+        for number, line in enumerate(self._text.lines(), start=1):
+            if not line.strip():
+                continue
+            if line.lstrip().startswith('{"'):
+                raise JobInvalid(
+                    f"{self._text.path.name}: the name says CSV, but line 1 is JSON: name the file .jsonl."
+                )
+            found = separator_of(line)
+            if found is not None:
+                self._head_lines = number
+            return found
+        raise self._text.empty()
+
+    def _lines(self) -> Iterator[str]:
+        """Those from the header on; those before it are empty, so that lines keep their numbers."""
+        for number, line in enumerate(self._text.lines(), start=1):
+            yield line if number > self._head_lines else "\n"
 
     def _read_header(self, delimiters: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         """The delimiter that cuts the header into most columns (the first of equals), and these."""
@@ -55,11 +71,13 @@ class DelimitedManifest:
         fault = ""
         for delimiter in delimiters:
             try:
-                lines = self._capped(self._text.lines(), delimiter, MAX_HEADER_CHARACTERS)
-                header = next(filter(None, csv.reader(lines, delimiter=delimiter, strict=True)))
+                lines = self._capped(self._lines(), delimiter, MAX_HEADER_CHARACTERS)
+                header = next(filter(None, csv.reader(lines, delimiter=delimiter, strict=True)), None)
             except csv.Error as error:
                 fault = fault or str(error)
                 continue
+            if header is None:
+                raise self._text.empty()
             if best is None or len(header) > len(best[1]):
                 best = delimiter, tuple(header)
         if best is None:
@@ -80,6 +98,8 @@ class DelimitedManifest:
         characters, is_header = 0, True
         for line_number, size, record in self._records():
             if not record:
+                continue
+            if not is_header and is_blank(record):
                 continue
             if is_header:
                 is_header = False
@@ -105,7 +125,7 @@ class DelimitedManifest:
 
         def counted() -> Iterator[str]:
             nonlocal taken
-            for line in self._capped(self._text.lines(), self._delimiter):
+            for line in self._capped(self._lines(), self._delimiter):
                 taken += len(line)
                 if taken - before > MAX_LINE_CHARACTERS:
                     fault = f"a record of more than {MAX_LINE_CHARACTERS:,} characters. Does a double quote not close?"
@@ -134,10 +154,11 @@ class DelimitedManifest:
             yield line
 
     def _ragged(self, line_number: int, cells: int) -> str:
+        separators = _NAMED.get(self._delimiter, repr(self._delimiter))
         return (
             f"{self._text.path.name}, line {line_number}: {cells} cells, but the header has {len(self.columns)} "
-            f"columns (separated by {_NAMED[self._delimiter]}). A cell that holds the separator or a line end must "
-            "stand in double quotes."
+            f"columns (separated by {separators}). A cell that holds the separator or a line end must stand in double "
+            "quotes."
         )
 
     def _quoting(self, fault: str, first_line: int, last_line: int) -> str:

@@ -33,6 +33,8 @@ _TASTE_ROWS = 64
 _BUFFER_BYTES = 256 * 1024  #: of each column, beside its pages
 _MAGIC = b"PAR1"
 _SUFFIXES = (".parquet", ".parq", ".pq")
+#: The folder that every output holds (see ``checkpoint.lock``).
+_OUTPUT_MARK = ".batchvision"
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 #: Canonical extension types that say no more than their storage does.
 _HARMLESS = frozenset({"arrow.uuid", "arrow.json"})
@@ -48,9 +50,10 @@ class _Piece(NamedTuple):
 class ParquetManifest:
     """One Parquet file or a folder of them. A column that only some files have is null in the others."""
 
-    def __init__(self, path: Path, needed: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, needed: Mapping[str, str], without: Path | None = None) -> None:
+        """``without``: a folder below ``path`` that is no part of it, as every output of a run is none."""
         self._name = path.name
-        self._pieces = _pieces(path) if path.is_dir() else [_Piece(path, {})]
+        self._pieces = _pieces(path, without) if path.is_dir() else [_Piece(path, {})]
         self.files = tuple(piece.path for piece in self._pieces)
         types = self._types(needed)
         reject_missing(needed, tuple(types), self._name)
@@ -183,10 +186,12 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _pieces(folder: Path) -> list[_Piece]:
-    """The Parquet files below ``folder`` in the order of their paths; hidden ones and those with ``_`` are left out."""
+def _pieces(folder: Path, without: Path | None) -> list[_Piece]:
+    """The Parquet files below ``folder`` in the order of their paths; hidden ones, those with ``_`` and outputs are
+    left out."""
+    excluded = None if without is None else without.resolve()
     try:
-        paths = sorted(path for path in _visible_files(folder) if _is_parquet(path))
+        paths = sorted(path for path in _visible_files(folder, excluded) if _is_parquet(path))
     except OSError as error:
         raise unreadable(Path(error.filename or folder), error) from error
     if not paths:
@@ -197,14 +202,15 @@ def _pieces(folder: Path) -> list[_Piece]:
     return [_Piece(path, dict(_partitions(path.relative_to(folder).parts[:-1]))) for path in paths]
 
 
-def _visible_files(folder: Path) -> Iterator[Path]:
-    """Links to folders are not followed: one that leads upward would repeat every row."""
+def _visible_files(folder: Path, excluded: Path | None) -> Iterator[Path]:
+    """Links to folders are not followed: one that leads upward would repeat every row. Answers are never rows: the
+    job's own output (``excluded``) and those of other jobs are passed by."""
     for path in folder.iterdir():
         if path.name.startswith((".", "_")):
             continue
         if path.is_dir():
-            if not path.is_symlink():
-                yield from _visible_files(path)
+            if not path.is_symlink() and path.resolve() != excluded and not (path / _OUTPUT_MARK).is_dir():
+                yield from _visible_files(path, excluded)
         else:
             yield path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import pytest
 from batchvision import keys
 from batchvision.checkpoint import RowState
 from batchvision.checkpoint import Standing as CheckpointStanding
-from batchvision.errors import JobInvalid
-from batchvision.feed import FeedBatch, NewStanding, Selection, Standing, feed, survey
+from batchvision.errors import JobInvalid, ManifestChanged
+from batchvision.feed import FeedBatch, NewStanding, Selection, Standing, feed, survey, surveying
 from batchvision.feed import work as feed_work
 from batchvision.feed.keying import skip_key_of
 from batchvision.images import stamp
@@ -406,6 +406,43 @@ def test_a_manifest_that_grows_under_the_feed_is_told_at_its_end(ask: Ask, tmp_p
     (tmp_path / "m.csv").write_text(HUNDRED + "late,l.jpg,t\n")
     with pytest.raises(JobInvalid, match="was changed while it was read"):
         list(batches)
+
+
+def test_what_is_written_into_a_manifest_meanwhile_is_not_read_as_a_row(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program overwrites the file in its place: rows of the old content until then, and none of the new."""
+    monkeypatch.setattr("batchvision.manifest.delimited.BATCH_ROWS", 10)
+    monkeypatch.setattr("batchvision.manifest.opening._BLOCK_BYTES", 64)
+    job = ask(HUNDRED)
+    batches = feed(job, survey(job), NewStanding())
+    rows = list(next(batches).rows)
+    (tmp_path / "m.csv").write_text(HUNDRED.replace("r", "x") * 2)
+    with pytest.raises(ManifestChanged, match="was changed while it was read") as caught:
+        for batch in batches:
+            rows += batch.rows
+    assert caught.value.exit_code == 4
+    assert 10 <= len(rows) < 100
+    assert {row.row_id for row in rows} <= {line.partition(",")[0] for line in HUNDRED.splitlines()}
+
+
+def test_damage_in_a_manifest_that_was_written_to_is_a_change_and_no_fault_of_a_line(ask: Ask, tmp_path: Path) -> None:
+    job = ask(HUNDRED)
+    surveyed = survey(job)
+    batches = feed(job, surveyed, NewStanding())
+    (tmp_path / "m.csv").write_text("no,such,header\nx\n")
+    with pytest.raises(ManifestChanged):
+        list(batches)
+
+
+def test_damage_in_a_manifest_that_was_not_written_to_is_damage(ask: Ask, tmp_path: Path) -> None:
+    job, path = ask(HUNDRED), tmp_path / "m.csv"
+    surveyed = survey(job)
+    path.write_text(HUNDRED + "ragged\n")
+    surveyed = replace(surveyed, files=(surveying._facts(path),))
+    with pytest.raises(JobInvalid, match="1 cells") as caught:
+        list(feed(job, surveyed, NewStanding()))
+    assert not isinstance(caught.value, ManifestChanged)
 
 
 def test_the_checkpoints_standing_answers_all_that_the_feed_asks() -> None:

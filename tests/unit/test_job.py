@@ -160,6 +160,28 @@ def test_labels_may_come_from_a_file_with_or_without_a_header(tmp_path: Path) ->
     assert plain == (Label("shoe"), Label("bag"))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"sep=;\r\nshoe;on a foot, or two\r\nbag;\r\n;\r\n",
+        b"sep=;\nvalue;description\nshoe;on a foot, or two\nbag\n",
+        "\ufeffvalue;description\r\nshoe;on a foot, or two\r\nbag;\r\n;\r\n;\r\n".encode(),
+        "Value\tDescription\nshoe\ton a foot, or two\nbag\t\n".encode("utf-16"),
+        b'value,description,,\n"shoe","on a foot, or two",,\nbag,,,\n,,,\n',
+    ],
+)
+def test_labels_files_are_read_as_spreadsheets_write_them(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "labels.csv").write_bytes(content)
+    found = load(tmp_path, with_lines(answer='labels_file = "labels.csv"')).recipe.answer.labels
+    assert found == (Label("shoe", "on a foot, or two"), Label("bag"))
+
+
+def test_labels_that_hold_other_separators_stay_whole(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text('shoes; boots\nbag\n"hat; cap"\n', encoding="utf-8")
+    found = load(tmp_path, with_lines(answer='labels_file = "labels.csv"')).recipe.answer.labels
+    assert found == (Label("shoes; boots"), Label("bag"), Label("hat; cap"))
+
+
 def test_a_schema_file_becomes_the_answers_columns(tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"size": {"type": "integer"}}, "required": ["size"]}
     (tmp_path / "answer.schema.json").write_text(json.dumps(schema))

@@ -237,6 +237,14 @@ def test_empty_files_are_named(tmp_path: Path) -> None:
     assert "not UTF-8" in told
 
 
+@pytest.mark.parametrize(("mark", "name"), [(";", "a semicolon"), ("\t", "a tab")])
+def test_labels_with_a_separator_that_is_not_named_are_told(tmp_path: Path, mark: str, name: str) -> None:
+    (tmp_path / "l.csv").write_text(f"shoe{mark}on a foot\nbag{mark}carries\n")
+    (told,) = problems(tmp_path, with_lines(answer='labels_file = "l.csv"'))
+    assert f"every line has {name}" in told
+    assert f"write value{mark}description as the first line" in told
+
+
 def test_a_message_never_repeats_a_header(tmp_path: Path) -> None:
     for headers in ('{ X-Key = ["sk-123"] }', '{ "X Key" = "sk-123" }', '"sk-123"'):
         assert "sk-123" not in " ".join(problems(tmp_path, with_lines(provider=f"headers = {headers}")))

@@ -65,6 +65,43 @@ def test_every_dialect_gives_the_same_cells_exactly_as_written(put: Put, content
     assert read(put(content)) == ROWS
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"sep=;\r\n" + TEXT.replace(",", ";").encode(),
+        codecs.BOM_UTF8 + b"sep=,\r\n" + TEXT.encode(),
+        b"SEP=,\n" + TEXT.encode(),
+        b'"sep=,"\n' + TEXT.encode(),
+        b"\r\nsep=|\r\n\r\n" + TEXT.replace(",", "|").encode(),
+        b"sep=\t\n" + TEXT.replace(",", "\t").encode(),
+        b"sep=;;;\n" + TEXT.replace(",", ";").encode(),
+        codecs.BOM_UTF16_LE + ("sep=;\r\n" + TEXT.replace(",", ";")).encode("utf-16-le"),
+    ],
+)
+def test_a_first_line_of_excels_names_the_separator(put: Put, content: bytes) -> None:
+    assert read(put(content)) == ROWS
+    assert read(put(content, "photos.tsv")) == ROWS
+
+
+def test_the_separator_that_is_named_holds_where_another_would_cut_the_header_more_often(put: Put) -> None:
+    assert read(put("sep=;\nid;a,b,c,d\n1;x,y\n")) == [("1", "x,y")]
+
+
+def test_a_column_may_be_called_sep(put: Put) -> None:
+    assert read(put("sep,image\n1,a.jpg\n")) == [("1", "a.jpg")]
+    assert "has no header" in fault(put("sep=;\r\n\r\n"))
+
+
+def test_rows_of_empty_cells_are_blank_lines_wherever_they_stand(put: Put) -> None:
+    rows = 'id;image;title\n;;\nr1;a.jpg;x\n;\n;;;;\nr2;b.jpg;\n"";;\n;;\n'
+    assert read(put(rows)) == [("r1", "a.jpg", "x"), ("r2", "b.jpg", None)]
+    assert "line 6: 1 cells" in fault(put("id;image\n;\n;\nr1;a\n;\nragged\n"))
+
+
+def test_lines_keep_their_numbers_behind_a_line_that_names_the_separator(put: Put) -> None:
+    assert "line 4: 3 cells" in fault(put("sep=;\nid;image\nr1;a\nr2;b;c\n"))
+
+
 def test_packed_files_are_unpacked_while_they_stream(put: Put) -> None:
     assert read(put(gzip.compress(TEXT.encode()), "p.csv.gz"), packing="gzip") == ROWS
     packed = pa.compress(TEXT.encode(), codec="zstd", asbytes=True)
@@ -111,7 +148,7 @@ def test_whatever_the_csv_module_writes_is_read_back(
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=delimiter, lineterminator=line_end, quoting=csv.QUOTE_ALL)
     writer.writerows([("id", "image", "prompt"), *rows])
-    expected = [tuple(cell or None for cell in row) for row in rows]
+    expected = [tuple(cell or None for cell in row) for row in rows if any(row)]
     assert read(put(text.getvalue().encode(encoding))) == expected
 
 

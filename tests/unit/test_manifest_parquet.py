@@ -224,3 +224,16 @@ def test_text_that_is_no_utf8_is_told(tmp_path: Path) -> None:
 def test_a_folder_without_parquet_says_how_to_list_images(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     assert "batchvision manifest" in fault(tmp_path / "photos")
+
+
+def test_answers_below_the_folder_are_no_rows(tmp_path: Path) -> None:
+    """The job's own output by its path, those of other jobs by the folder that every output has."""
+    write(tmp_path / "photos.parquet", {"id": ["a"]})
+    write(tmp_path / "more" / "b.parquet", {"id": ["b"]})
+    write(tmp_path / "answers" / "results" / "part-0.parquet", {"id": ["c"]})
+    write(tmp_path / "more" / "other" / "results" / "part-0.parquet", {"id": ["d"]})
+    (tmp_path / "more" / "other" / ".batchvision").mkdir()
+    found = ParquetManifest(tmp_path, {}, without=tmp_path / "more" / ".." / "answers")
+    assert [path.name for path in found.files] == ["b.parquet", "photos.parquet"]
+    (tmp_path / ".batchvision").mkdir()  # of an output in the folder itself: what lies in it is read as it was
+    assert len(ParquetManifest(tmp_path, {}, without=tmp_path / "answers").files) == 2
