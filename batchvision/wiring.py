@@ -265,6 +265,7 @@ def budget_of(job: Job, caps: Caps, *, was_answered: bool = False) -> LocalBudge
         tokens_per_minute=limits.tokens_per_minute,
         in_flight=limits.concurrency if job.delivery.lane_used is Lane.ONLINE else None,  # others count submitters
         max_outage_seconds=limits.max_outage_seconds,
+        timeout_seconds=limits.request_timeout_seconds,
         was_answered=was_answered,
     )
     return LocalBudget(Pacing(pacing), caps)

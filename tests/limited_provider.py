@@ -16,6 +16,10 @@ from batchvision.pacing import Pacing
 class Signs:
     limit_requests_per_minute: float | None = None
     limit_tokens_per_minute: float | None = None
+    is_requests_window_stated: bool = True
+    is_tokens_window_stated: bool = True
+    reset_requests_seconds: float | None = None
+    reset_tokens_seconds: float | None = None
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Server:
     jitter_seconds: float = 0.002
     tokens_per_minute: float | None = None
     says_limits: bool = False
+    says_limit_of_seconds: float | None = None  #: a limit without its window, which is really so long
     says_words: bool = False  #: xAI's, in its 429s
     retry_after_seconds: float | None = None
     storms: list[tuple[float, float]] = field(default_factory=list)
@@ -68,6 +73,15 @@ class Server:
         self._tokens -= tokens
         self.accepted.append((now, tokens))
         return None
+
+    def signs_without_window(self) -> Signs:
+        """The limit as a number, and until when all of it is there again."""
+        window = self.says_limit_of_seconds or 0.0
+        return Signs(
+            limit_requests_per_minute=self.per_second * window,
+            is_requests_window_stated=False,
+            reset_requests_seconds=max(0.0, self.burst - self._level) / self.per_second,
+        )
 
     def share(self, since: float, until: float) -> float:
         count = sum(1 for at, _ in self.accepted if since <= at < until)
@@ -121,6 +135,8 @@ async def night(
                 pacing.land(departure)
                 if server.says_limits:
                     pacing.learn(Signs(limit_requests_per_minute=server.per_second * 60))
+                if server.says_limit_of_seconds is not None:
+                    pacing.learn(server.signs_without_window())
                 pacing.observe(error, departure.departed_at)
                 pacing.gate.probe_home(probe=departure.probe)
                 pacing.give_back(departure.tokens - (0 if error else tokens))

@@ -22,6 +22,7 @@ from batchvision.errors import (
 )
 from batchvision.eventloop import loop_time
 from batchvision.pacing.gate import FIRST_ALONE_SECONDS, OUTAGE_AFTER_FAILURES, Gate
+from batchvision.pacing.latency import Landing
 from batchvision.pacing.line import Line
 from batchvision.pacing.pace import Pace, limiter_of, nap_until
 from batchvision.pacing.room import Room
@@ -54,6 +55,7 @@ class PacingLimits:
     tokens_per_minute: float | None = None
     in_flight: int | None = None
     max_outage_seconds: float = MOST_OUTAGE_SECONDS
+    timeout_seconds: float | None = None  #: of one request
     was_answered: bool = False  #: the provider has answered in the run before this one
 
 
@@ -64,6 +66,14 @@ class RateFacts(Protocol):
     def limit_requests_per_minute(self) -> float | None: ...
     @property
     def limit_tokens_per_minute(self) -> float | None: ...
+    @property
+    def is_requests_window_stated(self) -> bool: ...
+    @property
+    def is_tokens_window_stated(self) -> bool: ...
+    @property
+    def reset_requests_seconds(self) -> float | None: ...
+    @property
+    def reset_tokens_seconds(self) -> float | None: ...
 
 
 @dataclass(slots=True)
@@ -73,6 +83,7 @@ class Departure:
     probe: bool
     tokens: float
     departed_at: float = float("-inf")
+    in_flight: int = 0  #: when it departed, itself included
     has_landed: bool = False
 
 
@@ -82,7 +93,7 @@ class Pacing:
     def __init__(self, limits: PacingLimits, nap_until: Callable[[float], bool] = nap_until) -> None:
         self.gate = Gate()
         in_flight = inf if limits.in_flight is None else limits.in_flight
-        self.pace = Pace(limits.requests_per_second, in_flight, nap_until)
+        self.pace = Pace(limits.requests_per_second, in_flight, nap_until, limits.timeout_seconds)
         self._limits = limits
         self._line = Line[float, Departure](self._admit_now, self._take_back)
         self._poll_turn = Turn()
@@ -94,6 +105,8 @@ class Pacing:
         self._pauses_in_a_row = 0
         self._trouble = Trouble(limits.max_outage_seconds, was_answered=limits.was_answered)
         self._told: Wait | None = None
+        self._least_window = 60.0  #: seconds, of a limit without a stated window
+        self._limit_without_window: float | None = None
         #: called with each wait that is worth telling, and with None when the provider answers again
         self.tell: Callable[[Wait | None], None] = lambda wait: None
 
@@ -155,19 +168,24 @@ class Pacing:
     async def depart(self, departure: Departure) -> None:
         """The last wait before the wire. A pause or a cut since it was admitted holds for this request too."""
         departure.departed_at = await self.pace.depart()
+        departure.in_flight = self.pace.in_flight
 
     def departs_now(self, departure: Departure) -> bool:
         """The last look, where no wait is due."""
         departed_at = self.pace.depart_nowait()
         if departed_at is not None:
             departure.departed_at = departed_at
+            departure.in_flight = self.pace.in_flight
         return departed_at is not None
 
     def land(self, departure: Departure) -> None:
         """Back from the wire, or never on it."""
         if not departure.has_landed:
             departure.has_landed = True
-            self.pace.landed(has_departed=departure.departed_at > float("-inf"))
+            has_departed = departure.departed_at > float("-inf")
+            if has_departed:
+                self.pace.bound.landed(Landing(loop_time() - departure.departed_at, departure.in_flight))
+            self.pace.landed(has_departed=has_departed)
 
     async def admit_poll(self) -> None:
         """Polls have every other turn while requests wait for theirs, and at most half of the rate."""
@@ -195,10 +213,23 @@ class Pacing:
 
     def learn(self, signs: RateFacts) -> None:
         """Take limits the provider's answers name, where the job names none."""
-        if self._limits.requests_per_second is None and signs.limit_requests_per_minute:
-            self.pace.tell(signs.limit_requests_per_minute / 60)
+        if self._limits.requests_per_second is None:
+            self._learn_requests(signs)
         if self._tokens is None and signs.limit_tokens_per_minute:
-            self._tokens = TokenBucket(signs.limit_tokens_per_minute)
+            share = 60 / max(60.0, signs.reset_tokens_seconds or 0.0)
+            is_floor = not signs.is_tokens_window_stated
+            self._tokens = TokenBucket(signs.limit_tokens_per_minute * (share if is_floor else 1.0), is_floor=is_floor)
+
+    def _learn_requests(self, signs: RateFacts) -> None:
+        """A limit whose window is stated is exact. Otherwise it is a floor, for a minute or for the largest reset seen:
+        the window is at least that long."""
+        self._least_window = max(self._least_window, signs.reset_requests_seconds or 0.0)
+        if signs.limit_requests_per_minute and signs.is_requests_window_stated:
+            self.pace.tell(signs.limit_requests_per_minute / 60)
+            return
+        self._limit_without_window = signs.limit_requests_per_minute or self._limit_without_window
+        if self._limit_without_window is not None:
+            self.pace.tell_floor(self._limit_without_window / self._least_window)
 
     def observe(self, error: BatchvisionError | None, departed_at: float | None = None) -> StopRun | None:
         """How a request (``departed_at`` None: a poll) ended: any answer opens the gate, a 429 pauses everybody and
@@ -215,6 +246,8 @@ class Pacing:
                     self.pace.succeeded()
                 if departed_at is not None:
                     self.pace.accepted()
+                    if self._tokens is not None:
+                        self._tokens.accepted()
         self._trouble.answered(is_success=shows_access(error))
         if self._told is not None:
             self._told = None
@@ -224,6 +257,8 @@ class Pacing:
     def _failed(self, error: Transient, departed_at: float | None) -> StopRun | None:
         if isinstance(error, RateLimited):
             self.gate.answered()
+            if self._tokens is not None:
+                self._tokens.refused()
             self._rate_limited(error, departed_at)
         else:
             self.gate.failed()

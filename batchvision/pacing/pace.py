@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
-from math import inf, sqrt
-from typing import NamedTuple
+from math import inf
 
 import anyio
 from aiolimiter import AsyncLimiter
 
 from batchvision.eventloop import loop_time
+from batchvision.pacing.latency import LatencyBound
+from batchvision.pacing.meter import LONGEST_METER_SECONDS, Meter, Seen
 from batchvision.pacing.turn import Turn
 from batchvision.wakeup import Wakeup
 
@@ -57,8 +57,8 @@ PROBE_SECONDS = 10.0  #: between two tries; doubled each time one fails, until o
 LONGEST_PROBE_SECONDS = 80.0
 METER_SECONDS = 5.0  #: what is looked at, and long enough for so many
 METER_DEPARTURES = 300  #: but no more than a minute
-LONGEST_METER_SECONDS = 60.0
 SLOWEST_PER_SECOND = 0.5
+LEAST_START = 1.0  #: a second: where the search begins if the limit that is named may be a day's
 
 
 def limiter_of(per_second: float) -> AsyncLimiter:
@@ -76,60 +76,6 @@ def nap_until(moment: float) -> bool:
     return True
 
 
-class Seen(NamedTuple):
-    """What happened over a while: departures, and 429s for them."""
-
-    departed: float
-    refused: float
-    span_seconds: float
-
-    @property
-    def accepted_per_second(self) -> float:
-        """While a limit is felt, this *is* the limit."""
-        return max(0.0, self.departed - self.refused) / self.span_seconds
-
-    @property
-    def refused_share(self) -> float:
-        return self.refused / max(1.0, self.departed, self.refused)
-
-    def is_surely_above(self, share: float) -> bool:
-        """Whether so many 429s are no accident at ``share`` (two standard deviations)."""
-        return self.refused - 2 * sqrt(self.refused) > share * self.departed
-
-
-class Meter:
-    """Counts departures and 429s since the last cut, by tenths of a second: what was before a cut is settled.
-
-    Departures and not answers: an answer takes much longer than a 429, and what is on its way has not been refused.
-    """
-
-    def __init__(self, since: float | None = None) -> None:
-        self._since = since
-        self._tenths: deque[list[float]] = deque()
-
-    def departed(self, now: float) -> None:
-        self._tenth(now)[1] += 1
-
-    def refused(self, now: float) -> None:
-        self._tenth(now)[2] += 1
-
-    def _tenth(self, now: float) -> list[float]:
-        self._since = now if self._since is None else self._since
-        if not self._tenths or now - self._tenths[-1][0] >= 0.1:
-            self._tenths.append([now, 0, 0])
-            while self._tenths[0][0] < now - LONGEST_METER_SECONDS:
-                self._tenths.popleft()
-        return self._tenths[-1]
-
-    def seen(self, now: float, span_seconds: float) -> Seen:
-        departed = refused = 0.0
-        for at, left, bad in reversed(self._tenths):
-            if at < now - span_seconds:
-                break
-            departed, refused = departed + left, refused + bad
-        return Seen(departed, refused, min(span_seconds, max(1.0, now - (self._since or now))))
-
-
 class Pace:
     """One rate for all departures. ``per_second`` None: none is known, and a slow start feels for it."""
 
@@ -138,6 +84,7 @@ class Pace:
         given_per_second: float | None = None,
         most_in_flight: float = inf,
         nap_until: Callable[[float], bool] = nap_until,
+        timeout_seconds: float | None = None,
     ) -> None:
         self.per_second = given_per_second
         self._most = given_per_second  #: never beyond what the job or the provider says
@@ -164,6 +111,8 @@ class Pace:
         self._probe_share = PROBE_SHARE
         self._is_saturated = False
         self._is_first = True
+        self._floor = 0.0  #: at least so much passes: a limit that the provider names without its window
+        self.bound = LatencyBound(timeout_seconds)
         self.has_succeeded = False  #: until a request was answered, few are in flight
 
     def __repr__(self) -> str:
@@ -201,7 +150,7 @@ class Pace:
 
     @property
     def _is_full(self) -> bool:
-        most = self._most_in_flight if self.per_second is not None else self._window
+        most = min(self.bound.most, self._most_in_flight if self.per_second is not None else self._window)
         return self._in_flight >= (most if self.has_succeeded else min(most, UNPROVEN_IN_FLIGHT))
 
     async def depart(self) -> float:
@@ -281,6 +230,18 @@ class Pace:
         if not self.has_succeeded:
             self.has_succeeded = True
             self._room.tell()
+
+    def tell_floor(self, per_second: float) -> None:
+        """The provider names a limit, but not the time that it is for: at least so much passes. From there on the rate
+        feels upwards while nothing is refused."""
+        self._floor = per_second
+        if self.per_second is None:
+            self._set(max(per_second, LEAST_START), loop_time())
+            self._room.tell()
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
 
     def accepted(self) -> None:
         """An answer that was no 429."""
@@ -380,7 +341,8 @@ class Pace:
         if seen.refused_share >= MISNAMED_SHARE and rate < ENOUGH_ROOM * (self._most or 0.0):
             self._is_named = False
         if not self._is_named:
-            self._good = min(rate, max(seen.accepted_per_second * MARGIN, rate * LEAST_OF_FOUND, self._fine))
+            found = max(seen.accepted_per_second * MARGIN, rate * LEAST_OF_FOUND, self._fine, self._floor)
+            self._good = min(rate, found)
         elif has_wish:
             self._good = max(rate * LEAST_WITH_PAUSE, (self._most or 0.0) * LEAST_WITH_PAUSES)
         elif not self._credit_seconds:

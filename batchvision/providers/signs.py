@@ -23,7 +23,10 @@ _A_MINUTE_AT_MOST_SECONDS = 90.0
 
 
 class RateSigns(NamedTuple):
-    """None: not said. ``reset_seconds``: until what is used up (else: the requests) is whole again."""
+    """None: not said. ``reset_seconds``: until what is used up (else: the requests) is whole again.
+
+    A limit is taken for a minute's where ``is_..._window_stated`` is False: then it is a guess.
+    """
 
     limit_requests_per_minute: float | None = None
     remaining_requests: float | None = None
@@ -31,6 +34,10 @@ class RateSigns(NamedTuple):
     remaining_tokens: float | None = None
     reset_seconds: float | None = None
     retry_after_seconds: float | None = None
+    is_requests_window_stated: bool = False
+    is_tokens_window_stated: bool = False
+    reset_requests_seconds: float | None = None
+    reset_tokens_seconds: float | None = None
 
 
 _NONE = RateSigns()
@@ -40,22 +47,39 @@ class _Allowance(NamedTuple):
     limit: float | None
     remaining: float | None
     reset_seconds: float | None
+    window_seconds: float | None = None  #: where it is stated
 
     @property
     def limit_per_minute(self) -> float | None:
+        if self.window_seconds is not None and self.limit:
+            return self.limit * 60 / self.window_seconds
         is_for_longer = self.reset_seconds is not None and self.reset_seconds > _A_MINUTE_AT_MOST_SECONDS
         return None if is_for_longer or not self.limit else self.limit
+
+
+#: Windows that a header's name states. Those of a day pace nothing: what they allow at once is not known.
+_UNITS_IN_NAMES = {"-second": 1.0, "-minute": 60.0}
+
+
+def _with_unit(what: str) -> tuple[tuple[str, str, str], ...]:
+    """Kong's and Cerebras's names: ``x-ratelimit-limit-requests-minute``."""
+    kinds = ("limit", "remaining", "reset")
+    named = (tuple(f"x-ratelimit-{kind}{what}{unit}" for kind in kinds) for unit in _UNITS_IN_NAMES)
+    return tuple((limit, remaining, reset) for limit, remaining, reset in named)
 
 
 #: Names of (limit, remaining, reset), the usual ones first.
 _REQUESTS = (
     ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+    *_with_unit("-requests"),
+    *_with_unit(""),
     tuple(f"anthropic-ratelimit-requests-{sign}" for sign in ("limit", "remaining", "reset")),
     ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
     ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"),
 )
 _TOKENS = (
     ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+    *_with_unit("-tokens"),
     tuple(f"anthropic-ratelimit-tokens-{sign}" for sign in ("limit", "remaining", "reset")),
     tuple(f"anthropic-ratelimit-input-tokens-{sign}" for sign in ("limit", "remaining", "reset")),
 )
@@ -76,6 +100,10 @@ def read(raw: RawAnswer) -> RateSigns:
         remaining_tokens=tokens.remaining,
         reset_seconds=_reset_seconds(requests, tokens),
         retry_after_seconds=retry_after_seconds(raw),
+        is_requests_window_stated=requests.window_seconds is not None,
+        is_tokens_window_stated=tokens.window_seconds is not None,
+        reset_requests_seconds=requests.reset_seconds,
+        reset_tokens_seconds=tokens.reset_seconds,
     )
 
 
@@ -136,14 +164,28 @@ def _error_of(raw: RawAnswer) -> Mapping[str, Any]:
 
 def _allowance(raw: RawAnswer, names: tuple[tuple[str, ...], ...]) -> _Allowance:
     for limit, remaining, reset in names:
+        amount, window_seconds = _limit(raw.headers.get(limit))
+        by_name = next((seconds for unit, seconds in _UNITS_IN_NAMES.items() if limit.endswith(unit)), None)
         found = _Allowance(
-            _number(raw.headers.get(limit)),
+            amount,
             _number(raw.headers.get(remaining)),
             _seconds(raw.headers.get(reset), raw.received_at),
+            by_name or window_seconds,
         )
-        if found != (None, None, None):
+        if found != (None, None, None, by_name):
             return found
     return _Allowance(None, None, None)
+
+
+#: ``100;w=60`` and ``100, 100;window=60`` of the IETF's drafts.
+_WINDOW = re.compile(r"(\d{1,12})\s*;(?:[^,]*;)?\s*w(?:indow)?=(\d{1,7})\b")
+
+
+def _limit(value: str | None) -> tuple[float | None, float | None]:
+    """A limit, and the window that stands beside it."""
+    if value is None or len(value) > 200 or (stated := _WINDOW.search(value)) is None or not float(stated[2]):
+        return _number(value), None
+    return float(stated[1]), float(stated[2])
 
 
 def _reset_seconds(requests: _Allowance, tokens: _Allowance) -> float | None:

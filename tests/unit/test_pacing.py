@@ -26,6 +26,10 @@ def anyio_backend():
 class Signs:
     limit_requests_per_minute: float | None = None
     limit_tokens_per_minute: float | None = None
+    is_requests_window_stated: bool = True
+    is_tokens_window_stated: bool = True
+    reset_requests_seconds: float | None = None
+    reset_tokens_seconds: float | None = None
 
 
 async def departures(pacing: Pacing, requests: int, tokens: float = 0) -> list[float]:

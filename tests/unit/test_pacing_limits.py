@@ -10,9 +10,10 @@ from math import inf
 
 import anyio
 import pytest
-from limited_provider import Server, night
+from limited_provider import Server, Signs, night
 from virtual_time import VIRTUAL, LateLoop, StallingLoop
 
+from batchvision.errors import RateLimited
 from batchvision.pacing import Pace, Pacing, PacingLimits
 
 pytestmark = pytest.mark.anyio
@@ -253,3 +254,77 @@ async def test_without_any_limit_all_workers_are_soon_on_the_wire():
     await night(Pacing(PacingLimits()), server, 120, workers=2_000)
     accepted = sum(1 for at, _ in server.accepted if start + 60 <= at < start + 110)
     assert accepted >= 0.93 * 2_000 / 5.0 * 50
+
+
+# ---------------------------------------------------------------------------------- limits without a window
+
+
+@pytest.mark.parametrize("window_seconds", [1.0, 60.0])
+@pytest.mark.parametrize("per_second", [20.0, 100.0])
+async def test_a_limit_without_its_window_is_a_floor_and_the_real_one_is_found(per_second, window_seconds):
+    start = anyio.current_time()
+    server = Server(per_second=per_second, burst=per_second, says_limit_of_seconds=window_seconds)
+    await night(Pacing(PacingLimits()), server, 180)
+    assert server.share(start + 60, start + 180) >= 0.90
+    assert server.refusals(start + 60, start + 180) <= 0.02
+
+
+async def test_a_limit_of_a_day_that_names_no_window_holds_nothing_back_while_nothing_is_refused():
+    server = Server(per_second=14_400 / 86_400, burst=14_400.0, says_limit_of_seconds=86_400.0)
+    pacing = Pacing(PacingLimits())
+    await night(pacing, server, 40, workers=64)
+    assert not server.refused
+    assert len(server.accepted) >= 5_000, "a minute's limit would have let 40 seconds send a few"
+
+
+async def test_the_largest_reset_seen_is_the_least_window():
+    pacing = Pacing(PacingLimits())
+    floors = []
+    for reset in (6.0, 59.0, 600.0, 30.0, 3_600.0):
+        pacing.learn(Signs(14_400.0, None, False, False, reset))
+        floors.append(pacing.pace._floor)
+    assert floors == [240.0, 240.0, 24.0, 24.0, 4.0]
+
+
+async def test_after_refusals_the_rate_is_not_slowed_below_the_floor():
+    pace = Pace()
+    pace.succeeded()
+    pace.tell_floor(100.0)
+    for _ in range(40):
+        for number in range(40):
+            await pace.admit()
+            departed_at = await pace.depart()
+            pace.landed(has_departed=True)
+            if number % 2:
+                pace.refused(departed_at)
+        await anyio.sleep(2)
+    assert pace.per_second == pytest.approx(100.0)
+
+
+async def test_a_limit_whose_window_is_stated_is_exact():
+    start = anyio.current_time()
+    server = Server(per_second=10.0, burst=10.0, says_limits=True)
+    await night(Pacing(PacingLimits()), server, 60)
+    assert server.refusals(start, start + 60) <= 0.01
+
+
+async def test_tokens_without_their_window_are_a_floor_too_until_one_is_refused():
+    pacing = Pacing(PacingLimits())
+    pacing.learn(Signs(None, 6_000.0, False, False))
+    start, sent = anyio.current_time(), 0
+    while anyio.current_time() < start + 30:
+        departure = await pacing.admit(100)
+        await pacing.depart(departure)
+        pacing.observe(None, departure.departed_at)
+        pacing.land(departure)
+        pacing.gate.probe_home(probe=departure.probe)
+        sent += 1
+    assert sent > 300, "a minute's limit would have let 30 seconds send 30 rows"
+    pacing.observe(RateLimited("tokens", retry_after_seconds=1.0), anyio.current_time())
+    start = anyio.current_time()
+    for _ in range(20):
+        departure = await pacing.admit(100)
+        await pacing.depart(departure)
+        pacing.observe(None, departure.departed_at)
+        pacing.land(departure)
+    assert anyio.current_time() - start >= 15

@@ -85,7 +85,7 @@ def raw(headers: dict[str, str], status: int = 200, body: bytes = b"") -> RawAns
     ],
 )
 def test_headers_are_read(headers: dict[str, str], expected: RateSigns) -> None:
-    assert dialect("openai").limits(raw(headers)) == pytest.approx(expected)
+    assert dialect("openai").limits(raw(headers))[:6] == pytest.approx(expected[:6])
 
 
 @pytest.mark.parametrize(
@@ -180,3 +180,31 @@ def test_a_duration_is_the_sum_of_its_parts(hours: int, minutes: int, seconds: f
     text = f"{hours}h{minutes}m{seconds:.2f}s"
 
     assert signs.duration_seconds(text) == pytest.approx(hours * 3600 + minutes * 60 + seconds, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("headers", "limit", "is_stated", "reset"),
+    [
+        ({"x-ratelimit-limit-requests": "600"}, 600, False, None),
+        ({"x-ratelimit-limit-requests": "600", "x-ratelimit-reset-requests": "6s"}, 600, False, 6),
+        ({"x-ratelimit-limit-requests": "14400", "x-ratelimit-reset-requests": "2m59s"}, None, False, 179),
+        ({"x-ratelimit-limit-requests-minute": "30"}, 30, True, None),
+        ({"x-ratelimit-limit-second": "5", "x-ratelimit-remaining-second": "4"}, 300, True, None),
+        ({"x-ratelimit-limit-requests-day": "900"}, None, False, None),
+        ({"ratelimit-limit": "100;w=60"}, 100, True, None),
+        ({"ratelimit-limit": "100, 100;w=30", "ratelimit-reset": "12"}, 200, True, 12),
+        ({"ratelimit-limit": "100;w=0"}, None, False, None),
+        ({"ratelimit-limit": "9;policy=x;window=1"}, 540, True, None),
+    ],
+)
+def test_a_limit_says_whether_its_window_is_stated(headers, limit, is_stated, reset) -> None:
+    found = signs.read(raw(headers))
+
+    assert found.limit_requests_per_minute == limit
+    assert found.is_requests_window_stated is is_stated
+    assert found.reset_requests_seconds == reset
+
+
+def test_tokens_say_whether_their_window_is_stated() -> None:
+    assert signs.read(raw({"x-ratelimit-limit-tokens-minute": "6000"})).is_tokens_window_stated
+    assert not signs.read(raw({"x-ratelimit-limit-tokens": "6000"})).is_tokens_window_stated
