@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from batchvision.errors import PAID_FAILURES
 from batchvision.money import bound_words, cost_words, format_usd
 from batchvision.progress import counted, duration
 from batchvision.records import RunSummary
@@ -16,29 +17,31 @@ from batchvision.records import RunSummary
 #: What to do about each kind of failed row (the closed set of DESIGN, a sentence each).
 ADVICE: dict[str, str] = {
     "row_invalid": "correct these rows in the manifest (no prompt, no image, a NUL, or an id used twice)",
-    "image_unreadable": "replace or remove the image files: missing, empty, damaged or not images",
-    "image_too_large": "raise [images] max_pixels, or scale the images down",
+    "image_unreadable": "replace or remove these images: missing, empty, damaged, too small or not images",
+    "image_too_large": "too many bytes or pixels: lower [images] max_bytes or max_side, or scale the images down",
     "image_forbidden": "keep images inside [manifest] root; private addresses need [images] allow_private_hosts = true",
-    "image_unreachable": "see whether the URLs open in a browser; run again if the host was down",
+    "image_unreachable": "see whether the URLs open in a browser; run again if their host was down",
     "request_rejected": "read one message: the provider says the request itself is wrong; correct the job",
     "context_too_long": "shorten the prompt, send fewer or smaller images, or use a model with a longer context",
     "refused": "the model or its safety check declined; --retry-failed=refused asks again and pays again",
     "truncated": 'raise max_tokens in [provider.parameters], or set on_truncated = "raise_once"',
     "empty": "the model said nothing twice: reword the prompt, or raise max_tokens",
-    "invalid_answer": "labels or schema are not met: loosen them, reword the prompt, or use --retry-failed",
+    "invalid_answer": "labels or schema are not met: read some answers, then loosen [answer] or reword the prompt",
     "expired": "the ticket was older than the provider keeps it; the next run asks again",
     "lost_after_read": "the answer was paid for and lost on the way; --retry-failed=lost_after_read buys it again",
     "attempts_exhausted": "the provider failed every time: run again later, or raise [limits] max_attempts",
 }
+#: Paid failures that the same question may end otherwise, asked once more.
+WORTH_BUYING_AGAIN = ("refused", "lost_after_read")
 LOOK_AT_FAILURES = "batchvision show {output} --status failed"
 
 
 class Typed(NamedTuple):
-    """The command lines a user may need next: as typed, and as typed with ``--retry-failed``."""
+    """The command lines a user may need next. ``again``: as typed, without flags that are meant for one run only."""
 
     again: str
-    retry_failed: str
     check: str
+    reparse: str
 
 
 def closing_lines(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
@@ -134,7 +137,7 @@ def next_steps(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
         case 3 if summary.rows_kept and not summary.rows_failed:
             return [f"{typed.again} --on-recipe-change redo   (asks the rows again that keep an older answer)"]
         case 3:
-            return [failed, typed.retry_failed]
+            return _after_failures(summary, failed, typed)
         case 4:
             return _after_own_limit(summary, failed, typed)
         case 5:
@@ -143,6 +146,34 @@ def next_steps(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
             return [f"{typed.again}   (after making sure that {output} can be written)"]
         case _:
             return [typed.again]
+
+
+def _after_failures(summary: RunSummary, failed: str, typed: Typed) -> list[str]:
+    """What fits the failures at hand; a command that buys answers again says so."""
+    kinds = summary.failures_by_kind
+    unpaid = sum(count for kind, count in kinds.items() if kind not in PAID_FAILURES)
+    again = {kind: kinds[kind] for kind in WORTH_BUYING_AGAIN if kind in kinds}
+    held = summary.rows_pending - summary.rows_kept - summary.rows_left if _holds(summary) else 0
+    steps = [failed] if kinds else []
+    retries = summary.config.get("limits", {}).get("retry_failed", "unpaid")
+    if retries == "unpaid" and unpaid > summary.rows_quarantined:
+        steps.append(f"{typed.again}   (asks failed rows again, except those with a paid answer)")
+    elif retries not in ("unpaid", "none"):
+        steps.append(f"{typed.again}   (asks failed rows again, as limits.retry_failed says)")
+    if "invalid_answer" in kinds:
+        steps.append(f"{typed.reparse}   (after a change of [answer]: reads the stored answers again, for nothing)")
+    if again:
+        bought = counted(sum(again.values()), "row")
+        steps.append(f"{typed.again} --retry-failed={','.join(again)}   (asks {bought} again, and pays again)")
+    if held > 0:
+        steps.append(
+            f"{typed.again} --ambiguous retry   (sends {counted(held, 'row')} again that may have been billed)"
+        )
+    return steps or [typed.again]
+
+
+def _holds(summary: RunSummary) -> bool:
+    return bool(summary.config.get("limits", {}).get("ambiguous") == "hold")
 
 
 def _after_own_limit(summary: RunSummary, failed: str, typed: Typed) -> list[str]:

@@ -148,8 +148,8 @@ def _tell(ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: d
 
     typed = Typed(
         again=typed_command(ctx, without=ONCE_FLAGS),
-        retry_failed=typed_command(ctx, without=ONCE_FLAGS, add=("--retry-failed",)),
         check=f"batchvision check {path}",
+        reparse=f"batchvision reparse {path}",
     )
     for line in closing_lines(summary, from_here(job.output_path), typed):
         say(line)

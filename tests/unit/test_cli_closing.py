@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from batchvision.cli.closing import ADVICE, Typed, closing_lines, next_steps
-from batchvision.errors import ROW_FAULTS
+from batchvision.errors import PAID_FAILURES, ROW_FAULTS
 from batchvision.records import TICKS_PER_USD, RunSummary
 
 OUT = Path("out/captions")
 TYPED = Typed(
     again="batchvision run jobs/caption.toml",
-    retry_failed="batchvision run jobs/caption.toml --retry-failed",
     check="batchvision check jobs/caption.toml",
+    reparse="batchvision reparse jobs/caption.toml",
 )
 DONE = RunSummary(
     run_id="r1",
@@ -82,7 +83,7 @@ def test_failures_are_listed_by_kind_with_what_to_do() -> None:
     assert lines[4].startswith("  failed    10 image_unreadable: ")
     assert lines[-2:] == [
         "  next      batchvision show out/captions --status failed",
-        "            batchvision run jobs/caption.toml --retry-failed",
+        "            batchvision run jobs/caption.toml   (asks failed rows again, except those with a paid answer)",
     ]
 
 
@@ -90,7 +91,7 @@ def test_failures_are_listed_by_kind_with_what_to_do() -> None:
     ("exit_code", "stop_reason", "expected"),
     [
         (0, None, []),
-        (3, None, ["batchvision show out/captions --status failed", TYPED.retry_failed]),
+        (3, None, [TYPED.again]),
         (4, "deadline_reached", [TYPED.again]),
         (4, "too_many_failures", ["batchvision show out/captions --status failed", TYPED.again]),
         (5, "authentication_failed", [f"{TYPED.check}   (then: {TYPED.again})"]),
@@ -102,6 +103,68 @@ def test_failures_are_listed_by_kind_with_what_to_do() -> None:
 def test_each_exit_code_has_its_next_command(exit_code: int, stop_reason: str | None, expected: list[str]) -> None:
     summary = replace(DONE, exit_code=exit_code, stop_reason=stop_reason)
     assert next_steps(summary, OUT, TYPED) == expected
+
+
+SHOW = "batchvision show out/captions --status failed"
+RUN = "batchvision run jobs/caption.toml"
+AGAIN = f"{RUN}   (asks failed rows again, except those with a paid answer)"
+REPARSE = (
+    "batchvision reparse jobs/caption.toml   (after a change of [answer]: reads the stored answers again, for nothing)"
+)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "quarantined", "expected"),
+    [
+        ({"image_unreadable": 2}, 0, [SHOW, AGAIN]),
+        ({"image_unreadable": 2}, 2, [SHOW]),
+        ({"truncated": 7}, 0, [SHOW]),
+        ({"invalid_answer": 7}, 0, [SHOW, REPARSE]),
+        ({"refused": 1}, 0, [SHOW, f"{RUN} --retry-failed=refused   (asks 1 row again, and pays again)"]),
+        (
+            {"attempts_exhausted": 1, "invalid_answer": 3, "lost_after_read": 2, "refused": 4, "truncated": 5},
+            0,
+            [
+                SHOW,
+                AGAIN,
+                REPARSE,
+                f"{RUN} --retry-failed=refused,lost_after_read   (asks 6 rows again, and pays again)",
+            ],
+        ),
+    ],
+)
+def test_the_next_command_fits_the_failures_at_hand(
+    kinds: dict[str, int], quarantined: int, expected: list[str]
+) -> None:
+    summary = replace(
+        DONE, exit_code=3, rows_failed=sum(kinds.values()), rows_quarantined=quarantined, failures_by_kind=kinds
+    )
+    assert next_steps(summary, OUT, TYPED) == expected
+
+
+@pytest.mark.parametrize("kind", sorted(PAID_FAILURES))
+def test_no_hint_buys_all_paid_failures_again(kind: str) -> None:
+    summary = replace(DONE, exit_code=3, rows_failed=2, failures_by_kind={kind: 1, "expired": 1})
+    words = " ".join([*closing_lines(summary, OUT, TYPED), *next_steps(summary, OUT, TYPED)])
+    assert not re.search(r"--retry-failed(?!=)", words)
+
+
+@pytest.mark.parametrize(
+    ("setting", "steps"),
+    [("none", [SHOW]), ("all", [SHOW, f"{RUN}   (asks failed rows again, as limits.retry_failed says)"])],
+)
+def test_a_plain_rerun_is_told_as_the_job_sets_it(setting: str, steps: list[str]) -> None:
+    config = {"limits": {"retry_failed": setting}}
+    summary = replace(DONE, exit_code=3, rows_failed=1, failures_by_kind={"truncated": 1}, config=config)
+    assert next_steps(summary, OUT, TYPED) == steps
+
+
+def test_rows_on_hold_name_the_flag_that_sends_them_again() -> None:
+    config = {"limits": {"ambiguous": "hold"}}
+    summary = replace(DONE, exit_code=3, rows_completed=1997, rows_pending=3, config=config)
+    assert next_steps(summary, OUT, TYPED) == [
+        f"{RUN} --ambiguous retry   (sends 3 rows again that may have been billed)"
+    ]
 
 
 def test_a_reached_cap_proposes_one_that_covers_the_rest() -> None:
