@@ -5,7 +5,7 @@ Rule: pure decisions and their words. What has changed is counted in ``feed``, w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from batchvision.feed import Changes
@@ -85,6 +85,36 @@ def recipe_words(
     kept = new_rows_only or Quote(0, 0)
     words.append(f"Or `--on-recipe-change new_rows_only` to keep what they have and ask only new rows: {kept}")
     return ". ".join(words)
+
+
+# ---------------------------------------------------------------------------------- the manifest
+
+#: A part of the rows (20%) says nothing of fewer changed rows than this.
+LEAST_CHANGED = 100
+
+
+def are_too_many_changed(job: Job, found: Changes) -> bool:
+    """Whether so many answered rows have changed that a user has to say what is meant."""
+    manifest = job.manifest
+    if manifest.on_row_change != "refuse" or not found.changed:
+        return False
+    if manifest.max_changed.part is not None and found.changed < LEAST_CHANGED:
+        return False
+    return not manifest.max_changed.allows(found.changed, max(found.paid, found.changed))
+
+
+def row_words(job: Job, found: Changes, columns: Sequence[str], redo: Quote, keep: Quote) -> str:
+    """What has changed and what each way out costs."""
+    named = ", ".join(columns[:KEYS_NAMED]) or "cells or images"
+    return ". ".join(
+        [
+            f"{found.changed:,} of {_rows(found.paid)} that were paid for have changed, more than manifest.max_changed "
+            f"({job.manifest.max_changed}) allows, and would be asked again: {named}",
+            "What does not change the image belongs into manifest.ignore_url_parameters",
+            f"Type `--on-row-change redo` to ask them again: {redo}, new rows included",
+            f"Or `--on-row-change keep` to keep the answers they have, as long as they stay changed: {keep}",
+        ]
+    )
 
 
 def _rows(count: int) -> str:

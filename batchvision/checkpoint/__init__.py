@@ -16,6 +16,7 @@ from batchvision.checkpoint.schema import Columns
 from batchvision.checkpoint.spent import Sums, spent_by_shard
 from batchvision.checkpoint.standing import Carried, RowState, Standing
 from batchvision.checkpoint.store import Store
+from batchvision.checkpoint.stored_answers import StoredAnswer, StoredAnswers
 from batchvision.checkpoint.summaries import (
     load_recipe,
     newest_summaries,
@@ -46,6 +47,8 @@ __all__ = [
     "SealAfter",
     "Standing",
     "Store",
+    "StoredAnswer",
+    "StoredAnswers",
     "Sums",
     "Verdict",
     "compact",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from batchvision.checkpoint.paid_rows import PaidRows
 from batchvision.checkpoint.parts import batches_of, part_paths
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pair, pairs
 from batchvision.checkpoint.spent import Sums, read_sums
+from batchvision.checkpoint.stored_answers import StoredAnswer, StoredAnswers
 from batchvision.records import Completed, Failed, Intent
 
 _RESULT_COLUMNS = ("row_id", "request_key", "skip_key", "recipe_id")
@@ -62,6 +64,7 @@ class Standing:
         sums: Sums,
         answered: KeySet,
         paid_failures: Mapping[tuple[str, str], Failed] | None = None,
+        stored_answers: Callable[[], StoredAnswers] = StoredAnswers.none,
     ) -> None:
         for keys in (done, answered):
             keys.settle()  # else two who ask at once both sort them, and find what is done not to be
@@ -71,6 +74,8 @@ class Standing:
         self._done = done
         self._read_paid_rows = paid_rows
         self._paid_rows: PaidRows | None = None
+        self._read_stored_answers = stored_answers
+        self._stored_answers: StoredAnswers | None = None
         self._sums = sums
         self._awaiting = {
             (open_.intent.row_id, key)
@@ -100,7 +105,8 @@ class Standing:
             failed = (*books.failures.values(), *failures.values())
             return PaidRows.read(output, recipe_id, failed, tuple(books.open.values()))
 
-        return cls(books, done, paid_rows, read_sums(output), answered, failures)
+        stored_answers = partial(StoredAnswers.read, output, recipe_id)
+        return cls(books, done, paid_rows, read_sums(output), answered, failures, stored_answers)
 
     # ---------------------------------------------------------------------------- one row
 
@@ -194,6 +200,18 @@ class Standing:
         if self._paid_rows is None:
             self._paid_rows = self._read_paid_rows()
         return self._paid_rows
+
+    def were_paid(self, ids: pa.Array) -> list[bool]:
+        """Of each row whether it was ever paid for under this recipe, with whatever cells and images."""
+        paid = self.paid_rows()
+        places = paid.find(ids)
+        return [place >= 0 and bool(paid.have_current(places[at : at + 1])[0]) for at, place in enumerate(places)]
+
+    def answers_of(self, row_id: str) -> list[StoredAnswer]:
+        """The row's answers under this recipe, whatever was asked. Raises CheckpointDamaged."""
+        if self._stored_answers is None:
+            self._stored_answers = self._read_stored_answers()
+        return self._stored_answers.of(row_id)
 
     def are_elsewhere(self, ids: pa.Array) -> list[bool]:
         """Of each row whether it was last paid for under another recipe."""

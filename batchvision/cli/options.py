@@ -76,6 +76,13 @@ RECIPE_FLAGS: tuple[JobFlag, ...] = (
         click.Choice(["refuse", "redo", "new_rows_only"]),
         "Rows answered under another prompt or model.",
     ),
+    JobFlag(
+        "--on-row-change",
+        "manifest.on_row_change",
+        click.Choice(["refuse", "redo", "keep"]),
+        "Answered rows whose cells or images changed.",
+    ),
+    JobFlag("--max-changed", "manifest.max_changed", str, "Stop first when more of the answered rows changed."),
 )
 #: For the commands that read a job without running it.
 READING_FLAGS = PLACE_FLAGS + IMAGE_FLAGS

@@ -7,28 +7,25 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from batchvision.checkpoint import PaidRows, RowState, Standing
-from batchvision.errors import RowFault
+from batchvision.checkpoint import PaidRows, Standing
+from batchvision.feed.by_content import ByContent
 from batchvision.feed.selection import Selection
 from batchvision.feed.stretch import Stretch
 from batchvision.feed.surveying import Survey
 from batchvision.feed.work import stretches
-from batchvision.images.references import identity, needs_reading
-from batchvision.images.source import read_source
-from batchvision.keys import request_key
-from batchvision.prepare import identities
-from batchvision.records import ImageRef, Payload, Row
+from batchvision.records import Row
 
 if TYPE_CHECKING:
     from batchvision.job import Job
 
+#: Rows with an answer are looked at so many at a time.
+ROWS_AT_ONCE = 128
 #: After so many images were read, only each fourth of the rows that follow is looked at, and so on.
 READ_BEFORE_SKIPPING = 1_000
 SKIP_FACTOR = 4
@@ -66,12 +63,16 @@ class ChangeCounter:
 
     def __init__(self, job: Job, standing: Standing) -> None:
         self.found = Changes()
-        self._job = job
         self._standing = standing
+        self._by_content = ByContent(job)
         self._paid: PaidRows | None = None
-        self._images_read = 0
         self._weight = 1  #: rows that each row looked at stands for
         self._skipped = 0
+
+    @property
+    def nothing_was_paid(self) -> bool:
+        """Whether it is known that all rows are new."""
+        return self._paid is not None and not len(self._paid)
 
     def add(self, stretch: Stretch) -> None:
         """The rows to do of a stretch."""
@@ -105,10 +106,14 @@ class ChangeCounter:
         self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows
     ) -> None:
         """Rows with an answer of this recipe: they may be done, and their images only touched."""
+        for start in range(0, len(places), ROWS_AT_ONCE):
+            self._look_at(stretch, places[start : start + ROWS_AT_ONCE], known[start : start + ROWS_AT_ONCE], paid)
+
+    def _look_at(self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows) -> None:
         weights = [self._weight_of_next() for _ in range(len(places))]
         looked_at = [at for at, weight in enumerate(weights) if weight]
         for at, row in zip(looked_at, stretch.rows(places[looked_at].tolist()), strict=True):
-            if not self._is_asked(row):
+            if not self._by_content.would_be_sent(row, self._standing):
                 continue
             self._add(known[at : at + 1], paid, weights[at])
             if len(self.found.examples) < EXAMPLES:
@@ -116,28 +121,10 @@ class ChangeCounter:
 
     def _weight_of_next(self) -> int:
         """How many rows the next one stands for; 0: it is not looked at."""
-        if self._images_read >= READ_BEFORE_SKIPPING:
-            self._images_read, self._weight = 0, self._weight * SKIP_FACTOR
+        if self._by_content.images_read >= READ_BEFORE_SKIPPING:
+            self._by_content.images_read, self._weight = 0, self._weight * SKIP_FACTOR
         self._skipped = (self._skipped + 1) % self._weight
         return self._weight if self._skipped == 0 else 0
-
-    def _is_asked(self, row: Row) -> bool:
-        """By content: whether a run would send the row."""
-        try:
-            payloads = [self._payload(ref) for ref in row.images]
-        except RowFault:
-            return False
-        key = request_key(self._job.recipe.recipe_id, row.text, identities(row.text, payloads))
-        return self._standing.state(row.row_id, key) is RowState.NEW
-
-    def _payload(self, ref: ImageRef) -> Payload:
-        """An image as far as the request_key goes by it."""
-        mode = self._job.manifest.image_identity
-        if not needs_reading(ref, mode):
-            return Payload(identity(ref, mode, None), ref.reference, ref.slot, None)
-        self._images_read += 1
-        digest = sha256(read_source(ref, self._job.root, self._job.recipe.images)).hexdigest()
-        return Payload(identity(ref, mode, digest), ref.reference, ref.slot, digest)
 
 
 def changes(job: Job, survey: Survey, standing: Standing, selection: Selection) -> Changes:
@@ -145,4 +132,6 @@ def changes(job: Job, survey: Survey, standing: Standing, selection: Selection) 
     counter = ChangeCounter(job, standing)
     for stretch in stretches(job, survey, standing, selection):
         counter.add(stretch)
+        if counter.nothing_was_paid:
+            return Changes()
     return counter.found

@@ -90,6 +90,7 @@ def image_columns(job: Job) -> ImageColumns:
         job.root,
         manifest.image_identity,
         are_placed_by_name=job.template is not None and any(job.template.slots),
+        ignored_parameters=frozenset(manifest.ignore_url_parameters),
     )
 
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from batchvision.images import stamp, with_size
+from batchvision.images import stamp
+from batchvision.images.references import with_size, without_parameters
 from batchvision.manifest.cells import NO_TEXT, JsonCells, cell_texts, letters
 from batchvision.manifest.image_cells import image_refs
 from batchvision.records import ImageKind, ImageRef
@@ -53,6 +54,8 @@ class ImageColumns(NamedTuple):
     identity_mode: str
     #: the prompt places images by column: which one an image is in decides what is asked
     are_placed_by_name: bool = False
+    #: parameters of URLs that do not change the image
+    ignored_parameters: frozenset[str] = frozenset()
 
 
 class BatchImages:
@@ -94,10 +97,25 @@ class BatchImages:
     def _refs_of_others(self) -> list[list[tuple[ImageRef, ...]] | None]:
         versions = self._versions() if None in self._plain else ()
         return [
-            image_refs(self._batch.column(name), self._batch.schema.field(name), self._columns.separator, versions)
+            self._known(
+                image_refs(self._batch.column(name), self._batch.schema.field(name), self._columns.separator, versions)
+            )
             if plain is None
             else None
             for name, plain in zip(self._columns.names, self._plain, strict=True)
+        ]
+
+    def _known(self, rows: list[tuple[ImageRef, ...]]) -> list[tuple[ImageRef, ...]]:
+        """URLs are known without the parameters that do not change the image."""
+        ignored = self._columns.ignored_parameters
+        if not ignored:
+            return rows
+        return [
+            tuple(
+                ref._replace(known_by=without_parameters(ref.reference, ignored)) if ref.kind is ImageKind.URL else ref
+                for ref in row
+            )
+            for row in rows
         ]
 
     def _versions(self) -> list[str | None]:

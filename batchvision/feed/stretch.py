@@ -106,6 +106,14 @@ class Stretch:
         """The row's skip_key."""
         return self.keys[place * keys.KEY_BYTES : (place + 1) * keys.KEY_BYTES].hex()
 
+    def altered_places(self, places: list[int], ignores_parameters: bool) -> list[int]:
+        """Of some rows those of which a local image is gone, or a URL may differ in a parameter only."""
+        if not places:
+            return []
+        signs = r"\d+:missing:|\d+:url:" if ignores_parameters else r"\d+:missing:"
+        found = pc.match_substring_regex(self.stamps.take(pa.array(places, pa.int64())), signs)
+        return [place for place, is_altered in zip(places, found.to_pylist(), strict=True) if is_altered]
+
     # ------------------------------------------------------------------------------ rows to do, as columns
 
     def sound_places(self) -> list[int]:

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from batchvision import keys
-from batchvision.checkpoint import RowState
+from batchvision.checkpoint import RowState, StoredAnswer
 from batchvision.errors import JobInvalid, ManifestChanged
+from batchvision.feed.by_content import ByContent
 from batchvision.feed.keying import image_columns, prompt_texts, row_ids, skip_digests
 from batchvision.feed.picture import BatchImages
 from batchvision.feed.selection import Chooser, Selection
@@ -46,7 +47,8 @@ class Standing(Protocol):
     """What the feed asks the checkpoint: how a row stands under its skip_key. ``not_done``: the places of the rows that
     are not done, asked with 16 bytes a key; ``met_before``: the places among these of all that may not be new, which
     are asked about one by one, with ``open_state``. ``are_elsewhere``: of each row whether it was last paid for under
-    another recipe."""
+    another recipe; ``were_paid``: whether it was ever paid for under this one. ``answers_of``: what was asked and
+    answered of a row under this recipe."""
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]: ...
     def met_before(self, row_ids: Sequence[str]) -> list[int]: ...
@@ -55,6 +57,8 @@ class Standing(Protocol):
     def failed_before(self, row_id: str, key: str) -> Failed | None: ...
     def keep_failed(self, row_id: str, key: str) -> None: ...
     def are_elsewhere(self, ids: pa.Array) -> Sequence[bool]: ...
+    def were_paid(self, ids: pa.Array) -> Sequence[bool]: ...
+    def answers_of(self, row_id: str) -> Sequence[StoredAnswer]: ...
 
 
 class NewStanding:
@@ -80,6 +84,12 @@ class NewStanding:
 
     def are_elsewhere(self, ids: pa.Array) -> Sequence[bool]:
         return [False] * len(ids)
+
+    def were_paid(self, ids: pa.Array) -> Sequence[bool]:
+        return [False] * len(ids)
+
+    def answers_of(self, row_id: str) -> Sequence[StoredAnswer]:
+        return ()
 
 
 def feed(job: Job, survey: Survey, standing: Standing, selection: Selection | None = None) -> Iterator[FeedBatch]:
@@ -123,6 +133,9 @@ class _Feed:
         self._selection = selection
         self._chooser = Chooser(selection, survey.rows_in_manifest)
         self._only_new = job.output.on_recipe_change == "new_rows_only"
+        self._keeps_changed = job.manifest.on_row_change == "keep"
+        self._ignores = bool(job.manifest.ignore_url_parameters)
+        self._by_content = ByContent(job)
         self._images = image_columns(job)
         self._repeats = _Repeats(survey.repeated, are_invalid=bool(job.id_columns))
         self._rows_before = 0
@@ -209,11 +222,12 @@ class _Feed:
 
     def _count_all(self, stretch: Stretch) -> None:
         tally, others = stretch.tally, self._standing.not_done(stretch.ids, stretch.keys)
+        others = self._without_answered(stretch, others)
         tally.done = len(stretch.ids) - len(others)
         chosen = stretch.ids.take(pa.array(others, pa.int64()))
         ids = chosen.to_pylist()
-        if self._only_new:
-            are_kept = self._standing.are_elsewhere(chosen)
+        if self._only_new or self._keeps_changed:
+            are_kept = self._are_kept(stretch, others, chosen)
             for place, row_id, is_kept in zip(others, ids, are_kept, strict=True):
                 self._count(stretch, place, row_id, is_kept=bool(is_kept))
             return
@@ -229,6 +243,27 @@ class _Feed:
             tally.left += len(new)
         else:
             tally.places = sorted([*tally.places, *new])
+
+    def _without_answered(self, stretch: Stretch, places: list[int]) -> list[int]:
+        """``places`` without those of rows that only look new: the image is gone, or the URL written in another way."""
+        suspects = [place for place in stretch.altered_places(places, self._ignores) if place not in stretch.problems]
+        answered = {
+            place
+            for place, row in zip(suspects, stretch.rows(suspects), strict=True)
+            if any(self._by_content.is_answer_to(answer, row) for answer in self._standing.answers_of(row.row_id))
+        }
+        return [place for place in places if place not in answered] if answered else places
+
+    def _are_kept(self, stretch: Stretch, places: list[int], ids: pa.Array) -> list[bool]:
+        """Of each row whether it keeps an older answer, as the job says."""
+        kept = list(self._standing.are_elsewhere(ids)) if self._only_new else [False] * len(places)
+        if not self._keeps_changed:
+            return kept
+        were_paid = self._standing.were_paid(ids)
+        suspects = [at for at, place in enumerate(places) if were_paid[at] and place not in stretch.problems]
+        for at, row in zip(suspects, stretch.rows([places[at] for at in suspects]), strict=True):
+            kept[at] = kept[at] or self._by_content.would_be_sent(row, self._standing)
+        return kept
 
     def _count(self, stretch: Stretch, place: int, row_id: str, *, is_kept: bool = False) -> None:
         """One row that is not done: to do, or waiting, or left alone."""

@@ -109,7 +109,7 @@ def identity(ref: ImageRef, identity_mode: str, digest: str | None) -> str:
     """
     match ref.kind:
         case ImageKind.URL:
-            name = f"url:{url_identity(ref.reference)}"
+            name = f"url:{url_identity(ref.reference if ref.known_by is None else ref.known_by)}"
         case ImageKind.DATA | ImageKind.BYTES:
             name = f"sha256:{digest or _digest_at_hand(ref)}"
         case ImageKind.PATH if digest is not None and needs_reading(ref, identity_mode):
@@ -162,6 +162,23 @@ def url_identity(url: str) -> str:
     except ValueError:
         keep_tokens = True
     return _trimmed(url, keep_tokens=keep_tokens)
+
+
+def trimmed_url(url: str, ignored: frozenset[str]) -> str:
+    """The URL without some parameters, and without all that :func:`redact_url` leaves out."""
+    shown = redact_url(url)
+    return without_parameters(shown, ignored) if ignored else shown
+
+
+def without_parameters(url: str, ignored: frozenset[str]) -> str:
+    """The URL without the parameters of these names, in whatever case; all else stays byte for byte."""
+    head, mark, query = url.partition("?")
+    if not mark:
+        return url
+    query, sharp, fragment = query.partition("#")
+    lower = {name.lower() for name in ignored}
+    kept = "&".join(pair for pair in query.split("&") if _parameter_name(pair) not in lower)
+    return f"{head}{'?' if kept else ''}{kept}{sharp}{fragment}"
 
 
 def _trimmed(url: str, *, keep_tokens: bool) -> str:

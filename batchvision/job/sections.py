@@ -123,6 +123,9 @@ class ManifestSection(Section):
     image_identity: Literal["content", "ref"] = "content"
     image_version: Text | None = None
     on_bad_image: Literal["fail_row", "skip_image"] = "fail_row"
+    max_changed: RowShare = Share(None, Fraction(1, 5))
+    on_row_change: Literal["refuse", "redo", "keep"] = "refuse"
+    ignore_url_parameters: Names = ()
 
     @field_validator("id", "images")
     @classmethod

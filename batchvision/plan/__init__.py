@@ -20,9 +20,18 @@ from batchvision.errors import CheckpointDamaged, JobInvalid, RowFault
 from batchvision.feed import ChangeCounter, Changes, NewStanding, Selection, Stretch, Tally, stretches, survey
 from batchvision.feed import Standing as FeedStanding
 from batchvision.garbage import rarely_collected
-from batchvision.guards import Quote, agreed_recipes, recipe_words, recipes_to_redo, rows_not_agreed
+from batchvision.guards import (
+    Quote,
+    agreed_recipes,
+    are_too_many_changed,
+    recipe_words,
+    recipes_to_redo,
+    row_words,
+    rows_not_agreed,
+)
 from batchvision.job import Job
 from batchvision.plan.bodies import bodies, shortened
+from batchvision.plan.changed_columns import changed_columns
 from batchvision.plan.counts import Plan, RowCounts, Sums
 from batchvision.plan.looking import Distinct, Looking, Seen
 from batchvision.pricelist import quote
@@ -82,15 +91,18 @@ async def _add_changes(drawn: Plan, job: Job, selection: Selection, found: Chang
     agreed = agreed_recipes(job, newest_summaries(job.output_path))
     if rows := rows_not_agreed(job, found, agreed):
         others = frozenset(found.again) - recipes_to_redo(job, found, agreed)
-        kept = await plan(_that_keeps(job), selection)
+        kept = await plan(_with(job, "output", on_recipe_change="new_rows_only"), selection)
         documents = list(_documents(job, others))
         drawn.refusals.append(recipe_words(rows, job, documents, _quote(drawn), _quote(kept)))
+    if are_too_many_changed(job, found):
+        kept = await plan(_with(job, "manifest", on_row_change="keep"), selection)
+        columns = changed_columns(job, found.examples)
+        drawn.refusals.append(row_words(job, found, columns, _quote(drawn), _quote(kept)))
 
 
-def _that_keeps(job: Job) -> Job:
-    """The job, if it asked only rows that nothing was paid for."""
-    output = job.output.model_copy(update={"on_recipe_change": "new_rows_only"})
-    return job.model_copy(update={"output": output})
+def _with(job: Job, section: str, **settings: str) -> Job:
+    """The job with another value in a section."""
+    return job.model_copy(update={section: getattr(job, section).model_copy(update=settings)})
 
 
 def _quote(drawn: Plan) -> Quote:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from batchvision.checkpoint import Standing, newest_summaries
 from batchvision.errors import JobInvalid
 from batchvision.feed import Selection, Survey, changes
-from batchvision.guards import agreed_recipes, recipes_to_redo, rows_not_agreed
+from batchvision.guards import agreed_recipes, are_too_many_changed, recipes_to_redo, rows_not_agreed
 from batchvision.images import Offload
 from batchvision.job import Job
 from batchvision.plan import plan
@@ -20,7 +20,7 @@ async def refuse_to_buy_again(
     """The recipes whose rows this run may ask again. Raises JobInvalid where a user has to say so first."""
     found = await offload(changes, job, surveyed, standing, selection)
     agreed = agreed_recipes(job, newest_summaries(job.output_path))
-    if rows_not_agreed(job, found, agreed):
+    if rows_not_agreed(job, found, agreed) or are_too_many_changed(job, found):
         drawn = await plan(job, selection)
         raise JobInvalid(drawn.refusals)
     return recipes_to_redo(job, found, agreed)

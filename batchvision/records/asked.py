@@ -54,6 +54,7 @@ class ImageRef(NamedTuple):
 
     ``slot`` is the column it came from, for ``{image:slot}``. ``version`` is the cell of ``image_version``, if any.
     ``size_bytes``: of a local file, as the feed found it (0: there is none); None where nothing has looked.
+    ``known_by``: the URL without the parameters that ``manifest.ignore_url_parameters`` names; None: as it is.
     """
 
     kind: ImageKind
@@ -62,6 +63,7 @@ class ImageRef(NamedTuple):
     content: bytes | None = None
     version: str | None = None
     size_bytes: int | None = None
+    known_by: str | None = None
 
 
 class Row(NamedTuple):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchvision import keys
-from batchvision.checkpoint import RowState
+from batchvision.checkpoint import RowState, StoredAnswer
 from batchvision.checkpoint import Standing as CheckpointStanding
 from batchvision.errors import JobInvalid, ManifestChanged
 from batchvision.feed import FeedBatch, NewStanding, Selection, Standing, feed, survey, surveying
@@ -94,6 +94,12 @@ class Known(NewStanding):
 
     def keep_failed(self, row_id: str, key: str) -> None:
         self.kept.append(row_id)
+
+    def were_paid(self, ids: pa.Array) -> list[bool]:
+        return [False] * len(ids)
+
+    def answers_of(self, row_id: str) -> list[StoredAnswer]:
+        return []
 
     def are_elsewhere(self, ids: pa.Array) -> list[bool]:
         return [row_id in self.elsewhere for row_id in ids.to_pylist()]
@@ -447,7 +453,7 @@ def test_damage_in_a_manifest_that_was_not_written_to_is_damage(ask: Ask, tmp_pa
 
 def test_the_checkpoints_standing_answers_all_that_the_feed_asks() -> None:
     asked = [name for name in vars(Standing) if not name.startswith("_")]
-    assert len(asked) == 7
+    assert len(asked) == 9
     assert all(callable(getattr(CheckpointStanding, name)) for name in asked)
 
 

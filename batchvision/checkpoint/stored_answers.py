@@ -1,0 +1,81 @@
+"""The stored answers of one recipe by row: to compare today's row with a request that was answered.
+
+The rule: read only where a row looks new although it was paid for (its image is gone, its URL is written in another
+way): an answer takes some 200 bytes here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from batchvision.checkpoint.parts import batches_of, part_paths
+from batchvision.checkpoint.row_keys import packed_ids
+
+_COLUMNS = ("row_id", "recipe_id", "request_key", "image_ref", "image_sha256")
+_KEPT = ("row_id", "request_key", "image_ref", "image_sha256")
+
+
+class StoredAnswer(NamedTuple):
+    """What was asked. ``image_sha256``: None for URLs handed over."""
+
+    request_key: str
+    image_ref: tuple[str, ...]
+    image_sha256: tuple[str | None, ...]
+
+
+class StoredAnswers:
+    """Made by :meth:`read`."""
+
+    def __init__(self, table: pa.Table) -> None:
+        ids: NDArray[np.uint64] = np.frombuffer(_hashes(table["row_id"]), np.uint64)[::2]
+        order = np.argsort(ids, kind="stable")
+        self._ids = ids[order]
+        self._places = order
+        self._table = table
+
+    @classmethod
+    def read(cls, output: Path, recipe_id: str) -> StoredAnswers:
+        """From the parts of all shards. Raises CheckpointDamaged."""
+        current = pa.scalar(recipe_id, pa.string())
+        batches = [
+            batch.filter(pc.equal(batch["recipe_id"], current)).select(list(_KEPT))
+            for path in part_paths(output, "results")
+            for batch in batches_of(path, _COLUMNS)
+        ]
+        return cls(pa.Table.from_batches(batches) if batches else _EMPTY)
+
+    @classmethod
+    def none(cls) -> StoredAnswers:
+        """Of an output without answers."""
+        return cls(_EMPTY)
+
+    def of(self, row_id: str) -> list[StoredAnswer]:
+        """The row's answers under this recipe, the one stored last first."""
+        (asked,) = np.frombuffer(packed_ids(pa.array([row_id])), np.uint64)[:1]
+        start, end = np.searchsorted(self._ids, asked), np.searchsorted(self._ids, asked, side="right")
+        found = [self._table.slice(place, 1).to_pylist()[0] for place in self._places[start:end].tolist()]
+        return [
+            StoredAnswer(row["request_key"], tuple(row["image_ref"] or ()), tuple(row["image_sha256"] or ()))
+            for row in reversed(found)
+            if row["row_id"] == row_id
+        ]
+
+
+_EMPTY = pa.table(
+    {
+        "row_id": pa.array([], pa.string()),
+        "request_key": pa.array([], pa.string()),
+        "image_ref": pa.array([], pa.list_(pa.string())),
+        "image_sha256": pa.array([], pa.list_(pa.string())),
+    }
+)
+
+
+def _hashes(column: pa.ChunkedArray) -> bytes:
+    return b"".join(packed_ids(chunk) for chunk in column.chunks)

@@ -1,0 +1,198 @@
+"""Answered rows whose cells or images changed are bought again only in small numbers, or when the user has said so."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from nights import Night, Nights
+
+from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
+from batchvision.plan import Plan, plan
+
+ROWS = 120
+
+
+class UrlNights(Nights):
+    """Nights over images named by URL, which a night may change."""
+
+    url = "https://cdn.example/{row}.jpg"
+    rows_there: range = range(ROWS)
+
+    def write_manifest(self, name: str = "photos.csv", cells: Any = None) -> Path:
+        path = self.folder / name
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["sku", "image", "title", "unread"])
+            for number in self.rows_there:
+                row = f"r{number:03}"
+                table.writerow([row, self.url.format(row=row), self.cells.get(row, "shoe"), "x"])
+        return path
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningEmulator]:
+    with start_in_thread(EmulatorOptions()) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def job(tmp_path: Path, running: RunningEmulator) -> UrlNights:
+    running.reset()
+    nights = UrlNights(tmp_path, running)
+    first = nights.run()
+    assert (first.exit_code, first.counts) == (0, (ROWS, 0, 0))
+    return nights
+
+
+def planned(job: Nights, settings: dict[str, Any] | None = None) -> Plan:
+    job.write_manifest()
+    return anyio.run(plan, job.job(settings))
+
+
+def spent(night: Night) -> int:
+    return night.billed.total()
+
+
+# ---------------------------------------------------------------------------------- what stops a run
+
+
+def test_a_renamed_host_stops_the_run_and_is_named(job):
+    job.url = "https://img.other.example/{row}.jpg"
+    refused = job.run()
+    assert (refused.exit_code, spent(refused)) == (2, 0)
+    assert "120 of 120 rows that were paid for have changed" in refused.message
+    assert "image (host cdn.example became img.other.example)" in refused.message
+    assert "`--on-row-change redo` to ask them again: 120 requests for about $" in refused.message
+    assert "`--on-row-change keep`" in refused.message
+
+
+def test_an_added_parameter_stops_the_run_and_is_named(job):
+    job.url = "https://cdn.example/{row}.jpg?v=2"
+    refused = job.run()
+    assert (refused.exit_code, spent(refused)) == (2, 0)
+    assert "image (parameters 'none' became 'v=2')" in refused.message
+    assert "manifest.ignore_url_parameters" in refused.message
+
+
+def test_changed_cells_of_the_prompt_are_named_by_their_column(job):
+    for number in range(110):
+        job.rows("boot", f"r{number:03}")
+    refused = job.run()
+    assert (refused.exit_code, spent(refused)) == (2, 0)
+    assert "110 of 120 rows that were paid for have changed" in refused.message
+    assert "asked again: title." in refused.message
+
+
+def test_a_column_that_is_not_kept_is_named_too(tmp_path, running):
+    nights = UrlNights(tmp_path, running, settings={"manifest.keep": []})
+    nights.run()
+    nights.cells = {f"r{number:03}": "boot" for number in range(110)}
+    refused = nights.run()
+    assert refused.exit_code == 2
+    assert "asked again: title." in refused.message
+
+
+def test_plan_counts_changed_rows_beside_new_ones_and_says_the_same(job):
+    job.url, job.rows_there = "https://cdn.example/{row}.jpg?v=2", range(ROWS + 5)
+    drawn, refused = planned(job), job.run()
+    assert (drawn.changes.changed, drawn.changes.new, drawn.rows.done) == (120, 5, 0)
+    assert drawn.refusals == [refused.message]
+    from batchvision.cli.plan import plan_lines
+
+    assert "125 to do (5 new, 120 changed)" in next(plan_lines(drawn))
+
+
+# ---------------------------------------------------------------------------------- what does not
+
+
+def test_few_changed_rows_are_asked_again_unasked(job):
+    job.rows("boot", "r001", "r002", "r003")
+    night = job.run()
+    assert (night.exit_code, spent(night), night.counts) == (0, 3, (ROWS, 0, 0))
+
+
+def test_a_fifth_of_the_rows_or_fewer_than_a_hundred_do_not_stop_a_run(job):
+    for number in range(99):
+        job.rows("boot", f"r{number:03}")
+    assert spent(job.run()) == 99
+
+
+@pytest.mark.parametrize(("most", "exit_code"), [("90%", 2), ("95%", 0), (109, 2), (110, 0)])
+def test_the_bound_is_a_key_of_the_job(job, most, exit_code):
+    for number in range(110):
+        job.rows("boot", f"r{number:03}")
+    assert job.run({"manifest.max_changed": most}).exit_code == exit_code
+
+
+def test_new_rows_and_rows_that_leave_do_not_count(job):
+    job.rows_there = range(60, 60 + 3 * ROWS)
+    night = job.run()
+    assert (night.exit_code, spent(night)) == (0, 3 * ROWS - 60)
+
+
+def test_a_cell_that_the_prompt_does_not_read_changes_nothing(job):
+    path = job.write_manifest()
+    path.write_text(path.read_text().replace(",x\n", ",y\n").replace(",x\r\n", ",y\r\n"))
+    assert spent(job.run(manifest=path)) == 0
+
+
+# ---------------------------------------------------------------------------------- the ways out
+
+
+def test_redo_asks_them_again(job):
+    job.url = "https://img.other.example/{row}.jpg"
+    night = job.run({"manifest.on_row_change": "redo"})
+    assert (night.exit_code, spent(night), night.counts) == (0, ROWS, (ROWS, 0, 0))
+    assert spent(job.run()) == 0
+
+
+def test_keep_asks_only_new_rows_and_says_how_many_keep_an_older_answer(job):
+    job.url, job.rows_there = "https://img.other.example/{row}.jpg", range(ROWS + 2)
+    night = job.run({"manifest.on_row_change": "keep"})
+    assert (night.exit_code, spent(night), night.counts) == (3, 2, (2, 0, ROWS))
+    assert night.summary is not None and night.summary.rows_kept == ROWS
+    assert job.is_right()
+
+
+def test_keep_does_not_keep_back_a_row_whose_image_was_only_touched(tmp_path, running):
+    running.reset()
+    nights = Nights(tmp_path, running)
+    nights.rows("shoe", "r1", "r2", "r3")
+    nights.run()
+    (tmp_path / "images" / "r1.png").touch()
+    nights.rows("boot", "r2")
+    night = nights.run({"manifest.on_row_change": "keep"})
+    assert (night.counts, spent(night)) == ((2, 0, 1), 0)
+
+
+@pytest.mark.parametrize("before", ["", "?v=1", "?w=9&v=1", "?v=1&w=9"])
+def test_a_parameter_that_does_not_change_the_image_changes_no_row(tmp_path, running, before):
+    running.reset()
+    nights = UrlNights(tmp_path, running)
+    width = "w=9" if "w=9" in before else ""
+    nights.url = "https://cdn.example/{row}.jpg" + before
+    nights.run()
+    nights.url = "https://cdn.example/{row}.jpg?" + "&".join(filter(None, [width, "V=77"]))
+    night = nights.run({"manifest.ignore_url_parameters": ["v"]})
+    assert (night.exit_code, spent(night), night.counts) == (0, 0, (ROWS, 0, 0))
+    assert nights.run({"manifest.ignore_url_parameters": ["v"]}).counts == (ROWS, 0, 0)
+
+
+def test_other_parameters_still_count(job):
+    job.url = "https://cdn.example/{row}.jpg?v=2&w=9"
+    assert job.run({"manifest.ignore_url_parameters": ["v"]}).exit_code == 2
+
+
+def test_a_row_asked_with_an_ignored_parameter_is_known_by_the_url_without_it(tmp_path, running):
+    running.reset()
+    nights = UrlNights(tmp_path, running)
+    settings = {"manifest.ignore_url_parameters": ["v"]}
+    nights.url = "https://cdn.example/{row}.jpg?v=1"
+    nights.run(settings)
+    nights.url = "https://cdn.example/{row}.jpg"
+    assert spent(nights.run()) == 0
