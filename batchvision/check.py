@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchvision.errors import BatchvisionError, JobInvalid, ModelNotFound, RequestRejected, StopRun
 from batchvision.job import Job
@@ -21,6 +21,9 @@ from batchvision.pricelist import FRESH_FOR, Listed, quote, recall, remember
 from batchvision.providers import Dialect, ModelListing, dialect
 from batchvision.secrets import Secret, Secrets
 from batchvision.wiring import fallback_warning, system_warning
+
+if TYPE_CHECKING:
+    from batchvision.http import Network
 
 MODELS_TIMEOUT_SECONDS = 30.0
 REFUSED = 5
@@ -68,14 +71,23 @@ async def list_models(
     headers: Mapping[str, str],
     *,
     allow_plain_http: bool = False,
+    network: Network | None = None,
+    hidden: Sequence[Secret] = (),
 ) -> tuple[ModelListing, ...]:
-    """The provider's models, by one free GET. Raises the error that its answer is."""
-    from batchvision.checkpoint.entries import masked_answer
-    from batchvision.http import Endpoint, LeanTransport, ProviderClient
+    """The provider's models, by one free GET. Raises the error that its answer is.
 
-    secrets = Secrets(*([key] if key is not None else []))
+    ``network`` None: as the environment says. ``hidden``: secrets beside the key.
+    """
+    from batchvision.checkpoint.entries import masked_answer
+    from batchvision.http import Endpoint, Network, ProviderClient
+
+    network = network or Network.to(base_url, os.environ)
+    secrets = Secrets(*([key] if key is not None else []), *hidden, *network.secrets)
     endpoint = Endpoint(base_url, speaks.headers(key, headers), allow_plain_http=allow_plain_http)
-    async with LeanTransport(most_idle=1) as transport, ProviderClient(endpoint, transport, secrets) as client:
+    async with (
+        network.transport(1) as transport,
+        ProviderClient(endpoint, transport, secrets, network=network) as client,
+    ):
         raw = await client.send("GET", speaks.models_path, None, MODELS_TIMEOUT_SECONDS)
     return speaks.read_models(masked_answer(raw, secrets))
 
@@ -109,8 +121,7 @@ async def check(job: Job, *, environ: Mapping[str, str] | None = None, ask: List
     else:
         speaks = dialect(job.provider.name).with_key_from(job.key_source)
         findings.append(Finding("key", "found" if key is not None else f"{speaks.name} needs none"))
-        asked = ask or partial(list_models, allow_plain_http=job.provider.allow_plain_http)
-        findings += await _provider(job, speaks, key, asked)
+        findings += await _reached(job, speaks, key, environ, ask)
     return CheckReport(tuple(findings))
 
 
@@ -157,9 +168,28 @@ def _extras() -> Iterator[Finding]:
             yield Finding("extras", f"not installed, only needed for {gives}: pip install 'batchvision[{extra}]'")
 
 
-async def _provider(job: Job, speaks: Dialect, key: Secret | None, ask: ListModels) -> list[Finding]:
+async def _reached(
+    job: Job, speaks: Dialect, key: Secret | None, environ: Mapping[str, str] | None, ask: ListModels | None
+) -> list[Finding]:
+    """The way to the provider, then what the provider says."""
+    from batchvision.wiring import access_of
+
     try:
-        models = await ask(speaks, job.base_url, key, job.provider.headers)
+        access = access_of(job, key, environ)
+    except JobInvalid as error:
+        return [Finding("network", problem, INVALID) for problem in error.problems]
+    asked = ask or partial(
+        list_models,
+        allow_plain_http=job.provider.allow_plain_http,
+        network=access.network,
+        hidden=access.secrets,
+    )
+    return [Finding("network", str(access.network)), *await _provider(job, speaks, access.headers, asked)]
+
+
+async def _provider(job: Job, speaks: Dialect, headers: Mapping[str, str], ask: ListModels) -> list[Finding]:
+    try:
+        models = await ask(speaks, job.base_url, None, headers)  # the key is one of the headers
         remember(speaks.name, job.base_url, models, datetime.now(UTC))
     except (ModelNotFound, RequestRejected) as error:
         says = f"{job.base_url} has no list of models, so that {job.provider.model} could not be looked up"

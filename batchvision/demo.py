@@ -74,6 +74,7 @@ async def demo(folder: Path, watch: Watch | None = None) -> DemoRun:
     job_path = folder / JOB_NAME
     job_path.write_text(JOB_TEXT.format(here=folder), encoding="utf-8")
     with start_in_thread(EmulatorOptions(latency_seconds=LATENCY_SECONDS)) as emulator:
-        job = Job.load(job_path, overrides={"provider.base_url": f"{emulator.url}/v1"}, environ={})
+        here = {"provider.base_url": f"{emulator.url}/v1", "provider.proxy": "none"}
+        job = Job.load(job_path, overrides=here, environ={})
         summary = await run_async(job, watch=watch, environ={})
     return DemoRun(folder, job_path, summary)

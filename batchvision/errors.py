@@ -14,6 +14,10 @@
     │   ├── ProviderNeverAnswered    provider_never_answered exit 5
     │   ├── ProviderUnavailable      provider_unavailable  exit 4
     │   ├── QuotaReached             quota_reached         exit 4
+    │   ├── NoWayToProvider          (nothing was sent, and a setting of the job or the machine must change)
+    │   │   ├── CertificateFailed        certificate_failed    exit 5
+    │   │   ├── ProxyRefused             proxy_refused         exit 5
+    │   │   └── WrongScheme              wrong_scheme          exit 5
     │   ├── SpendCapReached          spend_cap_reached     exit 4
     │   ├── DeadlineReached          deadline_reached      exit 4
     │   ├── TooManyFailures          too_many_failures     exit 4
@@ -148,6 +152,30 @@ class QuotaReached(StopRun):
 
     kind = "quota_reached"
     exit_code = 4
+
+
+class NoWayToProvider(StopRun):
+    """No request can reach the provider until a setting changes. The request at hand costs nothing."""
+
+    exit_code = 5
+
+
+class CertificateFailed(NoWayToProvider):
+    """A certificate is not trusted: the provider's by us, or ours by the provider."""
+
+    kind = "certificate_failed"
+
+
+class ProxyRefused(NoWayToProvider):
+    """The proxy wants a user and password, or does not let requests through to the provider."""
+
+    kind = "proxy_refused"
+
+
+class WrongScheme(NoWayToProvider):
+    """The base URL says https where the server speaks http, or the reverse."""
+
+    kind = "wrong_scheme"
 
 
 class SpendCapReached(StopRun):

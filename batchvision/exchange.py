@@ -21,6 +21,7 @@ from batchvision.checkpoint import Carried, Standing, Store, is_unclear
 from batchvision.checkpoint.entries import masked_answer
 from batchvision.errors import (
     BatchvisionError,
+    NoWayToProvider,
     ProviderRefuses,
     RowFault,
     ServerError,
@@ -216,6 +217,12 @@ class Exchanges:
             )
         except Transient as error:
             return Exchange(intent, ended=EndedWithout(error.kind, str(error), self._now()))
+        except NoWayToProvider as reason:
+            self._stop.request(reason)
+            self._counters.requests_sent -= 1
+            self._store.void(intent.exchange_id)
+            lease.void()
+            return None
         finally:
             self._counters.in_flight -= 1
             lease.landed()

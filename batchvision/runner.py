@@ -98,7 +98,7 @@ async def _locked_run(night: Night, lock: OutputLock, drain_timeout_seconds: flo
     night.survey = await night.offload(survey, job, night.selection)
     with await night.offload(night.open_store, lock, night.survey.typed_keep) as store:
         await night.look_at_what_is_there(store)
-        async with wiring.connected(job, night.headers, night.secrets, night.seams) as (client, images):
+        async with wiring.connected(job, night.access, night.secrets, night.seams) as (client, images):
             delivery = night.delivery(client, images)
             with rarely_collected():
                 async with anyio.create_task_group() as writing:
@@ -166,8 +166,10 @@ class Night:
         self.purpose = purpose
         self.run_id = purpose.mark(new_run_id(self.started_at, seams.rng))
         self.dialect = wiring.dialect_of(job, job.provider.name)
-        self.headers = self.dialect.headers(key, job.provider.headers)
-        self.secrets = Secrets(*([key] if key else []), *job.header_secrets)
+        self.access = wiring.access_of(job, key, environ, seams.transport)
+        self.secrets = Secrets(*self.access.secrets)
+        if self.access.network is not None:
+            log.info("%s", self.access.network)
         quoted = quote(job)
         for said in wiring.warnings_of(job, quoted, self.started_at):
             log.warning("%s", said)
@@ -262,7 +264,7 @@ class Night:
         with suppress(StopRun), await self.offload(self.open_store, lock, None) as store:
             await self._recover(store)
             self.stop.request(refusal)  # nothing is sent
-            async with wiring.connected(self.job, self.headers, self.secrets, self.seams) as (client, images):
+            async with wiring.connected(self.job, self.access, self.secrets, self.seams) as (client, images):
                 delivery = self.delivery(client, images, is_capped=False)
                 async with anyio.create_task_group() as writing:
                     writing.start_soon(self.write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from batchvision.checkpoint import Disk, spent_by_shard, type_of
 from batchvision.errors import JobInvalid
 from batchvision.estimate import Estimator
 from batchvision.exchange import utc_now
-from batchvision.http import Endpoint, FetchesOnDemand, LeanTransport, ProviderClient, httpx
+from batchvision.http import NO_PROXY, Endpoint, FetchesOnDemand, Network, ProviderClient, httpx
 from batchvision.images import Converter, DecodingPool, Fetcher, ImageSource, LeastSize, Offload, load_local
 from batchvision.job import Job
 from batchvision.lanes import POLLERS
@@ -35,7 +36,7 @@ from batchvision.providers import Dialect, Forms, dialect
 from batchvision.records import Lane, Recipe, RunSummary, Shard
 from batchvision.refusals import Refusals
 from batchvision.retry import RetryPolicy
-from batchvision.secrets import Secrets
+from batchvision.secrets import Secret, Secrets, url_credentials
 
 if TYPE_CHECKING:
     from pyarrow import DataType
@@ -309,19 +310,57 @@ def preparer_of(job: Job, estimator: Estimator, images: ImageSource) -> Preparer
     )
 
 
+class Access(NamedTuple):
+    """What it takes to ask the provider: the headers of every request, what to hide, and the way there."""
+
+    headers: Mapping[str, str]
+    secrets: tuple[Secret, ...]
+    network: Network | None  #: None: a transport of the caller's reaches the provider
+
+
+def access_of(
+    job: Job, key: Secret | None, environ: Mapping[str, str] | None, transport: httpx.AsyncBaseTransport | None = None
+) -> Access:
+    """Raises JobInvalid for variables, proxies and files that are not there."""
+    given, secrets = job.request_headers(environ)
+    speaks, name = dialect(job.provider.name), job.provider.api_key_header
+    if key is None or name is None or name.lower() == "authorization":
+        headers = speaks.headers(key, given)
+    else:
+        headers = speaks.headers(None, {**given, name: key.reveal()})
+    network = None if transport is not None else _network_of(job, environ)
+    keys = () if key is None else (key,)
+    hidden = (*keys, *secrets, *url_credentials(job.base_url), *(network.secrets if network else ()))
+    return Access(headers, hidden, network)
+
+
+def _network_of(job: Job, environ: Mapping[str, str] | None) -> Network:
+    provider = job.provider
+    return Network.to(
+        job.base_url,
+        os.environ if environ is None else environ,
+        http=provider.http,
+        proxy=NO_PROXY if provider.http == "lean" else job.proxy(environ),
+        ca_file=job.file(provider.ca_file),
+        client_cert=job.file(provider.client_cert),
+    )
+
+
 @asynccontextmanager
 async def connected(
-    job: Job, headers: Mapping[str, str], secrets: Secrets, seams: Seams
+    job: Job, access: Access, secrets: Secrets, seams: Seams
 ) -> AsyncIterator[tuple[ProviderClient, ImageSource]]:
     """The provider's endpoint, with a connection for each request and poll; images, with what downloads and decodes
     them. All of it ends with the run."""
     async with AsyncExitStack() as stack:
-        endpoint = Endpoint(job.base_url, headers, allow_plain_http=job.provider.allow_plain_http)
+        endpoint = Endpoint(job.base_url, access.headers, allow_plain_http=job.provider.allow_plain_http)
         transport = seams.transport
-        if transport is None:
-            lean = LeanTransport(most_idle=job.limits.concurrency + POLLERS)
-            transport = await stack.enter_async_context(lean)
-        client = await stack.enter_async_context(ProviderClient(endpoint, transport, secrets, clock=seams.now))
+        if access.network is not None:
+            own = access.network.transport(job.limits.concurrency + POLLERS)
+            transport = await stack.enter_async_context(own)
+        assert transport is not None
+        client = ProviderClient(endpoint, transport, secrets, network=access.network, clock=seams.now)
+        await stack.enter_async_context(client)
         convert = None if seams.offload is not None else stack.enter_context(DecodingPool()).convert
         fetch = await stack.enter_async_context(FetchesOnDemand(job.images.allow_private_hosts))
         yield client, images_of(job, fetch, seams, convert, least_image_of(job))

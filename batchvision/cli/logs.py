@@ -17,7 +17,7 @@ class StderrLines(logging.Handler):
     """One line a record: words, or one JSON object."""
 
     def __init__(self, *, as_json: bool) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._as_json = as_json
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -31,10 +31,12 @@ class StderrLines(logging.Handler):
             say(line + safe_text(trace), sys.stderr)
 
 
-def tell_warnings(*, as_json: bool) -> None:
-    """Send warnings to stderr; whatever else was set up for the package's own is replaced."""
+def tell_warnings(*, as_json: bool, news: bool = False) -> None:
+    """Send warnings to stderr, and the package's own ``news``; whatever else was set up for the package is
+    replaced."""
     lines = StderrLines(as_json=as_json)
     package = logging.getLogger("batchvision")
+    package.setLevel(logging.INFO if news else logging.WARNING)
     package.handlers[:] = [lines]
     package.propagate = False
     everybody = logging.getLogger()

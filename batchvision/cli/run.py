@@ -86,7 +86,7 @@ def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
     from batchvision.progress import choose_style, watcher
     from batchvision.runner import run_async
 
-    tell_warnings(as_json=flags["log_format"] == "json")
+    tell_warnings(as_json=flags["log_format"] == "json", news=not flags["quiet"])
     style = choose_style(flags["log_format"], quiet=flags["quiet"], is_terminal=sys.stderr.isatty())
     start = partial(
         run_async,

@@ -1,8 +1,9 @@
 """All HTTP of batchvision as a client. Only this package imports httpx.
 
-client (requests to a provider, one deadline, billed or not) · endpoint (base URL and headers) · lean (the direct
-transport) over connection (sockets) and arrival (a response as it comes in) · body (decoded under a cap) · tls (roots)
-· deadlines · downloads, fetch, hosts (images).
+client (requests to a provider: one deadline, billed or not) · endpoint (base URL and headers) · lean (the direct
+transport) over connection (sockets) and arrival (a response as it comes in) · pooled (httpx's own transport) · network
+(which of them, by proxy and tls) · no_way (faults that stay) · body (decoded under a cap) · deadlines · downloads,
+fetch, hosts (images).
 """
 
 from batchvision.http.client import ProviderClient
@@ -10,5 +11,7 @@ from batchvision.http.downloads import FetchesOnDemand
 from batchvision.http.endpoint import Endpoint
 from batchvision.http.lean import LeanTransport
 from batchvision.http.library import httpx
+from batchvision.http.network import Network
+from batchvision.http.proxy import NONE as NO_PROXY
 
-__all__ = ["Endpoint", "FetchesOnDemand", "LeanTransport", "ProviderClient", "httpx"]
+__all__ = ["NO_PROXY", "Endpoint", "FetchesOnDemand", "LeanTransport", "Network", "ProviderClient", "httpx"]

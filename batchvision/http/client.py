@@ -26,14 +26,24 @@ from batchvision.http.deadlines import Deadline, Deadlines
 from batchvision.http.endpoint import Endpoint
 from batchvision.http.lean import CONNECT_TIMEOUT_SECONDS
 from batchvision.http.library import httpx
+from batchvision.http.network import Network
+from batchvision.http.no_way import (
+    PROXY_AUTHENTICATION_REQUIRED,
+    no_way,
+    probed,
+    proxy_wants_password,
+    says_tls_is_wanted,
+)
 from batchvision.records import Pieces, RawAnswer, joined
 from batchvision.secrets import Secrets
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _LARGE_BYTES = 64 * 1024  #: a body with an image in it
 _READ_HEADERS = frozenset(
-    {"content-type", "date", "x-request-id", "x-generation-id", "retry-after", "retry-after-ms", "x-should-retry"}
-    | {"x-litellm-response-cost"}
+    {
+        *("content-type", "date", "location", "x-request-id", "x-generation-id", "x-litellm-response-cost"),
+        *("retry-after", "retry-after-ms", "x-should-retry"),
+    }
 )
 #: No byte of the request has left. Any other error means that it may have.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
@@ -42,7 +52,8 @@ _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.
 class ProviderClient:
     """One provider's endpoint over ``transport``, which the caller opens and closes.
 
-    The caller bounds the requests on the wire. ``secrets`` hides the key in messages.
+    The caller bounds the requests on the wire. ``secrets`` hides the key in messages. ``network``: how the transport
+    reaches the provider (None: the caller's own transport does, somehow); it is named where no request can.
     """
 
     def __init__(
@@ -51,6 +62,7 @@ class ProviderClient:
         transport: httpx.AsyncBaseTransport,
         secrets: Secrets,
         *,
+        network: Network | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -59,6 +71,9 @@ class ProviderClient:
         self._transport = transport
         self._shown = secrets.mask(endpoint.base_url)
         self._secrets = secrets
+        self._network = network
+        self._has_answered = False
+        self._has_probed = False
         self._max_answer_bytes = max_answer_bytes
         self._connect_timeout_seconds = connect_timeout_seconds
         self._clock = clock
@@ -87,7 +102,8 @@ class ProviderClient:
         """One request, one answer. ``timeout_seconds`` spans all of it: connecting, sending, waiting, reading.
         ``headers``: of this request, over those of all.
 
-        Raises ConnectFailed, RequestTimedOut or ConnectionCut, only where no status line came.
+        Raises ConnectFailed, RequestTimedOut or ConnectionCut, only where no status line came; and NoWayToProvider
+        where none can come until a setting changes.
         """
         progress = _Progress(self._deadlines, timeout_seconds, self._connect_timeout_seconds)
         request = self._request(method, path, body, headers, progress)
@@ -104,18 +120,20 @@ class ProviderClient:
                 content = Body(response.headers.get("content-encoding", ""), self._max_answer_bytes)
                 is_whole = await _read(response, content)
         except (httpx.TransportError, OSError) as error:
-            raise self._failure(error, progress) from None  # the cause may show the key
+            raise await self._failure(error, progress) from None  # the cause may show the key
         finally:
             progress.end()
         if response is None:
             raise self._too_late(progress, may_have_left=progress.may_have_left)
-        return RawAnswer(
+        raw = RawAnswer(
             status=response.status_code,
             headers=_kept(response.headers),
             body=content.content(),
             received_at=self._clock(),
             complete=is_whole and content.is_readable,
         )
+        self._check_it_is_the_providers(raw)
+        return raw
 
     def _request(
         self, method: str, path: str, body: Pieces | None, headers: Mapping[str, str] | None, progress: _Progress
@@ -126,19 +144,45 @@ class ProviderClient:
 
     # ---------------------------------------------------------------------------- no answer
 
-    def _failure(self, error: Exception, progress: _Progress) -> BatchvisionError:
+    def _check_it_is_the_providers(self, raw: RawAnswer) -> None:
+        """Raises NoWayToProvider for what a proxy, or the port of another scheme, answers in the provider's place."""
+        if self._network is not None:
+            if raw.status == PROXY_AUTHENTICATION_REQUIRED:
+                raise proxy_wants_password(self._network)
+            if not self._has_answered and (mix_up := says_tls_is_wanted(raw.status, raw.body, self._network)):
+                raise mix_up
+        self._has_answered = True
+
+    async def _failure(self, error: Exception, progress: _Progress) -> BatchvisionError:
+        if found := await self._no_way(error):
+            return found
         is_unsent = isinstance(error, _NOT_SENT)
         if isinstance(error, httpx.TimeoutException):
             return self._too_late(progress, may_have_left=not is_unsent)
         said = self._secrets.mask(reason(error))
         if is_unsent:
-            return ConnectFailed(f"no connection to {self._shown}: {said}")
+            return ConnectFailed(f"no connection to {self._where}: {said}")
         return ConnectionCut(f"the connection to {self._shown} ended before an answer began: {said}")
+
+    async def _no_way(self, error: Exception) -> BatchvisionError | None:
+        """What is known to stay: before the provider's first answer a certificate, later only what a proxy says."""
+        if self._network is None or (self._has_answered and not isinstance(error, httpx.ProxyError)):
+            return None
+        found = no_way(error, self._network)
+        if found is None and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError) and not self._has_probed:
+            self._has_probed = True
+            found = await probed(self._network)
+        return found
+
+    @property
+    def _where(self) -> str:
+        proxy = None if self._network is None else self._network.proxy
+        return self._shown if proxy is None else f"{self._shown} through {proxy}"
 
     def _too_late(self, progress: _Progress, *, may_have_left: bool) -> BatchvisionError:
         if may_have_left:
             return RequestTimedOut(f"no answer from {self._shown} within {progress.timeout_seconds:g} s")
-        return ConnectFailed(f"no connection to {self._shown} within {progress.connect_seconds:g} s")
+        return ConnectFailed(f"no connection to {self._where} within {progress.connect_seconds:g} s")
 
 
 class _Progress:

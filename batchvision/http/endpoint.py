@@ -66,7 +66,9 @@ class Endpoint:
         return list({**self._headers, **_lines(dict(headers))}.values())
 
     def _joined_url(self, path: str) -> httpx.URL:
-        whole = f"{self._base.path.rstrip('/')}/{path.lstrip('/')}"
+        """The base URL's path, then ``path``, then the base URL's query."""
+        base, _, query = self._base.raw_path.decode("ascii").partition("?")
+        whole = f"{base.rstrip('/')}/{path.lstrip('/')}" + (f"?{query}" if query else "")
         return self._base.copy_with(raw_path=quote(whole, safe=_OF_PATHS).encode("ascii"))
 
 
@@ -79,9 +81,9 @@ def check_base_url(base_url: str, allow_plain_http: bool) -> None:
         raise JobInvalid(f"provider.base_url is not a URL: {error}") from None
     if parts.scheme not in ("http", "https") or not host:
         raise JobInvalid("provider.base_url must look like https://api.example.com/v1")
-    if parts.username is not None or parts.query or parts.fragment:
+    if parts.username is not None or parts.fragment:
         raise JobInvalid(
-            "provider.base_url must not hold a user name, a ? or a #: name the key by provider.api_key_env instead"
+            "provider.base_url must not hold a user name or a #: name the key by provider.api_key_env instead"
         )
     if parts.scheme == "http" and not allow_plain_http and not is_loopback(host):
         raise JobInvalid(

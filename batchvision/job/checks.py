@@ -193,6 +193,8 @@ class Check:
             )
         if "authorization" in {name.lower() for name in section.headers}:
             self.problems.append("provider.headers: Authorization is made from the key; set api_key_env instead")
+        if (section.api_key_header or "").lower() in {name.lower() for name in section.headers}:
+            self.problems.append(f"provider.headers: {section.api_key_header} holds the key (provider.api_key_header)")
         if section.response_cache and not dialect.has_response_cache:
             self.problems.append(f"provider.response_cache: {dialect.name} has none; remove it (OpenRouter has)")
         self._lane(dialect)
@@ -221,8 +223,8 @@ class Check:
             self.problems.append(f'provider.base_url{shown}: write it like "https://api.example.com/v1"')
         elif parts.username is not None or parts.password is not None:
             self.problems.append("provider.base_url holds a user or password; give the key by api_key_env instead")
-        elif parts.query or parts.fragment:
-            self.problems.append("provider.base_url has a query or fragment; end it with the path, such as /v1")
+        elif parts.fragment:
+            self.problems.append("provider.base_url has a fragment (#); end it with the path, or with ?name=value")
 
     @staticmethod
     def _key_env(section: ProviderSection, dialect: Dialect) -> str | None:

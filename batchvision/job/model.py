@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from batchvision.errors import JobInvalid
 from batchvision.job.checks import Check, Resolved, Sections
 from batchvision.job.columns import KeepColumn
+from batchvision.job.files import under
 from batchvision.job.key import find_key, key_source
+from batchvision.job.named import is_named, resolved, resolved_headers, without_user
 from batchvision.job.prices import FilePrices
 from batchvision.job.problems import sentences, unknown_key
 from batchvision.job.sections import (
@@ -38,7 +40,7 @@ from batchvision.job.sections import (
 from batchvision.job.sources import TOP_LEVEL, merged, opens, read_toml
 from batchvision.prompt import Template
 from batchvision.records import Recipe
-from batchvision.secrets import MASK, Secret
+from batchvision.secrets import MASK, Secret, Secrets, url_credentials
 
 _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|passw|credential|signature", re.IGNORECASE)
 
@@ -205,10 +207,21 @@ class Job(BaseModel):
         """Where the key comes from, for messages; None where the provider wants none."""
         return key_source(self.provider, self._base_dir, self._resolved.key_env)
 
-    @property
-    def header_secrets(self) -> tuple[Secret, ...]:
-        """Values of ``provider.headers`` that look like keys, to be masked wherever the key is."""
-        return tuple(Secret(value) for name, value in self.provider.headers.items() if _SECRET_NAME.search(name))
+    def request_headers(self, environ: Mapping[str, str] | None = None) -> tuple[dict[str, str], tuple[Secret, ...]]:
+        """``provider.headers`` with their values, and those to be masked wherever the key is: from the environment, or
+        under a name that looks like a key's. Raises JobInvalid for a variable that is not set."""
+        headers, secrets = resolved_headers(self.provider.headers, os.environ if environ is None else environ)
+        return headers, (*secrets, *(Secret(value) for name, value in headers.items() if _SECRET_NAME.search(name)))
+
+    def proxy(self, environ: Mapping[str, str] | None = None) -> str | None:
+        """``provider.proxy``, its user and password included. Raises JobInvalid for a variable that is not set."""
+        if self.provider.proxy is None:
+            return None
+        return resolved("provider.proxy", self.provider.proxy, os.environ if environ is None else environ)[0]
+
+    def file(self, path: str | None) -> Path | None:
+        """A file that the job names, absolute."""
+        return None if path is None else under(self._base_dir, path)
 
     # ------------------------------------------------------------------------------ config show
 
@@ -222,11 +235,14 @@ class Job(BaseModel):
         shown = self.model_dump(mode="json", by_alias=True)
         shown["manifest"]["root"] = str(self.root)
         provider = shown["provider"]
-        provider["base_url"] = self.base_url
+        provider["base_url"] = Secrets(*url_credentials(self.base_url), of_one_answer=True).mask(self.base_url)
         provider["api_key_env"] = self._resolved.key_env
         provider["headers"] = {
-            name: MASK if _SECRET_NAME.search(name) else value for name, value in self.provider.headers.items()
+            name: MASK if _SECRET_NAME.search(name) and not is_named(value) else value
+            for name, value in self.provider.headers.items()
         }
+        if self.provider.proxy is not None:
+            provider["proxy"] = without_user(self.provider.proxy)
         if self.provider.api_key_command is not None:
             provider["api_key_command"] = MASK
         return shown

@@ -222,6 +222,11 @@ class ProviderSection(Section):
     api_key_env: Text | None = None
     api_key_file: Text | None = None
     api_key_command: Text | tuple[Text, ...] | None = Field(default=None, repr=False)
+    api_key_header: Text | None = None
+    http: Literal["auto", "lean", "httpx"] = "auto"
+    proxy: Text | None = Field(default=None, repr=False)
+    ca_file: Text | None = None
+    client_cert: Text | None = None
     detail: Literal["auto", "low", "high"] = "auto"
     image_mode: Literal["auto", "url", "inline"] = "auto"
     prompt_cache: Literal["auto", "off"] = "auto"
@@ -238,11 +243,18 @@ class ProviderSection(Section):
     @classmethod
     def _plain_headers(cls, headers: dict[str, str]) -> dict[str, str]:
         for name, value in headers.items():
-            if not name or not all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in name):
+            if not _is_header_name(name):
                 raise ValueError(f"{name!r} is no header name")
             if not value.isprintable():
                 raise ValueError(f"the value of {name} holds a line break or a control character")
         return headers
+
+    @field_validator("api_key_header")
+    @classmethod
+    def _header_name(cls, name: str | None) -> str | None:
+        if name is not None and not _is_header_name(name):
+            raise ValueError("it is no header name")
+        return name
 
     @field_validator("parameters")
     @classmethod
@@ -258,7 +270,13 @@ class ProviderSection(Section):
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are both set; keep one")
+        if self.http == "lean" and self.proxy not in (None, "none"):
+            raise ValueError('http = "lean" uses no proxy; leave http out, or set proxy = "none"')
         return self
+
+
+def _is_header_name(name: str) -> bool:
+    return bool(name) and all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in name)
 
 
 def _not_json(value: object) -> str | None:

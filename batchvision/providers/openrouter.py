@@ -11,10 +11,6 @@ from batchvision.providers import chat, wire
 from batchvision.providers.base import Dialect, ModelListing, SendOptions, listed_name
 from batchvision.records import Recipe
 
-#: How an application introduces itself; ``provider.headers`` of the job replaces either.
-APP_REFERER = "https://batchvision.example"
-APP_TITLE = "batchvision"
-
 _TOKENS_PER_MTOK = 1_000_000
 
 
@@ -28,9 +24,6 @@ class OpenRouterDialect(Dialect):
     usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule(reports_cost_usd=True)
     has_response_cache: ClassVar[bool] = True
     request_id_headers: ClassVar[tuple[str, ...]] = ("x-generation-id",)
-
-    def own_headers(self) -> dict[str, str]:
-        return {"HTTP-Referer": APP_REFERER, "X-OpenRouter-Title": APP_TITLE}
 
     def response_cache_headers(self, ttl_seconds: int | None, *, is_wanted: bool) -> dict[str, str]:
         if not is_wanted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from batchvision.records import Completed, Counters, Recipe, Request, Row
 from batchvision.reparse.reading import Reader, Why
 from batchvision.reparse.stored import StoredRows
 from batchvision.runner import new_run_id
-from batchvision.secrets import Secrets
+from batchvision.secrets import Secret, Secrets
 from batchvision.status import open_output
 from batchvision.summary import Left, summarize
 from batchvision.wiring import Seams
@@ -290,12 +291,14 @@ class _Session:
 
 
 def _secrets_of(job: Job, environ: Mapping[str, str] | None) -> Secrets:
-    """Nothing is sent, so no key is needed; one that is there is hidden all the same."""
-    try:
+    """Nothing is sent, so no key is needed; those that are there are hidden all the same."""
+    found: list[Secret] = []
+    with suppress(JobInvalid):
         key = job.api_key(environ)
-    except JobInvalid:
-        key = None
-    return Secrets(*([key] if key else []), *job.header_secrets)
+        found += [] if key is None else [key]
+    with suppress(JobInvalid):
+        found += job.request_headers(environ)[1]
+    return Secrets(*found)
 
 
 def _chunks(rows: tuple[Row, ...]) -> Iterator[tuple[Row, ...]]:

@@ -376,7 +376,7 @@ async def test_requests_travel_side_by_side_up_to_the_connections_there_are() ->
         ("ftp://api.example.com", "must look like https://"),
         ("api.example.com/v1", "must look like https://"),
         ("https://user:pw@api.example.com/v1", "api_key_env"),
-        ("https://api.example.com/v1?key=1", "api_key_env"),
+        ("https://api.example.com/v1#key", "api_key_env"),
         ("https://api.example.com:port/v1", "not a URL"),
         ("https://\u3002/v1", "not a URL"),
     ],

@@ -111,11 +111,12 @@ def test_the_key_travels_in_the_authorization_header_alone() -> None:
     assert "Authorization" not in dialect("emulator").headers(None, {})
 
 
-def test_openrouter_is_told_who_asks() -> None:
-    headers = dialect("openrouter").headers(None, {})
+def test_openrouter_is_told_who_asks_only_where_the_job_does() -> None:
+    names = {name.lower() for name in dialect("openrouter").headers(None, {})}
+    own = {"HTTP-Referer": "https://shop.example", "X-Title": "shop"}
 
-    assert headers["HTTP-Referer"].startswith("https://")
-    assert headers["X-OpenRouter-Title"] == "batchvision"
+    assert not {"http-referer", "x-title", "x-openrouter-title"} & names
+    assert own.items() <= dialect("openrouter").headers(None, own).items()
 
 
 def test_headers_of_the_job_win_whatever_their_case() -> None:

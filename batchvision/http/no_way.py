@@ -1,0 +1,145 @@
+"""Faults that stay until a setting changes: certificates, proxies, and https mixed up with http.
+
+Rule: each message names the setting that helps. None of these requests was processed, so none costs anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+
+from batchvision.errors import CertificateFailed, NoWayToProvider, ProxyRefused, WrongScheme
+from batchvision.http.arrival import reason
+from batchvision.http.library import httpx
+from batchvision.http.network import Network
+
+PROXY_AUTHENTICATION_REQUIRED = 407
+_PROBE_SECONDS = 2.0
+#: What OpenSSL reports where the other side speaks no TLS.
+_NO_TLS = frozenset(
+    {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
+)
+#: Alerts of a server that wants a certificate of ours, or another one.
+_WANTS_OURS = ("CERTIFICATE_REQUIRED", "ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "ALERT_HANDSHAKE_FAILURE")
+_PLAIN_TO_TLS = (
+    b"plain HTTP request was sent to HTTPS port",
+    b"HTTP request to an HTTPS server",
+    b"speaking plain HTTP to an SSL",
+)
+
+
+def no_way(error: Exception, network: Network) -> NoWayToProvider | None:
+    """What keeps every request from the provider, where ``error`` is a sign of it; None: it may pass."""
+    if isinstance(error, httpx.ProxyError):
+        return _refused_by_proxy(str(error), network)
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return _untrusted(cause, network)
+        if isinstance(cause, ssl.SSLError):
+            return _of_handshake(cause.reason or "", network)
+    return None
+
+
+def proxy_wants_password(network: Network) -> ProxyRefused:
+    """For a 407, which only a proxy sends."""
+    proxy = network.proxy
+    if proxy is None:
+        return ProxyRefused(
+            f"a proxy on the way to {network.host} answered 407: it wants a user and a password. Name it in "
+            "HTTPS_PROXY or provider.proxy, as http://user:password@proxy:port"
+        )
+    what = "does not take this user and password" if proxy.auth else "wants a user and a password"
+    return ProxyRefused(
+        f"{proxy} {what} (407). Give them in {proxy.setting}, as http://user:password@proxy:port "
+        "(characters like @ and : percent-encoded)"
+    )
+
+
+def says_tls_is_wanted(status: int, body: bytes, network: Network) -> WrongScheme | None:
+    """For a 400 by which a server says that plain http came to its https port."""
+    if status != 400 or network.is_https or not any(words in body[:2000] for words in _PLAIN_TO_TLS):
+        return None
+    return _wants_https(network)
+
+
+async def probed(network: Network) -> NoWayToProvider | None:
+    """What one handshake without a request shows, after the first request to a server was cut.
+
+    A server that speaks https cuts plain http. One that wants a certificate of ours says so after the handshake, and a
+    request on its way hides that.
+    """
+    if network.proxy is not None:
+        return None
+    context = network.context or _unverified()
+    try:
+        async with asyncio.timeout(_PROBE_SECONDS):
+            reader, writer = await asyncio.open_connection(network.host, network.port, ssl=context)
+            try:
+                if not network.is_https:
+                    return _wants_https(network)
+                await reader.read(1)
+            finally:
+                writer.transport.abort()
+    except ssl.SSLError as error:
+        return _of_handshake(error.reason or "", network) if network.is_https else None
+    except OSError:  # TimeoutError too: it waits for a request
+        return None
+    return None
+
+
+def _unverified() -> ssl.SSLContext:
+    """Nothing is sent through it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _wants_https(network: Network) -> WrongScheme:
+    return WrongScheme(
+        f"{network.host}:{network.port} speaks https, and provider.base_url says http: write https:// in "
+        "provider.base_url"
+    )
+
+
+def _refused_by_proxy(said: str, network: Network) -> ProxyRefused | None:
+    """httpcore gives the status of a CONNECT only as text: "403 Forbidden"."""
+    status = int(said[:3]) if said[:3].isdecimal() else 0
+    if status == PROXY_AUTHENTICATION_REQUIRED:
+        return proxy_wants_password(network)
+    if network.proxy is None or not 400 <= status < 500:
+        return None
+    return ProxyRefused(
+        f"{network.proxy} does not connect to {network.host}: it answered {status}. Have the host allowed there, or "
+        f'name it in NO_PROXY (or set provider.proxy = "none") to connect directly'
+    )
+
+
+def _untrusted(error: ssl.SSLCertVerificationError, network: Network) -> CertificateFailed:
+    return CertificateFailed(
+        f"the certificate of {network.host} cannot be verified: {error.verify_message or reason(error)}. If a "
+        "company's own authority has signed it (a proxy that reads TLS does so too), name that authority's file in "
+        f"provider.ca_file or SSL_CERT_FILE. This run {network.trust}"
+    )
+
+
+def _of_handshake(openssl: str, network: Network) -> NoWayToProvider | None:
+    if openssl in _NO_TLS:
+        return WrongScheme(
+            f"{network.host}:{network.port} does not speak TLS, and provider.base_url says https: if it is an http "
+            "server of your own, write http:// in provider.base_url"
+        )
+    if openssl.endswith(_WANTS_OURS):
+        what = "does not take the certificate of provider.client_cert"
+        if network.trust.client_cert is None:
+            what = "asks for a certificate of ours: name it in provider.client_cert"
+        return CertificateFailed(f"{network.host} {what} ({openssl.lower().replace('_', ' ')})")
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
