@@ -74,7 +74,8 @@ def test_quiet_says_nothing_and_json_goes_to_stdout(bench: Workbench, emulator: 
 def test_json_logs_are_one_object_a_line(bench: Workbench, emulator: RunningEmulator) -> None:
     done = bench.call("run", bench.job(bench.manifest(bench.rows(3))), *to(emulator), "--log-format", "json")
     events = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [event["event"] for event in events] == ["progress", "progress", "finished"]
+    assert [event["event"] for event in events] == ["log", "progress", "progress", "finished"]
+    assert "is reached directly" in events[0]["message"]
     assert events[-1]["exit_code"] == 0
 
 
@@ -359,7 +360,7 @@ def test_a_run_that_sends_urls_imports_nothing_that_it_does_not_use(
     assert [row["output_text"] is None for row in bench.table("results")] == [False] * 3
     names = set(done.stderr.split())
     assert {"batchvision.runner", "pyarrow.parquet"} <= names
-    packages = {"aiohttp", "jsonschema_rs", "jsonschema", "PIL", "tqdm", "multiprocessing", "pandas"}
+    packages = {"aiohttp", "httpcore", "jsonschema_rs", "jsonschema", "PIL", "tqdm", "multiprocessing", "pandas"}
     modules = {"numpy.ma", "pyarrow.dataset", "pyarrow.csv", "pyarrow.json"}
     remote = {"pyarrow._s3fs", "pyarrow._gcsfs", "pyarrow._azurefs", "pyarrow._hdfs"}
     assert not (packages | modules | remote) & names
