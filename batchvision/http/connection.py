@@ -1,7 +1,7 @@
 """Connections to one server: one request at a time on each, kept for the next one. The last used is taken first.
 
 Rule: a request is on its way from the moment :meth:`Connection.send` is called, and not before: each failure in
-:meth:`Connections.take` happened before its first byte left. Nothing is ever sent a second time.
+:meth:`Connections.connect` happened before its first byte left. Nothing is ever sent a second time.
 """
 
 from __future__ import annotations
@@ -140,15 +140,20 @@ class Connections:
         """Whether no request uses a connection or waits for one."""
         return self._in_use == 0
 
-    async def take(self, timeout_seconds: float) -> Connection:
-        """A connection that a request may leave on at once. Raises OSError (TimeoutError too) or UnicodeError."""
-        self._in_use += 1
+    def take_idle(self) -> Connection | None:
+        """A connection that a request may leave on at once; None: there is none, and :meth:`connect` makes one."""
         oldest = self._loop.time() - KEPT_IDLE_SECONDS
         while self._idle:
             connection = self._idle.pop()
             if connection.idle_since >= oldest and connection.is_usable:
+                self._in_use += 1
                 return connection
             connection.close()
+        return None
+
+    async def connect(self, timeout_seconds: float) -> Connection:
+        """A new connection. Raises OSError (TimeoutError too) or UnicodeError."""
+        self._in_use += 1
         try:
             return await self._connect(timeout_seconds)
         except BaseException:

@@ -43,7 +43,8 @@ class LeanTransport(httpx.AsyncBaseTransport):
 
     ``context`` verifies https servers (None: :func:`batchvision.http.tls.default_context`). Of a request's extensions
     it honours ``timeout`` (``connect`` alone: the caller bounds the rest by cancelling), ``sni_hostname`` and
-    ``trace`` (the event ``http11.send_request_headers.started``: the request leaves now).
+    ``trace`` (the events ``connection.connect_tcp.started``: nothing has left yet, and
+    ``http11.send_request_headers.started``: the request leaves now).
     """
 
     def __init__(self, context: ssl.SSLContext | None = None, *, most_idle: int = 64) -> None:
@@ -60,13 +61,11 @@ class LeanTransport(httpx.AsyncBaseTransport):
         if not isinstance(request.stream, httpx.AsyncByteStream):
             raise RuntimeError("the body of a request must be an AsyncByteStream")
         connections, head = self._connections_to(_origin(request)), _head(request)
-        connection = await _taken(connections, request)
+        connection = connections.take_idle() or await _connected(connections, request)
         arrival = Arrival()
         try:
             body = b"".join([piece async for piece in request.stream])
-            trace = request.extensions.get("trace")
-            if trace is not None:
-                await trace("http11.send_request_headers.started", {"request": request})
+            await _trace(request, "http11.send_request_headers.started")
             connection.send(head, body, arrival)
             del body  # what has left is not held until the response comes
             while arrival.status is None and not arrival.is_over:
@@ -154,11 +153,18 @@ def _origin(request: httpx.Request) -> Origin:
     return Origin(url.scheme, host, port, request.extensions.get("sni_hostname") or host)
 
 
-async def _taken(connections: Connections, request: httpx.Request) -> Connection:
-    """A connection to send on. Raises ConnectTimeout or ConnectError."""
+async def _trace(request: httpx.Request, event: str) -> None:
+    trace = request.extensions.get("trace")
+    if trace is not None:
+        await trace(event, {"request": request})
+
+
+async def _connected(connections: Connections, request: httpx.Request) -> Connection:
+    """A new connection. Raises ConnectTimeout or ConnectError."""
+    await _trace(request, "connection.connect_tcp.started")
     seconds = request.extensions.get("timeout", {}).get("connect") or CONNECT_TIMEOUT_SECONDS
     try:
-        return await connections.take(seconds)
+        return await connections.connect(seconds)
     except TimeoutError as error:
         raise httpx.ConnectTimeout(f"no connection within {seconds:g} s") from error
     except _NO_CONNECTION as error:
