@@ -354,11 +354,13 @@ async def connected(
     them. All of it ends with the run."""
     async with AsyncExitStack() as stack:
         endpoint = Endpoint(job.base_url, access.headers, allow_plain_http=job.provider.allow_plain_http)
-        transport = seams.transport
         if access.network is not None:
             own = access.network.transport(job.limits.concurrency + POLLERS)
-            transport = await stack.enter_async_context(own)
-        assert transport is not None
+            transport: httpx.AsyncBaseTransport = await stack.enter_async_context(own)
+        elif seams.transport is not None:
+            transport = seams.transport
+        else:
+            raise RuntimeError("an access without a network needs a transport of the caller's")
         client = ProviderClient(endpoint, transport, secrets, network=access.network, clock=seams.now)
         await stack.enter_async_context(client)
         convert = None if seams.offload is not None else stack.enter_context(DecodingPool()).convert
