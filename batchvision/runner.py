@@ -78,7 +78,8 @@ async def run_async(
     end, good or bad, is in the summary: ``stop_reason``, ``exit_code``, ``message``.
     """
     night = Night(job, selection or Selection(), environ, seams or Seams(), purpose)
-    night.began_at = loop_time() - elapsed_seconds
+    night.run_began_at = loop_time()
+    night.began_at = night.run_began_at - elapsed_seconds
     drain = partial(night.drain, drain_timeout_seconds)
     return await drained(_whole_run(night, drain_timeout_seconds, watch), drain)
 
@@ -182,6 +183,7 @@ class Night:
         self.survey: Survey
         self.spent: wiring.Spent
         self.failures: list[Failed] = []  #: of rows of the manifest, at the end
+        self.run_began_at = 0.0  #: by the loop's clock
         self.began_at = 0.0  #: where max_runtime_seconds begins, by the loop's clock
         self.store: Store
         self.standing: Standing
@@ -475,6 +477,7 @@ class Night:
             left=Left(self.failures, self.store.tickets_open, self.store.held_count, self.counters.rows_kept),
             parts=self.store.parts_to_list(),
             spent=delivery.exchanges.spending.document(),
+            duration_seconds=loop_time() - self.run_began_at,
             provider_answered=delivery.refused.is_proven,
             stopped_by=delivery.refused.stopped_by,
         )

@@ -77,7 +77,7 @@ async def verify(output: Path) -> Report:
     findings = (
         *journal_findings(journals, runs.ended_whole),
         *table_findings(tables),
-        *run_findings(runs),
+        *run_findings(runs, tables.unlisted_runs, {each.header.run_id for each in journals if each.header}),
         *recipe_findings(output, frozenset(tables.recipes)),
         *once_findings(output, tables),
         *ledger_findings(tables.reread, ATTEMPTS_TABLE in tables.broken),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,8 @@ from batchvision.progress import counted
 from batchvision.records import RunSummary
 from batchvision.secrets import MASK
 from batchvision.verify.findings import Finding, note, ok, wrong
+
+_NAMED = 5
 
 
 class ListedPart(NamedTuple):
@@ -59,15 +61,40 @@ def read_runs(output: Path) -> Runs:
     return found
 
 
-def run_findings(runs: Runs) -> Iterator[Finding]:
+def run_findings(runs: Runs, sealed_by: Set[str], at_work: Set[str]) -> Iterator[Finding]:
+    """``sealed_by``: runs that sealed parts which no summary lists. ``at_work``: the last run of each shard, which may
+    not have ended yet."""
+    yield from _missing(runs, sealed_by, at_work)
     for says in runs.unreadable:
         yield wrong("runs", says, "delete the file, or restore it: the parts it lists are then checked by pages alone")
     if runs.latest is None and runs.count:
         yield note("runs", "runs/latest.json is missing; the next run writes it")
     elif runs.latest is None and not runs.unreadable:
-        yield note("runs", "no run has ended here yet, so no list of parts to compare with")
+        if not sealed_by:
+            yield note("runs", "no run has ended here yet, so no list of parts to compare with")
     elif not runs.unreadable:
         yield ok("runs", f"{counted(runs.count, 'summary').replace('summarys', 'summaries')}, all readable")
+
+
+_RESTORE = (
+    "restore runs/ from a backup. Without one the answers and the ledger are whole, but the sha256 of these parts, and "
+    "what was agreed to be asked again, are not known"
+)
+
+
+def _missing(runs: Runs, sealed_by: Set[str], at_work: Set[str]) -> Iterator[Finding]:
+    """Summaries that were there and are gone. A killed run writes none; the next one lists its parts."""
+    if not runs.count and not runs.latest and not runs.unreadable:
+        if sealed_by:
+            says = "runs/ holds no summary, and there are parts: no run has ended yet, or runs/ was removed"
+            yield note("runs", says, _RESTORE)
+        return
+    gone = set(sealed_by - runs.ended - at_work)
+    if runs.latest is not None and not runs.unreadable and runs.latest.run_id not in runs.ended:
+        gone.add(runs.latest.run_id)
+    if gone:
+        named = ", ".join(sorted(gone)[:_NAMED]) + (f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else "")
+        yield note("runs", f"a summary of {counted(len(gone), 'run')} is gone from runs/: {named}", _RESTORE)
 
 
 # ---------------------------------------------------------------------------------- recipes

@@ -71,6 +71,7 @@ class Tables:
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*DATED, FAILURES_TABLE), 0))
     files: int = 0
     unlisted: int = 0
+    unlisted_runs: set[str] = field(default_factory=set)  #: that sealed those
     padded: int = 0
     merged: int = 0  #: by a compaction, and not listed since
     merged_from: int = 0  #: listed parts that are in others now
@@ -203,6 +204,8 @@ def _check_file(tables: Tables, relative: str, table: str, path: Path, runs: Run
         raise CheckpointDamaged(f"{relative} is not the file that was merged (its sha256 is not that of its name)")
     if listed is None:
         is_merged = name is not None and name.digest is not None
+        if name is not None and not is_merged:
+            tables.unlisted_runs.add(name.run_id)
         tables.merged, tables.unlisted = tables.merged + is_merged, tables.unlisted + (not is_merged)
         return
     if actual == listed.sha256:

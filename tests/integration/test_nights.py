@@ -6,7 +6,8 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import anyio
@@ -428,3 +429,105 @@ def test_a_changed_type_of_an_answer_names_a_way_that_buys_nothing_again(job):
     settings = {**job.settings, "answer.schema": schema("number"), "output.path": "new"}
     assert anyio.run(reparse, job.job(settings)).published == 4
     assert job.run(settings).billed == Counter()
+
+
+# ---------------------------------------------------------------------------------- d: an empty manifest
+
+
+EMPTY_IS_NOT_REFUSED = "a manifest without rows is not yet refused beside an output that has answers"
+
+
+@pytest.mark.xfail(strict=True, reason=EMPTY_IS_NOT_REFUSED)
+def test_an_empty_manifest_beside_answers_is_refused_and_empties_nothing(refused):
+    before = {path: path.read_bytes() for path in refused.output.rglob("part-*.parquet")}
+    night = refused.run(manifest={})
+    assert (night.exit_code, night.billed) == (2, Counter())
+    assert {path: path.read_bytes() for path in refused.output.rglob("part-*.parquet")} == before
+    assert_nothing_was_forgotten(refused)
+
+
+# ---------------------------------------------------------------------------------- e: the guard and all that is paid
+
+
+OTHER_PROMPT = {"prompt.user": "Another question: {title} [[echo:{sku}]]"}
+
+
+def test_open_tickets_of_another_prompt_are_not_bought_again(job):
+    job.hand_in()
+    refused = job.run({**DEFERRED, **OTHER_PROMPT})
+    assert (refused.exit_code, refused.billed) == (2, Counter())
+    assert "4 rows of this manifest were paid for" in refused.message
+    assert job.run(DEFERRED).counts == (4, 0, 0)
+
+
+def test_back_to_a_recipe_after_the_cells_have_changed_is_refused(job):
+    job.run()
+    job.rows("bag", *FOUR)
+    assert job.run({**OTHER_PROMPT, "output.on_recipe_change": "redo"}).counts == (4, 0, 0)
+    back = job.run()
+    assert (back.exit_code, back.billed) == (2, Counter())
+
+
+def test_rows_that_have_left_the_manifest_refuse_no_night_of_a_daily_manifest(job):
+    job.run()
+    night = job.run(OTHER_PROMPT, manifest={"x1": "bag"})
+    assert (night.exit_code, night.counts) == (0, (1, 0, 0))
+
+
+def test_a_trial_is_no_leave_for_the_next_night(job):
+    job.run()
+    redo = {**OTHER_PROMPT, "output.on_recipe_change": "redo"}
+    assert job.run(redo, selection=Selection(limit=1)).billed.total() == 1
+    assert job.run(OTHER_PROMPT).exit_code == 2
+
+
+def test_paid_failures_of_rows_that_were_away_count_for_the_guard(refused):
+    refused.run(manifest={"r1": "shoe"})
+    night = refused.run(OTHER_PROMPT, manifest={"r3": REFUSED, "r4": REFUSED})
+    assert (night.exit_code, night.billed) == (2, Counter())
+
+
+# ---------------------------------------------------------------------------------- i: the rest
+
+
+def test_a_clock_that_is_set_back_makes_no_duration_negative(job, monkeypatch):
+    seconds = count(0, -60)
+    monkeypatch.setattr(job, "now", lambda: datetime(2026, 11, 20, tzinfo=UTC) + timedelta(seconds=next(seconds)))
+    night = job.run()
+    assert night.counts == (4, 0, 0)
+    assert night.summary.finished_at < night.summary.started_at
+    assert 0 < night.summary.duration_seconds < 300
+
+
+def says_of_runs(job: Nights) -> list[str]:
+    findings = job.verify().findings
+    return [each.says for each in findings if each.topic == "runs" and each.mark == "note"]
+
+
+def test_verify_tells_that_a_summary_is_gone(job):
+    first = job.run(manifest={"r1": "shoe"}).summary
+    job.run()
+    assert says_of_runs(job) == []
+    (job.output / "runs" / f"{first.run_id}.json").unlink()
+    assert says_of_runs(job) == [f"a summary of 1 run is gone from runs/: {first.run_id}"]
+    assert job.verify().is_right
+
+
+def test_verify_tells_that_the_last_summary_is_gone(job):
+    last = job.run().summary
+    (job.output / "runs" / f"{last.run_id}.json").unlink()
+    assert says_of_runs(job) == [f"a summary of 1 run is gone from runs/: {last.run_id}"]
+
+
+def test_verify_tells_that_all_summaries_are_gone(job):
+    job.run()
+    shutil.rmtree(job.output / "runs")
+    (says,) = says_of_runs(job)
+    assert "runs/ was removed" in says
+
+
+def test_a_night_that_keeps_older_answers_does_not_end_with_0(job):
+    job.run()
+    kept = job.run({**OTHER_PROMPT, "output.on_recipe_change": "new_rows_only"})
+    assert (kept.exit_code, kept.counts, kept.billed) == (3, (0, 0, 4), Counter())
+    assert job.show() == dict.fromkeys(FOUR, "shoe")
