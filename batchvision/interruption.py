@@ -24,8 +24,13 @@ from batchvision.eventloop import run_in_loop
 
 T = TypeVar("T")
 
-#: The signals that end a run.
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: The signals that may end a run. A closed terminal sends SIGHUP.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """The signals that end a run. One that the process was started to ignore (``nohup``) stays ignored."""
+    return tuple(number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN)
 
 
 # ---------------------------------------------------------------------------------- cancellation
@@ -118,7 +123,7 @@ def signals_to_this_run() -> Iterator[AsyncIterable[signal.Signals] | None]:
     """The signals that end a run; None in a thread that receives none."""
     with ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
-            yield stack.enter_context(anyio.open_signal_receiver(*SIGNALS))
+            yield stack.enter_context(anyio.open_signal_receiver(*ending_signals()))
         elif relay := _RELAY.get():
             yield stack.enter_context(relay.listener())
         else:
@@ -145,7 +150,7 @@ def run_in_thread(start: Callable[[], Awaitable[T]]) -> T:
 def _handled_by(relay: SignalRelay) -> Iterator[None]:
     """Only the main thread may set handlers. A handler that Python did not set cannot be restored, and stays."""
     is_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in SIGNALS if is_main}
+    before = {number: signal.getsignal(number) for number in ending_signals() if is_main}
     before = {number: handler for number, handler in before.items() if handler is not None}
     for number in before:
         signal.signal(number, relay.receive)

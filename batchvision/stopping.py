@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM, or a cancelled task; ``exit_code`` is 128 + the signal's number."""
+    """SIGINT, SIGTERM or SIGHUP, or a cancelled task; ``exit_code`` is 128 + the signal's number."""
 
     def __init__(self, name: str, number: int) -> None:
         super().__init__(name)
@@ -109,7 +109,7 @@ def interrupt(stop: StopSignal, wire: anyio.CancelScope, reason: Interrupted, dr
 
 @asynccontextmanager
 async def listening(most_seconds: float | None, began_at: float) -> AsyncIterator[StopSignal]:
-    """For work that may be left undone: the signal is set by SIGINT or SIGTERM, and when the time is over."""
+    """For work that may be left undone: the signal is set by a signal that ends runs, and when the time is over."""
     leave = StopSignal()
     async with anyio.create_task_group() as beside:
         beside.start_soon(stop_at_signals, leave, anyio.CancelScope(), 0.0)

@@ -97,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
     collect_rarely()
     from batchvision.cli.exits import run_and_report
+    from batchvision.cli.streams import prepare_streams
 
+    prepare_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.exit(run_and_report(group, arguments))

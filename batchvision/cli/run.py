@@ -66,7 +66,8 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     Run it again whenever something is left: finished rows cost nothing.
 
     Exit codes: 0 all rows have answers, 2 the job or manifest is wrong, 3 some rows failed, 4 a limit of the job was
-    reached, 5 the provider refused, 6 tickets are open, 7 disk, 11 another run holds the output.
+    reached, 5 the provider refused, 6 tickets are open, 7 disk, 11 another run holds the output, 129, 130
+    or 143 after a signal.
     """
     give_memory_back()
     chosen = load_job(job, flags, (*settings, *_retry_setting(flags)))
@@ -74,9 +75,11 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     _tell(ctx, job, chosen, summary, flags)
     if as_json:
         from batchvision.cli.output import print_document
+        from batchvision.cli.streams import stdout_may_fail
         from batchvision.status import summary_document
 
-        print_document(summary_document(summary))
+        with stdout_may_fail(chosen.output_path / "runs" / f"{summary.run_id}.json"):
+            print_document(summary_document(summary))
     return summary.exit_code
 
 

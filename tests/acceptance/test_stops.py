@@ -23,7 +23,7 @@ def emulator():
         yield running
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("lane", ["online", "deferred"])
 def test_a_signal_lets_what_is_in_flight_finish_and_the_rerun_pays_for_nothing_twice(
     bench, emulator, number, code, lane
@@ -46,6 +46,22 @@ def test_a_signal_lets_what_is_in_flight_finish_and_the_rerun_pays_for_nothing_t
     bench.run(job, *flags)
     assert_every_row_once(bench.table("results"), rows)
     assert emulator.bill().requests == 200
+
+
+def test_a_closed_terminal_ends_no_run_that_was_started_to_ignore_it(bench, emulator):
+    """As ``nohup batchvision run`` does."""
+    rows = bench.rows(30)
+    emulator.configure(latency_seconds=0.2)
+    job = bench.job(bench.manifest(rows), limits="concurrency = 4")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a child process inherits what is ignored
+    try:
+        process = bench.start(job, *to_emulator(emulator))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(lambda: emulator.bill().generated >= 4, process)
+    process.send_signal(signal.SIGHUP)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, json.loads(out)["rows_completed"]) == (0, 30), err
 
 
 def test_a_second_signal_leaves_at_once_and_lists_what_was_cut_off(bench, emulator):
