@@ -6,20 +6,18 @@ Rule: every problem is reported at once, and nothing after ``Job.load`` has to d
 from __future__ import annotations
 
 from batchvision.job.columns import FIXED_COLUMNS, KeepColumn
+from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.model import Job
 from batchvision.job.sections import (
     AnswerSection,
-    DeliverySection,
     ExampleSection,
     ImagesSection,
-    LimitsSection,
     ManifestSection,
-    OutputSection,
     PricesSection,
     PromptSection,
     ProviderSection,
-    Share,
 )
+from batchvision.job.values import Share
 
 __all__ = [
     "FIXED_COLUMNS",

@@ -17,14 +17,13 @@ from urllib.parse import urlsplit
 from batchvision.errors import InvalidAnswer, JobInvalid
 from batchvision.job.columns import KeepColumn, clashes, keep_columns
 from batchvision.job.files import decoded, exists, is_folder, labels_of, under
+from batchvision.job.limits import DeliverySection, OutputSection
 from batchvision.job.prices import FilePrices, file_prices
 from batchvision.job.sections import (
     AnswerSection,
-    DeliverySection,
     ExampleSection,
     ImagesSection,
     ManifestSection,
-    OutputSection,
     PromptSection,
     ProviderSection,
 )

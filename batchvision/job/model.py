@@ -19,25 +19,21 @@ from batchvision.job.checks import Check, Resolved, Sections
 from batchvision.job.columns import KeepColumn
 from batchvision.job.files import under
 from batchvision.job.key import find_key, key_source
+from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.named import is_named, resolved, resolved_headers, without_user
 from batchvision.job.prices import FilePrices
 from batchvision.job.problems import sentences, unknown_key
 from batchvision.job.sections import (
     SECTIONS,
     AnswerSection,
-    DeliverySection,
     ImagesSection,
-    JobName,
-    LimitsSection,
     ManifestSection,
-    OutputSection,
     PromptSection,
     ProviderSection,
-    Section,
-    Zone,
     key_of,
 )
 from batchvision.job.sources import TOP_LEVEL, merged, opens, read_toml
+from batchvision.job.values import JobName, Section, Zone
 from batchvision.prompt import Template
 from batchvision.records import Recipe
 from batchvision.secrets import MASK, Secret, Secrets, url_credentials
@@ -49,7 +45,11 @@ class _Top(Section):
     """The keys outside any section."""
 
     name: JobName
+    """The job's name, in every row of the tables. One output belongs to one job name. Default: the file's name
+    without `.toml`. Example: `name = "nightly-captions"`."""
     timezone: Zone = "UTC"
+    """The time zone of daily and monthly caps. The date in `run_date=` is always UTC. Example: `timezone =
+    "Europe/Zurich"`."""
 
 
 class Job(BaseModel):

@@ -5,108 +5,25 @@ Rule: a section judges itself alone. What needs two sections, a file or a dialec
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from typing import Annotated, Any, Literal, NamedTuple, Self
-from zoneinfo import ZoneInfo
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from batchvision.errors import PAID_FAILURES, ROW_FAULTS
-from batchvision.records import Lane
-
-
-class Share(NamedTuple):
-    """So many rows, or such a part of them: ``50`` or ``"20%"``."""
-
-    rows: int | None
-    part: Fraction | None
-
-    @classmethod
-    def parse(cls, value: object) -> Share:
-        """Raises ValueError with the forms there are."""
-        if isinstance(value, Share):
-            return value
-        text = str(value).strip()
-        try:
-            if isinstance(value, str) and text.endswith("%"):
-                percent = Decimal(text.removesuffix("%").strip())
-                if percent.is_finite() and 0 <= percent <= 100:
-                    return cls(None, Fraction(percent) / 100)
-            elif isinstance(value, int | str) and not isinstance(value, bool) and int(text) >= 0:
-                return cls(int(text), None)
-        except (InvalidOperation, ValueError):
-            pass
-        raise ValueError('write a number of rows (50) or a part of them ("20%")')
-
-    def allows(self, failed: int, of: int) -> bool:
-        """Whether ``failed`` of ``of`` rows are no more than this."""
-        if self.part is None:
-            return failed <= (self.rows or 0)
-        return failed <= self.part * of
-
-    def __str__(self) -> str:
-        if self.part is None:
-            return str(self.rows)
-        percent = self.part * 100
-        return f"{percent.numerator if percent.denominator == 1 else float(percent)}%"
-
-
-# ---------------------------------------------------------------------------------- kinds of values
-
-
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("write a number, not true or false")
-    return value
-
-
-def _one_or_many(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-def _filled(text: str) -> str:
-    if not text.strip():
-        raise ValueError("it is empty; give it a value or remove it")
-    if "\x00" in text:
-        raise ValueError("it holds a NUL character; remove it")
-    return text
-
-
-def _page(value: object) -> object:
-    """``first``, ``all``, or the number of a page from 1. Raises ValueError."""
-    if isinstance(value, str) and value.isdecimal() and value.isascii():
-        value = int(value[:9])  # from the environment or a flag
-    if value in ("first", "all") or (isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31):
-        return value
-    raise ValueError('write "first", "all" or the number of a page, counted from 1')
-
-
-def _as_number(value: Decimal) -> float:
-    return float(value)
-
-
-Text = Annotated[str, Field(min_length=1), BeforeValidator(lambda v: _filled(v) if isinstance(v, str) else v)]
-Names = Annotated[tuple[Text, ...], BeforeValidator(_one_or_many)]
-Flag = Annotated[bool, Field(strict=True)]
-Count = Annotated[int, BeforeValidator(_no_bool), Field(gt=0)]
-Amount = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
-Money = Annotated[
-    Decimal,
-    BeforeValidator(_no_bool),
-    Field(ge=0, allow_inf_nan=False),
-    PlainSerializer(_as_number, when_used="json"),
-]
-RowShare = Annotated[Share, BeforeValidator(Share.parse), PlainSerializer(str, when_used="json")]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, and a key that is not known is a problem."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
+from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
+from batchvision.job.values import (
+    Count,
+    Flag,
+    Money,
+    Names,
+    RowShare,
+    Section,
+    Share,
+    Text,
+    not_json,
+    one_or_many,
+    page_choice,
+)
 
 # ---------------------------------------------------------------------------------- the sections
 
@@ -115,17 +32,39 @@ class ManifestSection(Section):
     """Which table, which of its columns, and where its images may lie."""
 
     path: Text
+    """The table of images: `.csv`, `.tsv` or `.jsonl` (also with `.gz` or `.zst` behind it), `.parquet`,
+    a folder of Parquet files, or a folder of images. Example: `path = "photos.csv"`."""
     id: Names | None = None
+    """The column, or the columns, that name a row. Answers are kept by it. Default: a hash of the image references
+    and of the cells that the prompt reads. Example: `id = "sku"`."""
     images: Names = ("image",)
+    """The columns with images: a path, a URL, a data URI or the bytes themselves. A cell may hold several images, as
+    a list or a JSON array. An empty cell is skipped. Example: `images = ["front", "back"]`."""
     root: Text | None = None
-    keep: Annotated[tuple[Text, ...] | dict[Text, Text], BeforeValidator(_one_or_many)] = ()
+    """The folder that local images must lie in. Default: the manifest's folder. Example: `root = "photos"`."""
+    keep: Annotated[tuple[Text, ...] | dict[Text, Text], BeforeValidator(one_or_many)] = ()
+    """Columns that are copied to the results. A table renames them: new name = column. Example: `keep = ["title",
+    "price"]`."""
     image_separator: Annotated[str, Field(min_length=1)] | None = None
+    """Splits a text cell into several images. Example: `image_separator = ";"`."""
     image_identity: Literal["content", "ref"] = "content"
+    """What makes an image another one. `content`: its bytes. `ref`: its path or URL, so that a changed file under the
+    same name is not asked again. Example: `image_identity = "ref"`."""
     image_version: Text | None = None
+    """A column whose cell stands for the content of the image. The row is asked again when the cell changes. Example:
+    `image_version = "etag"`."""
     on_bad_image: Literal["fail_row", "skip_image"] = "fail_row"
+    """What an unreadable image does to a row of several images. `fail_row`: the row fails. `skip_image`: the row is
+    asked with the images that are left. Example: `on_bad_image = "skip_image"`."""
     max_changed: RowShare = Share(None, Fraction(1, 5))
+    """More of the answered rows than this, and at least 100, would be asked again because their cells or images
+    changed: the run stops first and names the columns and the cost. Example: `max_changed = "5%"`."""
     on_row_change: Literal["refuse", "redo", "keep"] = "refuse"
+    """What a run does where so many rows have changed. `refuse`: it stops first. `redo`: it asks them again. `keep`:
+    it keeps their answers. Example: `on_row_change = "keep"`."""
     ignore_url_parameters: Names = ()
+    """Parameters of image URLs that do not change the image, such as a version number. Example:
+    `ignore_url_parameters = ["v", "width"]`."""
 
     @field_validator("id", "images")
     @classmethod
@@ -141,20 +80,38 @@ class ExampleSection(Section):
     """A few-shot turn. ``user`` absent: the prompt itself, where it reads no column."""
 
     user: Text | None = None
+    """The user's turn of the example. Default: the prompt itself, where it reads no column. Example: `user = "Which
+    category? Title: Trail shoe"`."""
     images: Names = ()
+    """The images of the example: paths relative to the job file, or data URIs. Example: `images =
+    ["examples/shoe.jpg"]`."""
     answer: Text | dict[str, Any]
+    """The answer that the model should have given: text, or a table where the answer is JSON. Example: `answer =
+    "shoe"`."""
 
 
 class PromptSection(Section):
     """What is said to the model."""
 
     system: str | None = None
+    """The system prompt. It is the same for all rows and is sent as it stands. Example: `system = "You label product
+    photos."`."""
     system_file: Text | None = None
+    """A text file with the system prompt, in place of `system`. Example: `system_file = "system.txt"`."""
     user: Text | None = None
+    """The prompt of each row. `{title}` is the row's cell, `{image}` and `{image:front}` place an image, `{{` and
+    `}}` are braces. Example: `user = "Describe {title} in one sentence."`."""
     user_file: Text | None = None
+    """A text file with the prompt, in place of `user`. Example: `user_file = "prompt.txt"`."""
     column: Text | None = None
+    """The column with the whole prompt of each row, sent as it stands, in place of `user`. Example: `column =
+    "prompt"`."""
     images_first: Flag = False
+    """Sends the images before the text. It changes nothing where the prompt places its images. Example: `images_first
+    = true`."""
     example: tuple[ExampleSection, ...] = ()
+    """Few-shot examples: turns that the model sees before each row. Each is a table `[[prompt.example]]`; its keys
+    stand below."""
 
     @model_validator(mode="after")
     def _said_once(self) -> Self:
@@ -174,13 +131,26 @@ class AnswerSection(Section):
     model_config = ConfigDict(populate_by_name=True)
 
     labels: tuple[str, ...] = ()
+    """The labels to choose from. The answer becomes the column `answer_label`. Example: `labels = ["shoe", "bag",
+    "other"]`."""
     labels_file: Text | None = None
+    """A CSV file of labels, with the columns `value` and `description`. The descriptions are part of the prompt.
+    Example: `labels_file = "categories.csv"`."""
     labels_many: Flag = False
+    """Lets the model choose several labels. `answer_label` is then a list. Example: `labels_many = true`."""
     labels_fallback: Text | None = None
+    """The label for rows that no other label fits. The model is offered it where it is one of the labels. Example:
+    `labels_fallback = "other"`."""
     labels_confidence: Flag = False
+    """Asks the model how sure it is, and adds the column `answer_label_confidence`. Example: `labels_confidence =
+    true`."""
     #: a file, or the schema itself as a table; in the job file the key is ``schema``
     json_schema: Text | dict[str, Any] | None = Field(default=None, alias="schema")
+    """A JSON schema: a file, or the schema itself as a table. Each answer is checked, and each property becomes a
+    column `answer_<property>`. Example: `schema = "answer.schema.json"`."""
     on_truncated: Literal["fail", "raise_once"] = "fail"
+    """What to do with an answer that was cut at `max_tokens`. `fail`: the row fails. `raise_once`: it is asked once
+    more with a larger limit. Example: `on_truncated = "raise_once"`."""
 
     @model_validator(mode="after")
     def _labelled_once(self) -> Self:
@@ -197,13 +167,22 @@ class PricesSection(Section):
     """
 
     input: Money | None = None
+    """USD per million prompt tokens. Example: `input = 1.25`."""
     cached: Money | None = None
+    """USD per million prompt tokens that the provider has in its cache. Example: `cached = 0.2`."""
     output: Money | None = None
+    """USD per million tokens of the answer, thinking included. Example: `output = 2.5`."""
     image: Money | None = None
+    """USD per image, where the provider charges images by the piece. Example: `image = 0.001`."""
     long_above_tokens: Count | None = None
+    """From so many prompt tokens on, all tokens of the request cost the `long_` prices. Example: `long_above_tokens =
+    200000`."""
     long_input: Money | None = None
+    """USD per million prompt tokens of a long request. Default: twice `input`. Example: `long_input = 2.5`."""
     long_cached: Money | None = None
+    """USD per million cached tokens of a long request. Default: twice `cached`. Example: `long_cached = 0.4`."""
     long_output: Money | None = None
+    """USD per million tokens of the answer to a long request. Default: twice `output`. Example: `long_output = 5.0`."""
 
     @model_validator(mode="after")
     def _long_from_somewhere(self) -> Self:
@@ -217,27 +196,63 @@ class ProviderSection(Section):
     """Who answers, and how it is spoken to."""
 
     name: Text
+    """The provider: `xai`, `openrouter`, `openai` (any compatible server, with `base_url`) or `emulator`. Example:
+    `name = "xai"`."""
     model: Text
+    """The model. Any name is sent as it is. Example: `model = "grok-4.3"`."""
     base_url: Text | None = None
+    """Where the provider's API begins. Default: the provider's own address. Example: `base_url =
+    "http://127.0.0.1:8080/v1"`."""
     api_key_env: Text | None = None
+    """The environment variable that holds the key. Default: by provider, `XAI_API_KEY`, `OPENROUTER_API_KEY` or
+    `OPENAI_API_KEY`. Example: `api_key_env = "TEAM_XAI_KEY"`."""
     api_key_file: Text | None = None
+    """A file that holds the key and nothing else. Example: `api_key_file = "/run/secrets/xai"`."""
     api_key_command: Text | tuple[Text, ...] | None = Field(default=None, repr=False)
+    """A command that prints the key. Example: `api_key_command = ["pass", "show", "xai"]`."""
     api_key_header: Text | None = None
+    """The header that carries the key, in place of `Authorization: Bearer`. Example: `api_key_header = "api-key"`."""
     http: Literal["auto", "lean", "httpx"] = "auto"
+    """How requests travel. `lean`: batchvision's own connections, for direct ones. `httpx`: httpx's. `auto`: `httpx`
+    where a proxy is used, otherwise `lean`. Example: `http = "httpx"`."""
     proxy: Text | None = Field(default=None, repr=False)
+    """The proxy of a company network. User and password in it are secrets. `none` turns proxies off. Default:
+    HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY of the environment. Example: `proxy =
+    "http://proxy.example:3128"`."""
     ca_file: Text | None = None
+    """A file of certificates that are trusted beside those of the system. Example: `ca_file = "company-ca.pem"`."""
     client_cert: Text | None = None
+    """A file with a certificate and its key, for servers that ask for one. Example: `client_cert = "client.pem"`."""
     detail: Literal["auto", "low", "high"] = "auto"
+    """How closely the model looks at an image. `low` costs fewer tokens. Example: `detail = "low"`."""
     image_mode: Literal["auto", "url", "inline"] = "auto"
+    """How image URLs travel. `url`: the provider downloads them. `inline`: batchvision downloads them and sends the
+    bytes. `auto`: as `url`, and inlined where the provider's download fails. Example: `image_mode = "inline"`."""
     prompt_cache: Literal["auto", "off"] = "auto"
+    """Sends what lets the provider cache the beginning that all prompts share. `off` sends nothing of it. Example:
+    `prompt_cache = "off"`."""
     response_format: Literal["auto", "json_schema", "json_object", "prompt"] = "auto"
+    """How the schema reaches the model. `json_schema` and `json_object` name a form of the API, `prompt` tells the
+    schema in the prompt, `auto` takes the best form that the server knows. Example: `response_format = "prompt"`."""
     allow_plain_http: Flag = False
+    """Allows `http://` to another machine. The key and the answers then travel unencrypted. Example:
+    `allow_plain_http = true`."""
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    """More headers for each request. A value `env:NAME` is read from the environment and is a secret. Example:
+    `headers = { "X-Team" = "env:TEAM_TOKEN" }`."""
     prices: PricesSection = PricesSection()
+    """Your own prices, over those that are known of the model. The keys stand below, under `[provider.prices]`."""
     prices_file: Text | None = None
+    """A TOML file with the prices of many models, for many jobs: a table for each model, with the keys of
+    `[provider.prices]`. Example: `prices_file = "prices.toml"`."""
     response_cache: Flag = False
+    """OpenRouter only: takes the answer to a request that OpenRouter has answered before, for nothing. Example:
+    `response_cache = true`."""
     response_cache_ttl_seconds: Annotated[Count, Field(le=86_400)] | None = None
+    """How long OpenRouter keeps such an answer. Example: `response_cache_ttl_seconds = 3600`."""
     parameters: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of the API, sent as they are: `temperature`, `max_tokens`, `seed`, `reasoning_effort`. `max_tokens`
+    bounds what a row can cost. Example: `parameters = { temperature = 0, max_tokens = 2000 }`."""
 
     @field_validator("headers")
     @classmethod
@@ -260,7 +275,7 @@ class ProviderSection(Section):
     @classmethod
     def _json_parameters(cls, parameters: dict[str, Any]) -> dict[str, Any]:
         for name, value in parameters.items():
-            if wrong := _not_json(value):
+            if wrong := not_json(value):
                 raise ValueError(f"{name} holds {wrong}, which JSON cannot say; write it as text or as a number")
         return parameters
 
@@ -279,126 +294,27 @@ def _is_header_name(name: str) -> bool:
     return bool(name) and all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in name)
 
 
-def _not_json(value: object) -> str | None:
-    match value:
-        case None | bool() | int() | str():
-            return None
-        case float():
-            return None if math.isfinite(value) else str(value)
-        case list() | tuple():
-            return next((wrong for one in value if (wrong := _not_json(one))), None)
-        case Mapping():
-            return next((wrong for one in value.values() if (wrong := _not_json(one))), None)
-    return f"a {type(value).__name__}"
-
-
 class ImagesSection(Section):
     """What an image may be, and what is done to it before it is sent."""
 
     max_bytes: Count = 10 * 1024 * 1024
+    """The most bytes of an image, before base64. Larger images are scaled down. Example: `max_bytes = 5000000`."""
     max_side: Count | None = None
+    """The longest side in pixels. Larger images are scaled down. Default: only images over `max_bytes` are. Example:
+    `max_side = 1024`."""
     max_pixels: Count = 100_000_000
+    """An image with more pixels fails as `image_too_large` and is not decoded. Example: `max_pixels = 200000000`."""
     strip_metadata: Flag = False
+    """Removes GPS position, camera and notes from each image before it is sent. Example: `strip_metadata = true`."""
     allow_private_hosts: Flag = False
+    """Lets images be downloaded from private addresses, such as a server in your own network. Example:
+    `allow_private_hosts = true`."""
     background: Literal["auto", "white", "black"] = "auto"
-    page: Annotated[Literal["first", "all"] | int, BeforeValidator(_page)] = "first"
+    """The colour under transparent pixels, where an image must be flattened. `auto`: white or black, whichever keeps
+    the contrast. Example: `background = "white"`."""
+    page: Annotated[Literal["first", "all"] | int, BeforeValidator(page_choice)] = "first"
+    """Of a file with several pages or frames: the `first`, `all`, or the number of one. Example: `page = 2`."""
 
-
-class DeliverySection(Section):
-    """How requests travel."""
-
-    lane: Literal["online", "deferred", "batch", "auto"] = "online"
-    stream: Flag = False
-    max_ticket_wait_seconds: Amount = 86_400
-    max_open_tickets: Count = 10_000
-
-    @property
-    def lane_used(self) -> Lane:
-        """``auto`` is the online lane until there are prices and deadlines to choose by."""
-        return Lane.ONLINE if self.lane == "auto" else Lane(self.lane)
-
-
-def _kinds(value: object) -> object:
-    """``unpaid``, ``all``, ``none``, or kinds as a list or as text with commas."""
-    if isinstance(value, str) and value not in ("unpaid", "all", "none"):
-        value = [part.strip() for part in value.split(",")]
-    if isinstance(value, list | tuple):
-        for kind in value:
-            if not isinstance(kind, str) or kind not in ROW_FAULTS:
-                raise ValueError(f"{kind!r} is no kind of failure; there are unpaid, all, none and {_all_kinds()}")
-        return tuple(value)
-    return value
-
-
-def _all_kinds() -> str:
-    return ", ".join(ROW_FAULTS)
-
-
-class LimitsSection(Section):
-    """How fast, how long, how dear, and how much may fail. Rates that are absent are learned from the provider."""
-
-    requests_per_minute: Amount | None = None
-    requests_per_second: Amount | None = None
-    tokens_per_minute: Amount | None = None
-    concurrency: Count = 256
-    max_attempts: Count = 5
-    request_timeout_seconds: Amount = 600
-    max_runtime_seconds: Amount | None = None
-    max_cost_usd: Money | None = None
-    max_cost_usd_per_run: Money | None = None
-    max_cost_usd_per_day: Money | None = None
-    max_cost_usd_per_month: Money | None = None
-    max_failed: RowShare = Share(None, Fraction(1, 5))
-    failed_ok: RowShare = Share(None, Fraction(0))
-    retry_failed: Annotated[Literal["unpaid", "all", "none"] | tuple[str, ...], BeforeValidator(_kinds)] = "unpaid"
-    quarantine_after_runs: Count = 5
-    ambiguous: Literal["retry", "hold"] = "retry"
-    max_outage_seconds: Amount = 7_200
-    deduplicate: Flag = True
-
-    @property
-    def retry_kinds(self) -> frozenset[str]:
-        """The kinds of failed rows that a rerun tries again."""
-        match self.retry_failed:
-            case "unpaid":
-                return frozenset(ROW_FAULTS) - PAID_FAILURES
-            case "all":
-                return frozenset(ROW_FAULTS)
-            case "none":
-                return frozenset()
-            case kinds:
-                return frozenset(kinds)
-
-
-class OutputSection(Section):
-    """Where answers go."""
-
-    path: Text
-    keep_raw_answers: Flag = True
-    keep_reasoning: Flag = False
-    on_recipe_change: Literal["refuse", "redo", "new_rows_only"] = "refuse"
-
-
-def zone(name: str) -> str:
-    """``name`` if it is a time zone. Raises ValueError."""
-    if name == "UTC":  # known without a time zone database
-        return name
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise ValueError("it is no time zone; write a name such as UTC or Europe/Zurich") from None
-    return name
-
-
-def job_name(name: str) -> str:
-    """``name`` if it can stand in a column and in a message. Raises ValueError."""
-    if not name.isprintable() or len(name) > 200:
-        raise ValueError("a job's name is one line of at most 200 characters")
-    return name
-
-
-JobName = Annotated[Text, BeforeValidator(lambda v: job_name(v) if isinstance(v, str) else v)]
-Zone = Annotated[Text, BeforeValidator(lambda v: zone(v) if isinstance(v, str) else v)]
 
 SECTIONS: dict[str, type[Section]] = {
     "manifest": ManifestSection,

@@ -1,0 +1,117 @@
+"""The sections of a job file that say how a run goes: delivery, limits, output.
+
+Rule: as in ``sections.py``, a section judges itself alone.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+
+from batchvision.errors import PAID_FAILURES, ROW_FAULTS
+from batchvision.job.values import Amount, Count, Flag, Money, RowShare, Section, Share, Text, kinds
+from batchvision.records import Lane
+
+
+class DeliverySection(Section):
+    """How requests travel."""
+
+    lane: Literal["online", "deferred", "batch", "auto"] = "online"
+    """How requests travel. `online`: one request, one answer. `deferred` (xAI): the provider gives a ticket and the
+    answer is collected later. Example: `lane = "deferred"`."""
+    stream: Flag = False
+    """Receives answers piece by piece. It helps where a proxy cuts long silent connections. Example: `stream = true`.
+    """
+    max_ticket_wait_seconds: Amount = 86_400
+    """How long a run waits for open tickets before it ends with exit code 6. The next run collects them. Example:
+    `max_ticket_wait_seconds = 3600`."""
+    max_open_tickets: Count = 10_000
+    """The most tickets that are open at once. Example: `max_open_tickets = 2000`."""
+
+    @property
+    def lane_used(self) -> Lane:
+        """``auto`` is the online lane until there are prices and deadlines to choose by."""
+        return Lane.ONLINE if self.lane == "auto" else Lane(self.lane)
+
+
+class LimitsSection(Section):
+    """How fast, how long, how dear, and how much may fail. Rates that are absent are learned from the provider."""
+
+    requests_per_minute: Amount | None = None
+    """The most requests a minute. Default: learned from the provider's headers and refusals. Example:
+    `requests_per_minute = 480`."""
+    requests_per_second: Amount | None = None
+    """The most requests a second. It may stand beside `requests_per_minute`; the tighter one holds. Example:
+    `requests_per_second = 8`."""
+    tokens_per_minute: Amount | None = None
+    """The most tokens a minute, prompts and answers together. Example: `tokens_per_minute = 2000000`."""
+    concurrency: Count = 256
+    """The most requests on the wire at once. Example: `concurrency = 64`."""
+    max_attempts: Count = 5
+    """How often a request is tried before its row fails. Refusals for the rate (429) and failed connections do not
+    count. Example: `max_attempts = 3`."""
+    request_timeout_seconds: Amount = 600
+    """How long an answer is waited for. Example: `request_timeout_seconds = 120`."""
+    max_runtime_seconds: Amount | None = None
+    """The run stops sending after this time and ends with exit code 4. It counts from the start of the process.
+    Example: `max_runtime_seconds = 28800`."""
+    max_cost_usd: Money | None = None
+    """The most that all runs of the output may cost together. The run stops before it is exceeded (exit code 4).
+    Example: `max_cost_usd = 25.0`."""
+    max_cost_usd_per_run: Money | None = None
+    """The most that one run may cost. Example: `max_cost_usd_per_run = 5.0`."""
+    max_cost_usd_per_day: Money | None = None
+    """The most that a day may cost, in the job's time zone. Example: `max_cost_usd_per_day = 10.0`."""
+    max_cost_usd_per_month: Money | None = None
+    """The most that a month may cost, in the job's time zone. Example: `max_cost_usd_per_month = 100.0`."""
+    max_failed: RowShare = Share(None, Fraction(1, 5))
+    """The run stops when more rows than this have failed at the provider, of at least 100 that were sent: a number or
+    a share. Example: `max_failed = "5%"`."""
+    failed_ok: RowShare = Share(None, Fraction(0))
+    """Up to so many failed rows, a number or a share, the run still ends with exit code 0. Example: `failed_ok =
+    "1%"`."""
+    retry_failed: Annotated[Literal["unpaid", "all", "none"] | tuple[str, ...], BeforeValidator(kinds)] = "unpaid"
+    """Which failed rows the next run asks again. `unpaid`: those whose answer was not paid for. `all`, `none`, or a
+    list of kinds. Example: `retry_failed = ["attempts_exhausted", "refused"]`."""
+    quarantine_after_runs: Count = 5
+    """A row that failed in so many runs in a row is set aside. `--retry-quarantined` brings it back. Example:
+    `quarantine_after_runs = 3`."""
+    ambiguous: Literal["retry", "hold"] = "retry"
+    """What becomes of a row that may have been billed without an answer, after a timeout or a crash. `retry`: it is
+    sent again. `hold`: it waits for your word. Example: `ambiguous = "hold"`."""
+    max_outage_seconds: Amount = 7_200
+    """The run ends when the provider has not answered for so long: exit code 4, or 5 where nothing ever succeeded.
+    Example: `max_outage_seconds = 3600`."""
+    deduplicate: Flag = True
+    """Asks rows with the same prompt and images once and shares the answer. Example: `deduplicate = false`."""
+
+    @property
+    def retry_kinds(self) -> frozenset[str]:
+        """The kinds of failed rows that a rerun tries again."""
+        match self.retry_failed:
+            case "unpaid":
+                return frozenset(ROW_FAULTS) - PAID_FAILURES
+            case "all":
+                return frozenset(ROW_FAULTS)
+            case "none":
+                return frozenset()
+            case named:
+                return frozenset(named)
+
+
+class OutputSection(Section):
+    """Where answers go."""
+
+    path: Text
+    """The folder of the output. Example: `path = "out/captions"`."""
+    keep_raw_answers: Flag = True
+    """Keeps the provider's raw answers in the ledger. `reparse` reads them again. Example: `keep_raw_answers =
+    false`."""
+    keep_reasoning: Flag = False
+    """Keeps thoughts that the model shows, in the column `reasoning_text`. Example: `keep_reasoning = true`."""
+    on_recipe_change: Literal["refuse", "redo", "new_rows_only"] = "refuse"
+    """What a run does where answers exist under another prompt, model or image setting. `refuse`: it stops first and
+    names the cost. `redo`: it asks those rows again. `new_rows_only`: it keeps their answers. Example:
+    `on_recipe_change = "new_rows_only"`."""
