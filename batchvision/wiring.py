@@ -36,7 +36,7 @@ from batchvision.providers import Dialect, Forms, dialect
 from batchvision.records import Lane, Recipe, RunSummary, Shard
 from batchvision.refusals import Refusals
 from batchvision.retry import RetryPolicy
-from batchvision.secrets import Secret, Secrets, url_credentials
+from batchvision.secrets import Secret, Secrets
 
 if TYPE_CHECKING:
     from pyarrow import DataType
@@ -330,7 +330,7 @@ def access_of(
         headers = speaks.headers(None, {**given, name: key.reveal()})
     network = None if transport is not None else _network_of(job, environ)
     keys = () if key is None else (key,)
-    hidden = (*keys, *secrets, *url_credentials(job.base_url), *(network.secrets if network else ()))
+    hidden = (*keys, *secrets, *job.base_url_secrets, *(network.secrets if network else ()))
     return Access(headers, hidden, network)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
@@ -189,6 +190,13 @@ class Job(BaseModel):
         return self._resolved.base_url
 
     @property
+    def base_url_secrets(self) -> tuple[Secret, ...]:
+        """Values of the base URL's query under a name that looks like a key's."""
+        query = parse_qsl(urlsplit(self.base_url).query)
+        named = (Secret(value) for name, value in query if _SECRET_NAME.search(name))
+        return (*named, *url_credentials(self.base_url))
+
+    @property
     def file_prices(self) -> FilePrices | None:
         """What ``provider.prices_file`` says of the model."""
         return self._resolved.file_prices
@@ -235,7 +243,7 @@ class Job(BaseModel):
         shown = self.model_dump(mode="json", by_alias=True)
         shown["manifest"]["root"] = str(self.root)
         provider = shown["provider"]
-        provider["base_url"] = Secrets(*url_credentials(self.base_url), of_one_answer=True).mask(self.base_url)
+        provider["base_url"] = Secrets(*self.base_url_secrets, of_one_answer=True).mask(self.base_url)
         provider["api_key_env"] = self._resolved.key_env
         provider["headers"] = {
             name: MASK if _SECRET_NAME.search(name) and not is_named(value) else value
