@@ -20,6 +20,7 @@ from batchvision.caching import Caching
 from batchvision.checkpoint import Carried, Standing, Store, is_unclear
 from batchvision.checkpoint.entries import masked_answer
 from batchvision.errors import (
+    AuthenticationFailed,
     BatchvisionError,
     NoWayToProvider,
     ProviderRefuses,
@@ -27,9 +28,11 @@ from batchvision.errors import (
     ServerError,
     StopRun,
     Transient,
+    shows_access,
 )
 from batchvision.http import ProviderClient
 from batchvision.images import Offload
+from batchvision.key_renewal import KeyRenewal
 from batchvision.keys import row_digest
 from batchvision.outcome import TICKET_LIFETIME, Judge, Verdict, shared
 from batchvision.prompt import names_fallback
@@ -149,9 +152,11 @@ class Exchanges:
         now: Callable[[], datetime] = utc_now,
         rng: random.Random | None = None,
         forms: Forms | None = None,
+        key: KeyRenewal | None = None,
     ) -> None:
         self._terms = terms
         self._forms = forms or Forms(has_schema=terms.recipe.answer.schema is not None, streams=terms.stream)
+        self._key = key or KeyRenewal.of_a_key_that_stays()
         self._offload = offload
         self._store = store
         self._standing = standing
@@ -191,8 +196,29 @@ class Exchanges:
         whether the verdict is final."""
         with lease:
             form = self._forms.current
+            generation = self._key.generation
             exchange = await self._send(request, tries, lease, Lane.ONLINE, form)
-            return None if exchange is None else self._settle(exchange, lease, request.estimate, form)
+            if exchange is None:
+                return None
+            judged = self._settle(exchange, lease, request.estimate, form)
+        return await self._with_new_key(judged, generation)
+
+    async def _with_new_key(self, judged: Judged, generation: int) -> Judged:
+        """Where the key has expired and there is a new one, the request is to be sent again."""
+        error, verdict = judged.verdict.error, judged.verdict
+        if shows_access(error):
+            self._key.answered(generation)
+        if not isinstance(error, AuthenticationFailed) or not error.is_certain:
+            return judged
+        try:
+            if not await self._key.renew(generation, error):
+                return judged
+        except AuthenticationFailed as reason:
+            self._stop.request(reason)
+            return Judged(judged.exchange, verdict._replace(step=None))
+        tries = judged.exchange.intent.tries
+        again = Again(0.0, tries._replace(unspent=tries.unspent + 1, probe=False))
+        return Judged(judged.exchange, verdict._replace(step=again))
 
     async def _send(self, request: Request, tries: Tries, lease: Lease, lane: Lane, form: Form) -> Exchange | None:
         """P2: the intent is durable before a byte leaves. P3: the raw answer is durable before anybody reads it."""
@@ -266,7 +292,9 @@ class Exchanges:
 
     def _headers(self, intent: Intent) -> Mapping[str, str] | None:
         caching = self._terms.caching
-        return None if caching is None else caching.headers(intent.request_key, intent.tries, intent.runs_failed)
+        if caching is None:
+            return self._key.headers
+        return {**caching.headers(intent.request_key, intent.tries, intent.runs_failed), **self._key.headers}
 
     def _options(self, tries: Tries, lane: Lane, form: Form) -> SendOptions:
         return SendOptions(
@@ -310,7 +338,7 @@ class Exchanges:
     async def submit(self, request: Request, tries: Tries, lease: Lease) -> OpenTicket | Judged | None:
         """Hand one request in; None where the run stopped before it left. With a ticket the lease stays open."""
         try:
-            form = self._forms.current
+            form, generation = self._forms.current, self._key.generation
             exchange = await self._send(request, tries, lease, Lane.DEFERRED, form)
         except BaseException:  # cancelled on the wire: the provider may have accepted it
             lease.keep()
@@ -318,8 +346,9 @@ class Exchanges:
         if exchange is None:
             return None
         if exchange.ticket is None:
-            return self._settle(exchange, lease, request.estimate, form)
+            return await self._with_new_key(self._settle(exchange, lease, request.estimate, form), generation)
         self._forms.answered(form)
+        self._key.answered(generation)
         self._observe(None, departed_at=lease.departed_at)
         self._counters.tickets_open += 1
         return OpenTicket(exchange, lease, request.credentials, request.estimate)
@@ -335,16 +364,19 @@ class Exchanges:
             raise RuntimeError("an exchange without a ticket was polled")
         await self._budget.admit_poll()
         await checkpoint_if_cancelled()  # where a ticket is always due, a poller waits behind shields only
+        generation = self._key.generation
         with anyio.CancelScope(shield=True):
             try:
                 raw = await self._client.send(
-                    "GET", self._dialect.ticket_path(exchange.ticket), None, POLL_TIMEOUT_SECONDS
+                    "GET", self._dialect.ticket_path(exchange.ticket), None, POLL_TIMEOUT_SECONDS, self._key.headers
                 )
             except Transient as error:
                 if error.maybe_billed:
                     self._store.doubt(exchange.intent.exchange_id)
                 self._observe(error)
                 return NotYet(error)
+            if raw.status in (200, 202):
+                self._key.answered(generation)
             if self._is_unknown_here(exchange, raw):
                 return NotYet(is_unknown=True)
             end = self._dialect.ticket_end(raw)
@@ -356,7 +388,12 @@ class Exchanges:
             return self._settle(exchange._replace(answer=raw), lease, asked)
         if end is TicketEnd.IF_IT_STAYS:  # of this ticket alone: no sign that the provider is away
             return NotYet(self._dialect.read(raw).error, says_failed=True)
-        return self._not_yet(exchange.intent.exchange_id, raw, self._dialect.read_poll(raw))
+        try:
+            return self._not_yet(exchange.intent.exchange_id, raw, self._dialect.read_poll(raw))
+        except AuthenticationFailed as error:
+            if await self._key.renew(generation, error):
+                return NotYet(error)
+            raise
 
     def _is_unknown_here(self, exchange: Exchange, raw: RawAnswer) -> bool:
         """Whether a 404 says nothing of the work: no poll can have read the ticket, and its lifetime is not over."""

@@ -169,6 +169,7 @@ class Night:
         self.dialect = wiring.dialect_of(job, job.provider.name)
         self.access = wiring.access_of(job, key, environ, seams.transport)
         self.secrets = Secrets(*self.access.secrets)
+        self.key = wiring.key_of(job, key, environ, self.secrets, self.offload)
         if self.access.network is not None:
             log.info("%s", self.access.network)
         quoted = quote(job)
@@ -314,6 +315,7 @@ class Night:
             forms=wiring.forms_of(job),
             now=self.seams.now,
             rng=self.seams.rng,
+            key=self.key,
         )
         return Delivery(
             exchanges,

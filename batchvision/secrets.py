@@ -91,6 +91,10 @@ class Secrets:
     def __repr__(self) -> str:
         return "Secrets(***)"
 
+    def add(self, value: Secret) -> None:
+        """Hide another value from now on, beside those of before: a key that was renewed."""
+        self.__init__(*self._values, value)  # type: ignore[misc]  # all is made of the values, in one place
+
     def mask(self, text: str) -> str:
         return self._text(text)
 

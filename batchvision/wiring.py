@@ -25,6 +25,7 @@ from batchvision.exchange import utc_now
 from batchvision.http import NO_PROXY, Endpoint, FetchesOnDemand, Network, ProviderClient, httpx
 from batchvision.images import Converter, DecodingPool, Fetcher, ImageSource, LeastSize, Offload, load_local
 from batchvision.job import Job
+from batchvision.key_renewal import KeyRenewal
 from batchvision.lanes import POLLERS
 from batchvision.money import Prices, usd_to_ticks
 from batchvision.outcome import Judge
@@ -323,15 +324,32 @@ def access_of(
 ) -> Access:
     """Raises JobInvalid for variables, proxies and files that are not there."""
     given, secrets = job.request_headers(environ)
-    speaks, name = dialect(job.provider.name), job.provider.api_key_header
-    if key is None or name is None or name.lower() == "authorization":
-        headers = speaks.headers(key, given)
-    else:
-        headers = speaks.headers(None, {**given, name: key.reveal()})
+    headers = _headers_of(job, key, given)
     network = None if transport is not None else _network_of(job, environ)
     keys = () if key is None else (key,)
     hidden = (*keys, *secrets, *job.base_url_secrets, *(network.secrets if network else ()))
     return Access(headers, hidden, network)
+
+
+def _headers_of(job: Job, key: Secret | None, given: Mapping[str, str]) -> Mapping[str, str]:
+    speaks, name = dialect(job.provider.name), job.provider.api_key_header
+    if key is None or name is None or name.lower() == "authorization":
+        return speaks.headers(key, given)
+    return speaks.headers(None, {**given, name: key.reveal()})
+
+
+def key_of(
+    job: Job, key: Secret | None, environ: Mapping[str, str] | None, secrets: Secrets, offload: Offload
+) -> KeyRenewal:
+    """The job's key, with the command that gives a new one when it has expired."""
+    given, _ = job.request_headers(environ)
+    first = _headers_of(job, key, given)
+
+    def headers_of(new: Secret) -> Mapping[str, str]:
+        return {name: value for name, value in _headers_of(job, new, given).items() if first.get(name) != value}
+
+    ask = job.api_key if job.provider.api_key_command is not None else None
+    return KeyRenewal(key, ask, headers_of, secrets, offload)
 
 
 def _network_of(job: Job, environ: Mapping[str, str] | None) -> Network:

@@ -11,6 +11,7 @@ from datetime import datetime
 from batchvision.errors import ProviderRefuses, RequestRejected, RequestsRejected, StopRun, shows_access
 from batchvision.exchange import Judged
 from batchvision.refusals import SAME_REFUSALS, Meaning, Refusals
+from batchvision.retry import Stop
 
 
 class RefusedRows:
@@ -49,8 +50,8 @@ class RefusedRows:
             return False
         if not isinstance(error, ProviderRefuses | RequestRejected) or judged.exchange.answer is None:
             return False
-        if isinstance(error, RequestRejected) and outcome is None:
-            return False
+        if outcome is None and not isinstance(judged.verdict.step, Stop):
+            return False  # it is asked again: in another form, or under a new key
         intent = judged.exchange.intent
         failed_before = intent.runs_failed > 0
         match self._refusals.refused(intent.row_id, error, intent.sent_at, failed_before=failed_before):

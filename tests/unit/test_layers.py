@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"job", "recipe", "prompt", "money", "spending", "retry", "refusals", "estimate", "providers"}),
     frozenset({"outcome", "manifest", "images", "checkpoint", "http", "pacing", "caps", "caching", "pricelist"}),
-    frozenset({"budget", "feed", "prepare"}),
+    frozenset({"budget", "feed", "key_renewal", "prepare"}),
     frozenset({"exchange", "guards"}),
     frozenset({"lanes"}),
     frozenset({"open_tickets", "plan", "runner", "waits", "wiring", "summary"}),

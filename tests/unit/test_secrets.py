@@ -226,3 +226,12 @@ def test_what_is_looked_for_first_misses_nothing_that_the_patterns_would_find(pi
     for pattern, _, instead in secrets._text._searches:
         expected = pattern.sub(instead, expected)
     assert secrets.mask(text) == expected
+
+
+def test_a_key_that_is_added_later_is_hidden_beside_the_first_also_through_a_bound_method() -> None:
+    secrets = Secrets(Secret("first-secret-key"))
+    mask, mask_bytes = secrets.mask, secrets.mask_bytes
+    secrets.add(Secret("second-secret-key"))
+    assert mask("first-secret-key, second-secret-key") == "***, ***"
+    assert mask_bytes(b"second-secret-key") == b"***"
+    assert all_known().mask("second-secret-key") == "***"

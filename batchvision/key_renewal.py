@@ -1,0 +1,88 @@
+"""A key that expires during a run: its command is asked again after a 401 that follows answers.
+
+Rule: the old key and each new one are hidden by the run's secrets before a request is sent with them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+import anyio
+
+from batchvision.errors import AuthenticationFailed, JobInvalid
+from batchvision.images import Offload, threads
+from batchvision.secrets import Secret, Secrets
+
+log = logging.getLogger(__name__)
+
+
+class KeyRenewal:
+    """The key of a run. ``ask`` gives the key anew (None: the job's key never changes); ``headers_of`` a key's request
+    headers. Keys are counted in ``generation``, so that requests under an older key do not ask once more."""
+
+    def __init__(
+        self,
+        key: Secret | None,
+        ask: Callable[[], Secret | None] | None,
+        headers_of: Callable[[Secret], Mapping[str, str]],
+        secrets: Secrets,
+        offload: Offload,
+    ) -> None:
+        self.generation = 0
+        #: of each request, over those of the first key
+        self.headers: Mapping[str, str] = {}
+        self._key = key
+        self._ask = ask
+        self._headers_of = headers_of
+        self._secrets = secrets
+        self._offload = offload
+        self._answered_generation = -1
+        self._failed: AuthenticationFailed | None = None
+        self._one_at_a_time = anyio.Lock()
+
+    @classmethod
+    def of_a_key_that_stays(cls) -> KeyRenewal:
+        """Where nothing gives a new key."""
+        return cls(None, None, lambda key: {}, Secrets(), threads())
+
+    def answered(self, generation: int) -> None:
+        """A request under the key of ``generation`` was answered."""
+        self._answered_generation = max(self._answered_generation, generation)
+
+    async def renew(self, generation: int, error: AuthenticationFailed) -> bool:
+        """After a request under the key of ``generation`` was refused. True: there is a newer key to ask with.
+
+        Raises AuthenticationFailed where the command gives the same key, none, or one that is refused too.
+        """
+        if self._ask is None or self._answered_generation < 0:
+            return False
+        async with self._one_at_a_time:
+            if self._failed is not None:
+                raise self._failed
+            if generation < self.generation:
+                return True
+            key = await self._asked(error)
+            self._secrets.add(key)
+            self._key, self.headers = key, self._headers_of(key)
+            self.generation += 1
+            log.warning("the key has expired: going on with a new one from provider.api_key_command")
+            return True
+
+    async def _asked(self, error: AuthenticationFailed) -> Secret:
+        if self._answered_generation < self.generation:
+            raise self._no_more(f"{error.said}; the new key that provider.api_key_command printed is refused too")
+        try:
+            key = None if self._ask is None else await self._offload(self._ask)
+        except JobInvalid as problem:
+            raise self._no_more(f"{error.said}; asked for a new key: {problem}") from None
+        if key is None or (self._key is not None and key.reveal() == self._key.reveal()):
+            raise self._no_more(
+                f"{error.said}; asked again, provider.api_key_command printed the same key: see to it that it prints "
+                "a key that is valid, then run again"
+            )
+        return key
+
+    def _no_more(self, message: str) -> AuthenticationFailed:
+        self._failed = AuthenticationFailed(message)
+        return self._failed
