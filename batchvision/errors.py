@@ -23,6 +23,7 @@
     │   ├── TooManyFailures          too_many_failures     exit 4
     │   ├── DiskFailed               disk_failed           exit 7
     │   ├── CheckpointDamaged        checkpoint_damaged    exit 7
+    │   ├── TooManyOpenFiles         too_many_open_files   exit 4
     │   └── OutputHeld               output_held           exit 11
     ├── RowFault                     fail the row: the closed set of outcomes
     │   ├── RowInvalid ImageUnreadable ImageTooLarge ImageForbidden ImageUnreachable     found here, nothing sent
@@ -45,6 +46,10 @@ from typing import ClassVar
 
 #: Locks, signals and durable folders are those of POSIX systems.
 NOT_ON_WINDOWS = "batchvision does not run on Windows itself: run it in WSL (`wsl --install`) or in Docker."
+
+
+#: What to do where the limit of open files is too small.
+MORE_OPEN_FILES = "Raise the limit (`ulimit -n 4096`) or lower limits.concurrency"
 
 
 class Disposition(Enum):
@@ -211,6 +216,16 @@ class CheckpointDamaged(StopRun):
 
     kind = "checkpoint_damaged"
     exit_code = 7
+
+
+class TooManyOpenFiles(StopRun):
+    """The process may open no further file: neither the row nor the disk is at fault."""
+
+    kind = "too_many_open_files"
+    exit_code = 4
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(f"{doing} failed: too many files are open. {MORE_OPEN_FILES}, then run again to go on")
 
 
 class OutputHeld(StopRun):

@@ -156,7 +156,7 @@ class Night:
         """Find out what can be wrong before anything is opened. Raises JobInvalid."""
         key = job.api_key(environ)
         self.given = job
-        self.job = wiring.share_of_job(job, selection.own_shard)
+        self.job = wiring.job_within_open_files(wiring.share_of_job(job, selection.own_shard))
         self.selection = selection
         if selection.retry_failed is None:
             self.selection = replace(selection, retry_failed=job.limits.retry_kinds)

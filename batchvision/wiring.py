@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -19,7 +20,8 @@ from batchvision.budget import LocalBudget
 from batchvision.caching import Caching, caching
 from batchvision.caps import Caps, PeriodCap, day_of, month_of, share_of
 from batchvision.checkpoint import Disk, spent_by_shard, type_of
-from batchvision.errors import JobInvalid
+from batchvision.descriptors import SPARE_FILES, room_for_connections
+from batchvision.errors import MORE_OPEN_FILES, JobInvalid
 from batchvision.estimate import Estimator
 from batchvision.exchange import utc_now
 from batchvision.http import NO_PROXY, Endpoint, FetchesOnDemand, Network, ProviderClient, httpx
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
 
 #: The whole manifest as one shard.
 WHOLE = Shard()
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +256,27 @@ def share_of_job(job: Job, shard: Shard) -> Job:
             "delivery": job.delivery.model_copy(update={"max_open_tickets": tickets}),
         }
     )
+
+
+def job_within_open_files(job: Job) -> Job:
+    """The job with no more requests on the wire than this process may open files for; a warning says so.
+
+    The soft limit is raised first. Raises JobInvalid where not one connection fits.
+    """
+    concurrency = job.limits.concurrency
+    fitting = room_for_connections(concurrency + POLLERS) - POLLERS
+    if fitting >= concurrency:
+        return job
+    if fitting < 1:
+        raise JobInvalid(f"this process may open too few files for a run. {MORE_OPEN_FILES.partition(' or ')[0]}")
+    log.warning(
+        "limits.concurrency is lowered from %d to %d: this process may not open more files. "
+        "Raise the limit (`ulimit -n %d`) to use it in full",
+        concurrency,
+        fitting,
+        concurrency + POLLERS + 2 * SPARE_FILES,
+    )
+    return job.model_copy(update={"limits": job.limits.model_copy(update={"concurrency": fitting})})
 
 
 def _part(whole: int, shard: Shard) -> int:

@@ -20,7 +20,8 @@ from typing import Protocol, TypeVar
 
 import anyio
 
-from batchvision.errors import DiskFailed
+from batchvision.descriptors import EXHAUSTED
+from batchvision.errors import MORE_OPEN_FILES, DiskFailed
 
 T = TypeVar("T")
 
@@ -259,6 +260,10 @@ def disk_failures(doing: str) -> Iterator[None]:
 
 def disk_failed(doing: str, fault: OSError) -> DiskFailed:
     reason = fault.strerror or str(fault)
+    if fault.errno in EXHAUSTED:
+        return DiskFailed(
+            f"{doing} failed: {reason}. Nothing more was sent. {MORE_OPEN_FILES}, then run again to go on."
+        )
     return DiskFailed(
         f"{doing} failed: {reason}. Nothing more was sent. Free space or repair the disk, then start the same run "
         f"again: every answer that had been written is used."

@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreadable, RowFault
+from batchvision.descriptors import EXHAUSTED
+from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreadable, RowFault, TooManyOpenFiles
 from batchvision.images.data_uris import shown_path
 from batchvision.images.spelling import hint, respelled
 
@@ -151,8 +152,10 @@ def _read_regular(descriptor: int, name: str, max_bytes: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _fault(name: str, root: Path, error: Exception) -> RowFault:
+def _fault(name: str, root: Path, error: Exception) -> RowFault | TooManyOpenFiles:
     code = error.errno if isinstance(error, OSError) else None
+    if code in EXHAUSTED:
+        return TooManyOpenFiles(f"reading {shown_path(name)}")
     shown, more = shown_path(name), hint(name)
     if code in (errno.ENOENT, errno.ENOTDIR):
         return ImageUnreadable(f"no such file: {shown} (root is {root}){more}")

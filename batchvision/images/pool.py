@@ -20,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from batchvision.errors import ImageTooLarge, ImageUnreadable, JobInvalid
+from batchvision.descriptors import EXHAUSTED
+from batchvision.errors import ImageTooLarge, ImageUnreadable, JobInvalid, TooManyOpenFiles
 from batchvision.images.formats import Converted, Header, ImageFormat, examine
 from batchvision.images.parcels import (
     READY,
@@ -230,6 +231,8 @@ class _Decoder:
                 start_new_session=True,  # the terminal's Ctrl-C is for the run, not for its decoders
             )
         except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise TooManyOpenFiles("starting a process that decodes images") from error
             raise JobInvalid(f"no process could be started to decode images: {error.strerror}") from error
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("the decoder was started without pipes")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -130,3 +133,27 @@ def test_after_a_kill_tickets_are_collected_and_not_submitted_again(bench, emula
     twice = {echo for echo, times in emulator.bill().by_echo().items() if times > 1}
     assert twice <= {row["row_id"] for row in attempts if row["state"] != "ok"}
     assert any(row["state"] == "ok" and row["ticket"] for row in attempts)
+
+
+def test_a_run_that_may_open_few_files_answers_all_rows(bench, emulator):
+    """Of 256 requests, as many as there are descriptors for are on the wire."""
+    rows = bench.rows(300)
+    job = bench.job(bench.manifest(rows), limits="concurrency = 256")
+    emulator.configure(latency_seconds=0.2)
+    command = bench.command("run", job, *to_emulator(emulator), "--json")
+    limited = (
+        "import os, resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *map(str, command)],
+        cwd=bench.folder,
+        env=bench.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    summary = json.loads(done.stdout)
+    assert (done.returncode, summary["rows_completed"], summary["rows_failed"]) == (0, 300, 0), done.stderr
+    assert "limits.concurrency is lowered from 256 to " in done.stderr

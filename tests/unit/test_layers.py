@@ -23,6 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "keys",
             "eventloop",
             "fineloop",
+            "descriptors",
             "interruption",
             "secrets",
             "stopping",
