@@ -15,12 +15,14 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
 from batchvision.checkpoint.disk import PRIVATE, Disk, Offload, disk_failed, start_file
 from batchvision.checkpoint.entries import VERSION, Entry, Header, decode, encode
+from batchvision.checkpoint.identity import Identity
 from batchvision.errors import CheckpointDamaged, DiskFailed, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.wakeup import Turns, Wakeup
@@ -82,8 +84,16 @@ class Group:
 class Journal:
     """The open segment and the group that is gathering. One caller at a time commits (the store sees to it)."""
 
-    def __init__(self, segment: Segment, offload: Offload, mask: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        segment: Segment,
+        offload: Offload,
+        mask: Callable[[str], str],
+        check: Callable[[Segment], None] = lambda segment: None,
+    ) -> None:
+        """``check`` is asked, off the loop, after each group and before it is acknowledged. It raises StopRun."""
         self.segment = segment
+        self._check = check
         self._turns = Turns(TOLD_AT_ONCE)  #: of all groups, one after the other
         self.gathering = Group(self._turns)
         self.failure: StopRun | None = None
@@ -108,12 +118,16 @@ class Journal:
             return
         with self.failing(f"writing the journal {segment.path}", group):
             try:
-                await self._offload(lambda: segment.append(group.bodies))
+                await self._offload(partial(self._append, segment, group.bodies))
             except OSError as fault:
                 if rescue is None:
                     raise
                 await rescue(fault)
         group.settle()
+
+    def _append(self, segment: Segment, bodies: list[bytes]) -> None:
+        segment.append(bodies)
+        self._check(segment)
 
     def take(self) -> Group:
         if self.failure is not None:
@@ -129,6 +143,9 @@ class Journal:
         except OSError as fault:
             self._fail(disk_failed(doing, fault), groups)
             raise self.failure or fault from fault
+        except StopRun as fault:
+            self._fail(fault, groups)
+            raise
         except BaseException as fault:
             self._fail(DiskFailed(f"{doing} was broken off: {fault!r}"), groups)
             raise
@@ -155,6 +172,7 @@ class Segment:
         self.appended_bytes = 0  #: since it was created: what the carried records take is not counted
         self._disk = disk
         self._descriptor: int | None = descriptor
+        self._identity = Identity.of(path)
         self._groups = 1
 
     @classmethod
@@ -177,6 +195,11 @@ class Segment:
         self._disk.sync(self._descriptor)
         self._groups += 1
         self.appended_bytes += len(content)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether its name still leads to it. Raises OSError where nobody can tell."""
+        return self._identity.is_at(self.path)
 
     def close(self) -> None:
         if self._descriptor is not None:

@@ -19,9 +19,11 @@ from typing import NamedTuple
 from weakref import WeakSet
 
 from batchvision.checkpoint.disk import Disk, LocalDisk, disk_failures, make_folders
+from batchvision.checkpoint.identity import Identity, output_gone
 from batchvision.checkpoint.lease import LEASE_NAME, Lease, is_shared, lease_at_work
 from batchvision.errors import OutputHeld
 
+_LOOKS = 10  #: at a folder that somebody removes again and again
 #: How a file system without flock says so.
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 #: Where all that is not a result lives, inside the output.
@@ -75,14 +77,24 @@ class OutputLock:
         self._descriptor: int | None = descriptor
         self._lease = lease
         self._pid = os.getpid()
+        self._identity = Identity.of(descriptor)
         _held.add(self)
 
     @classmethod
     def take(cls, output: Path, shard: str = "0of1", disk: Disk | None = None) -> OutputLock:
         """Take the lock, or raise OutputHeld at once with the name of who has it."""
         path = lock_path(output, shard)
+        for _ in range(_LOOKS):
+            lock = cls._take(output, shard, path, disk or LocalDisk())
+            if lock.is_in_place:
+                return lock
+            lock.release()  # the folder was removed between opening the file and locking it
+        raise output_gone(output, path)
+
+    @classmethod
+    def _take(cls, output: Path, shard: str, path: Path, disk: Disk) -> OutputLock:
         with disk_failures(f"making {path.parent}"):
-            make_folders(disk or LocalDisk(), path.parent)
+            make_folders(disk, path.parent)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         lease: Lease | None = None
         try:
@@ -109,6 +121,18 @@ class OutputLock:
         not be renewed in time."""
         is_own = self._descriptor is not None and self._pid == os.getpid()
         return is_own and (self._lease is None or self._lease.is_held)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the lock's name still leads to the file that is locked. Raises OSError where nobody can tell."""
+        return self._identity.is_at(lock_path(self.output, self.shard))
+
+    def check_in_place(self) -> None:
+        """Raises DiskFailed where the output was removed or replaced: what is there now is not this run's."""
+        path = lock_path(self.output, self.shard)
+        with disk_failures(f"looking for {path}"):
+            if not self.is_in_place:
+                raise output_gone(self.output, path)
 
     def release(self) -> None:
         """Closing lets go of the lock; LOCK_UN is never used, as in a child it would free the parent's."""

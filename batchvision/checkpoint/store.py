@@ -45,7 +45,7 @@ from batchvision.checkpoint.shards import lock_shard
 from batchvision.checkpoint.standing import Standing
 from batchvision.checkpoint.takeover import Takeover, read_failures
 from batchvision.checkpoint.unsealed import Unsealed
-from batchvision.checkpoint.writer import SealAfter, Writer
+from batchvision.checkpoint.writer import SealAfter, Writer, check_in_place
 from batchvision.errors import ROW_FAULTS, TRANSIENTS, DiskFailed, StopRun
 from batchvision.records import (
     Completed,
@@ -166,7 +166,7 @@ class Store:
             with others.beginning(self._books, judge, hold):
                 segment = self._begin(old, segments)
         self._books.begin(self._run_id)
-        journal = Journal(segment, self._offload, self._secrets.mask)
+        journal = Journal(segment, self._offload, self._secrets.mask, partial(check_in_place, self._lock))
         self._opened = Writer(
             journal, self._books, self._sealer, self._seal_after, self._lock, self._reserve, self._offload
         )
@@ -204,7 +204,9 @@ class Store:
         """Let go of the files and of the lock, as a crash would: the next start recovers what is in the journal."""
         if self._opened is not None:
             self._opened.journal.segment.close()
-        self._reserve.give_back()
+        with suppress(DiskFailed):
+            self._lock.check_in_place()  # what lies in another's folder is not ours
+            self._reserve.give_back()
         if self._owns_lock:
             self._lock.release()
 
@@ -351,6 +353,7 @@ class Store:
         return summaries.load_recipe(self.output, recipe_id)
 
     def write_summary(self, summary: RunSummary) -> RunSummary:
+        self._lock.check_in_place()
         summaries.write_summary(self._disk, self.output, summary, self._secrets, self._lock.shard)
         return summary
 

@@ -15,10 +15,11 @@ from functools import partial
 
 import anyio
 
-from batchvision.checkpoint.books import Books
-from batchvision.checkpoint.disk import Offload, disk_failed
+from batchvision.checkpoint.books import Books, Cut
+from batchvision.checkpoint.disk import Offload, disk_failed, disk_failures
 from batchvision.checkpoint.entries import Entry
-from batchvision.checkpoint.journal import Group, Journal
+from batchvision.checkpoint.identity import output_gone
+from batchvision.checkpoint.journal import Group, Journal, Segment
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.reserve import Reserve
 from batchvision.checkpoint.sealing import Sealer
@@ -33,6 +34,14 @@ class SealAfter:
     attempts: int = 4_000
     journal_bytes: int = 16 * 1024 * 1024
     seconds: float = 600.0
+
+
+def check_in_place(lock: OutputLock, segment: Segment) -> None:
+    """Raises DiskFailed where the output was removed or replaced. Blocking."""
+    lock.check_in_place()
+    with disk_failures(f"looking for {segment.path}"):
+        if not segment.is_in_place:
+            raise output_gone(lock.output, segment.path)
 
 
 class Writer:
@@ -165,7 +174,7 @@ class Writer:
         doing = f"sealing {self._lock.output}"
         with journal.failing(doing, group):
             try:
-                journal.segment = await self._offload(partial(self._sealer.turn, old, cut))
+                journal.segment = await self._offload(partial(self._turn_segment, old, cut))
             except OSError as fault:
                 if has_failed_before or self._sealer.has_turned(old):
                     raise
@@ -175,6 +184,13 @@ class Writer:
             self._has_failed = disk_failed(doing, self._sealer.fault)
         group.settle()
         self._sealed_at = loop_time()
+
+    def _turn_segment(self, old: Segment, cut: Cut) -> Segment:
+        """Off the loop. Into a folder that is not this run's any more nothing is written."""
+        check_in_place(self._lock, old)
+        new = self._sealer.turn(old, cut)
+        check_in_place(self._lock, new)
+        return new
 
     async def close(
         self, before_the_last_seal: Callable[[], None], at_the_end: Callable[[], Iterable[Entry]] = tuple

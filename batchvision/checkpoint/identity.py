@@ -1,0 +1,47 @@
+"""Whether a name on the disk still leads to the file that this run has opened: a folder may be removed or replaced.
+
+The rule: it is asked through the full path, in the writer's thread, after each group was synced and before it is
+acknowledged. A lock and a journal that are found under their names also show that their folder is still there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from batchvision.errors import DiskFailed
+
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP)
+
+
+class Identity(NamedTuple):
+    """A file system and the number of a file in it."""
+
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, file: Path | int) -> Identity:
+        """Of a name or of an open descriptor. Raises OSError."""
+        found = os.fstat(file) if isinstance(file, int) else file.stat()
+        return cls(found.st_dev, found.st_ino)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether ``path`` leads to this file. Raises OSError where that cannot be found out."""
+        try:
+            return Identity.of(path) == self
+        except OSError as fault:
+            if fault.errno in _GONE:
+                return False
+            raise
+
+
+def output_gone(output: Path, path: Path) -> DiskFailed:
+    """The error for an output whose lock or journal is not this run's file any more."""
+    return DiskFailed(
+        f"{output} was removed or replaced while the run went on: {path.name} is not the file that this run has "
+        "opened. Nothing more was sent; answers that were in flight, or not yet in the tables, went with the folder. "
+        "Put it back from a copy if there is one, then start the same run again."
+    )
