@@ -1,0 +1,141 @@
+"""Random sequences of nights: nothing paid is bought again unasked, and what is shown is today's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack, nullcontext
+from datetime import timedelta
+from typing import NamedTuple
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from nights import DEFERRED, Asked, Nights, make_ready
+
+from batchvision.checkpoint import compact
+from batchvision.emulator import RunningEmulator, start_in_thread
+
+ROWS = ("r1", "r2", "r3")
+#: The emulator refuses "glove" once, for money; it answers the others.
+CELLS = {"shoe": "shoe", "bag": "bag", "glove": "glove [[fault:refusal:1]]"}
+PROMPTS = ("Describe", "Now tell of")
+PLACES = ("here", "there")
+
+
+class Plan(NamedTuple):
+    """A night: the cell of each row (None: not in the manifest), and what else is changed for it."""
+
+    cells: tuple[str | None, ...]
+    prompt: int = 0
+    place: str = "here"
+    leaves_tickets: bool = False
+    are_images_away: bool = False
+    hours_ahead: int = 0  #: not a day: tickets would expire, and be bought again with good reason
+    compacts: bool = False
+
+
+PLANS = st.builds(
+    Plan,
+    cells=st.tuples(*[st.sampled_from([None, *CELLS])] * len(ROWS)).filter(any),
+    prompt=st.sampled_from((0, 0, 0, 1)),
+    place=st.sampled_from(PLACES),
+    leaves_tickets=st.booleans(),
+    are_images_away=st.sampled_from((False, False, False, True)),
+    hours_ahead=st.sampled_from((0, 0, 10)),
+    compacts=st.booleans(),
+)
+
+Request = tuple[str, str, int]  #: row, cell, prompt
+
+
+class Model:
+    """What a user expects: each request is bought once, and its end is kept."""
+
+    def __init__(self) -> None:
+        self.ended: dict[Request, str] = {}  #: "answered" or "refused"
+        self.open: dict[Request, str] = {}  #: the place that gave the ticket
+
+    def play(self, plan: Plan) -> Counter[Asked]:
+        """The night's effect; what it buys."""
+        for request, place in list(self.open.items()):
+            if place == plan.place:
+                del self.open[request]
+                self._end(request)
+        bought: Counter[Asked] = Counter()
+        for request in requests_of(plan):
+            if request in self.ended or request in self.open or plan.are_images_away:
+                continue
+            bought[request[0], request[1] if request[2] == 0 else f"{PROMPTS[1]} {request[1]}"] += 1
+            if plan.leaves_tickets:
+                self.open[request] = plan.place
+            else:
+                self._end(request)
+        return bought
+
+    def _end(self, request: Request) -> None:
+        self.ended[request] = "refused" if request[1] == "glove" else "answered"
+
+    def completed(self, plan: Plan) -> dict[str, str]:
+        """By row: the cell that was answered."""
+        return {request[0]: request[1] for request in requests_of(plan) if self.ended.get(request) == "answered"}
+
+
+def requests_of(plan: Plan) -> list[Request]:
+    return [(row, cell, plan.prompt) for row, cell in zip(ROWS, plan.cells, strict=True) if cell is not None]
+
+
+def play(nights: Nights, hosts: dict[str, RunningEmulator], model: Model, plan: Plan) -> None:
+    nights.cells = {row: CELLS[cell] for row, cell, _ in requests_of(plan)}
+    nights.ahead = timedelta(hours=plan.hours_ahead)
+    expected = model.play(plan)
+    for host in hosts.values():
+        host.configure(deferred_seconds=3_600.0)
+    changed = {
+        **(DEFERRED if plan.leaves_tickets else {}),
+        **nights.moved_to(hosts[plan.place]),
+        "prompt.user": PROMPTS[plan.prompt] + " {title} [[echo:{sku}]]",
+        "output.on_recipe_change": "redo",
+    }
+    with nights.images_away() if plan.are_images_away else nullcontext():
+        night = nights.run(changed, bill=[hosts["there"]])
+        for host in hosts.values():
+            make_ready(host)
+        assert night.billed == expected
+        if plan.are_images_away:
+            return
+        completed = model.completed(plan)
+        assert night.summary is not None, night.message
+        assert night.summary.rows_completed == len(completed)
+        if plan.compacts:
+            compact(nights.output, drop_superseded=True)
+            drop_superseded(model, plan)
+        shown = nights.show()
+        assert {row: shown.get(row) for row in completed} == {row: CELLS[cell] for row, cell in completed.items()}
+        assert nights.is_right()
+
+
+def drop_superseded(model: Model, plan: Plan) -> None:
+    """A compaction forgets the answers that a row of today has beside its current one, and says so."""
+    completed = model.completed(plan)
+    answered = [request for request, end in model.ended.items() if end == "answered" and request[0] in completed]
+    for row, cell, prompt in answered:
+        if (cell, prompt) != (completed[row], plan.prompt):
+            del model.ended[row, cell, prompt]
+
+
+A, B, G = ("shoe",) * 3, ("bag",) * 3, ("glove",) * 3
+
+
+@given(plans=st.lists(PLANS, min_size=2, max_size=5))
+@settings(max_examples=12, derandomize=True)
+@example([Plan(A), Plan(B), Plan(A, compacts=True), Plan(A)])
+@example([Plan(A, leaves_tickets=True), Plan(G, place="there"), Plan(G), Plan(G, compacts=True), Plan(A)])
+@example([Plan(G), Plan(("bag", None, None)), Plan(G, are_images_away=True), Plan(G), Plan(G, prompt=1), Plan(G)])
+def test_whatever_the_nights_change_nothing_paid_is_bought_again_and_today_is_shown(
+    tmp_path_factory: pytest.TempPathFactory, plans: list[Plan]
+) -> None:
+    with ExitStack() as servers:
+        hosts = {place: servers.enter_context(start_in_thread()) for place in PLACES}
+        nights, model = Nights(tmp_path_factory.mktemp("nights"), hosts["here"]), Model()
+        for plan in plans:
+            play(nights, hosts, model, plan)
