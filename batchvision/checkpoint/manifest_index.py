@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from batchvision.checkpoint.disk import Disk, GrowingFile
 from batchvision.checkpoint.journal import read_segment, segment_paths
@@ -33,21 +34,27 @@ _ANSWER_KEYS = ("row_id", "request_key", "skip_key")
 
 @dataclass(slots=True)
 class RowsMet:
-    """The rows of one pass over the manifest, each under its skip_key, or its request_key where only that is known."""
+    """The rows of one pass over the manifest, each under its skip_key, or its request_key where only that is known.
 
-    is_complete: bool = False
-    _keys: list[bytes] = field(default_factory=list)
+    Two threads add rows, each by a method of its own; a row takes 13 bytes.
+    """
+
+    is_complete: bool = False  #: later passes ask about rows of the first again, and add nothing
+    _by_skip_key: KeySet = field(default_factory=KeySet)
+    _by_request_key: KeySet = field(default_factory=KeySet)
 
     def add(self, packed: bytes) -> None:
-        """``row_keys.pairs`` of rows. Later passes ask about rows of the first again, and add nothing."""
+        """``row_keys.pairs`` of rows and their skip_keys: for the thread that reads the manifest."""
         if not self.is_complete:
-            self._keys.append(packed)
+            self._by_skip_key.add_packed(packed)
 
-    def keys(self) -> KeySet:
-        met = KeySet()
-        for packed in self._keys:
-            met.add_packed(packed)
-        return met
+    def add_one(self, key: bytes) -> None:
+        """``row_keys.pair`` of a row and a request_key that is answered: for the event loop."""
+        self._by_request_key.add(key)
+
+    def contain(self, packed: bytes) -> NDArray[np.bool_]:
+        """Of each pair whether the manifest has it. Only after the pass."""
+        return self._by_skip_key.contains_packed(packed) | self._by_request_key.contains_packed(packed)
 
 
 # ---------------------------------------------------------------------------------- writing
@@ -59,17 +66,17 @@ def write_index(disk: Disk, output: Path, shard: str, run_id: str, met: RowsMet,
     written = {_RUN: run_id.encode(), _GENERATION: str(generation).encode()}
     path = output / STATE_FOLDER / shard / INDEX_NAME
     with GrowingFile(disk, path) as file:
-        write_batches(file, _SCHEMA.with_metadata(written), _lines(output, met.keys(), failures))
+        write_batches(file, _SCHEMA.with_metadata(written), _lines(output, met, failures))
         file.publish(path)
 
 
-def _lines(output: Path, met: KeySet, failures: Iterable[Failed]) -> Iterator[pa.RecordBatch]:
+def _lines(output: Path, met: RowsMet, failures: Iterable[Failed]) -> Iterator[pa.RecordBatch]:
     for path in part_paths(output, "results"):
         for batch in batches_of(path, _ANSWER_KEYS):
             ids = packed_ids(batch["row_id"])
             is_current = np.zeros(batch.num_rows, np.bool_)
             for name in ("request_key", "skip_key"):
-                is_current |= met.contains_packed(pairs(ids, packed_keys(batch[name])))
+                is_current |= met.contain(pairs(ids, packed_keys(batch[name])))
             chosen = batch.filter(pa.array(is_current))
             if chosen.num_rows:
                 yield _batch(chosen["row_id"], chosen["request_key"], COMPLETED)

@@ -114,7 +114,7 @@ class Standing:
         """``key`` is the row's request_key or its skip_key. A failure, carry or ticket asked for counts as seen."""
         if not self.is_done(row_id, key):
             return self.open_state(row_id, key)
-        self.met.add(pair(row_id, key))
+        self.met.add_one(pair(row_id, key))
         return RowState.DONE
 
     def open_state(self, row_id: str, key: str) -> RowState:
