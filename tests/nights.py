@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -146,6 +150,9 @@ class Nights:
         return await run_async(job, selection=selection, environ={"XAI_API_KEY": self.key}, seams=Seams(now=self.now))
 
     def job(self, settings: Mapping[str, Any] | None = None) -> Job:
+        return Job.from_mapping(self._table(settings), self.folder)
+
+    def _table(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
         table: dict[str, Any] = {}
         for dotted, value in {**self.settings, **(settings or {})}.items():
             section, _, name = dotted.partition(".")
@@ -153,7 +160,30 @@ class Nights:
                 table.setdefault(section, {})[name] = value
             else:
                 table[section] = value
-        return Job.from_mapping(table, self.folder)
+        return table
+
+    def job_file(self, settings: Mapping[str, Any] | None = None) -> Path:
+        """The job as a file, for :meth:`command`; JSON's texts, numbers and lists are TOML's too."""
+        table = self._table(settings)
+        lines = [f"{name} = {json.dumps(value)}" for name, value in table.items() if not isinstance(value, dict)]
+        for section, values in table.items():
+            if isinstance(values, dict):
+                lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
+        path = self.folder / "job.toml"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    def command(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """``batchvision`` with these arguments, as cron calls it."""
+        return subprocess.run(
+            [sys.executable, "-m", "batchvision", *map(str, arguments)],
+            cwd=self.folder,
+            env={**os.environ, "XAI_API_KEY": self.key, "BATCHVISION_CACHE_DIR": str(self.folder / "cache")},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.ahead

@@ -82,6 +82,19 @@ def test_a_refused_start_leaves_an_answer_that_is_not_ready_for_the_next_night(j
     assert (collected.exit_code, collected.counts, collected.billed) == (0, (4, 0, 0), Counter())
 
 
+def test_the_command_collects_refuses_and_shows_as_the_run_does(job):
+    job.run(manifest={"r1": "shoe"})
+    job.hand_in()
+    refused = job.command("run", job.job_file(OTHER_PROMPT))
+    assert refused.returncode == 2
+    assert "3 answers of open tickets were collected before the refusal" in refused.stderr
+    shown = job.command("show", "out", "--format", "jsonl")
+    assert {json.loads(line)["row_id"] for line in shown.stdout.splitlines()} == set(FOUR)
+    assert job.command("run", job.job_file()).returncode == 0
+    assert job.command("verify", "out").returncode == 0
+    assert len(job.emulator.bill().entries) == 4
+
+
 # ---------------------------------------------------------------------------------- b: where a ticket was given
 
 
@@ -96,8 +109,8 @@ def test_a_ticket_waits_for_the_host_that_gave_it(job, elsewhere):
 
 
 def test_a_query_in_the_base_url_is_no_other_host(job, emulator):
-    job.hand_in({"provider.base_url": emulator.base_url("xai") + "/"})
-    assert job.run(DEFERRED).counts == (4, 0, 0)
+    job.hand_in({"provider.base_url": emulator.base_url("xai") + "/?api-version=1"})
+    assert job.run({**DEFERRED, "provider.base_url": emulator.base_url("xai") + "?api-version=2"}).counts == (4, 0, 0)
 
 
 def test_a_ticket_that_the_account_does_not_know_is_kept_until_its_lifetime_is_over(job, emulator, elsewhere):
@@ -141,6 +154,13 @@ def test_a_change_of_provider_ends_with_exit_0_when_the_old_tickets_have_expired
     assert (second.exit_code, second.counts, second.billed) == (0, (4, 0, 0), Counter())
     assert job.states() == {"ok": 4, "ambiguous": 4}
     assert job.is_right()
+
+
+def test_a_change_of_provider_does_not_buy_the_rows_of_open_tickets_unasked(job, elsewhere):
+    job.hand_in()
+    refused = job.run({"provider.name": "emulator", "provider.base_url": f"{elsewhere.url}/v1"}, bill=[elsewhere])
+    assert (refused.exit_code, refused.billed) == (2, Counter())
+    assert job.run(DEFERRED).counts == (4, 0, 0)
 
 
 def test_a_ticket_whose_one_read_was_cut_is_lost_and_not_bought_again(job):
