@@ -15,7 +15,6 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -118,7 +117,7 @@ class Journal:
             return
         with self.failing(f"writing the journal {segment.path}", group):
             try:
-                await self._offload(partial(self._append, segment, group.bodies))
+                await self._offload(lambda: self._append(segment, group.bodies))
             except OSError as fault:
                 if rescue is None:
                     raise
