@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -189,8 +190,10 @@ def _unknown(batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
 def _days(sent_at: pa.Array, timezone: str) -> pa.Array:
     try:
         return pc.strftime(sent_at.cast(pa.timestamp("us", timezone)), format="%Y-%m-%d")
-    except pa.ArrowInvalid:  # no time zone database here
-        return pc.strftime(sent_at, format="%Y-%m-%d")
+    except pa.ArrowInvalid:  # the system has no time zone database; Python's may come from the package tzdata
+        zone = ZoneInfo(timezone)
+        days = (at.astimezone(zone).date().isoformat() for at in sent_at.to_pylist())
+        return pa.array(days, pa.string())
 
 
 def _projected(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -142,3 +144,16 @@ def test_an_output_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> Non
 def test_a_folder_of_something_else_is_no_output(tmp_path: Path) -> None:
     with pytest.raises(JobInvalid, match="holds no output"):
         look(tmp_path)
+
+
+def test_without_arrows_time_zones_days_are_those_of_the_zone_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from batchvision import status
+
+    late = pa.array([datetime(2026, 11, 20, 23, 30, tzinfo=UTC), datetime(2026, 11, 20, 22, 30, tzinfo=UTC)])
+
+    def unknown(*args: object, **more: object) -> None:
+        raise pa.ArrowInvalid("Cannot locate timezone 'Europe/Zurich'")
+
+    expected = status._days(late, "Europe/Zurich").to_pylist()
+    monkeypatch.setattr(status.pc, "strftime", unknown)
+    assert status._days(late, "Europe/Zurich").to_pylist() == expected == ["2026-11-21", "2026-11-20"]
