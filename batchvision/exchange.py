@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from batchvision.checkpoint.entries import masked_answer
 from batchvision.errors import (
     AuthenticationFailed,
     BatchvisionError,
+    ImageUnreachable,
     NoWayToProvider,
     ProviderRefuses,
     RowFault,
@@ -160,6 +161,7 @@ class Exchanges:
         self._offload = offload
         self._store = store
         self._standing = standing
+        self._away: list[Failed] = []  # rows whose images were missing or unreachable
         self._client = client
         self._budget = budget
         self._dialect = dialect
@@ -459,7 +461,20 @@ class Exchanges:
         )
         if not self._terms.is_trial:
             self._store.file(failed)
+        missing = sum(ref.size_bytes == 0 for ref in row.images)
+        self._counters.images_missing += missing
+        if missing or fault.kind == ImageUnreachable.kind:
+            self._away.append(failed)
         self._count_failure(failed)
+
+    def spare_missing(self) -> None:
+        """Where most local images are missing the folder is away: that counts toward no row's quarantine."""
+        away, self._away = self._away, []
+        if self._counters.images_missing <= self._counters.images_found or self._terms.is_trial:
+            return
+        for failed in away:
+            self._counters.rows_quarantined -= failed.quarantined
+            self._store.file(replace(failed, runs_failed=failed.runs_failed - 1, quarantined=False))
 
     def _carried(self, row: Row, request: Request | None) -> Carried:
         return self._standing.carried(row.row_id, request.request_key if request else row.skip_key)

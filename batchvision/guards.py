@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batchvision.feed import Changes
+from batchvision.feed import Changes, LocalImages
 from batchvision.job import Job
 from batchvision.money import format_usd
 from batchvision.recipe import changed_keys, recipe_document
@@ -114,6 +114,25 @@ def row_words(job: Job, found: Changes, columns: Sequence[str], redo: Quote, kee
             f"Type `--on-row-change redo` to ask them again: {redo}, new rows included",
             f"Or `--on-row-change keep` to keep the answers they have, as long as they stay changed: {keep}",
         ]
+    )
+
+
+# ---------------------------------------------------------------------------------- what seems to be missing
+
+
+def empty_words(job: Job, rows: int) -> str:
+    """A manifest without rows beside an output with answers."""
+    return (
+        f"{job.manifest_path} has no rows, and {job.output_path} has paid answers of {_rows(rows)}: was it written to "
+        "its end? Nothing was changed. Type `--allow-empty` if it is meant to be empty"
+    )
+
+
+def missing_words(job: Job, images: LocalImages) -> str:
+    """No local image is where the manifest says."""
+    return (
+        f"none of the first {images.missing} local images to do can be found under manifest.root {job.root} (the first "
+        f"is {images.example}): is the folder mounted? Correct manifest.root or the paths. Nothing was sent"
     )
 
 

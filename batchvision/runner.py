@@ -419,14 +419,16 @@ class Night:
             except StopRun as reason:  # the manifest changed under our hands
                 self.stop.request(reason)
                 return
-        self.standing.met.is_complete = True
-        self._has_seen_all = selection.sees_all
+        self.standing.met.is_complete = self.survey.rows_in_manifest > 0
+        if only is None:  # a later pass meets some rows only
+            self._has_seen_all = selection.sees_all and self.survey.rows_in_manifest > 0
 
     def _count(self, batch: FeedBatch) -> None:
         self.counters.rows_done_before += batch.done
         self.counters.rows_failed += batch.failed_kept
         self.counters.rows_failed_before += batch.failed_kept
         self.counters.rows_kept += batch.kept
+        self.counters.images_found += batch.images_found
         self.counters.rows_left += batch.left - batch.kept
 
     # ---------------------------------------------------------------------------- the end
@@ -437,6 +439,7 @@ class Night:
             await self.store.flush()
         for exchange in self.store.cut_off:
             delivery.exchanges.book(Judged(exchange, self.judge.judge(exchange)))
+        delivery.exchanges.spare_missing()
         try:
             await self.store.close(complete=self._has_seen_all)
             if not self._is_trial and not isinstance(self.stop.reason, DiskFailed | OutputHeld):
@@ -463,9 +466,15 @@ class Night:
             isinstance(outcome, Completed) and self.standing.has_seen(outcome) for outcome in collected
         )
         gone = {(each.row_id, each.request_key) for each in collected if not self.standing.has_seen(each)}
-        failures = self.store.failures()
+        failures = self.store.failures() if self.survey.rows_in_manifest else ()
         self.failures = [failed for failed in failures if (failed.row_id, failed.request_key) not in gone]
         self.counters.rows_failed = len(self.failures)
+
+    def _left(self) -> Left:
+        counters, tickets, held = self.counters, self.store.tickets_open, self.store.held_count
+        is_empty = not self.survey.rows_in_manifest and len(self.standing.paid_rows()) > 0
+        has_none = counters.rows_total > 0 and not counters.rows_done_before + counters.rows_completed
+        return Left(self.failures, tickets, held, counters.rows_kept, without_answers=is_empty or has_none)
 
     def finish(self, delivery: Delivery) -> RunSummary:
         """What the run did, written to ``runs/``."""
@@ -476,7 +485,7 @@ class Night:
             started_at=self.started_at,
             finished_at=self.seams.now(),
             reason=self.stop.reason,
-            left=Left(self.failures, self.store.tickets_open, self.store.held_count, self.counters.rows_kept),
+            left=self._left(),
             parts=self.store.parts_to_list(),
             spent=delivery.exchanges.spending.document(),
             duration_seconds=loop_time() - self.run_began_at,

@@ -28,6 +28,7 @@ class Left(NamedTuple):
     tickets: int
     held: int  #: rows kept back by ``ambiguous = "hold"``
     kept: int = 0  #: rows that keep an older answer
+    without_answers: bool = False  #: none of the manifest's rows has an answer, or all rows have left it
 
 
 def exit_code_of(reason: StopRun | Interrupted | None, job: Job, rows_total: int, left: Left) -> int:
@@ -37,7 +38,7 @@ def exit_code_of(reason: StopRun | Interrupted | None, job: Job, rows_total: int
     if left.tickets:
         return 6
     fresh = sum(not failed.quarantined for failed in left.failures)
-    if left.held or left.kept or not job.limits.failed_ok.allows(fresh, rows_total):
+    if left.held or left.kept or left.without_answers or not job.limits.failed_ok.allows(fresh, rows_total):
         return 3
     return 0
 

@@ -48,6 +48,7 @@ class RunCommand(Command):
 )
 @click.option("--no-retry-failed", is_flag=True, help="Leave all failed rows as they are.")
 @click.option("--retry-quarantined", is_flag=True, help="Bring back rows that were set aside.")
+@click.option("--allow-empty", is_flag=True, help="Accept a manifest without rows beside an output with answers.")
 @click.option("--shard", metavar="I/N", default=None, help="Only this slice of the manifest: 0/4 to 3/4.")
 @click.option(
     "--drain-timeout",
@@ -123,6 +124,7 @@ def selection(flags: dict[str, Any], job: Job) -> Selection:
         shards=shards,
         retry_failed=job.limits.retry_kinds,
         retry_quarantined=flags["retry_quarantined"],
+        allow_empty=flags["allow_empty"],
     )
 
 

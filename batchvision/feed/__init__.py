@@ -3,10 +3,11 @@
 Rule: keys are computed over columns, and a row that is done, kept failed or in flight never becomes a ``Row`` object.
 survey (structure, ids, count) · keying (row_ids, texts, keys, column by column) · picture (image cells and their
 stamps) · selection (which rows are wanted) · work (the stream) · stretch (a stretch of it, as columns and as rows) ·
-changes (what a pass would buy again).
+changes (what a pass would buy again) · by_content (a row that only looks new) · local_images (are they there at all).
 """
 
-from batchvision.feed.changes import ChangeCounter, Changes, changes
+from batchvision.feed.changes import ChangeCounter, Changes
+from batchvision.feed.local_images import LocalImages
 from batchvision.feed.selection import Selection
 from batchvision.feed.stretch import FeedBatch, Stretch, Tally
 from batchvision.feed.surveying import Survey, survey
@@ -16,13 +17,13 @@ __all__ = [
     "ChangeCounter",
     "Changes",
     "FeedBatch",
+    "LocalImages",
     "NewStanding",
     "Selection",
     "Standing",
     "Stretch",
     "Survey",
     "Tally",
-    "changes",
     "feed",
     "stretches",
     "survey",

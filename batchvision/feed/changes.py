@@ -15,10 +15,7 @@ from numpy.typing import NDArray
 
 from batchvision.checkpoint import PaidRows, Standing
 from batchvision.feed.by_content import ByContent
-from batchvision.feed.selection import Selection
 from batchvision.feed.stretch import Stretch
-from batchvision.feed.surveying import Survey
-from batchvision.feed.work import stretches
 from batchvision.records import Row
 
 if TYPE_CHECKING:
@@ -125,13 +122,3 @@ class ChangeCounter:
             self._by_content.images_read, self._weight = 0, self._weight * SKIP_FACTOR
         self._skipped = (self._skipped + 1) % self._weight
         return self._weight if self._skipped == 0 else 0
-
-
-def changes(job: Job, survey: Survey, standing: Standing, selection: Selection) -> Changes:
-    """One pass over the manifest. Raises JobInvalid as ``stretches`` does."""
-    counter = ChangeCounter(job, standing)
-    for stretch in stretches(job, survey, standing, selection):
-        counter.add(stretch)
-        if counter.nothing_was_paid:
-            return Changes()
-    return counter.found

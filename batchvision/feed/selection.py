@@ -20,7 +20,7 @@ class Selection:
     ``limit``: the first so many rows that are to do. ``sample``, ``seed``: rows drawn at random from the whole
     manifest, the same ones for the same seed and number of rows. ``shard`` of ``shards`` counts from 0.
     ``retry_failed``: the kinds that are tried again (None: all). ``only``: ``row_digest(row_id, "")`` of the rows
-    that this pass is for.
+    that this pass is for. ``allow_empty``: a manifest without rows is meant, although the output has answers.
     """
 
     limit: int | None = None
@@ -31,6 +31,7 @@ class Selection:
     retry_failed: frozenset[str] | None = None
     retry_quarantined: bool = False
     only: frozenset[bytes] | None = None
+    allow_empty: bool = False
 
     @property
     def own_shard(self) -> Shard:

@@ -33,7 +33,7 @@ class FeedBatch:
     ``rows`` includes ``invalid`` ones (``Row.problem`` set). ``failed_kept``: failed before and not retried,
     ``quarantined`` of them set aside. ``left``: to do, but not chosen in this pass (limit, sample, only, or ``kept``);
     they stay pending. ``kept``: those of them that keep what was paid for under another recipe, with
-    ``on_recipe_change = "new_rows_only"``.
+    ``on_recipe_change = "new_rows_only"``. ``images_found``: done rows with a local image that is there.
     """
 
     rows: tuple[Row, ...]
@@ -45,6 +45,7 @@ class FeedBatch:
     left: int = 0
     invalid: int = 0
     kept: int = 0
+    images_found: int = 0
 
 
 @dataclass(slots=True)
@@ -61,6 +62,7 @@ class Tally:
     held: int = 0
     left: int = 0
     kept: int = 0
+    images_found: int = 0
 
     def told_with(self, rows: tuple[Row, ...]) -> FeedBatch:
         return FeedBatch(
@@ -73,6 +75,7 @@ class Tally:
             left=self.left,
             invalid=sum(row.problem is not None for row in rows),
             kept=self.kept,
+            images_found=self.images_found,
         )
 
 
@@ -105,6 +108,13 @@ class Stretch:
     def key(self, place: int) -> str:
         """The row's skip_key."""
         return self.keys[place * keys.KEY_BYTES : (place + 1) * keys.KEY_BYTES].hex()
+
+    def count_local(self, places: Sequence[int]) -> int:
+        """How many of some rows have a local image, and it is there."""
+        if self.images.are_all_plain or not places:
+            return 0
+        found = pc.match_substring_regex(self.stamps.take(pa.array(places, pa.int64())), r"\d+:path:")
+        return int(pc.sum(found).as_py() or 0)
 
     def altered_places(self, places: list[int], ignores_parameters: bool) -> list[int]:
         """Of some rows those of which a local image is gone, or a URL may differ in a parameter only."""

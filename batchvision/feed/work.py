@@ -222,6 +222,7 @@ class _Feed:
 
     def _count_all(self, stretch: Stretch) -> None:
         tally, others = stretch.tally, self._standing.not_done(stretch.ids, stretch.keys)
+        tally.images_found = stretch.count_local(range(len(stretch.ids))) - stretch.count_local(others)
         others = self._without_answered(stretch, others)
         tally.done = len(stretch.ids) - len(others)
         chosen = stretch.ids.take(pa.array(others, pa.int64()))

@@ -19,7 +19,7 @@ from batchvision.lanes.refused import RefusedRows
 from batchvision.lanes.sharing import LATE_ROWS, Sharing, is_shared
 from batchvision.pacing import OUTAGE_AFTER_FAILURES, Room
 from batchvision.prepare import Preparer
-from batchvision.records import Completed, Counters, Exchange, Failed, Intent, Request, Row, Tries
+from batchvision.records import Completed, Counters, Exchange, Failed, ImageKind, Intent, Request, Row, Tries
 from batchvision.refusals import Refusals
 from batchvision.retry import Again, Stop
 from batchvision.stopping import StopSignal
@@ -122,6 +122,8 @@ class Delivery:
                 request = await self._preparer.prepare(row)
         except RowFault as fault:
             self.exchanges.fail(row, fault)
+        else:
+            self._counters.images_found += sum(ref.kind is ImageKind.PATH for ref in row.images)
         if request is None or not self._is_to_be_sent(row, request):
             return None
         return None if await self._is_answered(request) else request

@@ -17,13 +17,25 @@ from batchvision.checkpoint import OutputView, Standing, load_recipe, newest_sum
 from batchvision.checkpoint.books import Books, Carries
 from batchvision.checkpoint.schema import failures_of
 from batchvision.errors import CheckpointDamaged, JobInvalid, RowFault
-from batchvision.feed import ChangeCounter, Changes, NewStanding, Selection, Stretch, Tally, stretches, survey
+from batchvision.feed import (
+    ChangeCounter,
+    Changes,
+    LocalImages,
+    NewStanding,
+    Selection,
+    Stretch,
+    Tally,
+    stretches,
+    survey,
+)
 from batchvision.feed import Standing as FeedStanding
 from batchvision.garbage import rarely_collected
 from batchvision.guards import (
     Quote,
     agreed_recipes,
     are_too_many_changed,
+    empty_words,
+    missing_words,
     recipe_words,
     recipes_to_redo,
     row_words,
@@ -71,12 +83,18 @@ async def plan(
     )
     counting = _Counting(drawn, looking, Distinct(standing) if job.limits.deduplicate else None, watch, show_requests)
     counter = ChangeCounter(job, standing) if isinstance(standing, Standing) else None
+    local_images = LocalImages(job)
     with rarely_collected():
         for stretch in stretches(job, surveyed, standing, selection):
             counting.add(stretch)
+            local_images.add(stretch)
             if counter is not None:
                 counter.add(stretch)
     drawn.seconds = _seconds_at_limits(job, drawn.cost)
+    if local_images.are_all_missing:
+        drawn.refusals.append(missing_words(job, local_images))
+    if isinstance(standing, Standing) and not surveyed.rows_in_manifest and len(standing.paid_rows()):
+        drawn.refusals.append(empty_words(job, len(standing.paid_rows())))
     if counter is not None:
         await _add_changes(drawn, job, selection, counter.found)
     if counting.shown:

@@ -36,6 +36,8 @@ class Counters:
     rows_done_before: int = 0
     rows_kept: int = 0  #: left with what was paid for under another recipe, as the job says
     rows_left: int = 0  #: to do, and not chosen by --limit or --sample
+    images_found: int = 0  #: local ones, those of done rows included
+    images_missing: int = 0
     rows_completed: int = 0  #: in this run
     rows_failed: int = 0  #: failed now: found in this run, or kept from earlier ones
     rows_failed_before: int = 0  #: of these, kept from earlier runs

@@ -454,10 +454,6 @@ def test_a_changed_type_of_an_answer_names_a_way_that_buys_nothing_again(job):
 # ---------------------------------------------------------------------------------- d: an empty manifest
 
 
-EMPTY_IS_NOT_REFUSED = "a manifest without rows is not yet refused beside an output that has answers"
-
-
-@pytest.mark.xfail(strict=True, reason=EMPTY_IS_NOT_REFUSED)
 def test_an_empty_manifest_beside_answers_is_refused_and_empties_nothing(refused):
     before = {path: path.read_bytes() for path in refused.output.rglob("part-*.parquet")}
     night = refused.run(manifest={})

@@ -1,0 +1,210 @@
+"""A manifest or a folder of images that is missing for a night: nothing is emptied, set aside, or called green."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from nights import Nights
+
+from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
+from batchvision.feed import Selection
+from batchvision.plan import plan
+
+TWENTY = tuple(f"r{number:02}" for number in range(20))
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningEmulator]:
+    with start_in_thread(EmulatorOptions()) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def job(tmp_path: Path, running: RunningEmulator) -> Nights:
+    running.reset()
+    return Nights(tmp_path, running)
+
+
+def bytes_of_tables(job: Nights) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in job.output.rglob("part-*.parquet")}
+
+
+# ---------------------------------------------------------------------------------- an empty manifest
+
+
+def test_a_manifest_without_rows_beside_answers_is_refused_and_nothing_is_emptied(job):
+    job.rows("shoe", "r1")
+    job.rows("shoe [[fault:refusal]]", "r2")
+    job.run()
+    before = bytes_of_tables(job)
+    refused = job.run(manifest={})
+    assert (refused.exit_code, refused.summary) == (2, None)
+    assert "photos.csv has no rows" in refused.message and "--allow-empty" in refused.message
+    assert anyio.run(plan, job.job()).refusals == [refused.message]
+    assert bytes_of_tables(job) == before
+    assert job.run().counts == (1, 1, 0)
+
+
+def test_a_manifest_that_is_meant_to_be_empty_ends_with_3_and_empties_nothing(job):
+    job.rows("shoe", "r1")
+    job.rows("shoe [[fault:refusal]]", "r2")
+    job.run()
+    before, shown = bytes_of_tables(job), job.show()
+    night = job.run(manifest={}, selection=Selection(allow_empty=True))
+    assert (night.exit_code, night.counts) == (3, (0, 0, 0))
+    assert bytes_of_tables(job) == before
+    assert job.show() == shown
+    again = job.run()
+    assert (again.counts, again.billed.total()) == ((1, 1, 0), 0)
+
+
+def test_an_empty_manifest_beside_an_output_without_answers_is_nothing_to_do(job):
+    night = job.run(manifest={})
+    assert (night.exit_code, night.counts) == (0, (0, 0, 0))
+    assert job.run(manifest={}).exit_code == 0
+
+
+# ---------------------------------------------------------------------------------- images that are away
+
+
+def test_where_no_local_image_can_be_found_the_run_stops_and_names_the_root(job):
+    job.rows("shoe", *TWENTY)
+    job.write_manifest()
+    with job.images_away():
+        refused = job.run()
+        assert (refused.exit_code, refused.billed.total()) == (2, 0)
+        assert "none of the first 20 local images to do can be found under manifest.root" in refused.message
+        assert "images/r00.png" in refused.message
+        assert anyio.run(plan, job.job()).refusals == [refused.message]
+    assert job.run().counts == (20, 0, 0)
+
+
+def test_one_image_that_is_there_shows_that_the_folder_is(job):
+    job.rows("shoe", *TWENTY)
+    job.write_manifest()
+    for path in sorted((job.folder / "images").iterdir())[:-1]:
+        path.unlink()
+    manifest = job.folder / "photos.csv"
+    night = job.run(manifest=manifest)
+    assert (night.exit_code, night.counts) == (3, (1, 19, 0))
+
+
+def test_only_the_first_hundred_are_looked_at(job):
+    job.rows("shoe", *(f"r{number:03}" for number in range(130)))
+    job.write_manifest()
+    for number in range(100):
+        (job.folder / "images" / f"r{number:03}.png").unlink()
+    assert job.run(manifest=job.folder / "photos.csv").exit_code == 2
+
+
+def test_fewer_than_twenty_missing_images_are_the_fault_of_their_rows(job):
+    job.rows("shoe", *TWENTY[:19])
+    job.write_manifest()
+    with job.images_away():
+        night = job.run()
+    assert (night.exit_code, night.counts) == (3, (0, 19, 0))
+
+
+def test_nights_without_images_set_no_row_aside_and_never_end_green(job):
+    job.rows("shoe", *TWENTY[:10])
+    job.write_manifest()
+    with job.images_away():
+        codes = [job.run({"limits.quarantine_after_runs": 2}).exit_code for _ in range(4)]
+        assert codes == [3, 3, 3, 3]
+    back = job.run({"limits.quarantine_after_runs": 2})
+    assert (back.exit_code, back.counts) == (0, (10, 0, 0))
+
+
+def test_a_row_whose_image_is_missing_for_good_is_set_aside_among_rows_that_are_done(job):
+    job.rows("shoe", *TWENTY[:5])
+    job.run()
+    job.rows("shoe", "gone")
+    job.write_manifest()
+    (job.folder / "images" / "gone.png").unlink()
+    manifest = job.folder / "photos.csv"
+    nights = [job.run({"limits.quarantine_after_runs": 2}, manifest=manifest) for _ in range(3)]
+    assert [night.exit_code for night in nights] == [3, 0, 0]
+    (failure,) = job.table("failures")
+    assert (failure["quarantined"], failure["runs_failed"]) == (True, 2)
+
+
+def test_a_manifest_of_which_no_row_has_an_answer_ends_with_3(job):
+    job.rows("shoe [[fault:rejected]]", "r1", "r2")
+    settings = {"limits.quarantine_after_runs": 1}
+    assert job.run(settings).exit_code == 3
+    assert job.run({**settings, "limits.failed_ok": "100%"}).exit_code == 3
+    job.rows("shoe", "r3")
+    assert job.run(settings).exit_code == 0
+
+
+# ---------------------------------------------------------------------------------- images that were archived
+
+
+def test_answered_rows_whose_image_is_gone_stay_completed(job):
+    job.rows("shoe", *TWENTY)
+    job.run()
+    before = bytes_of_tables(job)
+    with job.images_away():
+        night = job.run()
+        assert (night.exit_code, night.counts, night.billed.total()) == (0, (20, 0, 0), 0)
+        assert job.is_right()
+    assert bytes_of_tables(job) == before
+
+
+def test_new_rows_are_asked_beside_answered_ones_whose_image_is_gone(job):
+    job.rows("shoe", *TWENTY)
+    job.run()
+    shutil.rmtree(job.folder / "images")
+    (job.folder / "images").mkdir()
+    manifest = job.write_manifest(cells={**job.cells, "new": "boot"})
+    for row in TWENTY:
+        (job.folder / "images" / f"{row}.png").unlink()
+    night = job.run(manifest=manifest)
+    assert (night.exit_code, night.counts, sorted(night.billed)) == (0, (21, 0, 0), [("new", "boot")])
+    assert job.is_right()
+
+
+def test_a_row_whose_cell_changed_too_is_not_answered(job):
+    job.rows("shoe", "r1", "r2")
+    job.run()
+    job.rows("boot", "r2")
+    job.write_manifest()
+    with job.images_away():
+        night = job.run()
+    assert (night.exit_code, night.counts) == (3, (1, 1, 0))
+    assert [row["row_id"] for row in job.table("failures")] == ["r2"]
+
+
+def test_placed_images_that_are_gone_stay_where_they_were(tmp_path, running):
+    job = Nights(tmp_path, running, settings={"prompt.user": "First {image:image} then {title} [[echo:{sku}]]"})
+    job.rows("shoe", "r1", "r2")
+    job.run()
+    with job.images_away():
+        assert job.run().counts == (2, 0, 0)
+
+
+def test_plan_counts_them_as_done(job):
+    job.rows("shoe", *TWENTY)
+    job.run()
+    with job.images_away():
+        drawn = anyio.run(plan, job.job())
+    assert (drawn.rows.done, drawn.rows.to_do, drawn.rows.invalid, drawn.refusals) == (20, 0, 0, [])
+
+
+# ---------------------------------------------------------------------------------- a second pass
+
+
+def test_a_second_pass_forgets_a_failed_row_that_has_left_the_manifest(job):
+    job.rows("shoe", *TWENTY[:9])
+    job.rows("shoe [[fault:rejected]]", "gone")
+    assert job.run().exit_code == 3
+    del job.cells["gone"]
+    job.rows("shoe [[fault:empty:1]]", "late")  # deferred: asked again in a second pass
+    night = job.run({"delivery.lane": "deferred"})
+    assert night.billed[("late", "shoe")] == 2
+    assert (night.exit_code, night.counts) == (0, (10, 0, 0))
+    assert job.table("failures") == []
