@@ -68,6 +68,7 @@ def _material() -> Work:
 CONTENDERS: dict[str, Callable[[], Work]] = {
     "aiohttp": _loop(loops.with_aiohttp, "aiohttp"),
     "httpx": _loop(loops.with_httpx, "httpx"),
+    "transport": _loop(loops.with_transport, "batchvision.http"),
     "openai": _loop(loops.with_openai, "openai"),
     "batchvision": _night("run"),
     "memory": _night("memory"),

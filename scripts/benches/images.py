@@ -23,6 +23,7 @@ def bench(chosen: Namespace, folder: Path) -> None:
     slow = {"rows": max(IN_FLIGHT, rows // 8)}
     contenders = [
         Contender("aiohttp loop, bodies by hand", "aiohttp", few),
+        Contender("transport alone", "transport", few),
         Contender("batchvision", "batchvision", ours),
         Contender(f"aiohttp loop, {FEWER} in flight", "aiohttp", {**few, **fewer}),
         Contender(f"batchvision, {FEWER} in flight", "batchvision", {**ours, **fewer, "output": "fewer"}),

@@ -108,6 +108,24 @@ async def with_httpx(spec: Spec) -> int:
         return await _by_workers(spec, send)
 
 
+async def with_transport(spec: Spec) -> int:
+    """batchvision's client and its lean transport alone."""
+    from batchvision.http import Endpoint, LeanTransport, ProviderClient
+    from batchvision.secrets import Secret, Secrets
+
+    endpoint = Endpoint(f"{spec['url']}/v1", HEADERS)
+    secrets = Secrets(Secret("bench-key-0000"))
+    async with (
+        LeanTransport(most_idle=spec["in_flight"]) as lean,
+        ProviderClient(endpoint, lean, secrets) as client,
+    ):
+
+        async def send(image: str) -> None:
+            await client.send("POST", "/chat/completions", (body_of(image),), 600)
+
+        return await _by_workers(spec, send)
+
+
 async def with_openai(spec: Spec) -> int:
     from openai import APIStatusError, AsyncOpenAI
 

@@ -38,6 +38,7 @@ def at_full_speed(chosen: Namespace, folder: Path, server: Server) -> None:
     few = {"in_flight": IN_FLIGHT, "rows": rows}
     contenders = [
         Contender("aiohttp loop", "aiohttp", few),
+        Contender("transport alone", "transport", few),
         Contender("batchvision", "batchvision", _night(folder, rows, IN_FLIGHT, "plain", **ASYNCIO)),
         Contender(
             "batchvision, progress bar", "batchvision", _night(folder, rows, IN_FLIGHT, "bar", progress=True, **ASYNCIO)
@@ -48,14 +49,15 @@ def at_full_speed(chosen: Namespace, folder: Path, server: Server) -> None:
     if chosen.uvloop:
         on_uvloop = _night(folder, rows, IN_FLIGHT, "uvloop", loop="uvloop")
         contenders[1:1] = [Contender("aiohttp loop on uvloop", "aiohttp", {**few, "loop": "uvloop"})]
-        contenders[3:3] = [Contender("batchvision on uvloop", "batchvision", on_uvloop)]
+        contenders[4:4] = [Contender("batchvision on uvloop", "batchvision", on_uvloop)]
     results = interleaved(contenders, chosen.rounds, server)
     base, ours = results["aiohttp loop"], results["batchvision"]
     table(
         f"URL rows, {IN_FLIGHT} in flight, no latency, {rows:,} rows",
         ["", "CPU-ms/row", "rows/s", "rows per CPU-s, aiohttp = 1", "batchvision is", "peak MiB"],
         [speed_line(title, each, base, ours) for title, each in results.items()],
-        "batchvision: manifest, pacing, journal with fsync, sealed parts; the loops keep nothing. "
+        "batchvision: manifest, pacing, journal with fsync, sealed parts; the loops and the transport alone keep "
+        "nothing. "
         "The openai loop has a fifth of the rows, httpx a tenth.",
     )
 
