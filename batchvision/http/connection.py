@@ -22,6 +22,7 @@ KEPT_IDLE_SECONDS = 15.0  #: servers drop idle connections, and a request that m
 RESOLVED_SECONDS = 10.0  #: how long the addresses of a name are used
 _SECOND_ADDRESS_SECONDS = 0.25  #: after which another address is tried beside a silent one (RFC 8305)
 _READ_BYTES = 64 * 1024  #: at once, from one connection
+_LARGE_BYTES = 64 * 1024  #: a body with an image in it
 _MOST_UNREAD_BYTES = 256 * 1024  #: of a body: the socket is read no further until its reader has taken them
 
 
@@ -53,7 +54,11 @@ class Connection(asyncio.BufferedProtocol):
         if self.is_closing:
             arrival.hang_up(None)
             return
-        self._transport.writelines((head, body) if body else (head,))
+        if len(body) > _LARGE_BYTES:  # asyncio joins lines before Python 3.12: a copy costs more than a packet
+            self._transport.write(head)
+            self._transport.write(body)
+        else:
+            self._transport.writelines((head, body))
 
     async def news(self) -> None:
         """Return when more of the response has come, or it is over."""
