@@ -1,51 +1,53 @@
 """Downloads images for the rows that name URLs, from public addresses only and politely.
 
-Rule: the address is judged where the socket is made, after every way a name can be resolved (redirects, rebinding,
-decimal and octal forms, literal addresses), so that no way leads around it.
+Rule: each hop is resolved, its address judged, and the connection made to that very address, so that no way (redirects,
+rebinding, decimal and octal forms, literal addresses) leads around it. Only a proxy that the job names resolves itself.
 """
 
 from __future__ import annotations
 
 import random
-import socket
-from collections.abc import Awaitable, Callable, Iterator
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import inf
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import aiohttp
 import anyio
-from yarl import URL
 
 from batchvision import __version__
-from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreachable, RowFault
+from batchvision.errors import ImageTooLarge, ImageUnreachable
+from batchvision.http.arrival import reason
 from batchvision.http.body import Body
+from batchvision.http.hops import Hop, hop_to, redirected
 from batchvision.http.hosts import CONNECTIONS, Hosts
-from batchvision.images import Reserve, is_public, redact_url
+from batchvision.http.lean import LeanTransport
+from batchvision.http.library import httpx
+from batchvision.http.resolving import Addresses, Resolver, resolve
+from batchvision.images import Reserve, check_host, redact_url
 
 TIMEOUT_SECONDS = 60.0
 CONNECT_TIMEOUT_SECONDS = 10.0
+#: For an address that is not the last one of its host.
+NEXT_ADDRESS_SECONDS = 2.0
 MAX_REDIRECTS = 5
 RETRIES = 2
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 10.0
-_CLOSE_SECONDS = 2.0
 _CONNECTIONS = 64
-_CHUNK_BYTES = 64 * 1024
 _HEADERS = {
     "accept": "image/jpeg, image/png, image/webp, image/*;q=0.8, */*;q=0.1",
     "accept-encoding": "identity",
     "user-agent": f"batchvision/{__version__}",
 }
+_NO_CONNECTION = (OSError, UnicodeError)
 
-
-class _AddressRefused(OSError):
-    """The address is not public."""
+#: Header names and values by host: ``img.example.com``, or ``img.example.com:8443`` for one port alone.
+HeadersByHost = Mapping[str, Mapping[str, str]]
 
 
 class _TryAgain(Exception):
@@ -58,11 +60,11 @@ class _TryAgain(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Way:
-    """One download: its deadline, its room, and the addresses that were refused on its way."""
+    """One download: its deadline, its room, and whether it began with https."""
 
     scope: anyio.CancelScope
     reserve: Reserve | None
-    refused: list[str] = field(default_factory=list)
+    is_https: bool
 
     @contextmanager
     def our_own_wait(self) -> Iterator[None]:
@@ -75,16 +77,21 @@ class _Way:
             self.scope.deadline = anyio.current_time() + left
 
 
-_ON_THE_WAY: ContextVar[_Way | None] = ContextVar("batchvision_download", default=None)
-
-
 class HttpFetcher:
-    """Downloads with its own retries; every failure is a fault of the row that named the URL."""
+    """Downloads with its own retries; every failure is a fault of the row that named the URL.
+
+    ``headers``: by host, sent to that host alone. ``transport``: a proxy's, which resolves names itself (None: direct
+    connections, and ``context`` verifies https servers).
+    """
 
     def __init__(
         self,
         allow_private_hosts: bool = False,
         *,
+        headers: HeadersByHost | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        context: ssl.SSLContext | None = None,
+        resolver: Resolver = resolve,
         timeout_seconds: float = TIMEOUT_SECONDS,
         retries: int = RETRIES,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
@@ -92,35 +99,24 @@ class HttpFetcher:
         clock: Callable[[], float] = anyio.current_time,
     ) -> None:
         self._allow_private_hosts = allow_private_hosts
+        self._headers = {host.lower().rstrip("."): dict(values) for host, values in (headers or {}).items()}
+        self._is_proxied = transport is not None
+        self._transport = transport or LeanTransport(context, most_idle=CONNECTIONS)
+        self._addresses = Addresses(allow_private_hosts, resolver)
         self._timeout_seconds = timeout_seconds
         self._retries = retries
         self._sleep = sleep
         self._jitter = jitter
         self._hosts = Hosts(sleep, clock)
-        self._session: aiohttp.ClientSession | None = None
+        self._connections = anyio.CapacityLimiter(_CONNECTIONS)
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=_CONNECTIONS,
-                limit_per_host=CONNECTIONS,
-                socket_factory=_any_socket if self._allow_private_hosts else _public_socket,
-            ),
-            middlewares=(self._ask_politely,),  # once for each hop of a redirect
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=_HEADERS,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_SECONDS),
-            trust_env=False,  # a proxy would connect for us, wherever it likes
-            auto_decompress=False,
-        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-                await self._session.close()
+        await self._transport.aclose()
 
     async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes:
         """The content at ``url``, at most ``max_bytes`` of it, tries and redirects included within one deadline.
@@ -128,27 +124,23 @@ class HttpFetcher:
         ``reserve`` is awaited before the bytes of an answer are held. Raises ImageUnreachable, ImageForbidden or
         ImageTooLarge.
         """
+        first = hop_to(url)
         with anyio.move_on_after(self._timeout_seconds) as scope:
-            way = _Way(scope, reserve)
-            mark = _ON_THE_WAY.set(way)
-            try:
-                return await self._fetch_with_retries(url, max_bytes, way)
-            finally:
-                _ON_THE_WAY.reset(mark)
+            return await self._fetch_with_retries(first, max_bytes, _Way(scope, reserve, first.is_https))
         raise ImageUnreachable(f"{redact_url(url)} was not downloaded within {self._timeout_seconds:g} s")
 
-    async def _fetch_with_retries(self, url: str, max_bytes: int, way: _Way) -> bytes:
-        slots = self._hosts[_host_of(url)].slots
+    async def _fetch_with_retries(self, first: Hop, max_bytes: int, way: _Way) -> bytes:
+        slots = self._hosts[first.host].slots
         retried = 0
         while True:
             with way.our_own_wait():
                 await slots.acquire_on_behalf_of(way)
             try:
-                return await self._fetch_once(url, max_bytes, way)
+                return await self._fetch_once(first, max_bytes, way)
             except _TryAgain as failure:
                 if retried >= self._retries:
                     tries = f"{retried + 1} tries" if retried else "1 try"
-                    raise ImageUnreachable(f"{redact_url(url)}: {failure} ({tries})") from None
+                    raise ImageUnreachable(f"{redact_url(first.url)}: {failure} ({tries})") from None
                 is_paused = failure.delay_seconds is not None
             finally:
                 slots.release_on_behalf_of(way)
@@ -156,77 +148,125 @@ class HttpFetcher:
                 await self._sleep(min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2**retried * (0.5 + self._jitter())))
             retried += 1
 
-    async def _fetch_once(self, url: str, max_bytes: int, way: _Way) -> bytes:
-        if self._session is None:
-            raise RuntimeError("HttpFetcher is used as `async with HttpFetcher(...)`")
-        try:
-            async with self._session.get(_as_written(url), max_redirects=MAX_REDIRECTS + 1) as response:
-                _check_status(url, response)
-                return await _read(url, response, max_bytes, way)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _fault(url, way.refused, error) from None  # the cause shows the URL in full
+    async def _fetch_once(self, first: Hop, max_bytes: int, way: _Way) -> bytes:
+        hop = first
+        for _ in range(MAX_REDIRECTS + 1):
+            with way.our_own_wait():
+                await self._connections.acquire_on_behalf_of(way)
+            try:
+                response = await self._asked(hop, way)
+                try:
+                    after = redirected(hop, response)
+                    if after is None:
+                        _check_status(first.url, response)
+                        return await _read(first.url, response, max_bytes, way)
+                finally:
+                    await response.aclose()
+            except (httpx.TransportError, httpx.InvalidURL) as error:
+                raise _TryAgain(f"the download broke off ({type(error).__name__})") from None
+            finally:
+                self._connections.release_on_behalf_of(way)
+            hop = after
+        raise ImageUnreachable(f"{redact_url(first.url)}: more than {MAX_REDIRECTS} redirects")
 
-    async def _ask_politely(
-        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        host, way = self._hosts[request.url.host], _ON_THE_WAY.get()
-        if way is None:
-            raise RuntimeError("downloads go through fetch()")
+    # ---------------------------------------------------------------------------- one hop
+
+    async def _asked(self, hop: Hop, way: _Way) -> httpx.Response:
+        """The response, its body unread. Raises ImageForbidden, ImageUnreachable, _TryAgain or TransportError."""
+        host = self._hosts[hop.host]
         with way.our_own_wait():
             await host.turn()
-        response = await handler(request)
-        delay = _retry_after_seconds(response) if _is_busy(response.status) else None
+        response = await (self._by_proxy(hop, way) if self._is_proxied else self._directly(hop, way))
+        delay = _retry_after_seconds(response) if _is_busy(response.status_code) else None
         if delay is not None:
             host.pause(delay)
         return response
 
+    async def _by_proxy(self, hop: Hop, way: _Way) -> httpx.Response:
+        if not self._allow_private_hosts:
+            check_host(hop.url)
+        return await self._sent(hop, hop.host, CONNECT_TIMEOUT_SECONDS, way)
 
-# ---------------------------------------------------------------------------------- the address rule
+    async def _directly(self, hop: Hop, way: _Way) -> httpx.Response:
+        """By the first of the host's addresses that takes a connection."""
+        try:
+            addresses = await self._addresses.of(hop.host, hop.port, redact_url(hop.url))
+        except _NO_CONNECTION as error:
+            raise _no_connection(hop, error) from None
+        for address in addresses:
+            is_last = address == addresses[-1]
+            try:
+                response = await self._sent(
+                    hop, address, CONNECT_TIMEOUT_SECONDS if is_last else NEXT_ADDRESS_SECONDS, way
+                )
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                if is_last:
+                    self._addresses.forget(hop.host, hop.port)
+                    raise _no_connection(hop, error) from None
+            else:
+                self._addresses.prefer(hop.host, hop.port, address)
+                return response
+        raise _TryAgain(f"no connection to {hop.host}: it has no address")
 
+    async def _sent(self, hop: Hop, address: str, connect_seconds: float, way: _Way) -> httpx.Response:
+        request = httpx.Request(
+            "GET",
+            httpx.URL(scheme=hop.scheme, host=address.partition("%")[0], port=hop.port),
+            headers={**_HEADERS, "host": hop.host_header, **self._headers_for(hop, way)},
+            extensions={
+                "target": hop.target,
+                "sni_hostname": hop.host,
+                "timeout": {"connect": connect_seconds, "read": None, "write": None, "pool": None},
+            },
+        )
+        try:
+            return await self._transport.handle_async_request(request)
+        except httpx.ConnectError as error:
+            if isinstance(_innermost(error), ssl.SSLCertVerificationError):
+                raise ImageUnreachable(f"{redact_url(hop.url)}: the server's certificate cannot be verified") from None
+            raise
 
-def _public_socket(info: tuple[Any, ...]) -> socket.socket:
-    family, kind, protocol, _, where = info
-    if not is_public(str(where[0])):
-        way = _ON_THE_WAY.get()
-        if way is not None:
-            way.refused.append(str(where[0]))
-        raise _AddressRefused(f"{where[0]} is not a public address")
-    return socket.socket(family, kind, protocol)
-
-
-def _any_socket(info: tuple[Any, ...]) -> socket.socket:
-    return socket.socket(info[0], info[1], info[2])
+    def _headers_for(self, hop: Hop, way: _Way) -> dict[str, str]:
+        """Those of the hop's own host. After a redirect from https to http none: they would travel readable."""
+        own = {} if hop.authorization is None else {"authorization": hop.authorization}
+        if hop.is_https or not way.is_https:
+            host = hop.host.rstrip(".")
+            for name in (host, f"{host}:{hop.port}"):
+                own.update({header.lower(): value for header, value in self._headers.get(name, {}).items()})
+        return own
 
 
 # ---------------------------------------------------------------------------------- one answer
 
 
-def _as_written(url: str) -> URL:
-    """Presigned URLs are signed as they are written: ASCII ones are not encoded again."""
-    return URL(url, encoded=url.isascii())
+def _no_connection(hop: Hop, error: Exception) -> _TryAgain:
+    cause = _innermost(error)
+    if isinstance(cause, TimeoutError):
+        return _TryAgain(f"no connection to {hop.host} within {CONNECT_TIMEOUT_SECONDS:g} s")
+    said = cause.strerror if isinstance(cause, OSError) else None
+    return _TryAgain(f"no connection to {hop.host}: {said or reason(cause)}")
 
 
-def _host_of(url: str) -> str | None:
-    try:
-        return _as_written(url).host
-    except ValueError:
-        return None
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _is_busy(status: int) -> bool:
     return status in (408, 425, 429) or status >= 500
 
 
-def _check_status(url: str, response: aiohttp.ClientResponse) -> None:
-    status = response.status
+def _check_status(url: str, response: httpx.Response) -> None:
+    status = response.status_code
     if status == 200:
         return
     if _is_busy(status):
         raise _TryAgain(f"HTTP {status}", _retry_after_seconds(response))
-    raise ImageUnreachable(f"{redact_url(url)}: HTTP {status} {response.reason or ''}".rstrip())
+    raise ImageUnreachable(f"{redact_url(url)}: HTTP {status} {response.reason_phrase}".rstrip())
 
 
-def _retry_after_seconds(response: aiohttp.ClientResponse) -> float | None:
+def _retry_after_seconds(response: httpx.Response) -> float | None:
     """Seconds or an HTTP date; None for anything else."""
     value = response.headers.get("retry-after", "")[:80]
     if value.isdecimal() and value.isascii():
@@ -239,16 +279,21 @@ def _retry_after_seconds(response: aiohttp.ClientResponse) -> float | None:
     return max(0.0, (aware - datetime.now(UTC)).total_seconds())
 
 
-async def _read(url: str, response: aiohttp.ClientResponse, max_bytes: int, way: _Way) -> bytes:
-    announced = response.content_length
+async def _read(url: str, response: httpx.Response, max_bytes: int, way: _Way) -> bytes:
+    said = response.headers.get("content-length", "")
+    announced = int(said[:18]) if said.isascii() and said.isdecimal() else None
+    encoding = response.headers.get("content-encoding", "")
     if announced is not None and announced > max_bytes:
         raise _too_large(url, max_bytes)
     if way.reserve is not None:
+        is_packed = encoding.lower() not in ("", "identity")
         with way.our_own_wait():
-            await way.reserve(max_bytes if announced is None or _is_packed(response) else announced)
-    body = Body(response.headers.get("content-encoding", ""), max_bytes)
-    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-        body.feed(chunk)
+            await way.reserve(max_bytes if announced is None or is_packed else announced)
+    body = Body(encoding, max_bytes)
+    if not isinstance(response.stream, httpx.AsyncByteStream):
+        raise RuntimeError("a transport gave a response without an AsyncByteStream")
+    async for piece in response.stream:
+        body.feed(piece)
         if not body.wants_more:
             break
     if body.is_too_long:
@@ -258,31 +303,5 @@ async def _read(url: str, response: aiohttp.ClientResponse, max_bytes: int, way:
     return body.content()
 
 
-def _is_packed(response: aiohttp.ClientResponse) -> bool:
-    return response.headers.get("content-encoding", "identity").lower() not in ("", "identity")
-
-
 def _too_large(url: str, max_bytes: int) -> ImageTooLarge:
     return ImageTooLarge(f"{redact_url(url)} has more than the {max_bytes:,} bytes that are read")
-
-
-def _fault(url: str, refused: list[str], error: Exception) -> RowFault | _TryAgain:
-    shown = redact_url(url)
-    if refused:
-        return ImageForbidden(
-            f"{shown} leads to {refused[-1]}, which is not a public address "
-            "(set images.allow_private_hosts = true to allow your own network)"
-        )
-    match error:
-        case aiohttp.NonHttpUrlClientError():
-            return ImageForbidden(f"{shown} leads away from http and https")
-        case aiohttp.TooManyRedirects():
-            return ImageUnreachable(f"{shown}: more than {MAX_REDIRECTS} redirects")
-        case aiohttp.InvalidURL() | ValueError():
-            return ImageUnreachable(f"{shown}: not a usable URL, or redirected to one")
-        case aiohttp.ClientConnectorCertificateError():
-            return ImageUnreachable(f"{shown}: the server's certificate cannot be verified")
-        case aiohttp.ClientConnectorError():
-            return _TryAgain(f"no connection to {error.host}: {error.os_error.strerror or 'refused'}")
-        case _:
-            return _TryAgain(f"the download broke off ({type(error).__name__})")

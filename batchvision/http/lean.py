@@ -42,7 +42,8 @@ class LeanTransport(httpx.AsyncBaseTransport):
     """HTTP/1.1 to any number of servers. ``most_idle`` connections to each are kept while they are not used.
 
     ``context`` verifies https servers (None: :func:`batchvision.http.tls.default_context`). Of a request's extensions
-    it honours ``timeout`` (``connect`` alone: the caller bounds the rest by cancelling), ``sni_hostname`` and
+    it honours ``timeout`` (``connect`` alone: the caller bounds the rest by cancelling), ``sni_hostname``, ``target``
+    (path and query as they are sent, instead of the URL's own) and
     ``trace`` (the events ``connection.connect_tcp.started``: nothing has left yet, and
     ``http11.send_request_headers.started``: the request leaves now).
     """
@@ -177,4 +178,5 @@ def _head(request: httpx.Request) -> bytes:
     head = b"".join(lines)
     if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
         raise httpx.LocalProtocolError("a request header holds a line break")
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method.encode("ascii"), request.url.raw_path, head)
+    target = request.extensions.get("target", request.url.raw_path)
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method.encode("ascii"), target, head)

@@ -5,7 +5,7 @@ processes of its own) · preparing (as it is, or converted) · jail (local files
 (once each) · references (names, identity, redaction) · source (the face: ``ImageSource``).
 """
 
-from batchvision.images.addresses import is_public
+from batchvision.images.addresses import check_host, is_public
 from batchvision.images.data_uris import as_data_uri
 from batchvision.images.pool import DecodingPool
 from batchvision.images.preparing import Converter, LeastSize, Prepared, prepare_bytes
@@ -22,6 +22,7 @@ __all__ = [
     "Prepared",
     "Reserve",
     "as_data_uri",
+    "check_host",
     "is_public",
     "kind_of",
     "load_local",

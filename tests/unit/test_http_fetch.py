@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,10 @@ import pytest
 from aiohttp import web
 
 from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreachable
-from batchvision.http.fetch import HttpFetcher, is_public
+from batchvision.http import LeanTransport, httpx
+from batchvision.http.fetch import HttpFetcher
+from batchvision.http.resolving import Resolver
+from batchvision.images import is_public
 
 pytestmark = pytest.mark.anyio
 
@@ -258,25 +262,112 @@ async def test_a_name_that_turns_to_a_private_address_is_refused_where_the_socke
             await images.fetch(f"http://images.example.com:{here[4][1]}/a.jpg", 100)
 
 
-async def test_a_redirect_is_judged_like_the_first_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    from batchvision.http import fetch
+class Elsewhere(httpx.AsyncBaseTransport):
+    """Takes requests to a public address to a server on this machine, and keeps what was asked of whom."""
 
-    async with server_of(no_answer) as inside:
+    def __init__(self, public: dict[str, str], context: ssl.SSLContext | None = None) -> None:
+        self._ports = {address: int(url.rpartition(":")[2]) for address, url in public.items()}
+        self._lean = LeanTransport(context)
+        self.asked: list[tuple[str, str]] = []
 
-        async def answer(request: web.Request) -> web.Response:
-            return web.Response(status=302, headers={"location": inside.replace("127.0.0.1", "localhost")})
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append((request.url.host, request.headers["host"]))
+        here = request.url.copy_with(host="127.0.0.1", port=self._ports[request.url.host])
+        moved = httpx.Request(request.method, here, headers=request.headers, extensions=request.extensions)
+        return await self._lean.handle_async_request(moved)
 
-        async with server_of(answer) as outside:
-            outside_port = int(outside.rpartition(":")[2])
-            socket_of = fetch._public_socket
+    async def aclose(self) -> None:
+        await self._lean.aclose()
 
-            def first_hop_is_public(info: tuple[Any, ...]) -> socket.socket:
-                return socket.socket(*info[:3]) if info[4][1] == outside_port else socket_of(info)
 
-            monkeypatch.setattr(fetch, "_public_socket", first_hop_is_public)
-            async with fetcher(allow_private_hosts=False) as images:
-                with pytest.raises(ImageForbidden, match=r"127\.0\.0\.1|::1"):
-                    await images.fetch(f"{outside}/a.jpg", 100)
+def names(**addresses: list[str]) -> Resolver:
+    """A resolver of the names ``a`` for ``a.example.com``; addresses are their own."""
+
+    async def resolved(host: str, port: int) -> list[str]:
+        return addresses.get(host.partition(".")[0]) or [host]
+
+    return resolved
+
+
+@asynccontextmanager
+async def public_fetcher(elsewhere: Elsewhere, resolver: Resolver, **options: Any) -> AsyncIterator[HttpFetcher]:
+    """A fetcher that keeps the address rule, and whose connections end on this machine all the same."""
+    async with fetcher(allow_private_hosts=False, resolver=resolver, **options) as images:
+        images._transport = elsewhere
+        yield images
+
+
+PUBLIC, OTHER = "93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
+
+
+async def test_the_connection_goes_to_the_address_that_was_judged_and_the_host_is_named_in_the_request() -> None:
+    async with server_of(answering()) as url:
+        elsewhere = Elsewhere({PUBLIC: url, OTHER: url})
+        async with public_fetcher(elsewhere, names(a=[PUBLIC], b=["10.0.0.1", OTHER])) as images:
+            assert await images.fetch("http://A.example.com/a.jpg", 100) == b"picture"
+            assert await images.fetch("http://b.example.com:8080/b.jpg", 100) == b"picture"
+            assert await images.fetch(f"http://[{OTHER}]/c.jpg", 100) == b"picture"
+    assert elsewhere.asked == [(PUBLIC, "a.example.com"), (OTHER, "b.example.com:8080"), (OTHER, f"[{OTHER}]")]
+
+
+@pytest.mark.parametrize("inside", ["127.0.0.1", "::1", "10.0.0.1", "169.254.169.254", "::ffff:127.0.0.1"])
+async def test_a_name_with_no_public_address_is_forbidden(inside: str) -> None:
+    elsewhere = Elsewhere({})
+    async with public_fetcher(elsewhere, names(a=[inside])) as images:
+        with pytest.raises(ImageForbidden, match=r"is not a public address .*allow_private_hosts"):
+            await images.fetch("http://a.example.com/a.jpg", 100)
+    assert not elsewhere.asked
+
+
+async def test_a_name_that_is_rebound_between_two_hops_is_judged_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchvision.http.resolving.RESOLVED_SECONDS", 0.0)
+    answers = [[PUBLIC], ["127.0.0.1"]]
+
+    async def rebinding(host: str, port: int) -> list[str]:
+        return answers.pop(0)
+
+    async with server_of(answering(302, location="/again.jpg")) as url:
+        elsewhere = Elsewhere({PUBLIC: url})
+        async with public_fetcher(elsewhere, rebinding) as images:
+            with pytest.raises(ImageForbidden, match=r"127\.0\.0\.1"):
+                await images.fetch("http://a.example.com/a.jpg", 100)
+    assert elsewhere.asked == [(PUBLIC, "a.example.com")]
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://inside.example.com/",
+        "//inside.example.com/",
+        "http://127.0.0.1/",
+        "http://[::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://169.254.169.254/latest/meta-data/",
+    ],
+)
+async def test_a_redirect_is_judged_like_the_first_url(location: str) -> None:
+    async with server_of(answering(302, location=location)) as url:
+        elsewhere = Elsewhere({PUBLIC: url})
+        async with public_fetcher(elsewhere, names(a=[PUBLIC], inside=["10.1.2.3"])) as images:
+            with pytest.raises(ImageForbidden, match="is not a public address"):
+                await images.fetch("http://a.example.com/a.jpg", 100)
+    assert elsewhere.asked == [(PUBLIC, "a.example.com")]
+
+
+async def test_an_address_that_takes_no_connection_is_passed_over_and_the_next_one_remembered() -> None:
+    asked: list[str] = []
+
+    async def dead_or_alive(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host == PUBLIC:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200, stream=httpx.ByteStream(b"picture"))
+
+    async with fetcher(allow_private_hosts=False, resolver=names(a=[PUBLIC, OTHER])) as images:
+        images._transport = httpx.MockTransport(dead_or_alive)
+        for _ in range(2):
+            assert await images.fetch("http://a.example.com/a.jpg", 100) == b"picture"
+    assert asked == [PUBLIC, OTHER, OTHER]
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://example.com/a.jpg", "gopher://127.0.0.1/"])
