@@ -172,6 +172,8 @@ class Night:
         self.key = wiring.key_of(job, key, environ, self.secrets, self.offload)
         if self.access.network is not None:
             log.info("%s", self.access.network)
+        if self.access.images.proxy is not None:
+            log.info("%s", self.access.images)
         quoted = quote(job)
         for said in wiring.warnings_of(job, quoted, self.started_at):
             log.warning("%s", said)

@@ -18,7 +18,7 @@ from batchvision.records import TICKS_PER_USD, Counters, Failed, JsonObject, Par
 from batchvision.stopping import Interrupted
 
 INTERRUPTED = "interrupted"
-VERSIONS_OF = ("batchvision", "pyarrow", "httptools", "aiohttp", "anyio", "pydantic", "Pillow")
+VERSIONS_OF = ("batchvision", "pyarrow", "httptools", "httpx", "anyio", "pydantic", "Pillow")
 
 
 class Left(NamedTuple):

@@ -24,7 +24,7 @@ from batchvision.descriptors import SPARE_FILES, room_for_connections
 from batchvision.errors import MORE_OPEN_FILES, JobInvalid
 from batchvision.estimate import Estimator
 from batchvision.exchange import utc_now
-from batchvision.http import NO_PROXY, Endpoint, FetchesOnDemand, Network, ProviderClient, httpx
+from batchvision.http import NO_PROXY, Endpoint, ImageAccess, Network, ProviderClient, httpx
 from batchvision.images import Converter, DecodingPool, Fetcher, ImageSource, LeastSize, Offload, load_local
 from batchvision.job import Job
 from batchvision.key_renewal import KeyRenewal
@@ -343,6 +343,7 @@ class Access(NamedTuple):
     headers: Mapping[str, str]
     secrets: tuple[Secret, ...]
     network: Network | None  #: None: a transport of the caller's reaches the provider
+    images: ImageAccess = ImageAccess()
 
 
 def access_of(
@@ -353,8 +354,9 @@ def access_of(
     headers = _headers_of(job, key, given)
     network = None if transport is not None else _network_of(job, environ)
     keys = () if key is None else (key,)
-    hidden = (*keys, *secrets, *job.base_url_secrets, *(network.secrets if network else ()))
-    return Access(headers, hidden, network)
+    images, of_images = ImageAccess.of(job, os.environ if environ is None else environ)
+    of_ways = (*(network.secrets if network else ()), *images.secrets)
+    return Access(headers, (*keys, *secrets, *of_images, *job.base_url_secrets, *of_ways), network, images)
 
 
 def _headers_of(job: Job, key: Secret | None, given: Mapping[str, str]) -> Mapping[str, str]:
@@ -408,5 +410,5 @@ async def connected(
         client = ProviderClient(endpoint, transport, secrets, network=access.network, clock=seams.now)
         await stack.enter_async_context(client)
         convert = None if seams.offload is not None else stack.enter_context(DecodingPool()).convert
-        fetch = await stack.enter_async_context(FetchesOnDemand(job.images.allow_private_hosts))
+        fetch = await stack.enter_async_context(access.images.fetcher())
         yield client, images_of(job, fetch, seams, convert, least_image_of(job))

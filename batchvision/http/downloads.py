@@ -1,40 +1,65 @@
-"""The downloading of images, begun when the first one is asked for.
-
-Rule: a run whose images travel as URLs, or lie on a disk, neither waits for aiohttp to be imported nor holds it.
-"""
+"""How a job's images are downloaded: its headers by host, its proxy, and the roots it trusts."""
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from batchvision.images import Reserve
+from batchvision.http.fetch import HeadersByHost, HttpFetcher
+from batchvision.http.hosts import CONNECTIONS
+from batchvision.http.lean import LeanTransport
+from batchvision.http.library import httpx
+from batchvision.http.pooled import PooledTransport
+from batchvision.http.proxy import NONE, Proxy, proxy_for
+from batchvision.http.tls import Trust
+from batchvision.secrets import Secret
 
 if TYPE_CHECKING:
-    from batchvision.http.fetch import HttpFetcher
+    from batchvision.job import Job
 
 
-class FetchesOnDemand:
-    """As ``fetch.HttpFetcher``, which it becomes."""
+@dataclass(frozen=True, slots=True)
+class ImageAccess:
+    """The way to image hosts. Without ``proxy`` connections are direct, whatever the environment says."""
 
-    def __init__(self, allow_private_hosts: bool = False) -> None:
-        self._allow_private_hosts = allow_private_hosts
-        self._fetcher: HttpFetcher | None = None
-        self._stack = AsyncExitStack()
+    allow_private_hosts: bool = False
+    headers: HeadersByHost = field(default_factory=dict, repr=False)
+    proxy: Proxy | None = None
+    trust: Trust = field(default_factory=Trust)
 
-    async def __aenter__(self) -> Self:
-        return self
+    @classmethod
+    def to(cls, *, allow_private_hosts: bool, headers: HeadersByHost, proxy: str | None, trust: Trust) -> ImageAccess:
+        """``proxy``: the value of ``images.proxy``. Raises JobInvalid for a proxy that cannot be right."""
+        return cls(allow_private_hosts, headers, proxy_for("", proxy or NONE, "images.proxy", {}), trust)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stack.aclose()
+    @classmethod
+    def of(cls, job: Job, environ: Mapping[str, str]) -> tuple[ImageAccess, tuple[Secret, ...]]:
+        """That of a job, and the secrets in its headers. The provider's client certificate is not shown to image hosts.
 
-    async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes:
-        if self._fetcher is None:
-            from batchvision.http.fetch import HttpFetcher
+        Raises JobInvalid for a variable that is not set, too.
+        """
+        headers, secrets = job.image_headers(environ)
+        trust = Trust.of(environ, ca_file=job.file(job.provider.ca_file))
+        private, proxy = job.images.allow_private_hosts, job.image_proxy(environ)
+        return cls.to(allow_private_hosts=private, headers=headers, proxy=proxy, trust=trust), secrets
 
-            self._fetcher = HttpFetcher(self._allow_private_hosts)
-            await self._stack.enter_async_context(self._fetcher)  # it waits for nothing: no second one can come between
-        return await self._fetcher.fetch(url, max_bytes, reserve)
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        return () if self.proxy is None else self.proxy.secrets
+
+    def __str__(self) -> str:
+        """In words, for people."""
+        return "images are downloaded " + ("directly" if self.proxy is None else f"through {self.proxy}")
+
+    def fetcher(self) -> HttpFetcher:
+        """To be entered and left by the caller; opens nothing before the first download."""
+        return HttpFetcher(
+            self.allow_private_hosts, headers=self.headers, transport=self._transport, is_proxied=self.proxy is not None
+        )
+
+    def _transport(self) -> httpx.AsyncBaseTransport:
+        context = self.trust.context()
+        if self.proxy is None:
+            return LeanTransport(context, most_idle=CONNECTIONS)
+        return PooledTransport(context, proxy=self.proxy.for_httpx(context))

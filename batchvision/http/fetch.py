@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import inf
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 
@@ -77,11 +77,15 @@ class _Way:
             self.scope.deadline = anyio.current_time() + left
 
 
+def _direct() -> httpx.AsyncBaseTransport:
+    return LeanTransport(most_idle=CONNECTIONS)
+
+
 class HttpFetcher:
     """Downloads with its own retries; every failure is a fault of the row that named the URL.
 
-    ``headers``: by host, sent to that host alone. ``transport``: a proxy's, which resolves names itself (None: direct
-    connections, and ``context`` verifies https servers).
+    ``headers``: by host, sent to that host alone. ``transport`` is made at the first download (default: direct
+    connections); ``is_proxied``: it leads to a proxy, which resolves names itself.
     """
 
     def __init__(
@@ -89,8 +93,8 @@ class HttpFetcher:
         allow_private_hosts: bool = False,
         *,
         headers: HeadersByHost | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-        context: ssl.SSLContext | None = None,
+        transport: Callable[[], httpx.AsyncBaseTransport] = _direct,
+        is_proxied: bool = False,
         resolver: Resolver = resolve,
         timeout_seconds: float = TIMEOUT_SECONDS,
         retries: int = RETRIES,
@@ -100,8 +104,9 @@ class HttpFetcher:
     ) -> None:
         self._allow_private_hosts = allow_private_hosts
         self._headers = {host.lower().rstrip("."): dict(values) for host, values in (headers or {}).items()}
-        self._is_proxied = transport is not None
-        self._transport = transport or LeanTransport(context, most_idle=CONNECTIONS)
+        self._is_proxied = is_proxied
+        self._new_transport = transport
+        self._transport: httpx.AsyncBaseTransport | None = None
         self._addresses = Addresses(allow_private_hosts, resolver)
         self._timeout_seconds = timeout_seconds
         self._retries = retries
@@ -116,7 +121,8 @@ class HttpFetcher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._transport.aclose()
+        if self._transport is not None:
+            await self._transport.aclose()
 
     async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes:
         """The content at ``url``, at most ``max_bytes`` of it, tries and redirects included within one deadline.
@@ -209,18 +215,23 @@ class HttpFetcher:
         raise _TryAgain(f"no connection to {hop.host}: it has no address")
 
     async def _sent(self, hop: Hop, address: str, connect_seconds: float, way: _Way) -> httpx.Response:
-        request = httpx.Request(
-            "GET",
-            httpx.URL(scheme=hop.scheme, host=address.partition("%")[0], port=hop.port),
-            headers={**_HEADERS, "host": hop.host_header, **self._headers_for(hop, way)},
-            extensions={
-                "target": hop.target,
-                "sni_hostname": hop.host,
-                "timeout": {"connect": connect_seconds, "read": None, "write": None, "pool": None},
-            },
-        )
+        extensions: dict[str, Any] = {
+            "sni_hostname": hop.host,
+            "timeout": {"connect": connect_seconds, "read": None, "write": None, "pool": None},
+        }
+        url = httpx.URL(scheme=hop.scheme, host=address.partition("%")[0], port=hop.port)
+        if self._is_proxied:
+            url = url.copy_with(raw_path=hop.target)  # httpx would ask the proxy itself for the target
+        else:
+            extensions["target"] = hop.target
+        headers = {**_HEADERS, "host": hop.host_header, **self._headers_for(hop, way)}
+        request = httpx.Request("GET", url, headers=headers, extensions=extensions)
+        if self._transport is None:
+            self._transport = self._new_transport()
         try:
             return await self._transport.handle_async_request(request)
+        except httpx.ProxyError as error:
+            raise _TryAgain(f"the proxy of images.proxy refuses it: {reason(error)}") from None
         except httpx.ConnectError as error:
             if isinstance(_innermost(error), ssl.SSLCertVerificationError):
                 raise ImageUnreachable(f"{redact_url(hop.url)}: the server's certificate cannot be verified") from None

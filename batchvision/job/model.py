@@ -218,8 +218,25 @@ class Job(BaseModel):
     def request_headers(self, environ: Mapping[str, str] | None = None) -> tuple[dict[str, str], tuple[Secret, ...]]:
         """``provider.headers`` with their values, and those to be masked wherever the key is: from the environment, or
         under a name that looks like a key's. Raises JobInvalid for a variable that is not set."""
-        headers, secrets = resolved_headers(self.provider.headers, os.environ if environ is None else environ)
-        return headers, (*secrets, *(Secret(value) for name, value in headers.items() if _SECRET_NAME.search(name)))
+        return _with_secrets("provider.headers", self.provider.headers, os.environ if environ is None else environ)
+
+    def image_headers(
+        self, environ: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, dict[str, str]], tuple[Secret, ...]]:
+        """``images.headers`` by host with their values, and those to be masked. Raises JobInvalid for a variable that
+        is not set."""
+        found = {
+            host: _with_secrets(f"images.headers.{host}", values, os.environ if environ is None else environ)
+            for host, values in self.images.headers.items()
+        }
+        headers = {host: values for host, (values, _) in found.items()}
+        return headers, tuple(secret for _, secrets in found.values() for secret in secrets)
+
+    def image_proxy(self, environ: Mapping[str, str] | None = None) -> str | None:
+        """``images.proxy``, its user and password included. Raises JobInvalid for a variable that is not set."""
+        if self.images.proxy is None:
+            return None
+        return resolved("images.proxy", self.images.proxy, os.environ if environ is None else environ)[0]
 
     def proxy(self, environ: Mapping[str, str] | None = None) -> str | None:
         """``provider.proxy``, its user and password included. Raises JobInvalid for a variable that is not set."""
@@ -245,15 +262,33 @@ class Job(BaseModel):
         provider = shown["provider"]
         provider["base_url"] = Secrets(*self.base_url_secrets, of_one_answer=True).mask(self.base_url)
         provider["api_key_env"] = self._resolved.key_env
-        provider["headers"] = {
-            name: MASK if _SECRET_NAME.search(name) and not is_named(value) else value
-            for name, value in self.provider.headers.items()
-        }
+        provider["headers"] = _shown_headers(self.provider.headers)
+        shown["images"]["headers"] = {host: _shown_headers(values) for host, values in self.images.headers.items()}
+        if self.images.proxy is not None:
+            shown["images"]["proxy"] = without_user(self.images.proxy)
         if self.provider.proxy is not None:
             provider["proxy"] = without_user(self.provider.proxy)
         if self.provider.api_key_command is not None:
             provider["api_key_command"] = MASK
         return shown
+
+
+def _with_secrets(
+    key: str, given: Mapping[str, str], environ: Mapping[str, str]
+) -> tuple[dict[str, str], tuple[Secret, ...]]:
+    """Headers with their values, and those to be masked: from the environment, or under a name like a key's. Of
+    ``Bearer TOKEN`` the token alone, too."""
+    headers, secrets = resolved_headers(key, given, environ)
+    hidden = [secret.reveal() for secret in secrets]
+    hidden += [value for name, value in headers.items() if _SECRET_NAME.search(name)]
+    words = [word for value in hidden for word in value.split()[1:]]
+    return headers, tuple(Secret(value) for value in dict.fromkeys((*hidden, *words)))
+
+
+def _shown_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: MASK if _SECRET_NAME.search(name) and not is_named(value) else value for name, value in headers.items()
+    }
 
 
 def _validated(

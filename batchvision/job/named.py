@@ -30,13 +30,14 @@ def resolved(key: str, value: str, environ: Mapping[str, str]) -> tuple[str, tup
 
 
 def resolved_headers(
-    headers: Mapping[str, str], environ: Mapping[str, str]
+    key: str, headers: Mapping[str, str], environ: Mapping[str, str]
 ) -> tuple[dict[str, str], tuple[Secret, ...]]:
-    """``provider.headers`` with their values, and those that came from the environment. Raises JobInvalid."""
+    """A table of headers with their values, and those that came from the environment. Raises JobInvalid. ``key``: of
+    the table."""
     values: dict[str, str] = {}
     secrets: list[Secret] = []
     for name, value in headers.items():
-        values[name], found = resolved(f"provider.headers.{name}", value, environ)
+        values[name], found = resolved(f"{key}.{name}", value, environ)
         secrets += found
     return values, tuple(secrets)
 

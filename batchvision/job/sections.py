@@ -5,6 +5,8 @@ Rule: a section judges itself alone. What needs two sections, a file or a dialec
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
@@ -257,11 +259,7 @@ class ProviderSection(Section):
     @field_validator("headers")
     @classmethod
     def _plain_headers(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name, value in headers.items():
-            if not _is_header_name(name):
-                raise ValueError(f"{name!r} is no header name")
-            if not value.isprintable():
-                raise ValueError(f"the value of {name} holds a line break or a control character")
+        _reject_odd_headers(headers)
         return headers
 
     @field_validator("api_key_header")
@@ -294,6 +292,19 @@ def _is_header_name(name: str) -> bool:
     return bool(name) and all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in name)
 
 
+def _reject_odd_headers(headers: Mapping[str, str]) -> None:
+    """Raises ValueError for what no header can be."""
+    for name, value in headers.items():
+        if not _is_header_name(name):
+            raise ValueError(f"{name!r} is no header name")
+        if not value.isprintable():
+            raise ValueError(f"the value of {name} holds a line break or a control character")
+
+
+#: A name or an address, in brackets where it is IPv6, and perhaps a port.
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/@:?#\[\]]+)(?::[0-9]{1,5})?")
+
+
 class ImagesSection(Section):
     """What an image may be, and what is done to it before it is sent."""
 
@@ -309,11 +320,28 @@ class ImagesSection(Section):
     allow_private_hosts: Flag = False
     """Lets images be downloaded from private addresses, such as a server in your own network. Example:
     `allow_private_hosts = true`."""
+    headers: dict[str, dict[str, str]] = Field(default_factory=dict, repr=False)
+    """Request headers for private image hosts, by host. Values may be `"env:NAME"`. No other host is sent them, also
+    not after a redirect. Example: `headers = { "img.example.com" = { Authorization = "env:IMG_TOKEN" } }`."""
+    proxy: Text | None = Field(default=None, repr=False)
+    """The proxy of image downloads, which then resolves the names of hosts. Default: downloads connect directly,
+    whatever the environment says. Example: `proxy = "http://proxy.example.com:3128"`."""
     background: Literal["auto", "white", "black"] = "auto"
     """The colour under transparent pixels, where an image must be flattened. `auto`: white or black, whichever keeps
     the contrast. Example: `background = "white"`."""
     page: Annotated[Literal["first", "all"] | int, BeforeValidator(page_choice)] = "first"
     """Of a file with several pages or frames: the `first`, `all`, or the number of one. Example: `page = 2`."""
+
+    @field_validator("headers")
+    @classmethod
+    def _headers_of_hosts(cls, headers: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        for host, values in headers.items():
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"{host!r} is no host; write its name alone, such as img.example.com")
+            _reject_odd_headers(values)
+            if any(name.lower() in ("host", "content-length", "transfer-encoding") for name in values):
+                raise ValueError("Host, Content-Length and Transfer-Encoding are set by batchvision; remove them")
+        return headers
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -292,8 +292,8 @@ def names(**addresses: list[str]) -> Resolver:
 @asynccontextmanager
 async def public_fetcher(elsewhere: Elsewhere, resolver: Resolver, **options: Any) -> AsyncIterator[HttpFetcher]:
     """A fetcher that keeps the address rule, and whose connections end on this machine all the same."""
-    async with fetcher(allow_private_hosts=False, resolver=resolver, **options) as images:
-        images._transport = elsewhere
+    options = {"allow_private_hosts": False, "resolver": resolver, "transport": lambda: elsewhere, **options}
+    async with fetcher(**options) as images:
         yield images
 
 
@@ -363,8 +363,8 @@ async def test_an_address_that_takes_no_connection_is_passed_over_and_the_next_o
             raise httpx.ConnectError("refused")
         return httpx.Response(200, stream=httpx.ByteStream(b"picture"))
 
-    async with fetcher(allow_private_hosts=False, resolver=names(a=[PUBLIC, OTHER])) as images:
-        images._transport = httpx.MockTransport(dead_or_alive)
+    resolver, wire = names(a=[PUBLIC, OTHER]), httpx.MockTransport(dead_or_alive)
+    async with fetcher(allow_private_hosts=False, resolver=resolver, transport=lambda: wire) as images:
         for _ in range(2):
             assert await images.fetch("http://a.example.com/a.jpg", 100) == b"picture"
     assert asked == [PUBLIC, OTHER, OTHER]

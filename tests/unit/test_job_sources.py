@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from job_files import MINIMAL, load, problems, with_lines, write_job
 
+from batchvision.errors import JobInvalid
 from batchvision.job import Job
 
 FILE = with_lines(limits="max_attempts = 2\nconcurrency = 2")
@@ -135,4 +136,47 @@ def test_the_config_hides_what_may_be_a_secret(tmp_path: Path) -> None:
     assert "sk-" not in json.dumps(job.config())
     assert "sk-" not in repr(job)
     assert job.config()["provider"]["headers"] == {"X-Api-Key": "***", "cookie": "***", "X-Team": "shoes"}
-    assert [secret.reveal() for secret in job.header_secrets] == ["sk-1234", "sk-5678"]
+    assert [secret.reveal() for secret in job.request_headers({})[1]] == ["sk-1234", "sk-5678"]
+
+
+def test_headers_of_image_hosts_are_secrets_and_may_be_named_in_the_environment(tmp_path: Path) -> None:
+    lines = (
+        'headers."img.example.com" = { Authorization = "env:IMG_AUTH", Accept = "image/png" }\n'
+        'headers."b.example.com:8443" = { X-Token = "sk-2" }\n'
+        'proxy = "http://user:sk-3@proxy.example.com:3128"'
+    )
+    job = load(tmp_path, with_lines(images=lines))
+    headers, secrets = job.image_headers({"IMG_AUTH": "Bearer sk-1"})
+    assert headers == {
+        "img.example.com": {"Authorization": "Bearer sk-1", "Accept": "image/png"},
+        "b.example.com:8443": {"X-Token": "sk-2"},
+    }
+    assert {secret.reveal() for secret in secrets} == {"Bearer sk-1", "sk-1", "sk-2"}
+    assert job.image_proxy({}) == "http://user:sk-3@proxy.example.com:3128"
+    shown = job.config()["images"]
+    assert shown["headers"]["img.example.com"] == {"Authorization": "env:IMG_AUTH", "Accept": "image/png"}
+    assert shown["headers"]["b.example.com:8443"] == {"X-Token": "***"}
+    assert shown["proxy"] == "http://***@proxy.example.com:3128"
+    assert "sk-" not in json.dumps(job.config()) + repr(job)
+    with pytest.raises(JobInvalid, match=r"images\.headers\.img\.example\.com\.Authorization .*IMG_AUTH is not set"):
+        job.image_headers({})
+    plain = load(tmp_path, with_lines())
+    assert job.recipe.recipe_id == plain.recipe.recipe_id
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('headers = { "https://img.example.com" = { A = "b" } }', "is no host"),
+        ('headers = { "img.example.com/photos" = { A = "b" } }', "is no host"),
+        ('headers = { "img.example.com" = { "A b" = "c" } }', "is no header name"),
+        ('headers = { "img.example.com" = { Host = "c" } }', "set by batchvision"),
+        ('headers = { Authorization = "sk-1" }', "images.headers"),
+    ],
+)
+def test_headers_of_image_hosts_that_cannot_be_are_told_without_their_values(
+    tmp_path: Path, lines: str, words: str
+) -> None:
+    with pytest.raises(JobInvalid, match=words) as caught:
+        load(tmp_path, with_lines(images=lines))
+    assert "sk-1" not in str(caught.value)
