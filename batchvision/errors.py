@@ -451,4 +451,4 @@ TRANSIENTS: dict[str, type[Transient]] = {sub.kind: sub for sub in Transient.__s
 RUN_STOPS: frozenset[str] = frozenset(sub.kind for sub in _all_subclasses(StopRun) if hasattr(sub, "kind"))
 
 #: Failures for which money was, or may have been, spent: a rerun leaves them alone under ``retry_failed = "unpaid"``.
-PAID_FAILURES = frozenset({"refused", "truncated", "invalid_answer", "lost_after_read"})
+PAID_FAILURES = frozenset({"refused", "truncated", "empty", "invalid_answer", "lost_after_read"})

@@ -269,6 +269,9 @@ class Exchanges:
         self._sequence += 1
         carried = self._standing.carried(request.row_id, request.request_key)
         before = tries.spent + tries.unspent - 1 if self._terms.is_trial else 0  # trials carry nothing
+        empties = 0 if self._terms.is_trial else self._standing.empties(request.row_id, request.request_key)
+        if empties > tries.empties:
+            tries = tries._replace(empties=empties)
         return Intent(
             exchange_id=f"{self._terms.run_id}-{self._sequence}",
             row_id=request.row_id,

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Header, Received, Voided
 from batchvision.checkpoint.unsealed import Unsealed
+from batchvision.errors import EmptyAnswer
 from batchvision.records import (
     Attempt,
     AttemptState,
@@ -178,7 +179,7 @@ class Books:
             return
         is_carried = self.carries.get(intent.row_id, intent.request_key) is not None
         if (intent.attempt > 1 or intent.runs_failed) and not is_carried:
-            self._carry(intent, intent.attempt - 1, 0, None)
+            self._carry(intent, intent.attempt - 1, 0, None)  # its tries tell how often it said nothing
 
     # ---------------------------------------------------------------------------- its end
 
@@ -199,7 +200,8 @@ class Books:
                 else:
                     self._file_collected(failed)
             case None:
-                self._carry(intent, intent.attempt, attempt.answer.usage.cost_ticks or 0, attempt.bound_ticks, hold)
+                ticks = attempt.answer.usage.cost_ticks or 0
+                self._carry(intent, intent.attempt, ticks, attempt.bound_ticks, hold, attempt.error_kind)
         return exchange
 
     def publish(self, completed: Completed, *, is_current: bool = True) -> None:
@@ -247,7 +249,15 @@ class Books:
         if self.failures.pop(row_id, None) is not None:
             self.failures_changed = True
 
-    def _carry(self, intent: Intent, attempts: int, ticks: int, bound: int | None, hold: bool = False) -> None:
+    def _carry(
+        self,
+        intent: Intent,
+        attempts: int,
+        ticks: int,
+        bound: int | None,
+        hold: bool = False,
+        error_kind: str | None = None,
+    ) -> None:
         before = self.carries.get(intent.row_id, intent.request_key)
         bound = (bound or 0) + (before.bound_ticks or 0 if before else 0)
         self.carried.add((intent.row_id, intent.request_key))
@@ -261,6 +271,7 @@ class Books:
                 runs_failed=intent.runs_failed,
                 held=hold,
                 bound_ticks=bound or None,
+                empties=intent.tries.empties + (error_kind == EmptyAnswer.kind),
             )
         )
 

@@ -85,7 +85,7 @@ class Voided:
 class Carry:
     """What earlier attempts of a row that is still pending have used up. ``held``: not sent again until a run says so.
 
-    ``bound_ticks`` is what its ambiguous attempts may have cost.
+    ``bound_ticks`` is what its ambiguous attempts may have cost. ``empties``: answers that said nothing.
     """
 
     row_id: str
@@ -96,6 +96,7 @@ class Carry:
     runs_failed: int
     held: bool = False
     bound_ticks: int | None = None
+    empties: int = 0
 
 
 Entry = Header | Intent | Accepted | Received | Ended | Voided | Carry
@@ -165,7 +166,8 @@ def _document(entry: Entry) -> dict[str, Any]:
         case Voided(exchange_id):
             return {"kind": "void", "exchange_id": exchange_id}
         case Carry():
-            return {"kind": "carry", **{name: getattr(entry, name) for name in Carry.__slots__}}
+            values = {name: getattr(entry, name) for name in Carry.__slots__ if name != "empties" or entry.empties}
+            return {"kind": "carry", **values}
 
 
 def _raw_document(raw: RawAnswer) -> dict[str, Any]:
@@ -215,7 +217,8 @@ def decode(document: dict[str, Any]) -> Entry:
         case "void":
             return Voided(document["exchange_id"])
         case "carry":
-            return Carry(**{name: document[name] for name in Carry.__slots__})
+            values = {name: document[name] for name in Carry.__slots__ if name != "empties"}
+            return Carry(**values, empties=document.get("empties", 0))
         case other:
             raise ValueError(f"a record of the kind {other!r}")
 

@@ -158,6 +158,11 @@ class Standing:
             return Carried(failed.attempt_count, failed.row_cost_ticks, failed.runs_failed)
         return _NOTHING_CARRIED
 
+    def empties(self, row_id: str, key: str) -> int:
+        """How often earlier attempts of a pending request said nothing: one more is bought, whichever run buys it."""
+        carry = self._carry(row_id, key)
+        return 0 if carry is None else carry.empties
+
     def _carry(self, row_id: str, key: str) -> Carry | None:
         carry = self._books.carries.get(row_id, key)
         if carry is not None:

@@ -25,7 +25,7 @@ ADVICE: dict[str, str] = {
     "context_too_long": "shorten the prompt, send fewer or smaller images, or use a model with a longer context",
     "refused": "the model or its safety check declined; --retry-failed=refused asks again and pays again",
     "truncated": 'raise max_tokens in [provider.parameters], or set on_truncated = "raise_once"',
-    "empty": "the model said nothing twice: reword the prompt, or raise max_tokens",
+    "empty": "the model said nothing twice: reword the prompt; --retry-failed=empty asks again and pays again",
     "invalid_answer": "labels or schema are not met: read some answers, then loosen [answer] or reword the prompt",
     "expired": "the ticket was older than the provider keeps it; the next run asks again",
     "lost_after_read": "the answer was paid for and lost on the way; --retry-failed=lost_after_read buys it again",

@@ -129,6 +129,8 @@ class Dialect:
     max_tokens_name: ClassVar[str] = "max_tokens"
     #: What usage means here (see ``chat.UsageRule``).
     usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule()
+    #: Whether the cost is always told in the body, if at all. Gateways before other servers tell it in a header.
+    tells_cost_in_body: ClassVar[bool] = False
     #: Whether ``provider.response_cache`` means anything here.
     has_response_cache: ClassVar[bool] = False
     #: The smallest image it takes: pixels of each side, and pixels in all.

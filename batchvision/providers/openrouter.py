@@ -22,6 +22,7 @@ class OpenRouterDialect(Dialect):
     default_key_env: ClassVar[str | None] = "OPENROUTER_API_KEY"
     account_url: ClassVar[str | None] = "https://openrouter.ai/settings/credits"
     usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule(reports_cost_usd=True)
+    tells_cost_in_body: ClassVar[bool] = True
     has_response_cache: ClassVar[bool] = True
     request_id_headers: ClassVar[tuple[str, ...]] = ("x-generation-id",)
 

@@ -87,8 +87,8 @@ class Reread:
         if said is None and source == "computed":
             self.computed += 1
             self.computed_ticks += cost or 0
-        elif said is None and "\ufffd" in raw:  # not stored byte for byte: it was no UTF-8
-            self._cannot(cost)
+        elif said is None and ("\ufffd" in raw or (source == "reported" and not reader.tells_cost_in_body)):
+            self._cannot(cost)  # not stored byte for byte, as it was no UTF-8; or a gateway told the cost in a header
         else:
             self.checked += 1
             self.said_ticks += said or 0

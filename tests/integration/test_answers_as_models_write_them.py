@@ -9,9 +9,10 @@ import pytest
 from fake_provider import Asked, FakeProvider, Reply, chat
 
 from batchvision import outcome
-from batchvision.errors import InvalidAnswer
+from batchvision.errors import ConnectionCut, InvalidAnswer
 from batchvision.records import AnswerSpec, RunSummary
 from batchvision.reparse import reparse
+from batchvision.verify import verify
 
 LABELS = {"labels": ["shoe", "bag", "other"], "labels_fallback": "other"}
 SAID = {
@@ -138,3 +139,40 @@ def test_a_fallback_that_the_model_is_not_offered_is_told(nights, caplog):
     summary: RunSummary = nights.run(FakeProvider(lambda asked: Reply(200, chat("none of them"))))
     assert "'other' is none of the labels" in caplog.text
     assert summary.failures_by_kind == {"invalid_answer": 1}
+
+
+def test_a_rerun_does_not_buy_again_what_said_nothing_twice(nights):
+    nights.rows(2)
+    silent = FakeProvider(lambda asked: Reply(200, chat("")) if asked.row == "r1" else None)
+    nights.run(silent)
+    rerun = FakeProvider()
+    assert nights.run(rerun).requests_sent == 0
+    asked = nights.run(rerun, limits__retry_failed="empty")
+    assert (asked.rows_completed, asked.rows_failed, rerun.tries_of("r1")) == (2, 0, 1)
+
+
+def test_a_killed_run_does_not_forget_that_a_row_said_nothing(nights):
+    """Its disk stops after the first empty answer is booked: the next run buys one more, and no third."""
+    nights.rows(1)
+    answers = iter([Reply(200, chat("")), ConnectionCut("cut")])
+    first = nights.run(FakeProvider(lambda asked: next(answers)), limits__ambiguous="hold")
+    assert (first.rows_pending, first.requests_sent) == (1, 2)
+    second = FakeProvider(lambda asked: Reply(200, chat(" ")))
+    summary = nights.run(second)
+    assert (summary.requests_sent, summary.failures_by_kind) == (1, {"empty": 1})
+
+
+def test_the_cost_that_a_gateway_tells_in_a_header_is_booked_and_verify_is_content(nights):
+    nights.rows(3)
+    nights.settings["provider"] = {"name": "openai", "model": "m", "api_key_env": "XAI_API_KEY"}
+
+    def script(asked: Asked) -> Reply:
+        document = chat("fine")
+        del document["usage"]["cost_in_usd_ticks"]
+        return Reply(200, document, {"x-litellm-response-cost": "0.000002" if asked.row != "r2" else "0.0"})
+
+    summary = nights.run(FakeProvider(script))
+    rows = {row["row_id"]: (row["cost_ticks"], row["cost_source"]) for row in nights.table("results")}
+    assert rows == {"r0": (20_000, "reported"), "r1": (20_000, "reported"), "r2": (None, "unknown")}
+    assert summary.cost_ticks == 40_000
+    assert anyio.run(verify, nights.folder / "out").is_right
