@@ -25,10 +25,11 @@ from batchvision.errors import (
     RowFault,
     StopRun,
     Transient,
+    Truncated,
 )
 from batchvision.money import Prices
 from batchvision.prompt import REASONING_COLUMN, CheckedAnswer, check_answer, thoughts_in
-from batchvision.providers import Dialect, Gone, Reading
+from batchvision.providers import Dialect, Gone, Reading, sse
 from batchvision.records import (
     Answer,
     Attempt,
@@ -119,8 +120,8 @@ class Judge:
         if answer.usage.cost_ticks is None:
             prices, images = self._prices_of(exchange.intent), len(exchange.intent.image_ref)
             answer = answer._replace(usage=money.with_cost(answer.usage, prices, images))
-        if reading.error is not None:
-            return self._failing(exchange, answer, reading.error, jitter)
+        if error := reading.error or _given_up(exchange, raw):
+            return self._failing(exchange, answer, error, jitter)
         try:
             return self._completed(exchange, raw, answer)
         except InvalidAnswer as error:
@@ -221,6 +222,16 @@ class Judge:
             keep=intent.keep,
             at_provider=fault.at_provider or said_by_provider,
         )
+
+
+def _given_up(exchange: Exchange, raw: RawAnswer) -> Truncated | None:
+    """llama.cpp's Python server ends a stream where it is when another request comes in."""
+    if exchange.ticket is not None or not sse.is_given_up(raw.body):
+        return None
+    return Truncated(
+        "the stream ended without a finish_reason: the server gives an answer up when another request comes. Set "
+        "limits.concurrency to 1, or delivery.stream to false"
+    )
 
 
 def _gone(exchange: Exchange, now: datetime, said: str) -> RowFault:

@@ -13,6 +13,9 @@ from batchvision.providers import wire
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _DONE = "[DONE]"
+#: In a text these quotes would be escaped.
+_REASON = re.compile(rb'"finish_reason"\s{0,8}:')
+_GIVEN_REASON = re.compile(rb'"finish_reason"\s{0,8}:\s{0,8}"')
 
 #: Facts of a chunk that hold for the whole answer; the last chunk to state one is right.
 _FACTS = ("id", "model", "provider", "system_fingerprint", "service_tier", "usage")
@@ -62,6 +65,14 @@ def _joined(lines: list[str]) -> Iterator[str]:
 def is_stream(body: bytes) -> bool:
     """Whether a body has events with data in them."""
     return body.startswith(b"data:") or b"\ndata:" in body
+
+
+def is_given_up(body: bytes) -> bool:
+    """Whether a stream leaves its ``finish_reason`` null to the end: the server gave the answer up in its midst.
+
+    Servers that do not know the field, or name an empty reason, end their streams in this way.
+    """
+    return is_stream(body) and _REASON.search(body) is not None and _GIVEN_REASON.search(body) is None
 
 
 def masked(body: bytes, mask: Callable[[str], str]) -> bytes:

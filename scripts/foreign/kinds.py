@@ -23,6 +23,7 @@ class Started:
     origin: str
     model: str
     key: str = "none-is-needed"
+    max_tokens: int = 32  #: a random model hardly ends by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def litellm(venv: Venv, folder: Path) -> Iterator[Started]:
         command = [str(venv.bin / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
         command += ["--telemetry", "False"]
         with served(command, folder, folder / "server.log", f"{origin}/health/liveliness", {}):
-            yield Started(origin, "tiny", MASTER_KEY)
+            yield Started(origin, "tiny", MASTER_KEY, max_tokens=400)
 
 
 @contextmanager

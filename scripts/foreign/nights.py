@@ -81,7 +81,7 @@ class Night:
             '[prompt]\nuser = "What colour is it? [{id}]"\n'
             f"{ANSWERS[self.mode]}"
             f'[provider]\nname = "openai"\nmodel = {json.dumps(self.server.model)}\nbase_url = "{self.relay.url}/v1"\n'
-            "[provider.parameters]\nmax_tokens = 32\ntemperature = 1.0\n"
+            f"[provider.parameters]\nmax_tokens = {self.server.max_tokens}\ntemperature = 1.0\n"
             f"[delivery]\nstream = {str(self.mode == 'stream').lower()}\n"
             f"[limits]\nconcurrency = {IN_FLIGHT}\n"
             'max_failed = "100%"\nrequest_timeout_seconds = 60\nmax_runtime_seconds = 240\n'
@@ -184,7 +184,7 @@ def every_row_ends(
 
 def answers_are_what_was_asked_for(night: Night, results: list[dict[str, Any]]) -> None:
     for row in results:
-        must(row["finish_reason"] != "length", f"{row['row_id']} is cut at max_tokens, and completed")
+        must(row["finish_reason"] not in (None, "length"), f"{row['row_id']} is no whole answer, and completed")
         if night.mode == "labels":
             must(row["answer_label"] in ("red", "green", "blue", "other"), f"label {row['answer_label']!r}")
         elif night.mode == "schema":
@@ -206,7 +206,8 @@ def nothing_is_bought_twice(night: Night, ledger: list[dict[str, Any]]) -> None:
             if row["row_id"] == row_id
         ]
         must(times <= most, f"{row_id} was bought {times} times, {most} at most is right: {sorted(mine)}")
-    booked = Counter(row["row_id"] for row in ledger if row["http_status"] == 200)
+    whole = [row for row in ledger if row["http_status"] == 200 and row["state"] != "ambiguous"]
+    booked = Counter(row["row_id"] for row in whole)
     bought = night.relay.bought()
     must(set(booked) == {f"r{number}" for number in range(ROWS)}, "a row has no answer in the ledger")
     must(all(booked[row] <= bought[row] for row in booked), "the ledger has answers that were never made")
@@ -227,8 +228,8 @@ def _line(night: Night, summary: Mapping[str, Any], ledger: list[dict[str, Any]]
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary["failures_by_kind"].items()) or "none failed"
     unsure = sum(row["state"] == "ambiguous" for row in ledger)
     told = sum(row["cost_source"] == "reported" for row in ledger)
-    bought, refused = sum(night.relay.bought().values()), night.relay.refused()
+    bought, refused, broken = sum(night.relay.bought().values()), night.relay.refused(), night.relay.broken()
     return (
         f"{summary['rows_completed']} completed, {kinds}; {bought} answers bought for {ROWS} rows, {unsure} in flight "
-        f"at the kill, {refused} requests refused, {told} costs reported"
+        f"at the kill, {refused} requests refused, {broken} answers broken off, {told} costs reported"
     )

@@ -1,6 +1,6 @@
 """A loopback relay before a server: it hands everything on, and counts what was asked and what came back.
 
-What the server has answered whole is bought, whether or not it reached the client.
+What the server has begun to answer is bought, whether or not it came to its end or reached the client.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, web
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, web
 
 HOLD_SECONDS = 0.15  #: each answer is held so long: a kill finds rows in flight
 _ROW = re.compile(r"\[(r\d+)\]")
@@ -43,11 +43,15 @@ class Relay:
         return sum(each.is_delivered and each.status == 200 for each in self.asked)
 
     def bought(self) -> Counter[str]:
-        """How many whole answers the server made for each row."""
-        return Counter(each.row for each in self.asked if each.is_whole and each.status == 200)
+        """How many answers the server made for each row."""
+        return Counter(each.row for each in self.asked if each.status == 200)
 
     def refused(self) -> int:
         return sum(each.status is not None and each.status != 200 for each in self.asked)
+
+    def broken(self) -> int:
+        """Answers that began and did not come to their end."""
+        return sum(each.status == 200 and not each.is_whole for each in self.asked)
 
 
 @contextmanager
@@ -90,19 +94,37 @@ async def _hand_on(request: web.Request, session: ClientSession, upstream: str, 
         async with session.request(
             request.method, upstream + request.path_qs, data=body or None, headers=headers, allow_redirects=False
         ) as answer:
-            content = await answer.read()
-            asked.status, asked.is_whole = answer.status, True
+            asked.status = answer.status
+            content = await _all_of(answer, asked)
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in _OWN_HEADERS}
     except ClientError as error:
         asked.status = 502
         return web.Response(status=502, text=f"the server failed: {type(error).__name__}")
     await asyncio.sleep(HOLD_SECONDS)
-    response = web.Response(status=asked.status, body=content, headers=kept)
+    response = web.StreamResponse(status=asked.status, headers=kept)
+    if asked.is_whole:
+        response.content_length = len(content)
     with suppress(ConnectionError):  # the client was killed
         await response.prepare(request)
-        await response.write_eof()
+        await response.write(content)
+        if asked.is_whole:
+            await response.write_eof()
+        elif request.transport is not None:
+            request.transport.close()  # it breaks off for the client, too
         asked.is_delivered = True
     return response
+
+
+async def _all_of(answer: ClientResponse, asked: Asked) -> bytes:
+    """The body, or as much of it as came."""
+    content = bytearray()
+    try:
+        async for piece in answer.content.iter_any():
+            content += piece
+        asked.is_whole = True
+    except ClientError:
+        asked.is_whole = False
+    return bytes(content)
 
 
 def _row_of(body: bytes) -> str:

@@ -405,3 +405,31 @@ def test_an_error_inside_a_200_cost_nothing() -> None:
     attempt = judge(answered(body, bound_ticks=77)).attempt
     assert attempt.answer.usage.cost_ticks is None
     assert attempt.bound_ticks is None
+
+
+# ---------------------------------------------------------------------------------- a stream that was given up
+
+
+def streamed(*choices: dict[str, Any]) -> bytes:
+    chunks = [json.dumps({"choices": [{"index": 0, **choice}]}) for choice in choices]
+    return "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"]).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (streamed({"delta": {"content": "A re"}, "finish_reason": None}), "truncated"),
+        (streamed({"delta": {"content": 'say "finish_reason": "stop"'}, "finish_reason": None}), "truncated"),
+        (streamed({"delta": {"content": "A shoe."}, "finish_reason": None}, {"finish_reason": "stop"}), None),
+        (streamed({"delta": {"content": "A shoe."}, "finish_reason": None}, {"finish_reason": ""}), None),
+        (streamed({"delta": {"content": "A shoe."}}), None),
+        (streamed({"delta": {"content": ""}, "finish_reason": None}), "empty"),
+        (chat("A shoe.", finish=None), None),  # type: ignore[arg-type]  # as servers send it
+    ],
+)
+def test_a_stream_whose_reason_stays_null_was_given_up_and_is_no_answer(body: bytes, kind: str | None) -> None:
+    verdict = judge(answered(body, tries=Tries(2, empties=1)))
+    assert verdict.attempt.error_kind == kind
+    assert isinstance(verdict.outcome, Failed if kind else Completed)
+    if kind == "truncated":
+        assert "limits.concurrency to 1" in (verdict.attempt.error_message or "")
