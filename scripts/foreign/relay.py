@@ -82,6 +82,7 @@ def relaying(upstream: str) -> Iterator[Relay]:
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(timeout=30)
+        loop.close()
 
 
 async def _hand_on(request: web.Request, session: ClientSession, upstream: str, relay: Relay) -> web.StreamResponse:
