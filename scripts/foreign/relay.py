@@ -62,8 +62,12 @@ def relaying(upstream: str) -> Iterator[Relay]:
 
     async def serve() -> None:
         async with ClientSession(timeout=ClientTimeout(total=120), auto_decompress=False) as session:
+
+            async def handle(request: web.Request) -> web.StreamResponse:
+                return await _hand_on(request, session, upstream, relay)
+
             app = web.Application(client_max_size=64 * 1024 * 1024)
-            app.router.add_route("*", "/{path:.*}", lambda request: _hand_on(request, session, upstream, relay))
+            app.router.add_route("*", "/{path:.*}", handle)
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)
