@@ -85,7 +85,7 @@ async def run_async(
 
 
 async def _whole_run(night: Night, drain_timeout_seconds: float, watch: Watch | None) -> RunSummary:
-    selection, disk = night.selection, night.seams.disk
+    selection, disk = night.selection, wiring.disk_of(night.job, night.seams)
     with await night.offload(Store.lock, night.job.output_path, selection.shard_name, disk) as lock:
         try:
             return await _locked_run(night, lock, drain_timeout_seconds, watch)
@@ -230,7 +230,7 @@ class Night:
             keep_raw=self.job.output.keep_raw_answers or self._is_trial,  # of a trial nothing else is kept
             ticket_place=place_of(self.job.base_url),
             reserve_bytes=reserve_bytes(rows_at_once(self.job.limits.concurrency) + POLLERS),
-            disk=self.seams.disk,
+            disk=wiring.disk_of(self.job, self.seams),
             offload=self.seams.offload,
         )
 

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from batchvision.budget import LocalBudget
 from batchvision.caching import Caching, caching
 from batchvision.caps import Caps, PeriodCap, day_of, month_of, share_of
-from batchvision.checkpoint import Disk, spent_by_shard, type_of
+from batchvision.checkpoint import Disk, LocalDisk, spent_by_shard, type_of
 from batchvision.descriptors import SPARE_FILES, room_for_connections
 from batchvision.errors import MORE_OPEN_FILES, JobInvalid
 from batchvision.estimate import Estimator
@@ -72,6 +72,11 @@ class Spent(NamedTuple):
     in_all: Mapping[Shard, int]
     today: Mapping[Shard, int] = MappingProxyType({})
     this_month: Mapping[Shard, int] = MappingProxyType({})
+
+
+def disk_of(job: Job, seams: Seams) -> Disk:
+    """Where the output's files are written."""
+    return seams.disk or LocalDisk(group_readable=job.output.group_readable)
 
 
 def prices_of(job: Job) -> Prices | None:

@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 
 import anyio
 
+from batchvision.checkpoint.rights import missing_right
 from batchvision.descriptors import EXHAUSTED
 from batchvision.errors import MORE_OPEN_FILES, DiskFailed
 
@@ -29,6 +30,8 @@ T = TypeVar("T")
 PRIVATE = 0o600
 #: What the umask leaves of it.
 PUBLIC = 0o666
+_GROUP_READS = 0o040
+_NO_RIGHT = (errno.EACCES, errno.EPERM)
 #: How a file system without F_FULLFSYNC says so (network drives, FAT).
 _NO_FULLFSYNC = (errno.ENOTSUP, errno.ENOTTY, errno.EINVAL)
 #: What a :class:`GrowingFile` gathers before it writes.
@@ -67,12 +70,18 @@ class Disk(Protocol):
 
 
 class LocalDisk:
-    """The disk of this machine."""
+    """The disk of this machine. ``group_readable``: what is private otherwise may be read by the files' group."""
+
+    group_readable = False
+
+    def __init__(self, *, group_readable: bool = False) -> None:
+        self.group_readable = group_readable
 
     def make_folder(self, path: Path) -> None:
         path.mkdir()
 
     def create(self, path: Path, mode: int) -> int:
+        mode |= _GROUP_READS if self.group_readable else 0
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
 
     def set_aside(self, path: Path, size_bytes: int) -> None:
@@ -260,6 +269,9 @@ def disk_failures(doing: str) -> Iterator[None]:
 
 def disk_failed(doing: str, fault: OSError) -> DiskFailed:
     reason = fault.strerror or str(fault)
+    if fault.errno in _NO_RIGHT and isinstance(fault.filename, str | Path):
+        right = missing_right(Path(fault.filename))
+        return DiskFailed(f"{doing} failed: {right or f'{reason}: {fault.filename}'}. Nothing more was sent.")
     if fault.errno in EXHAUSTED:
         return DiskFailed(
             f"{doing} failed: {reason}. Nothing more was sent. {MORE_OPEN_FILES}, then run again to go on."

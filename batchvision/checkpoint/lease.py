@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from batchvision.checkpoint.disk import PUBLIC
 from batchvision.errors import OutputHeld
 
 LEASE_NAME = "lease"
@@ -146,7 +147,7 @@ class Lease:
 
     def _create(self) -> None:
         try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PUBLIC)
         except FileExistsError:
             raise held(self._path, _read(self._path) or {}, STALE_SECONDS) from None
         with os.fdopen(descriptor, "wb") as file:

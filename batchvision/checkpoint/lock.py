@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import NamedTuple
 from weakref import WeakSet
 
-from batchvision.checkpoint.disk import Disk, LocalDisk, disk_failures, make_folders
+from batchvision.checkpoint.disk import PUBLIC, Disk, LocalDisk, disk_failures, make_folders
 from batchvision.checkpoint.identity import Identity, output_gone
 from batchvision.checkpoint.lease import LEASE_NAME, Lease, is_shared, lease_at_work
 from batchvision.errors import OutputHeld
@@ -95,7 +95,7 @@ class OutputLock:
     def _take(cls, output: Path, shard: str, path: Path, disk: Disk) -> OutputLock:
         with disk_failures(f"making {path.parent}"):
             make_folders(disk, path.parent)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PUBLIC)
         lease: Lease | None = None
         try:
             with disk_failures(f"locking {path}"):

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from batchvision.checkpoint.cells import name_of, storable, type_of
-from batchvision.checkpoint.disk import Disk, hidden_name, make_folders, replace_file
+from batchvision.checkpoint.disk import PUBLIC, Disk, hidden_name, make_folders, replace_file
 from batchvision.checkpoint.lock import STATE_FOLDER
 from batchvision.checkpoint.parts import batches_of, is_number, pad_part, part_paths, schema_of
 from batchvision.checkpoint.schema import TABLE_VERSION, Columns, attempts_schema, results_schema
@@ -188,7 +188,7 @@ def nobody_pads(output: Path) -> AbstractContextManager[None]:
 @contextmanager
 def _turn(output: Path, kind: int) -> Iterator[None]:
     path = registry_path(output).with_name("columns.lock")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PUBLIC)
     try:
         fcntl.flock(descriptor, kind)
         yield

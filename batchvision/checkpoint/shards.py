@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from batchvision.checkpoint.disk import Disk, LocalDisk, disk_failures, make_folders
+from batchvision.checkpoint.disk import PUBLIC, Disk, LocalDisk, disk_failures, make_folders
 from batchvision.checkpoint.lock import NO_FLOCK, STATE_FOLDER, Holder, OutputLock, is_held, lock_path
 from batchvision.checkpoint.parts import FAILURES_TABLE, part_paths
 from batchvision.errors import OutputHeld
@@ -49,7 +49,7 @@ def mutex(output: Path, disk: Disk | None = None) -> Iterator[None]:
     path = output / STATE_FOLDER / MUTEX_NAME
     with disk_failures(f"making {path.parent}"):
         make_folders(disk or LocalDisk(), path.parent)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PUBLIC)
     try:
         with disk_failures(f"locking {path}"):
             _wait_for(descriptor)

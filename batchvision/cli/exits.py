@@ -71,6 +71,10 @@ def _known_cause(error: BaseException) -> BatchvisionError | None:
     for leaf in _leaves(error):
         if isinstance(leaf, BatchvisionError):
             return leaf
+        if isinstance(leaf, PermissionError) and leaf.filename is not None:
+            from batchvision.checkpoint.disk import disk_failed
+
+            return disk_failed(f"opening {leaf.filename}", leaf)
     return None
 
 

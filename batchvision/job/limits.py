@@ -111,6 +111,10 @@ class OutputSection(Section):
     false`."""
     keep_reasoning: Flag = False
     """Keeps thoughts that the model shows, in the column `reasoning_text`. Example: `keep_reasoning = true`."""
+    group_readable: Flag = False
+    """Lets the group of the output's files read the journal, which otherwise only its owner can. Members of the group
+    can then use `status`, `show` and `verify`. Where they may also write to the folders (`chmod -R g+ws`, umask 002)
+    they can go on with each other's runs. Example: `group_readable = true`."""
     on_recipe_change: Literal["refuse", "redo", "new_rows_only"] = "refuse"
     """What a run does where answers exist under another prompt, model or image setting. `refuse`: it stops first and
     names the cost. `redo`: it asks those rows again. `new_rows_only`: it keeps their answers. Example:

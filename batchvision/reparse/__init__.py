@@ -86,7 +86,7 @@ async def reparse(job: Job, *, environ: Mapping[str, str] | None = None, seams: 
     open_output(job.output_path)
     recipes = recipes_alike(job)
     seams, reparsed = seams or Seams(), Reparsed()
-    with Store.lock(job.output_path, disk=seams.disk) as lock:
+    with Store.lock(job.output_path, disk=wiring.disk_of(job, seams)) as lock:
         await _Session(job, recipes, lock, environ, seams, reparsed).work()
     return reparsed
 
@@ -197,7 +197,7 @@ class _Session:
             columns=Columns(keep=surveyed.typed_keep, answers=wiring.answer_columns_of(self.job)),
             secrets=self.secrets,
             keep_raw=self.job.output.keep_raw_answers,
-            disk=self.seams.disk,
+            disk=wiring.disk_of(self.job, self.seams),
             offload=self.seams.offload,
         )
 
