@@ -113,7 +113,7 @@ class Encoded:
         """
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._sink, table.schema, **_written(table.schema))
-        for start in range(0, table.num_rows, SEALED_GROUP_ROWS):
+        for start in range(0, max(1, table.num_rows), SEALED_GROUP_ROWS):  # a part without rows has a row group too
             rows = table.slice(start, SEALED_GROUP_ROWS)
             self._writer.write_table(rows, row_group_size=_rows_of_a_group(rows))
         self.rows += table.num_rows

@@ -106,6 +106,12 @@ def test_short_answers_make_the_same_row_groups_as_before(path):
     assert rows == [SEALED_GROUP_ROWS, SEALED_GROUP_ROWS, 2_500 - 2 * SEALED_GROUP_ROWS]
 
 
+def test_a_part_without_rows_has_the_row_group_that_older_readers_ask_for(path):
+    written = sealed(path, results(0, 10))
+    assert pq.ParquetFile(written).metadata.num_row_groups == 1
+    assert list(batches_of(written)) == []
+
+
 # ---------------------------------------------------------------------------------- the commands
 
 
