@@ -29,7 +29,7 @@ from batchvision.checkpoint import Columns, OutputLock, OutputView, Recovery, St
 from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, OutputHeld, StopRun
 from batchvision.eventloop import loop_time, run_in_loop
 from batchvision.exchange import Exchanges, Judged, Terms
-from batchvision.feed import FeedBatch, Selection, Survey, feed, survey
+from batchvision.feed import FeedBatch, Selection, Survey, drawn, feed, survey
 from batchvision.garbage import rarely_collected
 from batchvision.http import ProviderClient
 from batchvision.images import ImageSource, threads
@@ -242,6 +242,7 @@ class Night:
             log.warning("%s", sentence)
         self.latest = await self.offload(store.latest_summary)
         if not self._is_trial:
+            self.selection = await self._read(drawn, self.job, self.survey, self.standing, self.selection)
             self.redo_recipes = await refuse_to_buy_again(
                 self.job, self.survey, self.standing, self.selection, self.offload
             )

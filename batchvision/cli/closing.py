@@ -135,7 +135,8 @@ def next_steps(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
         case 0:
             return []
         case 3 if summary.rows_kept and not summary.rows_failed:
-            return [f"{typed.again} --on-recipe-change redo   (asks the rows again that keep an older answer)"]
+            flag = "--on-row-change" if _keeps_changed(summary) else "--on-recipe-change"
+            return [f"{typed.again} {flag} redo   (asks the rows again that keep an older answer)"]
         case 3:
             return _after_failures(summary, failed, typed)
         case 4:
@@ -146,6 +147,11 @@ def next_steps(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
             return [f"{typed.again}   (after making sure that {output} can be written)"]
         case _:
             return [typed.again]
+
+
+def _keeps_changed(summary: RunSummary) -> bool:
+    """Whether rows keep their answers although their cells or images changed."""
+    return bool(summary.config.get("manifest", {}).get("on_row_change") == "keep")
 
 
 def _after_failures(summary: RunSummary, failed: str, typed: Typed) -> list[str]:

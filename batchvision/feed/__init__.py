@@ -11,7 +11,7 @@ from batchvision.feed.local_images import LocalImages
 from batchvision.feed.selection import Selection
 from batchvision.feed.stretch import FeedBatch, Stretch, Tally
 from batchvision.feed.surveying import Survey, survey
-from batchvision.feed.work import NewStanding, Standing, feed, stretches
+from batchvision.feed.work import NewStanding, Standing, drawn, feed, stretches
 
 __all__ = [
     "ChangeCounter",
@@ -24,6 +24,7 @@ __all__ = [
     "Stretch",
     "Survey",
     "Tally",
+    "drawn",
     "feed",
     "stretches",
     "survey",

@@ -5,7 +5,6 @@ A *shard* is about its own rows only; ``limit``, ``sample`` and ``only`` leave r
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,8 +16,9 @@ from batchvision.records import Failed, Shard
 class Selection:
     """What the flags of ``run`` choose.
 
-    ``limit``: the first so many rows that are to do. ``sample``, ``seed``: rows drawn at random from the whole
-    manifest, the same ones for the same seed and number of rows. ``shard`` of ``shards`` counts from 0.
+    ``limit``: the first so many rows that are to do. ``sample``, ``seed``: so many drawn at random from the rows that
+    are to do, the same ones for the same seed and rows; ``positions``: those drawn. ``shard`` of ``shards`` counts from
+    0.
     ``retry_failed``: the kinds that are tried again (None: all). ``only``: ``row_digest(row_id, "")`` of the rows
     that this pass is for. ``allow_empty``: a manifest without rows is meant, although the output has answers.
     """
@@ -26,6 +26,7 @@ class Selection:
     limit: int | None = None
     sample: int | None = None
     seed: int = 0
+    positions: frozenset[int] | None = None
     shard: int = 0
     shards: int = 1
     retry_failed: frozenset[str] | None = None
@@ -69,13 +70,15 @@ class Selection:
 class Chooser:
     """Decides for each row that is to do, in order, whether this pass sends it."""
 
-    def __init__(self, selection: Selection, rows_in_manifest: int) -> None:
+    def __init__(self, selection: Selection) -> None:
         self._only = selection.only
         self._left = selection.limit
-        self._drawn: frozenset[int] | None = None
-        if selection.sample is not None and selection.sample < rows_in_manifest:
-            drawn = random.Random(selection.seed).sample(range(1, rows_in_manifest + 1), selection.sample)
-            self._drawn = frozenset(drawn)
+        self._drawn = selection.positions
+
+    @property
+    def counts(self) -> bool:
+        """Whether there is a limit to the rows that are sent, or a sample of them is drawn."""
+        return self._left is not None
 
     @property
     def takes_none(self) -> bool:

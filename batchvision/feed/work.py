@@ -5,7 +5,10 @@ Rule: ``done + failed_kept + awaiting + held + left + len(rows)`` of all batches
 
 from __future__ import annotations
 
+import random
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,7 +34,7 @@ from batchvision.manifest.keeping import (
     has_nul,
     is_longer,
 )
-from batchvision.records import Failed
+from batchvision.records import Failed, Row
 
 if TYPE_CHECKING:
     from batchvision.job import Job
@@ -98,10 +101,23 @@ def feed(job: Job, survey: Survey, standing: Standing, selection: Selection | No
         yield from stretch.batches()
 
 
+def drawn(job: Job, survey: Survey, standing: Standing, selection: Selection) -> Selection:
+    """``selection`` with its sample drawn, among the rows that are to do. One pass over the manifest. Raises as
+    :func:`stretches`."""
+    if selection.sample is None or selection.positions is not None:
+        return selection
+    whole = replace(selection, sample=None, limit=None)
+    to_do = array("q")
+    for stretch in stretches(job, survey, standing, whole):
+        to_do.extend(stretch.positions[place] for place in stretch.sound_places())
+    chosen = random.Random(selection.seed).sample(to_do, min(selection.sample, len(to_do)))
+    return replace(selection, positions=frozenset(chosen))
+
+
 def stretches(job: Job, survey: Survey, standing: Standing, selection: Selection | None = None) -> Iterator[Stretch]:
     """Streams the manifest. Raises ManifestChanged if it is not the one that was surveyed, JobInvalid at damage."""
     survey.reject_changed()
-    source = _Feed(job, survey, standing, selection or Selection())
+    source = _Feed(job, survey, standing, drawn(job, survey, standing, selection or Selection()))
     for batch in _unchanged_batches(job, survey):
         for start in range(0, batch.num_rows, source.batch_rows):
             yield source.step(batch.slice(start, source.batch_rows))
@@ -131,7 +147,7 @@ class _Feed:
         self._keep = [(column, target) for column, (_, target) in zip(job.keep_columns, survey.keep_types, strict=True)]
         self._standing = standing
         self._selection = selection
-        self._chooser = Chooser(selection, survey.rows_in_manifest)
+        self._chooser = Chooser(selection)
         self._only_new = job.output.on_recipe_change == "new_rows_only"
         self._keeps_changed = job.manifest.on_row_change == "keep"
         self._ignores = bool(job.manifest.ignore_url_parameters)
@@ -249,11 +265,17 @@ class _Feed:
         """``places`` without those of rows that only look new: the image is gone, or the URL written in another way."""
         suspects = [place for place in stretch.altered_places(places, self._ignores) if place not in stretch.problems]
         answered = {
-            place
-            for place, row in zip(suspects, stretch.rows(suspects), strict=True)
-            if any(self._by_content.is_answer_to(answer, row) for answer in self._standing.answers_of(row.row_id))
+            place for place, row in zip(suspects, stretch.rows(suspects), strict=True) if self._is_answered(row)
         }
         return [place for place in places if place not in answered] if answered else places
+
+    def _is_answered(self, row: Row) -> bool:
+        """Whether the row has a stored answer to what it asks today. It counts as met under the stored key."""
+        return any(
+            self._standing.state(row.row_id, answer.request_key) is RowState.DONE
+            for answer in self._standing.answers_of(row.row_id)
+            if self._by_content.is_answer_to(answer, row)
+        )
 
     def _are_kept(self, stretch: Stretch, places: list[int], ids: pa.Array) -> list[bool]:
         """Of each row whether it keeps an older answer, as the job says."""
@@ -293,7 +315,11 @@ class _Feed:
                     tally.left += 1
 
     def _takes(self, stretch: Stretch, place: int, row_id: str) -> bool:
-        return self._chooser.takes(stretch.positions[place], row_id, is_sent=place not in stretch.problems)
+        is_sent = place not in stretch.problems
+        if is_sent and self._chooser.counts and self._standing.were_paid(stretch.ids.slice(place, 1))[0]:
+            (row,) = stretch.rows([place])  # only its image may have been touched
+            is_sent = self._by_content.would_be_sent(row, self._standing)
+        return self._chooser.takes(stretch.positions[place], row_id, is_sent=is_sent)
 
 
 def _key_of_problem(recipe_id: str, problem: str) -> bytes:

@@ -10,10 +10,12 @@ import anyio
 import pytest
 from nights import Nights
 
+from batchvision.cli.closing import Typed, closing_lines
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.feed import Selection
 from batchvision.plan import plan
 
+TYPED = Typed("batchvision run job.toml", "batchvision check job.toml", "batchvision reparse job.toml")
 TWENTY = tuple(f"r{number:02}" for number in range(20))
 
 
@@ -152,6 +154,7 @@ def test_answered_rows_whose_image_is_gone_stay_completed(job):
         night = job.run()
         assert (night.exit_code, night.counts, night.billed.total()) == (0, (20, 0, 0), 0)
         assert job.is_right()
+        assert job.show() == dict.fromkeys(TWENTY, "shoe")
     assert bytes_of_tables(job) == before
 
 
@@ -208,3 +211,30 @@ def test_a_second_pass_forgets_a_failed_row_that_has_left_the_manifest(job):
     assert night.billed[("late", "shoe")] == 2
     assert (night.exit_code, night.counts) == (0, (10, 0, 0))
     assert job.table("failures") == []
+
+
+# ---------------------------------------------------------------------------------- a part of the rows
+
+
+def test_a_sample_is_of_rows_that_are_to_do(job):
+    job.rows("shoe", *TWENTY)
+    job.run(selection=Selection(limit=15))
+    night = job.run(selection=Selection(sample=4, seed=7))
+    assert (night.billed.total(), night.counts) == (4, (19, 0, 1))
+    assert night.summary is not None and night.summary.rows_left == 1
+    assert job.run(selection=Selection(sample=10)).billed.total() == 1
+
+
+def test_a_limit_is_of_rows_that_are_sent_and_what_it_leaves_is_said(job):
+    job.rows("shoe", *TWENTY)
+    job.run(selection=Selection(limit=5))
+    for path in (job.folder / "images").iterdir():
+        path.touch()
+    night = job.run(selection=Selection(limit=5))
+    assert (night.billed.total(), night.counts) == (5, (10, 0, 10))
+    assert night.summary is not None
+    assert night.summary.rows_left == 10
+    assert any("10 rows to do left by --limit" in line for line in closing_lines(night.summary, job.output, TYPED))
+    whole = job.run()
+    assert whole.summary is not None
+    assert not any("left by --limit" in line for line in closing_lines(whole.summary, job.output, TYPED))

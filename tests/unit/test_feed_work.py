@@ -352,12 +352,16 @@ def test_a_limit_is_of_rows_that_are_sent(ask: Ask) -> None:
     assert standing.kept == ["r50"], "a failure that this pass leaves alone stays listed"
 
 
-def test_a_sample_is_drawn_from_the_whole_and_the_same_for_its_seed(ask: Ask) -> None:
+def test_a_sample_is_drawn_from_the_rows_to_do_and_the_same_for_its_seed(ask: Ask) -> None:
     job = ask(HUNDRED)
     drawn = {seed: ids(passed(job, sample=10, seed=seed)[0]) for seed in (0, 1)}
     assert ids(passed(job, sample=10, seed=0)[0]) == drawn[0] != drawn[1]
     assert len(drawn[0]) == 10
-    assert passed(job, Known(done=drawn[0]), sample=10)[0] == []
+    others = ids(passed(job, Known(done=drawn[0]), sample=10)[0])
+    assert len(others) == 10 and not set(others) & set(drawn[0])
+    ninety = [f"r{number}" for number in range(90)]
+    assert len(passed(job, Known(done=ninety), sample=5)[0]) == 5
+    assert len(passed(job, Known(done=ninety), sample=20)[0]) == 10
     assert len(passed(job, sample=1000)[0]) == 100
 
 
