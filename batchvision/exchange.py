@@ -313,7 +313,9 @@ class Exchanges:
         """``form``: as it was sent; None for a ticket of an earlier run."""
         verdict = self._judge.judge(exchange, self._random.random())
         signs = self._dialect.limits(exchange.answer) if exchange.answer else None
-        self._observe(verdict.error, signs, None if exchange.ticket else lease.departed_at)
+        has_left = form is not None and self._forms.has_left(form, exchange.answer, verdict.error)
+        error = None if has_left else verdict.error  # a refused form is no outage, whatever its status
+        self._observe(error, signs, None if exchange.ticket else lease.departed_at)
         if verdict.attempt.state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ):
             lease.keep()
         elif _is_free(exchange.answer, verdict):
@@ -324,8 +326,7 @@ class Exchanges:
             if usage.cost_source != "cached":  # an answer from a cache reports no tokens
                 self._learn(usage, asked)
         judged = Judged(exchange, verdict)
-        left = form is not None and self._forms.has_left(form, exchange.answer, verdict.error)
-        return judged.in_another_form() if left else judged
+        return judged.in_another_form() if has_left else judged
 
     def _observe(
         self, error: BatchvisionError | None, signs: RateSigns | None = None, departed_at: float | None = None

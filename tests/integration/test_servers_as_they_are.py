@@ -78,12 +78,13 @@ def test_what_the_prompt_asks_for_is_checked_on_arrival(nights):
     assert summary.failures_by_kind == {"invalid_answer": 2}
 
 
-def test_a_refusal_of_the_form_by_a_500_spends_no_attempt_and_is_no_outage(nights):
+def test_a_refusal_of_the_form_by_a_500_spends_no_attempt_and_is_no_outage(nights, caplog):
     nights.rows(30)
     nights.settings["answer"] = LABELS
     provider = taking("prompt", refusal="Failed to parse grammar", status=500)
-    summary = nights.run(provider, limits__max_attempts=1)
+    summary = nights.run(provider, limits__max_attempts=1, limits__concurrency=8)
     assert (summary.rows_completed, summary.exit_code) == (30, 0)
+    assert len(caplog.records) == len(warnings_in(caplog)) == 2, "nothing is said of an outage"
 
 
 def test_a_server_that_takes_no_form_at_all_names_the_key(nights):
