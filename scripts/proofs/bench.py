@@ -116,9 +116,9 @@ class Bench:
         summary: dict[str, Any] = json.loads(ended.stdout)
         return summary
 
-    def kill_at_random(self, luck: random.Random, plan: Plan | None = None) -> Killed:
+    def kill_at_random(self, luck: random.Random, plan: Plan | None = None, flags: Sequence[str] = ()) -> Killed:
         """Kill -9 when a random part of what is left has been asked, or at a random time before anything is."""
-        running = self.start(plan)
+        running = self.start(plan, flags=flags)
         if luck.random() < 0.25:  # start-up and recovery
             time.sleep(luck.uniform(0.2, 1.6))
         else:

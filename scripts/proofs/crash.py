@@ -68,6 +68,12 @@ def targeted_kills(chosen: argparse.Namespace, lane: str, folder: Path) -> Itera
         yield partial(kills.one_output, lane=lane, plans=[plan, *second], luck=luck)
 
 
+def cut_kills(chosen: argparse.Namespace, lane: str) -> Iterator[Proof]:
+    luck = random.Random(f"{chosen.seed}-{lane}-cuts")
+    for _ in range(chosen.cycles):
+        yield partial(kills.other_cuts, lane=lane, plans=kills.random_cuts(luck), luck=random.Random(luck.random()))
+
+
 def syscall_kills(chosen: argparse.Namespace, lane: str) -> Iterator[Proof]:
     places = list(kills.strace_places())
     luck = random.Random(f"{chosen.seed}-{lane}-strace")
@@ -82,6 +88,7 @@ def proofs(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Iter
     for lane in [chosen.lane] if chosen.lane else LANES:
         yield f"kill -9 at random times, {lane}", random_kills(chosen, lane)
         yield f"kill -9 at the N-th operation, {lane}", targeted_kills(chosen, lane, folder)
+        yield f"kill -9 of a shard, continued under another cut, {lane}", cut_kills(chosen, lane)
         by_strace = syscall_kills(chosen, lane) if kills.strace_works() else "strace or ptrace is missing"
         yield f"kill -9 at the N-th system call (strace), {lane}", by_strace
     if chosen.lane != "online":

@@ -18,6 +18,8 @@ from proofs.reckoning import Reckoner, Tally
 from proofs.victim import Plan
 
 SEAL_AFTER = 9  #: attempts in a part: small, so that a short run seals and turns its journal several times
+#: Cuts of which most have rows in common; a run is killed under one and continued under another.
+CUTS = ("0/1", "0/2", "1/2", "0/4", "2/4", "0/3")
 FOLDERS = ("make_folder", "close")  #: nothing can be lost at these; they are left to the modelled disk
 #: How far to count each system call. strace counts each thread by itself, so the numbers stay small.
 SYSCALLS = {"fdatasync": 20, "rename": 5, "unlink": 1, "write": 20, "fsync": 11}
@@ -30,6 +32,18 @@ def one_output(folder: Path, lane: str, plans: Sequence[Plan | None], luck: rand
         for plan in plans:
             is_planned = plan is not None and plan.die is not None
             ended = bench.start(plan).wait() if is_planned else bench.kill_at_random(luck, plan)
+            _note(bench, reckoner, ended)
+        return settled(bench, reckoner)
+
+
+def other_cuts(folder: Path, lane: str, plans: Sequence[tuple[str, Plan | None]], luck: random.Random) -> Tally:
+    """Kill one shard after the other as planned, each of another cut of the manifest, finish as a whole, and reckon."""
+    with Bench(folder, lane, row_count=80) as bench:
+        reckoner = Reckoner(bench.output, bench.concurrency)
+        for cut, plan in plans:
+            flags = ["--shard", cut]
+            is_planned = plan is not None and plan.die is not None
+            ended = bench.start(plan, flags=flags).wait() if is_planned else bench.kill_at_random(luck, plan, flags)
             _note(bench, reckoner, ended)
         return settled(bench, reckoner)
 
@@ -70,6 +84,13 @@ def random_plans(luck: random.Random, kills: int, sabotage: str | None = None) -
     small = Plan(sabotage=sabotage, seal_after=SEAL_AFTER)
     plain = Plan(sabotage=sabotage) if sabotage else None
     return [small if luck.random() < 0.5 else plain for _ in range(kills)]
+
+
+def random_cuts(luck: random.Random) -> list[tuple[str, Plan | None]]:
+    """A kill at a random time, one while what it left is taken over under another cut, and perhaps one more."""
+    cuts = [luck.choice(CUTS) for _ in range(luck.randint(2, 3))]
+    small = Plan(seal_after=SEAL_AFTER)
+    return [(cut, small if at == 0 else recovery_plan(luck)) for at, cut in enumerate(cuts)]
 
 
 def count_places(folder: Path, lane: str, rows: int = 40) -> dict[str, int]:

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -32,14 +33,15 @@ class OnDisk(NamedTuple):
 
 
 def on_disk(output: Path) -> OnDisk:
-    """Read the newest segment, line by line; lines that are not whole count for nothing."""
+    """Read the newest segment of each shard, line by line; lines that are not whole count for nothing."""
     rows: dict[str, str] = {}
     answers: dict[str, str] = {}
     tickets: dict[str, str] = {}
     open_: set[str] = set()
     accepted: set[str] = set()
-    segments = sorted((output / ".batchvision").glob("*/journal-*.log"))
-    for record in _records(segments[-1]) if segments else ():
+    shards = sorted((output / ".batchvision").glob("*of*"))
+    newest = [segments[-1] for shard in shards if (segments := sorted(shard.glob("journal-*.log")))]
+    for record in chain.from_iterable(map(_records, newest)):
         name = record.get("exchange_id", "")
         match record["kind"]:
             case "intent":

@@ -45,6 +45,15 @@ def test_the_proof_notices_what_is_read_before_it_is_on_disk(
     assert any("was not on disk" in fault for fault in tally.faults)
 
 
+@pytest.mark.parametrize(("lane", "moment"), [("online", "parse:3"), ("deferred", "poll:3")])
+def test_killed_shards_continued_under_other_cuts_lose_nothing_and_list_what_is_paid_twice(
+    tmp_path: Path, lane: str, moment: str
+) -> None:
+    """The second dies while it takes over what the first has left, the third while it takes over from both."""
+    plans = [("0/4", small(moment)), ("0/2", small("rename:2")), ("0/1", small("write:4"))]
+    assert held(kills.other_cuts(tmp_path / "run", lane, plans, random.Random(0))).kills == 3
+
+
 @pytest.mark.skipif(not kills.strace_works(), reason="strace is missing, or ptrace is not allowed")
 def test_a_kill_by_the_kernel_at_a_system_call_loses_nothing(tmp_path: Path) -> None:
     tally = held(kills.by_strace(tmp_path / "run", "online", [("fdatasync", 6)]))
