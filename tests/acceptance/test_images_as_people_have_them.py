@@ -1,11 +1,20 @@
-"""Images as people have them, from the command line to the provider: alpha, pages, too few pixels."""
+"""Tables and images as people have them, from the command line to the provider."""
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
 import io
+import json
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from harness import Workbench
 from PIL import Image
 
@@ -72,3 +81,138 @@ def test_manifest_says_what_it_skipped(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     assert "2 images listed in m.csv" in made.stderr
     assert "Skipped, as they are no images that can be read: 2 .txt, 1 .mp4." in made.stderr
+
+
+# ---------------------------------------------------------------------------------- tables
+
+
+def run_table(bench: Workbench, table: bytes, expect: int = 0, **sections: str) -> dict[str, str]:
+    """A job over the bytes of a CSV: the answers by row. Its images echo the row's id."""
+    (bench.folder / "m.csv").write_bytes(table)
+    with start_in_thread(EmulatorOptions()) as provider:
+        job = bench.folder / "job.toml"
+        parts = {
+            "manifest": 'path = "m.csv"\nid = "id"',
+            "prompt": 'user = "Which? [[echo:{id}]]"',
+            "provider": f'name = "xai"\nmodel = "grok-4.3"\nbase_url = "{provider.url}/xai/v1"',
+            "output": 'path = "out"',
+        }
+        parts |= {name: "\n".join(filter(None, (parts.get(name), lines))) for name, lines in sections.items()}
+        job.write_text('name = "t"\n' + "".join(f"[{name}]\n{lines}\n" for name, lines in parts.items()))
+        bench.run(job, expect=expect)
+        asked = Counter(entry.echo for entry in provider.bill().entries)
+    results = {row["row_id"]: row["output_text"] for row in bench.table("results")}
+    assert asked == Counter(dict.fromkeys(results, 1))
+    return results
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        b"sep=;\r\nid;image;title\r\nr1;images/000.png;a\r\nr2;images/001.png;b\r\n",
+        b"\xef\xbb\xbfsep=,\r\nid,image\r\nr1,images/000.png\r\nr2,images/001.png\r\n",
+        b"id;image;title\r\nr1;images/000.png;a\r\nr2;images/001.png;b\r\n;;\r\n;;\r\n",
+        b"id;image\r\nr1;images\\000.png\r\nr2; images/001.png\r\n",
+    ],
+)
+def test_a_spreadsheets_table_is_read_and_ends_with_exit_0(tmp_path: Path, table: bytes) -> None:
+    bench = Workbench(tmp_path)
+    bench.images(2)
+    assert set(run_table(bench, table)) == {"r1", "r2"}
+    assert bench.table("failures") == []
+
+
+def test_data_uris_in_every_form_are_the_same_image(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path)
+    content = encoded(Image.effect_noise((41, 40), 90).convert("RGB"), "PNG")
+    text = base64.b64encode(content).decode()
+    head = "data:image/png;base64,"
+    forms = {
+        "plain": head + text,
+        "lines": head + base64.encodebytes(content).decode(),
+        "url": head + base64.urlsafe_b64encode(content).decode(),
+        "unpadded": head + text.rstrip("="),
+        "blank": f"{head} {text}",
+        "bare": text,
+    }
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([("id", "image"), *forms.items()])
+    results = run_table(bench, table.getvalue().encode(), limits="deduplicate = false")
+    assert set(results) == set(forms)
+    hashes = {tuple(row["image_sha256"]) for row in bench.table("results")}
+    assert hashes == {(hashlib.sha256(content).hexdigest(),)}
+    assert not any(text[:40] in part.read_bytes().decode("latin-1") for part in (tmp_path / "out").rglob("*.parquet"))
+
+
+def test_urls_as_shops_export_them_work_or_are_told_with_the_remedy(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path)
+    rows = [
+        ("id", "image"),
+        ("gap", "https://img.example.com/my photo.jpg"),
+        ("list", "https://img.example.com/1.jpg,https://img.example.com/2.jpg"),
+        ("list2", "https://img.example.com/1.jpg, https://img.example.com/2.jpg"),
+        ("scheme", "//img.example.com/a.jpg"),
+        ("www", "www.example.com/a.jpg"),
+    ]
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows(rows)
+    answered = run_table(bench, table.getvalue().encode(), expect=3, provider='image_mode = "url"')
+    assert set(answered) == {"gap"}
+    (row,) = bench.table("results")
+    assert row["image_ref"] == ["https://img.example.com/my%20photo.jpg"]
+    said = {row["row_id"]: row["error_message"] for row in bench.table("failures")}
+    for name in ("list", "list2"):
+        assert "the cell 'image' holds 2 URLs: set manifest.image_separator" in said[name]
+    assert "https://img.example.com/a.jpg" in said["scheme"]
+    assert "https://www.example.com/a.jpg" in said["www"]
+
+
+def test_answers_below_the_manifests_folder_are_no_rows_of_the_next_run(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path)
+    names = [Path(name).name for name in bench.images(5)]
+    pq.write_table(pa.table({"image": names, "title": list("abcde")}), tmp_path / "images" / "photos.parquet")
+    job = tmp_path / "job.toml"
+    with start_in_thread(EmulatorOptions()) as provider:
+        text = (
+            'name = "t"\n[manifest]\npath = "images"\nkeep = ["image", "title"]\n[prompt]\nuser = "Which? {title}"\n'
+            f'[provider]\nname = "xai"\nmodel = "grok-4.3"\nbase_url = "{provider.url}/xai/v1"\n'
+        )
+        job.write_text(text + '[output]\npath = "images/answers"\n')
+        for _ in range(3):
+            bench.run(job)
+        assert provider.bill().requests == 5
+        assert len(bench.table("results", "images/answers")) == 5
+        job.write_text(text + '[output]\npath = "images"\n')
+        refused = bench.call("run", job)
+    assert refused.returncode == 2
+    assert "output.path is the manifest's own folder" in refused.stderr
+
+
+def test_a_manifest_that_is_overwritten_meanwhile_stops_the_run_and_answered_rows_stay(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path)
+    bench.images(2)
+    rows = "".join(f"r{number},images/000.png,text {number} {'x' * 80}\n" for number in range(20_000))
+    (tmp_path / "m.csv").write_text("id,image,t\n" + rows)
+    other = "id,image,t\n" + "".join(f"x{number},images/001.png,changed {'y' * 90}\n" for number in range(15_000))
+    job = tmp_path / "job.toml"
+    with start_in_thread(EmulatorOptions(latency_seconds=0.2)) as provider:
+        job.write_text(
+            'name = "t"\n[manifest]\npath = "m.csv"\nid = "id"\n[prompt]\nuser = "Which? {t}"\n'
+            f'[provider]\nname = "xai"\nmodel = "grok-4.3"\nbase_url = "{provider.url}/xai/v1"\n'
+            '[limits]\nconcurrency = 512\n[output]\npath = "out"\n'
+        )
+        run = bench.start(job)
+        try:
+            while provider.bill().delivered < 20 and run.poll() is None:
+                time.sleep(0.05)
+            (tmp_path / "m.csv").write_text(other)
+            stdout, stderr = run.communicate(timeout=200)
+        finally:
+            run.kill()
+    assert run.returncode == 4, stderr
+    summary = json.loads(stdout)
+    assert summary["stop_reason"] == "manifest_changed"
+    assert "was changed while it was read" in summary["message"] + stderr
+    answered = {row["row_id"] for row in bench.table("results")}
+    assert len(answered) == summary["rows_completed"] >= 20
+    assert {row_id[0] for row_id in answered} == {"r"}

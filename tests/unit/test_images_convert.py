@@ -149,6 +149,53 @@ def test_sixteen_bits_keep_their_scale(image_format: str) -> None:
     assert close_to(image, (35, 10), (255, 255, 255))
 
 
+def ramp(low: int, high: int, mode: str = "I;16") -> Image.Image:
+    """256 columns of greys from ``low`` to ``high``."""
+    greys = Image.new("I", (256, 40))
+    for x in range(256):
+        greys.paste(low + (high - low) * x // 255, (x, 0, x + 1, 40))
+    return greys if mode == "I" else greys.convert(mode)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0, 4095), (0, 1023), (0, 16_383), (1000, 1500), (40_000, 50_000)],  # 12, 10 and 14 bits; a scan, a bright part
+)
+def test_sixteen_bits_that_use_a_part_of_their_range_are_stretched_over_it(
+    image_format: str, low: int, high: int
+) -> None:
+    image = prepared(encoded(ramp(low, high), image_format)).convert("L")
+    darkest, brightest = image.getextrema()
+    assert darkest < 12  # type: ignore[operator]  # one band: two numbers
+    assert brightest > 243  # type: ignore[operator]
+    assert abs(image.getpixel((128, 20)) - 128) < 12  # type: ignore[operator]
+
+
+def test_a_few_hot_pixels_do_not_decide_the_range() -> None:
+    grey = ramp(0, 4095)
+    for x in (3, 90):
+        grey.putpixel((x, 7), 65_535)
+    image = prepared(encoded(grey, "PNG")).convert("L")
+    assert abs(image.getpixel((128, 20)) - 128) < 12  # type: ignore[operator]
+
+
+def test_a_picture_that_uses_most_of_its_range_keeps_its_scale_and_so_does_an_even_one() -> None:
+    image = prepared(encoded(ramp(10_000, 40_000), "PNG")).convert("L")
+    assert abs(image.getpixel((5, 20)) - 40) < 6  # type: ignore[operator]
+    assert abs(image.getpixel((250, 20)) - 153) < 6  # type: ignore[operator]
+    even = prepared(encoded(Image.new("I;16", (40, 40), 3000), "PNG")).convert("L")
+    assert abs(even.getpixel((20, 20)) - 12) < 3  # type: ignore[operator]
+
+
+def test_noise_in_an_even_picture_is_not_made_a_picture() -> None:
+    grey = Image.new("I", (64, 64), 3000)
+    for x in range(0, 64, 2):
+        grey.paste(3010, (x, 0, x + 1, 64))
+    darkest, brightest = prepared(encoded(grey.convert("I;16"), "PNG")).convert("L").getextrema()
+    assert brightest - darkest < 40  # type: ignore[operator]
+
+
 def test_float_greys_are_stretched_over_their_own_range() -> None:
     grey = Image.new("F", (40, 20), -1.5)
     grey.paste(2.5, (20, 0, 40, 20))
