@@ -370,17 +370,19 @@ class Exchanges:
             raise RuntimeError("an exchange without a ticket was polled")
         await self._budget.admit_poll()
         await checkpoint_if_cancelled()  # where a ticket is always due, a poller waits behind shields only
-        generation = self._key.generation
+        generation, exchange_id = self._key.generation, exchange.intent.exchange_id
         with anyio.CancelScope(shield=True):
+            self._store.poll_begins(exchange_id)
             try:
                 raw = await self._client.send(
                     "GET", self._dialect.ticket_path(exchange.ticket), None, POLL_TIMEOUT_SECONDS, self._key.headers
                 )
             except Transient as error:
-                if error.maybe_billed:
-                    self._store.doubt(exchange.intent.exchange_id)
+                self._store.poll_ends(exchange_id, may_be_read=error.maybe_billed)
                 self._observe(error)
                 return NotYet(error)
+            # a cut answer, and a gateway's 5xx, may have taken it
+            self._store.poll_ends(exchange_id, may_be_read=raw.status == 200 or raw.status >= 500)
             if raw.status in (200, 202):
                 self._key.answered(generation)
             if self._is_unknown_here(exchange, raw):
@@ -388,14 +390,14 @@ class Exchanges:
             end = self._dialect.ticket_end(raw)
             is_the_end = end is TicketEnd.YES or (end is TicketEnd.IF_IT_STAYS and has_stayed)
             if is_the_end:
-                raw = await self._store.answer(exchange.intent.exchange_id, _without(credentials, raw))
+                raw = await self._store.answer(exchange_id, _without(credentials, raw))
         if is_the_end:
             self._counters.tickets_open -= 1
             return self._settle(exchange._replace(answer=raw), lease, asked)
         if end is TicketEnd.IF_IT_STAYS:  # of this ticket alone: no sign that the provider is away
             return NotYet(self._dialect.read(raw).error, says_failed=True)
         try:
-            return self._not_yet(exchange.intent.exchange_id, raw, self._dialect.read_poll(raw))
+            return self._not_yet(raw, self._dialect.read_poll(raw))
         except AuthenticationFailed as error:
             if await self._key.renew(generation, error):
                 return NotYet(error)
@@ -407,11 +409,8 @@ class Exchanges:
         is_known = raw.status not in (404, 410) or age >= TICKET_LIFETIME
         return not is_known and self._store.is_unread(exchange.intent.exchange_id)
 
-    def _not_yet(self, exchange_id: str, raw: RawAnswer, reading: Waiting | Gone | Reading) -> NotYet:
-        """The ticket is kept and asked again: it is not ready, or the poll failed and not the work. A cut answer, and a
-        gateway's 5xx, may have taken it."""
-        if raw.status == 200 or raw.status >= 500:
-            self._store.doubt(exchange_id)
+    def _not_yet(self, raw: RawAnswer, reading: Waiting | Gone | Reading) -> NotYet:
+        """The ticket is kept and asked again: it is not ready, or the poll failed and not the work."""
         error: BatchvisionError | None = None
         if isinstance(reading, Reading):
             error = reading.error

@@ -134,6 +134,8 @@ class Books:
     failures_changed: bool = False
     #: tickets of which a poll may have taken the answer
     doubted: set[str] = field(default_factory=set)
+    #: tickets whose poll is on the wire, or was cut off there
+    polled: set[str] = field(default_factory=set)
     #: rows that this run has found failed
     touched: set[str] = field(default_factory=set)
     #: row_id and request_key of those that this run leaves pending after an attempt
@@ -154,16 +156,24 @@ class Books:
             ticket=entry.ticket, ticket_at=entry.at, ticket_place=entry.place, is_unread=entry.is_unread
         )
 
-    def doubt(self, exchange_id: str) -> None:
-        """From now on a ticket that its provider does not know may have been read."""
-        self.doubted.add(exchange_id)
-        self.open[exchange_id] = self.open[exchange_id]._replace(is_unread=False)
+    def poll_begins(self, exchange_id: str) -> None:
+        self.polled.add(exchange_id)
+
+    def poll_ends(self, exchange_id: str, *, may_be_read: bool) -> None:
+        self.polled.discard(exchange_id)
+        if may_be_read:
+            self.doubted.add(exchange_id)
+
+    def is_doubted(self, exchange_id: str) -> bool:
+        """Whether a ticket that its provider does not know may have been read by this run."""
+        return exchange_id in self.doubted or exchange_id in self.polled
 
     def unread(self, run_id: str) -> Iterator[Accepted]:
         """The open tickets whose answers no poll of ``run_id``, or of an earlier run, can have taken."""
         for exchange_id, exchange in self.open.items():
-            is_own = exchange.intent.run_id == run_id and exchange_id not in self.doubted
-            if exchange.ticket is not None and exchange.answer is None and (is_own or exchange.is_unread):
+            is_open = exchange.ticket is not None and exchange.answer is None
+            was_unread = exchange.intent.run_id == run_id or exchange.is_unread
+            if is_open and was_unread and not self.is_doubted(exchange_id):
                 yield replace(accepted(exchange), is_unread=True)
 
     def receive(self, exchange_id: str, raw: RawAnswer) -> None:

@@ -231,13 +231,17 @@ class Store:
         self._books.accept(entry)
         await writer.durable(entry)
 
-    def doubt(self, exchange_id: str) -> None:
-        """A poll of this ticket has failed in a way that may have taken its one-time answer."""
-        self._books.doubt(exchange_id)
+    def poll_begins(self, exchange_id: str) -> None:
+        """A poll that never ends may have taken the ticket's one-time answer."""
+        self._books.poll_begins(exchange_id)
+
+    def poll_ends(self, exchange_id: str, *, may_be_read: bool) -> None:
+        """``may_be_read``: it failed in a way that may have taken the answer."""
+        self._books.poll_ends(exchange_id, may_be_read=may_be_read)
 
     def is_unread(self, exchange_id: str) -> bool:
         """Whether no poll can have taken the answer of this ticket of an earlier run."""
-        return self._books.open[exchange_id].is_unread
+        return self._books.open[exchange_id].is_unread and not self._books.is_doubted(exchange_id)
 
     async def answer(self, exchange_id: str, raw: RawAnswer) -> RawAnswer:
         """P3: returns the answer as it was written, the key masked, when it is durable; only then may it be read."""
