@@ -21,7 +21,7 @@ ADVICE: dict[str, str] = {
     "image_too_large": "too many bytes or pixels: lower [images] max_bytes or max_side, or scale the images down",
     "image_forbidden": "keep images inside [manifest] root; private addresses need [images] allow_private_hosts = true",
     "image_unreachable": "see whether the URLs open in a browser; run again if their host was down",
-    "request_rejected": "read one message: the provider says the request itself is wrong; correct the job",
+    "request_rejected": "read one message: correct the job, or the rows that a firewall or guardrail refused",
     "context_too_long": "shorten the prompt, send fewer or smaller images, or use a model with a longer context",
     "refused": "the model or its safety check declined; --retry-failed=refused asks again and pays again",
     "truncated": 'raise max_tokens in [provider.parameters], or set on_truncated = "raise_once"',
@@ -29,10 +29,16 @@ ADVICE: dict[str, str] = {
     "invalid_answer": "labels or schema are not met: read some answers, then loosen [answer] or reword the prompt",
     "expired": "the ticket was older than the provider keeps it; the next run asks again",
     "lost_after_read": "the answer was paid for and lost on the way; --retry-failed=lost_after_read buys it again",
-    "attempts_exhausted": "the provider failed every time: run again later, or raise [limits] max_attempts",
+    "attempts_exhausted": "read one message: run again later, or raise request_timeout_seconds after timeouts",
 }
 #: Paid failures that the same question may end otherwise, asked once more.
 WORTH_BUYING_AGAIN = ("refused", "lost_after_read")
+#: After a stop that passes by itself.
+WHEN_TO_RUN_AGAIN = {
+    "provider_unavailable": "when the provider answers again",
+    "quota_reached": "when the quota is whole again",
+    "too_many_open_files": "after `ulimit -n 4096`",
+}
 LOOK_AT_FAILURES = "batchvision show {output} --status failed"
 
 
@@ -190,7 +196,8 @@ def _after_own_limit(summary: RunSummary, failed: str, typed: Typed) -> list[str
         return [f"{typed.again} --{key.replace('_', '-')} {_next_cap(summary, key)}"]
     if summary.stop_reason == "too_many_failures":
         return [failed, typed.again]
-    return [typed.again]
+    when = WHEN_TO_RUN_AGAIN.get(summary.stop_reason or "")
+    return [f"{typed.again}   ({when})" if when else typed.again]
 
 
 def _cap_reached(summary: RunSummary) -> str:

@@ -56,6 +56,40 @@ def test_every_kind_of_failure_has_its_advice() -> None:
     assert ADVICE.keys() == ROW_FAULTS.keys()
 
 
+#: Causes of a kind, and a word of what helps with each.
+CAUSES = [
+    ("image_too_large", "a gateway's 413", r"max_bytes"),
+    ("image_too_large", "the provider's own limit of pixels", r"max_side"),
+    ("image_too_large", "more than max_pixels", r"scale the images down"),
+    ("request_rejected", "a wrong parameter", r"correct the job"),
+    ("request_rejected", "a firewall refuses one row", r"the rows that a firewall"),
+    ("attempts_exhausted", "the provider was down", r"run again later"),
+    ("attempts_exhausted", "timeouts", r"request_timeout_seconds"),
+    ("context_too_long", "a long prompt", r"shorten the prompt"),
+    ("context_too_long", "large images", r"smaller images"),
+    ("image_forbidden", "outside the root", r"\[manifest\] root"),
+    ("image_forbidden", "a private address", r"allow_private_hosts"),
+]
+
+
+@pytest.mark.parametrize(("kind", "cause", "helps"), CAUSES)
+def test_the_advice_of_a_kind_fits_each_of_its_causes(kind: str, cause: str, helps: str) -> None:
+    assert re.search(helps, ADVICE[kind]), f"{kind}: nothing helps with {cause}"
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "when"),
+    [
+        ("provider_unavailable", "when the provider answers again"),
+        ("quota_reached", "when the quota is whole again"),
+        ("too_many_open_files", "after `ulimit -n 4096`"),
+    ],
+)
+def test_after_a_stop_that_passes_by_itself_the_next_command_says_when(stop_reason: str, when: str) -> None:
+    steps = next_steps(replace(DONE, exit_code=4, stop_reason=stop_reason), OUT, TYPED)
+    assert steps == [f"{TYPED.again}   ({when})"]
+
+
 def test_a_good_run_says_rows_cost_and_place_and_nothing_to_do() -> None:
     assert closing_lines(DONE, OUT, TYPED) == [
         "captions: 2,000 of 2,000 rows have answers",
