@@ -14,7 +14,7 @@ from typing import Any
 from batchvision.checkpoint.books import Cut
 from batchvision.checkpoint.compaction import merge_sealed
 from batchvision.checkpoint.disk import Disk
-from batchvision.checkpoint.entries import Header
+from batchvision.checkpoint.entries import Entry, Header
 from batchvision.checkpoint.journal import Segment, segment_path
 from batchvision.checkpoint.parts import (
     FAILURES_TABLE,
@@ -120,10 +120,10 @@ class Sealer:
         header = replace(self.header, seq=seq)
         return Segment.create(self._disk, self._folder, header, cut.entries(), self._mask)
 
-    def leave(self, folder: Path, shard: str, seq: int, cut: Cut) -> None:
+    def leave(self, folder: Path, shard: str, seq: int, entries: Iterable[Entry]) -> None:
         """Begin a segment of another shard, with what is still open in it, for the next run on that shard."""
         header = replace(self.header, shard=shard, seq=seq)
-        Segment.create(self._disk, folder, header, cut.entries(), self._mask).close()
+        Segment.create(self._disk, folder, header, entries, self._mask).close()
 
     def remove(self, segments: list[Path]) -> None:
         for path in segments:

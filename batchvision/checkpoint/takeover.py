@@ -27,6 +27,7 @@ from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.errors import OutputHeld
 from batchvision.records import Exchange, Failed, Shard
 
+_NO_RUN = ""
 Judge = Callable[[Exchange], Verdict]
 
 
@@ -123,7 +124,8 @@ class Takeover:
         if cut.failures is not None:
             self._sealer.found[failures_path(dead.lock.shard)] = self._sealer.failures(dead.lock.shard, cut)
         if dead.header is not None:
-            self._sealer.leave(dead.lock.folder, dead.lock.shard, dead.header.seq + 1, cut)
+            entries = (*cut.entries(), *dead.books.unread(_NO_RUN))  # none of its tickets was polled here
+            self._sealer.leave(dead.lock.folder, dead.lock.shard, dead.header.seq + 1, entries)
             leftovers = dead.lock.folder.glob(hidden_name(Path("journal-*.log")).name)
             self._sealer.remove([*dead.segments, *leftovers])
 

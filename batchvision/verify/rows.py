@@ -137,7 +137,10 @@ def _judged(
             "run the job again; report it if it stays",
         )
         return
-    is_one_shard = all(journal.shard == "0of1" for journal in journals)
+    is_one_shard = all(journal.shard == "0of1" for journal in journals) or any(
+        journal.shard == "0of1" and journal.header is not None and journal.header.run_id == latest.run_id
+        for journal in journals  # of shards that ran before it, the last run has taken over all rows
+    )
     is_comparable = is_one_shard and latest.stop_reason is None and all(each.holder is None for each in journals)
     # answers of rows that have left the manifest are not lost either
     lost = latest.rows_completed - max(counts.completed + counts.asked_anew, tables.current)

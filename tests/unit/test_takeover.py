@@ -211,6 +211,18 @@ async def test_a_division_into_more_shards_leaves_each_row_to_its_own_shard(tmp_
         assert_knows(store, left)
 
 
+async def test_tickets_that_are_left_to_their_own_shard_stay_known_as_unread(tmp_path: Path) -> None:
+    numbers = [*rows_of(FOUR[0], 2), *rows_of(FOUR[1], 2)]
+    with begin(tmp_path, Shard(), "run1") as ended:
+        for number in numbers:
+            await ended.intent(an_intent(number))
+            await ended.ticket(f"x{number}", f"ticket{number}", START)
+        await ended.close(complete=True)
+    with begin(tmp_path, FOUR[0]) as first, begin(tmp_path, FOUR[1], "beside") as second:
+        for store in (first, second):
+            assert [open_.is_unread for open_ in store._books.open.values()] == [True, True]
+
+
 async def test_a_dead_shard_of_the_same_division_is_recovered_and_keeps_what_is_open(tmp_path: Path) -> None:
     left = await die(tmp_path, FOUR[1])
     with begin(tmp_path, FOUR[0]) as store:
