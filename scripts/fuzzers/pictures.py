@@ -4,6 +4,7 @@ a fault of the row. No decoder runs here: ``scripts/corpus`` is for those."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from PIL import Image
 from batchvision.errors import ImageTooLarge, ImageUnreadable, RowFault
 from batchvision.images import kind_of, redact_reference, redact_url, stamp
 from batchvision.images.addresses import check_host, may_be_public
+from batchvision.images.data_uris import read_data_uri
 from batchvision.images.formats import Header, ImageFormat, check_pixels, examine, without_metadata
 from batchvision.images.parcels import REPLY_BYTES, TASK_BYTES, Ending, unpack_reply, unpack_task
-from batchvision.images.references import check_url, identity, read_data_uri, url_identity
+from batchvision.images.references import check_url, identity, url_identity
 from batchvision.records import ImageKind, ImagePreparation, ImageRef
 from batchvision.secrets import Secrets
 
@@ -142,8 +144,9 @@ def _says(raw: bytes) -> str:
     except ValueError:
         return "no reply"
     assert isinstance(reply.ending, Ending) and reply.length >= 0
-    if len(raw) >= TASK_BYTES and raw[0] < len(ImageFormat):
-        assert unpack_task(raw[:TASK_BYTES]).length >= 0
+    if len(raw) >= TASK_BYTES:
+        with suppress(IndexError):  # a format or a background that no task of ours has
+            assert unpack_task(raw[:TASK_BYTES]).length >= 0
     return f"{reply.ending.name}"
 
 
