@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 import tomllib
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 from pydantic import TypeAdapter
 from references import job_file
 from references.job_file import Key, Table, page, tables
 
+from batchvision.job import Job
 from batchvision.job.sections import key_of, keys_of
 
 TABLES = tuple(tables())
@@ -54,3 +58,49 @@ def test_a_key_without_a_word_below_it_is_named(monkeypatch: pytest.MonkeyPatch)
             list(tables())
     finally:
         job_file._fields_of.cache_clear()
+
+
+# ---------------------------------------------------------------------------------- README.md
+
+README = (job_file.PAGE.parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = [textwrap.dedent(block) for block in re.findall(r"^ *```toml\n(.*?)^ *```", README, re.DOTALL | re.MULTILINE)]
+SMALL: dict[str, Any] = {
+    "name": "readme",
+    "manifest": {"path": "manifest.csv"},
+    "prompt": {"user": "Which category? Title: {title}"},
+    "provider": {"name": "xai", "model": "grok-4.3"},
+    "output": {"path": "out"},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    (tmp_path / "manifest.csv").write_text("id,image,title,front,back\n")
+    (tmp_path / "examples").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "examples" / "shoe.jpg")
+    return tmp_path
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[block.split("\n", 1)[0] for block in BLOCKS])
+def test_each_example_of_the_readme_is_a_job_or_a_part_of_one(block: str, folder: Path) -> None:
+    written = tomllib.loads(block)
+    sections = {name: {**SMALL.get(name, {}), **section} for name, section in written.items()}
+    job = Job.from_mapping({**SMALL, **sections}, folder, environ={"IMG_TOKEN": "secret-of-the-image-host"})
+    assert set(written) <= {"manifest", "prompt", "answer", "provider", "images", "delivery", "limits", "output"}
+    assert job.recipe.recipe_id
+
+
+def test_the_readme_shows_what_a_job_can_ask() -> None:
+    shown = "\n".join(BLOCKS)
+    for needed in ("{image:front}", "[[prompt.example]]", 'lane = "deferred"', "image_mode", "base_url", "labels"):
+        assert needed in shown
+    for needed in ("llama.cpp", "vLLM", "LiteLLM", "Ollama", "Quarantine", "delivery.stream", "docs/job-file.md"):
+        assert needed in README
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(links) > 5
+    assert [link for link in links if "://" not in link and not (job_file.PAGE.parents[1] / link).exists()] == []
