@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from batchvision.checkpoint import PaidRows, Standing
+from batchvision.checkpoint import PaidRows, RowState, Standing
 from batchvision.feed.by_content import ByContent
 from batchvision.feed.stretch import Stretch
+from batchvision.keys import KEY_BYTES
 from batchvision.records import Row
 
 if TYPE_CHECKING:
@@ -103,8 +104,27 @@ class ChangeCounter:
         self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows
     ) -> None:
         """Rows with an answer of this recipe: they may be done, and their images only touched."""
+        if stretch.images.are_all_plain:
+            self._add_by_url(stretch, places, known, paid)
+            return
         for start in range(0, len(places), ROWS_AT_ONCE):
             self._look_at(stretch, places[start : start + ROWS_AT_ONCE], known[start : start + ROWS_AT_ONCE], paid)
+
+    def _add_by_url(
+        self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows
+    ) -> None:
+        """As :meth:`_add_by_content`, of rows of plain URLs: no image is read, and none becomes an object."""
+        keys = stretch.url_rows(places.tolist(), paid.recipes[0]).request_keys.hex()
+        ids = stretch.ids.take(pa.array(places)).to_pylist()
+        digits = 2 * KEY_BYTES
+        asked = [
+            at
+            for at, row_id in enumerate(ids)
+            if self._standing.state(row_id, keys[at * digits : (at + 1) * digits]) is RowState.NEW
+        ]
+        self._add(known[asked], paid)
+        few = places[asked][: EXAMPLES - len(self.found.examples)]
+        self.found.examples += stretch.rows(few.tolist())
 
     def _look_at(self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows) -> None:
         weights = [self._weight_of_next() for _ in range(len(places))]
