@@ -29,7 +29,7 @@ from batchvision.checkpoint import Columns, OutputLock, OutputView, Recovery, St
 from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, OutputHeld, StopRun
 from batchvision.eventloop import loop_time, run_in_loop
 from batchvision.exchange import Exchanges, Judged, Terms
-from batchvision.feed import FeedBatch, Selection, Survey, drawn, feed, survey
+from batchvision.feed import FeedBatch, Selection, Survey, count_other_cells, drawn, feed, survey
 from batchvision.garbage import rarely_collected
 from batchvision.http import ProviderClient
 from batchvision.images import ImageSource, threads
@@ -112,6 +112,7 @@ async def _locked_run(night: Night, lock: OutputLock, drain_timeout_seconds: flo
                         night.count_at_the_end(delivery)
                         watching.cancel_scope.cancel()
         await night.merge_parts()
+        await night.count_kept_cells()
         return night.finish(delivery)
 
 
@@ -472,6 +473,15 @@ class Night:
         failures = self.store.failures() if self.survey.rows_in_manifest else ()
         self.failures = [failed for failed in failures if (failed.row_id, failed.request_key) not in gone]
         self.counters.rows_failed = len(self.failures)
+
+    async def count_kept_cells(self) -> None:
+        """Answered rows whose kept cells are other ones by now; not where somebody waits for the end of this run."""
+        if self.stop.is_set or self.purpose is not Purpose.RUN:
+            return
+        with suppress(StopRun):  # the manifest is being written again: the next run counts
+            self.counters.rows_with_other_kept_cells = await self.offload(
+                count_other_cells, self.job, self.survey, self.standing, self.secrets.mask, self.latest
+            )
 
     def _left(self) -> Left:
         counters, tickets, held = self.counters, self.store.tickets_open, self.store.held_count

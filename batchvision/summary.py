@@ -102,6 +102,7 @@ def summarize(
         spent=spent or {},
         rows_kept=left.kept,
         rows_left=counters.rows_left,
+        rows_with_other_kept_cells=counters.rows_with_other_kept_cells,
         fallbacks={"by_model": counters.rows_fallback, "by_us": 0},
         provider_answered=provider_answered,
         stopped_by=stopped_by,

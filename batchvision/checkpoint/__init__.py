@@ -7,12 +7,14 @@ from batchvision.checkpoint.books import Verdict, is_unclear
 from batchvision.checkpoint.cells import type_of
 from batchvision.checkpoint.compaction import Compacted, compact
 from batchvision.checkpoint.disk import Disk, LocalDisk, Offload, inline
+from batchvision.checkpoint.kept_cells import KeptCells
 from batchvision.checkpoint.keyset import Keep, KeySet
 from batchvision.checkpoint.lock import Holder, OutputLock
 from batchvision.checkpoint.paid_rows import PaidRows
 from batchvision.checkpoint.recovery import Recovery
 from batchvision.checkpoint.reserve import reserve_bytes
 from batchvision.checkpoint.schema import Columns
+from batchvision.checkpoint.shards import all_locked
 from batchvision.checkpoint.spent import Sums, spent_by_shard
 from batchvision.checkpoint.standing import Carried, RowState, Standing
 from batchvision.checkpoint.store import Store
@@ -35,6 +37,7 @@ __all__ = [
     "Disk",
     "Holder",
     "Keep",
+    "KeptCells",
     "KeySet",
     "LocalDisk",
     "Offload",
@@ -51,6 +54,7 @@ __all__ = [
     "StoredAnswers",
     "Sums",
     "Verdict",
+    "all_locked",
     "compact",
     "inline",
     "is_unclear",

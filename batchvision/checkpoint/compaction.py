@@ -24,6 +24,7 @@ from batchvision.checkpoint import lineage
 from batchvision.checkpoint.disk import Disk, GrowingFile, LocalDisk, disk_failures
 from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.lineage import Ancestor, Name
+from batchvision.checkpoint.lock import STATE_FOLDER
 from batchvision.checkpoint.manifest_index import is_up_to_date
 from batchvision.checkpoint.parts import (
     DATED,
@@ -54,6 +55,10 @@ FEW_PARTS = 8
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+#: A batch and its first row's place in its part; gives a batch with as many rows.
+Altered = Callable[[pa.RecordBatch, int], pa.RecordBatch]
+
+
 class _NotNow(Exception):
     """The merge was given up; nothing has changed."""
 
@@ -67,9 +72,11 @@ def merge(
     sources: Sequence[Path],
     dropped: Mapping[Path, Places] | None = None,
     goes_on: Callable[[], bool] = lambda: True,
+    altered: Altered = lambda batch, at: batch,
 ) -> PartFile:
     """Put one part in the place of ``sources``, which are neighbours in one folder, in order; ``dropped``: without
-    these of their rows. Raises OSError, CheckpointDamaged; then nothing is lost, and nothing stands twice."""
+    these of their rows. ``altered`` makes of each batch of a source the one that is written. Raises OSError,
+    CheckpointDamaged; then nothing is lost, and nothing stands twice."""
     dropped, folder = dropped or {}, sources[0].parent
     table = folder.parent.name
     with nobody_pads(output):
@@ -77,7 +84,7 @@ def merge(
         ancestors = tuple(_ancestors(sources, dropped))
         schema = _schema(output, table, sources).with_metadata({lineage.MADE_OF: lineage.written(ancestors)})
         with GrowingFile(disk, folder / f"{first}-merging.parquet") as file:
-            write_batches(file, schema, _kept(sources, dropped, goes_on))
+            write_batches(file, schema, _kept(sources, dropped, goes_on, altered))
             path = folder / lineage.merged_name(first, file.sha256)
             file.publish(path)
     remove(disk, folder, sources)
@@ -128,14 +135,15 @@ def _schema(output: Path, table: str, sources: Sequence[Path]) -> pa.Schema:
 
 
 def _kept(
-    sources: Sequence[Path], dropped: Mapping[Path, Places], goes_on: Callable[[], bool]
+    sources: Sequence[Path], dropped: Mapping[Path, Places], goes_on: Callable[[], bool], altered: Altered
 ) -> Iterator[pa.RecordBatch]:
     for path in sources:
         gone, at = dropped.get(path, _NONE), 0
         for batch in batches_of(path):
             if not goes_on():
                 raise _NotNow
-            yield _without(batch, gone, at) if len(gone) else batch
+            whole = altered(batch, at)
+            yield _without(whole, gone, at) if len(gone) else whole
             at += batch.num_rows
 
 
@@ -277,6 +285,12 @@ def _compact_table(
     compacted.files_after[table] = len(after)
     compacted.bytes_after += sum(path.stat().st_size for path in after)
     compacted.rows[table] = sum(map(row_count, after))
+
+
+def final_parts(output: Path, table: str) -> list[Path]:
+    """The parts of all shards that will never be sealed again. Needs the locks of all shards."""
+    folders = sorted((output / STATE_FOLDER).glob("*of*"))
+    return _Final({folder.name: _newest(folder) for folder in folders}).parts(output, table)
 
 
 class _Final:

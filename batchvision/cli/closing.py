@@ -63,6 +63,9 @@ def closing_lines(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
         lines.append(f"  fallback  the model chose {label!r} for {counted(chosen, 'row')} of this run")
     lines += _failures(summary)
     lines += _left_over(summary)
+    if summary.rows_with_other_kept_cells:
+        rows = counted(summary.rows_with_other_kept_cells, "answered row")
+        lines.append(f"  cells     {rows} have other kept cells: `{typed.reparse}` refreshes them")
     steps = next_steps(summary, output, typed)
     lines += [f"  {'next' if number == 0 else '':<8}  {step}" for number, step in enumerate(steps)]
     return lines

@@ -49,6 +49,8 @@ def reparsed_lines(reparsed: Reparsed, again: str) -> Iterator[str]:
     none, not_kept, changed, unfit = (reparsed.without[why] for why in Why)
     published = counted(reparsed.published, "row")
     yield f"{published} of {reparsed.rows:,} got an answer that was stored before; nothing was sent"
+    if reparsed.refreshed:
+        yield f"  refreshed {counted(reparsed.refreshed, 'answered row')} with the kept cells of the manifest"
     if reparsed.done:
         yield f"  done      {counted(reparsed.done, 'row')} had an answer under this recipe before"
     if unfit:

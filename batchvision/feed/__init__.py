@@ -7,6 +7,7 @@ changes (what a pass would buy again) · by_content (a row that only looks new) 
 """
 
 from batchvision.feed.changes import ChangeCounter, Changes
+from batchvision.feed.kept import KeptNow, count_other_cells, kept_cells_of, kept_now
 from batchvision.feed.local_images import LocalImages
 from batchvision.feed.selection import Selection
 from batchvision.feed.stretch import FeedBatch, Stretch, Tally
@@ -17,6 +18,7 @@ __all__ = [
     "ChangeCounter",
     "Changes",
     "FeedBatch",
+    "KeptNow",
     "LocalImages",
     "NewStanding",
     "Selection",
@@ -24,8 +26,11 @@ __all__ = [
     "Stretch",
     "Survey",
     "Tally",
+    "count_other_cells",
     "drawn",
     "feed",
+    "kept_cells_of",
+    "kept_now",
     "stretches",
     "survey",
 ]

@@ -158,7 +158,7 @@ class Stretch:
         parts = (self.ids.take(chosen).to_pylist(), self._texts(chosen), self.images.of_rows(places))
         return tuple(
             self._row(place, row_id, text, refs, keep)
-            for place, row_id, text, refs, keep in zip(places, *parts, self._kept(chosen), strict=True)
+            for place, row_id, text, refs, keep in zip(places, *parts, self.kept_cells(places), strict=True)
         )
 
     def _texts(self, chosen: pa.Array) -> list[str]:
@@ -166,7 +166,9 @@ class Stretch:
             return [self.texts] * len(chosen)
         return list(pc.fill_null(self.texts.take(chosen), NO_TEXT).to_pylist())
 
-    def _kept(self, chosen: pa.Array) -> list[tuple[Cell, ...]]:
+    def kept_cells(self, places: Sequence[int]) -> list[tuple[Cell, ...]]:
+        """Of some rows, in the order of the job's kept columns."""
+        chosen = pa.array(places, pa.int64())
         cells = [
             keep_cells(self.batch.column(column.source).take(chosen), self.batch.schema.field(column.source), target)
             for column, target in self.keep

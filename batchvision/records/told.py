@@ -38,6 +38,7 @@ class Counters:
     rows_left: int = 0  #: to do, and not chosen by --limit or --sample
     images_found: int = 0  #: local ones, those of done rows included
     images_missing: int = 0
+    rows_with_other_kept_cells: int = 0  #: counted at the end
     rows_completed: int = 0  #: in this run
     rows_failed: int = 0  #: failed now: found in this run, or kept from earlier ones
     rows_failed_before: int = 0  #: of these, kept from earlier runs
@@ -117,6 +118,8 @@ class RunSummary:
     rows_kept: int = 0
     #: pending rows that ``--limit`` or ``--sample`` left
     rows_left: int = 0
+    #: answered rows whose kept cells in the manifest are not those stored; ``reparse`` refreshes them
+    rows_with_other_kept_cells: int = 0
     #: of ``--limit``, ``--sample`` or a pilot: what it was allowed to ask again is no consent for later runs
     is_trial: bool = False
     #: recipes whose rows the run was allowed to ask again; None in summaries of earlier versions

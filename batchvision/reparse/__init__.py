@@ -24,6 +24,7 @@ from batchvision.outcome import shared
 from batchvision.prompt import names_fallback
 from batchvision.recipe import recipe_document, recipe_from_document
 from batchvision.records import Completed, Counters, Recipe, Request, Row
+from batchvision.reparse.kept import refresh_kept_cells
 from batchvision.reparse.reading import Reader, Why
 from batchvision.reparse.stored import StoredRows
 from batchvision.runner import new_run_id
@@ -58,6 +59,7 @@ class Reparsed:
     invalid: int = 0
     without: dict[Why, int] = field(default_factory=lambda: dict.fromkeys(Why, 0))
     problems: list[tuple[str, str]] = field(default_factory=list)
+    refreshed: int = 0  #: answered rows that got the kept cells that the manifest has now
 
     @property
     def to_ask(self) -> int:
@@ -74,6 +76,7 @@ class Reparsed:
             "invalid": self.invalid,
             **{why.value: count for why, count in self.without.items()},
             "to_ask": self.to_ask,
+            "refreshed": self.refreshed,
             "problems": [{"row_id": row_id, "problem": problem} for row_id, problem in self.problems],
         }
 
@@ -88,6 +91,7 @@ async def reparse(job: Job, *, environ: Mapping[str, str] | None = None, seams: 
     seams, reparsed = seams or Seams(), Reparsed()
     with Store.lock(job.output_path, disk=wiring.disk_of(job, seams)) as lock:
         await _Session(job, recipes, lock, environ, seams, reparsed).work()
+    reparsed.refreshed = refresh_kept_cells(job, _secrets_of(job, environ), wiring.disk_of(job, seams))
     return reparsed
 
 
