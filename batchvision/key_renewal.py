@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 
 class KeyRenewal:
-    """The key of a run. ``ask`` gives the key anew (None: the job's key never changes); ``headers_of`` a key's request
-    headers. Keys are counted in ``generation``, so that requests under an older key do not ask once more."""
+    """The key of a run. ``ask`` returns the key again; without it the key never changes. ``headers_of`` maps a key to
+    its request headers. ``generation`` counts the keys: a request under an older key does not ask again."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class KeyRenewal:
 
     @classmethod
     def of_a_key_that_stays(cls) -> KeyRenewal:
-        """Where nothing gives a new key."""
+        """A key without a command to renew it."""
         return cls(None, None, lambda key: {}, Secrets(), threads())
 
     def answered(self, generation: int) -> None:
@@ -53,7 +53,7 @@ class KeyRenewal:
     async def renew(self, generation: int, error: AuthenticationFailed) -> bool:
         """After a request under the key of ``generation`` was refused. True: there is a newer key to ask with.
 
-        Raises AuthenticationFailed where the command gives the same key, none, or one that is refused too.
+        Raises AuthenticationFailed if the command prints the same key or none, or if the new key is refused too.
         """
         if self._ask is None or self._answered_generation < 0:
             return False

@@ -1,4 +1,4 @@
-"""One row, or the run? What a refusal by the provider means depends on how other rows of the run were answered.
+"""Decide whether a refusal by the provider concerns one row or the whole run, by the answers to other rows.
 
 :func:`meaning` is the whole rule, as a table. :class:`Refusals` keeps the few facts that it needs. No I/O.
 """
@@ -27,7 +27,7 @@ _VARIES = re.compile(r"\b[0-9a-f]{8,}(?:-[0-9a-f]{4,})*\b|\d+(?:[.:,]\d+)*", re.
 
 
 class Meaning(Enum):
-    """What a refusal means for now."""
+    """The meaning of a refusal."""
 
     THE_ROW = "the_row"  #: the row is failed
     UNDECIDED = "undecided"  #: the row waits until other rows are answered
@@ -35,7 +35,7 @@ class Meaning(Enum):
 
 
 class Situation(NamedTuple):
-    """How the run stands when a request is refused."""
+    """The state of the run when a request is refused."""
 
     has_succeeded: bool  #: a request of this run was answered
     is_proven: bool  #: one of this run, or of the run before it with the same provider, URL and model
@@ -63,8 +63,8 @@ def meaning(error: BatchvisionError, now: Situation) -> Meaning:
 
 
 class Refusals:
-    """What has been refused since the last success. ``is_proven``: the run before this one was answered.
-    ``known_rows``: those whose refusals stopped it."""
+    """The refusals since the last success. ``is_proven``: the provider answered in the run before this one.
+    ``known_rows``: the rows that stopped that run."""
 
     def __init__(self, *, is_proven: bool = False, known_rows: frozenset[str] = frozenset()) -> None:
         self._was_proven = is_proven
@@ -82,13 +82,13 @@ class Refusals:
 
     @property
     def is_proven(self) -> bool:
-        """What the next run may rely on, too."""
+        """Whether key, URL and model have worked. The next run relies on it, too."""
         return self._has_succeeded or (self._was_proven and not self._is_disproven)
 
     def succeeded(self, sent_at: datetime) -> bool:
         """Count a request that was answered. True: the refusals before it are the matter of their rows.
 
-        A request that left before the refused ones says nothing of them: the key may have been revoked since.
+        A request that left before the refused ones does not count: the key may have been revoked since.
         """
         self._has_succeeded = True
         if self._refused_from is not None and sent_at < self._refused_from:
@@ -107,7 +107,7 @@ class Refusals:
         *,
         failed_before: bool = False,
     ) -> Meaning:
-        """Count a refusal and tell what it means."""
+        """Count a refusal and return its meaning."""
         self._refused_from = min(self._refused_from or sent_at, sent_at)
         same = self._count(row_id, error)
         now = Situation(

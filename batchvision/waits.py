@@ -1,4 +1,4 @@
-"""Explain what a run waits for: on the terminal (by the counters), in the log, and in a file for ``status``."""
+"""Report each wait of a run: in the counters for progress lines, in the log, and in a file for ``status``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Waits:
-    """``note`` writes a notice (None: over) where ``status`` finds it; ``now`` is the wall clock."""
+    """``note`` writes the file of the current notice, or removes it. ``now`` is the wall clock."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Waits:
         self._changed = anyio.Event()
 
     def tell(self, wait: Wait | None) -> None:
-        """The pacing's word that a wait begins (or lasts longer), or that the provider answers again."""
+        """Take a wait that begins or lasts longer; None means that the provider answers again."""
         before = self._counters.waiting
         if wait is None:
             self._counters.waiting = None
@@ -43,13 +43,13 @@ class Waits:
         self._changed.set()
 
     async def end(self) -> None:
-        """The run sends no more."""
+        """Clear the notice: sending is over."""
         if self._counters.waiting is not None:
             self._counters.waiting = None
             await self._note(None)
 
     async def run(self) -> None:
-        """Keep the file as it is told, until cancelled."""
+        """Write the file after each change, until cancelled."""
         while True:
             await self._changed.wait()
             self._changed = anyio.Event()

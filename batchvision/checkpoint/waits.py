@@ -1,4 +1,4 @@
-"""What a run waits for, in a small file beside its journal, so that ``status`` can tell it."""
+"""The current wait of a run, in a small file beside its journal, for ``status``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE_NAME = "waiting.json"
 
 
 def write(disk: Disk, folder: Path, notice: WaitNotice | None, secrets: Secrets) -> None:
-    """None: the run waits no more. Raises DiskFailed."""
+    """Write the notice; without one, remove the file. Raises DiskFailed."""
     path = folder / FILE_NAME
     with disk_failures(f"writing {path}"):
         if notice is None:
@@ -28,7 +28,7 @@ def write(disk: Disk, folder: Path, notice: WaitNotice | None, secrets: Secrets)
 
 
 def read(output: Path, now: datetime) -> Iterator[WaitNotice]:
-    """What the runs that are at work on an output wait for, all shards; not what a killed run has left behind."""
+    """Yield the waits of live runs on an output, of all shards. Files of killed runs are skipped."""
     for path in sorted((output / STATE_FOLDER).glob(f"*of*/{FILE_NAME}")):
         with suppress(OSError, ValueError, TypeError, KeyError):
             document = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""Rows that the provider refused and of which it is not known yet whether they, or the run, are at fault.
+"""Hold refused rows until it is clear whether the row or the run is at fault.
 
-Rule: such a row is booked once: as failed when another row is answered, as pending when the run stops.
+Rule: a held row is booked once. It fails when another row is answered, and stays pending when the run stops.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RefusedRows:
 
     @property
     def is_proven(self) -> bool:
-        """Whether the provider has answered, in this run or in the one before."""
+        """Whether the provider has answered a request in this run or in the run before it."""
         return self._refusals.is_proven
 
     def succeeded(self, sent_at: datetime) -> None:

@@ -1,8 +1,8 @@
 """Fewer requests in flight where answers take over half of the timeout: a server that works on one at a time.
 
-Such a server makes each request wait for those before it. By Little's law the time of an answer grows with the
-requests in flight, so that fewer of them cost no throughput, and many would end in timeouts that are paid for. A server
-that is slow by itself is told from it by a trial: fewer requests do not make its answers quicker.
+Each request waits for the requests before it. By Little's law the latency grows with the requests in flight. Fewer of
+them cost no throughput, and many of them end in timeouts that are billed. A trial finds a server that is slow by
+itself: with fewer requests its answers are no quicker.
 """
 
 from __future__ import annotations

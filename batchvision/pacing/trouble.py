@@ -1,4 +1,4 @@
-"""How long the provider has not answered, what is waited for meanwhile, and when waiting is no use any more.
+"""Measure how long the provider has not answered, and decide when the run stops waiting.
 
 Times are the event loop's.
 """
@@ -22,7 +22,7 @@ TOLD_FROM_SECONDS = 10.0  #: shorter pauses are over before they are read
 
 
 class Wait(NamedTuple):
-    """Nothing, or only a probe, leaves. ``until``: its end, or for an outage the end of the run's patience."""
+    """A time in which at most a probe leaves. ``until``: its end; in an outage, the moment when the run gives up."""
 
     reason: str
     until: float
@@ -41,7 +41,7 @@ class Trouble:
         return f"<Trouble since {self._since}>"
 
     def ends_at(self, now: float) -> float:
-        """When the run gives up, if no answer comes until then."""
+        """The moment when the run gives up, if no answer comes before."""
         return (now if self._since is None else self._since) + self._most_seconds
 
     def answered(self, *, is_success: bool) -> None:
@@ -49,7 +49,7 @@ class Trouble:
         self._was_answered = self._was_answered or is_success
 
     def met(self, error: Transient, now: float) -> StopRun | None:
-        """Count a failure. Returns why the run stops, where it has waited, or would have to wait, for too long."""
+        """Count a failure. Returns the reason to stop once the run has waited, or would have to wait, for too long."""
         if self._since is None:
             self._since = now
         wait = error.retry_after_seconds or 0.0
