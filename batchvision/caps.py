@@ -33,11 +33,11 @@ class PeriodCap:
 
 
 def share_of(cap_ticks: int, spent: Mapping[Shard, int], shard: Shard) -> SpendCap:
-    """The share of ``cap_ticks`` that one shard may spend. ``spent``: what each shard of the output has spent.
+    """The share of ``cap_ticks`` that one shard may spend. ``spent``: ticks by shard of the output.
 
-    Shards of other divisions have ended, so their spending is fixed. The rest is filled up to one level for all shards
-    of the division: (cap - spent under other divisions) / n where none is above it. One that is above it gets nothing
-    more, and lowers the level of the others: together they never exceed the cap, in whatever order they run.
+    Shards of other divisions have ended, so their spending is fixed. The shards of this division fill the rest of the
+    cap up to one common level. It is (cap - spent under other divisions) / n where no shard has spent more than that. A
+    shard above the level gets no more money, and lowers the level of its siblings. So the sum never exceeds the cap.
     """
     part = cap_ticks // shard.of
     own = spent.get(shard, 0)

@@ -29,7 +29,7 @@ class Identity(NamedTuple):
         return cls(found.st_dev, found.st_ino)
 
     def is_at(self, path: Path) -> bool:
-        """Whether ``path`` leads to this file. Raises OSError where that cannot be found out."""
+        """Whether ``path`` leads to this file. Raises OSError where the file system does not answer."""
         try:
             return Identity.of(path) == self
         except OSError as fault:
@@ -39,7 +39,7 @@ class Identity(NamedTuple):
 
 
 def output_gone(output: Path, path: Path) -> DiskFailed:
-    """The error for an output whose lock or journal is not this run's file any more."""
+    """The error for an output whose lock or journal was removed or replaced."""
     return DiskFailed(
         f"{output} was removed or replaced while the run went on: {path.name} is not the file that this run has "
         "opened. Nothing more was sent; answers that were in flight, or not yet in the tables, went with the folder. "

@@ -1,4 +1,4 @@
-"""Whose a file or folder is, and which right on it this process lacks: words for people."""
+"""Words on a missing right: the owner of a file or folder, and the right that this process lacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def missing_right(path: Path) -> str | None:
-    """A sentence on the first obstacle on the way to ``path``; None where none is found. Raises nothing."""
+    """A sentence on the first obstacle on the way to ``path``. None: there is no obstacle. Never raises."""
     with suppress(OSError):
         obstacle = _obstacle(path)
         if obstacle is not None:
@@ -20,7 +20,7 @@ def missing_right(path: Path) -> str | None:
 
 
 def _obstacle(path: Path) -> tuple[Path, str] | None:
-    """The file or folder that lacks a right, and what may not be done with it."""
+    """The first file or folder on the way that lacks a right, and the verb of that right."""
     for folder in reversed(path.parents):
         if folder.is_dir() and not _may(folder, os.X_OK):
             return folder, "enter"

@@ -1,4 +1,4 @@
-"""What the ledger adds up to, by the shard that has spent it."""
+"""Sums of the ledger, by shard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchvision.records import Shard
 
 
 class Sums(NamedTuple):
-    """What the ledger adds up to: spent for certain, and at most spent by attempts whose end is unknown."""
+    """Ticks of attempts of known cost, and bounds of attempts of unknown end."""
 
     spent_ticks: int
     ambiguous_ticks: int

@@ -1,8 +1,9 @@
-"""Recover the journals that dead runs left on other shards of an output, and take over the rows that are ours now.
+"""Recover the journals that dead runs left on other shards of an output, and take over the rows of our own shard.
 
-The order makes a crash at each step harmless: parts of the other shard; then our failures and our segment, with all
-that is taken over; only then the other shard's failures and next segment, without it. Between the last two steps a row
-stands in both shards, alike, and nothing is sent before the other shard has let go of it.
+A crash is harmless after each of three steps. First the parts of the dead shard are written. Then our failures and our
+segment are written, with the rows taken over. Then the failures and the next segment of the dead shard are written,
+without these rows. Between the last two steps both shards hold the same records of a row. No request is sent before the
+third step.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Judge = Callable[[Exchange], Verdict]
 
 @dataclass(slots=True)
 class DeadShard:
-    """A shard that no process holds, as its last run left it. ``header`` None: it has no segment."""
+    """A shard that no process holds, as its last run left it. ``header`` is None where it has no segment."""
 
     lock: OutputLock
     books: Books
@@ -48,7 +49,7 @@ class DeadShard:
 
 
 class Takeover:
-    """The dead shards of an output, recovered for the run on ``own``. Blocking; all of it happens before a request."""
+    """Recovers the dead shards of an output for the run on ``own``. Blocking. The run sends no request meanwhile."""
 
     def __init__(self, disk: Disk, own: OutputLock, sealer: Sealer, tables: Tables) -> None:
         self.recovery = Recovery()  #: of all dead shards together
@@ -61,9 +62,9 @@ class Takeover:
 
     @contextmanager
     def beginning(self, books: Books, judge: Judge, hold: bool) -> Iterator[None]:
-        """Inside, the caller makes ``books`` durable, which then have the rows of all dead shards that are ours.
+        """Inside the block the caller makes ``books`` durable. They then hold our rows of every dead shard.
 
-        Raises OSError, CheckpointDamaged; a crash or an error at any step leaves what the next start needs.
+        Raises OSError, CheckpointDamaged. The next start can recover after a crash or an error at any step.
         """
         others = [shard for shard in shards_of(self._output) if shard != self._shard]
         if not others:
@@ -83,7 +84,7 @@ class Takeover:
         try:
             lock = OutputLock.take(self._output, other.name, self._disk)
         except OutputHeld:
-            return  # its run is at work, and recovers what is its own
+            return  # its own run is at work
         with ExitStack() as until_kept:
             until_kept.callback(lock.release)
             dead = self._read(lock, judge, hold)
@@ -120,11 +121,11 @@ class Takeover:
         return cut
 
     def _let_go(self, dead: DeadShard, cut: Cut) -> None:
-        """What is left of it waits there for the next run on that shard."""
+        """Leave the other records of the dead shard to the next run on that shard."""
         if cut.failures is not None:
             self._sealer.found[failures_path(dead.lock.shard)] = self._sealer.failures(dead.lock.shard, cut)
         if dead.header is not None:
-            entries = (*cut.entries(), *dead.books.unread(_NO_RUN))  # none of its tickets was polled here
+            entries = (*cut.entries(), *dead.books.unread(_NO_RUN))  # this run polls no ticket of that shard
             self._sealer.leave(dead.lock.folder, dead.lock.shard, dead.header.seq + 1, entries)
             leftovers = dead.lock.folder.glob(hidden_name(Path("journal-*.log")).name)
             self._sealer.remove([*dead.segments, *leftovers])
@@ -137,9 +138,9 @@ def read_failures(output: Path, shard: str) -> dict[str, Failed]:
 
 
 def take_over(dead: Books, own: Books, owns: Callable[[str], bool]) -> bool:
-    """Move what is known of our rows from the books of a dead shard to our own. False: there was nothing.
+    """Move failures, carries and tickets of our rows from the books of a dead shard to our own. False: it had none.
 
-    Where both know a row (a crash came between the two steps), they say the same; of two failures the later counts.
+    After a crash between two steps both books hold the same records. Of two failures of a row the later one counts.
     """
     failures = [failed for row_id, failed in dead.failures.items() if owns(row_id)]
     for failed in failures:
