@@ -154,7 +154,7 @@ def _per_mtok(input_usd: str, cached_usd: str, output_usd: str) -> Prices:
     return Prices(usd_to_ticks(input_usd), usd_to_ticks(cached_usd), usd_to_ticks(output_usd), 0, 200_000)
 
 
-#: All models of this family have the same prices.
+#: All models of this family have the same prices. Those without a date are of LiteLLM's price map 1.108.
 _GROK_4_20 = (
     "grok-4.20", "grok-4.20-reasoning", "grok-4.20-non-reasoning", "grok-4.20-multi-agent", "grok-4.20-0309",
     "grok-4.20-0309-reasoning", "grok-4.20-0309-non-reasoning", "grok-4.20-multi-agent-0309",

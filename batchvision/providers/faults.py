@@ -216,10 +216,11 @@ def _error(facts: Facts, raw: RawAnswer, voice: Voice, is_own_shape: bool) -> Ba
     return of(message)
 
 
-#: Names of the field, of its values, and of what servers do with it.
+#: Names of the field, of its values, and of what servers do with it. OpenRouter names none: with a schema, it is asked
+#: for providers that take all parameters.
 _OF_RESPONSE_FORMAT = re.compile(
     r"response[_ ]?format|json[_ ]?schema|json[_ ]?object|json[_ ]mode|structured[_ ]?(?:output|generation)"
-    r"|guided[_ ](?:json|decoding|generation)|\bgrammar",
+    r"|guided[_ ](?:json|decoding|generation)|\bgrammar|(?:handle|support) the requested parameters",
     re.IGNORECASE,
 )
 

@@ -113,6 +113,16 @@ def test_a_row_refused_for_its_form_after_successes_is_the_rows_matter(nights, c
     assert warnings_in(caplog) == []
 
 
+def test_openrouter_without_a_provider_that_takes_a_schema_is_asked_in_the_prompt(nights, caplog):
+    """Its refusal is a 404, which otherwise means that there is no such model."""
+    nights.rows(20)
+    nights.settings["answer"] = LABELS
+    refusal = "No endpoints found that can handle the requested parameters."
+    summary = nights.run(taking("prompt", refusal=refusal, status=404), limits__concurrency=4)
+    assert (summary.rows_completed, summary.exit_code) == (20, 0)
+    assert len(warnings_in(caplog)) == 2
+
+
 def test_a_server_without_stream_options_streams_without_them(nights, caplog):
     nights.rows(40)
     nights.settings["delivery"] = {"stream": True}

@@ -45,6 +45,7 @@ REFUSALS: list[tuple[str, Any, int]] = [
         400,
     ),
     ("transformers", {"detail": "Unexpected keys in the request: {'response_format'}"}, 422),
+    ("OpenRouter", openai_error("No endpoints found that can handle the requested parameters."), 404),
     ("a grammar", openai_error("Failed to parse grammar"), 500),
 ]
 
