@@ -129,12 +129,15 @@ def _of_handshake(openssl: str, network: Network) -> NoWayToProvider | None:
             f"{network.host}:{network.port} does not speak TLS, and provider.base_url says https: if it is an http "
             "server of your own, write http:// in provider.base_url"
         )
-    if openssl.endswith(_WANTS_OURS):
-        what = "does not take the certificate of provider.client_cert"
-        if network.trust.client_cert is None:
-            what = "asks for a certificate of ours: name it in provider.client_cert"
-        return CertificateFailed(f"{network.host} {what} ({openssl.lower().replace('_', ' ')})")
-    return None
+    if not openssl.endswith(_WANTS_OURS):
+        return None
+    said = openssl.lower().replace("_", " ")
+    if network.trust.client_cert is not None:
+        return CertificateFailed(f"{network.host} does not take the certificate of provider.client_cert ({said})")
+    return CertificateFailed(
+        f"{network.host} ends the TLS handshake ({said}): where it asks for a certificate of ours, name it in "
+        "provider.client_cert"
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from loopback_peers import KEY, client, raw_server, read_request, saying
 from wire_faults import client_context
 
-from batchvision.errors import AnswerCutShort, ConnectionCut
+from batchvision.errors import AnswerCutShort, ConnectFailed, ConnectionCut
 from batchvision.eventloop import backend_options
 from batchvision.http import LeanTransport
 from batchvision.http.pooled import CONNECTIONS_A_POOL, PooledTransport
@@ -138,6 +140,22 @@ async def test_no_request_waits_inside_a_pool() -> None:
     assert here == 2 * count
 
 
+async def test_a_proxy_that_never_answers_has_sent_nothing_on() -> None:
+    """A hung CONNECT ends with the time for connecting, and not with the deadline of the request."""
+    asked: list[bytes] = []
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n"))
+        await reader.read()
+
+    async with raw_server(peer) as proxy:
+        pooled = PooledTransport(client_context(), proxy=httpx.Proxy(proxy.removesuffix("/v1")))
+        async with client("https://api.example/v1", pooled, connect_timeout_seconds=0.3) as wire:
+            with pytest.raises(ConnectFailed, match=r"within 0\.3 s"):
+                await wire.send("POST", "/x", (b"{}",), 600)
+    assert asked == [b"CONNECT api.example:443 HTTP/1.1\r\n"]
+
+
 async def test_a_cancelled_request_gives_its_place_in_the_pool_back() -> None:
     asked, gone = asyncio.Event(), asyncio.Event()
 
@@ -158,3 +176,39 @@ async def test_a_cancelled_request_gives_its_place_in_the_pool_back() -> None:
         with anyio.fail_after(60):
             await gone.wait()
         assert [pool.in_flight for pool in pooled._pools] == [0]
+
+
+_ON_HTTPX2 = """
+import asyncio, ssl, sys
+sys.modules["httpx"] = None  # as if it were not installed
+from batchvision.http import Endpoint, LeanTransport, ProviderClient, httpx
+from batchvision.http.pooled import PooledTransport
+from batchvision.secrets import Secrets
+
+connections = 0
+
+async def talk(reader, writer):
+    global connections
+    connections += 1
+    while (await reader.read(65536)):
+        writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}")
+    writer.close()
+
+async def main():
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    for transport in (LeanTransport(), PooledTransport(ssl.create_default_context())):
+        async with transport, ProviderClient(Endpoint(url, {}), transport, Secrets()) as client:
+            for _ in range(3):
+                assert (await client.send("GET", "/x", None, 60)).complete
+    server.close()
+
+asyncio.run(main())
+print(httpx.__name__, connections)
+"""
+
+
+def test_where_only_httpx2_is_installed_both_transports_stand_on_it() -> None:
+    pytest.importorskip("httpx2")
+    done = subprocess.run([sys.executable, "-c", _ON_HTTPX2], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "httpx2 2\n"), done.stderr
