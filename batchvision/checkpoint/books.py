@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Header, Received, Voided
 from batchvision.checkpoint.unsealed import Unsealed
-from batchvision.errors import EmptyAnswer
+from batchvision.errors import ROW_FAULTS, TRANSIENTS, EmptyAnswer
 from batchvision.records import (
     Attempt,
     AttemptState,
@@ -37,6 +37,15 @@ class Verdict(Protocol):
 
     @property
     def outcome(self) -> Outcome | None: ...
+
+
+def end_of(verdict: Verdict) -> EndedWithout | None:
+    """An end that a replay can judge again. One that was only interrupted has no end: a replay finds it open."""
+    attempt, outcome = verdict.attempt, verdict.outcome
+    if attempt.error_kind not in ROW_FAULTS and attempt.error_kind not in TRANSIENTS:
+        return None
+    at = outcome.failed_at if isinstance(outcome, Failed) else attempt.received_at or attempt.sent_at
+    return EndedWithout(attempt.error_kind, attempt.error_message or "", at)
 
 
 def is_unclear(verdict: Verdict) -> bool:
@@ -290,6 +299,11 @@ class Books:
     def begin(self, run_id: str) -> None:
         """Recovery is over: what is booked from now on is of this run, and of rows that its manifest has."""
         self.run_id, self.touched, self.carried = run_id, set(), set()
+
+    def held_count(self, is_seen: Callable[[Carry], bool]) -> int:
+        """Held rows of the manifest; ``is_seen``: of those that were held before this run."""
+        held = [carry for carry in self.carries if carry.held]
+        return sum((carry.row_id, carry.request_key) in self.carried or is_seen(carry) for carry in held)
 
     def release_held(self) -> None:
         """A run that sends ambiguous rows again."""

@@ -13,9 +13,10 @@ from typing import Any
 
 from batchvision.checkpoint.books import Cut
 from batchvision.checkpoint.compaction import merge_sealed
-from batchvision.checkpoint.disk import Disk
+from batchvision.checkpoint.disk import Disk, hidden_name
 from batchvision.checkpoint.entries import Entry, Header
 from batchvision.checkpoint.journal import Segment, segment_path
+from batchvision.checkpoint.manifest_index import INDEX_NAME
 from batchvision.checkpoint.parts import (
     FAILURES_TABLE,
     dated_path,
@@ -130,3 +131,8 @@ class Sealer:
             self._disk.remove(path)
         if segments:
             self._disk.sync_folder(segments[0].parent)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Files in a shard's folder that never got their name: a crash left them."""
+    return [path for name in ("journal-*.log", INDEX_NAME) for path in folder.glob(hidden_name(Path(name)).name)]

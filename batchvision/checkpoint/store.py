@@ -22,16 +22,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchvision.checkpoint import compaction, summaries, waits
-from batchvision.checkpoint.books import Books, Verdict
+from batchvision.checkpoint.books import Books, Verdict, end_of
 from batchvision.checkpoint.disk import (
     Disk,
     LocalDisk,
     Offload,
     WriterThread,
     disk_failures,
-    hidden_name,
 )
-from batchvision.checkpoint.entries import Accepted, Carry, Ended, Header, Received, Voided, masked_answer
+from batchvision.checkpoint.entries import Accepted, Ended, Header, Received, Voided, masked_answer
 from batchvision.checkpoint.journal import Journal, Segment, segment_paths
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.manifest_index import write_index
@@ -40,16 +39,15 @@ from batchvision.checkpoint.recovery import Recovery, replay
 from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.reserve import RESERVE_NAME, Reserve
 from batchvision.checkpoint.schema import Columns, Tables, completed_of
-from batchvision.checkpoint.sealing import Sealer
+from batchvision.checkpoint.sealing import Sealer, leftovers
 from batchvision.checkpoint.shards import lock_shard
 from batchvision.checkpoint.standing import Standing
 from batchvision.checkpoint.takeover import Takeover, read_failures
 from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.checkpoint.writer import SealAfter, Writer, check_in_place
-from batchvision.errors import ROW_FAULTS, TRANSIENTS, DiskFailed, StopRun
+from batchvision.errors import DiskFailed, StopRun
 from batchvision.records import (
     Completed,
-    EndedWithout,
     Exchange,
     Failed,
     Intent,
@@ -182,7 +180,7 @@ class Store:
         with disk_failures(f"setting room aside in {self._lock.folder} for the answers in flight"):
             self._reserve.claim()
         segment = self._sealer.begin(old.seq + 1 if old else 1, cut)
-        self._sealer.remove([*segments, *self._lock.folder.glob(hidden_name(Path("journal-*.log")).name)])
+        self._sealer.remove([*segments, *leftovers(self._lock.folder)])
         return segment
 
     def standing(self, recipe_id: str) -> Standing:
@@ -261,7 +259,7 @@ class Store:
         ``hold``: its row stays pending until a run that sends ambiguous rows again.
         """
         exchange = self._books.book(exchange_id, verdict, hold)
-        ended = None if exchange.answer else _ended(verdict)
+        ended = None if exchange.answer else end_of(verdict)
         if ended is not None:
             self._journal.append(Ended(exchange_id, ended))
 
@@ -332,10 +330,9 @@ class Store:
         met = None if self._standing is None else self._standing.met
         if met is None or not met.is_complete:
             return
+        named = (self.output, self._lock.shard, self._run_id)
         with disk_failures(f"writing the index of the manifest in {self._lock.folder}"):
-            await self._offload(
-                partial(write_index, self._disk, self.output, self._lock.shard, self._run_id, met, self.failures())
-            )
+            await self._offload(partial(write_index, self._disk, *named, met, self.failures()))
 
     async def merge_parts(self, goes_on: Callable[[], bool] = lambda: True) -> None:
         """After :meth:`close`: many parts that this run has sealed become few, as long as ``goes_on``. Raises
@@ -390,11 +387,7 @@ class Store:
     @property
     def held_count(self) -> int:
         """Rows of the manifest kept back by ``ambiguous = "hold"``."""
-        return sum(carry.held and self._is_current(carry) for carry in self._books.carries)
-
-    def _is_current(self, carry: Carry) -> bool:
-        is_of_this_run = (carry.row_id, carry.request_key) in self._books.carried
-        return is_of_this_run or self._standing is None or self._standing.has_seen(carry)
+        return self._books.held_count(lambda carry: self._standing is None or self._standing.has_seen(carry))
 
     @property
     def _writer(self) -> Writer:
@@ -405,12 +398,3 @@ class Store:
     @property
     def _journal(self) -> Journal:
         return self._writer.journal
-
-
-def _ended(verdict: Verdict) -> EndedWithout | None:
-    """An end that a replay can judge again. One that was only interrupted has no end: a replay finds it open."""
-    attempt, outcome = verdict.attempt, verdict.outcome
-    if attempt.error_kind not in ROW_FAULTS and attempt.error_kind not in TRANSIENTS:
-        return None
-    at = outcome.failed_at if isinstance(outcome, Failed) else attempt.received_at or attempt.sent_at
-    return EndedWithout(attempt.error_kind, attempt.error_message or "", at)

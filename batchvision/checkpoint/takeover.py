@@ -15,14 +15,14 @@ from pathlib import Path
 
 from batchvision.checkpoint import compaction, summaries
 from batchvision.checkpoint.books import Books, Cut, Verdict
-from batchvision.checkpoint.disk import Disk, hidden_name
+from batchvision.checkpoint.disk import Disk
 from batchvision.checkpoint.entries import Header
 from batchvision.checkpoint.journal import segment_paths
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.parts import failures_path, read_part, remove_leftovers
 from batchvision.checkpoint.recovery import Recovery, replay
 from batchvision.checkpoint.schema import Tables, failures_of
-from batchvision.checkpoint.sealing import Sealer
+from batchvision.checkpoint.sealing import Sealer, leftovers
 from batchvision.checkpoint.shards import mutex, shards_of
 from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.errors import OutputHeld
@@ -127,8 +127,7 @@ class Takeover:
         if dead.header is not None:
             entries = (*cut.entries(), *dead.books.unread(_NO_RUN))  # this run polls no ticket of that shard
             self._sealer.leave(dead.lock.folder, dead.lock.shard, dead.header.seq + 1, entries)
-            leftovers = dead.lock.folder.glob(hidden_name(Path("journal-*.log")).name)
-            self._sealer.remove([*dead.segments, *leftovers])
+            self._sealer.remove([*dead.segments, *leftovers(dead.lock.folder)])
 
 
 def read_failures(output: Path, shard: str) -> dict[str, Failed]:

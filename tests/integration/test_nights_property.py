@@ -127,7 +127,7 @@ A, B, G = ("shoe",) * 3, ("bag",) * 3, ("glove",) * 3
 
 
 @given(plans=st.lists(PLANS, min_size=2, max_size=5))
-@settings(max_examples=12, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 @example([Plan(A), Plan(B), Plan(A, compacts=True), Plan(A)])
 @example([Plan(A, leaves_tickets=True), Plan(G, place="there"), Plan(G), Plan(G, compacts=True), Plan(A)])
 @example([Plan(G), Plan(("bag", None, None)), Plan(G, are_images_away=True), Plan(G), Plan(G, prompt=1), Plan(G)])
