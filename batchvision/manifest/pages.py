@@ -28,7 +28,7 @@ MOST_PAGE_BYTES = 1024 * 1024 * 1024
 _HEADER_BYTES = 16 * 1024
 _MOST_HEADER_BYTES = 16 * 1024 * 1024
 _DICTIONARY_PAGE = 2
-_BY_DICTIONARY = (2, 8)  # PLAIN_DICTIONARY, RLE_DICTIONARY
+BY_DICTIONARY = (2, 8)  # PLAIN_DICTIONARY, RLE_DICTIONARY
 _BY_PREFIX = 7  # DELTA_BYTE_ARRAY: a cell may repeat all of the one before
 _LENGTH = struct.Struct("<I")
 
@@ -42,6 +42,11 @@ class Page(NamedTuple):
     packed_bytes: int
     values: int
     encoding: int
+    checksum: int | None = None
+    has_levels_apart: bool = False  #: version 2: the levels lie before what is packed
+    apart_bytes: int = 0  #: of all levels, where they lie apart
+    level_bytes: int = 0  #: of the last of them, which say where a value is
+    is_packed: bool = True
 
 
 def rows_at_once(path: Path, file: pq.ParquetFile, group: RowGroup, columns: Set[str], batch_bytes: int) -> int:
@@ -55,15 +60,26 @@ def rows_at_once(path: Path, file: pq.ParquetFile, group: RowGroup, columns: Set
             if chunk.column not in columns:
                 continue
             is_flat = file.schema.column(index).max_repetition_level == 0
-            try:
-                pages = list(_pages(raw, chunk))
-            except (LookupError, TypeError, ValueError) as error:  # a field is missing, or of another kind
-                raise JobInvalid(f"{path.name} is damaged: a page of {chunk.path!r} has no header.") from error
+            pages = pages_of(path, raw, chunk)
             longest = _longest_value(raw, pages, chunk)
             for page in pages:
                 _reject_bomb(path, chunk.path, page, longest)
                 most = min(most, _rows_of(page, longest, batch_bytes, rows if not is_flat else None))
     return max(1, most)
+
+
+def pages_of(path: Path, raw: BinaryIO, chunk: Chunk) -> list[Page]:
+    """The headers of a column chunk's pages, in order. Raises JobInvalid where one cannot be read."""
+    try:
+        return list(_pages(raw, chunk))
+    except (LookupError, TypeError, ValueError) as error:  # a field is missing, or of another kind
+        raise JobInvalid(f"{path.name} is damaged: a page of {chunk.path!r} has no header.") from error
+
+
+def reject_bombs(path: Path, column: str, pages: list[Page]) -> None:
+    """JobInvalid where a page of a column that is read value by value is a bomb."""
+    for page in pages:
+        _reject_bomb(path, column, page, 0)
 
 
 def _rows_of(page: Page, longest: int, batch_bytes: int, rows_of_lists: int | None) -> int:
@@ -77,7 +93,7 @@ def _rows_of(page: Page, longest: int, batch_bytes: int, rows_of_lists: int | No
 
 def _decoded_bytes(page: Page, longest: int) -> int:
     """At most."""
-    if page.encoding in _BY_DICTIONARY:
+    if page.encoding in BY_DICTIONARY:
         return page.values * (longest + 4)
     if page.encoding == _BY_PREFIX:
         return page.values * page.unpacked_bytes
@@ -151,15 +167,20 @@ def _pages(raw: BinaryIO, chunk: Chunk) -> Iterator[Page]:
 def _page(offset: int, fields: dict[int, Any]) -> Page | None:
     """None: a page of another kind, which readers pass over."""
     unpacked, packed = fields[2], fields[3]
+    checksum = fields[4] & 0xFFFF_FFFF if 4 in fields else None
     if fields[1] == _DICTIONARY_PAGE:
-        page = Page(offset, True, unpacked, packed, fields[7][1], fields[7][2])
+        page = Page(offset, True, unpacked, packed, fields[7][1], fields[7][2], checksum)
     elif 5 in fields:
-        page = Page(offset, False, unpacked, packed, fields[5][1], fields[5][2])
+        page = Page(offset, False, unpacked, packed, fields[5][1], fields[5][2], checksum)
     elif 8 in fields:
-        page = Page(offset, False, unpacked, packed, fields[8][1], fields[8][4])
+        second = fields[8]
+        apart = second[5] + second[6]
+        page = Page(
+            offset, False, unpacked, packed, second[1], second[4], checksum, True, apart, second[5], second.get(7, True)
+        )
     else:
         return None
-    if min(page.unpacked_bytes, page.packed_bytes, page.values) < 0:
+    if min(page.unpacked_bytes, page.packed_bytes, page.values, page.apart_bytes, page.level_bytes) < 0:
         raise ValueError("a page of less than nothing")
     return page
 

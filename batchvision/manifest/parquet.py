@@ -2,6 +2,7 @@
 
 Rule: read row group by row group through a buffered stream; a batch has as many rows as fit into ``BATCH_BYTES``,
 judged by what pages can hold at most and, where that may be too much, by the file's own numbers and a first taste.
+Columns of bytes whose pages are larger than a batch are read value by value (see ``streaming``).
 Extension types are refused but for those that are plain text or UUIDs: what a file names is never looked up. Partition
 values are text as the folder's name has it.
 """
@@ -26,6 +27,7 @@ from batchvision.manifest.footer import RowGroup, row_groups
 from batchvision.manifest.image_cells import holds_bytes
 from batchvision.manifest.opening import read_head, stranger, unreadable
 from batchvision.manifest.pages import rows_at_once
+from batchvision.manifest.streaming import large_leaves, other_leaves, streamed
 
 BATCH_ROWS = 8192
 BATCH_BYTES = 32 * 1024 * 1024
@@ -96,6 +98,10 @@ def _stored_batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Ite
             raise JobInvalid(f"{path.name} is damaged: a row group has {len(group.chunks)} columns of {leaves}.")
         if not group.rows:
             continue
+        if leaves_of := large_leaves(path, file, group, columns, BATCH_BYTES):
+            others = _others(path, file, number, group, other_leaves(file, columns, leaves_of))
+            yield from streamed(path, file.schema_arrow, others, columns, leaves_of, BATCH_BYTES)
+            continue
         chosen = sum(chunk.column in wanted for chunk in group.chunks)
         rows = min(BATCH_ROWS, group.rows)
         if not chosen or rows_at_once(path, file, group, wanted, BATCH_BYTES // chosen) < rows:
@@ -106,6 +112,23 @@ def _stored_batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Ite
         for batch in file.iter_batches(batch_size=rows, row_groups=[number], columns=columns):
             batch.validate(full=True)
             yield batch
+
+
+def _others(
+    path: Path, file: pq.ParquetFile, number: int, group: RowGroup, leaves: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """The columns of a row group beside those of large pages; with none, only the number of rows counts."""
+    if not leaves:
+        for start in range(0, group.rows, BATCH_ROWS):
+            yield pa.RecordBatch.from_arrays([pa.nulls(min(BATCH_ROWS, group.rows - start))], names=[""])
+        return
+    chunks = tuple(chunk._replace(column=chunk.path) for chunk in group.chunks)
+    apart = group._replace(chunks=chunks)
+    read = frozenset(chunk.path for chunk in chunks if chunk.path in leaves or chunk.path.partition(".")[0] in leaves)
+    rows = min(BATCH_ROWS, rows_at_once(path, file, apart, read, BATCH_BYTES))
+    for batch in file.iter_batches(batch_size=rows, row_groups=[number], columns=leaves):
+        batch.validate(full=True)
+        yield batch
 
 
 def _reject_extensions(fields: Iterable[pa.Field], name: str) -> None:
