@@ -116,14 +116,16 @@ class Judge:
 
     def _answered(self, exchange: Exchange, raw: RawAnswer, jitter: float) -> Verdict:
         reading = self._read(exchange, raw)
-        answer = reading.answer
+        answer, thoughts = reading.answer, reading.answer.reasoning_text
+        if thoughts is not None:  # long, and kept in a column of its own or not at all
+            answer = answer._replace(reasoning_text=None)
         if answer.usage.cost_ticks is None:
             prices, images = self._prices_of(exchange.intent), len(exchange.intent.image_ref)
             answer = answer._replace(usage=money.with_cost(answer.usage, prices, images))
         if error := reading.error or _given_up(exchange, raw):
             return self._failing(exchange, answer, error, jitter)
         try:
-            return self._completed(exchange, raw, answer)
+            return self._completed(exchange, raw, answer, thoughts)
         except InvalidAnswer as error:
             return self._failing(exchange, answer, error, jitter)
 
@@ -146,7 +148,7 @@ class Judge:
             return Reading(Answer(), _gone(exchange, raw.received_at, reading.message))
         return dialect.read(raw)  # a poll that says "not yet" is no answer, and is read as none
 
-    def _completed(self, exchange: Exchange, raw: RawAnswer, answer: Answer) -> Verdict:
+    def _completed(self, exchange: Exchange, raw: RawAnswer, answer: Answer, thoughts: str | None) -> Verdict:
         intent = exchange.intent
         checked = check_answer(self._recipe(intent.recipe_id).answer, answer.text)
         completed = Completed(
@@ -157,7 +159,7 @@ class Judge:
             output_text=answer.text,
             output_json=checked.output_json,
             answer=answer,
-            answer_columns=self._columns(checked, answer),
+            answer_columns=self._columns(checked, answer.text, thoughts),
             provider=intent.provider,
             model_requested=intent.model_requested,
             lane=intent.lane,
@@ -172,11 +174,11 @@ class Judge:
         )
         return Verdict(_attempt(exchange, AttemptState.OK, answer, None), completed, None, None)
 
-    def _columns(self, checked: CheckedAnswer, answer: Answer) -> Mapping[str, Any]:
+    def _columns(self, checked: CheckedAnswer, text: str, thoughts: str | None) -> Mapping[str, Any]:
         """The answer's values, and the model's thoughts where they are kept: told beside the content, or in it."""
         if not self._keep_reasoning:
             return checked.columns
-        return {**checked.columns, REASONING_COLUMN: answer.reasoning_text or thoughts_in(answer.text)}
+        return {**checked.columns, REASONING_COLUMN: thoughts or thoughts_in(text)}
 
     # ------------------------------------------------------------------------------ no answer
 

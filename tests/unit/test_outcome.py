@@ -433,3 +433,16 @@ def test_a_stream_whose_reason_stays_null_was_given_up_and_is_no_answer(body: by
     assert isinstance(verdict.outcome, Failed if kind else Completed)
     if kind == "truncated":
         assert "limits.concurrency to 1" in (verdict.attempt.error_message or "")
+
+
+# ---------------------------------------------------------------------------------- thoughts
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_thoughts_are_held_in_their_column_or_nowhere(keeps: bool) -> None:
+    message = {"content": "A shoe.", "reasoning_content": "It has heels."}
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+    verdict = judge(answered(body), keep_reasoning=keeps)
+    assert isinstance(verdict.outcome, Completed)
+    assert verdict.outcome.answer.reasoning_text is verdict.attempt.answer.reasoning_text is None
+    assert verdict.outcome.answer_columns == ({"reasoning_text": "It has heels."} if keeps else {})
