@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -131,11 +131,13 @@ class PaidRows:
 
     def _settle(self) -> None:
         """Of each row the newest work, and whether any is of the current recipe."""
-        added, self._added = self._added, []
-        ids, recipes, at, ticks = (np.concatenate(columns) for columns in zip(*added, strict=True))
+        columns = [list(column) for column in zip(*self._added, strict=True)]
+        self._added.clear()
+        ids, recipes, at, ticks = map(_joined, columns)
         if not len(ids):
             return
         order = np.lexsort((at, ids))
+        del at
         ids = ids[order]
         is_last = np.append(ids[1:] != ids[:-1], True)
         starts = np.flatnonzero(np.append(True, is_last[:-1]))
@@ -143,6 +145,13 @@ class PaidRows:
         self._ids = ids[is_last]
         self._newest = recipes[order][is_last]
         self._ticks = ticks[order][is_last]
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """One array of all parts, which are given up: a column at a time stands twice in memory."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
 
 
 def _hashes(ids: pa.Array) -> NDArray[np.uint64]:
