@@ -1,6 +1,6 @@
 """Nights of a cron job for tests: one folder with manifest, images and job, changed and run again night after night.
 
-An emulator on loopback is the provider; what it billed is read after each night. The command's clock can be moved.
+The provider is an emulator on loopback. Each night says which requests it billed. A test can move the clock.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ DEFERRED = {"delivery.lane": "deferred", "delivery.max_ticket_wait_seconds": 0.0
 
 @dataclass(frozen=True)
 class Night:
-    """One run: its exit code, its summary (None: refused), what was billed meanwhile, and the refusal's words."""
+    """One run: exit code, summary (None: refused), the requests billed meanwhile, and the refusal's message."""
 
     exit_code: int
     summary: RunSummary | None
@@ -59,9 +59,9 @@ class Night:
 
 @dataclass
 class Nights:
-    """The folder of a job. ``cells``: what the prompt reads of each row; a row without an entry is not in the manifest.
+    """The folder of a job. ``cells``: the cell that the prompt reads, by row. Other rows are not in the manifest.
 
-    A cell may hold a marker such as ``[[fault:refusal:1]]``: the emulator then misbehaves at the first try alone.
+    A cell may hold a marker: with ``[[fault:refusal:1]]`` the emulator refuses the first try of the row.
     """
 
     folder: Path
@@ -90,7 +90,7 @@ class Nights:
     def output(self) -> Path:
         return self.folder / "out"
 
-    # ---------------------------------------------------------------------------- what a night changes
+    # ---------------------------------------------------------------------------- between nights
 
     def rows(self, cell: str, *names: str) -> None:
         """These rows get this cell; rows that are new come to the manifest."""
@@ -196,7 +196,7 @@ class Nights:
         make_ready(self.emulator)
         return night
 
-    # ---------------------------------------------------------------------------- what there is afterwards
+    # ---------------------------------------------------------------------------- after the night
 
     def show(self, status: str = "completed") -> dict[str, str]:
         """By row: its kept cell, as ``show`` gives it."""

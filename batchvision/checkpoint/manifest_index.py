@@ -1,7 +1,7 @@
 """The index of the manifest: under which request each row of it has its answer, or is failed, now.
 
-A run writes it at the end of each complete pass over the manifest, beside its journal. A row's current answer is the
-one that the index names, whatever the clock said when it came.
+A run writes it at the end of each complete pass over the manifest, beside its journal. The index names each row's
+current answer. No clock decides that.
 
 The rule: of several divisions of an output into shards, only the files of the one that was written last count.
 """
@@ -61,7 +61,7 @@ class RowsMet:
 
 
 def write_index(disk: Disk, output: Path, shard: str, run_id: str, met: RowsMet, failures: Iterable[Failed]) -> None:
-    """Replace the shard's index. All that the run has booked is sealed. Raises OSError, CheckpointDamaged."""
+    """Replace the shard's index. The run's records are sealed already. Raises OSError, CheckpointDamaged."""
     generation = 1 + max((each.generation for each in _found(output)), default=0)
     written = {_RUN: run_id.encode(), _GENERATION: str(generation).encode()}
     path = output / STATE_FOLDER / shard / INDEX_NAME

@@ -1,6 +1,6 @@
-"""Paid failures, read from the ledger: it is the truth about what was paid, and ``failures/`` shows only today's rows.
+"""Paid failures, read from the ledger. ``failures/`` shows only the rows that are failed under today's request.
 
-A row may leave the manifest, or have another cell, for a night; its failure under the first request is still paid for.
+A row may leave the manifest, or have another cell, for a night. Its failure under the first request stays paid.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _READ = (
 
 @dataclass(slots=True)
 class _Paid:
-    """The failed attempts of one request: the last of them, the runs that met them, and all that it cost."""
+    """The failed attempts of one request: the last one, the runs that met them, and the cost of the request."""
 
     last: dict[str, Any]
     runs: set[str] = field(default_factory=set)
@@ -70,7 +70,7 @@ class _Paid:
 def read_paid_failures(output: Path, is_wanted: Callable[[str, str], bool]) -> dict[Key, Failed]:
     """The failed rows that money was spent on, by row_id and request_key. Raises CheckpointDamaged.
 
-    ``is_wanted``: False for a request whose end is known from elsewhere.
+    ``is_wanted``: False for a request that has its answer.
     """
     paid: dict[Key, _Paid] = {}
     for path in part_paths(output, "attempts"):
@@ -90,7 +90,7 @@ def read_paid_failures(output: Path, is_wanted: Callable[[str, str], bool]) -> d
 
 
 def _has_any(path: Path) -> bool:
-    """One small column tells for most parts that there is none."""
+    """Most parts have no paid failure. One small column shows that."""
     return any(pc.any(pc.is_in(batch["error_kind"], _KINDS)).as_py() for batch in batches_of(path, ("error_kind",)))
 
 

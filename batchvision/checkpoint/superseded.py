@@ -1,4 +1,4 @@
-"""Answers that their row does not need any more, by the index of the manifest.
+"""Superseded answers: by the index of the manifest, their row has another one now.
 
 The rule: an answer goes only where the row's current answer is another one that is there. A row that the index does not
 name keeps all of its answers.
@@ -30,7 +30,7 @@ def superseded(output: Path, paths: Sequence[Path]) -> Mapping[Path, Places]:
         is_answer = [state == COMPLETED for state in batch["state"].to_pylist()]
         answered = batch.filter(pa.array(is_answer, pa.bool_()))
         current.add_packed(pairs(packed_ids(answered["row_id"]), packed_keys(answered["request_key"])))
-    for path in paths:  # the rows whose current answer is there
+    for path in paths:  # rows with their current answer
         for ids, is_current in _answers(path, current):
             rows.add_packed(np.frombuffer(ids, f"V{KEY_BYTES}")[is_current].tobytes())
     found = {path: _superseded_in(path, current, rows) for path in paths}

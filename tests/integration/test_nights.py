@@ -1,4 +1,4 @@
-"""Several nights of one job: what is paid for is kept, whatever a night changes."""
+"""Several nights of one job: each night changes something, and paid work is kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def emulator() -> Iterator[RunningEmulator]:
 
 @pytest.fixture
 def elsewhere() -> Iterator[RunningEmulator]:
-    """Another provider's host: it knows nothing of the first one's tickets."""
+    """Another host. It does not know the tickets of the first one."""
     with start_in_thread(EmulatorOptions()) as running:
         yield running
 
@@ -444,7 +444,7 @@ def test_a_changed_type_of_an_answer_names_a_way_that_buys_nothing_again(job):
     refused = job.run({"answer.schema": schema("number")})
     assert refused.exit_code == 2
     assert "batchvision reparse JOB" in refused.message
-    for name in ("attempts", "recipes"):  # as the message says
+    for name in ("attempts", "recipes"):  # the way that the message names
         shutil.copytree(job.output / name, job.folder / "new" / name)
     settings = {**job.settings, "answer.schema": schema("number"), "output.path": "new"}
     assert anyio.run(reparse, job.job(settings)).published == 4
@@ -462,7 +462,7 @@ def test_an_empty_manifest_beside_answers_is_refused_and_empties_nothing(refused
     assert_nothing_was_forgotten(refused)
 
 
-# ---------------------------------------------------------------------------------- e: the guard and all that is paid
+# ---------------------------------------------------------------------------------- e: the guard and paid work
 
 
 OTHER_PROMPT = {"prompt.user": "Another question: {title} [[echo:{sku}]]"}
@@ -547,3 +547,13 @@ def test_a_night_that_keeps_older_answers_does_not_end_with_0(job):
     kept = job.run({**OTHER_PROMPT, "output.on_recipe_change": "new_rows_only"})
     assert (kept.exit_code, kept.counts, kept.billed) == (3, (0, 0, 4), Counter())
     assert job.show() == dict.fromkeys(FOUR, "shoe")
+
+
+def test_changed_kept_cells_are_counted_and_refreshed_by_reparse(typed):
+    typed.run(manifest=with_weights(typed, 5, 6))
+    night = typed.run(manifest=with_weights(typed, 5, 7))
+    assert (night.billed, night.summary.rows_with_other_kept_cells) == (Counter(), 1)
+    assert anyio.run(reparse, typed.job()).refreshed == 1
+    assert weights_of(typed) == {"r1": 5, "r2": 7}
+    assert typed.run(manifest=with_weights(typed, 5, 7)).summary.rows_with_other_kept_cells == 0
+    assert typed.is_right()

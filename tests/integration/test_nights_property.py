@@ -1,4 +1,4 @@
-"""Random sequences of nights: nothing paid is bought again unasked, and what is shown is today's."""
+"""Random sequences of nights: no paid request is bought again, and ``show`` gives today's answers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from batchvision.checkpoint import compact
 from batchvision.emulator import RunningEmulator, start_in_thread
 
 ROWS = ("r1", "r2", "r3")
-#: The emulator refuses "glove" once, for money; it answers the others.
+#: The emulator refuses a row with "glove" once, and bills it. It answers rows with another cell.
 CELLS = {"shoe": "shoe", "bag": "bag", "glove": "glove [[fault:refusal:1]]"}
 PROMPTS = ("Describe", "Now tell of")
 PLACES = ("here", "there")
 
 
 class Plan(NamedTuple):
-    """A night: the cell of each row (None: not in the manifest), and what else is changed for it."""
+    """One night: the cell of each row (None: not in the manifest), and the settings that are changed."""
 
     cells: tuple[str | None, ...]
     prompt: int = 0
@@ -49,14 +49,14 @@ Request = tuple[str, str, int]  #: row, cell, prompt
 
 
 class Model:
-    """What a user expects: each request is bought once, and its end is kept."""
+    """The promise: each request is bought once, and its end is kept."""
 
     def __init__(self) -> None:
         self.ended: dict[Request, str] = {}  #: "answered" or "refused"
         self.open: dict[Request, str] = {}  #: the place that gave the ticket
 
     def play(self, plan: Plan) -> Counter[Asked]:
-        """The night's effect; what it buys."""
+        """Apply a night. Return the requests that it buys."""
         for request, place in list(self.open.items()):
             if place == plan.place:
                 del self.open[request]
@@ -115,7 +115,7 @@ def play(nights: Nights, hosts: dict[str, RunningEmulator], model: Model, plan: 
 
 
 def drop_superseded(model: Model, plan: Plan) -> None:
-    """A compaction forgets the answers that a row of today has beside its current one, and says so."""
+    """A compaction drops the answers that a row has beside its current one."""
     completed = model.completed(plan)
     answered = [request for request, end in model.ended.items() if end == "answered" and request[0] in completed]
     for row, cell, prompt in answered:
