@@ -94,8 +94,10 @@ def streamed(
             found = {leaf.chunk.path: [row[place] for row in rows] for place, leaf in enumerate(leaves)}
             beside = batch.slice(at, len(rows))
             arrays = [_column(schema.field(name), beside, found, leaves) for name in columns]
-            yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
             at += len(rows)
+            del rows, found  # the batch has its own copy of the values
+            yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+            del arrays
 
 
 def _fitting(readers: Sequence[Iterator[Cell]], most_rows: int, most_bytes: int) -> Iterator[tuple[Cell, ...]]:

@@ -174,21 +174,23 @@ def test_text_that_is_not_utf_8_is_damage(tmp_path: Path) -> None:
         list(batches(tmp_path / "t.parquet", "image"))
 
 
-def test_a_page_of_a_hundred_megabytes_is_not_held(tmp_path: Path) -> None:
-    """A process of its own, whose peak is measured: the parent's would count what tests before have held."""
+def test_a_page_of_two_hundred_megabytes_is_not_held(tmp_path: Path) -> None:
+    """In a process of its own, for its peak. Held whole, the page takes twice its size, packed and unpacked."""
     path = tmp_path / "m.parquet"
     images = pa.array([RNG.randbytes(200_000) for _ in range(1_000)], pa.binary())
     pq.write_table(pa.table({"image": images}), path)
     program = (
-        "import resource, sys\nfrom pathlib import Path\nfrom batchvision.manifest.parquet import ParquetManifest\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "import re, sys\nfrom pathlib import Path\nfrom batchvision.manifest.parquet import ParquetManifest\n"
+        "def peak():\n"
+        "    status = Path('/proc/self/status').read_text()\n"
+        "    return int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) // 1024\n"
         "manifest, before = ParquetManifest(Path(sys.argv[1]), {}), peak()\n"
         "rows = sum(batch.num_rows for batch in manifest.batches(['image']))\nprint(rows, peak() - before)"
     )
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
     rows, mebibytes = map(int, done.stdout.split())
     assert rows == 1_000
-    assert mebibytes < 190  # the file's one row group has 191, and its dictionary as many again
+    assert 0 < mebibytes < 260
 
 
 # ---------------------------------------------------------------------------------- snappy
