@@ -18,6 +18,8 @@ from batchvision.errors import ImageUnreadable
 
 #: For one file, its turn included. Disks that sleep need ten seconds to wake, network mounts a little more.
 READ_SECONDS = 60.0
+#: After that time a thread may still hand over its file. A process that was stopped finds the time over on its return.
+GRACE_SECONDS = 1.0
 #: Reads at once. With as many that hang, further ones fail as well.
 MOST_THREADS = 16
 _IDLE_SECONDS = 5.0  #: after which a thread without work ends
@@ -49,14 +51,16 @@ class FileReaders:
         done: asyncio.Future[T] = loop.create_future()
         self._begin(_Read(work, loop, done))
         try:
-            async with asyncio.timeout(self._read_seconds):
-                return await done
-        except TimeoutError:
-            if not done.cancelled():  # the work's own
-                raise
-            raise ImageUnreadable(
-                f"{name} was not read within {self._read_seconds:g} s: see whether its disk or network mount answers"
-            ) from None
+            for seconds in (self._read_seconds, GRACE_SECONDS):
+                if not done.done():
+                    await asyncio.wait({done}, timeout=seconds)
+            if done.done():
+                return done.result()
+        finally:
+            done.cancel()  # of no effect on a read that has ended
+        raise ImageUnreadable(
+            f"{name} was not read within {self._read_seconds:g} s: see whether its disk or network mount answers"
+        )
 
     def _begin(self, read: _Read[T]) -> None:
         with self._lock:

@@ -333,3 +333,15 @@ def test_an_example_s_image_is_a_file_or_a_data_uri(tmp_path: Path) -> None:
         with pytest.raises(RowInvalid, match="must be a file") as caught:
             load_local(reference, tmp_path, ImagePreparation())
         assert "canary" not in caught.value.message
+
+
+async def test_a_file_that_is_read_as_the_time_is_over_is_taken() -> None:
+    """A process that was stopped and resumed finds the time over before its thread has handed over the file."""
+    readers = FileReaders(read_seconds=0.0)
+    assert await readers.read("a.png", lambda: b"an image") == b"an image"
+    with pytest.raises(TimeoutError, match="the work's own"):
+        await readers.read("a.png", _times_out)
+
+
+def _times_out() -> bytes:
+    raise TimeoutError("the work's own")
