@@ -1,6 +1,6 @@
-"""What stops a run before it buys again what is paid for: the user is told the price, and says which way.
+"""Decide whether a run may start, or would first need the user's word: changed recipe, changed or missing manifest.
 
-Rule: pure decisions and their words. What has changed is counted in ``feed``, what it would cost in ``plan``.
+Rule: pure decisions and their messages. ``feed`` counts the changes, ``plan`` estimates the costs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KEYS_NAMED = 4
 
 
 class Quote(NamedTuple):
-    """What a way out would send. ``ticks`` None: the price is not known."""
+    """Requests and cost of one way out. ``ticks`` is None without a known price."""
 
     requests: int
     ticks: int | None
@@ -33,7 +33,7 @@ class Quote(NamedTuple):
 
 
 def agreed_recipes(job: Job, summaries: Iterable[RunSummary]) -> frozenset[str] | None:
-    """The recipes whose rows the last whole run was allowed to ask again under the job's recipe; None: all of them.
+    """Recipes that the last whole run could ask again under the job's recipe. None stands for every recipe.
 
     ``summaries``: the newest first. Trials (``--limit``, ``--sample``, a pilot) and ``reparse`` are no consent.
     """
@@ -51,14 +51,14 @@ def agreed_recipes(job: Job, summaries: Iterable[RunSummary]) -> frozenset[str] 
 
 
 def recipes_to_redo(job: Job, found: Changes, agreed: frozenset[str] | None) -> frozenset[str]:
-    """The recipes whose rows this run may ask again: those agreed to before, and all where the job says so."""
+    """Recipes that this run may ask again: the agreed ones, or every one under ``on_recipe_change = "redo"``."""
     if job.output.on_recipe_change == "redo" or agreed is None:
         return frozenset(found.again) | (agreed or frozenset())
     return agreed
 
 
 def rows_not_agreed(job: Job, found: Changes, agreed: frozenset[str] | None) -> int:
-    """The rows that a run would ask again although nobody has said so."""
+    """Count the rows that a run would ask again without consent."""
     if job.output.on_recipe_change != "refuse":
         return 0
     allowed = recipes_to_redo(job, found, agreed)
@@ -68,7 +68,7 @@ def rows_not_agreed(job: Job, found: Changes, agreed: frozenset[str] | None) -> 
 def recipe_words(
     rows: int, job: Job, documents: Iterable[Mapping[str, Any]], redo: Quote, new_rows_only: Quote | None
 ) -> str:
-    """What has changed and what each way out costs. ``documents``: the recipes that the rows were paid under."""
+    """Name the changed keys and the cost of each way out. ``documents``: the recipes that the rows were paid under."""
     now = recipe_document(job.recipe)
     changes = [changed_keys(document, now) for document in documents]
     keys = sorted({key for keys in changes for key in keys})
@@ -89,12 +89,12 @@ def recipe_words(
 
 # ---------------------------------------------------------------------------------- the manifest
 
-#: A part of the rows (20%) says nothing of fewer changed rows than this.
+#: A share of rows (20%) applies from this number of changed rows on.
 LEAST_CHANGED = 100
 
 
 def are_too_many_changed(job: Job, found: Changes) -> bool:
-    """Whether so many answered rows have changed that a user has to say what is meant."""
+    """Whether more answered rows have changed than ``manifest.max_changed`` allows."""
     manifest = job.manifest
     if manifest.on_row_change != "refuse" or not found.changed:
         return False
@@ -104,7 +104,7 @@ def are_too_many_changed(job: Job, found: Changes) -> bool:
 
 
 def row_words(job: Job, found: Changes, columns: Sequence[str], redo: Quote, keep: Quote) -> str:
-    """What has changed and what each way out costs."""
+    """Name the changed columns and the cost of each way out."""
     named = ", ".join(columns[:KEYS_NAMED]) or "cells or images"
     return ". ".join(
         [
@@ -117,7 +117,7 @@ def row_words(job: Job, found: Changes, columns: Sequence[str], redo: Quote, kee
     )
 
 
-# ---------------------------------------------------------------------------------- what seems to be missing
+# ---------------------------------------------------------------------------------- missing manifests and images
 
 
 def empty_words(job: Job, rows: int) -> str:
@@ -129,7 +129,7 @@ def empty_words(job: Job, rows: int) -> str:
 
 
 def missing_words(job: Job, images: LocalImages) -> str:
-    """No local image is where the manifest says."""
+    """The first local images are missing."""
     return (
         f"none of the first {images.missing} local images to do can be found under manifest.root {job.root} (the first "
         f"is {images.example}): is the folder mounted? Correct manifest.root or the paths. Nothing was sent"

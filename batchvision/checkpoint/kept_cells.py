@@ -57,8 +57,7 @@ class KeptCells:
         return tuple(cell_of(cast(chosen[at])) for at, _, cast in self._columns)
 
     def changed(self) -> dict[Path, dict[int, bytes]]:
-        """Of each part of the results the places of answers whose row has other cells now, and the row. Raises
-        CheckpointDamaged."""
+        """By part of the results: places of answers with outdated cells, and their rows. Raises CheckpointDamaged."""
         found: dict[Path, dict[int, bytes]] = {}
         keys = np.frombuffer(b"".join(self._rows), np.dtype((np.void, KEY_BYTES)))
         if not len(keys) or not self._columns:
@@ -93,8 +92,8 @@ class KeptCells:
                 yield place, rows[place].tobytes()
 
     def refresh(self, changes: Changes, disk: Disk | None = None) -> int:
-        """Put cells in their place, part by part; how many rows got others. Parts that a journal can still make again
-        are left. Needs the locks of all shards. Raises DiskFailed, CheckpointDamaged."""
+        """Write today's cells, part by part, and return the number of changed rows. Parts that a journal can still make
+        again are left. Needs the locks of all shards. Raises DiskFailed, CheckpointDamaged."""
         refreshed = 0
         with disk_failures(f"refreshing kept cells in {self._output}"):
             for path in final_parts(self._output, "results"):

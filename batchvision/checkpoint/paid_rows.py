@@ -1,7 +1,7 @@
 """Rows with paid work (an answer, a failure that cost money, an open ticket), and the recipe of the newest of it.
 
-The rule: it is asked only about rows that are not done under their key of today. A row is 20 bytes here, told from
-others by 64 bits of hash: what hangs on it is whether a user is asked first, or whether a row waits.
+The rule: questions concern rows that are not done under today's key. A row takes 20 bytes and is identified by 64 bits
+of hash. A collision can only refuse a run, or leave one row pending.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class PaidRows:
         return self._has_current[places]
 
     def ticks(self, places: NDArray[np.int64]) -> int:
-        """What the newest work of these rows has cost."""
+        """Cost of the newest work of these rows."""
         return int(self._ticks[places].sum())
 
     def are_elsewhere(self, ids: pa.Array) -> NDArray[np.bool_]:

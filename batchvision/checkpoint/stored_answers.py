@@ -1,7 +1,7 @@
 """The stored answers of one recipe by row: to compare today's row with a request that was answered.
 
-The rule: read only where a row looks new although it was paid for (its image is gone, its URL is written in another
-way): an answer takes some 200 bytes here.
+The rule: read only when a row that was paid for looks new, because its image is missing or its URL changed. An answer
+takes about 200 bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _KEPT = ("row_id", "request_key", "image_ref", "image_sha256")
 
 
 class StoredAnswer(NamedTuple):
-    """What was asked. ``image_sha256``: None for URLs handed over."""
+    """What was asked. ``image_sha256`` is null for URLs handed over."""
 
     request_key: str
     image_ref: tuple[str, ...]

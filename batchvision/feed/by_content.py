@@ -1,7 +1,7 @@
-"""A row that looks new though it was paid for: is it the same request all the same?
+"""Find out whether a row that looks new is the same request as one that was paid for.
 
-Rule: only what was asked counts. A touched image has its bytes read; one that is gone is taken as it was answered, and
-so is a URL that differs only in parameters that do not change the image.
+Rule: the request_key decides. A touched image is read again. A missing image counts with its stored hash. A URL counts
+as stored when it differs only in ignored parameters.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 class Known(Protocol):
-    """What is asked of the checkpoint here."""
+    """The one question to the checkpoint."""
 
     def state(self, row_id: str, key: str) -> RowState: ...
 
 
 class ByContent:
-    """Compares today's rows with what was asked."""
+    """Compares rows of today's manifest with stored requests."""
 
     def __init__(self, job: Job) -> None:
         self._recipe = job.recipe
@@ -48,7 +48,7 @@ class ByContent:
         return standing.state(row.row_id, key) is RowState.NEW
 
     def is_answer_to(self, answer: StoredAnswer, row: Row) -> bool:
-        """Whether a stored answer is that to the row, whose images may be gone by now."""
+        """Whether a stored answer belongs to the row. Its images may be missing."""
         if not len(answer.image_ref) == len(answer.image_sha256) == len(row.images):
             return False
         payloads: list[Payload] = []
@@ -60,7 +60,7 @@ class ByContent:
         return self._key(row, payloads) == answer.request_key
 
     def _as_answered(self, ref: ImageRef, name: str) -> ImageRef | None:
-        """``ref`` as it was when it was answered under ``name``; None: it is another image."""
+        """``ref`` under the stored ``name``. None for another image."""
         if ref.kind is not ImageKind.URL:
             return ref
         if trimmed_url(ref.reference, self._ignored) != trimmed_url(name, self._ignored):

@@ -1,4 +1,4 @@
-"""What a pass would buy again: rows that were paid for under another recipe, or before their cells or images changed.
+"""Count the rows that a pass would buy again, because the recipe, their cells or their images changed.
 
 Rule: it reads the manifest and, where a local image may only have been touched, that image; it changes nothing.
 """
@@ -31,10 +31,9 @@ SKIP_FACTOR = 4
 
 @dataclass(slots=True)
 class Changes:
-    """Rows of today's manifest. ``again``: to do, and paid for under another recipe last, by recipe_id. ``changed``: to
-    do, and paid for under this recipe with other cells or images. ``paid``: all that were ever paid for under this
-    recipe. ``kept``: left with an older answer, as the job says. ``ticks``: what the work on ``again`` and ``changed``
-    rows has cost.
+    """Rows of today's manifest. ``again``: to do, and last paid for under another recipe, by recipe_id. ``changed``: to
+    do, and paid for under this recipe with other cells or images. ``paid``: every row ever paid for under this recipe.
+    ``kept``: rows that keep an older answer by the job's policy. ``ticks``: cost of ``again`` and ``changed`` rows.
     """
 
     rows: int = 0
@@ -44,7 +43,7 @@ class Changes:
     kept: int = 0
     again: Counter[str] = field(default_factory=Counter)
     ticks: int = 0
-    #: some changed rows, to see in them what has changed
+    #: some changed rows, to find the changed columns
     examples: list[Row] = field(default_factory=list)
 
     @property
@@ -113,7 +112,7 @@ class ChangeCounter:
     def _add_by_url(
         self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows
     ) -> None:
-        """As :meth:`_add_by_content`, of rows of plain URLs: no image is read, and none becomes an object."""
+        """As :meth:`_add_by_content` for rows of plain URLs, without reading an image or making a ``Row``."""
         keys = stretch.url_rows(places.tolist(), paid.recipes[0]).request_keys.hex()
         ids = stretch.ids.take(pa.array(places)).to_pylist()
         digits = 2 * KEY_BYTES

@@ -1,6 +1,6 @@
 """Whether the local images of the rows to do are there at all: a folder that is not mounted is no fault of its rows.
 
-Rule: it looks at the first images alone, and reads none.
+Rule: it looks at the first images only, and opens no file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LOOKED_AT = 100
 #: Fewer missing ones may well be the fault of their rows.
 LEAST_MISSING = 20
-#: Where none of so many rows has a local image, no further row is looked at.
+#: The search ends after this number of rows without a local image.
 ROWS_LOOKED_AT = 10_000
 _ROWS_AT_ONCE = 128
 

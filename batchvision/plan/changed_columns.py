@@ -1,4 +1,4 @@
-"""In which columns answered rows differ from what was asked, seen in some of them. Reads the output; sends nothing."""
+"""Name the columns in which answered rows differ from their stored requests, by examples. Sends nothing."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _changed_images(refs: Sequence[ImageRef], names: list[str], before: tuple[st
 
 
 def _example(then: str, now: str) -> str:
-    """What of a reference has changed: its host, its parameters, or all of it."""
+    """The changed part of a reference: host, parameters, or the whole."""
     before, after = urlsplit(then), urlsplit(now)
     if before.netloc != after.netloc and before.path == after.path:
         return f" (host {before.netloc or 'none'} became {after.netloc or 'none'})"
@@ -86,7 +86,7 @@ def _example(then: str, now: str) -> str:
 
 
 def _changed_texts(job: Job, row: Row, stored: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The columns of the prompt whose kept cells differ, and those that are not kept. An id is what it was."""
+    """Prompt columns whose kept cells differ, and prompt columns that are not kept. Id columns cannot change."""
     now = {column.source: (column.name, cell) for column, cell in zip(job.keep_columns, row.keep, strict=True)}
     differing = [
         name

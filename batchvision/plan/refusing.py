@@ -1,4 +1,4 @@
-"""Before anything is sent: count what would be bought again, and refuse with the price of each way out.
+"""Count the rows that a run would buy again, and refuse with the cost of each way out, before any request is sent.
 
 Rule: the words and numbers are those of ``plan``, which is drawn only where a run is refused.
 """
@@ -24,8 +24,8 @@ from batchvision.plan import plan
 async def refuse_to_buy_again(
     job: Job, surveyed: Survey, standing: Standing, selection: Selection, offload: Offload
 ) -> frozenset[str]:
-    """The recipes whose rows this run may ask again. Raises JobInvalid where a user has to say so first, and where the
-    manifest or its images seem to be missing."""
+    """Recipes that this run may ask again. Raises JobInvalid without consent, or when the manifest or its images seem
+    to be missing."""
     if not surveyed.rows_in_manifest and not selection.allow_empty:
         paid = await offload(standing.paid_rows)
         if len(paid):

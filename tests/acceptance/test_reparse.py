@@ -50,7 +50,8 @@ def test_after_a_changed_schema_a_run_asks_nothing_and_has_new_typed_columns(ben
     schema(bench, mood={"type": ["string", "null"]})
 
     refused = bench.call("run", job, *flags)
-    assert refused.returncode == 2 and "were paid for under another recipe" in refused.stderr
+    assert refused.returncode == 2 and f"{ROWS} rows of this manifest were paid for" in refused.stderr
+    assert "(answer.schema changed)" in refused.stderr and "`batchvision reparse JOB`" in refused.stderr
 
     done = bench.call("reparse", job, *flags)
     assert done.returncode == 0, done.stderr
