@@ -80,7 +80,7 @@ class Arrival:
         self.end(httpx.RemoteProtocolError("the server hung up"))
 
     def end(self, error: httpx.TransportError) -> None:
-        """Read no more of it. What is over stays as it is, but nothing may follow it any more."""
+        """Read no more of it. A response that is over already stays whole, but no other one may follow it."""
         self.may_be_followed = False
         if not self.is_over:
             self.is_over, self.error = True, error

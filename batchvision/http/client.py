@@ -53,7 +53,7 @@ class ProviderClient:
     """One provider's endpoint over ``transport``, which the caller opens and closes.
 
     The caller bounds the requests on the wire. ``secrets`` hides the key in messages. ``network``: how the transport
-    reaches the provider (None: the caller's own transport does, somehow); it is named where no request can.
+    reaches the provider. It is None where the caller brings a transport. Messages about lasting faults name it.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class ProviderClient:
     # ---------------------------------------------------------------------------- no answer
 
     def _check_it_is_the_providers(self, raw: RawAnswer) -> None:
-        """Raises NoWayToProvider for what a proxy, or the port of another scheme, answers in the provider's place."""
+        """Raise NoWayToProvider where a proxy, or the port of another scheme, answered in the provider's place."""
         if self._network is not None:
             if raw.status == PROXY_AUTHENTICATION_REQUIRED:
                 raise proxy_wants_password(self._network)
@@ -165,7 +165,7 @@ class ProviderClient:
         return ConnectionCut(f"the connection to {self._shown} ended before an answer began: {said}")
 
     async def _no_way(self, error: Exception) -> BatchvisionError | None:
-        """What is known to stay: before the provider's first answer a certificate, later only what a proxy says."""
+        """The lasting fault behind ``error``, if any. After the provider's first answer only a proxy's counts."""
         if self._network is None or (self._has_answered and not isinstance(error, httpx.ProxyError)):
             return None
         found = no_way(error, self._network)
@@ -256,7 +256,7 @@ async def _read(response: httpx.Response, content: Body) -> bool:
 
 @lru_cache(maxsize=256)  # answer after answer has the same
 def _known(name: bytes) -> str | None:
-    """A header's name in lower case where its value is read; None of all others."""
+    """A header's name in lower case, or None where its value is not read."""
     known = name.lower().decode("ascii", "replace")
     is_read = known in _READ_HEADERS or "ratelimit" in known or known.startswith("x-openrouter-cache")
     return known if is_read else None

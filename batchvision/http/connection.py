@@ -27,8 +27,8 @@ _MOST_UNREAD_BYTES = 256 * 1024  #: of a body: the socket is read no further unt
 
 
 class Connection(asyncio.BufferedProtocol):
-    """An open connection. ``forget`` is called when it has ended. All connections share one ``buffer``, because what
-    has come is parsed at once."""
+    """An open connection. ``forget`` is called when it has ended. All connections share one ``buffer``, because
+    received bytes are parsed at once."""
 
     def __init__(self, forget: Callable[[Connection], None], buffer: memoryview) -> None:
         self._buffer = buffer
@@ -97,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         arrival = self._arrival
-        if arrival is None:  # nothing was asked: what comes now cannot be told from the next response
+        if arrival is None:  # nothing was asked: these bytes cannot be told from the next response
             self._transport.abort()
             return
         arrival.feed(self._buffer[:nbytes])
@@ -146,7 +146,7 @@ class Connections:
         return self._in_use == 0
 
     def take_idle(self) -> Connection | None:
-        """A connection that a request may leave on at once; None: there is none, and :meth:`connect` makes one."""
+        """A kept connection that a request may leave on at once, or None."""
         oldest = self._loop.time() - KEPT_IDLE_SECONDS
         while self._idle:
             connection = self._idle.pop()

@@ -21,7 +21,7 @@ from batchvision.http.library import httpx
 from batchvision.http.tls import default_context
 
 CONNECT_TIMEOUT_SECONDS = 10.0
-#: Servers whose idle connections are kept; image hosts can be thousands.
+#: Idle connections are kept for so many servers. Images can lie on thousands of hosts.
 MOST_ORIGINS = 64
 _READ_BYTES = 64 * 1024
 _CLOSE_SECONDS = 2.0
@@ -41,11 +41,14 @@ class Origin(NamedTuple):
 class LeanTransport(httpx.AsyncBaseTransport):
     """HTTP/1.1 to any number of servers. ``most_idle`` connections to each are kept while they are not used.
 
-    ``context`` verifies https servers (None: :func:`batchvision.http.tls.default_context`). Of a request's extensions
-    it honours ``timeout`` (``connect`` alone: the caller bounds the rest by cancelling), ``sni_hostname``, ``target``
-    (path and query as they are sent, instead of the URL's own) and
-    ``trace`` (the events ``connection.connect_tcp.started``: nothing has left yet, and
-    ``http11.send_request_headers.started``: the request leaves now).
+    ``context`` verifies https servers. Its default is :func:`batchvision.http.tls.default_context`. A request may have
+    these extensions:
+
+    - ``timeout``: its ``connect`` alone. The caller bounds the rest by cancelling.
+    - ``sni_hostname``: the name that the certificate must be for.
+    - ``target``: path and query as they are sent, in place of the URL's own.
+    - ``trace``: is called with ``connection.connect_tcp.started`` (nothing has left yet) and
+      ``http11.send_request_headers.started`` (the request leaves now).
     """
 
     def __init__(self, context: ssl.SSLContext | None = None, *, most_idle: int = 64) -> None:

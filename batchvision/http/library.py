@@ -1,6 +1,6 @@
 """The HTTP library: httpx, or its continuation httpx2 where only that is installed. Both have the same interface.
 
-Rule: only this package imports either of them, and only this module knows which one it is.
+Rule: only this package imports httpx or httpx2, and only this module knows which of the two is installed.
 """
 
 from __future__ import annotations

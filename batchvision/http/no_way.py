@@ -1,6 +1,6 @@
 """Faults that stay until a setting changes: certificates, proxies, and https mixed up with http.
 
-Rule: each message names the setting that helps. None of these requests was processed, so none costs anything.
+Rule: each message names the setting that helps. These requests were not processed, so they cost nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from batchvision.http.network import Network
 
 PROXY_AUTHENTICATION_REQUIRED = 407
 _PROBE_SECONDS = 2.0
-#: What OpenSSL reports where the other side speaks no TLS.
+#: OpenSSL reports these where the other side speaks no TLS.
 _NO_TLS = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 )
@@ -30,7 +30,7 @@ _PLAIN_TO_TLS = (
 
 
 def no_way(error: Exception, network: Network) -> NoWayToProvider | None:
-    """What keeps every request from the provider, where ``error`` is a sign of it; None: it may pass."""
+    """The lasting fault that ``error`` is a sign of. None: the error may pass."""
     if isinstance(error, httpx.ProxyError):
         return _refused_by_proxy(str(error), network)
     for cause in _causes(error):
@@ -64,7 +64,7 @@ def says_tls_is_wanted(status: int, body: bytes, network: Network) -> WrongSchem
 
 
 async def probed(network: Network) -> NoWayToProvider | None:
-    """What one handshake without a request shows, after the first request to a server was cut.
+    """Find out by one handshake without a request why the first request to a server was cut.
 
     A server that speaks https cuts plain http. One that wants a certificate of ours says so after the handshake, and a
     request on its way hides that.

@@ -23,7 +23,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy. ``shown`` is its URL without user and password; ``setting`` says where it is named."""
+    """A proxy. ``shown`` is its URL without user and password. ``setting`` is the key or variable that names it."""
 
     shown: str
     setting: str
@@ -45,8 +45,8 @@ class Proxy:
 def proxy_for(url: str, setting: str | None, key: str, environ: Mapping[str, str]) -> Proxy | None:
     """The proxy for ``url``, or None for a direct connection.
 
-    ``setting`` is the value of the job's ``key``: a URL, "none", or None for HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and
-    NO_PROXY of ``environ`` (lower case wins). Raises JobInvalid for a proxy that cannot be right.
+    ``setting`` is the value of the job's ``key``: a URL, or "none". Without it HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and
+    NO_PROXY of ``environ`` count, and lower case wins. Raises JobInvalid for a proxy that cannot be right.
     """
     if setting is not None:
         return None if setting.strip().lower() == NONE else _parsed(setting, key)

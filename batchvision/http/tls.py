@@ -1,6 +1,6 @@
 """Which certificates are trusted, and which one is shown.
 
-Rule: what a user names is added to the system's roots and certifi's, and never takes their place.
+Rule: roots that a user names are added to the system's and certifi's, and never take their place.
 """
 
 from __future__ import annotations

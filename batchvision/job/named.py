@@ -1,6 +1,6 @@
 """Values that a job names instead of holding them: ``"env:TEAM_TOKEN"`` is the variable's content.
 
-Rule: what comes from the environment is a secret.
+Rule: a value from the environment is a secret.
 """
 
 from __future__ import annotations
