@@ -49,6 +49,7 @@ from batchvision.wiring import Seams
 
 log = logging.getLogger(__name__)
 
+LARGE_ROWS_READ_AHEAD = 16  #: of rows that hold images: as many batches would be in memory
 ROWS_READ_AHEAD = 512  #: between feed and lane, of a batch that is in memory anyway: workers come for rows in bursts
 
 Watch = Callable[[Counters], Coroutine[Any, Any, None]]
@@ -372,7 +373,8 @@ class Night:
         tickets = self.tickets.here
         only: frozenset[bytes] | None = None
         while True:
-            send, rows = anyio.create_memory_object_stream[Row](ROWS_READ_AHEAD)
+            ahead = LARGE_ROWS_READ_AHEAD if self.survey.holds_images else ROWS_READ_AHEAD
+            send, rows = anyio.create_memory_object_stream[Row](ahead)
             with send, rows:  # a task that is cancelled before it begins closes nothing
                 async with anyio.create_task_group() as night:
                     night.start_soon(self._feed, send, only)

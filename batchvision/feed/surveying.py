@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from batchvision.job import Job
 
 
+#: Rows of more bytes in the manifest hold images as text.
+LARGE_ROW_BYTES = 32 * 1024
+
+
 class FileFacts(NamedTuple):
     """What shows that a file is still the one that was surveyed."""
 
@@ -51,6 +55,7 @@ class Survey:
     keep_types: tuple[tuple[str, pa.DataType], ...]
     files: tuple[FileFacts, ...]
     only_nulls: frozenset[str] = frozenset()
+    holds_images: bool = False  #: rows hold the bytes of images, or their text: few are read ahead
 
     @property
     def typed_keep(self) -> tuple[tuple[str, pa.DataType], ...]:
@@ -77,17 +82,19 @@ def survey(job: Job, selection: Selection | None = None, manifest: Manifest | No
     manifest = manifest or open_manifest(job)
     files = tuple(_facts(path) for path in manifest.files)
     known: dict[str, pa.DataType | None] = {}
-    hashes, rows, position = array("q"), 0, 0
+    hashes, rows, position, row_bytes = array("q"), 0, 0, 0
     for batch in manifest.batches(_surveyed_columns(job, manifest)):
         _check_types(batch.schema, job)
         survey_types((batch.schema.field(name) for name in {column.source for column in job.keep_columns}), known)
         ids = row_ids(batch, job)
         rows += len(own_places(ids, selection, position)) if selection.shards > 1 else batch.num_rows
         position += batch.num_rows
+        row_bytes = max(row_bytes, batch.nbytes // max(1, batch.num_rows))
         hashes.extend(map(hash, ids.drop_null().to_pylist()))
     keep_types = tuple((column.name, known.get(column.source) or pa.string()) for column in job.keep_columns)
     only_nulls = frozenset(column.name for column in job.keep_columns if known.get(column.source) is None)
-    found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, files, only_nulls)
+    holds_images = not manifest.byte_columns.isdisjoint(job.image_columns) or row_bytes > LARGE_ROW_BYTES
+    found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, files, only_nulls, holds_images)
     try:
         found.reject_changed()
     except ManifestChanged as error:  # nothing was sent: the run has not begun

@@ -127,6 +127,16 @@ def test_an_image_column_must_be_able_to_hold_images(tmp_path: Path) -> None:
     assert "the image column 'image' holds double" in fault(job(tmp_path, "m.parquet"))
 
 
+def test_a_table_that_holds_images_is_known_by_its_bytes_or_by_the_length_of_its_rows(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a"], "image": [b"x"], "title": ["t"]}), tmp_path / "m.parquet")
+    assert survey(job(tmp_path, "m.parquet")).holds_images
+    uri = "data:image/png;base64," + "A" * 40_000
+    put(tmp_path, "m.csv", f'id;image;title\n1;"{uri}";t\n2;"{uri}";t\n')
+    assert survey(job(tmp_path, "m.csv")).holds_images
+    put(tmp_path, "n.csv", "id,image,title\n1,a.jpg,t\n2,b.jpg,t\n")
+    assert not survey(job(tmp_path, "n.csv")).holds_images
+
+
 def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
     put(tmp_path, "m.csv", CSV)
     found = survey(job(tmp_path, "m.csv"))
