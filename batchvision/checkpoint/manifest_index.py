@@ -9,6 +9,7 @@ The rule: of several divisions of an output into shards, only the files of the o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lock import STATE_FOLDER
 from batchvision.checkpoint.parts import batches_of, part_paths, schema_of, write_batches
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pairs
+from batchvision.errors import CheckpointDamaged
 from batchvision.records import Failed
 
 INDEX_NAME = "index.parquet"
@@ -62,7 +64,7 @@ class RowsMet:
 
 def write_index(disk: Disk, output: Path, shard: str, run_id: str, met: RowsMet, failures: Iterable[Failed]) -> None:
     """Replace the shard's index. The run's records are sealed already. Raises OSError, CheckpointDamaged."""
-    generation = 1 + max((each.generation for each in _found(output)), default=0)
+    generation = 1 + max((each.generation for each in _found(output, skips_damaged=True)), default=0)
     written = {_RUN: run_id.encode(), _GENERATION: str(generation).encode()}
     path = output / STATE_FOLDER / shard / INDEX_NAME
     with GrowingFile(disk, path) as file:
@@ -104,11 +106,18 @@ class _File(NamedTuple):
         return self.path.parent.name.partition("of")[2]
 
 
-def _found(output: Path) -> list[_File]:
+def index_paths(output: Path) -> list[Path]:
+    """The index files of all shards, of every division."""
+    return sorted((output / STATE_FOLDER).glob(f"*of*/{INDEX_NAME}"))
+
+
+def _found(output: Path, *, skips_damaged: bool = False) -> list[_File]:
+    """``skips_damaged``: a new index takes the place of one that cannot be read."""
     files = []
-    for path in sorted((output / STATE_FOLDER).glob(f"*of*/{INDEX_NAME}")):
-        written = schema_of(path).metadata or {}
-        files.append(_File(path, written.get(_RUN, b"").decode(), int(written.get(_GENERATION, b"0"))))
+    for path in index_paths(output):
+        with suppress(CheckpointDamaged) if skips_damaged else nullcontext():
+            written = schema_of(path).metadata or {}
+            files.append(_File(path, written.get(_RUN, b"").decode(), int(written.get(_GENERATION, b"0"))))
     return files
 
 

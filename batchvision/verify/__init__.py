@@ -17,7 +17,7 @@ from batchvision.status import open_output
 from batchvision.verify.findings import Finding, Mark
 from batchvision.verify.journals import journal_findings, open_findings, read_journals
 from batchvision.verify.ledger import ledger_findings
-from batchvision.verify.listed import read_runs, recipe_findings, run_findings
+from batchvision.verify.listed import index_findings, read_runs, recipe_findings, run_findings
 from batchvision.verify.once import cost_findings, once_findings
 from batchvision.verify.rows import Counts, manifest_findings
 from batchvision.verify.tables import ATTEMPTS_TABLE, Tables, read_tables, table_findings
@@ -78,6 +78,7 @@ async def verify(output: Path) -> Report:
         *journal_findings(journals, runs.ended_whole),
         *table_findings(tables),
         *run_findings(runs, tables.unlisted_runs, {each.header.run_id for each in journals if each.header}),
+        *index_findings(output),
         *recipe_findings(output, frozenset(tables.recipes)),
         *once_findings(output, tables),
         *ledger_findings(tables.reread, ATTEMPTS_TABLE in tables.broken),

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchvision import keys
+from batchvision.checkpoint.manifest_index import index_paths
+from batchvision.checkpoint.parts import batches_of
 from batchvision.checkpoint.summaries import load_recipe, read_latest, read_summary, summary_paths
 from batchvision.errors import CheckpointDamaged, DiskFailed
 from batchvision.progress import counted
@@ -31,6 +33,8 @@ class Runs:
     """All summaries, in the order in which the runs began. ``ended_whole``: runs whose disk did not fail."""
 
     parts: dict[str, ListedPart] = field(default_factory=dict)
+    #: each sha256 that a summary lists, by path: ``failures/`` is replaced, and a clock may have been ahead
+    listed_sha256: dict[str, set[str]] = field(default_factory=dict)
     ended: frozenset[str] = frozenset()
     ended_whole: frozenset[str] = frozenset()
     latest: RunSummary | None = None
@@ -54,6 +58,7 @@ def read_runs(output: Path) -> Runs:
     in_order = sorted(summaries, key=lambda summary: summary.started_at)
     for summary in (*in_order, *([found.latest] if found.latest else [])):  # the last, whatever its clock said
         for part in summary.parts:
+            found.listed_sha256.setdefault(part.path, set()).add(part.sha256)
             found.parts[part.path] = ListedPart(part.sha256, part.rows, summary.run_id)
     found.count = len(summaries)
     found.ended = frozenset(each.run_id for each in summaries)
@@ -95,6 +100,22 @@ def _missing(runs: Runs, sealed_by: Set[str], at_work: Set[str]) -> Iterator[Fin
     if gone:
         named = ", ".join(sorted(gone)[:_NAMED]) + (f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else "")
         yield note("runs", f"a summary of {counted(len(gone), 'run')} is gone from runs/: {named}", _RESTORE)
+
+
+# ---------------------------------------------------------------------------------- the index of the manifest
+
+
+def index_findings(output: Path) -> Iterator[Finding]:
+    """Whether each index can be read whole."""
+    for path in index_paths(output):
+        try:
+            for _ in batches_of(path):
+                pass
+        except FileNotFoundError:  # replaced meanwhile
+            continue
+        except CheckpointDamaged as fault:
+            says = str(fault).split(". Nothing was sent.")[0]
+            yield wrong("index", says, "delete the file: the next run over the whole manifest writes it again")
 
 
 # ---------------------------------------------------------------------------------- recipes

@@ -16,6 +16,7 @@ from nights import DEFERRED, Nights, make_ready
 
 from batchvision.checkpoint import compact
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
+from batchvision.errors import CheckpointDamaged
 from batchvision.feed import Selection
 from batchvision.reparse import reparse
 
@@ -261,6 +262,18 @@ def test_attempts_of_a_pending_row_are_counted_on_after_a_nights_absence(job, em
     assert job.is_right()
 
 
+def test_a_damaged_index_is_found_by_verify_and_written_again_by_the_next_night(job):
+    job.run()
+    (index,) = job.output.rglob("index.parquet")
+    index.write_bytes(index.read_bytes()[:-20])
+    assert [each.topic for each in job.verify().findings if each.mark == "wrong"] == ["index"]
+    with pytest.raises(CheckpointDamaged, match=r"index\.parquet"):
+        job.show()
+    assert job.run().exit_code == 0
+    assert job.show() == dict.fromkeys(FOUR, "shoe")
+    assert job.is_right()
+
+
 # ---------------------------------------------------------------------------------- g: old tickets, new cells
 
 
@@ -324,6 +337,16 @@ def test_a_night_with_the_clock_ahead_makes_no_answer_current_for_ever(job):
     assert job.show() == dict.fromkeys(FOUR, "shoe")
     assert compact(job.output, drop_superseded=True).superseded == 4
     assert job.run().billed == Counter()
+    assert job.is_right()
+
+
+def test_a_failed_night_with_the_clock_ahead_is_no_damage_to_verify(job):
+    job.ahead = timedelta(hours=10)
+    job.rows(REFUSED, *FOUR)
+    job.run()
+    job.ahead = timedelta()
+    job.run({"limits.retry_failed": "all"})
+    assert job.run().counts == (4, 0, 0)
     assert job.is_right()
 
 
