@@ -307,10 +307,12 @@ def _prepare(pipe: int) -> None:
 
 
 def _wait(pipe: int, event: int, deadline: float) -> None:
-    left = deadline - time.monotonic()
+    """Return when the pipe is ready. An answer that has arrived is taken also after the deadline, as the process may
+    have been stopped meanwhile. Raises _TooSlow."""
+    left = max(0.0, deadline - time.monotonic())
     waiting = select.poll()
     waiting.register(pipe, event)
-    if left <= 0 or not waiting.poll(left * 1000):
+    if not waiting.poll(left * 1000):
         raise _TooSlow
 
 

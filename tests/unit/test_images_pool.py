@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from batchvision.images import DecodingPool, ImageSource
 from batchvision.images.convert import convert
 from batchvision.images.formats import Converted, Header, ImageFormat, examine
 from batchvision.images.parcels import Ending, Reply, Task, pack_reply, pack_task, unpack_reply, unpack_task
+from batchvision.images.pool import _TooSlow, _wait
 from batchvision.records import ImageKind, ImagePreparation, ImageRef
 
 DEFAULT = ImagePreparation()
@@ -292,3 +294,18 @@ def test_a_reply_arrives_as_it_was_sent_and_nonsense_does_not() -> None:
     assert unpack_reply(pack_reply(reply)) == reply
     with pytest.raises(ValueError, match="255"):
         unpack_reply(b"\xff" * len(pack_reply(reply)))
+
+
+def test_an_answer_that_has_arrived_is_taken_after_the_deadline_too() -> None:
+    """A process that was stopped and resumed finds the deadline passed and the answer waiting."""
+    answers, tasks = os.pipe()
+    try:
+        long_ago = time.monotonic() - 60
+        with pytest.raises(_TooSlow):
+            _wait(answers, select.POLLIN, long_ago)
+        os.write(tasks, b"an answer")
+        _wait(answers, select.POLLIN, long_ago)
+        assert os.read(answers, 64) == b"an answer"
+    finally:
+        os.close(answers)
+        os.close(tasks)
