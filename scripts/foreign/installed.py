@@ -50,7 +50,7 @@ class Venv:
         """The installed versions of what was asked for."""
         listed = self.call(str(self.bin / "pip"), "freeze", "--disable-pip-version-check", what="pip freeze")
         names = [requirement.partition("[")[0].partition("<")[0] for requirement in self._requirements]
-        found = [line for line in listed.splitlines() if line.partition("==")[0].lower() in names]
+        found = [line for line in listed.splitlines() if line.partition("==")[0].lower().replace("_", "-") in names]
         return ", ".join(line.replace("==", " ") for line in found)
 
     def call(self, *command: str, what: str) -> str:
