@@ -79,7 +79,7 @@ def _lines(output: Path, met: RowsMet, failures: Iterable[Failed]) -> Iterator[p
             is_current = np.zeros(batch.num_rows, np.bool_)
             for name in ("request_key", "skip_key"):
                 is_current |= met.contain(pairs(ids, packed_keys(batch[name])))
-            chosen = batch.filter(pa.array(is_current))
+            chosen = batch.filter(pa.array(is_current.tolist(), pa.bool_()))  # of an array, pyarrow loads numpy.ma
             if chosen.num_rows:
                 yield _batch(chosen["row_id"], chosen["request_key"], COMPLETED)
     failed = list(failures)

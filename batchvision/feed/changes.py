@@ -82,7 +82,7 @@ class ChangeCounter:
             return
         if self._paid is None:
             self._paid = self._standing.paid_rows()
-        known = self._paid.find(stretch.ids.take(pa.array(sound)))
+        known = self._paid.find(stretch.ids.take(pa.array(sound.tolist(), pa.int64())))
         found.new += int((known < 0).sum())
         sound, known = sound[known >= 0], known[known >= 0]
         has_current = self._paid.have_current(known)
@@ -103,6 +103,8 @@ class ChangeCounter:
         self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows
     ) -> None:
         """Rows with an answer of this recipe: they may be done, and their images only touched."""
+        if not len(places):
+            return
         if stretch.images.are_all_plain:
             self._add_by_url(stretch, places, known, paid)
             return
@@ -114,7 +116,7 @@ class ChangeCounter:
     ) -> None:
         """As :meth:`_add_by_content` for rows of plain URLs, without reading an image or making a ``Row``."""
         keys = stretch.url_rows(places.tolist(), paid.recipes[0]).request_keys.hex()
-        ids = stretch.ids.take(pa.array(places)).to_pylist()
+        ids = stretch.ids.take(pa.array(places.tolist(), pa.int64())).to_pylist()
         digits = 2 * KEY_BYTES
         asked = [
             at
