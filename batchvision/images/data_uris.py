@@ -79,7 +79,7 @@ def _percent_decoded(encoded: str, max_bytes: int) -> bytes:
     """A data: URI whose bytes stand behind % signs; only images are taken."""
     if len(encoded) > 3 * max_bytes:
         raise ImageTooLarge(f"a data: URI of more than the {max_bytes:,} bytes that are read")
-    content = unquote_to_bytes(encoded)
+    content = unquote_to_bytes(encoded.encode("utf-8", "surrogatepass"))
     if sniff(content) is None:
         raise ImageUnreadable("a data: URI must be base64: data:image/png;base64,...")
     return content

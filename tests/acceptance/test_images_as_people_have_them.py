@@ -7,8 +7,10 @@ import csv
 import hashlib
 import io
 import json
+import threading
 import time
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +218,50 @@ def test_a_manifest_that_is_overwritten_meanwhile_stops_the_run_and_answered_row
     answered = {row["row_id"] for row in bench.table("results")}
     assert len(answered) == summary["rows_completed"] >= 20
     assert {row_id[0] for row_id in answered} == {"r"}
+
+
+# ---------------------------------------------------------------------------------- private image hosts
+
+
+def test_a_header_for_an_image_host_opens_it_and_is_written_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, seen = "canary-0123456789abcdef", list[tuple[str, str | None]]()
+    picture = encoded(Image.new("RGB", (40, 30), "teal"), "PNG")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.headers["Host"].partition(":")[0], self.headers["Authorization"]))
+            is_open = self.headers["Authorization"] == f"Bearer {token}" or self.path == "/open.png"
+            self.send_response(302 if self.path == "/moved.png" else 200 if is_open else 401)
+            if self.path == "/moved.png":
+                self.send_header("location", f"http://127.0.0.1:{self.server.server_address[1]}/shut.png")
+            self.end_headers()
+            self.wfile.write(picture if is_open else token.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("IMG_TOKEN", f"Bearer {token}")
+    bench = Workbench(tmp_path)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        host = f"http://localhost:{server.server_port}"
+        table = f"id,image\nopen,{host}/a.png\nmoved,{host}/moved.png\n".encode()
+        answered = run_table(
+            bench,
+            table,
+            expect=3,
+            provider='image_mode = "inline"',
+            images='allow_private_hosts = true\nheaders."localhost" = { Authorization = "env:IMG_TOKEN" }',
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert set(answered) == {"open"}
+    assert {header for name, header in seen if name == "localhost"} == {f"Bearer {token}"}
+    assert {header for name, header in seen if name == "127.0.0.1"} == {None}
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if token.encode() in path.read_bytes()]

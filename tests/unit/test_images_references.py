@@ -177,6 +177,7 @@ def test_a_data_uri_is_read_and_shown_as_its_hash() -> None:
         "data:image/png;base64,AA==AA==",
         "data:image/png;base64,AA=A",
         "data:image/png;base64,AAAA!",
+        "data:image/png,\u00ff%89PNG",
         "data:image/png;base64,ÄÖ",
     ],
 )
@@ -212,6 +213,13 @@ def test_data_uris_are_read_in_all_the_forms_that_tools_write(uri: str) -> None:
     digest = sha256(LONG).hexdigest()
     assert identity(ref(ImageKind.DATA, uri), "content", None) == f"sha256:{digest}"
     assert redact_reference(ref(ImageKind.DATA, uri)).endswith(f";sha256={digest}")
+
+
+def test_half_a_character_in_a_data_uri_is_unreadable_and_no_crash() -> None:
+    uri = "data:image/png,\udcff"
+    with pytest.raises(ImageUnreadable):
+        read_data_uri(uri, 100)
+    assert redact_reference(ref(ImageKind.DATA, uri)).startswith("data:image/png;sha256=")
 
 
 def test_a_data_uri_may_be_percent_encoded_where_it_is_an_image() -> None:
