@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -51,8 +51,11 @@ class Desk:
     def __init__(self, seen: list[str]) -> None:
         self.stop, self._seen = StopSignal(), seen
 
+    async def room_for(self, row: Row) -> AbstractAsyncContextManager[None]:
+        return self._begin(row)
+
     @asynccontextmanager
-    async def room_for(self, row: Row) -> AsyncIterator[None]:
+    async def _begin(self, row: Row) -> AsyncIterator[None]:
         self._seen.append(f"{row.row_id} begins")
         yield
 
