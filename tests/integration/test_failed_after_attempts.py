@@ -62,16 +62,17 @@ def test_attempts_of_earlier_nights_stay_with_a_row_that_now_fails_before_it_is_
     """A paid failure, then the image is away for a night, then it is back and answered: all attempts are the row's."""
     from PIL import Image
 
-    Image.new("RGB", (32, 32), "red").save(tmp_path / "0.png")
-    (tmp_path / "photos.csv").write_text("sku,image,title\nr0,0.png,thing\n")
+    for name in ("0.png", "1.png", "2.png"):  # the other images stay: most of the images of a run must be found
+        Image.new("RGB", (32, 32), "red").save(tmp_path / name)
+    (tmp_path / "photos.csv").write_text("sku,image,title\nr0,0.png,thing\nr1,1.png,a\nr2,2.png,b\n")
     retried = {"limits__retry_failed": "all", "manifest__image_identity": "ref"}
     refusing = FakeProvider(lambda asked: Reply(200, chat("cut", finish="length", ticks=PRICE)))
-    assert nights.run(refusing, **retried).failures_by_kind == {"truncated": 1}
+    assert nights.run(refusing, **retried).failures_by_kind == {"truncated": 3}
     (tmp_path / "0.png").rename(tmp_path / "away.png")
-    assert nights.run(refusing, **retried).failures_by_kind == {"image_unreadable": 1}
-    (row,) = nights.table("failures")
+    assert nights.run(refusing, **retried).failures_by_kind == {"image_unreadable": 1, "truncated": 2}
+    (row,) = [row for row in nights.table("failures") if row["row_id"] == "r0"]
     assert (row["attempt_count"], row["row_cost_ticks"], row["runs_failed"]) == (1, PRICE, 2)
     (tmp_path / "away.png").rename(tmp_path / "0.png")
-    assert nights.run(FakeProvider(), **retried).rows_completed == 1
-    (row,) = nights.table("results")
+    assert nights.run(FakeProvider(), **retried).rows_completed == 3
+    (row,) = [row for row in nights.table("results") if row["row_id"] == "r0"]
     assert (row["attempt_count"], row["row_cost_ticks"]) == (2, PRICE + 1_000)
