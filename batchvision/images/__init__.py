@@ -1,8 +1,9 @@
 """Images: from a reference in the manifest to bytes (or a URL) a provider takes. The jail lives here.
 
-formats, exif (what the bytes are) · convert, flatten, pages (Pillow, only there) · pool, worker, parcels (convert, in
-processes of its own) · preparing (as it is, or converted) · jail (local files) · addresses (what is public) · downloads
-(once each) · references (names, identity, redaction) · source (the face: ``ImageSource``).
+formats, exif (what the bytes are) · convert, deep, flatten, pages (Pillow, only there) · pool, worker, parcels (the
+same in other processes) · preparing (as it is, or converted) · reading, jail, spelling (local files) · data_uris ·
+addresses (what is public) · downloads (once each) · references (names, identity, redaction) · source (the face:
+``ImageSource``).
 """
 
 from batchvision.images.addresses import check_host, is_public

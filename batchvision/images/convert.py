@@ -10,6 +10,7 @@ import io
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from math import sqrt
 
 from PIL import (
@@ -25,6 +26,7 @@ from PIL import (
 )
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable, RowFault
+from batchvision.images.deep import other_order, widened
 from batchvision.images.exif import exif_orientation
 from batchvision.images.flatten import STRIP_ROWS, flattened
 from batchvision.images.formats import Converted, Header, ImageFormat, check_pixels
@@ -92,7 +94,8 @@ def convert(content: bytes, header: Header, preparation: ImagePreparation, room_
             if room_bytes is not None:
                 _check_room(image, full, target, header, room_bytes)
             with _room_for(image.size):
-                upright = _upright(image, header, target, preparation.background)
+                again = partial(_opened_at, content, header.format, preparation.page, pages)
+                upright = _upright(image, header, target, preparation.background, again)
                 ready = _encode_within(upright, header.format, preparation.max_bytes)
                 return ready._replace(pages=pages, channels=channels)
     except (RowFault, NeedsRoom):
@@ -109,6 +112,12 @@ def _open(content: bytes, image_format: ImageFormat) -> ImageFile.ImageFile:
     if image_format is ImageFormat.AVIF and not AvifImagePlugin.SUPPORTED:
         raise ImageUnreadable("this build of Pillow cannot read AVIF: pip install --upgrade Pillow")
     return _DECODERS[image_format](io.BytesIO(content))
+
+
+def _opened_at(content: bytes, image_format: ImageFormat, page: str | int, pages: int) -> ImageFile.ImageFile:
+    image = _open(content, image_format)
+    turn_to(image, page, pages)
+    return image
 
 
 def _open_heic(content: bytes) -> ImageFile.ImageFile:
@@ -150,16 +159,24 @@ def _check_room(
         )
 
 
-def _upright(image: ImageFile.ImageFile, header: Header, target: tuple[int, int], background: str) -> Image.Image:
-    """Decoded, in grey or RGB, scaled to ``target``, and the right way up."""
+def _upright(
+    image: ImageFile.ImageFile,
+    header: Header,
+    target: tuple[int, int],
+    background: str,
+    again: Callable[[], ImageFile.ImageFile],
+) -> Image.Image:
+    """Decoded, in grey or RGB, scaled to ``target``, and the right way up. ``again`` opens the image anew."""
     size = image.size
+    order = other_order(image) if header.format in (ImageFormat.PNG, ImageFormat.TIFF) else None
     image.load()
+    picture = image if order is None else widened(image, order, again)
     if image.size != size:  # TIFFs are turned while they are loaded
         target = _fitting(image.size, max(target))
     shrink, spare = 1, 1 if size[0] * size[1] > BIG_PIXELS else 2  # scaling from twice the target looks best
     while image.size[0] >= 2 * spare * shrink * target[0] and shrink < STRIP_ROWS:
         shrink *= 2
-    decoded = _scaled(flattened(image, shrink, background), target)
+    decoded = _scaled(flattened(picture, shrink, background), target)
     turn = _TURNS.get(_orientation(image, header))
     return decoded if turn is None else decoded.transpose(turn)
 

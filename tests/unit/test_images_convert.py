@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import sys
+import zlib
 from typing import Any
 
 import pytest
@@ -194,6 +196,34 @@ def test_noise_in_an_even_picture_is_not_made_a_picture() -> None:
         grey.paste(3010, (x, 0, x + 1, 64))
     darkest, brightest = prepared(encoded(grey.convert("I;16"), "PNG")).convert("L").getextrema()
     assert brightest - darkest < 40  # type: ignore[operator]
+
+
+def deep_colours(highest: int) -> bytes:
+    """A PNG of 16-bit colours: red rises to ``highest`` from left to right, green is half of that, blue none."""
+    rows = bytearray()
+    for _ in range(20):
+        rows += b"\0"
+        for x in range(256):
+            rows += struct.pack(">HHH", highest * x // 255, highest // 2, 0)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", 256, 20, 16, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(rows))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("highest", "brightest"), [(4095, 255), (1023, 255), (16_383, 255), (65_535, 255), (30_000, 117)]
+)
+def test_sixteen_bit_colours_that_use_a_small_part_of_their_range_are_not_nearly_black(
+    highest: int, brightest: int
+) -> None:
+    image = prepared(deep_colours(highest))
+    assert close_to(image, (250, 10), (brightest * 250 // 255, brightest // 2, 0))
+    assert close_to(image, (128, 10), (brightest // 2, brightest // 2, 0))
 
 
 def test_float_greys_are_stretched_over_their_own_range() -> None:
