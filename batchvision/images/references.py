@@ -19,8 +19,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _IMAGE_NAME = re.compile(r"\.(jpe?g|jfif|png|webp|gif|avif|tiff?|bmp|hei[cf])$", re.IGNORECASE)
 #: Brackets stand around an IPv6 address and nowhere else; urlsplit takes what has them anywhere behind one.
 _AUTHORITY = re.compile(r"(?:[^\[\]]*@)?(?:\[[^\[\]]+\]|[^\[\]@]+?)(?::[0-9]*)?")
-#: What stands between URLs that somebody has listed in one cell.
-_BETWEEN_URLS = re.compile(r"\s*[,;|\s]\s*(?=https?://)", re.IGNORECASE)
+#: Where a URL begins behind a separator, in a cell that lists several.
+_NEXT_URL = re.compile(r"(?<=[,;|\s])(?=https?://)", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[^/?#\s]+(?=[/?#])", re.IGNORECASE)
 _UNUSABLE = re.compile(r"[\x00-\x20\x7f\\]")
 
@@ -80,10 +80,17 @@ def several_in(text: str) -> int:
 
     A URL may hold another one in its path or its query: only pieces that are images by their names count behind a ?.
     """
-    pieces = _BETWEEN_URLS.split(text)
+    pieces = _listed(text)
     if len(pieces) > 1 and "?" in text and not all(_IMAGE_NAME.search(piece.partition("?")[0]) for piece in pieces):
         return 1
     return len(pieces)
+
+
+def _listed(text: str) -> list[str]:
+    """The URLs in ``text`` without the separator and the blanks between them. In linear time."""
+    *before, last = _NEXT_URL.split(text)
+    pieces = [piece.rstrip() for piece in before]
+    return [*(piece[:-1].rstrip() if piece.endswith((",", ";", "|")) else piece for piece in pieces), last]
 
 
 def with_size(ref: ImageRef, root: Path) -> ImageRef:
@@ -149,7 +156,7 @@ def redact_url(url: str) -> str:
     """Without user name, password, fragment, signature and token parameters."""
     if _PLAIN_URL.fullmatch(url):
         return url
-    pieces = _BETWEEN_URLS.split(url) if several_in(url) > 1 else [url]
+    pieces = _listed(url) if several_in(url) > 1 else [url]
     return ", ".join(_trimmed(piece, keep_tokens=False) for piece in pieces)
 
 

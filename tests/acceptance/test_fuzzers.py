@@ -47,11 +47,12 @@ def trusting(offset, line):
 journal._checked = trusting
 """,
     "image": """
-from batchvision.images import formats
-read = formats.exif_orientation
-def fragile(exif):
-    return read(exif) // (exif.count(b"*") == 1)
-formats.exif_orientation = fragile
+import fuzzers.pictures as pictures
+check = pictures.check_pixels
+def fragile(width, height, wanted):
+    check(width, height, wanted)
+    return 1 // ((height or 0) % 256 != 255)
+pictures.check_pixels = fragile
 """,
 }
 

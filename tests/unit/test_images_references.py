@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchvision.errors import ImageTooLarge, ImageUnreachable, ImageUnreadable
+from batchvision.images import references
 from batchvision.images.data_uris import as_data_uri, read_data_uri
 from batchvision.images.references import (
     check_url,
@@ -147,6 +149,17 @@ def test_blanks_behind_the_host_of_a_url_are_encoded_and_no_others() -> None:
 )
 def test_urls_that_stand_in_one_cell_are_counted(text: str, count: int) -> None:
     assert several_in(text.strip()) == count
+
+
+@given(st.lists(st.sampled_from(["http://", "https://", "HTTP://", "a", ",", " ", ";", "|", "\n", "?", "b/"])))
+def test_listed_urls_are_parted_at_one_separator_with_the_blanks_around_it(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    assert references._listed(text) == re.split(r"(?i)\s*[,;|\s]\s*(?=https?://)", text)
+
+
+def test_a_million_blanks_in_a_url_are_read_in_linear_time() -> None:
+    """A pattern that begins again at each blank would take hours."""
+    assert several_in("http://a" + " " * 1_000_000 + "x") == 1
 
 
 def test_several_urls_in_a_cell_are_shown_without_their_secrets() -> None:
