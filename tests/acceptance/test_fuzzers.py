@@ -51,7 +51,7 @@ import fuzzers.pictures as pictures
 check = pictures.check_pixels
 def fragile(width, height, wanted):
     check(width, height, wanted)
-    return 1 // ((height or 0) % 256 != 255)
+    return 1 // ((width or 0) < 20_000)
 pictures.check_pixels = fragile
 """,
 }
