@@ -29,7 +29,7 @@ from batchvision.runner import run_async
 ENVIRON = {"XAI_API_KEY": "xai-secret-key-000"}
 #: Distinct images; rows share them, and differ in their text.
 IMAGES = 60
-#: What issue 6 asks for.
+#: The least share of intervals that must hold the truth, and their largest width.
 HITS_WANTED, WIDEST = 0.9, 0.15
 
 
