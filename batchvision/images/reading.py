@@ -50,17 +50,14 @@ class FileReaders:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         self._begin(_Read(work, loop, done))
-        try:
-            for seconds in (self._read_seconds, GRACE_SECONDS):
-                if not done.done():
-                    await asyncio.wait({done}, timeout=seconds)
-            if done.done():
-                return done.result()
-        finally:
-            done.cancel()  # of no effect on a read that has ended
-        raise ImageUnreadable(
+        late = ImageUnreadable(
             f"{name} was not read within {self._read_seconds:g} s: see whether its disk or network mount answers"
         )
+        timer = loop.call_later(self._read_seconds, loop.call_later, GRACE_SECONDS, _give_up, done, late)
+        try:
+            return await done
+        finally:
+            timer.cancel()
 
     def _begin(self, read: _Read[T]) -> None:
         with self._lock:
@@ -90,6 +87,11 @@ class FileReaders:
                 self._threads -= 1
                 return None
         return self._next()
+
+
+def _give_up(done: asyncio.Future[T], late: ImageUnreadable) -> None:
+    if not done.done():
+        done.set_exception(late)
 
 
 def _answer(read: _Read[object]) -> None:
