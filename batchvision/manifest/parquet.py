@@ -69,7 +69,7 @@ class ParquetManifest:
             with _opened(piece.path) as file:
                 schema = file.schema_arrow
             reject_repeated(schema.names, piece.path.name)
-            _reject_extensions((field for field in schema if field.name in needed), piece.path.name)
+            _reject_types((field for field in schema if field.name in needed), piece.path.name)
             found = {field.name: field.type for field in schema} | found | dict.fromkeys(piece.partitions, pa.string())
             if needed.keys() <= found.keys():
                 break
@@ -80,7 +80,7 @@ class ParquetManifest:
         for piece in self._pieces:
             with _opened(piece.path) as file:
                 stored = [name for name in columns if name in file.schema_arrow.names and name not in piece.partitions]
-                _reject_extensions(map(file.schema_arrow.field, stored), piece.path.name)
+                _reject_types(map(file.schema_arrow.field, stored), piece.path.name)
                 for batch in _stored_batches(piece.path, file, stored):
                     yield _completed(batch, columns, piece.partitions)
 
@@ -131,9 +131,13 @@ def _others(
         yield batch
 
 
-def _reject_extensions(fields: Iterable[pa.Field], name: str) -> None:
-    """JobInvalid for a column, or a part of one, whose type is one that somebody has made up."""
+def _reject_types(fields: Iterable[pa.Field], name: str) -> None:
+    """JobInvalid for a column, or a part of one, of an unknown extension type or with a damaged time zone."""
     for field in fields:
+        if not all(map(_has_readable_zone, _with_parts(field))):
+            raise JobInvalid(
+                f"{name} is damaged: the time zone of the column {field.name!r} is no text. Write the file again."
+            )
         if found := next(filter(None, map(_extension_of, _with_parts(field))), None):
             raise JobInvalid(
                 f"{name}: the column {field.name!r} has the extension type {found!r}, which is not read. "
@@ -152,6 +156,13 @@ def _with_parts(field: pa.Field) -> Iterator[pa.Field]:
         yield from chain(_with_parts(given.key_field), _with_parts(given.item_field))
     elif types.is_struct(given):
         yield from chain.from_iterable(map(_with_parts, given))
+
+
+def _has_readable_zone(field: pa.Field) -> bool:
+    try:
+        return not types.is_timestamp(field.type) or field.type.tz is None or bool(field.type.tz)
+    except UnicodeDecodeError:
+        return False
 
 
 def _extension_of(field: pa.Field) -> str | None:

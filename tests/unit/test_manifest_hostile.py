@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +184,17 @@ def test_a_column_that_is_called_like_a_setting_changes_none(tmp_path: Path, col
     (found,) = rows_of(job)
     assert found.keep == ("http://evil.example/v1",)
     assert "evil" not in json.dumps(job.config()) + job.base_url
+
+
+@pytest.mark.parametrize("column", ["id", "title"])
+def test_a_time_zone_that_is_no_text_stops_the_reading(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "photos.parquet"
+    moments = pa.array([datetime(2026, 11, 20, tzinfo=UTC)], pa.timestamp("us", "Europe/Zurich"))
+    others = {"id": pa.array(["a"]), "title": pa.array(["t"]), "image": pa.array(["https://example.com/a.jpg"])}
+    pq.write_table(pa.table({**others, column: moments}), path)
+    stored = pq.read_metadata(path).metadata[b"ARROW:schema"]
+    damaged = b64encode(b64decode(stored).replace(b"Europe/Z", b"Europe/\xc5"))
+    assert damaged != stored
+    path.write_bytes(path.read_bytes().replace(stored, damaged))
+    with pytest.raises(JobInvalid, match=f"photos.parquet is damaged: the time zone of the column '{column}'"):
+        rows_of(job_over(path, id="id"))
