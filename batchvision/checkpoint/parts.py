@@ -34,6 +34,11 @@ EARLIER = b"batchvision.earlier_sha256"
 GROUP_ROWS = 4_000
 GROUP_BYTES = 16 * 1024 * 1024
 _BUFFER_BYTES = 1024 * 1024
+#: Texts of a few dozen bytes: ids, keys and words of closed sets.
+_SHORT_TEXTS = frozenset(
+    {"job", "row_id", "request_key", "skip_key", "recipe_id", "run_id", "lane", "state", "error_kind"}
+)
+_SHORT_BYTES = 64  #: about what a cell without a long text takes
 #: And of a sealed one: its pages are in memory, encoded and not, until a group is whole.
 SEALED_GROUP_ROWS = 1_024
 
@@ -216,7 +221,7 @@ class _Opened(NamedTuple):
 
     def batches(self, names: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         at, columns = 0, None if names is None else list(names)
-        for rows, groups in _portions(self.part.metadata, names):  # one reader keeps all chunks that it has read
+        for rows, groups in _portions(self.part, names):  # one reader keeps all chunks that it has read
             for batch in self.part.iter_batches(rows, groups, columns):
                 first, last = max(self.start - at, 0), min(self.stop - at, batch.num_rows)
                 if first < last:
@@ -224,12 +229,18 @@ class _Opened(NamedTuple):
                 at += batch.num_rows
 
 
-def _portions(footer: pq.FileMetaData, names: Sequence[str] | None) -> Iterator[tuple[int, list[int]]]:
-    """Row groups to read together, and how many of their rows ``GROUP_BYTES`` hold of these columns."""
+def _portions(part: pq.ParquetFile, names: Sequence[str] | None) -> Iterator[tuple[int, list[int]]]:
+    """Row groups to read together, and how many of their rows ``GROUP_BYTES`` hold of these columns.
+
+    The size of a single column chunk is not asked: pyarrow aborts there where a footer is damaged.
+    """
+    footer, are_short = part.metadata, names is not None and _are_short(part.schema_arrow, names)
     gathered: list[int] = []
     rows = size_bytes = 0
     for number in range(footer.num_row_groups):
-        group_rows, group_bytes = footer.row_group(number).num_rows, _bytes_of(footer.row_group(number), names)
+        group = footer.row_group(number)
+        group_rows = group.num_rows
+        group_bytes = group_rows * _SHORT_BYTES * len(names or ()) if are_short else group.total_byte_size
         if gathered and (rows + group_rows > GROUP_ROWS or size_bytes + group_bytes > GROUP_BYTES):
             yield _rows_at_once(rows, size_bytes), gathered
             gathered, rows, size_bytes = [], 0, 0
@@ -243,11 +254,10 @@ def _rows_at_once(rows: int, size_bytes: int) -> int:
     return max(1, min(GROUP_ROWS, GROUP_BYTES * rows // max(1, size_bytes)))
 
 
-def _bytes_of(group: pq.RowGroupMetaData, names: Sequence[str] | None) -> int:
-    """Uncompressed, of the named columns (None: all)."""
-    columns = map(group.column, range(group.num_columns))
-    wanted = (each for each in columns if names is None or each.path_in_schema.split(".")[0] in names)
-    return sum(column.total_uncompressed_size for column in wanted)
+def _are_short(schema: pa.Schema, names: Sequence[str]) -> bool:
+    """Whether no cell of these columns is a long text."""
+    found = [schema.field(name) for name in names if name in schema.names]
+    return all(field.name in _SHORT_TEXTS or pa.types.is_primitive(field.type) for field in found)
 
 
 @contextmanager
@@ -271,18 +281,18 @@ def _found(path: Path) -> _Opened:
 
 
 def _parquet(path: Path) -> pq.ParquetFile:
-    """Open a file. Column chunks are read whole unless one is large: then a buffer at a time."""
+    """Open a file. Column chunks are read whole unless a row group is large: then a buffer at a time."""
     part = pq.ParquetFile(path, page_checksum_verification=True)
-    if _largest_chunk_bytes(part.metadata) <= GROUP_BYTES:
+    if _largest_group_bytes(part.metadata) <= GROUP_BYTES:
         return part
     with part:
         footer = part.metadata
     return pq.ParquetFile(path, metadata=footer, page_checksum_verification=True, buffer_size=_BUFFER_BYTES)
 
 
-def _largest_chunk_bytes(footer: pq.FileMetaData) -> int:
-    groups = (footer.row_group(number) for number in range(footer.num_row_groups))
-    return max((group.column(n).total_compressed_size for group in groups for n in range(group.num_columns)), default=0)
+def _largest_group_bytes(footer: pq.FileMetaData) -> int:
+    """Before compression."""
+    return max((footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)), default=0)
 
 
 def _merged_into(path: Path) -> _Opened | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -262,3 +264,42 @@ def test_a_registry_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None
         with pytest.raises(DiskFailed):
             open_store(output, disk=ModelledDisk(output, fail_at=at))
         open_store(output).release()
+
+
+FLIPS = """
+import collections, os, pathlib, struct, sys
+from batchvision.checkpoint.parts import batches_of, read_part
+from batchvision.errors import CheckpointDamaged
+
+path = pathlib.Path(sys.argv[1])
+content = path.read_bytes()
+footer = len(content) - 8 - struct.unpack("<I", content[-8:-4])[0]
+ends = collections.Counter()
+for number, at in enumerate(range(footer, len(content) - 8, 9)):
+    damaged = bytearray(content)
+    damaged[at] ^= 0x80 >> number % 8
+    path.write_bytes(damaged)
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        try:
+            list(batches_of(path, ("row_id", "output_text")))
+            read_part(path)
+        except CheckpointDamaged:
+            os._exit(3)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    ends[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])] += 1
+print(*sorted(ends))
+"""
+
+
+def test_no_damage_of_a_footer_ends_the_process(tmp_path: Path) -> None:
+    """pyarrow aborts where it is asked for a column chunk that a damaged footer describes."""
+    path = tmp_path / RELATIVE
+    seal(LocalDisk(), tmp_path, RELATIVE, a_table())
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FLIPS, str(path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["0", "3"], "read, or told as damage"
