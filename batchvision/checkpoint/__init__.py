@@ -6,7 +6,7 @@ The rule: :class:`Store` is the one owner of an output's files; :class:`OutputVi
 from batchvision.checkpoint.books import Verdict, is_unclear
 from batchvision.checkpoint.cells import type_of
 from batchvision.checkpoint.compaction import Compacted, compact
-from batchvision.checkpoint.disk import Disk, LocalDisk, Offload, inline
+from batchvision.checkpoint.disk import Disk, LocalDisk
 from batchvision.checkpoint.kept_cells import KeptCells
 from batchvision.checkpoint.keyset import Keep, KeySet
 from batchvision.checkpoint.lock import Holder, OutputLock
@@ -40,7 +40,6 @@ __all__ = [
     "KeptCells",
     "KeySet",
     "LocalDisk",
-    "Offload",
     "OpenWork",
     "OutputLock",
     "OutputView",
@@ -56,7 +55,6 @@ __all__ = [
     "Verdict",
     "all_locked",
     "compact",
-    "inline",
     "is_unclear",
     "load_recipe",
     "newest_summaries",

@@ -6,25 +6,19 @@ only after its folder was synced. Reading needs no such care and uses ``pathlib`
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import os
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TypeVar
-
-import anyio
+from typing import Protocol
 
 from batchvision.checkpoint.rights import missing_right
 from batchvision.descriptors import EXHAUSTED
 from batchvision.errors import MORE_OPEN_FILES, DiskFailed
-
-T = TypeVar("T")
 
 #: The journal holds answers before anything has looked at them: for the owner's eyes only.
 PRIVATE = 0o600
@@ -280,32 +274,3 @@ def disk_failed(doing: str, fault: OSError) -> DiskFailed:
         f"{doing} failed: {reason}. Nothing more was sent. Free space or repair the disk, then start the same run "
         f"again: every answer that had been written is used."
     )
-
-
-# ---------------------------------------------------------------------------------- off the loop
-
-
-class Offload(Protocol):
-    """Where blocking work is done: a thread in production, inline under virtual time."""
-
-    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
-
-
-class WriterThread:
-    """Runs the writer's work in a thread of its own, so that busy image threads never delay an acknowledgement.
-
-    It begins at once: anyio's way into a thread takes two turns of the loop, and a turn is long where much has come.
-    """
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "batchvision-writer")  # it ends with this object
-
-    async def __call__(self, work: Callable[[], T], /) -> T:
-        with anyio.CancelScope(shield=True):
-            done = await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        return done  # noqa: RET504  (the scope might swallow an error, as far as types tell)
-
-
-async def inline(work: Callable[[], T], /) -> T:
-    """No thread at all: for virtual time, where the loop's clock must not run on while a thread works."""
-    return work()

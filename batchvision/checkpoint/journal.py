@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from batchvision.checkpoint.disk import PRIVATE, Disk, Offload, disk_failed, start_file
+from batchvision.checkpoint.disk import PRIVATE, Disk, disk_failed, start_file
 from batchvision.checkpoint.entries import VERSION, Entry, Header, decode, encode
 from batchvision.checkpoint.identity import Identity
 from batchvision.errors import CheckpointDamaged, DiskFailed, StopRun
 from batchvision.eventloop import loop_time
+from batchvision.offload import Offload
 from batchvision.wakeup import Turns, Wakeup
 
 GROUP_SECONDS = 0.001  #: a slot on the wire waits for its intent, so this is what the disk costs a full provider

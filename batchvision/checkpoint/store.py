@@ -26,8 +26,6 @@ from batchvision.checkpoint.books import Books, Verdict, end_of
 from batchvision.checkpoint.disk import (
     Disk,
     LocalDisk,
-    Offload,
-    WriterThread,
     disk_failures,
 )
 from batchvision.checkpoint.entries import Accepted, Ended, Header, Received, Voided, masked_answer
@@ -46,6 +44,7 @@ from batchvision.checkpoint.takeover import Takeover, read_failures
 from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.checkpoint.writer import SealAfter, Writer, check_in_place
 from batchvision.errors import DiskFailed, StopRun
+from batchvision.offload import Offload, OwnThread
 from batchvision.records import (
     Completed,
     Exchange,
@@ -139,7 +138,7 @@ class Store:
             secrets=secrets,
             seal_after=seal_after or SealAfter(),
             reserve=Reserve(disk, lock.folder / RESERVE_NAME, reserve_bytes),
-            offload=offload or WriterThread(),
+            offload=offload or OwnThread("batchvision-writer"),
         )
         store._sealer.find(padded)
         store._ticket_place = ticket_place

@@ -16,7 +16,7 @@ from functools import partial
 import anyio
 
 from batchvision.checkpoint.books import Books, Cut
-from batchvision.checkpoint.disk import Offload, disk_failed, disk_failures
+from batchvision.checkpoint.disk import disk_failed, disk_failures
 from batchvision.checkpoint.entries import Entry
 from batchvision.checkpoint.identity import output_gone
 from batchvision.checkpoint.journal import Group, Journal, Segment
@@ -25,6 +25,7 @@ from batchvision.checkpoint.reserve import Reserve
 from batchvision.checkpoint.sealing import Sealer
 from batchvision.errors import DiskFailed, OutputHeld
 from batchvision.eventloop import loop_time
+from batchvision.offload import Offload
 
 
 @dataclass(frozen=True, slots=True)

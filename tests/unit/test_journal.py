@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelled_disk import ModelledDisk
 
-from batchvision.checkpoint.disk import Disk, LocalDisk, inline
+from batchvision.checkpoint.disk import Disk, LocalDisk
 from batchvision.checkpoint.entries import (
     Accepted,
     Carry,
@@ -42,6 +42,7 @@ from batchvision.checkpoint.journal import (
     segment_paths,
 )
 from batchvision.errors import CheckpointDamaged, DiskFailed
+from batchvision.offload import inline
 from batchvision.records import Cell, EndedWithout, Intent, RawAnswer
 from batchvision.secrets import Secret, Secrets
 

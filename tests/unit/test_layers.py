@@ -21,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "garbage",
             "records",
             "keys",
+            "offload",
             "eventloop",
             "fineloop",
             "descriptors",

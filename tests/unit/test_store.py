@@ -30,11 +30,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelled_disk import Choose, ModelledDisk, PowerCut, keep_all, lose_all
 
-from batchvision.checkpoint import Columns, OutputView, RowState, SealAfter, Store, inline, parts, unsealed
+from batchvision.checkpoint import Columns, OutputView, RowState, SealAfter, Store, parts, unsealed
 from batchvision.checkpoint.entries import Carry, Ended, Received, Voided
 from batchvision.checkpoint.journal import Group, read_segment, segment_paths
 from batchvision.checkpoint.parts import part_file
 from batchvision.errors import DiskFailed, OutputHeld
+from batchvision.offload import inline
 from batchvision.records import AttemptState, Exchange, Failed
 from batchvision.secrets import Secret, Secrets
 
