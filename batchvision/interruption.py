@@ -20,8 +20,6 @@ from typing import Any, TypeVar
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
-from batchvision.eventloop import run_in_loop
-
 T = TypeVar("T")
 
 #: The signals that may end a run. A closed terminal sends SIGHUP.
@@ -139,7 +137,7 @@ def run_in_thread(start: Callable[[], Awaitable[T]]) -> T:
     relay = SignalRelay()
     with _handled_by(relay), ThreadPoolExecutor(1, "batchvision-run") as thread:
         try:
-            return thread.submit(run_in_loop, lambda: relay.serve(start)).result()
+            return thread.submit(anyio.run, lambda: relay.serve(start)).result()
         except asyncio.CancelledError:
             if relay.has_cancelled:
                 raise KeyboardInterrupt from None

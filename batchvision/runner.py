@@ -27,7 +27,7 @@ from batchvision import wiring
 from batchvision.caps import Caps
 from batchvision.checkpoint import Columns, OutputLock, OutputView, Recovery, Standing, Store, reserve_bytes
 from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, OutputHeld, StopRun
-from batchvision.eventloop import loop_time, run_in_loop
+from batchvision.eventloop import loop_time
 from batchvision.exchange import Exchanges, Judged, Terms
 from batchvision.feed import FeedBatch, Selection, Survey, count_other_cells, drawn, feed, survey
 from batchvision.garbage import rarely_collected
@@ -140,7 +140,7 @@ def run(
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return run_in_loop(start)
+        return anyio.run(start)
     return run_in_thread(start)
 
 

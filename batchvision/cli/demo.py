@@ -16,15 +16,16 @@ from batchvision.cli.show import show_table
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 def command(out: Path) -> int:
     """Draw sample images and run a real job on them, against a provider on this machine. Free; needs no key."""
+    import anyio
+
     from batchvision.cli.logs import tell_warnings
     from batchvision.demo import demo
-    from batchvision.eventloop import run_in_loop
     from batchvision.progress import choose_style, watcher
 
     out.mkdir(parents=True, exist_ok=True)
     tell_warnings(as_json=False)
     style = choose_style("auto", quiet=False, is_terminal=sys.stderr.isatty())
-    ended = run_in_loop(partial(demo, out, watcher(style, sys.stderr)))
+    ended = anyio.run(partial(demo, out, watcher(style, sys.stderr)))
     click.echo()
     show_table(out)
     click.echo()

@@ -85,9 +85,10 @@ def _plan(job: Job, flags: dict[str, Any], *, as_json: bool) -> int:
 
 
 def _pilot(path: str, job: Job, settings: tuple[str, ...], flags: dict[str, Any]) -> Pilot:
+    import anyio
+
     from batchvision import pilot
     from batchvision.cli.logs import tell_warnings
-    from batchvision.eventloop import run_in_loop
     from batchvision.job import Job
     from batchvision.progress import choose_style, watcher
 
@@ -104,7 +105,7 @@ def _pilot(path: str, job: Job, settings: tuple[str, ...], flags: dict[str, Any]
         watch=watcher(style, sys.stderr, rows_wanted=flags["pilot"]),
         begins=lambda what: None if flags["quiet"] else click.echo(what, err=True),
     )
-    return run_in_loop(start)
+    return anyio.run(start)
 
 
 def plan_lines(drawn: Plan) -> Iterator[str]:

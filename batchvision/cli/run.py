@@ -85,8 +85,9 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
 
 
 def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
+    import anyio
+
     from batchvision.cli.logs import tell_warnings
-    from batchvision.eventloop import run_in_loop
     from batchvision.progress import choose_style, watcher
     from batchvision.runner import run_async
 
@@ -100,7 +101,7 @@ def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
         elapsed_seconds=monotonic() - BEGAN_AT,
         watch=watcher(style, sys.stderr, rows_wanted=flags["limit"] or flags["sample"]),
     )
-    return run_in_loop(start)
+    return anyio.run(start)
 
 
 def _retry_setting(flags: dict[str, Any]) -> tuple[str, ...]:

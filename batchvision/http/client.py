@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Self
 
 from batchvision.errors import BatchvisionError, ConnectFailed, ConnectionCut, RequestTimedOut
-from batchvision.eventloop import others_first
 from batchvision.http.arrival import reason
 from batchvision.http.body import Body
 from batchvision.http.deadlines import Deadline, Deadlines
@@ -38,7 +37,6 @@ from batchvision.records import Pieces, RawAnswer, joined
 from batchvision.secrets import Secrets
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-_LARGE_BYTES = 64 * 1024  #: a body with an image in it
 _READ_HEADERS = frozenset(
     {
         *("content-type", "date", "location", "x-request-id", "x-generation-id", "x-litellm-response-cost"),
@@ -107,8 +105,6 @@ class ProviderClient:
         """
         progress = _Progress(self._deadlines, timeout_seconds, self._connect_timeout_seconds)
         request = self._request(method, path, body, headers, progress)
-        if body is not None and sum(map(len, body)) > _LARGE_BYTES:
-            await others_first()
         response: httpx.Response | None = None
         content, is_whole = Body("", 0), False
         try:

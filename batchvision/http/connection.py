@@ -90,7 +90,7 @@ class Connection(asyncio.BufferedProtocol):
     # ---------------------------------------------------------------------------- events of the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by its class
+        self._transport = cast(asyncio.Transport, transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer

@@ -18,7 +18,6 @@ import anyio
 import anyio.to_thread
 
 from batchvision.errors import ImageUnreachable, ImageUnreadable, RowInvalid
-from batchvision.eventloop import others_first
 from batchvision.images.addresses import check_host
 from batchvision.images.data_uris import read_data_uri
 from batchvision.images.downloads import Downloads, Room
@@ -218,14 +217,6 @@ class ImageSource:
                 if not self._allow_private_hosts:
                     check_host(ref.reference)
                 return await self._downloaded(ref) if inline or self._inlines_urls else self._handed_over(ref)
-            case _:
-                await others_first()
-                payload = await self._at_hand(ref)
-                await others_first()
-                return payload
-
-    async def _at_hand(self, ref: ImageRef) -> Payload:
-        match ref.kind:
             case ImageKind.BYTES if ref.content:
                 return await self._from_bytes(ref, ref.content)
             case _:

@@ -13,7 +13,6 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from batchvision.errors import StopRun
-from batchvision.eventloop import others_first
 from batchvision.lanes.base import Delivery, next_row
 from batchvision.records import Exchange, Row
 
@@ -46,8 +45,6 @@ class OnlineLane:
             row = await next_row(rows, stop)
             if row is None:
                 return
-            await others_first()
-            await others_first()  # and whom they wake: a place on the wire waits for them, and not for a new row
             try:
                 async with await self._delivery.room_for(row):
                     await self._deliver_one(row)

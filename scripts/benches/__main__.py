@@ -24,7 +24,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help="another number of rows (resume: 10000000 for the long one)")
     parser.add_argument("--only", help="one part: a latency (throughput), a case (limits), skip or memory (resume)")
     parser.add_argument("--seconds", type=float, help="limits, tickets: so long for each case, for a quick look")
-    parser.add_argument("--uvloop", action="store_true", help="throughput: also on the other loop")
     parser.add_argument("--folder", type=Path, help="where to work; the disk under it is part of what is measured")
     chosen = parser.parse_args()
     for what in chosen.what:

@@ -25,10 +25,6 @@ def _loop(send_all: Callable[[loops.Spec], Coroutine[Any, Any, int]], *modules: 
             __import__(module)
 
         def work(spec: loops.Spec) -> Mapping[str, Any]:
-            if spec.get("loop") == "uvloop":
-                import uvloop
-
-                return {"rows": uvloop.run(send_all(spec))}
             return {"rows": asyncio.run(send_all(spec))}
 
         return work

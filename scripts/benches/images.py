@@ -17,7 +17,7 @@ def bench(chosen: Namespace, folder: Path) -> None:
     where = {"folder": str(folder), "manifest": "photos.parquet", "output": "photos"}
     files = client("material", {"make": "photos", "rows": rows, **where})["files"]
     few = {"files": files, "in_flight": IN_FLIGHT, "rows": rows}
-    each_asked = {"limits": {"deduplicate": False}, "loop": "asyncio"}  # the files come again and again
+    each_asked = {"limits": {"deduplicate": False}}  # the files come again and again
     ours = {**where, "in_flight": IN_FLIGHT, "rows": rows, **each_asked}
     fewer, plain = {"in_flight": FEWER}, {"plain_base64": True}
     slow = {"rows": max(IN_FLIGHT, rows // 8)}

@@ -21,7 +21,7 @@ from typing import Any
 from benches.process import cores
 
 CLIENT_CORE, SERVER_CORE = cores()
-PACKAGES = ("batchvision", "aiohttp", "httpx", "openai", "pyarrow", "uvloop", "pybase64")
+PACKAGES = ("batchvision", "aiohttp", "httpx", "openai", "pyarrow", "pybase64")
 
 
 @dataclass(frozen=True, slots=True)

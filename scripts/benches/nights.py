@@ -15,7 +15,6 @@ import anyio
 import httpx
 from anyio.lowlevel import checkpoint
 
-from batchvision.eventloop import backend_options
 from batchvision.feed import Selection
 from batchvision.job import Job
 from batchvision.records import Counters, RawAnswer, RunSummary
@@ -66,7 +65,7 @@ def job_file(spec: Spec) -> Path:
 def night(spec: Spec, watch: Watch | None = None, seams: Seams | None = None) -> RunSummary:
     selection = Selection(limit=spec.get("limit"))
     start = partial(run_async, job_of(spec), selection=selection, environ=ENVIRON, watch=watch, seams=seams)
-    return anyio.run(start, backend_options={} if spec.get("loop") == "asyncio" else backend_options())
+    return anyio.run(start)
 
 
 def with_batchvision(spec: Spec) -> int:

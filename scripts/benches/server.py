@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from array import array
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -105,7 +105,7 @@ class Desk:
             return response(200, b"{}"), 0.0
         if head.startswith(b"GET /bench "):
             return response(200, json.dumps(self.told()).encode()), 0.0
-        now = time.monotonic()  # the loop's own, with uvloop, counts whole milliseconds
+        now = time.monotonic()
         if head.startswith(b"GET "):
             return self._poll(now, head), self.settings.latency_seconds
         found = _TOKENS.search(body) if self._tokens_left is not None else None
@@ -272,13 +272,8 @@ def main() -> None:
 
     at_home(json.loads(sys.argv[1]))
     many_files()
-    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run
-    with suppress(ImportError):
-        import uvloop
-
-        run = uvloop.run
     with suppress(KeyboardInterrupt):
-        run(serve())
+        asyncio.run(serve())
 
 
 if __name__ == "__main__":

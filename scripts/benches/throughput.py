@@ -13,7 +13,6 @@ from benches.steady import BEGINNING_WAVES, share_of_ideal
 IN_FLIGHT = 256
 SLOW = ((0.3, 512, 16), (5.0, 4_000, 6))  #: latency in seconds, requests in flight, waves of them
 PARTS = ("0", *(f"{latency:g}" for latency, _, _ in SLOW))
-ASYNCIO = {"loop": "asyncio"}  #: what costs are compared on; how full a limit is kept, in the loop that runs get
 
 
 def bench(chosen: Namespace, folder: Path) -> None:
@@ -39,17 +38,11 @@ def at_full_speed(chosen: Namespace, folder: Path, server: Server) -> None:
     contenders = [
         Contender("aiohttp loop", "aiohttp", few),
         Contender("transport alone", "transport", few),
-        Contender("batchvision", "batchvision", _night(folder, rows, IN_FLIGHT, "plain", **ASYNCIO)),
-        Contender(
-            "batchvision, progress bar", "batchvision", _night(folder, rows, IN_FLIGHT, "bar", progress=True, **ASYNCIO)
-        ),
+        Contender("batchvision", "batchvision", _night(folder, rows, IN_FLIGHT, "plain")),
+        Contender("batchvision, progress bar", "batchvision", _night(folder, rows, IN_FLIGHT, "bar", progress=True)),
         Contender("openai SDK loop", "openai", {**few, "rows": max(IN_FLIGHT, rows // 5)}),
         Contender("httpx, its own pool", "httpx", {**few, "rows": max(IN_FLIGHT, rows // 10)}),
     ]
-    if chosen.uvloop:
-        on_uvloop = _night(folder, rows, IN_FLIGHT, "uvloop", loop="uvloop")
-        contenders[1:1] = [Contender("aiohttp loop on uvloop", "aiohttp", {**few, "loop": "uvloop"})]
-        contenders[4:4] = [Contender("batchvision on uvloop", "batchvision", on_uvloop)]
     results = interleaved(contenders, chosen.rounds, server)
     base, ours = results["aiohttp loop"], results["batchvision"]
     table(
@@ -84,9 +77,6 @@ def slow_answers(chosen: Namespace, folder: Path, server: Server, latency: float
         Contender("aiohttp loop", "aiohttp", few, slow),
         Contender("batchvision", "batchvision", _night(folder, rows, in_flight, f"slow-{latency:g}"), slow),
     ]
-    if chosen.uvloop:
-        on_asyncio = _night(folder, rows, in_flight, f"slow-{latency:g}-asyncio", **ASYNCIO)
-        contenders.append(Contender("batchvision on asyncio's loop", "batchvision", on_asyncio, slow))
     if in_flight <= 512:
         contenders.append(Contender("openai SDK loop", "openai", {**few, "rows": rows // 2}, slow))
         contenders.append(Contender("httpx, its own pool", "httpx", {**few, "rows": in_flight * 4}, slow))
@@ -97,8 +87,7 @@ def slow_answers(chosen: Namespace, folder: Path, server: Server, latency: float
         [_slow_line(title, each, in_flight, latency) for title, each in results.items()],
         f"Steady state: the first {BEGINNING_WAVES} waves are left out, for a slow start; then "
         "the latency over the mean time from a request's arrival to "
-        "that of the one a wave later. Rows: httpx four waves, openai half as many as the others. "
-        "batchvision in the loop that runs get: uvloop's where it is installed.",
+        "that of the one a wave later. Rows: httpx four waves, openai half as many as the others.",
     )
 
 

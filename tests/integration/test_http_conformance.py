@@ -13,7 +13,6 @@ from loopback_peers import client, raw_server
 from wire_faults import FAULTS, UNSENT, Fault, Seen, meet
 
 from batchvision.errors import ConnectFailed
-from batchvision.eventloop import backend_options
 from batchvision.http import LeanTransport
 from batchvision.http.pooled import PooledTransport
 
@@ -23,13 +22,6 @@ Make = Callable[[ssl.SSLContext], httpx.AsyncBaseTransport]
 TRANSPORTS: dict[str, Make] = {"lean": LeanTransport, "httpx": PooledTransport}
 
 each_transport = pytest.mark.parametrize("make", TRANSPORTS.values(), ids=TRANSPORTS)
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    if request.param == "uvloop":
-        pytest.importorskip("uvloop")
-    return "asyncio", backend_options() if request.param == "uvloop" else {}
 
 
 @each_transport

@@ -18,9 +18,7 @@ from loopback_peers import HEADERS, KEY, client, raw_server, read_request, sayin
 
 from batchvision.errors import ConnectFailed, ConnectionCut, JobInvalid, RequestTimedOut
 from batchvision.http import Endpoint, ProviderClient
-from batchvision.http.arrival import Arrival
 from batchvision.http.body import KEPT_OF_TOO_LONG
-from batchvision.http.connection import Connection
 
 pytestmark = pytest.mark.anyio
 
@@ -42,36 +40,6 @@ async def test_a_request_arrives_as_it_was_built_and_its_answer_comes_back_whole
     assert raw.received_at.tzinfo is not None
     assert raw.headers["x-request-id"] == "r-1"
     assert "server-timing" not in raw.headers
-
-
-async def test_a_large_request_lets_what_is_ready_go_first_and_a_small_one_does_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    steps: list[str] = []
-    leave = Connection.send
-
-    def left(connection: Connection, head: bytes, body: bytes, arrival: Arrival) -> None:
-        steps.append("sent")
-        leave(connection, head, body, arrival)
-
-    async def row(wire: ProviderClient, body: bytes) -> None:
-        steps.append("row")
-        await wire.send("POST", "/chat/completions", (body,), 5)
-
-    async def answer(request: web.Request) -> web.Response:
-        return web.json_response({})
-
-    monkeypatch.setattr(Connection, "send", left)
-    async with server_of(answer) as url, client(url) as wire:
-        async with anyio.create_task_group() as warm_up:  # connections, so that no row waits for one
-            for _ in range(3):
-                warm_up.start_soon(row, wire, b"{}")
-        for body, expected in ((bytes(100_000), ["row", "row", "sent", "sent"]), (b"{}", ["row", "sent"] * 2)):
-            steps.clear()
-            async with anyio.create_task_group() as rows:
-                rows.start_soon(row, wire, body)
-                rows.start_soon(row, wire, body)
-            assert steps == expected
 
 
 async def test_a_request_may_have_headers_of_its_own_which_win_and_do_not_stay() -> None:

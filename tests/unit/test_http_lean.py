@@ -15,20 +15,12 @@ import pytest
 from loopback_peers import HEADERS, client, raw_server, read_request, saying
 
 from batchvision.errors import ConnectionCut, JobInvalid
-from batchvision.eventloop import backend_options
 from batchvision.http import LeanTransport
 from batchvision.http import connection as connections
 
 pytestmark = pytest.mark.anyio
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-
-
-@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    if request.param:
-        pytest.importorskip("uvloop")
-    return "asyncio", backend_options() if request.param else {}
 
 
 class Counting:

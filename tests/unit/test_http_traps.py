@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 import anyio
 import httpx
@@ -16,7 +15,6 @@ from loopback_peers import KEY, client, raw_server, read_request, saying
 from wire_faults import client_context
 
 from batchvision.errors import AnswerCutShort, ConnectFailed, ConnectionCut
-from batchvision.eventloop import backend_options
 from batchvision.http import LeanTransport
 from batchvision.http.pooled import CONNECTIONS_A_POOL, PooledTransport
 from batchvision.providers import dialect
@@ -28,13 +26,6 @@ each_transport = pytest.mark.parametrize(
     "make", [LeanTransport, lambda: PooledTransport(client_context())], ids=["lean", "httpx"]
 )
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    if request.param == "uvloop":
-        pytest.importorskip("uvloop")
-    return "asyncio", backend_options() if request.param == "uvloop" else {}
 
 
 @each_transport

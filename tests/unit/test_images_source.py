@@ -91,28 +91,6 @@ async def test_a_local_file_is_sent_as_its_bytes(tmp_path: Path) -> None:
     assert payload.url is None
 
 
-async def test_an_image_lets_what_is_ready_go_before_it_and_images_go_before_what_comes_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a.jpg").write_bytes(JPEG)
-    source, steps = ImageSource(tmp_path, ImagePreparation(), offload=Inline()), list[str]()
-
-    def read(root: Path, reference: str, max_bytes: int) -> bytes:
-        steps.append("read")
-        return JPEG
-
-    async def row() -> None:
-        steps.append("row")
-        await source.payload(ref(ImageKind.PATH, "a.jpg"))
-        steps.append("ready")
-
-    monkeypatch.setattr("batchvision.images.source.read_inside", read)
-    async with anyio.create_task_group() as rows:
-        rows.start_soon(row)
-        rows.start_soon(row)
-    assert steps == ["row", "row", "read", "read", "ready", "ready"]
-
-
 async def test_the_hash_is_of_the_source_also_where_it_was_converted(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(WEBP)
     payload = await ImageSource(tmp_path, ImagePreparation()).payload(ref(ImageKind.PATH, "a.jpg"))

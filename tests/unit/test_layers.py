@@ -23,7 +23,6 @@ LAYERS: tuple[frozenset[str], ...] = (
             "keys",
             "offload",
             "eventloop",
-            "fineloop",
             "descriptors",
             "interruption",
             "secrets",

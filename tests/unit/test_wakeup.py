@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import pytest
 from virtual_time import VIRTUAL
 
-from batchvision.eventloop import loop_time, others_first
+from batchvision.eventloop import loop_time
 from batchvision.wakeup import Turns, Wakeup
 
 pytestmark = pytest.mark.anyio
@@ -52,7 +54,7 @@ async def test_by_turns_so_many_are_woken_in_a_turn_of_the_loop_and_nobody_overt
         second.tell_by_turns(turns)
         seen = []
         for _ in range(4):
-            await others_first()
+            await asyncio.sleep(0)
             seen.append(len(woken))
         third = Wakeup()
         waiters.start_soon(wait, third, 8)
