@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchvision.cli.allocation import give_memory_back
 from batchvision.cli.command import Command
 from batchvision.cli.output import print_document, say
 from batchvision.cli.place import output_of, place_argument
@@ -33,7 +32,6 @@ def command(place: str, drop_superseded: bool, as_json: bool) -> int:
 
     Exit codes: 0 done, 7 disk failed or the output is damaged, 11 a run holds the output.
     """
-    give_memory_back()
     from batchvision.checkpoint import compact
     from batchvision.status import open_output
 

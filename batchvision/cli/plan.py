@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchvision.cli.allocation import give_memory_back
 from batchvision.cli.command import Command, typed_command
 from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job, overrides
 from batchvision.cli.output import print_document, print_lines, print_table, say
@@ -51,7 +50,6 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     sweep asks is paid for too, and stands in the ledger (attempts/) only. Give both again after an interruption: what
     has been paid for is not bought twice.
     """
-    give_memory_back()
     chosen = load_job(job, flags, settings)
     if flags["pilot"] is None:
         return _plan(chosen, flags, as_json=as_json)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchvision.cli import BEGAN_AT
-from batchvision.cli.allocation import give_memory_back
 from batchvision.cli.command import Command, typed_command
 from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job
 from batchvision.cli.output import say
@@ -70,7 +69,6 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     reached, 5 the provider refused, 6 tickets are open, 7 disk, 11 another run holds the output, 129, 130
     or 143 after a signal.
     """
-    give_memory_back()
     chosen = load_job(job, flags, (*settings, *_retry_setting(flags)))
     summary = _run(chosen, flags)
     _tell(ctx, job, chosen, summary, flags)

@@ -32,16 +32,8 @@ def _loop(send_all: Callable[[loops.Spec], Coroutine[Any, Any, int]], *modules: 
     return ready
 
 
-#: What is measured in memory, too: as the command, which sets its allocator before anything else.
-AS_THE_COMMAND = ("memory", "resume", "plan")
-
-
 def _night(name: str) -> Callable[[], Work]:
     def ready() -> Work:
-        if name in AS_THE_COMMAND:
-            from batchvision.cli.allocation import give_memory_back
-
-            give_memory_back()
         from benches import nights
 
         return {
