@@ -30,7 +30,6 @@ from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, OutputHe
 from batchvision.eventloop import loop_time
 from batchvision.exchange import Exchanges, Judged, Terms
 from batchvision.feed import FeedBatch, Selection, Survey, count_other_cells, drawn, feed, survey
-from batchvision.garbage import rarely_collected
 from batchvision.http import ProviderClient
 from batchvision.images import ImageSource, threads
 from batchvision.interruption import drained, run_in_thread
@@ -102,16 +101,15 @@ async def _locked_run(night: Night, lock: OutputLock, drain_timeout_seconds: flo
         await night.look_at_what_is_there(store)
         async with wiring.connected(job, night.access, night.secrets, night.seams) as (client, images):
             delivery = night.delivery(client, images)
-            with rarely_collected():
-                async with anyio.create_task_group() as writing:
-                    writing.start_soon(night.write)
-                    async with anyio.create_task_group() as watching:
-                        if watch is not None:
-                            watching.start_soon(watch, night.counters)
-                        await night.until_stopped(delivery, drain_timeout_seconds)
-                        await night.close(delivery)
-                        night.count_at_the_end(delivery)
-                        watching.cancel_scope.cancel()
+            async with anyio.create_task_group() as writing:
+                writing.start_soon(night.write)
+                async with anyio.create_task_group() as watching:
+                    if watch is not None:
+                        watching.start_soon(watch, night.counters)
+                    await night.until_stopped(delivery, drain_timeout_seconds)
+                    await night.close(delivery)
+                    night.count_at_the_end(delivery)
+                    watching.cancel_scope.cancel()
         await night.merge_parts()
         await night.count_kept_cells()
         return night.finish(delivery)

@@ -27,7 +27,6 @@ from batchvision.checkpoint import SealAfter, Store, compaction
 from batchvision.checkpoint import store as store_module
 from batchvision.checkpoint.lineage import is_merged
 from batchvision.errors import StopRun
-from batchvision.garbage import rarely_collected
 from batchvision.outcome import Judge, Verdict
 from batchvision.records import Exchange, Intent, RawAnswer, RunSummary
 
@@ -224,7 +223,7 @@ def sweep(folder: Path, lane: str, variations: int, forgets: str | None = None, 
     this in its words."""
     tally, folder = Tally(), in_memory(folder)
     try:
-        with rarely_collected(), mock.patch("batchvision.lanes.deferred.POLLERS", FEW_POLLERS):
+        with mock.patch("batchvision.lanes.deferred.POLLERS", FEW_POLLERS):
             _sweep(tally, folder, lane, variations, forgets, until)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -29,7 +29,6 @@ from batchvision.feed import (
     survey,
 )
 from batchvision.feed import Standing as FeedStanding
-from batchvision.garbage import rarely_collected
 from batchvision.guards import (
     Quote,
     agreed_recipes,
@@ -84,12 +83,11 @@ async def plan(
     counting = _Counting(drawn, looking, Distinct(standing) if job.limits.deduplicate else None, watch, show_requests)
     counter = ChangeCounter(job, standing) if isinstance(standing, Standing) else None
     local_images = LocalImages(job)
-    with rarely_collected():
-        for stretch in stretches(job, surveyed, standing, selection):
-            counting.add(stretch)
-            local_images.add(stretch)
-            if counter is not None:
-                counter.add(stretch)
+    for stretch in stretches(job, surveyed, standing, selection):
+        counting.add(stretch)
+        local_images.add(stretch)
+        if counter is not None:
+            counter.add(stretch)
     drawn.seconds = _seconds_at_limits(job, drawn.cost)
     if local_images.are_all_missing:
         drawn.refusals.append(missing_words(job, local_images))

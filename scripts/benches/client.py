@@ -34,8 +34,10 @@ def _loop(send_all: Callable[[loops.Spec], Coroutine[Any, Any, int]], *modules: 
 
 def _night(name: str) -> Callable[[], Work]:
     def ready() -> Work:
+        from batchvision.cli import GC_THRESHOLDS
         from benches import nights
 
+        gc.set_threshold(*GC_THRESHOLDS)
         return {
             "run": lambda spec: {"rows": nights.with_batchvision(spec)},
             "memory": nights.memory_of_a_night,

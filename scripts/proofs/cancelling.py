@@ -16,7 +16,6 @@ import anyio
 from stepped_time import SteppedLoop
 from witness import EVERY_SO_MANY, SmallNight, broken_peace, broken_promises
 
-from batchvision.garbage import rarely_collected
 from batchvision.records import RunSummary
 from batchvision.stopping import Interrupted, StopSignal
 from proofs.modelled import in_memory
@@ -117,11 +116,10 @@ def at_each_step(folder: Path, lane: str, ways: Sequence[Way] = WAYS, step: int 
     more of them."""
     tally, folder = Tally(), in_memory(folder)
     try:
-        with rarely_collected():
-            steps = steps_of(folder / "whole", lane)
-            for way in ways:
-                for at in range(WAYS.index(way) % step, steps, step):
-                    _one(folder / f"{way.__name__}-{at}", lane, way, at, tally)
+        steps = steps_of(folder / "whole", lane)
+        for way in ways:
+            for at in range(WAYS.index(way) % step, steps, step):
+                _one(folder / f"{way.__name__}-{at}", lane, way, at, tally)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return tally

@@ -20,7 +20,6 @@ from fake_provider import FakeProvider
 
 from batchvision.checkpoint import reserve_bytes
 from batchvision.errors import DiskFailed
-from batchvision.garbage import rarely_collected
 from batchvision.lanes import POLLERS, rows_at_once
 from proofs.bench import Bench
 from proofs.kills import settled, verify_says
@@ -156,9 +155,8 @@ def each_in_turn(folder: Path, lane: str, seed: int, step: int = 1) -> Tally:
     kinds: Iterable[tuple[int, bool]] = [(e, good) for e in (errno.ENOSPC, errno.EIO) for good in (False, True)]
     logging.disable()
     try:
-        with rarely_collected():
-            for number, (place, (error, for_good)) in enumerate(product(range(seed % step, places, step), kinds)):
-                tally.add(one_fault(folder / str(number), lane, seed, Fault(place, error, for_good)))
+        for number, (place, (error, for_good)) in enumerate(product(range(seed % step, places, step), kinds)):
+            tally.add(one_fault(folder / str(number), lane, seed, Fault(place, error, for_good)))
     finally:
         logging.disable(logging.NOTSET)
         shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,6 @@ from virtual_time import VIRTUAL
 
 from batchvision import Job
 from batchvision.feed import Selection
-from batchvision.garbage import rarely_collected
 from batchvision.records import RunSummary
 from batchvision.runner import Watch, run_async
 
@@ -71,10 +70,9 @@ class Nights:
 
 @pytest.fixture(autouse=True, scope="module")
 def collected_once() -> Iterator[None]:
-    """A run looks for garbage as it begins: among all that tests have made, that takes longer than a small night."""
-    with rarely_collected():
-        yield
-    gc.collect()  # so that what a test of this module left open is told here
+    """Report unclosed resources in the module that left them open."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

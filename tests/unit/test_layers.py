@@ -18,7 +18,6 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "errors",
-            "garbage",
             "records",
             "keys",
             "offload",
