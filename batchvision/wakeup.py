@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Iterable
 from contextlib import suppress
 from math import inf
 
@@ -24,11 +22,6 @@ class Wakeup:
             if not future.done():
                 future.set_result(None)
 
-    def tell_by_turns(self, turns: Turns) -> None:
-        """The same, each when it is his turn."""
-        waiting, self._waiting = self._waiting, []
-        turns.give(waiting)
-
     async def wait(self, until: float = inf) -> None:
         """For the next change, or until this moment of the loop's clock: then everybody looks again."""
         loop = asyncio.get_running_loop()
@@ -44,26 +37,3 @@ class Wakeup:
         finally:
             if timer is not None:
                 timer.cancel()
-
-
-class Turns:
-    """So many who wait are woken in one turn of the loop, and the others in the next ones: what they do keeps nothing
-    else waiting for long."""
-
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    def give(self, waiting: Iterable[asyncio.Future[None]]) -> None:
-        is_idle = not self._waiting
-        self._waiting.extend(waiting)
-        if is_idle and self._waiting:
-            self._next()
-
-    def _next(self) -> None:
-        for _ in range(min(self._at_once, len(self._waiting))):
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(None)
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)

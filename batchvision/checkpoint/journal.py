@@ -11,6 +11,7 @@ all that is still open, before the old one goes.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -25,27 +26,26 @@ from batchvision.checkpoint.identity import Identity
 from batchvision.errors import CheckpointDamaged, DiskFailed, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.offload import Offload
-from batchvision.wakeup import Turns, Wakeup
+from batchvision.wakeup import Wakeup
 
 GROUP_SECONDS = 0.001  #: a slot on the wire waits for its intent, so this is what the disk costs a full provider
 GROUP_BYTES = 64 * 1024
-TOLD_AT_ONCE = 32  #: so many are told in one turn of the loop: while hundreds read their answers, all else would wait
 
 # ---------------------------------------------------------------------------------- append, group, fsync, acknowledge
 
 
 class Group:
-    """Records that become durable together, and the one acknowledgement for all who wait for them."""
+    """Records that become durable together, with one acknowledgement."""
 
-    __slots__ = ("_changed", "_failure", "_is_hurried", "_is_settled", "_settled", "_turns", "bodies", "size_bytes")
+    __slots__ = ("_changed", "_failure", "_is_hurried", "_settled", "bodies", "size_bytes")
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.size_bytes = 0
         self._failure: StopRun | None = None
-        self._is_hurried = self._is_settled = False
-        self._changed, self._settled = Wakeup(), Wakeup()
-        self._turns = turns
+        self._is_hurried = False
+        self._changed = Wakeup()
+        self._settled = asyncio.Event()  # wakes its waiters in the order in which they came
 
     def add(self, body: bytes) -> None:
         self.bodies.append(body)
@@ -63,10 +63,10 @@ class Group:
             await self._changed.wait(until=latest)
 
     def settle(self, failure: StopRun | None = None) -> None:
-        """Acknowledge, or say that it will never be. What was acknowledged stays so."""
-        if not self._is_settled:
-            self._is_settled, self._failure = True, failure
-            self._settled.tell_by_turns(self._turns)
+        """Acknowledge the group, or fail it. A second call changes nothing."""
+        if not self._settled.is_set():
+            self._failure = failure
+            self._settled.set()
             self.hurry()
 
     def hurry(self) -> None:
@@ -74,9 +74,8 @@ class Group:
         self._changed.tell()
 
     async def durable(self) -> None:
-        """Return when every record of the group is durable; raises DiskFailed when that will never be."""
-        while not self._is_settled:
-            await self._settled.wait()
+        """Return when every record of the group is durable. Raises DiskFailed when that will never be."""
+        await self._settled.wait()
         if self._failure is not None:
             raise self._failure
 
@@ -94,8 +93,7 @@ class Journal:
         """``check`` is asked, off the loop, after each group and before it is acknowledged. It raises StopRun."""
         self.segment = segment
         self._check = check
-        self._turns = Turns(TOLD_AT_ONCE)  #: of all groups, one after the other
-        self.gathering = Group(self._turns)
+        self.gathering = Group()
         self.failure: StopRun | None = None
         self._offload = offload
         self._mask = mask
@@ -132,7 +130,7 @@ class Journal:
     def take(self) -> Group:
         if self.failure is not None:
             raise self.failure
-        group, self.gathering = self.gathering, Group(self._turns)
+        group, self.gathering = self.gathering, Group()
         return group
 
     @contextmanager

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import anyio
 import pytest
 from virtual_time import VIRTUAL
 
 from batchvision.eventloop import loop_time
-from batchvision.wakeup import Turns, Wakeup
+from batchvision.wakeup import Wakeup
 
 pytestmark = pytest.mark.anyio
 
@@ -36,32 +34,6 @@ async def test_a_change_wakes_all_who_wait_and_nobody_who_comes_later():
         assert woken == ["first", "second"]
         wakeup.tell()
     assert woken == ["first", "second", "late"]
-
-
-async def test_by_turns_so_many_are_woken_in_a_turn_of_the_loop_and_nobody_overtakes():
-    first, second, turns = Wakeup(), Wakeup(), Turns(4)
-    woken: list[int] = []
-
-    async def wait(wakeup: Wakeup, number: int) -> None:
-        await wakeup.wait()
-        woken.append(number)
-
-    async with anyio.create_task_group() as waiters:
-        for number in range(8):
-            waiters.start_soon(wait, first if number < 6 else second, number)
-        await anyio.sleep(1)
-        first.tell_by_turns(turns)
-        second.tell_by_turns(turns)
-        seen = []
-        for _ in range(4):
-            await asyncio.sleep(0)
-            seen.append(len(woken))
-        third = Wakeup()
-        waiters.start_soon(wait, third, 8)
-        await anyio.sleep(1)
-        third.tell_by_turns(turns)
-    assert seen == [4, 8, 8, 8]
-    assert woken == list(range(9))
 
 
 async def test_a_moment_that_comes_wakes_all_too():
