@@ -8,7 +8,7 @@ from batchvision.checkpoint.cells import type_of
 from batchvision.checkpoint.compaction import Compacted, compact
 from batchvision.checkpoint.disk import Disk, LocalDisk
 from batchvision.checkpoint.kept_cells import KeptCells
-from batchvision.checkpoint.keyset import Keep, KeySet
+from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lock import Holder, OutputLock
 from batchvision.checkpoint.paid_rows import PaidRows
 from batchvision.checkpoint.recovery import Recovery
@@ -36,7 +36,6 @@ __all__ = [
     "Compacted",
     "Disk",
     "Holder",
-    "Keep",
     "KeptCells",
     "KeySet",
     "LocalDisk",

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.entries import Carry
-from batchvision.checkpoint.keyset import Keep, KeySet
+from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.manifest_index import RowsMet
 from batchvision.checkpoint.paid_failures import read_paid_failures
 from batchvision.checkpoint.paid_rows import PaidRows
@@ -237,7 +237,7 @@ class Standing:
 
 def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet]:
     """The done rows of this recipe under both keys, and its answered request_keys."""
-    done, answered = KeySet(), KeySet(keep=Keep.HINT)
+    done, answered = KeySet(), KeySet()
     current = pa.scalar(recipe_id, pa.string())  # of a given type: to guess one takes pyarrow 0.1 ms
     for table in _tables(part_paths(output, "results"), _RESULT_COLUMNS):
         is_current = pc.equal(table["recipe_id"], current)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from batchvision.checkpoint import Keep, KeySet
+from batchvision.checkpoint import KeySet
 from batchvision.errors import PAID_FAILURES
 from batchvision.keys import key_bytes
 from batchvision.records import Completed, Outcome, Request
@@ -35,7 +35,7 @@ class Sharing:
         self._is_on = is_on
         self._leaders: dict[str, Leader] = {}
         self._answers: OrderedDict[str, Completed] = OrderedDict()
-        self._asked = KeySet(keep=Keep.HINT)
+        self._asked = KeySet()
         self._unfound: set[str] = set()
         self._followers = 0
         self.late: list[Request] = []  #: rows whose answer is on the disk

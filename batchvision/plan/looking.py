@@ -7,7 +7,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
-from batchvision.checkpoint import Keep, KeySet, Standing
+from batchvision.checkpoint import KeySet, Standing
 from batchvision.errors import RowFault, RowInvalid
 from batchvision.estimate import Estimator
 from batchvision.feed import Standing as FeedStanding
@@ -39,7 +39,7 @@ class Distinct:
 
     def __init__(self, standing: FeedStanding) -> None:
         self._answered = standing.answered if isinstance(standing, Standing) else None
-        self._seen = KeySet(keep=Keep.HINT)  # a clash would cost a row of the count
+        self._seen = KeySet()
 
     def first(self, seen: Sequence[Seen]) -> list[Seen]:
         """Those of ``seen`` whose requests would be sent."""

@@ -11,7 +11,7 @@ import pytest
 from checkpoint_rows import a_completed, a_failed, an_attempt, an_intent
 from virtual_time import VIRTUAL
 
-from batchvision.checkpoint import Keep, KeySet, RowState
+from batchvision.checkpoint import KeySet, RowState
 from batchvision.errors import AttemptsExhausted, OutOfCredit, RowFault, RowInvalid, ServerError, TooManyFailures
 from batchvision.exchange import Judged
 from batchvision.keys import key_bytes, row_digest
@@ -230,7 +230,7 @@ async def test_a_row_of_the_next_pass_keeps_its_tries_and_one_that_is_not_met_th
 
 
 async def test_answers_of_earlier_runs_are_read_from_the_disk_once_for_all_late_rows():
-    desk = Desk(KeySet(map(key_bytes, "ab"), Keep.HINT))
+    desk = Desk(KeySet(map(key_bytes, "ab")))
     desk.books.on_disk = {"a": [a_completed(an_intent(1, row_id="a0", request_key="a"))]}
     assert await desk.asked("a0", "a1", "b1") == []
     await desk.delivery.serve_late()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from batchvision.checkpoint import Keep, KeySet, PaidRows, Standing
+from batchvision.checkpoint import KeySet, PaidRows, Standing
 from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.standing import Sums
 from batchvision.job import Job
@@ -112,7 +112,7 @@ async def test_rows_that_ask_the_same_are_one_request(tmp_path: Path) -> None:
 
 def test_the_first_of_each_request_is_counted_wherever_the_others_stand() -> None:
     """Beside it, in a stretch before, or answered by an earlier run."""
-    answered = KeySet([key_bytes("old")], Keep.HINT)
+    answered = KeySet([key_bytes("old")])
     standing = Standing(Books({}, {}, {}), KeySet(), lambda: PaidRows("r"), Sums(0, 0), answered)
     distinct = Distinct(standing)
     asked = [["b", "a", "b", "old", "a"], ["a", "c", "old", "c", "d"], []]

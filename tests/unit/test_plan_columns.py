@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.checkpoint import Keep, KeySet, PaidRows, Standing
+from batchvision.checkpoint import KeySet, PaidRows, Standing
 from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.row_keys import pair
 from batchvision.checkpoint.standing import Sums
@@ -91,7 +91,7 @@ def columns_of(job: Job) -> Iterator[Stretch]:
 
 def standing_of(job: Job, table: Sequence[Line], seen: Sequence[Seen]) -> Standing:
     """Every row as its line says that it stands; ``seen``: those that can be sent."""
-    failures, done, answered = dict[str, Failed](), KeySet(), KeySet(keep=Keep.HINT)
+    failures, done, answered = dict[str, Failed](), KeySet(), KeySet()
     rows = [row for stretch in columns_of(job) for batch in stretch.batches() for row in batch.rows]
     for row in rows:
         match table[row.position - 1].state:

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from batchvision.checkpoint import Keep, KeySet
+from batchvision.checkpoint import KeySet
 from batchvision.errors import PAID_FAILURES
 from batchvision.keys import key_bytes
 from batchvision.lanes import sharing as room
@@ -31,7 +31,7 @@ def failure(key: str, kind: str) -> Failed:
 
 
 def answered(*keys: str) -> KeySet:
-    return KeySet((key_bytes(key) for key in keys), Keep.HINT)
+    return KeySet(key_bytes(key) for key in keys)
 
 
 # ---------------------------------------------------------------------------------- the first, and those after it
