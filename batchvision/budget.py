@@ -153,7 +153,9 @@ class LocalBudget:
         key = "max_cost_usd" if tightest is None else tightest.key
         return SpendCapReached(
             f"limits.{key} leaves {format_usd(self._caps.left_ticks or 0)}, and the next request may cost "
-            f"{format_usd(bound or 0)}: raise it, or wait for its period to end, and run again to go on"
+            f"{format_usd(bound or 0)}",
+            next_step="raise it, or wait for its period to end, then run again to continue",
+            key=f"limits.{key}",
         )
 
     def adopt(self, bound_ticks: int | None) -> Lease:

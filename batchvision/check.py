@@ -193,7 +193,7 @@ async def _provider(job: Job, speaks: Dialect, headers: Mapping[str, str], ask: 
         remember(speaks.name, job.base_url, models, datetime.now(UTC))
     except (ModelNotFound, RequestRejected) as error:
         says = f"{job.base_url} has no list of models, so that {job.provider.model} could not be looked up"
-        return [Finding("provider", f"{says} ({error.message.partition('; ')[0]})"), _prices(job)]
+        return [Finding("provider", f"{says} ({error.what})"), _prices(job)]
     except StopRun as error:
         return [Finding("provider", error.message, error.exit_code)]
     except BatchvisionError as error:

@@ -1,70 +1,94 @@
-"""Every exception batchvision raises; each class knows its disposition and the word it is stored under.
+"""Every exception of batchvision. Each class states its disposition and its ``kind``, the word stored for it.
 
 ::
 
     BatchvisionError
-    ├── StopRun                      stop the run; rows not reached stay pending
-    │   ├── JobInvalid               job_invalid           exit 2   (also: bad manifest, bad usage)
-    │   │   └── ManifestChanged      manifest_changed      exit 4   (while a run was reading it)
-    │   ├── ProviderRefuses          (what the provider says of the whole run, unless other rows are answered)
-    │   │   ├── AuthenticationFailed     authentication_failed exit 5
-    │   │   ├── OutOfCredit              out_of_credit         exit 5
-    │   │   ├── ModelNotFound            model_not_found       exit 5
-    │   │   └── RequestsRejected         requests_rejected     exit 5
-    │   ├── ProviderNeverAnswered    provider_never_answered exit 5
-    │   ├── ProviderUnavailable      provider_unavailable  exit 4
-    │   ├── QuotaReached             quota_reached         exit 4
-    │   ├── NoWayToProvider          (nothing was sent, and a setting of the job or the machine must change)
-    │   │   ├── CertificateFailed        certificate_failed    exit 5
-    │   │   ├── ProxyRefused             proxy_refused         exit 5
-    │   │   └── WrongScheme              wrong_scheme          exit 5
-    │   ├── SpendCapReached          spend_cap_reached     exit 4
-    │   ├── DeadlineReached          deadline_reached      exit 4
-    │   ├── TooManyFailures          too_many_failures     exit 4
-    │   ├── DiskFailed               disk_failed           exit 7
-    │   ├── CheckpointDamaged        checkpoint_damaged    exit 7
-    │   ├── TooManyOpenFiles         too_many_open_files   exit 4
-    │   └── OutputHeld               output_held           exit 11
-    ├── RowFault                     fail the row: the closed set of outcomes
-    │   ├── RowInvalid ImageUnreadable ImageTooLarge ImageForbidden ImageUnreachable     found here, nothing sent
-    │   ├── RequestRejected ContextTooLong Refused Truncated EmptyAnswer InvalidAnswer   said by the provider
-    │   └── Expired LostAfterRead AttemptsExhausted
-    └── Transient                    try again
-        ├── RateLimited ConnectFailed            spend no attempt
-        ├── ServerError                          the provider answered, and failed
-        ├── ImageDownloadFailed                  the provider could not fetch a URL: once more, then inlined
-        └── RequestTimedOut ConnectionCut AnswerCutShort     may have been billed: the attempt is `ambiguous`
+    ├── StopRun                       stop the run; rows not reached stay pending
+    │   ├── JobInvalid            exit 2   the job, its manifest or the command line is wrong
+    │   │   └── ManifestChanged   exit 4   the manifest was modified while a run was reading it
+    │   ├── ProviderRefuses           a refusal of every request, unless other rows are answered
+    │   │   ├── AuthenticationFailed  exit 5   the provider refuses the key
+    │   │   ├── OutOfCredit           exit 5   the account has no credit left, or reached its own spending limit
+    │   │   ├── ModelNotFound         exit 5   unknown model or URL, or the model lacks an ability that every row needs
+    │   │   └── RequestsRejected      exit 5   the first requests were rejected alike, with words that name no row
+    │   ├── NoWayToProvider           no request arrives until a setting changes; nothing was billed
+    │   │   ├── CertificateFailed     exit 5   the provider's certificate is not trusted here, or ours not there
+    │   │   ├── ProxyRefused          exit 5   the proxy wants a password, or blocks the provider
+    │   │   └── WrongScheme           exit 5   the base URL has https where the server speaks http, or the reverse
+    │   ├── ProviderNeverAnswered exit 5   as below, and no request of this run or the one before was answered
+    │   ├── ProviderUnavailable   exit 4   no answer for `limits.max_outage_seconds`
+    │   ├── QuotaReached          exit 4   the account's quota is used up for hours
+    │   ├── SpendCapReached       exit 4   the job's own cost cap leaves no money for another request
+    │   ├── DeadlineReached       exit 4   the job's own time limit (run time or ticket wait) has passed
+    │   ├── TooManyFailures       exit 4   more rows failed at the provider than `limits.max_failed` allows
+    │   ├── TooManyOpenFiles      exit 4   the process may open no further file
+    │   ├── DiskFailed            exit 7   a write or an fsync failed
+    │   ├── CheckpointDamaged     exit 7   a file of the output does not hold what was written
+    │   └── OutputHeld            exit 11  another process is running on this output
+    ├── RowFault                      fail the row: the closed set of failures
+    │   ├── RowInvalid                null prompt, no image, a NUL in a cell, a row_id seen before
+    │   ├── ImageUnreadable           missing, empty, truncated, damaged or not an image
+    │   ├── ImageTooLarge             more pixels or bytes than allowed, and not to be scaled down
+    │   ├── ImageForbidden            outside `manifest.root`, not a regular file, or at an address that is not public
+    │   ├── ImageUnreachable          a URL that could not be downloaded
+    │   ├── RequestRejected           the provider finds this request wrong; sending it again would change nothing
+    │   ├── ContextTooLong            the request has more tokens than the model takes
+    │   ├── Refused                   a safety check or the model itself declined
+    │   ├── Truncated                 the answer reached max_tokens before its end
+    │   ├── EmptyAnswer               an answer without content, twice
+    │   ├── InvalidAnswer             the answer does not satisfy the job's schema or labels
+    │   ├── Expired                   a ticket older than the provider keeps it
+    │   ├── LostAfterRead             the provider handed out a one-time answer, and it did not reach the disk
+    │   └── AttemptsExhausted         `limits.max_attempts` attempts failed
+    └── Transient                     the same request may succeed later
+        ├── RateLimited               429
+        ├── ConnectFailed             no connection: the request never left
+        ├── ServerError               the provider failed (5xx, overloaded, a 200 that holds an error)
+        ├── ImageDownloadFailed       the provider could not download an image URL: once more, then inlined
+        ├── RequestTimedOut           no whole answer before the deadline, after the request was sent
+        ├── ConnectionCut             the connection ended after the request was sent
+        └── AnswerCutShort            a 200 whose body is no whole JSON answer (half a body, HTML, a cut stream)
 
-Messages say what happened and what to do next; they never hold a secret (see ``Secrets.mask`` in ``secrets.py``).
+No message holds a secret (see ``Secrets.mask`` in ``secrets.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import ClassVar
 
-#: Locks, signals and durable folders are those of POSIX systems.
 NOT_ON_WINDOWS = "batchvision does not run on Windows itself: run it in WSL (`wsl --install`) or in Docker."
 
-
-#: What to do where the limit of open files is too small.
-MORE_OPEN_FILES = "Raise the limit (`ulimit -n 4096`) or lower limits.concurrency"
+RAISE_OPEN_FILES = "Raise the limit (`ulimit -n 4096`)"
+#: The next step where the limit of open files is too small for a run.
+MORE_OPEN_FILES = f"{RAISE_OPEN_FILES} or lower limits.concurrency"
 
 
 class Disposition(Enum):
-    """What an error means for the run."""
+    """What follows from an error."""
 
     RETRY = "retry"  #: the same request may succeed later
-    FAIL_ROW = "fail_row"  #: this row is failed, all others go on
+    FAIL_ROW = "fail_row"  #: this row is failed, the run continues
     STOP_RUN = "stop_run"  #: no further request can succeed, or none is allowed
 
 
 class BatchvisionError(Exception):
-    """Base of all; ``kind`` is the stored word, ``disposition`` what follows."""
+    """Base class. ``kind`` is the stored word, ``disposition`` says what follows.
+
+    ``what``: what happened, and to which row, file or key. ``next_step``: what the user can do about it, if known.
+    ``message`` is both in one text.
+    """
 
     kind: ClassVar[str]
     disposition: ClassVar[Disposition]
+    #: Stands between ``what`` and ``next_step`` in the message.
+    joint: ClassVar[str] = "; "
+
+    def __init__(self, what: str, *, next_step: str | None = None) -> None:
+        super().__init__(what if next_step is None else f"{what}{self.joint}{next_step}")
+        self.what = what
+        self.next_step = next_step
 
     @property
     def message(self) -> str:
@@ -75,14 +99,18 @@ class BatchvisionError(Exception):
 
 
 class StopRun(BatchvisionError):
-    """The run ends; ``exit_code`` is the process's (DESIGN: exit codes)."""
+    """The run ends with ``exit_code``. ``key``: the key of the job file whose limit or setting is the reason."""
 
     disposition = Disposition.STOP_RUN
     exit_code: ClassVar[int]
 
+    def __init__(self, what: str, *, next_step: str | None = None, key: str | None = None) -> None:
+        super().__init__(what, next_step=next_step)
+        self.key = key
+
 
 class JobInvalid(StopRun):
-    """The job, its manifest or the command line is wrong. ``problems`` lists all that was found, one sentence each."""
+    """The job, its manifest or the command line is wrong. ``problems`` lists every problem, one sentence each."""
 
     kind = "job_invalid"
     exit_code = 2
@@ -93,134 +121,86 @@ class JobInvalid(StopRun):
 
 
 class ManifestChanged(JobInvalid):
-    """The manifest was written to while a run was reading it. Answered rows stay; another run reads the new content."""
-
     kind = "manifest_changed"
     exit_code = 4
 
 
 class ProviderRefuses(StopRun):
-    """The provider refuses, for a reason that concerns every request.
+    """The provider refuses for a reason that concerns every request; ``what`` holds the provider's own words.
 
-    ``is_certain``: the words say so themselves; otherwise other rows decide (see ``refusals``). ``said`` is what the
-    provider answered, without our advice.
+    ``is_certain``: the words are clear. Otherwise the answers to other rows decide (see ``refusals``).
     """
 
     exit_code = 5
 
-    def __init__(self, message: str, *, said: str | None = None, is_certain: bool = True) -> None:
-        super().__init__(message)
-        self.said = message if said is None else said
+    def __init__(self, what: str, *, next_step: str | None = None, is_certain: bool = True) -> None:
+        super().__init__(what, next_step=next_step)
         self.is_certain = is_certain
 
 
 class AuthenticationFailed(ProviderRefuses):
-    """The provider refuses the key."""
-
     kind = "authentication_failed"
 
 
 class OutOfCredit(ProviderRefuses):
-    """The account has no credit left or has reached its own spending limit."""
-
     kind = "out_of_credit"
 
 
 class ModelNotFound(ProviderRefuses):
-    """The provider does not know the model (or the URL), or the model cannot do what every row asks."""
-
     kind = "model_not_found"
 
 
 class RequestsRejected(ProviderRefuses):
-    """The first requests were all refused alike, for a reason that names no row."""
-
     kind = "requests_rejected"
 
 
-class ProviderUnavailable(StopRun):
-    """The provider has not answered for ``limits.max_outage_seconds``."""
-
-    kind = "provider_unavailable"
-    exit_code = 4
-
-
-class ProviderNeverAnswered(StopRun):
-    """The same, and it has answered neither in this run nor in the one before."""
-
-    kind = "provider_never_answered"
-    exit_code = 5
-
-
-class QuotaReached(StopRun):
-    """The account's quota is used up, and not whole again for hours."""
-
-    kind = "quota_reached"
-    exit_code = 4
-
-
 class NoWayToProvider(StopRun):
-    """No request can reach the provider until a setting changes. The request at hand costs nothing."""
-
     exit_code = 5
 
 
 class CertificateFailed(NoWayToProvider):
-    """A certificate is not trusted: the provider's by us, or ours by the provider."""
-
     kind = "certificate_failed"
 
 
 class ProxyRefused(NoWayToProvider):
-    """The proxy wants a user and password, or does not let requests through to the provider."""
-
     kind = "proxy_refused"
 
 
 class WrongScheme(NoWayToProvider):
-    """The base URL says https where the server speaks http, or the reverse."""
-
     kind = "wrong_scheme"
 
 
-class SpendCapReached(StopRun):
-    """The job's own cost cap leaves no money for another request."""
+class ProviderNeverAnswered(StopRun):
+    kind = "provider_never_answered"
+    exit_code = 5
 
+
+class ProviderUnavailable(StopRun):
+    kind = "provider_unavailable"
+    exit_code = 4
+
+
+class QuotaReached(StopRun):
+    kind = "quota_reached"
+    exit_code = 4
+
+
+class SpendCapReached(StopRun):
     kind = "spend_cap_reached"
     exit_code = 4
 
 
 class DeadlineReached(StopRun):
-    """The job's own time limit (run time or ticket wait) has passed."""
-
     kind = "deadline_reached"
     exit_code = 4
 
 
 class TooManyFailures(StopRun):
-    """More rows failed at the provider than ``limits.max_failed`` allows."""
-
     kind = "too_many_failures"
     exit_code = 4
 
 
-class DiskFailed(StopRun):
-    """A write or an fsync failed: nothing more is sent."""
-
-    kind = "disk_failed"
-    exit_code = 7
-
-
-class CheckpointDamaged(StopRun):
-    """The journal or a part does not hold what was written."""
-
-    kind = "checkpoint_damaged"
-    exit_code = 7
-
-
 class TooManyOpenFiles(StopRun):
-    """The process may open no further file: neither the row nor the disk is at fault."""
-
     kind = "too_many_open_files"
     exit_code = 4
 
@@ -228,9 +208,18 @@ class TooManyOpenFiles(StopRun):
         super().__init__(f"{doing} failed: too many files are open. {MORE_OPEN_FILES}, then run again to go on")
 
 
-class OutputHeld(StopRun):
-    """Another process is running on this output."""
+class DiskFailed(StopRun):
+    kind = "disk_failed"
+    exit_code = 7
 
+
+class CheckpointDamaged(StopRun):
+    kind = "checkpoint_damaged"
+    exit_code = 7
+    joint = ". Nothing was changed and nothing was sent. Next: "
+
+
+class OutputHeld(StopRun):
     kind = "output_held"
     exit_code = 11
 
@@ -239,9 +228,10 @@ class OutputHeld(StopRun):
 
 
 class RowFault(BatchvisionError):
-    """The row is failed. ``at_provider``: the provider said so, and the row counts toward ``limits.max_failed``.
+    """The row is failed.
 
-    ``shows_access``: the provider accepted key, URL and model before it came to this.
+    ``at_provider``: reported by the provider, so that the row counts toward ``limits.max_failed``. ``shows_access``:
+    the provider accepted key, URL and model.
     """
 
     disposition = Disposition.FAIL_ROW
@@ -250,100 +240,74 @@ class RowFault(BatchvisionError):
 
 
 class RowInvalid(RowFault):
-    """Null prompt, no image, a NUL in a cell, a row_id seen before."""
-
     kind = "row_invalid"
     at_provider = False
 
 
 class ImageUnreadable(RowFault):
-    """Missing, empty, truncated, damaged or not an image."""
-
     kind = "image_unreadable"
     at_provider = False
 
 
 class ImageTooLarge(RowFault):
-    """More pixels or bytes than allowed, and not to be scaled down."""
-
     kind = "image_too_large"
     at_provider = False
 
 
 class ImageForbidden(RowFault):
-    """Outside ``manifest.root``, not a regular file, or at an address that is not public."""
-
     kind = "image_forbidden"
     at_provider = False
 
 
 class ImageUnreachable(RowFault):
-    """A URL that could not be downloaded."""
-
     kind = "image_unreachable"
     at_provider = False
 
 
 class RequestRejected(RowFault):
-    """The provider says that this request is wrong; sending it again would change nothing."""
-
     kind = "request_rejected"
 
 
 class ContextTooLong(RowFault):
-    """The request has more tokens than the model takes."""
-
     kind = "context_too_long"
     shows_access = True
 
 
 class Refused(RowFault):
-    """A safety check or the model itself declined. Never sent again by a rerun unless asked."""
-
     kind = "refused"
     shows_access = True
 
 
 class Truncated(RowFault):
-    """The answer reached ``max_tokens`` before its end."""
-
     kind = "truncated"
     shows_access = True
 
 
 class EmptyAnswer(RowFault):
-    """An answer without content; asked once more, then failed."""
-
     kind = "empty"
     shows_access = True
 
 
 class InvalidAnswer(RowFault):
-    """The answer does not satisfy the job's schema or labels."""
-
     kind = "invalid_answer"
     shows_access = True
 
 
 class Expired(RowFault):
-    """A ticket older than the provider keeps it."""
-
     kind = "expired"
 
 
 class LostAfterRead(RowFault):
-    """A one-time answer was read by the provider's account but did not reach the disk."""
-
     kind = "lost_after_read"
 
 
 class AttemptsExhausted(RowFault):
-    """``limits.max_attempts`` attempts failed; ``last_kind`` says how the last one did."""
+    """``limits.max_attempts`` attempts failed; ``last_kind`` is the kind of the last error."""
 
     kind = "attempts_exhausted"
 
-    def __init__(self, message: str, last_kind: str) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, last_kind: str) -> None:
+        super().__init__(what)
         self.last_kind = last_kind
 
 
@@ -351,104 +315,86 @@ class AttemptsExhausted(RowFault):
 
 
 class Transient(BatchvisionError):
-    """May succeed later. The class says what a failed try costs.
+    """The same request may succeed later.
 
-    ``spends_attempt``: counts toward ``limits.max_attempts``. ``maybe_billed``: the provider may have done and
-    billed the work although no whole answer reached us. ``retry_after_seconds``: the provider's own wish.
+    ``spends_attempt``: counts toward ``limits.max_attempts``. ``maybe_billed``: the provider may have billed the work
+    although no whole answer arrived. ``retry_after_seconds``: the wait that the provider asks for.
     """
 
     disposition = Disposition.RETRY
     spends_attempt: ClassVar[bool] = True
     maybe_billed: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(what)
         self.retry_after_seconds = retry_after_seconds
 
 
 class RateLimited(Transient):
-    """429. ``limit_per_second`` / ``limit_tokens_per_minute`` where the text or the headers say them."""
+    """429. ``limit_per_second`` and ``limit_tokens_per_minute``: where text or headers state them."""
 
     kind = "rate_limited"
     spends_attempt = False
 
     def __init__(
         self,
-        message: str,
+        what: str,
         *,
         retry_after_seconds: float | None = None,
         limit_per_second: float | None = None,
         limit_tokens_per_minute: float | None = None,
     ) -> None:
-        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        super().__init__(what, retry_after_seconds=retry_after_seconds)
         self.limit_per_second = limit_per_second
         self.limit_tokens_per_minute = limit_tokens_per_minute
 
 
 class ConnectFailed(Transient):
-    """No connection: the request never left."""
-
     kind = "connect_failed"
     spends_attempt = False
 
 
 class ServerError(Transient):
-    """The provider answered with a failure of its own (5xx, overloaded, a 200 that holds an error)."""
-
     kind = "server_error"
 
 
 class ImageDownloadFailed(Transient):
-    """The provider could not download an image URL."""
-
     kind = "image_download_failed"
 
 
 class RequestTimedOut(Transient):
-    """No whole answer before the deadline, after the request was sent."""
-
     kind = "timeout"
     maybe_billed = True
 
 
 class ConnectionCut(Transient):
-    """The connection ended after the request was sent and before an answer began or was whole."""
-
     kind = "connection_cut"
     maybe_billed = True
 
 
 class AnswerCutShort(Transient):
-    """A 200 whose body is no whole JSON answer (half a body, HTML, a stream without its end)."""
-
     kind = "answer_cut_short"
     maybe_billed = True
 
 
+# ---------------------------------------------------------------------------------- tables
+
+
 def shows_access(error: BatchvisionError | None) -> bool:
-    """Whether a request that ended so shows that key, URL and model are right: it was answered (None), or reached the
-    model."""
+    """Whether the end of a request proves key, URL and model: it was answered (None), or reached the model."""
     return error is None or (isinstance(error, RowFault) and error.shows_access)
 
 
-def _leaves(of: type[RowFault]) -> dict[str, type[RowFault]]:
-    return {sub.kind: sub for sub in of.__subclasses__()}
+#: The closed set of row failures, by kind.
+ROW_FAULTS: dict[str, type[RowFault]] = {sub.kind: sub for sub in RowFault.__subclasses__()}
 
-
-def _all_subclasses(of: type[StopRun]) -> Iterator[type[StopRun]]:
-    for sub in of.__subclasses__():
-        yield sub
-        yield from _all_subclasses(sub)
-
-
-#: The closed set of row failures, by the word they are stored under.
-ROW_FAULTS: dict[str, type[RowFault]] = _leaves(RowFault)
-
-#: The transient errors, by the word they are stored under.
+#: The transient errors, by kind.
 TRANSIENTS: dict[str, type[Transient]] = {sub.kind: sub for sub in Transient.__subclasses__()}
 
 #: The kinds of all errors that stop a run.
-RUN_STOPS: frozenset[str] = frozenset(sub.kind for sub in _all_subclasses(StopRun) if hasattr(sub, "kind"))
+RUN_STOPS = frozenset(
+    each.kind for sub in StopRun.__subclasses__() for each in (sub, *sub.__subclasses__()) if hasattr(each, "kind")
+)
 
-#: Failures for which money was, or may have been, spent: a rerun leaves them alone under ``retry_failed = "unpaid"``.
+#: Failures that cost money, or may have: a rerun skips them under ``retry_failed = "unpaid"``.
 PAID_FAILURES = frozenset({"refused", "truncated", "empty", "invalid_answer", "lost_after_read"})

@@ -71,14 +71,14 @@ class KeyRenewal:
 
     async def _asked(self, error: AuthenticationFailed) -> Secret:
         if self._answered_generation < self.generation:
-            raise self._no_more(f"{error.said}; the new key that provider.api_key_command printed is refused too")
+            raise self._no_more(f"{error.what}; the new key that provider.api_key_command printed is refused too")
         try:
             key = None if self._ask is None else await self._offload(self._ask)
         except JobInvalid as problem:
-            raise self._no_more(f"{error.said}; asked for a new key: {problem}") from None
+            raise self._no_more(f"{error.what}; asked for a new key: {problem}") from None
         if key is None or (self._key is not None and key.reveal() == self._key.reveal()):
             raise self._no_more(
-                f"{error.said}; asked again, provider.api_key_command printed the same key: see to it that it prints "
+                f"{error.what}; asked again, provider.api_key_command printed the same key: see to it that it prints "
                 "a key that is valid, then run again"
             )
         return key

@@ -106,7 +106,7 @@ class Judge:
         error = verdict.error
         if not isinstance(error, ProviderRefuses):
             raise RuntimeError("only a refusal of the run can be made one of its row")
-        fault = RequestRejected(f"{error.said}; other rows are answered with the same key, this one is refused")
+        fault = RequestRejected(f"{error.what}; other rows are answered with the same key, this one is refused")
         attempt = verdict.attempt
         if attempt.state is AttemptState.RETRIED:
             attempt = attempt._replace(state=AttemptState.FAILED)

@@ -10,6 +10,9 @@ from batchvision.prompt import Conversation
 from batchvision.records import Estimate, Payload, Request, Row
 from batchvision.secrets import url_credentials
 
+#: An image's name takes at most so many characters of a message.
+_MOST_SHOWN = 100
+
 
 class Preparer:
     """Makes requests of rows.
@@ -113,6 +116,5 @@ def _of_one_image(fault: RowFault, row: Row, place: int) -> RowFault:
     """The fault; in a row of several images, also which one has it."""
     if len(row.images) == 1:
         return fault
-    shown = redact_reference(row.images[place])
-    named = "" if shown in str(fault) else f", {shown}"
-    return type(fault)(f"image {place + 1} of {len(row.images)}{named}: {fault}")
+    shown = redact_reference(row.images[place])[:_MOST_SHOWN]
+    return type(fault)(f"image {place + 1} of {len(row.images)}, {shown}: {fault}")

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
-from batchvision.errors import BatchvisionError, OutOfCredit, ProviderRefuses, RequestRejected
+from batchvision.errors import OutOfCredit, ProviderRefuses, RequestRejected
 
 ROWS_THAT_DECIDE = 2  #: different rows refused, of a run in which nothing has succeeded: the run is refused
 ROWS_IN_A_ROW = 5  #: the same, where the provider has answered before
@@ -44,7 +44,7 @@ class Situation(NamedTuple):
     is_known: bool  #: the row was refused in an earlier run too
 
 
-def meaning(error: BatchvisionError, now: Situation) -> Meaning:
+def meaning(error: ProviderRefuses | RequestRejected, now: Situation) -> Meaning:
     """The rule. ``error`` is a ProviderRefuses or a RequestRejected."""
     match error:
         case OutOfCredit():
@@ -56,7 +56,7 @@ def meaning(error: BatchvisionError, now: Situation) -> Meaning:
         case ProviderRefuses():
             enough = ROWS_IN_A_ROW if now.is_proven else ROWS_THAT_DECIDE
             return Meaning.THE_RUN if now.rows >= enough else Meaning.UNDECIDED
-        case _ if now.is_proven or _OF_THE_ROW.search(str(error)):
+        case _ if now.is_proven or _OF_THE_ROW.search(error.what):
             return Meaning.THE_ROW
         case _:
             return Meaning.THE_RUN if now.same >= SAME_REFUSALS else Meaning.UNDECIDED
@@ -130,7 +130,7 @@ class Refusals:
         if isinstance(error, ProviderRefuses):
             self._rows.add(row_id)
             return 0
-        words = _VARIES.sub("#", str(error).lower())
+        words = _VARIES.sub("#", error.what.lower())
         self._words[words] += row_id not in self._rejected
         self._rejected.add(row_id)
         return self._words[words]

@@ -82,7 +82,8 @@ async def stop_at_deadline(stop: StopSignal, seconds: float | None, began_at: fl
     """``limits.max_runtime_seconds``, if there is one; ``began_at``: its start, by the loop's clock."""
     if seconds is not None:
         await anyio.sleep(max(0.0, began_at + seconds - loop_time()))
-        stop.request(DeadlineReached(f"limits.max_runtime_seconds ({seconds:g}) is over: run again to go on"))
+        key = "limits.max_runtime_seconds"
+        stop.request(DeadlineReached(f"{key} ({seconds:g}) is over: run again to go on", key=key))
 
 
 async def stop_at_signals(stop: StopSignal, wire: anyio.CancelScope, drain_timeout_seconds: float) -> None:

@@ -99,6 +99,7 @@ def summarize(
         versions=versions(),
         config=job.config(),
         message=None if reason is None else str(reason),
+        stop_key=reason.key if isinstance(reason, StopRun) else None,
         spent=spent or {},
         rows_kept=left.kept,
         rows_left=counters.rows_left,

@@ -21,7 +21,7 @@ from batchvision.caching import Caching, caching
 from batchvision.caps import Caps, PeriodCap, day_of, month_of, share_of
 from batchvision.checkpoint import Disk, LocalDisk, spent_by_shard, type_of
 from batchvision.descriptors import SPARE_FILES, room_for_connections
-from batchvision.errors import MORE_OPEN_FILES, JobInvalid
+from batchvision.errors import RAISE_OPEN_FILES, JobInvalid
 from batchvision.estimate import Estimator
 from batchvision.exchange import utc_now
 from batchvision.http import NO_PROXY, Endpoint, ImageAccess, Network, ProviderClient, httpx
@@ -273,7 +273,7 @@ def job_within_open_files(job: Job) -> Job:
     if fitting >= concurrency:
         return job
     if fitting < 1:
-        raise JobInvalid(f"this process may open too few files for a run. {MORE_OPEN_FILES.partition(' or ')[0]}")
+        raise JobInvalid(f"this process may open too few files for a run. {RAISE_OPEN_FILES}")
     log.warning(
         "limits.concurrency is lowered from %d to %d: this process may not open more files. "
         "Raise the limit (`ulimit -n %d`) to use it in full",

@@ -128,8 +128,8 @@ def _schema(output: Path, table: str, sources: Sequence[Path]) -> pa.Schema:
             known = fields.setdefault(field_.name, field_)
             if known.type != field_.type:
                 raise CheckpointDamaged(
-                    f"{path}: the column {field_.name} is {field_.type}, and {known.type} in other parts. Nothing was "
-                    f"merged with it. Next: `batchvision verify {output}` says what is whole."
+                    f"{path}: the column {field_.name} is {field_.type}, and {known.type} in other parts",
+                    next_step=f"`batchvision verify {output}` lists what is whole",
                 )
     return pa.schema(list(fields.values()))
 

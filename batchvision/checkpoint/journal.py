@@ -319,8 +319,8 @@ def _entry(frame: Frame, path: Path) -> Entry:
         raise damaged(path, frame.offset, f"a record cannot be read ({fault})") from fault
     if isinstance(entry, Header) and entry.version > VERSION:
         raise CheckpointDamaged(
-            f"{path} was written by a later batchvision (journal version {entry.version}, this one reads {VERSION}). "
-            f"Next: upgrade with `pip install -U batchvision`, then run again."
+            f"{path} was written by a later batchvision (journal version {entry.version}, this one reads {VERSION})",
+            next_step="upgrade with `pip install -U batchvision`, then run again",
         )
     return entry
 
@@ -329,6 +329,6 @@ def damaged(path: Path, offset: int, what: str) -> CheckpointDamaged:
     """The error for a segment, which lies in ``<output>/.batchvision/<shard>/``."""
     output = path.parents[2] if len(path.parents) > 2 else "OUT"
     return CheckpointDamaged(
-        f"{path} is damaged at byte {offset}: {what}. Nothing was changed and nothing was sent. "
-        f"Next: `batchvision verify {output}` says what is whole; copy the folder before you do anything else."
+        f"{path} is damaged at byte {offset}: {what}",
+        next_step=f"copy the folder, then `batchvision verify {output}` lists what is whole",
     )

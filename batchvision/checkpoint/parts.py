@@ -67,8 +67,8 @@ def part_paths(output: Path, table: str) -> list[Path]:
 
 def _unsteady(where: Path) -> CheckpointDamaged:
     return CheckpointDamaged(
-        f"{where} names a merged part that is not there, however often one looks. Nothing was sent. "
-        "Next: remove links that lead nowhere from this folder."
+        f"{where} names a merged part that does not exist",
+        next_step="remove broken links from this folder",
     )
 
 
@@ -207,8 +207,8 @@ def _whole(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, KeyError, ValueError) as fault:  # ValueError: a name that is no UTF-8
         output = path.parents[1] if path.parent.name == FAILURES_TABLE else path.parents[2]
         raise CheckpointDamaged(
-            f"{path} does not hold what was written ({fault}). Nothing was sent. "
-            f"Next: `batchvision verify {output}` says what is whole."
+            f"{path} does not hold what was written ({fault})",
+            next_step=f"`batchvision verify {output}` lists what is whole",
         ) from fault
 
 

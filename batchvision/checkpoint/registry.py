@@ -66,12 +66,12 @@ def read_registry(output: Path, job_name: str | None = None) -> Columns | None:
         owner, version = document["job"], document["table_version"]
     except (ValueError, KeyError, TypeError) as fault:
         raise CheckpointDamaged(
-            f"{path} is damaged ({fault}). Next: `batchvision verify {output}` says what is whole."
+            f"{path} is damaged ({fault})", next_step=f"`batchvision verify {output}` lists what is whole"
         ) from fault
     if version > TABLE_VERSION:
         raise CheckpointDamaged(
-            f"{output} was written by a later batchvision (tables of version {version}). "
-            "Next: upgrade with `pip install -U batchvision`, then run again."
+            f"{output} was written by a later batchvision (tables of version {version})",
+            next_step="upgrade with `pip install -U batchvision`, then run again",
         )
     if job_name is not None and owner != job_name:
         raise JobInvalid(

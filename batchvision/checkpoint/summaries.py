@@ -99,8 +99,8 @@ def read_summary(path: Path) -> RunSummary:
         return RunSummary(**{name: value for name, value in document.items() if name in known})
     except (ValueError, TypeError, KeyError) as fault:
         raise CheckpointDamaged(
-            f"{path} cannot be read ({fault}). It only repeats what the tables hold: delete it, and the next run "
-            "writes a new one."
+            f"{path} cannot be read ({fault})",
+            next_step="delete it: it only repeats the tables, and the next run writes a new one",
         ) from fault
 
 
@@ -132,5 +132,6 @@ def load_recipe(output: Path, recipe_id: str) -> dict[str, Any]:
             "Restore the file, or set output.path to another folder."
         ) from None
     except ValueError as fault:
-        raise CheckpointDamaged(f"{path} is damaged ({fault}): restore it from a copy, then run again.") from fault
+        next_step = "restore it from a copy, then run again"
+        raise CheckpointDamaged(f"{path} is damaged ({fault})", next_step=next_step) from fault
     return document

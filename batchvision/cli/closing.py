@@ -5,7 +5,6 @@ Rule: pure; takes a summary, gives lines.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -193,7 +192,7 @@ def _holds(summary: RunSummary) -> bool:
 
 def _after_own_limit(summary: RunSummary, failed: str, typed: Typed) -> list[str]:
     if summary.stop_reason == "spend_cap_reached":
-        key = _cap_reached(summary)
+        key = (summary.stop_key or "limits.max_cost_usd").removeprefix("limits.")
         if key in ("max_cost_usd_per_day", "max_cost_usd_per_month"):
             return [f"{typed.again}   (when the {key.rpartition('_')[2]} is over)"]
         return [f"{typed.again} --{key.replace('_', '-')} {_next_cap(summary, key)}"]
@@ -201,12 +200,6 @@ def _after_own_limit(summary: RunSummary, failed: str, typed: Typed) -> list[str
         return [failed, typed.again]
     when = WHEN_TO_RUN_AGAIN.get(summary.stop_reason or "")
     return [f"{typed.again}   ({when})" if when else typed.again]
-
-
-def _cap_reached(summary: RunSummary) -> str:
-    """The key of the cap that stopped the run, by its own words."""
-    named = re.match(r"limits\.(max_cost_usd\w*)", summary.message or "")
-    return named[1] if named else "max_cost_usd"
 
 
 def _next_cap(summary: RunSummary, key: str) -> str:

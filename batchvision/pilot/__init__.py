@@ -226,7 +226,10 @@ async def _under(
     """The pilot's rows under one setting."""
     capped = with_rest_of_cap(job, setting, remake, asking.spent_ticks)
     if capped is None:
-        spent = SpendCapReached(f"limits.max_cost_usd_per_run is spent: nothing is left of it for {setting.name}")
+        spent = SpendCapReached(
+            f"limits.max_cost_usd_per_run is spent: nothing is left of it for {setting.name}",
+            key="limits.max_cost_usd_per_run",
+        )
         asking.stopped = Stopped(spent.kind, spent.exit_code, spent.message)
     return await asking.paid(variant, choice, own.ended, Purpose.SWEEP, setting.name, capped)
 

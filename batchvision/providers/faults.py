@@ -194,26 +194,26 @@ _ZERO_STEP = (
 
 def _error(facts: Facts, raw: RawAnswer, voice: Voice, is_own_shape: bool) -> BatchvisionError:
     of, by_words = classify(facts)
-    said_by, message = _message(of, facts, raw, voice)
+    said_by, step = _message(of, facts, raw, voice)
     if issubclass(of, ProviderRefuses):
         is_believed = by_words and is_own_shape and raw.status < 500
-        return of(message, said=said_by, is_certain=is_believed or raw.status in _ALWAYS_OF_THE_RUN)
+        return of(said_by, next_step=step, is_certain=is_believed or raw.status in _ALWAYS_OF_THE_RUN)
     if issubclass(of, RateLimited):
         per_second, tokens_per_minute = stated_limits(facts.message)
         wait = facts.retry_after_seconds
         if wait is None and _OF_A_LONG_TIME.search(facts.message):
-            return QuotaReached(f"{message}; {_QUOTA_STEP}")
+            return QuotaReached(said_by, next_step=_QUOTA_STEP)
         if wait is not None and wait >= _WAIT_WORTH_TELLING_SECONDS:
-            message += f"; it asks to wait until {raw.received_at + timedelta(seconds=wait):%Y-%m-%d %H:%M} UTC"
+            said_by += f"; it asks to wait until {raw.received_at + timedelta(seconds=wait):%Y-%m-%d %H:%M} UTC"
         return RateLimited(
-            message,
+            said_by,
             retry_after_seconds=facts.retry_after_seconds,
             limit_per_second=per_second,
             limit_tokens_per_minute=tokens_per_minute,
         )
     if issubclass(of, Transient):
-        return of(message, retry_after_seconds=facts.retry_after_seconds)
-    return of(message)
+        return of(said_by, retry_after_seconds=facts.retry_after_seconds)
+    return of(said_by, next_step=step)
 
 
 #: Names of the field, of its values, and of what servers do with it. OpenRouter names none: with a schema, it is asked
@@ -237,8 +237,8 @@ _OF_A_LONG_TIME = re.compile(
 _WAIT_WORTH_TELLING_SECONDS = 60.0
 
 
-def _message(of: type[BatchvisionError], facts: Facts, raw: RawAnswer, voice: Voice) -> tuple[str, str]:
-    """What the provider said, and the same with the next step."""
+def _message(of: type[BatchvisionError], facts: Facts, raw: RawAnswer, voice: Voice) -> tuple[str, str | None]:
+    """The provider's words, and the next step."""
     words = wire.presentable(facts.message) or "no reason given"
     said_by = f"{voice.name} answered {raw.status}: {words}"
     step = _ZERO_STEP if ZERO_LIMIT in facts.codes and of is OutOfCredit else _NEXT_STEP.get(of)
@@ -249,11 +249,11 @@ def _message(of: type[BatchvisionError], facts: Facts, raw: RawAnswer, voice: Vo
     if issubclass(of, RequestRejected) and names_response_format(words):
         step = "set provider.response_format to another form"
     if step is None:
-        return said_by, said_by
+        return said_by, None
     key = voice.key_source or "the key"
     account = f" at {voice.account_url}" if voice.account_url else ""
     said_by = said_by if said_by.endswith("...") else said_by.rstrip(".")
-    return said_by, f"{said_by}; {step.format(key=key, account=account, name=voice.name)}"
+    return said_by, step.format(key=key, account=account, name=voice.name)
 
 
 _ACTUAL_AND_LIMIT = re.compile(

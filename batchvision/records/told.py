@@ -107,6 +107,7 @@ class RunSummary:
     versions: Mapping[str, str]
     config: JsonObject
     message: str | None = None  #: what stopped the run and what to do next, for people
+    stop_key: str | None = None  #: the key of the job file whose limit stopped the run
     unknown_cost: int = 0  #: answers whose cost is not known, and not in ``cost_ticks``
     unbounded: int = 0  #: attempts that may have been billed without a bound, and are not in ``ambiguous_ticks``
     command: str = "run"  #: or "reparse", which sends nothing; or another Purpose

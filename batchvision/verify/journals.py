@@ -121,7 +121,7 @@ def _state(journal: ShardJournal, ended_whole: frozenset[str]) -> Finding:
     if journal.fault is not None:
         return wrong(
             TOPIC,
-            str(journal.fault).split(" Next: ")[0],
+            journal.fault.what,
             "restore the file from a backup. Without one: copy the output, delete the file and run again; the tables "
             "stay as they are, and rows whose answers were only in this file are asked again",
         )

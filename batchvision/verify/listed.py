@@ -114,8 +114,7 @@ def index_findings(output: Path) -> Iterator[Finding]:
         except FileNotFoundError:  # replaced meanwhile
             continue
         except CheckpointDamaged as fault:
-            says = str(fault).split(". Nothing was sent.")[0]
-            yield wrong("index", says, "delete the file: the next run over the whole manifest writes it again")
+            yield wrong("index", fault.what, "delete the file: the next run over the whole manifest writes it again")
 
 
 # ---------------------------------------------------------------------------------- recipes
@@ -142,8 +141,10 @@ def _recipe(output: Path, recipe_id: str, path: Path) -> Finding | None:
     try:
         document = load_recipe(output, recipe_id)
         is_right = keys.recipe_id(document) == recipe_id
-    except (CheckpointDamaged, UnicodeDecodeError) as fault:
-        return wrong("recipes", str(fault).split(": restore")[0], restore)
+    except CheckpointDamaged as fault:
+        return wrong("recipes", fault.what, restore)
+    except UnicodeDecodeError as fault:
+        return wrong("recipes", f"recipes/{recipe_id}.json is not UTF-8 text ({fault})", restore)
     if is_right:
         return None
     if MASK in path.read_text(encoding="utf-8", errors="surrogatepass"):

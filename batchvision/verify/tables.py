@@ -128,7 +128,7 @@ def _registry(output: Path, tables: Tables) -> Columns | None:
     try:
         columns = read_registry(output)
     except CheckpointDamaged as fault:
-        tables.findings.append(wrong("columns", fault.message.split(". Next:")[0], restore))
+        tables.findings.append(wrong("columns", fault.what, restore))
         return None
     if columns is None and any(part_paths(output, table) for table in DATED):
         says = ".batchvision/columns.json is missing: the next parts would not have the columns of these"
@@ -167,9 +167,10 @@ def _read_part(
     except (CheckpointDamaged, pa.ArrowException, KeyError, ValueError) as fault:
         tables.broken.add(table)
         tables.damaged.add(relative)
-        says = str(fault).split(". Nothing was sent.")[0]
-        if not isinstance(fault, CheckpointDamaged):  # a footer that contradicts itself
-            says = f"{relative} does not hold what was written ({says})"
+        if isinstance(fault, CheckpointDamaged):
+            says = fault.what
+        else:  # a footer that contradicts itself
+            says = f"{relative} does not hold what was written ({fault})"
         tables.findings.append(wrong("parts", says, _RESTORE[table]))
     if is_sealing:
         tables.sealing.append(relative)

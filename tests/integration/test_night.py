@@ -237,6 +237,7 @@ def test_a_cost_cap_is_never_exceeded_and_the_rest_stays_pending(nights):
     caps = {"limits__max_cost_usd": 0.02, "provider__parameters": {"max_tokens": 100}, "limits__concurrency": 4}
     summary = nights.run(provider, **caps)
     assert (summary.exit_code, summary.stop_reason) == (4, "spend_cap_reached")
+    assert summary.stop_key == "limits.max_cost_usd"
     assert 0 < provider.billed_ticks <= 200_000_000
     again = nights.run(provider, **caps)
     assert again.exit_code == 4

@@ -72,7 +72,7 @@ def test_a_refused_form_is_followed_by_the_next_one_and_told_once(
         (openai_error("The image cannot be decoded"), 400, REFUSED),
         (openai_error("response_format"), 429, RateLimited("slow")),
         (openai_error("response_format"), 403, REFUSED),
-        (openai_error("bad key; response_format"), 400, AuthenticationFailed("key", said="key", is_certain=True)),
+        (openai_error("bad key; response_format"), 400, AuthenticationFailed("key", is_certain=True)),
         ({"detail": [{"loc": ["body", "messages"], "msg": "bad", "input": {"response_format": {}}}]}, 422, REFUSED),
         (openai_error("response_format"), 200, None),
     ],
