@@ -18,7 +18,7 @@ from batchvision.records import Purpose, RunSummary
 KEYS_NAMED = 4
 
 
-class Quote(NamedTuple):
+class RebuyQuote(NamedTuple):
     """Requests and cost of one way out. ``ticks`` is None without a known price."""
 
     requests: int
@@ -66,7 +66,7 @@ def rows_not_agreed(job: Job, found: Changes, agreed: frozenset[str] | None) -> 
 
 
 def recipe_words(
-    rows: int, job: Job, documents: Iterable[Mapping[str, Any]], redo: Quote, new_rows_only: Quote | None
+    rows: int, job: Job, documents: Iterable[Mapping[str, Any]], redo: RebuyQuote, new_rows_only: RebuyQuote | None
 ) -> str:
     """Name the changed keys and the cost of each way out. ``documents``: the recipes that the rows were paid under."""
     now = recipe_document(job.recipe)
@@ -82,7 +82,7 @@ def recipe_words(
             "Only [answer] has changed: `batchvision reparse JOB` reads the stored answers again and costs nothing"
         )
     words.append(f"Type `--on-recipe-change redo` to ask them again: {redo}")
-    kept = new_rows_only or Quote(0, 0)
+    kept = new_rows_only or RebuyQuote(0, 0)
     words.append(f"Or `--on-recipe-change new_rows_only` to keep what they have and ask only new rows: {kept}")
     return ". ".join(words)
 
@@ -103,7 +103,7 @@ def are_too_many_changed(job: Job, found: Changes) -> bool:
     return not manifest.max_changed.allows(found.changed, max(found.paid, found.changed))
 
 
-def row_words(job: Job, found: Changes, columns: Sequence[str], redo: Quote, keep: Quote) -> str:
+def row_words(job: Job, found: Changes, columns: Sequence[str], redo: RebuyQuote, keep: RebuyQuote) -> str:
     """Name the changed columns and the cost of each way out."""
     named = ", ".join(columns[:KEYS_NAMED]) or "cells or images"
     return ". ".join(

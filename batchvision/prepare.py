@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from batchvision import keys
 from batchvision.errors import RowFault, RowInvalid
 from batchvision.estimate import Estimator
 from batchvision.images import ImageSource, redact_reference
 from batchvision.prompt import Conversation
-from batchvision.records import Estimate, Payload, Request, Row
+from batchvision.records import Estimate, ImageRef, Payload, Request, Row
 from batchvision.secrets import url_credentials
 
 #: An image's name takes at most so many characters of a message.
@@ -94,8 +96,12 @@ def identities(text: str, payloads: list[Payload]) -> list[str]:
     return [part for payload in payloads for part in (payload.slot, payload.identity)]
 
 
+class PayloadSource(Protocol):
+    async def payload(self, ref: ImageRef, inline: bool = False) -> Payload: ...
+
+
 async def payloads_of(
-    images: ImageSource, row: Row, *, inline: bool = False, skip_bad_images: bool = False
+    images: PayloadSource, row: Row, *, inline: bool = False, skip_bad_images: bool = False
 ) -> list[Payload]:
     """The images of ``row`` that are sent, in order; their identities make its request_key. Raises RowFault."""
     payloads: list[Payload] = []

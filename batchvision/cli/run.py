@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchvision.cli import BEGAN_AT
 from batchvision.cli.command import Command, typed_command
+from batchvision.cli.entry import BEGAN_AT
 from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job
 from batchvision.cli.output import say
 from batchvision.cli.place import from_here

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from batchvision.pilot.interval import Interval, Pair, Stratum, allotted, estimate, strata
-from batchvision.plan import Seen
+from batchvision.plan import CountedRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +78,17 @@ class Frame:
     def __len__(self) -> int:
         return len(self._names)
 
-    def add(self, seen: Seen) -> None:
+    def add(self, request: CountedRequest) -> None:
         """One request. The same request again is none of its own, whichever row asks."""
-        key = hash(seen.request_key)
+        key = hash(request.request_key)
         if key in self._keys:
             return
         self._keys.add(key)
-        needed = seen.estimate
-        self._names.append(seen.row.row_id)
+        needed = request.estimate
+        self._names.append(request.row.row_id)
         self._ticks.append(needed.tokens if needed.likely_ticks is None else needed.likely_ticks)
         self._tokens.append(needed.tokens)
-        self._pixels.append(sum((width or 0) * (height or 0) for width, height in seen.sizes))
+        self._pixels.append(sum((width or 0) * (height or 0) for width, height in request.sizes))
 
     def choose(self, rows: int, seed: int = 0) -> Choice:
         """``rows`` of all, across sizes: those alike in expected cost are told apart by their pixels."""

@@ -25,11 +25,13 @@ from batchvision.cli.plan import pilot_lines, plan_lines, size_text, sweep_rows
 from batchvision.cli.run import _retry_setting, _shard
 from batchvision.cli.show import cell_text, plain
 from batchvision.cli.status import status_lines
+from batchvision.feed import Changes
 from batchvision.money import Prices
 from batchvision.pilot import Compared, Pilot
 from batchvision.pilot.agreement import Agreement
 from batchvision.pilot.interval import Interval
-from batchvision.plan.counts import ImageCounts, Plan, RowCounts, Sums
+from batchvision.plan import Plan
+from batchvision.plan.counting import ImageCounts, RequestTotals, RowCounts
 from batchvision.pricelist import Quote
 from batchvision.progress import counted, say
 from batchvision.providers import ModelListing
@@ -48,7 +50,7 @@ PLANNED = Plan(
         by_format=Counter(jpeg=450, webp=40),
         by_side=Counter({None: 9, 512: 1_481}),
     ),
-    cost=Sums(
+    cost=RequestTotals(
         requests=470,
         tokens=900_000,
         output_tokens=100_000,
@@ -86,10 +88,13 @@ def test_a_plan_says_rows_images_requests_cost_and_time() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"cost": Sums(tokens=1, likely_ticks=None, bound_ticks=None)}, "cost      not known: give [provider] prices"),
-        ({"cost": Sums(tokens=1, likely_ticks=5, bound_ticks=None)}, "no upper bound without max_tokens"),
+        (
+            {"cost": RequestTotals(tokens=1, likely_ticks=None, bound_ticks=None)},
+            "cost      not known: give [provider] prices",
+        ),
+        ({"cost": RequestTotals(tokens=1, likely_ticks=5, bound_ticks=None)}, "no upper bound without max_tokens"),
         ({"rows": RowCounts(total=3, done=3)}, "cost      nothing"),
-        ({"done_elsewhere": (7, 70)}, "7 rows are done under another recipe: see --on-recipe-change"),
+        ({"changes": Changes(kept=7)}, "7 rows are done under another recipe: see --on-recipe-change"),
         (
             {"rows": RowCounts(total=9, awaiting=2, held=3, left=4)},
             "2 waiting for a ticket, 3 on hold, 4 left to a later",

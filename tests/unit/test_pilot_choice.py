@@ -13,13 +13,13 @@ from batchvision.pilot.agreement import Agreement, agreement, words_in_common
 from batchvision.pilot.frame import Choice, Frame
 from batchvision.pilot.paid import Answered
 from batchvision.pilot.sweep import MOST_SETTINGS, settings, variants
-from batchvision.plan import Seen
+from batchvision.plan import CountedRequest
 from batchvision.records import AnswerSpec, Estimate, ImageSize, Row
 
 
-def seen(name: str, ticks: int, size: ImageSize = (10, 10), key: str | None = None) -> Seen:
+def seen(name: str, ticks: int, size: ImageSize = (10, 10), key: str | None = None) -> CountedRequest:
     row = Row(1, name, "text", (), (), f"skip-{name}")
-    return Seen(row, (size,), key or f"key-{name}", Estimate(ticks // 2, ticks, None))
+    return CountedRequest(row, (size,), key or f"key-{name}", Estimate(ticks // 2, ticks, None))
 
 
 def frame(rows: int = 200) -> Frame:

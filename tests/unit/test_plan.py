@@ -15,8 +15,8 @@ from batchvision.checkpoint.books import Books
 from batchvision.checkpoint.standing import Sums
 from batchvision.job import Job
 from batchvision.keys import key_bytes
-from batchvision.plan import Seen, plan, shortened
-from batchvision.plan.looking import Distinct
+from batchvision.plan import CountedRequest, plan, shortened
+from batchvision.plan.counting import DuplicateRequests
 from batchvision.records import Estimate, Row
 
 
@@ -114,15 +114,15 @@ def test_the_first_of_each_request_is_counted_wherever_the_others_stand() -> Non
     """Beside it, in a stretch before, or answered by an earlier run."""
     answered = KeySet([key_bytes("old")])
     standing = Standing(Books({}, {}, {}), KeySet(), lambda: PaidRows("r"), Sums(0, 0), answered)
-    distinct = Distinct(standing)
+    duplicates = DuplicateRequests(standing)
     asked = [["b", "a", "b", "old", "a"], ["a", "c", "old", "c", "d"], []]
-    firsts = [[each.row.row_id for each in distinct.first(_seen(*keys))] for keys in asked]
+    firsts = [[each.row.row_id for each in duplicates.removed_from(_seen(*keys))] for keys in asked]
     assert firsts == [["0 b", "1 a"], ["1 c", "4 d"], []]
 
 
-def _seen(*request_keys: str) -> list[Seen]:
+def _seen(*request_keys: str) -> list[CountedRequest]:
     rows = [Row(place, f"{place} {key}", "", (), (), "") for place, key in enumerate(request_keys)]
-    return [Seen(row, (), key, Estimate(1, 1, 1)) for row, key in zip(rows, request_keys, strict=True)]
+    return [CountedRequest(row, (), key, Estimate(1, 1, 1)) for row, key in zip(rows, request_keys, strict=True)]
 
 
 @pytest.mark.anyio

@@ -178,7 +178,7 @@ def test_the_newest_answer_that_fits_wins(output: Output, emulator: RunningEmula
 def test_rows_that_shared_an_answer_share_it_again(
     tmp_path: Path, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
-    monkeypatch.setattr("batchvision.reparse.FOLLOWERS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("batchvision.reparse.reparsing.FOLLOWERS_AT_ONCE", rows_at_once)
     output = an_output(tmp_path, emulator.url, answer=RED)
     rows = [f"r{n},{('red.png', 'blue.png')[n % 2]},the same" for n in range(6)]
     a_manifest(output.folder, rows)
@@ -250,7 +250,7 @@ def test_answers_lie_in_many_parts_and_hashes_may_meet(
         run(output.job(), selection=Selection(limit=5), environ={})
     assert len(output.parts("attempts")) == 5
     monkeypatch.setattr("batchvision.reparse.stored.hash", lambda text: len(text), raising=False)
-    monkeypatch.setattr("batchvision.reparse.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("batchvision.reparse.reparsing.ROWS_AT_ONCE", 7)
     assert read_again(output, **ANY).published == ROWS - 1
     texts = {row["row_id"]: row["output_text"] for row in output.rows("results")}
     assert all(texts[row["row_id"]] == row["output_text"] for row in new_rows(output))

@@ -1,0 +1,106 @@
+"""Start the command line: find a command by its name and import it when it is called.
+
+Only click is imported here, so that ``batchvision --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from time import monotonic
+from typing import NamedTuple, NoReturn
+
+import click
+
+from batchvision import __version__
+from batchvision.errors import NOT_ON_WINDOWS
+
+#: When this process began its work: ``limits.max_runtime_seconds`` counts from here.
+BEGAN_AT = monotonic()
+
+#: Rows make hardly any cyclic garbage. At Python's default thresholds the collector takes a quarter of a run's CPU.
+GC_THRESHOLDS = (50_000, 10, 10)
+
+
+class _Entry(NamedTuple):
+    module: str
+    says: str
+
+
+#: Every command, in the order of a user's day: module (holding ``command``) and what ``--help`` says about it.
+COMMANDS: dict[str, _Entry] = {
+    "demo": _Entry("batchvision.cli.demo", "Run a real job on sample images, on this machine, for free."),
+    "run": _Entry("batchvision.cli.run", "Ask the model about every row that has no answer yet."),
+    "plan": _Entry("batchvision.cli.plan", "Say what a run would do. Sends nothing."),
+    "check": _Entry("batchvision.cli.check", "Check key, model, manifest and folders. Costs nothing."),
+    "status": _Entry("batchvision.cli.status", "Say how far an output is and what it cost."),
+    "show": _Entry("batchvision.cli.show", "Print answers or failures as a table, CSV or JSON lines."),
+    "verify": _Entry("batchvision.cli.verify", "Check an output, byte for byte and number for number."),
+    "compact": _Entry("batchvision.cli.compact", "Merge an output's small files into few."),
+    "reparse": _Entry("batchvision.cli.reparse", "Read stored answers again after [answer] changed. Sends nothing."),
+    "config": _Entry("batchvision.cli.config", "Print a job's settings and where each came from."),
+    "manifest": _Entry("batchvision.cli.manifest", "Write a manifest of the images in a folder."),
+    "models": _Entry("batchvision.cli.models", "List a provider's models."),
+    "emulate": _Entry("batchvision.cli.emulate", "Serve a loopback provider to rehearse a job with."),
+}
+
+HELP = """Ask a vision model about every row of a table of images; never pay for an answer twice.
+
+New here? `batchvision demo` shows a whole run without a key. Then write a job file, set its key, and
+`batchvision run JOB`; run the same command again whenever something is left to do.
+"""
+
+
+class CommandTable(click.Group):
+    """A group that knows its commands by name and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = import_module(entry.module).command
+        if not isinstance(command, click.Command):
+            raise RuntimeError("the module of a command holds no command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in ``--help``, from the table above: nothing is imported for it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.says) for name, entry in COMMANDS.items()])
+
+
+def _remember_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta["batchvision.debug"] = True
+
+
+@click.command(
+    cls=CommandTable,
+    help=HELP,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="batchvision")
+@click.option("--debug", is_flag=True, expose_value=False, callback=_remember_debug, help="Show tracebacks of errors.")
+def group() -> None:
+    pass
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The console script: runs one command and exits with its code."""
+    if os.name == "nt":
+        click.echo(NOT_ON_WINDOWS, err=True)
+        sys.exit(2)
+    gc.set_threshold(*GC_THRESHOLDS)  # before the imports of the command
+    from batchvision.cli.exits import run_and_report
+    from batchvision.cli.streams import prepare_streams
+
+    prepare_streams()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(run_and_report(group, arguments))
