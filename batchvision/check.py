@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from batchvision.errors import BatchvisionError, JobInvalid, ModelNotFound, RequestRejected, StopRun
 from batchvision.job import Job
 from batchvision.money import format_usd
-from batchvision.pricelist import FRESH_FOR, Listed, quote, recall, remember
+from batchvision.pricelist import FRESH_FOR, ListedPrices, quote, recall, remember
 from batchvision.providers import Dialect, ModelListing, dialect
 from batchvision.secrets import Secret, Secrets
 from batchvision.wiring import fallback_warning, system_warning
@@ -92,7 +92,7 @@ async def list_models(
     return speaks.read_models(masked_answer(raw, secrets))
 
 
-def current_models(speaks: Dialect, base_url: str, *, refresh: bool) -> Listed:
+def current_models(speaks: Dialect, base_url: str, *, refresh: bool) -> ListedPrices:
     """The provider's list: the one remembered, where it is fresh; otherwise asked for, and remembered."""
     import anyio
 
@@ -101,7 +101,7 @@ def current_models(speaks: Dialect, base_url: str, *, refresh: bool) -> Listed:
         return known
     models = anyio.run(list_models, speaks, base_url, key_from_environment(speaks), {})
     remember(speaks.name, base_url, models, now)
-    return Listed(models, now)
+    return ListedPrices(models, now)
 
 
 def key_from_environment(speaks: Dialect, environ: Mapping[str, str] | None = None) -> Secret | None:

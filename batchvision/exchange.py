@@ -37,8 +37,8 @@ from batchvision.key_renewal import KeyRenewal
 from batchvision.keys import row_digest
 from batchvision.outcome import TICKET_LIFETIME, Judge, Verdict, shared
 from batchvision.prompt import names_fallback
-from batchvision.providers import Form, Forms
-from batchvision.providers.base import Dialect, Gone, RateSigns, Reading, SendOptions, TicketEnd, Waiting
+from batchvision.providers import ResponseForm, ResponseForms
+from batchvision.providers.base import Dialect, Gone, NotReady, RateSigns, Reading, SendOptions, TicketEnd
 from batchvision.records import (
     AttemptState,
     Completed,
@@ -152,11 +152,11 @@ class Exchanges:
         learn: Callable[[Usage, Estimate | None], None] = lambda usage, asked: None,
         now: Callable[[], datetime] = utc_now,
         rng: random.Random | None = None,
-        forms: Forms | None = None,
+        forms: ResponseForms | None = None,
         key: KeyRenewal | None = None,
     ) -> None:
         self._terms = terms
-        self._forms = forms or Forms(has_schema=terms.recipe.answer.schema is not None, streams=terms.stream)
+        self._forms = forms or ResponseForms(has_schema=terms.recipe.answer.schema is not None, streams=terms.stream)
         self._key = key or KeyRenewal.of_a_key_that_stays()
         self._offload = offload
         self._store = store
@@ -222,7 +222,9 @@ class Exchanges:
         again = Again(0.0, tries._replace(unspent=tries.unspent + 1, probe=False))
         return Judged(judged.exchange, verdict._replace(step=again))
 
-    async def _send(self, request: Request, tries: Tries, lease: Lease, lane: Lane, form: Form) -> Exchange | None:
+    async def _send(
+        self, request: Request, tries: Tries, lease: Lease, lane: Lane, form: ResponseForm
+    ) -> Exchange | None:
         """P2: the intent is durable before a byte leaves. P3: the raw answer is durable before anybody reads it."""
         if tries.probe is not (is_probe := self._budget.is_provider_away):
             tries = tries._replace(probe=is_probe)
@@ -301,7 +303,7 @@ class Exchanges:
             return self._key.headers
         return {**caching.headers(intent.request_key, intent.tries, intent.runs_failed), **self._key.headers}
 
-    def _options(self, tries: Tries, lane: Lane, form: Form) -> SendOptions:
+    def _options(self, tries: Tries, lane: Lane, form: ResponseForm) -> SendOptions:
         return SendOptions(
             deferred=lane is Lane.DEFERRED,
             stream=self._terms.stream and lane is Lane.ONLINE,
@@ -309,7 +311,9 @@ class Exchanges:
             form=form,
         )
 
-    def _settle(self, exchange: Exchange, lease: Lease, asked: Estimate | None, form: Form | None = None) -> Judged:
+    def _settle(
+        self, exchange: Exchange, lease: Lease, asked: Estimate | None, form: ResponseForm | None = None
+    ) -> Judged:
         """``form``: as it was sent; None for a ticket of an earlier run."""
         verdict = self._judge.judge(exchange, self._random.random())
         signs = self._dialect.limits(exchange.answer) if exchange.answer else None
@@ -409,7 +413,7 @@ class Exchanges:
         is_known = raw.status not in (404, 410) or age >= TICKET_LIFETIME
         return not is_known and self._store.is_unread(exchange.intent.exchange_id)
 
-    def _not_yet(self, raw: RawAnswer, reading: Waiting | Gone | Reading) -> NotYet:
+    def _not_yet(self, raw: RawAnswer, reading: NotReady | Gone | Reading) -> NotYet:
         """The ticket is kept and asked again: it is not ready, or the poll failed and not the work."""
         error: BatchvisionError | None = None
         if isinstance(reading, Reading):

@@ -33,7 +33,7 @@ _VERSION = 1
 _PRICE_NAMES = frozenset(each.name for each in fields(Prices))
 
 
-class Listed(NamedTuple):
+class ListedPrices(NamedTuple):
     """A provider's list of models, and when it was read."""
 
     models: tuple[ModelListing, ...]
@@ -45,7 +45,7 @@ class Listed(NamedTuple):
         return by_name.get(model) or by_name.get(re.sub(r":.*", "", model))
 
 
-class Quote(NamedTuple):
+class PriceQuote(NamedTuple):
     """The prices of a job's model. ``source``: where they are from; ``as_of`` None: they do not grow old."""
 
     prices: Prices | None
@@ -64,7 +64,7 @@ class Quote(NamedTuple):
         )
 
 
-def quote(job: Job, environ: Mapping[str, str] | None = None) -> Quote:
+def quote(job: Job, environ: Mapping[str, str] | None = None) -> PriceQuote:
     """Job over prices file over the provider's list over the built-in table; each may say only some of them."""
     provider = job.provider
     known = _known(provider.name, job.base_url, provider.model, environ)
@@ -75,23 +75,23 @@ def quote(job: Job, environ: Mapping[str, str] | None = None) -> Quote:
     return _over(known, own, "provider.prices", None) if own else known
 
 
-def _known(provider: str, base_url: str, model: str, environ: Mapping[str, str] | None) -> Quote:
+def _known(provider: str, base_url: str, model: str, environ: Mapping[str, str] | None) -> PriceQuote:
     listed = recall(provider, base_url, environ)
     found = listed.find(model) if listed is not None else None
     if listed is not None and found is not None and found.prices is not None:
-        return Quote(found.prices, "the provider's list", listed.at.date())
+        return PriceQuote(found.prices, "the provider's list", listed.at.date())
     prices = built_in(provider, model)
     if prices is None:
-        return Quote(None, "none known")
-    return Quote(prices, "built-in table", None if provider == "emulator" else PRICES_AS_OF)
+        return PriceQuote(None, "none known")
+    return PriceQuote(prices, "built-in table", None if provider == "emulator" else PRICES_AS_OF)
 
 
-def _over(known: Quote, given: Mapping[str, Any], source: str, as_of: date | None) -> Quote:
+def _over(known: PriceQuote, given: Mapping[str, Any], source: str, as_of: date | None) -> PriceQuote:
     """``given`` over ``known``. The age is that of the input and output prices."""
     prices = overlaid(known.prices, given)
     if {"input", "output"} <= given.keys():
-        return Quote(prices, source, as_of)
-    return Quote(prices, f"{source} over {known.source}", known.as_of)
+        return PriceQuote(prices, source, as_of)
+    return PriceQuote(prices, f"{source} over {known.source}", known.as_of)
 
 
 # ---------------------------------------------------------------------------------- the remembered list
@@ -139,7 +139,7 @@ def remember(
     return path
 
 
-def recall(provider: str, base_url: str, environ: Mapping[str, str] | None = None) -> Listed | None:
+def recall(provider: str, base_url: str, environ: Mapping[str, str] | None = None) -> ListedPrices | None:
     """The list as it was last read; None where there is none that can be understood."""
     try:
         document = json.loads(list_path(provider, base_url, environ).read_text(encoding="utf-8"))
@@ -149,7 +149,7 @@ def recall(provider: str, base_url: str, environ: Mapping[str, str] | None = Non
         models = tuple(_listing(entry) for entry in document["models"])
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return Listed(models, at.replace(tzinfo=UTC) if at.tzinfo is None else at)
+    return ListedPrices(models, at.replace(tzinfo=UTC) if at.tzinfo is None else at)
 
 
 def _document(model: ModelListing) -> dict[str, Any]:

@@ -33,9 +33,9 @@ from batchvision.money import Prices, usd_to_ticks
 from batchvision.outcome import Judge
 from batchvision.pacing import Pacing, PacingLimits
 from batchvision.prepare import Preparer
-from batchvision.pricelist import Quote, quote
+from batchvision.pricelist import PriceQuote, quote
 from batchvision.prompt import REASONING_COLUMN, Conversation, answer_columns
-from batchvision.providers import Dialect, Forms, dialect
+from batchvision.providers import Dialect, ResponseForms, dialect
 from batchvision.records import Lane, Recipe, RunSummary, Shard
 from batchvision.refusals import Refusals
 from batchvision.retry import RetryPolicy
@@ -84,7 +84,7 @@ def prices_of(job: Job) -> Prices | None:
     return quote(job).prices
 
 
-def price_warning(job: Job, quoted: Quote, now: datetime) -> str | None:
+def price_warning(job: Job, quoted: PriceQuote, now: datetime) -> str | None:
     """Where a cap is kept by prices that are old; elsewhere nothing hangs on them."""
     limits = job.limits
     caps = (
@@ -123,7 +123,7 @@ def system_warning(job: Job) -> str | None:
     )
 
 
-def warnings_of(job: Job, quoted: Quote, now: datetime) -> Iterator[str]:
+def warnings_of(job: Job, quoted: PriceQuote, now: datetime) -> Iterator[str]:
     """What a run says of its job before it begins."""
     for said in (price_warning(job, quoted, now), fallback_warning(job), system_warning(job)):
         if said is not None:
@@ -169,9 +169,9 @@ def refusals_of(job: Job, latest: RunSummary | None) -> Refusals:
     return Refusals(is_proven=is_same, known_rows=frozenset(latest.stopped_by if latest is not None else ()))
 
 
-def forms_of(job: Job) -> Forms:
+def forms_of(job: Job) -> ResponseForms:
     streams = job.delivery.stream and job.delivery.lane_used is Lane.ONLINE
-    return Forms(job.provider.response_format, has_schema=job.recipe.answer.schema is not None, streams=streams)
+    return ResponseForms(job.provider.response_format, has_schema=job.recipe.answer.schema is not None, streams=streams)
 
 
 def caching_of(job: Job) -> Caching:

@@ -17,7 +17,7 @@ from batchvision.job.sections import (
     PromptSection,
     ProviderSection,
 )
-from batchvision.job.values import Share
+from batchvision.job.values import RowLimit
 
 __all__ = [
     "FIXED_COLUMNS",
@@ -33,5 +33,5 @@ __all__ = [
     "PricesSection",
     "PromptSection",
     "ProviderSection",
-    "Share",
+    "RowLimit",
 ]

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 from batchvision.errors import PAID_FAILURES, ROW_FAULTS
-from batchvision.job.values import Amount, Count, Flag, Money, RowShare, Section, Share, Text, kinds
+from batchvision.job.values import Amount, Count, Flag, Money, RowLimit, RowShare, Section, Text, kinds
 from batchvision.records import Lane
 
 
@@ -66,10 +66,10 @@ class LimitsSection(Section):
     """The most that a day may cost, in the job's time zone. Example: `max_cost_usd_per_day = 10.0`."""
     max_cost_usd_per_month: Money | None = None
     """The most that a month may cost, in the job's time zone. Example: `max_cost_usd_per_month = 100.0`."""
-    max_failed: RowShare = Share(None, Fraction(1, 5))
+    max_failed: RowShare = RowLimit(None, Fraction(1, 5))
     """The run stops when more rows than this have failed at the provider, of at least 100 that were sent: a number or
     a share. Example: `max_failed = "5%"`."""
-    failed_ok: RowShare = Share(None, Fraction(0))
+    failed_ok: RowShare = RowLimit(None, Fraction(0))
     """Up to so many failed rows, a number or a share, the run still ends with exit code 0. Example: `failed_ok =
     "1%"`."""
     retry_failed: Annotated[Literal["unpaid", "all", "none"] | tuple[str, ...], BeforeValidator(kinds)] = "unpaid"

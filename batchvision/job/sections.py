@@ -18,9 +18,9 @@ from batchvision.job.values import (
     Flag,
     Money,
     Names,
+    RowLimit,
     RowShare,
     Section,
-    Share,
     Text,
     not_json,
     one_or_many,
@@ -58,7 +58,7 @@ class ManifestSection(Section):
     on_bad_image: Literal["fail_row", "skip_image"] = "fail_row"
     """What an unreadable image does to a row of several images. `fail_row`: the row fails. `skip_image`: the row is
     asked with the images that are left. Example: `on_bad_image = "skip_image"`."""
-    max_changed: RowShare = Share(None, Fraction(1, 5))
+    max_changed: RowShare = RowLimit(None, Fraction(1, 5))
     """More of the answered rows than this, and at least 100, would be asked again because their cells or images
     changed: the run stops first and names the columns and the cost. Example: `max_changed = "5%"`."""
     on_row_change: Literal["refuse", "redo", "keep"] = "refuse"

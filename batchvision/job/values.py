@@ -23,16 +23,16 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
-class Share(NamedTuple):
+class RowLimit(NamedTuple):
     """So many rows, or such a part of them: ``50`` or ``"20%"``."""
 
     rows: int | None
     part: Fraction | None
 
     @classmethod
-    def parse(cls, value: object) -> Share:
+    def parse(cls, value: object) -> RowLimit:
         """Raises ValueError with the forms there are."""
-        if isinstance(value, Share):
+        if isinstance(value, RowLimit):
             return value
         text = str(value).strip()
         try:
@@ -104,7 +104,7 @@ Money = Annotated[
     Field(ge=0, allow_inf_nan=False),
     PlainSerializer(_as_number, when_used="json"),
 ]
-RowShare = Annotated[Share, BeforeValidator(Share.parse), PlainSerializer(str, when_used="json")]
+RowShare = Annotated[RowLimit, BeforeValidator(RowLimit.parse), PlainSerializer(str, when_used="json")]
 
 
 def kinds(value: object) -> object:

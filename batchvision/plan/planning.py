@@ -14,7 +14,7 @@ from batchvision.job import Job
 from batchvision.plan.bodies import bodies
 from batchvision.plan.counting import ImageCounts, RequestCounter, RequestTotals, RowCounts, Watch, standing_of
 from batchvision.plan.refusing import rebuy_refusals
-from batchvision.pricelist import Quote, quote
+from batchvision.pricelist import PriceQuote, quote
 from batchvision.providers import dialect
 from batchvision.records import TICKS_PER_USD, Lane
 from batchvision.wiring import estimator_of
@@ -37,7 +37,7 @@ class Plan:
     cost: RequestTotals
     recipe_id: str
     lane: Lane
-    prices: Quote
+    prices: PriceQuote
     reasons: list[tuple[str, str]] = field(default_factory=list)
     requests_shown: list[dict[str, Any]] = field(default_factory=list)
     seconds: Mapping[Lane, float] = field(default_factory=dict)

@@ -6,22 +6,22 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from batchvision.errors import JobInvalid
-from batchvision.providers.base import Dialect, Gone, ModelListing, RateSigns, Reading, SendOptions, Waiting
-from batchvision.providers.forms import Form, Forms
+from batchvision.providers.base import Dialect, Gone, ModelListing, NotReady, RateSigns, Reading, SendOptions
+from batchvision.providers.forms import ResponseForm, ResponseForms
 from batchvision.providers.openai import OpenAIDialect
 from batchvision.providers.openrouter import OpenRouterDialect
 from batchvision.providers.xai import EmulatorDialect, XaiDialect
 
 __all__ = [
     "Dialect",
-    "Form",
-    "Forms",
     "Gone",
     "ModelListing",
+    "NotReady",
     "RateSigns",
     "Reading",
+    "ResponseForm",
+    "ResponseForms",
     "SendOptions",
-    "Waiting",
     "dialect",
     "names",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from enum import Enum
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
@@ -18,12 +19,12 @@ from batchvision.errors import AnswerCutShort, BatchvisionError, ModelNotFound, 
 from batchvision.money import Prices
 from batchvision.prompt import response_format, told_schema, with_last_words
 from batchvision.providers import chat, decode, faults, signs, wire
-from batchvision.providers.forms import Form
+from batchvision.providers.forms import ResponseForm
 from batchvision.providers.signs import RateSigns
 from batchvision.records import Answer, Lane, Pieces, RawAnswer, Recipe
 from batchvision.secrets import Secret
 
-__all__ = ["Dialect", "Gone", "ModelListing", "RateSigns", "Reading", "SendOptions", "TicketEnd", "Waiting"]
+__all__ = ["Dialect", "Gone", "ModelListing", "NotReady", "RateSigns", "Reading", "SendOptions", "TicketEnd"]
 
 #: Raising a truncated answer's limit multiplies it; without a limit in the recipe this one is set.
 RAISE_FACTOR = 4
@@ -42,7 +43,7 @@ class SendOptions(NamedTuple):
     deferred: bool = False
     stream: bool = False
     max_tokens: int | None = None
-    form: Form = Form()
+    form: ResponseForm = ResponseForm()
 
 
 class Reading(NamedTuple):
@@ -52,7 +53,7 @@ class Reading(NamedTuple):
     error: BatchvisionError | None
 
 
-class Waiting(NamedTuple):
+class NotReady(NamedTuple):
     """The ticket's answer is not ready."""
 
     retry_after_seconds: float | None = None
@@ -113,6 +114,16 @@ class Dialect:
     #: Where its user adds credit, for messages.
     account_url: ClassVar[str | None] = None
     lanes: ClassVar[frozenset[Lane]] = frozenset({Lane.ONLINE})
+    #: How long the provider keeps the answer of a ticket.
+    ticket_lifetime: ClassVar[timedelta] = timedelta(hours=24)
+    #: The deadline of one poll, which is a short GET.
+    poll_timeout_seconds: ClassVar[float] = 60.0
+    #: The wait before a ticket's first poll, until the latency of answers is known.
+    first_poll_seconds: ClassVar[float] = 1.0
+    #: The longest wait between two polls of a ticket.
+    longest_poll_wait_seconds: ClassVar[float] = 30.0
+    #: Polls a second of all open tickets together.
+    most_polls_per_second: ClassVar[float] = 300.0
     #: Names that ``[provider.parameters]`` must not hold, and why.
     reserved_parameters: ClassVar[Mapping[str, str]] = {
         "model": "set provider.model instead",
@@ -235,10 +246,10 @@ class Dialect:
         error = self.read(raw).error
         return error or AnswerCutShort(f"{self.name} took the request and gave no request_id for it")
 
-    def read_poll(self, raw: RawAnswer) -> Waiting | Gone | Reading:
+    def read_poll(self, raw: RawAnswer) -> NotReady | Gone | Reading:
         """What a poll says. A Reading with a Transient error leaves the ticket as it was: it is polled again."""
         if raw.status == 202:
-            return Waiting(signs.retry_after_seconds(raw))
+            return NotReady(signs.retry_after_seconds(raw))
         if raw.status in (404, 410):
             return Gone(faults.said(decode.document(raw.body)) or f"{self.name} does not know the ticket")
         return self.read(raw)

@@ -1,7 +1,6 @@
-"""In which form a request asks for JSON, and which form is tried after a server has refused one.
+"""The form of a request for JSON: how the schema is handed over, and the next form to try after a refusal.
 
-Forms change how a request says what it asks, never what it asks: they are no part of the recipe, and every answer is
-checked against the job's schema alike. :class:`Forms` is the one owner of a run's form.
+A form is no part of the recipe. Every answer is checked against the job's schema, whatever the form.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _STATUSES = frozenset({400, 404, 405, 406, 415, 422, 500, 501})
 _OF_SOMETHING_ELSE = (AuthenticationFailed, OutOfCredit, RateLimited, Refused)
 
 
-class Form(NamedTuple):
+class ResponseForm(NamedTuple):
     """``response_format``: how the schema is handed over. In the last two it is told in the prompt.
 
     ``stream_options``: a stream is asked for its usage.
@@ -46,7 +45,7 @@ class Form(NamedTuple):
     stream_options: bool = True
 
 
-class Forms:
+class ResponseForms:
     """The form that a run's requests have now.
 
     ``wanted``: ``provider.response_format``; "auto" moves to the next form when the server refuses one that it has
@@ -58,15 +57,15 @@ class Forms:
         self._has_schema = has_schema
         self._streams = streams
         self._answered: set[ResponseFormat | Literal["stream_options"]] = set()
-        self.current = Form("json_schema" if wanted == "auto" else wanted)
+        self.current = ResponseForm("json_schema" if wanted == "auto" else wanted)
 
-    def answered(self, form: Form) -> None:
+    def answered(self, form: ResponseForm) -> None:
         """A request of this form was answered: from now on a refusal of it is the row's matter."""
         self._answered.add(form.response_format)
         if self._streams and form.stream_options:
             self._answered.add("stream_options")
 
-    def has_left(self, form: Form, raw: RawAnswer | None, error: BatchvisionError | None) -> bool:
+    def has_left(self, form: ResponseForm, raw: RawAnswer | None, error: BatchvisionError | None) -> bool:
         """Take in what a request of ``form`` came to. True: the server refused the form itself, and the current one is
         another.
         """

@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from batchvision.job import model
 from batchvision.job.sections import SECTIONS, key_of
-from batchvision.job.values import Share
+from batchvision.job.values import RowLimit
 
 PAGE = Path(__file__).parents[2] / "docs" / "job-file.md"
 
@@ -144,7 +144,7 @@ def _default(field: FieldInfo) -> str:
     match default:
         case _ if default is PydanticUndefined:
             return "required"
-        case Share():
+        case RowLimit():
             return f"`{default.rows}`" if default.part is None else f"`{_quoted(str(default))}`"
         case None | () | {} | BaseModel():
             return "none"

@@ -32,7 +32,7 @@ from batchvision.pilot.agreement import Agreement
 from batchvision.pilot.interval import Interval
 from batchvision.plan import Plan
 from batchvision.plan.counting import ImageCounts, RequestTotals, RowCounts
-from batchvision.pricelist import Quote
+from batchvision.pricelist import PriceQuote
 from batchvision.progress import counted, say
 from batchvision.providers import ModelListing
 from batchvision.records import TICKS_PER_USD, Lane
@@ -62,7 +62,7 @@ PLANNED = Plan(
     requests_shown=[],
     recipe_id="0" * 32,
     lane=Lane.DEFERRED,
-    prices=Quote(None, "the provider's list"),
+    prices=PriceQuote(None, "the provider's list"),
     seconds={Lane.ONLINE: 48.0, Lane.DEFERRED: 96.0},
     price_warning="the prices are of 2026-01-01",
 )

@@ -16,7 +16,7 @@ from job_files import MINIMAL, load, with_lines, write_job
 
 from batchvision import Job as PublicJob
 from batchvision.errors import PAID_FAILURES, ROW_FAULTS
-from batchvision.job import FIXED_COLUMNS, Job, KeepColumn, Share
+from batchvision.job import FIXED_COLUMNS, Job, KeepColumn, RowLimit
 from batchvision.records import ImagePreparation, Label, Lane
 
 
@@ -52,8 +52,8 @@ def test_rates_and_caps_have_no_default_and_the_other_limits_do(tmp_path: Path) 
         "concurrency": 256,
         "max_attempts": 5,
         "request_timeout_seconds": 600,
-        "max_failed": Share(None, Fraction(1, 5)),
-        "failed_ok": Share(None, Fraction(0)),
+        "max_failed": RowLimit(None, Fraction(1, 5)),
+        "failed_ok": RowLimit(None, Fraction(0)),
         "retry_failed": "unpaid",
         "quarantine_after_runs": 5,
         "ambiguous": "retry",
@@ -272,35 +272,35 @@ def test_every_column_of_the_tables_is_taken() -> None:
 @pytest.mark.parametrize(
     ("written", "share"),
     [
-        ("20%", Share(None, Fraction(1, 5))),
-        ("0.5 %", Share(None, Fraction(1, 200))),
-        (50, Share(50, None)),
-        ("50", Share(50, None)),
+        ("20%", RowLimit(None, Fraction(1, 5))),
+        ("0.5 %", RowLimit(None, Fraction(1, 200))),
+        (50, RowLimit(50, None)),
+        ("50", RowLimit(50, None)),
     ],
 )
-def test_a_share_is_a_part_or_a_number_of_rows(written: object, share: Share) -> None:
-    assert Share.parse(written) == share
-    assert Share.parse(str(share)) == share
+def test_a_share_is_a_part_or_a_number_of_rows(written: object, share: RowLimit) -> None:
+    assert RowLimit.parse(written) == share
+    assert RowLimit.parse(str(share)) == share
 
 
 @pytest.mark.parametrize("written", [0.2, True, "many", "120%", "-1", "-1%", "nan%", None, ""])
 def test_a_share_written_otherwise_says_how_to_write_it(written: object) -> None:
     with pytest.raises(ValueError, match='"20%"'):
-        Share.parse(written)
+        RowLimit.parse(written)
 
 
 def test_a_share_allows_so_many_and_no_more() -> None:
-    assert Share.parse("20%").allows(20, 100)
-    assert not Share.parse("20%").allows(21, 100)
-    assert Share.parse(3).allows(3, 1_000_000)
-    assert not Share.parse(3).allows(4, 4)
-    assert Share.parse("0%").allows(0, 0)
+    assert RowLimit.parse("20%").allows(20, 100)
+    assert not RowLimit.parse("20%").allows(21, 100)
+    assert RowLimit.parse(3).allows(3, 1_000_000)
+    assert not RowLimit.parse(3).allows(4, 4)
+    assert RowLimit.parse("0%").allows(0, 0)
 
 
 @given(st.text())
 def test_any_text_is_a_share_or_a_value_error(text: str) -> None:
     try:
-        share = Share.parse(text)
+        share = RowLimit.parse(text)
     except ValueError:
         return
     assert share.allows(0, 10)

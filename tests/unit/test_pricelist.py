@@ -14,7 +14,7 @@ from job_files import load, problems, with_lines
 
 from batchvision import check
 from batchvision.money import PRICES_AS_OF, Prices, built_in
-from batchvision.pricelist import Quote, cache_folder, list_path, quote, recall, remember
+from batchvision.pricelist import PriceQuote, cache_folder, list_path, quote, recall, remember
 from batchvision.providers import ModelListing, dialect
 
 NOW = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
@@ -99,14 +99,14 @@ def test_the_cache_is_in_the_users_cache_folder() -> None:
 
 
 def test_without_anything_else_the_built_in_prices_hold(tmp_path: Path, environ: dict[str, str]) -> None:
-    assert quote(xai_job(tmp_path), environ) == Quote(built_in("xai", "grok-4.3"), "built-in table", PRICES_AS_OF)
+    assert quote(xai_job(tmp_path), environ) == PriceQuote(built_in("xai", "grok-4.3"), "built-in table", PRICES_AS_OF)
 
 
 @pytest.mark.parametrize("model", ["grok-4.3", "grok-latest", "grok-4.3:floor"])
 def test_the_providers_list_is_before_the_built_in_table(tmp_path: Path, environ: dict[str, str], model: str) -> None:
     remember("xai", XAI, (GROK,), NOW, environ)
     job = load(tmp_path, provider__name="xai", provider__model=model)
-    assert quote(job, environ) == Quote(LISTED, "the provider's list", NOW.date())
+    assert quote(job, environ) == PriceQuote(LISTED, "the provider's list", NOW.date())
 
 
 def test_a_listed_model_without_prices_costs_what_the_table_says(tmp_path: Path, environ: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from batchvision.errors import AuthenticationFailed, BatchvisionError, RateLimited, RequestRejected, ServerError
 from batchvision.prompt import Conversation, build_answer_spec
-from batchvision.providers import Form, Forms, SendOptions, dialect
+from batchvision.providers import ResponseForm, ResponseForms, SendOptions, dialect
 from batchvision.records import AnswerSpec, Base64, Label, Payload, RawAnswer, Recipe
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -54,15 +54,15 @@ REFUSALS: list[tuple[str, Any, int]] = [
 def test_a_refused_form_is_followed_by_the_next_one_and_told_once(
     document: Any, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    forms = Forms(has_schema=True, streams=False)
+    forms = ResponseForms(has_schema=True, streams=False)
     first = forms.current
-    assert first == Form("json_schema")
+    assert first == ResponseForm("json_schema")
     for _ in range(3):  # as many were on their way
         assert forms.has_left(first, raw(document, status), REFUSED)
-    assert forms.current == Form("json_object")
+    assert forms.current == ResponseForm("json_object")
     assert len(caplog.records) == 1 and 'provider.response_format = "json_object"' in caplog.text
     assert forms.has_left(forms.current, raw(document, status), REFUSED)
-    assert forms.current == Form("prompt")
+    assert forms.current == ResponseForm("prompt")
     assert not forms.has_left(forms.current, raw(document, status), REFUSED), "nothing is left to try"
 
 
@@ -78,39 +78,39 @@ def test_a_refused_form_is_followed_by_the_next_one_and_told_once(
     ],
 )
 def test_another_refusal_says_nothing_of_the_form(document: Any, status: int, error: BatchvisionError | None) -> None:
-    forms = Forms(has_schema=True, streams=False)
+    forms = ResponseForms(has_schema=True, streams=False)
     assert not forms.has_left(forms.current, raw(document, status), error)
-    assert forms.current == Form()
+    assert forms.current == ResponseForm()
 
 
 def test_a_form_that_was_answered_is_not_left_for_one_rows_sake() -> None:
-    forms = Forms(has_schema=True, streams=True)
+    forms = ResponseForms(has_schema=True, streams=True)
     forms.answered(forms.current)
     for words in ("response_format", "stream_options"):
         assert not forms.has_left(forms.current, raw(openai_error(words)), REFUSED)
-    assert forms.current == Form()
+    assert forms.current == ResponseForm()
 
 
 @pytest.mark.parametrize("wanted", ["json_schema", "json_object", "prompt"])
 def test_a_form_that_the_job_names_stays(wanted: Any) -> None:
-    forms = Forms(wanted, has_schema=True, streams=False)
-    assert forms.current == Form(wanted)
+    forms = ResponseForms(wanted, has_schema=True, streams=False)
+    assert forms.current == ResponseForm(wanted)
     assert not forms.has_left(forms.current, raw(openai_error("response_format")), REFUSED)
 
 
 def test_plain_text_and_answers_without_a_stream_have_no_form_to_leave() -> None:
-    forms = Forms(has_schema=False, streams=False)
+    forms = ResponseForms(has_schema=False, streams=False)
     for words in ("response_format", "stream_options"):
         assert not forms.has_left(forms.current, raw(openai_error(words)), REFUSED)
 
 
 def test_stream_options_are_left_out_where_the_server_does_not_know_them(caplog: pytest.LogCaptureFixture) -> None:
-    forms = Forms("json_schema", has_schema=True, streams=True)
+    forms = ResponseForms("json_schema", has_schema=True, streams=True)
     both = raw({"detail": "Unexpected keys in the request: {'stream_options', 'response_format'}"}, 422)
     first = forms.current
     assert forms.has_left(first, both, ServerError("x"))
     assert forms.has_left(first, both, REFUSED)
-    assert forms.current == Form("json_schema", stream_options=False)
+    assert forms.current == ResponseForm("json_schema", stream_options=False)
     assert len(caplog.records) == 1
     assert not forms.has_left(forms.current, both, REFUSED), "the job names this form"
 
@@ -118,7 +118,7 @@ def test_stream_options_are_left_out_where_the_server_does_not_know_them(caplog:
 # ---------------------------------------------------------------------------------- what is sent
 
 
-def body(answer: AnswerSpec, form: Form, *, stream: bool = False) -> dict[str, Any]:
+def body(answer: AnswerSpec, form: ResponseForm, *, stream: bool = False) -> dict[str, Any]:
     recipe = Recipe("openai", "m", "Be short.", "Which?", None, {"seed": 1}, answer=answer)
     image = Payload("i", "a.png", "image", "5e", inline=Base64(b"abc"), media_type="image/png")
     messages = Conversation(recipe).messages("Which? \x00\x00", [image])
@@ -127,9 +127,9 @@ def body(answer: AnswerSpec, form: Form, *, stream: bool = False) -> dict[str, A
 
 
 def test_the_schema_is_told_where_it_does_not_travel_by_itself() -> None:
-    strict = body(LABELLED, Form("json_schema"))
+    strict = body(LABELLED, ResponseForm("json_schema"))
     assert strict["response_format"]["type"] == "json_schema"
-    as_object, told = body(LABELLED, Form("json_object")), body(LABELLED, Form("prompt"))
+    as_object, told = body(LABELLED, ResponseForm("json_object")), body(LABELLED, ResponseForm("prompt"))
     assert as_object["response_format"] == {"type": "json_object"}
     assert "response_format" not in told
     assert as_object["messages"] == told["messages"]
@@ -140,10 +140,14 @@ def test_the_schema_is_told_where_it_does_not_travel_by_itself() -> None:
 
 
 def test_plain_text_has_the_same_body_in_every_form() -> None:
-    assert body(AnswerSpec(), Form("prompt")) == body(AnswerSpec(), Form("json_object")) == body(AnswerSpec(), Form())
+    assert (
+        body(AnswerSpec(), ResponseForm("prompt"))
+        == body(AnswerSpec(), ResponseForm("json_object"))
+        == body(AnswerSpec(), ResponseForm())
+    )
 
 
 def test_a_stream_is_asked_without_its_usage_where_that_is_not_taken() -> None:
-    assert body(AnswerSpec(), Form(), stream=True)["stream_options"] == {"include_usage": True}
-    without = body(AnswerSpec(), Form(stream_options=False), stream=True)
+    assert body(AnswerSpec(), ResponseForm(), stream=True)["stream_options"] == {"include_usage": True}
+    without = body(AnswerSpec(), ResponseForm(stream_options=False), stream=True)
     assert without["stream"] is True and "stream_options" not in without

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from batchvision import errors
 from batchvision.errors import AnswerCutShort, EmptyAnswer, RateLimited, Refused, ServerError, Truncated
-from batchvision.providers import Gone, Reading, Waiting, dialect, wire
+from batchvision.providers import Gone, NotReady, Reading, dialect, wire
 from batchvision.records import RawAnswer, Usage
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
@@ -383,8 +383,8 @@ def test_what_gives_no_ticket_is_an_error(body: Any, status: int, expected: type
 
 
 def test_a_poll_that_must_wait_says_how_long_if_it_does() -> None:
-    assert dialect("xai").read_poll(raw(b"", 202)) == Waiting(None)
-    assert dialect("xai").read_poll(raw(b"", 202, {"retry-after": "3"})) == Waiting(3.0)
+    assert dialect("xai").read_poll(raw(b"", 202)) == NotReady(None)
+    assert dialect("xai").read_poll(raw(b"", 202, {"retry-after": "3"})) == NotReady(3.0)
 
 
 @pytest.mark.parametrize("status", [404, 410])
@@ -445,7 +445,7 @@ def read_in_every_way(provider: str, answer: RawAnswer) -> None:
     reading.answer.text.encode()
     if reading.error is not None:
         assert reading.error.message.isprintable()
-    assert isinstance(speaks.read_poll(answer), Waiting | Gone | Reading)
+    assert isinstance(speaks.read_poll(answer), NotReady | Gone | Reading)
     assert isinstance(speaks.read_ticket(answer), str | errors.BatchvisionError)
     signs = speaks.limits(answer)
     assert all(sign is None or 0 <= sign < 10**20 for sign in signs)
