@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it: makes .venv with Python 3.11 or newer if it is not there, and enters it.
+# Sourced by the other scripts: creates .venv with Python 3.11 or newer if needed, and activates it.
 if [ ! -x .venv/bin/python ] || [ ! -x .venv/bin/pip ]; then
   for python in ${PYTHON:-python3.13 python3.12 python3.11 python3 python}; do
     if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi

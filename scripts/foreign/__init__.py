@@ -1,5 +1,5 @@
-"""batchvision on servers that other projects wrote: ``scripts/servers``.
+"""``scripts/servers``: batchvision on the servers of other projects.
 
 ``servers``: the command. ``installed``: a server out of PyPI. ``kinds``: how each is made and started.
-``relay``: counts requests and answers. ``nights``: a run, its kill, its rerun, and what must hold.
+``relay``: counts requests and answers. ``killed_run``: a run, its kill, its rerun, and the checks.
 """

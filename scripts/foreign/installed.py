@@ -1,4 +1,4 @@
-"""Packages of PyPI in a virtual environment of their own, and processes that end with the script."""
+"""Virtual environments with packages of PyPI, and server processes that end with the script."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 INSTALL_SECONDS = 3_600  #: llama-cpp-python is compiled where there is no wheel
 START_SECONDS = 180
 
-#: Nothing of a server leaves this machine.
+#: Keeps every server from contacting another machine.
 QUIET = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -28,7 +28,7 @@ QUIET = {
 
 
 class Missing(Exception):
-    """A server cannot be had here. The message says which step failed."""
+    """A server cannot be installed or started here. The message names the failed step."""
 
 
 class Venv:
@@ -47,7 +47,7 @@ class Venv:
         (folder / "installed").touch()
 
     def versions(self) -> str:
-        """The installed versions of what was asked for."""
+        """The installed versions of the requirements."""
         listed = self.call(str(self.bin / "pip"), "freeze", "--disable-pip-version-check", what="pip freeze")
         names = [requirement.partition("[")[0].partition("<")[0] for requirement in self._requirements]
         found = [line for line in listed.splitlines() if line.partition("==")[0].lower().replace("_", "-") in names]
@@ -73,7 +73,7 @@ def free_port() -> int:
 
 @contextmanager
 def served(command: Sequence[str], folder: Path, log: Path, alive: str, extra: Mapping[str, str]) -> Iterator[None]:
-    """``command`` while the block runs; ``alive`` is a URL that it answers once it is ready. Raises Missing."""
+    """Run ``command`` during the block. ``alive`` is a URL that it answers once it is ready. Raises Missing."""
     with log.open("wb") as out:
         server = subprocess.Popen(
             command,
@@ -107,7 +107,7 @@ def _wait_until_it_answers(server: subprocess.Popen[bytes], alive: str, log: Pat
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """The process and those it started: they have a session of their own."""
+    """End the whole session: the process and its children."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(server.pid, sign)

@@ -18,17 +18,17 @@ TORCH = "torch<2.14"
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A server at work. ``origin``: scheme, host and port; ``model``: as it is asked for."""
+    """A running server. ``origin``: scheme, host and port. ``model``: its name in requests."""
 
     origin: str
     model: str
     key: str = "none-is-needed"
-    max_tokens: int = 32  #: a random model hardly ends by itself
+    max_tokens: int = 32  #: a random model rarely ends an answer
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One server. ``start`` has it at work in a folder while a block runs."""
+    """One server. ``start`` runs it in a folder during a block."""
 
     name: str
     requirements: tuple[str, ...]
@@ -37,7 +37,7 @@ class Kind:
 
 @contextmanager
 def llama_cpp(venv: Venv, folder: Path) -> Iterator[Started]:
-    """llama.cpp by its Python server, with a random model that is written on the spot."""
+    """llama.cpp by its Python server, with a random model."""
     model, python = folder / "tiny.gguf", str(venv.bin / "python")
     venv.call(python, str(HERE / "make_gguf.py"), str(model), what="a tiny random GGUF")
     port = free_port()
@@ -50,7 +50,7 @@ def llama_cpp(venv: Venv, folder: Path) -> Iterator[Started]:
 
 @contextmanager
 def litellm(venv: Venv, folder: Path) -> Iterator[Started]:
-    """LiteLLM's proxy before batchvision's emulator."""
+    """LiteLLM's proxy in front of batchvision's emulator."""
     port = free_port()
     origin = f"http://127.0.0.1:{port}"
     with start_in_thread(EmulatorOptions()) as emulator:
@@ -78,7 +78,7 @@ def litellm(venv: Venv, folder: Path) -> Iterator[Started]:
 
 @contextmanager
 def transformers(venv: Venv, folder: Path) -> Iterator[Started]:
-    """transformers' own server, with a random model that is made on the spot."""
+    """transformers' own server, with a random model."""
     model, port = folder / "tiny-llama", free_port()
     venv.call(str(venv.bin / "python"), str(HERE / "make_llama.py"), str(model), what="a tiny random model")
     origin = f"http://127.0.0.1:{port}"

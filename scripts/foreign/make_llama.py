@@ -15,7 +15,7 @@ BEGIN, END = 0, 1
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes, and hardly more."""
+    """A tokenizer of single bytes."""
     of_bytes = Tokenizer(models.BPE())
     of_bytes.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     of_bytes.decoder = decoders.ByteLevel()

@@ -1,6 +1,6 @@
-"""A loopback relay before a server: it hands everything on, and counts what was asked and what came back.
+"""A loopback relay in front of a server: it forwards every request and counts requests and answers.
 
-What the server has begun to answer is bought, whether or not it came to its end or reached the client.
+An answer that the server has started counts as bought, also if it is cut or never reaches the client.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connec
 
 @dataclass(slots=True)
 class Asked:
-    """One POST. ``status`` None: the server has not answered. ``is_whole``: its answer came to its end."""
+    """One POST. ``status`` is None until the server answers. ``is_whole``: the answer is complete."""
 
     row: str
     status: int | None = None
@@ -33,7 +33,7 @@ class Asked:
 
 @dataclass(slots=True)
 class Relay:
-    """What has passed so far; the relay's thread appends, the script reads."""
+    """The requests so far. The relay's thread appends, the script reads."""
 
     url: str
     asked: list[Asked] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Relay:
         return sum(each.status is not None and each.status != 200 for each in self.asked)
 
     def broken(self) -> int:
-        """Answers that began and did not come to their end."""
+        """Answers that were cut."""
         return sum(each.status == 200 and not each.is_whole for each in self.asked)
 
 
@@ -121,7 +121,7 @@ async def _hand_on(request: web.Request, session: ClientSession, upstream: str, 
 
 
 async def _all_of(answer: ClientResponse, asked: Asked) -> bytes:
-    """The body, or as much of it as came."""
+    """The body, or its part that arrived."""
     content = bytearray()
     try:
         async for piece in answer.content.iter_any():
@@ -133,7 +133,7 @@ async def _all_of(answer: ClientResponse, asked: Asked) -> bytes:
 
 
 def _row_of(body: bytes) -> str:
-    """What stands in brackets in the last message: the id of the row."""
+    """The row id: the text in brackets in the last message."""
     try:
         content = json.loads(body)["messages"][-1]["content"]
     except (ValueError, KeyError, IndexError, TypeError):

@@ -1,8 +1,8 @@
 """``scripts/servers``: 40 rows as text, stream, labels and schema on servers of other projects, killed and rerun.
 
-Each server is installed from PyPI into a virtual environment under a temporary folder, gets a random model made on the
-spot (LiteLLM: the emulator), listens on loopback, and is ended. Exit 0: all held. 1: something did not. 2: usage.
-3: a server cannot be had on this machine (--allow-missing: then that is only said).
+Each server is installed from PyPI into a virtual environment under a temporary folder. It serves a random model
+(LiteLLM: the emulator) on loopback and is ended. Exit codes: 0 every check passed, 1 a check failed, 2 usage,
+3 a server cannot be installed here (0 with --allow-missing).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foreign.installed import Missing, Venv
+from foreign.killed_run import ANSWERS, NotSo, ServerJob, kill_and_rerun
 from foreign.kinds import KINDS, Kind, Started
-from foreign.nights import ANSWERS, Night, NotSo, one_night
 from foreign.relay import relaying
 
 WRONG, MISSING = 1, 3
@@ -27,7 +27,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     names, modes = [kind.name for kind in KINDS], list(ANSWERS)
     parser.add_argument("--only", choices=names, action="append", help="this server; may be given again")
     parser.add_argument("--mode", choices=modes, action="append", help="this form of answer; may be given again")
-    parser.add_argument("--allow-missing", action="store_true", help="exit 0 where a server cannot be had")
+    parser.add_argument("--allow-missing", action="store_true", help="exit 0 if a server cannot be installed")
     parser.add_argument("--venvs", type=Path, help="keep the virtual environments here, and use those that are there")
     return parser.parse_args(arguments)
 
@@ -61,7 +61,10 @@ def on_one_server(kind: Kind, chosen: argparse.Namespace, folder: Path) -> int:
 def _one_mode(kind: Kind, mode: str, folder: Path, started: Started) -> int:
     with relaying(started.origin) as relay:
         try:
-            print(f"ok    {kind.name} {mode}: {one_night(Night(folder / mode, relay, started, mode))}", flush=True)
+            print(
+                f"ok    {kind.name} {mode}: {kill_and_rerun(ServerJob(folder / mode, relay, started, mode))}",
+                flush=True,
+            )
         except NotSo as error:
             print(f"WRONG {kind.name} {mode}: {error}", flush=True)
             return WRONG

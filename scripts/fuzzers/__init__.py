@@ -1,1 +1,1 @@
-"""What ``scripts/fuzz`` is made of: an engine that mutates what has led to something new, and a module a target."""
+"""``scripts/fuzz``: the engine that mutates inputs, and one module for each target."""

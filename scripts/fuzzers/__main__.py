@@ -1,7 +1,7 @@
-"""scripts/fuzz: damaged and hostile bytes for everything that reads what others wrote; exit 1 where any escapes.
+"""scripts/fuzz: feed damaged and hostile bytes to every reader of foreign input; exit 1 after a find.
 
-The deep run is ``--seconds 600``. Each find is told with its traceback, and its bytes are written to a file: make a
-test of it. What a target promises stands in its module.
+The deep run is ``--seconds 600``. Each find is printed with its traceback, and its bytes are written to a file: make a
+test of it. Each target's module states its promise.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fuzzers.wires import Wires
 TARGETS: dict[str, Callable[[], Target]] = {
     each.name: each for each in (Manifests, Answers, Wires, Waits, Journals, Pictures)
 }
-#: More address space than this, and Python says MemoryError: a find.
+#: Limit of the address space. A MemoryError is a find.
 MOST_BYTES = 4 * 1024**3
 
 

@@ -1,4 +1,4 @@
-"""Whatever a provider sends: a reading, a ticket, a poll, a verdict, a line of the ledger; and nothing is raised."""
+"""A provider's answer: reading, ticket, poll, classification and ledger row raise nothing."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ _TABLES = [
 
 
 class Answers:
-    """Two bytes choose dialect, status, spec, packing and how it travelled; the rest is the body."""
+    """Two bytes choose dialect, status, spec, compression and lane, the rest is the body."""
 
     name = "answer"
 
@@ -203,7 +203,7 @@ class Answers:
 
 
 def _travelled(sent: bytes, packing: int) -> tuple[bytes, bool]:
-    """The body as the transport gives it: packed as announced, or not."""
+    """The body as the transport returns it, compressed as announced or otherwise."""
     coding, packed = (
         ("", sent),
         ("gzip", gzip.compress(sent, 1)),
@@ -248,5 +248,5 @@ def _filed(tables: Tables, outcome: Completed | Failed | None, attempt: object) 
 
 
 def _letters(message: str) -> str:
-    """What kind of message it is, whatever it quotes."""
+    """The first lower-case letters of a message. They stand for its kind."""
     return "".join(letter for letter in message if letter.isascii() and letter.islower())[:24]

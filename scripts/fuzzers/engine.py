@@ -1,6 +1,6 @@
-"""Mutates inputs and keeps those that led to an ending not seen before; whatever a target lets escape is a find.
+"""Mutate inputs and keep the ones with a new ending. An exception that a target raises is a find.
 
-Rule: the same seed and number of inputs make the same inputs.
+The same seed and number of inputs give the same inputs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol
 MOST_SECONDS = 10
 MOST_BYTES = 200_000
 CORPUS = 4_000
-#: Finds of one kind are told once; so many kinds, and the target has said enough.
+#: A target stops after this many kinds of finds. Each kind is reported once.
 MOST_FINDS = 20
 
 _NUMBERS = [b"0", b"-1", b"1e309", b"-0.0", b"NaN", b"Infinity", b"9" * 20, b"9" * 400, b"2147483648", b"1" + b"0" * 18]
@@ -51,7 +51,7 @@ _STRANGE = [
 
 
 class Target(Protocol):
-    """What is fuzzed. ``run`` returns a word for how the input ended; for what must not be it raises anything."""
+    """A reader under test. ``run`` returns a name for the ending of an input and raises if a promise is broken."""
 
     name: str
 
@@ -68,7 +68,7 @@ class TooSlow(Exception):
 
 @dataclass(slots=True)
 class Report:
-    """What came of one target."""
+    """The result for one target."""
 
     name: str
     inputs: int = 0
@@ -104,7 +104,7 @@ def _try(target: Target, content: bytes, report: Report) -> bool:
     try:
         with _Deadline():
             ending = target.run(content)
-    except Exception as fault:  # noqa: BLE001 - whatever escapes is what is looked for
+    except Exception as fault:  # noqa: BLE001 - every exception is a find
         ending = _where(fault)
         report.finds.setdefault(ending, (content, "".join(traceback.format_exception(fault))))
     is_new = ending not in report.endings
@@ -118,7 +118,7 @@ def _where(fault: Exception) -> str:
 
 
 class _Deadline:
-    """Interrupts what takes too long. Native code that never returns is cut off by whoever runs the script."""
+    """Interrupts what takes too long. The caller of the script must stop native code that never returns."""
 
     def __enter__(self) -> None:
         signal.signal(signal.SIGALRM, self._ring)

@@ -1,4 +1,4 @@
-"""A journal that a crash, a disk or a person has changed: what is read was written, or CheckpointDamaged says so."""
+"""A damaged journal: a reader returns only written records, or raises CheckpointDamaged."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _GROUPS: list[list[Entry]] = [
 
 
 class Journals:
-    """The first byte chooses: bytes as they are, or every line's checksum made right again (somebody edited it)."""
+    """The first byte chooses: bytes as they are, or every checksum corrected, as after an edit by hand."""
 
     name = "journal"
 
     def __init__(self) -> None:
-        memory = Path("/dev/shm")  # thousands of fsyncs: they are not what is looked at here
+        memory = Path("/dev/shm")  # thousands of fsyncs would only slow the target down
         self._folder = Path(tempfile.mkdtemp(prefix="fuzz-journal-", dir=memory if memory.is_dir() else None))
         self._bodies = [[encode(entry, lambda text: text) for entry in group] for group in _GROUPS]
         self._written = self._whole(self._bodies)
@@ -86,7 +86,7 @@ class Journals:
         return f"{len(scan.entries)} {'torn' if scan.torn_bytes else 'whole'} {self._recovered(output, path, raw)}"
 
     def _check_prefix(self, read: list[str], raw: bytes) -> None:
-        """Bytes that nobody summed again can end early, and that is all."""
+        """Without corrected checksums the journal may only end early."""
         lines = set(self._written.split(b"\n"))
         if all(line in lines for line in raw.split(b"\n")[: len(read) + 1]):
             assert read == self._entries[: len(read)], "something was read that was never written"
@@ -101,7 +101,7 @@ class Journals:
             assert path.read_bytes() == raw, "damage was changed"
             return type(fault).__name__
         assert not path.exists(), "the old segment stayed"
-        with open_store(output) as store:  # a second start finds what the first one left
+        with open_store(output) as store:  # a second start must find the same state
             store.recover(judge)
         return f"{found.completed} {found.failed} {len(found.tickets)} {len(found.ambiguous)} {len(sentences)}"
 

@@ -1,5 +1,4 @@
-"""Headers of images, references to them, and what a decoding process says: told from bytes alone, and never more than
-a fault of the row. No decoder runs here: ``scripts/corpus`` is for those."""
+"""Image headers, image references and replies of a decoder process. Hostile bytes raise a fault of the row at most."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ _ROOT = Path("/nowhere")
 
 
 class Pictures:
-    """The first byte chooses what the rest is: an image, a reference, or what a process says."""
+    """The first byte chooses the kind of the rest: an image, a reference, or a reply of a decoder."""
 
     name = "image"
 
@@ -97,7 +96,7 @@ def _image(content: bytes) -> str:
 
 
 def _check_plain(content: bytes, header: Header) -> None:
-    """What is sent as it is has the size that the limits were held against; stripped, it is as plain as before."""
+    """A plain image has the size of its header. Without metadata it is still plain."""
     assert header.format in (ImageFormat.JPEG, ImageFormat.PNG) and header.width and header.height
     try:
         with Image.open(BytesIO(content), formats=["JPEG", "PNG", "MPO"]) as image:
@@ -119,7 +118,7 @@ def _reference(text: str) -> str:
     ref = ImageRef(kind, text, "")
     shown, stamped = redact_reference(ref), stamp(ref, _ROOT, "content")
     for url in (f"https://u:{CANARY}@{text}", f"http://{text}?sig={CANARY}"):
-        shown_url = _SECRETS.mask(redact_url(url))  # as all that is written; the second: a query inside a query
+        shown_url = _SECRETS.mask(redact_url(url))  # as in every output; the second URL has a query inside a query
         assert CANARY not in shown_url, shown_url
     identity(ref, "content", None if kind is not ImageKind.PATH else "0" * 64)
     try:

@@ -1,5 +1,4 @@
-"""Parquet files to begin with: a column of every type there is, its ordinary values and its extreme ones, and images
-in every shape that a cell may have."""
+"""Parquet seed files: a column of every type with ordinary and extreme values, and images in every form of a cell."""
 
 from __future__ import annotations
 

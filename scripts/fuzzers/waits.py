@@ -1,4 +1,4 @@
-"""Retry-After and all the other ways to say how long to wait: a number of seconds that can be waited, or none."""
+"""Every form of Retry-After: a reader returns a finite number of seconds, or None."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DIALECTS = ("xai", "openrouter", "openai", "emulator")
 
 
 class Waits:
-    """``name: value`` lines, an empty line, then what the error's message says."""
+    """``name: value`` lines, an empty line, then the message of the error."""
 
     name = "retry-after"
 

@@ -1,4 +1,4 @@
-"""An answer's bytes as a server sends them: however they are cut into pieces, the same answer, and nothing raised."""
+"""The bytes of an answer: every way of cutting them gives the same answer and raises nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from batchvision.http.arrival import MOST_HEAD_BYTES, Arrival
 
 
 class Wires:
-    """The first byte chooses where the rest, all that a server says, is cut."""
+    """The first byte chooses the cut, the rest is the bytes of the server."""
 
     name = "wire"
 

@@ -1,4 +1,4 @@
-"""One night on a foreign server: 40 rows, a kill -9 in their midst, a rerun to the end, and what must hold."""
+"""Run 40 rows on a foreign server, kill the run with SIGKILL, rerun it, and check the output."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ SCHEMA = {
         "required": ["colour"],
     },
 }
-#: What a row may come to: a random model answers nonsense, says nothing, or does not end.
+#: The allowed failures: a random model answers nonsense, answers nothing, or does not end.
 KINDS_OF_FAILURE = {"truncated", "empty", "invalid_answer"}
 
 
 class NotSo(AssertionError):
-    """What must hold does not."""
+    """A check has failed."""
 
 
 def must(holds: object, says: str) -> None:
@@ -54,14 +54,14 @@ def must(holds: object, says: str) -> None:
 
 
 @dataclass(slots=True)
-class Night:
-    """A job in ``folder`` against ``relay``, and what its runs came to."""
+class ServerJob:
+    """A job in ``folder`` that sends its requests to ``relay``."""
 
     folder: Path
     relay: Relay
     server: Started
     mode: str
-    texts: list[str] = field(default_factory=list)  #: all that was written to stderr
+    texts: list[str] = field(default_factory=list)  #: stderr of every command
 
     def prepare(self) -> None:
         self.folder.mkdir(parents=True)
@@ -147,31 +147,31 @@ class Night:
         return {str(path): path.read_bytes() for path in found}
 
 
-def one_night(night: Night) -> str:
-    """Live through it. Returns a line of what came out; raises NotSo."""
-    night.prepare()
-    night.killed_run()
-    rerun = night.summary_of(night.call("run", "job.toml", "--json"))
-    results, failures, ledger = night.table("results"), night.table("failures"), night.table("attempts")
+def kill_and_rerun(job: ServerJob) -> str:
+    """Run, kill, rerun and check. Returns one line for the terminal; raises NotSo."""
+    job.prepare()
+    job.killed_run()
+    rerun = job.summary_of(job.call("run", "job.toml", "--json"))
+    results, failures, ledger = job.table("results"), job.table("failures"), job.table("attempts")
 
-    every_row_ends(night, rerun, results, failures)
-    answers_are_what_was_asked_for(night, results)
-    nothing_is_bought_twice(night, ledger)
+    every_row_ends(job, rerun, results, failures)
+    answers_are_what_was_asked_for(job, results)
+    nothing_is_bought_twice(job, ledger)
     costs_are_those_of_the_answers(rerun, ledger)
 
-    before = night.bytes_of_tables()
-    again = night.call("run", "job.toml", "--json", "--set", "limits.retry_failed=none")
-    must(night.summary_of(again)["requests_sent"] == 0, "a run with nothing to do has sent something")
-    must(night.bytes_of_tables() == before, "a run with nothing to do has changed a table")
-    verified = night.call("verify", "out")
+    before = job.bytes_of_tables()
+    again = job.call("run", "job.toml", "--json", "--set", "limits.retry_failed=none")
+    must(job.summary_of(again)["requests_sent"] == 0, "a run with nothing to do has sent something")
+    must(job.bytes_of_tables() == before, "a run with nothing to do has changed a table")
+    verified = job.call("verify", "out")
     must(verified.returncode == 0, f"verify: {verified.stdout[-500:]} {verified.stderr[-500:]}")
-    for text in night.texts:
+    for text in job.texts:
         must("Traceback" not in text and "fault in batchvision" not in text, f"a crash of ours: {text[-1500:]}")
-    return _line(night, rerun, ledger)
+    return _line(job, rerun, ledger)
 
 
 def every_row_ends(
-    night: Night, summary: Mapping[str, Any], results: list[dict[str, Any]], failures: list[dict[str, Any]]
+    job: ServerJob, summary: Mapping[str, Any], results: list[dict[str, Any]], failures: list[dict[str, Any]]
 ) -> None:
     done, failed = [row["row_id"] for row in results], [row["row_id"] for row in failures]
     must(sorted([*done, *failed]) == sorted(f"r{number}" for number in range(ROWS)), "a row is missing, or there twice")
@@ -182,23 +182,23 @@ def every_row_ends(
     must(summary["exit_code"] == (3 if failed else 0), f"exit {summary['exit_code']} with {len(failed)} failed rows")
 
 
-def answers_are_what_was_asked_for(night: Night, results: list[dict[str, Any]]) -> None:
+def answers_are_what_was_asked_for(job: ServerJob, results: list[dict[str, Any]]) -> None:
     for row in results:
         must(row["finish_reason"] not in (None, "length"), f"{row['row_id']} is no whole answer, and completed")
-        if night.mode == "labels":
+        if job.mode == "labels":
             must(row["answer_label"] in ("red", "green", "blue", "other"), f"label {row['answer_label']!r}")
-        elif night.mode == "schema":
+        elif job.mode == "schema":
             must(isinstance(row["answer_colour"], str), f"colour {row['answer_colour']!r}")
         else:
             must(row["output_text"].strip() and row["output_json"] is None, f"text {row['output_text']!r}")
 
 
-def nothing_is_bought_twice(night: Night, ledger: list[dict[str, Any]]) -> None:
-    """A second answer is for what was in flight at the kill, and is listed; or for one that said nothing."""
+def nothing_is_bought_twice(job: ServerJob, ledger: list[dict[str, Any]]) -> None:
+    """A row is bought twice only after an empty answer, or if it was in flight at the kill and is listed."""
     unsure = {row["row_id"] for row in ledger if row["state"] == "ambiguous"}
     silent = {row["row_id"] for row in ledger if row["error_kind"] == "empty"}
     must(len(unsure) <= IN_FLIGHT, f"{len(unsure)} rows are ambiguous, and {IN_FLIGHT} were in flight")
-    for row_id, times in night.relay.bought().items():
+    for row_id, times in job.relay.bought().items():
         most = 1 + (row_id in unsure) + (row_id in silent)
         mine = [
             (row["attempt"], row["state"], row["error_kind"], row["run_id"])
@@ -208,7 +208,7 @@ def nothing_is_bought_twice(night: Night, ledger: list[dict[str, Any]]) -> None:
         must(times <= most, f"{row_id} was bought {times} times, {most} at most is right: {sorted(mine)}")
     whole = [row for row in ledger if row["http_status"] == 200 and row["state"] != "ambiguous"]
     booked = Counter(row["row_id"] for row in whole)
-    bought = night.relay.bought()
+    bought = job.relay.bought()
     must(set(booked) == {f"r{number}" for number in range(ROWS)}, "a row has no answer in the ledger")
     must(all(booked[row] <= bought[row] for row in booked), "the ledger has answers that were never made")
     missing = sum(bought.values()) - sum(booked.values())
@@ -218,17 +218,17 @@ def nothing_is_bought_twice(night: Night, ledger: list[dict[str, Any]]) -> None:
 
 
 def costs_are_those_of_the_answers(summary: Mapping[str, Any], ledger: list[dict[str, Any]]) -> None:
-    """Unknown is unknown: a server that reports no cost, under a job without prices, has none in any row."""
+    """A cost is in the ledger only if the server reported it, because the job has no prices."""
     for row in ledger:
         if row["cost_ticks"] is not None:
             must(row["cost_source"] == "reported", f"a cost of {row['cost_ticks']} ticks from {row['cost_source']}")
 
 
-def _line(night: Night, summary: Mapping[str, Any], ledger: list[dict[str, Any]]) -> str:
+def _line(job: ServerJob, summary: Mapping[str, Any], ledger: list[dict[str, Any]]) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary["failures_by_kind"].items()) or "none failed"
     unsure = sum(row["state"] == "ambiguous" for row in ledger)
     told = sum(row["cost_source"] == "reported" for row in ledger)
-    bought, refused, broken = sum(night.relay.bought().values()), night.relay.refused(), night.relay.broken()
+    bought, refused, broken = sum(job.relay.bought().values()), job.relay.refused(), job.relay.broken()
     return (
         f"{summary['rows_completed']} completed, {kinds}; {bought} answers bought for {ROWS} rows, {unsure} in flight "
         f"at the kill, {refused} requests refused, {broken} answers broken off, {told} costs reported"
