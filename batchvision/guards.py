@@ -13,6 +13,7 @@ from batchvision.job import Job
 from batchvision.money import format_usd
 from batchvision.recipe import changed_keys, recipe_document
 from batchvision.records import Purpose, RunSummary
+from batchvision.wording import counted
 
 #: Keys of the recipe that are named in a message; more are counted.
 KEYS_NAMED = 4
@@ -26,7 +27,7 @@ class RebuyQuote(NamedTuple):
 
     def __str__(self) -> str:
         cost = "at an unknown price" if self.ticks is None else f"for about {format_usd(self.ticks)}"
-        return f"{self.requests:,} request{'' if self.requests == 1 else 's'}" + (f" {cost}" if self.requests else "")
+        return counted(self.requests, "request") + (f" {cost}" if self.requests else "")
 
 
 # ---------------------------------------------------------------------------------- the recipe
@@ -74,8 +75,8 @@ def recipe_words(
     keys = sorted({key for keys in changes for key in keys})
     named = ", ".join(keys[:KEYS_NAMED]) + (f" and {len(keys) - KEYS_NAMED} more" if len(keys) > KEYS_NAMED else "")
     words = [
-        f"{_rows(rows)} of this manifest {_was(rows)} paid for under another recipe ({named or 'it'} changed), and "
-        "would be asked again"
+        f"{counted(rows, 'row')} of this manifest {'was' if rows == 1 else 'were'} paid for under another recipe "
+        f"({named or 'it'} changed), and would be asked again"
     ]
     if changes and all(key.startswith("answer.") for key in keys):
         words.append(
@@ -108,8 +109,8 @@ def row_words(job: Job, found: Changes, columns: Sequence[str], redo: RebuyQuote
     named = ", ".join(columns[:KEYS_NAMED]) or "cells or images"
     return ". ".join(
         [
-            f"{found.changed:,} of {_rows(found.paid)} that were paid for have changed, more than manifest.max_changed "
-            f"({job.manifest.max_changed}) allows, and would be asked again: {named}",
+            f"{found.changed:,} of {counted(found.paid, 'row')} that were paid for have changed, more than "
+            f"manifest.max_changed ({job.manifest.max_changed}) allows, and would be asked again: {named}",
             "What does not change the image belongs into manifest.ignore_url_parameters",
             f"Type `--on-row-change redo` to ask them again: {redo}, new rows included",
             f"Or `--on-row-change keep` to keep the answers they have, as long as they stay changed: {keep}",
@@ -123,8 +124,8 @@ def row_words(job: Job, found: Changes, columns: Sequence[str], redo: RebuyQuote
 def empty_words(job: Job, rows: int) -> str:
     """A manifest without rows beside an output with answers."""
     return (
-        f"{job.manifest_path} has no rows, and {job.output_path} has paid answers of {_rows(rows)}: was it written to "
-        "its end? Nothing was changed. Type `--allow-empty` if it is meant to be empty"
+        f"{job.manifest_path} has no rows, and {job.output_path} has paid answers of {counted(rows, 'row')}: was it "
+        "written to its end? Nothing was changed. Type `--allow-empty` if it is meant to be empty"
     )
 
 
@@ -134,11 +135,3 @@ def missing_words(job: Job, images: LocalImages) -> str:
         f"none of the first {images.missing} local images to do can be found under manifest.root {job.root} (the first "
         f"is {images.example}): is the folder mounted? Correct manifest.root or the paths. Nothing was sent"
     )
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"
-
-
-def _was(count: int) -> str:
-    return "was" if count == 1 else "were"

@@ -248,11 +248,6 @@ def say(line: str, stream: TextIO) -> None:
         tqdm.tqdm.write(line, file=stream)
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 request``, ``2,000 requests``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def _copy(counters: Counters) -> Counters:
     from dataclasses import replace
 

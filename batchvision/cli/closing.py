@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from batchvision.errors import PAID_FAILURES
 from batchvision.money import bound_words, cost_words, format_usd
-from batchvision.progress import counted, duration
+from batchvision.progress import duration
 from batchvision.records import RunSummary
+from batchvision.wording import counted
 
 #: What to do about each kind of failed row (the closed set of DESIGN, a sentence each).
 ADVICE: dict[str, str] = {

@@ -47,7 +47,7 @@ def command(place: str, drop_superseded: bool, as_json: bool) -> int:
 
 def compacted_lines(output: Path, compacted: Compacted) -> Iterator[str]:
     """What became of the files, and what next."""
-    from batchvision.progress import counted
+    from batchvision.wording import counted
 
     if compacted.files_after == compacted.files_before and not compacted.superseded:
         yield f"{output}: nothing to merge: {_files(sum(compacted.files_after.values()))}, and few enough"
@@ -65,7 +65,7 @@ def compacted_lines(output: Path, compacted: Compacted) -> Iterator[str]:
 
 
 def _files(number: int) -> str:
-    from batchvision.progress import counted
+    from batchvision.wording import counted
 
     return counted(number, "file")
 

@@ -213,7 +213,8 @@ def _cost_words(drawn: Plan) -> str:
 def pilot_lines(told: Pilot, concurrency: int) -> Iterator[str]:
     """The pilot in words; the sweep is a table of its own."""
     from batchvision.money import cost_words, format_usd
-    from batchvision.progress import counted, duration
+    from batchvision.progress import duration
+    from batchvision.wording import counted
 
     if not told.wanted:
         yield "pilot     nothing to ask"

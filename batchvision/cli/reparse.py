@@ -43,8 +43,8 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
 
 def reparsed_lines(reparsed: Reparsed, again: str) -> Iterator[str]:
     """What happened to the rows, and what to type for those that are left."""
-    from batchvision.progress import counted
     from batchvision.reparse.reading import Why
+    from batchvision.wording import counted
 
     none, not_kept, changed, unfit = (reparsed.without[why] for why in Why)
     published = counted(reparsed.published, "row")

@@ -14,9 +14,9 @@ from batchvision.checkpoint.lineage import Name
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, holder_at_work
 from batchvision.errors import CheckpointDamaged
 from batchvision.money import bound_words
-from batchvision.progress import counted
 from batchvision.records import Intent
 from batchvision.verify.findings import Finding, note, ok, wrong
+from batchvision.wording import counted
 
 TOPIC, OPEN = "journal", "open"
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from batchvision.errors import JobInvalid
 from batchvision.money import cost_words, format_usd
-from batchvision.progress import counted
 from batchvision.providers import Dialect, dialect
 from batchvision.records import AttemptState, RawAnswer
 from batchvision.spending import is_of_unknown_cost
 from batchvision.verify.findings import Finding, note, ok, wrong
+from batchvision.wording import counted
 
 TOPIC = "ledger"
 _READ = (

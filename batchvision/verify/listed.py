@@ -12,10 +12,10 @@ from batchvision.checkpoint.manifest_index import index_paths
 from batchvision.checkpoint.parts import batches_of
 from batchvision.checkpoint.summaries import load_recipe, read_latest, read_summary, summary_paths
 from batchvision.errors import CheckpointDamaged, DiskFailed
-from batchvision.progress import counted
 from batchvision.records import RunSummary
 from batchvision.secrets import MASK
 from batchvision.verify.findings import Finding, note, ok, wrong
+from batchvision.wording import counted
 
 _NAMED = 5
 

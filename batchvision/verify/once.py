@@ -14,10 +14,10 @@ import pyarrow as pa
 from batchvision.checkpoint.parts import FAILURES_TABLE, batches_of, part_paths
 from batchvision.errors import CheckpointDamaged
 from batchvision.money import format_usd
-from batchvision.progress import counted
 from batchvision.verify.findings import Finding, note, ok, wrong
 from batchvision.verify.hashes import common, int64_column, joined, places, repeated, sums_that_differ
 from batchvision.verify.tables import ATTEMPTS_TABLE, RESULTS_TABLE, SENT, Tables
+from batchvision.wording import counted
 
 Key = tuple[str, str]
 KEY = ("row_id", "request_key")

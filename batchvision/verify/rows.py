@@ -22,13 +22,13 @@ from batchvision.job import Job
 from batchvision.keys import request_key
 from batchvision.plan import standing_of
 from batchvision.prepare import identities, payloads_of
-from batchvision.progress import counted
 from batchvision.recipe import recipe_from_document
 from batchvision.records import Row, RunSummary
 from batchvision.verify.findings import Finding, note, ok, wrong
 from batchvision.verify.hashes import hash_of
 from batchvision.verify.journals import ShardJournal
 from batchvision.verify.tables import RESULTS_TABLE, Tables
+from batchvision.wording import counted
 
 TOPIC = "manifest"
 

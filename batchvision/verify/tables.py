@@ -36,13 +36,13 @@ from batchvision.checkpoint.schema import (
     results_schema,
 )
 from batchvision.errors import CheckpointDamaged
-from batchvision.progress import counted
 from batchvision.verify.findings import Finding, note, ok, wrong
 from batchvision.verify.hashes import Hashes, joined
 from batchvision.verify.journals import ShardJournal
 from batchvision.verify.ledger import Reread
 from batchvision.verify.listed import Runs
 from batchvision.verify.merged import Merged, read_merged
+from batchvision.wording import counted
 
 RESULTS_TABLE, ATTEMPTS_TABLE = "results", "attempts"
 #: Answers that repeat another one, so that no attempt of their own stands behind their cost.

@@ -33,11 +33,12 @@ from batchvision.pilot.interval import Interval
 from batchvision.plan import Plan
 from batchvision.plan.counting import ImageCounts, RequestTotals, RowCounts
 from batchvision.pricelist import PriceQuote
-from batchvision.progress import counted, say
+from batchvision.progress import say
 from batchvision.providers import ModelListing
 from batchvision.records import TICKS_PER_USD, Lane
 from batchvision.spending import Kind, Spending, Sum
 from batchvision.status import OutputStatus, Tokens
+from batchvision.wording import counted
 
 # ---------------------------------------------------------------------------------- plan
 

@@ -26,6 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "interruption",
             "secrets",
             "stopping",
+            "wording",
             "wakeup",
         }
     ),
