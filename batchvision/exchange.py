@@ -409,7 +409,7 @@ class Exchanges:
 
     def _is_unknown_here(self, exchange: Exchange, raw: RawAnswer) -> bool:
         """Whether a 404 says nothing of the work: no poll can have read the ticket, and its lifetime is not over."""
-        age = raw.received_at - (exchange.ticket_at or exchange.intent.sent_at)
+        age = raw.received_at - exchange.accepted_at
         is_known = raw.status not in (404, 410) or age >= TICKET_LIFETIME
         return not is_known and self._store.is_unread(exchange.intent.exchange_id)
 
@@ -511,7 +511,7 @@ class Exchanges:
         counters.cost_ticks += usage.cost_ticks or 0
         counters.unknown_cost += has_unknown_cost(verdict.attempt)
         if verdict.attempt.state is AttemptState.AMBIGUOUS:
-            self._ambiguous_rows.add(row_digest(verdict.attempt.row_id, ""))
+            self._ambiguous_rows.add(row_digest(verdict.attempt.intent.row_id, ""))
             counters.rows_ambiguous = len(self._ambiguous_rows)
             counters.ambiguous_ticks += verdict.attempt.bound_ticks or 0
             counters.unbounded += verdict.attempt.bound_ticks is None

@@ -39,7 +39,7 @@ class OpenTickets(NamedTuple):
         for exchange in tickets:
             if exchange.intent.provider == provider and exchange.ticket_place in (None, place):
                 here.append(exchange)
-            elif now - given_at(exchange) < TICKET_LIFETIME:
+            elif now - exchange.accepted_at < TICKET_LIFETIME:
                 elsewhere.append(exchange)
             else:
                 expired.append(_expired(exchange, now))
@@ -55,7 +55,7 @@ class OpenTickets(NamedTuple):
         if self.here:
             yield f"{len(self.here)} tickets of earlier runs are open and will be collected"
         for where, count in sorted(Counter(map(_named_place, self.elsewhere)).items()):
-            last = min(given_at(each) for each in self.elsewhere if _named_place(each) == where) + TICKET_LIFETIME
+            last = min(each.accepted_at for each in self.elsewhere if _named_place(each) == where) + TICKET_LIFETIME
             yield (
                 f"{count} open tickets were given by {where} and wait there until {last:%Y-%m-%d %H:%M} UTC: a run "
                 "with that provider and base_url collects them; later they are booked as expired"
@@ -65,11 +65,6 @@ class OpenTickets(NamedTuple):
                 f"{len(self.expired)} tickets of another provider or base_url were never collected and have expired; "
                 "they may have been billed"
             )
-
-
-def given_at(exchange: Exchange) -> datetime:
-    """When the ticket was given."""
-    return exchange.ticket_at or exchange.intent.sent_at
 
 
 def _named_place(exchange: Exchange) -> str:

@@ -152,25 +152,12 @@ class Judge:
         intent = exchange.intent
         checked = check_answer(self._recipe(intent.recipe_id).answer, answer.text)
         completed = Completed(
-            row_id=intent.row_id,
-            request_key=intent.request_key,
-            recipe_id=intent.recipe_id,
-            skip_key=intent.skip_key,
-            output_text=answer.text,
-            output_json=checked.output_json,
-            answer=answer,
-            answer_columns=self._columns(checked, answer.text, thoughts),
-            provider=intent.provider,
-            model_requested=intent.model_requested,
-            lane=intent.lane,
-            attempt_count=intent.attempt,
+            intent,
+            answer,
+            checked.output_json,
+            self._columns(checked, answer.text, thoughts),
             row_cost_ticks=_row_cost(exchange, answer),
-            image_ref=intent.image_ref,
-            image_sha256=intent.image_sha256,
-            started_at=intent.sent_at,
             finished_at=raw.received_at,
-            run_id=intent.run_id,
-            keep=intent.keep,
         )
         return Verdict(_attempt(exchange, AttemptState.OK, answer, None), completed, None, None)
 
@@ -219,7 +206,7 @@ class Judge:
             runs_failed=runs_failed,
             quarantined=runs_failed >= self._quarantine_after_runs,
             last_output_text=answer.text or None,
-            failed_at=_end_of(exchange) or intent.sent_at,
+            failed_at=exchange.ended_at or intent.sent_at,
             run_id=intent.run_id,
             keep=intent.keep,
             at_provider=fault.at_provider or said_by_provider,
@@ -238,7 +225,7 @@ def _given_up(exchange: Exchange, raw: RawAnswer) -> Truncated | None:
 
 def _gone(exchange: Exchange, now: datetime, said: str) -> RowFault:
     """A ticket the provider does not know: by its age, its one-time answer was read, or has been discarded."""
-    age = now - (exchange.ticket_at or exchange.intent.sent_at)
+    age = now - exchange.accepted_at
     if age < TICKET_LIFETIME:
         return LostAfterRead(f"ticket {exchange.ticket} is gone {age} after it was given: {said}")
     return Expired(f"ticket {exchange.ticket} is {age} old, and answers are kept for 24 hours: {said}")
@@ -273,27 +260,15 @@ def _state(exchange: Exchange, error: BatchvisionError, answer: Answer, otherwis
 
 
 def _attempt(exchange: Exchange, state: AttemptState, answer: Answer, error: BatchvisionError | None) -> Attempt:
-    intent, raw = exchange.intent, exchange.answer
-    is_uncertain = state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ)
+    may_be_billed = state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ)
+    is_unknown = may_be_billed or _is_untold(exchange.answer, answer, error)
     return Attempt(
-        row_id=intent.row_id,
-        request_key=intent.request_key,
-        recipe_id=intent.recipe_id,
-        attempt=intent.attempt,
-        lane=intent.lane,
-        state=state,
-        http_status=None if raw is None else raw.status,
+        exchange,
+        answer,
+        state,
         error_kind=None if error is None else error.kind,
         error_message=None if error is None else _shortened(error),
-        ticket=exchange.ticket,
-        provider=intent.provider,
-        answer=answer,
-        bound_ticks=intent.bound_ticks if is_uncertain or _is_untold(raw, answer, error) else None,
-        sent_at=intent.sent_at,
-        received_at=_end_of(exchange),
-        run_id=intent.run_id,
-        raw_answer=None if raw is None else raw.body.decode("utf-8", "replace"),
-        keep=intent.keep,
+        bound_ticks=exchange.intent.bound_ticks if is_unknown else None,
     )
 
 
@@ -301,12 +276,6 @@ def _is_untold(raw: RawAnswer | None, answer: Answer, error: BatchvisionError | 
     """Whether the model has answered, and nobody knows at what cost: it neither says it nor its tokens."""
     is_answer = raw is not None and 200 <= raw.status < 300 and not isinstance(error, Transient | StopRun)
     return is_answer and answer.usage.cost_ticks is None
-
-
-def _end_of(exchange: Exchange) -> datetime | None:
-    if exchange.answer is not None:
-        return exchange.answer.received_at
-    return None if exchange.ended is None else exchange.ended.at
 
 
 def _row_cost(exchange: Exchange, answer: Answer) -> int:
@@ -326,18 +295,17 @@ def shared(outcome: Outcome, follower: Request, keep_names: tuple[str, ...], run
     keep = dict(zip(keep_names, follower.keep, strict=True))
     match outcome:
         case Completed():
-            return outcome._replace(
+            intent = outcome.intent._replace(
                 row_id=follower.row_id,
                 skip_key=follower.skip_key,
-                answer=outcome.answer._replace(usage=_free(outcome.answer.usage)),
-                attempt_count=0,
-                row_cost_ticks=0,
+                attempt=0,
                 image_ref=follower.image_ref,
                 image_sha256=follower.image_sha256,
                 run_id=run_id,
-                updated_at=now,
                 keep=keep,
             )
+            answer = outcome.answer._replace(usage=_free(outcome.answer.usage))
+            return outcome._replace(intent=intent, answer=answer, row_cost_ticks=0, updated_at=now)
         case Failed():
             return replace(
                 outcome,

@@ -59,7 +59,7 @@ class Spending:
 
     def take(self, attempt: Attempt) -> None:
         usage = attempt.answer.usage
-        day = attempt.sent_at.astimezone(self._zone).date().isoformat()
+        day = attempt.intent.sent_at.astimezone(self._zone).date().isoformat()
         kind = Kind(attempt.state, attempt.error_kind, attempt.answer.model, day)
         is_unknown = has_unknown_cost(attempt)
         is_unbounded = attempt.bound_ticks is None and (is_unknown or attempt.state in UNCLEAR)

@@ -69,53 +69,21 @@ def an_answer(body: bytes = b"fine", status: int = 200, **headers: str) -> RawAn
     return RawAnswer(status, headers, body, START + timedelta(seconds=2))
 
 
-def an_attempt(intent: Intent, state: AttemptState = AttemptState.OK, **changes: Any) -> Attempt:
-    attempt = Attempt(
-        row_id=intent.row_id,
-        request_key=intent.request_key,
-        recipe_id=intent.recipe_id,
-        attempt=intent.attempt,
-        lane=intent.lane,
-        state=state,
-        http_status=None,
-        error_kind=None,
-        error_message=None,
-        ticket=None,
-        provider=intent.provider,
-        answer=Answer(),
-        bound_ticks=None,
-        sent_at=intent.sent_at,
-        received_at=None,
-        run_id=intent.run_id,
-        raw_answer=None,
-        keep=intent.keep,
-    )
-    return attempt._replace(**changes)
+def an_attempt(of: Intent | Exchange, state: AttemptState = AttemptState.OK, **changes: Any) -> Attempt:
+    exchange = of if isinstance(of, Exchange) else Exchange(of)
+    return Attempt(exchange, Answer(), state)._replace(**changes)
 
 
 def a_completed(
     intent: Intent, text: str = "fine", values: Mapping[str, Any] | None = None, **changes: Any
 ) -> Completed:
     completed = Completed(
-        row_id=intent.row_id,
-        request_key=intent.request_key,
-        recipe_id=intent.recipe_id,
-        skip_key=intent.skip_key,
-        output_text=text,
+        intent,
+        Answer(text=text, usage=Usage(10, 5, 0, 3, 1, COST_TICKS, "reported")),
         output_json=None,
-        answer=Answer(text=text, usage=Usage(10, 5, 0, 3, 1, COST_TICKS, "reported")),
         answer_columns=values or {},
-        provider=intent.provider,
-        model_requested=intent.model_requested,
-        lane=intent.lane,
-        attempt_count=intent.attempt,
         row_cost_ticks=intent.cost_before_ticks + COST_TICKS,
-        image_ref=intent.image_ref,
-        image_sha256=intent.image_sha256,
-        started_at=intent.sent_at,
         finished_at=START + timedelta(seconds=2),
-        run_id=intent.run_id,
-        keep=intent.keep,
     )
     return completed._replace(**changes)
 
@@ -145,24 +113,19 @@ def judge(exchange: Exchange) -> Verdict:
     """By the answer's status: 200 completes, 4xx fails, 5xx and an end are tried again; nothing at all is ambiguous."""
     intent, raw, ended = exchange.intent, exchange.answer, exchange.ended
     if raw is None and ended is None:
-        unsure = an_attempt(intent, AttemptState.AMBIGUOUS, error_kind="interrupted", bound_ticks=intent.bound_ticks)
-        return Verdict(unsure._replace(ticket=exchange.ticket), None)
+        changes = {"error_kind": "interrupted", "bound_ticks": intent.bound_ticks}
+        return Verdict(an_attempt(exchange, AttemptState.AMBIGUOUS, **changes), None)
     if raw is None:
         assert ended is not None
-        changes = {"error_kind": ended.kind, "error_message": ended.message, "received_at": ended.at}
-        return Verdict(an_attempt(intent, AttemptState.RETRIED, **changes), None)
-    seen = {
-        "http_status": raw.status,
-        "received_at": raw.received_at,
-        "raw_answer": raw.body.decode("utf-8", "replace"),
-    }
+        changes = {"error_kind": ended.kind, "error_message": ended.message}
+        return Verdict(an_attempt(exchange, AttemptState.RETRIED, **changes), None)
     if raw.status == 200:
         text = raw.body.decode("utf-8", "replace")
         completed = a_completed(intent, text, {"answer_score": 0.5}, finished_at=raw.received_at)
-        return Verdict(an_attempt(intent, ticket=exchange.ticket, answer=completed.answer, **seen), completed)
+        return Verdict(an_attempt(exchange, answer=completed.answer), completed)
     if raw.status < 500:
-        return Verdict(an_attempt(intent, AttemptState.FAILED, error_kind="request_rejected", **seen), a_failed(intent))
-    return Verdict(an_attempt(intent, AttemptState.RETRIED, error_kind="server_error", **seen), None)
+        return Verdict(an_attempt(exchange, AttemptState.FAILED, error_kind="request_rejected"), a_failed(intent))
+    return Verdict(an_attempt(exchange, AttemptState.RETRIED, error_kind="server_error"), None)
 
 
 async def ask(store: Store, intent: Intent, raw: RawAnswer) -> Verdict:

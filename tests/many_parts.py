@@ -57,7 +57,9 @@ def answered(output: Path, *sealed: Sequence[Completed]) -> Path:
     tables = Tables("night", COLUMNS, lambda text: text)
     for seq, answers in enumerate(sealed, 1):
         seal(LocalDisk(), output, dated_path("results", "0of1", "run1", START, seq), tables.results(answers))
-        ledger = [an_attempt(an_intent(int(answer.row_id[3:]), recipe_id=answer.recipe_id)) for answer in answers]
+        ledger = [
+            an_attempt(an_intent(int(answer.row_id[3:]), recipe_id=answer.intent.recipe_id)) for answer in answers
+        ]
         seal(LocalDisk(), output, dated_path("attempts", "0of1", "run1", START, seq), tables.attempts(ledger))
     return output
 

@@ -44,7 +44,8 @@ def end_of(verdict: Verdict) -> EndedWithout | None:
     attempt, outcome = verdict.attempt, verdict.outcome
     if attempt.error_kind not in ROW_FAULTS and attempt.error_kind not in TRANSIENTS:
         return None
-    at = outcome.failed_at if isinstance(outcome, Failed) else attempt.received_at or attempt.sent_at
+    exchange = attempt.exchange
+    at = outcome.failed_at if isinstance(outcome, Failed) else exchange.ended_at or exchange.intent.sent_at
     return EndedWithout(attempt.error_kind, attempt.error_message or "", at)
 
 

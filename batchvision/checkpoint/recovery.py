@@ -76,7 +76,7 @@ def replay(path: Path, books: Books, judge: Callable[[Exchange], Verdict], hold:
             continue
         verdict = judge(books.open[exchange_id])
         books.book(exchange_id, verdict, hold=hold and is_unclear(verdict))
-        if Purpose.SWEEP.has_made(verdict.attempt.run_id):
+        if Purpose.SWEEP.has_made(verdict.attempt.intent.run_id):
             continue
         completed += isinstance(verdict.outcome, Completed)
         failed += isinstance(verdict.outcome, Failed)

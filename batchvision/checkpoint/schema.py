@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import pyarrow as pa
 
 from batchvision.checkpoint.cells import MONEY, TIMESTAMP, array_of, caster, cell_of, usd_of
-from batchvision.records import Answer, Attempt, Completed, Failed, Lane, Usage
+from batchvision.records import Answer, Attempt, Completed, Failed, Intent, Lane, Tries, Usage
 
 TABLE_VERSION = 1
 ERROR_MESSAGE_CHARACTERS = 500
@@ -46,7 +46,7 @@ class Column(NamedTuple, Generic[R]):
 
 
 def _milliseconds(row: Completed) -> int:
-    return max(0, round((row.finished_at - row.started_at).total_seconds() * 1000))
+    return max(0, round((row.finished_at - row.intent.sent_at).total_seconds() * 1000))
 
 
 #: What an answer took, in both tables.
@@ -62,31 +62,31 @@ _USAGE: tuple[Column[Any], ...] = (
 
 RESULTS: tuple[Column[Completed], ...] = (
     Column("job", _STRING, None),
-    Column("row_id", _STRING, attrgetter("row_id")),
-    Column("request_key", _STRING, attrgetter("request_key")),
-    Column("recipe_id", _STRING, attrgetter("recipe_id")),
-    Column("output_text", _STRING, attrgetter("output_text")),
+    Column("row_id", _STRING, attrgetter("intent.row_id")),
+    Column("request_key", _STRING, attrgetter("intent.request_key")),
+    Column("recipe_id", _STRING, attrgetter("intent.recipe_id")),
+    Column("output_text", _STRING, attrgetter("answer.text")),
     Column("output_json", _STRING, attrgetter("output_json")),
     Column("finish_reason", _STRING, attrgetter("answer.finish_reason")),
-    Column("provider", _STRING, attrgetter("provider")),
+    Column("provider", _STRING, attrgetter("intent.provider")),
     Column("upstream_provider", _STRING, attrgetter("answer.upstream_provider")),
-    Column("model_requested", _STRING, attrgetter("model_requested")),
+    Column("model_requested", _STRING, attrgetter("intent.model_requested")),
     Column("model", _STRING, attrgetter("answer.model")),
-    Column("lane", _STRING, attrgetter("lane")),
-    Column("attempt_count", _INT32, attrgetter("attempt_count")),
+    Column("lane", _STRING, attrgetter("intent.lane")),
+    Column("attempt_count", _INT32, attrgetter("intent.attempt")),
     *_USAGE,
     Column("row_cost_ticks", _INT64, attrgetter("row_cost_ticks")),
     Column("cost_source", _STRING, attrgetter("answer.usage.cost_source")),
-    Column("image_ref", _TEXTS, attrgetter("image_ref")),
-    Column("image_sha256", _TEXTS, attrgetter("image_sha256")),
-    Column("skip_key", _STRING, attrgetter("skip_key")),
+    Column("image_ref", _TEXTS, attrgetter("intent.image_ref")),
+    Column("image_sha256", _TEXTS, attrgetter("intent.image_sha256")),
+    Column("skip_key", _STRING, attrgetter("intent.skip_key")),
     Column("provider_request_id", _STRING, attrgetter("answer.provider_request_id")),
     Column("system_fingerprint", _STRING, attrgetter("answer.system_fingerprint")),
-    Column("started_at", TIMESTAMP, attrgetter("started_at")),
+    Column("started_at", TIMESTAMP, attrgetter("intent.sent_at")),
     Column("finished_at", TIMESTAMP, attrgetter("finished_at")),
     Column("updated_at", TIMESTAMP, lambda r: r.updated_at or r.finished_at),  # no clock: a replay writes the same
     Column("latency_ms", _INT64, _milliseconds),
-    Column("run_id", _STRING, attrgetter("run_id")),
+    Column("run_id", _STRING, attrgetter("intent.run_id")),
     Column("table_version", _INT32, lambda r: TABLE_VERSION),
 )
 
@@ -110,17 +110,17 @@ FAILURES: tuple[Column[Failed], ...] = (
 
 ATTEMPTS: tuple[Column[Attempt], ...] = (
     Column("job", _STRING, None),
-    Column("row_id", _STRING, attrgetter("row_id")),
-    Column("request_key", _STRING, attrgetter("request_key")),
-    Column("recipe_id", _STRING, attrgetter("recipe_id")),
-    Column("attempt", _INT32, attrgetter("attempt")),
-    Column("lane", _STRING, attrgetter("lane")),
+    Column("row_id", _STRING, attrgetter("intent.row_id")),
+    Column("request_key", _STRING, attrgetter("intent.request_key")),
+    Column("recipe_id", _STRING, attrgetter("intent.recipe_id")),
+    Column("attempt", _INT32, attrgetter("intent.attempt")),
+    Column("lane", _STRING, attrgetter("intent.lane")),
     Column("state", _STRING, attrgetter("state")),
     Column("http_status", _INT32, attrgetter("http_status")),
     Column("error_kind", _STRING, attrgetter("error_kind")),
     Column("error_message", _STRING, attrgetter("error_message"), ERROR_MESSAGE_CHARACTERS),
-    Column("ticket", _STRING, attrgetter("ticket")),
-    Column("provider", _STRING, attrgetter("provider")),
+    Column("ticket", _STRING, attrgetter("exchange.ticket")),
+    Column("provider", _STRING, attrgetter("intent.provider")),
     Column("upstream_provider", _STRING, attrgetter("answer.upstream_provider")),
     Column("model", _STRING, attrgetter("answer.model")),
     Column("provider_request_id", _STRING, attrgetter("answer.provider_request_id")),
@@ -129,10 +129,10 @@ ATTEMPTS: tuple[Column[Attempt], ...] = (
     Column("cost_source", _STRING, attrgetter("answer.usage.cost_source")),
     Column("bound_ticks", _INT64, attrgetter("bound_ticks")),
     Column("service_tier", _STRING, attrgetter("answer.service_tier")),
-    Column("sent_at", TIMESTAMP, attrgetter("sent_at")),
-    Column("received_at", TIMESTAMP, attrgetter("received_at")),
+    Column("sent_at", TIMESTAMP, attrgetter("intent.sent_at")),
+    Column("received_at", TIMESTAMP, attrgetter("exchange.ended_at")),
     Column("latency_ms", _INT64, attrgetter("latency_ms")),
-    Column("run_id", _STRING, attrgetter("run_id")),
+    Column("run_id", _STRING, attrgetter("intent.run_id")),
     Column("raw_answer", _STRING, attrgetter("raw_answer")),
 )
 
@@ -170,7 +170,7 @@ class Tables:
 
     def results(self, rows: Sequence[Completed]) -> pa.Table:
         arrays = self._fixed(RESULTS, rows)
-        arrays += self._more(self.columns.keep, [row.keep for row in rows])
+        arrays += self._more(self.columns.keep, [row.intent.keep for row in rows])
         arrays += self._more(self.columns.answers, [row.answer_columns for row in rows])
         return pa.Table.from_arrays(arrays, schema=results_schema(self.columns))
 
@@ -180,7 +180,7 @@ class Tables:
 
     def attempts(self, rows: Sequence[Attempt]) -> pa.Table:
         fixed = ATTEMPTS if self.keep_raw else (*ATTEMPTS[:-1], ATTEMPTS[-1]._replace(value=lambda row: None))
-        arrays = self._fixed(fixed, rows) + self._more(self.columns.keep, [row.keep for row in rows])
+        arrays = self._fixed(fixed, rows) + self._more(self.columns.keep, [row.intent.keep for row in rows])
         return pa.Table.from_arrays(arrays, schema=attempts_schema(self.columns))
 
     def _fixed(self, fixed: Sequence[Column[R]], rows: Sequence[R]) -> list[pa.Array]:
@@ -240,24 +240,34 @@ def failures_of(table: pa.Table) -> Iterator[Failed]:
         )
 
 
-_SAME_NAME = tuple(
-    name
-    for name in Completed._fields
-    if name in {column.name for column in RESULTS} and name not in ("lane", "image_ref", "image_sha256")
-)
+_OF_INTENT = ("row_id", "request_key", "recipe_id", "skip_key", "run_id", "provider", "model_requested")
 _OF_ANSWER = ("finish_reason", "model", "upstream_provider", "provider_request_id", "system_fingerprint")
 
 
 def completed_of(table: pa.Table, columns: Columns) -> Iterator[Completed]:
-    """The records of a ``results`` table."""
+    """The records of a ``results`` table; of their intents, the part that the table holds."""
     for row in table.to_pylist():
         usage = Usage(**{name: row[name] for name in Usage._fields})
-        yield Completed(
-            **{name: row[name] for name in _SAME_NAME},
+        intent = Intent(
+            exchange_id="",
+            **{name: row[name] for name in _OF_INTENT},
             lane=Lane(row["lane"]),
-            answer=Answer(row["output_text"], usage=usage, **{name: row[name] for name in _OF_ANSWER}),
-            answer_columns={name: row[name] for name, _ in columns.answers if row.get(name) is not None},
+            attempt=row["attempt_count"],
+            tries=Tries(),
+            bound_ticks=None,
+            cost_before_ticks=0,
+            runs_failed=0,
+            sent_at=row["started_at"],
             image_ref=tuple(row["image_ref"]),
             image_sha256=tuple(row["image_sha256"]),
             keep={name: cell_of(row.get(name)) for name, _ in columns.keep},
+        )
+        yield Completed(
+            intent,
+            Answer(row["output_text"], usage=usage, **{name: row[name] for name in _OF_ANSWER}),
+            row["output_json"],
+            answer_columns={name: row[name] for name, _ in columns.answers if row.get(name) is not None},
+            row_cost_ticks=row["row_cost_ticks"],
+            finished_at=row["finished_at"],
+            updated_at=row["updated_at"],
         )

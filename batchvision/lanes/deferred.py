@@ -198,10 +198,6 @@ class TicketQueue:
             self._earlier_due.tell()
 
 
-def _accepted_at(exchange: Exchange) -> datetime:
-    return exchange.ticket_at or exchange.intent.sent_at
-
-
 class DeferredLane:
     """Hand in, poll, read once."""
 
@@ -229,8 +225,8 @@ class DeferredLane:
         """Collect what earlier runs left, then submit the rows and collect their answers as they come."""
         with rows:
             self._queue.open()
-            for exchange in sorted(tickets, key=_accepted_at):
-                age = self._now() - _accepted_at(exchange)
+            for exchange in sorted(tickets, key=lambda exchange: exchange.accepted_at):
+                age = self._now() - exchange.accepted_at
                 self._queue.add_earlier(self._delivery.adopt(exchange), max(0.0, age.total_seconds()))
             self._not_asked_yet = len(tickets)
             await self._with_pollers(self._ask_once)

@@ -8,7 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from batchvision.records.asked import Cell, Lane
+from batchvision.records.asked import Cell
+from batchvision.records.durable import Exchange, Intent
 
 
 class Usage(NamedTuple):
@@ -59,57 +60,63 @@ class AttemptState(StrEnum):
 
 
 class Attempt(NamedTuple):
-    """One row of the attempts ledger."""
+    """One row of the attempts ledger: an exchange, its answer as read, and how it ended."""
 
-    row_id: str
-    request_key: str
-    recipe_id: str
-    attempt: int
-    lane: Lane
-    state: AttemptState
-    http_status: int | None
-    error_kind: str | None
-    error_message: str | None
-    ticket: str | None
-    provider: str
+    exchange: Exchange
     answer: Answer
-    bound_ticks: int | None  #: set where no cost is known of what may have been billed: what it cost at most
-    sent_at: datetime
-    received_at: datetime | None
-    run_id: str
-    raw_answer: str | None
-    keep: Mapping[str, Cell]
+    state: AttemptState
+    error_kind: str | None = None
+    error_message: str | None = None
+    bound_ticks: int | None = None  #: the most it can have cost; set if it may have been billed at an unknown cost
+
+    @property
+    def intent(self) -> Intent:
+        return self.exchange.intent
+
+    @property
+    def http_status(self) -> int | None:
+        raw = self.exchange.answer
+        return None if raw is None else raw.status
+
+    @property
+    def raw_answer(self) -> str | None:
+        raw = self.exchange.answer
+        return None if raw is None else raw.body.decode("utf-8", "replace")
 
     @property
     def latency_ms(self) -> int | None:
-        if self.received_at is None:
+        ended_at = self.exchange.ended_at
+        if ended_at is None:
             return None
-        return max(0, round((self.received_at - self.sent_at).total_seconds() * 1000))
+        return max(0, round((ended_at - self.intent.sent_at).total_seconds() * 1000))
 
 
 class Completed(NamedTuple):
-    """A row of ``results``. ``answer_columns``: the typed values by column name (``answer_label`` ...)."""
+    """A row of ``results``: the intent of the attempt that completed it, and the answer, read and checked.
 
-    row_id: str
-    request_key: str
-    recipe_id: str
-    skip_key: str
-    output_text: str
-    output_json: str | None
+    ``answer_columns`` holds the typed values by column name (``answer_label`` ...). The intent of a row without an
+    attempt of its own (a shared answer) has ``attempt`` 0.
+    """
+
+    intent: Intent
     answer: Answer
+    output_json: str | None
     answer_columns: Mapping[str, Any]
-    provider: str
-    model_requested: str
-    lane: Lane
-    attempt_count: int
     row_cost_ticks: int
-    image_ref: tuple[str, ...]
-    image_sha256: tuple[str | None, ...]
-    started_at: datetime
     finished_at: datetime
-    run_id: str
-    keep: Mapping[str, Cell]
-    updated_at: datetime | None = None  #: None: when it finished; set where an older answer is read again
+    updated_at: datetime | None = None  #: set for an older answer that was read again; None: ``finished_at``
+
+    @property
+    def row_id(self) -> str:
+        return self.intent.row_id
+
+    @property
+    def request_key(self) -> str:
+        return self.intent.request_key
+
+    @property
+    def skip_key(self) -> str:
+        return self.intent.skip_key
 
 
 @dataclass(frozen=True, slots=True)

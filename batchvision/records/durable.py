@@ -77,3 +77,15 @@ class Exchange(NamedTuple):
     ended: EndedWithout | None = None
     ticket_place: str | None = None  #: base URL that gave the ticket; None: an earlier version did not note it
     is_unread: bool = False  #: of an earlier run's ticket: no poll of it can have taken the answer
+
+    @property
+    def accepted_at(self) -> datetime:
+        """When the provider accepted the request."""
+        return self.ticket_at or self.intent.sent_at
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When the answer arrived, or when the attempt ended without one; None while the exchange is open."""
+        if self.answer is not None:
+            return self.answer.received_at
+        return None if self.ended is None else self.ended.at

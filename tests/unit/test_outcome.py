@@ -106,12 +106,12 @@ def test_an_answer_completes_its_row() -> None:
 
     assert (step, error) == (None, None)
     assert isinstance(outcome, Completed)
-    assert outcome.output_text == "A red shoe."
+    assert outcome.answer.text == "A red shoe."
     assert outcome.output_json is None
     assert outcome.row_cost_ticks == 1040  # all its attempts
-    assert outcome.attempt_count == 3
-    assert (outcome.started_at, outcome.finished_at) == (SENT, CAME)
-    assert outcome.keep == {"title": "Shoe"}
+    assert outcome.intent.attempt == 3
+    assert (outcome.intent.sent_at, outcome.finished_at) == (SENT, CAME)
+    assert outcome.intent.keep == {"title": "Shoe"}
     assert (attempt.state, attempt.http_status, attempt.error_kind, attempt.bound_ticks) == (OK, 200, None, None)
     assert attempt.answer.usage.cost_ticks == 40
     assert attempt.latency_ms == 2500
@@ -248,7 +248,7 @@ def test_an_open_exchange_is_ambiguous_and_its_row_stays_open() -> None:
 
     assert (outcome, step, error) == (None, None, None)
     assert (attempt.state, attempt.error_kind, attempt.bound_ticks) == (AMBIGUOUS, INTERRUPTED, 500)
-    assert attempt.received_at is None
+    assert attempt.exchange.ended_at is None
     assert attempt.latency_ms is None
 
 
@@ -336,7 +336,7 @@ def test_the_answer_to_a_ticket_completes_its_row() -> None:
     verdict = judge(ticketed(chat("A red shoe."), 200))
 
     assert isinstance(verdict.outcome, Completed)
-    assert verdict.attempt.ticket == "t-1"
+    assert verdict.attempt.exchange.ticket == "t-1"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from checkpoint_rows import COLUMNS, START, a_completed, a_failed, an_attempt, an_intent
+from checkpoint_rows import COLUMNS, START, a_completed, a_failed, an_answer, an_attempt, an_intent
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +22,7 @@ from batchvision.checkpoint.schema import (
     failures_schema,
     results_schema,
 )
-from batchvision.records import AttemptState, Usage
+from batchvision.records import AttemptState, Exchange, Usage
 
 UTC_MICROSECONDS = pa.timestamp("us", tz="UTC")
 
@@ -170,7 +170,7 @@ def test_an_attempt_without_a_cost_has_none_rather_than_zero() -> None:
 
 
 def test_raw_answers_are_the_last_fixed_column_and_can_be_left_out() -> None:
-    attempt = an_attempt(an_intent(1), raw_answer="{}")
+    attempt = an_attempt(Exchange(an_intent(1), answer=an_answer(b"{}")))
     assert the_tables().attempts([attempt])["raw_answer"].to_pylist() == ["{}"]
     assert the_tables(keep_raw=False).attempts([attempt])["raw_answer"].to_pylist() == [None]
 

@@ -137,7 +137,7 @@ def test_an_answer_that_memory_has_let_go_of_is_read_from_the_disk_and_never_ask
         sharing.ended(f"k{number}", answer(f"k{number}"))
     said = [sharing.answer_for(request(f"twin{number}", f"k{number}")) for number in range(5)]
     assert said[:2] == [True, True]
-    assert [each.output_text for each in said[2:] if isinstance(each, Completed)] == [
+    assert [each.answer.text for each in said[2:] if isinstance(each, Completed)] == [
         f"answer to k{number}" for number in (2, 3, 4)
     ]
     assert [each.row_id for each in sharing.late] == ["twin0", "twin1"]

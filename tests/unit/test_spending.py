@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
+from checkpoint_rows import an_intent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.records import Answer, Attempt, AttemptState, Lane, Usage
+from batchvision.records import Answer, Attempt, AttemptState, Exchange, RawAnswer, Usage
 from batchvision.spending import NO_MODEL, Kind, Spending, Sum, sum_of, wasted_ticks
 
 KINDS = st.builds(
@@ -50,26 +51,8 @@ def test_what_bought_nothing_is_named() -> None:
 
 def test_a_day_is_one_of_the_given_zone() -> None:
     at = datetime(2026, 11, 20, 23, 30, tzinfo=UTC)
-    attempt = Attempt(
-        row_id="r",
-        request_key="k",
-        recipe_id="c",
-        attempt=1,
-        lane=Lane.ONLINE,
-        state=AttemptState.OK,
-        http_status=200,
-        error_kind=None,
-        error_message=None,
-        ticket=None,
-        provider="xai",
-        answer=Answer(model="grok-4.3", usage=Usage(cost_ticks=5)),
-        bound_ticks=None,
-        sent_at=at,
-        received_at=at,
-        run_id="run",
-        raw_answer=None,
-        keep={},
-    )
+    exchange = Exchange(an_intent(1, sent_at=at), answer=RawAnswer(200, {}, b"", at))
+    attempt = Attempt(exchange, Answer(model="grok-4.3", usage=Usage(cost_ticks=5)), AttemptState.OK)
     for zone, day in ((UTC, "2026-11-20"), (ZoneInfo("Europe/Zurich"), "2026-11-21")):
         spending = Spending(zone)
         spending.take(attempt)

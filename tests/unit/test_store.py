@@ -36,7 +36,7 @@ from batchvision.checkpoint.journal import Group, read_segment, segment_paths
 from batchvision.checkpoint.parts import part_file
 from batchvision.errors import DiskFailed, OutputHeld
 from batchvision.offload import inline
-from batchvision.records import AttemptState, Exchange, Failed
+from batchvision.records import AttemptState, EndedWithout, Exchange, Failed
 from batchvision.secrets import Secret, Secrets
 
 pytestmark = pytest.mark.anyio
@@ -365,7 +365,8 @@ async def test_a_request_that_never_left_is_not_ambiguous(tmp_path: Path) -> Non
 async def test_an_end_without_an_answer_is_in_the_journal_and_judged_again(tmp_path: Path) -> None:
     intent = an_intent(1)
     late = START + timedelta(minutes=10)
-    timed_out = an_attempt(intent, AttemptState.AMBIGUOUS, error_kind="timeout", error_message="slow", received_at=late)
+    exchange = Exchange(intent, ended=EndedWithout("timeout", "slow", late))
+    timed_out = an_attempt(exchange, AttemptState.AMBIGUOUS, error_kind="timeout", error_message="slow")
     with started(tmp_path) as store:
         await store.intent(intent)
         store.book("x1", Verdict(timed_out, None))

@@ -8,12 +8,12 @@ from hashlib import sha256
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from checkpoint_rows import an_attempt, an_intent
+from checkpoint_rows import an_answer, an_attempt, an_intent
 
 from batchvision.checkpoint.parts import SEALED_GROUP_ROWS
 from batchvision.checkpoint.schema import Columns, Tables
 from batchvision.checkpoint.unsealed import AT_ONCE, Unsealed
-from batchvision.records import Attempt, AttemptState
+from batchvision.records import Attempt, AttemptState, Exchange
 
 GROUP = SEALED_GROUP_ROWS
 
@@ -68,7 +68,8 @@ def _attempts(count: int, *, early: bool) -> Unsealed[Attempt]:
     for number in range(count):
         state = AttemptState.OK if number % 7 else AttemptState.RETRIED
         said = sha256(str(number).encode()).hexdigest() * 4
-        unsealed.append(an_attempt(an_intent(number), state, raw_answer=said if number % 3 else None))
+        raw = an_answer(said.encode()) if number % 3 else None
+        unsealed.append(an_attempt(Exchange(an_intent(number), answer=raw), state))
         if early and unsealed.has_group:
             unsealed.encode()
     return unsealed
