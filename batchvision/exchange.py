@@ -229,7 +229,6 @@ class Exchanges:
         if tries.probe is not (is_probe := self._budget.is_provider_away):
             tries = tries._replace(probe=is_probe)
         intent = self._intent(request, tries, lane)
-        body = self._dialect.body(self._terms.recipe, request.messages, self._options(tries, lane, form))
         await self._store.intent(intent)
         if not lease.is_due:
             with self._stop.interruptible():
@@ -243,7 +242,11 @@ class Exchanges:
         self._counters.in_flight += 1
         try:
             raw = await self._client.send(
-                "POST", self._dialect.chat_path, body, self._terms.timeout_seconds, self._headers(intent)
+                "POST",
+                self._dialect.chat_path,
+                self._dialect.body(self._terms.recipe, request.messages, self._options(tries, lane, form)),
+                self._terms.timeout_seconds,
+                self._headers(intent),
             )
         except Transient as error:
             return Exchange(intent, ended=EndedWithout(error.kind, str(error), self._now()))

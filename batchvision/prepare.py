@@ -43,9 +43,9 @@ class Preparer:
         self._raised_max_tokens = raised_max_tokens
 
     async def weight_bytes(self, row: Row) -> int:
-        """About how much memory the row's images take until their request has ended: as read, and as base64 while
-        it leaves."""
-        return await self._images.size_bytes(row.images) * 7 // 3
+        """About how much memory the row's images take until their request has ended: base64 in the messages, and once
+        more in the body while it leaves."""
+        return await self._images.size_bytes(row.images) * 8 // 3
 
     async def prepare(self, row: Row, *, inline: bool = False) -> Request:
         """The request of ``row``; ``inline``: image URLs are downloaded here instead of handed over.
@@ -56,7 +56,6 @@ class Preparer:
             raise RowInvalid(row.problem)
         payloads = await self._payloads(row, inline=inline)
         messages = self._conversation.messages(row.text, payloads)
-        messages_bytes = sum(map(len, messages))
         urls = [payload.url for payload in payloads if payload.url]
         return Request(
             row_id=row.row_id,
@@ -66,12 +65,12 @@ class Preparer:
             image_ref=tuple([payload.reference for payload in payloads]),
             image_sha256=tuple([payload.sha256 for payload in payloads]),
             keep=row.keep,
-            estimate=self._estimate(row, payloads, messages_bytes),
+            estimate=self._estimate(row, payloads, len(messages)),
             has_urls=self._may_inline_urls and bool(urls),
             credentials=tuple(secret for url in urls for secret in url_credentials(url)),
             raised_estimate=None
             if self._raised_max_tokens is None
-            else self._estimate(row, payloads, messages_bytes, self._raised_max_tokens),
+            else self._estimate(row, payloads, len(messages), self._raised_max_tokens),
         )
 
     async def inlined(self, row: Row, request: Request) -> Request:

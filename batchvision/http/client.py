@@ -33,7 +33,7 @@ from batchvision.http.no_way import (
     proxy_wants_password,
     says_tls_is_wanted,
 )
-from batchvision.records import Pieces, RawAnswer, joined
+from batchvision.records import RawAnswer
 from batchvision.secrets import Secrets
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -93,7 +93,7 @@ class ProviderClient:
         self,
         method: str,
         path: str,
-        body: Pieces | None,
+        body: bytes | None,
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
     ) -> RawAnswer:
@@ -105,6 +105,7 @@ class ProviderClient:
         """
         progress = _Progress(self._deadlines, timeout_seconds, self._connect_timeout_seconds)
         request = self._request(method, path, body, headers, progress)
+        del body  # the request releases it when it has left
         response: httpx.Response | None = None
         content, is_whole = Body("", 0), False
         try:
@@ -132,10 +133,10 @@ class ProviderClient:
         return raw
 
     def _request(
-        self, method: str, path: str, body: Pieces | None, headers: Mapping[str, str] | None, progress: _Progress
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None, progress: _Progress
     ) -> httpx.Request:
         extensions: dict[str, object] = {"timeout": progress.timeouts(), "trace": progress}
-        outgoing = None if body is None else (_Outgoing(body), sum(map(len, body)))
+        outgoing = None if body is None else (_Outgoing(body), len(body))
         return self._endpoint.request(method, path, outgoing, headers, extensions)
 
     # ---------------------------------------------------------------------------- no answer
@@ -224,13 +225,14 @@ def _is_connect(request: object) -> bool:
 
 
 class _Outgoing(httpx.AsyncByteStream):
-    """A request's body: encoded when it leaves, and not held afterwards."""
+    """A request's body, released when it has left: requests that wait for an answer hold it no longer."""
 
-    def __init__(self, pieces: Pieces) -> None:
-        self._pieces = pieces
+    def __init__(self, body: bytes) -> None:
+        self._body = body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield joined(self._pieces)
+        body, self._body = self._body, b""
+        yield body
 
 
 async def _read(response: httpx.Response, content: Body) -> bool:

@@ -88,7 +88,7 @@ class Downloads:
 def _size(outcome: Outcome) -> int:
     if not isinstance(outcome, Payload) or outcome.inline is None:
         return _ENTRY_BYTES
-    return _ENTRY_BYTES + len(outcome.inline.content) + sum(len(page.inline.content) for page in outcome.more)
+    return _ENTRY_BYTES + len(outcome.inline) + sum(len(page.inline) for page in outcome.more)
 
 
 class Room:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable
 from batchvision.images.formats import Converted, Header, check_pixels, examine, without_metadata
-from batchvision.records import Base64, ImagePreparation, Page
+from batchvision.records import ImagePreparation, Page
 
 #: ``images.page = "all"`` sends no more pages of one file.
 MOST_PAGES = 100
@@ -84,7 +84,7 @@ def _further_pages(
                 f"its {first.pages} pages together have more than the {preparation.max_bytes:,} bytes of "
                 "images.max_bytes: set images.max_side, or name one page in images.page"
             )
-        pages.append(Page(Base64(page.content), page.width, page.height))
+        pages.append(Page(page.content, page.width, page.height))
     return tuple(pages)
 
 

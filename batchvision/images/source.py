@@ -44,7 +44,7 @@ from batchvision.images.references import (
     url_identity,
     with_size,
 )
-from batchvision.records import Base64, ImageKind, ImagePreparation, ImageRef, Payload
+from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def inline_payload(ref: ImageRef, content: bytes, prepared: Prepared, identity_m
         reference=redact_reference(ref, digest),
         slot=ref.slot,
         sha256=digest,
-        inline=Base64(prepared.content),
+        inline=prepared.content,
         media_type=prepared.media_type,
         width=prepared.width,
         height=prepared.height,

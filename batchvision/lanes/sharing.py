@@ -97,7 +97,7 @@ class Sharing:
 
 
 def _light(request: Request) -> Request:
-    return request._replace(messages=())
+    return request._replace(messages=b"")
 
 
 def is_shared(outcome: Outcome) -> bool:

@@ -12,7 +12,7 @@ from batchvision.estimate import Estimator
 from batchvision.images import Reserve
 from batchvision.job import Job
 from batchvision.providers import SendOptions, dialect
-from batchvision.records import Lane, Row, joined
+from batchvision.records import Lane, Row
 from batchvision.wiring import Seams, forms_of, images_of, preparer_of
 
 _BASE64 = re.compile(r"(data:[\w.+/-]+;base64,)([A-Za-z0-9+/=]{41,})")
@@ -38,7 +38,7 @@ async def bodies(job: Job, estimator: Estimator, rows: list[Row]) -> list[dict[s
         except RowFault as fault:
             bodies.append({"row_id": row.row_id, "cannot_be_made": fault.message})
             continue
-        body: Mapping[str, Any] = json.loads(joined(speaks.body(job.recipe, request.messages, options)))
+        body: Mapping[str, Any] = json.loads(speaks.body(job.recipe, request.messages, options))
         bodies.append({"row_id": row.row_id, "body": shortened(body)})
     return bodies
 

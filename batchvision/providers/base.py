@@ -21,7 +21,7 @@ from batchvision.prompt import response_format, told_schema, with_last_words
 from batchvision.providers import chat, decode, faults, signs, wire
 from batchvision.providers.forms import ResponseForm
 from batchvision.providers.signs import RateSigns
-from batchvision.records import Answer, Lane, Pieces, RawAnswer, Recipe
+from batchvision.records import Answer, Lane, RawAnswer, Recipe
 from batchvision.secrets import Secret
 
 __all__ = ["Dialect", "Gone", "ModelListing", "NotReady", "RateSigns", "Reading", "SendOptions", "TicketEnd"]
@@ -179,7 +179,7 @@ class Dialect:
         """Headers of one request that let the provider answer it, or not, with what it answered before."""
         return {}
 
-    def body(self, recipe: Recipe, messages: Pieces, options: SendOptions) -> Pieces:
+    def body(self, recipe: Recipe, messages: bytes, options: SendOptions) -> bytes:
         """The JSON body. ``messages`` (megabytes of base64) go in as they are; what surrounds them is encoded once a
         recipe.
 
@@ -193,7 +193,7 @@ class Dialect:
             self._tails[id(recipe), options] = known
         if told := told_schema(recipe.answer, options.form.response_format):
             messages = with_last_words(messages, told)
-        return (known[1], *messages, known[2])
+        return b"%b%b%b" % (known[1], messages, known[2])
 
     def _around_messages(self, recipe: Recipe, options: SendOptions) -> tuple[bytes, bytes]:
         head = _dumps({"model": recipe.model})[:-1] + b',"messages":'

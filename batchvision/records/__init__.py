@@ -29,7 +29,6 @@ from batchvision.records.asked import (
     Tries,
 )
 from batchvision.records.durable import EndedWithout, Exchange, Intent, RawAnswer
-from batchvision.records.pieces import Base64, Pieces, as_sent, joined
 from batchvision.records.shard import Shard
 from batchvision.records.told import Counters, PartFile, RunSummary, WaitNotice
 
@@ -39,7 +38,6 @@ __all__ = [
     "AnswerSpec",
     "Attempt",
     "AttemptState",
-    "Base64",
     "Cell",
     "Completed",
     "Counters",
@@ -60,7 +58,6 @@ __all__ = [
     "Page",
     "PartFile",
     "Payload",
-    "Pieces",
     "Purpose",
     "RawAnswer",
     "Recipe",
@@ -71,6 +68,4 @@ __all__ = [
     "Tries",
     "Usage",
     "WaitNotice",
-    "as_sent",
-    "joined",
 ]

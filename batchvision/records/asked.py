@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from batchvision.records.pieces import Base64, Pieces
 from batchvision.secrets import Secret
 
 TICKS_PER_USD = 10_000_000_000
@@ -168,7 +167,7 @@ class Estimate(NamedTuple):
 class Page(NamedTuple):
     """One further page of an image, ready to be placed in a request."""
 
-    inline: Base64
+    inline: bytes
     width: int
     height: int
 
@@ -186,7 +185,7 @@ class Payload(NamedTuple):
     slot: str
     sha256: str | None
     url: str | None = None
-    inline: Base64 | None = None
+    inline: bytes | None = None
     media_type: str | None = None
     width: int | None = None
     height: int | None = None
@@ -214,7 +213,7 @@ class Request(NamedTuple):
     row_id: str
     request_key: str
     skip_key: str
-    messages: Pieces
+    messages: bytes
     image_ref: tuple[str, ...]
     image_sha256: tuple[str | None, ...]
     keep: tuple[Cell, ...]

@@ -93,7 +93,7 @@ class Reader:
                     row_id=row.row_id,
                     request_key=self._key(row, payloads),
                     skip_key=row.skip_key,
-                    messages=(),
+                    messages=b"",
                     image_ref=tuple(payload.reference for payload in payloads),
                     image_sha256=tuple(payload.sha256 for payload in payloads),
                     keep=row.keep,

@@ -121,7 +121,7 @@ async def with_transport(spec: Spec) -> int:
     ):
 
         async def send(image: str) -> None:
-            await client.send("POST", "/chat/completions", (body_of(image),), 600)
+            await client.send("POST", "/chat/completions", body_of(image), 600)
 
         return await _by_workers(spec, send)
 

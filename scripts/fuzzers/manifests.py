@@ -18,7 +18,7 @@ from batchvision.images import redact_reference
 from batchvision.job import Job
 from batchvision.prompt import Conversation
 from batchvision.providers import SendOptions, dialect
-from batchvision.records import Row, joined
+from batchvision.records import Row
 from fuzzers.tables import parquet_files
 
 _PROMPTS = ({"user": "Say {title} of {{x}} {image}"}, {"column": "title"}, {"user": "{title}{title}{image:image}"})
@@ -116,7 +116,7 @@ def _check_body(job: Job, row: Row) -> None:
     """Whatever a cell holds, it ends inside the text of the one user message."""
     speaks = dialect("emulator")
     messages = Conversation(job.recipe, ()).messages(row.text, ())
-    body = json.loads(joined(speaks.body(job.recipe, messages, SendOptions())))
+    body = json.loads(speaks.body(job.recipe, messages, SendOptions()))
     assert set(body) == {"model", "messages"} and body["model"] == "m", body.keys()
     (message,) = body["messages"]
     assert set(message) == {"role", "content"} and message["role"] == "user"

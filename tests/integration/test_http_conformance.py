@@ -39,7 +39,7 @@ async def test_a_refused_connection_is_known_not_to_have_sent_anything(make: Mak
         pass
     async with client(url, make(ssl.create_default_context())) as wire:
         with pytest.raises(ConnectFailed, match="no connection to"):
-            await wire.send("POST", "/x", (b"{}",), 5)
+            await wire.send("POST", "/x", b"{}", 5)
 
 
 async def test_a_transport_that_is_not_safe_for_money_is_caught() -> None:

@@ -34,7 +34,7 @@ async def test_a_request_arrives_as_it_was_built_and_its_answer_comes_back_whole
         return web.json_response({"ok": True}, headers={"X-Request-Id": "r-1", "Server-Timing": "noise"})
 
     async with server_of(answer) as url, client(url) as wire:
-        raw = await wire.send("POST", "/chat/completions", (b'{"model": "m"}',), 5)
+        raw = await wire.send("POST", "/chat/completions", b'{"model": "m"}', 5)
     assert seen == [("POST", "/v1/chat/completions", b'{"model": "m"}', f"Bearer {KEY}")]
     assert (raw.status, raw.body, raw.complete) == (200, b'{"ok": true}', True)
     assert raw.received_at.tzinfo is not None
@@ -51,8 +51,8 @@ async def test_a_request_may_have_headers_of_its_own_which_win_and_do_not_stay()
         return web.json_response({})
 
     async with server_of(answer) as url, client(url) as wire:
-        await wire.send("POST", "/x", (b"{}",), 5, {"x-grok-conv-id": "c-1", "User-Agent": "own"})
-        await wire.send("POST", "/x", (b"{}",), 5)
+        await wire.send("POST", "/x", b"{}", 5, {"x-grok-conv-id": "c-1", "User-Agent": "own"})
+        await wire.send("POST", "/x", b"{}", 5)
     assert seen[0] == ("c-1", "own", f"Bearer {KEY}")
     assert seen[1][0] is None
     assert seen[1][1] != "own"
@@ -75,7 +75,7 @@ async def test_the_useful_headers_are_kept_in_lower_case() -> None:
         return web.Response(status=429, body=b"{}", headers=sent)
 
     async with server_of(answer) as url, client(url) as wire:
-        raw = await wire.send("POST", "/x", (b"{}",), 5)
+        raw = await wire.send("POST", "/x", b"{}", 5)
     assert {name for name in raw.headers if name != "date"} == {name.lower() for name in sent} - {"set-cookie"}
 
 
@@ -87,8 +87,8 @@ async def test_redirects_are_answers_and_cookies_are_not_kept() -> None:
         return web.Response(status=302, headers={"location": "https://elsewhere.example/", "set-cookie": "a=b"})
 
     async with server_of(answer) as url, client(url) as wire:
-        first = await wire.send("POST", "/x", (b"{}",), 5)
-        await wire.send("POST", "/x", (b"{}",), 5)
+        first = await wire.send("POST", "/x", b"{}", 5)
+        await wire.send("POST", "/x", b"{}", 5)
     assert first.status == 302
     assert cookies == [None, None]
 
@@ -127,7 +127,7 @@ async def test_compressed_answers_are_decoded(coding: str, encode: Callable[[byt
 )
 async def test_a_body_that_ends_early_is_kept_and_marked(pieces: tuple[bytes, ...]) -> None:
     async with raw_server(saying(*pieces)) as url, client(url) as wire:
-        raw = await wire.send("POST", "/x", (b"{}",), 5)
+        raw = await wire.send("POST", "/x", b"{}", 5)
     assert (raw.status, raw.complete) == (200, False)
     assert raw.body in (b'{"half":', b"")
 
@@ -136,7 +136,7 @@ async def test_chunks_that_make_no_sense_are_no_whole_answer() -> None:
     head, broken = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"2\r\n{}\r\nzz\r\n"
     async with raw_server(saying(head + broken)) as url, client(url) as wire:
         try:
-            assert not (await wire.send("POST", "/x", (b"{}",), 5)).complete
+            assert not (await wire.send("POST", "/x", b"{}", 5)).complete
         except ConnectionCut as cut:  # the parser may see all of it before it gives the status line out
             assert "\n" not in cut.message
 
@@ -145,7 +145,7 @@ async def test_a_gzip_body_without_its_end_is_not_complete() -> None:
     packed = gzip.compress(b'{"text": "whole"}' * 50)[:-10]
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
     async with raw_server(saying(head, packed)) as url, client(url) as wire:
-        raw = await wire.send("POST", "/x", (b"{}",), 5)
+        raw = await wire.send("POST", "/x", b"{}", 5)
     assert not raw.complete
     assert raw.body.startswith(b'{"text": "whole"}')
 
@@ -157,7 +157,7 @@ async def test_a_gzip_bomb_stops_at_the_cap() -> None:
         return web.Response(body=bomb, headers={"content-encoding": "gzip"})
 
     async with server_of(answer) as url, client(url, max_answer_bytes=1_000_000) as wire:
-        raw = await wire.send("POST", "/x", (b"{}",), 5)
+        raw = await wire.send("POST", "/x", b"{}", 5)
     assert (raw.status, raw.complete, len(raw.body)) == (200, False, KEPT_OF_TOO_LONG)
 
 
@@ -168,7 +168,7 @@ async def test_a_body_that_never_ends_stops_at_the_deadline_with_what_came() -> 
         await reader.read()  # until the client goes
 
     async with raw_server(peer) as url, client(url) as wire:
-        raw = await wire.send("POST", "/x", (b"{}",), 0.3)
+        raw = await wire.send("POST", "/x", b"{}", 0.3)
     assert (raw.status, raw.body, raw.complete) == (200, b"first", False)
 
 
@@ -180,13 +180,13 @@ async def test_a_refused_connection_never_left() -> None:
         pass
     async with client(url) as wire:
         with pytest.raises(ConnectFailed, match="no connection to"):
-            await wire.send("POST", "/x", (b"{}",), 5)
+            await wire.send("POST", "/x", b"{}", 5)
 
 
 async def test_a_name_that_does_not_exist_never_left() -> None:
     async with client("https://no-such-host.invalid/v1") as wire:
         with pytest.raises(ConnectFailed):
-            await wire.send("POST", "/x", (b"{}",), 5)
+            await wire.send("POST", "/x", b"{}", 5)
 
 
 async def test_a_handshake_that_hangs_never_left() -> None:
@@ -195,20 +195,20 @@ async def test_a_handshake_that_hangs_never_left() -> None:
 
     async with raw_server(peer) as url, client(url.replace("http:", "https:")) as wire:
         with pytest.raises(ConnectFailed, match=r"within 0\.2 s"):
-            await wire.send("POST", "/x", (b"{}",), 0.2)
+            await wire.send("POST", "/x", b"{}", 0.2)
 
 
 async def test_a_server_that_hangs_up_after_the_request_may_have_billed_it() -> None:
     async with raw_server(saying()) as url, client(url) as wire:
         with pytest.raises(ConnectionCut) as caught:
-            await wire.send("POST", "/x", (b"{}",), 5)
+            await wire.send("POST", "/x", b"{}", 5)
     assert caught.value.maybe_billed
 
 
 async def test_an_answer_that_is_no_http_may_have_been_billed() -> None:
     async with raw_server(saying(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")) as url, client(url) as wire:
         with pytest.raises(ConnectionCut):
-            await wire.send("POST", "/x", (b"{}",), 5)
+            await wire.send("POST", "/x", b"{}", 5)
 
 
 async def test_no_status_line_before_the_deadline_may_have_been_billed() -> None:
@@ -217,7 +217,7 @@ async def test_no_status_line_before_the_deadline_may_have_been_billed() -> None
 
     async with raw_server(peer) as url, client(url) as wire:
         with pytest.raises(RequestTimedOut, match=r"within 0\.2 s"):
-            await wire.send("POST", "/x", (b"{}",), 0.2)
+            await wire.send("POST", "/x", b"{}", 0.2)
 
 
 async def test_each_deadline_holds_whatever_others_are_waited_for() -> None:
@@ -231,7 +231,7 @@ async def test_each_deadline_holds_whatever_others_are_waited_for() -> None:
 
         async def wait(seconds: float) -> None:
             with pytest.raises(RequestTimedOut):
-                await wire.send("POST", "/x", (b"{}",), seconds)
+                await wire.send("POST", "/x", b"{}", seconds)
             late.append(seconds)
 
         for seconds in (0.3, 0.1, 0.2, 0.4, 0.1):
@@ -251,7 +251,7 @@ async def test_a_kept_connection_that_breaks_is_reported_and_not_repeated_behind
         requests.append(await read_request(reader))  # the second one is read, and never answered
 
     async with raw_server(peer) as url, client(url) as wire:
-        body = (b"{}",) if method == "POST" else None
+        body = b"{}" if method == "POST" else None
         assert (await wire.send(method, "/x", body, 5)).complete
         with pytest.raises(ConnectionCut):
             await wire.send(method, "/x", body, 5)
@@ -261,7 +261,7 @@ async def test_a_kept_connection_that_breaks_is_reported_and_not_repeated_behind
 async def test_errors_do_not_show_the_key() -> None:
     async with client(f"https://{KEY}.invalid/v1") as wire:
         with pytest.raises(ConnectFailed) as caught:
-            await wire.send("POST", "/x", (b"{}",), 5)
+            await wire.send("POST", "/x", b"{}", 5)
     assert caught.value.__cause__ is None
     assert KEY not in repr(wire) + str(caught.value)
 
@@ -283,7 +283,7 @@ async def test_a_certificate_that_cannot_be_verified_gets_no_byte_of_the_request
 
     async with raw_server(peer, context) as url, client(url) as wire:
         with pytest.raises(ConnectFailed, match="certificate"):
-            await wire.send("POST", "/x", (b"{}",), 5)
+            await wire.send("POST", "/x", b"{}", 5)
     assert b"".join(heard) == b""
 
 
@@ -303,7 +303,7 @@ async def test_a_cancelled_request_closes_its_connection() -> None:
 
     async with raw_server(peer) as url, client(url) as wire:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(wire.send, "POST", "/x", (b"{}",), 30)
+            tasks.start_soon(wire.send, "POST", "/x", b"{}", 30)
             await asked.wait()
             tasks.cancel_scope.cancel()
         with anyio.fail_after(5):
@@ -325,7 +325,7 @@ async def test_requests_travel_side_by_side_up_to_the_connections_there_are() ->
     answers: dict[int, bytes] = {}
 
     async def ask(wire: ProviderClient, number: int) -> None:
-        answers[number] = (await wire.send("POST", "/x", (b"%d" % number,), 10)).body
+        answers[number] = (await wire.send("POST", "/x", b"%d" % number, 10)).body
 
     async with server_of(answer) as url, client(url) as wire, anyio.create_task_group() as tasks:
         for number in range(8):

@@ -43,7 +43,7 @@ async def test_one_connection_serves_request_after_request() -> None:
     peer = Counting()
     async with raw_server(peer) as url, client(url) as wire:
         for _ in range(5):
-            assert (await wire.send("POST", "/x", (b"{}",), 5)).complete
+            assert (await wire.send("POST", "/x", b"{}", 5)).complete
     assert (peer.connections, len(peer.heads)) == (1, 5)
 
 
@@ -56,7 +56,7 @@ async def test_a_connection_whose_state_is_in_doubt_is_not_used_again(answer: by
     peer = Counting(answer)
     async with raw_server(peer) as url, client(url) as wire:
         for _ in range(3):
-            raw = await wire.send("POST", "/x", (b"{}",), 5)
+            raw = await wire.send("POST", "/x", b"{}", 5)
             assert (raw.body, raw.complete) == (b"{}", True)
     assert peer.connections == 3
 
@@ -77,7 +77,7 @@ async def test_an_idle_connection_that_the_server_closed_is_replaced_before_anyt
 
     async with raw_server(peer) as url, client(url) as wire:
         for _ in range(3):
-            assert (await wire.send("POST", "/x", (b"{}",), 5)).complete
+            assert (await wire.send("POST", "/x", b"{}", 5)).complete
             await closed.wait()
             closed.clear()
             await asyncio.sleep(0)  # the loop hears of it
@@ -102,7 +102,7 @@ async def test_a_connection_that_speaks_unasked_is_not_used_again() -> None:
 
     async with raw_server(peer) as url, client(url) as wire:
         for _ in range(2):
-            assert (await wire.send("POST", "/x", (b"{}",), 5)).status == 200
+            assert (await wire.send("POST", "/x", b"{}", 5)).status == 200
             await spoken.wait()
             spoken.clear()
             await anyio.wait_all_tasks_blocked()
@@ -112,12 +112,12 @@ async def test_a_connection_that_speaks_unasked_is_not_used_again() -> None:
 async def test_a_connection_left_idle_for_long_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = Counting()
     async with raw_server(peer) as url, client(url) as wire:
-        await wire.send("POST", "/x", (b"{}",), 5)
+        await wire.send("POST", "/x", b"{}", 5)
         monkeypatch.setattr(connections, "KEPT_IDLE_SECONDS", 0.0)
         given_back_at = anyio.current_time()
         while anyio.current_time() == given_back_at:
             await anyio.lowlevel.checkpoint()
-        await wire.send("POST", "/x", (b"{}",), 5)
+        await wire.send("POST", "/x", b"{}", 5)
     assert peer.connections == 2
 
 
@@ -130,7 +130,7 @@ async def test_an_answer_that_comes_before_the_request_has_left_ends_the_connect
 
     lean = LeanTransport()
     async with raw_server(peer) as url, client(url, lean) as wire:
-        raw = await wire.send("POST", "/x", (bytes(30_000_000),), 5)
+        raw = await wire.send("POST", "/x", bytes(30_000_000), 5)
         assert (raw.status, raw.complete) == (413, True)
         assert [connections._idle for connections in lean._origins.values()] == [deque()]
 
@@ -143,7 +143,7 @@ async def test_a_large_body_arrives_whole() -> None:
         writer.write(GOOD if got.endswith(body) else b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n")
 
     async with raw_server(peer) as url, client(url) as wire:
-        assert (await wire.send("POST", "/x", (body,), 5)).status == 200
+        assert (await wire.send("POST", "/x", body, 5)).status == 200
 
 
 async def test_a_body_without_a_length_ends_with_its_connection() -> None:
@@ -162,13 +162,13 @@ async def test_a_head_without_end_is_cut_off() -> None:
 
     async with raw_server(peer) as url, client(url) as wire:
         with pytest.raises(ConnectionCut, match="head is too long"):
-            await wire.send("POST", "/x", (b"{}",), 5)
+            await wire.send("POST", "/x", b"{}", 5)
 
 
 async def test_requests_are_written_as_http_asks() -> None:
     peer = Counting()
     async with raw_server(peer) as url, client(url) as wire:
-        await wire.send("POST", "/chat/completions", (b"{}",), 5, {"X-Own": "1", "Content-Type": "text/plain"})
+        await wire.send("POST", "/chat/completions", b"{}", 5, {"X-Own": "1", "Content-Type": "text/plain"})
         await wire.send("GET", "/deferred/a%2Fb%20c", None, 5)
     address = url.removeprefix("http://").removesuffix("/v1").encode()
     post, get = (head.lower().split(b"\r\n\r\n")[0].split(b"\r\n") for head in peer.heads)
@@ -183,9 +183,9 @@ async def test_requests_are_written_as_http_asks() -> None:
 async def test_a_header_of_one_request_cannot_break_out_either(name: str) -> None:
     async with raw_server(Counting()) as url, client(url) as wire:
         with pytest.raises(JobInvalid):
-            await wire.send("POST", "/x", (b"{}",), 5, {name: "1"})
+            await wire.send("POST", "/x", b"{}", 5, {name: "1"})
         with pytest.raises(JobInvalid):
-            await wire.send("POST", "/x", (b"{}",), 5, {"x": "1\r\ny: 2"})
+            await wire.send("POST", "/x", b"{}", 5, {"x": "1\r\ny: 2"})
 
 
 def _has_ipv6() -> bool:
@@ -200,7 +200,7 @@ def _has_ipv6() -> bool:
 async def test_ipv6_literals_are_spoken_to_and_named_as_they_should() -> None:
     peer = Counting()
     async with raw_server(peer, host="[::1]") as url, client(url) as wire:
-        assert (await wire.send("POST", "/x", (b"{}",), 5)).complete
+        assert (await wire.send("POST", "/x", b"{}", 5)).complete
     address = url.removeprefix("http://").removesuffix("/v1").encode()
     assert b"host: " + address + b"\r\n" in peer.heads[0]
 
@@ -219,22 +219,17 @@ async def test_over_tls_a_certificate_that_is_trusted_is_enough_and_its_connecti
     peer = Counting()
     async with raw_server(peer, context) as url, client(url.replace("127.0.0.1", "localhost")) as wire:
         for _ in range(3):
-            assert (await wire.send("POST", "/x", (bytes(200_000),), 5)).complete
+            assert (await wire.send("POST", "/x", bytes(200_000), 5)).complete
     assert peer.connections == 1
     assert HEADERS["authorization"].encode() in peer.heads[0]
 
 
 @pytest.mark.parametrize(
     "body",
-    [
-        (b"{", b"x" * 300_000, b"}"),
-        tuple(bytes([number]) * 3_000_000 for number in range(5)),
-        (b"", b"first", b"", b"second" * 200_000, b""),
-        tuple(b"%d," % number for number in range(5_000)),
-    ],
-    ids=["a photo", "more than the socket takes at once", "empty pieces", "more pieces than the system takes at once"],
+    [b"{" + b"x" * 300_000 + b"}", b"".join(bytes([number]) * 3_000_000 for number in range(5))],
+    ids=["a photo", "more than the socket takes at once"],
 )
-async def test_every_byte_of_a_request_arrives_once_and_in_order(body: tuple[bytes, ...]) -> None:
+async def test_every_byte_of_a_request_arrives_once_and_in_order(body: bytes) -> None:
     came: list[bytes] = []
 
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -248,4 +243,4 @@ async def test_every_byte_of_a_request_arrives_once_and_in_order(body: tuple[byt
     async with raw_server(peer) as url, client(url) as wire:
         for _ in range(2):
             assert (await wire.send("POST", "/x", body, 20)).complete
-    assert came == [b"".join(body)] * 2
+    assert came == [body] * 2

@@ -42,7 +42,7 @@ async def test_a_body_that_drips_is_cut_at_the_deadline_of_the_whole_request(mak
 
     async with raw_server(peer) as url, client(url, make()) as wire:
         with anyio.fail_after(60):
-            raw = await wire.send("POST", "/x", (b"{}",), 0.3)
+            raw = await wire.send("POST", "/x", b"{}", 0.3)
     assert (raw.status, raw.complete) == (200, False)
     assert 0 < len(raw.body) < 1000
 
@@ -60,7 +60,7 @@ async def test_an_answer_that_waited_while_the_process_was_stopped_is_read_befor
         time.sleep(0.6)  # the whole process stands still, past the deadline
 
     async with raw_server(peer) as url, client(url, make()) as wire:
-        raw = await wire.send("POST", "/x", (b"{}",), 0.3)
+        raw = await wire.send("POST", "/x", b"{}", 0.3)
     assert (raw.status, raw.body == body, raw.complete) == (200, True, True)
 
 
@@ -71,7 +71,7 @@ async def test_proxies_of_the_environment_are_not_found_behind_our_back(
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     async with raw_server(saying(GOOD)) as url, client(url, make()) as wire:
-        assert (await wire.send("POST", "/x", (b"{}",), 20)).complete
+        assert (await wire.send("POST", "/x", b"{}", 20)).complete
 
 
 @each_transport
@@ -79,7 +79,7 @@ async def test_half_a_body_without_a_length_is_no_answer(make: Make) -> None:
     """Nothing on the wire shows that it is short; its JSON does."""
     half = b'{"id": "c1", "choices": [{"message": {"content": "a red sh'
     async with raw_server(saying(b"HTTP/1.1 200 OK\r\n\r\n" + half)) as url, client(url, make()) as wire:
-        raw = await wire.send("POST", "/x", (b"{}",), 20)
+        raw = await wire.send("POST", "/x", b"{}", 20)
     error = dialect("openai").read(raw).error
     assert isinstance(error, AnswerCutShort)
     assert error.maybe_billed
@@ -91,7 +91,7 @@ async def test_a_transport_that_shows_the_key_in_its_error_is_not_repeated() -> 
 
     async with client("https://api.example/v1", httpx.MockTransport(answer)) as wire:
         with pytest.raises(ConnectionCut) as caught:
-            await wire.send("POST", "/x", (b"{}",), 20)
+            await wire.send("POST", "/x", b"{}", 20)
     assert KEY not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -102,7 +102,7 @@ async def test_any_transport_of_httpx_can_answer() -> None:
         return httpx.Response(200, json={"path": request.url.path}, headers={"X-Request-Id": "r-1"})
 
     async with client("https://api.example/v1", httpx.MockTransport(answer)) as wire:
-        raw = await wire.send("POST", "/chat/completions", (b'{"a"', b": 1}"), 20)
+        raw = await wire.send("POST", "/chat/completions", b'{"a": 1}', 20)
     assert (raw.status, raw.body, raw.complete) == (200, b'{"path":"/v1/chat/completions"}', True)
     assert raw.headers["x-request-id"] == "r-1"
 
@@ -126,7 +126,7 @@ async def test_no_request_waits_inside_a_pool() -> None:
         for _ in range(2):
             async with anyio.create_task_group() as requests:
                 for _ in range(count):
-                    requests.start_soon(wire.send, "POST", "/x", (b"{}",), 60)
+                    requests.start_soon(wire.send, "POST", "/x", b"{}", 60)
         assert [pool.in_flight for pool in pooled._pools] == [0, 0, 0]
     assert here == 2 * count
 
@@ -143,7 +143,7 @@ async def test_a_proxy_that_never_answers_has_sent_nothing_on() -> None:
         pooled = PooledTransport(client_context(), proxy=httpx.Proxy(proxy.removesuffix("/v1")))
         async with client("https://api.example/v1", pooled, connect_timeout_seconds=0.3) as wire:
             with pytest.raises(ConnectFailed, match=r"within 0\.3 s"):
-                await wire.send("POST", "/x", (b"{}",), 600)
+                await wire.send("POST", "/x", b"{}", 600)
     assert asked == [b"CONNECT api.example:443 HTTP/1.1\r\n"]
 
 
@@ -161,7 +161,7 @@ async def test_a_cancelled_request_gives_its_place_in_the_pool_back() -> None:
     pooled = PooledTransport(client_context())
     async with raw_server(peer) as url, client(url, pooled) as wire:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(wire.send, "POST", "/x", (b"{}",), 60)
+            tasks.start_soon(wire.send, "POST", "/x", b"{}", 60)
             await asked.wait()
             tasks.cancel_scope.cancel()
         with anyio.fail_after(60):

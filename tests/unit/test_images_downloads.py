@@ -7,13 +7,13 @@ import pytest
 
 from batchvision.errors import ImageForbidden, ImageUnreachable, ImageUnreadable, RowFault
 from batchvision.images.downloads import Downloads, Room
-from batchvision.records import Base64, Payload
+from batchvision.records import Payload
 
 pytestmark = pytest.mark.anyio
 
 
 def payload(content: bytes = b"x") -> Payload:
-    return Payload("url:a", "a", "", "0" * 64, inline=Base64(content), media_type="image/jpeg")
+    return Payload("url:a", "a", "", "0" * 64, inline=content, media_type="image/jpeg")
 
 
 class Host:

@@ -15,7 +15,7 @@ from PIL import Image
 from batchvision.errors import ImageTooLarge, ImageUnreadable
 from batchvision.images import DecodingPool, ImageSource, LeastSize, prepare_bytes
 from batchvision.prompt import Conversation
-from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload, Recipe, joined
+from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload, Recipe
 
 COLOURS = ("red", "lime", "blue")
 SEEN = {"red": (254, 0, 0), "lime": (0, 255, 1), "blue": (0, 0, 254)}
@@ -49,7 +49,7 @@ def test_the_page_that_is_named_is_sent(image_format: str, page: str | int, colo
 def test_all_pages_are_sent_in_their_order(image_format: str) -> None:
     with DecodingPool(1) as pool:
         ready = prepare_bytes(pages(image_format), ImagePreparation(page="all"), pool.convert)
-    sent = [ready.content, *(page.inline.content for page in ready.more)]
+    sent = [ready.content, *(page.inline for page in ready.more)]
     assert [colour_of(content) for content in sent] == list(COLOURS)
     assert all((page.width, page.height) == (40, 30) for page in ready.more)
 
@@ -132,7 +132,7 @@ async def test_channels_that_cannot_be_shown_are_said(tmp_path: Path, caplog: py
     Image.new("RGBX", (40, 30), "lime").save(target, "TIFF")
     payload = await ImageSource(tmp_path, ImagePreparation()).payload(ref(target.getvalue(), "field.tif"))
     assert payload.inline is not None
-    assert colour_of(payload.inline.content) == "lime"
+    assert colour_of(payload.inline) == "lime"
     (record,) = caplog.records
     assert record.getMessage().startswith("field.tif has 4 channels, of which some cannot be shown")
 
@@ -145,7 +145,7 @@ async def test_all_pages_are_one_image_to_the_keys_and_several_to_the_provider(t
     assert whole.sizes() == [(40, 30)] * 3
     recipe = Recipe(provider="xai", model="m", system=None, user="See {image} and {image}.", user_column=None)
     other = Payload("i", "r", "image", None, url="https://h/b.jpg")
-    sent = joined(Conversation(recipe).messages("See \0\0 and \0\0.", [whole, other])).decode()
+    sent = Conversation(recipe).messages("See \0\0 and \0\0.", [whole, other]).decode()
     assert sent.count('"url":"data:image/jpeg;base64,') == 3
     assert sent.index("See ") < sent.index("data:image") < sent.index(" and ") < sent.index("https://h/b.jpg")
     parts = json.loads(sent)[0]["content"]

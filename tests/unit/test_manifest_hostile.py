@@ -22,7 +22,7 @@ from batchvision.manifest import delimited, jsonl
 from batchvision.manifest.keeping import MOST_CELL_BYTES, MOST_ID_BYTES
 from batchvision.prompt import Conversation, Template
 from batchvision.providers import SendOptions, dialect
-from batchvision.records import Base64, Payload, Row, joined
+from batchvision.records import Payload, Row
 
 LONG = "x" * (MOST_CELL_BYTES + 1)
 
@@ -127,7 +127,7 @@ HOSTILE = st.text() | st.sampled_from(
         "\r\nX-Injected: 1",
     ]
 )
-IMAGE = Payload("sha256:0", "a.png", "image", "0" * 64, inline=Base64(b"\x89PNG"), media_type="image/png")
+IMAGE = Payload("sha256:0", "a.png", "image", "0" * 64, inline=b"\x89PNG", media_type="image/png")
 
 
 @given(HOSTILE, HOSTILE)
@@ -139,7 +139,7 @@ def test_a_cell_fills_the_text_it_stands_in_and_nothing_else(tmp_path_factory: A
     text = template.render({"title": title, "hint": hint})
     job = _job(tmp_path_factory)
     messages = Conversation(job.recipe, ()).messages(text, [IMAGE])
-    body = json.loads(joined(dialect("emulator").body(job.recipe, messages, SendOptions())))
+    body = json.loads(dialect("emulator").body(job.recipe, messages, SendOptions()))
     assert set(body) == {"model", "messages", "temperature"}
     assert (body["model"], body["temperature"]) == ("m", 0)
     system, user = body["messages"]

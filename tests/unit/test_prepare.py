@@ -18,7 +18,7 @@ from batchvision.images import ImageSource
 from batchvision.money import Prices
 from batchvision.prepare import Preparer
 from batchvision.prompt import Conversation
-from batchvision.records import ImageKind, ImagePreparation, ImageRef, Recipe, Request, Row, joined
+from batchvision.records import ImageKind, ImagePreparation, ImageRef, Recipe, Request, Row
 
 pytestmark = pytest.mark.anyio
 
@@ -82,7 +82,7 @@ def row(*references: str, text: str = "What is it?", slots: tuple[str, ...] = ("
 
 
 def parts_of(request: Request) -> list[dict[str, Any]]:
-    (turn,) = json.loads(joined(request.messages))
+    (turn,) = json.loads(request.messages)
     parts: list[dict[str, Any]] = turn["content"]
     return parts
 
@@ -183,10 +183,10 @@ async def test_a_url_that_cannot_be_downloaded_fails_its_row(photos: Path) -> No
 # ---------------------------------------------------------------------------------- sizes
 
 
-async def test_its_weight_is_its_images_as_read_and_as_base64(photos: Path) -> None:
+async def test_its_weight_is_the_base64_of_its_images_in_messages_and_body(photos: Path) -> None:
     size = (photos / "red.png").stat().st_size
     several = row("red.png", "red.png", "missing.png", SIGNED)
-    assert await preparer(photos).weight_bytes(several) == 2 * size * 7 // 3
+    assert await preparer(photos).weight_bytes(several) == 2 * size * 8 // 3
     assert await preparer(photos).weight_bytes(row()) == 0
 
 
