@@ -39,7 +39,7 @@ ListModels = Callable[[Dialect, str, Secret | None, Mapping[str, str]], Awaitabl
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckFinding:
     """One thing that was looked at. ``exit_code`` is 0 where it is well."""
 
     topic: str
@@ -51,7 +51,7 @@ class Finding:
 class CheckReport:
     """All findings; ``exit_code`` is the one of the gravest: 2 before 5 before 0."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckFinding, ...]
 
     @property
     def exit_code(self) -> int:
@@ -117,110 +117,112 @@ async def check(job: Job, *, environ: Mapping[str, str] | None = None, ask: List
     try:
         key = job.api_key(environ)
     except JobInvalid as error:
-        findings += [Finding("key", problem, INVALID) for problem in error.problems]
+        findings += [CheckFinding("key", problem, INVALID) for problem in error.problems]
     else:
         speaks = dialect(job.provider.name).with_key_from(job.key_source)
-        findings.append(Finding("key", "found" if key is not None else f"{speaks.name} needs none"))
+        findings.append(CheckFinding("key", "found" if key is not None else f"{speaks.name} needs none"))
         findings += await _reached(job, speaks, key, environ, ask)
     return CheckReport(tuple(findings))
 
 
-def _manifest(job: Job) -> Iterator[Finding]:
+def _manifest(job: Job) -> Iterator[CheckFinding]:
     from batchvision.feed import survey
 
     try:
         found = survey(job)
     except JobInvalid as error:
-        yield from (Finding("manifest", problem, INVALID) for problem in error.problems)
+        yield from (CheckFinding("manifest", problem, INVALID) for problem in error.problems)
     else:
-        yield Finding("manifest", f"{job.manifest_path}: {found.rows:,} rows")
+        yield CheckFinding("manifest", f"{job.manifest_path}: {found.rows:,} rows")
 
 
-def _root(job: Job) -> Finding:
+def _root(job: Job) -> CheckFinding:
     if job.root.is_dir():
-        return Finding("images", f"local images are looked up in {job.root}")
-    return Finding("images", f"there is no folder {job.root}: correct [manifest] root", INVALID)
+        return CheckFinding("images", f"local images are looked up in {job.root}")
+    return CheckFinding("images", f"there is no folder {job.root}: correct [manifest] root", INVALID)
 
 
-def _output(job: Job) -> Finding:
+def _output(job: Job) -> CheckFinding:
     """The output can be written where its nearest existing folder can."""
     folder = job.output_path
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
-        return Finding("output", f"{job.output_path} can be written")
-    return Finding("output", f"{folder} cannot be written: choose another [output] path, or --out", INVALID)
+        return CheckFinding("output", f"{job.output_path} can be written")
+    return CheckFinding("output", f"{folder} cannot be written: choose another [output] path, or --out", INVALID)
 
 
-def _labels(job: Job) -> Iterator[Finding]:
+def _labels(job: Job) -> Iterator[CheckFinding]:
     if said := fallback_warning(job):
-        yield Finding("labels", said)
+        yield CheckFinding("labels", said)
 
 
-def _prompt(job: Job) -> Iterator[Finding]:
+def _prompt(job: Job) -> Iterator[CheckFinding]:
     if said := system_warning(job):
-        yield Finding("prompt", said)
+        yield CheckFinding("prompt", said)
 
 
-def _extras() -> Iterator[Finding]:
+def _extras() -> Iterator[CheckFinding]:
     for module, (extra, gives) in EXTRAS.items():
         if find_spec(module) is None:
-            yield Finding("extras", f"not installed, only needed for {gives}: pip install 'batchvision[{extra}]'")
+            yield CheckFinding("extras", f"not installed, only needed for {gives}: pip install 'batchvision[{extra}]'")
 
 
 async def _reached(
     job: Job, speaks: Dialect, key: Secret | None, environ: Mapping[str, str] | None, ask: ListModels | None
-) -> list[Finding]:
+) -> list[CheckFinding]:
     """The way to the provider, then what the provider says."""
     from batchvision.wiring import access_of
 
     try:
         access = access_of(job, key, environ)
     except JobInvalid as error:
-        return [Finding("network", problem, INVALID) for problem in error.problems]
+        return [CheckFinding("network", problem, INVALID) for problem in error.problems]
     asked = ask or partial(
         list_models,
         allow_plain_http=job.provider.allow_plain_http,
         network=access.network,
         hidden=access.secrets,
     )
-    return [Finding("network", str(access.network)), *await _provider(job, speaks, access.headers, asked)]
+    return [CheckFinding("network", str(access.network)), *await _provider(job, speaks, access.headers, asked)]
 
 
-async def _provider(job: Job, speaks: Dialect, headers: Mapping[str, str], ask: ListModels) -> list[Finding]:
+async def _provider(job: Job, speaks: Dialect, headers: Mapping[str, str], ask: ListModels) -> list[CheckFinding]:
     try:
         models = await ask(speaks, job.base_url, None, headers)  # the key is one of the headers
         remember(speaks.name, job.base_url, models, datetime.now(UTC))
     except (ModelNotFound, RequestRejected) as error:
         says = f"{job.base_url} has no list of models, so that {job.provider.model} could not be looked up"
-        return [Finding("provider", f"{says} ({error.what})"), _prices(job)]
+        return [CheckFinding("provider", f"{says} ({error.what})"), _prices(job)]
     except StopRun as error:
-        return [Finding("provider", error.message, error.exit_code)]
+        return [CheckFinding("provider", error.message, error.exit_code)]
     except BatchvisionError as error:
-        return [Finding("provider", f"{job.base_url} did not list its models: {error.message}", REFUSED)]
-    answers = Finding("provider", f"{job.base_url} answers")
+        return [CheckFinding("provider", f"{job.base_url} did not list its models: {error.message}", REFUSED)]
+    answers = CheckFinding("provider", f"{job.base_url} answers")
     return [answers, _model(job.provider.model, speaks.name, models), _prices(job)]
 
 
-def _prices(job: Job) -> Finding:
+def _prices(job: Job) -> CheckFinding:
     """What a cap and a plan would go by; never a reason not to run, as the answers' own costs count."""
     quoted = quote(job)
     if quoted.prices is None:
-        return Finding("prices", "not known: caps and plans need [provider] prices, { input = 1.25, output = 2.5 }")
+        return CheckFinding(
+            "prices", "not known: caps and plans need [provider] prices, { input = 1.25, output = 2.5 }"
+        )
     cents = (format_usd(quoted.prices.input_ticks_per_mtok), format_usd(quoted.prices.output_ticks_per_mtok))
     dated = f", of {quoted.as_of}" if quoted.as_of else ""
     says = f"{cents[0]} in, {cents[1]} out for a million tokens ({quoted.source}{dated})"
-    return Finding("prices", quoted.warning(datetime.now(UTC).date(), job) or says)
+    return CheckFinding("prices", quoted.warning(datetime.now(UTC).date(), job) or says)
 
 
-def _model(name: str, provider: str, models: Sequence[ModelListing]) -> Finding:
+def _model(name: str, provider: str, models: Sequence[ModelListing]) -> CheckFinding:
     known = {alias: model for model in models for alias in (model.name, *model.aliases)}
     model = known.get(name)
     if not models:
-        return Finding("model", f"{provider} lists no models, so that {name} could not be looked up")
+        return CheckFinding("model", f"{provider} lists no models, so that {name} could not be looked up")
     if model is None:
         near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
-        return Finding("model", f"{provider} does not list {name!r}; it has {', '.join(near)} ...", REFUSED)
+        return CheckFinding("model", f"{provider} does not list {name!r}; it has {', '.join(near)} ...", REFUSED)
     if model.takes_images is False:
-        return Finding("model", f"{name} takes no images: choose another with batchvision models", REFUSED)
-    return Finding("model", f"{name} is there")
+        return CheckFinding("model", f"{name} takes no images: choose another with batchvision models", REFUSED)
+    return CheckFinding("model", f"{name} is there")

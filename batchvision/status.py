@@ -28,7 +28,7 @@ LISTED_ATTEMPTS = 20
 COMPLETED, FAILED = "completed", "failed"
 
 
-class Tokens(NamedTuple):
+class TokenCounts(NamedTuple):
     """What all answers took. ``cached`` and ``image`` are part of ``prompt``."""
 
     prompt: int = 0
@@ -53,7 +53,7 @@ class OutputStatus:
     failures_by_kind: Mapping[str, int]
     rows_quarantined: int
     spending: Spending
-    tokens: Tokens
+    tokens: TokenCounts
     projected_ticks: int | None  #: for all rows, by what those that have ended cost; None: nothing to go by
     unclear: tuple[AmbiguousAttempt, ...]
     in_flight: int  #: requests that the journal has open: under way now, or when a run was killed
@@ -156,9 +156,9 @@ _SUMMED = ("cost_ticks", "bound_ticks", *_TOKENS)
 _COUNTED = ("unknown_cost", "unbounded")
 
 
-def _ledger(view: OutputView, timezone: str) -> tuple[Spending, Tokens, Mapping[str, int]]:
+def _ledger(view: OutputView, timezone: str) -> tuple[Spending, TokenCounts, Mapping[str, int]]:
     """The ledger added up, a batch at a time; and what the answers of each recipe cost."""
-    spending, tokens, recipes = Spending(), Tokens(), dict[str, int]()
+    spending, tokens, recipes = Spending(), TokenCounts(), dict[str, int]()
     names = ("state", "error_kind", "model", "recipe_id", "http_status", "sent_at", *_SUMMED)
     for batch in view.rows("attempts", names):
         table = pa.Table.from_batches([batch]).append_column("day", _days(batch["sent_at"], timezone))
@@ -171,7 +171,9 @@ def _ledger(view: OutputView, timezone: str) -> tuple[Spending, Tokens, Mapping[
             kind = Kind(row["state"], row["error_kind"], row["model"], row["day"])
             counts = [row[f"{name}_sum"] for name in _COUNTED]
             spending.add(kind, Sum(row["state_count"], cost, row["bound_ticks_sum"] or 0, *counts))
-            tokens = Tokens(*(so_far + (row[f"{name}_sum"] or 0) for so_far, name in zip(tokens, _TOKENS, strict=True)))
+            tokens = TokenCounts(
+                *(so_far + (row[f"{name}_sum"] or 0) for so_far, name in zip(tokens, _TOKENS, strict=True))
+            )
             recipes[row["recipe_id"]] = recipes.get(row["recipe_id"], 0) + cost
     return spending, tokens, recipes
 

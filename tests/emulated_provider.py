@@ -19,7 +19,7 @@ from simulated_night import HastyDisk
 from batchvision.checkpoint import Disk
 from batchvision.emulator.answers import count_tokens, make_answer
 from batchvision.emulator.bodies import Generated, chat_body
-from batchvision.emulator.checks import Asked, read_request
+from batchvision.emulator.checks import ParsedRequest, read_request
 from batchvision.emulator.options import EmulatorOptions, Face
 from batchvision.emulator.pixels import PictureMemory
 from batchvision.emulator.pricing import cost_ticks
@@ -74,7 +74,7 @@ class EmulatedProvider(InMemoryProvider):
             raise ConnectionCut("cut")
         return RawAnswer(200, headers, chat_body(generated), virtual_now())
 
-    def _generated(self, asked: Asked) -> Generated:
+    def _generated(self, asked: ParsedRequest) -> Generated:
         if self.image_rule is not None:
             pictures = [seen.picture for seen in asked.images if seen.picture]
             asked = replace(asked, image_tokens=sum(self.image_rule(each.width, each.height) for each in pictures))

@@ -8,7 +8,7 @@ import click
 
 from batchvision.cli.command import Command
 from batchvision.cli.output import print_document, print_table
-from batchvision.cli.table import Column
+from batchvision.cli.table import TableColumn
 
 if TYPE_CHECKING:
     from batchvision.money import Prices
@@ -46,7 +46,7 @@ def command(provider: str, base_url: str | None, refresh: bool, every: bool, as_
         )
         return
     print_table(
-        [Column("model"), Column("aliases"), *(Column(name, right=True) for name in _NUMBERS)],
+        [TableColumn("model"), TableColumn("aliases"), *(TableColumn(name, right=True) for name in _NUMBERS)],
         [_cells(model) for model in models],
     )
     of = listed.at.strftime("%Y-%m-%d %H:%M UTC")

@@ -257,13 +257,15 @@ def _narrower(told: Pilot) -> str:
 
 
 def _print_sweep(told: Pilot) -> None:
-    from batchvision.cli.table import Column
+    from batchvision.cli.table import TableColumn
 
     if len(told.compared) < 2:
         return
     numbers = ("rows", "all requests", "95% sure", "tokens", "of own cost", "same answer", "alike")
     print_lines([""])
-    print_table([Column("setting"), *(Column(title, right=True) for title in numbers)], [*map(list, sweep_rows(told))])
+    print_table(
+        [TableColumn("setting"), *(TableColumn(title, right=True) for title in numbers)], [*map(list, sweep_rows(told))]
+    )
     print_lines(
         ["", "same answer: every word and value. alike: values that are equal, and text by the words in common."]
     )

@@ -16,14 +16,14 @@ MIN_COLUMN = 6
 MAX_LINES = 6
 
 
-class Column(NamedTuple):
+class TableColumn(NamedTuple):
     """One column of a table; numbers stand to the right."""
 
     title: str
     right: bool = False
 
 
-def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+def table_lines(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], width: int) -> list[str]:
     """Header, rule and rows, none wider than ``width``; a blank line between rows where any cell wraps."""
     if not columns:
         return []
@@ -44,7 +44,7 @@ def _one_paragraph(cell: str) -> str:
     return safe_text(" ".join(cell.split()))
 
 
-def _natural(column: Column, cells: Sequence[str]) -> int:
+def _natural(column: TableColumn, cells: Sequence[str]) -> int:
     return max([cell_width(column.title), *(cell_width(cell) for cell in cells)])
 
 
@@ -86,7 +86,7 @@ def _wrap(cell: str, width: int) -> list[str]:
     return lines
 
 
-def _block(cells: Sequence[Sequence[str]], columns: Sequence[Column], widths: Sequence[int]) -> list[str]:
+def _block(cells: Sequence[Sequence[str]], columns: Sequence[TableColumn], widths: Sequence[int]) -> list[str]:
     """One row of the table: as many lines as its tallest cell."""
     height = max(len(lines) for lines in cells)
     out = []

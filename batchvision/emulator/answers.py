@@ -11,10 +11,10 @@ import posixpath
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from batchvision.emulator.checks import Asked, Seen
+from batchvision.emulator.checks import ParsedRequest, RequestImage
 from batchvision.emulator.compose import Clue, compose
 from batchvision.emulator.faults import FaultKind, without_markers
-from batchvision.emulator.pricing import Tokens, text_tokens
+from batchvision.emulator.pricing import AnswerTokens, text_tokens
 
 _SHOWN_PROMPT = 200
 _THOUGHT = "The emulator does not think; this text stands where a model's reasoning would."
@@ -32,7 +32,7 @@ class Made:
     has_usage: bool = True
 
 
-def make_answer(asked: Asked, fault: FaultKind | None) -> Made:
+def make_answer(asked: ParsedRequest, fault: FaultKind | None) -> Made:
     """The answer to ``asked``, bent by ``fault`` if that is one of the ANSWER stage."""
     sentence = _sentence(asked)
     made = Made(sentence)
@@ -41,7 +41,7 @@ def make_answer(asked: Asked, fault: FaultKind | None) -> Made:
     return _bent(made, fault, sentence)
 
 
-def count_tokens(asked: Asked, made: Made, reasoning_tokens: int, cached: int) -> Tokens:
+def count_tokens(asked: ParsedRequest, made: Made, reasoning_tokens: int, cached: int) -> AnswerTokens:
     """Reasoning comes first and leaves at least half of ``max_tokens`` to the answer."""
     reasoning = reasoning_tokens if asked.is_reasoning else 0
     if asked.max_tokens is not None:
@@ -49,7 +49,7 @@ def count_tokens(asked: Asked, made: Made, reasoning_tokens: int, cached: int) -
     completion = text_tokens(made.text or made.refusal or "")
     if made.text is None and made.reasoning is not None:
         reasoning = max(reasoning, text_tokens(made.reasoning))
-    return Tokens(asked.text_tokens, asked.image_tokens, cached, completion, reasoning)
+    return AnswerTokens(asked.text_tokens, asked.image_tokens, cached, completion, reasoning)
 
 
 def cut_to(made: Made, tokens: int) -> Made:
@@ -59,14 +59,14 @@ def cut_to(made: Made, tokens: int) -> Made:
     return replace(made, text=made.text[: max(0, tokens) * 4], finish_reason="length")
 
 
-def _sentence(asked: Asked) -> str:
+def _sentence(asked: ParsedRequest) -> str:
     """``A 64x48 PNG, mostly red and white [sha256 1a2b3c4d]. Prompt: Describe it. [[echo:7]]``"""
     prompt = without_markers(asked.text)[:_SHOWN_PROMPT]
     echo = " ".join(f"[[echo:{token}]]" for token in asked.echo.split(" ") if token)
     return " ".join(part for part in (_described(asked.images), f"Prompt: {prompt}" if prompt else "", echo) if part)
 
 
-def _described(images: tuple[Seen, ...]) -> str:
+def _described(images: tuple[RequestImage, ...]) -> str:
     if not images:
         return "No image."
     if len(images) == 1:
@@ -75,7 +75,7 @@ def _described(images: tuple[Seen, ...]) -> str:
     return f"{len(images)} images: {'; '.join(_one(image) for image in images)}."
 
 
-def _one(image: Seen) -> str:
+def _one(image: RequestImage) -> str:
     seen = image.picture
     if seen is None:
         return f"an image handed over as a URL and not fetched, {image.url[:200]}"
@@ -83,7 +83,7 @@ def _one(image: Seen) -> str:
     return f"a {seen.width}x{seen.height} {seen.format}, mostly {colours} [sha256 {seen.sha256[:8]}]"
 
 
-def _instance(asked: Asked, sentence: str) -> object:
+def _instance(asked: ParsedRequest, sentence: str) -> object:
     if asked.schema is None:
         return {"answer": sentence}
     seen = next((image.picture for image in asked.images if image.picture), None)

@@ -19,8 +19,8 @@ from aiohttp import web
 from batchvision.emulator import bodies, repeats
 from batchvision.emulator.answers import count_tokens, cut_to, make_answer
 from batchvision.emulator.bodies import Generated
-from batchvision.emulator.checks import Asked, check_content_type, check_key, read_request
-from batchvision.emulator.delivery import Delivered, Delivery, Outgoing
+from batchvision.emulator.checks import ParsedRequest, check_content_type, check_key, read_request
+from batchvision.emulator.delivery import Delivered, Outgoing, ResponseDelivery
 from batchvision.emulator.faults import ONLINE, POLLED, STREAMED, SUBMITTED, FaultKind, FaultPicker, Stage
 from batchvision.emulator.ledger import Bill, Ledger, OpenEntry
 from batchvision.emulator.limits import Limits
@@ -30,7 +30,7 @@ from batchvision.emulator.pricing import CACHE_BLOCK_TOKENS, cost_ticks, text_to
 from batchvision.emulator.refusals import (
     Reason,
     Refusal,
-    Refused,
+    RequestRefused,
     bad_key,
     download_failed,
     refused_by_fault,
@@ -77,7 +77,7 @@ class Emulator:
         return self.ledger.bill()
 
     def check_key(self, face: Face, request: web.Request) -> None:
-        """On the default path a key may be missing. Raises Refused."""
+        """On the default path a key may be missing. Raises RequestRefused."""
         is_default = not request.path.startswith(face.path)
         check_key(face, request.headers.get("Authorization"), self.options, may_be_missing=is_default)
 
@@ -86,7 +86,7 @@ class Emulator:
     async def chat(self, face: Face, request: web.Request) -> web.StreamResponse:
         """POST chat/completions."""
         entry = self.ledger.open(face.value)
-        delivery = Delivery(request, self.options.slow_seconds, self.leaving)
+        delivery = ResponseDelivery(request, self.options.slow_seconds, self.leaving)
         try:
             asked = await self._read(face, request)
             _note(entry, asked)
@@ -94,7 +94,7 @@ class Emulator:
             if repeat is None:
                 self._limits[face].spend(asked.model, asked.text_tokens + asked.image_tokens)
                 fault = self._pick(asked, entry)
-        except Refused as refused:
+        except RequestRefused as refused:
             await self.wait(self.options.latency_seconds)
             delivered = await delivery.send(self.no(face, refused.refusal))
         else:
@@ -105,7 +105,7 @@ class Emulator:
         self.ledger.answered(entry, delivered.status)
         return delivered.response
 
-    async def _read(self, face: Face, request: web.Request) -> Asked:
+    async def _read(self, face: Face, request: web.Request) -> ParsedRequest:
         options = self.options
         self.check_key(face, request)
         check_content_type(request.content_type if "Content-Type" in request.headers else "")
@@ -113,13 +113,13 @@ class Emulator:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             message = f"Failed to buffer the request body: more than {options.max_body_bytes} bytes"
-            raise Refused(Reason.TOO_LARGE, message) from None
+            raise RequestRefused(Reason.TOO_LARGE, message) from None
         self._limits[face].admit()
         if len(body) >= _LARGE_BODY:
             return await asyncio.to_thread(read_request, face, body, options, self._memory)
         return read_request(face, body, options, self._memory)
 
-    async def _repeat(self, asked: Asked, entry: OpenEntry, request: web.Request) -> Repeat | None:
+    async def _repeat(self, asked: ParsedRequest, entry: OpenEntry, request: web.Request) -> Repeat | None:
         """The answer from OpenRouter's cache, which costs nothing."""
         if asked.face is not Face.OPENROUTER:
             return None
@@ -129,8 +129,8 @@ class Emulator:
             self.ledger.repeated(entry, repeat.generated.request_id)
         return repeat
 
-    def _pick(self, asked: Asked, entry: OpenEntry) -> FaultKind | None:
-        """The fault of this try. Raises Refused for one that refuses."""
+    def _pick(self, asked: ParsedRequest, entry: OpenEntry) -> FaultKind | None:
+        """The fault of this try. Raises RequestRefused for one that refuses."""
         without = () if asked.urls else (FaultKind.IMAGE_DOWNLOAD_FAILED,)
         stages = SUBMITTED if asked.is_deferred else STREAMED if asked.is_stream else ONLINE
         kind = self._faults.pick(asked.content_hash, asked.faults, stages, without)
@@ -141,7 +141,7 @@ class Emulator:
             raise self._refusal(kind, asked)
         return kind
 
-    def _refusal(self, kind: FaultKind, asked: Asked) -> Refused:
+    def _refusal(self, kind: FaultKind, asked: ParsedRequest) -> RequestRefused:
         match kind:
             case FaultKind.BAD_KEY:
                 return bad_key(asked.face, "emulated")
@@ -161,7 +161,12 @@ class Emulator:
                 return refused_by_fault(kind)
 
     async def _answer(
-        self, asked: Asked, entry: OpenEntry, fault: FaultKind | None, delivery: Delivery, request: web.Request
+        self,
+        asked: ParsedRequest,
+        entry: OpenEntry,
+        fault: FaultKind | None,
+        delivery: ResponseDelivery,
+        request: web.Request,
     ) -> Delivered:
         if fault is FaultKind.RESET_BEFORE:
             return await delivery.send(Outgoing(()), fault)
@@ -183,7 +188,7 @@ class Emulator:
         self._repeats.keep(key, generated, request.headers)
         return {repeats.STATUS: "MISS"}
 
-    def _generate(self, asked: Asked, entry: OpenEntry, fault: FaultKind | None) -> Generated:
+    def _generate(self, asked: ParsedRequest, entry: OpenEntry, fault: FaultKind | None) -> Generated:
         """Make the answer and charge for it."""
         made = make_answer(asked, fault)
         cached = self._cached_tokens(asked)
@@ -198,7 +203,7 @@ class Emulator:
         self.ledger.generated(entry, request_id, ticks)
         return Generated(asked, made, tokens, ticks, request_id, int(time.time()))
 
-    def _cached_tokens(self, asked: Asked) -> int:
+    def _cached_tokens(self, asked: ParsedRequest) -> int:
         """Whole blocks of a text prefix that was asked before."""
         blocks = text_tokens(asked.prefix) // CACHE_BLOCK_TOKENS
         if not blocks:
@@ -236,7 +241,7 @@ class Emulator:
     # ------------------------------------------------------------------ deferred
 
     async def _accept(
-        self, generated: Generated, entry: OpenEntry, fault: FaultKind | None, delivery: Delivery
+        self, generated: Generated, entry: OpenEntry, fault: FaultKind | None, delivery: ResponseDelivery
     ) -> Delivered:
         """Give a ticket; a fault of the BYTES stage waits for the one poll that collects."""
         wait_seconds = self._drawn(self.options.deferred_seconds)
@@ -252,14 +257,14 @@ class Emulator:
 
     async def poll(self, face: Face, request: web.Request) -> web.StreamResponse:
         """GET chat/deferred-completion/{ticket}: 202 while pending, 200 exactly once, then 404."""
-        delivery = Delivery(request, self.options.slow_seconds, self.leaving)
+        delivery = ResponseDelivery(request, self.options.slow_seconds, self.leaving)
         name = request.match_info["ticket"]
         try:
             self.check_key(face, request)
             if self.options.polls_count:
                 self._limits[face].admit()
             ticket = self._found(name)
-        except Refused as refused:
+        except RequestRefused as refused:
             delivered = await delivery.send(self.no(face, refused.refusal))
         else:
             delivered = await self._polled(name, ticket, delivery)
@@ -269,7 +274,7 @@ class Emulator:
     def _found(self, name: str) -> Ticket:
         ticket = self._tickets.find(name)
         if ticket is None:
-            raise Refused(Reason.NO_PATH, f"Deferred completion {name} was not found.")
+            raise RequestRefused(Reason.NO_PATH, f"Deferred completion {name} was not found.")
         asked = ticket.generated.asked
         kind = self._faults.pick(asked.content_hash, asked.faults, POLLED)
         if kind is None:
@@ -280,12 +285,12 @@ class Emulator:
                 raise self._limits[asked.face].refuse(kind, asked.model)
             case FaultKind.TICKET_LOST:
                 self._tickets.forget(name)
-                raise Refused(Reason.NO_PATH, f"Deferred completion {name} was not found.")
+                raise RequestRefused(Reason.NO_PATH, f"Deferred completion {name} was not found.")
             case FaultKind.TICKET_FAILED:
                 self._tickets.forget(name)
         raise refused_by_fault(kind)
 
-    async def _polled(self, name: str, ticket: Ticket, delivery: Delivery) -> Delivered:
+    async def _polled(self, name: str, ticket: Ticket, delivery: ResponseDelivery) -> Delivered:
         if not self._tickets.is_ready(ticket):
             return await delivery.send(Outgoing((b"",), 202, self._headers(Face.XAI, name)))
         self._tickets.forget(name)
@@ -305,7 +310,7 @@ class Emulator:
         return self._random.uniform(*seconds) if isinstance(seconds, tuple) else seconds
 
 
-def _note(entry: OpenEntry, asked: Asked) -> None:
+def _note(entry: OpenEntry, asked: ParsedRequest) -> None:
     """What the bill says of who asked."""
     entry.lane = "deferred" if asked.is_deferred else "stream" if asked.is_stream else "online"
     entry.echo, entry.text, entry.content_hash = asked.echo, asked.text[:120], asked.content_hash

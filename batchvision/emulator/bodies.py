@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchvision.emulator.answers import Made
-from batchvision.emulator.checks import Asked
+from batchvision.emulator.checks import ParsedRequest
 from batchvision.emulator.options import Face
-from batchvision.emulator.pricing import LONG_CONTEXT_TOKENS, MODELS, Tokens, context_of
+from batchvision.emulator.pricing import LONG_CONTEXT_TOKENS, MODELS, AnswerTokens, context_of
 from batchvision.records import TICKS_PER_USD
 
 FINGERPRINT = "fp_emulator_is_no_model"
@@ -25,9 +25,9 @@ _PIECE = 24  # characters in one streamed chunk
 class Generated:
     """One answer with all that its body tells."""
 
-    asked: Asked
+    asked: ParsedRequest
     made: Made
-    tokens: Tokens
+    tokens: AnswerTokens
     ticks: int
     request_id: str
     created: int

@@ -1,7 +1,7 @@
 """What the real providers check before they answer: key, content type, fields, model, images, schema. No I/O.
 
-Rule: bytes and headers in, one frozen :class:`Asked` out, or :class:`Refused`; as strict as the documents say, so that
-a request that passes here has a fair chance at the real provider.
+Bytes and headers become a :class:`ParsedRequest` or raise :class:`RequestRefused`. The checks follow the providers'
+documents.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batchvision.emulator.faults import FaultMarker, read_echo, read_markers
 from batchvision.emulator.options import DEFAULT_KEY, EmulatorOptions, Face
 from batchvision.emulator.pixels import NotAnImage, Picture, PictureMemory
 from batchvision.emulator.pricing import context_of, image_tokens, text_tokens
-from batchvision.emulator.refusals import Reason, Refused, bad_key, download_failed, unknown_model
+from batchvision.emulator.refusals import Reason, RequestRefused, bad_key, download_failed, unknown_model
 
 _DATA_URI = re.compile(r"data:([^;,]*);base64,")
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
@@ -31,7 +31,7 @@ _MEDIA_TYPES = {
 _NOT_FOR_REASONING = ("presence_penalty", "frequency_penalty", "stop")
 
 
-class Seen(NamedTuple):
+class RequestImage(NamedTuple):
     """One image of a request: looked at, or a URL that nobody fetches."""
 
     picture: Picture | None
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     """One request that may be answered. ``text`` and ``images`` are those of the last user message; ``prefix`` is all
     text before it (system, examples); ``content_hash`` is the same for each try of the same request."""
 
@@ -48,7 +48,7 @@ class Asked:
     model: str
     text: str
     prefix: str
-    images: tuple[Seen, ...]
+    images: tuple[RequestImage, ...]
     text_tokens: int
     image_tokens: int
     max_tokens: int | None
@@ -68,32 +68,32 @@ class Asked:
 
 
 def check_key(face: Face, authorization: str | None, options: EmulatorOptions, may_be_missing: bool = False) -> None:
-    """Raises Refused. With no key configured any is good, but those that start with "bad"."""
+    """Raises RequestRefused. With no key configured any is good, but those that start with "bad"."""
     if authorization is None and may_be_missing and options.key is None:
         return
     scheme, _, key = (authorization or "").partition(" ")
     key = key.strip()
     if scheme.lower() != "bearer" or not key:
-        raise Refused(Reason.NO_KEY, "No API key was given: send the header Authorization: Bearer KEY.")
+        raise RequestRefused(Reason.NO_KEY, "No API key was given: send the header Authorization: Bearer KEY.")
     if key.startswith("bad") or (options.key is not None and key not in (options.key, DEFAULT_KEY)):
         raise bad_key(face, key)
 
 
 def check_content_type(content_type: str) -> None:
     if content_type.lower() != "application/json":
-        raise Refused(Reason.MEDIA_TYPE, "Expected request with `Content-Type: application/json`")
+        raise RequestRefused(Reason.MEDIA_TYPE, "Expected request with `Content-Type: application/json`")
 
 
-def read_request(face: Face, body: bytes, options: EmulatorOptions, memory: PictureMemory) -> Asked:
-    """Parse and check one chat request. Raises Refused."""
+def read_request(face: Face, body: bytes, options: EmulatorOptions, memory: PictureMemory) -> ParsedRequest:
+    """Parse and check one chat request. Raises RequestRefused."""
     document = _document(body)
     model = _model(face, document)
     messages = _messages(document)
     last_user = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=-1)
     if last_user < 0:
-        raise Refused(Reason.INVALID, "At least one message must have the role user.")
+        raise RequestRefused(Reason.INVALID, "At least one message must have the role user.")
     texts: list[str] = []
-    seen: list[Seen] = []
+    seen: list[RequestImage] = []
     prefix: list[str] = []
     all_tokens, images_tokens = 0, 0
     fingerprint = hashlib.blake2b(model.encode(), digest_size=8)
@@ -116,8 +116,8 @@ def read_request(face: Face, body: bytes, options: EmulatorOptions, memory: Pict
     try:
         markers = read_markers(text)
     except ValueError as error:
-        raise Refused(Reason.INVALID, str(error)) from None
-    return Asked(
+        raise RequestRefused(Reason.INVALID, str(error)) from None
+    return ParsedRequest(
         face=face,
         model=model,
         text=text,
@@ -143,14 +143,14 @@ def _document(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(body)
     except ValueError as error:
-        raise Refused(Reason.INVALID, f"Failed to parse the request body as JSON: {error}") from None
+        raise RequestRefused(Reason.INVALID, f"Failed to parse the request body as JSON: {error}") from None
     if not isinstance(document, dict):
         raise _wrong_type("the body is not an object")
     return document
 
 
-def _wrong_type(what: str) -> Refused:
-    return Refused(Reason.FIELD, f"Failed to deserialize the JSON body into the target type: {what}")
+def _wrong_type(what: str) -> RequestRefused:
+    return RequestRefused(Reason.FIELD, f"Failed to deserialize the JSON body into the target type: {what}")
 
 
 def _model(face: Face, document: Mapping[str, Any]) -> str:
@@ -168,7 +168,7 @@ def _model(face: Face, document: Mapping[str, Any]) -> str:
 def _check_context(model: str, prompt_tokens: int) -> None:
     limit = context_of(model)
     if prompt_tokens > limit:
-        raise Refused(
+        raise RequestRefused(
             Reason.CONTEXT,
             f"This model's maximum prompt length is {limit} but the request contains {prompt_tokens} tokens.",
         )
@@ -176,19 +176,19 @@ def _check_context(model: str, prompt_tokens: int) -> None:
 
 def _check_parameters(face: Face, model: str, document: Mapping[str, Any]) -> None:
     if document.get("n") not in (None, 1):
-        raise Refused(Reason.INVALID, "The emulator gives one choice: n must be 1.")
+        raise RequestRefused(Reason.INVALID, "The emulator gives one choice: n must be 1.")
     temperature = document.get("temperature")
     if temperature is not None and (not isinstance(temperature, int | float) or not 0 <= temperature <= 2):
-        raise Refused(Reason.INVALID, f"temperature is {temperature!r}: it must be a number from 0 to 2.")
+        raise RequestRefused(Reason.INVALID, f"temperature is {temperature!r}: it must be a number from 0 to 2.")
     deferred = _flag(document, "deferred")
     if deferred and face is Face.OPENAI:
-        raise Refused(Reason.INVALID, "Unrecognized request argument supplied: deferred")
+        raise RequestRefused(Reason.INVALID, "Unrecognized request argument supplied: deferred")
     if face is Face.XAI:
         if deferred and _flag(document, "stream"):
-            raise Refused(Reason.INVALID, "Deferred completions cannot be streamed.")
+            raise RequestRefused(Reason.INVALID, "Deferred completions cannot be streamed.")
         for name in _NOT_FOR_REASONING:
             if document.get(name) is not None and _is_reasoning(model, document):
-                raise Refused(Reason.INVALID, f"Argument not supported on this model: {name}")
+                raise RequestRefused(Reason.INVALID, f"Argument not supported on this model: {name}")
 
 
 def _flag(document: Mapping[str, Any], name: str) -> bool:
@@ -209,7 +209,7 @@ def _max_tokens(document: Mapping[str, Any]) -> int | None:
             if not isinstance(value, int) or isinstance(value, bool):
                 raise _wrong_type(f"{name}: invalid type, expected an integer")
             if value < 1:
-                raise Refused(Reason.INVALID, f"{name} must be at least 1.")
+                raise RequestRefused(Reason.INVALID, f"{name} must be at least 1.")
             return value
     return None
 
@@ -219,7 +219,7 @@ def _messages(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(messages, list):
         raise _wrong_type("missing field `messages`")
     if not messages:
-        raise Refused(Reason.INVALID, "Messages cannot be empty.")
+        raise RequestRefused(Reason.INVALID, "Messages cannot be empty.")
     for at, message in enumerate(messages):
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             raise _wrong_type(f"messages[{at}].role: unknown variant")
@@ -235,7 +235,7 @@ def _parts(at: int, message: Mapping[str, Any]) -> Iterator[str | dict[str, Any]
     if not isinstance(content, list):
         raise _wrong_type(f"messages[{at}].content: expected a string or a list of parts")
     if not content:
-        raise Refused(Reason.INVALID, "Each message must have at least one content element.")
+        raise RequestRefused(Reason.INVALID, "Each message must have at least one content element.")
     for number, part in enumerate(content):
         where = f"messages[{at}].content[{number}]"
         kind = part.get("type") if isinstance(part, dict) else None
@@ -247,43 +247,51 @@ def _parts(at: int, message: Mapping[str, Any]) -> Iterator[str | dict[str, Any]
             raise _wrong_type(f"{where}: unknown variant `{kind}`, expected `text` or `image_url`")
 
 
-def _look(face: Face, at: int, part: Mapping[str, Any], options: EmulatorOptions, memory: PictureMemory) -> Seen:
+def _look(
+    face: Face, at: int, part: Mapping[str, Any], options: EmulatorOptions, memory: PictureMemory
+) -> RequestImage:
     url, detail = part.get("url"), part.get("detail", "auto")
     if not isinstance(url, str):
         raise _wrong_type(f"messages[{at}]: missing field `url`")
     if detail not in ("auto", "low", "high", "original") and face is not Face.XAI:  # xAI ignores what it does not know
-        raise Refused(Reason.INVALID, f"Invalid value: {detail!r}. Supported values are: 'auto', 'low' and 'high'.")
+        raise RequestRefused(
+            Reason.INVALID, f"Invalid value: {detail!r}. Supported values are: 'auto', 'low' and 'high'."
+        )
     if url.lower().startswith(("http://", "https://")):
         if options.fail_image_urls:
             raise download_failed(face, url)
-        return Seen(None, url, image_tokens(1024, 1024, detail))
+        return RequestImage(None, url, image_tokens(1024, 1024, detail))
     picture = _decoded(face, url, options, memory)
-    return Seen(picture, "", image_tokens(picture.width, picture.height, detail))
+    return RequestImage(picture, "", image_tokens(picture.width, picture.height, detail))
 
 
 def _decoded(face: Face, url: str, options: EmulatorOptions, memory: PictureMemory) -> Picture:
     head = _DATA_URI.match(url)
     if head is None:
-        raise Refused(Reason.IMAGE, f"Invalid image URL: expected http(s) or data:image/...;base64, found {url[:30]!r}")
+        raise RequestRefused(
+            Reason.IMAGE, f"Invalid image URL: expected http(s) or data:image/...;base64, found {url[:30]!r}"
+        )
     declared = head[1].lower()
     if declared not in _MEDIA_TYPES[face]:
         allowed = ", ".join(_MEDIA_TYPES[face])
-        raise Refused(Reason.IMAGE_FORMAT, f"Unsupported image format {declared or 'none'}: use one of {allowed}.")
+        raise RequestRefused(
+            Reason.IMAGE_FORMAT, f"Unsupported image format {declared or 'none'}: use one of {allowed}."
+        )
     try:
         content = binascii.a2b_base64(url[head.end() :].encode("ascii"), strict_mode=True)
     except ValueError:
-        raise Refused(Reason.IMAGE, "The base64 string of the provided image cannot be decoded.") from None
+        raise RequestRefused(Reason.IMAGE, "The base64 string of the provided image cannot be decoded.") from None
     if len(content) > options.max_image_bytes:
-        raise Refused(
+        raise RequestRefused(
             Reason.IMAGE_TOO_LARGE,
             f"Image size exceeds the limit: {len(content)} bytes, at most {options.max_image_bytes} are allowed.",
         )
     try:
         picture = memory.look(content)
     except NotAnImage:
-        raise Refused(Reason.IMAGE, f"Invalid {declared.partition('/')[2].upper()} image") from None
+        raise RequestRefused(Reason.IMAGE, f"Invalid {declared.partition('/')[2].upper()} image") from None
     if picture.media_type != declared:
-        raise Refused(Reason.IMAGE, f"Invalid image: declared as {declared}, but it is {picture.media_type}.")
+        raise RequestRefused(Reason.IMAGE, f"Invalid image: declared as {declared}, but it is {picture.media_type}.")
     return picture
 
 
@@ -309,8 +317,10 @@ def _response_format(face: Face, document: Mapping[str, Any]) -> tuple[str, Any]
     if kind != "json_schema" or not isinstance(spec, dict) or not isinstance(spec.get("schema"), dict):
         raise _wrong_type("response_format: expected text, json_object or json_schema with a schema")
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", str(spec.get("name", ""))):
-        raise Refused(Reason.INVALID, "response_format.json_schema.name must be 1 to 64 of a-z, A-Z, 0-9, _ and -.")
+        raise RequestRefused(
+            Reason.INVALID, "response_format.json_schema.name must be 1 to 64 of a-z, A-Z, 0-9, _ and -."
+        )
     problem = _problem(spec["schema"])
     if problem:
-        raise Refused(Reason.INVALID, f"Invalid schema for response_format '{spec['name']}': {problem}")
+        raise RequestRefused(Reason.INVALID, f"Invalid schema for response_format '{spec['name']}': {problem}")
     return kind, spec["schema"]

@@ -44,7 +44,7 @@ class Delivered(NamedTuple):
     is_whole: bool
 
 
-class Delivery:
+class ResponseDelivery:
     """One connection's answer; ``slow_seconds`` is what slow faults take, ``leaving`` is set when the server stops."""
 
     def __init__(self, request: web.Request, slow_seconds: float, leaving: asyncio.Event) -> None:

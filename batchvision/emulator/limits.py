@@ -13,15 +13,13 @@ from email.utils import format_datetime
 
 from batchvision.emulator.faults import FaultKind
 from batchvision.emulator.options import EmulatorOptions, Face
-from batchvision.emulator.refusals import Reason, Refused
-
-Clock = Callable[[], float]
+from batchvision.emulator.refusals import Reason, RequestRefused
 
 
 class Bucket:
     """Fills at ``per_minute`` up to ``capacity``; may be overdrawn by a request larger than what is left."""
 
-    def __init__(self, per_minute: float, capacity: float, clock: Clock) -> None:
+    def __init__(self, per_minute: float, capacity: float, clock: Callable[[], float]) -> None:
         self.per_minute = per_minute
         self.capacity = capacity
         self._clock = clock
@@ -45,7 +43,7 @@ class Bucket:
 class Limits:
     """One face's two buckets. ``admit`` before anything is read, ``spend`` when the tokens are known."""
 
-    def __init__(self, options: EmulatorOptions, face: Face, clock: Clock = time.monotonic) -> None:
+    def __init__(self, options: EmulatorOptions, face: Face, clock: Callable[[], float] = time.monotonic) -> None:
         self._options = options
         self._face = face
         self._requests = _requests_bucket(options, clock)
@@ -53,32 +51,32 @@ class Limits:
         self._tokens = Bucket(per_minute, per_minute, clock) if per_minute else None
 
     def admit(self, model: str = "grok") -> None:
-        """Take one request. Raises Refused with 429."""
+        """Take one request. Raises RequestRefused with 429."""
         bucket = self._requests
         if bucket is None:
             return
         if bucket.level < 1:
             wait = bucket.seconds_until(1)
-            raise Refused(Reason.REQUESTS, self._requests_text(model), self._refused_headers(bucket, wait))
+            raise RequestRefused(Reason.REQUESTS, self._requests_text(model), self._refused_headers(bucket, wait))
         bucket.take(1)
 
     def spend(self, model: str, tokens: int) -> None:
-        """Take the tokens of one request; the last one of a minute may overdraw. Raises Refused with 429."""
+        """Take the tokens of one request; the last one of a minute may overdraw. Raises RequestRefused with 429."""
         bucket = self._tokens
         if bucket is None:
             return
         if bucket.level <= 0:
             limit = round(bucket.per_minute)
             text = tokens_text(model, limit + tokens, limit)
-            raise Refused(Reason.TOKENS, text, self._refused_headers(bucket, bucket.seconds_until(1)))
+            raise RequestRefused(Reason.TOKENS, text, self._refused_headers(bucket, bucket.seconds_until(1)))
         bucket.take(tokens)
 
-    def refuse(self, kind: FaultKind, model: str) -> Refused:
+    def refuse(self, kind: FaultKind, model: str) -> RequestRefused:
         """The 429 a fault asks for."""
         if kind is FaultKind.TOKENS_LIMITED:
             limit = round(self._options.tokens_per_minute or 10_000_000)
-            return Refused(Reason.TOKENS, tokens_text(model, limit + 65, limit))
-        return Refused(Reason.REQUESTS, self._requests_text(model), _asked_headers(kind, self._options))
+            return RequestRefused(Reason.TOKENS, tokens_text(model, limit + 65, limit))
+        return RequestRefused(Reason.REQUESTS, self._requests_text(model), _asked_headers(kind, self._options))
 
     def headers(self) -> dict[str, str]:
         """What a good answer tells of the limits; OpenRouter tells nothing."""
@@ -125,7 +123,7 @@ def tokens_text(model: str, actual: int, limit: int) -> str:
     )
 
 
-def _requests_bucket(options: EmulatorOptions, clock: Clock) -> Bucket | None:
+def _requests_bucket(options: EmulatorOptions, clock: Callable[[], float]) -> Bucket | None:
     per_minute = options.requests_per_minute
     if per_minute is None:
         return None

@@ -47,7 +47,7 @@ CACHE_BLOCK_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class AnswerTokens:
     """What one answer took; ``cached`` is part of ``text + image``, ``reasoning`` is not part of ``completion``."""
 
     text: int
@@ -75,7 +75,7 @@ def context_of(model: str) -> int:
     return CONTEXT_TOKENS.get(model.rpartition("/")[2], CONTEXT_TOKENS["grok-4.3"])
 
 
-def cost_ticks(model: str, tokens: Tokens) -> int:
+def cost_ticks(model: str, tokens: AnswerTokens) -> int:
     """Reasoning costs as much as completion; cached prompt tokens cost the cached price instead of the full one."""
     price = price_of(model)
     ticks = (

@@ -145,7 +145,7 @@ class Refusal:
         return {}
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """Raised where a request is found wanting; carries the refusal to the one place that answers it."""
 
     def __init__(self, reason: Reason, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -198,24 +198,24 @@ _SAID: Mapping[FaultKind, tuple[Reason, str]] = {
 }
 
 
-def refused_by_fault(kind: FaultKind) -> Refused:
+def refused_by_fault(kind: FaultKind) -> RequestRefused:
     """What a fault of stage REQUEST (or POLL) says where neither model, key, URL nor rate is part of the words."""
-    return Refused(*_SAID[kind])
+    return RequestRefused(*_SAID[kind])
 
 
-def bad_key(face: Face, key: str) -> Refused:
+def bad_key(face: Face, key: str) -> RequestRefused:
     shown = f"{key[:3]}***"
     if face is Face.XAI:
-        return Refused(
+        return RequestRefused(
             Reason.BAD_KEY,
             f"Incorrect API key provided: {shown}. You can obtain an API key from https://console.x.ai.",
         )
     if face is Face.OPENROUTER:
-        return Refused(Reason.BAD_KEY, "User not found.")
-    return Refused(Reason.BAD_KEY, f"Incorrect API key provided: {shown}.")
+        return RequestRefused(Reason.BAD_KEY, "User not found.")
+    return RequestRefused(Reason.BAD_KEY, f"Incorrect API key provided: {shown}.")
 
 
-def unknown_model(face: Face, model: str) -> Refused:
+def unknown_model(face: Face, model: str) -> RequestRefused:
     match face:
         case Face.XAI:
             message = f"Model not found: {model}"
@@ -223,10 +223,10 @@ def unknown_model(face: Face, model: str) -> Refused:
             message = f"{model} is not a valid model ID"
         case Face.OPENAI:
             message = f"The model `{model}` does not exist or you do not have access to it."
-    return Refused(Reason.MODEL, message)
+    return RequestRefused(Reason.MODEL, message)
 
 
-def download_failed(face: Face, url: str) -> Refused:
+def download_failed(face: Face, url: str) -> RequestRefused:
     if face is Face.OPENAI:
-        return Refused(Reason.IMAGE_DOWNLOAD, f"Timeout while downloading {url}.")
-    return Refused(Reason.IMAGE_DOWNLOAD, f"Failed to download image from {url}: request timed out.")
+        return RequestRefused(Reason.IMAGE_DOWNLOAD, f"Timeout while downloading {url}.")
+    return RequestRefused(Reason.IMAGE_DOWNLOAD, f"Failed to download image from {url}: request timed out.")

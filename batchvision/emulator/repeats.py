@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from batchvision.emulator.bodies import Generated
-from batchvision.emulator.pricing import Tokens
+from batchvision.emulator.pricing import AnswerTokens
 
 STATUS, AGE, SOURCE, TTL = (f"X-OpenRouter-Cache-{name}" for name in ("Status", "Age", "Source-Id", "TTL"))
 ASKED = "X-OpenRouter-Cache"
@@ -52,7 +52,7 @@ class ResponseCache:
         if kept is None or self._clock() - kept.at >= kept.ttl_seconds:
             return None
         headers = {STATUS: "HIT", AGE: str(int(self._clock() - kept.at)), SOURCE: kept.generated.request_id}
-        free = replace(kept.generated, tokens=Tokens(0, 0, 0, 0, 0), ticks=0, request_id=request_id)
+        free = replace(kept.generated, tokens=AnswerTokens(0, 0, 0, 0, 0), ticks=0, request_id=request_id)
         return Repeat(free, headers)
 
     def keep(self, key: bytes, generated: Generated, headers: Mapping[str, str]) -> None:

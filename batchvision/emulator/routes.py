@@ -17,7 +17,7 @@ from batchvision.emulator.delivery import Outgoing
 from batchvision.emulator.faults import FaultKind
 from batchvision.emulator.options import PREFIXES, Face
 from batchvision.emulator.pricing import MODELS
-from batchvision.emulator.refusals import Reason, Refusal, Refused
+from batchvision.emulator.refusals import Reason, Refusal, RequestRefused
 
 _GREETING = (
     "This is batchvision's emulator: a loopback provider for rehearsals and tests. It is no model.\n"
@@ -73,7 +73,7 @@ def _page(emulator: Emulator, face: Face, body: Callable[[], bytes], is_public: 
         try:
             if not is_public:
                 emulator.check_key(face, request)
-        except Refused as refused:
+        except RequestRefused as refused:
             return _response(emulator.no(face, refused.refusal))
         return _response(Outgoing((body(),), headers=JSON))
 

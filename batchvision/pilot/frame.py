@@ -67,7 +67,7 @@ class Choice:
         )
 
 
-class Frame:
+class SamplingFrame:
     """Grows row by row; some forty bytes each, and its name."""
 
     def __init__(self) -> None:

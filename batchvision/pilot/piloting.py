@@ -20,7 +20,7 @@ from batchvision.job import Job
 from batchvision.keys import row_digest
 from batchvision.money import known_or_none
 from batchvision.pilot.agreement import agreement
-from batchvision.pilot.frame import Choice, Frame
+from batchvision.pilot.frame import Choice, SamplingFrame
 from batchvision.pilot.interval import Interval
 from batchvision.pilot.paid import Paid, paid_for, pilot_rows
 from batchvision.pilot.sweep import Compared, Remake, Setting, variants, with_rest_of_cap
@@ -135,7 +135,7 @@ async def pilot(
     asking = _Asking(watch, begins, environ, seams)
     if OutputView(job.output_path).is_cut_off():  # what a crash left may be what would be asked here
         await asking.ask(job, frozenset(), Purpose.PILOT, "a run did not end: reading its journal")
-    frame = Frame()
+    frame = SamplingFrame()
     for request in await _requests_of(job, pilot_rows(job.output_path, job.recipe.recipe_id)):
         frame.add(request)  # a row that a pilot has asked before costs nothing any more
     drawn = await plan(job, watch=frame.add)

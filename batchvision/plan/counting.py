@@ -47,7 +47,7 @@ class CountedRequest(NamedTuple):
     estimate: Estimate
 
 
-Watch = Callable[[CountedRequest], None]
+WatchRequest = Callable[[CountedRequest], None]
 
 
 @dataclass(slots=True)
@@ -144,7 +144,7 @@ class RequestCounter:
     """
 
     def __init__(
-        self, job: Job, estimator: Estimator, standing: FeedStanding, watch: Watch | None = None, wanted: int = 0
+        self, job: Job, estimator: Estimator, standing: FeedStanding, watch: WatchRequest | None = None, wanted: int = 0
     ) -> None:
         self.rows = RowCounts()
         self.totals = RequestTotals()

@@ -12,7 +12,7 @@ from batchvision.feed import ChangeCounter, Changes, LocalImages, Selection, str
 from batchvision.guards import empty_words, missing_words
 from batchvision.job import Job
 from batchvision.plan.bodies import bodies
-from batchvision.plan.counting import ImageCounts, RequestCounter, RequestTotals, RowCounts, Watch, standing_of
+from batchvision.plan.counting import ImageCounts, RequestCounter, RequestTotals, RowCounts, WatchRequest, standing_of
 from batchvision.plan.refusing import rebuy_refusals
 from batchvision.pricelist import PriceQuote, quote
 from batchvision.providers import dialect
@@ -119,7 +119,7 @@ def _usd(ticks: int | None) -> float | None:
 
 
 async def plan(
-    job: Job, selection: Selection | None = None, *, show_requests: int = 0, watch: Watch | None = None
+    job: Job, selection: Selection | None = None, *, show_requests: int = 0, watch: WatchRequest | None = None
 ) -> Plan:
     """Count what a run of ``job`` would do. Raises JobInvalid as a run would.
 

@@ -16,17 +16,17 @@ from batchvision.errors import CheckpointDamaged
 from batchvision.money import format_usd
 from batchvision.verify.findings import Finding, note, ok, wrong
 from batchvision.verify.hashes import common, int64_column, joined, places, repeated, sums_that_differ
-from batchvision.verify.tables import ATTEMPTS_TABLE, RESULTS_TABLE, SENT, Tables
+from batchvision.verify.tables import ATTEMPTS_TABLE, RESULTS_TABLE, SENT, TableContents
 from batchvision.wording import counted
 
-Key = tuple[str, str]
+RowAndRequestKey = tuple[str, str]
 KEY = ("row_id", "request_key")
 #: Rows that are looked at again by name; more of them are one and the same fault.
 _FOLLOWED = 10_000
 _NAMED = 5
 
 
-def once_findings(output: Path, tables: Tables) -> Iterator[Finding]:
+def once_findings(output: Path, tables: TableContents) -> Iterator[Finding]:
     """No answer twice, no attempt twice, no row both completed and failed."""
     found = list(_twice(output, RESULTS_TABLE, KEY, repeated(tables.answers.column), "answer"))
     found += _twice(output, ATTEMPTS_TABLE, SENT, repeated(tables.sent.column), "attempt")
@@ -81,7 +81,7 @@ def _followed(
                     yield path, batch, place
 
 
-def _key(batch: pa.RecordBatch, place: int) -> Key:
+def _key(batch: pa.RecordBatch, place: int) -> RowAndRequestKey:
     return batch["row_id"][place].as_py(), batch["request_key"][place].as_py()
 
 
@@ -109,7 +109,7 @@ class _Behind:
         return cost == sum(ticks for number, ticks in counted_in if number <= row["attempt_count"])
 
 
-def cost_findings(output: Path, tables: Tables) -> Iterator[Finding]:
+def cost_findings(output: Path, tables: TableContents) -> Iterator[Finding]:
     """``row_cost_ticks`` of every answer is the sum of its attempts."""
     if ATTEMPTS_TABLE in tables.broken:
         yield note("costs", "what each row cost was not compared: a part of the ledger is damaged or missing")
@@ -132,7 +132,7 @@ def cost_findings(output: Path, tables: Tables) -> Iterator[Finding]:
 
 
 def _unexplained(output: Path, suspects: set[int]) -> list[str]:
-    behind: dict[Key, _Behind] = {}
+    behind: dict[RowAndRequestKey, _Behind] = {}
     for _, batch, place in _followed(output, ATTEMPTS_TABLE, KEY, suspects, ("attempt", "cost_ticks")):
         attempts = behind.setdefault(_key(batch, place), _Behind([], []))
         attempts.numbers.append(batch["attempt"][place].as_py())

@@ -27,7 +27,7 @@ from batchvision.records import Row, RunSummary
 from batchvision.verify.findings import Finding, note, ok, wrong
 from batchvision.verify.hashes import hash_of
 from batchvision.verify.journals import ShardJournal
-from batchvision.verify.tables import RESULTS_TABLE, Tables
+from batchvision.verify.tables import RESULTS_TABLE, TableContents
 from batchvision.wording import counted
 
 TOPIC = "manifest"
@@ -48,7 +48,7 @@ class Counts:
 
 
 async def manifest_findings(
-    output: Path, latest: RunSummary | None, tables: Tables, journals: Sequence[ShardJournal]
+    output: Path, latest: RunSummary | None, tables: TableContents, journals: Sequence[ShardJournal]
 ) -> tuple[list[Finding], Counts | None]:
     """Compare with the manifest that the last run's summary names."""
     if latest is None:
@@ -90,7 +90,7 @@ def job_of(output: Path, latest: RunSummary) -> Job:
 # ---------------------------------------------------------------------------------- counting
 
 
-async def _count(job: Job, surveyed: Survey, tables: Tables) -> Counts:
+async def _count(job: Job, surveyed: Survey, tables: TableContents) -> Counts:
     counts = Counts(rows=surveyed.rows)
     standing = standing_of(job)
     images = ImageSource(job.root, job.recipe.images, "url", job.manifest.image_identity)
@@ -110,7 +110,9 @@ async def _count(job: Job, surveyed: Survey, tables: Tables) -> Counts:
     return counts
 
 
-async def _state(row: Row, job: Job, images: ImageSource, standing: FeedStanding, tables: Tables) -> RowState | None:
+async def _state(
+    row: Row, job: Job, images: ImageSource, standing: FeedStanding, tables: TableContents
+) -> RowState | None:
     """A row that does not look done: its images may only have been touched, so it is looked at by content, as a run
     would. None: it has an outcome, but another text or another image than now."""
     if row.problem is not None or hash_of(row.row_id) not in tables.answered:
@@ -128,7 +130,7 @@ async def _state(row: Row, job: Job, images: ImageSource, standing: FeedStanding
 
 
 def _judged(
-    counts: Counts, tables: Tables, surveyed: Survey, latest: RunSummary, journals: Sequence[ShardJournal]
+    counts: Counts, tables: TableContents, surveyed: Survey, latest: RunSummary, journals: Sequence[ShardJournal]
 ) -> Iterator[Finding]:
     if counts.completed + counts.failed + counts.pending != counts.rows:
         yield wrong(

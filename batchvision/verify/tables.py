@@ -64,7 +64,7 @@ _FIXED: dict[str, tuple[Column[Any], ...]] = {
 
 
 @dataclass(slots=True)
-class Tables:
+class TableContents:
     """What reading all parts has left. ``broken``: tables of which a part is damaged or missing."""
 
     findings: list[Finding] = field(default_factory=list)
@@ -94,9 +94,9 @@ class Tables:
     reread: Reread = field(default_factory=Reread)
 
 
-def read_tables(output: Path, runs: Runs, journals: Sequence[ShardJournal]) -> Tables:
+def read_tables(output: Path, runs: Runs, journals: Sequence[ShardJournal]) -> TableContents:
     """Read everything. Raises nothing: what cannot be read is a finding."""
-    tables = Tables()
+    tables = TableContents()
     columns = _registry(output, tables)
     for table in (RESULTS_TABLE, FAILURES_TABLE, ATTEMPTS_TABLE):
         for path in part_paths(output, table):
@@ -105,7 +105,7 @@ def read_tables(output: Path, runs: Runs, journals: Sequence[ShardJournal]) -> T
     return tables
 
 
-def _look_for_missing(tables: Tables, output: Path, runs: Runs, merged: Merged) -> None:
+def _look_for_missing(tables: TableContents, output: Path, runs: Runs, merged: Merged) -> None:
     """What is listed is there, or is in a part that was made of it."""
     tables.left = len(merged.left)
     for relative, listed in sorted(runs.parts.items()):
@@ -123,7 +123,7 @@ def _look_for_missing(tables: Tables, output: Path, runs: Runs, merged: Merged) 
         tables.findings.append(wrong("parts", says, _RESTORE.get(table, _RESTORE[RESULTS_TABLE])))
 
 
-def _registry(output: Path, tables: Tables) -> Columns | None:
+def _registry(output: Path, tables: TableContents) -> Columns | None:
     restore = "restore .batchvision/columns.json from a backup, or run the job again with all columns it ever kept"
     try:
         columns = read_registry(output)
@@ -140,7 +140,7 @@ def _registry(output: Path, tables: Tables) -> Columns | None:
 
 
 def _read_part(
-    tables: Tables,
+    tables: TableContents,
     output: Path,
     table: str,
     path: Path,
@@ -176,7 +176,9 @@ def _read_part(
         tables.sealing.append(relative)
 
 
-def _check_columns(tables: Tables, relative: str, table: str, schema: pa.Schema, columns: Columns | None) -> None:
+def _check_columns(
+    tables: TableContents, relative: str, table: str, schema: pa.Schema, columns: Columns | None
+) -> None:
     for column in _FIXED[table]:
         if schema.get_field_index(column.name) < 0 or schema.field(column.name).type != column.type:
             raise CheckpointDamaged(f"{relative} has no column {column.name} of the type {column.type}")
@@ -197,7 +199,7 @@ def _check_columns(tables: Tables, relative: str, table: str, schema: pa.Schema,
             tables.findings.append(wrong("columns", says, _RESTORE[table]))
 
 
-def _check_file(tables: Tables, relative: str, table: str, path: Path, runs: Runs, are_ended: bool) -> None:
+def _check_file(tables: TableContents, relative: str, table: str, path: Path, runs: Runs, are_ended: bool) -> None:
     """Byte for byte what a summary lists, or that with columns added; or what its own name says. ``are_ended``: nobody
     has written since the last summary. Raises CheckpointDamaged."""
     listed, name, actual = runs.parts.get(relative), Name.of(path.name), sha256_of(path)
@@ -224,7 +226,7 @@ def _check_file(tables: Tables, relative: str, table: str, path: Path, runs: Run
 # ---------------------------------------------------------------------------------- what is kept of each row
 
 
-def _take_results(tables: Tables, batch: pa.RecordBatch, runs: Runs) -> None:
+def _take_results(tables: TableContents, batch: pa.RecordBatch, runs: Runs) -> None:
     keys = joined(batch, "row_id", "request_key")
     tables.answers.add(keys)
     tables.recipes.update(pc.unique(batch["recipe_id"]).to_pylist())
@@ -237,13 +239,13 @@ def _take_results(tables: Tables, batch: pa.RecordBatch, runs: Runs) -> None:
     tables.row_costs.extend(pc.fill_null(batch["row_cost_ticks"], 0).filter(has_own).to_pylist())
 
 
-def _take_failures(tables: Tables, batch: pa.RecordBatch, runs: Runs) -> None:
+def _take_failures(tables: TableContents, batch: pa.RecordBatch, runs: Runs) -> None:
     tables.failures.add(joined(batch, "row_id", "request_key").filter(pc.is_valid(batch["request_key"])))
     if runs.latest is not None:
         tables.answered.add(batch["row_id"].filter(pc.equal(batch["recipe_id"], runs.latest.recipe_id)))
 
 
-def _take_attempts(tables: Tables, batch: pa.RecordBatch, runs: Runs) -> None:
+def _take_attempts(tables: TableContents, batch: pa.RecordBatch, runs: Runs) -> None:
     tables.attempts.add(joined(batch, "row_id", "request_key"))
     tables.attempt_costs.extend(pc.fill_null(batch["cost_ticks"], 0).to_pylist())
     tables.sent.add(joined(batch, *SENT))
@@ -252,7 +254,7 @@ def _take_attempts(tables: Tables, batch: pa.RecordBatch, runs: Runs) -> None:
 
 #: What names an attempt: no two of one request leave at the same microsecond.
 SENT = ("row_id", "request_key", "attempt", "sent_at")
-_TAKE: dict[str, Callable[[Tables, pa.RecordBatch, Runs], None]] = {
+_TAKE: dict[str, Callable[[TableContents, pa.RecordBatch, Runs], None]] = {
     RESULTS_TABLE: _take_results,
     FAILURES_TABLE: _take_failures,
     ATTEMPTS_TABLE: _take_attempts,
@@ -262,7 +264,7 @@ _TAKE: dict[str, Callable[[Tables, pa.RecordBatch, Runs], None]] = {
 # ---------------------------------------------------------------------------------- in words
 
 
-def table_findings(tables: Tables) -> Iterator[Finding]:
+def table_findings(tables: TableContents) -> Iterator[Finding]:
     yield from tables.findings
     if tables.sealing:
         says = f"{counted(len(tables.sealing), 'part')} about to be sealed: {', '.join(tables.sealing[:3])}"
@@ -278,7 +280,7 @@ def table_findings(tables: Tables) -> Iterator[Finding]:
         yield ok("columns", "every part has the columns that the output has grown to")
 
 
-def _all_right(tables: Tables) -> str:
+def _all_right(tables: TableContents) -> str:
     rows = f"{counted(tables.rows[RESULTS_TABLE], 'answer')}, {counted(tables.rows[FAILURES_TABLE], 'failed row')}"
     words = [
         f"{counted(tables.files, 'file')} ({rows}, {counted(tables.rows[ATTEMPTS_TABLE], 'attempt')}): every page "

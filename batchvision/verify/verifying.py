@@ -20,7 +20,7 @@ from batchvision.verify.ledger import ledger_findings
 from batchvision.verify.listed import index_findings, read_runs, recipe_findings, run_findings
 from batchvision.verify.once import cost_findings, once_findings
 from batchvision.verify.rows import Counts, manifest_findings
-from batchvision.verify.tables import ATTEMPTS_TABLE, Tables, read_tables, table_findings
+from batchvision.verify.tables import ATTEMPTS_TABLE, TableContents, read_tables, table_findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Report:
 
     output: Path
     findings: tuple[Finding, ...]
-    tables: Tables
+    tables: TableContents
     manifest: Counts | None
 
     @property

@@ -22,7 +22,7 @@ from virtual_time import VIRTUAL
 
 from batchvision import Job
 from batchvision.pilot import Pilot, pilot
-from batchvision.pilot.frame import Choice, ChosenStratum, Frame
+from batchvision.pilot.frame import Choice, ChosenStratum, SamplingFrame
 from batchvision.records import RunSummary
 from batchvision.runner import run_async
 
@@ -85,10 +85,10 @@ def job_of(folder: Path, overrides: dict[str, Any] | None = None) -> Job:
     return Job.from_mapping(settings, folder, overrides)
 
 
-HONEST = Frame.choose
+HONEST = SamplingFrame.choose
 
 
-def first_rows(frame: Frame, rows: int, seed: int = 0) -> Choice:
+def first_rows(frame: SamplingFrame, rows: int, seed: int = 0) -> Choice:
     """The sabotaged pilot: the rows as they come in the manifest, as if they were all of one kind."""
     every = [chosen for stratum in HONEST(frame, len(frame), seed).strata for chosen in stratum.chosen]
     first = sorted(every, key=lambda chosen: int(chosen.row_id[1:]))[:rows]
@@ -138,7 +138,7 @@ def faults(found: list[Told]) -> list[str]:
 def prove(rows: int, asked: int, seeds: int, rule: str, restless: float, *, sabotage: bool) -> int:
     """Play all seeds and print them; 1 where that is not what is promised."""
     if sabotage:
-        Frame.choose = first_rows  # type: ignore[method-assign]
+        SamplingFrame.choose = first_rows  # type: ignore[method-assign]
     found = []
     for told in tell(rows, asked, seeds, rule, restless):
         found.append(told)

@@ -25,6 +25,6 @@ def test_the_bill_for_the_whole_lies_in_the_interval_that_a_pilot_told() -> None
 
 
 def test_a_pilot_of_the_first_rows_of_a_sorted_manifest_misses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pilot.Frame, "choose", pilot.first_rows)
+    monkeypatch.setattr(pilot.SamplingFrame, "choose", pilot.first_rows)
     found = list(pilot.tell(rows=120, asked=20, seeds=2, rule="area", restless=0.2, images=15))
     assert not any(told.is_hit for told in found)

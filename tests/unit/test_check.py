@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchvision.check import CheckReport, Finding, check, key_from_environment
+from batchvision.check import CheckFinding, CheckReport, check, key_from_environment
 from batchvision.errors import AuthenticationFailed, BatchvisionError, ConnectFailed, ModelNotFound, RequestRejected
 from batchvision.job import Job
 from batchvision.providers import Dialect, ModelListing, dialect
@@ -113,8 +113,8 @@ async def test_an_output_that_cannot_be_written_is_found(tmp_path: Path) -> None
 
 
 def test_the_gravest_finding_decides() -> None:
-    assert CheckReport((Finding("a", ""), Finding("b", "", 5), Finding("c", "", 2))).exit_code == 2
-    assert CheckReport((Finding("a", ""),)).exit_code == 0
+    assert CheckReport((CheckFinding("a", ""), CheckFinding("b", "", 5), CheckFinding("c", "", 2))).exit_code == 2
+    assert CheckReport((CheckFinding("a", ""),)).exit_code == 0
 
 
 def test_models_takes_the_key_from_the_providers_own_variable() -> None:

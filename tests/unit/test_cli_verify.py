@@ -11,7 +11,7 @@ from batchvision.cli.verify import report_lines
 from batchvision.reparse import Reparsed
 from batchvision.reparse.reading import Why
 from batchvision.verify import Finding, Mark, Report
-from batchvision.verify.tables import Tables
+from batchvision.verify.tables import TableContents
 
 GOOD = Finding("parts", Mark.OK, "3 files")
 ODD = Finding("manifest", Mark.NOTE, "is gone", "put it back")
@@ -19,7 +19,7 @@ BAD = Finding("ledger", Mark.WRONG, "the sum is wrong", "restore it")
 
 
 def report(*findings: Finding) -> Report:
-    return Report(Path("out"), findings, Tables(), None)
+    return Report(Path("out"), findings, TableContents(), None)
 
 
 def test_every_finding_has_its_mark_and_its_next_step() -> None:

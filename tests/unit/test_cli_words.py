@@ -37,7 +37,7 @@ from batchvision.progress import say
 from batchvision.providers import ModelListing
 from batchvision.records import TICKS_PER_USD, Lane
 from batchvision.spending import Kind, Spending, Sum
-from batchvision.status import OutputStatus, Tokens
+from batchvision.status import OutputStatus, TokenCounts
 from batchvision.wording import counted
 
 # ---------------------------------------------------------------------------------- plan
@@ -192,7 +192,7 @@ SEEN = OutputStatus(
     failures_by_kind={"refused": 2},
     rows_quarantined=1,
     spending=_spent(),
-    tokens=Tokens(1000, 400, 0, 90, 10),
+    tokens=TokenCounts(1000, 400, 0, 90, 10),
     projected_ticks=TICKS_PER_USD * 2,
     unclear=(AmbiguousAttempt("A-1", "ambiguous", TICKS_PER_USD // 10, "r1"),),
     in_flight=3,
@@ -232,7 +232,7 @@ def test_a_quiet_output_has_a_short_status() -> None:
         failures_by_kind={},
         rows_quarantined=0,
         spending=Spending(),
-        tokens=Tokens(),
+        tokens=TokenCounts(),
         projected_ticks=None,
         unclear=(),
         in_flight=0,

@@ -18,18 +18,18 @@ from batchvision.emulator.bodies import (
     stream_error,
     stream_pieces,
 )
-from batchvision.emulator.checks import Asked, read_request
+from batchvision.emulator.checks import ParsedRequest, read_request
 from batchvision.emulator.faults import FaultKind, Stage
 from batchvision.emulator.options import EmulatorOptions, Face
 from batchvision.emulator.pixels import PictureMemory
-from batchvision.emulator.pricing import Tokens
+from batchvision.emulator.pricing import AnswerTokens
 from batchvision.emulator.refusals import Reason, Refusal, refused_by_fault
 
-TOKENS = Tokens(text=100, image=512, cached=64, completion=24, reasoning=10)
+TOKENS = AnswerTokens(text=100, image=512, cached=64, completion=24, reasoning=10)
 TICKS = 7_828_000
 
 
-def asked(face: Face = Face.XAI, text: str = "Describe it. [[echo:7]]", **fields: Any) -> Asked:
+def asked(face: Face = Face.XAI, text: str = "Describe it. [[echo:7]]", **fields: Any) -> ParsedRequest:
     document = {"model": "grok-4.3", "messages": [{"role": "user", "content": text}], **fields}
     return read_request(face, json.dumps(document).encode(), EmulatorOptions(), PictureMemory())
 

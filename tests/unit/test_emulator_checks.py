@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from batchvision.emulator.checks import Asked, check_content_type, check_key, read_request
+from batchvision.emulator.checks import ParsedRequest, check_content_type, check_key, read_request
 from batchvision.emulator.options import EmulatorOptions, Face
 from batchvision.emulator.pixels import PictureMemory
-from batchvision.emulator.refusals import Reason, Refused
+from batchvision.emulator.refusals import Reason, RequestRefused
 
 
 def image(form: str = "PNG", declared: str | None = None, cut: int | None = None) -> str:
@@ -30,12 +30,12 @@ def body(*urls: str, text: str = "What is it?", **fields: Any) -> bytes:
     return json.dumps({"model": "grok-4.3", "messages": [{"role": "user", "content": parts}], **fields}).encode()
 
 
-def read(content: bytes, face: Face = Face.XAI, **options: Any) -> Asked:
+def read(content: bytes, face: Face = Face.XAI, **options: Any) -> ParsedRequest:
     return read_request(face, content, EmulatorOptions().changed(options), PictureMemory())
 
 
-def refused(content: bytes, face: Face = Face.XAI, **options: Any) -> Refused:
-    with pytest.raises(Refused) as caught:
+def refused(content: bytes, face: Face = Face.XAI, **options: Any) -> RequestRefused:
+    with pytest.raises(RequestRefused) as caught:
         read(content, face, **options)
     return caught.value
 
@@ -45,14 +45,14 @@ def refused(content: bytes, face: Face = Face.XAI, **options: Any) -> Refused:
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer  ", "Basic abc"])
 def test_no_key_is_a_401(header: str | None) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         check_key(Face.XAI, header, EmulatorOptions())
     assert caught.value.refusal.status(Face.XAI) == 401
 
 
 def test_a_bad_key_is_a_400_at_xai_and_a_401_elsewhere() -> None:
     for face, status in ((Face.XAI, 400), (Face.OPENROUTER, 401), (Face.OPENAI, 401)):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RequestRefused) as caught:
             check_key(face, "Bearer bad-key", EmulatorOptions())
         assert caught.value.refusal.status(face) == status
         assert "bad-key" not in caught.value.refusal.message
@@ -62,19 +62,19 @@ def test_any_key_is_good_until_one_is_named() -> None:
     check_key(Face.XAI, "Bearer sk-anything", EmulatorOptions())
     check_key(Face.XAI, "bearer emulator-key", EmulatorOptions(key="secret"))
     check_key(Face.XAI, "Bearer secret", EmulatorOptions(key="secret"))
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefused):
         check_key(Face.XAI, "Bearer sk-anything", EmulatorOptions(key="secret"))
 
 
 def test_the_default_address_takes_requests_without_a_key_until_one_is_named() -> None:
     check_key(Face.XAI, None, EmulatorOptions(), may_be_missing=True)
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefused):
         check_key(Face.XAI, None, EmulatorOptions(key="secret"), may_be_missing=True)
 
 
 def test_anything_but_json_is_a_415() -> None:
     check_content_type("application/json")
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         check_content_type("text/plain")
     assert caught.value.refusal.status(Face.XAI) == 415
 
@@ -189,7 +189,7 @@ def test_whatever_a_body_holds_it_is_understood_or_refused(
     }
     try:
         read(json.dumps(document).encode(), face)
-    except Refused as error:
+    except RequestRefused as error:
         assert error.refusal.message
 
 

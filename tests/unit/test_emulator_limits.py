@@ -9,7 +9,7 @@ import pytest
 from batchvision.emulator.faults import FaultKind
 from batchvision.emulator.limits import Limits
 from batchvision.emulator.options import EmulatorOptions, Face
-from batchvision.emulator.refusals import Refused
+from batchvision.emulator.refusals import RequestRefused
 
 
 class Clock:
@@ -29,7 +29,7 @@ def admitted(of: Limits, times: int) -> int:
     for _ in range(times):
         try:
             of.admit()
-        except Refused:
+        except RequestRefused:
             continue
         count += 1
     return count
@@ -61,9 +61,9 @@ def test_xai_says_actual_and_limit_for_each_second_or_minute() -> None:
     each_minute = limits(Clock(), requests_per_minute=90, burst=1)
     each_second.admit()
     each_minute.admit()
-    with pytest.raises(Refused, match=r"Requests per Second \(actual/limit\): 3/2$"):
+    with pytest.raises(RequestRefused, match=r"Requests per Second \(actual/limit\): 3/2$"):
         each_second.admit("grok-4.3")
-    with pytest.raises(Refused, match=r"model grok-4.3\. .*Requests per Minute \(actual/limit\): 91/90$"):
+    with pytest.raises(RequestRefused, match=r"model grok-4.3\. .*Requests per Minute \(actual/limit\): 91/90$"):
         each_minute.admit("grok-4.3")
 
 
@@ -71,7 +71,7 @@ def test_tokens_of_a_minute_may_be_overdrawn_once_and_are_paid_back_by_waiting()
     clock = Clock()
     tight = limits(clock, tokens_per_minute=6000)
     tight.spend("grok-4.3", 9000)
-    with pytest.raises(Refused, match=r"Tokens per Minute \(actual/limit\): 6100/6000$"):
+    with pytest.raises(RequestRefused, match=r"Tokens per Minute \(actual/limit\): 6100/6000$"):
         tight.spend("grok-4.3", 100)
     clock.now += 31
     tight.spend("grok-4.3", 100)
@@ -93,7 +93,7 @@ def test_headers_tell_limits_where_the_provider_does() -> None:
 def test_openrouter_tells_its_limits_with_a_429_only() -> None:
     tight = limits(Clock(), Face.OPENROUTER, requests_per_minute=60)
     tight.admit()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         tight.admit()
     headers = caught.value.refusal.headers
     assert headers["X-RateLimit-Limit"] == "60"
@@ -104,7 +104,7 @@ def test_openrouter_tells_its_limits_with_a_429_only() -> None:
 def test_retry_after_is_told_when_asked_for() -> None:
     tight = limits(Clock(), requests_per_minute=6, burst=1, retry_after=True)
     tight.admit()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         tight.admit()
     assert caught.value.refusal.headers["Retry-After"] == "10"
 

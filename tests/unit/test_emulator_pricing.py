@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchvision.emulator.pricing import Tokens, cost_ticks, image_tokens, price_of, text_tokens
+from batchvision.emulator.pricing import AnswerTokens, cost_ticks, image_tokens, price_of, text_tokens
 from batchvision.records import TICKS_PER_USD
 
 
@@ -15,15 +15,15 @@ def test_a_million_prompt_tokens_of_grok_43_cost_a_dollar_and_a_quarter() -> Non
 
 
 def test_cached_tokens_are_cheaper_and_reasoning_costs_like_completion() -> None:
-    tokens = Tokens(text=100, image=512, cached=64, completion=24, reasoning=10)
+    tokens = AnswerTokens(text=100, image=512, cached=64, completion=24, reasoning=10)
     assert tokens.prompt == 612
     assert tokens.total == 646
     assert cost_ticks("grok-4.3", tokens) == 548 * 12_500 + 64 * 2_000 + 34 * 25_000
 
 
 def test_a_long_prompt_costs_twice_for_all_its_tokens() -> None:
-    short = Tokens(199_999, 0, 0, 10, 0)
-    long = Tokens(200_000, 0, 0, 10, 0)
+    short = AnswerTokens(199_999, 0, 0, 10, 0)
+    long = AnswerTokens(200_000, 0, 0, 10, 0)
     assert cost_ticks("grok-4.3", long) == 2 * (cost_ticks("grok-4.3", short) + 12_500)
 
 

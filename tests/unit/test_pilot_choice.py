@@ -10,7 +10,7 @@ import pytest
 from batchvision.errors import JobInvalid
 from batchvision.job import Job
 from batchvision.pilot.agreement import Agreement, agreement, words_in_common
-from batchvision.pilot.frame import Choice, Frame
+from batchvision.pilot.frame import Choice, SamplingFrame
 from batchvision.pilot.paid import Answered
 from batchvision.pilot.sweep import MOST_SETTINGS, settings, variants
 from batchvision.plan import CountedRequest
@@ -22,8 +22,8 @@ def seen(name: str, ticks: int, size: ImageSize = (10, 10), key: str | None = No
     return CountedRequest(row, (size,), key or f"key-{name}", Estimate(ticks // 2, ticks, None))
 
 
-def frame(rows: int = 200) -> Frame:
-    found = Frame()
+def frame(rows: int = 200) -> SamplingFrame:
+    found = SamplingFrame()
     for number in range(rows):
         found.add(seen(f"r{number}", 100 + number))
     return found
@@ -49,7 +49,7 @@ def test_the_same_seed_chooses_the_same_rows_and_another_others() -> None:
 
 
 def test_the_choice_does_not_hang_on_the_order_of_the_manifest() -> None:
-    turned = Frame()
+    turned = SamplingFrame()
     for number in reversed(range(200)):
         turned.add(seen(f"r{number}", 100 + number))
     assert set(turned.choose(20).row_ids) == set(frame().choose(20).row_ids)
@@ -70,7 +70,7 @@ def test_a_pilot_larger_than_the_job_is_all_of_it() -> None:
 
 
 def test_rows_alike_in_cost_are_told_apart_by_their_pixels() -> None:
-    found = Frame()
+    found = SamplingFrame()
     for number in range(100):
         found.add(seen(f"r{number}", 100, (number + 1, 10)))
     by_place = [int(row_id[1:]) // 25 for row_id in found.choose(8).row_ids]
@@ -78,7 +78,7 @@ def test_rows_alike_in_cost_are_told_apart_by_their_pixels() -> None:
 
 
 def test_the_same_request_is_one_to_choose_from() -> None:
-    found = Frame()
+    found = SamplingFrame()
     for number in range(10):
         found.add(seen(f"r{number}", 100, key="same"))
     assert len(found) == 1
