@@ -85,11 +85,12 @@ class Terms:
     caching: Caching | None = None
     zone: tzinfo = UTC  #: whose days money is added up by
     prices: Mapping[str, int] = field(default_factory=dict)  #: that each intent names
+    purpose: Purpose = Purpose.RUN
 
     @property
     def is_trial(self) -> bool:
         """Nothing of this run is published."""
-        return Purpose.SWEEP.has_made(self.run_id)
+        return self.purpose is Purpose.SWEEP
 
 
 class Judged(NamedTuple):
@@ -284,6 +285,7 @@ class Exchanges:
             recipe_id=self._terms.recipe.recipe_id,
             skip_key=request.skip_key,
             run_id=self._terms.run_id,
+            purpose=self._terms.purpose,
             lane=lane,
             provider=self._dialect.name,
             model_requested=self._terms.recipe.model,

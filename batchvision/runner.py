@@ -292,6 +292,7 @@ class Night:
         budget.pacing.tell = self.waits.tell
         terms = Terms(
             run_id=self.run_id,
+            purpose=self.purpose,
             recipe=job.recipe,
             keep_names=tuple(column.name for column in job.keep_columns),
             timeout_seconds=limits.request_timeout_seconds,

@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from batchvision.money import Prices
 from batchvision.providers import sse
-from batchvision.records import EndedWithout, Intent, Lane, RawAnswer, Tries
+from batchvision.records import EndedWithout, Intent, Lane, Purpose, RawAnswer, Tries
 from batchvision.secrets import Secrets
 
 #: Of the journal's format. A journal of a later version is refused, never guessed at.
@@ -153,7 +153,10 @@ def _document(entry: Entry) -> dict[str, Any]:
                 "seq": entry.seq,
             }
         case Intent():
-            return {"kind": "intent", **dict(zip(Intent._fields, entry, strict=True))}
+            values = dict(zip(Intent._fields, entry, strict=True))
+            if entry.purpose is Purpose.RUN:
+                del values["purpose"]  # as in journals of earlier versions
+            return {"kind": "intent", **values}
         case Accepted(exchange_id, ticket, at, place, is_unread):
             where = {} if place is None else {"place": place}
             unread = {"unread": True} if is_unread else {}
@@ -235,7 +238,8 @@ def _header(document: dict[str, Any]) -> Header:
 
 
 def _intent(document: dict[str, Any]) -> Intent:
-    values = {name: document[name] for name in Intent._fields if name != "prices"}
+    values = {name: document[name] for name in Intent._fields if name not in ("prices", "purpose")}
+    purpose = document.get("purpose")
     values.update(
         lane=Lane(document["lane"]),
         tries=Tries(*document["tries"]),
@@ -243,6 +247,7 @@ def _intent(document: dict[str, Any]) -> Intent:
         image_ref=tuple(document["image_ref"]),
         image_sha256=tuple(document["image_sha256"]),
         prices=document.get("prices"),
+        purpose=Purpose.of_run_id(document["run_id"]) if purpose is None else Purpose(purpose),
     )
     if values["prices"]:
         Prices.recorded(values["prices"])

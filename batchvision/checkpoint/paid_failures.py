@@ -78,7 +78,7 @@ def read_paid_failures(output: Path, is_wanted: Callable[[str, str], bool]) -> d
             continue
         for line in _failed_lines(path):
             key = line["row_id"], line["request_key"]
-            if Purpose.SWEEP.has_made(line["run_id"]) or not is_wanted(*key):
+            if Purpose.of_run_id(line["run_id"]) is Purpose.SWEEP or not is_wanted(*key):
                 continue
             known = paid.setdefault(key, _Paid(line))
             known.runs.add(line["run_id"])
@@ -107,5 +107,5 @@ def _add_costs(output: Path, paid: Mapping[Key, _Paid]) -> None:
         for batch in batches_of(path, ("row_id", "request_key", "cost_ticks", "run_id")):
             for line in batch.filter(pc.is_in(batch["request_key"], keys)).to_pylist():
                 known = paid.get((line["row_id"], line["request_key"]))
-                if known is not None and not Purpose.SWEEP.has_made(line["run_id"]):
+                if known is not None and Purpose.of_run_id(line["run_id"]) is not Purpose.SWEEP:
                     known.cost_ticks += line["cost_ticks"] or 0

@@ -10,7 +10,7 @@ from batchvision.checkpoint.books import Books, Verdict, is_unclear
 from batchvision.checkpoint.entries import Header
 from batchvision.checkpoint.journal import damaged, read_segment
 from batchvision.money import bound_words
-from batchvision.records import Completed, Exchange, Failed, Intent, Purpose
+from batchvision.records import Completed, Exchange, Failed, Intent
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,10 @@ def replay(path: Path, books: Books, judge: Callable[[Exchange], Verdict], hold:
             raise damaged(path, 0, f"a record tells of an exchange that is not open ({fault})") from fault
         if exchange_id is None:
             continue
-        verdict = judge(books.open[exchange_id])
+        exchange = books.open[exchange_id]
+        verdict = judge(exchange)
         books.book(exchange_id, verdict, hold=hold and is_unclear(verdict))
-        if Purpose.SWEEP.has_made(verdict.attempt.intent.run_id):
+        if exchange.intent.is_trial:
             continue
         completed += isinstance(verdict.outcome, Completed)
         failed += isinstance(verdict.outcome, Failed)

@@ -126,7 +126,9 @@ def pilot_rows(output: Path, recipe_id: str) -> frozenset[str]:
     """The rows that pilots have asked before, under this recipe, and that have ended."""
     found: set[str] = set()
     for batch in OutputView(output).rows("attempts", ("row_id", "recipe_id", "run_id", "state")):
-        is_own = pc.and_(pc.equal(batch["recipe_id"], recipe_id), pc.ends_with(batch["run_id"], Purpose.PILOT.mark("")))
+        runs = batch["run_id"].unique().to_pylist()
+        pilots = pa.array([run_id for run_id in runs if Purpose.of_run_id(run_id) is Purpose.PILOT], pa.string())
+        is_own = pc.and_(pc.equal(batch["recipe_id"], recipe_id), pc.is_in(batch["run_id"], pilots))
         is_end = pc.is_in(batch["state"], pa.array(_ENDED))
         found.update(batch["row_id"].filter(pc.and_(is_own, is_end)).to_pylist())
     return frozenset(found)

@@ -25,17 +25,20 @@ class Lane(StrEnum):
 
 
 class Purpose(StrEnum):
-    """Why a run asks. Another purpose than RUN ends the run's id, so that each line of the ledger tells it."""
+    """Why a run sends requests. Intents and run summaries hold it as a field."""
 
-    RUN = "run"  #: what is to do
-    PILOT = "pilot"  #: rows of all sizes, to know what the rest will cost; kept like any others
-    SWEEP = "sweep"  #: rows again under another setting, to compare: in the ledger, and nowhere else
+    RUN = "run"  #: answer the rows to do
+    PILOT = "pilot"  #: answer rows of all sizes, to learn the cost of the rest
+    SWEEP = "sweep"  #: ask rows again under another setting, to compare; results go to the ledger only
 
     def mark(self, run_id: str) -> str:
+        """``run_id`` with the purpose at its end, for people."""
         return run_id if self is Purpose.RUN else f"{run_id}-{self}"
 
-    def has_made(self, run_id: str) -> bool:
-        return run_id.endswith("-" + self)
+    @classmethod
+    def of_run_id(cls, run_id: str) -> Purpose:
+        """The purpose in a run_id: for the ledger and for journals of earlier versions, which lack the field."""
+        return next((each for each in (cls.PILOT, cls.SWEEP) if run_id.endswith(f"-{each}")), cls.RUN)
 
 
 class ImageKind(StrEnum):

@@ -36,11 +36,12 @@ class Intent(NamedTuple):
     has_urls: bool = False
     #: those it was sent under, as ``Prices.record`` names them; empty: none were known; None: not recorded
     prices: Mapping[str, int] | None = None
+    purpose: Purpose = Purpose.RUN
 
     @property
     def is_trial(self) -> bool:
-        """Asked to compare settings: it is booked, and its row stays where it is."""
-        return Purpose.SWEEP.has_made(self.run_id)
+        """Asked to compare settings: the attempt is listed, and the state of its row does not change."""
+        return self.purpose is Purpose.SWEEP
 
 
 class RawAnswer(NamedTuple):

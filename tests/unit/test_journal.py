@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from math import isnan, nan
@@ -42,7 +43,7 @@ from batchvision.checkpoint.journal import (
 )
 from batchvision.errors import CheckpointDamaged, DiskFailed
 from batchvision.offload import inline
-from batchvision.records import Cell, EndedWithout, Intent, RawAnswer
+from batchvision.records import Cell, EndedWithout, Intent, Purpose, RawAnswer
 from batchvision.secrets import Secret, Secrets
 
 HEADER = Header("night", "run1", START, "0of1", 7)
@@ -407,3 +408,24 @@ def test_times_keep_their_microseconds() -> None:
     at = datetime(2026, 11, 20, 1, 2, 3, 456789, tzinfo=UTC)
     (frame,), _ = scan(frame_group(0, [encode(Accepted("x", "t", at), as_it_is)]), PATH)
     assert decode(frame.document) == Accepted("x", "t", at)
+
+
+# ---------------------------------------------------------------------------------- the purpose of an intent
+
+
+@pytest.mark.parametrize("purpose", list(Purpose))
+def test_an_intent_keeps_the_purpose_of_its_run(purpose: Purpose) -> None:
+    intent = an_intent(1, purpose=purpose)
+    assert decode(json.loads(encode(intent, str))) == intent
+
+
+@pytest.mark.parametrize(
+    ("run_id", "purpose"),
+    [("r1", Purpose.RUN), ("r1-pilot", Purpose.PILOT), ("r1-sweep", Purpose.SWEEP), ("pilot", Purpose.RUN)],
+)
+def test_a_journal_without_purposes_tells_them_by_the_end_of_the_run_id(run_id: str, purpose: Purpose) -> None:
+    document = json.loads(encode(an_intent(1, run_id=run_id), str))
+    assert "purpose" not in document, "as earlier versions wrote it"
+    intent = decode(document)
+    assert isinstance(intent, Intent)
+    assert intent.purpose is purpose
