@@ -1,16 +1,15 @@
-"""The loopback provider: xAI, OpenRouter and OpenAI faces on 127.0.0.1, for rehearsals and tests. It is no model.
+"""The loopback provider: xAI, OpenRouter and OpenAI faces on 127.0.0.1, for rehearsals and tests.
 
-Rule: nothing here imports batchvision but ``records``; only here are ``aiohttp.web`` servers made, and aiohttp and
-Pillow load with the first use of ``start_in_thread`` or ``serve``, not with ``FaultKind`` or ``EmulatorOptions``.
+A request passes the modules in this order: ``checks`` (is the request valid?), ``limits`` (is it within the rate?),
+``faults`` (is a fault due?), ``answers`` and ``compose`` (the text, made from ``pixels``), ``pricing`` (tokens and
+ticks), ``ledger`` (the bill), ``bodies`` (the face's JSON), ``delivery`` (the bytes, whole or broken). ``app`` joins
+these modules, ``routes`` maps paths to handlers, ``server`` listens.
 
-What it does with a request, in the order of its modules: ``checks`` (is it one the real provider would take?) ->
-``limits`` (is there room?) -> ``faults`` (is something meant to go wrong?) -> ``answers`` and ``compose`` (words made
-from ``pixels``) -> ``pricing`` (tokens and ticks) -> ``ledger`` (the bill) -> ``bodies`` (the face's JSON) ->
-``delivery`` (the bytes, also broken ones). ``app`` joins them; ``routes`` says which path leads where;
-``server`` listens.
+A user text may hold markers. ``[[echo:TOKEN]]`` is copied into the answer and the bill. ``[[fault:KIND]]`` asks for a
+fault (see :class:`FaultKind`), ``[[fault:KIND:N]]`` asks for it N times.
 
-In the user text of a prompt, ``[[echo:TOKEN]]`` is copied into the answer and into the bill, and
-``[[fault:KIND]]`` or ``[[fault:KIND:N]]`` asks for a fault (see :class:`FaultKind`), the latter only N times.
+The emulator imports only ``records`` from batchvision. aiohttp and Pillow are imported with ``start_in_thread`` or
+``serve``, not with ``FaultKind`` or ``EmulatorOptions``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The words of an answer: what is in the images, what was asked, the echo; and how a fault changes them. Pure.
+"""The text of an answer: a description of the images, the prompt, the echo; and its change by a fault. Pure.
 
-Rule: it never pretends. An answer says what can be measured and repeats the prompt; ``system_fingerprint`` says that
-there is no model behind it.
+An answer holds only what was measured, and repeats the prompt. ``system_fingerprint`` names the emulator.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _THOUGHT = "The emulator does not think; this text stands where a model's reason
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """One answer before it is put into a face's JSON. ``error``: what choices[0].error says."""
+    """One answer before it is put into the JSON of a face. ``error`` becomes ``choices[0].error``."""
 
     text: str | None
     finish_reason: str | None = "stop"
@@ -33,7 +32,7 @@ class Made:
 
 
 def make_answer(asked: ParsedRequest, fault: FaultKind | None) -> Made:
-    """The answer to ``asked``, bent by ``fault`` if that is one of the ANSWER stage."""
+    """The answer to a request, changed by ``fault`` if it is of the ANSWER stage."""
     sentence = _sentence(asked)
     made = Made(sentence)
     if asked.wants_json:
@@ -42,7 +41,7 @@ def make_answer(asked: ParsedRequest, fault: FaultKind | None) -> Made:
 
 
 def count_tokens(asked: ParsedRequest, made: Made, reasoning_tokens: int, cached: int) -> AnswerTokens:
-    """Reasoning comes first and leaves at least half of ``max_tokens`` to the answer."""
+    """Reasoning tokens are counted first and leave at least half of ``max_tokens`` to the answer."""
     reasoning = reasoning_tokens if asked.is_reasoning else 0
     if asked.max_tokens is not None:
         reasoning = min(reasoning, asked.max_tokens // 2)
@@ -53,7 +52,7 @@ def count_tokens(asked: ParsedRequest, made: Made, reasoning_tokens: int, cached
 
 
 def cut_to(made: Made, tokens: int) -> Made:
-    """No more than so many visible tokens, as max_tokens does it."""
+    """The answer cut to ``tokens`` visible tokens, as ``max_tokens`` cuts it."""
     if made.text is None or text_tokens(made.text) <= tokens:
         return made
     return replace(made, text=made.text[: max(0, tokens) * 4], finish_reason="length")

@@ -1,7 +1,6 @@
-"""The emulator itself: what happens to a question from its arrival to its bill. Joins the other modules.
+"""The path of a request from its arrival to its bill. Joins the modules that need no network.
 
-Rule: everything that can be decided without the network is decided in them; here it is put in order. All state
-belongs to one event loop.
+All state belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -39,7 +38,8 @@ from batchvision.emulator.refusals import (
 from batchvision.emulator.repeats import Repeat, ResponseCache
 from batchvision.emulator.tickets import Ticket, Tickets
 
-_LARGE_BODY = 256 * 1024  # from here a request is read in a thread: decoding may take longer than the loop should wait
+#: Larger requests are decoded in a thread, so that they do not block the event loop.
+_LARGE_BODY = 256 * 1024
 _PREFIXES_REMEMBERED = 10_000
 JSON = {"Content-Type": "application/json"}
 _EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
@@ -55,7 +55,7 @@ class Emulator:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all that was asked: bill, tickets, fault counts, limits. Options stay."""
+        """Clear the bill, tickets, fault counts and limits. Options stay."""
         self.ledger = Ledger(self.options.ledger_entries)
         self._tickets = Tickets()
         self._prefixes: set[str] = set()
@@ -63,7 +63,7 @@ class Emulator:
         self._refit()
 
     def configure(self, changes: Mapping[str, Any]) -> None:
-        """Change options while running; the bill and the tickets stay. Raises ValueError."""
+        """Change options of a running emulator. Bill and tickets stay. Raises ValueError."""
         self.options = self.options.changed(changes)
         self._refit()
 
@@ -77,7 +77,7 @@ class Emulator:
         return self.ledger.bill()
 
     def check_key(self, face: Face, request: web.Request) -> None:
-        """On the default path a key may be missing. Raises RequestRefused."""
+        """Raises RequestRefused. Requests to the default path need no key."""
         is_default = not request.path.startswith(face.path)
         check_key(face, request.headers.get("Authorization"), self.options, may_be_missing=is_default)
 
@@ -120,7 +120,7 @@ class Emulator:
         return read_request(face, body, options, self._memory)
 
     async def _repeat(self, asked: ParsedRequest, entry: OpenEntry, request: web.Request) -> Repeat | None:
-        """The answer from OpenRouter's cache, which costs nothing."""
+        """The stored answer from OpenRouter's response cache, which is free."""
         if asked.face is not Face.OPENROUTER:
             return None
         key = self._repeats.key(request.path, request.headers, await request.read())
@@ -130,7 +130,7 @@ class Emulator:
         return repeat
 
     def _pick(self, asked: ParsedRequest, entry: OpenEntry) -> FaultKind | None:
-        """The fault of this try. Raises RequestRefused for one that refuses."""
+        """The fault of this try, if any. Raises RequestRefused for a fault that refuses the request."""
         without = () if asked.urls else (FaultKind.IMAGE_DOWNLOAD_FAILED,)
         stages = SUBMITTED if asked.is_deferred else STREAMED if asked.is_stream else ONLINE
         kind = self._faults.pick(asked.content_hash, asked.faults, stages, without)
@@ -181,7 +181,7 @@ class Emulator:
         return delivered
 
     def _keep(self, generated: Generated, request: web.Request, body: bytes) -> dict[str, str]:
-        """Put an answer into OpenRouter's cache, where it is asked for; the headers that say so."""
+        """Store an answer in OpenRouter's response cache if the request asks for it. Returns its headers."""
         key = self._repeats.key(request.path, request.headers, body)
         if key is None or generated.asked.face is not Face.OPENROUTER:
             return {}
@@ -196,7 +196,7 @@ class Emulator:
         if asked.max_tokens is not None:
             made = cut_to(made, asked.max_tokens - tokens.reasoning)
             tokens = replace(tokens, completion=min(tokens.completion, text_tokens(made.text or made.refusal or "")))
-        # OpenRouter's zero-completion insurance: what ends in an error is free
+        # OpenRouter does not charge for an answer that ends in an error
         ticks = 0 if made.error is not None else cost_ticks(asked.model, tokens)
         name = {Face.XAI: str(uuid.uuid4()), Face.OPENROUTER: f"gen-{uuid.uuid4().hex}"}
         request_id = name.get(asked.face, f"chatcmpl-{uuid.uuid4().hex}")
@@ -204,7 +204,7 @@ class Emulator:
         return Generated(asked, made, tokens, ticks, request_id, int(time.time()))
 
     def _cached_tokens(self, asked: ParsedRequest) -> int:
-        """Whole blocks of a text prefix that was asked before."""
+        """Tokens of whole blocks of a text prefix that an earlier request had."""
         blocks = text_tokens(asked.prefix) // CACHE_BLOCK_TOKENS
         if not blocks:
             return 0
@@ -233,7 +233,7 @@ class Emulator:
         return {own: request_id, "Server": "batchvision-emulator (no model)"}
 
     def no(self, face: Face, refusal: Refusal) -> Outgoing:
-        """A refusal in the words of the face."""
+        """A refusal in the dialect of the face."""
         kind = {"Content-Type": "text/html; charset=utf-8"} if refusal.is_page() else JSON
         headers = {**kind, **self._headers(face, str(uuid.uuid4())), **refusal.headers}
         return Outgoing((refusal.body(face),), refusal.status(face), headers)
@@ -243,7 +243,7 @@ class Emulator:
     async def _accept(
         self, generated: Generated, entry: OpenEntry, fault: FaultKind | None, delivery: ResponseDelivery
     ) -> Delivered:
-        """Give a ticket; a fault of the BYTES stage waits for the one poll that collects."""
+        """Return a ticket. A fault of the BYTES stage is kept for the poll that collects the answer."""
         wait_seconds = self._drawn(self.options.deferred_seconds)
         if fault is FaultKind.TICKET_SLOW:
             wait_seconds += self.options.slow_seconds
@@ -299,7 +299,7 @@ class Emulator:
             self.ledger.delivered(ticket.entry)
         return delivered
 
-    # ------------------------------------------------------------------ small change
+    # ------------------------------------------------------------------ lists and accounts
 
     async def wait(self, seconds: Seconds) -> None:
         drawn = self._drawn(seconds)
@@ -311,6 +311,6 @@ class Emulator:
 
 
 def _note(entry: OpenEntry, asked: ParsedRequest) -> None:
-    """What the bill says of who asked."""
+    """Copy what identifies the request into its bill entry."""
     entry.lane = "deferred" if asked.is_deferred else "stream" if asked.is_stream else "online"
     entry.echo, entry.text, entry.content_hash = asked.echo, asked.text[:120], asked.content_hash

@@ -1,7 +1,7 @@
-"""The JSON of each face: whole answers, streamed ones, tickets, lists of models, account pages. No I/O.
+"""The JSON of each face: whole answers, streamed answers, tickets, lists of models, account pages. No I/O.
 
-Rule: what differs between providers differs here too. xAI leaves reasoning out of ``completion_tokens`` and reports
-ticks; OpenRouter counts it in and reports USD; OpenAI reports no cost.
+xAI leaves reasoning out of ``completion_tokens`` and reports ticks. OpenRouter includes reasoning and reports USD.
+OpenAI includes reasoning and reports no cost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PIECE = 24  # characters in one streamed chunk
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One answer with all that its body tells."""
+    """One answer with its tokens, cost and ids."""
 
     asked: ParsedRequest
     made: Made
@@ -109,7 +109,7 @@ def usage(generated: Generated) -> dict[str, Any]:
         "completion_tokens_details": {"reasoning_tokens": tokens.reasoning},
     }
     if face is Face.OPENROUTER:
-        # at most 15 digits: the shortest text of this float is exactly the decimal of the ticks
+        # at most 15 digits, so the shortest decimal of this float is exact
         told |= {"cost": generated.ticks / TICKS_PER_USD, "is_byok": False, "cost_details": {}}
         told["prompt_tokens_details"] |= {"cache_write_tokens": 0, "video_tokens": 0}
     return told
@@ -119,7 +119,7 @@ def usage(generated: Generated) -> dict[str, Any]:
 
 
 def stream_pieces(generated: Generated) -> list[bytes]:
-    """Server-sent events: role, content in pieces, finish, usage (xAI: with the finish), ``[DONE]``."""
+    """Server-sent events: role, content in pieces, finish, usage (xAI sends it with the finish), ``[DONE]``."""
     face, made = generated.asked.face, generated.made
     pieces = [b": OPENROUTER PROCESSING\n\n"] if face is Face.OPENROUTER else []
     pieces += [_event(_chunk(generated, delta)) for delta in _deltas(made)]
@@ -138,7 +138,7 @@ def stream_pieces(generated: Generated) -> list[bytes]:
 
 
 def stream_error(face: Face) -> bytes:
-    """The event that ends a stream mid-way."""
+    """The event that ends a stream early."""
     error: dict[str, Any] = {"code": "internal", "error": "The model failed mid-way."}
     if face is not Face.XAI:
         error = {"error": {"code": 502, "message": "The model failed mid-way.", "type": "server_error"}}
@@ -175,7 +175,7 @@ def ticket_body(ticket: str) -> bytes:
 
 
 def models_body(face: Face) -> bytes:
-    """``GET models``. OpenRouter tells prices as texts, USD for one token."""
+    """``GET models``. OpenRouter lists prices as strings in USD per token."""
     if face is Face.OPENROUTER:
         return json.dumps({"data": [_router_model(name) for name in MODELS]}).encode()
     listed = [{"id": name, "object": "model", "created": 1_763_596_800, "owned_by": "emulator"} for name in MODELS]
@@ -207,12 +207,12 @@ def _usd_text(ticks: int) -> str:
 
 
 def language_models_body() -> bytes:
-    """xAI's list: prices in USD cents for 100 million tokens."""
+    """xAI's list, with prices in USD cents per 100 million tokens."""
     return json.dumps({"models": [language_model(name) for name in MODELS]}).encode()
 
 
 def language_model(name: str) -> dict[str, Any]:
-    cents = MODELS[name]._asdict()  # one tick for a token is one cent for 100 million
+    cents = MODELS[name]._asdict()  # 1 tick per token is 1 cent per 100 million tokens
     return {
         "id": name,
         "object": "model",

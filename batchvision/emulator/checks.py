@@ -1,4 +1,4 @@
-"""What the real providers check before they answer: key, content type, fields, model, images, schema. No I/O.
+"""The checks of the real providers: key, content type, fields, model, images, schema. No I/O.
 
 Bytes and headers become a :class:`ParsedRequest` or raise :class:`RequestRefused`. The checks follow the providers'
 documents.
@@ -32,7 +32,7 @@ _NOT_FOR_REASONING = ("presence_penalty", "frequency_penalty", "stop")
 
 
 class RequestImage(NamedTuple):
-    """One image of a request: looked at, or a URL that nobody fetches."""
+    """One image of a request: a decoded picture, or a URL that is not downloaded."""
 
     picture: Picture | None
     url: str
@@ -41,8 +41,10 @@ class RequestImage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """One request that may be answered. ``text`` and ``images`` are those of the last user message; ``prefix`` is all
-    text before it (system, examples); ``content_hash`` is the same for each try of the same request."""
+    """One valid request. ``text`` and ``images`` are those of the last user message, ``prefix`` is the text before it.
+
+    ``content_hash`` covers model, text and images, so it is the same for each try of a request.
+    """
 
     face: Face
     model: str
@@ -68,7 +70,7 @@ class ParsedRequest:
 
 
 def check_key(face: Face, authorization: str | None, options: EmulatorOptions, may_be_missing: bool = False) -> None:
-    """Raises RequestRefused. With no key configured any is good, but those that start with "bad"."""
+    """Raises RequestRefused. Without a configured key, each key that does not start with "bad" is accepted."""
     if authorization is None and may_be_missing and options.key is None:
         return
     scheme, _, key = (authorization or "").partition(" ")
@@ -227,7 +229,7 @@ def _messages(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _parts(at: int, message: Mapping[str, Any]) -> Iterator[str | dict[str, Any]]:
-    """Texts as they are, images as their ``image_url`` object."""
+    """Yield texts, and images as their ``image_url`` object."""
     content = message.get("content")
     if isinstance(content, str):
         yield content
@@ -253,7 +255,7 @@ def _look(
     url, detail = part.get("url"), part.get("detail", "auto")
     if not isinstance(url, str):
         raise _wrong_type(f"messages[{at}]: missing field `url`")
-    if detail not in ("auto", "low", "high", "original") and face is not Face.XAI:  # xAI ignores what it does not know
+    if detail not in ("auto", "low", "high", "original") and face is not Face.XAI:  # xAI ignores unknown values
         raise RequestRefused(
             Reason.INVALID, f"Invalid value: {detail!r}. Supported values are: 'auto', 'low' and 'high'."
         )
@@ -306,7 +308,7 @@ def _problem(schema: dict[str, Any]) -> str | None:
 
 
 def _response_format(face: Face, document: Mapping[str, Any]) -> tuple[str, Any]:
-    """(text | json_object | json_schema, the schema)."""
+    """Return the type (text, json_object or json_schema) and the schema."""
     asked = document.get("response_format")
     if asked is None:
         return "text", None

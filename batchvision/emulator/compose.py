@@ -1,7 +1,7 @@
-"""Builds a valid instance of a JSON schema out of what was seen and asked. Pure and deterministic.
+"""Build a valid instance of a JSON schema from an image description and a prompt. Pure.
 
-Rule: the same clue gives the same instance. Text goes into every free string, so that the row's echo is in the answer
-too. ``pattern`` and ``not`` are not solved (the portable subset has neither).
+The same clue gives the same instance. Each free string holds the sentence, so the echo of the row is in the answer.
+``pattern`` and ``not`` are ignored: the portable subset of JSON schema has neither.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_DEPTH = 8  # a schema that refers to itself ends here
+_DEPTH = 8  # depth at which a recursive schema ends
 _FORMATS = {
     "date": "2026-11-20",
     "time": "12:00:00Z",
@@ -29,28 +29,28 @@ _REFUSED_KEYWORDS = ("minContains", "maxContains")
 
 @dataclass(frozen=True, slots=True)
 class Clue:
-    """What an answer can be made of."""
+    """The material of an answer."""
 
     sentence: str  #: the plain answer, echo included
-    words: str  #: where labels are looked for: the prompt and the file names
+    words: str  #: the prompt and the file names, in which labels are searched
     colours: tuple[str, ...] = ()
     format: str = ""
     width: int = 0
     height: int = 0
 
     def draw(self, *of: object) -> int:
-        """A number that depends on the clue and on ``of`` alone."""
+        """A number that depends only on the clue and on ``of``."""
         text = "|".join((self.sentence, *map(str, of)))
         return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest(), "big")
 
 
 def compose(schema: Mapping[str, Any], clue: Clue) -> Any:
-    """An instance of ``schema``. Raises ValueError where none is finite."""
+    """An instance of ``schema``. Raises ValueError if it has no finite instance."""
     return _Composer(schema, clue).instance(schema, "", 0)
 
 
 class _Composer:
-    """Walks one schema; ``name`` is the property an instance is for."""
+    """Walks one schema. ``name`` is the property of which the instance is made."""
 
     def __init__(self, root: Mapping[str, Any], clue: Clue) -> None:
         self.root = root
@@ -84,8 +84,8 @@ class _Composer:
                 return None
 
     def resolved(self, schema: Mapping[str, Any], depth: int) -> Mapping[str, Any]:
-        """References followed and a single ``allOf`` merged; what stands beside them wins."""
-        if depth > 2 * _DEPTH and ("$ref" in schema or "allOf" in schema):  # all that is optional ended before
+        """Follow references and merge a single ``allOf``. Keys beside it win."""
+        if depth > 2 * _DEPTH and ("$ref" in schema or "allOf" in schema):  # optional parts ended at half of this depth
             raise ValueError("it refers to itself without an end")
         if "$ref" in schema:
             target = _pointer(self.root, schema["$ref"])
@@ -147,7 +147,7 @@ class _Composer:
         return text if most is None else text[:most]
 
     def words_for(self, name: str) -> str:
-        """A property that is named after something seen gets just that."""
+        """The words for a property. A property named after an image property gets that property alone."""
         lowered = name.lower()
         if "colo" in lowered and self.clue.colours:
             return self.clue.colours[0]
@@ -168,7 +168,7 @@ class _Composer:
             value += step or (min(1.0, (high - value) / 2) if high is not None else 1.0)
         elif value == schema.get("exclusiveMaximum"):
             value -= step or (min(1.0, (value - low) / 2) if low is not None else 1.0)
-        if step:  # not by division: integers of any size stay exact
+        if step:  # without division, so that large integers stay exact
             value = -(-value // step) * step
             if high is not None and value > high:
                 value = high // step * step
@@ -188,8 +188,8 @@ class _Composer:
         return self.choices(values, 1)[0]
 
     def choices(self, values: Sequence[Any], at_least: int) -> list[Any]:
-        """All that fit best, or as many as are needed: a label named like a colour seen, then one the prompt speaks of
-        most often; among equals the clue draws."""
+        """The best values, at least ``at_least`` of them: first labels named like a colour of the image, then the
+        labels most frequent in the prompt. Ties are drawn."""
         order = sorted(values, key=lambda value: (-self.fit(value), self.clue.draw(json.dumps(value))))
         best = [value for value in order if self.fit(value) >= 10]
         return order[: max(at_least, min(len(best), 2))]
@@ -205,7 +205,7 @@ class _Composer:
 
 
 def schema_problem(schema: Mapping[str, Any]) -> str | None:
-    """What xAI refuses with 400 about a schema, or None."""
+    """Why xAI would refuse the schema with 400, or None."""
     for place, each in _subschemas(schema, "schema"):
         for name in _REFUSED_KEYWORDS:
             if name in each:
@@ -245,7 +245,7 @@ def _subschemas(schema: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any
 
 
 def _pointer(root: Mapping[str, Any], reference: object) -> Mapping[str, Any]:
-    """The schema behind ``#/$defs/name``; empty if there is none."""
+    """The schema at ``#/$defs/name``, or an empty one."""
     found: Any = root
     if not isinstance(reference, str) or not reference.startswith("#"):
         return {}
@@ -255,7 +255,7 @@ def _pointer(root: Mapping[str, Any], reference: object) -> Mapping[str, Any]:
 
 
 def _matching(pattern: str, candidates: Sequence[object]) -> str:
-    """The first candidate that fits; the first of all if none does."""
+    """The first candidate that matches, otherwise the first candidate."""
     texts = [text for text in candidates if isinstance(text, str)]
     try:
         return next((text for text in texts if re.search(pattern, text)), texts[0])
@@ -264,7 +264,7 @@ def _matching(pattern: str, candidates: Sequence[object]) -> str:
 
 
 def _distinct(items: list[Any]) -> list[Any]:
-    """Equal neighbours are told apart where that can be done: texts by a number."""
+    """Append numbers to equal neighbouring texts."""
     seen: set[str] = set()
     distinct: list[Any] = []
     for item in items:

@@ -1,7 +1,7 @@
-"""How bytes leave: whole, or broken as a fault asks for.
+"""Send the bytes of an answer, whole or broken by a fault. Only this module touches the connection.
 
-Rule: only this module touches the connection. Each function says truthfully whether the whole body was handed to the
-network. A broken connection is what was asked for or what the client did; neither is an error here.
+Each function returns whether the whole body was handed to the network. A broken connection is not an error here: a
+fault or the client broke it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from batchvision.emulator.faults import FaultKind
 from batchvision.emulator.refusals import page
 
 _LINGER_NONE = struct.pack("ii", 1, 0)  # closing sends RST
-_LOOK_SECONDS = 0.05  # how often a hanging answer looks whether its client has left
+_LOOK_SECONDS = 0.05  # interval at which a hanging response checks its client
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """What is to be sent. One piece travels with its Content-Length, several as chunks (a stream)."""
+    """A response. One piece is sent with Content-Length, several pieces as chunks (a stream)."""
 
     pieces: tuple[bytes, ...]
     status: int = 200
@@ -37,7 +37,7 @@ class Outgoing:
 
 
 class Delivered(NamedTuple):
-    """``status`` as the client saw it; 0: none."""
+    """The result of sending. ``status`` is 0 for a broken connection."""
 
     response: web.StreamResponse
     status: int
@@ -45,7 +45,7 @@ class Delivered(NamedTuple):
 
 
 class ResponseDelivery:
-    """One connection's answer; ``slow_seconds`` is what slow faults take, ``leaving`` is set when the server stops."""
+    """The response of one connection. Slow faults take ``slow_seconds``. ``leaving`` is set when the server stops."""
 
     def __init__(self, request: web.Request, slow_seconds: float, leaving: asyncio.Event) -> None:
         self._request = request
@@ -53,7 +53,7 @@ class ResponseDelivery:
         self._leaving = leaving
 
     async def send(self, outgoing: Outgoing, fault: FaultKind | None = None) -> Delivered:
-        """Send it, broken as ``fault`` says."""
+        """Send the response, broken as ``fault`` demands."""
         match fault:
             case FaultKind.RESET_BEFORE | FaultKind.RESET_AFTER | FaultKind.SUBMIT_RESET:
                 return self._reset()
@@ -75,7 +75,7 @@ class ResponseDelivery:
                 return await self._whole(outgoing)
 
     async def wait(self, seconds: float) -> None:
-        """Sleep, but not longer than the server lives."""
+        """Sleep, at most until the server stops."""
         if seconds > 0:
             try:
                 async with asyncio.timeout(seconds):
@@ -100,7 +100,7 @@ class ResponseDelivery:
                     await response.write(piece)
                     await self.wait(slow_seconds / len(pieces))
             await response.write_eof()
-        except ConnectionError:  # the client has left
+        except ConnectionError:  # the client closed the connection
             return Delivered(response, outgoing.status, False)
         return Delivered(response, outgoing.status, True)
 
@@ -123,7 +123,7 @@ class ResponseDelivery:
         return transport is None or transport.is_closing()
 
     def _cut(self, outgoing: Outgoing, fault: FaultKind) -> Delivered:
-        """Half of the body, by hand: no server library would send these bytes."""
+        """Write half of the body by hand, because no server library sends these bytes."""
         body = outgoing.body
         half = body[: len(body) // 2]
         kind = outgoing.headers.get("Content-Type", "application/json")
@@ -143,6 +143,6 @@ class ResponseDelivery:
 
 
 def _slices(body: bytes) -> tuple[bytes, ...]:
-    """Ten pieces, so that a slow body keeps dripping."""
+    """Ten pieces, for a slow body."""
     size = max(1, -(-len(body) // 10))
     return tuple(body[at : at + size] for at in range(0, len(body), size))

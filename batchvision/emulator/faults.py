@@ -1,7 +1,7 @@
-"""Faults on demand: the kinds there are, and which one, if any, hits a request. No I/O.
+"""Faults on demand: the kinds of faults, and the choice of a fault for a request. No I/O.
 
-Rule: a fault depends only on what is asked (markers, content, how often it was asked) and on the seed, never on time
-or on the order in which requests arrive. So a rehearsal can be repeated.
+A fault depends only on markers, content, the number of the try and the seed. Time and the order of requests do not
+matter, so a rehearsal can be repeated.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ _Key = TypeVar("_Key")
 
 
 class Stage(StrEnum):
-    """Where on its way a request is hit. Deferred: REQUEST and SUBMIT when it is handed in, POLL at any poll, ANSWER
-    and BYTES at the one poll that collects the answer."""
+    """The stage of a request that a fault hits. A deferred request meets REQUEST and SUBMIT at submission, POLL at each
+    poll, ANSWER and BYTES at the poll that collects the answer."""
 
-    REQUEST = "request"  #: refused before anything is generated; nothing is billed
-    ANSWER = "answer"  #: generated and billed, but not what was hoped for
-    BYTES = "bytes"  #: generated and billed, but it does not arrive as it should
-    STREAM = "stream"  #: like BYTES, only for stream = true
-    SUBMIT = "submit"  #: only deferred: the ticket
-    POLL = "poll"  #: only deferred: each poll, ready or not
+    REQUEST = "request"  #: refused before generation, not billed
+    ANSWER = "answer"  #: generated and billed, with an unusable answer
+    BYTES = "bytes"  #: generated and billed, but broken on the way
+    STREAM = "stream"  #: like BYTES, for streams only
+    SUBMIT = "submit"  #: deferred requests only: the ticket
+    POLL = "poll"  #: deferred requests only: each poll, ready or not
 
 
 class FaultKind(StrEnum):
-    """Every fault the emulator knows: its word in markers and options, the stage it hits, and what happens."""
+    """A fault: its word in markers and options, its stage, and what happens."""
 
     stage: Stage
     sentence: str
@@ -41,7 +41,7 @@ class FaultKind(StrEnum):
         member.sentence = sentence
         return member
 
-    # refused, nothing billed
+    # refused, not billed
     REJECTED = "rejected", Stage.REQUEST, "400: the request is wrong for good."
     BAD_KEY = "bad_key", Stage.REQUEST, "The key is refused: 400 at xAI, 401 elsewhere."
     UNAUTHORIZED = "unauthorized", Stage.REQUEST, "401: no valid authorization."
@@ -76,7 +76,7 @@ class FaultKind(StrEnum):
     OVERLOADED = "overloaded", Stage.REQUEST, "529: overloaded."
     ERROR_IN_200 = "error_in_200", Stage.REQUEST, "200 whose body is an error and no answer."
     RESET_BEFORE = "reset_before", Stage.REQUEST, "The connection is reset before anything was generated."
-    # billed, but not what was hoped for
+    # billed, with an unusable answer
     CHOICE_ERROR = "choice_error", Stage.ANSWER, "200 with choices[0].error beside partial content; free of charge."
     EMPTY = "empty", Stage.ANSWER, "The content is an empty text."
     WHITESPACE = "whitespace", Stage.ANSWER, "The content is blank."
@@ -90,7 +90,7 @@ class FaultKind(StrEnum):
     INVALID_ANSWER = "invalid_answer", Stage.ANSWER, "Valid JSON that does not fit the schema."
     NOT_JSON = "not_json", Stage.ANSWER, "Prose where JSON was asked for."
     NO_USAGE = "no_usage", Stage.ANSWER, "A good answer without usage; billed all the same."
-    # billed, but it does not arrive as it should
+    # billed, but broken on the way
     HTML = "html", Stage.BYTES, "200 with a proxy's HTML page in place of the answer."
     HALF_BODY = "half_body", Stage.BYTES, "Content-Length announces the whole body, the connection closes at half."
     CUT_CHUNKED = "cut_chunked", Stage.BYTES, "A chunked body whose connection closes without the last chunk."
@@ -111,7 +111,7 @@ class FaultKind(StrEnum):
 
     @classmethod
     def named(cls, word: str) -> FaultKind:
-        """The kind of that word, or of that HTTP status. Raises ValueError that names the nearest."""
+        """The kind of a word or an HTTP status. Raises ValueError with the most similar word."""
         plain = word.strip().lower().replace("-", "_")
         kinds = {str(kind): kind for kind in cls}
         kind = kinds.get(_BY_STATUS.get(plain, plain))
@@ -141,7 +141,7 @@ _BY_STATUS = {
     "529": "overloaded",
 }
 
-#: Stages that apply when a request is sent, by how it travels.
+#: Stages of a request by its kind.
 ONLINE = frozenset({Stage.REQUEST, Stage.ANSWER, Stage.BYTES})
 STREAMED = ONLINE | {Stage.STREAM}
 SUBMITTED = ONLINE | {Stage.SUBMIT}
@@ -149,36 +149,36 @@ POLLED = frozenset({Stage.POLL})
 
 _MARKER = re.compile(r"\[\[fault:([A-Za-z0-9_-]+)(?::(\d+))?\]\]")
 _ECHO = re.compile(r"\[\[echo:([^\[\]]*)\]\]")
-#: Distinct requests whose tries are remembered; above it counting starts anew, which only tests of N could notice.
+#: Requests whose tries are counted. Beyond this number counting starts again.
 _MEMORY = 1_000_000
 
 
 class FaultMarker(NamedTuple):
-    """``[[fault:KIND:N]]`` as found in a text; ``times`` None: whenever it applies."""
+    """``[[fault:KIND:N]]`` in a text. ``times`` is None without N."""
 
     kind: FaultKind
     times: int | None
 
 
 def read_markers(text: str) -> tuple[FaultMarker, ...]:
-    """All fault markers of a text, in order. Raises ValueError for a kind that does not exist."""
+    """All fault markers of a text, in order. Raises ValueError for an unknown kind."""
     return tuple(
         FaultMarker(FaultKind.named(word), int(times) if times else None) for word, times in _MARKER.findall(text)
     )
 
 
 def read_echo(text: str) -> str:
-    """The tokens of all echo markers, joined by a space."""
+    """The tokens of all echo markers, joined by spaces."""
     return " ".join(_ECHO.findall(text))
 
 
 def without_markers(text: str) -> str:
-    """The text as a reader wants it: no markers, white space collapsed."""
+    """The text without markers, with white space collapsed."""
     return " ".join(_ECHO.sub(" ", _MARKER.sub(" ", text)).split())
 
 
 class FaultPicker:
-    """Decides for each try of each request; remembers how often a marker has fired and how often dice were thrown."""
+    """Picks the fault of each try. Counts how often each marker applied and how often each request was tried."""
 
     def __init__(self, rates: Mapping[str, float], seed: int) -> None:
         self.rates = {FaultKind.named(word): rate for word, rate in rates.items()}
@@ -193,7 +193,7 @@ class FaultPicker:
         stages: Collection[Stage],
         without: Collection[FaultKind] = (),
     ) -> FaultKind | None:
-        """The fault of this try. Markers come first: with N they fire N times for this exact request, then the next."""
+        """The fault of this try. A marker comes before the rates. With N it applies N times to one request."""
         for place, marker in enumerate(markers):
             if marker.kind.stage in stages and marker.kind not in without and self._fires(content_hash, place, marker):
                 return marker.kind

@@ -1,7 +1,7 @@
-"""The emulator's own bill: what was asked, generated, charged and delivered, in integer ticks. No I/O.
+"""The emulator's own bill in integer ticks: requests, generated answers, charges and deliveries. No I/O.
 
-Rule: an answer is charged when it is generated, whether or not it arrives; ``delivered_whole`` says that its last byte
-was handed to the network, which is all a server can know. Sums are complete; single entries are the newest ones only.
+An answer is charged when it is generated, whether or not it arrives. ``delivered_whole`` means that its last byte was
+handed to the network. Sums cover all requests; entries are the newest ones only.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-#: Distinct requests whose generations are counted.
+#: Number of distinct requests whose generations are counted.
 _COUNTED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class BillEntry:
-    """One chat request. ``status`` 0: the connection ended without one. ``content_hash``: of model, text and images,
-    the same for each try of the same request. ``echo``: the row's own token from ``[[echo:...]]``."""
+    """One chat request. ``status`` is 0 if the connection ended without one. ``echo``: tokens of ``[[echo:...]]``.
+
+    ``content_hash`` covers model, text and images, so it is the same for each try of a request.
+    """
 
     number: int
     request_id: str
@@ -35,8 +37,8 @@ class BillEntry:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """All since the start or the last reset. ``requests``: chat requests, refused ones too; ``polls``: of deferred
-    tickets. ``generated_again``: generations beyond the first of the same request (what was paid more than once)."""
+    """All requests since the start or the last reset. ``requests``: chat requests, refused ones included. ``polls``: of
+    deferred tickets. ``generated_again``: generations of a request after its first, which were paid again."""
 
     requests: int
     polls: int
@@ -48,14 +50,14 @@ class Bill:
     by_status: Mapping[int, int]
     by_fault: Mapping[str, int]
     entries: tuple[BillEntry, ...]
-    repeated: int = 0  #: answered from the response cache, free of charge
+    repeated: int = 0  #: answered from the response cache, not charged
 
     def by_echo(self) -> dict[str, int]:
-        """How often each echo token was generated, among the entries listed."""
+        """Generations of each echo token among the listed entries."""
         return dict(Counter(entry.echo for entry in self.entries if entry.echo and entry.ticks))
 
     def to_document(self, with_entries: bool = True) -> dict[str, Any]:
-        """For JSON."""
+        """JSON content."""
         document = asdict(self)
         document["by_status"] = {str(status): count for status, count in self.by_status.items()}
         if not with_entries:
@@ -65,7 +67,7 @@ class Bill:
 
 @dataclass(slots=True)
 class OpenEntry:
-    """A :class:`BillEntry` while it is being written."""
+    """A mutable :class:`BillEntry`."""
 
     number: int
     face: str
@@ -97,7 +99,7 @@ class OpenEntry:
 
 
 class Ledger:
-    """Written by the one event loop; ``bill`` takes a picture of it."""
+    """Written by one event loop. ``bill`` returns a snapshot."""
 
     def __init__(self, entries: int) -> None:
         self._entries: deque[OpenEntry] = deque(maxlen=entries)
@@ -114,7 +116,7 @@ class Ledger:
         return entry
 
     def generated(self, entry: OpenEntry, request_id: str, ticks: int) -> None:
-        """From here on it is charged."""
+        """Charge for the answer."""
         entry.request_id, entry.ticks, entry.is_generated = request_id, ticks, True
         self._generated += 1
         self._ticks += ticks
@@ -124,7 +126,7 @@ class Ledger:
         self._generated_again += times > 0
 
     def repeated(self, entry: OpenEntry, request_id: str) -> None:
-        """Answered with what was generated, and charged, before."""
+        """Note an answer from the response cache, which is free."""
         entry.request_id = request_id
         self._repeated += 1
 
@@ -137,12 +139,12 @@ class Ledger:
         self._by_status[status] += 1
 
     def answered(self, entry: OpenEntry, status: int) -> None:
-        """The status the client was told for its POST; 0: none."""
+        """Note the status of the POST; 0 for a broken connection."""
         entry.status = status
         self._by_status[status] += 1
 
     def delivered(self, entry: OpenEntry) -> None:
-        """The generated answer has left whole."""
+        """Note that the whole answer was sent."""
         if entry.is_generated and not entry.delivered_whole:
             entry.delivered_whole = True
             self._delivered += 1

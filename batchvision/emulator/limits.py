@@ -1,6 +1,6 @@
-"""The provider's rate limits: requests and tokens a minute, as token buckets. No I/O; the clock is a parameter.
+"""The provider's rate limits: token buckets for requests and tokens a minute. No I/O; the clock is a parameter.
 
-Rule: a refused request takes nothing, so a client that is refused may come again as soon as there is room.
+A refused request takes nothing from a bucket.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batchvision.emulator.refusals import Reason, RequestRefused
 
 
 class Bucket:
-    """Fills at ``per_minute`` up to ``capacity``; may be overdrawn by a request larger than what is left."""
+    """Fills at ``per_minute`` up to ``capacity``. A large request may overdraw it."""
 
     def __init__(self, per_minute: float, capacity: float, clock: Callable[[], float]) -> None:
         self.per_minute = per_minute
@@ -41,7 +41,7 @@ class Bucket:
 
 
 class Limits:
-    """One face's two buckets. ``admit`` before anything is read, ``spend`` when the tokens are known."""
+    """The two buckets of one face. ``admit`` takes a request, ``spend`` takes its tokens when they are known."""
 
     def __init__(self, options: EmulatorOptions, face: Face, clock: Callable[[], float] = time.monotonic) -> None:
         self._options = options
@@ -61,7 +61,7 @@ class Limits:
         bucket.take(1)
 
     def spend(self, model: str, tokens: int) -> None:
-        """Take the tokens of one request; the last one of a minute may overdraw. Raises RequestRefused with 429."""
+        """Take the tokens of one request, which may overdraw the bucket. Raises RequestRefused with 429."""
         bucket = self._tokens
         if bucket is None:
             return
@@ -72,14 +72,14 @@ class Limits:
         bucket.take(tokens)
 
     def refuse(self, kind: FaultKind, model: str) -> RequestRefused:
-        """The 429 a fault asks for."""
+        """The 429 of a fault."""
         if kind is FaultKind.TOKENS_LIMITED:
             limit = round(self._options.tokens_per_minute or 10_000_000)
             return RequestRefused(Reason.TOKENS, tokens_text(model, limit + 65, limit))
         return RequestRefused(Reason.REQUESTS, self._requests_text(model), _asked_headers(kind, self._options))
 
     def headers(self) -> dict[str, str]:
-        """What a good answer tells of the limits; OpenRouter tells nothing."""
+        """The rate limit headers of a good answer. OpenRouter sends none."""
         told: dict[str, str] = {}
         if not self._options.rate_headers or self._face is Face.OPENROUTER:
             return told
@@ -138,7 +138,7 @@ def _asked_headers(kind: FaultKind, options: EmulatorOptions) -> Mapping[str, st
         case FaultKind.RATE_LIMITED_MS:
             return {"retry-after-ms": str(round(seconds * 1000))}
         case FaultKind.RATE_LIMITED_DATE:
-            # whole seconds only: rounded up, or a wait below a second would be none
+            # whole seconds, rounded up so that a short wait is not 0
             at = datetime.now(UTC) + timedelta(seconds=math.ceil(seconds) + 1)
             return {"Retry-After": format_datetime(at.replace(microsecond=0), usegmt=True)}
         case _:

@@ -1,6 +1,6 @@
-"""What an emulator is told: one frozen value, checked when made. No I/O.
+"""The options of an emulator: one frozen value, checked when it is made. No I/O.
 
-Rule: an option that is wrong raises ValueError with a sentence that says what would be right.
+A wrong option raises ValueError with a message that names a valid value.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from batchvision.emulator.faults import FaultKind
 DEFAULT_PORT = 8765
 DEFAULT_KEY = "emulator-key"
 
-#: A fixed time, or (shortest, longest) of times drawn evenly between them.
+#: A fixed time, or the bounds (shortest, longest) of a uniform draw.
 Seconds = float | tuple[float, float]
 
 
 class Face(StrEnum):
-    """Whose dialect is spoken; the path's prefix chooses it."""
+    """The provider dialect, chosen by the prefix of the path."""
 
     XAI = "xai"  #: /v1 and /xai/v1
     OPENROUTER = "openrouter"  #: /openrouter/api/v1
@@ -30,26 +30,26 @@ class Face(StrEnum):
 
     @property
     def path(self) -> str:
-        """The prefix under which ``chat/completions`` is found."""
+        """The prefix of ``chat/completions``."""
         return {"xai": "/xai/v1", "openrouter": "/openrouter/api/v1", "openai": "/openai/v1"}[self.value]
 
 
-#: Every prefix served, the default one last so that the longer ones are tried first.
+#: All prefixes. The default prefix comes last, because the longer ones begin like it.
 PREFIXES: tuple[tuple[str, Face], ...] = (*((face.path, face) for face in Face), ("/v1", Face.XAI))
 
 
 @dataclass(frozen=True, slots=True)
 class EmulatorOptions:
-    """How the emulator behaves; every field has a default that gives a quick and faultless provider.
+    """How the emulator behaves. The defaults give a fast provider without faults or limits.
 
-    ``key``: the one key that is accepted; None accepts any but those that start with "bad".
-    ``requests_per_minute`` with ``burst`` (default: one second's worth), ``tokens_per_minute``: 429 above them.
-    ``polls_count``: polls of deferred tickets take from the request rate too.
-    ``fault_rates``: kind -> probability, drawn for each try from ``seed`` and the request's content, so that the same
-    run meets the same faults in whatever order its requests travel.
-    ``fail_image_urls``: http(s) images are answered with a download error; they are never fetched either way.
-    ``reasoning_tokens``: thinking that a reasoning model adds to each answer (not with ``reasoning_effort: none``).
-    ``ledger_entries``: how many of the newest requests the bill lists one by one; its sums are always complete.
+    - ``key``: the only key accepted. By default each key is, unless it starts with "bad".
+    - ``requests_per_minute``, ``burst`` (default: the requests of one second), ``tokens_per_minute``: beyond them 429.
+    - ``polls_count``: polls of deferred tickets count as requests.
+    - ``fault_rates``: probability by kind of fault. The draw depends on ``seed``, content and number of the try,
+      not on the order of requests.
+    - ``fail_image_urls``: answer requests that hold http(s) images with a download error. They are never downloaded.
+    - ``reasoning_tokens``: added to each answer of a reasoning model, if ``reasoning_effort`` allows it.
+    - ``ledger_entries``: number of newest requests that the bill lists. Its sums cover all requests.
     """
 
     port: int = 0
@@ -89,7 +89,7 @@ class EmulatorOptions:
                 raise ValueError(f"{name} is {value}: give a number above 0, or leave it out for no limit")
 
     def changed(self, changes: Mapping[str, Any]) -> EmulatorOptions:
-        """These options with ``changes``; the port a server already listens on cannot change."""
+        """These options with ``changes``. The port of a listening server cannot change."""
         names = [each.name for each in fields(self) if each.name != "port"]
         for name in changes:
             if name not in names:
@@ -100,7 +100,7 @@ class EmulatorOptions:
 
 
 def _seconds(name: str, value: object) -> Seconds:
-    """One number or a pair; JSON brings pairs as lists."""
+    """A number, or a pair (a list in JSON)."""
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
         return float(value)
     if isinstance(value, tuple | list) and len(value) == 2:

@@ -1,6 +1,6 @@
-"""What there is to see in an image: size, format, main colours. Decodes fully, so that damage is found.
+"""Size, format and main colours of an image. Decodes each image fully, so that damage is found.
 
-Rule: bytes in, a small frozen value out; each distinct image is decoded once (a bounded memory by sha256).
+Distinct images are decoded once: results are cached by sha256.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from PIL import Image
 
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # MPO, several pictures in one JPEG, opens as JPEG
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # MPO (several pictures in one JPEG) opens as JPEG
 _GRID = 24  # colours are counted on a picture of 24 x 24
 _REMEMBERED = 4096
 
 
 class NotAnImage(Exception):
-    """The bytes are no image of a format we know, or do not decode to the end."""
+    """The bytes are not an image of a known format, or do not decode to the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image as seen. ``colours``: the main ones, most frequent first (one or two)."""
+    """A decoded image. ``colours``: one or two main colours, the most frequent first."""
 
     sha256: str
     format: str
@@ -37,7 +37,7 @@ class Picture:
 
 
 class PictureMemory:
-    """Looks at images and remembers the newest 4096; safe to use from several threads."""
+    """Decodes images and remembers the newest 4096. Thread-safe."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[str, Picture] = OrderedDict()
@@ -60,24 +60,24 @@ class PictureMemory:
 
 
 def look(content: bytes, sha256: str) -> Picture:
-    """Decode ``content`` to its last pixel and name what is there. Raises NotAnImage."""
+    """Decode ``content`` to its last pixel. Raises NotAnImage."""
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             width, height = image.size
             form = image.format or ""
-            # JPEGs decode at an eighth of their size: every byte is still read, at a third of the time
+            # at an eighth of its size a JPEG decodes in a third of the time, and each byte is still read
             image.draft("RGB", (_GRID, _GRID))
             image.load()
             colours = _main_colours(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise NotAnImage("too many pixels") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise on damage
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # raised by Pillow's decoders on damage
         raise NotAnImage(str(error)) from error
     return Picture(sha256, "JPEG" if form == "MPO" else form, _MEDIA_TYPES[form], width, height, colours)
 
 
 def _main_colours(image: Image.Image) -> tuple[str, ...]:
-    """The colour that covers most, and the next if it covers a sixth; transparent parts count as white."""
+    """The most frequent colour, and the second if it covers a sixth. Transparent pixels count as white."""
     small = image.convert("RGBA").resize((_GRID, _GRID), Image.Resampling.BOX)
     ground = Image.new("RGBA", small.size, "white")
     flat = Image.alpha_composite(ground, small).convert("RGB").tobytes()
@@ -100,7 +100,7 @@ _HUES = (
 
 
 def colour_name(red: int, green: int, blue: int) -> str:
-    """A plain word for an 8-bit RGB colour."""
+    """The name of an 8-bit RGB colour."""
     hue, saturation, value = colorsys.rgb_to_hsv(red / 255, green / 255, blue / 255)
     if value < 0.2:
         return "black"

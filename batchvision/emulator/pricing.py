@@ -1,7 +1,7 @@
-"""Tokens and ticks: how many an answer takes and what they cost. Pure, integers only.
+"""Count the tokens of an answer and its cost in ticks. Pure, integers only.
 
-Rule: the rules are simple and documented, so that a test can compute the bill itself. Prices: xAI's list of
-2026-09-29; a model that is not on it costs what grok-4.3 costs.
+The rules are simple, so that a test can compute the bill itself. Prices are xAI's list of 2026-09-29. An unknown model
+costs as much as grok-4.3.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from batchvision.records import TICKS_PER_USD
 
 
 class ModelPrice(NamedTuple):
-    """Ticks for one token."""
+    """Ticks per token."""
 
     prompt: int
     cached: int
@@ -21,7 +21,7 @@ class ModelPrice(NamedTuple):
 
 
 def _cents(prompt: int, cached: int, completion: int) -> ModelPrice:
-    """From US cents for a million tokens."""
+    """From US cents per million tokens."""
     return ModelPrice(*(each * TICKS_PER_USD // 100_000_000 for each in (prompt, cached, completion)))
 
 
@@ -33,7 +33,7 @@ MODELS: dict[str, ModelPrice] = {
     "grok-4.20-0309-reasoning": _cents(125, 20, 250),
     "grok-4.20-0309-non-reasoning": _cents(125, 20, 250),
 }
-#: How many prompt tokens a model takes, text and images together.
+#: Prompt tokens that a model accepts, text and images together.
 CONTEXT_TOKENS: dict[str, int] = {
     "grok-4.7": 500_000,
     "grok-4.6": 500_000,
@@ -42,13 +42,14 @@ CONTEXT_TOKENS: dict[str, int] = {
     "grok-4.20-0309-reasoning": 1_000_000,
     "grok-4.20-0309-non-reasoning": 1_000_000,
 }
-LONG_CONTEXT_TOKENS = 200_000  # from here all tokens of the request cost twice
+#: From this number of prompt tokens on, all tokens of the request cost twice as much.
+LONG_CONTEXT_TOKENS = 200_000
 CACHE_BLOCK_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerTokens:
-    """What one answer took; ``cached`` is part of ``text + image``, ``reasoning`` is not part of ``completion``."""
+    """Tokens of one answer. ``cached`` is part of ``text + image``. ``reasoning`` is not part of ``completion``."""
 
     text: int
     image: int
@@ -66,17 +67,17 @@ class AnswerTokens:
 
 
 def price_of(model: str) -> ModelPrice:
-    """By the name behind a vendor prefix (``x-ai/grok-4.3``)."""
+    """The price of a model. A vendor prefix (``x-ai/``) is ignored."""
     return MODELS.get(model.rpartition("/")[2], MODELS["grok-4.3"])
 
 
 def context_of(model: str) -> int:
-    """The context of a model, by the name behind a vendor prefix; that of grok-4.3 for models of other names."""
+    """The context length of a model. Unknown models have that of grok-4.3. A vendor prefix is ignored."""
     return CONTEXT_TOKENS.get(model.rpartition("/")[2], CONTEXT_TOKENS["grok-4.3"])
 
 
 def cost_ticks(model: str, tokens: AnswerTokens) -> int:
-    """Reasoning costs as much as completion; cached prompt tokens cost the cached price instead of the full one."""
+    """The cost. Reasoning tokens cost as much as completion tokens."""
     price = price_of(model)
     ticks = (
         (tokens.prompt - tokens.cached) * price.prompt
@@ -87,12 +88,12 @@ def cost_ticks(model: str, tokens: AnswerTokens) -> int:
 
 
 def text_tokens(text: str) -> int:
-    """Four characters a token, rounded up."""
+    """Four characters per token, rounded up."""
     return -(-len(text) // 4)
 
 
 def image_tokens(width: int, height: int, detail: str) -> int:
-    """256 for the overview and for each tile of 448 x 448, at most six tiles; ``low`` is the overview only."""
+    """256 tokens for the overview and for each tile of 448 x 448, at most six tiles. ``low``: the overview only."""
     if detail == "low":
         return 256
     tiles = -(-width // 448) * -(-height // 448)

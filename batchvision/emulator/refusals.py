@@ -1,7 +1,7 @@
-"""How each face says no: the reasons there are, and the status and body each face gives them. No I/O.
+"""Refusals: their reasons, and the status and body that each face gives them. No I/O.
 
-Rule: the wording is the provider's where it is known (xAI: three shapes of bodies; OpenRouter: ``error.metadata``;
-OpenAI: ``error.type`` and ``code``), because clients classify by it.
+The wording is the provider's own where it is known, because clients classify by it. xAI has three shapes of bodies,
+OpenRouter ``error.metadata``, OpenAI ``error.type`` and ``code``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from batchvision.emulator.options import Face
 
 
 class Wording(NamedTuple):
-    """One reason in three dialects. A status of 0 means ``status``."""
+    """One reason in three dialects. A face without its own status (0) uses ``status``."""
 
     status: int
-    xai_code: str | None  #: None: the shape {"error": "text"}
+    xai_code: str | None  #: without a code the body is {"error": "text"}
     router_type: str | None
     openai_type: str = "invalid_request_error"
     openai_code: str | None = None
@@ -30,7 +30,7 @@ class Wording(NamedTuple):
 
 
 class Reason(Enum):
-    """Why there is no answer."""
+    """Why a request is refused."""
 
     NO_KEY = Wording(401, None, "authentication", openai_code="invalid_api_key")
     BAD_KEY = Wording(401, "invalid-argument", "authentication", openai_code="invalid_api_key", xai_status=400)
@@ -83,7 +83,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One no. ``headers`` are added to those every answer has."""
+    """One refusal. ``headers`` are added to the usual ones."""
 
     reason: Reason
     message: str
@@ -99,7 +99,7 @@ class Refusal:
         return own[face] or wording.status
 
     def is_page(self) -> bool:
-        """Whether a proxy speaks, in HTML."""
+        """Whether the body is the HTML page of a proxy."""
         return self.reason is Reason.ORIGIN_TIMEOUT
 
     def body(self, face: Face) -> bytes:
@@ -108,7 +108,7 @@ class Refusal:
         return json.dumps(self.document(face)).encode()
 
     def document(self, face: Face) -> dict[str, Any]:
-        """The JSON of this no in that dialect."""
+        """The JSON of the refusal in the dialect of the face."""
         wording = self.reason.value
         match face:
             case Face.XAI:
@@ -130,7 +130,7 @@ class Refusal:
                 }
 
     def _xai(self, code: str) -> dict[str, Any]:
-        if self.reason is Reason.NO_PATH:  # the second of xAI's shapes
+        if self.reason is Reason.NO_PATH:  # xAI's second shape
             return {"error": {"code": 404, "message": self.message}}
         return {"code": code, "error": self.message}
 
@@ -146,7 +146,7 @@ class Refusal:
 
 
 class RequestRefused(Exception):
-    """Raised where a request is found wanting; carries the refusal to the one place that answers it."""
+    """Raised when a request is refused. The app turns it into a response."""
 
     def __init__(self, reason: Reason, message: str, headers: Mapping[str, str] | None = None) -> None:
         self.refusal = Refusal(reason, message, headers or {})
@@ -154,7 +154,7 @@ class RequestRefused(Exception):
 
 
 def page(title: str) -> bytes:
-    """What a proxy in front of a provider sends when it speaks itself."""
+    """The HTML page of a proxy in front of a provider."""
     return f"<!DOCTYPE html>\n<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n".encode()
 
 
@@ -164,7 +164,7 @@ OUT_OF_CREDIT = (
 )
 _SAFETY = "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO"
 
-#: What a REQUEST fault says; the rate limits and RESET_BEFORE are made elsewhere.
+#: Refusals of REQUEST faults, without those of rate limits.
 _SAID: Mapping[FaultKind, tuple[Reason, str]] = {
     FaultKind.REJECTED: (Reason.INVALID, "Invalid request: the emulator was told to refuse it."),
     FaultKind.UNAUTHORIZED: (Reason.NO_KEY, "No valid authorization was given."),
@@ -199,7 +199,7 @@ _SAID: Mapping[FaultKind, tuple[Reason, str]] = {
 
 
 def refused_by_fault(kind: FaultKind) -> RequestRefused:
-    """What a fault of stage REQUEST (or POLL) says where neither model, key, URL nor rate is part of the words."""
+    """The refusal of a REQUEST or POLL fault whose words name no model, key, URL or rate."""
     return RequestRefused(*_SAID[kind])
 
 

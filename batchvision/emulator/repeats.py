@@ -1,7 +1,7 @@
-"""OpenRouter's response cache: the same bytes asked again are answered with what was generated before. No I/O.
+"""OpenRouter's response cache: equal bytes get the stored answer. No I/O.
 
-Rule: keyed on the caller's key, the path and the body byte for byte; off unless the request's header asks for it; an
-answer that was generated is kept, whether or not it arrived.
+The key is the caller's API key, the path and the body, byte for byte. A request turns the cache on by a header. An
+answer is stored whether or not it arrived.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MOST = 100_000
 
 
 class Repeat(NamedTuple):
-    """What is sent in place of an answer: itself, without usage, and the headers that say so."""
+    """A stored answer without usage, and the headers that mark it."""
 
     generated: Generated
     headers: dict[str, str]
@@ -34,14 +34,14 @@ class _Kept(NamedTuple):
 
 
 class ResponseCache:
-    """``clock``: seconds that never go back."""
+    """``clock`` returns monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._kept: dict[bytes, _Kept] = {}
 
     def key(self, path: str, headers: Mapping[str, str], body: bytes) -> bytes | None:
-        """Under what the answer to this request is kept; None where the request does not want it."""
+        """The cache key of a request; None without the header for it."""
         if headers.get(ASKED, "").strip().lower() != "true":
             return None
         told = f"{headers.get('Authorization', '')}\0{path}\0".encode(errors="replace")

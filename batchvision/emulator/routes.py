@@ -1,6 +1,6 @@
-"""Which path leads where: the questions of each face, the lists beside them, and the emulator's own pages.
+"""HTTP routes of the faces and of routes of the emulator pages. Holds no state.
 
-Rule: no state. A face's paths answer in its words, those that are not there included; questions go to ``app``.
+Unknown paths below a face's prefix are answered in the face's dialect.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def make_app(emulator: Emulator) -> web.Application:
     return app
 
 
-# ---------------------------------------------------------------------------------- a provider's
+# ---------------------------------------------------------------------------------- routes of a provider
 
 
 def _routes(emulator: Emulator, prefix: str, face: Face) -> list[web.RouteDef]:
@@ -67,7 +67,7 @@ def _routes(emulator: Emulator, prefix: str, face: Face) -> list[web.RouteDef]:
 
 
 def _page(emulator: Emulator, face: Face, body: Callable[[], bytes], is_public: bool = False) -> _Endpoint:
-    """An endpoint that answers every GET with a JSON body."""
+    """An endpoint that answers each GET with a JSON body."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
@@ -94,7 +94,7 @@ def _language_model_of(emulator: Emulator) -> _Endpoint:
 def _in_dialect_of(emulator: Emulator) -> Middleware:
     @web.middleware
     async def in_dialect(request: web.Request, handler: _Endpoint) -> web.StreamResponse:
-        """Unknown paths and wrong methods are told in the words of the face."""
+        """Answer unknown paths and wrong methods in the face's dialect."""
         try:
             return await handler(request)
         except web.HTTPNotFound:
@@ -111,7 +111,7 @@ def _response(outgoing: Outgoing) -> web.Response:
     return web.Response(body=outgoing.body, status=outgoing.status, headers=outgoing.headers)
 
 
-# ---------------------------------------------------------------------------------- the emulator's own
+# ---------------------------------------------------------------------------------- routes of the emulator
 
 
 def _own_routes(emulator: Emulator) -> list[web.RouteDef]:

@@ -1,6 +1,6 @@
-"""Listening on 127.0.0.1: for the ``emulate`` command in the caller's loop, for tests and the demo in a thread.
+"""Listen on 127.0.0.1: in the caller's event loop for ``emulate``, in a thread for tests and the demo.
 
-Rule: it prints nothing and never listens on another address.
+The server prints nothing and never listens on another address.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from batchvision.emulator.routes import make_app
 
 _HOST = "127.0.0.1"
 _BACKLOG = 4096
-_GRACE_SECONDS = 0.2  # for answers under way when the server stops
-_PATIENCE_SECONDS = 30.0  # for the server's thread to do what it is asked
+#: Answers under way get this long when the server stops.
+_GRACE_SECONDS = 0.2
+#: A call into the server's thread fails after this time.
+_PATIENCE_SECONDS = 30.0
 _Result = TypeVar("_Result")
 
 
 class _Listening(NamedTuple):
-    """What the thread hands to its starter."""
+    """The running server, handed from its thread to the thread that started it."""
 
     emulator: Emulator
     loop: asyncio.AbstractEventLoop
@@ -37,7 +39,7 @@ class _Listening(NamedTuple):
 
 
 async def serve(options: EmulatorOptions | None = None, ready: Callable[[str], None] | None = None) -> None:
-    """Serve until cancelled; ``ready`` is called once with the URL. Raises OSError if the port is taken."""
+    """Serve until cancelled. ``ready`` is called once with the URL. Raises OSError if the port is taken."""
     async with _listening(Emulator(options or EmulatorOptions())) as port:
         if ready is not None:
             ready(f"http://{_HOST}:{port}")
@@ -57,7 +59,7 @@ async def _listening(emulator: Emulator) -> AsyncIterator[int]:
 
 
 class RunningEmulator:
-    """An emulator in a thread of its own. All methods may be called from any thread."""
+    """An emulator in a thread of its own. Its methods may be called from any thread."""
 
     def __init__(self, thread: threading.Thread, listening: _Listening) -> None:
         self._thread = thread
@@ -72,31 +74,31 @@ class RunningEmulator:
 
     @property
     def key(self) -> str:
-        """A key it accepts."""
+        """An API key that the emulator accepts."""
         return self._emulator.options.key or DEFAULT_KEY
 
     def base_url(self, face: Face | str = Face.XAI) -> str:
-        """What a client of that provider takes as its base URL."""
+        """The base URL for a client of this face."""
         return self.url + Face(face).path
 
     def bill(self) -> Bill:
-        """All since the start or the last reset; after ``stop`` the last one."""
+        """The bill since the start or the last reset. After ``stop`` it stays as it was."""
         if self._last_bill is not None:
             return self._last_bill
         return self._inside(self._emulator.bill)
 
     def configure(self, **changes: Any) -> None:
-        """Change options; bill and tickets stay. Raises ValueError."""
+        """Change options. Bill and tickets stay. Raises ValueError."""
         self._inside(lambda: self._emulator.configure(changes))
 
     set = configure
 
     def reset(self) -> None:
-        """Forget bill, tickets and fault counts."""
+        """Clear the bill, tickets and fault counts."""
         self._inside(self._emulator.reset)
 
     def stop(self) -> None:
-        """Close all connections and the port. Calling it twice does nothing."""
+        """Close all connections and the port. A second call does nothing."""
         if self._thread.is_alive():
             self._last_bill = self._inside(self._emulator.bill)
             self._loop.call_soon_threadsafe(self._leave.set)
@@ -111,13 +113,13 @@ class RunningEmulator:
         self.stop()
 
     def _inside(self, ask: Callable[[], _Result]) -> _Result:
-        """Run ``ask`` in the emulator's loop, where its state belongs."""
+        """Run ``ask`` in the emulator's event loop, which owns its state."""
         told: Future[_Result] = Future()
 
         def run() -> None:
             try:
                 told.set_result(ask())
-            except BaseException as error:  # noqa: BLE001  raised again in the thread that asked
+            except BaseException as error:  # noqa: BLE001  raised again in the calling thread
                 told.set_exception(error)
 
         self._loop.call_soon_threadsafe(run)
@@ -125,7 +127,7 @@ class RunningEmulator:
 
 
 def start_in_thread(options: EmulatorOptions | None = None, **changes: Any) -> RunningEmulator:
-    """Listen before returning; ``changes`` are options by name. Raises OSError if the port is taken."""
+    """Start and listen before returning. ``changes`` are options by name. Raises OSError if the port is taken."""
     asked = (options or EmulatorOptions()).changed(changes) if changes else options or EmulatorOptions()
     started: Future[_Listening] = Future()
 
@@ -139,7 +141,7 @@ def start_in_thread(options: EmulatorOptions | None = None, **changes: Any) -> R
     def run() -> None:
         try:
             asyncio.run(live())
-        except BaseException as error:  # raised again in the thread that starts
+        except BaseException as error:  # raised again in the starting thread
             if started.done():
                 raise
             started.set_exception(error)

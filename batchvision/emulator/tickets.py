@@ -1,6 +1,6 @@
-"""Deferred answers that wait to be collected: each can be read once, within its life. No I/O; the clock is a parameter.
+"""Deferred answers that wait to be collected. Each can be read once before it expires. No I/O.
 
-Rule: an answer is forgotten when it is given, whether or not it reaches anybody, as xAI does.
+An answer is deleted when it is returned, whether or not it arrives, as xAI does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batchvision.emulator.ledger import OpenEntry
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """An accepted request. ``fault`` is one of the BYTES stage and hits when the answer is collected."""
+    """An accepted request. ``fault`` is of the BYTES stage and applies when the answer is collected."""
 
     ready_at: float
     gone_at: float
@@ -27,7 +27,7 @@ class Ticket:
 
 
 class Tickets:
-    """All that have been accepted and not collected."""
+    """Accepted requests whose answers are not collected."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -50,7 +50,7 @@ class Tickets:
         self._waiting[name] = Ticket(now + wait_seconds, now + life_seconds, generated, entry, fault)
 
     def find(self, name: str) -> Ticket | None:
-        """None: never accepted, collected, lost or expired."""
+        """The ticket, or None if it is unknown, collected, lost or expired."""
         ticket = self._waiting.get(name)
         if ticket is not None and ticket.gone_at <= self._clock():
             del self._waiting[name]
@@ -64,7 +64,7 @@ class Tickets:
         self._waiting.pop(name, None)
 
     def _drop_expired(self) -> None:
-        """They lie in the order of acceptance: the oldest two are enough to keep the pile from growing."""
+        """Delete at most two of the oldest tickets if they are expired."""
         now = self._clock()
         for name, ticket in list(itertools.islice(self._waiting.items(), 2)):
             if ticket.gone_at <= now:
