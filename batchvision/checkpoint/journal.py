@@ -106,21 +106,19 @@ class Journal:
         return self.gathering
 
     async def commit(self, rescue: Callable[[OSError], Awaitable[None]] | None = None) -> None:
-        """Make what has gathered durable. What is appended meanwhile gathers for the next group.
+        """Make the gathered records durable. Later records gather for the next group.
 
-        ``rescue`` is called where that fails, and makes the same durable elsewhere, or raises OSError too.
+        ``rescue`` makes the same records durable elsewhere after a failed write, or raises OSError.
         """
         group, segment = self.take(), self.segment
-        if not group.bodies:
-            group.settle()
-            return
-        with self.failing(f"writing the journal {segment.path}", group):
-            try:
-                await self._offload(lambda: self._append(segment, group.bodies))
-            except OSError as fault:
-                if rescue is None:
-                    raise
-                await rescue(fault)
+        if group.bodies:
+            with self.failing(f"writing the journal {segment.path}", group):
+                try:
+                    await self._offload(self._append, segment, group.bodies)
+                except OSError as fault:
+                    if rescue is None:
+                        raise
+                    await rescue(fault)
         group.settle()
 
     def _append(self, segment: Segment, bodies: list[bytes]) -> None:

@@ -15,7 +15,7 @@ from batchvision.checkpoint.books import Cut
 from batchvision.checkpoint.compaction import merge_sealed
 from batchvision.checkpoint.disk import Disk, hidden_name
 from batchvision.checkpoint.entries import Entry, Header
-from batchvision.checkpoint.journal import Segment, segment_path
+from batchvision.checkpoint.journal import Segment
 from batchvision.checkpoint.manifest_index import INDEX_NAME
 from batchvision.checkpoint.parts import (
     FAILURES_TABLE,
@@ -39,7 +39,6 @@ class Sealer:
     ) -> None:
         self.parts: dict[str, PartFile] = {}  #: sealed so far, by path; ``failures`` as it is now
         self.found: dict[str, PartFile] = {}  #: sealed by others, to be listed by this run's summary
-        self.fault: OSError | None = None  #: the disk failed where that harms nothing
         self._disk = disk
         self._output = output
         self._folder = folder
@@ -56,17 +55,9 @@ class Sealer:
         sealed = self.write_parts(old.header, cut)
         segment = self.begin(old.header.seq + 1, cut)
         self.parts |= sealed
-        try:
-            old.close()
-            self.remove([old.path])
-        except OSError as fault:  # no matter for the journal: the new one counts, and the next start removes the old
-            self.fault = fault
+        old.close()
+        self.remove([old.path])
         return segment
-
-    def has_turned(self, old: Segment) -> bool:
-        """Whether a turn that failed had come so far that the new segment has its name, and the old one counts no
-        more; or may count again, after a power cut."""
-        return segment_path(self._folder, old.header.seq + 1).exists()
 
     def write_parts(self, header: Header, cut: Cut) -> dict[str, PartFile]:
         """The parts of a cut; the dated ones are returned, to be listed when they are sure to stay as they are."""
@@ -128,7 +119,8 @@ class Sealer:
 
     def remove(self, segments: list[Path]) -> None:
         for path in segments:
-            self._disk.remove(path)
+            if path.exists():  # a seal that is made again may have removed it
+                self._disk.remove(path)
         if segments:
             self._disk.sync_folder(segments[0].parent)
 

@@ -71,6 +71,7 @@ class Store:
         secrets: Secrets,
         seal_after: SealAfter,
         reserve: Reserve,
+        disk: Disk,
         offload: Offload,
     ) -> None:
         self.output = lock.output
@@ -79,10 +80,10 @@ class Store:
         self._secrets = secrets
         self._seal_after = seal_after
         self._reserve = reserve
-        self._disk: Disk = reserve
+        self._disk = disk
         self._tables = tables
         self._columns = tables.columns
-        self._sealer = Sealer(reserve, lock.output, lock.folder, header, tables, secrets.mask)
+        self._sealer = Sealer(disk, lock.output, lock.folder, header, tables, secrets.mask)
         self._offload = offload
         self._books = Books(attempts=Unsealed(tables.attempts), completed=Unsealed(tables.results))
         self._run_id = header.run_id
@@ -138,6 +139,7 @@ class Store:
             secrets=secrets,
             seal_after=seal_after or SealAfter(),
             reserve=Reserve(disk, lock.folder / RESERVE_NAME, reserve_bytes),
+            disk=disk,
             offload=offload or OwnThread("batchvision-writer"),
         )
         store._sealer.find(padded)

@@ -1,8 +1,8 @@
-"""The one writer: groups go to the journal, what is booked becomes parts, both as long as the disk lets them.
+"""The writer of an output: commits groups of records to the journal, and seals booked rows into parts.
 
-The rule: one group, or one seal, at a time. The same write or fsync is never made twice. When the disk fails nothing
-new may begin, and answers that still come are written where it still takes them: to the old segment when a seal failed,
-to fresh files when the segment did.
+One group, or one seal, runs at a time. The first failed write, full disk included, ends the run: no new request leaves,
+the reserve is given back, and everything in memory is sealed into fresh files, once. Answers in flight go to the new
+segment. After a second failure the journal takes nothing more. No write and no fsync is tried again on the same file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import anyio
 
@@ -23,14 +22,14 @@ from batchvision.checkpoint.journal import Group, Journal, Segment
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.reserve import Reserve
 from batchvision.checkpoint.sealing import Sealer
-from batchvision.errors import DiskFailed, OutputHeld
+from batchvision.errors import DiskFailed, OutputHeld, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.offload import Offload
 
 
 @dataclass(frozen=True, slots=True)
 class SealAfter:
-    """When what has been booked becomes parts: whichever comes first."""
+    """Limits of booked rows that wait for a seal. The first one reached starts it."""
 
     attempts: int = 4_000
     journal_bytes: int = 16 * 1024 * 1024
@@ -38,7 +37,7 @@ class SealAfter:
 
 
 def check_in_place(lock: OutputLock, segment: Segment) -> None:
-    """Raises DiskFailed where the output was removed or replaced. Blocking."""
+    """Raise DiskFailed where the output was removed or replaced. Blocking."""
     lock.check_in_place()
     with disk_failures(f"looking for {segment.path}"):
         if not segment.is_in_place:
@@ -46,7 +45,7 @@ def check_in_place(lock: OutputLock, segment: Segment) -> None:
 
 
 class Writer:
-    """Owns the open journal. ``run`` commits while a run lasts; before and after, who waits commits for himself."""
+    """Owns the open journal. While :meth:`run` is not active, each caller of :meth:`durable` commits its own group."""
 
     def __init__(
         self,
@@ -66,17 +65,17 @@ class Writer:
         self._lock = lock
         self._reserve = reserve
         self._offload = offload
-        self._has_failed: DiskFailed | None = None
+        self._failure: DiskFailed | None = None  #: the first failure of the disk
         self._turn = asyncio.Lock()
         self._is_closing = False
         self._sealed_at: float | None = None
 
-    # ---------------------------------------------------------------------------- may anything begin?
+    # ---------------------------------------------------------------------------- checks before a request
 
     @property
-    def ending(self) -> DiskFailed | None:
-        """Why the run is to end: the disk has failed. Nothing new may begin, and what still comes is written."""
-        return self._has_failed or self._reserve.used_up
+    def ending(self) -> StopRun | None:
+        """Reason to end the run. No new request may leave."""
+        return self._failure or self.journal.failure
 
     def check_disk(self) -> None:
         """Raises DiskFailed."""
@@ -84,7 +83,7 @@ class Writer:
             raise self.ending
 
     def check_lock(self) -> None:
-        """Nothing is sent for, or written to, what has become another's. Raises OutputHeld."""
+        """Check the lock before each request and each write. Raises OutputHeld."""
         if not self._lock.is_held:
             reason = OutputHeld(
                 f"{self._lock.output} is not this process's (any more), so nothing more was sent: a forked child does "
@@ -97,23 +96,25 @@ class Writer:
     # ---------------------------------------------------------------------------- groups
 
     async def durable(self, entry: Entry) -> None:
-        """Return when the record is durable. Raises DiskFailed, OutputHeld where it will never be."""
+        """Return when the record is durable. Raises DiskFailed or OutputHeld where it never will be."""
         await self._settled(self.journal.append(entry))
 
     async def flush(self) -> None:
-        """Return when everything that was handed in is durable."""
+        """Return when every appended record is durable."""
         if self.journal.gathering.bodies:
             with anyio.CancelScope(shield=True):
                 await self._settled(self.journal.gathering)
 
     async def _settled(self, group: Group) -> None:
-        if not self.is_running:  # nobody else will
+        if not self.is_running:
             await self.commit()
         await group.durable()
 
     async def run(self) -> None:
-        """Commit group after group until :meth:`close`. Raises DiskFailed: then nothing new may begin, and answers that
-        still come are written by those who wait for them, if the disk lets them."""
+        """Commit group after group until :meth:`close`.
+
+        Raises DiskFailed: then no new request may leave, and answers in flight are stored if the disk takes them.
+        """
         self.is_running = True
         try:
             while not self._is_closing:
@@ -128,28 +129,35 @@ class Writer:
 
     @asynccontextmanager
     async def between_seals(self) -> AsyncIterator[None]:
-        """What was booked before is in the books still, or in a part that has its name."""
+        """Inside the block each booked row is either in memory or in a part with its final name."""
         async with self._turn:
             yield
 
     async def commit(self) -> None:
-        """Write what has gathered, and seal if it is time."""
+        """Write the gathered records, and seal if a limit is reached."""
         async with self._turn:
             with anyio.CancelScope(shield=True):
                 await self._write()
                 if self.ending is None and self.is_seal_due():
                     await self._seal()
-                elif self._books.attempts.has_group:  # of completed rows others may ask for the answers
+                elif self._books.attempts.has_group:  # completed rows stay Arrow: the deduplicator reads them
                     await self._offload(self._books.attempts.encode)
 
     async def _write(self) -> None:
         self.check_lock()
-        await self.journal.commit(None if self._has_failed else self._go_elsewhere)
+        await self.journal.commit(self._rescue)
 
-    async def _go_elsewhere(self, fault: OSError) -> None:
-        """The segment has failed: all that is in memory goes to fresh files, once."""
-        self._has_failed = disk_failed(f"writing the journal {self.journal.segment.path}", fault)
+    async def _rescue(self, fault: OSError) -> None:
+        """The segment has failed: everything in memory goes to fresh files."""
+        self._note_failure(f"writing the journal {self.journal.segment.path}", fault)
         await self._seal()
+
+    def _note_failure(self, doing: str, fault: OSError) -> None:
+        """Free the reserve after the first failure. Raises ``fault`` after the second."""
+        if self._failure is not None:
+            raise fault
+        self._failure = disk_failed(doing, fault)
+        self._reserve.give_back()
 
     # ---------------------------------------------------------------------------- seals
 
@@ -165,29 +173,25 @@ class Writer:
         )
 
     async def _seal(self) -> None:
-        """Parts, then a new segment with all that is open, then the old segment goes.
+        """Write parts, then a new segment with the open records, then remove the old segment.
 
-        What gathers for the next group while this runs is part of the cut, so the new segment makes it durable too.
-        Where the disk fails before that, the old segment goes on as the journal, unless it is the one that has failed.
+        Gathered records are part of the cut, so the new segment makes them durable too. All files have the same names
+        and contents when a seal is made again.
         """
-        journal, has_failed_before = self.journal, self._has_failed is not None
+        self.check_lock()
+        journal, doing = self.journal, f"sealing {self._lock.output}"
         group, cut, old = journal.take(), self._books.cut(), journal.segment
-        doing = f"sealing {self._lock.output}"
         with journal.failing(doing, group):
             try:
-                journal.segment = await self._offload(partial(self._turn_segment, old, cut))
+                journal.segment = await self._offload(self._turn_segment, old, cut)
             except OSError as fault:
-                if has_failed_before or self._sealer.has_turned(old):
-                    raise
-                self._has_failed = disk_failed(doing, fault)
-                await self._offload(partial(old.append, group.bodies))
-        if self._has_failed is None and self._sealer.fault is not None:
-            self._has_failed = disk_failed(doing, self._sealer.fault)
+                self._note_failure(doing, fault)
+                journal.segment = await self._offload(self._turn_segment, old, cut)
         group.settle()
         self._sealed_at = loop_time()
 
     def _turn_segment(self, old: Segment, cut: Cut) -> Segment:
-        """Off the loop. Into a folder that is not this run's any more nothing is written."""
+        """Seal where the folder still belongs to this run. Runs off the loop."""
         check_in_place(self._lock, old)
         new = self._sealer.turn(old, cut)
         check_in_place(self._lock, new)
@@ -196,8 +200,7 @@ class Writer:
     async def close(
         self, before_the_last_seal: Callable[[], None], at_the_end: Callable[[], Iterable[Entry]] = tuple
     ) -> None:
-        """Commit and seal what there is, then write ``at_the_end``; after a failed write only commit. Raises
-        DiskFailed."""
+        """Commit, seal, and append ``at_the_end``; after a failure only commit. Raises DiskFailed."""
         self._is_closing = True
         if self.journal.failure is not None:
             return
@@ -212,4 +215,5 @@ class Writer:
                         self.journal.append(entry)
                     await self._write()
                 self.journal.gathering.hurry()
+        self._reserve.give_back()  # room for the summary
         self.check_disk()

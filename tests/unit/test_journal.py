@@ -339,9 +339,9 @@ async def test_what_is_appended_while_a_group_is_written_waits_for_the_next_grou
     journal: Journal
     late: list[Any] = []
 
-    async def slow(work: Callable[[], Any]) -> Any:
+    async def slow(work: Callable[..., Any], /, *args: Any) -> Any:
         late.append(journal.append(Voided("late")))
-        return work()
+        return work(*args)
 
     segment = Segment.create(LocalDisk(), tmp_path, HEADER, [], as_it_is)
     journal = Journal(segment, slow, as_it_is)
@@ -392,7 +392,7 @@ async def test_a_failed_write_or_sync_tells_all_who_wait_and_is_never_tried_agai
 
 @pytest.mark.anyio
 async def test_nobody_waits_for_ever_when_the_writer_breaks(tmp_path: Path) -> None:
-    async def broken(work: Callable[[], Any]) -> Any:
+    async def broken(work: Callable[..., Any], /, *args: Any) -> Any:
         raise RuntimeError("a bug")
 
     journal = Journal(Segment.create(LocalDisk(), tmp_path, HEADER, [], as_it_is), broken, as_it_is)

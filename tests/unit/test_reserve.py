@@ -60,39 +60,6 @@ def test_on_a_disk_of_this_machine_it_takes_real_room_and_leaves_nothing(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_write_that_finds_no_room_is_made_again_once_and_the_run_is_to_end(tmp_path: Path) -> None:
-    disk = SmallDisk(tmp_path, room=150)
-    reserve = Reserve(disk, tmp_path / RESERVE_NAME, 100)
-    reserve.claim()
-    descriptor = reserve.create(tmp_path / "file", 0o600)
-    reserve.write(descriptor, b"x" * 40)
-    assert reserve.used_up is None
-    reserve.write(descriptor, b"x" * 40)
-    assert isinstance(reserve.used_up, DiskFailed)
-    assert "No space left" in reserve.used_up.message
-    with pytest.raises(OSError, match="No space left"):
-        reserve.write(descriptor, b"x" * 100)
-    reserve.close(descriptor)
-    assert (tmp_path / "file").read_bytes() == b"x" * 80
-
-
-@pytest.mark.parametrize(("operation", "error"), [("sync", errno.ENOSPC), ("write", errno.EIO)])
-def test_a_sync_is_never_made_again_and_nothing_is_for_another_reason_than_room(
-    tmp_path: Path, operation: str, error: int
-) -> None:
-    disk = ModelledDisk(tmp_path, fail_at=2 + (operation == "sync"), error=error)
-    reserve = Reserve(disk, tmp_path / RESERVE_NAME, 100)
-    reserve.claim()
-    descriptor = reserve.create(tmp_path / "file", 0o600)
-    with pytest.raises(OSError, match=os.strerror(error)):
-        for _ in range(2):
-            reserve.write(descriptor, b"x")
-            reserve.sync(descriptor)
-    assert disk.operations[-1].name == operation
-    assert reserve.used_up is None
-    reserve.close(descriptor)
-
-
 def test_a_write_that_fails_half_way_leaves_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk, real = LocalDisk(), os.write
     descriptor = disk.create(tmp_path / "file", 0o600)

@@ -181,11 +181,11 @@ async def test_what_gathers_while_a_seal_runs_is_durable_with_the_new_segment(tm
     late: list[Any] = []
     store: Store
 
-    async def slow(work: Any) -> Any:
-        if work.__class__.__name__ == "partial" and not late:  # the seal, and no group
+    async def slow(work: Any, /, *args: Any) -> Any:
+        if work.__name__ == "_turn_segment" and not late:
             late.append(store._journal.append(Voided("x9")))
             store._books.start(an_intent(9))
-        return work()
+        return work(*args)
 
     with started(tmp_path, offload=slow, seal_after=SealAfter(attempts=1)) as store:
         await ask(store, an_intent(1), an_answer())
@@ -200,11 +200,11 @@ async def the_answer_looked_for_during_a_seal(output: Path) -> bool:
     begun, goes_on = anyio.Event(), anyio.Event()
     found: dict[str, Any] = {}
 
-    async def slow(work: Any) -> Any:
-        if work.__class__.__name__ == "partial":  # the seal
+    async def slow(work: Any, /, *args: Any) -> Any:
+        if work.__name__ == "_turn_segment":
             begun.set()
             await goes_on.wait()
-        return work()
+        return work(*args)
 
     async def look() -> None:
         found.update(await store.answers({"key1"}, inline))
@@ -640,26 +640,46 @@ async def test_when_the_journal_fails_what_is_in_flight_goes_to_fresh_files_and_
     assert sorted(column(tmp_path, "results", "output_text")) == ["answer 1", "answer 2"]
 
 
-async def test_a_seal_that_fails_leaves_the_old_segment_as_the_journal_of_what_still_comes(tmp_path: Path) -> None:
+async def test_a_failed_seal_is_made_again_into_fresh_files_and_answers_in_flight_are_kept(tmp_path: Path) -> None:
     disk = ModelledDisk(tmp_path)
     with started(tmp_path, disk=disk, seal_after=SealAfter(attempts=1)) as store:
-        old = segment_of(tmp_path)
         for number in (1, 2, 3):
             await store.intent(an_intent(number))
         raw = await store.answer("x1", an_answer(b"answer 1"))
         store.book("x1", judge(Exchange(an_intent(1), answer=raw)))
-        disk._fail_at = len(disk.operations) + 2 + 1  # the group, and then the first of the seal
+        disk._fail_at = len(disk.operations) + 2 + 1  # the group, and then the first operation of the seal
         await store.answer("x2", an_answer(b"answer 2"))
         with pytest.raises(DiskFailed):
             await store.intent(an_intent(4))
         await store.answer("x3", an_answer(b"answer 3"))
         with pytest.raises(DiskFailed):
             await store.close(complete=True)
-        assert segment_of(tmp_path) == old
     disk.after_cut(lose_all)
     with open_store(tmp_path, run_id="run2") as store:
         assert store.recover(judge).ambiguous == ()
     assert sorted(column(tmp_path, "results", "output_text")) == ["answer 1", "answer 2", "answer 3"]
+
+
+async def test_after_a_second_failure_nothing_more_is_written_and_durable_answers_are_kept(tmp_path: Path) -> None:
+    disk = FailingDisk(tmp_path)
+    with started(tmp_path, disk=disk) as store:
+        for number in (1, 2):
+            await store.intent(an_intent(number))
+        await store.answer("x1", an_answer(b"answer 1"))
+        disk.fails = True
+        with pytest.raises(DiskFailed, match="Input/output error"):
+            await store.answer("x2", an_answer(b"answer 2"))
+        assert not store.takes_answers
+        disk.fails, made = False, len(disk.operations)
+        for doing in (store.answer("x2", an_answer(b"answer 2")), store.intent(an_intent(3))):
+            with pytest.raises(DiskFailed):
+                await doing
+        await store.close(complete=True)
+        assert len(disk.operations) == made
+    disk.after_cut(lose_all)
+    with open_store(tmp_path, run_id="run2") as store:
+        assert [intent.row_id for intent in store.recover(judge).ambiguous] == ["row2"]
+    assert column(tmp_path, "results", "output_text") == ["answer 1"]
 
 
 @pytest.mark.parametrize("steps", range(1, 16))
@@ -688,11 +708,11 @@ async def test_an_answer_that_comes_while_a_seal_finds_the_disk_full_is_still_wr
     disk = ModelledDisk(tmp_path)
     store: Store
 
-    async def full_at_the_seal(work: Any) -> Any:
-        if work.__class__.__name__ == "partial" and "x2" in store._books.open and not late:
+    async def full_at_the_seal(work: Any, /, *args: Any) -> Any:
+        if work.__name__ == "_turn_segment" and "x2" in store._books.open and not late:
             late.append(store._journal.append(Received("x2", an_answer(b"came late"))))
             disk._fail_at = len(disk.operations)
-        return work()
+        return work(*args)
 
     late: list[Group] = []
     with started(tmp_path, disk=disk, offload=full_at_the_seal, seal_after=SealAfter(attempts=1)) as store:
@@ -706,7 +726,7 @@ async def test_an_answer_that_comes_while_a_seal_finds_the_disk_full_is_still_wr
             await store.close(complete=False)
         await late[0].durable()
     with open_store(tmp_path) as store:
-        assert store.recover(judge).completed == 2
+        assert store.recover(judge).completed == 1
     assert column(tmp_path, "results", "output_text") == ["fine", "came late"]
 
 
