@@ -19,7 +19,6 @@ from batchvision.errors import JobInvalid, ManifestChanged
 from batchvision.feed.keying import row_ids
 from batchvision.feed.selection import Selection
 from batchvision.manifest import Manifest, open_manifest
-from batchvision.manifest.cells import is_list
 from batchvision.manifest.columns import needed_columns
 from batchvision.manifest.image_cells import reject_no_images
 from batchvision.manifest.keeping import survey_types
@@ -121,7 +120,7 @@ def _surveyed_columns(job: Job, manifest: Manifest) -> list[str]:
 def _check_types(schema: pa.Schema, job: Job) -> None:
     for name in job.id_columns:
         given = schema.field(name).type
-        if is_list(given) or types.is_struct(given) or types.is_map(given):
+        if types.is_list(given) or types.is_struct(given) or types.is_map(given):
             raise JobInvalid(f"the id column {name!r} holds {given}: name a column of single values in [manifest] id.")
     for name in job.image_columns:
         if name in schema.names:

@@ -26,7 +26,7 @@ from batchvision.feed.selection import Chooser, Selection
 from batchvision.feed.stretch import FeedBatch, Stretch
 from batchvision.feed.surveying import Survey, nameless, own_places
 from batchvision.manifest import open_manifest
-from batchvision.manifest.cells import NO_TEXT, cell_texts, is_list
+from batchvision.manifest.cells import NO_TEXT, cell_texts
 from batchvision.manifest.columns import needed_columns
 from batchvision.manifest.keeping import (
     MOST_CELL_BYTES,
@@ -215,7 +215,7 @@ class _Feed:
     ) -> None:
         for name in dict.fromkeys((*self._job.prompt_columns, *(column.source for column in self._job.keep_columns))):
             cells = batch.column(name)
-            if types.is_string(cells.type) or is_list(cells.type):
+            if types.is_string(cells.type) or types.is_list(cells.type):
                 texts_of = cell_texts(cells, batch.schema.field(name))
                 _add(problems, _true_places(has_nul(texts_of)), f"its cell {name!r} holds a NUL character")
             elif types.is_binary(cells.type):

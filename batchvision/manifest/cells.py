@@ -1,4 +1,4 @@
-"""Arrow columns of any origin, made few: their types normalised, and the plain text of their cells.
+"""The plain text and the Python values of the cells of normalised Arrow columns.
 
 Rule: the text of a cell depends on its value alone, never on its neighbours, its encoding or the library's version: it
 decides row_ids and request_keys. Text is exact: 64-bit integers, decimals, UUIDs and times lose nothing.
@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -36,57 +35,6 @@ class JsonCells(StrEnum):
     @classmethod
     def of(cls, field: pa.Field) -> JsonCells:
         return cls((field.metadata or {}).get(b"json", b"").decode())
-
-
-# ---------------------------------------------------------------------------------- types
-
-
-def normalised(array: pa.Array) -> pa.Array:
-    """``array`` without dictionaries, views, large and extension types; UUIDs (any 16 fixed bytes) as their text."""
-    if isinstance(array.type, pa.BaseExtensionType):
-        return normalised(array.storage)
-    if types.is_dictionary(array.type):
-        return normalised(array.dictionary_decode())
-    if _is_uuid(array.type):
-        texts = [None if raw is None else str(UUID(bytes=raw)) for raw in array.to_pylist()]
-        return pa.array(texts, pa.string())
-    target = normal_type(array.type)
-    return array if target == array.type else array.cast(target)
-
-
-def normal_type(given: pa.DataType) -> pa.DataType:
-    """The type that :func:`normalised` gives (inside nested types, 16 fixed bytes stay binary)."""
-    if isinstance(given, pa.BaseExtensionType):
-        return normal_type(given.storage_type)
-    if types.is_dictionary(given):
-        return normal_type(given.value_type)
-    if types.is_large_string(given) or types.is_string_view(given):
-        return pa.string()
-    if types.is_large_binary(given) or types.is_binary_view(given) or types.is_fixed_size_binary(given):
-        return pa.binary()
-    if is_list(given):
-        return pa.list_(normal_type(given.value_type))
-    if types.is_struct(given):
-        return pa.struct([pa.field(field.name, normal_type(field.type)) for field in given])
-    if types.is_float16(given):
-        return pa.float32()  # holds every one of them
-    return given
-
-
-def is_list(given: pa.DataType) -> bool:
-    """Lists of all five kinds; no maps."""
-    kinds = (
-        types.is_list,
-        types.is_large_list,
-        types.is_fixed_size_list,
-        types.is_list_view,
-        types.is_large_list_view,
-    )
-    return any(is_kind(given) for is_kind in kinds)
-
-
-def _is_uuid(given: pa.DataType) -> bool:
-    return bool(types.is_fixed_size_binary(given) and given.byte_width == 16)
 
 
 # ---------------------------------------------------------------------------------- text
@@ -134,7 +82,7 @@ def _texts(array: pa.Array) -> pa.Array:
         return array.cast(pa.int64()).cast(pa.string())
     if types.is_binary(given):
         return _from_cells(array, bytes.hex)
-    if is_list(given):
+    if types.is_list(given):
         return _joined_lists(array)
     return pa.array([None if value is None else json_text(value) for value in spoken(array)], pa.string())
 
@@ -215,7 +163,7 @@ def spoken(array: pa.Array) -> list[Any]:
         pairs = pa.list_(pa.struct([("key", given.key_type), ("value", given.item_type)]))
         listed = spoken(array.cast(pairs))
         return [None if cell is None else [(pair["key"], pair["value"]) for pair in cell] for cell in listed]
-    if is_list(given):
+    if types.is_list(given):
         elements = iter(spoken(array.flatten()))
         lengths = pc.list_value_length(array).to_pylist()
         return [None if length is None else [next(elements) for _ in range(length)] for length in lengths]

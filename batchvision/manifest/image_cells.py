@@ -16,7 +16,7 @@ from pyarrow import types
 
 from batchvision.errors import JobInvalid
 from batchvision.images import as_data_uri, kind_of, named_url, several_in
-from batchvision.manifest.cells import JsonCells, is_list, spoken
+from batchvision.manifest.cells import JsonCells, spoken
 from batchvision.records import ImageKind, ImageRef
 
 _PATH_KEYS = ("path", "url")
@@ -32,20 +32,11 @@ def reject_no_images(field: pa.Field) -> None:
 
 
 def _may_hold_images(given: pa.DataType) -> bool:
-    if is_list(given):
+    if types.is_list(given):
         return _may_hold_images(given.value_type)
     if types.is_struct(given):
         return any(given.get_field_index(name) >= 0 for name in ("bytes", *_PATH_KEYS))
     return bool(types.is_string(given) or types.is_binary(given) or types.is_null(given))
-
-
-def holds_bytes(given: pa.DataType) -> bool:
-    """Whether reading a column of this normal type means reading images."""
-    if is_list(given):
-        return holds_bytes(given.value_type)
-    if types.is_struct(given):
-        return any(holds_bytes(field.type) for field in given)
-    return bool(types.is_binary(given))
 
 
 def image_refs(

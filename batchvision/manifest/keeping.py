@@ -20,7 +20,6 @@ from batchvision.manifest.cells import (
     JsonCells,
     cell_texts,
     float_text,
-    is_list,
     iso_texts,
     json_text,
     letters,
@@ -119,7 +118,7 @@ def _float_cell(value: float | str) -> Cell:
 def _text_cells(array: pa.Array, field: pa.Field) -> list[Cell]:
     if JsonCells.of(field) is JsonCells.ANY:
         return [None if cell is None else _unquoted(cell) for cell in array.to_pylist()]
-    if is_list(array.type) or types.is_struct(array.type) or types.is_map(array.type):
+    if types.is_list(array.type) or types.is_struct(array.type) or types.is_map(array.type):
         return [None if value is None else json_text(value) for value in spoken(array)]
     return list(cell_texts(array, field).to_pylist())
 

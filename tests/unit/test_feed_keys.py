@@ -15,7 +15,7 @@ from batchvision.feed.keying import prompt_texts, row_ids, skip_digests
 from batchvision.feed.picture import BatchImages, ImageColumns, are_plain, frame
 from batchvision.images import stamp
 from batchvision.job import Job
-from batchvision.manifest.cells import normalised
+from batchvision.manifest.parquet_child import normalised
 from batchvision.prompt import Template
 from batchvision.records import ImageKind, ImageRef
 

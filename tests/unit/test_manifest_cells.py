@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchvision.checkpoint.cells import array_of, caster, storable
-from batchvision.manifest.cells import cell_texts, json_text, normal_type, normalised, spoken
+from batchvision.manifest.cells import cell_texts, json_text, spoken
 from batchvision.manifest.keeping import common_type, has_nul, keep_cells, keep_type, made_storable, survey_types
+from batchvision.manifest.parquet_child import normal_type, normalised
 
 MOMENT = datetime(2026, 11, 20, 23, 59, 59, 120_000, tzinfo=UTC)
 UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")

@@ -196,5 +196,5 @@ def test_a_time_zone_that_is_no_text_stops_the_reading(tmp_path: Path, column: s
     damaged = b64encode(b64decode(stored).replace(b"Europe/Z", b"Europe/\xc5"))
     assert damaged != stored
     path.write_bytes(path.read_bytes().replace(stored, damaged))
-    with pytest.raises(JobInvalid, match=f"photos.parquet is damaged: the time zone of the column '{column}'"):
+    with pytest.raises(JobInvalid, match=f"damaged or cut short: the time zone of the column '{column}'"):
         rows_of(job_over(path, id="id"))

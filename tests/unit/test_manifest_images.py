@@ -16,7 +16,7 @@ import pytest
 from batchvision.errors import JobInvalid
 from batchvision.manifest import in_words, make_manifest
 from batchvision.manifest.cells import JsonCells
-from batchvision.manifest.image_cells import holds_bytes, image_refs, reject_no_images
+from batchvision.manifest.image_cells import image_refs, reject_no_images
 from batchvision.records import ImageKind, ImageRef
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
@@ -104,7 +104,6 @@ def test_a_column_that_cannot_hold_images_is_refused(given: pa.DataType) -> None
 @pytest.mark.parametrize("given", [pa.string(), pa.binary(), HF, pa.list_(HF), pa.null(), pa.list_(pa.string())])
 def test_a_column_that_can_hold_images_is_not(given: pa.DataType) -> None:
     reject_no_images(pa.field("front", given))
-    assert holds_bytes(given) == ("binary" in str(given))
 
 
 # ---------------------------------------------------------------------------------- batchvision manifest FOLDER

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchvision.errors import JobInvalid
-from batchvision.manifest import parquet
+from batchvision.manifest import parquet_reader
 from batchvision.manifest.parquet import ParquetManifest
 
 
@@ -71,7 +71,7 @@ def test_columns_of_bytes_are_known_before_they_are_read(tmp_path: Path) -> None
 
 
 def test_a_batch_is_bounded_in_bytes_however_the_file_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "BATCH_BYTES", 1_000_000)
+    monkeypatch.setattr(parquet_reader, "BATCH_BYTES", 1_000_000)
     images = [bytes([number]) * 100_000 for number in range(50)]
     path = write(tmp_path / "m.parquet", {"image": images})
     batches = list(ParquetManifest(path, {}).batches(["image"]))
@@ -80,37 +80,18 @@ def test_a_batch_is_bounded_in_bytes_however_the_file_is_cut(tmp_path: Path, mon
 
 
 def test_a_dictionary_does_not_hide_how_large_rows_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "BATCH_BYTES", 1_000_000)
+    monkeypatch.setattr(parquet_reader, "BATCH_BYTES", 1_000_000)
     path = write(tmp_path / "m.parquet", {"image": [b"x" * 100_000] * 500}, use_dictionary=True)
     assert max(batch.nbytes for batch in ParquetManifest(path, {}).batches(["image"])) <= 1_100_000
 
 
 def test_several_columns_share_the_bytes_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each alone would fit."""
-    monkeypatch.setattr(parquet, "BATCH_BYTES", 1_000_000)
+    monkeypatch.setattr(parquet_reader, "BATCH_BYTES", 1_000_000)
     columns = {name: [b"x" * 10_000] * 90 for name in "abcd"}
     path = write(tmp_path / "m.parquet", columns, use_dictionary=False)
     assert max(batch.nbytes for batch in ParquetManifest(path, {}).batches(["a"])) > 900_000
     assert max(batch.nbytes for batch in ParquetManifest(path, {}).batches([*columns])) <= 1_100_000
-
-
-def test_rows_that_fit_by_their_pages_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def tasted(*arguments: Any) -> float:
-        raise AssertionError("read twice")
-
-    monkeypatch.setattr(parquet, "_tasted_row_bytes", tasted)
-    path = write(tmp_path / "m.parquet", {"id": [f"sku-{n}" for n in range(20_000)], "n": range(20_000)})
-    assert [batch.num_rows for batch in ParquetManifest(path, {}).batches(["id", "n"])] == [8_192, 8_192, 3_616]
-
-
-def test_beside_its_pages_a_column_of_a_large_file_takes_little(tmp_path: Path) -> None:
-    """Nothing stands twice, so that a page of 1 MiB holds far more rows than a batch."""
-    columns = {name: [f"{name}-{n:012d}-{n * n:020d}" for n in range(120_000)] for name in "abcd"}
-    path = write(tmp_path / "m.parquet", columns, use_dictionary=False, compression="none")
-    before, most = pa.total_allocated_bytes(), 0
-    for batch in ParquetManifest(path, {}).batches([*columns]):
-        most = max(most, pa.total_allocated_bytes() - before - batch.nbytes)
-    assert most < len(columns) * 1.5 * 1024 * 1024
 
 
 def test_an_empty_table_has_columns_and_no_rows(tmp_path: Path) -> None:
