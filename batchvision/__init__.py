@@ -22,8 +22,8 @@ _HOMES = {
     "Job": "batchvision.job",
     "JobInvalid": "batchvision.errors",
     "RunSummary": "batchvision.records",
-    "run": "batchvision.runner",
-    "run_async": "batchvision.runner",
+    "run": "batchvision.runner.session",
+    "run_async": "batchvision.runner.session",
 }
 
 __all__ = ["BatchvisionError", "Job", "JobInvalid", "RunSummary", "__version__", "run", "run_async"]

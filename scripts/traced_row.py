@@ -27,8 +27,8 @@ from anyio.lowlevel import checkpoint
 
 import batchvision
 from batchvision.job import Job
-from batchvision.runner import run_async
-from batchvision.wiring import Seams
+from batchvision.runner.session import run_async
+from batchvision.runner.wiring import RunDependencies
 
 PACKAGE = Path(batchvision.__file__).parent
 ROWS = 9
@@ -81,10 +81,10 @@ def trace(folder: Path) -> Mapping[str, list[str]]:
         "output": {"path": "out"},
     }
     job, tracer = Job.from_mapping(table, folder, {}), Tracer()
-    seams = Seams(rng=random.Random(0), transport=httpx.MockTransport(tracer.answer))
+    dependencies = RunDependencies(rng=random.Random(0), transport=httpx.MockTransport(tracer.answer))
 
     async def run() -> None:
-        summary = await run_async(job, environ={"XAI_API_KEY": "traced-key-0000"}, seams=seams)
+        summary = await run_async(job, environ={"XAI_API_KEY": "traced-key-0000"}, dependencies=dependencies)
         if summary.rows_completed != ROWS:
             raise RuntimeError(f"only {summary.rows_completed} of {ROWS} rows were completed: {summary.message}")
 

@@ -27,8 +27,8 @@ from batchvision.checkpoint import SealAfter, Store, compaction
 from batchvision.checkpoint import store as store_module
 from batchvision.checkpoint.lineage import is_merged
 from batchvision.errors import StopRun
-from batchvision.outcome import Judge, Verdict
 from batchvision.records import Exchange, Intent, RawAnswer, RunSummary
+from batchvision.runner.classify import Classification, Classifier
 
 CONCURRENCY = 2
 SMALL_PARTS = SealAfter(attempts=3)
@@ -76,7 +76,7 @@ class CrashingNight:
     """A small night and its cuts."""
 
     def __init__(self, folder: Path, lane: str, forgets: str | None = None) -> None:
-        self.night = SmallNight(folder, lane, concurrency=CONCURRENCY)
+        self.session = SmallNight(folder, lane, concurrency=CONCURRENCY)
         self.told = Told()
         self.cuts = 0
         self.places = 0  #: operations of the last run
@@ -85,14 +85,14 @@ class CrashingNight:
 
     def run(self, cut_at: int | None = None, luck: random.Random | None = None) -> RunSummary | None:
         """One run. None: the power went, and the disk holds one of the states that it may hold then."""
-        folder, provider = self.night.folder, self.night.provider
+        folder, provider = self.session.folder, self.session.provider
         remains, disk = Remains.of(folder), CutDisk(folder, cut_at, self._forgets)
         provider.check_power = disk.check_power
         provider.reads_on_the_wire.clear()
         summary: RunSummary | None = None
         try:
             with listening(self.told, disk):
-                summary = self.night.run(disk=disk)
+                summary = self.session.run(disk=disk)
         except BaseException:
             if not disk.is_cut:
                 raise
@@ -108,13 +108,13 @@ class CrashingNight:
 
     def _unacknowledged(self) -> set[str]:
         """Tickets whose answer has reached us, and not the disk."""
-        return {name.replace("chat", "ticket") for name in set(self.night.provider.delivered) - self.told.answers}
+        return {name.replace("chat", "ticket") for name in set(self.session.provider.delivered) - self.told.answers}
 
 
 @contextmanager
 def listening(told: Told, disk: CutDisk) -> Iterator[None]:
     """Write down what is acknowledged and what is judged. A store that seals often, so that a small night does."""
-    real = Store.intent, Store.ticket, Store.answer, Judge.judge, store_module.SealAfter, compaction.FEW_PARTS
+    real = Store.intent, Store.ticket, Store.answer, Classifier.classify, store_module.SealAfter, compaction.FEW_PARTS
 
     async def intent(store: Store, intent: Intent) -> None:
         told.intents[intent.row_id] += 1
@@ -131,21 +131,21 @@ def listening(told: Told, disk: CutDisk) -> Iterator[None]:
             told.answers |= name_of(raw)
         return written
 
-    def judge(judge: Judge, exchange: Exchange, jitter: float = 0.0) -> Verdict:
+    def classify(classifier: Classifier, exchange: Exchange, jitter: float = 0.0) -> Classification:
         if exchange.answer is not None and not disk.is_cut:
             told.judged |= name_of(exchange.answer)
-        return real[3](judge, exchange, jitter)
+        return real[3](classifier, exchange, jitter)
 
     store: Any = Store
-    judges: Any = Judge
+    judges: Any = Classifier
     module: Any = store_module
     merging: Any = compaction
-    store.intent, store.ticket, store.answer, judges.judge = intent, ticket, answer, judge
+    store.intent, store.ticket, store.answer, judges.classifier = intent, ticket, answer, classifier
     module.SealAfter, merging.FEW_PARTS = lambda: SMALL_PARTS, 1
     try:
         yield
     finally:
-        store.intent, store.ticket, store.answer, judges.judge, module.SealAfter, merging.FEW_PARTS = real
+        store.intent, store.ticket, store.answer, judges.classify, module.SealAfter, merging.FEW_PARTS = real
 
 
 def name_of(raw: RawAnswer) -> set[str]:
@@ -158,21 +158,21 @@ def name_of(raw: RawAnswer) -> set[str]:
 
 def broken(crashing: CrashingNight) -> list[str]:
     """After the cuts and a run that was not cut; empty: all is as promised."""
-    ledger = crashing.night.table("attempts")
+    ledger = crashing.session.table("attempts")
     return [
         *_broken_of_rows(crashing, ledger),
         *_broken_of_answers(crashing, ledger),
         *_broken_of_tickets(crashing, ledger),
         *_broken_of_crashes(crashing, ledger),
-        *unlisted_payments(crashing.night, ledger),
+        *unlisted_payments(crashing.session, ledger),
     ]
 
 
 def _broken_of_rows(crashing: CrashingNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
     """Every row is done, once; all that may fail is a one-time read that was on its way at a cut, and that is said."""
-    failed = {row["row_id"]: row["error_kind"] for row in crashing.night.table("failures")}
-    done = [row["row_id"] for row in crashing.night.table("results")]
-    if sorted([*done, *failed]) != crashing.night.rows:
+    failed = {row["row_id"]: row["error_kind"] for row in crashing.session.table("failures")}
+    done = [row["row_id"] for row in crashing.session.table("results")]
+    if sorted([*done, *failed]) != crashing.session.rows:
         yield f"results {sorted(done)}, failures {failed}"
     lost = {line["row_id"]: line["ticket"] for line in ledger if line["state"] == "lost_after_read"}
     if set(failed.values()) - {"lost_after_read"} or set(failed) - set(lost):
@@ -189,7 +189,7 @@ def _broken_of_answers(crashing: CrashingNight, ledger: list[dict[str, Any]]) ->
             yield f"lost: {sorted(lost)} had been {what}"
     if twice := [name for name, times in names.items() if times > 1]:
         yield f"{twice} are in the ledger more than once"
-    if unknown := set(names) - set(crashing.night.provider.delivered):
+    if unknown := set(names) - set(crashing.session.provider.delivered):
         yield f"{unknown} were never delivered"
 
 
@@ -198,7 +198,7 @@ def _broken_of_tickets(crashing: CrashingNight, ledger: list[dict[str, Any]]) ->
     known = {line["ticket"] for line in ledger}
     for what, told in (
         ("acknowledged", crashing.told.tickets),
-        ("polled", crashing.night.provider.tickets_polled),
+        ("polled", crashing.session.provider.tickets_polled),
     ):
         if lost := told - known:
             yield f"lost: {sorted(lost)} had been {what}"
@@ -223,7 +223,7 @@ def sweep(folder: Path, lane: str, variations: int, forgets: str | None = None, 
     this in its words."""
     tally, folder = Tally(), in_memory(folder)
     try:
-        with mock.patch("batchvision.lanes.deferred.POLLERS", FEW_POLLERS):
+        with mock.patch("batchvision.runner.lanes.deferred.POLLERS", FEW_POLLERS):
             _sweep(tally, folder, lane, variations, forgets, until)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -233,7 +233,7 @@ def sweep(folder: Path, lane: str, variations: int, forgets: str | None = None, 
 def _sweep(tally: Tally, folder: Path, lane: str, variations: int, forgets: str | None, until: str | None) -> None:
     whole = CrashingNight(folder / "whole", lane, forgets)
     assert whole.run() is not None
-    parts = list(whole.night.output.rglob("run_date=*/part-*.parquet"))
+    parts = list(whole.session.output.rglob("run_date=*/part-*.parquet"))
     assert len(parts) == 2 and all(is_merged(part.name) for part in parts), "the night merges its parts, too"
     places = list(range(whole.places))
     if until is not None:
@@ -260,7 +260,7 @@ def _cut_and_ended(crashing: CrashingNight, place: int, variation: int, tally: T
     except StopRun as fault:
         return [f"the run after the cut does not begin: {fault}"]
     tally.kills += crashing.cuts
-    states = Counter(line["state"] for line in crashing.night.table("attempts"))
+    states = Counter(line["state"] for line in crashing.session.table("attempts"))
     tally.ambiguous += states["ambiguous"]
     tally.lost_after_read += states["lost_after_read"]
-    return [*broken(crashing), *(broken_peace(crashing.night) if place % EVERY_SO_MANY == 0 else ())]
+    return [*broken(crashing), *(broken_peace(crashing.session) if place % EVERY_SO_MANY == 0 else ())]

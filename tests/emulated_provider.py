@@ -25,7 +25,7 @@ from batchvision.emulator.pixels import PictureMemory
 from batchvision.emulator.pricing import cost_ticks
 from batchvision.errors import ConnectionCut
 from batchvision.records import RawAnswer
-from batchvision.wiring import Seams
+from batchvision.runner.wiring import RunDependencies
 
 ImageRule = Callable[[int, int], int]
 
@@ -52,8 +52,10 @@ class EmulatedProvider(InMemoryProvider):
         self._options = EmulatorOptions()
         self._memory = PictureMemory()
 
-    def seams(self, seed: int = 0, disk: Disk | None = None) -> Seams:
-        return Seams(now=virtual_now, rng=random.Random(seed), offload=inline, transport=self, disk=disk or HastyDisk())
+    def dependencies(self, seed: int = 0, disk: Disk | None = None) -> RunDependencies:
+        return RunDependencies(
+            now=virtual_now, rng=random.Random(seed), offload=inline, transport=self, disk=disk or HastyDisk()
+        )
 
     @property
     def billed_ticks(self) -> int:

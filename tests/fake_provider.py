@@ -16,7 +16,7 @@ from in_memory import InMemoryProvider
 
 from batchvision.errors import Transient
 from batchvision.records import RawAnswer
-from batchvision.wiring import Seams
+from batchvision.runner.wiring import RunDependencies
 
 NIGHTFALL = datetime(2026, 11, 20, 22, 0, tzinfo=UTC)
 TICKS = 1_000
@@ -86,8 +86,8 @@ class FakeProvider(InMemoryProvider):
         self._tries: Counter[str] = Counter()
         self._headers: Mapping[str, str] = {}
 
-    def seams(self, seed: int = 0) -> Seams:
-        return Seams(now=virtual_now, rng=random.Random(seed), offload=inline, transport=self)
+    def dependencies(self, seed: int = 0) -> RunDependencies:
+        return RunDependencies(now=virtual_now, rng=random.Random(seed), offload=inline, transport=self)
 
     async def send(
         self, method: str, path: str, body: bytes, timeout_seconds: float, headers: Mapping[str, str]

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchvision import Job, run
-from batchvision.pilot import pilot, settings
+from batchvision.commands.pilot import pilot, settings
 
 KEY = "golden-provider-key"
 ENVIRON = {"XAI_API_KEY": KEY, "OPENROUTER_API_KEY": KEY, "OPENAI_API_KEY": KEY}

@@ -9,7 +9,7 @@ from math import inf
 import anyio
 
 from batchvision.errors import RateLimited
-from batchvision.pacing import Pacing
+from batchvision.limits import Pacing
 
 
 @dataclass
@@ -101,7 +101,7 @@ class Server:
         return next(spans, inf)
 
 
-async def night(
+async def session(
     pacing: Pacing,
     server: Server,
     seconds: float,

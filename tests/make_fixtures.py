@@ -30,14 +30,14 @@ from stored_outputs import FIXTURES, OUTPUTS, StoredOutput, rows_asked, ticket_d
 from batchvision import Job, run
 from batchvision.checkpoint import Store, compact
 from batchvision.checkpoint.journal import read_segment, segment_paths
+from batchvision.commands.pilot import pilot, settings
+from batchvision.commands.reparse import reparse
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
-from batchvision.feed import Selection, survey
-from batchvision.pilot import pilot, settings
-from batchvision.recipe import recipe_document
+from batchvision.job.recipe import recipe_document
 from batchvision.records import EndedWithout, Exchange, Intent, Lane, Purpose, RawAnswer
-from batchvision.reparse import reparse
-from batchvision.runner import Night
-from batchvision.wiring import Seams, judge_of
+from batchvision.runner.feed import Selection, survey
+from batchvision.runner.session import RunSession
+from batchvision.runner.wiring import RunDependencies, classifier_of
 
 MADE_BY = "5ce5b9b"
 ROWS = 12
@@ -278,9 +278,9 @@ def every_record(making: Making) -> None:
 
 async def _write_records(making: Making, intents: Mapping[str, Intent], bodies: Mapping[str, str]) -> None:
     job = making.job()
-    night = Night(job, Selection(), ENVIRON, Seams(), Purpose.RUN)
-    night.survey = survey(job)
-    judge = judge_of(job, night.prices, lambda recipe_id: job.recipe)
+    session = RunSession(job, Selection(), ENVIRON, RunDependencies(), Purpose.RUN)
+    session.survey = survey(job)
+    classifier = classifier_of(job, session.prices, lambda recipe_id: job.recipe)
     at = datetime.now(UTC)
 
     def raw(row: str, status: int = 200, body: bytes | None = None) -> RawAnswer:
@@ -288,18 +288,18 @@ async def _write_records(making: Making, intents: Mapping[str, Intent], bodies: 
         return RawAnswer(status, content, body if body is not None else bodies[row].encode(), at)
 
     def intent(row: str, exchange: str, **changes: Any) -> Intent:
-        return intents[row]._replace(exchange_id=exchange, run_id=night.run_id, sent_at=at, **changes)
+        return intents[row]._replace(exchange_id=exchange, run_id=session.run_id, sent_at=at, **changes)
 
-    with Store.lock(job.output_path) as lock, night.open_store(lock) as store:  # a first run leaves a held row
-        store.recover(judge.judge, hold=True)
-        store.standing(job.recipe.recipe_id)
+    with Store.lock(job.output_path) as lock, session.open_store(lock) as store:  # a first run leaves a held row
+        store.recover(classifier.classify, hold=True)
+        store.row_index(job.recipe.recipe_id)
         await store.intent(held := intent("r00", "x0"))
-        store.book("x0", judge.judge(Exchange(held)), hold=True)
+        store.book("x0", classifier.classify(Exchange(held)), hold=True)
         await store.close(complete=False)
-    night.run_id = night.run_id[:-6] + "ffffff"
-    with Store.lock(job.output_path) as lock, night.open_store(lock) as store:
-        store.recover(judge.judge, hold=True)
-        store.standing(job.recipe.recipe_id)
+    session.run_id = session.run_id[:-6] + "ffffff"
+    with Store.lock(job.output_path) as lock, session.open_store(lock) as store:
+        store.recover(classifier.classify, hold=True)
+        store.row_index(job.recipe.recipe_id)
         await store.intent(intent("r01", "x1"))
         await store.answer("x1", raw("r01"))
         await store.intent(intent("r02", "x2", lane=Lane.DEFERRED))
@@ -311,14 +311,14 @@ async def _write_records(making: Making, intents: Mapping[str, Intent], bodies: 
         store.void("x4")
         await store.intent(cut := intent("r05", "x5"))
         ended = EndedWithout("connect_failed", "the connection was refused", at)
-        store.book("x5", judge.judge(Exchange(cut, ended=ended)))
+        store.book("x5", classifier.classify(Exchange(cut, ended=ended)))
         await store.intent(intent("r06", "x6"))
         await store.answer("x6", raw("r06", 500, b'{"error":{"message":"Internal error","type":"internal"}}'))
         await store.intent(intent("r07", "x7"))
         await store.answer("x7", raw("r07", 502, b"\xff\xfe no text \x00"))
-        await store.intent(intent("r08", "x8")._replace(run_id=f"{night.run_id}-sweep"))
+        await store.intent(intent("r08", "x8")._replace(run_id=f"{session.run_id}-sweep"))
         await store.answer("x8", raw("r08"))
-        await store.intent(intent("r09", "x9")._replace(run_id=f"{night.run_id}-sweep"))
+        await store.intent(intent("r09", "x9")._replace(run_id=f"{session.run_id}-sweep"))
         await store.intent(intent("r10", "x10"))
         store.write_recipe(job.recipe.recipe_id, recipe_document(job.recipe))
         await store.flush()
@@ -382,7 +382,7 @@ def expected(folder: Path, emulator: RunningEmulator) -> dict[str, Any]:
     """How it is seen, and what one more run asks, on a copy."""
     stored = StoredOutput(folder)
     seen = {
-        "standing": stored.standing(),
+        "row_index": stored.row_index(),
         "findings": stored.findings(),
         "status": stored.status(),
         "shown": stored.shown(),

@@ -20,7 +20,7 @@ from weather import Fate, Mood, Nature, Weather
 from batchvision.checkpoint import Disk
 from batchvision.errors import ConnectFailed, ConnectionCut, RequestTimedOut
 from batchvision.records import RawAnswer
-from batchvision.wiring import Seams
+from batchvision.runner.wiring import RunDependencies
 
 _MARK = re.compile(rb"\[\[(.*?)\]\]")
 _JSON = {"content-type": "application/json"}
@@ -44,8 +44,8 @@ class MoodyProvider(InMemoryProvider):
         self._began_at: float | None = None
         self._passed: Counter[Mood] = Counter()
 
-    def seams(self, seed: int, disk: Disk | None = None) -> Seams:
-        return Seams(now=virtual_now, rng=random.Random(seed), offload=inline, transport=self, disk=disk)
+    def dependencies(self, seed: int, disk: Disk | None = None) -> RunDependencies:
+        return RunDependencies(now=virtual_now, rng=random.Random(seed), offload=inline, transport=self, disk=disk)
 
     async def send(
         self, method: str, path: str, body: bytes, timeout_seconds: float, headers: Mapping[str, str]

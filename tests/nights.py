@@ -24,15 +24,15 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from batchvision.checkpoint import OutputView
+from batchvision.commands.status import rows_of
+from batchvision.commands.verify import Report, verify
 from batchvision.emulator import RunningEmulator
 from batchvision.errors import BatchvisionError
-from batchvision.feed import Selection
 from batchvision.job import Job
 from batchvision.records import RunSummary
-from batchvision.runner import run_async
-from batchvision.status import rows_of
-from batchvision.verify import Report, verify
-from batchvision.wiring import Seams
+from batchvision.runner.feed import Selection
+from batchvision.runner.session import run_async
+from batchvision.runner.wiring import RunDependencies
 
 KEY = "emulator-key"
 #: A row and the cell that its prompt reads.
@@ -42,7 +42,7 @@ DEFERRED = {"delivery.lane": "deferred", "delivery.max_ticket_wait_seconds": 0.0
 
 
 @dataclass(frozen=True)
-class Night:
+class RunSession:
     """One run: exit code, summary (None: refused), the requests billed meanwhile, and the refusal's message."""
 
     exit_code: int
@@ -131,7 +131,7 @@ class Nights:
         selection: Selection | None = None,
         bill: Sequence[RunningEmulator] = (),
         watch: Callable[[], Any] | None = None,
-    ) -> Night:
+    ) -> RunSession:
         """Write the manifest and run the job, in this process. ``bill``: more emulators that may be asked."""
         if not isinstance(manifest, Path):
             self.write_manifest(cells=manifest)
@@ -143,11 +143,13 @@ class Nights:
             exit_code, message = summary.exit_code, summary.message or ""
         except BatchvisionError as refusal:
             exit_code, message = refusal.exit_code, str(refusal)
-        return Night(exit_code, summary, sum(map(billed, emulators), Counter[Asked]()) - before, message)
+        return RunSession(exit_code, summary, sum(map(billed, emulators), Counter[Asked]()) - before, message)
 
     async def _night(self, settings: Mapping[str, Any], selection: Selection | None) -> RunSummary:
         job = self.job(settings)
-        return await run_async(job, selection=selection, environ={"XAI_API_KEY": self.key}, seams=Seams(now=self.now))
+        return await run_async(
+            job, selection=selection, environ={"XAI_API_KEY": self.key}, dependencies=RunDependencies(now=self.now)
+        )
 
     def job(self, settings: Mapping[str, Any] | None = None) -> Job:
         return Job.from_mapping(self._table(settings), self.folder)
@@ -188,13 +190,13 @@ class Nights:
     def now(self) -> datetime:
         return datetime.now(UTC) + self.ahead
 
-    def hand_in(self, settings: Mapping[str, Any] | None = None) -> Night:
+    def hand_in(self, settings: Mapping[str, Any] | None = None) -> RunSession:
         """A night that leaves one ticket a row: the provider is not ready yet when it ends, and is afterwards."""
         self.emulator.configure(deferred_seconds=3_600.0)
-        night = self.run({**DEFERRED, **(settings or {})})
+        session = self.run({**DEFERRED, **(settings or {})})
         self.emulator.configure(deferred_seconds=0.0)
         make_ready(self.emulator)
-        return night
+        return session
 
     # ---------------------------------------------------------------------------- after the night
 

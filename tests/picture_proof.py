@@ -55,7 +55,7 @@ def prove(folder: Path, files: Mapping[str, tuple[bytes, Fate]], timeout: float 
     failed = {row["row_id"]: row for row in bench.table("failures")}
     asked = _by_echo(entries)
     for name, (content, fate) in files.items():
-        _judge(proof, name, ids[name][0], content, fate, done, failed, asked)
+        _classifier(proof, name, ids[name][0], content, fate, done, failed, asked)
     return proof
 
 
@@ -99,7 +99,7 @@ def sku_of(entry: BillEntry) -> str:
     return entry.echo or entry.text.rpartition("[[echo:")[2].partition("]]")[0]
 
 
-def _judge(
+def _classifier(
     proof: Proof,
     name: str,
     sku: str,

@@ -24,7 +24,7 @@ from weather import Weather
 from batchvision import Job
 from batchvision.checkpoint.disk import LocalDisk
 from batchvision.records import RunSummary
-from batchvision.runner import run_async
+from batchvision.runner.session import run_async
 
 ROWS_AN_HOUR = 12_500  #: 100,000 rows make a night of eight hours
 ROWS_A_MINUTE_ALLOWED = 260  #: the job's own limit: what the storms cost must be caught up with
@@ -42,7 +42,7 @@ class HastyDisk(LocalDisk):
 
 
 @dataclass(frozen=True)
-class Night:
+class RunSession:
     """One job on one output, and the nights it is run in."""
 
     folder: Path
@@ -72,10 +72,10 @@ class Night:
 
     def play(self, provider: MoodyProvider, number: int = 1) -> RunSummary:
         """Run the job in the ``number``-th night of this seed."""
-        job, seams = self.job(), provider.seams(self.seed * 1_000 + number, HastyDisk())
+        job, dependencies = self.job(), provider.dependencies(self.seed * 1_000 + number, HastyDisk())
 
         async def run() -> RunSummary:
-            return await run_async(job, environ={"XAI_API_KEY": "xai-secret-key-000"}, seams=seams)
+            return await run_async(job, environ={"XAI_API_KEY": "xai-secret-key-000"}, dependencies=dependencies)
 
         return anyio.run(run, backend_options=VIRTUAL)
 
@@ -99,33 +99,33 @@ class Night:
 # ---------------------------------------------------------------------------------- what must be true of it
 
 
-def faults(night: Night, summary: RunSummary, *providers: MoodyProvider) -> list[str]:
+def faults(session: RunSession, summary: RunSummary, *providers: MoodyProvider) -> list[str]:
     """In words, everything that is not as promised after nights with these providers; empty: all is well."""
     return [
-        *_faults_of_rows(night, summary),
-        *_faults_of_sends(night, providers),
-        *_faults_of_money(night, summary, providers),
+        *_faults_of_rows(session, summary),
+        *_faults_of_sends(session, providers),
+        *_faults_of_money(session, summary, providers),
     ]
 
 
-def _faults_of_rows(night: Night, summary: RunSummary) -> Iterator[str]:
+def _faults_of_rows(session: RunSession, summary: RunSummary) -> Iterator[str]:
     """Each row is in one table, once, and the counts say so (P8, P9)."""
-    done = night.table("results", "row_id")["row_id"].to_pylist()
-    failed = night.table("failures", "row_id")["row_id"].to_pylist()
-    if Counter([*done, *failed]) != Counter(f"r{n}" for n in range(night.rows)):
-        yield f"{len(done)} results and {len(failed)} failures are not the {night.rows} rows, each once"
+    done = session.table("results", "row_id")["row_id"].to_pylist()
+    failed = session.table("failures", "row_id")["row_id"].to_pylist()
+    if Counter([*done, *failed]) != Counter(f"r{n}" for n in range(session.rows)):
+        yield f"{len(done)} results and {len(failed)} failures are not the {session.rows} rows, each once"
     counts = (summary.rows_completed, summary.rows_failed, summary.rows_pending)
     if counts != (len(done), len(failed), 0):
         yield f"the summary counts {counts}, the tables hold {(len(done), len(failed), 0)}"
 
 
-def _faults_of_sends(night: Night, providers: Sequence[MoodyProvider]) -> Iterator[str]:
+def _faults_of_sends(session: RunSession, providers: Sequence[MoodyProvider]) -> Iterator[str]:
     """Every request is a line of the ledger, few rows need more than one, and none is sent when it is done (P1)."""
     sends = sum((provider.sends for provider in providers), Counter[str]())
     beside_429s = sends.total() - sum(provider.rate_limited for provider in providers)
-    if beside_429s > MOST_SENDS_A_ROW * night.rows:
-        yield f"{beside_429s / night.rows:.3f} sends a row beside 429s"
-    ledger = night.table("attempts", "row_id", "state", "attempt")
+    if beside_429s > MOST_SENDS_A_ROW * session.rows:
+        yield f"{beside_429s / session.rows:.3f} sends a row beside 429s"
+    ledger = session.table("attempts", "row_id", "state", "attempt")
     lines = Counter(ledger["row_id"].to_pylist())
     if lines != sends:
         yield f"{lines.total()} lines in the ledger for {sends.total()} requests"
@@ -134,10 +134,10 @@ def _faults_of_sends(night: Night, providers: Sequence[MoodyProvider]) -> Iterat
         yield "a row was asked again after it was done"
 
 
-def _faults_of_money(night: Night, summary: RunSummary, providers: Sequence[MoodyProvider]) -> Iterator[str]:
+def _faults_of_money(session: RunSession, summary: RunSummary, providers: Sequence[MoodyProvider]) -> Iterator[str]:
     """The ledger is the bill (P6); what was billed and not seen is listed, by row, within its bound (P5)."""
     bill = {name: ticks for provider in providers for name, ticks in provider.delivered.items()}
-    ledger = night.table("attempts", "row_id", "state", "provider_request_id", "cost_ticks", "bound_ticks")
+    ledger = session.table("attempts", "row_id", "state", "provider_request_id", "cost_ticks", "bound_ticks")
     paid = ledger.filter(pc.is_valid(ledger["cost_ticks"]))
     booked = zip(paid["provider_request_id"].to_pylist(), paid["cost_ticks"].to_pylist(), strict=True)
     if sorted(booked) != sorted(bill.items()):
@@ -159,17 +159,17 @@ def _faults_of_money(night: Night, summary: RunSummary, providers: Sequence[Mood
 class Told:
     """A night that was played, and how long that took."""
 
-    night: Night
+    session: RunSession
     provider: MoodyProvider
     summary: RunSummary
     wall_seconds: float
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        summary, provider, rows = self.summary, self.provider, self.night.rows
+        summary, provider, rows = self.summary, self.provider, self.session.rows
         sends = provider.sends.total()
-        ledger = self.night.table("attempts", "state", "cost_ticks", "bound_ticks")
+        ledger = self.session.table("attempts", "state", "cost_ticks", "bound_ticks")
         states = Counter(ledger["state"].to_pylist())
-        yield "rows", f"{rows:,} ({self.night.lane}, seed {self.night.seed})"
+        yield "rows", f"{rows:,} ({self.session.lane}, seed {self.session.seed})"
         yield (
             "completed / failed / pending",
             f"{summary.rows_completed:,} / {summary.rows_failed:,} / {summary.rows_pending:,}",
@@ -185,16 +185,16 @@ class Told:
         yield "ambiguous bounds, ticks", f"{pc.sum(ledger['bound_ticks']).as_py() or 0:,}"
         yield "virtual hours", f"{summary.duration_seconds / 3600:.2f}"
         yield "wall seconds", f"{self.wall_seconds:.1f}"
-        yield "digest of the tables", self.night.digest()
+        yield "digest of the tables", self.session.digest()
 
 
 def play(folder: Path, rows: int, seed: int, lane: str) -> Told:
-    night = Night(folder, rows, seed, lane)
-    night.write_manifest()
-    provider = MoodyProvider(night.weather)
+    session = RunSession(folder, rows, seed, lane)
+    session.write_manifest()
+    provider = MoodyProvider(session.weather)
     began = perf_counter()
-    summary = night.play(provider)
-    return Told(night, provider, summary, perf_counter() - began)
+    summary = session.play(provider)
+    return Told(session, provider, summary, perf_counter() - began)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -211,8 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             told = play(Path(folder), chosen.rows, chosen.seed, chosen.lane)
             for name, value in told.lines():
                 sys.stdout.write(f"{name:30} {value}\n")
-            digests.append(told.night.digest())
-            wrong += faults(told.night, told.summary, told.provider)
+            digests.append(told.session.digest())
+            wrong += faults(told.session, told.summary, told.provider)
     if len(set(digests)) > 1:
         wrong.append("the replay is not the same")
     for sentence in wrong:

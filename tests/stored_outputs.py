@@ -24,14 +24,14 @@ import anyio
 from golden_jobs import ENVIRON, table_rows
 
 from batchvision import Job
+from batchvision.commands.status import look, rows_of
+from batchvision.commands.verify import verify
 from batchvision.emulator import RunningEmulator
-from batchvision.feed import Selection
-from batchvision.plan import plan
 from batchvision.records import RunSummary
-from batchvision.runner import run_async
-from batchvision.status import look, rows_of
-from batchvision.verify import verify
-from batchvision.wiring import Seams
+from batchvision.runner.feed import Selection
+from batchvision.runner.plan import plan
+from batchvision.runner.session import run_async
+from batchvision.runner.wiring import RunDependencies
 
 FIXTURES = Path(__file__).parent / "fixtures"
 OUTPUTS = FIXTURES / "outputs"
@@ -80,12 +80,14 @@ class StoredOutput:
         number, of = map(int, shard.read_text().split("/")) if shard.exists() else (0, 1)
         job = self.job(base_url, **overrides)
         selection = Selection(shard=number, shards=of, retry_failed=job.limits.retry_kinds)
-        start = partial(run_async, job, selection=selection, environ=ENVIRON, seams=Seams(now=self._now))
+        start = partial(
+            run_async, job, selection=selection, environ=ENVIRON, dependencies=RunDependencies(now=self._now)
+        )
         return anyio.run(start)
 
     # ---------------------------------------------------------------------------- how it is seen
 
-    def standing(self) -> dict[str, int]:
+    def row_index(self) -> dict[str, int]:
         """How its rows stand, as ``plan`` counts them."""
         rows = anyio.run(plan, self.job()).rows
         names = ("total", "done", "to_do", "failed_before", "failed_kept", "invalid", "awaiting", "held", "left")

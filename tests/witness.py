@@ -23,8 +23,8 @@ from batchvision.checkpoint import Disk
 from batchvision.checkpoint.disk import LocalDisk
 from batchvision.errors import ConnectionCut
 from batchvision.records import RawAnswer, RunSummary
-from batchvision.runner import run_async
-from batchvision.wiring import Seams
+from batchvision.runner.session import run_async
+from batchvision.runner.wiring import RunDependencies
 
 LANES = ("online", "deferred")
 EVERY_SO_MANY = 8  #: of the cases of a sweep, one is also asked whether a further run does nothing
@@ -129,7 +129,7 @@ class SmallNight:
         """One run, an hour after the one before. None: it was cancelled from outside."""
         self.runs += 1
         hours = timedelta(hours=self.runs)
-        seams = Seams(
+        dependencies = RunDependencies(
             now=lambda: virtual_now() + hours,
             rng=random.Random(self.runs),
             disk=disk or HastyDisk(),
@@ -141,7 +141,9 @@ class SmallNight:
         async def run() -> RunSummary | None:
             with anyio.CancelScope() as scope:
                 self.everything = scope
-                return await run_async(self.job, environ={"XAI_API_KEY": "xai-secret-key-000"}, seams=seams)
+                return await run_async(
+                    self.job, environ={"XAI_API_KEY": "xai-secret-key-000"}, dependencies=dependencies
+                )
             return None
 
         return anyio.run(run, backend_options={"loop_factory": lambda: stepped})
@@ -161,61 +163,61 @@ class SmallNight:
 # ---------------------------------------------------------------------------------- what must be true in the end
 
 
-def broken_promises(night: SmallNight, summary: RunSummary) -> list[str]:
+def broken_promises(session: SmallNight, summary: RunSummary) -> list[str]:
     """After a run that was broken off, and one that was not; empty: all is well."""
-    ledger = night.table("attempts")
+    ledger = session.table("attempts")
     return [
-        *_broken_of_rows(night, summary),
-        *_broken_of_answers(night, ledger),
-        *_broken_of_money(night, ledger),
+        *_broken_of_rows(session, summary),
+        *_broken_of_answers(session, ledger),
+        *_broken_of_money(session, ledger),
     ]
 
 
-def _broken_of_rows(night: SmallNight, summary: RunSummary) -> Iterator[str]:
+def _broken_of_rows(session: SmallNight, summary: RunSummary) -> Iterator[str]:
     """P8, P9."""
-    done = sorted(row["row_id"] for row in night.table("results"))
-    if done != night.rows:
+    done = sorted(row["row_id"] for row in session.table("results"))
+    if done != session.rows:
         yield f"results are {done}"
-    if summary.exit_code or summary.rows_completed != len(night.rows):
+    if summary.exit_code or summary.rows_completed != len(session.rows):
         yield f"the last run ends with {summary.exit_code}, {summary.rows_completed} completed"
 
 
-def _broken_of_answers(night: SmallNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
+def _broken_of_answers(session: SmallNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
     """P3, P4: what reached us is there, once."""
     booked = Counter(line["provider_request_id"] for line in ledger if line["cost_ticks"] is not None)
-    for name, row in night.provider.delivered.items():
+    for name, row in session.provider.delivered.items():
         if booked[name] != 1:
             yield f"answer {name} of {row} reached us and is {booked[name]} times in the ledger"
     if lost := [line["row_id"] for line in ledger if line["state"] == "lost_after_read"]:
         yield f"one-time answers of {lost} were read and lost"
 
 
-def _broken_of_money(night: SmallNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
+def _broken_of_money(session: SmallNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
     """P6, and: every request is listed, and paid twice only where that is said."""
     ticks = sum(line["cost_ticks"] or 0 for line in ledger)
-    if ticks != night.provider.billed_ticks:
-        yield f"the ledger has {ticks} ticks, the bill {night.provider.billed_ticks}"
-    yield from unlisted_payments(night, ledger)
+    if ticks != session.provider.billed_ticks:
+        yield f"the ledger has {ticks} ticks, the bill {session.provider.billed_ticks}"
+    yield from unlisted_payments(session, ledger)
 
 
-def unlisted_payments(night: SmallNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
+def unlisted_payments(session: SmallNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
     """P2, P5."""
     lines = Counter(line["row_id"] for line in ledger)
     ambiguous = Counter(line["row_id"] for line in ledger if line["state"] == "ambiguous")
-    for row in night.rows:
-        if lines[row] < night.provider.rows_asked[row]:
-            yield f"{row} was asked {night.provider.rows_asked[row]} times and has {lines[row]} lines in the ledger"
-        if night.provider.most_paid(row) - 1 > ambiguous[row]:
-            yield f"{row} may have been paid {night.provider.most_paid(row)} times, {ambiguous[row]} ambiguous"
+    for row in session.rows:
+        if lines[row] < session.provider.rows_asked[row]:
+            yield f"{row} was asked {session.provider.rows_asked[row]} times and has {lines[row]} lines in the ledger"
+        if session.provider.most_paid(row) - 1 > ambiguous[row]:
+            yield f"{row} may have been paid {session.provider.most_paid(row)} times, {ambiguous[row]} ambiguous"
     if any(line["bound_ticks"] is None for line in ledger if line["state"] == "ambiguous"):
         yield "an ambiguous attempt has no bound"
 
 
-def broken_peace(night: SmallNight) -> Iterator[str]:
+def broken_peace(session: SmallNight) -> Iterator[str]:
     """P9: one more run, after all is done, does nothing."""
-    asked, before = len(night.provider.asked), night.bytes_of_tables()
-    night.run()
-    if len(night.provider.asked) != asked:
+    asked, before = len(session.provider.asked), session.bytes_of_tables()
+    session.run()
+    if len(session.provider.asked) != asked:
         yield "a run with nothing to do asked again"
-    if night.bytes_of_tables() != before:
+    if session.bytes_of_tables() != before:
         yield "a run with nothing to do changed a table"

@@ -3,64 +3,128 @@
 The rule: :class:`Store` is the one owner of an output's files; :class:`OutputView` reads them without its lock.
 """
 
-from batchvision.checkpoint.books import Verdict, is_unclear
 from batchvision.checkpoint.cells import type_of
 from batchvision.checkpoint.compaction import Compacted, compact
-from batchvision.checkpoint.disk import Disk, LocalDisk
+from batchvision.checkpoint.disk import Disk, LocalDisk, disk_failed
+from batchvision.checkpoint.entries import Entry, Header, masked_answer
+from batchvision.checkpoint.journal import Scan, damaged, read_segment, segment_paths
 from batchvision.checkpoint.kept_cells import KeptCells
 from batchvision.checkpoint.keyset import KeySet
-from batchvision.checkpoint.lock import Holder, OutputLock
+from batchvision.checkpoint.lineage import Name, is_merged
+from batchvision.checkpoint.lock import STATE_FOLDER, Holder, OutputLock, holder_at_work
+from batchvision.checkpoint.manifest_index import index_paths
 from batchvision.checkpoint.paid_rows import PaidRows
+from batchvision.checkpoint.parts import (
+    DATED,
+    FAILURES_TABLE,
+    ancestors_of,
+    batches_of,
+    earlier_sha256,
+    is_number,
+    part_paths,
+    schema_of,
+    sha256_of,
+)
 from batchvision.checkpoint.recovery import Recovery
+from batchvision.checkpoint.registry import read_registry
 from batchvision.checkpoint.reserve import reserve_bytes
-from batchvision.checkpoint.schema import Columns
+from batchvision.checkpoint.row_index import Carried, RowIndex, RowState
+from batchvision.checkpoint.row_keys import packed_ids, pairs
+from batchvision.checkpoint.run_state import Carries, Classification, RunState, is_unclear
+from batchvision.checkpoint.schema import (
+    ATTEMPTS,
+    FAILURES,
+    RESULTS,
+    Column,
+    Columns,
+    attempts_schema,
+    failures_of,
+    results_schema,
+)
 from batchvision.checkpoint.shards import all_locked
 from batchvision.checkpoint.spent import Sums, spent_by_shard
-from batchvision.checkpoint.standing import Carried, RowState, Standing
 from batchvision.checkpoint.store import Store
 from batchvision.checkpoint.stored_answers import StoredAnswer, StoredAnswers
 from batchvision.checkpoint.summaries import (
     load_recipe,
     newest_summaries,
     read_latest,
+    read_summary,
     summary_document,
+    summary_paths,
     summary_text,
 )
 from batchvision.checkpoint.view import AmbiguousAttempt, OpenWork, OutputView
 from batchvision.checkpoint.writer import SealAfter
 
 __all__ = [
+    "ATTEMPTS",
+    "DATED",
+    "FAILURES",
+    "FAILURES_TABLE",
+    "RESULTS",
+    "STATE_FOLDER",
     "AmbiguousAttempt",
     "Carried",
+    "Carries",
+    "Classification",
+    "Column",
     "Columns",
     "Compacted",
     "Disk",
+    "Entry",
+    "Header",
     "Holder",
     "KeptCells",
     "KeySet",
     "LocalDisk",
+    "Name",
     "OpenWork",
     "OutputLock",
     "OutputView",
     "PaidRows",
     "Recovery",
+    "RowIndex",
     "RowState",
+    "RunState",
+    "Scan",
     "SealAfter",
-    "Standing",
     "Store",
     "StoredAnswer",
     "StoredAnswers",
     "Sums",
-    "Verdict",
     "all_locked",
+    "ancestors_of",
+    "attempts_schema",
+    "batches_of",
     "compact",
+    "damaged",
+    "disk_failed",
+    "earlier_sha256",
+    "failures_of",
+    "holder_at_work",
+    "index_paths",
+    "is_merged",
+    "is_number",
     "is_unclear",
     "load_recipe",
+    "masked_answer",
     "newest_summaries",
+    "packed_ids",
+    "pairs",
+    "part_paths",
     "read_latest",
+    "read_registry",
+    "read_segment",
+    "read_summary",
     "reserve_bytes",
+    "results_schema",
+    "schema_of",
+    "segment_paths",
+    "sha256_of",
     "spent_by_shard",
     "summary_document",
+    "summary_paths",
     "summary_text",
     "type_of",
 ]

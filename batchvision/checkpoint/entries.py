@@ -16,10 +16,10 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from batchvision.money import Prices
 from batchvision.providers import sse
 from batchvision.records import EndedWithout, Intent, Lane, Purpose, RawAnswer, Tries
 from batchvision.secrets import Secrets
+from batchvision.ticks import Prices
 
 #: Of the journal's format. A journal of a later version is refused, never guessed at.
 VERSION = 1

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchvision.checkpoint.books import Books, Verdict, is_unclear
 from batchvision.checkpoint.entries import Header
 from batchvision.checkpoint.journal import damaged, read_segment
-from batchvision.money import bound_words
+from batchvision.checkpoint.run_state import Classification, RunState, is_unclear
 from batchvision.records import Completed, Exchange, Failed, Intent
+from batchvision.ticks import bound_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,34 +61,36 @@ class Recovery:
             )
 
 
-def replay(path: Path, books: Books, judge: Callable[[Exchange], Verdict], hold: bool) -> tuple[Header, Recovery]:
+def replay(
+    path: Path, run_state: RunState, classifier: Callable[[Exchange], Classification], hold: bool
+) -> tuple[Header, Recovery]:
     """Apply a segment to the books: what has an answer or an end is judged, what has neither is ambiguous, and what has
     a ticket stays open. The same segment always gives the same books. Raises CheckpointDamaged."""
     scan = read_segment(path)
-    books.run_id = scan.header.run_id
+    run_state.run_id = scan.header.run_id
     completed = failed = 0
     for entry in scan.entries:
         try:
-            exchange_id = books.apply(entry)
+            exchange_id = run_state.apply(entry)
         except (KeyError, ValueError) as fault:
             raise damaged(path, 0, f"a record tells of an exchange that is not open ({fault})") from fault
         if exchange_id is None:
             continue
-        exchange = books.open[exchange_id]
-        verdict = judge(exchange)
-        books.book(exchange_id, verdict, hold=hold and is_unclear(verdict))
+        exchange = run_state.open[exchange_id]
+        classification = classifier(exchange)
+        run_state.book(exchange_id, classification, hold=hold and is_unclear(classification))
         if exchange.intent.is_trial:
             continue
-        completed += isinstance(verdict.outcome, Completed)
-        failed += isinstance(verdict.outcome, Failed)
+        completed += isinstance(classification.outcome, Completed)
+        failed += isinstance(classification.outcome, Failed)
     if not hold:
-        books.release_held()
-    ambiguous = tuple(open_ for open_ in books.open.values() if open_.ticket is None)
+        run_state.release_held()
+    ambiguous = tuple(open_ for open_ in run_state.open.values() if open_.ticket is None)
     for open_ in ambiguous:
-        books.book(open_.intent.exchange_id, judge(open_), hold=hold)
+        run_state.book(open_.intent.exchange_id, classifier(open_), hold=hold)
     return scan.header, Recovery(
         ambiguous=tuple(open_.intent for open_ in ambiguous),
-        tickets=tuple(books.open.values()),
+        tickets=tuple(run_state.open.values()),
         completed=completed,
         failed=failed,
         torn_bytes=scan.torn_bytes,

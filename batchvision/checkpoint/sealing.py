@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from batchvision.checkpoint.books import Cut
 from batchvision.checkpoint.compaction import merge_sealed
 from batchvision.checkpoint.disk import Disk, hidden_name
 from batchvision.checkpoint.entries import Entry, Header
@@ -26,6 +25,7 @@ from batchvision.checkpoint.parts import (
     seal_encoded,
     sha256_of,
 )
+from batchvision.checkpoint.run_state import Cut
 from batchvision.checkpoint.schema import Tables
 from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.records import PartFile

@@ -22,7 +22,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchvision.checkpoint import compaction, summaries, waits
-from batchvision.checkpoint.books import Books, Verdict, end_of
 from batchvision.checkpoint.disk import (
     Disk,
     LocalDisk,
@@ -36,10 +35,11 @@ from batchvision.checkpoint.parts import part_paths, remove_leftovers, rows_with
 from batchvision.checkpoint.recovery import Recovery, replay
 from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.reserve import RESERVE_NAME, Reserve
+from batchvision.checkpoint.row_index import RowIndex
+from batchvision.checkpoint.run_state import Classification, RunState, end_of
 from batchvision.checkpoint.schema import Columns, Tables, completed_of
 from batchvision.checkpoint.sealing import Sealer, leftovers
 from batchvision.checkpoint.shards import lock_shard
-from batchvision.checkpoint.standing import Standing
 from batchvision.checkpoint.takeover import Takeover, read_failures
 from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.checkpoint.writer import SealAfter, Writer, check_in_place
@@ -85,10 +85,10 @@ class Store:
         self._columns = tables.columns
         self._sealer = Sealer(disk, lock.output, lock.folder, header, tables, secrets.mask)
         self._offload = offload
-        self._books = Books(attempts=Unsealed(tables.attempts), completed=Unsealed(tables.results))
+        self._run_state = RunState(attempts=Unsealed(tables.attempts), completed=Unsealed(tables.results))
         self._run_id = header.run_id
         self._ticket_place: str | None = None
-        self._standing: Standing | None = None
+        self._row_index: RowIndex | None = None
         self._opened: Writer | None = None
 
     # ---------------------------------------------------------------------------- opening
@@ -146,7 +146,7 @@ class Store:
         store._ticket_place = ticket_place
         return store
 
-    def recover(self, judge: Callable[[Exchange], Verdict], hold: bool = False) -> Recovery:
+    def recover(self, classifier: Callable[[Exchange], Classification], hold: bool = False) -> Recovery:
         """Make parts of what the last segment holds, named by *its* run, and begin this run's segment.
 
         ``judge`` reads every answer that was durable. What was in flight is booked as ambiguous; with ``hold`` those
@@ -155,25 +155,25 @@ class Store:
         """
         with disk_failures(f"recovering {self.output}"):
             self._reserve.give_back()
-            self._books.failures = read_failures(self.output, self._lock.shard)
+            self._run_state.failures = read_failures(self.output, self._lock.shard)
             remove_leftovers(self._disk, self.output, self._lock.shard)
             waits.write(self._disk, self._lock.folder, None, self._secrets)
             compaction.finish(self._disk, self.output, self._lock.shard)
             segments = segment_paths(self._lock.folder)
-            old, recovery = replay(segments[-1], self._books, judge, hold) if segments else (None, Recovery())
+            old, recovery = replay(segments[-1], self._run_state, classifier, hold) if segments else (None, Recovery())
             others = Takeover(self._disk, self._lock, self._sealer, self._tables)
-            with others.beginning(self._books, judge, hold):
+            with others.beginning(self._run_state, classifier, hold):
                 segment = self._begin(old, segments)
-        self._books.begin(self._run_id)
+        self._run_state.begin(self._run_id)
         journal = Journal(segment, self._offload, self._secrets.mask, partial(check_in_place, self._lock))
         self._opened = Writer(
-            journal, self._books, self._sealer, self._seal_after, self._lock, self._reserve, self._offload
+            journal, self._run_state, self._sealer, self._seal_after, self._lock, self._reserve, self._offload
         )
-        return replace(recovery.plus(others.recovery), tickets=tuple(self._books.open.values()))
+        return replace(recovery.plus(others.recovery), tickets=tuple(self._run_state.open.values()))
 
     def _begin(self, old: Header | None, segments: list[Path]) -> Segment:
         """Seal what the books hold under the old segment's name, and begin this run's segment with what is open."""
-        cut = self._books.cut()
+        cut = self._run_state.cut()
         sealed = self._sealer.write_parts(old or self._sealer.header, cut)
         self._sealer.parts |= sealed
         if old is not None and not summaries.has_ended(self.output, old.run_id):
@@ -184,12 +184,12 @@ class Store:
         self._sealer.remove([*segments, *leftovers(self._lock.folder)])
         return segment
 
-    def standing(self, recipe_id: str) -> Standing:
+    def row_index(self, recipe_id: str) -> RowIndex:
         """Where every row stands, from the parts of all shards and what this shard has open."""
-        self._standing = Standing.read(self.output, self._books, recipe_id)
-        self._books.is_done = self._standing.is_done
-        self._books.drop_answered()
-        return self._standing
+        self._row_index = RowIndex.read(self.output, self._run_state, recipe_id)
+        self._run_state.is_done = self._row_index.is_done
+        self._run_state.drop_answered()
+        return self._row_index
 
     def __enter__(self) -> Store:
         return self
@@ -216,76 +216,78 @@ class Store:
         writer = self._writer
         writer.check_disk()
         writer.check_lock()
-        self._books.start(intent)
+        self._run_state.start(intent)
         try:
             await writer.durable(intent)
             writer.check_disk()
         except StopRun:  # durable or not, it does not leave
-            (self._books if writer.journal.failure else self).void(intent.exchange_id)
+            (self._run_state if writer.journal.failure else self).void(intent.exchange_id)
             raise
 
     async def ticket(self, exchange_id: str, ticket: str, at: datetime) -> None:
         """P2: returns when the ticket is durable; only then may it be asked for."""
         entry, writer = Accepted(exchange_id, ticket, at, self._ticket_place), self._writer
-        self._books.accept(entry)
+        self._run_state.accept(entry)
         await writer.durable(entry)
 
     def poll_begins(self, exchange_id: str) -> None:
         """A poll that never ends may have taken the ticket's one-time answer."""
-        self._books.poll_begins(exchange_id)
+        self._run_state.poll_begins(exchange_id)
 
     def poll_ends(self, exchange_id: str, *, may_be_read: bool) -> None:
         """``may_be_read``: it failed in a way that may have taken the answer."""
-        self._books.poll_ends(exchange_id, may_be_read=may_be_read)
+        self._run_state.poll_ends(exchange_id, may_be_read=may_be_read)
 
     def is_unread(self, exchange_id: str) -> bool:
         """Whether no poll can have taken the answer of this ticket of an earlier run."""
-        return self._books.open[exchange_id].is_unread and not self._books.is_doubted(exchange_id)
+        return self._run_state.open[exchange_id].is_unread and not self._run_state.is_doubted(exchange_id)
 
     async def answer(self, exchange_id: str, raw: RawAnswer) -> RawAnswer:
         """P3: returns the answer as it was written, the key masked, when it is durable; only then may it be read."""
         written, writer = masked_answer(raw, self._secrets), self._writer
-        self._books.receive(exchange_id, written)
+        self._run_state.receive(exchange_id, written)
         await writer.durable(Received(exchange_id, written))
         return written
 
     def void(self, exchange_id: str) -> None:
         """The intent's request was never sent: after a crash it is not ambiguous."""
-        self._books.void(exchange_id)
+        self._run_state.void(exchange_id)
         self._journal.append(Voided(exchange_id))
 
-    def book(self, exchange_id: str, verdict: Verdict, hold: bool = False) -> None:
+    def book(self, exchange_id: str, classification: Classification, hold: bool = False) -> None:
         """The exchange is over: its attempt goes to the ledger, its row's outcome to the tables, at the next seal.
 
         ``hold``: its row stays pending until a run that sends ambiguous rows again.
         """
-        exchange = self._books.book(exchange_id, verdict, hold)
-        ended = None if exchange.answer else end_of(verdict)
+        exchange = self._run_state.book(exchange_id, classification, hold)
+        ended = None if exchange.answer else end_of(classification)
         if ended is not None:
             self._journal.append(Ended(exchange_id, ended))
 
     def file(self, failed: Failed) -> None:
         """A row that failed before anything was sent. Not in the journal: the next run would find the same again."""
-        self._books.file(failed)
+        self._run_state.file(failed)
 
     async def publish(self, completed: Completed) -> None:
         """A row whose answer was durable before, under another key. Not in the journal: durable with the next seal, at
         the latest when the store is closed."""
-        self._books.publish(completed)
+        self._run_state.publish(completed)
         if self._writer.is_seal_due():
             await self._writer.commit()
 
     def share(self, completed: Completed) -> None:
         """A row whose answer another row has bought. Not in the journal: after a crash it is found there again."""
-        self._books.publish(completed)
+        self._run_state.publish(completed)
 
     async def answers(self, request_keys: Set[str], offload: Offload | None = None) -> dict[str, list[Completed]]:
         """The completed rows of these requests, whosever they are, by request_key. ``offload``: where parts are read
         while a run lasts, so that the journal does not wait for it."""
         wanted = pa.array(sorted(request_keys), pa.string())
         async with self._writer.between_seals():  # a row is in the books or in a part, and not on its way
-            newest = [each for each in self._books.completed.newest if each.request_key in request_keys]
-            tables = [table.filter(pc.is_in(table["request_key"], wanted)) for table in self._books.completed.tables]
+            newest = [each for each in self._run_state.completed.newest if each.request_key in request_keys]
+            tables = [
+                table.filter(pc.is_in(table["request_key"], wanted)) for table in self._run_state.completed.tables
+            ]
             paths = part_paths(self.output, "results")
         found: dict[str, list[Completed]] = {}
         for completed in chain(newest, await (offload or self._offload)(partial(self._rows_of, tables, paths, wanted))):
@@ -320,15 +322,15 @@ class Store:
         """
 
         def drop_unseen() -> None:
-            if complete and self._standing is not None:
-                self._books.drop_unseen(self._standing.has_seen)
+            if complete and self._row_index is not None:
+                self._run_state.drop_unseen(self._row_index.has_seen)
 
-        await self._writer.close(drop_unseen, lambda: self._books.unread(self._run_id))
+        await self._writer.close(drop_unseen, lambda: self._run_state.unread(self._run_id))
 
     async def write_index(self) -> None:
         """After :meth:`close`, where a pass over the whole manifest is complete: which answers it has now. Raises
         DiskFailed, CheckpointDamaged."""
-        met = None if self._standing is None else self._standing.met
+        met = None if self._row_index is None else self._row_index.met
         if met is None or not met.is_complete:
             return
         named = (self.output, self._lock.shard, self._run_id)
@@ -373,22 +375,24 @@ class Store:
 
     def failures(self) -> tuple[Failed, ...]:
         """The rows that are failed now."""
-        return tuple(self._books.failures.values())
+        return tuple(self._run_state.failures.values())
 
     @property
     def tickets_open(self) -> int:
-        return sum(1 for open_ in self._books.open.values() if open_.ticket is not None and open_.answer is None)
+        return sum(1 for open_ in self._run_state.open.values() if open_.ticket is not None and open_.answer is None)
 
     @property
     def cut_off(self) -> tuple[Exchange, ...]:
         """Open exchanges that nobody waits for any more once the lanes have ended: without a ticket to ask for, or with
         an answer that came as its lane was cancelled."""
-        return tuple(open_ for open_ in self._books.open.values() if open_.ticket is None or open_.answer is not None)
+        return tuple(
+            open_ for open_ in self._run_state.open.values() if open_.ticket is None or open_.answer is not None
+        )
 
     @property
     def held_count(self) -> int:
         """Rows of the manifest kept back by ``ambiguous = "hold"``."""
-        return self._books.held_count(lambda carry: self._standing is None or self._standing.has_seen(carry))
+        return self._run_state.held_count(lambda carry: self._row_index is None or self._row_index.has_seen(carry))
 
     @property
     def _writer(self) -> Writer:

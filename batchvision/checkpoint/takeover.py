@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchvision.checkpoint import compaction, summaries
-from batchvision.checkpoint.books import Books, Cut, Verdict
 from batchvision.checkpoint.disk import Disk
 from batchvision.checkpoint.entries import Header
 from batchvision.checkpoint.journal import segment_paths
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.parts import failures_path, read_part, remove_leftovers
 from batchvision.checkpoint.recovery import Recovery, replay
+from batchvision.checkpoint.run_state import Classification, Cut, RunState
 from batchvision.checkpoint.schema import Tables, failures_of
 from batchvision.checkpoint.sealing import Sealer, leftovers
 from batchvision.checkpoint.shards import mutex, shards_of
@@ -29,7 +29,7 @@ from batchvision.errors import OutputHeld
 from batchvision.records import Exchange, Failed, Shard
 
 _NO_RUN = ""
-Judge = Callable[[Exchange], Verdict]
+Classifier = Callable[[Exchange], Classification]
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class DeadShard:
     """A shard that no process holds, as its last run left it. ``header`` is None where it has no segment."""
 
     lock: OutputLock
-    books: Books
+    run_state: RunState
     segments: list[Path]
     header: Header | None
     recovery: Recovery
@@ -45,7 +45,7 @@ class DeadShard:
 
     @property
     def is_changed(self) -> bool:
-        return self.has_given or self.books.has_unsealed or self.recovery.torn_bytes > 0
+        return self.has_given or self.run_state.has_unsealed or self.recovery.torn_bytes > 0
 
 
 class Takeover:
@@ -61,7 +61,7 @@ class Takeover:
         self._giving: list[tuple[DeadShard, Cut]] = []
 
     @contextmanager
-    def beginning(self, books: Books, judge: Judge, hold: bool) -> Iterator[None]:
+    def beginning(self, run_state: RunState, classifier: Classifier, hold: bool) -> Iterator[None]:
         """Inside the block the caller makes ``books`` durable. They then hold our rows of every dead shard.
 
         Raises OSError, CheckpointDamaged. The next start can recover after a crash or an error at any step.
@@ -73,22 +73,22 @@ class Takeover:
         with ExitStack() as held:
             held.enter_context(mutex(self._output, self._disk))
             for other in others:
-                self._recover(other, books, judge, hold, held)
+                self._recover(other, run_state, classifier, hold, held)
             yield
             for dead, cut in self._giving:
                 self._let_go(dead, cut)
 
     # ---------------------------------------------------------------------------- one dead shard
 
-    def _recover(self, other: Shard, books: Books, judge: Judge, hold: bool, held: ExitStack) -> None:
+    def _recover(self, other: Shard, run_state: RunState, classifier: Classifier, hold: bool, held: ExitStack) -> None:
         try:
             lock = OutputLock.take(self._output, other.name, self._disk)
         except OutputHeld:
             return  # its own run is at work
         with ExitStack() as until_kept:
             until_kept.callback(lock.release)
-            dead = self._read(lock, judge, hold)
-            dead.has_given = take_over(dead.books, books, self._shard.owns)
+            dead = self._read(lock, classifier, hold)
+            dead.has_given = take_over(dead.run_state, run_state, self._shard.owns)
             self.recovery = self.recovery.plus(dead.recovery)
             if not dead.is_changed:
                 return
@@ -99,21 +99,21 @@ class Takeover:
             else:
                 self._let_go(dead, cut)
 
-    def _read(self, lock: OutputLock, judge: Judge, hold: bool) -> DeadShard:
-        books = Books(
+    def _read(self, lock: OutputLock, classifier: Classifier, hold: bool) -> DeadShard:
+        run_state = RunState(
             failures=read_failures(self._output, lock.shard),
             attempts=Unsealed(self._tables.attempts),
             completed=Unsealed(self._tables.results),
         )
         segments = segment_paths(lock.folder)
-        header, recovery = replay(segments[-1], books, judge, hold) if segments else (None, Recovery())
-        return DeadShard(lock, books, segments, header, recovery)
+        header, recovery = replay(segments[-1], run_state, classifier, hold) if segments else (None, Recovery())
+        return DeadShard(lock, run_state, segments, header, recovery)
 
     def _seal(self, dead: DeadShard) -> Cut:
         """Its dated parts, named by its own run: a second recovery writes the same again."""
         remove_leftovers(self._disk, self._output, dead.lock.shard)
         compaction.finish(self._disk, self._output, dead.lock.shard)
-        cut = dead.books.cut()
+        cut = dead.run_state.cut()
         if dead.header is not None:
             self._sealer.found |= self._sealer.write_dated(dead.header, cut)
             if not summaries.has_ended(self._output, dead.header.run_id):
@@ -125,7 +125,7 @@ class Takeover:
         if cut.failures is not None:
             self._sealer.found[failures_path(dead.lock.shard)] = self._sealer.failures(dead.lock.shard, cut)
         if dead.header is not None:
-            entries = (*cut.entries(), *dead.books.unread(_NO_RUN))  # this run polls no ticket of that shard
+            entries = (*cut.entries(), *dead.run_state.unread(_NO_RUN))  # this run polls no ticket of that shard
             self._sealer.leave(dead.lock.folder, dead.lock.shard, dead.header.seq + 1, entries)
             self._sealer.remove([*dead.segments, *leftovers(dead.lock.folder)])
 
@@ -136,7 +136,7 @@ def read_failures(output: Path, shard: str) -> dict[str, Failed]:
     return {failed.row_id: failed for failed in failures_of(read_part(path))} if path.exists() else {}
 
 
-def take_over(dead: Books, own: Books, owns: Callable[[str], bool]) -> bool:
+def take_over(dead: RunState, own: RunState, owns: Callable[[str], bool]) -> bool:
     """Move failures, carries and tickets of our rows from the books of a dead shard to our own. False: it had none.
 
     After a crash between two steps both books hold the same records. Of two failures of a row the later one counts.

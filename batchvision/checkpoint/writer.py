@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import anyio
 
-from batchvision.checkpoint.books import Books, Cut
 from batchvision.checkpoint.disk import disk_failed, disk_failures
 from batchvision.checkpoint.entries import Entry
 from batchvision.checkpoint.identity import output_gone
 from batchvision.checkpoint.journal import Group, Journal, Segment
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.reserve import Reserve
+from batchvision.checkpoint.run_state import Cut, RunState
 from batchvision.checkpoint.sealing import Sealer
 from batchvision.errors import DiskFailed, OutputHeld, StopRun
 from batchvision.eventloop import loop_time
@@ -50,7 +50,7 @@ class Writer:
     def __init__(
         self,
         journal: Journal,
-        books: Books,
+        run_state: RunState,
         sealer: Sealer,
         seal_after: SealAfter,
         lock: OutputLock,
@@ -59,7 +59,7 @@ class Writer:
     ) -> None:
         self.journal = journal
         self.is_running = False
-        self._books = books
+        self._run_state = run_state
         self._sealer = sealer
         self._seal_after = seal_after
         self._lock = lock
@@ -140,8 +140,8 @@ class Writer:
                 await self._write()
                 if self.ending is None and self.is_seal_due():
                     await self._seal()
-                elif self._books.attempts.has_group:  # completed rows stay Arrow: the deduplicator reads them
-                    await self._offload(self._books.attempts.encode)
+                elif self._run_state.attempts.has_group:  # completed rows stay Arrow: the deduplicator reads them
+                    await self._offload(self._run_state.attempts.encode)
 
     async def _write(self) -> None:
         self.check_lock()
@@ -165,11 +165,11 @@ class Writer:
         now = loop_time()
         if self._sealed_at is None:
             self._sealed_at = now
-        books, limit = self._books, self._seal_after
+        run_state, limit = self._run_state, self._seal_after
         return (
-            max(len(books.attempts), len(books.completed)) >= limit.attempts
+            max(len(run_state.attempts), len(run_state.completed)) >= limit.attempts
             or self.journal.segment.appended_bytes >= limit.journal_bytes
-            or (books.has_unsealed and now - self._sealed_at >= limit.seconds)
+            or (run_state.has_unsealed and now - self._sealed_at >= limit.seconds)
         )
 
     async def _seal(self) -> None:
@@ -180,7 +180,7 @@ class Writer:
         """
         self.check_lock()
         journal, doing = self.journal, f"sealing {self._lock.output}"
-        group, cut, old = journal.take(), self._books.cut(), journal.segment
+        group, cut, old = journal.take(), self._run_state.cut(), journal.segment
         with journal.failing(doing, group):
             try:
                 journal.segment = await self._offload(self._turn_segment, old, cut)
@@ -209,7 +209,7 @@ class Writer:
                 await self._write()
                 if self.ending is None:
                     before_the_last_seal()
-                    if self._books.has_unsealed:
+                    if self._run_state.has_unsealed:
                         await self._seal()
                     for entry in at_the_end():
                         self.journal.append(entry)

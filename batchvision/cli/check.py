@@ -22,7 +22,7 @@ def command(job: str, settings: tuple[str, ...], as_json: bool, **flags: Any) ->
     """
     import anyio
 
-    from batchvision.check import check
+    from batchvision.commands.check import check
 
     report = anyio.run(check, load_job(job, flags, settings))
     if as_json:

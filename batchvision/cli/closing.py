@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from batchvision.cli.progress import duration
 from batchvision.errors import PAID_FAILURES
-from batchvision.money import bound_words, cost_words, format_usd
-from batchvision.progress import duration
 from batchvision.records import RunSummary
+from batchvision.ticks import bound_words, cost_words, format_usd
 from batchvision.wording import counted
 
 #: What to do about each kind of failed row (the closed set of DESIGN, a sentence each).

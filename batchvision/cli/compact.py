@@ -33,7 +33,7 @@ def command(place: str, drop_superseded: bool, as_json: bool) -> int:
     Exit codes: 0 done, 7 disk failed or the output is damaged, 11 a run holds the output.
     """
     from batchvision.checkpoint import compact
-    from batchvision.status import open_output
+    from batchvision.commands.status import open_output
 
     output = output_of(place)
     open_output(output)

@@ -19,8 +19,8 @@ def command(out: Path) -> int:
     import anyio
 
     from batchvision.cli.logs import tell_warnings
-    from batchvision.demo import demo
-    from batchvision.progress import choose_style, watcher
+    from batchvision.cli.progress import choose_style, watcher
+    from batchvision.commands.demo import demo
 
     out.mkdir(parents=True, exist_ok=True)
     tell_warnings(as_json=False)

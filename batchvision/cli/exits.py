@@ -72,7 +72,7 @@ def _known_cause(error: BaseException) -> BatchvisionError | None:
         if isinstance(leaf, BatchvisionError):
             return leaf
         if isinstance(leaf, PermissionError) and leaf.filename is not None:
-            from batchvision.checkpoint.disk import disk_failed
+            from batchvision.checkpoint import disk_failed
 
             return disk_failed(f"opening {leaf.filename}", leaf)
     return None

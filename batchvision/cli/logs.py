@@ -9,8 +9,8 @@ import json
 import logging
 import sys
 
+from batchvision.cli.progress import say
 from batchvision.cli.terminal import safe_json, safe_line, safe_text, wrapped
-from batchvision.progress import say
 
 
 class StderrLines(logging.Handler):

@@ -11,8 +11,8 @@ from batchvision.cli.output import print_document, print_table
 from batchvision.cli.table import TableColumn
 
 if TYPE_CHECKING:
-    from batchvision.money import Prices
     from batchvision.providers import ModelListing
+    from batchvision.ticks import Prices
 
 
 @click.command(cls=Command, name="models")
@@ -27,7 +27,7 @@ def command(provider: str, base_url: str | None, refresh: bool, every: bool, as_
     Costs nothing; the key is read from the provider's environment variable. The list is remembered: runs, plans and
     caps go by its prices, unless the job has its own.
     """
-    from batchvision.check import current_models
+    from batchvision.commands.check import current_models
     from batchvision.providers import dialect
 
     speaks = dialect(provider)
@@ -79,7 +79,7 @@ def _count(tokens: int | None) -> str:
 
 
 def _usd(ticks: int) -> str:
-    from batchvision.money import format_usd
+    from batchvision.ticks import format_usd
 
     return format_usd(ticks)
 

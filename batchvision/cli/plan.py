@@ -15,9 +15,9 @@ from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job
 from batchvision.cli.output import print_document, print_lines, print_table, say
 
 if TYPE_CHECKING:
+    from batchvision.commands.pilot import Pilot
     from batchvision.job import Job
-    from batchvision.pilot import Pilot
-    from batchvision.plan import Plan
+    from batchvision.runner.plan import Plan
 
 
 @click.command(cls=Command, name="plan")
@@ -70,7 +70,7 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
 def _plan(job: Job, flags: dict[str, Any], *, as_json: bool) -> int:
     import anyio
 
-    from batchvision.plan import plan
+    from batchvision.runner.plan import plan
 
     if flags["sweeps"]:
         raise click.UsageError("--sweep asks the rows of a pilot: give --pilot N with it.")
@@ -85,10 +85,10 @@ def _plan(job: Job, flags: dict[str, Any], *, as_json: bool) -> int:
 def _pilot(path: str, job: Job, settings: tuple[str, ...], flags: dict[str, Any]) -> Pilot:
     import anyio
 
-    from batchvision import pilot
     from batchvision.cli.logs import tell_warnings
+    from batchvision.cli.progress import choose_style, watcher
+    from batchvision.commands import pilot
     from batchvision.job import Job
-    from batchvision.progress import choose_style, watcher
 
     tell_warnings(as_json=False)
     style = choose_style("auto", quiet=flags["quiet"], is_terminal=sys.stderr.isatty())
@@ -160,7 +160,7 @@ def _request_words(drawn: Plan) -> Iterator[str]:
 
 
 def _time_words(drawn: Plan) -> Iterator[str]:
-    from batchvision.progress import duration
+    from batchvision.cli.progress import duration
 
     for lane, seconds in sorted(drawn.seconds.items(), key=lambda each: each[0] is not drawn.lane):
         yield f"{duration(seconds)} {lane.value}"
@@ -194,7 +194,7 @@ def _change_words(drawn: Plan) -> Iterator[str]:
 
 
 def _cost_words(drawn: Plan) -> str:
-    from batchvision.money import format_usd
+    from batchvision.ticks import format_usd
 
     cost = drawn.cost
     if not drawn.rows.to_do:
@@ -212,8 +212,8 @@ def _cost_words(drawn: Plan) -> str:
 
 def pilot_lines(told: Pilot, concurrency: int) -> Iterator[str]:
     """The pilot in words; the sweep is a table of its own."""
-    from batchvision.money import cost_words, format_usd
-    from batchvision.progress import duration
+    from batchvision.cli.progress import duration
+    from batchvision.ticks import cost_words, format_usd
     from batchvision.wording import counted
 
     if not told.wanted:
@@ -248,7 +248,7 @@ def _at_once(job: Job) -> int:
 
 
 def _narrower(told: Pilot) -> str:
-    from batchvision.pilot.interval import WIDE_SHARE
+    from batchvision.commands.pilot import WIDE_SHARE
 
     if told.cost is None:
         raise RuntimeError("a cost that is not known cannot be narrowed")
@@ -273,7 +273,7 @@ def _print_sweep(told: Pilot) -> None:
 
 def sweep_rows(told: Pilot) -> Iterator[tuple[str, ...]]:
     """A line of the table for each setting."""
-    from batchvision.money import format_usd
+    from batchvision.ticks import format_usd
 
     own = next((each for each in told.compared if each.is_own), None)
     for each in told.compared:

@@ -12,7 +12,7 @@ from batchvision.cli.options import READING_FLAGS, job_argument, job_flags, load
 from batchvision.cli.output import print_document, print_lines
 
 if TYPE_CHECKING:
-    from batchvision.reparse import Reparsed
+    from batchvision.commands.reparse import Reparsed
 
 
 @click.command(cls=Command, name="reparse")
@@ -29,7 +29,7 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     import anyio
 
     from batchvision.cli.logs import tell_warnings
-    from batchvision.reparse import reparse
+    from batchvision.commands.reparse import reparse
 
     tell_warnings(as_json=False)
     reparsed = anyio.run(reparse, load_job(job, flags, settings))
@@ -43,7 +43,7 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
 
 def reparsed_lines(reparsed: Reparsed, again: str) -> Iterator[str]:
     """What happened to the rows, and what to type for those that are left."""
-    from batchvision.reparse.reading import Why
+    from batchvision.commands.reparse import Why
     from batchvision.wording import counted
 
     none, not_kept, changed, unfit = (reparsed.without[why] for why in Why)

@@ -18,9 +18,9 @@ from batchvision.cli.place import from_here
 from batchvision.cli.terminal import safe_json
 
 if TYPE_CHECKING:
-    from batchvision.feed import Selection
     from batchvision.job import Job
     from batchvision.records import RunSummary
+    from batchvision.runner.feed import Selection
 
 #: Flags that "type this next" leaves out: they ask for one thing, once.
 ONCE_FLAGS = ("--retry-failed", "--no-retry-failed", "--retry-quarantined", "--json")
@@ -75,7 +75,7 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     if as_json:
         from batchvision.cli.output import print_document
         from batchvision.cli.streams import stdout_may_fail
-        from batchvision.status import summary_document
+        from batchvision.commands.status import summary_document
 
         with stdout_may_fail(chosen.output_path / "runs" / f"{summary.run_id}.json"):
             print_document(summary_document(summary))
@@ -86,7 +86,7 @@ def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
     import anyio
 
     from batchvision.cli.logs import tell_warnings
-    from batchvision.progress import choose_style, watcher
+    from batchvision.cli.progress import choose_style, watcher
     from batchvision.runner import run_async
 
     tell_warnings(as_json=flags["log_format"] == "json", news=not flags["quiet"])
@@ -112,7 +112,7 @@ def _retry_setting(flags: dict[str, Any]) -> tuple[str, ...]:
 
 def selection(flags: dict[str, Any], job: Job) -> Selection:
     """What the flags choose of the manifest."""
-    from batchvision.feed import Selection
+    from batchvision.runner.feed import Selection
 
     shard, shards = _shard(flags["shard"])
     return Selection(
@@ -142,7 +142,7 @@ def _tell(ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: d
     if flags["quiet"]:
         return
     if flags["log_format"] == "json":
-        from batchvision.status import summary_document
+        from batchvision.commands.status import summary_document
 
         click.echo(
             safe_json(json.dumps({"event": "finished", **summary_document(summary)}, ensure_ascii=False)), err=True

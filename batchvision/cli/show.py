@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchvision.status import Shown
+    from batchvision.commands.status import Shown
 
 #: Rows a terminal table shows unasked.
 TABLE_ROWS = 50
@@ -47,7 +47,7 @@ def command(place: str, status: str, form: str, limit: int | None, columns: str 
 
 def show_table(output: Path, status: str = "completed", limit: int = 0, columns: list[str] | None = None) -> None:
     """A table fitted to the terminal; ``limit`` 0: all rows."""
-    from batchvision.status import rows_of
+    from batchvision.commands.status import rows_of
 
     found = rows_of(output, status)
     names = columns or list(found.shown)
@@ -71,7 +71,7 @@ def show_table(output: Path, status: str = "completed", limit: int = 0, columns:
 
 def _stream(output: Path, status: str, form: str, limit: int, columns: list[str] | None) -> None:
     """CSV or JSON lines, a batch at a time, so that any size fits."""
-    from batchvision.status import rows_of
+    from batchvision.commands.status import rows_of
 
     found = rows_of(output, status, columns)
     names = columns or list(found.columns)

@@ -16,7 +16,7 @@ from batchvision.cli.show import plain
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from batchvision.status import OutputStatus
+    from batchvision.commands.status import OutputStatus
 
 
 @click.command(cls=Command, name="status")
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 )
 def command(place: str, as_json: bool, ledger_csv: str | None) -> None:
     """Say how far an output is and what it cost, by its tables and its last run. OUT is a folder or a job file."""
-    from batchvision.status import look
+    from batchvision.commands.status import look
 
     if ledger_csv is not None:
         _write_ledger(output_of(place), ledger_csv)
@@ -45,7 +45,7 @@ def command(place: str, as_json: bool, ledger_csv: str | None) -> None:
 
 def _write_ledger(output: Path, to: str) -> None:
     """A file is there only when it is whole."""
-    from batchvision.status import LEDGER_COLUMNS, ledger_rows
+    from batchvision.commands.status import LEDGER_COLUMNS, ledger_rows
 
     rows = ledger_rows(output)
     if to == "-":
@@ -69,7 +69,7 @@ def _write_ledger(output: Path, to: str) -> None:
 
 
 def _csv_lines(batch: pa.RecordBatch) -> Iterator[str]:
-    from batchvision.status import LEDGER_COLUMNS
+    from batchvision.commands.status import LEDGER_COLUMNS
 
     for row in batch.to_pylist():
         yield csv_line(plain(row[name]) for name in LEDGER_COLUMNS)
@@ -77,8 +77,8 @@ def _csv_lines(batch: pa.RecordBatch) -> Iterator[str]:
 
 def status_lines(seen: OutputStatus) -> Iterator[str]:
     """The status in words."""
-    from batchvision.money import bound_words, cost_words, format_usd
-    from batchvision.spending import UNCLEAR
+    from batchvision.money import UNCLEAR
+    from batchvision.ticks import bound_words, cost_words, format_usd
 
     yield f"{seen.output}"
     superseded = seen.answers - seen.rows_answered
@@ -117,8 +117,8 @@ def status_lines(seen: OutputStatus) -> Iterator[str]:
 
 def _spending(seen: OutputStatus) -> Iterator[str]:
     """What it was spent on, where that says more than the sum."""
-    from batchvision.money import cost_words, format_usd
-    from batchvision.spending import NO_MODEL
+    from batchvision.money import NO_MODEL
+    from batchvision.ticks import cost_words, format_usd
 
     wasted = {name: each for name, each in seen.spending.wasted().items() if each.cost_ticks}
     if wasted:

@@ -12,7 +12,7 @@ from batchvision.cli.output import print_document, print_lines
 from batchvision.cli.place import output_of, place_argument
 
 if TYPE_CHECKING:
-    from batchvision.verify import Report
+    from batchvision.commands.verify import Report
 
 MARKS = {"ok": "ok ", "note": "-- ", "wrong": "NO "}
 
@@ -28,7 +28,7 @@ def command(place: str, as_json: bool) -> int:
     """
     import anyio
 
-    from batchvision.verify import verify
+    from batchvision.commands.verify import verify
 
     report = anyio.run(verify, output_of(place))
     if as_json:

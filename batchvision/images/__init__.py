@@ -8,15 +8,29 @@ addresses (what is public) · downloads (once each) · references (names, identi
 
 from batchvision.images.addresses import check_host, is_public
 from batchvision.images.data_uris import as_data_uri
+from batchvision.images.formats import ImageFormat, examine, sniff
 from batchvision.images.pool import DecodingPool
-from batchvision.images.preparing import Converter, LeastSize, Prepared, prepare_bytes
-from batchvision.images.references import kind_of, named_url, redact_reference, redact_url, several_in, stamp, with_size
-from batchvision.images.source import Fetcher, ImageSource, Offload, Reserve, load_local, threads
+from batchvision.images.preparing import Converter, LeastSize, Prepared, passes_unchanged, prepare_bytes
+from batchvision.images.references import (
+    identity,
+    kind_of,
+    named_url,
+    needs_reading,
+    redact_reference,
+    redact_url,
+    several_in,
+    stamp,
+    trimmed_url,
+    with_size,
+    without_parameters,
+)
+from batchvision.images.source import Fetcher, ImageSource, Offload, Reserve, load_local, read_source, threads
 
 __all__ = [
     "Converter",
     "DecodingPool",
     "Fetcher",
+    "ImageFormat",
     "ImageSource",
     "LeastSize",
     "Offload",
@@ -24,15 +38,23 @@ __all__ = [
     "Reserve",
     "as_data_uri",
     "check_host",
+    "examine",
+    "identity",
     "is_public",
     "kind_of",
     "load_local",
     "named_url",
+    "needs_reading",
+    "passes_unchanged",
     "prepare_bytes",
+    "read_source",
     "redact_reference",
     "redact_url",
     "several_in",
+    "sniff",
     "stamp",
     "threads",
+    "trimmed_url",
     "with_size",
+    "without_parameters",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from batchvision.job.columns import FIXED_COLUMNS, KeepColumn
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.model import Job
+from batchvision.job.recipe import changed_keys, recipe_document, recipe_from_document
 from batchvision.job.sections import (
     AnswerSection,
     ExampleSection,
@@ -17,6 +18,7 @@ from batchvision.job.sections import (
     PromptSection,
     ProviderSection,
 )
+from batchvision.job.spreadsheets import is_blank, separator_of
 from batchvision.job.values import RowLimit
 
 __all__ = [
@@ -34,4 +36,9 @@ __all__ = [
     "PromptSection",
     "ProviderSection",
     "RowLimit",
+    "changed_keys",
+    "is_blank",
+    "recipe_document",
+    "recipe_from_document",
+    "separator_of",
 ]

@@ -19,6 +19,7 @@ from batchvision.job.columns import KeepColumn, clashes, keep_columns
 from batchvision.job.files import decoded, exists, is_folder, labels_of, under
 from batchvision.job.limits import DeliverySection, OutputSection
 from batchvision.job.prices import FilePrices, file_prices
+from batchvision.job.recipe import with_id
 from batchvision.job.sections import (
     AnswerSection,
     ExampleSection,
@@ -35,7 +36,6 @@ from batchvision.prompt import (
     build_answer_spec,
     check_answer,
 )
-from batchvision.recipe import with_id
 from batchvision.records import AnswerSpec, Example, ImagePreparation, Label, Recipe
 
 if TYPE_CHECKING:

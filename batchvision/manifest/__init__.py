@@ -9,15 +9,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchvision.errors import JobInvalid
+from batchvision.manifest.cells import NO_TEXT, JsonCells, cell_texts, letters
 from batchvision.manifest.columns import needed_columns
 from batchvision.manifest.folder import in_words, make_manifest
 from batchvision.manifest.forms import Manifest, opened
+from batchvision.manifest.image_cells import image_refs, reject_no_images
+from batchvision.manifest.keeping import (
+    MOST_CELL_BYTES,
+    MOST_ID_BYTES,
+    has_nul,
+    is_longer,
+    keep_cells,
+    made_storable,
+    survey_types,
+)
 from batchvision.manifest.parquet import ParquetManifest
 
 if TYPE_CHECKING:
     from batchvision.job import Job
 
-__all__ = ["Manifest", "in_words", "make_manifest", "open_manifest"]
+__all__ = [
+    "MOST_CELL_BYTES",
+    "MOST_ID_BYTES",
+    "NO_TEXT",
+    "JsonCells",
+    "Manifest",
+    "cell_texts",
+    "has_nul",
+    "image_refs",
+    "in_words",
+    "is_longer",
+    "keep_cells",
+    "letters",
+    "made_storable",
+    "make_manifest",
+    "needed_columns",
+    "open_manifest",
+    "reject_no_images",
+    "survey_types",
+]
 
 
 def open_manifest(job: Job) -> Manifest:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from batchvision.errors import JobInvalid
-from batchvision.job.spreadsheets import is_blank, separator_of
+from batchvision.job import is_blank, separator_of
 from batchvision.manifest.columns import reject_repeated
 from batchvision.manifest.opening import MAX_LINE_CHARACTERS, TextFile
 

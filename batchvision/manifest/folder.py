@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchvision.errors import JobInvalid
-from batchvision.images.formats import ImageFormat, sniff
+from batchvision.images import ImageFormat, sniff
 from batchvision.manifest.forms import opened
 from batchvision.manifest.image_cells import named_image
 from batchvision.manifest.opening import Form, form_of, unreadable

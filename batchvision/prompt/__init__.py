@@ -17,11 +17,13 @@ from batchvision.prompt.answer import (
     told_schema,
 )
 from batchvision.prompt.check import CheckedAnswer, check_answer, names_fallback
-from batchvision.prompt.conversation import Conversation, with_last_words
+from batchvision.prompt.conversation import Conversation, system_text, with_last_words
+from batchvision.prompt.nesting import is_deeper
 from batchvision.prompt.spoken import thoughts_in
-from batchvision.prompt.template import Column, Literal, Slot, Template, TemplateError
+from batchvision.prompt.template import MARK, Column, Literal, Slot, Template, TemplateError
 
 __all__ = [
+    "MARK",
     "REASONING_COLUMN",
     "AnswerColumn",
     "CheckedAnswer",
@@ -36,8 +38,10 @@ __all__ = [
     "build_answer_spec",
     "check_answer",
     "column_name",
+    "is_deeper",
     "names_fallback",
     "response_format",
+    "system_text",
     "thoughts_in",
     "told_schema",
     "with_last_words",

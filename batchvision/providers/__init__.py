@@ -6,13 +6,25 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from batchvision.errors import JobInvalid
-from batchvision.providers.base import Dialect, Gone, ModelListing, NotReady, RateSigns, Reading, SendOptions
+from batchvision.providers.base import (
+    Dialect,
+    Gone,
+    ModelListing,
+    NotReady,
+    RateSigns,
+    Reading,
+    SendOptions,
+    TicketEnd,
+    output_limit,
+)
+from batchvision.providers.caching import Caching, caching
 from batchvision.providers.forms import ResponseForm, ResponseForms
 from batchvision.providers.openai import OpenAIDialect
 from batchvision.providers.openrouter import OpenRouterDialect
 from batchvision.providers.xai import EmulatorDialect, XaiDialect
 
 __all__ = [
+    "Caching",
     "Dialect",
     "Gone",
     "ModelListing",
@@ -22,8 +34,11 @@ __all__ = [
     "ResponseForm",
     "ResponseForms",
     "SendOptions",
+    "TicketEnd",
+    "caching",
     "dialect",
     "names",
+    "output_limit",
 ]
 
 ENTRY_POINT_GROUP = "batchvision.providers"

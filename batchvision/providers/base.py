@@ -16,13 +16,13 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 from batchvision.errors import AnswerCutShort, BatchvisionError, ModelNotFound, RateLimited, RowFault
-from batchvision.money import Prices
 from batchvision.prompt import response_format, told_schema, with_last_words
 from batchvision.providers import chat, decode, faults, signs, wire
 from batchvision.providers.forms import ResponseForm
 from batchvision.providers.signs import RateSigns
 from batchvision.records import Answer, Lane, RawAnswer, Recipe
 from batchvision.secrets import Secret
+from batchvision.ticks import Prices
 
 __all__ = ["Dialect", "Gone", "ModelListing", "NotReady", "RateSigns", "Reading", "SendOptions", "TicketEnd"]
 

@@ -14,9 +14,9 @@ from batchvision.errors import (
     ServerError,
     Truncated,
 )
-from batchvision.money import usd_to_ticks
 from batchvision.providers import faults, wire
 from batchvision.records import Answer, RawAnswer, Usage
+from batchvision.ticks import usd_to_ticks
 
 
 class UsageRule(NamedTuple):

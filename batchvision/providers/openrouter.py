@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 
-from batchvision.money import Prices, usd_to_ticks
 from batchvision.providers import chat, wire
 from batchvision.providers.base import Dialect, ModelListing, SendOptions, listed_name
 from batchvision.records import Recipe
+from batchvision.ticks import Prices, usd_to_ticks
 
 _TOKENS_PER_MTOK = 1_000_000
 

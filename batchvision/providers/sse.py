@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchvision.prompt.nesting import is_deeper
+from batchvision.prompt import is_deeper
 from batchvision.providers import wire
 
 _LINE_END = re.compile(r"\r\n|\n|\r")

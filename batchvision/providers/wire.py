@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from batchvision.prompt.nesting import is_deeper
+from batchvision.prompt import is_deeper
 
 #: A provider's text beyond this is not looked at for messages.
 _MOST_SAID = 300

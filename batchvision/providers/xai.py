@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from batchvision.money import Prices
 from batchvision.providers import chat, wire
 from batchvision.providers.base import Dialect, ModelListing, listed_aliases, listed_name
 from batchvision.records import Lane
+from batchvision.ticks import Prices
 
 #: Prices are listed in USD cents for 100 million tokens: one of these is a million ticks for a million tokens.
 _TICKS_PER_LISTED_PRICE = 1_000_000

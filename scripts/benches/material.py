@@ -111,10 +111,10 @@ def _sizes(folder: Path, spec: Spec) -> None:
 
 def _done_output(spec: Spec) -> None:
     """Answers for a share of the manifest, as parts like those of a real run, made after one that a real run sealed."""
-    from benches.nights import night, stubbed
+    from benches.nights import session, stubbed
 
     _write(Path(spec["folder"]) / spec["manifest"], (_url_rows(first, spec["rows"]) for first in _firsts(spec["rows"])))
-    night({**spec, "limit": 2}, seams=stubbed())
+    session({**spec, "limit": 2}, dependencies=stubbed())
     output = Path(spec["folder"]) / spec["output"]
     templates = {name: next((output / name).rglob("part-*.parquet")) for name in ("results", "attempts")}
     tables = {name: pq.ParquetFile(path).read().slice(0, 1) for name, path in templates.items()}
@@ -131,8 +131,8 @@ def _done_output(spec: Spec) -> None:
 
 def _done_rows(spec: Spec) -> Iterator[tuple[list[str], list[str]]]:
     """Ids and skip_keys of the rows that shall be done, a part's worth at a time."""
-    from batchvision.feed import Selection, feed, survey
-    from batchvision.feed.work import NewStanding
+    from batchvision.runner.feed import Selection, feed, survey
+    from batchvision.runner.feed.work import NewStanding
     from benches.nights import job_of
 
     job, draw = job_of(spec), random.Random(0)

@@ -15,11 +15,11 @@ import anyio
 import httpx
 from anyio.lowlevel import checkpoint
 
-from batchvision.feed import Selection
 from batchvision.job import Job
 from batchvision.records import Counters, RawAnswer, RunSummary
-from batchvision.runner import run_async
-from batchvision.wiring import Seams
+from batchvision.runner.feed import Selection
+from batchvision.runner.session import run_async
+from batchvision.runner.wiring import RunDependencies
 from benches.loops import MODEL, QUESTION, SYSTEM, Spec
 from benches.process import cpu_seconds, memory_mib
 from benches.server import PROMPT_TOKENS, chat
@@ -62,18 +62,20 @@ def job_file(spec: Spec) -> Path:
     return path
 
 
-def night(spec: Spec, watch: Watch | None = None, seams: Seams | None = None) -> RunSummary:
+def session(spec: Spec, watch: Watch | None = None, dependencies: RunDependencies | None = None) -> RunSummary:
     selection = Selection(limit=spec.get("limit"))
-    start = partial(run_async, job_of(spec), selection=selection, environ=ENVIRON, watch=watch, seams=seams)
+    start = partial(
+        run_async, job_of(spec), selection=selection, environ=ENVIRON, watch=watch, dependencies=dependencies
+    )
     return anyio.run(start)
 
 
 def with_batchvision(spec: Spec) -> int:
     """The rows that have an answer."""
     if not spec.get("progress"):
-        return _checked(night(spec), spec)
+        return _checked(session(spec), spec)
     with Path("/dev/null").open("w") as nowhere:
-        return _checked(night(spec, _bar(nowhere)), spec)
+        return _checked(session(spec, _bar(nowhere)), spec)
 
 
 def _checked(summary: RunSummary, spec: Spec) -> int:
@@ -85,7 +87,7 @@ def _checked(summary: RunSummary, spec: Spec) -> int:
 
 
 def _bar(stream: TextIO) -> Watch:
-    from batchvision.progress import Style, watcher
+    from batchvision.cli.progress import Style, watcher
 
     watch = watcher(Style.BAR, stream)
     assert watch is not None
@@ -95,7 +97,7 @@ def _bar(stream: TextIO) -> Watch:
 # ---------------------------------------------------------------------------------- without a network
 
 
-def stubbed() -> Seams:
+def stubbed() -> RunDependencies:
     """A run whose provider answers at once."""
     body = chat(PROMPT_TOKENS)
 
@@ -103,7 +105,7 @@ def stubbed() -> Seams:
         await checkpoint()
         return httpx.Response(200, headers={"content-type": "application/json"}, content=body)
 
-    return Seams(rng=random.Random(0), transport=httpx.MockTransport(answer))
+    return RunDependencies(rng=random.Random(0), transport=httpx.MockTransport(answer))
 
 
 def memory_of_a_night(spec: Spec) -> Mapping[str, Any]:
@@ -117,18 +119,18 @@ def memory_of_a_night(spec: Spec) -> Mapping[str, Any]:
                 seen["late_mib"] = memory_mib("VmRSS")
             await anyio.sleep(0.02)
 
-    rows = _checked(night(spec, watch, stubbed()), spec)
+    rows = _checked(session(spec, watch, stubbed()), spec)
     return {"rows": rows, **seen}
 
 
 def resumed(spec: Spec) -> Mapping[str, Any]:
     """A run that finds nearly all of its manifest done; ``limit`` rows are asked."""
-    summary = night(spec, seams=stubbed())
+    summary = session(spec, dependencies=stubbed())
     return {"rows": summary.rows_total, "left": summary.rows_pending}
 
 
 def planned(spec: Spec) -> Mapping[str, Any]:
-    from batchvision.plan import plan
+    from batchvision.runner.plan import plan
 
     drawn = anyio.run(plan, job_of(spec))
     return {"rows": drawn.rows.total, "left": drawn.rows.total - drawn.rows.done}
@@ -145,7 +147,7 @@ def with_tickets(spec: Spec) -> Mapping[str, Any]:
     """A deferred run until ``rows`` tickets have been open for ``seconds``: the CPU of that time, and by how much each
     poll left later than the lane's own timetable says."""
     from batchvision.http import ProviderClient
-    from batchvision.lanes.deferred import TicketQueue, Waiting
+    from batchvision.runner.lanes.deferred import TicketQueue, Waiting
 
     due: dict[str, float] = {}
     late: list[float] = []
@@ -177,7 +179,7 @@ def with_tickets(spec: Spec) -> Mapping[str, Any]:
 
     with patch.object(TicketQueue, "pop_due", popped), patch.object(ProviderClient, "send", sent):
         try:
-            night({**spec, "seconds": 3600}, watch)
+            session({**spec, "seconds": 3600}, watch)
         except* Enough:
             pass
     return {"rows": spec["rows"], **seen}

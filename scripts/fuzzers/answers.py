@@ -16,11 +16,11 @@ from batchvision.checkpoint.schema import Tables
 from batchvision.cli.terminal import safe_line
 from batchvision.errors import BatchvisionError, Transient
 from batchvision.http.body import Body
-from batchvision.outcome import Judge
 from batchvision.prompt import answer_columns, build_answer_spec
 from batchvision.providers import Gone, Reading, Waiting, dialect
 from batchvision.records import Completed, Exchange, Failed, ImagePreparation, Label, Lane, RawAnswer, Recipe
-from batchvision.retry import RetryPolicy
+from batchvision.runner.classify import Classifier
+from batchvision.runner.retry import RetryPolicy
 from batchvision.secrets import Secret, Secrets
 
 AT = datetime(2026, 11, 20, 22, 0, tzinfo=UTC)
@@ -78,7 +78,7 @@ def _recipe(number: int) -> Recipe:
 
 
 _RECIPES = {str(number): _recipe(number) for number in range(len(_SPECS))}
-_JUDGE = Judge(_RECIPES, RetryPolicy(3, raise_once=True))
+_JUDGE = Classifier(_RECIPES, RetryPolicy(3, raise_once=True))
 _TABLES = [
     Tables("fuzz", Columns((), tuple((c.name, type_of(c.type_name)) for c in answer_columns(spec))), SECRETS.mask)
     for spec in _SPECS
@@ -176,9 +176,9 @@ class Answers:
         words = [self._facts(intent.provider, raw)]
         for ticket in (None, "t-1"):
             exchange = Exchange(intent, ticket, AT if ticket else None, raw)
-            verdict, again = _JUDGE.judge(exchange, 0.5), _JUDGE.judge(exchange, 0.5)
-            assert repr(verdict) == repr(again), "live and replay differ"
-            words.append(_filed(_TABLES[int(intent.recipe_id)], verdict.outcome, verdict.attempt))
+            classification, again = _JUDGE.classify(exchange, 0.5), _JUDGE.classify(exchange, 0.5)
+            assert repr(classification) == repr(again), "live and replay differ"
+            words.append(_filed(_TABLES[int(intent.recipe_id)], classification.outcome, classification.attempt))
         return " / ".join(words)
 
     def _facts(self, name: str, raw: RawAnswer) -> str:

@@ -13,12 +13,12 @@ import pyarrow as pa
 from batchvision.checkpoint import Columns
 from batchvision.checkpoint.cells import storable
 from batchvision.errors import JobInvalid
-from batchvision.feed import NewStanding, feed, survey
 from batchvision.images import redact_reference
 from batchvision.job import Job
 from batchvision.prompt import Conversation
 from batchvision.providers import SendOptions, dialect
 from batchvision.records import Row
+from batchvision.runner.feed import NewStanding, feed, survey
 from fuzzers.tables import parquet_files
 
 _PROMPTS = ({"user": "Say {title} of {{x}} {image}"}, {"column": "title"}, {"user": "{title}{title}{image:image}"})

@@ -50,20 +50,20 @@ class Signals:
 Way = Callable[[SmallNight, Signals, SteppedLoop], None]
 
 
-def signals_first(night: SmallNight, signals: Signals, loop: SteppedLoop) -> None:
+def signals_first(session: SmallNight, signals: Signals, loop: SteppedLoop) -> None:
     """SIGTERM, and a drain too short for what is in flight."""
     signals.first(loop)
 
 
-def signals_twice(night: SmallNight, signals: Signals, loop: SteppedLoop) -> None:
+def signals_twice(session: SmallNight, signals: Signals, loop: SteppedLoop) -> None:
     """SIGTERM twice: only what has been received is waited for."""
     signals.second(loop)
 
 
-def cancels_all(night: SmallNight, signals: Signals, loop: SteppedLoop) -> None:
+def cancels_all(session: SmallNight, signals: Signals, loop: SteppedLoop) -> None:
     """Whoever called ``run_async`` wants no more of it."""
-    if night.everything is not None:
-        night.everything.cancel()
+    if session.everything is not None:
+        session.everything.cancel()
 
 
 WAYS: tuple[Way, ...] = (signals_first, signals_twice, cancels_all)
@@ -72,8 +72,8 @@ WAYS: tuple[Way, ...] = (signals_first, signals_twice, cancels_all)
 @contextmanager
 def cancelled_by(signals: Signals) -> Iterator[None]:
     with (
-        mock.patch("batchvision.lanes.deferred.POLLERS", FEW_POLLERS),
-        mock.patch("batchvision.runner.stop_at_signals", signals),
+        mock.patch("batchvision.runner.lanes.deferred.POLLERS", FEW_POLLERS),
+        mock.patch("batchvision.runner.session.stop_at_signals", signals),
     ):
         yield
 
@@ -86,23 +86,23 @@ def steps_of(folder: Path, lane: str) -> int:
     return loop.steps
 
 
-def cancelled(night: SmallNight, way: Way, at: int) -> list[str]:
+def cancelled(session: SmallNight, way: Way, at: int) -> list[str]:
     """What is wrong after the night was cancelled before its ``at``-th step, and played again."""
     signals = Signals()
-    loop = SteppedLoop(at, lambda: way(night, signals, loop))
+    loop = SteppedLoop(at, lambda: way(session, signals, loop))
     with cancelled_by(signals):
-        first = night.run(loop)
-        wrong = [] if first is None else _wrong_at_once(night, first)
-        last = night.run()
+        first = session.run(loop)
+        wrong = [] if first is None else _wrong_at_once(session, first)
+        last = session.run()
         assert last is not None
-        peace = broken_peace(night) if at % EVERY_SO_MANY == 0 else ()
-        return [*wrong, *broken_promises(night, last), *peace]
+        peace = broken_peace(session) if at % EVERY_SO_MANY == 0 else ()
+        return [*wrong, *broken_promises(session, last), *peace]
 
 
-def _wrong_at_once(night: SmallNight, summary: RunSummary) -> list[str]:
+def _wrong_at_once(session: SmallNight, summary: RunSummary) -> list[str]:
     """A run that ended by a signal has its books in order: no answer waits in the journal, every row is counted."""
-    booked = {line["provider_request_id"] for line in night.table("attempts")}
-    missing = sorted(set(night.provider.delivered) - booked)
+    booked = {line["provider_request_id"] for line in session.table("attempts")}
+    missing = sorted(set(session.provider.delivered) - booked)
     counted = summary.rows_completed + summary.rows_failed + summary.rows_pending
     return [
         *([f"{missing} reached us and are not in the ledger when the run ends"] if missing else []),
@@ -126,10 +126,10 @@ def at_each_step(folder: Path, lane: str, ways: Sequence[Way] = WAYS, step: int 
 
 
 def _one(folder: Path, lane: str, way: Way, at: int, tally: Tally) -> None:
-    night = SmallNight(folder, lane, ROWS)
-    found = cancelled(night, way, at)
+    session = SmallNight(folder, lane, ROWS)
+    found = cancelled(session, way, at)
     tally.faults += [f"{way.__name__} before step {at}: {sentence}" for sentence in found]
     tally.outputs, tally.kills = tally.outputs + 1, tally.kills + 1
-    tally.acknowledged += len(night.provider.delivered)
-    tally.ambiguous += sum(line["state"] == "ambiguous" for line in night.table("attempts"))
+    tally.acknowledged += len(session.provider.delivered)
+    tally.ambiguous += sum(line["state"] == "ambiguous" for line in session.table("attempts"))
     shutil.rmtree(folder)

@@ -20,7 +20,7 @@ from fake_provider import FakeProvider
 
 from batchvision.checkpoint import reserve_bytes
 from batchvision.errors import DiskFailed
-from batchvision.lanes import POLLERS, rows_at_once
+from batchvision.runner.lanes import POLLERS, rows_at_once
 from proofs.bench import Bench
 from proofs.kills import settled, verify_says
 from proofs.modelled import CONCURRENCY, RecordedNight, in_memory, job_of, listening, night_over, provider_of
@@ -78,10 +78,10 @@ def places_of(folder: Path, lane: str, seed: int) -> int:
     output = folder / "out"
     job = job_of(folder, lane)
     output.mkdir()
-    night = RecordedNight(job, RecordedDisk(output))
-    with listening(night):
-        night_over(job, provider_of(seed), night.disk, seed)
-    return night.disk.places
+    session = RecordedNight(job, RecordedDisk(output))
+    with listening(session):
+        night_over(job, provider_of(seed), session.disk, seed)
+    return session.disk.places
 
 
 def one_fault(folder: Path, lane: str, seed: int, fault: Fault) -> Tally:
@@ -89,8 +89,8 @@ def one_fault(folder: Path, lane: str, seed: int, fault: Fault) -> Tally:
     job, provider, output = job_of(folder, lane), provider_of(seed), folder / "out"
     output.mkdir()
     disk = FailingDisk(output, fault, provider)
-    night, tally = RecordedNight(job, disk), Tally(outputs=1)
-    with listening(night):
+    session, tally = RecordedNight(job, disk), Tally(outputs=1)
+    with listening(session):
         told = _code_and_message(job, provider, disk, seed)
         sent = len(provider.asked) - disk.asked_before
         tally.faults += [f"{fault}: {said}" for said in verify_says(output)]
@@ -102,7 +102,7 @@ def one_fault(folder: Path, lane: str, seed: int, fault: Fault) -> Tally:
     if summary.rows_pending or summary.exit_code not in (0, 3):
         tally.faults.append(f"{fault}: the rerun left with exit {summary.exit_code}, {summary.rows_pending} pending")
     tally.faults += [f"{fault}, after the rerun: {said}" for said in verify_says(output)]
-    _check_ledger(tally, fault, night, disk, provider)
+    _check_ledger(tally, fault, session, disk, provider)
     shutil.rmtree(folder)
     return tally
 
@@ -125,13 +125,15 @@ def _check_end(tally: Tally, fault: Fault, told: tuple[int, str], sent: int, is_
         tally.faults.append(f"{fault}: {sent} requests were sent after it")
 
 
-def _check_ledger(tally: Tally, fault: Fault, night: RecordedNight, disk: FailingDisk, provider: FakeProvider) -> None:
+def _check_ledger(
+    tally: Tally, fault: Fault, session: RecordedNight, disk: FailingDisk, provider: FakeProvider
+) -> None:
     ledger = read_table(disk.root, "attempts")
     states = {(row["row_id"], row["attempt"]): row["state"] for row in ledger}
-    for each in night.told:
+    for each in session.told:
         if each.what == "answer":
             tally.acknowledged += 1
-            if states.get(night.attempts[each.exchange_id]) in (None, "ambiguous"):
+            if states.get(session.attempts[each.exchange_id]) in (None, "ambiguous"):
                 tally.lost += 1
                 tally.faults.append(f"{fault}: the answer of {each.exchange_id} was acknowledged and is lost")
     cut_off = Counter(row["row_id"] for row in ledger if row["error_kind"] == "interrupted")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import anyio
 
-from batchvision.verify import Mark, verify
+from batchvision.commands.verify import Mark, verify
 from proofs.bench import Bench, Killed
 from proofs.reckoning import Reckoner, Tally
 from proofs.victim import Plan

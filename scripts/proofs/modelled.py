@@ -35,10 +35,10 @@ from batchvision import Job
 from batchvision.checkpoint import Columns, Recovery, SealAfter, Store, compaction
 from batchvision.checkpoint import store as store_module
 from batchvision.errors import BatchvisionError
-from batchvision.outcome import Judge
 from batchvision.records import Intent, RawAnswer, RunSummary
-from batchvision.retry import RetryPolicy
-from batchvision.runner import run_async
+from batchvision.runner.classify import Classifier
+from batchvision.runner.retry import RetryPolicy
+from batchvision.runner.session import run_async
 from proofs.reckoning import Tally
 from proofs.recorded_disk import RecordedDisk, Remains, lay_out
 
@@ -111,12 +111,14 @@ def provider_of(seed: int) -> FakeProvider:
 
 def night_over(job: Job, provider: FakeProvider, disk: RecordedDisk, seed: int) -> RunSummary:
     """A whole night in virtual time. Raises StopRun where it cannot begin."""
-    seams = provider.seams(seed)
+    dependencies = provider.dependencies(seed)
     run = partial(
         run_async,
         job,
         environ={"XAI_API_KEY": "xai-secret-key-000"},
-        seams=type(seams)(seams.now, seams.rng, disk, seams.offload, seams.transport),
+        dependencies=type(dependencies)(
+            dependencies.now, dependencies.rng, disk, dependencies.offload, dependencies.transport
+        ),
     )
     return anyio.run(run, backend_options=VIRTUAL)
 
@@ -126,22 +128,22 @@ def record(folder: Path, lane: str, seed: int, sabotage: str | None = None) -> R
     job = job_of(folder, lane)
     output = folder / "out"
     output.mkdir()
-    night = RecordedNight(job, RecordedDisk(output, FORGETS.get(sabotage or "")))
-    with listening(night):
-        night_over(job, provider_of(seed), night.disk, seed)
-    return night
+    session = RecordedNight(job, RecordedDisk(output, FORGETS.get(sabotage or "")))
+    with listening(session):
+        night_over(job, provider_of(seed), session.disk, seed)
+    return session
 
 
 @contextmanager
-def listening(night: RecordedNight) -> Iterator[None]:
+def listening(session: RecordedNight) -> Iterator[None]:
     """Remember what the store says is durable; and let it seal often."""
     real = Store.intent, Store.ticket, Store.answer, store_module.SealAfter, compaction.FEW_PARTS
 
     def tell(what: str, exchange_id: str) -> None:
-        night.told.append(Told(night.disk.places, what, exchange_id))
+        session.told.append(Told(session.disk.places, what, exchange_id))
 
     async def intent(store: Store, intent: Intent) -> None:
-        night.attempts[intent.exchange_id] = (intent.row_id, intent.attempt)
+        session.attempts[intent.exchange_id] = (intent.row_id, intent.attempt)
         await real[0](store, intent)
         tell("intent", intent.exchange_id)
 
@@ -176,39 +178,39 @@ class Pieces:
         self.states = 0
         self.answers_checked = 0
 
-    def cut(self, night: RecordedNight, place: int, luck: random.Random, again: int | None = None) -> None:
+    def cut(self, session: RecordedNight, place: int, luck: random.Random, again: int | None = None) -> None:
         """One crash, or two: ``again`` cuts off the recovery too. Raises AssertionError where something is lost."""
-        lay_out(night.remains_at(place).draw(luck), self.output)
+        lay_out(session.remains_at(place).draw(luck), self.output)
         self.states += 1
         if again is not None:
-            remains, disk = Remains.of(self.output), RecordedDisk(self.output, night.disk._forgets)
-            self._recover(night, disk)
+            remains, disk = Remains.of(self.output), RecordedDisk(self.output, session.disk._forgets)
+            self._recover(session, disk)
             for operation in disk.operations[: again % (disk.places + 1)]:
                 remains.apply(operation)
             lay_out(remains.draw(luck), self.output)
             self.states += 1
-        self._check(night, place, self._recover(night, RecordedDisk(self.output)))
+        self._check(session, place, self._recover(session, RecordedDisk(self.output)))
 
-    def _recover(self, night: RecordedNight, disk: RecordedDisk) -> Recovery:
-        judge = Judge({night.job.recipe.recipe_id: night.job.recipe}, RetryPolicy(2, raise_once=False))
+    def _recover(self, session: RecordedNight, disk: RecordedDisk) -> Recovery:
+        classifier = Classifier({session.job.recipe.recipe_id: session.job.recipe}, RetryPolicy(2, raise_once=False))
         columns = Columns(keep=(("title", pa.string()),), answers=())
         with Store.open(
             self.output, job_name="night", run_id="rerun", started_at=NIGHTFALL, columns=columns, disk=disk
         ) as store:
-            return store.recover(judge.judge)
+            return store.recover(classifier.classify)
 
-    def _check(self, night: RecordedNight, place: int, recovery: Recovery) -> None:
+    def _check(self, session: RecordedNight, place: int, recovery: Recovery) -> None:
         ledger = self._ledger()
         twice = [key for key, times in Counter((row, attempt) for row, attempt, _ in ledger).items() if times > 1]
         assert not twice, f"in the ledger twice: {twice}"
         states = {(row, attempt): state for row, attempt, state in ledger}
         tickets = {open_.intent.exchange_id for open_ in recovery.tickets}
-        answers = night.told_before(place, "answer")
+        answers = session.told_before(place, "answer")
         for exchange_id in answers:
-            state = states.get(night.attempts[exchange_id])
+            state = states.get(session.attempts[exchange_id])
             assert state not in (None, "ambiguous"), f"the answer of {exchange_id} was acknowledged; ledger: {state}"
-        for exchange_id in night.told_before(place, "ticket") - answers - tickets:
-            state = states.get(night.attempts[exchange_id])
+        for exchange_id in session.told_before(place, "ticket") - answers - tickets:
+            state = states.get(session.attempts[exchange_id])
             assert state not in (None, "ambiguous"), f"the ticket of {exchange_id} was acknowledged; ledger: {state}"
         ids = [row for path in self._parts("results") for row in pq.ParquetFile(path).read(["row_id"])[0].to_pylist()]
         assert len(ids) == len(set(ids)), "a row is in results twice"
@@ -227,10 +229,10 @@ class Pieces:
         return [tuple(row.values()) for table in tables for row in table.to_pylist()]
 
 
-def try_one(pieces: Pieces, night: RecordedNight, place: int, seed: int, again: int | None) -> None:
+def try_one(pieces: Pieces, session: RecordedNight, place: int, seed: int, again: int | None) -> None:
     """As :meth:`Pieces.cut`; damage counts as lost too."""
     try:
-        pieces.cut(night, place, random.Random(seed), again)
+        pieces.cut(session, place, random.Random(seed), again)
     except BatchvisionError as fault:
         raise AssertionError(f"{type(fault).__name__}: {fault}") from fault
 
@@ -274,8 +276,8 @@ def search(folder: Path, states: int, seed: int, sabotage: str | None = None, ni
     @given(crash_states(nights))
     def nothing_is_lost(drawn: tuple[str, int, int, int, int | None]) -> None:
         lane, number, place, luck, again = drawn
-        night = recorded.of(lane, number)
-        try_one(pieces, night, place % (night.disk.places + 1), luck, again)
+        session = recorded.of(lane, number)
+        try_one(pieces, session, place % (session.disk.places + 1), luck, again)
 
     logging.disable()
     try:

@@ -21,10 +21,10 @@ from PIL import Image
 from virtual_time import VIRTUAL
 
 from batchvision import Job
-from batchvision.pilot import Pilot, pilot
-from batchvision.pilot.frame import Choice, ChosenStratum, SamplingFrame
+from batchvision.commands.pilot import Pilot, pilot
+from batchvision.commands.pilot.frame import Choice, ChosenStratum, SamplingFrame
 from batchvision.records import RunSummary
-from batchvision.runner import run_async
+from batchvision.runner.session import run_async
 
 ENVIRON = {"XAI_API_KEY": "xai-secret-key-000"}
 #: Distinct images; rows share them, and differ in their text.
@@ -101,11 +101,11 @@ def play(folder: Path, rows: int, asked: int, seed: int, provider: EmulatedProvi
     write_manifest(folder, rows, seed, images)
     job = job_of(folder)
 
-    async def night() -> tuple[Pilot, RunSummary]:
-        told = await pilot(job, asked, seed=seed, environ=ENVIRON, seams=provider.seams(2 * seed))
-        return told, await run_async(job, environ=ENVIRON, seams=provider.seams(2 * seed + 1))
+    async def session() -> tuple[Pilot, RunSummary]:
+        told = await pilot(job, asked, seed=seed, environ=ENVIRON, dependencies=provider.dependencies(2 * seed))
+        return told, await run_async(job, environ=ENVIRON, dependencies=provider.dependencies(2 * seed + 1))
 
-    told, summary = anyio.run(night, backend_options=VIRTUAL)
+    told, summary = anyio.run(session, backend_options=VIRTUAL)
     assert told.cost is not None
     return Told(
         seed,

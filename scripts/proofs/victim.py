@@ -23,13 +23,14 @@ from typing import Any
 
 import anyio
 
-from batchvision import cli, exchange
+from batchvision import cli
 from batchvision.checkpoint import compaction, journal, store
 from batchvision.checkpoint.disk import LocalDisk
 from batchvision.checkpoint.entries import Accepted, Received, masked_answer
 from batchvision.http import ProviderClient
-from batchvision.outcome import Judge
 from batchvision.records import RawAnswer
+from batchvision.runner import exchange
+from batchvision.runner.classify import Classifier
 
 #: The operations of the disk, and what else a plan may name: a POST about to leave, an answer that has come, a poll
 #: about to leave, an answer about to be read.
@@ -120,7 +121,7 @@ def _haunted(fate: Fate, name: str, real: Callable[..., Any]) -> Callable[..., A
 
 
 def haunt_the_wire(fate: Fate) -> None:
-    send, judge = ProviderClient.send, Judge.judge
+    send, classifier = ProviderClient.send, Classifier.classifier
 
     @wraps(send)
     async def sending(self: ProviderClient, method: str, *arguments: Any) -> RawAnswer:
@@ -129,14 +130,14 @@ def haunt_the_wire(fate: Fate) -> None:
         fate.meets("answered")
         return raw
 
-    @wraps(judge)
-    def judging(self: Judge, asked: Any, *arguments: Any) -> Any:
+    @wraps(classifier)
+    def judging(self: Classifier, asked: Any, *arguments: Any) -> Any:
         if asked.answer is not None and asked.intent.run_id == Lives.run_id:
             fate.meets("parse", last_words=f"row={asked.intent.row_id}")
-        return judge(self, asked, *arguments)
+        return classifier(self, asked, *arguments)
 
     replace(ProviderClient, "send", sending)
-    replace(Judge, "judge", judging)
+    replace(Classifier, "classify", judging)
 
 
 class Lives:
@@ -202,7 +203,7 @@ def _parse_before_journal() -> None:
     async def answer(self: store.Store, exchange_id: str, raw: RawAnswer) -> RawAnswer:
         written = masked_answer(raw, self._secrets)
         opened = self._journal
-        self._books.receive(exchange_id, written)
+        self._run_state.receive(exchange_id, written)
         asyncio.get_running_loop().call_soon(partial(journal.Journal.append, opened, Received(exchange_id, written)))
         return written
 
@@ -216,7 +217,7 @@ def _poll_before_ticket() -> None:
 
     async def ticket(self: store.Store, exchange_id: str, name: str, at: datetime) -> None:
         kept[exchange_id] = Accepted(exchange_id, name, at)
-        self._books.accept(kept[exchange_id])
+        self._run_state.accept(kept[exchange_id])
 
     async def answered(self: store.Store, exchange_id: str, raw: RawAnswer) -> RawAnswer:
         if exchange_id in kept:

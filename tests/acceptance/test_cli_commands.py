@@ -359,7 +359,7 @@ def test_a_run_that_sends_urls_imports_nothing_that_it_does_not_use(
     )
     assert [row["output_text"] is None for row in bench.table("results")] == [False] * 3
     names = set(done.stderr.split())
-    assert {"batchvision.runner", "pyarrow.parquet"} <= names
+    assert {"batchvision.runner.session", "pyarrow.parquet"} <= names
     packages = {"aiohttp", "httpcore", "jsonschema_rs", "jsonschema", "PIL", "tqdm", "multiprocessing", "pandas"}
     modules = {"numpy.ma", "pyarrow.dataset", "pyarrow.csv", "pyarrow.json"}
     remote = {"pyarrow._s3fs", "pyarrow._gcsfs", "pyarrow._azurefs", "pyarrow._hdfs"}

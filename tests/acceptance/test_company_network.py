@@ -19,11 +19,11 @@ from aiohttp import web
 from loopback_peers import raw_server, read_request, server_of
 from loopback_proxy import LoopbackProxy
 
-from batchvision.check import check
+from batchvision.commands.check import check
 from batchvision.errors import JobInvalid
 from batchvision.job import Job
 from batchvision.records import RunSummary
-from batchvision.runner import run_async
+from batchvision.runner.session import run_async
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from harness import Workbench, assert_every_row_once
 from test_main_job import to_emulator, wait_for
 
 from batchvision.emulator import EmulatorOptions, start_in_thread
-from batchvision.refusals import ROWS_IN_A_ROW
+from batchvision.runner.refusals import ROWS_IN_A_ROW
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from batchvision.job import Job
 from batchvision.records import RunSummary
-from batchvision.runner import run_async
+from batchvision.runner.session import run_async
 from batchvision.samples import draw_samples
 
 pytestmark = pytest.mark.anyio

@@ -14,9 +14,9 @@ from fake_provider import FakeProvider
 from virtual_time import VIRTUAL
 
 from batchvision import Job
-from batchvision.feed import Selection
 from batchvision.records import RunSummary
-from batchvision.runner import Watch, run_async
+from batchvision.runner.feed import Selection
+from batchvision.runner.session import Watch, run_async
 
 
 class Nights:
@@ -52,16 +52,16 @@ class Nights:
     ) -> RunSummary:
         self.nights_run += 1  # each has its own seed: all of them begin in the same second
 
-        async def night() -> RunSummary:
+        async def session() -> RunSummary:
             return await run_async(
                 self.job(**overrides),
                 selection=selection,
                 environ={"XAI_API_KEY": "xai-secret-key-000"},
-                seams=provider.seams(self.nights_run),
+                dependencies=provider.dependencies(self.nights_run),
                 watch=watch if beside is None else (lambda counters: beside()),
             )
 
-        return anyio.run(night, backend_options=VIRTUAL)
+        return anyio.run(session, backend_options=VIRTUAL)
 
     def table(self, name: str) -> list[dict[str, Any]]:
         paths = sorted((self.folder / "out" / name).rglob("part-*.parquet"))

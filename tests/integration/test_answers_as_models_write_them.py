@@ -8,11 +8,11 @@ import anyio
 import pytest
 from fake_provider import Asked, FakeProvider, Reply, chat
 
-from batchvision import outcome
+from batchvision.commands.reparse import reparse
+from batchvision.commands.verify import verify
 from batchvision.errors import ConnectionCut, InvalidAnswer
 from batchvision.records import AnswerSpec, RunSummary
-from batchvision.reparse import reparse
-from batchvision.verify import verify
+from batchvision.runner import classify as outcome
 
 LABELS = {"labels": ["shoe", "bag", "other"], "labels_fallback": "other"}
 SAID = {

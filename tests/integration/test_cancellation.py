@@ -24,7 +24,7 @@ def test_cancelled_at_any_step_a_run_loses_nothing_and_buys_nothing_twice(tmp_pa
 def test_a_shield_that_does_not_hold_is_caught(tmp_path, monkeypatch):
     """Sabotage: no-shield."""
     leaky = SimpleNamespace(CancelScope=lambda shield: anyio.CancelScope())
-    monkeypatch.setattr("batchvision.exchange.anyio", leaky)
+    monkeypatch.setattr("batchvision.runner.exchange.anyio", leaky)
     for at in reversed(range(steps_of(tmp_path / "whole", "deferred"))):
         found = cancelled(SmallNight(tmp_path / str(at), "deferred", 3), signals_twice, at)
         if any("were read and lost" in sentence for sentence in found):

@@ -17,8 +17,8 @@ from witness import LANES, Witness
 from batchvision.checkpoint import Store, compaction
 from batchvision.checkpoint.entries import Accepted
 from batchvision.checkpoint.lineage import is_merged
-from batchvision.outcome import Judge
 from batchvision.records import RawAnswer
+from batchvision.runner.classify import Classifier
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine
 
@@ -50,18 +50,18 @@ def test_a_file_or_a_folder_that_is_not_synced_is_caught(tmp_path, lane, forgets
 @pytest.mark.parametrize("lane", LANES)
 def test_an_answer_that_is_read_before_it_is_durable_is_caught(tmp_path, monkeypatch, lane):
     """Sabotage: parse-before-journal."""
-    judges: list[Judge] = []
-    make, keep = Judge.__init__, Store.answer
+    judges: list[Classifier] = []
+    make, keep = Classifier.__init__, Store.answer
 
-    def made(judge: Judge, *settings: Any, **more: Any) -> None:
-        make(judge, *settings, **more)
-        judges.append(judge)
+    def made(classifier: Classifier, *settings: Any, **more: Any) -> None:
+        make(classifier, *settings, **more)
+        judges.append(classifier)
 
     async def answer(store: Store, exchange_id: str, raw: RawAnswer) -> RawAnswer:
-        judges[-1].judge(store._books.open[exchange_id]._replace(answer=raw))
+        judges[-1].classify(store._run_state.open[exchange_id]._replace(answer=raw))
         return await keep(store, exchange_id, raw)
 
-    monkeypatch.setattr(Judge, "__init__", made)
+    monkeypatch.setattr(Classifier, "__init__", made)
     monkeypatch.setattr(Store, "answer", answer)
     assert is_caught(tmp_path, lane, "had been judged")
 
@@ -73,7 +73,7 @@ def test_a_ticket_that_is_asked_for_before_it_is_durable_is_caught(tmp_path, mon
 
     async def ticket(store: Store, exchange_id: str, name: str, at: datetime) -> None:
         entry = Accepted(exchange_id, name, at)
-        store._books.accept(entry)
+        store._run_state.accept(entry)
         unwritten[name] = (store, entry)
 
     async def send(provider: Witness, method: str, path: str, *more: Any) -> RawAnswer:

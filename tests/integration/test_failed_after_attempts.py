@@ -6,8 +6,8 @@ import pytest
 from fake_provider import Asked, FakeProvider, Reply, chat, error
 
 from batchvision.errors import ImageUnreachable
-from batchvision.prepare import Preparer
 from batchvision.records import Request, Row
+from batchvision.runner.prepare import Preparer
 
 PRICE = 700
 

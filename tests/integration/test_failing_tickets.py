@@ -10,7 +10,7 @@ import anyio
 import pytest
 from fake_provider import Asked, FakeProvider, Reply, error
 
-from batchvision.lanes.deferred import FAILED_SECONDS, FIRST_POLL_SECONDS
+from batchvision.runner.lanes.deferred import FAILED_SECONDS, FIRST_POLL_SECONDS
 
 DEFERRED = {"delivery__lane": "deferred", "provider__parameters": {"max_tokens": 100}}
 PAGE = Reply(500, b"<html>Internal Server Error</html>", {"content-type": "text/html"})

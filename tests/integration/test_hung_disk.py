@@ -144,13 +144,13 @@ def test_a_survey_counts_towards_max_runtime_seconds(nights, monkeypatch):
 
     nights.rows(3)
     provider = FakeProvider()
-    seams = provider.seams
+    dependencies = provider.dependencies
 
     async def slow(work: Any, /, *args: Any) -> Any:
         await anyio.sleep(1200)
         return await inline(work, *args)
 
     monkeypatch.setattr("fake_provider.inline", slow)
-    monkeypatch.setattr(provider, "seams", lambda seed: seams(seed))
+    monkeypatch.setattr(provider, "dependencies", lambda seed: dependencies(seed))
     summary = nights.run(provider, limits__max_runtime_seconds=3_000)
     assert (summary.exit_code, provider.asked) == (4, [])

@@ -19,8 +19,8 @@ from virtual_time import VIRTUAL
 
 from batchvision import Job, run, run_async
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
-from batchvision.feed import survey
 from batchvision.records import RunSummary
+from batchvision.runner.feed import survey
 
 ROWS, IN_FLIGHT = 100, 8
 Caller = Callable[[Any], Any]
@@ -66,14 +66,14 @@ def play(nights, provider: FakeProvider, caller: Caller, drain_timeout_seconds: 
         return run_async(
             nights.job(limits__concurrency=IN_FLIGHT),
             environ={"XAI_API_KEY": "xai-secret-key-000"},
-            seams=provider.seams(),
+            dependencies=provider.dependencies(),
             drain_timeout_seconds=drain_timeout_seconds,
         )
 
-    async def night() -> None:
+    async def session() -> None:
         await caller(start)
 
-    anyio.run(night, backend_options=VIRTUAL)
+    anyio.run(session, backend_options=VIRTUAL)
 
 
 @pytest.mark.parametrize("caller", [by_wait_for, by_cancel, by_a_scope, by_a_failing_sibling])
@@ -209,7 +209,7 @@ def test_a_signal_before_anything_is_in_flight_ends_the_cell(tmp_path, emulator,
         os.kill(os.getpid(), signal.SIGINT)
         return survey(*args)
 
-    monkeypatch.setattr("batchvision.runner.survey", interrupted)
+    monkeypatch.setattr("batchvision.runner.session.survey", interrupted)
     with pytest.raises(KeyboardInterrupt):
         in_a_notebook(job)
     assert emulator.bill().requests == 0

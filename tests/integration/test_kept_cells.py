@@ -15,8 +15,8 @@ import pytest
 from nights import Nights
 
 from batchvision.checkpoint import compact
+from batchvision.commands.reparse import Reparsed, reparse
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
-from batchvision.reparse import Reparsed, reparse
 
 THREE = ("r1", "r2", "r3")
 
@@ -63,9 +63,9 @@ def read_again(job: Nights) -> Reparsed:
 def test_changed_kept_cells_are_said_and_refreshed_and_nothing_else_changes(job):
     before = {row["row_id"]: row for row in job.table("results")}
     job.prices = {"r2": "9"}
-    night = job.run()
-    assert (night.exit_code, night.billed.total()) == (0, 0)
-    assert night.summary is not None and night.summary.rows_with_other_kept_cells == 1
+    session = job.run()
+    assert (session.exit_code, session.billed.total()) == (0, 0)
+    assert session.summary is not None and session.summary.rows_with_other_kept_cells == 1
     assert prices(job) == {"r1": "1", "r2": "1", "r3": "1"}, "a run leaves them"
     assert read_again(job).refreshed == 1
     assert prices(job) == {"r1": "1", "r2": "9", "r3": "1"}
@@ -100,8 +100,8 @@ def test_refreshed_parts_are_compacted_like_any_other(job):
 
 def test_a_column_that_is_kept_only_now_is_filled(job):
     job.settings = {**job.settings, "manifest.keep": ["title", "price", "image"]}
-    night = job.run()
-    assert night.summary is not None and night.summary.rows_with_other_kept_cells == 3
+    session = job.run()
+    assert session.summary is not None and session.summary.rows_with_other_kept_cells == 3
     assert read_again(job).refreshed == 3
     assert {row["image"] for row in job.table("results")} == {f"images/{row}.png" for row in THREE}
 
@@ -111,18 +111,18 @@ def test_a_row_that_has_failed_or_is_new_is_not_counted(job):
     job.run()
     job.prices = {"r4": "3"}
     job.rows("shoe", "r5")
-    night = job.run()
-    assert night.summary is not None and night.summary.rows_with_other_kept_cells == 0
+    session = job.run()
+    assert session.summary is not None and session.summary.rows_with_other_kept_cells == 0
 
 
 def test_it_is_said_with_the_command_that_refreshes_them(job):
     from batchvision.cli.closing import Typed, closing_lines
 
     job.prices = {"r2": "9", "r3": "9"}
-    night = job.run()
-    assert night.summary is not None
+    session = job.run()
+    assert session.summary is not None
     typed = Typed("batchvision run job.toml", "batchvision check job.toml", "batchvision reparse job.toml")
-    lines = closing_lines(night.summary, job.output, typed)
+    lines = closing_lines(session.summary, job.output, typed)
     assert any(
         "2 answered rows have other kept cells: `batchvision reparse job.toml` refreshes" in line for line in lines
     )
@@ -155,8 +155,8 @@ def test_cells_of_every_type_that_did_not_change_are_not_counted(tmp_path, runni
     manifest = tmp_path / "photos.parquet"
     assert nights.run(manifest=manifest).counts == (3, 0, 0)
     pq.write_table(table, manifest)  # written anew, the same cells
-    night = nights.run(manifest=manifest)
-    assert night.summary is not None and night.summary.rows_with_other_kept_cells == 0
+    session = nights.run(manifest=manifest)
+    assert session.summary is not None and session.summary.rows_with_other_kept_cells == 0
     assert anyio.run(reparse, nights.job()).refreshed == 0
 
 

@@ -8,8 +8,8 @@ import anyio
 import pytest
 from fake_provider import Asked, FakeProvider, Reply, chat
 
+from batchvision.commands.reparse import reparse
 from batchvision.errors import JobInvalid
-from batchvision.reparse import reparse
 
 LABELS = {"labels": ["shoe", "bag"]}
 

@@ -13,9 +13,9 @@ from PIL import Image
 from virtual_time import VIRTUAL
 
 from batchvision import Job
-from batchvision.estimate import learned
+from batchvision.money import learned
 from batchvision.records import RunSummary
-from batchvision.runner import run_async
+from batchvision.runner.session import run_async
 
 ROWS = 60
 MAX_TOKENS = 40
@@ -40,10 +40,10 @@ def run(folder: Path, provider: EmulatedProvider, cap_ticks: int, concurrency: i
     }
     job = Job.from_mapping(table, folder)
 
-    async def night() -> RunSummary:
-        return await run_async(job, environ={"XAI_API_KEY": "xai-secret-key-000"}, seams=provider.seams())
+    async def session() -> RunSummary:
+        return await run_async(job, environ={"XAI_API_KEY": "xai-secret-key-000"}, dependencies=provider.dependencies())
 
-    return anyio.run(night, backend_options=VIRTUAL)
+    return anyio.run(session, backend_options=VIRTUAL)
 
 
 def spent(folder: Path) -> int:

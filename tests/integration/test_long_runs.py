@@ -8,7 +8,7 @@ import pytest
 from fake_provider import NIGHTFALL, Asked, FakeProvider, Reply, Script, chat, virtual_now
 
 from batchvision.records import TICKS_PER_USD
-from batchvision.wiring import Seams
+from batchvision.runner.wiring import RunDependencies
 
 DAY = 86_400.0
 CAPPED = {"provider__parameters": {"max_tokens": 10}, "limits__concurrency": 1}
@@ -21,9 +21,9 @@ class LaterProvider(FakeProvider):
         super().__init__(script)
         self._days = days
 
-    def seams(self, seed: int = 0) -> Seams:
-        real = super().seams(seed)
-        return Seams(
+    def dependencies(self, seed: int = 0) -> RunDependencies:
+        real = super().dependencies(seed)
+        return RunDependencies(
             now=lambda: virtual_now() + timedelta(days=self._days),
             rng=real.rng,
             offload=real.offload,

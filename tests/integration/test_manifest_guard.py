@@ -9,10 +9,10 @@ from typing import Any
 
 import anyio
 import pytest
-from nights import Night, Nights
+from nights import Nights, RunSession
 
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
-from batchvision.plan import Plan, plan
+from batchvision.runner.plan import Plan, plan
 
 ROWS = 120
 
@@ -54,8 +54,8 @@ def planned(job: Nights, settings: dict[str, Any] | None = None) -> Plan:
     return anyio.run(plan, job.job(settings))
 
 
-def spent(night: Night) -> int:
-    return night.billed.total()
+def spent(session: RunSession) -> int:
+    return session.billed.total()
 
 
 # ---------------------------------------------------------------------------------- what stops a run
@@ -112,8 +112,8 @@ def test_plan_counts_changed_rows_beside_new_ones_and_says_the_same(job):
 
 def test_few_changed_rows_are_asked_again_unasked(job):
     job.rows("boot", "r001", "r002", "r003")
-    night = job.run()
-    assert (night.exit_code, spent(night), night.counts) == (0, 3, (ROWS, 0, 0))
+    session = job.run()
+    assert (session.exit_code, spent(session), session.counts) == (0, 3, (ROWS, 0, 0))
 
 
 def test_a_fifth_of_the_rows_or_fewer_than_a_hundred_do_not_stop_a_run(job):
@@ -131,8 +131,8 @@ def test_the_bound_is_a_key_of_the_job(job, most, exit_code):
 
 def test_new_rows_and_rows_that_leave_do_not_count(job):
     job.rows_there = range(60, 60 + 3 * ROWS)
-    night = job.run()
-    assert (night.exit_code, spent(night)) == (0, 3 * ROWS - 60)
+    session = job.run()
+    assert (session.exit_code, spent(session)) == (0, 3 * ROWS - 60)
 
 
 def test_a_cell_that_the_prompt_does_not_read_changes_nothing(job):
@@ -146,16 +146,16 @@ def test_a_cell_that_the_prompt_does_not_read_changes_nothing(job):
 
 def test_redo_asks_them_again(job):
     job.url = "https://img.other.example/{row}.jpg"
-    night = job.run({"manifest.on_row_change": "redo"})
-    assert (night.exit_code, spent(night), night.counts) == (0, ROWS, (ROWS, 0, 0))
+    session = job.run({"manifest.on_row_change": "redo"})
+    assert (session.exit_code, spent(session), session.counts) == (0, ROWS, (ROWS, 0, 0))
     assert spent(job.run()) == 0
 
 
 def test_keep_asks_only_new_rows_and_says_how_many_keep_an_older_answer(job):
     job.url, job.rows_there = "https://img.other.example/{row}.jpg", range(ROWS + 2)
-    night = job.run({"manifest.on_row_change": "keep"})
-    assert (night.exit_code, spent(night), night.counts) == (3, 2, (2, 0, ROWS))
-    assert night.summary is not None and night.summary.rows_kept == ROWS
+    session = job.run({"manifest.on_row_change": "keep"})
+    assert (session.exit_code, spent(session), session.counts) == (3, 2, (2, 0, ROWS))
+    assert session.summary is not None and session.summary.rows_kept == ROWS
     assert job.is_right()
 
 
@@ -166,8 +166,8 @@ def test_keep_does_not_keep_back_a_row_whose_image_was_only_touched(tmp_path, ru
     nights.run()
     (tmp_path / "images" / "r1.png").touch()
     nights.rows("boot", "r2")
-    night = nights.run({"manifest.on_row_change": "keep"})
-    assert (night.counts, spent(night)) == ((2, 0, 1), 0)
+    session = nights.run({"manifest.on_row_change": "keep"})
+    assert (session.counts, spent(session)) == ((2, 0, 1), 0)
 
 
 @pytest.mark.parametrize("before", ["", "?v=1", "?w=9&v=1", "?v=1&w=9"])
@@ -178,8 +178,8 @@ def test_a_parameter_that_does_not_change_the_image_changes_no_row(tmp_path, run
     nights.url = "https://cdn.example/{row}.jpg" + before
     nights.run()
     nights.url = "https://cdn.example/{row}.jpg?" + "&".join(filter(None, [width, "V=77"]))
-    night = nights.run({"manifest.ignore_url_parameters": ["v"]})
-    assert (night.exit_code, spent(night), night.counts) == (0, 0, (ROWS, 0, 0))
+    session = nights.run({"manifest.ignore_url_parameters": ["v"]})
+    assert (session.exit_code, spent(session), session.counts) == (0, 0, (ROWS, 0, 0))
     assert nights.run({"manifest.ignore_url_parameters": ["v"]}).counts == (ROWS, 0, 0)
 
 

@@ -15,11 +15,11 @@ from sealed_output import ROWS, Output, an_output
 from batchvision.checkpoint import SealAfter, Store, compaction, lineage
 from batchvision.checkpoint import store as store_module
 from batchvision.checkpoint.parts import sha256_of
+from batchvision.commands.verify import verify
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
-from batchvision.lanes import Delivery
-from batchvision.runner import Night
+from batchvision.runner.lanes import Delivery
+from batchvision.runner.session import RunSession
 from batchvision.stopping import Interrupted
-from batchvision.verify import verify
 
 
 @pytest.fixture(autouse=True)
@@ -128,13 +128,13 @@ def test_a_deadline_while_parts_are_merged_leaves_them_and_the_run_is_complete(
 
 
 def test_an_interrupted_run_merges_nothing(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    close = Night.close
+    close = RunSession.close
 
-    async def interrupted(night: Night, delivery: Delivery) -> None:
-        night.stop.request(Interrupted("SIGINT", 2))
-        await close(night, delivery)
+    async def interrupted(session: RunSession, delivery: Delivery) -> None:
+        session.stop.request(Interrupted("SIGINT", 2))
+        await close(session, delivery)
 
-    monkeypatch.setattr(Night, "close", interrupted)
+    monkeypatch.setattr(RunSession, "close", interrupted)
     assert output.run(limits__concurrency=2).exit_code == 130
     assert len(merged(output.path)) >= 4
     assert not any(merged(output.path))

@@ -12,8 +12,8 @@ from nights import Nights
 
 from batchvision.cli.closing import Typed, closing_lines
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
-from batchvision.feed import Selection
-from batchvision.plan import plan
+from batchvision.runner.feed import Selection
+from batchvision.runner.plan import plan
 
 TYPED = Typed("batchvision run job.toml", "batchvision check job.toml", "batchvision reparse job.toml")
 TWENTY = tuple(f"r{number:02}" for number in range(20))
@@ -56,8 +56,8 @@ def test_a_manifest_that_is_meant_to_be_empty_ends_with_3_and_empties_nothing(jo
     job.rows("shoe [[fault:refusal]]", "r2")
     job.run()
     before, shown = bytes_of_tables(job), job.show()
-    night = job.run(manifest={}, selection=Selection(allow_empty=True))
-    assert (night.exit_code, night.counts) == (3, (0, 0, 0))
+    session = job.run(manifest={}, selection=Selection(allow_empty=True))
+    assert (session.exit_code, session.counts) == (3, (0, 0, 0))
     assert bytes_of_tables(job) == before
     assert job.show() == shown
     again = job.run()
@@ -65,8 +65,8 @@ def test_a_manifest_that_is_meant_to_be_empty_ends_with_3_and_empties_nothing(jo
 
 
 def test_an_empty_manifest_beside_an_output_without_answers_is_nothing_to_do(job):
-    night = job.run(manifest={})
-    assert (night.exit_code, night.counts) == (0, (0, 0, 0))
+    session = job.run(manifest={})
+    assert (session.exit_code, session.counts) == (0, (0, 0, 0))
     assert job.run(manifest={}).exit_code == 0
 
 
@@ -91,8 +91,8 @@ def test_one_image_that_is_there_shows_that_the_folder_is(job):
     for path in sorted((job.folder / "images").iterdir())[:-1]:
         path.unlink()
     manifest = job.folder / "photos.csv"
-    night = job.run(manifest=manifest)
-    assert (night.exit_code, night.counts) == (3, (1, 19, 0))
+    session = job.run(manifest=manifest)
+    assert (session.exit_code, session.counts) == (3, (1, 19, 0))
 
 
 def test_only_the_first_hundred_are_looked_at(job):
@@ -107,8 +107,8 @@ def test_fewer_than_twenty_missing_images_are_the_fault_of_their_rows(job):
     job.rows("shoe", *TWENTY[:19])
     job.write_manifest()
     with job.images_away():
-        night = job.run()
-    assert (night.exit_code, night.counts) == (3, (0, 19, 0))
+        session = job.run()
+    assert (session.exit_code, session.counts) == (3, (0, 19, 0))
 
 
 def test_nights_without_images_set_no_row_aside_and_never_end_green(job):
@@ -129,7 +129,7 @@ def test_a_row_whose_image_is_missing_for_good_is_set_aside_among_rows_that_are_
     (job.folder / "images" / "gone.png").unlink()
     manifest = job.folder / "photos.csv"
     nights = [job.run({"limits.quarantine_after_runs": 2}, manifest=manifest) for _ in range(3)]
-    assert [night.exit_code for night in nights] == [3, 0, 0]
+    assert [session.exit_code for session in nights] == [3, 0, 0]
     (failure,) = job.table("failures")
     assert (failure["quarantined"], failure["runs_failed"]) == (True, 2)
 
@@ -151,8 +151,8 @@ def test_answered_rows_whose_image_is_gone_stay_completed(job):
     job.run()
     before = bytes_of_tables(job)
     with job.images_away():
-        night = job.run()
-        assert (night.exit_code, night.counts, night.billed.total()) == (0, (20, 0, 0), 0)
+        session = job.run()
+        assert (session.exit_code, session.counts, session.billed.total()) == (0, (20, 0, 0), 0)
         assert job.is_right()
         assert job.show() == dict.fromkeys(TWENTY, "shoe")
     assert bytes_of_tables(job) == before
@@ -166,8 +166,8 @@ def test_new_rows_are_asked_beside_answered_ones_whose_image_is_gone(job):
     manifest = job.write_manifest(cells={**job.cells, "new": "boot"})
     for row in TWENTY:
         (job.folder / "images" / f"{row}.png").unlink()
-    night = job.run(manifest=manifest)
-    assert (night.exit_code, night.counts, sorted(night.billed)) == (0, (21, 0, 0), [("new", "boot")])
+    session = job.run(manifest=manifest)
+    assert (session.exit_code, session.counts, sorted(session.billed)) == (0, (21, 0, 0), [("new", "boot")])
     assert job.is_right()
 
 
@@ -177,8 +177,8 @@ def test_a_row_whose_cell_changed_too_is_not_answered(job):
     job.rows("boot", "r2")
     job.write_manifest()
     with job.images_away():
-        night = job.run()
-    assert (night.exit_code, night.counts) == (3, (1, 1, 0))
+        session = job.run()
+    assert (session.exit_code, session.counts) == (3, (1, 1, 0))
     assert [row["row_id"] for row in job.table("failures")] == ["r2"]
 
 
@@ -207,9 +207,9 @@ def test_a_second_pass_forgets_a_failed_row_that_has_left_the_manifest(job):
     assert job.run().exit_code == 3
     del job.cells["gone"]
     job.rows("shoe [[fault:empty:1]]", "late")  # deferred: asked again in a second pass
-    night = job.run({"delivery.lane": "deferred"})
-    assert night.billed[("late", "shoe")] == 2
-    assert (night.exit_code, night.counts) == (0, (10, 0, 0))
+    session = job.run({"delivery.lane": "deferred"})
+    assert session.billed[("late", "shoe")] == 2
+    assert (session.exit_code, session.counts) == (0, (10, 0, 0))
     assert job.table("failures") == []
 
 
@@ -219,9 +219,9 @@ def test_a_second_pass_forgets_a_failed_row_that_has_left_the_manifest(job):
 def test_a_sample_is_of_rows_that_are_to_do(job):
     job.rows("shoe", *TWENTY)
     job.run(selection=Selection(limit=15))
-    night = job.run(selection=Selection(sample=4, seed=7))
-    assert (night.billed.total(), night.counts) == (4, (19, 0, 1))
-    assert night.summary is not None and night.summary.rows_left == 1
+    session = job.run(selection=Selection(sample=4, seed=7))
+    assert (session.billed.total(), session.counts) == (4, (19, 0, 1))
+    assert session.summary is not None and session.summary.rows_left == 1
     assert job.run(selection=Selection(sample=10)).billed.total() == 1
 
 
@@ -230,11 +230,11 @@ def test_a_limit_is_of_rows_that_are_sent_and_what_it_leaves_is_said(job):
     job.run(selection=Selection(limit=5))
     for path in (job.folder / "images").iterdir():
         path.touch()
-    night = job.run(selection=Selection(limit=5))
-    assert (night.billed.total(), night.counts) == (5, (10, 0, 10))
-    assert night.summary is not None
-    assert night.summary.rows_left == 10
-    assert any("10 rows to do left by --limit" in line for line in closing_lines(night.summary, job.output, TYPED))
+    session = job.run(selection=Selection(limit=5))
+    assert (session.billed.total(), session.counts) == (5, (10, 0, 10))
+    assert session.summary is not None
+    assert session.summary.rows_left == 10
+    assert any("10 rows to do left by --limit" in line for line in closing_lines(session.summary, job.output, TYPED))
     whole = job.run()
     assert whole.summary is not None
     assert not any("left by --limit" in line for line in closing_lines(whole.summary, job.output, TYPED))

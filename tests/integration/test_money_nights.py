@@ -24,12 +24,12 @@ from simulated_night import HastyDisk
 from virtual_time import VIRTUAL
 
 from batchvision import Job
-from batchvision.budget import LocalBudget
-from batchvision.caps import Caps
 from batchvision.errors import ConnectionCut, SpendCapReached
+from batchvision.limits.budget import LocalBudget
+from batchvision.limits.caps import Caps
 from batchvision.records import RunSummary
-from batchvision.runner import run_async
-from batchvision.wiring import Seams, estimator_of, prices_of
+from batchvision.runner.session import run_async
+from batchvision.runner.wiring import RunDependencies, estimator_of, prices_of
 
 UNSURE = ("ambiguous", "lost_after_read")
 
@@ -194,12 +194,12 @@ class Thrift:
         disk = CutDisk(None if cut_at_seconds is None else 1_000.0 + cut_at_seconds)
         seed = random.Random(self.nights)
 
-        async def night() -> RunSummary:
-            seams = Seams(now=virtual_now, rng=seed, offload=inline, transport=provider, disk=disk)
-            return await run_async(job, environ={"XAI_API_KEY": "xai-secret-key-000"}, seams=seams)
+        async def session() -> RunSummary:
+            dependencies = RunDependencies(now=virtual_now, rng=seed, offload=inline, transport=provider, disk=disk)
+            return await run_async(job, environ={"XAI_API_KEY": "xai-secret-key-000"}, dependencies=dependencies)
 
         try:
-            return anyio.run(night, backend_options=VIRTUAL)
+            return anyio.run(session, backend_options=VIRTUAL)
         except BaseException as fault:
             if not _is_power_cut(fault):
                 raise

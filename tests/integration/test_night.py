@@ -11,9 +11,9 @@ import pytest
 from fake_provider import Asked, FakeProvider, Reply, chat, error
 
 from batchvision.errors import ConnectFailed, ConnectionCut, RequestTimedOut
-from batchvision.lanes.deferred import LAST_ROUND_SECONDS
-from batchvision.lanes.sharing import Sharing
 from batchvision.records import Counters, Request
+from batchvision.runner.lanes.deduplicator import RequestDeduplicator
+from batchvision.runner.lanes.deferred import LAST_ROUND_SECONDS
 
 START = 1_000.0  #: the virtual clock's beginning
 
@@ -420,7 +420,7 @@ def test_pollers_that_do_not_look_up_between_two_shields_are_caught(nights, monk
     async def look_away() -> None:
         pass
 
-    monkeypatch.setattr("batchvision.exchange.checkpoint_if_cancelled", look_away)
+    monkeypatch.setattr("batchvision.runner.exchange.checkpoint_if_cancelled", look_away)
     with pytest.raises(BaseExceptionGroup) as caught:
         stop_while_pollers_are_busy(nights)
     assert caught.group_contains(AssertionError, match="polled after the end")
@@ -532,16 +532,16 @@ def test_a_thousand_rows_of_ten_contents_are_ten_requests_and_a_thousand_results
 
 @pytest.mark.parametrize("lane", ["online", "deferred"])
 def test_more_rows_than_may_wait_for_one_slow_request_come_after_it_and_share_its_answer(nights, monkeypatch, lane):
-    monkeypatch.setattr("batchvision.lanes.sharing.MOST_FOLLOWERS", 5)
+    monkeypatch.setattr("batchvision.runner.lanes.deduplicator.MOST_FOLLOWERS", 5)
     most: list[int] = []
-    wait = Sharing.answer_for
+    wait = RequestDeduplicator.answer_for
 
-    def watched(sharing: Sharing, request: Request) -> Any:
+    def watched(sharing: RequestDeduplicator, request: Request) -> Any:
         answer = wait(sharing, request)
         most.append(sum(len(leader.followers) for leader in sharing._leaders.values()))
         return answer
 
-    monkeypatch.setattr(Sharing, "answer_for", watched)
+    monkeypatch.setattr(RequestDeduplicator, "answer_for", watched)
     same(nights, 300, 2)
     provider = FakeProvider(latency_seconds=500, ticket_seconds=3_000)
     summary = nights.run(provider, delivery__lane=lane)

@@ -15,10 +15,10 @@ import pytest
 from nights import DEFERRED, Nights, make_ready
 
 from batchvision.checkpoint import compact
+from batchvision.commands.reparse import reparse
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import CheckpointDamaged
-from batchvision.feed import Selection
-from batchvision.reparse import reparse
+from batchvision.runner.feed import Selection
 
 FOUR = ("r1", "r2", "r3", "r4")
 
@@ -130,8 +130,8 @@ def test_tickets_of_another_place_are_booked_as_expired_when_their_lifetime_is_o
     job.hand_in({"provider.parameters": {"max_tokens": 100}})
     job.ahead = timedelta(hours=25)
     settings = {**job.moved_to(elsewhere), "provider.parameters": {"max_tokens": 100}}
-    night = job.run(settings, bill=[elsewhere])
-    assert (night.exit_code, night.counts, night.billed) == (0, (4, 0, 0), each("shoe", *FOUR))
+    session = job.run(settings, bill=[elsewhere])
+    assert (session.exit_code, session.counts, session.billed) == (0, (4, 0, 0), each("shoe", *FOUR))
     lines = job.table("attempts")
     expired = [line for line in lines if line["error_kind"] == "expired"]
     assert {line["state"] for line in expired} == {"ambiguous"}
@@ -167,8 +167,8 @@ def test_a_change_of_provider_does_not_buy_the_rows_of_open_tickets_unasked(job,
 def test_a_ticket_whose_one_read_was_cut_is_lost_and_not_bought_again(job):
     job.rows("shoe [[fault:half_body:1]]", "r1")
     job.hand_in()
-    night = job.run({"delivery.lane": "deferred"})
-    assert (night.counts, night.billed) == ((3, 1, 0), Counter())
+    session = job.run({"delivery.lane": "deferred"})
+    assert (session.counts, session.billed) == ((3, 1, 0), Counter())
     assert job.states() == {"ok": 3, "lost_after_read": 1}
     assert job.run(DEFERRED).billed == Counter()
 
@@ -182,14 +182,14 @@ REFUSED = "shoe [[fault:refusal:1]]"  #: billed and refused once; asked again, i
 def refused(job: Nights) -> Nights:
     """Two rows are answered, two are refused for money."""
     job.rows(REFUSED, "r3", "r4")
-    night = job.run()
-    assert (night.exit_code, night.counts, night.billed) == (3, (2, 2, 0), each("shoe", *FOUR))
+    session = job.run()
+    assert (session.exit_code, session.counts, session.billed) == (3, (2, 2, 0), each("shoe", *FOUR))
     return job
 
 
 def assert_nothing_was_forgotten(job: Nights) -> None:
-    night = job.run()
-    assert (night.exit_code, night.counts, night.billed) == (3, (2, 2, 0), Counter())
+    session = job.run()
+    assert (session.exit_code, session.counts, session.billed) == (3, (2, 2, 0), Counter())
     assert {row["row_id"]: row["error_kind"] for row in job.table("failures")} == {"r3": "refused", "r4": "refused"}
     assert job.is_right()
     before = {path: path.read_bytes() for path in job.output.rglob("part-*.parquet")}
@@ -225,14 +225,14 @@ def test_two_manifests_that_take_turns_buy_nothing_twice(refused):
     assert refused.run(manifest=other).billed == each("shoe", "x1")
     for _ in range(2):
         assert_nothing_was_forgotten(refused)
-        night = refused.run(manifest=other)
-        assert (night.counts, night.billed) == ((0, 2, 0), Counter())
+        session = refused.run(manifest=other)
+        assert (session.counts, session.billed) == ((0, 2, 0), Counter())
 
 
 def test_a_paid_failure_that_was_away_is_tried_again_when_asked_and_its_cost_adds_up(refused):
     refused.run(manifest={"r1": "shoe"})
-    night = refused.run({"limits.retry_failed": "all"})
-    assert (night.exit_code, night.counts, night.billed) == (0, (4, 0, 0), each("shoe", "r3", "r4"))
+    session = refused.run({"limits.retry_failed": "all"})
+    assert (session.exit_code, session.counts, session.billed) == (0, (4, 0, 0), each("shoe", "r3", "r4"))
     assert [row["attempt_count"] for row in refused.table("results") if row["row_id"] == "r3"] == [2]
     assert refused.is_right()
 
@@ -280,8 +280,8 @@ def test_a_damaged_index_is_found_by_verify_and_written_again_by_the_next_night(
 def test_an_old_ticket_that_completes_leaves_the_paid_failure_of_the_new_cell(job, emulator):
     job.hand_in()
     cells = dict.fromkeys(FOUR, "bag [[fault:refusal:1]]")
-    night = job.run({"delivery.lane": "deferred"}, manifest=cells)
-    assert (night.exit_code, night.counts, night.billed) == (3, (0, 4, 0), each("bag", *FOUR))
+    session = job.run({"delivery.lane": "deferred"}, manifest=cells)
+    assert (session.exit_code, session.counts, session.billed) == (3, (0, 4, 0), each("bag", *FOUR))
     assert job.run(manifest=cells).billed == Counter()
     assert job.is_right()
 
@@ -305,10 +305,10 @@ def test_an_old_ticket_that_is_collected_later_leaves_the_paid_failure_of_the_ne
 def test_cells_that_come_back_are_shown_with_their_own_answers_and_kept_by_a_compaction(job):
     for cell in ("shoe", "bag", "shoe"):
         job.rows(cell, *FOUR)
-        night = job.run()
-        assert night.counts == (4, 0, 0)
+        session = job.run()
+        assert session.counts == (4, 0, 0)
         assert job.show() == dict.fromkeys(FOUR, cell)
-    assert night.billed == Counter()
+    assert session.billed == Counter()
     assert compact(job.output, drop_superseded=True).superseded == 4
     assert job.show() == dict.fromkeys(FOUR, "shoe")
     assert job.run().billed == Counter()
@@ -479,8 +479,8 @@ def test_a_changed_type_of_an_answer_names_a_way_that_buys_nothing_again(job):
 
 def test_an_empty_manifest_beside_answers_is_refused_and_empties_nothing(refused):
     before = {path: path.read_bytes() for path in refused.output.rglob("part-*.parquet")}
-    night = refused.run(manifest={})
-    assert (night.exit_code, night.billed) == (2, Counter())
+    session = refused.run(manifest={})
+    assert (session.exit_code, session.billed) == (2, Counter())
     assert {path: path.read_bytes() for path in refused.output.rglob("part-*.parquet")} == before
     assert_nothing_was_forgotten(refused)
 
@@ -509,8 +509,8 @@ def test_back_to_a_recipe_after_the_cells_have_changed_is_refused(job):
 
 def test_rows_that_have_left_the_manifest_refuse_no_night_of_a_daily_manifest(job):
     job.run()
-    night = job.run(OTHER_PROMPT, manifest={"x1": "bag"})
-    assert (night.exit_code, night.counts) == (0, (1, 0, 0))
+    session = job.run(OTHER_PROMPT, manifest={"x1": "bag"})
+    assert (session.exit_code, session.counts) == (0, (1, 0, 0))
 
 
 def test_a_trial_is_no_leave_for_the_next_night(job):
@@ -522,8 +522,8 @@ def test_a_trial_is_no_leave_for_the_next_night(job):
 
 def test_paid_failures_of_rows_that_were_away_count_for_the_guard(refused):
     refused.run(manifest={"r1": "shoe"})
-    night = refused.run(OTHER_PROMPT, manifest={"r3": REFUSED, "r4": REFUSED})
-    assert (night.exit_code, night.billed) == (2, Counter())
+    session = refused.run(OTHER_PROMPT, manifest={"r3": REFUSED, "r4": REFUSED})
+    assert (session.exit_code, session.billed) == (2, Counter())
 
 
 # ---------------------------------------------------------------------------------- i: the rest
@@ -532,10 +532,10 @@ def test_paid_failures_of_rows_that_were_away_count_for_the_guard(refused):
 def test_a_clock_that_is_set_back_makes_no_duration_negative(job, monkeypatch):
     seconds = count(0, -60)
     monkeypatch.setattr(job, "now", lambda: datetime(2026, 11, 20, tzinfo=UTC) + timedelta(seconds=next(seconds)))
-    night = job.run()
-    assert night.counts == (4, 0, 0)
-    assert night.summary.finished_at < night.summary.started_at
-    assert 0 < night.summary.duration_seconds < 300
+    session = job.run()
+    assert session.counts == (4, 0, 0)
+    assert session.summary.finished_at < session.summary.started_at
+    assert 0 < session.summary.duration_seconds < 300
 
 
 def says_of_runs(job: Nights) -> list[str]:
@@ -574,8 +574,8 @@ def test_a_night_that_keeps_older_answers_does_not_end_with_0(job):
 
 def test_changed_kept_cells_are_counted_and_refreshed_by_reparse(typed):
     typed.run(manifest=with_weights(typed, 5, 6))
-    night = typed.run(manifest=with_weights(typed, 5, 7))
-    assert (night.billed, night.summary.rows_with_other_kept_cells) == (Counter(), 1)
+    session = typed.run(manifest=with_weights(typed, 5, 7))
+    assert (session.billed, session.summary.rows_with_other_kept_cells) == (Counter(), 1)
     assert anyio.run(reparse, typed.job()).refreshed == 1
     assert weights_of(typed) == {"r1": 5, "r2": 7}
     assert typed.run(manifest=with_weights(typed, 5, 7)).summary.rows_with_other_kept_cells == 0

@@ -97,15 +97,15 @@ def play(nights: Nights, hosts: dict[str, RunningEmulator], model: Model, plan: 
         "output.on_recipe_change": "redo",
     }
     with nights.images_away() if plan.are_images_away else nullcontext():
-        night = nights.run(changed, bill=[hosts["there"]])
+        session = nights.run(changed, bill=[hosts["there"]])
         for host in hosts.values():
             make_ready(host)
-        assert night.billed == expected
+        assert session.billed == expected
         if plan.are_images_away:
             return
         completed = model.completed(plan)
-        assert night.summary is not None, night.message
-        assert night.summary.rows_completed == len(completed)
+        assert session.summary is not None, session.message
+        assert session.summary.rows_completed == len(completed)
         if plan.compacts:
             compact(nights.output, drop_superseded=True)
             drop_superseded(model, plan)

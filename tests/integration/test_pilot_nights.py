@@ -18,13 +18,13 @@ from simulated_night import HastyDisk
 from virtual_time import VIRTUAL
 
 from batchvision import Job
+from batchvision.commands.pilot import Pilot, pilot, settings
+from batchvision.commands.status import look
+from batchvision.commands.verify import verify
 from batchvision.errors import JobInvalid
-from batchvision.feed import Selection
-from batchvision.pilot import Pilot, pilot, settings
 from batchvision.records import RunSummary
-from batchvision.runner import run_async
-from batchvision.status import look
-from batchvision.verify import verify
+from batchvision.runner.feed import Selection
+from batchvision.runner.session import run_async
 
 ENVIRON = {"XAI_API_KEY": "xai-secret-key-000"}
 ROWS = 40
@@ -82,21 +82,25 @@ class Bench:
 
     def pilot(self, rows: int, *sweeps: str, disk: CutDisk | None = None) -> Pilot:
         self.nights += 1
-        seams = self.provider.seams(self.nights, disk)
+        dependencies = self.provider.dependencies(self.nights, disk)
 
-        async def night() -> Pilot:
-            return await pilot(self.job(), rows, remake=self.job, sweep=settings(sweeps), environ=ENVIRON, seams=seams)
+        async def session() -> Pilot:
+            return await pilot(
+                self.job(), rows, remake=self.job, sweep=settings(sweeps), environ=ENVIRON, dependencies=dependencies
+            )
 
-        return anyio.run(night, backend_options=VIRTUAL)
+        return anyio.run(session, backend_options=VIRTUAL)
 
     def run(self, **selection: Any) -> RunSummary:
         self.nights += 1
-        seams = self.provider.seams(self.nights)
+        dependencies = self.provider.dependencies(self.nights)
 
-        async def night() -> RunSummary:
-            return await run_async(self.job(), selection=Selection(**selection), environ=ENVIRON, seams=seams)
+        async def session() -> RunSummary:
+            return await run_async(
+                self.job(), selection=Selection(**selection), environ=ENVIRON, dependencies=dependencies
+            )
 
-        return anyio.run(night, backend_options=VIRTUAL)
+        return anyio.run(session, backend_options=VIRTUAL)
 
     def table(self, name: str) -> list[dict[str, Any]]:
         paths = sorted((self.folder / "out" / name).rglob("part-*.parquet"))

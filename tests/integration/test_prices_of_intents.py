@@ -10,8 +10,8 @@ from fake_provider import Asked, FakeProvider, Reply
 
 from batchvision.checkpoint import OutputView
 from batchvision.checkpoint.entries import decode, encode
-from batchvision.money import Prices
 from batchvision.records import Intent
+from batchvision.ticks import Prices
 
 DEFERRED = {"delivery__lane": "deferred"}
 CHEAP = {"provider__prices": {"input": 1.0, "output": 2.0}}

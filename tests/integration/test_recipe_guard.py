@@ -13,10 +13,10 @@ import anyio
 import pytest
 from nights import DEFERRED, Nights, make_ready
 
+from batchvision.commands.reparse import reparse
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
-from batchvision.feed import Selection
-from batchvision.plan import Plan, plan
-from batchvision.reparse import reparse
+from batchvision.runner.feed import Selection
+from batchvision.runner.plan import Plan, plan
 
 FOUR = ("r1", "r2", "r3", "r4")
 OTHER = {"prompt.user": "Name {title} [[echo:{sku}]]"}
@@ -66,8 +66,8 @@ def test_paid_failures_under_another_schema_are_not_bought_again(job):
     strict = {"answer.schema": {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}}
     looser = {"answer.schema": {"type": "object", "properties": {"a": {"type": "string"}}}}
     job.rows("shoe [[fault:invalid_answer]]", *FOUR)
-    night = job.run(strict)
-    assert (night.exit_code, night.counts) == (3, (0, 4, 0))
+    session = job.run(strict)
+    assert (session.exit_code, session.counts) == (3, (0, 4, 0))
     refused = job.run(looser)
     assert (refused.exit_code, times(refused.billed)) == (2, 0)
     assert "4 rows" in refused.message and "answer.schema changed" in refused.message
@@ -124,9 +124,9 @@ def test_new_rows_only_does_not_take_rows_with_a_ticket_for_new(job, emulator):
     emulator.configure(deferred_seconds=3_600.0)
     job.run(DEFERRED)
     job.rows("bag", "r5")
-    night = job.run({**NEW_ROWS_ONLY, **OTHER, "delivery.max_ticket_wait_seconds": 0.05})
-    assert {row for row, _ in night.billed} == {"r5"}
-    assert night.summary is not None and night.summary.rows_kept == 4
+    session = job.run({**NEW_ROWS_ONLY, **OTHER, "delivery.max_ticket_wait_seconds": 0.05})
+    assert {row for row, _ in session.billed} == {"r5"}
+    assert session.summary is not None and session.summary.rows_kept == 4
     make_ready(emulator)
     emulator.configure(deferred_seconds=0.0)
 
@@ -164,8 +164,8 @@ def test_a_row_whose_image_was_only_touched_is_no_row_to_ask_again(job):
     job.run(REDO)
     for path in (job.folder / "images").glob("*.png"):
         path.touch()
-    night = job.run(OTHER)
-    assert (night.exit_code, times(night.billed), night.counts) == (0, 0, (4, 0, 0))
+    session = job.run(OTHER)
+    assert (session.exit_code, times(session.billed), session.counts) == (0, 0, (4, 0, 0))
 
 
 # ---------------------------------------------------------------------------------- the price of each way out
@@ -273,35 +273,35 @@ def test_summaries_of_an_earlier_version_are_consent_as_they_were(job):
 
 def test_new_rows_only_with_nothing_new_says_how_many_rows_keep_an_older_answer(job):
     job.run()
-    night = job.run({**OTHER, **NEW_ROWS_ONLY})
-    assert (night.exit_code, times(night.billed), night.counts) == (3, 0, (0, 0, 4))
-    assert night.summary is not None
-    assert (night.summary.rows_kept, night.summary.rows_left) == (4, 0)
+    session = job.run({**OTHER, **NEW_ROWS_ONLY})
+    assert (session.exit_code, times(session.billed), session.counts) == (3, 0, (0, 0, 4))
+    assert session.summary is not None
+    assert (session.summary.rows_kept, session.summary.rows_left) == (4, 0)
 
 
 def test_new_rows_only_keeps_paid_failures_too(job):
     job.rows("shoe [[fault:refusal]]", "r3")
     job.run()
-    night = job.run({**OTHER, **NEW_ROWS_ONLY})
-    assert (times(night.billed), night.counts) == (0, (0, 0, 4))
+    session = job.run({**OTHER, **NEW_ROWS_ONLY})
+    assert (times(session.billed), session.counts) == (0, (0, 0, 4))
 
 
 def test_new_rows_only_ends_with_0_when_no_row_keeps_an_older_answer(job):
     job.run(NEW_ROWS_ONLY)
     job.rows("bag", "r5")
-    night = job.run(NEW_ROWS_ONLY)
-    assert (night.exit_code, night.counts) == (0, (5, 0, 0))
+    session = job.run(NEW_ROWS_ONLY)
+    assert (session.exit_code, session.counts) == (0, (5, 0, 0))
 
 
 def test_a_kept_row_is_named_in_the_last_words(job):
     from batchvision.cli.closing import Typed, closing_lines
 
     job.run()
-    night = job.run({**OTHER, **NEW_ROWS_ONLY})
-    assert night.summary is not None
+    session = job.run({**OTHER, **NEW_ROWS_ONLY})
+    assert session.summary is not None
     typed = Typed("batchvision run job.toml", "retry", "check")
-    text = "\n".join(closing_lines(night.summary, Path("out"), typed))
+    text = "\n".join(closing_lines(session.summary, Path("out"), typed))
     assert "4 rows keep an older answer" in text
     assert "--on-recipe-change redo" in text
-    none = "\n".join(closing_lines(replace(night.summary, rows_kept=0, exit_code=0), Path("out"), typed))
+    none = "\n".join(closing_lines(replace(session.summary, rows_kept=0, exit_code=0), Path("out"), typed))
     assert "older answer" not in none

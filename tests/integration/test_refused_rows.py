@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fake_provider import Asked, FakeProvider, Reply, error
 
-from batchvision.pacing.pace import UNPROVEN_IN_FLIGHT
+from batchvision.limits.pace import UNPROVEN_IN_FLIGHT
 
 PAGE = b"<!DOCTYPE html><html><body>Sorry, you have been blocked</body></html>"
 BLOCKED = {

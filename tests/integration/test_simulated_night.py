@@ -19,47 +19,47 @@ def told(request, tmp_path_factory) -> Told:
 
 
 def test_every_row_ends_in_one_state_and_the_ledger_is_the_bill(told):
-    assert faults(told.night, told.summary, told.provider) == []
-    assert told.summary.rows_completed > 0.99 * told.night.rows
+    assert faults(told.session, told.summary, told.provider) == []
+    assert told.summary.rows_completed > 0.99 * told.session.rows
 
 
 def test_the_night_was_a_bad_one(told):
     """Else the test above proves nothing."""
-    provider, ledger = told.provider, told.night.table("attempts", "state", "error_kind").to_pylist()
+    provider, ledger = told.provider, told.session.table("attempts", "state", "error_kind").to_pylist()
     kinds = {line["error_kind"] for line in ledger}
     assert min(provider.rate_limited + provider.polls_rate_limited, provider.away, len(provider.unseen)) >= 20
     assert kinds >= {
         *("rate_limited", "connect_failed", "server_error", "timeout", "connection_cut", "answer_cut_short"),
         *("request_rejected", "empty"),
     }
-    assert ("lost_after_read" in kinds) == (told.night.lane == "deferred")
+    assert ("lost_after_read" in kinds) == (told.session.lane == "deferred")
 
 
 def test_what_was_billed_unseen_is_what_the_ambiguous_bounds_are_for(told):
     unseen = sum(sum(ticks) for ticks in told.provider.unseen.values())
-    bounds = sum(told.night.table("attempts", "bound_ticks")["bound_ticks"].drop_null().to_pylist())
+    bounds = sum(told.session.table("attempts", "bound_ticks")["bound_ticks"].drop_null().to_pylist())
     assert 0 < unseen <= bounds
-    if told.night.lane == "online":
+    if told.session.lane == "online":
         assert told.summary.ambiguous_ticks == bounds
 
 
 def test_a_rerun_asks_only_what_failed_unpaid_and_one_more_changes_no_byte(told):
-    failures = told.night.table("failures", "row_id", "error_kind").to_pylist()
+    failures = told.session.table("failures", "row_id", "error_kind").to_pylist()
     unpaid = {row["row_id"] for row in failures if row["error_kind"] == "request_rejected"}
     calm = MoodyProvider(None)
-    summary = told.night.play(calm, number=2)
+    summary = told.session.play(calm, number=2)
     assert set(calm.sends) == unpaid
     assert summary.rows_failed == len(failures) - len(unpaid)
-    digest = told.night.digest()
+    digest = told.session.digest()
     idle = MoodyProvider(None)
-    told.night.play(idle, number=3)
-    assert (idle.sends.total(), idle.polls, told.night.digest()) == (0, 0, digest)
+    told.session.play(idle, number=3)
+    assert (idle.sends.total(), idle.polls, told.session.digest()) == (0, 0, digest)
 
 
 @pytest.mark.parametrize("lane", LANES)
 def test_a_replay_with_the_same_seed_is_the_same_to_the_byte(tmp_path_factory, lane):
     first, again, other = (play(tmp_path_factory.mktemp("replay"), 500, seed=seed, lane=lane) for seed in (7, 7, 8))
-    assert first.night.digest() == again.night.digest() != other.night.digest()
+    assert first.session.digest() == again.session.digest() != other.session.digest()
     assert first.provider.sends == again.provider.sends != other.provider.sends
     assert first.provider.polls == again.provider.polls
 
@@ -68,7 +68,7 @@ def test_a_replay_with_the_same_seed_is_the_same_to_the_byte(tmp_path_factory, l
 @pytest.mark.timeout(300)
 def test_a_night_of_eight_hours_and_100_000_rows(tmp_path: Path):
     told = play(tmp_path, 100_000, seed=1, lane="online")
-    assert faults(told.night, told.summary, told.provider) == []
+    assert faults(told.session, told.summary, told.provider) == []
     assert 7 < told.summary.duration_seconds / 3600 < 8
 
 
@@ -88,10 +88,10 @@ def test_the_script_tells_what_happened_and_fails_where_a_promise_is_broken(caps
 def test_a_ledger_that_is_not_the_bill_is_found(tmp_path: Path):
     told = play(tmp_path, 300, seed=3, lane="online")
     told.provider.delivered.popitem()
-    assert any("are not the bill's" in fault for fault in faults(told.night, told.summary, told.provider))
+    assert any("are not the bill's" in fault for fault in faults(told.session, told.summary, told.provider))
 
 
 def test_a_bill_that_nobody_lists_is_found(tmp_path: Path):
     told = play(tmp_path, 300, seed=3, lane="online")
     told.provider.unseen["r1"].append(10**12)
-    assert any("was billed" in fault for fault in faults(told.night, told.summary, told.provider))
+    assert any("was billed" in fault for fault in faults(told.session, told.summary, told.provider))

@@ -8,7 +8,7 @@ import pytest
 from fake_provider import Asked, FakeProvider, error
 
 from batchvision.errors import ConnectFailed, ConnectionCut, RequestTimedOut
-from batchvision.refusals import ROWS_IN_A_ROW
+from batchvision.runner.refusals import ROWS_IN_A_ROW
 
 START = 1_000.0  #: the virtual clock's beginning
 HOLD = {"limits__ambiguous": "hold"}

@@ -10,13 +10,13 @@ import pytest
 from fake_provider import Asked, FakeProvider, Reply, error
 
 from batchvision.cli.closing import Typed, closing_lines
+from batchvision.cli.progress import bar_words, pace, plain_line, progress_document
 from batchvision.cli.status import status_lines
+from batchvision.commands.status import look
+from batchvision.commands.verify import verify
 from batchvision.errors import RequestTimedOut
-from batchvision.money import bound_words, cost_words, known_or_none
-from batchvision.progress import bar_words, pace, plain_line, progress_document
 from batchvision.records import TICKS_PER_USD, Counters
-from batchvision.status import look
-from batchvision.verify import verify
+from batchvision.ticks import bound_words, cost_words, known_or_none
 
 UNPRICED = {"provider__model": "a-model-of-no-price"}
 PRICED = {"provider__prices": {"input": 1.0, "output": 1.0}, **UNPRICED}

@@ -12,8 +12,8 @@ import anyio
 import pytest
 from fake_provider import FakeProvider
 
-from batchvision.budget import Lease
 from batchvision.checkpoint.journal import Segment
+from batchvision.limits.budget import Lease
 
 CONCURRENCY = 60
 COMMIT_SECONDS = 0.1
@@ -26,8 +26,8 @@ class OfAllSpeeds(FakeProvider):
         self._latency = random.Random(body).uniform(3, 9)
         return await super()._post(body)
 
-    def seams(self, seed: int = 0):
-        return replace(super().seams(seed), offload=slowly)
+    def dependencies(self, seed: int = 0):
+        return replace(super().dependencies(seed), offload=slowly)
 
 
 async def slowly(work: Callable[..., Any], /, *args: Any) -> Any:

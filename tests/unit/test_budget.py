@@ -6,12 +6,12 @@ import anyio
 import pytest
 from virtual_time import VIRTUAL
 
-from batchvision.budget import LocalBudget
-from batchvision.caps import Caps, PeriodCap
 from batchvision.errors import ServerError, SpendCapReached
-from batchvision.money import SpendCap
-from batchvision.pacing import Pacing, PacingLimits
+from batchvision.limits import Pacing, PacingLimits
+from batchvision.limits.budget import LocalBudget
+from batchvision.limits.caps import Caps, PeriodCap
 from batchvision.records import Estimate, Usage
+from batchvision.ticks import SpendCap
 
 pytestmark = pytest.mark.anyio
 

@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from batchvision.caching import Caching, caching, conversations
 from batchvision.keys import request_key
 from batchvision.providers import dialect
+from batchvision.providers.caching import Caching, caching, conversations
 from batchvision.records import Tries
 
 

@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.caps import Caps, PeriodCap, day_of, month_of, share_of
-from batchvision.money import SpendCap
+from batchvision.limits.caps import Caps, PeriodCap, day_of, month_of, share_of
 from batchvision.records import Shard
+from batchvision.ticks import SpendCap
 
 
 class Clock:

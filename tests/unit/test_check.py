@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchvision.check import CheckFinding, CheckReport, check, key_from_environment
+from batchvision.commands.check import CheckFinding, CheckReport, check, key_from_environment
 from batchvision.errors import AuthenticationFailed, BatchvisionError, ConnectFailed, ModelNotFound, RequestRejected
 from batchvision.job import Job
 from batchvision.providers import Dialect, ModelListing, dialect

@@ -8,10 +8,10 @@ import pytest
 
 from batchvision.cli.reparse import reparsed_lines
 from batchvision.cli.verify import report_lines
-from batchvision.reparse import Reparsed
-from batchvision.reparse.reading import Why
-from batchvision.verify import Finding, Mark, Report
-from batchvision.verify.tables import TableContents
+from batchvision.commands.reparse import Reparsed
+from batchvision.commands.reparse.reading import Why
+from batchvision.commands.verify import Finding, Mark, Report
+from batchvision.commands.verify.tables import TableContents
 
 GOOD = Finding("parts", Mark.OK, "3 files")
 ODD = Finding("manifest", Mark.NOTE, "is gone", "put it back")

@@ -22,22 +22,22 @@ from batchvision.cli.models import _cells, _document
 from batchvision.cli.output import csv_line, json_line, print_document
 from batchvision.cli.place import from_here, output_of
 from batchvision.cli.plan import pilot_lines, plan_lines, size_text, sweep_rows
+from batchvision.cli.progress import say
 from batchvision.cli.run import _retry_setting, _shard
 from batchvision.cli.show import cell_text, plain
 from batchvision.cli.status import status_lines
-from batchvision.feed import Changes
-from batchvision.money import Prices
-from batchvision.pilot import Compared, Pilot
-from batchvision.pilot.agreement import Agreement
-from batchvision.pilot.interval import Interval
-from batchvision.plan import Plan
-from batchvision.plan.counting import ImageCounts, RequestTotals, RowCounts
-from batchvision.pricelist import PriceQuote
-from batchvision.progress import say
+from batchvision.commands.pilot import Compared, Pilot
+from batchvision.commands.pilot.agreement import Agreement
+from batchvision.commands.pilot.interval import Interval
+from batchvision.commands.status import OutputStatus, TokenCounts
+from batchvision.money.price_lists import PriceQuote
+from batchvision.money.spending import Kind, Spending, Sum
 from batchvision.providers import ModelListing
 from batchvision.records import TICKS_PER_USD, Lane
-from batchvision.spending import Kind, Spending, Sum
-from batchvision.status import OutputStatus, TokenCounts
+from batchvision.runner.feed import Changes
+from batchvision.runner.plan import Plan
+from batchvision.runner.plan.counting import ImageCounts, RequestTotals, RowCounts
+from batchvision.ticks import Prices
 from batchvision.wording import counted
 
 # ---------------------------------------------------------------------------------- plan

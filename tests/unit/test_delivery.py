@@ -13,12 +13,8 @@ from virtual_time import VIRTUAL
 
 from batchvision.checkpoint import KeySet, RowState
 from batchvision.errors import AttemptsExhausted, OutOfCredit, RowFault, RowInvalid, ServerError, TooManyFailures
-from batchvision.exchange import Judged
 from batchvision.keys import key_bytes, row_digest
-from batchvision.lanes.base import ENDED_BEFORE_SHARE_COUNTS, Delivery, next_row
-from batchvision.lanes.sharing import Sharing
-from batchvision.outcome import Verdict
-from batchvision.pacing import OUTAGE_AFTER_FAILURES
+from batchvision.limits import OUTAGE_AFTER_FAILURES
 from batchvision.records import (
     AttemptState,
     Completed,
@@ -32,7 +28,11 @@ from batchvision.records import (
     Row,
     Tries,
 )
-from batchvision.retry import Again, Stop
+from batchvision.runner.classify import Classification
+from batchvision.runner.exchange import EndedExchange
+from batchvision.runner.lanes.base import ENDED_BEFORE_SHARE_COUNTS, Delivery, next_row
+from batchvision.runner.lanes.deduplicator import RequestDeduplicator
+from batchvision.runner.retry import Again, Stop
 from batchvision.stopping import StopSignal
 
 pytestmark = pytest.mark.anyio
@@ -49,7 +49,7 @@ def row(row_id: str) -> Row:
     return Row(1, row_id, "What is it?", (), (), f"skip {row_id}")
 
 
-class Books:
+class RunState:
     """In the place of exchanges: what was booked, shared and failed, by row."""
 
     def __init__(self) -> None:
@@ -58,10 +58,10 @@ class Books:
         self.failed: dict[str, RowFault] = {}
         self.on_disk: dict[str, list[Completed]] = {}
 
-    def book(self, judged: Judged) -> None:
-        self.booked.append((judged.exchange.intent.row_id, judged.verdict.outcome))
+    def book(self, judged: EndedExchange) -> None:
+        self.booked.append((judged.exchange.intent.row_id, judged.classification.outcome))
 
-    def of_the_row(self, judged: Judged) -> Judged:
+    def of_the_row(self, judged: EndedExchange) -> EndedExchange:
         return judged
 
     def share(self, outcome: Outcome, request: Request) -> None:
@@ -114,10 +114,10 @@ class Desk:
     """A delivery, with all it talks to."""
 
     def __init__(self, answered: KeySet | None = None, *, wants_failed: bool = False) -> None:
-        self.books, self.before, self.counters, self.stop = Books(), Before(), Counters(), StopSignal()
+        self.run_state, self.before, self.counters, self.stop = RunState(), Before(), Counters(), StopSignal()
         self.streak = 0
         self.allows = True
-        parts: dict[str, Any] = {"exchanges": self.books, "preparer": Requests(), "standing": self.before}
+        parts: dict[str, Any] = {"exchanges": self.run_state, "preparer": Requests(), "row_index": self.before}
         self.delivery = Delivery(
             **parts,
             counters=self.counters,
@@ -125,7 +125,7 @@ class Desk:
             failures_in_a_row=lambda: self.streak,
             failures_allowed=lambda failed, ended: self.allows,
             wants=lambda failed: wants_failed,
-            sharing=Sharing(answered or KeySet()),
+            sharing=RequestDeduplicator(answered or KeySet()),
         )
 
     async def asked(self, *row_ids: str) -> list[str]:
@@ -138,18 +138,20 @@ class Desk:
     ) -> Again | None:
         """The row's attempt is over: answered, or failed with ``kind``; and the row with it, if that ``ends`` it."""
         intent = an_intent(1, row_id=row_id, request_key=row_id[0])
-        return self.delivery.conclude(row(row_id), Judged(Exchange(intent), _verdict(intent, kind, step, ends=ends)))
+        return self.delivery.conclude(
+            row(row_id), EndedExchange(Exchange(intent), _classification(intent, kind, step, ends=ends))
+        )
 
     @property
     def again(self) -> set[bytes]:
         return set(self.delivery.again)
 
 
-def _verdict(intent: Intent, kind: str | None, step: Again | Stop | None, *, ends: bool) -> Verdict:
+def _classification(intent: Intent, kind: str | None, step: Again | Stop | None, *, ends: bool) -> Classification:
     if kind is None:
-        return Verdict(an_attempt(intent), a_completed(intent), step, None)
+        return Classification(an_attempt(intent), a_completed(intent), step, None)
     attempt = an_attempt(intent, AttemptState.FAILED if ends else AttemptState.RETRIED, error_kind=kind)
-    return Verdict(attempt, a_failed(intent, kind) if ends else None, step, ServerError("boom"))
+    return Classification(attempt, a_failed(intent, kind) if ends else None, step, ServerError("boom"))
 
 
 def digests(*row_ids: str) -> set[bytes]:
@@ -178,7 +180,7 @@ async def test_a_row_that_failed_before_is_sent_where_it_is_wanted():
 async def test_a_row_with_a_fault_of_its_own_fails_and_nothing_is_sent():
     desk = Desk()
     assert await desk.asked("bad", "a") == ["a"]
-    assert desk.books.failed.keys() == {"bad"}
+    assert desk.run_state.failed.keys() == {"bad"}
 
 
 async def test_the_stream_of_rows_ends_with_the_stop():
@@ -204,9 +206,9 @@ async def test_a_rows_answer_is_that_of_all_who_ask_the_same():
     desk = Desk()
     assert await desk.asked("a1", "a2", "b1", "a3") == ["a1", "b1"]
     desk.concludes("a1")
-    assert [row_id for row_id, _ in desk.books.shared] == ["a2", "a3"]
+    assert [row_id for row_id, _ in desk.run_state.shared] == ["a2", "a3"]
     assert await desk.asked("a4") == []
-    assert [row_id for row_id, _ in desk.books.shared] == ["a2", "a3", "a4"]
+    assert [row_id for row_id, _ in desk.run_state.shared] == ["a2", "a3", "a4"]
 
 
 async def test_a_paid_failure_is_shared_and_another_lets_the_others_ask():
@@ -214,7 +216,7 @@ async def test_a_paid_failure_is_shared_and_another_lets_the_others_ask():
     await desk.asked("a1", "a2", "b1", "b2")
     desk.concludes("a1", "refused")
     desk.concludes("b1", "image_unreachable")
-    assert [row_id for row_id, _ in desk.books.shared] == ["a2"]
+    assert [row_id for row_id, _ in desk.run_state.shared] == ["a2"]
     assert desk.again == digests("b2")
     assert desk.delivery.first_tries(row("b2")) == Tries()
     assert desk.again == set()
@@ -231,10 +233,10 @@ async def test_a_row_of_the_next_pass_keeps_its_tries_and_one_that_is_not_met_th
 
 async def test_answers_of_earlier_runs_are_read_from_the_disk_once_for_all_late_rows():
     desk = Desk(KeySet(map(key_bytes, "ab")))
-    desk.books.on_disk = {"a": [a_completed(an_intent(1, row_id="a0", request_key="a"))]}
+    desk.run_state.on_disk = {"a": [a_completed(an_intent(1, row_id="a0", request_key="a"))]}
     assert await desk.asked("a0", "a1", "b1") == []
     await desk.delivery.serve_late()
-    assert [row_id for row_id, _ in desk.books.shared] == ["a1"]
+    assert [row_id for row_id, _ in desk.run_state.shared] == ["a1"]
     assert desk.counters.rows_done_before == 1, "its own answer: nothing is shared with itself"
     assert desk.again == digests("b1"), "no answer is there after all"
     assert await desk.asked("b1") == ["b1"]
@@ -247,10 +249,10 @@ async def test_a_row_out_of_attempts_in_a_streak_fails_when_somebody_else_is_ans
     desk = Desk()
     desk.streak = 3
     desk.concludes("a", EXHAUSTED)
-    assert desk.books.ends == {}
+    assert desk.run_state.ends == {}
     desk.streak = 0
     desk.concludes("b")
-    assert desk.books.ends == {"b": "completed", "a": EXHAUSTED}
+    assert desk.run_state.ends == {"b": "completed", "a": EXHAUSTED}
     assert desk.again == set()
 
 
@@ -261,16 +263,16 @@ async def test_rows_that_failed_in_an_outage_are_asked_again_once():
     desk.streak = OUTAGE_AFTER_FAILURES
     desk.concludes("b", EXHAUSTED)
     assert desk.again == digests("a", "b")
-    assert desk.books.booked == [("a", None), ("b", None)], "their attempts are listed, the rows have not ended"
+    assert desk.run_state.booked == [("a", None), ("b", None)], "their attempts are listed, the rows have not ended"
     desk.concludes("a", EXHAUSTED)
-    assert desk.books.ends == {"a": EXHAUSTED}, "a row is spared once"
+    assert desk.run_state.ends == {"a": EXHAUSTED}, "a row is spared once"
 
 
 async def test_another_failure_is_no_suspect_even_in_a_streak():
     desk = Desk()
     desk.streak = 3
     desk.concludes("a", "request_rejected")
-    assert desk.books.ends == {"a": "request_rejected"}
+    assert desk.run_state.ends == {"a": "request_rejected"}
 
 
 @pytest.mark.parametrize(("is_stopped", "streak"), [(True, 3), (True, 0), (False, 3)])
@@ -282,8 +284,8 @@ async def test_suspects_stay_pending_only_where_the_run_stops_in_the_streak(is_s
         desk.stop.request(OutOfCredit("none left"))
     desk.streak = streak
     desk.delivery.end_suspects()
-    assert desk.books.ends == ({} if is_stopped and streak else {"a": EXHAUSTED})
-    assert Counter(row_id for row_id, _ in desk.books.booked) == {"a": 1}
+    assert desk.run_state.ends == ({} if is_stopped and streak else {"a": EXHAUSTED})
+    assert Counter(row_id for row_id, _ in desk.run_state.booked) == {"a": 1}
 
 
 # ---------------------------------------------------------------------------------- what follows

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from job_files import load
 
-from batchvision import descriptors, wiring
+from batchvision import descriptors
 from batchvision.checkpoint.disk import disk_failed
 from batchvision.descriptors import SPARE_FILES, room_for_connections
 from batchvision.errors import JobInvalid, TooManyOpenFiles
 from batchvision.images import jail
 from batchvision.images.jail import read_inside
+from batchvision.runner import wiring
 
 OPEN = 20
 Limits = Callable[[int, int], list[tuple[int, int]]]

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.estimate import Estimator
-from batchvision.estimate.image_tokens import rule
-from batchvision.money import Prices
+from batchvision.money import Estimator
+from batchvision.money.image_tokens import rule
 from batchvision.records import AnswerSpec, Example, Recipe, Usage
+from batchvision.ticks import Prices
 
 #: One tick a prompt token, ten an output token, a hundred an image: sums can be read.
 PRICES = Prices(1_000_000, 1_000_000, 10_000_000, image_ticks=100)

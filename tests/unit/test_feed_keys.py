@@ -11,13 +11,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from batchvision import keys
-from batchvision.feed.keying import prompt_texts, row_ids, skip_digests
-from batchvision.feed.picture import BatchImages, ImageColumns, are_plain, frame
 from batchvision.images import stamp
 from batchvision.job import Job
 from batchvision.manifest.parquet_child import normalised
 from batchvision.prompt import Template
 from batchvision.records import ImageKind, ImageRef
+from batchvision.runner.feed.keying import prompt_texts, row_ids, skip_digests
+from batchvision.runner.feed.picture import BatchImages, ImageColumns, are_plain, frame
 
 ROOT = Path(__file__).parent
 HERE = Path(__file__).name  #: a job wants its manifest to exist; nothing here reads it

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchvision.errors import JobInvalid
-from batchvision.feed import Selection, survey
-from batchvision.feed.surveying import _repeated
 from batchvision.job import Job
 from batchvision.manifest import open_manifest
+from batchvision.runner.feed import Selection, survey
+from batchvision.runner.feed.surveying import _repeated
 
 
 def job(folder: Path, name: str, **manifest: Any) -> Job:

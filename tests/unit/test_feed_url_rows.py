@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.feed import NewStanding, stretches, survey
 from batchvision.job import Job
 from batchvision.keys import key_bytes
-from batchvision.plan import CountedRequest, plan
+from batchvision.runner.feed import NewStanding, stretches, survey
+from batchvision.runner.plan import CountedRequest, plan
 
 
 class ManifestRow(NamedTuple):

@@ -14,16 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchvision import keys
+from batchvision.checkpoint import RowIndex as CheckpointStanding
 from batchvision.checkpoint import RowState, StoredAnswer
-from batchvision.checkpoint import Standing as CheckpointStanding
 from batchvision.errors import JobInvalid, ManifestChanged
-from batchvision.feed import FeedBatch, NewStanding, Selection, Standing, feed, survey, surveying
-from batchvision.feed import work as feed_work
-from batchvision.feed.keying import skip_key_of
 from batchvision.images import stamp
 from batchvision.job import Job
 from batchvision.keys import row_digest
 from batchvision.records import Failed, ImageKind, Row
+from batchvision.runner.feed import FeedBatch, NewStanding, RowIndex, Selection, feed, survey, surveying
+from batchvision.runner.feed import work as feed_work
+from batchvision.runner.feed.keying import skip_key_of
 
 Ask = Callable[..., Job]
 
@@ -109,11 +109,11 @@ def batched_hex(keys: bytes) -> list[str]:
     return [keys[at : at + 16].hex() for at in range(0, len(keys), 16)]
 
 
-def passed(job: Job, standing: Standing | None = None, **selection: Any) -> tuple[list[Row], FeedBatch]:
+def passed(job: Job, row_index: RowIndex | None = None, **selection: Any) -> tuple[list[Row], FeedBatch]:
     """All rows of one pass, and the sums of its batches."""
     chosen = Selection(**selection)
     surveyed = survey(job, chosen)
-    batches = list(feed(job, surveyed, standing or NewStanding(), chosen))
+    batches = list(feed(job, surveyed, row_index or NewStanding(), chosen))
     rows = [row for batch in batches for row in batch.rows]
     sums = FeedBatch(
         (), *(sum(counts) for counts in list(zip(*(astuple(batch) for batch in batches), strict=True))[1:])
@@ -243,12 +243,12 @@ def test_an_id_with_a_nul_is_invalid_and_stored_without_it(ask: Ask) -> None:
 
 
 def test_an_invalid_rows_key_stays_while_its_problem_does(ask: Ask) -> None:
-    standing = Known(failed={"a#2": "row_invalid"})
+    row_index = Known(failed={"a#2": "row_invalid"})
     job = ask("id,image,title\na,x,t\na,y,t\n")
-    passed(job, standing)
-    first = standing.keys["a#2"]
-    rows, _ = passed(job, standing)
-    assert standing.keys["a#2"] == first == rows[1].skip_key != rows[0].skip_key
+    passed(job, row_index)
+    first = row_index.keys["a#2"]
+    rows, _ = passed(job, row_index)
+    assert row_index.keys["a#2"] == first == rows[1].skip_key != rows[0].skip_key
 
 
 def test_the_third_of_a_kind_is_told_apart(ask: Ask) -> None:
@@ -273,11 +273,11 @@ def test_a_null_cell_in_a_template_is_no_problem(ask: Ask) -> None:
 
 
 def test_every_standing_is_counted_and_only_new_rows_come(ask: Ask) -> None:
-    standing = Known(done=["r1", "r2"], failed={"r3": "refused"}, awaiting=["r4"], held=["r5", "r6"])
-    rows, sums = passed(ask(HUNDRED), standing, retry_failed=frozenset({"server_error"}))
+    row_index = Known(done=["r1", "r2"], failed={"r3": "refused"}, awaiting=["r4"], held=["r5", "r6"])
+    rows, sums = passed(ask(HUNDRED), row_index, retry_failed=frozenset({"server_error"}))
     assert (sums.done, sums.failed_kept, sums.awaiting, sums.held) == (2, 1, 1, 2)
     assert len(rows) == 94
-    assert standing.kept == ["r3"]
+    assert row_index.kept == ["r3"]
 
 
 def test_done_rows_are_known_by_id_and_key_and_never_asked_about_again(ask: Ask) -> None:
@@ -321,23 +321,23 @@ def test_failed_rows_are_retried_by_kind(ask: Ask) -> None:
     failed = {"r1": "refused", "r2": "image_unreachable"}
     assert passed(ask(HUNDRED), Known(failed=failed), retry_failed=None)[1].failed_kept == 0
     assert passed(ask(HUNDRED), Known(failed=failed), retry_failed=frozenset())[1].failed_kept == 2
-    standing = Known(failed=failed)
-    rows, sums = passed(ask(HUNDRED), standing, retry_failed=frozenset({"image_unreachable"}))
-    assert (sums.failed_kept, standing.kept, "r2" in ids(rows)) == (1, ["r1"], True)
+    row_index = Known(failed=failed)
+    rows, sums = passed(ask(HUNDRED), row_index, retry_failed=frozenset({"image_unreachable"}))
+    assert (sums.failed_kept, row_index.kept, "r2" in ids(rows)) == (1, ["r1"], True)
 
 
 def test_rows_set_aside_come_back_only_when_asked(ask: Ask) -> None:
-    standing = Known(failed={"r1": "truncated"})
-    standing.quarantined = {"r1"}
-    assert passed(ask(HUNDRED), standing)[1].quarantined == 1
-    assert "r1" in ids(passed(ask(HUNDRED), standing, retry_quarantined=True)[0])
+    row_index = Known(failed={"r1": "truncated"})
+    row_index.quarantined = {"r1"}
+    assert passed(ask(HUNDRED), row_index)[1].quarantined == 1
+    assert "r1" in ids(passed(ask(HUNDRED), row_index, retry_quarantined=True)[0])
 
 
 def test_rows_done_under_another_recipe_are_left_when_only_new_rows_are_wanted(ask: Ask) -> None:
-    standing = Known()
-    standing.elsewhere = {"r1", "r2"}
-    assert passed(ask(HUNDRED), standing)[1].left == 0
-    assert passed(ask(HUNDRED, output={"on_recipe_change": "new_rows_only"}), standing)[1].left == 2
+    row_index = Known()
+    row_index.elsewhere = {"r1", "r2"}
+    assert passed(ask(HUNDRED), row_index)[1].left == 0
+    assert passed(ask(HUNDRED, output={"on_recipe_change": "new_rows_only"}), row_index)[1].left == 2
 
 
 # ---------------------------------------------------------------------------------- selections
@@ -345,11 +345,11 @@ def test_rows_done_under_another_recipe_are_left_when_only_new_rows_are_wanted(a
 
 def test_a_limit_is_of_rows_that_are_sent(ask: Ask) -> None:
     job = ask("id,image,title\na,,t\n" + HUNDRED.partition("\n")[2])
-    standing = Known(done=["r0"], failed={"r50": "server_error"})
-    rows, sums = passed(job, standing, limit=3)
+    row_index = Known(done=["r0"], failed={"r50": "server_error"})
+    rows, sums = passed(job, row_index, limit=3)
     assert ids(rows) == ["a", "r1", "r2", "r3"]
     assert (sums.done, sums.failed_kept, sums.left) == (1, 1, 95)
-    assert standing.kept == ["r50"], "a failure that this pass leaves alone stays listed"
+    assert row_index.kept == ["r50"], "a failure that this pass leaves alone stays listed"
 
 
 def test_a_sample_is_drawn_from_the_rows_to_do_and_the_same_for_its_seed(ask: Ask) -> None:
@@ -456,7 +456,7 @@ def test_damage_in_a_manifest_that_was_not_written_to_is_damage(ask: Ask, tmp_pa
 
 
 def test_the_checkpoints_standing_answers_all_that_the_feed_asks() -> None:
-    asked = [name for name in vars(Standing) if not name.startswith("_")]
+    asked = [name for name in vars(RowIndex) if not name.startswith("_")]
     assert len(asked) == 9
     assert all(callable(getattr(CheckpointStanding, name)) for name in asked)
 

@@ -10,12 +10,12 @@ from batchvision.http import hosts
 from batchvision.http.hosts import CONNECTIONS, LONGEST_PAUSE_SECONDS, REQUESTS_PER_SECOND, Hosts
 
 
-def play(night: object) -> None:
-    anyio.run(night, backend_options=VIRTUAL)  # type: ignore[arg-type]
+def play(session: object) -> None:
+    anyio.run(session, backend_options=VIRTUAL)  # type: ignore[arg-type]
 
 
 def test_requests_to_one_host_keep_its_rate_and_others_do_not_wait() -> None:
-    async def night() -> None:
+    async def session() -> None:
         known = Hosts()
         start = anyio.current_time()
         for _ in range(int(REQUESTS_PER_SECOND) * 5):
@@ -25,11 +25,11 @@ def test_requests_to_one_host_keep_its_rate_and_others_do_not_wait() -> None:
         await known["b.example"].turn()
         assert anyio.current_time() - before < 0.01
 
-    play(night)
+    play(session)
 
 
 def test_a_pause_holds_every_turn_and_has_an_end() -> None:
-    async def night() -> None:
+    async def session() -> None:
         host = Hosts()["a.example"]
         host.pause(5)
         host.pause(1)
@@ -40,13 +40,13 @@ def test_a_pause_holds_every_turn_and_has_an_end() -> None:
         await host.turn()
         assert anyio.current_time() - start == pytest.approx(5 + LONGEST_PAUSE_SECONDS, abs=0.1)
 
-    play(night)
+    play(session)
 
 
 def test_names_of_one_host_are_one_host_and_old_ones_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts, "_HOSTS_KEPT", 3)
 
-    async def night() -> None:
+    async def session() -> None:
         known = Hosts()
         assert known["A.example."] is known["a.example"]
         async with known["busy.example"].slots:
@@ -56,4 +56,4 @@ def test_names_of_one_host_are_one_host_and_old_ones_are_forgotten(monkeypatch: 
             busy = known["busy.example"]
             assert busy.slots.borrowed_tokens == 1
 
-    play(night)
+    play(session)

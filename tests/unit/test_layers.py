@@ -152,5 +152,5 @@ def test_a_library_with_one_owner_is_imported_by_it_alone(library: str) -> None:
 
 def test_the_layer_test_sees_imports_inside_functions(tmp_path: Path) -> None:
     path = tmp_path / "probe.py"
-    path.write_text("def f():\n    from batchvision.cli import main\n    import batchvision.runner\n")
+    path.write_text("def f():\n    from batchvision.cli import main\n    import batchvision.runner.session\n")
     assert set(_own_imports(path)) == {"cli.main", "runner"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
-from checkpoint_rows import an_answer, an_intent, judge, open_store
+from checkpoint_rows import an_answer, an_intent, classifier, open_store
 
 from batchvision.checkpoint import OutputLock, lease, lock
 from batchvision.checkpoint.lease import BEAT_SECONDS, LEASE_NAME, SETTLE_SECONDS, STALE_SECONDS, Lease, is_shared
@@ -235,9 +235,9 @@ def test_an_output_on_a_shared_file_system_has_both_and_gives_both_back(tmp_path
 
 @pytest.mark.usefixtures("shared")
 def test_who_has_lost_the_lease_sends_nothing_and_writes_nothing_more(tmp_path: Path) -> None:
-    async def night() -> None:
+    async def session() -> None:
         with open_store(tmp_path) as store:
-            store.recover(judge)
+            store.recover(classifier)
             await store.intent(an_intent(1))
             path = tmp_path / ".batchvision" / "0of1" / LEASE_NAME
             path.write_text(json.dumps({**THERE, "token": "another's"}))
@@ -252,4 +252,4 @@ def test_who_has_lost_the_lease_sends_nothing_and_writes_nothing_more(tmp_path: 
             assert {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()} == before
         assert path.exists()
 
-    anyio.run(night)
+    anyio.run(session)

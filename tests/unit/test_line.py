@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import VIRTUAL
 
-from batchvision.pacing.line import Line
-from batchvision.pacing.room import Room
+from batchvision.limits.line import Line
+from batchvision.limits.room import Room
 from batchvision.wakeup import Wakeup
 
 pytestmark = pytest.mark.anyio

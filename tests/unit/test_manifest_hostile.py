@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchvision.errors import JobInvalid
-from batchvision.feed import NewStanding, feed, survey
 from batchvision.job import Job
 from batchvision.manifest import delimited, jsonl
 from batchvision.manifest.keeping import MOST_CELL_BYTES, MOST_ID_BYTES
 from batchvision.prompt import Conversation, Template
 from batchvision.providers import SendOptions, dialect
 from batchvision.records import Payload, Row
+from batchvision.runner.feed import NewStanding, feed, survey
 
 LONG = "x" * (MOST_CELL_BYTES + 1)
 

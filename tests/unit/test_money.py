@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from batchvision.money import Prices, SpendCap, cost_ticks, format_usd, overlaid, prices_for, usd_to_ticks, with_cost
 from batchvision.records import TICKS_PER_USD, Usage
+from batchvision.ticks import Prices, SpendCap, cost_ticks, format_usd, overlaid, prices_for, usd_to_ticks, with_cost
 
 GROK_4_3 = Prices(12_500_000_000, 2_000_000_000, 25_000_000_000, 0, 200_000)
 

@@ -10,8 +10,8 @@ from checkpoint_rows import START as NOW
 from checkpoint_rows import an_intent
 
 from batchvision.checkpoint.entries import Accepted, decode, encode
-from batchvision.open_tickets import OpenTickets, place_of
 from batchvision.records import Exchange
+from batchvision.runner.open_tickets import OpenTickets, place_of
 
 HERE = "https://api.x.ai/v1"
 

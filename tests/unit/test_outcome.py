@@ -11,8 +11,6 @@ import pytest
 
 from batchvision import errors
 from batchvision.errors import ROW_FAULTS, TRANSIENTS
-from batchvision.money import Prices
-from batchvision.outcome import INTERRUPTED, MOST_MESSAGE_CHARS, Judge, Verdict
 from batchvision.prompt import build_answer_spec
 from batchvision.records import (
     Attempt,
@@ -28,7 +26,9 @@ from batchvision.records import (
     Recipe,
     Tries,
 )
-from batchvision.retry import Again, RetryPolicy, Stop
+from batchvision.runner.classify import INTERRUPTED, MOST_MESSAGE_CHARS, Classification, Classifier
+from batchvision.runner.retry import Again, RetryPolicy, Stop
+from batchvision.ticks import Prices
 
 SENT = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 CAME = SENT + timedelta(seconds=2.5)
@@ -88,21 +88,21 @@ def ended(kind: str, message: str = "why", **changes: Any) -> Exchange:
     return Exchange(intent(**changes), ended=EndedWithout(kind, message, CAME))
 
 
-def judge(exchange: Exchange, **settings: Any) -> Verdict:
+def classify(exchange: Exchange, **settings: Any) -> Classification:
     policy = settings.pop("policy", RetryPolicy(max_attempts=3))
-    return Judge(RECIPES, policy, **settings).judge(exchange, jitter=0.5)
+    return Classifier(RECIPES, policy, **settings).classify(exchange, jitter=0.5)
 
 
-def failed_of(verdict: Verdict) -> Failed:
-    assert isinstance(verdict.outcome, Failed)
-    return verdict.outcome
+def failed_of(classification: Classification) -> Failed:
+    assert isinstance(classification.outcome, Failed)
+    return classification.outcome
 
 
 # ---------------------------------------------------------------------------------- answers
 
 
 def test_an_answer_completes_its_row() -> None:
-    attempt, outcome, step, error = judge(answered(chat("A red shoe.")))
+    attempt, outcome, step, error = classify(answered(chat("A red shoe.")))
 
     assert (step, error) == (None, None)
     assert isinstance(outcome, Completed)
@@ -119,7 +119,7 @@ def test_an_answer_completes_its_row() -> None:
 
 
 def test_an_answer_to_labels_gets_its_typed_columns() -> None:
-    outcome = judge(answered(chat('{"label": "shoe"}'), recipe_id="labels")).outcome
+    outcome = classify(answered(chat('{"label": "shoe"}'), recipe_id="labels")).outcome
 
     assert isinstance(outcome, Completed)
     assert outcome.answer_columns == {"answer_label": "shoe"}
@@ -127,13 +127,17 @@ def test_an_answer_to_labels_gets_its_typed_columns() -> None:
 
 
 def test_an_answer_that_breaks_its_schema_is_kept_paid_and_not_asked_again() -> None:
-    verdict = judge(answered(chat('{"label": "boat"}'), recipe_id="labels"))
+    classification = classify(answered(chat('{"label": "boat"}'), recipe_id="labels"))
 
-    failed = failed_of(verdict)
+    failed = failed_of(classification)
     assert failed.error_kind == "invalid_answer"
     assert failed.last_output_text == '{"label": "boat"}'
     assert failed.row_cost_ticks == 1040
-    assert (verdict.attempt.state, verdict.attempt.error_kind, verdict.step) == (FAILED, "invalid_answer", None)
+    assert (classification.attempt.state, classification.attempt.error_kind, classification.step) == (
+        FAILED,
+        "invalid_answer",
+        None,
+    )
     assert failed.at_provider
 
 
@@ -144,7 +148,7 @@ def test_recipes_may_be_looked_up() -> None:
         asked.append(recipe_id)
         return RECIPES[recipe_id]
 
-    assert isinstance(Judge(load, RetryPolicy()).judge(answered(chat("x"))).outcome, Completed)
+    assert isinstance(Classifier(load, RetryPolicy()).classify(answered(chat("x"))).outcome, Completed)
     assert asked == ["plain"]
 
 
@@ -156,10 +160,10 @@ def test_a_cost_that_is_not_reported_is_computed_where_prices_are_known() -> Non
         }
     ).encode()
     exchange = answered(body)
-    usage = judge(exchange, prices=Prices(1_000_000, 0, 10_000_000, image_ticks=100)).attempt.answer.usage
+    usage = classify(exchange, prices=Prices(1_000_000, 0, 10_000_000, image_ticks=100)).attempt.answer.usage
 
     assert (usage.cost_ticks, usage.cost_source) == (130, "computed")
-    assert judge(exchange).attempt.answer.usage.cost_ticks is None
+    assert classify(exchange).attempt.answer.usage.cost_ticks is None
 
 
 def tokens_only(**changes: Any) -> Exchange:
@@ -169,7 +173,7 @@ def tokens_only(**changes: Any) -> Exchange:
 
 
 def cost_of(exchange: Exchange, **settings: Any) -> int | None:
-    return judge(exchange, **settings).attempt.answer.usage.cost_ticks
+    return classify(exchange, **settings).attempt.answer.usage.cost_ticks
 
 
 def test_an_intents_own_prices_win_over_todays() -> None:
@@ -228,23 +232,23 @@ HTML = b"<html>hello</html>"
 def test_how_an_attempt_enters_the_ledger(
     exchange: Exchange, state: AttemptState, attempt_kind: str, row_kind: str | None, bound: int | None
 ) -> None:
-    verdict = judge(exchange)
+    classification = classify(exchange)
 
-    assert (verdict.attempt.state, verdict.attempt.error_kind) == (state, attempt_kind)
-    assert verdict.attempt.bound_ticks == bound
-    assert (verdict.outcome and failed_of(verdict).error_kind) == row_kind
+    assert (classification.attempt.state, classification.attempt.error_kind) == (state, attempt_kind)
+    assert classification.attempt.bound_ticks == bound
+    assert (classification.outcome and failed_of(classification).error_kind) == row_kind
 
 
 @pytest.mark.parametrize("kind", [*TRANSIENTS, *ROW_FAULTS])
 def test_every_kind_an_exchange_can_end_with_is_judged(kind: str) -> None:
-    verdict = judge(ended(kind))
+    classification = classify(ended(kind))
 
-    assert verdict.attempt.error_kind == kind
-    assert (verdict.outcome is None) == isinstance(verdict.step, Again)
+    assert classification.attempt.error_kind == kind
+    assert (classification.outcome is None) == isinstance(classification.step, Again)
 
 
 def test_an_open_exchange_is_ambiguous_and_its_row_stays_open() -> None:
-    attempt, outcome, step, error = judge(Exchange(intent()))
+    attempt, outcome, step, error = classify(Exchange(intent()))
 
     assert (outcome, step, error) == (None, None, None)
     assert (attempt.state, attempt.error_kind, attempt.bound_ticks) == (AMBIGUOUS, INTERRUPTED, 500)
@@ -254,7 +258,7 @@ def test_an_open_exchange_is_ambiguous_and_its_row_stays_open() -> None:
 
 def test_a_cut_answer_that_told_its_cost_is_no_doubt() -> None:
     chunk = json.dumps({"choices": [{"delta": {"content": "A"}}], "usage": {"cost_in_usd_ticks": 7}})
-    attempt = judge(answered(f"data: {chunk}\n\n".encode())).attempt
+    attempt = classify(answered(f"data: {chunk}\n\n".encode())).attempt
 
     assert (attempt.state, attempt.answer.usage.cost_ticks, attempt.bound_ticks) == (RETRIED, 7, None)
 
@@ -263,21 +267,21 @@ def test_a_cut_answer_that_told_its_cost_is_no_doubt() -> None:
 
 
 def test_a_transient_error_is_tried_again_after_a_delay() -> None:
-    assert judge(answered(TRANSIENT_503, 503)).step == Again(0.5, Tries(2))
+    assert classify(answered(TRANSIENT_503, 503)).step == Again(0.5, Tries(2))
 
 
 def test_a_hopeless_error_stops_the_run_and_leaves_the_row_open() -> None:
-    verdict = judge(answered(BAD_KEY, 400))
+    classification = classify(answered(BAD_KEY, 400))
 
-    assert isinstance(verdict.step, Stop)
-    assert verdict.step.error is verdict.error
-    assert verdict.outcome is None
+    assert isinstance(classification.step, Stop)
+    assert classification.step.error is classification.error
+    assert classification.outcome is None
 
 
 def test_a_truncated_answer_is_asked_once_more_if_the_job_says_so() -> None:
     raising = RetryPolicy(3, raise_once=True)
-    first = judge(answered(chat("A re", "length")), policy=raising)
-    second = judge(answered(chat("A re", "length"), tries=Tries(2, raised=True)), policy=raising)
+    first = classify(answered(chat("A re", "length")), policy=raising)
+    second = classify(answered(chat("A re", "length"), tries=Tries(2, raised=True)), policy=raising)
 
     assert first.step == Again(0.5, Tries(2, raised=True))
     assert (first.attempt.state, first.attempt.answer.usage.cost_ticks) == (RETRIED, 40)
@@ -286,17 +290,17 @@ def test_a_truncated_answer_is_asked_once_more_if_the_job_says_so() -> None:
 
 def test_an_image_the_provider_cannot_fetch_is_inlined_in_the_end() -> None:
     body = b'{"error": {"code": 400, "message": "x", "metadata": {"error_type": "image_download_failed"}}}'
-    again = judge(answered(body, 400, provider="openrouter", has_urls=True, tries=Tries(2, downloads=1))).step
+    again = classify(answered(body, 400, provider="openrouter", has_urls=True, tries=Tries(2, downloads=1))).step
     assert isinstance(again, Again)
     assert again.inline_images
 
-    failed = failed_of(judge(answered(body, 400, provider="openrouter", tries=Tries(2, downloads=1))))
+    failed = failed_of(classify(answered(body, 400, provider="openrouter", tries=Tries(2, downloads=1))))
     assert (failed.error_kind, failed.last_error_kind) == ("image_unreachable", "image_download_failed")
     assert not failed.at_provider
 
 
 def test_a_failed_row_says_how_its_last_attempt_failed() -> None:
-    failed = failed_of(judge(answered(TRANSIENT_503, 503, tries=Tries(3))))
+    failed = failed_of(classify(answered(TRANSIENT_503, 503, tries=Tries(3))))
 
     assert (failed.error_kind, failed.last_error_kind) == ("attempts_exhausted", "server_error")
     assert "xai answered 503: busy" in failed.error_message
@@ -306,22 +310,22 @@ def test_a_failed_row_says_how_its_last_attempt_failed() -> None:
 
 
 def test_a_fault_the_provider_names_counts_as_its_own() -> None:
-    assert failed_of(judge(answered(b"", 413))).at_provider
-    assert not failed_of(judge(ended("image_unreachable"))).at_provider
+    assert failed_of(classify(answered(b"", 413))).at_provider
+    assert not failed_of(classify(ended("image_unreachable"))).at_provider
 
 
 @pytest.mark.parametrize(("before", "quarantined"), [(0, False), (3, False), (4, True), (9, True)])
 def test_a_row_that_failed_in_so_many_runs_is_quarantined(before: int, quarantined: bool) -> None:
-    failed = failed_of(judge(answered(SAFETY, 403, runs_failed=before), quarantine_after_runs=5))
+    failed = failed_of(classify(answered(SAFETY, 403, runs_failed=before), quarantine_after_runs=5))
 
     assert (failed.runs_failed, failed.quarantined) == (before + 1, quarantined)
 
 
 def test_a_long_message_is_shortened() -> None:
-    verdict = judge(ended("timeout", "x" * 2000, tries=Tries(3)))
+    classification = classify(ended("timeout", "x" * 2000, tries=Tries(3)))
 
-    assert len(failed_of(verdict).error_message) == MOST_MESSAGE_CHARS
-    assert verdict.attempt.error_message == "x" * (MOST_MESSAGE_CHARS - 3) + "..."
+    assert len(failed_of(classification).error_message) == MOST_MESSAGE_CHARS
+    assert classification.attempt.error_message == "x" * (MOST_MESSAGE_CHARS - 3) + "..."
 
 
 # ---------------------------------------------------------------------------------- tickets
@@ -333,10 +337,10 @@ def ticketed(body: bytes, status: int, age: timedelta = timedelta(minutes=5)) ->
 
 
 def test_the_answer_to_a_ticket_completes_its_row() -> None:
-    verdict = judge(ticketed(chat("A red shoe."), 200))
+    classification = classify(ticketed(chat("A red shoe."), 200))
 
-    assert isinstance(verdict.outcome, Completed)
-    assert verdict.attempt.exchange.ticket == "t-1"
+    assert isinstance(classification.outcome, Completed)
+    assert classification.attempt.exchange.ticket == "t-1"
 
 
 @pytest.mark.parametrize(
@@ -350,15 +354,15 @@ def test_the_answer_to_a_ticket_completes_its_row() -> None:
 def test_a_ticket_that_is_gone_was_read_or_has_expired_by_its_age(
     age: timedelta, kind: str, state: AttemptState
 ) -> None:
-    verdict = judge(ticketed(b"", 404, age))
+    classification = classify(ticketed(b"", 404, age))
 
-    assert failed_of(verdict).error_kind == kind
-    assert verdict.attempt.state is state
-    assert verdict.attempt.bound_ticks == 500
+    assert failed_of(classification).error_kind == kind
+    assert classification.attempt.state is state
+    assert classification.attempt.bound_ticks == 500
 
 
 def test_a_poll_kept_by_mistake_is_no_answer() -> None:
-    assert judge(ticketed(b"", 202)).attempt.state is AMBIGUOUS
+    assert classify(ticketed(b"", 202)).attempt.state is AMBIGUOUS
 
 
 # ---------------------------------------------------------------------------------- replay
@@ -376,14 +380,14 @@ def test_a_poll_kept_by_mistake_is_no_answer() -> None:
     ],
 )
 def test_a_replay_of_the_journal_gives_the_same_records(exchange: Exchange) -> None:
-    live = Judge(RECIPES, RetryPolicy()).judge(exchange, jitter=0.9)
-    replayed = Judge(RECIPES, RetryPolicy()).judge(exchange)
+    live = Classifier(RECIPES, RetryPolicy()).classify(exchange, jitter=0.9)
+    replayed = Classifier(RECIPES, RetryPolicy()).classify(exchange)
 
     assert (live.attempt, live.outcome) == (replayed.attempt, replayed.outcome)
 
 
 def test_a_body_of_any_bytes_is_kept_as_text() -> None:
-    attempt = judge(answered(b"\xff\x00{", 500)).attempt
+    attempt = classify(answered(b"\xff\x00{", 500)).attempt
 
     assert isinstance(attempt, Attempt)
     assert attempt.raw_answer == "\ufffd\x00{"
@@ -396,13 +400,13 @@ def test_a_body_of_any_bytes_is_kept_as_text() -> None:
 def test_an_answer_that_does_not_say_its_cost_keeps_its_bound() -> None:
     silent = json.loads(chat("fine"))
     del silent["usage"]
-    attempt = judge(answered(json.dumps(silent).encode(), bound_ticks=77)).attempt
+    attempt = classify(answered(json.dumps(silent).encode(), bound_ticks=77)).attempt
     assert (attempt.state, attempt.answer.usage.cost_ticks, attempt.bound_ticks) == (AttemptState.OK, None, 77)
 
 
 def test_an_error_inside_a_200_cost_nothing() -> None:
     body = b'{"error": {"code": 502, "message": "upstream failed"}}'
-    attempt = judge(answered(body, bound_ticks=77)).attempt
+    attempt = classify(answered(body, bound_ticks=77)).attempt
     assert attempt.answer.usage.cost_ticks is None
     assert attempt.bound_ticks is None
 
@@ -428,11 +432,11 @@ def streamed(*choices: dict[str, Any]) -> bytes:
     ],
 )
 def test_a_stream_whose_reason_stays_null_was_given_up_and_is_no_answer(body: bytes, kind: str | None) -> None:
-    verdict = judge(answered(body, tries=Tries(2, empties=1)))
-    assert verdict.attempt.error_kind == kind
-    assert isinstance(verdict.outcome, Failed if kind else Completed)
+    classification = classify(answered(body, tries=Tries(2, empties=1)))
+    assert classification.attempt.error_kind == kind
+    assert isinstance(classification.outcome, Failed if kind else Completed)
     if kind == "truncated":
-        assert "limits.concurrency to 1" in (verdict.attempt.error_message or "")
+        assert "limits.concurrency to 1" in (classification.attempt.error_message or "")
 
 
 # ---------------------------------------------------------------------------------- thoughts
@@ -442,7 +446,7 @@ def test_a_stream_whose_reason_stays_null_was_given_up_and_is_no_answer(body: by
 def test_thoughts_are_held_in_their_column_or_nowhere(keeps: bool) -> None:
     message = {"content": "A shoe.", "reasoning_content": "It has heels."}
     body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
-    verdict = judge(answered(body), keep_reasoning=keeps)
-    assert isinstance(verdict.outcome, Completed)
-    assert verdict.outcome.answer.reasoning_text is verdict.attempt.answer.reasoning_text is None
-    assert verdict.outcome.answer_columns == ({"reasoning_text": "It has heels."} if keeps else {})
+    classification = classify(answered(body), keep_reasoning=keeps)
+    assert isinstance(classification.outcome, Completed)
+    assert classification.outcome.answer.reasoning_text is classification.attempt.answer.reasoning_text is None
+    assert classification.outcome.answer_columns == ({"reasoning_text": "It has heels."} if keeps else {})

@@ -11,8 +11,8 @@ from anyio.lowlevel import checkpoint
 from virtual_time import VIRTUAL
 
 from batchvision.errors import ConnectFailed, ImageDownloadFailed, RateLimited, RequestRejected, ServerError
-from batchvision.pacing import OUTAGE_AFTER_FAILURES, Gate, Pace, Pacing, PacingLimits, TokenBucket
-from batchvision.pacing.pace import CREDIT_SECONDS
+from batchvision.limits import OUTAGE_AFTER_FAILURES, Gate, Pace, Pacing, PacingLimits, TokenBucket
+from batchvision.limits.pace import CREDIT_SECONDS
 
 pytestmark = pytest.mark.anyio
 

@@ -9,8 +9,8 @@ import pytest
 from virtual_time import VIRTUAL
 
 from batchvision.errors import RequestTimedOut
-from batchvision.pacing import Pacing, PacingLimits
-from batchvision.pacing.latency import LANDINGS_SEEN, Landing, LatencyBound
+from batchvision.limits import Pacing, PacingLimits
+from batchvision.limits.latency import LANDINGS_SEEN, Landing, LatencyBound
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +51,7 @@ class SlowServer:
         return None
 
 
-async def night(server: SlowServer, seconds: float, limits: PacingLimits, workers: int = 256) -> Pacing:
+async def session(server: SlowServer, seconds: float, limits: PacingLimits, workers: int = 256) -> Pacing:
     pacing, start = Pacing(limits), anyio.current_time()
 
     async def work() -> None:
@@ -73,7 +73,7 @@ async def night(server: SlowServer, seconds: float, limits: PacingLimits, worker
 async def test_a_server_that_works_on_one_at_a_time_is_kept_busy_and_hardly_anything_times_out(rate):
     server = SlowServer(work_seconds=2.0)
     limits = PacingLimits(requests_per_second=rate, in_flight=256, timeout_seconds=60.0)
-    pacing = await night(server, 3_600, limits)
+    pacing = await session(server, 3_600, limits)
     assert len(server.answered) >= 0.95 * 1_800
     assert server.timed_out <= 2 * 256, "those that had left before it was known"
     assert 5 <= pacing.pace.bound.most <= 30
@@ -83,13 +83,13 @@ async def test_a_server_that_works_on_one_at_a_time_is_kept_busy_and_hardly_anyt
 
 async def test_without_the_bound_such_a_server_times_out_for_ever():
     server = SlowServer(work_seconds=2.0)
-    await night(server, 3_600, PacingLimits(requests_per_second=100.0, in_flight=256))
+    await session(server, 3_600, PacingLimits(requests_per_second=100.0, in_flight=256))
     assert server.timed_out > 10_000
 
 
 async def test_a_server_that_is_slow_by_itself_keeps_its_requests():
     server = SlowServer(work_seconds=40.0, at_once=1_000)
-    pacing = await night(server, 3_600, PacingLimits(in_flight=256, timeout_seconds=60.0))
+    pacing = await session(server, 3_600, PacingLimits(in_flight=256, timeout_seconds=60.0))
     assert pacing.pace.bound.most == float("inf")
     assert server.most_in_flight == 256, "after a short trial with fewer"
     assert len(server.answered) >= 0.8 * 3_600 / 40 * 256
@@ -97,7 +97,7 @@ async def test_a_server_that_is_slow_by_itself_keeps_its_requests():
 
 async def test_a_quick_server_is_not_held_back():
     server = SlowServer(work_seconds=25.0, at_once=1_000)
-    pacing = await night(server, 600, PacingLimits(in_flight=256, timeout_seconds=60.0))
+    pacing = await session(server, 600, PacingLimits(in_flight=256, timeout_seconds=60.0))
     assert pacing.pace.bound.most == float("inf")
     assert server.most_in_flight == 256
 

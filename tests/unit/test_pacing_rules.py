@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from virtual_time import VIRTUAL
 
 from batchvision.errors import RateLimited
-from batchvision.pacing import Pacing, PacingLimits, TokenBucket
-from batchvision.pacing.pace import CREDIT_SECONDS
+from batchvision.limits import Pacing, PacingLimits, TokenBucket
+from batchvision.limits.pace import CREDIT_SECONDS
 
 SECONDS = 8.0
 EPSILON = 1e-3
@@ -48,7 +48,7 @@ def played(per_second: float, wishes: list[tuple[float, float]], slowest_disk: f
         seen.pauses.append((now, now + seconds))
         pacing.observe(RateLimited("slow down", retry_after_seconds=seconds), departed_at=now)
 
-    async def night() -> None:
+    async def session() -> None:
         pacing = Pacing(PacingLimits(requests_per_second=per_second))
         pacing.observe(None)
         async with anyio.create_task_group() as tasks:
@@ -57,7 +57,7 @@ def played(per_second: float, wishes: list[tuple[float, float]], slowest_disk: f
             for after, seconds in wishes:
                 tasks.start_soon(refuse, pacing, after, seconds)
 
-    anyio.run(night, backend_options=VIRTUAL)
+    anyio.run(session, backend_options=VIRTUAL)
     return seen
 
 
@@ -79,7 +79,7 @@ def test_rows_have_their_tokens_in_the_order_in_which_they_asked_and_a_large_one
 ):
     order: list[int] = []
 
-    async def night() -> None:
+    async def session() -> None:
         pacing = Pacing(PacingLimits(tokens_per_minute=per_minute))
         pacing.observe(None)
         began = anyio.current_time()
@@ -95,14 +95,14 @@ def test_rows_have_their_tokens_in_the_order_in_which_they_asked_and_a_large_one
             for number in range(len(sizes)):
                 tasks.start_soon(one, number)
 
-    anyio.run(night, backend_options=VIRTUAL)
+    anyio.run(session, backend_options=VIRTUAL)
     assert order == list(range(len(sizes)))
 
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 6_000), st.integers(1, 6_000)), min_size=1, max_size=60))
 def test_whatever_the_estimates_tokens_never_run_ahead_of_the_limit_by_more_than_two_buckets_and_a_row(rows):
-    async def night() -> None:
+    async def session() -> None:
         bucket, began, used = TokenBucket(60_000), anyio.current_time(), 0
         for estimate, real in rows:
             await bucket.take(estimate)
@@ -111,4 +111,4 @@ def test_whatever_the_estimates_tokens_never_run_ahead_of_the_limit_by_more_than
             assert used <= allowed + 6_000 + EPSILON
             bucket.give_back(estimate - real)
 
-    anyio.run(night, backend_options=VIRTUAL)
+    anyio.run(session, backend_options=VIRTUAL)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from batchvision.commands.pilot.agreement import Agreement, agreement, words_in_common
+from batchvision.commands.pilot.frame import Choice, SamplingFrame
+from batchvision.commands.pilot.paid import Answered
+from batchvision.commands.pilot.sweep import MOST_SETTINGS, settings, variants
 from batchvision.errors import JobInvalid
 from batchvision.job import Job
-from batchvision.pilot.agreement import Agreement, agreement, words_in_common
-from batchvision.pilot.frame import Choice, SamplingFrame
-from batchvision.pilot.paid import Answered
-from batchvision.pilot.sweep import MOST_SETTINGS, settings, variants
-from batchvision.plan import CountedRequest
 from batchvision.records import AnswerSpec, Estimate, ImageSize, Row
+from batchvision.runner.plan import CountedRequest
 
 
 def seen(name: str, ticks: int, size: ImageSize = (10, 10), key: str | None = None) -> CountedRequest:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.pilot.interval import (
+from batchvision.commands.pilot.interval import (
     LEAST_SHARE,
     Interval,
     Pair,

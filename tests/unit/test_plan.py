@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from batchvision.checkpoint import KeySet, PaidRows, Standing
-from batchvision.checkpoint.books import Books
-from batchvision.checkpoint.standing import Sums
+from batchvision.checkpoint import KeySet, PaidRows, RowIndex
+from batchvision.checkpoint.row_index import Sums
+from batchvision.checkpoint.run_state import RunState
 from batchvision.job import Job
 from batchvision.keys import key_bytes
-from batchvision.plan import CountedRequest, plan, shortened
-from batchvision.plan.counting import DuplicateRequests
 from batchvision.records import Estimate, Row
+from batchvision.runner.plan import CountedRequest, plan, shortened
+from batchvision.runner.plan.counting import DuplicateRequests
 
 
 def make_job(folder: Path, rows: str, **overrides: Any) -> Job:
@@ -113,8 +113,8 @@ async def test_rows_that_ask_the_same_are_one_request(tmp_path: Path) -> None:
 def test_the_first_of_each_request_is_counted_wherever_the_others_stand() -> None:
     """Beside it, in a stretch before, or answered by an earlier run."""
     answered = KeySet([key_bytes("old")])
-    standing = Standing(Books({}, {}, {}), KeySet(), lambda: PaidRows("r"), Sums(0, 0), answered)
-    duplicates = DuplicateRequests(standing)
+    row_index = RowIndex(RunState({}, {}, {}), KeySet(), lambda: PaidRows("r"), Sums(0, 0), answered)
+    duplicates = DuplicateRequests(row_index)
     asked = [["b", "a", "b", "old", "a"], ["a", "c", "old", "c", "d"], []]
     firsts = [[each.row.row_id for each in duplicates.removed_from(_seen(*keys))] for keys in asked]
     assert firsts == [["0 b", "1 a"], ["1 c", "4 d"], []]

@@ -13,12 +13,12 @@ from PIL import Image
 
 from batchvision import keys
 from batchvision.errors import ImageUnreachable, ImageUnreadable, RowInvalid
-from batchvision.estimate import Estimator
 from batchvision.images import ImageSource
-from batchvision.money import Prices
-from batchvision.prepare import Preparer
+from batchvision.money import Estimator
 from batchvision.prompt import Conversation
 from batchvision.records import ImageKind, ImagePreparation, ImageRef, Recipe, Request, Row
+from batchvision.runner.prepare import Preparer
+from batchvision.ticks import Prices
 
 pytestmark = pytest.mark.anyio
 

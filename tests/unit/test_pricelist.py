@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from job_files import load, problems, with_lines
 
-from batchvision import check
-from batchvision.money import PRICES_AS_OF, Prices, built_in
-from batchvision.pricelist import PriceQuote, cache_folder, list_path, quote, recall, remember
+from batchvision.commands import check
+from batchvision.money.price_lists import PriceQuote, cache_folder, list_path, quote, recall, remember
 from batchvision.providers import ModelListing, dialect
+from batchvision.ticks import PRICES_AS_OF, Prices, built_in
 
 NOW = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
 LISTED = Prices(10, 1, 20, 5, 200_000, 2, 30, None, 60, 7)

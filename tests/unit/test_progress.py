@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import pytest
 
-from batchvision.progress import (
+from batchvision.cli.progress import (
     Style,
     Watch,
     bar_words,

@@ -11,12 +11,12 @@ import pytest
 
 from batchvision import providers
 from batchvision.errors import AuthenticationFailed, JobInvalid
-from batchvision.money import Prices
 from batchvision.prompt import build_answer_spec
 from batchvision.providers import Dialect, ModelListing, SendOptions, dialect
 from batchvision.providers.base import RAISED_WITHOUT_LIMIT, output_limit
 from batchvision.records import AnswerSpec, Label, Lane, RawAnswer, Recipe
 from batchvision.secrets import Secret
+from batchvision.ticks import Prices
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 MESSAGES = b'[{"role":"user","content":"\xc3\xbc"}]'

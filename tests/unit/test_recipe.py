@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from batchvision import keys
+from batchvision.job.recipe import recipe_document, recipe_from_document, with_id
 from batchvision.prompt import build_answer_spec
-from batchvision.recipe import recipe_document, recipe_from_document, with_id
 from batchvision.records import AnswerSpec, Example, ImagePreparation, Label, Recipe
 
 PLAIN = Recipe(provider="xai", model="grok-4.3", system=None, user="Describe it.", user_column=None)

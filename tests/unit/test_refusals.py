@@ -7,7 +7,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from batchvision.errors import AuthenticationFailed, ModelNotFound, OutOfCredit, RequestRejected
-from batchvision.refusals import MOST_WAITING, ROWS_IN_A_ROW, SAME_REFUSALS, Meaning, Refusals, Situation, meaning
+from batchvision.runner.refusals import (
+    MOST_WAITING,
+    ROWS_IN_A_ROW,
+    SAME_REFUSALS,
+    Meaning,
+    Refusals,
+    Situation,
+    meaning,
+)
 
 CERTAIN = AuthenticationFailed("Incorrect API key", is_certain=True)
 UNSURE = ModelNotFound("answered 404: an HTML page", is_certain=False)

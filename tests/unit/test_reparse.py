@@ -15,11 +15,11 @@ from checkpoint_rows import tree
 from sealed_output import ROWS, Output, a_manifest, an_output
 
 from batchvision.checkpoint import OutputView, Store
+from batchvision.commands.reparse import Reparsed, recipes_alike, reparse
+from batchvision.commands.reparse.reading import Why
+from batchvision.commands.verify import Mark
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid, OutputHeld
-from batchvision.reparse import Reparsed, recipes_alike, reparse
-from batchvision.reparse.reading import Why
-from batchvision.verify import Mark
 
 RED, ANY = {"labels": ["red", "blue"]}, {"labels": ["blue", "red", "other"]}
 
@@ -178,7 +178,7 @@ def test_the_newest_answer_that_fits_wins(output: Output, emulator: RunningEmula
 def test_rows_that_shared_an_answer_share_it_again(
     tmp_path: Path, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
-    monkeypatch.setattr("batchvision.reparse.reparsing.FOLLOWERS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("batchvision.commands.reparse.reparsing.FOLLOWERS_AT_ONCE", rows_at_once)
     output = an_output(tmp_path, emulator.url, answer=RED)
     rows = [f"r{n},{('red.png', 'blue.png')[n % 2]},the same" for n in range(6)]
     a_manifest(output.folder, rows)
@@ -242,15 +242,15 @@ def test_kept_cells_are_those_of_the_manifest_now(output: Output) -> None:
 def test_answers_lie_in_many_parts_and_hashes_may_meet(
     tmp_path: Path, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from batchvision.feed import Selection
-    from batchvision.runner import run
+    from batchvision.runner.feed import Selection
+    from batchvision.runner.session import run
 
     output = an_output(tmp_path, emulator.url, answer=RED)
     for _ in range(5):
         run(output.job(), selection=Selection(limit=5), environ={})
     assert len(output.parts("attempts")) == 5
-    monkeypatch.setattr("batchvision.reparse.stored.hash", lambda text: len(text), raising=False)
-    monkeypatch.setattr("batchvision.reparse.reparsing.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("batchvision.commands.reparse.stored.hash", lambda text: len(text), raising=False)
+    monkeypatch.setattr("batchvision.commands.reparse.reparsing.ROWS_AT_ONCE", 7)
     assert read_again(output, **ANY).published == ROWS - 1
     texts = {row["row_id"]: row["output_text"] for row in output.rows("results")}
     assert all(texts[row["row_id"]] == row["output_text"] for row in new_rows(output))
@@ -336,8 +336,8 @@ def test_the_new_recipe_becomes_the_current_one(output: Output) -> None:
 
 
 def test_a_sharded_output_is_read_shard_by_shard(tmp_path: Path, emulator: RunningEmulator) -> None:
-    from batchvision.feed import Selection
-    from batchvision.runner import run
+    from batchvision.runner.feed import Selection
+    from batchvision.runner.session import run
 
     output = an_output(tmp_path, emulator.url, answer=RED)
     for shard in range(3):

@@ -26,7 +26,7 @@ from batchvision.errors import (
     Truncated,
 )
 from batchvision.records import Tries
-from batchvision.retry import Again, GiveUp, RetryPolicy, Stop, backoff_seconds, decide
+from batchvision.runner.retry import Again, GiveUp, RetryPolicy, Stop, backoff_seconds, decide
 
 POLICY = RetryPolicy(max_attempts=5)
 RAISING = RetryPolicy(max_attempts=5, raise_once=True)

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from virtual_time import VIRTUAL
 
-from batchvision.pacing import Room
+from batchvision.limits import Room
 
 pytestmark = pytest.mark.anyio
 

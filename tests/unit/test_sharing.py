@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from batchvision.checkpoint import KeySet
 from batchvision.errors import PAID_FAILURES
 from batchvision.keys import key_bytes
-from batchvision.lanes import sharing as room
-from batchvision.lanes.sharing import Sharing, is_shared
 from batchvision.records import Completed, Estimate, Failed, Request
+from batchvision.runner.lanes import deduplicator as room
+from batchvision.runner.lanes.deduplicator import RequestDeduplicator, is_shared
 
 
 def request(row_id: str, key: str) -> Request:
@@ -38,7 +38,7 @@ def answered(*keys: str) -> KeySet:
 
 
 def test_the_first_row_asks_and_the_others_wait_without_their_images():
-    sharing = Sharing(KeySet())
+    sharing = RequestDeduplicator(KeySet())
     assert sharing.answer_for(request("a", "k")) is False
     assert sharing.answer_for(request("b", "k")) is True
     assert sharing.answer_for(request("c", "k")) is True
@@ -48,7 +48,7 @@ def test_the_first_row_asks_and_the_others_wait_without_their_images():
 
 def test_rows_that_wait_are_bounded_in_all_and_their_room_comes_back(monkeypatch):
     monkeypatch.setattr(room, "MOST_FOLLOWERS", 2)
-    sharing = Sharing(KeySet())
+    sharing = RequestDeduplicator(KeySet())
     for key in ("k", "l"):
         assert sharing.answer_for(request(f"leader of {key}", key)) is False
         assert sharing.answer_for(request(f"follower of {key}", key)) is True
@@ -60,7 +60,7 @@ def test_rows_that_wait_are_bounded_in_all_and_their_room_comes_back(monkeypatch
 
 
 def test_rows_that_come_after_the_answer_have_it_at_once():
-    sharing = Sharing(KeySet())
+    sharing = RequestDeduplicator(KeySet())
     sharing.answer_for(request("a", "k"))
     told = answer("k")
     assert sharing.ended("k", told) == []
@@ -69,7 +69,7 @@ def test_rows_that_come_after_the_answer_have_it_at_once():
 
 
 def test_another_request_is_asked_by_itself():
-    sharing = Sharing(KeySet())
+    sharing = RequestDeduplicator(KeySet())
     sharing.answer_for(request("a", "k"))
     assert sharing.answer_for(request("b", "other")) is False
     assert sharing.ended("other", answer("other")) == []
@@ -77,7 +77,7 @@ def test_another_request_is_asked_by_itself():
 
 def test_a_leader_that_comes_again_asks_again_and_keeps_its_followers():
     """Its images were let go of between two tries."""
-    sharing = Sharing(KeySet())
+    sharing = RequestDeduplicator(KeySet())
     sharing.answer_for(request("a", "k"))
     sharing.answer_for(request("b", "k"))
     assert sharing.answer_for(request("a", "k")) is False
@@ -85,14 +85,14 @@ def test_a_leader_that_comes_again_asks_again_and_keeps_its_followers():
 
 
 def test_rows_wait_for_a_ticket_of_an_earlier_run():
-    sharing = Sharing(KeySet())
+    sharing = RequestDeduplicator(KeySet())
     sharing.lead("a", "k")
     assert sharing.answer_for(request("b", "k")) is True
     assert [each.row_id for each in sharing.ended("k", answer("k"))] == ["b"]
 
 
 def test_after_a_failure_the_next_row_leads():
-    sharing = Sharing(KeySet())
+    sharing = RequestDeduplicator(KeySet())
     sharing.answer_for(request("a", "k"))
     sharing.answer_for(request("b", "k"))
     assert [each.row_id for each in sharing.ended("k", failure("k", "server_error"))] == ["b"]
@@ -101,7 +101,7 @@ def test_after_a_failure_the_next_row_leads():
 
 
 def test_switched_off_every_row_asks_for_itself():
-    sharing = Sharing(answered("old"), is_on=False)
+    sharing = RequestDeduplicator(answered("old"), is_on=False)
     sharing.lead("a", "k")
     assert [sharing.answer_for(request(row, key)) for row in "abc" for key in ("k", "old")] == [False] * 6
     assert sharing.ended("k", answer("k")) == []
@@ -112,7 +112,7 @@ def test_switched_off_every_row_asks_for_itself():
 
 
 def test_what_an_earlier_run_has_an_answer_for_is_read_from_the_disk_and_not_asked():
-    sharing = Sharing(answered("k"))
+    sharing = RequestDeduplicator(answered("k"))
     assert sharing.answer_for(request("b", "k")) is True
     assert [(each.row_id, each.messages) for each in sharing.late] == [("b", ())]
     assert [each.row_id for each in sharing.take_late()] == ["b"]
@@ -120,7 +120,7 @@ def test_what_an_earlier_run_has_an_answer_for_is_read_from_the_disk_and_not_ask
 
 
 def test_where_the_answer_is_not_on_the_disk_after_all_its_rows_are_asked_once():
-    sharing = Sharing(answered("k"))
+    sharing = RequestDeduplicator(answered("k"))
     sharing.answer_for(request("b", "k"))
     sharing.take_late()
     sharing.not_found("k")
@@ -131,7 +131,7 @@ def test_where_the_answer_is_not_on_the_disk_after_all_its_rows_are_asked_once()
 
 def test_an_answer_that_memory_has_let_go_of_is_read_from_the_disk_and_never_asked_again(monkeypatch):
     monkeypatch.setattr(room, "ANSWERS_KEPT", 3)
-    sharing = Sharing(KeySet())
+    sharing = RequestDeduplicator(KeySet())
     for number in range(5):
         sharing.answer_for(request(f"row{number}", f"k{number}"))
         sharing.ended(f"k{number}", answer(f"k{number}"))
@@ -173,7 +173,7 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(room, "ANSWERS_KEPT", 1)
-        self.sharing = Sharing(answered(self.OLD))
+        self.sharing = RequestDeduplicator(answered(self.OLD))
         self.under_way: dict[str, Request] = {}
         self.waiting: dict[str, Request] = {}
         self.served: set[str] = set()

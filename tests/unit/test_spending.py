@@ -9,8 +9,8 @@ from checkpoint_rows import an_intent
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchvision.money.spending import NO_MODEL, Kind, Spending, Sum, sum_of, wasted_ticks
 from batchvision.records import Answer, Attempt, AttemptState, Exchange, RawAnswer, Usage
-from batchvision.spending import NO_MODEL, Kind, Spending, Sum, sum_of, wasted_ticks
 
 KINDS = st.builds(
     Kind,

@@ -18,11 +18,11 @@ from checkpoint_rows import (
     an_answer,
     an_intent,
     ask,
-    judge,
+    classifier,
     open_store,
 )
 
-from batchvision.checkpoint import KeySet, OutputView, RowState, Standing, Store, read_latest, summary_document
+from batchvision.checkpoint import KeySet, OutputView, RowIndex, RowState, Store, read_latest, summary_document
 from batchvision.checkpoint.keyset import Heads, Tails, _Bucket
 from batchvision.checkpoint.lock import lock_path
 from batchvision.checkpoint.summaries import load_recipe
@@ -68,7 +68,7 @@ SUMMARY = RunSummary(
 
 def started(output: Path, **options: object) -> Store:
     store = open_store(output, **options)
-    store.recover(judge)
+    store.recover(classifier)
     return store
 
 
@@ -91,9 +91,9 @@ async def a_night(output: Path) -> None:
 async def test_a_row_is_known_by_either_of_its_keys(tmp_path: Path, key: str) -> None:
     await a_night(tmp_path)
     with open_store(tmp_path, run_id="run2") as store:
-        store.recover(judge, hold=True)
-        standing = store.standing("recipe")
-        states = [standing.state(f"row{number}", f"{key}{number}") for number in range(1, 7)]
+        store.recover(classifier, hold=True)
+        row_index = store.row_index("recipe")
+        states = [row_index.state(f"row{number}", f"{key}{number}") for number in range(1, 7)]
     assert states == [
         RowState.DONE,
         RowState.FAILED,
@@ -107,23 +107,23 @@ async def test_a_row_is_known_by_either_of_its_keys(tmp_path: Path, key: str) ->
 async def test_a_row_whose_key_has_changed_is_new_and_carries_nothing(tmp_path: Path) -> None:
     await a_night(tmp_path)
     with open_store(tmp_path, run_id="run2") as store:
-        store.recover(judge, hold=True)
-        standing = store.standing("recipe")
-        assert {standing.state(f"row{number}", "changed") for number in range(1, 6)} == {RowState.NEW}
-        assert standing.carried("row3", "changed") == (0, 0, 0)
-        assert standing.failed_before("row2", "changed") is None
-        assert standing.seen == set()
+        store.recover(classifier, hold=True)
+        row_index = store.row_index("recipe")
+        assert {row_index.state(f"row{number}", "changed") for number in range(1, 6)} == {RowState.NEW}
+        assert row_index.carried("row3", "changed") == (0, 0, 0)
+        assert row_index.failed_before("row2", "changed") is None
+        assert row_index.seen == set()
 
 
 async def test_what_was_used_up_goes_on_whether_the_row_failed_or_is_pending(tmp_path: Path) -> None:
     await a_night(tmp_path)
     with started(tmp_path) as store:
-        standing = store.standing("recipe")
-        assert standing.carried("row2", "skip2") == (1, 5, 1)
-        assert standing.carried("row3", "key3") == (1, 6, 0)
-        assert standing.carried("row5", "key5") == (1, 0, 0)
-        assert standing.carried("row1", "key1") == (0, 0, 0)
-        failed = standing.failed_before("row2", "key2")
+        row_index = store.row_index("recipe")
+        assert row_index.carried("row2", "skip2") == (1, 5, 1)
+        assert row_index.carried("row3", "key3") == (1, 6, 0)
+        assert row_index.carried("row5", "key5") == (1, 0, 0)
+        assert row_index.carried("row1", "key1") == (0, 0, 0)
+        failed = row_index.failed_before("row2", "key2")
         assert failed is not None
         assert failed.keep == {"title": "title 2"}
 
@@ -131,26 +131,26 @@ async def test_what_was_used_up_goes_on_whether_the_row_failed_or_is_pending(tmp
 async def test_whatever_is_known_of_a_row_that_is_not_done_it_is_met_before(tmp_path: Path) -> None:
     await a_night(tmp_path)
     with open_store(tmp_path, run_id="run2") as store:
-        store.recover(judge, hold=True)
-        standing = store.standing("recipe")
+        store.recover(classifier, hold=True)
+        row_index = store.row_index("recipe")
         rows = [f"row{number}" for number in (6, 5, 4, 3, 2, 7)]
-        assert [rows[at] for at in standing.met_before(rows)] == ["row5", "row4", "row3", "row2"]
-        assert standing.met_before(["row1", "row6"]) == []
+        assert [rows[at] for at in row_index.met_before(rows)] == ["row5", "row4", "row3", "row2"]
+        assert row_index.met_before(["row1", "row6"]) == []
 
 
 async def test_done_rows_are_passed_over_by_the_batch_under_either_key(tmp_path: Path) -> None:
     await a_night(tmp_path)
     with started(tmp_path) as store:
-        standing = store.standing("recipe")
+        row_index = store.row_index("recipe")
         ids = pa.array(["row1", "row1", "row2", "row1", "row2"])
         keys = b"".join(map(key_bytes, ["key1", "skip1", "key2", "skip2", "key1"]))
-        assert standing.not_done(ids, keys) == [2, 3, 4]
-        assert [standing.is_done("row1", "key1"), standing.is_done("row2", "key2")] == [True, False]
-        assert standing.answered.contains(key_bytes("key1"))
-        assert not standing.answered.contains(key_bytes("skip1"))
+        assert row_index.not_done(ids, keys) == [2, 3, 4]
+        assert [row_index.is_done("row1", "key1"), row_index.is_done("row2", "key2")] == [True, False]
+        assert row_index.answered.contains(key_bytes("key1"))
+        assert not row_index.answered.contains(key_bytes("skip1"))
 
 
-def ask_from_two_threads(standing: Standing, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], bool]:
+def ask_from_two_threads(row_index: RowIndex, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], bool]:
     """The answers for a done row: of the feed thread, and of the event loop, which asks while the first question sorts
     keys, if it does."""
     sorts, has_asked, add = Event(), Event(), _Bucket.add
@@ -162,11 +162,11 @@ def ask_from_two_threads(standing: Standing, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(_Bucket, "add", waiting_add)
     with ThreadPoolExecutor(1) as feed:
-        asked = feed.submit(standing.not_done, pa.array(["row1"]), key_bytes("skip1"))
+        asked = feed.submit(row_index.not_done, pa.array(["row1"]), key_bytes("skip1"))
         asked.add_done_callback(lambda _: sorts.set())
         sorts.wait(60)
         try:
-            is_done = standing.is_done("row1", "key1")
+            is_done = row_index.is_done("row1", "key1")
         finally:
             has_asked.set()
         return asked.result(), is_done
@@ -177,7 +177,7 @@ async def test_a_done_row_is_found_by_two_threads_at_the_same_time(
 ) -> None:
     await a_night(tmp_path)
     with started(tmp_path) as store:
-        assert ask_from_two_threads(store.standing("recipe"), monkeypatch) == ([], True)
+        assert ask_from_two_threads(store.row_index("recipe"), monkeypatch) == ([], True)
 
 
 async def test_an_index_whose_first_question_sorts_its_keys_is_caught(
@@ -187,8 +187,8 @@ async def test_an_index_whose_first_question_sorts_its_keys_is_caught(
     with started(tmp_path) as store:
         with monkeypatch.context() as sabotage:
             sabotage.setattr(KeySet, "settle", lambda keys: None)
-            standing = store.standing("recipe")
-        assert ask_from_two_threads(standing, monkeypatch) == ([], False)
+            row_index = store.row_index("recipe")
+        assert ask_from_two_threads(row_index, monkeypatch) == ([], False)
 
 
 async def test_digests_of_the_parts_are_those_of_keys_whatever_the_row_id(tmp_path: Path) -> None:
@@ -198,8 +198,8 @@ async def test_digests_of_the_parts_are_those_of_keys_whatever_the_row_id(tmp_pa
             await ask(store, an_intent(number, row_id=name), an_answer())
         await store.close(complete=True)
     with started(tmp_path) as store:
-        standing = store.standing("recipe")
-        assert all(standing.state(name, f"key{number}") is RowState.DONE for number, name in enumerate(names))
+        row_index = store.row_index("recipe")
+        assert all(row_index.state(name, f"key{number}") is RowState.DONE for number, name in enumerate(names))
 
 
 async def test_a_row_is_elsewhere_when_its_newest_answer_is_of_another_recipe(tmp_path: Path) -> None:
@@ -210,16 +210,16 @@ async def test_a_row_is_elsewhere_when_its_newest_answer_is_of_another_recipe(tm
             await ask(store, row, an_answer())
         await store.close(complete=True)
     with started(tmp_path) as store:
-        standing, ids = store.standing("new"), pa.array([f"row{number}" for number in range(1, 6)])
-        assert standing.are_elsewhere(ids) == [True, True, False, False, False]
-        paid = standing.paid_rows()
+        row_index, ids = store.row_index("new"), pa.array([f"row{number}" for number in range(1, 6)])
+        assert row_index.are_elsewhere(ids) == [True, True, False, False, False]
+        paid = row_index.paid_rows()
         places = paid.find(ids)
         assert (places >= 0).tolist() == [True, True, True, True, False]
         assert [paid.recipes[number] for number in paid.newest_recipes(places[:4])] == ["older", "old", "new", "new"]
         assert paid.have_current(places[:4]).tolist() == [False, False, True, True]
         assert paid.ticks(places[:2]) == 2 * COST_TICKS
-        assert standing.state("row1", "old-1") is RowState.NEW
-        assert store.standing("old").state("row1", "old-1") is RowState.DONE
+        assert row_index.state("row1", "old-1") is RowState.NEW
+        assert store.row_index("old").state("row1", "old-1") is RowState.DONE
 
 
 async def test_the_ledgers_sums_are_those_of_all_runs_and_shards(tmp_path: Path) -> None:
@@ -230,15 +230,15 @@ async def test_the_ledgers_sums_are_those_of_all_runs_and_shards(tmp_path: Path)
     for shard in ("0of2", "1of2"):
         started(tmp_path, run_id="last", shard=shard).release()
     with started(tmp_path) as store:
-        standing = store.standing("recipe")
-        assert (standing.spent_ticks, standing.ambiguous_ticks) == (3 * COST_TICKS, 300)
+        row_index = store.row_index("recipe")
+        assert (row_index.spent_ticks, row_index.ambiguous_ticks) == (3 * COST_TICKS, 300)
 
 
 async def test_this_runs_carries_are_seen_at_once(tmp_path: Path) -> None:
     with started(tmp_path) as store:
-        standing = store.standing("recipe")
+        row_index = store.row_index("recipe")
         await ask(store, an_intent(1, cost_before_ticks=3), an_answer(b"busy", 503))
-        assert standing.carried("row1", "key1") == (1, 3, 0)
+        assert row_index.carried("row1", "key1") == (1, 3, 0)
 
 
 async def test_a_row_that_fails_in_the_same_way_again_keeps_its_record(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ async def test_a_view_shows_what_is_open_while_a_run_writes(tmp_path: Path) -> N
     assert [intent.row_id for intent in work.in_flight] == ["row5"]
     assert [intent.row_id for intent in work.tickets] == ["row4"]
     with open_store(tmp_path) as store:
-        store.recover(judge, hold=True)
+        store.recover(classifier, hold=True)
         await store.intent(an_intent(6))
         await ask(store, an_intent(7), an_answer())
         work = OutputView(tmp_path).open_work()

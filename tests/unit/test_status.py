@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from batchvision.commands.status import LEDGER_COLUMNS, ledger_rows, look, rows_of, summary_document
 from batchvision.emulator import EmulatorOptions, start_in_thread
 from batchvision.errors import JobInvalid
 from batchvision.job import Job
-from batchvision.runner import run
-from batchvision.spending import Sum
-from batchvision.status import LEDGER_COLUMNS, ledger_rows, look, rows_of, summary_document
+from batchvision.money.spending import Sum
+from batchvision.runner.session import run
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_a_folder_of_something_else_is_no_output(tmp_path: Path) -> None:
 
 
 def test_without_arrows_time_zones_days_are_those_of_the_zone_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from batchvision import status
+    from batchvision.commands import status
 
     late = pa.array([datetime(2026, 11, 20, 23, 30, tzinfo=UTC), datetime(2026, 11, 20, 22, 30, tzinfo=UTC)])
 

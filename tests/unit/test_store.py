@@ -16,13 +16,13 @@ import pytest
 from checkpoint_rows import (
     COST_TICKS,
     START,
-    Verdict,
+    Classification,
     a_failed,
     an_answer,
     an_attempt,
     an_intent,
     ask,
-    judge,
+    classifier,
     open_store,
     tree,
 )
@@ -44,8 +44,8 @@ pytestmark = pytest.mark.anyio
 
 def started(output: Path, **options: Any) -> Store:
     store = open_store(output, **options)
-    store.recover(judge)
-    store.standing("recipe")
+    store.recover(classifier)
+    store.row_index("recipe")
     return store
 
 
@@ -115,9 +115,9 @@ async def test_an_idle_run_changes_no_byte_of_the_tables(tmp_path: Path) -> None
         await store.close(complete=True)
     before = tree(tmp_path)
     with started(tmp_path, run_id="run2", started_at=START + timedelta(days=1)) as store:
-        standing = store.standing("recipe")
-        assert standing.state("row1", "key1") is RowState.DONE
-        standing.keep_failed("row2", "key2")
+        row_index = store.row_index("recipe")
+        assert row_index.state("row1", "key1") is RowState.DONE
+        row_index.keep_failed("row2", "key2")
         again = a_failed(an_intent(3), "row_invalid", request_key=None, run_id="run2", failed_at=START)
         store.file(again)
         await store.close(complete=True)
@@ -184,7 +184,7 @@ async def test_what_gathers_while_a_seal_runs_is_durable_with_the_new_segment(tm
     async def slow(work: Any, /, *args: Any) -> Any:
         if work.__name__ == "_turn_segment" and not late:
             late.append(store._journal.append(Voided("x9")))
-            store._books.start(an_intent(9))
+            store._run_state.start(an_intent(9))
         return work(*args)
 
     with started(tmp_path, offload=slow, seal_after=SealAfter(attempts=1)) as store:
@@ -236,15 +236,15 @@ async def test_a_failure_is_dropped_when_its_row_is_asked_again_and_its_costs_go
         await ask(store, an_intent(1, cost_before_ticks=7, attempt=2), an_answer(b"no", 400))
         await store.close(complete=True)
     with started(tmp_path, run_id="run2") as store:
-        standing = store.standing("recipe")
-        carried = standing.carried("row1", "key1")
+        row_index = store.row_index("recipe")
+        carried = row_index.carried("row1", "key1")
         assert carried == (2, 7, 1)
         again = an_intent(11, row_id="row1", request_key="key1", attempt=3, cost_before_ticks=7, runs_failed=1)
         await store.intent(again)
         assert not store.failures()
         store.release()
     with started(tmp_path, run_id="run3") as store:
-        assert store.standing("recipe").carried("row1", "key1") == (3, 7, 1)
+        assert store.row_index("recipe").carried("row1", "key1") == (3, 7, 1)
         await store.close(complete=False)
     assert column(tmp_path, "failures", "row_id") == []
 
@@ -261,12 +261,12 @@ async def test_what_a_run_made_parquet_of_on_the_way_a_replay_after_a_crash_make
             for number in range(21):
                 await ask(store, an_intent(number), an_answer(b"answer %d" % number))
             await store.flush()
-            assert [table.num_rows for table in store._books.attempts.tables] == [4], "two row groups are Parquet"
-            assert [table.num_rows for table in store._books.completed.tables] == [4] * 5
+            assert [table.num_rows for table in store._run_state.attempts.tables] == [4], "two row groups are Parquet"
+            assert [table.num_rows for table in store._run_state.completed.tables] == [4] * 5
             if output == sealed:
                 await store.close(complete=True)
     with open_store(crashed, run_id="run2") as store:
-        assert store.recover(judge).completed == 21
+        assert store.recover(classifier).completed == 21
     assert tree(sealed, "attempts", "results") == tree(crashed, "attempts", "results")
     (ledger,) = (sealed / "attempts").rglob("*.parquet")
     file = pq.ParquetFile(ledger)
@@ -284,14 +284,14 @@ async def test_failures_of_rows_that_left_go_after_a_complete_pass_and_carries_s
         await store.close(complete=True)
     for complete, left in ((False, ["row1", "row2"]), (True, ["row1"])):
         with started(tmp_path, run_id=f"run-{complete}") as store:
-            standing = store.standing("recipe")
-            standing.state("row1", "key1")
-            standing.state("row3", "key3")
+            row_index = store.row_index("recipe")
+            row_index.state("row1", "key1")
+            row_index.state("row3", "key3")
             await store.close(complete=complete)
         assert column(tmp_path, "failures", "row_id") == left
     with started(tmp_path, run_id="run4") as store:
-        assert store.standing("recipe").carried("row3", "key3").attempts == 1
-        assert store.standing("recipe").carried("row4", "key4").attempts == 1
+        assert store.row_index("recipe").carried("row3", "key3").attempts == 1
+        assert store.row_index("recipe").carried("row4", "key4").attempts == 1
 
 
 async def test_a_row_completed_twice_is_in_results_once_and_in_the_ledger_twice(tmp_path: Path) -> None:
@@ -319,16 +319,16 @@ async def test_a_crash_leaves_answers_tickets_and_ambiguous_rows(tmp_path: Path)
         await store.ticket("x4", "ticket-4", START)
     store = open_store(tmp_path, run_id="run2")
     with store:
-        recovery = store.recover(judge)
-        standing = store.standing("recipe")
+        recovery = store.recover(classifier)
+        row_index = store.row_index("recipe")
         assert (recovery.completed, recovery.failed, recovery.torn_bytes) == (2, 0, 0)
         assert [intent.row_id for intent in recovery.ambiguous] == ["row3"]
         assert [(ticket.intent.row_id, ticket.ticket) for ticket in recovery.tickets] == [("row4", "ticket-4")]
-        assert standing.state("row2", "key2") is RowState.DONE
-        assert standing.state("row3", "key3") is RowState.NEW
-        assert standing.carried("row3", "key3") == (1, 0, 0)
-        assert standing.state("row4", "skip4") is RowState.AWAITING
-        assert standing.ambiguous_ticks == 100
+        assert row_index.state("row2", "key2") is RowState.DONE
+        assert row_index.state("row3", "key3") is RowState.NEW
+        assert row_index.carried("row3", "key3") == (1, 0, 0)
+        assert row_index.state("row4", "skip4") is RowState.AWAITING
+        assert row_index.ambiguous_ticks == 100
         assert "2 completed" in " ".join(recovery.sentences())
     assert store.parts()[1].path == "results/run_date=2026-11-20/part-0of1-run1-000001.parquet"
 
@@ -338,14 +338,14 @@ async def test_held_rows_stay_pending_until_a_run_asks_them_again(tmp_path: Path
         await store.intent(an_intent(1))
     for _ in range(2):
         with open_store(tmp_path) as store:
-            recovery = store.recover(judge, hold=True)
-            assert store.standing("recipe").state("row1", "key1") is RowState.HELD
+            recovery = store.recover(classifier, hold=True)
+            assert store.row_index("recipe").state("row1", "key1") is RowState.HELD
             assert store.held_count == 1
             await store.close(complete=False)
     assert recovery.ambiguous == ()
     with started(tmp_path) as store:
-        assert store.standing("recipe").state("row1", "key1") is RowState.NEW
-        assert store.standing("recipe").carried("row1", "key1").attempts == 1
+        assert store.row_index("recipe").state("row1", "key1") is RowState.NEW
+        assert store.row_index("recipe").carried("row1", "key1").attempts == 1
     assert column(tmp_path, "attempts", "state") == ["ambiguous"]
 
 
@@ -357,9 +357,9 @@ async def test_a_request_that_never_left_is_not_ambiguous(tmp_path: Path) -> Non
         store.void("x2")
         await store.close(complete=False)
     with open_store(tmp_path) as store:
-        assert store.recover(judge).ambiguous == ()
-        assert store.standing("recipe").carried("row1", "key1") == (0, 0, 0)
-        assert store.standing("recipe").carried("row2", "key2") == (2, 9, 1)
+        assert store.recover(classifier).ambiguous == ()
+        assert store.row_index("recipe").carried("row1", "key1") == (0, 0, 0)
+        assert store.row_index("recipe").carried("row2", "key2") == (2, 9, 1)
 
 
 async def test_an_end_without_an_answer_is_in_the_journal_and_judged_again(tmp_path: Path) -> None:
@@ -369,19 +369,19 @@ async def test_an_end_without_an_answer_is_in_the_journal_and_judged_again(tmp_p
     timed_out = an_attempt(exchange, AttemptState.AMBIGUOUS, error_kind="timeout", error_message="slow")
     with started(tmp_path) as store:
         await store.intent(intent)
-        store.book("x1", Verdict(timed_out, None))
+        store.book("x1", Classification(timed_out, None))
         await store.intent(an_intent(2))
         ends = [entry for entry in read_segment(segment_of(tmp_path)).entries if isinstance(entry, Ended)]
         assert ends == [Ended("x1", (("timeout", "slow", late)))]
     with open_store(tmp_path) as store:
-        assert [intent.row_id for intent in store.recover(judge).ambiguous] == ["row2"]
+        assert [intent.row_id for intent in store.recover(classifier).ambiguous] == ["row2"]
 
 
 async def test_an_exchange_is_booked_once(tmp_path: Path) -> None:
     with started(tmp_path) as store:
-        verdict = await ask(store, an_intent(1), an_answer())
+        classification = await ask(store, an_intent(1), an_answer())
         with pytest.raises(KeyError):
-            store.book("x1", verdict)
+            store.book("x1", classification)
 
 
 async def test_a_torn_tail_is_cut_and_reported(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ async def test_a_torn_tail_is_cut_and_reported(tmp_path: Path) -> None:
     path = segment_of(tmp_path)
     path.write_bytes(path.read_bytes() + b"0badc0de {half a rec")
     with open_store(tmp_path) as store:
-        recovery = store.recover(judge)
+        recovery = store.recover(classifier)
         assert (recovery.torn_bytes, recovery.completed) == (20, 1)
         assert "20 bytes" in " ".join(recovery.sentences())
 
@@ -423,8 +423,8 @@ class Acknowledged:
 async def small_run(output: Path, told: Acknowledged, **options: Any) -> None:
     """Ten rows, two seals on the way: answers good and bad, a retry, an open ticket, a row filed without a request."""
     with open_store(output, offload=inline, seal_after=SealAfter(attempts=4), **options) as store:
-        store.recover(judge)
-        store.standing("recipe")
+        store.recover(classifier)
+        store.row_index("recipe")
         for number, status in ((1, 200), (2, 400), (3, 503), (5, 200), (6, 200), (7, 200), (8, 400)):
             await answered(store, told, an_intent(number), status)
         await answered(store, told, an_intent(33, row_id="row3", request_key="key3", attempt=2), 200)
@@ -441,13 +441,13 @@ async def answered(store: Store, told: Acknowledged, intent: Any, status: int) -
     await store.intent(intent)
     raw = await store.answer(intent.exchange_id, an_answer(intent.row_id.encode(), status))
     told.answers[intent.exchange_id] = status
-    store.book(intent.exchange_id, judge(Exchange(intent, answer=raw)))
+    store.book(intent.exchange_id, classifier(Exchange(intent, answer=raw)))
 
 
 def check_nothing_is_lost(output: Path, told: Acknowledged) -> None:
     with open_store(output, run_id="run2") as store:
-        recovery = store.recover(judge)
-        store.standing("recipe")
+        recovery = store.recover(classifier)
+        store.row_index("recipe")
         open_tickets = {ticket.intent.exchange_id for ticket in recovery.tickets}
     rows = column(output, "results", "row_id")
     assert len(rows) == len(set(rows)), "a row is in results twice"
@@ -504,7 +504,7 @@ def test_a_second_power_cut_during_recovery_loses_nothing_either(
     disk.after_cut(lambda most: luck.randint(0, most))
     disk = ModelledDisk(output, cut_at=again)
     with suppress(PowerCut), open_store(output, run_id="run2", disk=disk) as store:
-        store.recover(judge)
+        store.recover(classifier)
     disk.after_cut(lambda most: luck.randint(0, most))
     check_nothing_is_lost(output, told)
 
@@ -557,7 +557,7 @@ async def test_the_answers_of_lanes_that_are_shielded_are_written_when_the_write
             await reading.wait()
             tasks.cancel_scope.cancel()
     with open_store(tmp_path) as store:
-        assert store.recover(judge).completed == 1
+        assert store.recover(classifier).completed == 1
 
 
 class FailingDisk(ModelledDisk):
@@ -613,7 +613,7 @@ async def answers_under_way(store: Store, disk: ModelledDisk, fail_from_now: int
         disk._fail_at = len(disk.operations) + fail_from_now
         for number in (1, 2):
             raw = await store.answer(f"x{number}", an_answer(b"answer %d" % number))
-            store.book(f"x{number}", judge(Exchange(an_intent(number), answer=raw)))
+            store.book(f"x{number}", classifier(Exchange(an_intent(number), answer=raw)))
         with pytest.raises(DiskFailed):
             await store.intent(an_intent(4))
         with pytest.raises(DiskFailed):
@@ -635,7 +635,7 @@ async def test_when_the_journal_fails_what_is_in_flight_goes_to_fresh_files_and_
         assert not failed.exists()
     disk.after_cut(lose_all)
     with open_store(tmp_path, run_id="run2") as store:
-        recovery = store.recover(judge)
+        recovery = store.recover(classifier)
     assert [intent.row_id for intent in recovery.ambiguous] == ["row3"]
     assert sorted(column(tmp_path, "results", "output_text")) == ["answer 1", "answer 2"]
 
@@ -646,7 +646,7 @@ async def test_a_failed_seal_is_made_again_into_fresh_files_and_answers_in_fligh
         for number in (1, 2, 3):
             await store.intent(an_intent(number))
         raw = await store.answer("x1", an_answer(b"answer 1"))
-        store.book("x1", judge(Exchange(an_intent(1), answer=raw)))
+        store.book("x1", classifier(Exchange(an_intent(1), answer=raw)))
         disk._fail_at = len(disk.operations) + 2 + 1  # the group, and then the first operation of the seal
         await store.answer("x2", an_answer(b"answer 2"))
         with pytest.raises(DiskFailed):
@@ -656,7 +656,7 @@ async def test_a_failed_seal_is_made_again_into_fresh_files_and_answers_in_fligh
             await store.close(complete=True)
     disk.after_cut(lose_all)
     with open_store(tmp_path, run_id="run2") as store:
-        assert store.recover(judge).ambiguous == ()
+        assert store.recover(classifier).ambiguous == ()
     assert sorted(column(tmp_path, "results", "output_text")) == ["answer 1", "answer 2", "answer 3"]
 
 
@@ -678,7 +678,7 @@ async def test_after_a_second_failure_nothing_more_is_written_and_durable_answer
         assert len(disk.operations) == made
     disk.after_cut(lose_all)
     with open_store(tmp_path, run_id="run2") as store:
-        assert [intent.row_id for intent in store.recover(judge).ambiguous] == ["row2"]
+        assert [intent.row_id for intent in store.recover(classifier).ambiguous] == ["row2"]
     assert column(tmp_path, "results", "output_text") == ["answer 1"]
 
 
@@ -690,7 +690,7 @@ async def test_a_part_is_listed_only_when_nothing_will_seal_it_again(tmp_path: P
         for number in (1, 2):
             await store.intent(an_intent(number))
         raw = await store.answer("x1", an_answer(b"answer 1"))
-        store.book("x1", judge(Exchange(an_intent(1), answer=raw)))
+        store.book("x1", classifier(Exchange(an_intent(1), answer=raw)))
         disk._fail_at = len(disk.operations) + steps
         with suppress(DiskFailed):
             await store.answer("x2", an_answer(b"answer 2"))
@@ -698,7 +698,7 @@ async def test_a_part_is_listed_only_when_nothing_will_seal_it_again(tmp_path: P
             await store.close(complete=True)
         listed = [part for part in store.parts_to_list() if part.table != "failures"]
     with open_store(tmp_path, run_id="run2") as store:
-        store.recover(judge)
+        store.recover(classifier)
         listed += store.parts_to_list()
     assert {part.path for part in listed} == {str(each.relative_to(tmp_path)) for each in tmp_path.glob("**/*.parquet")}
     assert [part.sha256 for part in listed] == [part_file(tmp_path, tmp_path / part.path).sha256 for part in listed]
@@ -709,7 +709,7 @@ async def test_an_answer_that_comes_while_a_seal_finds_the_disk_full_is_still_wr
     store: Store
 
     async def full_at_the_seal(work: Any, /, *args: Any) -> Any:
-        if work.__name__ == "_turn_segment" and "x2" in store._books.open and not late:
+        if work.__name__ == "_turn_segment" and "x2" in store._run_state.open and not late:
             late.append(store._journal.append(Received("x2", an_answer(b"came late"))))
             disk._fail_at = len(disk.operations)
         return work(*args)
@@ -719,14 +719,14 @@ async def test_an_answer_that_comes_while_a_seal_finds_the_disk_full_is_still_wr
         await store.intent(an_intent(1))
         await store.intent(an_intent(2))
         raw = await store.answer("x1", an_answer())
-        store.book("x1", judge(Exchange(an_intent(1), answer=raw)))
+        store.book("x1", classifier(Exchange(an_intent(1), answer=raw)))
         with pytest.raises(DiskFailed):
             await store.intent(an_intent(3))
         with pytest.raises(DiskFailed):
             await store.close(complete=False)
         await late[0].durable()
     with open_store(tmp_path) as store:
-        assert store.recover(judge).completed == 1
+        assert store.recover(classifier).completed == 1
     assert column(tmp_path, "results", "output_text") == ["fine", "came late"]
 
 
@@ -749,7 +749,7 @@ async def test_kept_columns_of_an_earlier_job_are_still_filed(tmp_path: Path) ->
         await store.close(complete=False)
     with started(tmp_path, columns=Columns()) as store:
         written = await store.answer("x1", an_answer())
-        store.book("x1", judge(Exchange(an_intent(1), "ticket", START, written)))
+        store.book("x1", classifier(Exchange(an_intent(1), "ticket", START, written)))
         await store.close(complete=False)
     assert column(tmp_path, "results", "title") == ["title 1"]
 
@@ -768,9 +768,9 @@ def test_failed_records_survive_their_table(tmp_path: Path) -> None:
 
 
 async def test_what_ended_unclear_before_a_crash_is_held_by_the_replay_as_it_was_live(tmp_path: Path) -> None:
-    def unclear(exchange: Exchange) -> Verdict:
+    def unclear(exchange: Exchange) -> Classification:
         attempt = an_attempt(exchange.intent, AttemptState.AMBIGUOUS, error_kind="timeout", error_message="slow")
-        return Verdict(attempt, None)
+        return Classification(attempt, None)
 
     for hold, expected in ((True, RowState.HELD), (False, RowState.NEW)):
         output = an_output(tmp_path, hold)
@@ -780,7 +780,7 @@ async def test_what_ended_unclear_before_a_crash_is_held_by_the_replay_as_it_was
             await store.intent(an_intent(2))
         with open_store(output, run_id="run2") as store:
             store.recover(unclear, hold=hold)
-            assert store.standing("recipe").state("row1", "key1") is expected
+            assert store.row_index("recipe").state("row1", "key1") is expected
 
 
 def test_shards_that_write_the_same_small_file_at_once_do_not_take_it_from_each_other(tmp_path: Path) -> None:
@@ -796,7 +796,7 @@ def test_shards_that_write_the_same_small_file_at_once_do_not_take_it_from_each_
     for path in left:
         path.touch()
     with open_store(tmp_path, shard="0of2") as one:
-        one.recover(judge)
+        one.recover(classifier)
     assert [path.exists() for path in left] == [False, True]
 
 
@@ -815,20 +815,20 @@ async def test_an_old_segment_that_cannot_be_removed_ends_the_run_and_costs_no_a
 ) -> None:
     counted, output = ModelledDisk(an_output(tmp_path, "counted")), an_output(tmp_path, "run")
 
-    async def night(output: Path, disk: ModelledDisk) -> None:
+    async def session(output: Path, disk: ModelledDisk) -> None:
         with started(output, disk=disk, seal_after=SealAfter(attempts=1)) as store:
             for number in (1, 2):
                 await store.intent(an_intent(number))
             raw = await store.answer("x1", an_answer(b"answer 1"))
-            store.book("x1", judge(Exchange(an_intent(1), answer=raw)))
+            store.book("x1", classifier(Exchange(an_intent(1), answer=raw)))
             await store.answer("x2", an_answer(b"answer 2"))
             await store.close(complete=True)
 
-    await night(counted.root, counted)
+    await session(counted.root, counted)
     removed = next(at for at, each in enumerate(counted.operations) if each.name == "remove")
     with pytest.raises(DiskFailed):
-        await night(output, ModelledDisk(output, fail_at=removed + (step == "sync_folder")))
+        await session(output, ModelledDisk(output, fail_at=removed + (step == "sync_folder")))
     with open_store(output, run_id="run2") as store:
-        assert store.recover(judge).ambiguous == ()
+        assert store.recover(classifier).ambiguous == ()
     segment_of(output)
     assert sorted(column(output, "results", "output_text")) == ["answer 1", "answer 2"]

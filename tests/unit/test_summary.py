@@ -20,8 +20,8 @@ from batchvision.errors import (
     TooManyFailures,
 )
 from batchvision.records import Counters, Failed
+from batchvision.runner.summary import Left, exit_code_of, summarize
 from batchvision.stopping import Interrupted
-from batchvision.summary import Left, exit_code_of, summarize
 
 NOW = datetime(2026, 11, 20, 23, tzinfo=UTC)
 FAILED = Failed(

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_rows import START, an_answer, an_intent, ask, judge, open_store, tree
+from checkpoint_rows import START, an_answer, an_intent, ask, classifier, open_store, tree
 from modelled_disk import ModelledDisk, PowerCut, keep_all, lose_all
 
 from batchvision.checkpoint import OutputLock, OutputView, RowState, Store, spent_by_shard
 from batchvision.checkpoint.journal import segment_paths
 from batchvision.checkpoint.shards import all_locked, lock_shard, mutex, shards_of
+from batchvision.commands.verify import Mark, verify
 from batchvision.errors import DiskFailed, OutputHeld
 from batchvision.records import Shard
-from batchvision.verify import Mark, verify
 
 pytestmark = pytest.mark.anyio
 
@@ -51,8 +51,8 @@ async def die(output: Path, shard: Shard, run_id: str = "dead", start: int = 1) 
         return an_intent(number, run_id=run_id)
 
     with open_store(output, run_id=run_id, shard=shard.name) as store:
-        store.recover(judge)
-        store.standing("recipe")
+        store.recover(classifier)
+        store.row_index("recipe")
         await ask(store, intent(left.answered[0]), an_answer())
         await ask(store, intent(left.failed[0]), an_answer(b"no", 400))
         await store._writer._seal()
@@ -71,8 +71,8 @@ async def die(output: Path, shard: Shard, run_id: str = "dead", start: int = 1) 
 def begin(output: Path, shard: Shard, run_id: str = "next", **options: Any) -> Store:
     store = open_store(output, run_id=run_id, shard=shard.name, **options)
     try:
-        store.recover(judge)
-        store.standing("recipe")
+        store.recover(classifier)
+        store.row_index("recipe")
     except BaseException:
         store.release()
         raise
@@ -89,17 +89,17 @@ def column(output: Path, table: str, name: str) -> list[Any]:
 
 def assert_knows(store: Store, left: Left) -> None:
     """Every row of the dead run stands as that run left it, in the books and tables of the one that took over."""
-    standing = store.standing("recipe")
+    row_index = store.row_index("recipe")
 
     def states(numbers: list[int]) -> set[RowState]:
-        return {standing.state(f"row{number}", f"key{number}") for number in numbers}
+        return {row_index.state(f"row{number}", f"key{number}") for number in numbers}
 
     assert states(left.answered) == {RowState.DONE}
     assert states(left.failed) == {RowState.FAILED}
     assert states(left.tickets) == {RowState.AWAITING}
     assert states([*left.tried, *left.in_flight]) == {RowState.NEW}
-    assert {standing.carried(f"row{number}", f"key{number}").attempts for number in left.tried} == {1}
-    assert {standing.carried(f"row{number}", f"key{number}").attempts for number in left.in_flight} == {1}
+    assert {row_index.carried(f"row{number}", f"key{number}").attempts for number in left.tried} == {1}
+    assert {row_index.carried(f"row{number}", f"key{number}").attempts for number in left.in_flight} == {1}
     assert column(store.output, "results", "row_id") == names(left.answered)
     assert column(store.output, "failures", "row_id") == names(left.failed)
     ended = [*left.answered, *left.failed, *left.tried, *left.in_flight]
@@ -189,7 +189,7 @@ async def test_what_a_killed_shard_left_is_known_to_the_run_that_has_its_rows(tm
     left = await die(tmp_path, FOUR[0])
     with begin(tmp_path, now) as store:
         assert_knows(store, left)
-        assert {open_.intent.row_id for open_ in store._books.open.values()} == set(names(left.tickets))
+        assert {open_.intent.row_id for open_ in store._run_state.open.values()} == set(names(left.tickets))
         await store.close(complete=False)
     assert await wrong(tmp_path) == []
     if now != FOUR[0]:
@@ -203,9 +203,9 @@ async def test_a_division_into_more_shards_leaves_each_row_to_its_own_shard(tmp_
     first = begin(tmp_path, FOUR[0])
     second = begin(tmp_path, FOUR[1], "beside")
     with first, second:
-        known = set(first._books.failures) | set(second._books.failures)
+        known = set(first._run_state.failures) | set(second._run_state.failures)
         assert known == {name for name in names(left.failed) if FOUR[0].owns(name) or FOUR[1].owns(name)}
-        open_ = [open_.intent.row_id for store in (first, second) for open_ in store._books.open.values()]
+        open_ = [open_.intent.row_id for store in (first, second) for open_ in store._run_state.open.values()]
         assert sorted(open_) == [name for name in names(left.tickets) if FOUR[0].owns(name) or FOUR[1].owns(name)]
     with begin(tmp_path, Shard(), "whole") as store:
         assert_knows(store, left)
@@ -220,13 +220,13 @@ async def test_tickets_that_are_left_to_their_own_shard_stay_known_as_unread(tmp
         await ended.close(complete=True)
     with begin(tmp_path, FOUR[0]) as first, begin(tmp_path, FOUR[1], "beside") as second:
         for store in (first, second):
-            assert [open_.is_unread for open_ in store._books.open.values()] == [True, True]
+            assert [open_.is_unread for open_ in store._run_state.open.values()] == [True, True]
 
 
 async def test_a_dead_shard_of_the_same_division_is_recovered_and_keeps_what_is_open(tmp_path: Path) -> None:
     left = await die(tmp_path, FOUR[1])
     with begin(tmp_path, FOUR[0]) as store:
-        assert store._books.open == {}
+        assert store._run_state.open == {}
         assert store.failures() == ()
         assert column(tmp_path, "results", "row_id") == names(left.answered)
         with begin(tmp_path, FOUR[1], "own") as own:
@@ -275,7 +275,7 @@ async def operations_of_a_takeover(folder: Path, now: Shard) -> int:
     disk = ModelledDisk(folder)
     with open_store(folder, run_id="next", shard=now.name, disk=disk) as store:
         before = len(disk.operations)
-        store.recover(judge)
+        store.recover(classifier)
         assert before < 10
         return len(disk.operations)
 
@@ -294,7 +294,7 @@ async def test_after_a_crash_at_any_operation_of_a_takeover_the_next_start_knows
         left = await die(output, FOUR[0])
         disk = ModelledDisk(output, cut_at=at)
         with pytest.raises(PowerCut), open_store(output, run_id="next", shard=now, disk=disk) as store:
-            store.recover(judge)
+            store.recover(classifier)
         disk.after_cut(choose)
         assert await wrong(output) == [], f"cut at {at}: {disk.operations[-1]}"
         with begin(output, Shard.named(then), "after") as store:
@@ -312,7 +312,7 @@ async def test_a_disk_that_fails_in_a_takeover_loses_nothing_and_lets_go_of_ever
         left = await die(output, FOUR[0])
         disk = ModelledDisk(output, fail_at=at, error=errno.ENOSPC)
         with suppress(DiskFailed), open_store(output, run_id="next", shard="0of2", disk=disk) as store:
-            store.recover(judge)
+            store.recover(classifier)
         with all_locked(output):
             pass
         with begin(output, Shard(), "whole") as store:
@@ -329,10 +329,10 @@ async def test_a_takeover_that_lets_go_before_its_own_segment_is_durable_loses_r
         left = await die(output, FOUR[0])
         disk = ModelledDisk(output, cut_at=at)
         with suppress(PowerCut), open_store(output, run_id="next", shard="0of2", disk=disk) as store:
-            store.recover(judge)
+            store.recover(classifier)
         disk.after_cut(keep_all)
         with begin(output, Shard(), "whole") as store:
-            return {open_.intent.row_id for open_ in store._books.open.values()} != set(names(left.tickets))
+            return {open_.intent.row_id for open_ in store._run_state.open.values()} != set(names(left.tickets))
 
     count = await operations_of_a_takeover(tmp_path / "count", Shard(0, 2))
     assert not any([await lost_at(tmp_path / f"right{at}", at) for at in range(count)])

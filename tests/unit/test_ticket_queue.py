@@ -9,7 +9,7 @@ import anyio
 import pytest
 from virtual_time import VIRTUAL
 
-from batchvision.lanes.deferred import (
+from batchvision.runner.lanes.deferred import (
     FIRST_POLL_SECONDS,
     LONGEST_POLL_WAIT_SECONDS,
     NEAR_EXPIRY_SECONDS,

@@ -16,7 +16,7 @@ from batchvision.errors import (
     StopRun,
     Transient,
 )
-from batchvision.pacing.trouble import Trouble
+from batchvision.limits.trouble import Trouble
 
 START = 1_000.0
 

@@ -20,12 +20,12 @@ from batchvision.checkpoint import Store, compact
 from batchvision.checkpoint.lease import LEASE_NAME
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, holder_at_work
 from batchvision.checkpoint.parts import ancestors_of, earlier_sha256, read_part
+from batchvision.commands.verify import Mark, Report, verify
+from batchvision.commands.verify import hashes as by_hash
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid
-from batchvision.feed import Selection
-from batchvision.runner import run
-from batchvision.verify import Mark, Report, verify
-from batchvision.verify import hashes as by_hash
+from batchvision.runner.feed import Selection
+from batchvision.runner.session import run
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def test_another_manifest_of_an_older_date_is_no_loss(output: Output) -> None:
 def killed_run(folder: Path, answers: int = 0, in_flight: int = 0, tickets: int = 0) -> Path:
     """An output whose writer was killed with so much in its journal."""
 
-    async def night() -> None:
+    async def session() -> None:
         with open_store(folder) as store:
             store.recover(lambda exchange: pytest.fail("nothing to judge"))
             for number in range(answers):
@@ -289,7 +289,7 @@ def killed_run(folder: Path, answers: int = 0, in_flight: int = 0, tickets: int 
                 if number >= 100 + in_flight:
                     await store.ticket(f"x{number}", "ticket", an_intent(number).sent_at)
 
-    anyio.run(night)
+    anyio.run(session)
     return folder
 
 

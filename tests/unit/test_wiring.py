@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from batchvision import Job, JobInvalid
-from batchvision.caps import Caps
-from batchvision.pricelist import quote
+from batchvision.limits.caps import Caps
+from batchvision.money.price_lists import quote
 from batchvision.records import Shard
-from batchvision.wiring import (
+from batchvision.runner.wiring import (
     Spent,
     budget_of,
     caps_of,
+    classifier_of,
     estimator_of,
-    judge_of,
     least_image_of,
     prices_of,
     share_of_job,
@@ -143,8 +143,8 @@ def test_the_jobs_own_prices_win(job_of):
 
 def test_the_judge_knows_how_often_and_when_to_raise(job_of):
     job = job_of(limits={"max_attempts": 2}, answer={"on_truncated": "raise_once"})
-    judge = judge_of(job, None, lambda recipe_id: job.recipe)
-    assert (judge._policy.max_attempts, judge._policy.raise_once) == (2, True)
+    classifier = classifier_of(job, None, lambda recipe_id: job.recipe)
+    assert (classifier._policy.max_attempts, classifier._policy.raise_once) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,260 @@
+"""Where every row stands before it is asked: read once from the parts, kept up by what this run books.
+
+The rule: a row is known by its row_id and one of its two keys; only the columns needed are read, and a done row is 30
+bytes (under its skip_key, under its request_key, and a hint that its request is answered), never an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchvision.checkpoint.entries import Carry
+from batchvision.checkpoint.keyset import KeySet
+from batchvision.checkpoint.manifest_index import RowsMet
+from batchvision.checkpoint.paid_failures import read_paid_failures
+from batchvision.checkpoint.paid_rows import PaidRows
+from batchvision.checkpoint.parts import batches_of, part_paths
+from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pair, pairs
+from batchvision.checkpoint.run_state import RunState
+from batchvision.checkpoint.spent import Sums, read_sums
+from batchvision.checkpoint.stored_answers import StoredAnswer, StoredAnswers
+from batchvision.records import Completed, Failed, Intent
+
+_RESULT_COLUMNS = ("row_id", "request_key", "skip_key", "recipe_id")
+
+
+class RowState(Enum):
+    """What a rerun finds of a row under its current key."""
+
+    NEW = "new"  #: no answer yet
+    DONE = "done"  #: in results
+    FAILED = "failed"  #: in failures
+    AWAITING = "awaiting"  #: a ticket is open for it
+    HELD = "held"  #: it was in flight at a crash and `ambiguous = "hold"` keeps it
+
+
+class Carried(NamedTuple):
+    """What earlier attempts of the same request have used up."""
+
+    attempts: int = 0
+    cost_ticks: int = 0
+    runs_failed: int = 0
+
+
+_NOTHING_CARRIED = Carried()
+
+
+class RowIndex:
+    """The answers to the feed's and the lanes' questions, which the feed's thread and the loop ask at the same time."""
+
+    def __init__(
+        self,
+        run_state: RunState,
+        done: KeySet,
+        paid_rows: Callable[[], PaidRows],
+        sums: Sums,
+        answered: KeySet,
+        paid_failures: Mapping[tuple[str, str], Failed] | None = None,
+        stored_answers: Callable[[], StoredAnswers] = StoredAnswers.none,
+    ) -> None:
+        for keys in (done, answered):
+            keys.settle()  # else two who ask at once both sort them, and find what is done not to be
+        #: request_keys that (very probably) have an answer under this recipe, whosever it is
+        self.answered = answered
+        self._run_state = run_state
+        self._done = done
+        self._read_paid_rows = paid_rows
+        self._paid_rows: PaidRows | None = None
+        self._read_stored_answers = stored_answers
+        self._stored_answers: StoredAnswers | None = None
+        self._sums = sums
+        self._awaiting = {
+            (open_.intent.row_id, key)
+            for open_ in run_state.open.values()
+            if open_.ticket is not None
+            for key in (open_.intent.request_key, open_.intent.skip_key)
+        }
+        #: the loop takes from ``_awaiting`` while the feed's thread asks, so that it cannot be walked through there
+        self._had_tickets = frozenset(row_id for row_id, _ in self._awaiting)
+        #: row_id and a key of each row of the manifest that has a failure, a carry or a ticket under it
+        self.seen: set[tuple[str, str]] = set()
+        self._paid_failures = {} if paid_failures is None else paid_failures
+        self.met = RowsMet()
+        self._failed_before = frozenset(row_id for row_id, _ in self._paid_failures)
+
+    @classmethod
+    def read(cls, output: Path, run_state: RunState, recipe_id: str) -> RowIndex:
+        """From the parts of all shards. Raises CheckpointDamaged."""
+        done, answered = _read_results(output, recipe_id)
+
+        def is_wanted(row_id: str, request_key: str) -> bool:
+            return not done.contains(pair(row_id, request_key))
+
+        failures = read_paid_failures(output, is_wanted)
+
+        def paid_rows() -> PaidRows:
+            failed = (*run_state.failures.values(), *failures.values())
+            return PaidRows.read(output, recipe_id, failed, tuple(run_state.open.values()))
+
+        stored_answers = partial(StoredAnswers.read, output, recipe_id)
+        return cls(run_state, done, paid_rows, read_sums(output), answered, failures, stored_answers)
+
+    # ---------------------------------------------------------------------------- one row
+
+    def state(self, row_id: str, key: str) -> RowState:
+        """``key`` is the row's request_key or its skip_key. A failure, carry or ticket asked for counts as seen."""
+        if not self.is_done(row_id, key):
+            return self.open_state(row_id, key)
+        self.met.add_one(pair(row_id, key))
+        return RowState.DONE
+
+    def open_state(self, row_id: str, key: str) -> RowState:
+        """As :meth:`state`, of a row that :meth:`not_done` has named."""
+        if (row_id, key) in self._awaiting:
+            self.seen.add((row_id, key))
+            return RowState.AWAITING
+        carry = self._carry(row_id, key)
+        if carry is not None:  # also of a failed row that is being tried again
+            return RowState.HELD if carry.held else RowState.NEW
+        return RowState.NEW if self.failed_before(row_id, key) is None else RowState.FAILED
+
+    def failed_before(self, row_id: str, key: str) -> Failed | None:
+        """The row's record in ``failures`` under this key, kept cells and all, or what the ledger has of it."""
+        failed = self._run_state.failures.get(row_id)
+        if failed is None or key not in (failed.request_key, failed.skip_key):
+            failed = self._paid_failures.get((row_id, key))
+        if failed is not None:
+            self.seen.add((row_id, key))
+        return failed
+
+    def keep_failed(self, row_id: str, key: str, skip_key: str | None = None) -> None:
+        """The row stays failed in this run: its record outlives a complete pass over the manifest. ``skip_key``: where
+        ``key`` is the request_key."""
+        failed = self.failed_before(row_id, key)
+        if failed is not None and skip_key is not None and not failed.skip_key:  # as the ledger has it
+            self._run_state.keep(replace(failed, skip_key=skip_key))
+
+    def has_seen(self, record: Failed | Carry | Completed) -> bool:
+        """Whether the manifest has the row, under this very request."""
+        keys = (record.request_key, record.skip_key)
+        return any(key and (record.row_id, key) in self.seen for key in keys)
+
+    def carried(self, row_id: str, key: str) -> Carried:
+        """What the next attempt counts on from: of a pending row its carry, of a failed one its record."""
+        carry = self._carry(row_id, key)
+        if carry is not None:
+            return Carried(carry.attempts, carry.cost_ticks, carry.runs_failed)
+        failed = self.failed_before(row_id, key)
+        if failed is not None:
+            return Carried(failed.attempt_count, failed.row_cost_ticks, failed.runs_failed)
+        return _NOTHING_CARRIED
+
+    def empties(self, row_id: str, key: str) -> int:
+        """How often earlier attempts of a pending request said nothing: one more is bought, whichever run buys it."""
+        carry = self._carry(row_id, key)
+        return 0 if carry is None else carry.empties
+
+    def _carry(self, row_id: str, key: str) -> Carry | None:
+        carry = self._run_state.carries.get(row_id, key)
+        if carry is not None:
+            self.seen.add((row_id, key))
+        return carry
+
+    def collected(self, intent: Intent) -> None:
+        """The ticket has ended and its row has not: it is to be asked again."""
+        self._awaiting -= {(intent.row_id, intent.request_key), (intent.row_id, intent.skip_key)}
+
+    # ---------------------------------------------------------------------------- all rows
+
+    def is_done(self, row_id: str, key: str) -> bool:
+        """Whether the row was done under its request_key or skip_key before this run."""
+        return len(self._done) > 0 and self._done.contains(pair(row_id, key))
+
+    def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
+        """The places of the rows that were not; ``keys``: 16 bytes each, one behind the other."""
+        rows = pairs(packed_ids(ids), keys)
+        self.met.add(rows)
+        if not len(self._done):
+            return list(range(len(ids)))
+        return np.flatnonzero(~self._done.contains_packed(rows)).tolist()
+
+    def met_before(self, row_ids: Sequence[str]) -> list[int]:
+        """The places of those that have failed, wait for a ticket, or carry something, under whatever key."""
+        failures, carries, tickets = self._run_state.failures, self._run_state.carries, self._had_tickets
+        paid = self._failed_before
+        if not (failures or carries or tickets or paid):
+            return []
+        return [
+            at
+            for at, each in enumerate(row_ids)
+            if each in failures or each in carries or each in tickets or each in paid
+        ]
+
+    def paid_rows(self) -> PaidRows:
+        """Which rows were paid for, under whatever key. Read when first asked for, which is before anything is sent.
+        Raises CheckpointDamaged."""
+        if self._paid_rows is None:
+            self._paid_rows = self._read_paid_rows()
+        return self._paid_rows
+
+    def were_paid(self, ids: pa.Array) -> list[bool]:
+        """Of each row whether it was ever paid for under this recipe, with whatever cells and images."""
+        paid = self.paid_rows()
+        places = paid.find(ids)
+        return [place >= 0 and bool(paid.have_current(places[at : at + 1])[0]) for at, place in enumerate(places)]
+
+    def answers_of(self, row_id: str) -> list[StoredAnswer]:
+        """The row's answers under this recipe, whatever was asked. Raises CheckpointDamaged."""
+        if self._stored_answers is None:
+            self._stored_answers = self._read_stored_answers()
+        return self._stored_answers.of(row_id)
+
+    def are_elsewhere(self, ids: pa.Array) -> list[bool]:
+        """Of each row whether it was last paid for under another recipe."""
+        return list(self.paid_rows().are_elsewhere(ids).tolist())
+
+    @property
+    def spent_ticks(self) -> int:
+        """By all runs of the output before this one."""
+        return self._sums.spent_ticks
+
+    @property
+    def ambiguous_ticks(self) -> int:
+        return self._sums.ambiguous_ticks
+
+
+# ---------------------------------------------------------------------------------- reading
+
+
+def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet]:
+    """The done rows of this recipe under both keys, and its answered request_keys."""
+    done, answered = KeySet(), KeySet()
+    current = pa.scalar(recipe_id, pa.string())  # of a given type: to guess one takes pyarrow 0.1 ms
+    for table in _tables(part_paths(output, "results"), _RESULT_COLUMNS):
+        is_current = pc.equal(table["recipe_id"], current)
+        _add_done(done, answered, table if pc.all(is_current).as_py() else table.filter(is_current))
+    return done, answered
+
+
+def _tables(paths: Sequence[Path], names: Sequence[str]) -> Iterator[pa.Table]:
+    """Some columns of parts, some thousand rows at a time: a merged one has a quarter of a million."""
+    for path in paths:
+        for batch in batches_of(path, names):
+            yield pa.Table.from_batches([batch])
+
+
+def _add_done(done: KeySet, answered: KeySet, table: pa.Table) -> None:
+    for batch in table.to_batches():
+        ids, asked = packed_ids(batch["row_id"]), packed_keys(batch["request_key"])
+        done.add_packed(pairs(ids, asked))
+        done.add_packed(pairs(ids, packed_keys(batch["skip_key"])))
+        answered.add_packed(asked)

@@ -1,0 +1,363 @@
+"""What is open, and what has been booked since the last seal: one set of rules, live and when a journal is replayed.
+
+No I/O and no clock: the same records in the same order give the same books. That is what makes a replay write the same
+parts that the crashed run wrote, or would have written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Header, Received, Voided
+from batchvision.checkpoint.unsealed import Unsealed
+from batchvision.errors import ROW_FAULTS, TRANSIENTS, EmptyAnswer
+from batchvision.records import (
+    Attempt,
+    AttemptState,
+    Completed,
+    EndedWithout,
+    Exchange,
+    Failed,
+    Intent,
+    Outcome,
+    RawAnswer,
+)
+
+
+class Classification(Protocol):
+    """What a judge says of an exchange (``outcome.Classification`` is one): its line in the ledger, and how its row ended.
+
+    ``outcome`` None: the row is still pending.
+    """
+
+    @property
+    def attempt(self) -> Attempt: ...
+
+    @property
+    def outcome(self) -> Outcome | None: ...
+
+
+def end_of(classification: Classification) -> EndedWithout | None:
+    """An end that a replay can judge again. One that was only interrupted has no end: a replay finds it open."""
+    attempt, outcome = classification.attempt, classification.outcome
+    if attempt.error_kind not in ROW_FAULTS and attempt.error_kind not in TRANSIENTS:
+        return None
+    exchange = attempt.exchange
+    at = outcome.failed_at if isinstance(outcome, Failed) else exchange.ended_at or exchange.intent.sent_at
+    return EndedWithout(attempt.error_kind, attempt.error_message or "", at)
+
+
+def is_unclear(classification: Classification) -> bool:
+    """Whether a row is pending because nobody knows if it was billed: ``ambiguous = "hold"`` keeps it so."""
+    return classification.outcome is None and classification.attempt.state is AttemptState.AMBIGUOUS
+
+
+class Cut(NamedTuple):
+    """What one seal writes. ``failures`` is None where that table has not changed."""
+
+    attempts: Unsealed[Attempt]
+    completed: Unsealed[Completed]
+    failures: tuple[Failed, ...] | None
+    open: tuple[Exchange, ...]
+    carries: tuple[Carry, ...]
+
+    @property
+    def has_rows(self) -> bool:
+        return bool(self.attempts or self.completed) or self.failures is not None
+
+    def entries(self) -> Iterator[Entry]:
+        """What the next segment begins with, so that the one before can go."""
+        yield from self.carries
+        for exchange in self.open:
+            yield from entries_of(exchange)
+
+
+def entries_of(exchange: Exchange) -> Iterator[Entry]:
+    """An exchange as the records that made it."""
+    intent = exchange.intent
+    yield intent
+    if exchange.ticket is not None:
+        yield accepted(exchange)
+    if exchange.answer is not None:
+        yield Received(intent.exchange_id, exchange.answer)
+
+
+def accepted(exchange: Exchange) -> Accepted:
+    """The record of the exchange's ticket."""
+    intent = exchange.intent
+    if exchange.ticket is None:
+        raise RuntimeError("an exchange without a ticket was recorded as accepted")
+    return Accepted(intent.exchange_id, exchange.ticket, exchange.ticket_at or intent.sent_at, exchange.ticket_place)
+
+
+class Carries:
+    """What pending requests have used up, by row_id and request_key: a row may have several, one for each cell."""
+
+    def __init__(self, carries: Iterable[Carry] = ()) -> None:
+        self._by_row: dict[str, dict[str, Carry]] = {}
+        for carry in carries:
+            self.put(carry)
+
+    def __iter__(self) -> Iterator[Carry]:
+        for of_row in self._by_row.values():
+            yield from of_row.values()
+
+    def __contains__(self, row_id: str) -> bool:
+        return row_id in self._by_row
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_row.values()))
+
+    def get(self, row_id: str, key: str) -> Carry | None:
+        """``key``: request_key or skip_key."""
+        of_row = self._by_row.get(row_id)
+        if of_row is None:
+            return None
+        return of_row.get(key) or next((carry for carry in of_row.values() if carry.skip_key == key), None)
+
+    def put(self, carry: Carry) -> None:
+        self._by_row.setdefault(carry.row_id, {})[carry.request_key] = carry
+
+    def pop(self, row_id: str, request_key: str) -> None:
+        of_row = self._by_row.get(row_id, {})
+        of_row.pop(request_key, None)
+        if not of_row:
+            self._by_row.pop(row_id, None)
+
+
+@dataclass(slots=True)
+class RunState:
+    """The writer's memory. ``is_done``: whether earlier parts have a (row_id, request_key) already (promise P9)."""
+
+    #: of this run, or of the run that is replayed
+    run_id: str = ""
+    #: the rows that are failed now, by row_id; what was paid under their other requests stands in the ledger
+    failures: dict[str, Failed] = field(default_factory=dict)
+    carries: Carries = field(default_factory=Carries)
+    open: dict[str, Exchange] = field(default_factory=dict)
+    attempts: Unsealed[Attempt] = field(default_factory=Unsealed)
+    completed: Unsealed[Completed] = field(default_factory=Unsealed)
+    #: (row_id, request_key) of those
+    answered: set[tuple[str, str]] = field(default_factory=set)
+    failures_changed: bool = False
+    #: tickets of which a poll may have taken the answer
+    doubted: set[str] = field(default_factory=set)
+    #: tickets whose poll is on the wire, or was cut off there
+    polled: set[str] = field(default_factory=set)
+    #: rows that this run has found failed
+    touched: set[str] = field(default_factory=set)
+    #: row_id and request_key of those that this run leaves pending after an attempt
+    carried: set[tuple[str, str]] = field(default_factory=set)
+    is_done: Callable[[str, str], bool] = lambda row_id, request_key: False
+
+    # ---------------------------------------------------------------------------- an exchange
+
+    def start(self, intent: Intent) -> None:
+        """The row is pending again: its failure goes, what it has cost lives on in the intent."""
+        self.open[intent.exchange_id] = Exchange(intent)
+        if not intent.is_trial:
+            self._drop_failure(intent.row_id)
+
+    def accept(self, entry: Accepted) -> None:
+        exchange = self.open[entry.exchange_id]
+        self.open[entry.exchange_id] = exchange._replace(
+            ticket=entry.ticket, ticket_at=entry.at, ticket_place=entry.place, is_unread=entry.is_unread
+        )
+
+    def poll_begins(self, exchange_id: str) -> None:
+        self.polled.add(exchange_id)
+
+    def poll_ends(self, exchange_id: str, *, may_be_read: bool) -> None:
+        self.polled.discard(exchange_id)
+        if may_be_read:
+            self.doubted.add(exchange_id)
+
+    def is_doubted(self, exchange_id: str) -> bool:
+        """Whether a ticket that its provider does not know may have been read by this run."""
+        return exchange_id in self.doubted or exchange_id in self.polled
+
+    def unread(self, run_id: str) -> Iterator[Accepted]:
+        """The open tickets whose answers no poll of ``run_id``, or of an earlier run, can have taken."""
+        for exchange_id, exchange in self.open.items():
+            is_open = exchange.ticket is not None and exchange.answer is None
+            was_unread = exchange.intent.run_id == run_id or exchange.is_unread
+            if is_open and was_unread and not self.is_doubted(exchange_id):
+                yield replace(accepted(exchange), is_unread=True)
+
+    def receive(self, exchange_id: str, raw: RawAnswer) -> None:
+        self.open[exchange_id] = self.open[exchange_id]._replace(answer=raw)
+
+    def end(self, exchange_id: str, ended: EndedWithout) -> None:
+        self.open[exchange_id] = self.open[exchange_id]._replace(ended=ended)
+
+    def void(self, exchange_id: str) -> None:
+        """The request never left: the row is where it was, and what it had cost is carried on."""
+        intent = self.open.pop(exchange_id).intent
+        if intent.is_trial:
+            return
+        is_carried = self.carries.get(intent.row_id, intent.request_key) is not None
+        if (intent.attempt > 1 or intent.runs_failed) and not is_carried:
+            self._carry(intent, intent.attempt - 1, 0, None)  # its tries tell how often it said nothing
+
+    # ---------------------------------------------------------------------------- its end
+
+    def book(self, exchange_id: str, classification: Classification, hold: bool = False) -> Exchange:
+        """Close an exchange. KeyError: it is not open, or has been booked before."""
+        exchange = self.open.pop(exchange_id)
+        attempt, intent = classification.attempt, exchange.intent
+        self.attempts.append(attempt)
+        if intent.is_trial:
+            return exchange
+        match classification.outcome:
+            case Completed() as completed:
+                self.publish(completed, is_current=intent.run_id == self.run_id)
+            case Failed() as failed:
+                self.carries.pop(intent.row_id, intent.request_key)
+                if intent.run_id == self.run_id:
+                    self.file(failed)
+                else:
+                    self._file_collected(failed)
+            case None:
+                ticks = attempt.answer.usage.cost_ticks or 0
+                self._carry(intent, intent.attempt, ticks, attempt.bound_ticks, hold, attempt.error_kind)
+        return exchange
+
+    def publish(self, completed: Completed, *, is_current: bool = True) -> None:
+        """The row has its answer. P9: once in results; each attempt is in the ledger all the same.
+
+        ``is_current`` False: the answer to a ticket of an earlier run, and the row may have another cell by now. Then
+        only a failure of the same request goes.
+        """
+        self.carries.pop(completed.row_id, completed.request_key)
+        failed = self.failures.get(completed.row_id)
+        if failed is not None and (is_current or failed.request_key == completed.request_key):
+            self._drop_failure(completed.row_id)
+        key = (completed.row_id, completed.request_key)
+        if key not in self.answered and not self.is_done(*key):
+            self.answered.add(key)
+            self.completed.append(completed)
+
+    def file(self, failed: Failed) -> None:
+        """The row is failed. One that has failed in the same way before keeps its record, and the table its bytes. The
+        record has what was carried of the same request."""
+        stored = replace(failed, at_provider=False)
+        if failed.request_key is not None:
+            self.carries.pop(failed.row_id, failed.request_key)
+        before = self.failures.get(failed.row_id)
+        self.touched.add(failed.row_id)
+        if before is not None and replace(stored, failed_at=before.failed_at, run_id=before.run_id) == before:
+            return
+        self.failures[failed.row_id] = stored
+        self.failures_changed = True
+
+    def _file_collected(self, failed: Failed) -> None:
+        """A ticket of an earlier run has failed: the failure of another cell of its row stays."""
+        before = self.failures.get(failed.row_id)
+        if before is None or before.request_key == failed.request_key:
+            self.failures[failed.row_id] = replace(failed, at_provider=False)
+            self.failures_changed = True
+
+    def keep(self, failed: Failed) -> None:
+        """The row is failed now, as the ledger says that it was before."""
+        if self.failures.get(failed.row_id) != failed:
+            self.failures[failed.row_id] = failed
+            self.failures_changed = True
+
+    def _drop_failure(self, row_id: str) -> None:
+        if self.failures.pop(row_id, None) is not None:
+            self.failures_changed = True
+
+    def _carry(
+        self,
+        intent: Intent,
+        attempts: int,
+        ticks: int,
+        bound: int | None,
+        hold: bool = False,
+        error_kind: str | None = None,
+    ) -> None:
+        before = self.carries.get(intent.row_id, intent.request_key)
+        bound = (bound or 0) + (before.bound_ticks or 0 if before else 0)
+        self.carried.add((intent.row_id, intent.request_key))
+        self.carries.put(
+            Carry(
+                row_id=intent.row_id,
+                request_key=intent.request_key,
+                skip_key=intent.skip_key,
+                attempts=attempts,
+                cost_ticks=intent.cost_before_ticks + ticks,
+                runs_failed=intent.runs_failed,
+                held=hold,
+                bound_ticks=bound or None,
+                empties=intent.tries.empties + (error_kind == EmptyAnswer.kind),
+            )
+        )
+
+    # ---------------------------------------------------------------------------- between runs and seals
+
+    def begin(self, run_id: str) -> None:
+        """Recovery is over: what is booked from now on is of this run, and of rows that its manifest has."""
+        self.run_id, self.touched, self.carried = run_id, set(), set()
+
+    def held_count(self, is_seen: Callable[[Carry], bool]) -> int:
+        """Held rows of the manifest; ``is_seen``: of those that were held before this run."""
+        held = [carry for carry in self.carries if carry.held]
+        return sum((carry.row_id, carry.request_key) in self.carried or is_seen(carry) for carry in held)
+
+    def release_held(self) -> None:
+        """A run that sends ambiguous rows again."""
+        self.carries = Carries(replace(carry, held=False) for carry in self.carries)
+
+    def drop_answered(self) -> None:
+        """A seal that was cut off may have left a row in both tables: it is completed."""
+        for failed in list(self.failures.values()):
+            if failed.request_key and self.is_done(failed.row_id, failed.request_key):
+                del self.failures[failed.row_id]
+                self.failures_changed = True
+
+    def drop_unseen(self, is_seen: Callable[[Failed], bool]) -> None:
+        """After a complete pass over the manifest: ``failures/`` lists no row that has left it or has another cell."""
+        for failed in list(self.failures.values()):
+            if failed.row_id not in self.touched and not is_seen(failed):
+                self._drop_failure(failed.row_id)
+
+    @property
+    def has_unsealed(self) -> bool:
+        return bool(self.attempts or self.completed) or self.failures_changed
+
+    def cut(self) -> Cut:
+        """Hand over what has been booked, and begin anew."""
+        cut = Cut(
+            attempts=self.attempts.cut(),
+            completed=self.completed.cut(),
+            failures=tuple(self.failures.values()) if self.failures_changed else None,
+            open=tuple(self.open.values()),
+            carries=tuple(self.carries),
+        )
+        self.answered, self.failures_changed = set(), False
+        return cut
+
+    # ---------------------------------------------------------------------------- replay
+
+    def apply(self, entry: Entry) -> str | None:
+        """Take a record in as when it was written. The id of an exchange that is now to be judged, or None."""
+        match entry:
+            case Intent():
+                self.start(entry)
+            case Accepted():
+                self.accept(entry)
+            case Received(exchange_id, raw):
+                self.receive(exchange_id, raw)
+                return exchange_id
+            case Ended(exchange_id, ended):
+                self.end(exchange_id, ended)
+                return exchange_id
+            case Voided(exchange_id):
+                self.void(exchange_id)
+            case Carry():
+                self.carries.put(entry)
+            case Header():
+                raise ValueError("a second segment header")
+        return None

@@ -1,0 +1,228 @@
+"""What ``check`` does before money is spent: key, model, manifest, folders and extras, each as one finding.
+
+Rule: nothing here costs anything; the provider is sent one GET for its list of models.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from batchvision.errors import BatchvisionError, JobInvalid, ModelNotFound, RequestRejected, StopRun
+from batchvision.job import Job
+from batchvision.money import FRESH_FOR, ListedPrices, quote, recall, remember
+from batchvision.providers import Dialect, ModelListing, dialect
+from batchvision.runner import fallback_warning, system_warning
+from batchvision.secrets import Secret, Secrets
+from batchvision.ticks import format_usd
+
+if TYPE_CHECKING:
+    from batchvision.http import Network
+
+MODELS_TIMEOUT_SECONDS = 30.0
+REFUSED = 5
+INVALID = 2
+
+#: What an extra adds, by the module it brings.
+EXTRAS: Mapping[str, tuple[str, str]] = {
+    "pillow_heif": ("heic", "HEIC images"),
+    "duckdb": ("duckdb", "loading into DuckDB"),
+}
+
+ListModels = Callable[[Dialect, str, Secret | None, Mapping[str, str]], Awaitable[tuple[ModelListing, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFinding:
+    """One thing that was looked at. ``exit_code`` is 0 where it is well."""
+
+    topic: str
+    says: str
+    exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """All findings; ``exit_code`` is the one of the gravest: 2 before 5 before 0."""
+
+    findings: tuple[CheckFinding, ...]
+
+    @property
+    def exit_code(self) -> int:
+        codes = {finding.exit_code for finding in self.findings}
+        return next((code for code in (INVALID, REFUSED) if code in codes), 0)
+
+    def document(self) -> dict[str, Any]:
+        """JSON content for ``check --json``."""
+        findings = [{"topic": f.topic, "ok": f.exit_code == 0, "says": f.says} for f in self.findings]
+        return {"ok": self.exit_code == 0, "exit_code": self.exit_code, "findings": findings}
+
+
+async def list_models(
+    speaks: Dialect,
+    base_url: str,
+    key: Secret | None,
+    headers: Mapping[str, str],
+    *,
+    allow_plain_http: bool = False,
+    network: Network | None = None,
+    hidden: Sequence[Secret] = (),
+) -> tuple[ModelListing, ...]:
+    """The provider's models, by one free GET. Raises the error that its answer is.
+
+    ``network`` None: as the environment says. ``hidden``: secrets beside the key.
+    """
+    from batchvision.checkpoint import masked_answer
+    from batchvision.http import Endpoint, Network, ProviderClient
+
+    network = network or Network.to(base_url, os.environ)
+    secrets = Secrets(*([key] if key is not None else []), *hidden, *network.secrets)
+    endpoint = Endpoint(base_url, speaks.headers(key, headers), allow_plain_http=allow_plain_http)
+    async with (
+        network.transport(1) as transport,
+        ProviderClient(endpoint, transport, secrets, network=network) as client,
+    ):
+        raw = await client.send("GET", speaks.models_path, None, MODELS_TIMEOUT_SECONDS)
+    return speaks.read_models(masked_answer(raw, secrets))
+
+
+def current_models(speaks: Dialect, base_url: str, *, refresh: bool) -> ListedPrices:
+    """The provider's list: the one remembered, where it is fresh; otherwise asked for, and remembered."""
+    import anyio
+
+    known, now = recall(speaks.name, base_url), datetime.now(UTC)
+    if known is not None and not refresh and now - known.at < FRESH_FOR:
+        return known
+    models = anyio.run(list_models, speaks, base_url, key_from_environment(speaks), {})
+    remember(speaks.name, base_url, models, now)
+    return ListedPrices(models, now)
+
+
+def key_from_environment(speaks: Dialect, environ: Mapping[str, str] | None = None) -> Secret | None:
+    """The key where no job says where to look: the provider's own variable, or None."""
+    found = os.environ if environ is None else environ
+    value = found.get(speaks.default_key_env or "", "").strip()
+    return Secret(value) if value else None
+
+
+async def check(job: Job, *, environ: Mapping[str, str] | None = None, ask: ListModels | None = None) -> CheckReport:
+    """Look at everything a run needs. Never raises for what it finds."""
+    findings = [*_manifest(job), _root(job), _output(job), *_extras(), *_labels(job), *_prompt(job)]
+    try:
+        key = job.api_key(environ)
+    except JobInvalid as error:
+        findings += [CheckFinding("key", problem, INVALID) for problem in error.problems]
+    else:
+        speaks = dialect(job.provider.name).with_key_from(job.key_source)
+        findings.append(CheckFinding("key", "found" if key is not None else f"{speaks.name} needs none"))
+        findings += await _reached(job, speaks, key, environ, ask)
+    return CheckReport(tuple(findings))
+
+
+def _manifest(job: Job) -> Iterator[CheckFinding]:
+    from batchvision.runner.feed import survey
+
+    try:
+        found = survey(job)
+    except JobInvalid as error:
+        yield from (CheckFinding("manifest", problem, INVALID) for problem in error.problems)
+    else:
+        yield CheckFinding("manifest", f"{job.manifest_path}: {found.rows:,} rows")
+
+
+def _root(job: Job) -> CheckFinding:
+    if job.root.is_dir():
+        return CheckFinding("images", f"local images are looked up in {job.root}")
+    return CheckFinding("images", f"there is no folder {job.root}: correct [manifest] root", INVALID)
+
+
+def _output(job: Job) -> CheckFinding:
+    """The output can be written where its nearest existing folder can."""
+    folder = job.output_path
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+        return CheckFinding("output", f"{job.output_path} can be written")
+    return CheckFinding("output", f"{folder} cannot be written: choose another [output] path, or --out", INVALID)
+
+
+def _labels(job: Job) -> Iterator[CheckFinding]:
+    if said := fallback_warning(job):
+        yield CheckFinding("labels", said)
+
+
+def _prompt(job: Job) -> Iterator[CheckFinding]:
+    if said := system_warning(job):
+        yield CheckFinding("prompt", said)
+
+
+def _extras() -> Iterator[CheckFinding]:
+    for module, (extra, gives) in EXTRAS.items():
+        if find_spec(module) is None:
+            yield CheckFinding("extras", f"not installed, only needed for {gives}: pip install 'batchvision[{extra}]'")
+
+
+async def _reached(
+    job: Job, speaks: Dialect, key: Secret | None, environ: Mapping[str, str] | None, ask: ListModels | None
+) -> list[CheckFinding]:
+    """The way to the provider, then what the provider says."""
+    from batchvision.runner import access_of
+
+    try:
+        access = access_of(job, key, environ)
+    except JobInvalid as error:
+        return [CheckFinding("network", problem, INVALID) for problem in error.problems]
+    asked = ask or partial(
+        list_models,
+        allow_plain_http=job.provider.allow_plain_http,
+        network=access.network,
+        hidden=access.secrets,
+    )
+    return [CheckFinding("network", str(access.network)), *await _provider(job, speaks, access.headers, asked)]
+
+
+async def _provider(job: Job, speaks: Dialect, headers: Mapping[str, str], ask: ListModels) -> list[CheckFinding]:
+    try:
+        models = await ask(speaks, job.base_url, None, headers)  # the key is one of the headers
+        remember(speaks.name, job.base_url, models, datetime.now(UTC))
+    except (ModelNotFound, RequestRejected) as error:
+        says = f"{job.base_url} has no list of models, so that {job.provider.model} could not be looked up"
+        return [CheckFinding("provider", f"{says} ({error.what})"), _prices(job)]
+    except StopRun as error:
+        return [CheckFinding("provider", error.message, error.exit_code)]
+    except BatchvisionError as error:
+        return [CheckFinding("provider", f"{job.base_url} did not list its models: {error.message}", REFUSED)]
+    answers = CheckFinding("provider", f"{job.base_url} answers")
+    return [answers, _model(job.provider.model, speaks.name, models), _prices(job)]
+
+
+def _prices(job: Job) -> CheckFinding:
+    """What a cap and a plan would go by; never a reason not to run, as the answers' own costs count."""
+    quoted = quote(job)
+    if quoted.prices is None:
+        return CheckFinding(
+            "prices", "not known: caps and plans need [provider] prices, { input = 1.25, output = 2.5 }"
+        )
+    cents = (format_usd(quoted.prices.input_ticks_per_mtok), format_usd(quoted.prices.output_ticks_per_mtok))
+    dated = f", of {quoted.as_of}" if quoted.as_of else ""
+    says = f"{cents[0]} in, {cents[1]} out for a million tokens ({quoted.source}{dated})"
+    return CheckFinding("prices", quoted.warning(datetime.now(UTC).date(), job) or says)
+
+
+def _model(name: str, provider: str, models: Sequence[ModelListing]) -> CheckFinding:
+    known = {alias: model for model in models for alias in (model.name, *model.aliases)}
+    model = known.get(name)
+    if not models:
+        return CheckFinding("model", f"{provider} lists no models, so that {name} could not be looked up")
+    if model is None:
+        near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
+        return CheckFinding("model", f"{provider} does not list {name!r}; it has {', '.join(near)} ...", REFUSED)
+    if model.takes_images is False:
+        return CheckFinding("model", f"{name} takes no images: choose another with batchvision models", REFUSED)
+    return CheckFinding("model", f"{name} is there")

@@ -1,0 +1,262 @@
+"""A few rows really asked, to know what all of them will cost, and whether a cheaper setting would answer as well.
+
+A pilot is a run over chosen rows (``frame``, ``interval``): its answers are kept, and the night does not ask them
+again. A sweep asks the same rows under other settings (``sweep``): booked in the ledger, published nowhere. Rule:
+everything that is told is read back from the tables (``paid``), so that what was paid once, before a crash or by an
+earlier pilot, is not bought again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from batchvision.checkpoint import OutputView
+from batchvision.commands.pilot.agreement import agreement
+from batchvision.commands.pilot.frame import Choice, SamplingFrame
+from batchvision.commands.pilot.interval import Interval
+from batchvision.commands.pilot.paid import Paid, paid_for, pilot_rows
+from batchvision.commands.pilot.sweep import Compared, Remake, Setting, variants, with_rest_of_cap
+from batchvision.errors import RowFault, SpendCapReached
+from batchvision.job import Job
+from batchvision.keys import row_digest
+from batchvision.money import quote
+from batchvision.records import TICKS_PER_USD, Purpose
+from batchvision.runner import RunDependencies, Watch, estimator_of, run_async
+from batchvision.runner.feed import NewStanding, Selection, feed, survey
+from batchvision.runner.plan import CountedRequest, Plan, RequestReader, plan
+from batchvision.ticks import known_or_none
+
+
+class Stopped(NamedTuple):
+    """Why a pilot is not through."""
+
+    reason: str
+    exit_code: int
+    message: str
+
+
+@dataclass(slots=True)
+class Pilot:
+    """What a pilot came to. ``wanted``: rows chosen; ``ended`` of them have an outcome; ``sent``: requests, this time.
+
+    ``cost`` (ticks) and ``tokens`` are of all ``requests`` of the job that were to do, the pilot's included.
+    """
+
+    plan: Plan
+    requests: int
+    wanted: int
+    ended: int = 0
+    sent: int = 0
+    spent_ticks: int = 0  #: this time, sweeps included
+    unknown_cost: int = 0  #: answers of this time that are not in it, as their cost is not known
+    cost: Interval | None = None
+    tokens: Interval | None = None
+    latency_seconds: float | None = None
+    compared: list[Compared] = field(default_factory=list)
+    stopped: Stopped | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.stopped is None else self.stopped.exit_code
+
+    def seconds(self, concurrency: int) -> float | None:
+        """How long all requests take at the pilot's pace, as many at once as the job allows."""
+        if self.latency_seconds is None:
+            return None
+        at_limit = self.plan.seconds_at_limit or 0.0
+        return max(at_limit, self.requests * self.latency_seconds / min(concurrency, max(1, self.requests)))
+
+    def document(self) -> dict[str, Any]:
+        """JSON content for ``plan --pilot --json``."""
+        document, spent = self.plan.document(), known_or_none(self.spent_ticks, self.unknown_cost)
+        if self.cost is not None:
+            document["cost_usd"] = {**_usd(self.cost), "source": "pilot"}
+        if self.tokens is not None:
+            document["tokens"] = {**document["tokens"], "interval": _rounded(self.tokens)}
+        document["pilot"] = {
+            "rows": self.ended,
+            "rows_wanted": self.wanted,
+            "of_requests": self.requests,
+            "requests_sent": self.sent,
+            "cost_usd": None if spent is None else spent / TICKS_PER_USD,
+            "unknown_cost": self.unknown_cost,
+            "interval": None if self.cost is None else {**_usd(self.cost), "share": round(self.cost.share, 4)},
+            "tokens": None if self.tokens is None else _rounded(self.tokens),
+            "latency_seconds": self.latency_seconds,
+            "sweep": [_compared(each) for each in self.compared],
+            "stop_reason": None if self.stopped is None else self.stopped.reason,
+        }
+        return document
+
+
+def _usd(interval: Interval) -> dict[str, float]:
+    values = {"expected": interval.value, "low": interval.low, "high": interval.high}
+    return {name: round(value) / TICKS_PER_USD for name, value in values.items()}
+
+
+def _rounded(interval: Interval) -> dict[str, int]:
+    return {"expected": round(interval.value), "low": round(interval.low), "high": round(interval.high)}
+
+
+def _compared(each: Compared) -> dict[str, Any]:
+    return {
+        "setting": each.name,
+        "is_own": each.is_own,
+        "rows": each.rows,
+        "unanswered": each.unanswered,
+        "cost_usd": None if each.cost is None else _usd(each.cost),
+        "tokens": None if each.tokens is None else _rounded(each.tokens),
+        "agreement": None if each.agreement is None else each.agreement._asdict(),
+    }
+
+
+async def pilot(
+    job: Job,
+    rows: int,
+    *,
+    remake: Remake | None = None,
+    sweep: Sequence[Setting] = (),
+    seed: int = 0,
+    watch: Watch | None = None,
+    begins: Callable[[str], None] = lambda what: None,
+    environ: Mapping[str, str] | None = None,
+    dependencies: RunDependencies | None = None,
+) -> Pilot:
+    """Ask ``rows`` rows of the job across sizes, then the same under each setting of ``sweep``.
+
+    ``remake`` gives the job with other values of some keys; a sweep needs it. ``begins`` hears, before each run, whom
+    it asks. Raises JobInvalid as a run would, before anything is sent; later ends are in ``stopped``.
+    """
+    chosen_variants = list(variants(job, sweep, remake)) if remake is not None else []
+    asking = _Asking(watch, begins, environ, dependencies)
+    if OutputView(job.output_path).is_cut_off():  # what a crash left may be what would be asked here
+        await asking.ask(job, frozenset(), Purpose.PILOT, "a run did not end: reading its journal")
+    frame = SamplingFrame()
+    for request in await _requests_of(job, pilot_rows(job.output_path, job.recipe.recipe_id)):
+        frame.add(request)  # a row that a pilot has asked before costs nothing any more
+    drawn = await plan(job, watch=frame.add)
+    choice = frame.choose(rows, seed)
+    told = Pilot(drawn, requests=choice.rows, wanted=len(choice.row_ids))
+    own = await asking.paid(job, choice, frozenset(choice.row_ids), Purpose.PILOT, "pilot")
+    told.ended, told.latency_seconds = len(own.ended), own.latency_seconds()
+    told.cost, told.tokens = _intervals(choice, own)
+    if chosen_variants and remake is not None and own.ended:
+        told.compared = [_own(job, chosen_variants, choice, own)]
+        for setting, variant in chosen_variants:
+            if variant.recipe.recipe_id != job.recipe.recipe_id and asking.stopped is None:
+                other = await _under(setting, variant, job, remake, choice, own, asking)
+                told.compared.append(_compare(setting.name, variant, choice, own, other))
+    told.sent, told.spent_ticks, told.stopped = asking.sent, asking.spent_ticks, asking.stopped
+    told.unknown_cost = asking.unknown_cost
+    return told
+
+
+async def _requests_of(job: Job, row_ids: frozenset[str]) -> list[CountedRequest]:
+    """The requests of these rows of the manifest, done or not. Rows that cannot be sent are left out."""
+    found: list[CountedRequest] = []
+    if not row_ids:
+        return found
+    only = Selection(only=frozenset(row_digest(row_id, "") for row_id in row_ids))
+    reader = RequestReader(job, estimator_of(job, quote(job).prices))
+    for batch in feed(job, survey(job, only), NewStanding(), only):
+        for row in batch.rows:
+            with suppress(RowFault):
+                found.append(await reader.read(row))
+    return found
+
+
+@dataclass(slots=True)
+class _Asking:
+    """The runs of a pilot, one after the other, until one is stopped; and what they came to together."""
+
+    watch: Watch | None
+    begins: Callable[[str], None]
+    environ: Mapping[str, str] | None
+    dependencies: RunDependencies | None
+    sent: int = 0
+    spent_ticks: int = 0  #: at most
+    unknown_cost: int = 0
+    stopped: Stopped | None = None
+
+    async def paid(
+        self, job: Job, choice: Choice, wanted: frozenset[str], purpose: Purpose, name: str, capped: Job | None = None
+    ) -> Paid:
+        """What the chosen rows came to under ``job``, after those of ``wanted`` were asked that nobody has paid for."""
+        requests = await _requests_of(job, frozenset(choice.row_ids))
+        keys = {each.row.row_id: each.request_key for each in requests}
+        found = paid_for(job.output_path, job.recipe, keys)
+        missing = wanted - found.ended - (found.unclear if job.limits.ambiguous == "hold" else frozenset())
+        if not missing or self.stopped is not None:
+            return found
+        await self.ask(capped or job, missing, purpose, f"{name}: asking {len(missing):,} rows")
+        return paid_for(job.output_path, job.recipe, keys)
+
+    async def ask(self, job: Job, row_ids: frozenset[str], purpose: Purpose, says: str) -> None:
+        self.begins(says)
+        only = frozenset(row_digest(row_id, "") for row_id in row_ids)
+        summary = await run_async(
+            job,
+            selection=Selection(only=only, retry_failed=frozenset()),
+            watch=self.watch,
+            environ=self.environ,
+            dependencies=self.dependencies,
+            purpose=purpose,
+        )
+        self.sent += summary.requests_sent
+        by_state: Mapping[str, Mapping[str, int | None]] = summary.spent["by_state"]
+        self.spent_ticks += sum((each["cost_ticks"] or 0) + (each["bound_ticks"] or 0) for each in by_state.values())
+        self.unknown_cost += summary.unknown_cost
+        if summary.stop_reason is not None:
+            self.stopped = Stopped(summary.stop_reason, summary.exit_code, summary.message or "")
+        elif summary.tickets_open:
+            self.stopped = Stopped("tickets_open", summary.exit_code, "answers are still to come")
+
+
+def _intervals(choice: Choice, paid: Paid) -> tuple[Interval | None, Interval | None]:
+    ticks, tokens = paid.ticks(), paid.tokens()
+    return None if ticks is None else choice.ticks(ticks), None if tokens is None else choice.tokens(tokens)
+
+
+async def _under(
+    setting: Setting, variant: Job, job: Job, remake: Remake, choice: Choice, own: Paid, asking: _Asking
+) -> Paid:
+    """The pilot's rows under one setting."""
+    capped = with_rest_of_cap(job, setting, remake, asking.spent_ticks)
+    if capped is None:
+        spent = SpendCapReached(
+            f"limits.max_cost_usd_per_run is spent: nothing is left of it for {setting.name}",
+            key="limits.max_cost_usd_per_run",
+        )
+        asking.stopped = Stopped(spent.kind, spent.exit_code, spent.message)
+    return await asking.paid(variant, choice, own.ended, Purpose.SWEEP, setting.name, capped)
+
+
+def _own(job: Job, chosen: Sequence[tuple[Setting, Job]], choice: Choice, own: Paid) -> Compared:
+    """The job as it is, which others are held against."""
+    names = [setting.name for setting, variant in chosen if variant.recipe.recipe_id == job.recipe.recipe_id]
+    return _compare(" ".join([*names, "(the job's own)"]), job, choice, own, own)
+
+
+def _compare(name: str, variant: Job, choice: Choice, own: Paid, other: Paid) -> Compared:
+    cost, tokens = _intervals(choice, other)
+    ended = [other.rows[row_id] for row_id in other.ended]
+    answers = [
+        {
+            row_id: taken.answer
+            for row_id, taken in paid.rows.items()
+            if taken.answer is not None and row_id in other.ended
+        }
+        for paid in (own, other)
+    ]
+    return Compared(
+        name,
+        is_own=other is own,
+        rows=len(ended),
+        unanswered=sum(taken.answer is None for taken in ended),
+        cost=cost,
+        tokens=tokens,
+        agreement=None if other is own else agreement(answers[0], answers[1], variant.recipe.answer),
+    )

@@ -1,0 +1,104 @@
+"""Settings to compare: each is the job with other values of its recipe, asked about the pilot's rows.
+
+Rule: only what decides answers can be swept; who is asked, where from and how much may be spent stays the job's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import product
+
+from batchvision.commands.pilot.agreement import Agreement
+from batchvision.commands.pilot.interval import Interval
+from batchvision.errors import JobInvalid
+from batchvision.job import Job
+from batchvision.records import TICKS_PER_USD
+from batchvision.ticks import usd_to_ticks
+
+#: The job as it is, with other values of some keys.
+Remake = Callable[[Mapping[str, object]], Job]
+
+SHORT_NAMES: Mapping[str, str] = {
+    "detail": "provider.detail",
+    "model": "provider.model",
+    "max_side": "images.max_side",
+    "max_bytes": "images.max_bytes",
+}
+_SWEPT = re.compile(r"(provider\.(detail|model|parameters\.\w+)|images\.(max_side|max_bytes|strip_metadata))")
+#: More are no comparison, but a bill.
+MOST_SETTINGS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """``name``: as a person says it, ``detail=low max_side=512``; ``overrides``: dotted keys of the job."""
+
+    name: str
+    overrides: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What the pilot's rows came to under one setting. ``rows``: those that ended; ``unanswered`` of them failed."""
+
+    name: str
+    is_own: bool
+    rows: int
+    unanswered: int
+    cost: Interval | None
+    tokens: Interval | None
+    agreement: Agreement | None
+
+
+def settings(sweeps: Iterable[str]) -> tuple[Setting, ...]:
+    """``detail=low,high`` and ``max_side=512,1024``: all four of both. Raises JobInvalid."""
+    axes: dict[str, list[tuple[str, str]]] = {}
+    for sweep in sweeps:
+        name, equals, values = (part.strip() for part in sweep.partition("="))
+        key = SHORT_NAMES.get(name, name)
+        given = [value.strip() for value in values.split(",") if value.strip()]
+        if not equals or not given:
+            raise JobInvalid(f"--sweep takes KEY=VALUE,VALUE, e.g. --sweep detail=low,high; got {sweep!r}")
+        if not _SWEPT.fullmatch(key):
+            raise JobInvalid(
+                f"{name} cannot be swept: there are {', '.join(SHORT_NAMES)}, images.strip_metadata and "
+                "provider.parameters.NAME"
+            )
+        axes.setdefault(key, []).extend((f"{name}={value}", value) for value in given)
+    if not axes:
+        return ()
+    found = [
+        Setting(" ".join(name for name, _ in chosen), dict(zip(axes, (value for _, value in chosen), strict=True)))
+        for chosen in product(*axes.values())
+    ]
+    if len(found) > MOST_SETTINGS:
+        raise JobInvalid(f"--sweep asks for {len(found)} settings, each of which is paid for: at most {MOST_SETTINGS}")
+    return tuple(found)
+
+
+def variants(job: Job, wanted: Iterable[Setting], remake: Remake) -> Iterator[tuple[Setting, Job]]:
+    """The job under each setting; settings that come to the same recipe once. Raises JobInvalid."""
+    seen: set[str] = set()
+    for setting in wanted:
+        variant = remake(setting.overrides)
+        if variant.output_path != job.output_path:
+            raise RuntimeError("a setting of the sweep moved the output")
+        if variant.recipe.recipe_id not in seen:
+            seen.add(variant.recipe.recipe_id)
+            yield setting, variant
+
+
+def with_rest_of_cap(job: Job, setting: Setting, remake: Remake, spent_ticks: int) -> Job | None:
+    """The variant as it is run, with what is left of the cap on one run, as which pilot and sweep count together. None:
+    nothing is left of it."""
+    overrides: dict[str, object] = {**setting.overrides, "delivery.lane": "online"}  # it is waited for
+    cap = job.limits.max_cost_usd_per_run
+    if cap is not None:
+        left = usd_to_ticks(cap) - spent_ticks
+        if left <= 0:
+            return None
+        overrides["limits.max_cost_usd_per_run"] = str(Decimal(left) / TICKS_PER_USD)
+    return remake(overrides)

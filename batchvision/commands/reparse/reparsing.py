@@ -1,0 +1,304 @@
+"""Stored raw answers, read again under the job as it now is, where only [answer] has changed: nothing is sent.
+
+stored (what the tables know of a row) · reading (one row). The rule: what is published satisfies the job, answers the
+very request that would be sent now, and adds nothing to the ledger; a second time there is nothing left to publish.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from batchvision.checkpoint import Columns, OutputLock, RowIndex, RowState, Store, load_recipe
+from batchvision.commands.reparse.kept import refresh_kept_cells
+from batchvision.commands.reparse.reading import Reader, Why
+from batchvision.commands.reparse.stored import StoredRows
+from batchvision.commands.status import open_output
+from batchvision.errors import CheckpointDamaged, JobInvalid
+from batchvision.job import Job, recipe_document, recipe_from_document
+from batchvision.prompt import names_fallback
+from batchvision.records import Completed, Counters, Recipe, Request, Row
+from batchvision.runner import Left, RunDependencies, new_run_id, shared, summarize, wiring
+from batchvision.runner.feed import Selection, Survey, feed, survey
+from batchvision.secrets import Secret, Secrets
+
+log = logging.getLogger(__name__)
+
+#: Rows whose raw answers are in memory at once.
+ROWS_AT_ONCE = 4_000
+FOLLOWERS_AT_ONCE = 20_000
+EARLY_ROWS = 20_000  #: so many of them may come before the row whose answer they share
+PROBLEMS_SHOWN = 5
+
+
+@dataclass(slots=True)
+class Reparsed:
+    """What came of it; every row of the manifest is in one of the counts.
+
+    ``done``: had an answer under this recipe before. ``waiting``: a ticket is open for it, or it is held. ``problems``:
+    the first rows whose answers do not satisfy the job, and why.
+    """
+
+    rows: int = 0
+    published: int = 0
+    done: int = 0
+    waiting: int = 0
+    invalid: int = 0
+    without: dict[Why, int] = field(default_factory=lambda: dict.fromkeys(Why, 0))
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    refreshed: int = 0  #: answered rows that got the kept cells that the manifest has now
+
+    @property
+    def to_ask(self) -> int:
+        """The rows that a run may still ask about."""
+        return self.rows - self.published - self.done - self.waiting - self.invalid
+
+    def document(self) -> dict[str, Any]:
+        """JSON content for ``reparse --json``."""
+        return {
+            "rows": self.rows,
+            "published": self.published,
+            "done": self.done,
+            "waiting": self.waiting,
+            "invalid": self.invalid,
+            **{why.value: count for why, count in self.without.items()},
+            "to_ask": self.to_ask,
+            "refreshed": self.refreshed,
+            "problems": [{"row_id": row_id, "problem": problem} for row_id, problem in self.problems],
+        }
+
+
+async def reparse(
+    job: Job, *, environ: Mapping[str, str] | None = None, dependencies: RunDependencies | None = None
+) -> Reparsed:
+    """Publish every stored answer that satisfies ``job``. Raises JobInvalid, OutputHeld, CheckpointDamaged, DiskFailed.
+
+    An output of several shards is read as a whole: what these have left open is taken over, as a plain run does.
+    """
+    open_output(job.output_path)
+    recipes = recipes_alike(job)
+    dependencies, reparsed = dependencies or RunDependencies(), Reparsed()
+    with Store.lock(job.output_path, disk=wiring.disk_of(job, dependencies)) as lock:
+        await _Session(job, recipes, lock, environ, dependencies, reparsed).work()
+    reparsed.refreshed = refresh_kept_cells(job, _secrets_of(job, environ), wiring.disk_of(job, dependencies))
+    return reparsed
+
+
+# ---------------------------------------------------------------------------------- which answers may be read again
+
+
+def recipes_alike(job: Job) -> dict[str, Recipe]:
+    """The recipes of the output that differ from the job's in [answer] alone, its own among them, by recipe_id.
+
+    Raises JobInvalid where there is none: then nothing that was asked is what would be asked now.
+    """
+    now = _without_answer(recipe_document(job.recipe))
+    alike: dict[str, Recipe] = {}
+    differing: set[str] = set()
+    for path in sorted((job.output_path / "recipes").glob("*.json")):
+        document = _document(job.output_path, path.stem)
+        if document is None:
+            continue
+        then = _without_answer(document)
+        if then == now:
+            alike[path.stem] = recipe_from_document(document)
+        else:
+            differing |= {name for name in now.keys() | then.keys() if now.get(name) != then.get(name)}
+    if not alike:
+        changed = f": {', '.join(sorted(differing))} changed as well" if differing else ""
+        raise JobInvalid(
+            f"no answer in {job.output_path} can be read again{changed}. reparse serves a job of which only [answer] "
+            "has changed; for the rest, `batchvision run JOB --on-recipe-change redo` asks again"
+        )
+    return alike
+
+
+def _document(output: Path, recipe_id: str) -> dict[str, Any] | None:
+    """A recipe of the output; None for a file that does not hold what its name says."""
+    try:
+        document = load_recipe(output, recipe_id)
+        return document if recipe_from_document(document).recipe_id == recipe_id else None
+    except (CheckpointDamaged, KeyError, TypeError, ValueError):
+        return None
+
+
+def _without_answer(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != "answer"}
+
+
+# ---------------------------------------------------------------------------------- the session
+
+
+class _Session:
+    """From the lock to the summary."""
+
+    def __init__(
+        self,
+        job: Job,
+        recipes: Mapping[str, Recipe],
+        lock: OutputLock,
+        environ: Mapping[str, str] | None,
+        dependencies: RunDependencies,
+        reparsed: Reparsed,
+    ) -> None:
+        policy = job.output.model_copy(update={"on_recipe_change": "redo"})  # rows done under another recipe are meant
+        self.job = job.model_copy(update={"output": policy})
+        self.given = job
+        self.recipes = recipes
+        self.lock = lock
+        self.dependencies = dependencies
+        self.reparsed = reparsed
+        self.secrets = _secrets_of(job, environ)
+        self.started_at: datetime = dependencies.now()
+        self.run_id = new_run_id(self.started_at, dependencies.rng)
+        self.classifier = wiring.classifier_of(job, wiring.prices_of(job), self._recipe)
+        self.selection = Selection(retry_quarantined=True)
+        self.counters = Counters()
+        self.followers: list[Request] = []
+        self.early: list[Request] = []  #: those that came before the row whose answer they share
+        self.store: Store
+        self.row_index: RowIndex
+
+    def _recipe(self, recipe_id: str) -> Recipe:
+        if recipe_id == self.job.recipe.recipe_id:
+            return self.job.recipe
+        return self.recipes.get(recipe_id) or recipe_from_document(self.store.load_recipe(recipe_id))
+
+    async def work(self) -> None:
+        surveyed = survey(self.job, self.selection)
+        with self._open(surveyed) as self.store:
+            recovery = self.store.recover(self.classifier.classify, self.job.limits.ambiguous == "hold")
+            for sentence in recovery.sentences():
+                log.warning("%s", sentence)
+            self.row_index = self.store.row_index(self.job.recipe.recipe_id)
+            self.counters.rows_total = surveyed.rows
+            self.reparsed.rows += surveyed.rows
+            await self._publish_all(surveyed)
+            await self.store.close(complete=False)
+            if self.counters.rows_completed:
+                await self.store.write_index()
+            await self.store.merge_parts()
+            if self.counters.rows_completed:
+                self._summarize()
+
+    def _open(self, surveyed: Survey) -> Store:
+        return Store.open(
+            self.lock,
+            job_name=self.job.name,
+            run_id=self.run_id,
+            started_at=self.started_at,
+            columns=Columns(keep=surveyed.typed_keep, answers=wiring.answer_columns_of(self.job)),
+            secrets=self.secrets,
+            keep_raw=self.job.output.keep_raw_answers,
+            disk=wiring.disk_of(self.job, self.dependencies),
+            offload=self.dependencies.offload,
+        )
+
+    async def _publish_all(self, surveyed: Survey) -> None:
+        stored = StoredRows(self.job.output_path, frozenset(self.recipes))
+        reader = Reader(self.job, self.classifier, self.run_id, self.started_at)
+        for batch in feed(self.job, surveyed, self.row_index, self.selection):
+            self.reparsed.done += batch.done
+            self.counters.rows_done_before += batch.done
+            self.reparsed.waiting += batch.awaiting + batch.held
+            for rows in _chunks(batch.rows):
+                known = stored.of([row.row_id for row in rows])
+                for row in rows:
+                    if row.problem is not None:
+                        self.reparsed.invalid += 1
+                        continue
+                    read = await reader.read(row, known[row.row_id])
+                    if read.completed is not None:
+                        await self._publish(read.completed)
+                    elif read.follower is not None:
+                        await self._follow(read.follower)
+                    elif read.why is not None:
+                        self._note(row, read.why, read.problem)
+        await self._share()
+        self.followers, self.early = self.early, []
+        await self._share()
+        self.row_index.met.is_complete = True
+        self.reparsed.without[Why.NONE] += len(self.early)
+
+    async def _follow(self, follower: Request) -> None:
+        self.followers.append(follower)
+        if len(self.followers) >= FOLLOWERS_AT_ONCE:
+            await self._share()
+
+    async def _share(self) -> None:
+        """Rows that shared another row's answer share it again, where that row has one now."""
+        followers, self.followers = self.followers, []
+        wanted = {follower.request_key for follower in followers} if self.job.limits.deduplicate else None
+        found = await self.store.answers(wanted) if wanted else {}
+        names = tuple(column.name for column in self.job.keep_columns)
+        for follower in followers:
+            answers = found.get(follower.request_key)
+            own = shared(answers[0], follower, names, self.run_id, self.started_at) if answers else None
+            if isinstance(own, Completed):
+                await self._publish(own)
+            elif len(self.early) < EARLY_ROWS:
+                self.early.append(follower)
+            else:
+                self.reparsed.without[Why.NONE] += 1
+
+    async def _publish(self, completed: Completed) -> None:
+        """Unless a touched image only made the row look new: by content it may have its answer, or a ticket."""
+        match self.row_index.state(completed.row_id, completed.request_key):
+            case RowState.DONE:
+                self.reparsed.done += 1
+                self.counters.rows_done_before += 1
+            case RowState.AWAITING | RowState.HELD:
+                self.reparsed.waiting += 1
+            case RowState.NEW | RowState.FAILED:
+                if not self.reparsed.published:
+                    self.store.write_recipe(self.job.recipe.recipe_id, recipe_document(self.job.recipe))
+                await self.store.publish(completed)
+                self.reparsed.published += 1
+                self.counters.rows_completed += 1
+                self.counters.rows_fallback += names_fallback(self.job.recipe.answer, completed.answer_columns)
+
+    def _note(self, row: Row, why: Why, problem: str | None) -> None:
+        self.reparsed.without[why] += 1
+        if why is Why.UNFIT and problem and len(self.reparsed.problems) < PROBLEMS_SHOWN:
+            self.reparsed.problems.append((row.row_id, problem))
+
+    def _summarize(self) -> None:
+        """``runs/`` lists the new parts, and makes this recipe the current one. It is no consent to ask again."""
+        recipe_id = self.job.recipe.recipe_id
+        failures = [
+            failed
+            for failed in self.store.failures()
+            if failed.recipe_id == recipe_id and self.row_index.has_seen(failed)
+        ]
+        summary = summarize(
+            self.given,
+            self.counters,
+            run_id=self.run_id,
+            started_at=self.started_at,
+            finished_at=self.dependencies.now(),
+            reason=None,
+            left=Left(failures, self.store.tickets_open, self.store.held_count),
+            parts=self.store.parts_to_list(),
+        )
+        self.store.write_summary(replace(summary, command="reparse", exit_code=0))
+
+
+def _secrets_of(job: Job, environ: Mapping[str, str] | None) -> Secrets:
+    """Nothing is sent, so no key is needed; those that are there are hidden all the same."""
+    found: list[Secret] = []
+    with suppress(JobInvalid):
+        key = job.api_key(environ)
+        found += [] if key is None else [key]
+    with suppress(JobInvalid):
+        found += job.request_headers(environ)[1]
+    return Secrets(*found)
+
+
+def _chunks(rows: tuple[Row, ...]) -> Iterator[tuple[Row, ...]]:
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        yield rows[start : start + ROWS_AT_ONCE]

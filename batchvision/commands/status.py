@@ -1,0 +1,298 @@
+"""What an output holds now: the last run's summary, its tables counted, the ledger added up.
+
+Rule: reads through ``OutputView``, so it needs no lock and no job, and sees what a running job has sealed so far.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchvision.checkpoint import AmbiguousAttempt, OutputView, summary_text
+from batchvision.errors import JobInvalid
+from batchvision.money import NO_ANSWER_KINDS, UNCLEAR, Kind, Spending, Sum
+from batchvision.records import TICKS_PER_USD, Purpose, RunSummary, WaitNotice
+from batchvision.ticks import known_or_none
+
+#: Attempts of unknown end that are listed by row; ``attempts/`` has all of them.
+LISTED_ATTEMPTS = 20
+COMPLETED, FAILED = "completed", "failed"
+
+
+class TokenCounts(NamedTuple):
+    """What all answers took. ``cached`` and ``image`` are part of ``prompt``."""
+
+    prompt: int = 0
+    cached: int = 0
+    image: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+    @property
+    def cached_share(self) -> float:
+        return self.cached / self.prompt if self.prompt else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputStatus:
+    """One output, looked at. ``answers`` counts those under earlier recipes too, ``rows_answered`` each row once."""
+
+    output: Path
+    latest: RunSummary | None
+    answers: int
+    rows_answered: int
+    failures_by_kind: Mapping[str, int]
+    rows_quarantined: int
+    spending: Spending
+    tokens: TokenCounts
+    projected_ticks: int | None  #: for all rows, by what those that have ended cost; None: nothing to go by
+    unclear: tuple[AmbiguousAttempt, ...]
+    in_flight: int  #: requests that the journal has open: under way now, or when a run was killed
+    tickets_open: int
+    rows_held: int
+    waiting: tuple[WaitNotice, ...] = ()  #: what the runs at work wait for, with its end
+
+    @property
+    def attempts(self) -> Mapping[str, Sum]:
+        """By state."""
+        return self.spending.by_state()
+
+    @property
+    def spent_ticks(self) -> int:
+        return self.spending.total.cost_ticks
+
+    @property
+    def unclear_ticks(self) -> int:
+        return self.spending.total.bound_ticks
+
+    def document(self) -> dict[str, Any]:
+        """JSON content for ``status --json``."""
+        total = self.spending.total
+        cost_ticks = known_or_none(total.cost_ticks, total.unknown_cost)
+        return {
+            "output": str(self.output),
+            "rows_answered": self.rows_answered,
+            "answers": self.answers,
+            "rows_failed": sum(self.failures_by_kind.values()),
+            "rows_quarantined": self.rows_quarantined,
+            "rows_held": self.rows_held,
+            "failures_by_kind": dict(self.failures_by_kind),
+            "in_flight": self.in_flight,
+            "tickets_open": self.tickets_open,
+            "waiting": [{**each._asdict(), "until": each.until.isoformat()} for each in self.waiting],
+            "cost_ticks": cost_ticks,
+            "cost_usd": None if cost_ticks is None else cost_ticks / TICKS_PER_USD,
+            "unknown_cost": total.unknown_cost,
+            "ambiguous_ticks": known_or_none(total.bound_ticks, total.unbounded),
+            "unbounded": total.unbounded,
+            "projected_ticks": self.projected_ticks,
+            "projected_usd": None if self.projected_ticks is None else self.projected_ticks / TICKS_PER_USD,
+            "attempts": {state: each.document() for state, each in self.attempts.items()},
+            "spent": self.spending.document(),
+            "tokens": {**self.tokens._asdict(), "cached_share": round(self.tokens.cached_share, 4)},
+            "ambiguous": [each._asdict() for each in self.unclear],
+            "last_run": None if self.latest is None else summary_document(self.latest),
+        }
+
+
+def summary_document(summary: RunSummary) -> dict[str, Any]:
+    """The summary as ``runs/<run_id>.json`` holds it."""
+    document: dict[str, Any] = json.loads(summary_text(summary))
+    return document
+
+
+def look(output: Path) -> OutputStatus:
+    """Everything about one output. Raises JobInvalid where there is none."""
+    view = open_output(output)
+    work = view.open_work()
+    latest = view.latest()
+    spending, tokens, recipes = _ledger(view, "UTC" if latest is None else str(latest.config.get("timezone", "UTC")))
+    return OutputStatus(
+        output=output,
+        latest=latest,
+        answers=view.count("results"),
+        rows_answered=_distinct_rows(view),
+        failures_by_kind=view.failures_by_kind(),
+        rows_quarantined=view.quarantined_count(),
+        spending=spending,
+        tokens=tokens,
+        projected_ticks=None if spending.total.unknown_cost else _projected(view, latest, spending, recipes),
+        unclear=tuple(islice(view.ambiguous(), LISTED_ATTEMPTS)),
+        in_flight=len(work.in_flight),
+        tickets_open=len(work.tickets),
+        rows_held=len(work.held),
+        waiting=view.waits(datetime.now(UTC)),
+    )
+
+
+def open_output(output: Path) -> OutputView:
+    """The output at ``output``. Raises JobInvalid, saying what makes one."""
+    view = OutputView(output)
+    if view.exists or any(view.count(table) for table in ("results", "failures", "attempts")):
+        return view
+    if not output.exists():
+        raise JobInvalid(f"there is no output at {output}: batchvision run JOB makes one")
+    raise JobInvalid(f"{output} holds no output of batchvision: name the folder that [output] path says, or the job")
+
+
+def _distinct_rows(view: OutputView) -> int:
+    """Rows that have an answer, however many recipes have asked them."""
+    chunks = [batch["row_id"] for batch in view.rows(_TABLES[COMPLETED], ("row_id",))]
+    return int(pc.count_distinct(pa.chunked_array(chunks, pa.string())).as_py())
+
+
+_KEYS = ("state", "error_kind", "model", "day", "recipe_id")
+_TOKENS = ("prompt_tokens", "cached_tokens", "image_tokens", "completion_tokens", "reasoning_tokens")
+_SUMMED = ("cost_ticks", "bound_ticks", *_TOKENS)
+_COUNTED = ("unknown_cost", "unbounded")
+
+
+def _ledger(view: OutputView, timezone: str) -> tuple[Spending, TokenCounts, Mapping[str, int]]:
+    """The ledger added up, a batch at a time; and what the answers of each recipe cost."""
+    spending, tokens, recipes = Spending(), TokenCounts(), dict[str, int]()
+    names = ("state", "error_kind", "model", "recipe_id", "http_status", "sent_at", *_SUMMED)
+    for batch in view.rows("attempts", names):
+        table = pa.Table.from_batches([batch]).append_column("day", _days(batch["sent_at"], timezone))
+        for name, flags in zip(_COUNTED, _unknown(batch), strict=True):
+            table = table.append_column(name, flags.cast(pa.int64()))
+        summed = [(name, "sum") for name in (*_SUMMED, *_COUNTED)]
+        sums = table.group_by(list(_KEYS)).aggregate([("state", "count"), *summed])
+        for row in sums.to_pylist():
+            cost = row["cost_ticks_sum"] or 0
+            kind = Kind(row["state"], row["error_kind"], row["model"], row["day"])
+            counts = [row[f"{name}_sum"] for name in _COUNTED]
+            spending.add(kind, Sum(row["state_count"], cost, row["bound_ticks_sum"] or 0, *counts))
+            tokens = TokenCounts(
+                *(so_far + (row[f"{name}_sum"] or 0) for so_far, name in zip(tokens, _TOKENS, strict=True))
+            )
+            recipes[row["recipe_id"]] = recipes.get(row["recipe_id"], 0) + cost
+    return spending, tokens, recipes
+
+
+def _unknown(batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
+    """Which attempts have an answer of unknown cost (as ``spending.has_unknown_cost``), and which have no bound."""
+    status = pc.fill_null(batch["http_status"], 0)
+    is_unclear = pc.is_in(batch["state"], pa.array(sorted(UNCLEAR)))
+    is_answer = pc.and_(pc.greater_equal(status, 200), pc.less(status, 300))
+    is_error = pc.is_in(batch["error_kind"], pa.array(sorted(NO_ANSWER_KINDS)))
+    is_model_answer = pc.and_(is_answer, pc.invert(pc.or_(is_unclear, is_error)))
+    unknown = pc.and_(pc.is_null(batch["cost_ticks"]), is_model_answer)
+    return unknown, pc.and_(pc.is_null(batch["bound_ticks"]), pc.or_(unknown, is_unclear))
+
+
+def _days(sent_at: pa.Array, timezone: str) -> pa.Array:
+    try:
+        return pc.strftime(sent_at.cast(pa.timestamp("us", timezone)), format="%Y-%m-%d")
+    except pa.ArrowInvalid:  # the system has no time zone database; Python's may come from the package tzdata
+        zone = ZoneInfo(timezone)
+        days = (at.astimezone(zone).date().isoformat() for at in sent_at.to_pylist())
+        return pa.array(days, pa.string())
+
+
+def _projected(
+    view: OutputView, latest: RunSummary | None, spending: Spending, recipes: Mapping[str, int]
+) -> int | None:
+    """What is spent, and for each row the last run left over what its recipe has cost a row so far, waste included."""
+    spent_ticks = spending.total.cost_ticks
+    if latest is None or latest.command == Purpose.PILOT:
+        return None  # the rows of a pilot are chosen to be unlike the average; it has told the whole itself
+    if not latest.rows_pending:
+        return spent_ticks
+    ended = sum(
+        int(pc.sum(pc.equal(batch["recipe_id"], latest.recipe_id)).as_py() or 0)
+        for table in _TABLES.values()
+        for batch in view.rows(table, ("recipe_id",))
+    )
+    if not ended:
+        return None
+    return spent_ticks + round(recipes.get(latest.recipe_id, 0) * latest.rows_pending / ended)
+
+
+# ---------------------------------------------------------------------------------- the ledger, for comparing
+
+#: What a provider's usage page is compared by.
+LEDGER_COLUMNS = (
+    "sent_at",
+    "received_at",
+    "provider_request_id",
+    "ticket",
+    "row_id",
+    "attempt",
+    "state",
+    "error_kind",
+    "http_status",
+    "provider",
+    "upstream_provider",
+    "model",
+    "service_tier",
+    *_TOKENS,
+    "cost_ticks",
+    "cost_usd",
+    "cost_source",
+    "bound_ticks",
+    "run_id",
+)
+
+
+def ledger_rows(output: Path) -> Iterator[pa.RecordBatch]:
+    """Every attempt, with what the provider calls it, a batch at a time. Raises JobInvalid where there is no output."""
+    return open_output(output).rows("attempts", LEDGER_COLUMNS)
+
+
+# ---------------------------------------------------------------------------------- rows, for show
+
+_TABLES = {COMPLETED: "results", FAILED: "failures"}
+#: The fixed columns that a terminal shows; kept and ``answer_*`` columns stand between the id and the cost.
+_FIRST = {COMPLETED: ("row_id",), FAILED: ("row_id",)}
+_LAST = {COMPLETED: ("cost_usd",), FAILED: ("error_kind", "error_message")}
+
+
+class Shown(NamedTuple):
+    """The columns there are, those that a terminal shows unasked, and the rows."""
+
+    columns: tuple[str, ...]
+    shown: tuple[str, ...]
+    batches: Iterator[pa.RecordBatch]
+
+
+def rows_of(output: Path, status: str, columns: Sequence[str] | None = None) -> Shown:
+    """The rows of one status, each once, in all ``columns`` (None: every one). Raises JobInvalid."""
+    view = open_output(output)
+    names = _columns(view, _TABLES[status])
+    unknown = [name for name in columns or () if name not in names]
+    if names and unknown:
+        raise JobInvalid(f"there is no column {', '.join(unknown)}; there are: {', '.join(names)}")
+    return Shown(names, _worth_showing(names, status), _batches(view, status, columns))
+
+
+def _batches(view: OutputView, status: str, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    if status == FAILED:
+        return view.rows("failures", columns)
+    latest = view.latest()
+    return view.current_results(None if latest is None else latest.recipe_id, columns)
+
+
+def _columns(view: OutputView, table: str) -> tuple[str, ...]:
+    """The columns of a table: older parts are padded, so that any part has them all; none where there is no row."""
+    first = next(view.rows(table), None)
+    return () if first is None else tuple(first.schema.names)
+
+
+def _worth_showing(names: Sequence[str], status: str) -> tuple[str, ...]:
+    """Id, kept columns, then the typed answers (or the text where there are none), then cost or error."""
+    from batchvision.job import FIXED_COLUMNS
+
+    own = [name for name in names if name not in FIXED_COLUMNS]
+    answers = [name for name in own if name.startswith("answer_")]
+    kept = [name for name in own if name not in answers]
+    middle = (*kept, *(answers or ["output_text"])) if status == COMPLETED else tuple(kept)
+    return tuple(name for name in (*_FIRST[status], *middle, *_LAST[status]) if name in names)

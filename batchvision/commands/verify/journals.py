@@ -1,0 +1,177 @@
+"""The journals, record by record: are they whole, and what is open in them. Reads the newest segment of every shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from batchvision.checkpoint import (
+    STATE_FOLDER,
+    Entry,
+    Header,
+    Holder,
+    Name,
+    RunState,
+    Scan,
+    damaged,
+    holder_at_work,
+    read_segment,
+    segment_paths,
+)
+from batchvision.commands.verify.findings import Finding, note, ok, wrong
+from batchvision.errors import CheckpointDamaged
+from batchvision.records import Intent
+from batchvision.ticks import bound_words
+from batchvision.wording import counted
+
+TOPIC, OPEN = "journal", "open"
+
+
+@dataclass(slots=True)
+class ShardJournal:
+    """One shard's journal. ``waiting``: answers and ends that are not in the tables yet."""
+
+    shard: str
+    holder: Holder | None  #: who is running on it now
+    path: Path | None = None
+    header: Header | None = None
+    run_state: RunState = field(default_factory=RunState)
+    records: int = 0
+    waiting: int = 0
+    torn_bytes: int = 0
+    fault: CheckpointDamaged | None = None
+
+    @property
+    def in_flight(self) -> list[Intent]:
+        return [exchange.intent for exchange in self.run_state.open.values() if exchange.ticket is None]
+
+    @property
+    def tickets(self) -> list[Intent]:
+        return [exchange.intent for exchange in self.run_state.open.values() if exchange.ticket is not None]
+
+    @property
+    def held(self) -> int:
+        return sum(carry.held for carry in self.run_state.carries)
+
+    def has_ended(self, ended: frozenset[str]) -> bool:
+        """Whether the last run on this shard is one of those."""
+        return self.holder is None and self.header is not None and self.header.run_id in ended
+
+    def is_sealing(self, name: str, ended: frozenset[str]) -> bool:
+        """Whether a part of that name is, or was when the run was cut off, about to be sealed from this journal, or by
+        a run that began since: it may stand alone, without those that belong to it."""
+        part = Name.of(name)
+        if self.header is None or part is None or part.shard != self.shard or part.digest is not None:
+            return False
+        if part.run_id == self.header.run_id:
+            return part.seq >= self.header.seq
+        return part.run_id > self.header.run_id and part.run_id not in ended
+
+
+def read_journals(output: Path) -> tuple[ShardJournal, ...]:
+    """The journals of all shards."""
+    folders = sorted(path for path in (output / STATE_FOLDER).glob("*of*") if path.is_dir())
+    return tuple(_read(output, folder) for folder in folders)
+
+
+def _read(output: Path, folder: Path) -> ShardJournal:
+    journal = ShardJournal(folder.name, holder_at_work(output, folder.name))
+    try:
+        newest = _newest(folder)
+        if newest is None:
+            return journal
+        journal.path, scan = newest
+        journal.header, journal.torn_bytes, journal.records = scan.header, scan.torn_bytes, len(scan.entries) + 1
+        journal.waiting = _replay(journal.path, scan.entries, journal.run_state)
+    except CheckpointDamaged as fault:
+        journal.fault = fault
+    return journal
+
+
+def _newest(folder: Path) -> tuple[Path, Scan] | None:
+    """A running writer may turn the segment between the look and the read: then look again."""
+    while segments := segment_paths(folder):
+        with suppress(FileNotFoundError):
+            return segments[-1], read_segment(segments[-1])
+    return None
+
+
+def _replay(path: Path, entries: Sequence[Entry], run_state: RunState) -> int:
+    waiting = 0
+    for entry in entries:
+        try:
+            exchange_id = run_state.apply(entry)
+        except (KeyError, ValueError) as fault:
+            raise damaged(path, 0, f"a record tells of an exchange that is not open ({fault})") from fault
+        if exchange_id is not None:
+            del run_state.open[exchange_id]
+            waiting += 1
+    return waiting
+
+
+# ---------------------------------------------------------------------------------- in words
+
+
+def journal_findings(journals: Sequence[ShardJournal], ended_whole: frozenset[str]) -> Iterator[Finding]:
+    """``ended_whole``: the run_ids of runs that ended with all of their journal written."""
+    if not journals:
+        yield note(TOPIC, "there is none: no run has begun here, or its folder .batchvision was removed")
+    for journal in journals:
+        if journal.holder is not None:
+            who = f"process {journal.holder.pid} on {journal.holder.host}"
+            yield note("run", f"{who} is running on this output: looked at as it stands, without its lock")
+        yield _state(journal, ended_whole)
+
+
+def _state(journal: ShardJournal, ended_whole: frozenset[str]) -> Finding:
+    if journal.fault is not None:
+        return wrong(
+            TOPIC,
+            journal.fault.what,
+            "restore the file from a backup. Without one: copy the output, delete the file and run again; the tables "
+            "stay as they are, and rows whose answers were only in this file are asked again",
+        )
+    if journal.path is None or journal.header is None:
+        return ok(TOPIC, f"shard {journal.shard} has no segment: nothing was ever sent")
+    if journal.torn_bytes and journal.holder is None:
+        if journal.header.run_id in ended_whole:
+            return wrong(
+                TOPIC,
+                f"{journal.path} ends in {counted(journal.torn_bytes, 'byte')} that are not what was written, and the "
+                f"run {journal.header.run_id} that wrote it ended as it should",
+                "restore the file from a backup; otherwise run again, which cuts these bytes off",
+            )
+        return note(
+            TOPIC,
+            f"{journal.path.name} ends in {counted(journal.torn_bytes, 'byte')} that were written when the run was cut "
+            "off, and never acknowledged; the next run cuts them off",
+        )
+    return ok(TOPIC, f"{journal.path.name}: {counted(journal.records, 'record')}, every checksum is right")
+
+
+def open_findings(journals: Sequence[ShardJournal]) -> Iterator[Finding]:
+    """What the next run will find."""
+    is_running = any(journal.holder for journal in journals)
+    in_flight = [intent for journal in journals for intent in journal.in_flight]
+    tickets = sum(len(journal.tickets) for journal in journals)
+    held = sum(journal.held for journal in journals)
+    waiting = sum(journal.waiting for journal in journals)
+    if waiting and not is_running:
+        yield note(
+            OPEN, f"{counted(waiting, 'answer')} of a run that was cut off: the next run puts them in the tables"
+        )
+    if in_flight:
+        then = "now" if is_running else "when the run was cut off and may have been billed; the next run lists them"
+        bounds = [intent.bound_ticks for intent in in_flight]
+        at_most = bound_words(sum(bound or 0 for bound in bounds), bounds.count(None))
+        yield note(OPEN, f"{counted(len(in_flight), 'request')} in flight {then}, {at_most}")
+    if tickets:
+        yield note(OPEN, f"{counted(tickets, 'ticket')} at the provider: the next run collects the answers")
+    if held:
+        yield note(
+            OPEN, f'{counted(held, "row")} on hold after a crash: a run with limits.ambiguous = "retry" asks them again'
+        )
+    if not (waiting or in_flight or tickets or held):
+        yield ok(OPEN, "no request, ticket or held row is open")

@@ -1,0 +1,169 @@
+"""Promise P8: every row of the manifest is completed, failed or pending under its current key, and in one place only.
+
+Rule: the job is the last run's, made again from its summary and its recipe; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from batchvision.checkpoint import FAILURES_TABLE, RowState, load_recipe
+from batchvision.commands.verify.findings import Finding, note, ok, wrong
+from batchvision.commands.verify.hashes import hash_of
+from batchvision.commands.verify.journals import ShardJournal
+from batchvision.commands.verify.tables import RESULTS_TABLE, TableContents
+from batchvision.errors import CheckpointDamaged, JobInvalid, RowFault
+from batchvision.images import ImageSource
+from batchvision.job import Job, recipe_from_document
+from batchvision.keys import request_key
+from batchvision.records import Row, RunSummary
+from batchvision.runner import identities, payloads_of
+from batchvision.runner.feed import RowIndex as FeedStanding
+from batchvision.runner.feed import Selection, Survey, feed, survey
+from batchvision.runner.plan import standing_of
+from batchvision.wording import counted
+
+TOPIC = "manifest"
+
+
+@dataclass(slots=True)
+class Counts:
+    """The rows of the manifest. ``asked_anew``: of the pending ones, those whose text or image has changed since."""
+
+    rows: int = 0
+    completed: int = 0
+    failed: int = 0
+    pending: int = 0
+    asked_anew: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.completed:,} completed, {self.failed:,} failed, {self.pending:,} pending"
+
+
+async def manifest_findings(
+    output: Path, latest: RunSummary | None, tables: TableContents, journals: Sequence[ShardJournal]
+) -> tuple[list[Finding], Counts | None]:
+    """Compare with the manifest that the last run's summary names."""
+    if latest is None:
+        return [note(TOPIC, "not compared: no run has ended here yet, so that no manifest is named")], None
+    if broken := tables.broken & {RESULTS_TABLE, FAILURES_TABLE}:
+        where = " and ".join(f"{table}/" for table in sorted(broken))
+        return [note(TOPIC, f"not compared: a part of {where} is damaged or missing")], None
+    if _is_gone(latest):
+        says = f"{latest.manifest} is gone, so that its rows could not be compared with the tables"
+        return [note(TOPIC, says, "to compare, put it back and type the same again")], None
+    try:
+        job = job_of(output, latest)
+        surveyed = survey(job)
+        counts = await _count(job, surveyed, tables)
+    except (JobInvalid, CheckpointDamaged, KeyError, ValueError) as problem:  # the last two: a damaged footer
+        return [note(TOPIC, f"not compared: {str(problem).splitlines()[0]}")], None
+    return list(_judged(counts, tables, surveyed, latest, journals)), counts
+
+
+def _is_gone(latest: RunSummary) -> bool:
+    return not Path(latest.manifest).exists()
+
+
+def job_of(output: Path, latest: RunSummary) -> Job:
+    """The last run's manifest and recipe, as a job that can be streamed. Raises JobInvalid, CheckpointDamaged."""
+    recipe = recipe_from_document(load_recipe(output, latest.recipe_id))
+    config: dict[str, Any] = dict(latest.config)
+    prompt = {"user": recipe.user} if recipe.user_column is None else {"column": recipe.user_column}
+    settings = {
+        "name": latest.job,
+        "manifest": {**config["manifest"], "path": latest.manifest},
+        "prompt": prompt,
+        "provider": {"name": "emulator", "model": recipe.model},  # nobody is asked
+        "output": {"path": str(output.absolute())},
+    }
+    return Job.from_mapping(settings, Path(latest.manifest).parent).asking(recipe)
+
+
+# ---------------------------------------------------------------------------------- counting
+
+
+async def _count(job: Job, surveyed: Survey, tables: TableContents) -> Counts:
+    counts = Counts(rows=surveyed.rows)
+    row_index = standing_of(job)
+    images = ImageSource(job.root, job.recipe.images, "url", job.manifest.image_identity)
+    for batch in feed(job, surveyed, row_index, Selection(retry_failed=frozenset())):
+        counts.completed += batch.done
+        counts.failed += batch.failed_kept
+        counts.pending += batch.awaiting + batch.held + batch.left
+        for row in batch.rows:
+            match await _state(row, job, images, row_index, tables):
+                case RowState.DONE:
+                    counts.completed += 1
+                case RowState.FAILED:
+                    counts.failed += 1
+                case state:
+                    counts.pending += 1
+                    counts.asked_anew += state is None
+    return counts
+
+
+async def _state(
+    row: Row, job: Job, images: ImageSource, row_index: FeedStanding, tables: TableContents
+) -> RowState | None:
+    """A row that does not look done: its images may only have been touched, so it is looked at by content, as a run
+    would. None: it has an outcome, but another text or another image than now."""
+    if row.problem is not None or hash_of(row.row_id) not in tables.answered:
+        return RowState.NEW
+    try:
+        payloads = await payloads_of(images, row, skip_bad_images=job.manifest.on_bad_image == "skip_image")
+    except RowFault:
+        return None
+    key = request_key(job.recipe.recipe_id, row.text, identities(row.text, payloads))
+    state = row_index.state(row.row_id, key)
+    return state if state in (RowState.DONE, RowState.FAILED) else None
+
+
+# ---------------------------------------------------------------------------------- in words
+
+
+def _judged(
+    counts: Counts, tables: TableContents, surveyed: Survey, latest: RunSummary, journals: Sequence[ShardJournal]
+) -> Iterator[Finding]:
+    if counts.completed + counts.failed + counts.pending != counts.rows:
+        yield wrong(
+            TOPIC,
+            f"{counted(counts.rows, 'row')}, but {counts}: they do not add up",
+            "run the job again; report it if it stays",
+        )
+        return
+    is_one_shard = all(journal.shard == "0of1" for journal in journals) or any(
+        journal.shard == "0of1" and journal.header is not None and journal.header.run_id == latest.run_id
+        for journal in journals  # of shards that ran before it, the last run has taken over all rows
+    )
+    is_comparable = is_one_shard and latest.stop_reason is None and all(each.holder is None for each in journals)
+    # answers of rows that have left the manifest are not lost either
+    lost = latest.rows_completed - max(counts.completed + counts.asked_anew, tables.current)
+    if changed := _changed(surveyed, latest, is_one_shard):
+        yield note(TOPIC, f"{latest.manifest} has changed since the last run ({changed}): of its rows now {counts}")
+    elif lost > 0 and is_comparable:
+        yield wrong(
+            TOPIC,
+            f"the last run counted {counted(latest.rows_completed, 'completed row')}, and {lost:,} of them have no "
+            f"answer in results/: now {counts}",
+            "restore the missing part of results/ from a backup; without one, `batchvision reparse JOB` makes these "
+            "rows again from the raw answers in attempts/",
+        )
+    else:
+        yield ok(TOPIC, f"{counted(counts.rows, 'row')} = {counts}, each in one place")
+        if counts.asked_anew:
+            yield note(TOPIC, f"{counted(counts.asked_anew, 'pending row')}: their text or image has changed since")
+
+
+def _changed(surveyed: Survey, latest: RunSummary, is_one_shard: bool) -> str:
+    """What shows that the manifest is another one now; "" where nothing does."""
+    started_ns = int(datetime.fromisoformat(latest.started_at).timestamp() * 1_000_000_000)
+    if any(file.mtime_ns > started_ns for file in surveyed.files):
+        return "the file was written after the run began"
+    if is_one_shard and latest.rows_total != surveyed.rows_in_manifest:
+        return f"it had {counted(latest.rows_total, 'row')} then"
+    return ""

@@ -1,0 +1,295 @@
+"""Every part of every table, read once from its first byte to its last: checksums, columns, and what else to compare.
+
+Rule: a part's rows are gone when the next batch is read; what stays is a hash and a number for each row.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchvision.checkpoint import (
+    ATTEMPTS,
+    DATED,
+    FAILURES,
+    FAILURES_TABLE,
+    RESULTS,
+    Column,
+    Columns,
+    Name,
+    attempts_schema,
+    batches_of,
+    earlier_sha256,
+    is_number,
+    part_paths,
+    read_registry,
+    results_schema,
+    schema_of,
+    sha256_of,
+)
+from batchvision.commands.verify.findings import Finding, note, ok, wrong
+from batchvision.commands.verify.hashes import Hashes, joined
+from batchvision.commands.verify.journals import ShardJournal
+from batchvision.commands.verify.ledger import Reread
+from batchvision.commands.verify.listed import Runs
+from batchvision.commands.verify.merged import Merged, read_merged
+from batchvision.errors import CheckpointDamaged
+from batchvision.wording import counted
+
+RESULTS_TABLE, ATTEMPTS_TABLE = "results", "attempts"
+#: Answers that repeat another one, so that no attempt of their own stands behind their cost.
+BORROWED = ("shared", "cached")
+
+_RESTORE = {
+    RESULTS_TABLE: "restore it from a backup. Without one: move the file away and type `batchvision reparse JOB`, "
+    "which makes its rows again from the raw answers in attempts/, for nothing",
+    ATTEMPTS_TABLE: "restore it from a backup. Without one: move the file away; the answers in results/ are whole, "
+    "but what these attempts cost is no longer counted",
+    FAILURES_TABLE: "restore it from a backup. Without one: move the file away; the next run asks its rows again, "
+    "those too whose failed answers were paid for",
+}
+_FIXED: dict[str, tuple[Column[Any], ...]] = {
+    RESULTS_TABLE: RESULTS,
+    ATTEMPTS_TABLE: ATTEMPTS,
+    FAILURES_TABLE: FAILURES,
+}
+
+
+@dataclass(slots=True)
+class TableContents:
+    """What reading all parts has left. ``broken``: tables of which a part is damaged or missing."""
+
+    findings: list[Finding] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*DATED, FAILURES_TABLE), 0))
+    files: int = 0
+    unlisted: int = 0
+    unlisted_runs: set[str] = field(default_factory=set)  #: that sealed those
+    padded: int = 0
+    merged: int = 0  #: by a compaction, and not listed since
+    merged_from: int = 0  #: listed parts that are in others now
+    left: int = 0  #: of those, still there
+    broken: set[str] = field(default_factory=set)
+    damaged: set[str] = field(default_factory=set)  #: parts, by path
+    sealing: list[str] = field(default_factory=list)
+    recipes: set[str] = field(default_factory=set)
+    answers: Hashes = field(default_factory=Hashes)  #: row_id, request_key of every row of results
+    current: int = 0  #: answers under the last run's recipe
+    answered: Hashes = field(default_factory=Hashes)  #: row_id of the rows that ended under it, failed ones too
+    billed: Hashes = field(
+        default_factory=Hashes
+    )  #: row_id, request_key of the rows of results with a cost of their own
+    row_costs: array[int] = field(default_factory=lambda: array("q"))  #: of the same
+    failures: Hashes = field(default_factory=Hashes)  #: row_id, request_key
+    attempts: Hashes = field(default_factory=Hashes)  #: row_id, request_key of every attempt
+    attempt_costs: array[int] = field(default_factory=lambda: array("q"))  #: of the same
+    sent: Hashes = field(default_factory=Hashes)  #: the same with number and time: no attempt stands twice
+    reread: Reread = field(default_factory=Reread)
+
+
+def read_tables(output: Path, runs: Runs, journals: Sequence[ShardJournal]) -> TableContents:
+    """Read everything. Raises nothing: what cannot be read is a finding."""
+    tables = TableContents()
+    columns = _registry(output, tables)
+    for table in (RESULTS_TABLE, FAILURES_TABLE, ATTEMPTS_TABLE):
+        for path in part_paths(output, table):
+            _read_part(tables, output, table, path, runs, journals, columns)
+    _look_for_missing(tables, output, runs, read_merged(output, tables.damaged))
+    return tables
+
+
+def _look_for_missing(tables: TableContents, output: Path, runs: Runs, merged: Merged) -> None:
+    """What is listed is there, or is in a part that was made of it."""
+    tables.left = len(merged.left)
+    for relative, listed in sorted(runs.parts.items()):
+        there = merged.sha256.get(relative)
+        if listed.sha256 in (there or ()):
+            tables.merged_from += 1
+            continue
+        if (output / relative).exists() or relative.rpartition("/")[0] in merged.unreadable:
+            continue
+        table = relative.split("/")[0]
+        tables.broken.add(table)
+        says = f"{relative} is missing: {counted(listed.rows, 'row')} that the run {listed.run_id} wrote"
+        if there is not None:
+            says = f"{relative} was not what the run {listed.run_id} wrote when it was merged (its sha256 differs)"
+        tables.findings.append(wrong("parts", says, _RESTORE.get(table, _RESTORE[RESULTS_TABLE])))
+
+
+def _registry(output: Path, tables: TableContents) -> Columns | None:
+    restore = "restore .batchvision/columns.json from a backup, or run the job again with all columns it ever kept"
+    try:
+        columns = read_registry(output)
+    except CheckpointDamaged as fault:
+        tables.findings.append(wrong("columns", fault.what, restore))
+        return None
+    if columns is None and any(part_paths(output, table) for table in DATED):
+        says = ".batchvision/columns.json is missing: the next parts would not have the columns of these"
+        tables.findings.append(wrong("columns", says, restore))
+    return columns
+
+
+# ---------------------------------------------------------------------------------- one part
+
+
+def _read_part(
+    tables: TableContents,
+    output: Path,
+    table: str,
+    path: Path,
+    runs: Runs,
+    journals: Sequence[ShardJournal],
+    columns: Columns | None,
+) -> None:
+    relative = str(path.relative_to(output))
+    is_sealing = table != FAILURES_TABLE and any(journal.is_sealing(path.name, runs.ended) for journal in journals)
+    tables.files += 1
+    try:
+        _check_columns(tables, relative, table, schema_of(path), columns)
+        rows = 0
+        for batch in batches_of(path):
+            rows += batch.num_rows
+            if not is_sealing:
+                _TAKE[table](tables, batch, runs)
+        tables.rows[table] += 0 if is_sealing else rows
+        _check_file(
+            tables, relative, table, path, runs, all(journal.has_ended(runs.ended_whole) for journal in journals)
+        )
+    except FileNotFoundError:
+        return  # replaced since it was listed: a run is at work
+    except (CheckpointDamaged, pa.ArrowException, KeyError, ValueError) as fault:
+        tables.broken.add(table)
+        tables.damaged.add(relative)
+        if isinstance(fault, CheckpointDamaged):
+            says = fault.what
+        else:  # a footer that contradicts itself
+            says = f"{relative} does not hold what was written ({fault})"
+        tables.findings.append(wrong("parts", says, _RESTORE[table]))
+    if is_sealing:
+        tables.sealing.append(relative)
+
+
+def _check_columns(
+    tables: TableContents, relative: str, table: str, schema: pa.Schema, columns: Columns | None
+) -> None:
+    for column in _FIXED[table]:
+        if schema.get_field_index(column.name) < 0 or schema.field(column.name).type != column.type:
+            raise CheckpointDamaged(f"{relative} has no column {column.name} of the type {column.type}")
+    if columns is None or table == FAILURES_TABLE:
+        return
+    wanted = results_schema(columns) if table == RESULTS_TABLE else attempts_schema(columns)
+    missing = [name for name in wanted.names if name not in schema.names]
+    if missing:
+        says = f"{relative} lacks {', '.join(missing)}: a run was cut off while adding columns; the next one goes on"
+        tables.findings.append(note("columns", says))
+    for column in wanted:
+        actual = column.type if column.name in missing else schema.field(column.name).type
+        if actual != column.type and is_number(actual) and is_number(column.type):
+            says = f"{relative}: the column {column.name} is {actual}, and will be {column.type}; the next run goes on"
+            tables.findings.append(note("columns", says))
+        elif actual != column.type:
+            says = f"{relative}: the column {column.name} is {actual}, not {column.type}"
+            tables.findings.append(wrong("columns", says, _RESTORE[table]))
+
+
+def _check_file(tables: TableContents, relative: str, table: str, path: Path, runs: Runs, are_ended: bool) -> None:
+    """Byte for byte what a summary lists, or that with columns added; or what its own name says. ``are_ended``: nobody
+    has written since the last summary. Raises CheckpointDamaged."""
+    listed, name, actual = runs.parts.get(relative), Name.of(path.name), sha256_of(path)
+    if name is not None and not name.agrees([actual, *earlier_sha256(path)]):
+        raise CheckpointDamaged(f"{relative} is not the file that was merged (its sha256 is not that of its name)")
+    if listed is None:
+        is_merged = name is not None and name.digest is not None
+        if name is not None and not is_merged:
+            tables.unlisted_runs.add(name.run_id)
+        tables.merged, tables.unlisted = tables.merged + is_merged, tables.unlisted + (not is_merged)
+        return
+    if actual == listed.sha256 or (table == FAILURES_TABLE and actual in runs.listed_sha256[relative]):
+        return
+    if listed.sha256 in earlier_sha256(path):
+        tables.padded += 1
+        return
+    differs = f"{relative} is not the file that the run {listed.run_id} wrote (its sha256 differs)"
+    if table == FAILURES_TABLE and not are_ended:
+        tables.findings.append(note("parts", f"{differs}: a run that has not ended may have replaced it"))
+        return
+    raise CheckpointDamaged(differs)
+
+
+# ---------------------------------------------------------------------------------- what is kept of each row
+
+
+def _take_results(tables: TableContents, batch: pa.RecordBatch, runs: Runs) -> None:
+    keys = joined(batch, "row_id", "request_key")
+    tables.answers.add(keys)
+    tables.recipes.update(pc.unique(batch["recipe_id"]).to_pylist())
+    if runs.latest is not None:
+        is_current = pc.equal(batch["recipe_id"], runs.latest.recipe_id)
+        tables.answered.add(batch["row_id"].filter(is_current))
+        tables.current += pc.sum(is_current).as_py() or 0
+    has_own = pc.invert(pc.is_in(batch["cost_source"], pa.array(BORROWED)))
+    tables.billed.add(keys.filter(has_own))
+    tables.row_costs.extend(pc.fill_null(batch["row_cost_ticks"], 0).filter(has_own).to_pylist())
+
+
+def _take_failures(tables: TableContents, batch: pa.RecordBatch, runs: Runs) -> None:
+    tables.failures.add(joined(batch, "row_id", "request_key").filter(pc.is_valid(batch["request_key"])))
+    if runs.latest is not None:
+        tables.answered.add(batch["row_id"].filter(pc.equal(batch["recipe_id"], runs.latest.recipe_id)))
+
+
+def _take_attempts(tables: TableContents, batch: pa.RecordBatch, runs: Runs) -> None:
+    tables.attempts.add(joined(batch, "row_id", "request_key"))
+    tables.attempt_costs.extend(pc.fill_null(batch["cost_ticks"], 0).to_pylist())
+    tables.sent.add(joined(batch, *SENT))
+    tables.reread.take(batch)
+
+
+#: What names an attempt: no two of one request leave at the same microsecond.
+SENT = ("row_id", "request_key", "attempt", "sent_at")
+_TAKE: dict[str, Callable[[TableContents, pa.RecordBatch, Runs], None]] = {
+    RESULTS_TABLE: _take_results,
+    FAILURES_TABLE: _take_failures,
+    ATTEMPTS_TABLE: _take_attempts,
+}
+
+
+# ---------------------------------------------------------------------------------- in words
+
+
+def table_findings(tables: TableContents) -> Iterator[Finding]:
+    yield from tables.findings
+    if tables.sealing:
+        says = f"{counted(len(tables.sealing), 'part')} about to be sealed: {', '.join(tables.sealing[:3])}"
+        yield note("parts", f"{says}; a run that was cut off there is completed by the next one")
+    if tables.left:
+        says = (
+            f"{counted(tables.left, 'file')} merged into others and not removed yet: nothing of them is counted twice"
+        )
+        yield note("parts", f"{says}, and the next run removes them")
+    if not any(finding.topic == "parts" and finding.mark == "wrong" for finding in tables.findings):
+        yield ok("parts", _all_right(tables))
+    if not any(finding.topic == "columns" for finding in tables.findings):
+        yield ok("columns", "every part has the columns that the output has grown to")
+
+
+def _all_right(tables: TableContents) -> str:
+    rows = f"{counted(tables.rows[RESULTS_TABLE], 'answer')}, {counted(tables.rows[FAILURES_TABLE], 'failed row')}"
+    words = [
+        f"{counted(tables.files, 'file')} ({rows}, {counted(tables.rows[ATTEMPTS_TABLE], 'attempt')}): every page "
+        "checksum is right"
+    ]
+    listed = tables.files - tables.unlisted - tables.padded - tables.merged
+    words.append(f"{listed:,} are byte for byte what runs/ lists")
+    if tables.padded:
+        words.append(f"{tables.padded:,} had columns added since")
+    if tables.merged_from:
+        words.append(f"{tables.merged_from:,} that it lists were merged into fewer")
+    if tables.unlisted:
+        words.append(f"{tables.unlisted:,} are of runs that were cut off before they could list them")
+    return ", ".join(words)

@@ -1,0 +1,180 @@
+"""What a model costs, and how we know: the job's own prices, its prices file, the provider's list, the built-in table.
+
+The provider's list is asked for by ``models`` and ``check`` and remembered here, with its date, in a folder of the
+user's; a run only looks at it. Rule: the list is a convenience. One that is missing, damaged or cannot be written is
+as if there were none; nothing here sends anything or raises.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, fields
+from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batchvision.job import Job
+from batchvision.providers import ModelListing
+from batchvision.ticks import PRICES_AS_OF, Prices, built_in, overlaid
+
+CACHE_DIR_ENV = "BATCHVISION_CACHE_DIR"
+#: Prices older than this are told to be.
+OLD_AFTER = timedelta(days=30)
+#: A list younger than this is shown without asking again.
+FRESH_FOR = timedelta(days=1)
+
+_VERSION = 1
+_PRICE_NAMES = frozenset(each.name for each in fields(Prices))
+
+
+class ListedPrices(NamedTuple):
+    """A provider's list of models, and when it was read."""
+
+    models: tuple[ModelListing, ...]
+    at: datetime
+
+    def find(self, model: str) -> ModelListing | None:
+        """By name or alias; a variant (``model:floor``) that is not listed counts as its model."""
+        by_name = {name: each for each in self.models for name in (*each.aliases, each.name)}
+        return by_name.get(model) or by_name.get(re.sub(r":.*", "", model))
+
+
+class PriceQuote(NamedTuple):
+    """The prices of a job's model. ``source``: where they are from; ``as_of`` None: they do not grow old."""
+
+    prices: Prices | None
+    source: str
+    as_of: date | None = None
+
+    def warning(self, today: date, job: Job) -> str | None:
+        """A sentence where they are older than 30 days."""
+        if self.prices is None or self.as_of is None or today - self.as_of <= OLD_AFTER:
+            return None
+        provider = job.provider.name
+        return (
+            f"the prices of {job.provider.model} ({self.source}) are of {self.as_of}, {(today - self.as_of).days} days "
+            f"old: read the provider's own with `batchvision models --provider {provider} --refresh`, or set "
+            "provider.prices"
+        )
+
+
+def quote(job: Job, environ: Mapping[str, str] | None = None) -> PriceQuote:
+    """Job over prices file over the provider's list over the built-in table; each may say only some of them."""
+    provider = job.provider
+    known = _known(provider.name, job.base_url, provider.model, environ)
+    filed = job.file_prices
+    if filed is not None and filed.prices:
+        known = _over(known, filed.prices, f"prices file {provider.prices_file}", filed.as_of)
+    own = provider.prices.model_dump(exclude_none=True)
+    return _over(known, own, "provider.prices", None) if own else known
+
+
+def _known(provider: str, base_url: str, model: str, environ: Mapping[str, str] | None) -> PriceQuote:
+    listed = recall(provider, base_url, environ)
+    found = listed.find(model) if listed is not None else None
+    if listed is not None and found is not None and found.prices is not None:
+        return PriceQuote(found.prices, "the provider's list", listed.at.date())
+    prices = built_in(provider, model)
+    if prices is None:
+        return PriceQuote(None, "none known")
+    return PriceQuote(prices, "built-in table", None if provider == "emulator" else PRICES_AS_OF)
+
+
+def _over(known: PriceQuote, given: Mapping[str, Any], source: str, as_of: date | None) -> PriceQuote:
+    """``given`` over ``known``. The age is that of the input and output prices."""
+    prices = overlaid(known.prices, given)
+    if {"input", "output"} <= given.keys():
+        return PriceQuote(prices, source, as_of)
+    return PriceQuote(prices, f"{source} over {known.source}", known.as_of)
+
+
+# ---------------------------------------------------------------------------------- the remembered list
+
+
+def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """``BATCHVISION_CACHE_DIR``, else the user's own cache folder for this program."""
+    found = os.environ if environ is None else environ
+    if own := found.get(CACHE_DIR_ENV):
+        return Path(own).expanduser()
+    base = found.get("XDG_CACHE_HOME", "")
+    # the XDG rule: a relative path there is to be ignored
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "batchvision"
+
+
+def list_path(provider: str, base_url: str, environ: Mapping[str, str] | None = None) -> Path:
+    """One file for each server: the same name may stand for a rehearsal's."""
+    server = sha256(base_url.rstrip("/").encode()).hexdigest()[:12]
+    return cache_folder(environ) / "models" / f"{re.sub(r'[^A-Za-z0-9_-]', '_', provider)[:40]}-{server}.json"
+
+
+def remember(
+    provider: str,
+    base_url: str,
+    models: tuple[ModelListing, ...],
+    at: datetime,
+    environ: Mapping[str, str] | None = None,
+) -> Path | None:
+    """Keep a list for later runs; replaced by one rename. None where it cannot be kept."""
+    document = {"version": _VERSION, "provider": provider, "read_at": at.isoformat()}
+    content = json.dumps({**document, "models": [_document(model) for model in models]}, ensure_ascii=False)
+    temporary: str | None = None
+    try:
+        path = list_path(provider, base_url, environ)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        if temporary is not None:
+            with suppress(OSError):
+                Path(temporary).unlink()
+        return None
+    return path
+
+
+def recall(provider: str, base_url: str, environ: Mapping[str, str] | None = None) -> ListedPrices | None:
+    """The list as it was last read; None where there is none that can be understood."""
+    try:
+        document = json.loads(list_path(provider, base_url, environ).read_text(encoding="utf-8"))
+        if document["version"] != _VERSION or document["provider"] != provider:
+            return None
+        at = datetime.fromisoformat(document["read_at"])
+        models = tuple(_listing(entry) for entry in document["models"])
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return ListedPrices(models, at.replace(tzinfo=UTC) if at.tzinfo is None else at)
+
+
+def _document(model: ModelListing) -> dict[str, Any]:
+    return {**model._asdict(), "prices": None if model.prices is None else asdict(model.prices)}
+
+
+def _listing(entry: Mapping[str, Any]) -> ModelListing:
+    """Raises ValueError, KeyError or TypeError for what no version of this wrote."""
+    prices = entry["prices"]
+    return ModelListing(
+        name=str(entry["name"]),
+        aliases=tuple(str(alias) for alias in entry["aliases"]),
+        prices=None if prices is None else _prices(prices),
+        takes_images=entry["takes_images"],
+        context_tokens=entry["context_tokens"],
+        max_output_tokens=entry.get("max_output_tokens"),
+    )
+
+
+def _prices(document: Mapping[str, Any]) -> Prices:
+    for name, value in document.items():
+        is_amount = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if name not in _PRICE_NAMES or not (is_amount or value is None):
+            raise ValueError(f"{name} = {value!r} is no price")
+    known = Prices(**document)
+    if None in (known.input_ticks_per_mtok, known.cached_ticks_per_mtok, known.output_ticks_per_mtok):
+        raise ValueError("a price is missing")
+    return known

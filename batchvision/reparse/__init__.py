@@ -1,6 +1,0 @@
-"""Read stored raw answers again after [answer] changed. Sends nothing."""
-
-from batchvision.reparse.reading import Why
-from batchvision.reparse.reparsing import Reparsed, recipes_alike, reparse
-
-__all__ = ["Reparsed", "Why", "recipes_alike", "reparse"]

@@ -1,0 +1,339 @@
+"""What an exchange comes to: its row in the attempts ledger, the row's outcome if it has one, and what is to be done.
+
+Pure and deterministic: the lanes judge live answers with it, and recovery the journal's, with the same result. It is
+given raw answers that are durable already (P3), so nothing that goes wrong here can lose one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from batchvision import providers
+from batchvision import ticks as money
+from batchvision.errors import (
+    ROW_FAULTS,
+    TRANSIENTS,
+    AttemptsExhausted,
+    BatchvisionError,
+    Expired,
+    InvalidAnswer,
+    LostAfterRead,
+    ProviderRefuses,
+    RequestRejected,
+    RowFault,
+    StopRun,
+    Transient,
+    Truncated,
+)
+from batchvision.prompt import REASONING_COLUMN, CheckedAnswer, check_answer, thoughts_in
+from batchvision.providers import Dialect, Gone, Reading, sse
+from batchvision.records import (
+    Answer,
+    Attempt,
+    AttemptState,
+    Completed,
+    EndedWithout,
+    Exchange,
+    Failed,
+    Intent,
+    Outcome,
+    RawAnswer,
+    Recipe,
+    Request,
+    Usage,
+)
+from batchvision.runner.retry import Again, GiveUp, RetryPolicy, Stop, decide
+from batchvision.ticks import Prices
+
+#: A ticket that is unknown before this age was read; after it, it has expired.
+TICKET_LIFETIME = timedelta(hours=24)
+
+#: The ``error_kind`` of an attempt whose run ended before it did.
+INTERRUPTED = "interrupted"
+
+MOST_MESSAGE_CHARS = 500
+
+
+class Classification(NamedTuple):
+    """What an exchange came to. ``outcome`` None: the row has not ended. ``step``: what is to be done about that.
+
+    ``error`` is what this attempt met, where it met one; the outcome's may sum up several (AttemptsExhausted).
+    """
+
+    attempt: Attempt
+    outcome: Outcome | None
+    step: Again | Stop | None
+    error: BatchvisionError | None
+
+
+class Classifier:
+    """Judges exchanges. ``recipes``: by recipe_id, as an exchange may be of an earlier recipe than the job's."""
+
+    def __init__(
+        self,
+        recipes: Mapping[str, Recipe] | Callable[[str], Recipe],
+        policy: RetryPolicy,
+        prices: Prices | None = None,
+        quarantine_after_runs: int = 5,
+        dialects: Callable[[str], Dialect] = providers.dialect,
+        holds: bool = False,
+        asked: Recipe | None = None,
+        keep_reasoning: bool = False,
+    ) -> None:
+        """``prices`` are today's, of the model that ``asked`` names. They serve only exchanges of journals that do not
+        record the prices of each intent; None: whichever model these have asked."""
+        self._recipe = recipes.__getitem__ if isinstance(recipes, Mapping) else recipes
+        self._policy = policy
+        self._prices = prices
+        self._quarantine_after_runs = quarantine_after_runs
+        self._dialect = dialects
+        self._asked = asked
+        self._keep_reasoning = keep_reasoning
+        self._holds = holds  #: what may have been billed is not sent again: ``ambiguous = "hold"``
+
+    def classify(self, exchange: Exchange, jitter: float = 0.0) -> Classification:
+        """The verdict on ``exchange``; ``jitter`` in [0, 1) only moves the delay of a retry."""
+        if exchange.answer is not None:
+            return self._answered(exchange, exchange.answer, jitter)
+        if exchange.ended is not None:
+            return self._ended(exchange, exchange.ended, jitter)
+        return _interrupted(exchange, "the run ended before the answer came")
+
+    def of_the_row(self, exchange: Exchange, classification: Classification) -> Classification:
+        """The verdict on a refusal of the whole run, once other rows have shown that it concerns this row alone."""
+        error = classification.error
+        if not isinstance(error, ProviderRefuses):
+            raise RuntimeError("only a refusal of the run can be made one of its row")
+        fault = RequestRejected(f"{error.what}; other rows are answered with the same key, this one is refused")
+        attempt = classification.attempt
+        if attempt.state is AttemptState.RETRIED:
+            attempt = attempt._replace(state=AttemptState.FAILED)
+        return Classification(attempt, self._failed(exchange, attempt.answer, error, fault), None, error)
+
+    # ------------------------------------------------------------------------------ an answer
+
+    def _answered(self, exchange: Exchange, raw: RawAnswer, jitter: float) -> Classification:
+        reading = self._read(exchange, raw)
+        answer, thoughts = reading.answer, reading.answer.reasoning_text
+        if thoughts is not None:  # long, and kept in a column of its own or not at all
+            answer = answer._replace(reasoning_text=None)
+        if answer.usage.cost_ticks is None:
+            prices, images = self._prices_of(exchange.intent), len(exchange.intent.image_ref)
+            answer = answer._replace(usage=money.with_cost(answer.usage, prices, images))
+        if error := reading.error or _given_up(exchange, raw):
+            return self._failing(exchange, answer, error, jitter)
+        try:
+            return self._completed(exchange, raw, answer, thoughts)
+        except InvalidAnswer as error:
+            return self._failing(exchange, answer, error, jitter)
+
+    def _prices_of(self, intent: Intent) -> Prices | None:
+        if intent.prices is not None:
+            return Prices.recorded(intent.prices) if intent.prices else None
+        asked = self._asked
+        if asked is None or (asked.provider, asked.model) == (intent.provider, intent.model_requested):
+            return self._prices
+        return money.built_in(intent.provider, intent.model_requested)
+
+    def _read(self, exchange: Exchange, raw: RawAnswer) -> Reading:
+        dialect = self._dialect(exchange.intent.provider)
+        if exchange.ticket is None:
+            return dialect.read(raw)
+        reading = dialect.read_poll(raw)
+        if isinstance(reading, Reading):
+            return reading
+        if isinstance(reading, Gone):
+            return Reading(Answer(), _gone(exchange, raw.received_at, reading.message))
+        return dialect.read(raw)  # a poll that says "not yet" is no answer, and is read as none
+
+    def _completed(self, exchange: Exchange, raw: RawAnswer, answer: Answer, thoughts: str | None) -> Classification:
+        intent = exchange.intent
+        checked = check_answer(self._recipe(intent.recipe_id).answer, answer.text)
+        completed = Completed(
+            intent,
+            answer,
+            checked.output_json,
+            self._columns(checked, answer.text, thoughts),
+            row_cost_ticks=_row_cost(exchange, answer),
+            finished_at=raw.received_at,
+        )
+        return Classification(_attempt(exchange, AttemptState.OK, answer, None), completed, None, None)
+
+    def _columns(self, checked: CheckedAnswer, text: str, thoughts: str | None) -> Mapping[str, Any]:
+        """The answer's values, and the model's thoughts where they are kept: told beside the content, or in it."""
+        if not self._keep_reasoning:
+            return checked.columns
+        return {**checked.columns, REASONING_COLUMN: thoughts or thoughts_in(text)}
+
+    # ------------------------------------------------------------------------------ no answer
+
+    def _ended(self, exchange: Exchange, ended: EndedWithout, jitter: float) -> Classification:
+        error = _error_of(ended)
+        if error is None:
+            return _interrupted(exchange, ended.message)
+        return self._failing(exchange, Answer(), error, jitter)
+
+    def _failing(self, exchange: Exchange, answer: Answer, error: BatchvisionError, jitter: float) -> Classification:
+        intent = exchange.intent
+        if self._holds and isinstance(error, Transient):
+            attempt = _attempt(exchange, _state(exchange, error, answer, AttemptState.RETRIED), answer, error)
+            if attempt.state is AttemptState.AMBIGUOUS:
+                return Classification(attempt, None, None, error)
+        match decide(error, intent.tries, self._policy, jitter, intent.has_urls):
+            case GiveUp(fault):
+                attempt = _attempt(exchange, _state(exchange, error, answer, AttemptState.FAILED), answer, error)
+                return Classification(attempt, self._failed(exchange, answer, error, fault), None, error)
+            case step:
+                attempt = _attempt(exchange, _state(exchange, error, answer, AttemptState.RETRIED), answer, error)
+                return Classification(attempt, None, step, error)
+
+    def _failed(self, exchange: Exchange, answer: Answer, error: BatchvisionError, fault: RowFault) -> Failed:
+        intent = exchange.intent
+        runs_failed = intent.runs_failed + 1
+        said_by_provider = fault is error and exchange.answer is not None
+        return Failed(
+            row_id=intent.row_id,
+            request_key=intent.request_key,
+            skip_key=intent.skip_key,
+            recipe_id=intent.recipe_id,
+            error_kind=fault.kind,
+            error_message=_shortened(fault),
+            last_error_kind=error.kind if error.kind != fault.kind else None,
+            attempt_count=intent.attempt,
+            row_cost_ticks=_row_cost(exchange, answer),
+            runs_failed=runs_failed,
+            quarantined=runs_failed >= self._quarantine_after_runs,
+            last_output_text=answer.text or None,
+            failed_at=exchange.ended_at or intent.sent_at,
+            run_id=intent.run_id,
+            keep=intent.keep,
+            at_provider=fault.at_provider or said_by_provider,
+        )
+
+
+def _given_up(exchange: Exchange, raw: RawAnswer) -> Truncated | None:
+    """llama.cpp's Python server ends a stream where it is when another request comes in."""
+    if exchange.ticket is not None or not sse.is_given_up(raw.body):
+        return None
+    return Truncated(
+        "the stream ended without a finish_reason: the server gives an answer up when another request comes. Set "
+        "limits.concurrency to 1, or delivery.stream to false"
+    )
+
+
+def _gone(exchange: Exchange, now: datetime, said: str) -> RowFault:
+    """A ticket the provider does not know: by its age, its one-time answer was read, or has been discarded."""
+    age = now - exchange.accepted_at
+    if age < TICKET_LIFETIME:
+        return LostAfterRead(f"ticket {exchange.ticket} is gone {age} after it was given: {said}")
+    return Expired(f"ticket {exchange.ticket} is {age} old, and answers are kept for 24 hours: {said}")
+
+
+def _error_of(ended: EndedWithout) -> BatchvisionError | None:
+    """The error an exchange ended with; None where that is no error's kind: the run was interrupted."""
+    transient = TRANSIENTS.get(ended.kind)
+    if transient is not None:
+        return transient(ended.message)
+    fault = ROW_FAULTS.get(ended.kind)
+    if fault is AttemptsExhausted:
+        return AttemptsExhausted(ended.message, ended.kind)
+    return None if fault is None else fault(ended.message)
+
+
+def _interrupted(exchange: Exchange, message: str) -> Classification:
+    attempt = _attempt(exchange, AttemptState.AMBIGUOUS, Answer(), None)
+    return Classification(attempt._replace(error_kind=INTERRUPTED, error_message=message), None, None, None)
+
+
+def _state(exchange: Exchange, error: BatchvisionError, answer: Answer, otherwise: AttemptState) -> AttemptState:
+    """Whether it may have been billed without telling us what. A cost that was told is no doubt any more."""
+    if isinstance(error, LostAfterRead):
+        return AttemptState.LOST_AFTER_READ
+    maybe_billed = (
+        isinstance(error, Expired)
+        or (isinstance(error, Transient) and error.maybe_billed)
+        or (exchange.ticket is not None and exchange.answer is not None and exchange.answer.status >= 400)
+    )
+    return AttemptState.AMBIGUOUS if maybe_billed and answer.usage.cost_ticks is None else otherwise
+
+
+def _attempt(exchange: Exchange, state: AttemptState, answer: Answer, error: BatchvisionError | None) -> Attempt:
+    may_be_billed = state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ)
+    is_unknown = may_be_billed or _is_untold(exchange.answer, answer, error)
+    return Attempt(
+        exchange,
+        answer,
+        state,
+        error_kind=None if error is None else error.kind,
+        error_message=None if error is None else _shortened(error),
+        bound_ticks=exchange.intent.bound_ticks if is_unknown else None,
+    )
+
+
+def _is_untold(raw: RawAnswer | None, answer: Answer, error: BatchvisionError | None) -> bool:
+    """Whether the model has answered, and nobody knows at what cost: it neither says it nor its tokens."""
+    is_answer = raw is not None and 200 <= raw.status < 300 and not isinstance(error, Transient | StopRun)
+    return is_answer and answer.usage.cost_ticks is None
+
+
+def _row_cost(exchange: Exchange, answer: Answer) -> int:
+    return exchange.intent.cost_before_ticks + (answer.usage.cost_ticks or 0)
+
+
+def _shortened(error: BatchvisionError) -> str:
+    message = error.message
+    return message if len(message) <= MOST_MESSAGE_CHARS else message[: MOST_MESSAGE_CHARS - 3] + "..."
+
+
+# ---------------------------------------------------------------------------------- one answer for many rows
+
+
+def shared(outcome: Outcome, follower: Request, keep_names: tuple[str, ...], run_id: str, now: datetime) -> Outcome:
+    """``outcome`` of the row that asked, as the outcome of ``follower``: the same answer or failure, at no cost."""
+    keep = dict(zip(keep_names, follower.keep, strict=True))
+    match outcome:
+        case Completed():
+            intent = outcome.intent._replace(
+                row_id=follower.row_id,
+                skip_key=follower.skip_key,
+                attempt=0,
+                image_ref=follower.image_ref,
+                image_sha256=follower.image_sha256,
+                run_id=run_id,
+                keep=keep,
+            )
+            answer = outcome.answer._replace(usage=_free(outcome.answer.usage))
+            return outcome._replace(intent=intent, answer=answer, row_cost_ticks=0, updated_at=now)
+        case Failed():
+            return replace(
+                outcome,
+                row_id=follower.row_id,
+                skip_key=follower.skip_key,
+                error_message=f"{outcome.error_message} (asked once, for row {outcome.row_id})",
+                attempt_count=0,
+                row_cost_ticks=0,
+                failed_at=now,
+                run_id=run_id,
+                keep=keep,
+                at_provider=False,
+            )
+
+
+def _free(usage: Usage) -> Usage:
+    """Nothing was used for this row; what is unknown of the answer stays unknown."""
+
+    def none_used(tokens: int | None) -> int | None:
+        return None if tokens is None else 0
+
+    return Usage(
+        prompt_tokens=none_used(usage.prompt_tokens),
+        image_tokens=none_used(usage.image_tokens),
+        cached_tokens=none_used(usage.cached_tokens),
+        completion_tokens=none_used(usage.completion_tokens),
+        reasoning_tokens=none_used(usage.reasoning_tokens),
+        cost_ticks=0,
+        cost_source="shared",
+    )

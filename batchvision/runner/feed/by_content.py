@@ -1,0 +1,92 @@
+"""Find out whether a row that looks new is the same request as one that was paid for.
+
+Rule: the request_key decides. A touched image is read again. A missing image counts with its stored hash. A URL counts
+as stored when it differs only in ignored parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import TYPE_CHECKING, Protocol
+
+from batchvision.checkpoint import RowState, StoredAnswer
+from batchvision.errors import RowFault
+from batchvision.images import identity, needs_reading, read_source, trimmed_url
+from batchvision.keys import request_key
+from batchvision.records import ImageKind, ImageRef, Payload, Row
+from batchvision.runner.prepare import identities
+
+if TYPE_CHECKING:
+    from batchvision.job import Job
+
+
+class Known(Protocol):
+    """The one question to the checkpoint."""
+
+    def state(self, row_id: str, key: str) -> RowState: ...
+
+
+class ByContent:
+    """Compares rows of today's manifest with stored requests."""
+
+    def __init__(self, job: Job) -> None:
+        self._recipe = job.recipe
+        self._root = job.root
+        self._mode = job.manifest.image_identity
+        self._ignored = frozenset(job.manifest.ignore_url_parameters)
+        self._skips_bad_images = job.manifest.on_bad_image == "skip_image"
+        self.images_read = 0
+
+    def would_be_sent(self, row: Row, row_index: Known) -> bool:
+        """Whether a run would send the row, by the content of its images."""
+        try:
+            key = self._key(row, list(self._payloads(row)))
+        except RowFault:  # nothing can be sent
+            return False
+        return row_index.state(row.row_id, key) is RowState.NEW
+
+    def is_answer_to(self, answer: StoredAnswer, row: Row) -> bool:
+        """Whether a stored answer belongs to the row. Its images may be missing."""
+        if not len(answer.image_ref) == len(answer.image_sha256) == len(row.images):
+            return False
+        payloads: list[Payload] = []
+        for ref, name, digest in zip(row.images, answer.image_ref, answer.image_sha256, strict=True):
+            known = self._as_answered(ref, name)
+            if known is None:
+                return False
+            payloads.append(Payload(identity(known, self._mode, digest), name, ref.slot, digest))
+        return self._key(row, payloads) == answer.request_key
+
+    def _as_answered(self, ref: ImageRef, name: str) -> ImageRef | None:
+        """``ref`` under the stored ``name``. None for another image."""
+        if ref.kind is not ImageKind.URL:
+            return ref
+        if trimmed_url(ref.reference, self._ignored) != trimmed_url(name, self._ignored):
+            return None
+        return ref._replace(reference=name, known_by=None)
+
+    def _key(self, row: Row, payloads: list[Payload]) -> str:
+        return request_key(self._recipe.recipe_id, row.text, identities(row.text, payloads))
+
+    def _payloads(self, row: Row) -> Iterator[Payload]:
+        """As far as the request_key goes by them. Raises RowFault where the row cannot be sent."""
+        fault: RowFault | None = None
+        usable = 0
+        for ref in row.images:
+            try:
+                yield self._payload(ref)
+                usable += 1
+            except RowFault as found:
+                if not self._skips_bad_images:
+                    raise
+                fault = fault or found
+        if fault is not None and not usable:
+            raise fault
+
+    def _payload(self, ref: ImageRef) -> Payload:
+        if not needs_reading(ref, self._mode):
+            return Payload(identity(ref, self._mode, None), ref.reference, ref.slot, None)
+        self.images_read += 1
+        digest = sha256(read_source(ref, self._root, self._recipe.images)).hexdigest()
+        return Payload(identity(ref, self._mode, digest), ref.reference, ref.slot, digest)

@@ -1,0 +1,145 @@
+"""Count the rows that a pass would buy again, because the recipe, their cells or their images changed.
+
+Rule: it reads the manifest and, where a local image may only have been touched, that image; it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from batchvision.checkpoint import PaidRows, RowIndex, RowState
+from batchvision.keys import KEY_BYTES
+from batchvision.records import Row
+from batchvision.runner.feed.by_content import ByContent
+from batchvision.runner.feed.stretch import Stretch
+
+if TYPE_CHECKING:
+    from batchvision.job import Job
+
+#: Rows with an answer are looked at so many at a time.
+ROWS_AT_ONCE = 128
+#: After so many images were read, only each fourth of the rows that follow is looked at, and so on.
+READ_BEFORE_SKIPPING = 1_000
+SKIP_FACTOR = 4
+
+
+@dataclass(slots=True)
+class Changes:
+    """Rows of today's manifest. ``again``: to do, and last paid for under another recipe, by recipe_id. ``changed``: to
+    do, and paid for under this recipe with other cells or images. ``paid``: every row ever paid for under this recipe.
+    ``kept``: rows that keep an older answer by the job's policy. ``ticks``: cost of ``again`` and ``changed`` rows.
+    """
+
+    rows: int = 0
+    new: int = 0
+    changed: int = 0
+    paid: int = 0
+    kept: int = 0
+    again: Counter[str] = field(default_factory=Counter)
+    ticks: int = 0
+    #: some changed rows, to find the changed columns
+    examples: list[Row] = field(default_factory=list)
+
+    @property
+    def rows_again(self) -> int:
+        return self.again.total()
+
+
+#: Changed rows that are kept to be looked at.
+EXAMPLES = 50
+
+
+class ChangeCounter:
+    """Counts the changes of one pass, stretch by stretch."""
+
+    def __init__(self, job: Job, row_index: RowIndex) -> None:
+        self.found = Changes()
+        self._row_index = row_index
+        self._by_content = ByContent(job)
+        self._paid: PaidRows | None = None
+        self._weight = 1  #: rows that each row looked at stands for
+        self._skipped = 0
+
+    @property
+    def nothing_was_paid(self) -> bool:
+        """Whether it is known that all rows are new."""
+        return self._paid is not None and not len(self._paid)
+
+    def add(self, stretch: Stretch) -> None:
+        """The rows to do of a stretch."""
+        found, tally = self.found, stretch.tally
+        found.rows += len(stretch.ids)
+        found.kept += tally.kept
+        found.paid += tally.done
+        sound = np.array(stretch.sound_places(), np.int64)
+        if not len(sound):
+            return
+        if self._paid is None:
+            self._paid = self._row_index.paid_rows()
+        known = self._paid.find(stretch.ids.take(pa.array(sound.tolist(), pa.int64())))
+        found.new += int((known < 0).sum())
+        sound, known = sound[known >= 0], known[known >= 0]
+        has_current = self._paid.have_current(known)
+        found.paid += int(has_current.sum())
+        self._add(known[~has_current], self._paid)
+        self._add_by_content(stretch, sound[has_current], known[has_current], self._paid)
+
+    def _add(self, known: NDArray[np.int64], paid: PaidRows, weight: int = 1) -> None:
+        """Rows that are asked again, by their places in ``paid``; each counts ``weight`` times."""
+        self.found.ticks += weight * paid.ticks(known)
+        for number, count in enumerate(np.bincount(paid.newest_recipes(known)).tolist()):
+            if count and number:
+                self.found.again[paid.recipes[number]] += weight * count
+            elif count:
+                self.found.changed += weight * count
+
+    def _add_by_content(
+        self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows
+    ) -> None:
+        """Rows with an answer of this recipe: they may be done, and their images only touched."""
+        if not len(places):
+            return
+        if stretch.images.are_all_plain:
+            self._add_by_url(stretch, places, known, paid)
+            return
+        for start in range(0, len(places), ROWS_AT_ONCE):
+            self._look_at(stretch, places[start : start + ROWS_AT_ONCE], known[start : start + ROWS_AT_ONCE], paid)
+
+    def _add_by_url(
+        self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows
+    ) -> None:
+        """As :meth:`_add_by_content` for rows of plain URLs, without reading an image or making a ``Row``."""
+        keys = stretch.url_rows(places.tolist(), paid.recipes[0]).request_keys.hex()
+        ids = stretch.ids.take(pa.array(places.tolist(), pa.int64())).to_pylist()
+        digits = 2 * KEY_BYTES
+        asked = [
+            at
+            for at, row_id in enumerate(ids)
+            if self._row_index.state(row_id, keys[at * digits : (at + 1) * digits]) is RowState.NEW
+        ]
+        self._add(known[asked], paid)
+        few = places[asked][: EXAMPLES - len(self.found.examples)]
+        self.found.examples += stretch.rows(few.tolist())
+
+    def _look_at(self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows) -> None:
+        weights = [self._weight_of_next() for _ in range(len(places))]
+        looked_at = [at for at, weight in enumerate(weights) if weight]
+        for at, row in zip(looked_at, stretch.rows(places[looked_at].tolist()), strict=True):
+            if not self._by_content.would_be_sent(row, self._row_index):
+                continue
+            self._add(known[at : at + 1], paid, weights[at])
+            if len(self.found.examples) < EXAMPLES:
+                self.found.examples.append(row)
+
+    def _weight_of_next(self) -> int:
+        """How many rows the next one stands for; 0: it is not looked at."""
+        if self._by_content.images_read >= READ_BEFORE_SKIPPING:
+            self._by_content.images_read, self._weight = 0, self._weight * SKIP_FACTOR
+        self._skipped = (self._skipped + 1) % self._weight
+        return self._weight if self._skipped == 0 else 0

@@ -1,0 +1,151 @@
+"""row_ids, texts and keys of a whole batch at once: Arrow joins strings, and one tight loop hashes them.
+
+Rule: the same values as ``keys`` gives row by row; tests hold the two together, golden vectors hold both still.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchvision import keys
+from batchvision.images import stamp
+from batchvision.manifest import NO_TEXT, cell_texts
+from batchvision.prompt import MARK, Column, Literal, Slot, Template
+from batchvision.records import Row
+from batchvision.runner.feed.picture import BatchImages, ImageColumns, frame, framed_texts
+from batchvision.secrets import all_known
+
+if TYPE_CHECKING:
+    from batchvision.job import Job
+
+
+_BAR, _DASH = pa.scalar("|", pa.string()), pa.scalar("-", pa.string())
+
+
+def _texts_of(batch: pa.RecordBatch, name: str) -> pa.Array:
+    return cell_texts(batch.column(name), batch.schema.field(name))
+
+
+# ---------------------------------------------------------------------------------- row_ids
+
+
+def row_ids(batch: pa.RecordBatch, job: Job) -> pa.Array:
+    """The id of every row as exact text; null where a cell of it is null or empty.
+
+    Several columns are joined by ``|`` (in a cell, ``|`` and ``\\`` stand after a ``\\``). Without id columns: 16 hex
+    digits of the hash of the image refs and of the cells the prompt reads; rows alike in all of these are alike here.
+    """
+    if not job.id_columns:
+        return _content_ids(batch, job)
+    texts = [_texts_of(batch, name) for name in job.id_columns]
+    if len(texts) > 1:
+        texts = [_escaped(_empty_as_null(text)) for text in texts]
+        return _without_secrets(pc.binary_join_element_wise(*texts, _BAR, null_handling="emit_null"))
+    return _without_secrets(_empty_as_null(texts[0]))
+
+
+def _without_secrets(ids: pa.Array) -> pa.Array:
+    """An id is masked before anybody compares it, so that a row is known again by what is stored of it: also one whose
+    id is a signed URL, however it is signed today."""
+    secrets, written = all_known(), ids.buffers()[2]
+    if written is None or secrets.mask_bytes(found := written.to_pybytes()) == found:
+        return ids
+    return pa.array([None if each is None else secrets.mask(each) for each in ids.to_pylist()], pa.string())
+
+
+def _empty_as_null(texts: pa.Array) -> pa.Array:
+    if not pc.any(pc.equal(texts, NO_TEXT)).as_py():
+        return texts
+    # not pc.if_else: pyarrow 18 reads the wrong stretch of a sliced column with it
+    return pa.array([text or None for text in texts.to_pylist()], pa.string())
+
+
+def _escaped(texts: pa.Array) -> pa.Array:
+    return pc.replace_substring(pc.replace_substring(texts, "\\", "\\\\"), "|", "\\|")
+
+
+def _content_ids(batch: pa.RecordBatch, job: Job) -> pa.Array:
+    parts = [pa.scalar(frame("row-1"), pa.string())]
+    parts += [pc.fill_null(framed_texts(_texts_of(batch, name)), _DASH) for name in job.prompt_columns]
+    # by reference: an id must survive a touched file and a URL that is signed anew
+    by_reference = image_columns(job)._replace(version=None, identity_mode="ref")
+    parts.append(BatchImages(batch, by_reference).stamps())
+    joined = pc.binary_join_element_wise(*parts, NO_TEXT).cast(pa.binary())
+    return pa.array([blake2b(whole, digest_size=8).hexdigest() for whole in joined.to_pylist()], pa.string())
+
+
+def image_columns(job: Job) -> ImageColumns:
+    """How the job reads images."""
+    manifest = job.manifest
+    return ImageColumns(
+        job.image_columns,
+        manifest.image_separator,
+        manifest.image_version,
+        job.root,
+        manifest.image_identity,
+        are_placed_by_name=job.template is not None and any(job.template.slots),
+        ignored_parameters=frozenset(manifest.ignore_url_parameters),
+    )
+
+
+# ---------------------------------------------------------------------------------- texts
+
+
+def prompt_texts(batch: pa.RecordBatch, job: Job) -> pa.Array | str:
+    """The rendered user prompt of every row, with marks where images are placed; null where a prompt column is. One
+    text where the prompt reads no cell."""
+    if job.template is None:
+        return _texts_of(batch, job.prompt_columns[0])
+    return _rendered(batch, job.template) if job.template.columns else job.template.render({})
+
+
+def _rendered(batch: pa.RecordBatch, template: Template) -> pa.Array:
+    """``Template.render`` over columns; a null cell is ""."""
+    parts: list[pa.Array | pa.Scalar] = []
+    for segment in template.segments:
+        match segment:
+            case Literal(text):
+                parts.append(pa.scalar(text, pa.string()))
+            case Column(name):
+                parts.append(pc.fill_null(_texts_of(batch, name), NO_TEXT))
+            case Slot(name):
+                parts.append(pa.scalar(f"{MARK}{name}{MARK}", pa.string()))
+    return pc.binary_join_element_wise(*parts, NO_TEXT)
+
+
+# ---------------------------------------------------------------------------------- keys
+
+
+def skip_digests(recipe_id: str, texts: pa.Array | str, stamps: pa.Array) -> bytes:
+    """``keys.skip_key`` of every row, in its 16 bytes, one behind the other; ``stamps`` framed and joined. A null text
+    counts as ""."""
+    return _digests("skip-1", recipe_id, texts, stamps)
+
+
+def request_digests(recipe_id: str, texts: pa.Array | str, identities: pa.Array) -> bytes:
+    """``keys.request_key`` of every row, as :func:`skip_digests`."""
+    return _digests("request-1", recipe_id, texts, identities)
+
+
+def _digests(kind: str, recipe_id: str, texts: pa.Array | str, images: pa.Array) -> bytes:
+    head = frame(kind) + frame(recipe_id)
+    if isinstance(texts, str):
+        return keys.digests_after((head + frame(texts)).encode(), images.cast(pa.binary()).to_pylist())
+    wholes = pc.binary_join_element_wise(framed_texts(pc.fill_null(texts, NO_TEXT)), images, NO_TEXT)
+    return keys.digests_after(head.encode(), wholes.cast(pa.binary()).to_pylist())
+
+
+def skip_key_of(row: Row, job: Job, recipe_id: str) -> str:
+    """The skip_key of one row under another recipe of the same prompt; its images are looked at again."""
+    parts: list[str] = []
+    columns = image_columns(job)
+    for slot, refs in groupby(row.images, key=lambda ref: ref.slot):
+        if columns.are_placed_by_name:
+            parts.append(slot)
+        parts += [stamp(ref, columns.root, columns.identity_mode) for ref in refs]
+    return keys.skip_key(recipe_id, row.text, parts)

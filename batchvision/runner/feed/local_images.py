@@ -1,0 +1,65 @@
+"""Whether the local images of the rows to do are there at all: a folder that is not mounted is no fault of its rows.
+
+Rule: it looks at the first images only, and opens no file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchvision.images import stamp
+from batchvision.records import ImageKind, ImageRef
+from batchvision.runner.feed.stretch import Stretch
+
+if TYPE_CHECKING:
+    from batchvision.job import Job
+
+#: So many local images are looked at.
+LOOKED_AT = 100
+#: Fewer missing ones may well be the fault of their rows.
+LEAST_MISSING = 20
+#: The search ends after this number of rows without a local image.
+ROWS_LOOKED_AT = 10_000
+_ROWS_AT_ONCE = 128
+
+
+class LocalImages:
+    """The first local images of the rows to do."""
+
+    def __init__(self, job: Job) -> None:
+        self._root = job.root
+        self._rows = 0
+        self.found = 0
+        self.missing = 0
+        self.example = ""  #: the first that is missing, as the manifest names it
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether enough was looked at."""
+        return self.found + self.missing >= LOOKED_AT or self.found > 0 or self._rows >= ROWS_LOOKED_AT
+
+    @property
+    def are_all_missing(self) -> bool:
+        return not self.found and self.missing >= LEAST_MISSING
+
+    def add(self, stretch: Stretch) -> None:
+        """The rows to do of a stretch."""
+        if stretch.images.are_all_plain:
+            self._rows += len(stretch.tally.places)
+            return
+        places = stretch.sound_places()
+        for start in range(0, len(places), _ROWS_AT_ONCE):
+            for row in stretch.rows(places[start : start + _ROWS_AT_ONCE]):
+                if self.is_settled:
+                    return
+                self._rows += 1
+                for ref in row.images:
+                    if ref.kind is ImageKind.PATH:
+                        self._look_at(ref._replace(version=None))
+
+    def _look_at(self, ref: ImageRef) -> None:
+        if not stamp(ref, self._root, "content").startswith("missing:"):
+            self.found += 1
+        elif self.missing < LOOKED_AT:
+            self.missing += 1
+            self.example = self.example or ref.reference

@@ -1,0 +1,144 @@
+"""The first look at the whole manifest, before anything is sent: is it whole, how many rows, which ids come twice.
+
+Rule: it reads every row once and no image, holds eight bytes a row and nothing else.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import types
+
+from batchvision.errors import JobInvalid, ManifestChanged
+from batchvision.manifest import Manifest, needed_columns, open_manifest, reject_no_images, survey_types
+from batchvision.runner.feed.keying import row_ids
+from batchvision.runner.feed.selection import Selection
+
+if TYPE_CHECKING:
+    from batchvision.job import Job
+
+
+#: Rows of more bytes in the manifest hold images as text.
+LARGE_ROW_BYTES = 32 * 1024
+
+
+class FileFacts(NamedTuple):
+    """What shows that a file is still the one that was surveyed."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is known of a manifest before the first send. ``rows``: those this run is about (its shard's).
+
+    ``repeated``: hashes of ids that (very probably) come more than once, by Python's own ``hash``, which another
+    process does not share. ``keep_types``: output name and Arrow type of each kept column. ``only_nulls``: those of
+    them that have no cell yet, so that their type is not known.
+    """
+
+    rows: int
+    rows_in_manifest: int
+    repeated: frozenset[int]
+    keep_types: tuple[tuple[str, pa.DataType], ...]
+    files: tuple[FileFacts, ...]
+    only_nulls: frozenset[str] = frozenset()
+    holds_images: bool = False  #: rows hold the bytes of images, or their text: few are read ahead
+
+    @property
+    def typed_keep(self) -> tuple[tuple[str, pa.DataType], ...]:
+        """The kept columns whose cells tell a type."""
+        return tuple((name, arrow) for name, arrow in self.keep_types if name not in self.only_nulls)
+
+    def reject_changed(self, files: Iterable[FileFacts] | None = None) -> None:
+        """ManifestChanged where one of ``files`` (default: all of the manifest) is no longer what was surveyed."""
+        for facts in self.files if files is None else files:
+            try:
+                is_same = _facts(facts.path) == facts
+            except JobInvalid as error:
+                raise ManifestChanged(error.problems) from error
+            if not is_same:
+                raise ManifestChanged(
+                    f"{facts.path.name} was changed while it was read: it is no longer what the run began with. "
+                    "Answered rows stay answered; run again when it is finished."
+                )
+
+
+def survey(job: Job, selection: Selection | None = None, manifest: Manifest | None = None) -> Survey:
+    """Streams all of the job's manifest once. Raises JobInvalid at damage, and says where."""
+    selection = selection or Selection()
+    manifest = manifest or open_manifest(job)
+    files = tuple(_facts(path) for path in manifest.files)
+    known: dict[str, pa.DataType | None] = {}
+    hashes, rows, position, row_bytes = array("q"), 0, 0, 0
+    for batch in manifest.batches(_surveyed_columns(job, manifest)):
+        _check_types(batch.schema, job)
+        survey_types((batch.schema.field(name) for name in {column.source for column in job.keep_columns}), known)
+        ids = row_ids(batch, job)
+        rows += len(own_places(ids, selection, position)) if selection.shards > 1 else batch.num_rows
+        position += batch.num_rows
+        row_bytes = max(row_bytes, batch.nbytes // max(1, batch.num_rows))
+        hashes.extend(map(hash, ids.drop_null().to_pylist()))
+    keep_types = tuple((column.name, known.get(column.source) or pa.string()) for column in job.keep_columns)
+    only_nulls = frozenset(column.name for column in job.keep_columns if known.get(column.source) is None)
+    holds_images = not manifest.byte_columns.isdisjoint(job.image_columns) or row_bytes > LARGE_ROW_BYTES
+    found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, files, only_nulls, holds_images)
+    try:
+        found.reject_changed()
+    except ManifestChanged as error:  # nothing was sent: the run has not begun
+        raise JobInvalid(error.problems) from error
+    return found
+
+
+def _facts(path: Path) -> FileFacts:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise JobInvalid(f"{path} cannot be read any more: {error.strerror}.") from error
+    return FileFacts(path, stat.st_size, stat.st_mtime_ns)
+
+
+def _surveyed_columns(job: Job, manifest: Manifest) -> list[str]:
+    """All that the job reads, without the bytes of images where ids do not need them."""
+    needed = needed_columns(job)
+    unread = manifest.byte_columns if job.id_columns else frozenset()
+    kept = {column.source for column in job.keep_columns} | set(job.prompt_columns) | set(job.id_columns)
+    return [name for name in needed if name not in unread or name in kept]
+
+
+def _check_types(schema: pa.Schema, job: Job) -> None:
+    for name in job.id_columns:
+        given = schema.field(name).type
+        if types.is_list(given) or types.is_struct(given) or types.is_map(given):
+            raise JobInvalid(f"the id column {name!r} holds {given}: name a column of single values in [manifest] id.")
+    for name in job.image_columns:
+        if name in schema.names:
+            reject_no_images(schema.field(name))
+
+
+def own_places(ids: pa.Array, selection: Selection, rows_before: int) -> list[int]:
+    """The places in a batch of the rows of the selection's shard."""
+    return selection.own(
+        nameless(rows_before + place) if row_id is None else row_id
+        for place, row_id in enumerate(ids.to_pylist(), start=1)
+    )
+
+
+def nameless(position: int) -> str:
+    """The row_id of a row that has none: it is invalid, and listed by its number."""
+    return f"#{position}"
+
+
+def _repeated(hashes: array[int]) -> list[int]:
+    """The values that stand more than once. Sorts ``hashes`` where they are."""
+    ordered = np.frombuffer(hashes, dtype=np.int64)
+    ordered.sort()
+    return sorted(set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()))

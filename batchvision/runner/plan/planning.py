@@ -1,0 +1,179 @@
+"""What a run would do: its rows, images and requests, their estimated cost and time. Sends nothing, writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from batchvision.checkpoint import RowIndex
+from batchvision.job import Job
+from batchvision.money import PriceQuote, quote
+from batchvision.providers import dialect
+from batchvision.records import TICKS_PER_USD, Lane
+from batchvision.runner.feed import ChangeCounter, Changes, LocalImages, Selection, stretches, survey
+from batchvision.runner.guards import empty_words, missing_words
+from batchvision.runner.plan.bodies import bodies
+from batchvision.runner.plan.counting import (
+    ImageCounts,
+    RequestCounter,
+    RequestTotals,
+    RowCounts,
+    WatchRequest,
+    standing_of,
+)
+from batchvision.runner.plan.refusing import rebuy_refusals
+from batchvision.runner.wiring import estimator_of
+
+#: Compressed size of a row in ``results/`` and ``attempts/`` without its answer, and of one answer token in both.
+BYTES_A_ROW, BYTES_A_TOKEN = 600, 6
+#: Two journal segments exist while one replaces the other.
+JOURNAL_BYTES = 2 * 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do. ``reasons``: row_ids of the first invalid rows, and why they are invalid.
+
+    ``seconds``: duration at the job's own limits, by lane. ``refusals``: why a run would be refused today.
+    """
+
+    rows: RowCounts
+    images: ImageCounts
+    cost: RequestTotals
+    recipe_id: str
+    lane: Lane
+    prices: PriceQuote
+    reasons: list[tuple[str, str]] = field(default_factory=list)
+    requests_shown: list[dict[str, Any]] = field(default_factory=list)
+    seconds: Mapping[Lane, float] = field(default_factory=dict)
+    price_warning: str | None = None
+    changes: Changes = field(default_factory=Changes)
+    refusals: list[str] = field(default_factory=list)
+
+    @property
+    def seconds_at_limit(self) -> float | None:
+        """Duration in the job's own lane; None without a limit."""
+        return self.seconds.get(self.lane)
+
+    @property
+    def disk_bytes(self) -> int:
+        """About how much the output and its journal will grow."""
+        if not self.rows.to_do:
+            return 0
+        return self.rows.to_do * BYTES_A_ROW + self.cost.output_tokens * BYTES_A_TOKEN + JOURNAL_BYTES
+
+    @property
+    def done_elsewhere(self) -> tuple[int, int]:
+        """Rows paid for under other recipes, and their ticks."""
+        return self.changes.rows_again + self.changes.kept, self.changes.ticks
+
+    def document(self) -> dict[str, Any]:
+        """JSON content for ``plan --json``."""
+        elsewhere, ticks = self.done_elsewhere
+        document: dict[str, Any] = {
+            "rows": self._rows(),
+            "requests": self.cost.requests,
+            "images": self.images.document(),
+            "tokens": {
+                "prompt": self.cost.prompt_tokens,
+                "cached": self.cost.cached_tokens,
+                "completion": self.cost.output_tokens,
+                "total": self.cost.tokens,
+            },
+            "cost_usd": {
+                "expected": _usd(self.cost.likely_ticks),
+                "low": None,
+                "high": _usd(self.cost.bound_ticks),
+                "source": None if self.cost.likely_ticks is None else "estimate",
+            },
+            "prices": {"source": self.prices.source, "as_of": str(self.prices.as_of) if self.prices.as_of else None},
+            "duration_seconds": {
+                "expected": self.seconds_at_limit,
+                "low": None,
+                "high": None,
+                "by_lane": {lane.value: seconds for lane, seconds in self.seconds.items()},
+            },
+            "disk_bytes": self.disk_bytes,
+            "invalid": [{"row_id": row_id, "reason": reason} for row_id, reason in self.reasons],
+            "recipe_id": self.recipe_id,
+            "done_under_other_recipes": {"rows": elsewhere, "cost_usd": _usd(ticks)},
+        }
+        if self.refusals:
+            document["refusals"] = self.refusals
+        if self.price_warning:
+            document["warning"] = self.price_warning
+        if self.requests_shown:
+            document["request_bodies"] = self.requests_shown
+        return document
+
+    def _rows(self) -> dict[str, int]:
+        """The row counts; ``new changed under_other_recipe kept`` divide the rows of ``to_do`` and ``left``."""
+        counts, found = asdict(self.rows), self.changes
+        del counts["failed_kept"]
+        return {
+            **counts,
+            "new": self.rows.to_do - found.changed - found.rows_again,
+            "changed": found.changed,
+            "under_other_recipe": found.rows_again,
+            "kept": found.kept,
+        }
+
+
+def _usd(ticks: int | None) -> float | None:
+    return None if ticks is None else ticks / TICKS_PER_USD
+
+
+async def plan(
+    job: Job, selection: Selection | None = None, *, show_requests: int = 0, watch: WatchRequest | None = None
+) -> Plan:
+    """Count what a run of ``job`` would do. Raises JobInvalid as a run would.
+
+    ``show_requests``: number of request bodies in the plan. ``watch`` sees each request that would be sent.
+    """
+    selection = selection or Selection(retry_failed=job.limits.retry_kinds)
+    surveyed, row_index, prices = survey(job, selection), standing_of(job), quote(job)
+    estimator = estimator_of(job, prices.prices)
+    requests = RequestCounter(job, estimator, row_index, watch, show_requests)
+    requests.rows.total = surveyed.rows
+    changes = ChangeCounter(job, row_index) if isinstance(row_index, RowIndex) else None
+    local_images = LocalImages(job)
+    for stretch in stretches(job, surveyed, row_index, selection):
+        await requests.add(stretch)
+        local_images.add(stretch)
+        if changes is not None:
+            changes.add(stretch)
+    found = Changes() if changes is None else changes.found
+    refusals = [missing_words(job, local_images)] if local_images.are_all_missing else []
+    if isinstance(row_index, RowIndex):
+        if not surveyed.rows_in_manifest and len(row_index.paid_rows()):
+            refusals.append(empty_words(job, len(row_index.paid_rows())))
+        refusals += await rebuy_refusals(job, surveyed, selection, found, requests.totals)
+    return Plan(
+        rows=requests.rows,
+        images=requests.images,
+        cost=requests.totals,
+        recipe_id=job.recipe.recipe_id,
+        lane=job.delivery.lane_used,
+        prices=prices,
+        reasons=requests.reasons,
+        requests_shown=await bodies(job, estimator, requests.shown) if requests.shown else [],
+        seconds=_seconds_at_limits(job, requests.totals),
+        price_warning=prices.warning(datetime.now(UTC).date(), job),
+        changes=found,
+        refusals=refusals,
+    )
+
+
+def _seconds_at_limits(job: Job, totals: RequestTotals) -> dict[Lane, float]:
+    """Duration by lane at the job's own limits. A deferred request takes at least one poll, which is limited too."""
+    limits = job.limits
+    rates = [limits.requests_per_second, limits.requests_per_minute and limits.requests_per_minute / 60]
+    given = [rate for rate in rates if rate]
+    if not given and not limits.tokens_per_minute:
+        return {}
+    for_tokens = totals.tokens / limits.tokens_per_minute * 60 if limits.tokens_per_minute else 0.0
+    sent = {Lane.ONLINE: totals.requests, Lane.DEFERRED: 2 * totals.requests}
+    lanes = [lane for lane in sent if lane in dialect(job.provider.name).lanes]
+    return {lane: max(sent[lane] / min(given) if given else 0.0, for_tokens) for lane in lanes}

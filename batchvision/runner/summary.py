@@ -1,0 +1,130 @@
+"""How a run ended: its exit code, its counts, its summary. Pure, but for asking which versions ran."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+from batchvision import __version__
+from batchvision.errors import BatchvisionError, StopRun
+from batchvision.job import Job
+from batchvision.records import TICKS_PER_USD, Counters, Failed, JsonObject, PartFile, RunSummary
+from batchvision.stopping import Interrupted
+from batchvision.ticks import known_or_none
+
+INTERRUPTED = "interrupted"
+VERSIONS_OF = ("batchvision", "pyarrow", "httptools", "httpx", "anyio", "pydantic", "Pillow")
+
+
+class Left(NamedTuple):
+    """What is not done when a run ends: the failed rows as ``failures/`` lists them, and what waits."""
+
+    failures: Sequence[Failed]
+    tickets: int
+    held: int  #: rows kept back by ``ambiguous = "hold"``
+    kept: int = 0  #: rows that keep an older answer
+    without_answers: bool = False  #: none of the manifest's rows has an answer, or all rows have left it
+
+
+def exit_code_of(reason: StopRun | Interrupted | None, job: Job, rows_total: int, left: Left) -> int:
+    """The first that applies (DESIGN, exit codes)."""
+    if reason is not None:
+        return reason.exit_code
+    if left.tickets:
+        return 6
+    fresh = sum(not failed.quarantined for failed in left.failures)
+    if left.held or left.kept or left.without_answers or not job.limits.failed_ok.allows(fresh, rows_total):
+        return 3
+    return 0
+
+
+def summarize(
+    job: Job,
+    counters: Counters,
+    *,
+    run_id: str,
+    started_at: datetime,
+    finished_at: datetime,
+    reason: StopRun | Interrupted | None,
+    left: Left,
+    parts: tuple[PartFile, ...],
+    spent: JsonObject | None = None,
+    duration_seconds: float | None = None,
+    provider_answered: bool = False,
+    stopped_by: tuple[str, ...] = (),
+) -> RunSummary:
+    """What the run did. The three counts of rows add up to the manifest's (promise P8). ``duration_seconds``: by a
+    clock that no correction of the time of day moves; None: by the two times."""
+    if duration_seconds is None:
+        duration_seconds = (finished_at - started_at).total_seconds()
+    cost_ticks = known_or_none(counters.cost_ticks, counters.unknown_cost)
+    completed = counters.rows_done_before + counters.rows_completed
+    failed = len(left.failures)
+    return RunSummary(
+        run_id=run_id,
+        job=job.name,
+        recipe_id=job.recipe.recipe_id,
+        manifest=str(job.manifest_path),
+        rows_total=counters.rows_total,
+        rows_completed=completed,
+        rows_failed=failed,
+        rows_pending=max(0, counters.rows_total - completed - failed),
+        rows_ambiguous=counters.rows_ambiguous,
+        rows_quarantined=sum(row.quarantined for row in left.failures),
+        tickets_open=left.tickets,
+        requests_sent=counters.requests_sent,
+        retries=counters.retries,
+        failures_by_kind=dict(sorted(Counter(row.error_kind for row in left.failures).items())),
+        prompt_tokens=counters.prompt_tokens,
+        completion_tokens=counters.completion_tokens,
+        reasoning_tokens=counters.reasoning_tokens,
+        image_tokens=counters.image_tokens,
+        cached_tokens=counters.cached_tokens,
+        cost_usd=None if cost_ticks is None else cost_ticks / TICKS_PER_USD,
+        cost_ticks=cost_ticks,
+        ambiguous_ticks=known_or_none(counters.ambiguous_ticks, counters.unbounded),
+        unknown_cost=counters.unknown_cost,
+        unbounded=counters.unbounded,
+        started_at=started_at.isoformat(),
+        finished_at=finished_at.isoformat(),
+        duration_seconds=round(duration_seconds, 3),
+        stop_reason=_word(reason),
+        exit_code=exit_code_of(reason, job, counters.rows_total, left),
+        parts=parts,
+        versions=versions(),
+        config=job.config(),
+        message=None if reason is None else str(reason),
+        stop_key=reason.key if isinstance(reason, StopRun) else None,
+        spent=spent or {},
+        rows_kept=left.kept,
+        rows_left=counters.rows_left,
+        rows_with_other_kept_cells=counters.rows_with_other_kept_cells,
+        fallbacks={"by_model": counters.rows_fallback, "by_us": 0},
+        provider_answered=provider_answered,
+        stopped_by=stopped_by,
+    )
+
+
+def _word(reason: StopRun | Interrupted | None) -> str | None:
+    return reason.kind if isinstance(reason, BatchvisionError) else INTERRUPTED if reason else None
+
+
+@cache
+def versions() -> Mapping[str, str]:
+    """What ran: for the summary."""
+    return {"python": platform.python_version(), **{name.lower(): _version_of(name) for name in VERSIONS_OF}}
+
+
+def _version_of(name: str) -> str:
+    """Of the code that runs: a checkout or a zipapp has no metadata, or that of another version beside it."""
+    if name == "batchvision":
+        return __version__
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

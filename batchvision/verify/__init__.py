@@ -1,6 +1,0 @@
-"""Check an output against its checksums, its ledger and its manifest. Changes nothing."""
-
-from batchvision.verify.findings import Finding, Mark
-from batchvision.verify.verifying import Report, verify
-
-__all__ = ["Finding", "Mark", "Report", "verify"]
