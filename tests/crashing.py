@@ -140,7 +140,7 @@ def listening(told: Told, disk: CutDisk) -> Iterator[None]:
     judges: Any = Classifier
     module: Any = store_module
     merging: Any = compaction
-    store.intent, store.ticket, store.answer, judges.classifier = intent, ticket, answer, classifier
+    store.intent, store.ticket, store.answer, judges.classify = intent, ticket, answer, classify
     module.SealAfter, merging.FEW_PARTS = lambda: SMALL_PARTS, 1
     try:
         yield

@@ -27,7 +27,7 @@ from batchvision.records import (
 
 
 class Classification(Protocol):
-    """What a judge says of an exchange (``outcome.Classification`` is one): its line in the ledger, and how its row ended.
+    """How an exchange ended: its line in the ledger, and the outcome of its row.
 
     ``outcome`` None: the row is still pending.
     """

@@ -1,4 +1,4 @@
-"""The rooms stand in layers; nothing imports upward or in a circle (imports inside functions count)."""
+"""Packages stand in layers; nothing imports upward or in a circle (imports inside functions count)."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ import batchvision
 
 PACKAGE = Path(batchvision.__file__).parent
 
-#: From the ground up. A new room is added here, in the layer that its rule allows.
+#: From the ground up. A new package is added here, in the layer that its rule allows.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
+            "descriptors",
             "errors",
-            "records",
+            "eventloop",
+            "interruption",
             "keys",
             "offload",
-            "eventloop",
-            "descriptors",
-            "interruption",
+            "records",
             "secrets",
             "stopping",
-            "wording",
+            "ticks",
             "wakeup",
+            "wording",
         }
     ),
-    frozenset({"job", "recipe", "prompt", "money", "spending", "retry", "refusals", "estimate", "providers"}),
-    frozenset({"outcome", "manifest", "images", "checkpoint", "http", "pacing", "caps", "caching", "pricelist"}),
-    frozenset({"budget", "feed", "key_renewal", "prepare"}),
-    frozenset({"exchange", "guards"}),
-    frozenset({"lanes"}),
-    frozenset({"open_tickets", "plan", "runner", "waits", "wiring", "summary"}),
-    frozenset({"pilot", "status", "progress", "check", "demo", "verify", "reparse"}),
+    frozenset({"job", "prompt", "money", "providers"}),
+    frozenset({"manifest", "images", "http", "limits", "checkpoint"}),
+    frozenset({"runner"}),
+    frozenset({"commands"}),
     frozenset({"cli", "__main__"}),
 )
+#: Packages inside a package that are imported by their own names.
+INNER_PACKAGES = frozenset({"runner.feed", "runner.lanes", "runner.plan"})
 #: The emulator is a stranger to the client it tests, and samples only draw.
 STRANGERS: dict[str, frozenset[str]] = {"emulator": frozenset({"records"}), "samples": frozenset()}
-HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
+HEIGHT = {package: height for height, packages in enumerate(LAYERS) for package in packages}
 
-#: Libraries that one room alone may import.
+#: Libraries that one package alone may import.
 ONLY_IN: dict[str, frozenset[str]] = {
     "httptools": frozenset({"http"}),
     "httpx": frozenset({"http"}),
     "httpx2": frozenset({"http"}),
     "aiohttp": frozenset({"emulator"}),
     "yarl": frozenset(),
-    "aiolimiter": frozenset({"pacing", "http"}),
+    "aiolimiter": frozenset({"limits", "http"}),
     "click": frozenset({"cli", "__main__"}),
-    "tqdm": frozenset({"progress"}),
+    "tqdm": frozenset({"cli"}),
 }
 
 
@@ -61,7 +61,7 @@ def _modules() -> dict[str, Path]:
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if name:  # the package's own __init__ names the public faces of all rooms, lazily
+        if name:  # the package's own __init__ names the public faces of all packages, lazily
             found[name] = path
     return found
 
@@ -75,7 +75,7 @@ def _imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: relative imports hide which room is meant"
+            assert node.level == 0, f"{path.name}: relative imports hide which package is meant"
             for alias in node.names:
                 yield f"{node.module}.{alias.name}"
 
@@ -87,7 +87,7 @@ def _own_imports(path: Path) -> Iterator[str]:
             yield rest
 
 
-def _room(module: str) -> str:
+def _top(module: str) -> str:
     return module.partition(".")[0]
 
 
@@ -98,42 +98,58 @@ def _module_of(name: str) -> str:
     return name
 
 
-def test_every_room_has_a_layer() -> None:
-    rooms = {_room(module) for module in MODULES}
-    unknown = rooms - HEIGHT.keys() - STRANGERS.keys()
-    assert not unknown, f"give these rooms a layer in this test and a line in CONTRIBUTING.md: {sorted(unknown)}"
+def test_every_package_has_a_layer() -> None:
+    packages = {_top(module) for module in MODULES}
+    unknown = packages - HEIGHT.keys() - STRANGERS.keys()
+    assert not unknown, f"give these packages a layer in this test and a line in CONTRIBUTING.md: {sorted(unknown)}"
 
 
-def test_every_room_has_its_line_in_contributing() -> None:
+def test_every_package_has_its_line_in_contributing() -> None:
     text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    rooms = {_room(module) for module in MODULES} - {"__main__"}
-    unnamed = [room for room in rooms if f"`{room}.py`" not in text and f"`{room}/`" not in text]
-    assert not unnamed, f"CONTRIBUTING.md does not say what these rooms are for: {sorted(unnamed)}"
+    packages = {_top(module) for module in MODULES} - {"__main__"}
+    unnamed = [package for package in packages if f"`{package}.py`" not in text and f"`{package}/`" not in text]
+    assert not unnamed, f"CONTRIBUTING.md does not say what these packages are for: {sorted(unnamed)}"
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_nothing_imports_upward(module: str) -> None:
-    room = _room(module)
+    package = _top(module)
     for name in _own_imports(MODULES[module]):
-        other = _room(name)
-        if other == room:
+        other = _top(name)
+        if other == package:
             continue
-        if room in STRANGERS:
-            assert other in STRANGERS[room], f"{module} may not know {name}"
+        if package in STRANGERS:
+            assert other in STRANGERS[package], f"{module} may not know {name}"
         elif other in STRANGERS:
-            assert HEIGHT[room] >= HEIGHT["demo"], f"{module} is product code and imports {name}"
+            assert HEIGHT[package] >= HEIGHT["commands"], f"{module} is product code and imports {name}"
         else:
-            assert HEIGHT[other] <= HEIGHT[room], f"{module} imports {name}, which stands above it"
+            assert HEIGHT[other] <= HEIGHT[package], f"{module} imports {name}, which stands above it"
 
 
-def test_there_are_no_circles_between_rooms_or_modules() -> None:
+def _package(module: str) -> str:
+    """The package by which a module is imported from elsewhere."""
+    first, second = [*module.split("."), "", ""][:2]
+    is_inner = f"{first}.{second}" in INNER_PACKAGES or (first in ("commands", "cli") and second)
+    return f"{first}.{second}" if is_inner else first
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_package_is_imported_and_not_the_modules_inside_it(module: str) -> None:
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        source = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        top, _, imported = source.partition(".")
+        if top == "batchvision" and imported and _top(imported) != _top(module):
+            assert imported == _package(imported), f"{module} imports {imported}: import {_package(imported)}"
+
+
+def test_there_are_no_circles_between_packages_or_modules() -> None:
     between_modules = {
         module: {_module_of(name) for name in _own_imports(path)} - {module} for module, path in MODULES.items()
     }
-    between_rooms: dict[str, set[str]] = {}
+    between_packages: dict[str, set[str]] = {}
     for module, others in between_modules.items():
-        between_rooms.setdefault(_room(module), set()).update({_room(other) for other in others} - {_room(module)})
-    for graph in (between_rooms, between_modules):
+        between_packages.setdefault(_top(module), set()).update({_top(other) for other in others} - {_top(module)})
+    for graph in (between_packages, between_modules):
         try:
             tuple(TopologicalSorter(graph).static_order())
         except CycleError as circle:
@@ -143,7 +159,7 @@ def test_there_are_no_circles_between_rooms_or_modules() -> None:
 @pytest.mark.parametrize("library", sorted(ONLY_IN))
 def test_a_library_with_one_owner_is_imported_by_it_alone(library: str) -> None:
     users = {
-        _room(module) for module, path in MODULES.items() if any(n.split(".")[0] == library for n in _imports(path))
+        _top(module) for module, path in MODULES.items() if any(n.split(".")[0] == library for n in _imports(path))
     }
     assert users <= ONLY_IN[library], (
         f"{library} belongs to {sorted(ONLY_IN[library])}, but is imported by {sorted(users)}"
@@ -152,5 +168,5 @@ def test_a_library_with_one_owner_is_imported_by_it_alone(library: str) -> None:
 
 def test_the_layer_test_sees_imports_inside_functions(tmp_path: Path) -> None:
     path = tmp_path / "probe.py"
-    path.write_text("def f():\n    from batchvision.cli import main\n    import batchvision.runner.session\n")
+    path.write_text("def f():\n    from batchvision.cli import main\n    import batchvision.runner\n")
     assert set(_own_imports(path)) == {"cli.main", "runner"}
