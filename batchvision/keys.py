@@ -7,10 +7,12 @@ have the same bytes. Golden vectors in the tests hold them still.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
+
+from batchvision.records import ImageSlot, Payload, Prompt
 
 KEY_BYTES = 16
 
@@ -45,6 +47,25 @@ def recipe_id(document: Mapping[str, Any]) -> str:
 def request_key(recipe: str, text: str, image_identities: Iterable[str]) -> str:
     """What is asked for one row: the recipe, the rendered text and the identities of its images, in order."""
     return _hexdigest(_start("request-1", recipe, text) + _framed(image_identities))
+
+
+def slot_text(name: str) -> str:
+    """An image slot as keys hash it, in the form of version 1. No text of a prompt holds a NUL."""
+    return f"\x00{name}\x00"
+
+
+def hashed_text(prompt: Prompt) -> str:
+    """A prompt as keys hash it, in the form of version 1."""
+    return "".join([part if isinstance(part, str) else slot_text(part.name) for part in prompt])
+
+
+def request_key_of(recipe: str, prompt: Prompt, payloads: Sequence[Payload]) -> str:
+    """The request_key of a prompt with its images. Columns count where the prompt places images by column."""
+    is_placed_by_column = any(isinstance(part, ImageSlot) and part.name for part in prompt)
+    identities = [
+        text for each in payloads for text in ((each.slot, each.identity) if is_placed_by_column else (each.identity,))
+    ]
+    return request_key(recipe, hashed_text(prompt), identities)
 
 
 def skip_key(recipe: str, text: str, image_stamps: Iterable[str]) -> str:

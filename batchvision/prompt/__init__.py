@@ -20,17 +20,14 @@ from batchvision.prompt.check import CheckedAnswer, check_answer, names_fallback
 from batchvision.prompt.conversation import Conversation, system_text, with_last_words
 from batchvision.prompt.nesting import is_deeper
 from batchvision.prompt.spoken import thoughts_in
-from batchvision.prompt.template import MARK, Column, Literal, Slot, Template, TemplateError
+from batchvision.prompt.template import ColumnField, Template, TemplateError, joined
 
 __all__ = [
-    "MARK",
     "REASONING_COLUMN",
     "AnswerColumn",
     "CheckedAnswer",
-    "Column",
+    "ColumnField",
     "Conversation",
-    "Literal",
-    "Slot",
     "SpecInvalid",
     "Template",
     "TemplateError",
@@ -39,6 +36,7 @@ __all__ = [
     "check_answer",
     "column_name",
     "is_deeper",
+    "joined",
     "names_fallback",
     "response_format",
     "system_text",

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 
-from batchvision.prompt.template import MARK, Template
-from batchvision.records import Label, Payload, Recipe
+from batchvision.prompt.template import Template
+from batchvision.records import ImageSlot, Label, Payload, Prompt, Recipe
 
 try:
     from pybase64 import b64encode  # three times as fast
@@ -30,25 +30,23 @@ def _text_part(text: str) -> bytes:
     return b'{"type":"text","text":' + _json(text) + b"}"
 
 
-def _order(text: str, payloads: Sequence[Payload], images_first: bool) -> list[str | Payload]:
-    """Text and images in the order they are sent: each marker takes its images, the others follow (or lead)."""
-    if text and MARK not in text:
-        return [*payloads, text] if images_first else [text, *payloads]
-    pieces = text.split(MARK)
-    named = set(pieces[1::2]) - {""}
-    waiting = [p for p in payloads if p.slot in named]  # kept for the marker that names their slot
-    free = [p for p in payloads if p.slot not in named]
+def _order(prompt: Prompt, payloads: Sequence[Payload], images_first: bool) -> list[str | Payload]:
+    """Texts and images in the order they are sent. Images without a slot come last, or first."""
+    named = {part.name for part in prompt if isinstance(part, ImageSlot)} - {""}
+    of_slots = [payload for payload in payloads if payload.slot in named]
+    free = [payload for payload in payloads if payload.slot not in named]
     ordered: list[str | Payload] = []
-    for number, piece in enumerate(pieces):
-        if number % 2 == 0:
-            if piece and (len(pieces) == 1 or not piece.isspace()):
-                ordered.append(piece)
-        elif piece == "":
-            ordered += free[:1]
-            del free[:1]
-        else:
-            ordered += [p for p in waiting if p.slot == piece]
-            waiting = [p for p in waiting if p.slot != piece]
+    for part in prompt:
+        match part:
+            case str(text):
+                if text and (len(prompt) == 1 or not text.isspace()):
+                    ordered.append(text)
+            case ImageSlot(""):
+                ordered += free[:1]
+                del free[:1]
+            case ImageSlot(name):
+                ordered += [payload for payload in of_slots if payload.slot == name]
+                of_slots = [payload for payload in of_slots if payload.slot != name]
     return [*free, *ordered] if images_first else [*ordered, *free]
 
 
@@ -64,10 +62,10 @@ def _image_parts(payload: Payload, detail: bytes) -> list[bytes]:
     ]
 
 
-def _content(text: str, payloads: Sequence[Payload], images_first: bool, detail: bytes) -> bytes:
+def _content(prompt: Prompt, payloads: Sequence[Payload], images_first: bool, detail: bytes) -> bytes:
     """The content parts, separated by commas. Never empty: providers refuse a message without content."""
     parts: list[bytes] = []
-    for part in _order(text, payloads, images_first) or [""]:
+    for part in _order(prompt, payloads, images_first) or [""]:
         parts += [_text_part(part)] if isinstance(part, str) else _image_parts(part, detail)
     return b",".join(parts)
 
@@ -116,12 +114,12 @@ class Conversation:
             turns += b'{"role":"system","content":%b},' % _json(system)
         for example in recipe.examples:
             own, payloads = payloads[: len(example.images)], payloads[len(example.images) :]
-            text = Template.parse(example.user).render({})
-            content = _content(text, own, self._images_first, self._detail)
+            prompt = Template.parse(example.user).render({})
+            content = _content(prompt, own, self._images_first, self._detail)
             turns += b'{"role":"user","content":[%b]},' % content
             turns += b'{"role":"assistant","content":%b},' % _json(example.answer)
         return turns + b'{"role":"user","content":['
 
-    def messages(self, text: str, payloads: Sequence[Payload]) -> bytes:
-        """The JSON array of chat messages for one row. ``text`` is rendered, with markers where images belong."""
-        return b"%b%b%b" % (self._prefix, _content(text, payloads, self._images_first, self._detail), _END)
+    def messages(self, prompt: Prompt, payloads: Sequence[Payload]) -> bytes:
+        """The JSON array of chat messages for one row."""
+        return b"%b%b%b" % (self._prefix, _content(prompt, payloads, self._images_first, self._detail), _END)

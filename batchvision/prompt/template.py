@@ -7,38 +7,24 @@ manifest can never run anything.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-#: Stands before and after a slot's name in rendered text; no cell can hold it.
-MARK = "\x00"
+from batchvision.records import ImageSlot, Prompt
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{|\}")
 _IMAGE = "image"
 
 
 @dataclass(frozen=True, slots=True)
-class Literal:
-    """Text that is sent as it stands."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A cell of the row."""
+class ColumnField:
+    """The row's cell in the column ``name``."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A place for images: those of the column ``name``, or ("") the next one that has no place yet."""
-
-    name: str
-
-
-Segment = Literal | Column | Slot
+#: A part of a template: text, a cell, or a place for images.
+TemplatePart = str | ColumnField | ImageSlot
 
 
 class TemplateError(ValueError):
@@ -50,7 +36,7 @@ def _place(text: str, offset: int) -> str:
     return f"line {line}, column {offset - (text.rfind(chr(10), 0, offset) + 1) + 1}"
 
 
-def _field(text: str, start: int, end: int) -> Column | Slot:
+def _field(text: str, start: int, end: int) -> ColumnField | ImageSlot:
     """What stands between the brace before ``start`` and the one at ``end``."""
     name = text[start:end].strip()
     if not name:
@@ -61,17 +47,17 @@ def _field(text: str, start: int, end: int) -> Column | Slot:
             f"{_place(text, start - 1)}: {{{shown}}} is no column name; write {{{{ and }}}} for braces that are text"
         )
     if name == _IMAGE:
-        return Slot("")
+        return ImageSlot("")
     if name.startswith(f"{_IMAGE}:"):
         slot = name.removeprefix(f"{_IMAGE}:").strip()
         if not slot:
             raise TemplateError(f"{_place(text, start - 1)}: {{image:}} names no image column; write {{image}}")
-        return Slot(slot)
-    return Column(name)
+        return ImageSlot(slot)
+    return ColumnField(name)
 
 
-def _segments(text: str) -> list[Segment]:
-    found: list[Segment] = []
+def _parts(text: str) -> list[TemplatePart]:
+    found: list[TemplatePart] = []
     literal: list[str] = []
     position = 0
     while token := _TOKEN.search(text, position):
@@ -87,49 +73,51 @@ def _segments(text: str) -> list[Segment]:
         if end < 0 or 0 <= inner < end:
             raise TemplateError(f"{_place(text, token.start())}: this {{ is never closed; write {{{{ for a brace")
         if before := "".join(literal):
-            found.append(Literal(before))
+            found.append(before)
         literal.clear()
         found.append(_field(text, position, end))
         position = end + 1
     literal.append(text[position:])
     if rest := "".join(literal):
-        found.append(Literal(rest))
+        found.append(rest)
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A parsed template; adjacent literals are one. Made by :meth:`parse`."""
+    """A parsed template, made by :meth:`parse`. Neighbouring texts are joined."""
 
-    segments: tuple[Segment, ...]
+    parts: tuple[TemplatePart, ...]
 
     @classmethod
     def parse(cls, text: str) -> Template:
         """Raises :class:`TemplateError` (a ValueError) with line and column of the first mistake."""
-        if MARK in text:
-            raise TemplateError(f"{_place(text, text.index(MARK))}: a prompt cannot hold a NUL character")
-        return cls(tuple(_segments(text)))
+        if "\x00" in text:
+            raise TemplateError(f"{_place(text, text.index(chr(0)))}: a prompt cannot hold a NUL character")
+        return cls(tuple(_parts(text)))
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns it reads, each once, in order of first appearance."""
-        return tuple(dict.fromkeys(part.name for part in self.segments if isinstance(part, Column)))
+        return tuple(dict.fromkeys(part.name for part in self.parts if isinstance(part, ColumnField)))
 
     @property
     def slots(self) -> tuple[str, ...]:
         """The image slots it places, each once; "" is a plain ``{image}``."""
-        return tuple(dict.fromkeys(part.name for part in self.segments if isinstance(part, Slot)))
+        return tuple(dict.fromkeys(part.name for part in self.parts if isinstance(part, ImageSlot)))
 
-    def render(self, cells: Mapping[str, str]) -> str:
-        """The text of one row; where an image belongs stands ``\\x00slot\\x00``. KeyError on a missing column."""
-        return "".join(_rendered(part, cells) for part in self.segments)
+    def render(self, cells: Mapping[str, str]) -> Prompt:
+        """The prompt of one row. Raises KeyError for a missing column."""
+        return joined(cells[part.name] if isinstance(part, ColumnField) else part for part in self.parts)
 
 
-def _rendered(part: Segment, cells: Mapping[str, str]) -> str:
-    match part:
-        case Literal(text):
-            return text
-        case Column(name):
-            return cells[name]
-        case Slot(name):
-            return f"{MARK}{name}{MARK}"
+def joined(parts: Iterable[str | ImageSlot]) -> Prompt:
+    """``parts`` with neighbouring texts joined."""
+    prompt: list[str | ImageSlot] = []
+    for part in parts:
+        last = prompt[-1] if prompt else None
+        if isinstance(part, str) and isinstance(last, str):
+            prompt[-1] = last + part
+        else:
+            prompt.append(part)
+    return tuple(prompt)

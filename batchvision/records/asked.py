@@ -68,9 +68,19 @@ class ImageRef(NamedTuple):
     known_by: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ImageSlot:
+    """A place for images in a prompt: those of the column ``name``, or ("") the next image that has no place."""
+
+    name: str
+
+
+#: The user prompt of one row: texts, and places for images between them. Neighbouring texts are joined.
+Prompt = tuple[str | ImageSlot, ...]
+
+
 class Row(NamedTuple):
-    """One manifest row that is to be asked. ``text`` is the rendered user prompt; where an image is placed inside it
-    stands ``\\x00slot\\x00`` (``\\x00\\x00`` for a plain ``{image}``): no cell can hold a NUL.
+    """One manifest row to do, with its rendered ``prompt``.
 
     ``problem`` set: the row is ``row_invalid`` for that reason and nothing of it is sent.
     ``position`` is the row's 1-based number in the manifest, for messages.
@@ -78,7 +88,7 @@ class Row(NamedTuple):
 
     position: int
     row_id: str
-    text: str
+    prompt: Prompt
     images: tuple[ImageRef, ...]
     keep: tuple[Cell, ...]
     skip_key: str

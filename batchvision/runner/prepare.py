@@ -55,11 +55,11 @@ class Preparer:
         if row.problem is not None:
             raise RowInvalid(row.problem)
         payloads = await self._payloads(row, inline=inline)
-        messages = self._conversation.messages(row.text, payloads)
+        messages = self._conversation.messages(row.prompt, payloads)
         urls = [payload.url for payload in payloads if payload.url]
         return Request(
             row_id=row.row_id,
-            request_key=keys.request_key(self._recipe_id, row.text, identities(row.text, payloads)),
+            request_key=keys.request_key_of(self._recipe_id, row.prompt, payloads),
             skip_key=row.skip_key,
             messages=messages,
             image_ref=tuple([payload.reference for payload in payloads]),
@@ -85,14 +85,7 @@ class Preparer:
         self, row: Row, payloads: list[Payload], messages_bytes: int, max_tokens: int | None = None
     ) -> Estimate:
         sizes = [size for payload in payloads for size in payload.sizes()]
-        return self._estimator.estimate(len(row.text), sizes, messages_bytes, max_tokens)
-
-
-def identities(text: str, payloads: list[Payload]) -> list[str]:
-    """What the images are; where the prompt places them by column (``{image:front}``), also which is which."""
-    if "\x00" not in text or not any(text.split("\x00")[1::2]):
-        return [payload.identity for payload in payloads]
-    return [part for payload in payloads for part in (payload.slot, payload.identity)]
+        return self._estimator.estimate(len(keys.hashed_text(row.prompt)), sizes, messages_bytes, max_tokens)
 
 
 class PayloadSource(Protocol):

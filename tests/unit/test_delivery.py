@@ -46,7 +46,7 @@ def anyio_backend():
 
 
 def row(row_id: str) -> Row:
-    return Row(1, row_id, "What is it?", (), (), f"skip {row_id}")
+    return Row(1, row_id, ("What is it?",), (), (), f"skip {row_id}")
 
 
 class RunState:

@@ -16,7 +16,7 @@ from batchvision.job import Job
 from batchvision.manifest.parquet_child import normalised
 from batchvision.prompt import Template
 from batchvision.records import ImageKind, ImageRef
-from batchvision.runner.feed.keying import prompt_texts, row_ids, skip_digests
+from batchvision.runner.feed.keying import prompts_of, row_ids, skip_digests
 from batchvision.runner.feed.picture import BatchImages, ImageColumns, are_plain, frame
 
 ROOT = Path(__file__).parent
@@ -124,21 +124,26 @@ def test_a_content_id_of_bytes_is_that_of_the_bytes() -> None:
 @given(rows=st.lists(st.tuples(text, text), min_size=1, max_size=4))
 def test_templates_over_columns_render_like_templates_over_rows(template: str, rows: list[tuple[str, str]]) -> None:
     asked = job(prompt={"user": template}, manifest={"images": ["front"]})
-    found = prompt_texts(batch(a=[a for a, _ in rows], b=[b for _, b in rows]), asked)
+    found = prompts_of(batch(a=[a for a, _ in rows], b=[b for _, b in rows]), asked)
     parsed = Template.parse(template)
     expected = [parsed.render({"a": a, "b": b}) for a, b in rows]
-    assert (found if isinstance(found, str) else found.to_pylist()) == (expected if parsed.columns else expected[0])
+    texts = [keys.hashed_text(prompt) for prompt in expected]
+    assert (found.texts if isinstance(found.texts, str) else found.texts.to_pylist()) == (
+        texts if parsed.columns else texts[0]
+    )
+    prompts = found.of_rows(pa.array(range(len(rows)), pa.int64()))
+    assert [tuple(filter(None, prompt)) for prompt in prompts] == [tuple(filter(None, prompt)) for prompt in expected]
 
 
 def test_null_is_nothing_in_a_template_and_lists_and_numbers_read_plainly() -> None:
     of = batch(title=[None, "x"], tags=[["a", None, "b"], None], price=[1.5, None])
     asked = job(prompt={"user": "<{title}|{tags}|{price}>"})
-    assert prompt_texts(of, asked).to_pylist() == ["<|a, b|1.5>", "<x||>"]
+    assert prompts_of(of, asked).texts.to_pylist() == ["<|a, b|1.5>", "<x||>"]
 
 
 def test_a_prompt_column_is_sent_verbatim_and_null_stays_null() -> None:
     asked = job(prompt={"column": "ask"})
-    assert prompt_texts(batch(ask=["{title} {{", None, ""]), asked).to_pylist() == ["{title} {{", None, ""]
+    assert prompts_of(batch(ask=["{title} {{", None, ""]), asked).texts.to_pylist() == ["{title} {{", None, ""]
 
 
 # ---------------------------------------------------------------------------------- stamps and keys

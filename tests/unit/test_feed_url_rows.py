@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchvision.job import Job
-from batchvision.keys import key_bytes
+from batchvision.keys import hashed_text, key_bytes
 from batchvision.runner.feed import NewStanding, stretches, survey
 from batchvision.runner.plan import CountedRequest, plan
 
@@ -69,5 +69,5 @@ def test_rows_of_urls_have_the_same_keys_as_columns_and_as_objects(
     (stretch,) = stretches(job, survey(job), NewStanding())
     found = stretch.url_rows(stretch.sound_places(), job.recipe.recipe_id)
     assert found.request_keys == b"".join(key_bytes(each.request_key) for each in requests)
-    assert found.text_chars == [len(each.row.text) for each in requests]
+    assert found.text_chars == [len(hashed_text(each.row.prompt)) for each in requests]
     assert found.images == [len(each.row.images) for each in requests]

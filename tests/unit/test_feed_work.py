@@ -20,7 +20,7 @@ from batchvision.errors import JobInvalid, ManifestChanged
 from batchvision.images import stamp
 from batchvision.job import Job
 from batchvision.keys import row_digest
-from batchvision.records import Failed, ImageKind, Row
+from batchvision.records import Failed, ImageKind, ImageSlot, Row
 from batchvision.runner.feed import FeedBatch, NewStanding, RowIndex, Selection, feed, survey, surveying
 from batchvision.runner.feed import work as feed_work
 from batchvision.runner.feed.keying import skip_key_of
@@ -145,13 +145,15 @@ def test_a_row_carries_what_its_request_needs(ask: Ask, tmp_path: Path) -> None:
     }, prompt={"user": "{image:back} {title}{image}!"})  # fmt: skip
     (row,), _ = passed(job)
     assert (row.position, row.row_id, row.problem, row.keep) == (1, "007", None, ("9.90", "Boot"))
-    assert row.text == "\x00back\x00 Boot\x00\x00!"
+    assert row.prompt == (ImageSlot("back"), " Boot", ImageSlot(""), "!")
     assert [(ref.kind, ref.reference, ref.slot) for ref in row.images] == [
         (ImageKind.PATH, "a.jpg", "front"),
         (ImageKind.URL, "https://h/b.jpg", "back"),
     ]
     stamps = [part for ref in row.images for part in (ref.slot, stamp(ref, job.root, "content"))]
-    assert row.skip_key == keys.skip_key(job.recipe.recipe_id, row.text, stamps), "placed by name: the name counts"
+    assert row.skip_key == keys.skip_key(job.recipe.recipe_id, keys.hashed_text(row.prompt), stamps), (
+        "placed by name: the name counts"
+    )
 
 
 def test_a_touched_file_has_a_new_skip_key_and_the_same_id(ask: Ask, tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_each_invalid_row_says_why_and_the_others_go_on(ask: Ask) -> None:
     }
     assert sums.invalid == 8
     assert rows[7].keep == ("x\ufffdy",)
-    assert all(row.text == "" and row.images == () for row in rows if row.problem)
+    assert all(row.prompt == () and row.images == () for row in rows if row.problem)
 
 
 def test_an_id_with_a_nul_is_invalid_and_stored_without_it(ask: Ask) -> None:
@@ -266,7 +268,7 @@ def test_without_an_id_rows_that_are_alike_are_counted_and_valid(ask: Ask) -> No
 
 def test_a_null_cell_in_a_template_is_no_problem(ask: Ask) -> None:
     (row,), _ = passed(ask("id,image,title\na,x,\n"))
-    assert (row.text, row.problem) == ("Describe .", None)
+    assert (row.prompt, row.problem) == (("Describe .",), None)
 
 
 # ---------------------------------------------------------------------------------- rows that are not to do

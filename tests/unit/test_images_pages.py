@@ -15,7 +15,7 @@ from PIL import Image
 from batchvision.errors import ImageTooLarge, ImageUnreadable
 from batchvision.images import DecodingPool, ImageSource, LeastSize, prepare_bytes
 from batchvision.prompt import Conversation
-from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload, Recipe
+from batchvision.records import ImageKind, ImagePreparation, ImageRef, ImageSlot, Payload, Recipe
 
 COLOURS = ("red", "lime", "blue")
 SEEN = {"red": (254, 0, 0), "lime": (0, 255, 1), "blue": (0, 0, 254)}
@@ -145,7 +145,7 @@ async def test_all_pages_are_one_image_to_the_keys_and_several_to_the_provider(t
     assert whole.sizes() == [(40, 30)] * 3
     recipe = Recipe(provider="xai", model="m", system=None, user="See {image} and {image}.", user_column=None)
     other = Payload("i", "r", "image", None, url="https://h/b.jpg")
-    sent = Conversation(recipe).messages("See \0\0 and \0\0.", [whole, other]).decode()
+    sent = Conversation(recipe).messages(("See ", ImageSlot(""), " and ", ImageSlot(""), "."), [whole, other]).decode()
     assert sent.count('"url":"data:image/jpeg;base64,') == 3
     assert sent.index("See ") < sent.index("data:image") < sent.index(" and ") < sent.index("https://h/b.jpg")
     parts = json.loads(sent)[0]["content"]

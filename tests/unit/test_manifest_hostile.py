@@ -136,9 +136,9 @@ def test_a_cell_fills_the_text_it_stands_in_and_nothing_else(tmp_path_factory: A
     """Model, parameters, roles, images and the number of messages are the job's, whatever cells hold."""
     title, hint = (text.encode("utf-8", "replace").decode().replace("\x00", "") for text in (title, hint))
     template = Template.parse("A {title} {{x}} {image} {hint}.")
-    text = template.render({"title": title, "hint": hint})
+    prompt = template.render({"title": title, "hint": hint})
     job = _job(tmp_path_factory)
-    messages = Conversation(job.recipe, ()).messages(text, [IMAGE])
+    messages = Conversation(job.recipe, ()).messages(prompt, [IMAGE])
     body = json.loads(dialect("emulator").body(job.recipe, messages, SendOptions()))
     assert set(body) == {"model", "messages", "temperature"}
     assert (body["model"], body["temperature"]) == ("m", 0)
@@ -171,7 +171,7 @@ def test_a_nul_in_a_cell_places_no_image(tmp_path: Path) -> None:
     rows = [{"id": "1", "image": "a.jpg", "title": "\x00image\x00"}, {"id": "2", "image": "a.jpg", "title": "{image}"}]
     first, second = rows_of(job_over(put(tmp_path, rows, "m.jsonl")))
     assert first.problem == "its cell 'title' holds a NUL character"
-    assert (second.problem, second.text) == (None, "Describe {image}.")
+    assert (second.problem, second.prompt) == (None, ("Describe {image}.",))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from batchvision.runner.plan import CountedRequest
 
 
 def seen(name: str, ticks: int, size: ImageSize = (10, 10), key: str | None = None) -> CountedRequest:
-    row = Row(1, name, "text", (), (), f"skip-{name}")
+    row = Row(1, name, ("text",), (), (), f"skip-{name}")
     return CountedRequest(row, (size,), key or f"key-{name}", Estimate(ticks // 2, ticks, None))
 
 

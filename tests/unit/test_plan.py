@@ -121,7 +121,7 @@ def test_the_first_of_each_request_is_counted_wherever_the_others_stand() -> Non
 
 
 def _seen(*request_keys: str) -> list[CountedRequest]:
-    rows = [Row(place, f"{place} {key}", "", (), (), "") for place, key in enumerate(request_keys)]
+    rows = [Row(place, f"{place} {key}", (), (), (), "") for place, key in enumerate(request_keys)]
     return [CountedRequest(row, (), key, Estimate(1, 1, 1)) for row, key in zip(rows, request_keys, strict=True)]
 
 

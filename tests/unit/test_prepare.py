@@ -16,7 +16,7 @@ from batchvision.errors import ImageUnreachable, ImageUnreadable, RowInvalid
 from batchvision.images import ImageSource
 from batchvision.money import Estimator
 from batchvision.prompt import Conversation
-from batchvision.records import ImageKind, ImagePreparation, ImageRef, Recipe, Request, Row
+from batchvision.records import ImageKind, ImagePreparation, ImageRef, ImageSlot, Prompt, Recipe, Request, Row
 from batchvision.runner.prepare import Preparer
 from batchvision.ticks import Prices
 
@@ -72,12 +72,14 @@ def preparer(root: Path, *, fetcher: Fetcher | None = None, image_mode: str = "a
     )
 
 
-def row(*references: str, text: str = "What is it?", slots: tuple[str, ...] = ("image",) * 9, **changes: Any) -> Row:
+def row(
+    *references: str, prompt: Prompt = ("What is it?",), slots: tuple[str, ...] = ("image",) * 9, **changes: Any
+) -> Row:
     images = tuple(
         ImageRef(ImageKind.URL if reference.startswith("https:") else ImageKind.PATH, reference, slot)
         for reference, slot in zip(references, slots, strict=False)
     )
-    settings: dict[str, Any] = {"position": 1, "row_id": "a", "text": text, "images": images, "keep": ("thing",)}
+    settings: dict[str, Any] = {"position": 1, "row_id": "a", "prompt": prompt, "images": images, "keep": ("thing",)}
     return Row(**{**settings, "skip_key": "skip", **changes})
 
 
@@ -107,7 +109,7 @@ async def test_the_same_content_under_another_name_is_the_same_request(photos: P
     assert red.image_ref != copy.image_ref
 
 
-@pytest.mark.parametrize("other", [row("red.png", text="And now?"), row("red.png", "red.png"), row()])
+@pytest.mark.parametrize("other", [row("red.png", prompt=("And now?",)), row("red.png", "red.png"), row()])
 async def test_another_text_or_other_images_are_another_request(photos: Path, other: Row) -> None:
     mine = preparer(photos)
     assert (await mine.prepare(row("red.png"))).request_key != (await mine.prepare(other)).request_key
@@ -121,9 +123,9 @@ async def test_images_in_other_order_are_another_request(photos: Path) -> None:
 
 
 async def test_which_column_an_image_is_from_counts_where_the_prompt_places_it_by_column(photos: Path) -> None:
-    mine, placed = preparer(photos), "\x00front\x00 and \x00back\x00"
-    front = row("red.png", "blue.png", text=placed, slots=("front", "back"))
-    back = row("red.png", "blue.png", text=placed, slots=("back", "front"))
+    mine, placed = preparer(photos), (ImageSlot("front"), " and ", ImageSlot("back"))
+    front = row("red.png", "blue.png", prompt=placed, slots=("front", "back"))
+    back = row("red.png", "blue.png", prompt=placed, slots=("back", "front"))
     assert (await mine.prepare(front)).request_key != (await mine.prepare(back)).request_key
     front, back = (row("red.png", slots=(slot,)) for slot in ("front", "back"))
     assert (await mine.prepare(front)).request_key == (await mine.prepare(back)).request_key

@@ -4,25 +4,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.prompt import Column, Literal, Slot, Template, TemplateError
+from batchvision.keys import hashed_text
+from batchvision.prompt import ColumnField, Template, TemplateError, joined
+from batchvision.records import ImageSlot, Prompt
 
 plain = st.text(st.characters(codec="utf-8", exclude_characters="{}\x00"))
+
+
+def whole(text: str) -> Prompt:
+    return (text,) if text else ()
+
+
 names = st.text(st.characters(codec="utf-8", exclude_characters='{}\x00"\n'), min_size=1).filter(
     lambda name: name == name.strip() and name != "image" and not name.startswith("image:")
 )
 
 
-def test_a_template_is_literals_columns_and_slots_in_order() -> None:
+def test_a_template_is_texts_columns_and_image_slots_in_order() -> None:
     template = Template.parse("A {title} of {image}, see {image:back}{image}.")
-    assert template.segments == (
-        Literal("A "),
-        Column("title"),
-        Literal(" of "),
-        Slot(""),
-        Literal(", see "),
-        Slot("back"),
-        Slot(""),
-        Literal("."),
+    assert template.parts == (
+        "A ",
+        ColumnField("title"),
+        " of ",
+        ImageSlot(""),
+        ", see ",
+        ImageSlot("back"),
+        ImageSlot(""),
+        ".",
     )
     assert template.columns == ("title",)
     assert template.slots == ("", "back")
@@ -32,8 +40,8 @@ def test_columns_are_named_once_in_order_of_first_appearance() -> None:
     assert Template.parse("{b} {a} {b}").columns == ("b", "a")
 
 
-def test_doubled_braces_are_text_and_adjacent_literals_are_one() -> None:
-    assert Template.parse('Answer {{"a": 1}}.').segments == (Literal('Answer {"a": 1}.'),)
+def test_doubled_braces_are_text_and_neighbouring_texts_are_one() -> None:
+    assert Template.parse('Answer {{"a": 1}}.').parts == ('Answer {"a": 1}.',)
 
 
 def test_a_column_name_may_hold_spaces_and_is_trimmed() -> None:
@@ -41,11 +49,17 @@ def test_a_column_name_may_hold_spaces_and_is_trimmed() -> None:
 
 
 def test_a_cell_is_inserted_as_it_is_and_never_read_as_a_template() -> None:
-    assert Template.parse("<{t}>").render({"t": "{image} {{x}}"}) == "<{image} {{x}}>"
+    assert Template.parse("<{t}>").render({"t": "{image} {{x}}"}) == ("<{image} {{x}}>",)
 
 
-def test_an_image_leaves_a_marker_that_no_cell_can_hold() -> None:
-    assert Template.parse("a{image}b{image:front}").render({}) == "a\x00\x00b\x00front\x00"
+def test_a_prompt_has_a_slot_where_the_template_places_an_image() -> None:
+    prompt = Template.parse("a{title}{image}b{image:front}").render({"title": "T"})
+    assert prompt == ("aT", ImageSlot(""), "b", ImageSlot("front"))
+
+
+def test_keys_hash_a_slot_as_its_name_between_two_nuls() -> None:
+    assert hashed_text(("a", ImageSlot(""), "b", ImageSlot("front"))) == "a\x00\x00b\x00front\x00"
+    assert hashed_text(("plain",)) == "plain"
 
 
 def test_a_missing_cell_is_a_key_error() -> None:
@@ -75,7 +89,7 @@ def test_a_mistake_names_its_place_and_what_to_write(text: str, place: str, advi
 
 @given(plain)
 def test_text_without_braces_renders_as_itself(text: str) -> None:
-    assert Template.parse(text).render({}) == text
+    assert Template.parse(text).render({}) == whole(text)
 
 
 @given(st.lists(st.tuples(plain, names), max_size=5), plain)
@@ -83,12 +97,12 @@ def test_every_column_is_replaced_by_its_cell(parts: list[tuple[str, str]], end:
     text = "".join(f"{before}{{{name}}}" for before, name in parts) + end
     cells = {name: f"<{number}>{{}}" for number, (_, name) in enumerate(parts)}
     expected = "".join(before + cells[name] for before, name in parts) + end
-    assert Template.parse(text).render(cells) == expected
+    assert Template.parse(text).render(cells) == whole(expected)
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\x00")))
 def test_any_text_with_its_braces_doubled_is_that_text(text: str) -> None:
-    assert Template.parse(text.replace("{", "{{").replace("}", "}}")).render({}) == text
+    assert Template.parse(text.replace("{", "{{").replace("}", "}}")).render({}) == whole(text)
 
 
 @given(st.text(st.sampled_from('{}a \n:image\x00"')))
@@ -98,4 +112,5 @@ def test_any_text_parses_or_is_a_template_error(text: str) -> None:
     except TemplateError as error:
         assert str(error).startswith("line ")
     else:
-        assert template.render(dict.fromkeys(template.columns, "")).count("\x00") % 2 == 0
+        prompt = template.render(dict.fromkeys(template.columns, ""))
+        assert joined(prompt) == prompt

@@ -11,7 +11,7 @@ import pytest
 from batchvision.errors import AuthenticationFailed, BatchvisionError, RateLimited, RequestRejected, ServerError
 from batchvision.prompt import Conversation, build_answer_spec
 from batchvision.providers import ResponseForm, ResponseForms, SendOptions, dialect
-from batchvision.records import AnswerSpec, Label, Payload, RawAnswer, Recipe
+from batchvision.records import AnswerSpec, ImageSlot, Label, Payload, RawAnswer, Recipe
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 LABELLED = build_answer_spec(labels=[Label("shoe"), Label("bag")])
@@ -121,7 +121,7 @@ def test_stream_options_are_left_out_where_the_server_does_not_know_them(caplog:
 def body(answer: AnswerSpec, form: ResponseForm, *, stream: bool = False) -> dict[str, Any]:
     recipe = Recipe("openai", "m", "Be short.", "Which?", None, {"seed": 1}, answer=answer)
     image = Payload("i", "a.png", "image", "5e", inline=b"abc", media_type="image/png")
-    messages = Conversation(recipe).messages("Which? \x00\x00", [image])
+    messages = Conversation(recipe).messages(("Which? ", ImageSlot("")), [image])
     body = dialect("openai").body(recipe, messages, SendOptions(stream=stream, form=form))
     return json.loads(body)
 

@@ -15,7 +15,7 @@ from batchvision.commands.reparse.stored import Stored, StoredAttempt, StoredRes
 from batchvision.errors import InvalidAnswer, RowFault
 from batchvision.images import ImageSource, identity
 from batchvision.job import Job
-from batchvision.keys import request_key
+from batchvision.keys import request_key_of
 from batchvision.records import (
     Completed,
     Estimate,
@@ -28,7 +28,7 @@ from batchvision.records import (
     Row,
     Tries,
 )
-from batchvision.runner import Classifier, identities, payloads_of
+from batchvision.runner import Classifier, payloads_of
 from batchvision.runner.feed import skip_key_of
 
 
@@ -100,7 +100,7 @@ class Reader:
         return None
 
     def _key(self, row: Row, payloads: list[Payload]) -> str:
-        return request_key(self._job.recipe.recipe_id, row.text, identities(row.text, payloads))
+        return request_key_of(self._job.recipe.recipe_id, row.prompt, payloads)
 
     def _judged(
         self, row: Row, attempt: StoredAttempt, payloads: list[Payload], attempts: list[StoredAttempt]
@@ -165,8 +165,7 @@ class _Pictures:
         return payloads if payloads is not None and self._are_of(key, recipe_id, payloads) else None
 
     def _are_of(self, key: str, recipe_id: str, payloads: list[Payload]) -> bool:
-        text = self._row.text
-        return request_key(recipe_id, text, identities(text, payloads)) == key
+        return request_key_of(recipe_id, self._row.prompt, payloads) == key
 
     def _known(self, key: str, recipe_id: str) -> list[Payload] | None:
         """By the table of results: paths, sizes and times that have not changed since spare the reading."""

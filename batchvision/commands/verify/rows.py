@@ -19,9 +19,9 @@ from batchvision.commands.verify.tables import RESULTS_TABLE, TableContents
 from batchvision.errors import CheckpointDamaged, JobInvalid, RowFault
 from batchvision.images import ImageSource
 from batchvision.job import Job, recipe_from_document
-from batchvision.keys import request_key
+from batchvision.keys import request_key_of
 from batchvision.records import Row, RunSummary
-from batchvision.runner import identities, payloads_of
+from batchvision.runner import payloads_of
 from batchvision.runner.feed import RowIndex as FeedStanding
 from batchvision.runner.feed import Selection, Survey, feed, survey
 from batchvision.runner.plan import standing_of
@@ -118,7 +118,7 @@ async def _state(
         payloads = await payloads_of(images, row, skip_bad_images=job.manifest.on_bad_image == "skip_image")
     except RowFault:
         return None
-    key = request_key(job.recipe.recipe_id, row.text, identities(row.text, payloads))
+    key = request_key_of(job.recipe.recipe_id, row.prompt, payloads)
     state = row_index.state(row.row_id, key)
     return state if state in (RowState.DONE, RowState.FAILED) else None
 

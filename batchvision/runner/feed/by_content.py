@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from batchvision.checkpoint import RowState, StoredAnswer
 from batchvision.errors import RowFault
 from batchvision.images import identity, needs_reading, read_source, trimmed_url
-from batchvision.keys import request_key
+from batchvision.keys import request_key_of
 from batchvision.records import ImageKind, ImageRef, Payload, Row
-from batchvision.runner.prepare import identities
 
 if TYPE_CHECKING:
     from batchvision.job import Job
@@ -67,7 +66,7 @@ class ByContent:
         return ref._replace(reference=name, known_by=None)
 
     def _key(self, row: Row, payloads: list[Payload]) -> str:
-        return request_key(self._recipe.recipe_id, row.text, identities(row.text, payloads))
+        return request_key_of(self._recipe.recipe_id, row.prompt, payloads)
 
     def _payloads(self, row: Row) -> Iterator[Payload]:
         """As far as the request_key goes by them. Raises RowFault where the row cannot be sent."""

@@ -5,9 +5,10 @@ Rule: the same values as ``keys`` gives row by row; tests hold the two together,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
-from itertools import groupby
-from typing import TYPE_CHECKING
+from itertools import groupby, islice, repeat
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,8 +16,8 @@ import pyarrow.compute as pc
 from batchvision import keys
 from batchvision.images import stamp
 from batchvision.manifest import NO_TEXT, cell_texts
-from batchvision.prompt import MARK, Column, Literal, Slot, Template
-from batchvision.records import Row
+from batchvision.prompt import ColumnField, joined
+from batchvision.records import ImageSlot, Prompt, Row
 from batchvision.runner.feed.picture import BatchImages, ImageColumns, frame, framed_texts
 from batchvision.secrets import all_known
 
@@ -96,26 +97,45 @@ def image_columns(job: Job) -> ImageColumns:
 # ---------------------------------------------------------------------------------- texts
 
 
-def prompt_texts(batch: pa.RecordBatch, job: Job) -> pa.Array | str:
-    """The rendered user prompt of every row, with marks where images are placed; null where a prompt column is. One
-    text where the prompt reads no cell."""
-    if job.template is None:
-        return _texts_of(batch, job.prompt_columns[0])
-    return _rendered(batch, job.template) if job.template.columns else job.template.render({})
+class BatchPrompts(NamedTuple):
+    """The rendered prompts of a batch.
+
+    ``texts``: as keys hash them, null where the prompt column is null. One text where the prompt reads no cell.
+    ``parts``: columns of texts, and what is the same for each row; None where a row's text is its whole prompt.
+    """
+
+    texts: pa.Array | str
+    parts: Sequence[pa.Array | str | ImageSlot] | None = None
+
+    def of_rows(self, places: pa.Array) -> list[Prompt]:
+        """The prompts of some rows; a null text is ""."""
+        parts = [self.texts] if self.parts is None else self.parts
+        columns = [
+            pc.fill_null(part.take(places), NO_TEXT).to_pylist() if isinstance(part, pa.Array) else repeat(part)
+            for part in parts
+        ]
+        rows = islice(zip(*columns, strict=False), len(places))  # a constant part repeats without an end
+        return list(rows) if self.parts is None else [joined(row) for row in rows]
 
 
-def _rendered(batch: pa.RecordBatch, template: Template) -> pa.Array:
-    """``Template.render`` over columns; a null cell is ""."""
-    parts: list[pa.Array | pa.Scalar] = []
-    for segment in template.segments:
-        match segment:
-            case Literal(text):
-                parts.append(pa.scalar(text, pa.string()))
-            case Column(name):
-                parts.append(pc.fill_null(_texts_of(batch, name), NO_TEXT))
-            case Slot(name):
-                parts.append(pa.scalar(f"{MARK}{name}{MARK}", pa.string()))
-    return pc.binary_join_element_wise(*parts, NO_TEXT)
+def prompts_of(batch: pa.RecordBatch, job: Job) -> BatchPrompts:
+    """The prompts of a batch; in a template a null cell is ""."""
+    template = job.template
+    if template is None:
+        return BatchPrompts(_texts_of(batch, job.prompt_columns[0]))
+    parts = [
+        pc.fill_null(_texts_of(batch, part.name), NO_TEXT) if isinstance(part, ColumnField) else part
+        for part in template.parts
+    ]
+    texts = keys.hashed_text(template.render({})) if not template.columns else _joined_texts(parts)
+    return BatchPrompts(texts, parts if template.slots else None)
+
+
+def _joined_texts(parts: Sequence[pa.Array | str | ImageSlot]) -> pa.Array:
+    """:func:`keys.hashed_text` over columns."""
+    texts = [keys.slot_text(part.name) if isinstance(part, ImageSlot) else part for part in parts]
+    scalars = [pa.scalar(part, pa.string()) if isinstance(part, str) else part for part in texts]
+    return pc.binary_join_element_wise(*scalars, NO_TEXT)
 
 
 # ---------------------------------------------------------------------------------- keys
@@ -148,4 +168,4 @@ def skip_key_of(row: Row, job: Job, recipe_id: str) -> str:
         if columns.are_placed_by_name:
             parts.append(slot)
         parts += [stamp(ref, columns.root, columns.identity_mode) for ref in refs]
-    return keys.skip_key(recipe_id, row.text, parts)
+    return keys.skip_key(recipe_id, keys.hashed_text(row.prompt), parts)

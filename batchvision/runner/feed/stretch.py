@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchvision import keys
-from batchvision.manifest import NO_TEXT, keep_cells, made_storable
-from batchvision.records import Cell, ImageRef, Row
-from batchvision.runner.feed.keying import request_digests
+from batchvision.manifest import keep_cells, made_storable
+from batchvision.records import Cell, ImageRef, Prompt, Row
+from batchvision.runner.feed.keying import BatchPrompts, request_digests
 from batchvision.runner.feed.picture import BatchImages
 
 if TYPE_CHECKING:
@@ -89,14 +89,14 @@ class UrlRows(NamedTuple):
 
 @dataclass(slots=True)
 class Stretch:
-    """What it takes to know of each row how it stands. ``texts``: one, where it is the same for all. ``stamps``: of all
-    of a row's images, framed and joined. ``keys``: skip_keys, 16 bytes each. ``problems``: place -> why it is invalid.
+    """A stretch's rows in columns, as far as their state depends on them. ``stamps``: of all of a row's images, framed
+    and joined. ``keys``: skip_keys, 16 bytes each. ``problems``: place -> why it is invalid.
     """
 
     batch: pa.RecordBatch
     positions: Sequence[int]
     ids: pa.Array
-    texts: pa.Array | str
+    prompts: BatchPrompts
     images: BatchImages
     stamps: pa.Array
     keys: bytes
@@ -136,7 +136,8 @@ class Stretch:
     def url_rows(self, places: list[int], recipe_id: str) -> UrlRows:
         """Of some sound rows, where ``images.are_all_plain``: what stamps them is what they are."""
         chosen = pa.array(places, pa.int64())
-        texts = self.texts if isinstance(self.texts, str) else self.texts.take(chosen)
+        texts = self.prompts.texts
+        texts = texts if isinstance(texts, str) else texts.take(chosen)
         chars = [len(texts)] * len(places) if isinstance(texts, str) else pc.utf8_length(texts).to_pylist()
         found = request_digests(recipe_id, texts, self.stamps.take(chosen))
         return UrlRows(found, chars, self.images.plain_counts(chosen))
@@ -154,16 +155,11 @@ class Stretch:
         if not places:
             return ()
         chosen = pa.array(places, pa.int64())
-        parts = (self.ids.take(chosen).to_pylist(), self._texts(chosen), self.images.of_rows(places))
+        parts = (self.ids.take(chosen).to_pylist(), self.prompts.of_rows(chosen), self.images.of_rows(places))
         return tuple(
-            self._row(place, row_id, text, refs, keep)
-            for place, row_id, text, refs, keep in zip(places, *parts, self.kept_cells(places), strict=True)
+            self._row(place, row_id, prompt, refs, keep)
+            for place, row_id, prompt, refs, keep in zip(places, *parts, self.kept_cells(places), strict=True)
         )
-
-    def _texts(self, chosen: pa.Array) -> list[str]:
-        if isinstance(self.texts, str):
-            return [self.texts] * len(chosen)
-        return list(pc.fill_null(self.texts.take(chosen), NO_TEXT).to_pylist())
 
     def kept_cells(self, places: Sequence[int]) -> list[tuple[Cell, ...]]:
         """Of some rows, in the order of the job's kept columns."""
@@ -174,8 +170,10 @@ class Stretch:
         ]
         return list(zip(*cells, strict=True)) if cells else [()] * len(chosen)
 
-    def _row(self, place: int, row_id: str, text: str, images: tuple[ImageRef, ...], keep: tuple[Cell, ...]) -> Row:
+    def _row(
+        self, place: int, row_id: str, prompt: Prompt, images: tuple[ImageRef, ...], keep: tuple[Cell, ...]
+    ) -> Row:
         position, key, problem = self.positions[place], self.key(place), self.problems.get(place)
         if problem is None:
-            return Row(position, row_id, text, images, keep, key)
-        return Row(position, row_id, "", (), made_storable(keep), key, problem)
+            return Row(position, row_id, prompt, images, keep, key)
+        return Row(position, row_id, (), (), made_storable(keep), key, problem)

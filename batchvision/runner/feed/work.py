@@ -31,7 +31,7 @@ from batchvision.manifest import (
 )
 from batchvision.records import Failed, Row
 from batchvision.runner.feed.by_content import ByContent
-from batchvision.runner.feed.keying import image_columns, prompt_texts, row_ids, skip_digests
+from batchvision.runner.feed.keying import image_columns, prompts_of, row_ids, skip_digests
 from batchvision.runner.feed.picture import BatchImages
 from batchvision.runner.feed.selection import Chooser, Selection
 from batchvision.runner.feed.stretch import FeedBatch, Stretch
@@ -176,7 +176,7 @@ class _Feed:
             positions = [positions[place] for place in own]
             batch, ids = batch.take(pa.array(own, pa.int64())), ids.take(pa.array(own, pa.int64()))
         images = BatchImages(batch, self._images)
-        texts, stamps = prompt_texts(batch, self._job), images.stamps()
+        prompts, stamps = prompts_of(batch, self._job), images.stamps()
         ids, problems = self._named(ids, positions)
         if nul_places := _true_places(has_nul(ids)):
             _add(problems, nul_places, "its id holds a NUL character")
@@ -184,12 +184,12 @@ class _Feed:
         if long_places := _true_places(is_longer(ids, MOST_ID_BYTES)):
             _add(problems, long_places, f"its id has more than {MOST_ID_BYTES:,} bytes")
             ids = _with_nameless(ids, long_places, positions)
-        self._add_cell_problems(problems, batch, images, texts, stamps)
+        self._add_cell_problems(problems, batch, images, prompts.texts, stamps)
         recipe_id = self._job.recipe.recipe_id
-        of_keys = skip_digests(recipe_id, texts, stamps)
+        of_keys = skip_digests(recipe_id, prompts.texts, stamps)
         if problems:
             of_keys = _with_keys(of_keys, {at: _key_of_problem(recipe_id, why) for at, why in problems.items()})
-        return Stretch(batch, positions, ids, texts, images, stamps, of_keys, problems, self._keep)
+        return Stretch(batch, positions, ids, prompts, images, stamps, of_keys, problems, self._keep)
 
     def _named(self, ids: pa.Array, positions: Sequence[int]) -> tuple[pa.Array, dict[int, str]]:
         """Every row with an id of its own, and what is wrong with the rows that had none."""

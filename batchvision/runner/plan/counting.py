@@ -16,12 +16,12 @@ from batchvision.checkpoint import Carries, KeySet, OutputView, RowIndex, RunSta
 from batchvision.errors import RowFault, RowInvalid
 from batchvision.images import examine, identity, passes_unchanged, read_source
 from batchvision.job import Job
-from batchvision.keys import key_bytes, request_key
+from batchvision.keys import hashed_text, key_bytes, request_key_of
 from batchvision.money import Estimator, quote
 from batchvision.records import Estimate, Exchange, ImageKind, ImagePreparation, ImageRef, ImageSize, Payload, Row
 from batchvision.runner.feed import NewStanding, Selection, Stretch, Survey, Tally, stretches
 from batchvision.runner.feed import RowIndex as FeedStanding
-from batchvision.runner.prepare import identities, payloads_of
+from batchvision.runner.prepare import payloads_of
 from batchvision.runner.wiring import estimator_of
 
 #: Reasons of invalid rows that a plan shows.
@@ -195,9 +195,9 @@ class RequestReader:
         if row.problem is not None:
             raise RowInvalid(row.problem)
         payloads = await payloads_of(self, row, skip_bad_images=self._skips_bad_images)
-        key = request_key(self._job.recipe.recipe_id, row.text, identities(row.text, payloads))
+        key = request_key_of(self._job.recipe.recipe_id, row.prompt, payloads)
         sizes = tuple([(payload.width, payload.height) for payload in payloads])
-        return CountedRequest(row, sizes, key, self._estimate(len(row.text), sizes))
+        return CountedRequest(row, sizes, key, self._estimate(len(hashed_text(row.prompt)), sizes))
 
     async def payload(self, ref: ImageRef, inline: bool = False) -> Payload:
         """The image's identity and its size as sent; its content is not converted."""
