@@ -10,7 +10,7 @@ import pytest
 from fake_provider import Asked, FakeProvider, Reply, error
 
 from batchvision.cli.closing import Typed, closing_lines
-from batchvision.cli.progress import bar_words, pace, plain_line, progress_document
+from batchvision.cli.progress import bar_words, plain_line, progress_document, progress_of
 from batchvision.cli.status import status_lines
 from batchvision.commands.status import look
 from batchvision.commands.verify import verify
@@ -110,11 +110,11 @@ def test_progress_says_unknown_as_well() -> None:
     from fake_provider import NIGHTFALL
 
     counters = Counters(rows_total=100, rows_completed=50, unknown_cost=50)
-    now = pace(counters, Counters(), 10.0)
+    now = progress_of(counters, Counters(), 10.0, NIGHTFALL)
     assert now.projected_ticks is None
-    assert "spent unknown cost" in plain_line(counters, now, NIGHTFALL)
-    assert "$0.00" not in bar_words(counters, now, NIGHTFALL)
-    document = progress_document(counters, now, NIGHTFALL)
+    assert "spent unknown cost" in plain_line(now)
+    assert "$0.00" not in bar_words(now)
+    document = progress_document(now)
     assert (document["cost_usd"], document["projected_cost_usd"], document["unknown_cost"]) == (None, None, 50)
 
 

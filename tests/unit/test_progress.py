@@ -1,4 +1,4 @@
-"""Progress tells what a run has done, and never changes it."""
+"""Progress shows the counters of a run and never changes them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import io
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import anyio
 import pytest
 
 from batchvision.cli.progress import (
+    Progress,
     Style,
-    Watch,
     bar_words,
     choose_style,
     duration,
-    pace,
     plain_line,
     progress_document,
+    progress_of,
     watcher,
 )
 from batchvision.records import TICKS_PER_USD, Counters, WaitNotice
+from batchvision.runner import Watch
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HALFWAY = Counters(
@@ -35,6 +37,10 @@ HALFWAY = Counters(
 )
 
 
+def progress_at_noon(counters: Counters, before: Counters, elapsed_seconds: float, **more: Any) -> Progress:
+    return progress_of(counters, before, elapsed_seconds, more.pop("at", NOON), **more)
+
+
 @pytest.mark.parametrize(
     ("log_format", "quiet", "is_terminal", "expected"),
     [
@@ -45,14 +51,14 @@ HALFWAY = Counters(
         ("json", True, True, Style.QUIET),
     ],
 )
-def test_the_style_follows_the_stream_unless_told(
+def test_the_style_follows_the_stream_unless_a_flag_names_it(
     log_format: str, quiet: bool, is_terminal: bool, expected: Style
 ) -> None:
     assert choose_style(log_format, quiet=quiet, is_terminal=is_terminal) is expected
 
 
 def test_the_rest_is_projected_from_the_rows_of_this_run() -> None:
-    now = pace(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
+    now = progress_at_noon(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
     assert now.rows_settled == 50
     assert now.rows_left == 100
     assert now.rows_per_second == 5.0
@@ -61,39 +67,39 @@ def test_the_rest_is_projected_from_the_rows_of_this_run() -> None:
 
 
 def test_a_limited_run_projects_its_own_rows_only() -> None:
-    now = pace(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0, rows_wanted=60)
+    now = progress_at_noon(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0, rows_wanted=60)
     assert now.rows_left == 10
     assert now.seconds_left == 2.0
 
 
 def test_nothing_is_projected_from_a_handful_of_rows() -> None:
     early = replace(HALFWAY, rows_completed=2, rows_failed=0)
-    now = pace(early, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=1.0)
+    now = progress_at_noon(early, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=1.0)
     assert now.projected_ticks is None
     assert now.seconds_left is None
 
 
 def test_failures_of_earlier_runs_do_not_count_as_speed() -> None:
     before = Counters(rows_total=200, rows_failed=5)
-    now = pace(replace(HALFWAY, rows_completed=0), before, elapsed_seconds=1.0)
+    now = progress_at_noon(replace(HALFWAY, rows_completed=0), before, elapsed_seconds=1.0)
     assert now.rows_settled == 0
     assert now.rows_per_second == 0.0
 
 
 def test_a_rerun_that_keeps_all_its_failures_has_no_speed() -> None:
     kept = Counters(rows_total=100, rows_done_before=60, rows_failed=40, rows_failed_before=40)
-    now = pace(kept, Counters(rows_total=100), elapsed_seconds=0.1)
+    now = progress_at_noon(kept, Counters(rows_total=100), elapsed_seconds=0.1)
     assert (now.rows_settled, now.rows_per_second, now.projected_ticks, now.seconds_left) == (0, 0.0, None, None)
 
 
 def test_only_failures_of_this_run_count_as_its_rows() -> None:
     both = Counters(rows_total=100, rows_completed=6, rows_failed=44, rows_failed_before=40)
-    assert pace(both, Counters(rows_total=100), elapsed_seconds=2.0).rows_per_second == 5.0
+    assert progress_at_noon(both, Counters(rows_total=100), elapsed_seconds=2.0).rows_per_second == 5.0
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("style", [Style.TEXT, Style.JSON])
-async def test_the_last_line_promises_nothing_for_the_rows_that_are_left(style: Style) -> None:
+async def test_the_last_line_has_no_projection(style: Style) -> None:
     stream = io.StringIO()
     seconds = iter(range(100))
     watch = watcher(style, stream, clock=lambda: float(next(seconds)), every_seconds=3600)
@@ -119,45 +125,45 @@ async def test_the_last_line_promises_nothing_for_the_rows_that_are_left(style: 
         assert "in all" not in last
 
 
-def test_a_moment_without_time_divides_by_nothing() -> None:
-    assert pace(Counters(), Counters(), elapsed_seconds=0.0).rows_per_second == 0.0
+def test_no_elapsed_time_gives_a_rate_of_zero() -> None:
+    assert progress_at_noon(Counters(), Counters(), elapsed_seconds=0.0).rows_per_second == 0.0
 
 
-def test_the_plain_line_stands_alone_in_a_log() -> None:
-    now = pace(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
-    assert plain_line(HALFWAY, now, NOON) == (
+def test_the_plain_line_holds_all_numbers() -> None:
+    now = progress_at_noon(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
+    assert plain_line(now) == (
         "95 of 200 rows done, 5 failed, 7 in flight, 5.0 rows/s, spent $0.500, about $1.50 in all, 20s left"
     )
 
 
-def test_open_tickets_are_told_where_there_are_any() -> None:
+def test_open_tickets_are_shown() -> None:
     counters = replace(HALFWAY, tickets_open=12)
-    now = pace(counters, counters, elapsed_seconds=1.0)
-    assert "12 tickets open" in plain_line(counters, now, NOON)
-    assert "12 tickets" in bar_words(counters, now, NOON)
+    now = progress_at_noon(counters, counters, elapsed_seconds=1.0)
+    assert "12 tickets open" in plain_line(now)
+    assert "12 tickets" in bar_words(now)
 
 
 def test_a_finished_run_projects_nothing() -> None:
     done = replace(HALFWAY, rows_total=100, in_flight=0)
-    line = plain_line(done, pace(done, Counters(), elapsed_seconds=10.0), NOON)
+    line = plain_line(progress_at_noon(done, Counters(), elapsed_seconds=10.0))
     assert "left" not in line
     assert "in all" not in line
 
 
 def test_the_json_line_is_one_object_with_numbers() -> None:
-    now = pace(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
-    document = progress_document(HALFWAY, now, datetime(2026, 11, 20, tzinfo=UTC))
+    now = progress_at_noon(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
+    document = progress_document(now)
     assert document["event"] == "progress"
     assert document["cost_usd"] == 0.5
     assert document["projected_cost_usd"] == 1.5
-    assert document["time"] == "2026-11-20T00:00:00.000+00:00"
+    assert document["time"] == "2026-11-20T12:00:00.000+00:00"
     assert "\n" not in json.dumps(document)
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0s"), (59, "59s"), (60, "1m 00s"), (200, "3m 20s"), (7500, "2h 05m")]
 )
-def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
+def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
@@ -205,31 +211,31 @@ async def test_the_bar_shows_rows_money_and_what_is_in_flight() -> None:
 
 
 def test_the_words_of_the_bar_fit_a_terminal_of_80_columns() -> None:
-    now = pace(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
-    words = bar_words(HALFWAY, now, NOON)
+    now = progress_at_noon(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
+    words = bar_words(now)
     assert words == "95/200 · 5 failed · 7 in flight · 5.0 rows/s · $0.500 of ~$1.50 · 20s left"
     assert len(f"100% {words}") <= 80
 
 
-def test_quiet_watches_nothing() -> None:
+def test_quiet_has_no_watch() -> None:
     assert watcher(Style.QUIET, io.StringIO()) is None
 
 
 @pytest.mark.parametrize("is_outage", [True, False])
-def test_a_wait_is_told_with_its_reason_and_its_end_as_long_as_it_lasts(is_outage: bool) -> None:
+def test_a_wait_is_shown_with_its_reason_until_it_ends(is_outage: bool) -> None:
     notice = WaitNotice("openai answered 429: slow down", NOON + timedelta(hours=1), is_outage)
     counters = replace(HALFWAY, waiting=notice)
-    now = pace(counters, counters, elapsed_seconds=10.0)
-    assert "openai answered 429: slow down" in plain_line(counters, now, NOON)
-    assert "2026-11-20 13:00 UTC" in plain_line(counters, now, NOON)
-    assert bar_words(counters, now, NOON).endswith(" · waiting until 13:00 UTC")
-    document = progress_document(counters, now, NOON)
+    now = progress_at_noon(counters, counters, elapsed_seconds=10.0)
+    assert "openai answered 429: slow down" in plain_line(now)
+    assert "2026-11-20 13:00 UTC" in plain_line(now)
+    assert bar_words(now).endswith(" · waiting until 13:00 UTC")
+    document = progress_document(now)
     assert document["waiting"] == {
         "reason": "openai answered 429: slow down",
         "until": "2026-11-20T13:00:00+00:00",
         "is_outage": is_outage,
     }
-    later = NOON + timedelta(hours=2)
-    assert "429" not in plain_line(counters, now, later)
-    assert "waiting" not in bar_words(counters, now, later)
-    assert progress_document(counters, now, later)["waiting"] is None
+    later = progress_at_noon(counters, counters, elapsed_seconds=10.0, at=NOON + timedelta(hours=2))
+    assert "429" not in plain_line(later)
+    assert "waiting" not in bar_words(later)
+    assert progress_document(later)["waiting"] is None
