@@ -382,7 +382,7 @@ def expected(folder: Path, emulator: RunningEmulator) -> dict[str, Any]:
     """How it is seen, and what one more run asks, on a copy."""
     stored = StoredOutput(folder)
     seen = {
-        "row_index": stored.row_index(),
+        "standing": stored.row_index(),
         "findings": stored.findings(),
         "status": stored.status(),
         "shown": stored.shown(),

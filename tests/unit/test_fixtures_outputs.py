@@ -36,7 +36,7 @@ def test_there_is_an_output_of_each_kind() -> None:
 def test_it_is_read_as_it_was(stored: StoredOutput) -> None:
     """Standing, ``verify``, ``status`` and ``show``, as the version saw it that wrote it."""
     expected = stored.expected
-    assert stored.row_index() == expected["row_index"]
+    assert stored.row_index() == expected["standing"]
     assert [topic for topic, mark in stored.findings() if mark == "wrong"] == []
     assert stored.status() == expected["status"]
     assert stored.shown() == expected["shown"]
