@@ -114,12 +114,13 @@ class Secrets:
                 return value
 
 
-#: The secrets of the runs of this process, as long as a run holds them.
+#: The secrets of the runs of this process, while a run holds them. Global, as standard output and logging are: the
+#: command masks each line it prints, whichever run or library wrote it.
 _known: WeakSet[Secrets] = WeakSet()
 
 
 def all_known() -> Secrets:
-    """All of them together: for what is said, or compared, where no run is at hand to ask."""
+    """All of them together, to mask what the command prints."""
     return _together(frozenset(value.reveal() for secrets in tuple(_known) for value in secrets._values))
 
 

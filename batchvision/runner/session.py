@@ -97,7 +97,7 @@ async def _locked_run(
     session: RunSession, lock: OutputLock, drain_timeout_seconds: float, watch: Watch | None
 ) -> RunSummary:
     job = session.job
-    session.survey = await session.offload(survey, job, session.selection)
+    session.survey = await session.offload(survey, job, session.selection, None, session.secrets)
     with await session.offload(session.open_store, lock, session.survey.typed_keep) as store:
         await session.look_at_what_is_there(store)
         async with wiring.connected(job, session.access, session.secrets, session.dependencies) as (client, images):

@@ -18,6 +18,7 @@ from batchvision.prompt import Template
 from batchvision.records import ImageKind, ImageRef
 from batchvision.runner.feed.keying import prompts_of, row_ids, skip_digests
 from batchvision.runner.feed.picture import BatchImages, ImageColumns, are_plain, frame
+from batchvision.secrets import Secret, Secrets
 
 ROOT = Path(__file__).parent
 HERE = Path(__file__).name  #: a job wants its manifest to exist; nothing here reads it
@@ -42,6 +43,15 @@ def images(of: pa.RecordBatch, *names: str, separator: str | None = None, versio
 # ---------------------------------------------------------------------------------- row_ids
 
 
+def ids_of(of: pa.RecordBatch, job: Job) -> pa.Array:
+    return row_ids(of, job, Secrets())
+
+
+def test_an_id_that_holds_a_secret_of_the_run_is_masked() -> None:
+    found = row_ids(batch(id=["a key-of-this-run b", "c"]), job(), Secrets(Secret("key-of-this-run")))
+    assert found.to_pylist() == ["a *** b", "c"]
+
+
 @pytest.mark.parametrize(
     ("ids", "expected"),
     [
@@ -56,24 +66,24 @@ def images(of: pa.RecordBatch, *names: str, separator: str | None = None, versio
     ],
 )
 def test_ids_of_any_scalar_type_are_exact_text(ids: pa.Array, expected: list[str | None]) -> None:
-    assert row_ids(batch(id=ids), job()).to_pylist() == expected
+    assert ids_of(batch(id=ids), job()).to_pylist() == expected
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
 def test_whole_numbers_lose_no_digit(numbers: list[int]) -> None:
-    assert row_ids(batch(id=pa.array(numbers, pa.int64())), job()).to_pylist() == [str(number) for number in numbers]
+    assert ids_of(batch(id=pa.array(numbers, pa.int64())), job()).to_pylist() == [str(number) for number in numbers]
 
 
 @given(st.lists(st.tuples(text.filter(bool), text.filter(bool)), min_size=2, max_size=6, unique=True))
 def test_ids_of_several_columns_never_meet(pairs: list[tuple[str, str]]) -> None:
-    found = row_ids(
+    found = ids_of(
         batch(a=[first for first, _ in pairs], b=[second for _, second in pairs]), job(manifest={"id": ["a", "b"]})
     ).to_pylist()
     assert len(set(found)) == len(pairs)
 
 
 def test_an_id_of_several_columns_is_readable_and_needs_them_all() -> None:
-    found = row_ids(
+    found = ids_of(
         batch(a=["x", "x|y", "x", "x"], b=[1, 2, None, 3], c=["p", "\\", "p", ""]),
         job(manifest={"id": ["a", "b", "c"]}),
     )
@@ -83,7 +93,7 @@ def test_an_id_of_several_columns_is_readable_and_needs_them_all() -> None:
 def content_ids(**columns: Any) -> list[str]:
     table = {"name": "j", "manifest": {"path": HERE}, "prompt": {"user": "Describe {title}."}}
     of = Job.from_mapping({**table, "provider": {"name": "emulator", "model": "m"}}, ROOT)
-    return list(row_ids(batch(**columns), of).to_pylist())
+    return list(ids_of(batch(**columns), of).to_pylist())
 
 
 def test_without_id_columns_the_content_names_the_row_and_always_will() -> None:

@@ -19,7 +19,7 @@ from batchvision.manifest import NO_TEXT, cell_texts
 from batchvision.prompt import ColumnField, joined
 from batchvision.records import ImageSlot, Prompt, Row
 from batchvision.runner.feed.picture import BatchImages, ImageColumns, frame, framed_texts
-from batchvision.secrets import all_known
+from batchvision.secrets import Secrets
 
 if TYPE_CHECKING:
     from batchvision.job import Job
@@ -35,7 +35,7 @@ def _texts_of(batch: pa.RecordBatch, name: str) -> pa.Array:
 # ---------------------------------------------------------------------------------- row_ids
 
 
-def row_ids(batch: pa.RecordBatch, job: Job) -> pa.Array:
+def row_ids(batch: pa.RecordBatch, job: Job, secrets: Secrets) -> pa.Array:
     """The id of every row as exact text; null where a cell of it is null or empty.
 
     Several columns are joined by ``|`` (in a cell, ``|`` and ``\\`` stand after a ``\\``). Without id columns: 16 hex
@@ -46,14 +46,14 @@ def row_ids(batch: pa.RecordBatch, job: Job) -> pa.Array:
     texts = [_texts_of(batch, name) for name in job.id_columns]
     if len(texts) > 1:
         texts = [_escaped(_empty_as_null(text)) for text in texts]
-        return _without_secrets(pc.binary_join_element_wise(*texts, _BAR, null_handling="emit_null"))
-    return _without_secrets(_empty_as_null(texts[0]))
+        return _masked(pc.binary_join_element_wise(*texts, _BAR, null_handling="emit_null"), secrets)
+    return _masked(_empty_as_null(texts[0]), secrets)
 
 
-def _without_secrets(ids: pa.Array) -> pa.Array:
-    """An id is masked before anybody compares it, so that a row is known again by what is stored of it: also one whose
-    id is a signed URL, however it is signed today."""
-    secrets, written = all_known(), ids.buffers()[2]
+def _masked(ids: pa.Array, secrets: Secrets) -> pa.Array:
+    """The ids as they are stored. They are compared in this form, so that a signed URL is recognised under a new
+    signature."""
+    written = ids.buffers()[2]
     if written is None or secrets.mask_bytes(found := written.to_pybytes()) == found:
         return ids
     return pa.array([None if each is None else secrets.mask(each) for each in ids.to_pylist()], pa.string())

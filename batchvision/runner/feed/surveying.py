@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +19,7 @@ from batchvision.errors import JobInvalid, ManifestChanged
 from batchvision.manifest import Manifest, needed_columns, open_manifest, reject_no_images, survey_types
 from batchvision.runner.feed.keying import row_ids
 from batchvision.runner.feed.selection import Selection
+from batchvision.secrets import Secrets
 
 if TYPE_CHECKING:
     from batchvision.job import Job
@@ -52,6 +53,7 @@ class Survey:
     files: tuple[FileFacts, ...]
     only_nulls: frozenset[str] = frozenset()
     holds_images: bool = False  #: rows hold the bytes of images, or their text: few are read ahead
+    secrets: Secrets = field(default_factory=Secrets)  #: masked in row ids
 
     @property
     def typed_keep(self) -> tuple[tuple[str, pa.DataType], ...]:
@@ -72,8 +74,11 @@ class Survey:
                 )
 
 
-def survey(job: Job, selection: Selection | None = None, manifest: Manifest | None = None) -> Survey:
-    """Streams all of the job's manifest once. Raises JobInvalid at damage, and says where."""
+def survey(
+    job: Job, selection: Selection | None = None, manifest: Manifest | None = None, secrets: Secrets | None = None
+) -> Survey:
+    """Stream all of the job's manifest once; ``secrets`` are masked in row ids. Raises JobInvalid naming the damage."""
+    secrets = secrets or Secrets()
     selection = selection or Selection()
     manifest = manifest or open_manifest(job)
     files = tuple(_facts(path) for path in manifest.files)
@@ -82,7 +87,7 @@ def survey(job: Job, selection: Selection | None = None, manifest: Manifest | No
     for batch in manifest.batches(_surveyed_columns(job, manifest)):
         _check_types(batch.schema, job)
         survey_types((batch.schema.field(name) for name in {column.source for column in job.keep_columns}), known)
-        ids = row_ids(batch, job)
+        ids = row_ids(batch, job, secrets)
         rows += len(own_places(ids, selection, position)) if selection.shards > 1 else batch.num_rows
         position += batch.num_rows
         row_bytes = max(row_bytes, batch.nbytes // max(1, batch.num_rows))
@@ -90,7 +95,7 @@ def survey(job: Job, selection: Selection | None = None, manifest: Manifest | No
     keep_types = tuple((column.name, known.get(column.source) or pa.string()) for column in job.keep_columns)
     only_nulls = frozenset(column.name for column in job.keep_columns if known.get(column.source) is None)
     holds_images = not manifest.byte_columns.isdisjoint(job.image_columns) or row_bytes > LARGE_ROW_BYTES
-    found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, files, only_nulls, holds_images)
+    found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, files, only_nulls, holds_images, secrets)
     try:
         found.reject_changed()
     except ManifestChanged as error:  # nothing was sent: the run has not begun

@@ -146,6 +146,7 @@ class _Feed:
     def __init__(self, job: Job, survey: Survey, row_index: RowIndex, selection: Selection) -> None:
         self._job = job
         self._keep = [(column, target) for column, (_, target) in zip(job.keep_columns, survey.keep_types, strict=True)]
+        self._secrets = survey.secrets
         self._row_index = row_index
         self._selection = selection
         self._chooser = Chooser(selection)
@@ -169,7 +170,7 @@ class _Feed:
     # ------------------------------------------------------------------------------ seeing
 
     def _look(self, batch: pa.RecordBatch) -> Stretch:
-        ids = row_ids(batch, self._job)
+        ids = row_ids(batch, self._job, self._secrets)
         positions: Sequence[int] = range(self._rows_before + 1, self._rows_before + batch.num_rows + 1)
         if self._selection.shards > 1:
             own = own_places(ids, self._selection, self._rows_before)
