@@ -34,7 +34,7 @@ def _loop(send_all: Callable[[loops.Spec], Coroutine[Any, Any, int]], *modules: 
 
 def _night(name: str) -> Callable[[], Work]:
     def ready() -> Work:
-        from batchvision.cli import GC_THRESHOLDS
+        from batchvision.cli.entry import GC_THRESHOLDS
         from benches import nights
 
         gc.set_threshold(*GC_THRESHOLDS)
