@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar, TypeVarTuple
 
 import anyio
+import anyio.to_thread
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -34,3 +36,18 @@ class OwnThread:
         with anyio.CancelScope(shield=True):
             done = await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
         return done  # noqa: RET504  (mypy assumes that the scope may suppress an error)
+
+
+def threads(limit: int | None = None, *, may_abandon: bool = False) -> Offload:
+    """Run work in at most ``limit`` threads at once. Default: the number of processors, and at least two.
+
+    ``may_abandon``: a cancelled caller does not wait for its thread, which a hung disk may hold for ever.
+    """
+    limiters: list[anyio.CapacityLimiter] = []  # made on first use: it belongs to the running loop
+
+    async def offload(work: Callable[[*Ts], T], /, *args: *Ts) -> T:
+        if not limiters:
+            limiters.append(anyio.CapacityLimiter(limit or max(2, os.cpu_count() or 2)))
+        return await anyio.to_thread.run_sync(work, *args, limiter=limiters[0], abandon_on_cancel=may_abandon)
+
+    return offload

@@ -8,6 +8,7 @@ addresses (what is public) · downloads (once each) · references (names, identi
 
 from batchvision.images.addresses import check_host, is_public
 from batchvision.images.data_uris import as_data_uri
+from batchvision.images.files import FileFacts, ImageFiles, ImageFolder
 from batchvision.images.formats import ImageFormat, examine, sniff
 from batchvision.images.pool import DecodingPool
 from batchvision.images.preparing import Converter, LeastSize, Prepared, passes_unchanged, prepare_bytes
@@ -24,16 +25,19 @@ from batchvision.images.references import (
     with_size,
     without_parameters,
 )
-from batchvision.images.source import Fetcher, ImageSource, Offload, Reserve, load_local, read_source, threads
+from batchvision.images.source import Fetcher, ImageSettings, ImageSource, Reserve, load_local, read_source
 
 __all__ = [
     "Converter",
     "DecodingPool",
     "Fetcher",
+    "FileFacts",
+    "ImageFiles",
+    "ImageFolder",
     "ImageFormat",
+    "ImageSettings",
     "ImageSource",
     "LeastSize",
-    "Offload",
     "Prepared",
     "Reserve",
     "as_data_uri",
@@ -53,7 +57,6 @@ __all__ = [
     "several_in",
     "sniff",
     "stamp",
-    "threads",
     "trimmed_url",
     "with_size",
     "without_parameters",

@@ -29,7 +29,7 @@ from batchvision.errors import ImageTooLarge, ImageUnreadable, RowFault
 from batchvision.images.deep import other_order, widened
 from batchvision.images.exif import exif_orientation
 from batchvision.images.flatten import STRIP_ROWS, flattened
-from batchvision.images.formats import Converted, Header, ImageFormat, check_pixels
+from batchvision.images.formats import Converted, ImageFormat, ImageHeader, check_pixels
 from batchvision.images.pages import count_pages, turn_to, unseen_channels
 from batchvision.records import ImagePreparation
 
@@ -76,7 +76,9 @@ class NeedsRoom(Exception):
     """The image would take more memory than it may have now."""
 
 
-def convert(content: bytes, header: Header, preparation: ImagePreparation, room_bytes: int | None = None) -> Converted:
+def convert(
+    content: bytes, header: ImageHeader, preparation: ImagePreparation, room_bytes: int | None = None
+) -> Converted:
     """The image as an upright JPEG within the limits. Raises ImageUnreadable or ImageTooLarge.
 
     With ``room_bytes``, NeedsRoom where that much memory is not enough, before anything is decoded.
@@ -145,7 +147,7 @@ def _check_room(
     image: ImageFile.ImageFile,
     full: tuple[int, int],
     target: tuple[int, int],
-    header: Header,
+    header: ImageHeader,
     room_bytes: int,
 ) -> None:
     decoded, copies = image.size[0] * image.size[1], 1 if header.orientation == 1 else 2
@@ -161,7 +163,7 @@ def _check_room(
 
 def _upright(
     image: ImageFile.ImageFile,
-    header: Header,
+    header: ImageHeader,
     target: tuple[int, int],
     background: str,
     again: Callable[[], ImageFile.ImageFile],
@@ -191,7 +193,7 @@ def _scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
-def _orientation(image: ImageFile.ImageFile, header: Header) -> int:
+def _orientation(image: ImageFile.ImageFile, header: ImageHeader) -> int:
     match header.format:
         case ImageFormat.JPEG:
             return header.orientation

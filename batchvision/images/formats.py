@@ -31,7 +31,7 @@ class ImageFormat(StrEnum):
     HEIC = "heic"  #: with the extra ``heic``
 
 
-class Header(NamedTuple):
+class ImageHeader(NamedTuple):
     """What the first bytes say. Sizes are None where only a decoder can tell them cheaply."""
 
     format: ImageFormat
@@ -147,7 +147,7 @@ def _sniff_brands(content: bytes) -> ImageFormat | None:
     return ImageFormat.HEIC if brands & _HEIC_BRANDS else None
 
 
-def examine(content: bytes) -> Header:
+def examine(content: bytes) -> ImageHeader:
     """The header of an image. Raises ImageUnreadable where the bytes are no image, or surely not a whole one."""
     if not content:
         raise ImageUnreadable("the image is empty (0 bytes)")
@@ -159,11 +159,11 @@ def examine(content: bytes) -> Header:
         case ImageFormat.PNG:
             return _examine_png(content)
         case ImageFormat.WEBP:
-            return Header(ImageFormat.WEBP, *_webp_size(content))
+            return ImageHeader(ImageFormat.WEBP, *_webp_size(content))
         case ImageFormat.GIF:
-            return Header(ImageFormat.GIF, *_little_size(content[6:10], 2))
+            return ImageHeader(ImageFormat.GIF, *_little_size(content[6:10], 2))
         case other:
-            return Header(other)
+            return ImageHeader(other)
 
 
 def _impostor(content: bytes) -> str:
@@ -205,11 +205,11 @@ def _jpeg_segments(content: bytes, at: int = 2, skipped: frozenset[int] = frozen
     raise ImageUnreadable(f"damaged JPEG: its header has more than {_MOST_PIECES:,} pieces")
 
 
-def _examine_jpeg(content: bytes) -> Header:
+def _examine_jpeg(content: bytes) -> ImageHeader:
     return _usual_jpeg(content) or _any_jpeg(content)
 
 
-def _usual_jpeg(content: bytes) -> Header | None:
+def _usual_jpeg(content: bytes) -> ImageHeader | None:
     """What :func:`_any_jpeg` says of the plain images that most jobs have, in one step; None of all others."""
     at = 2
     for _ in range(_MOST_NOTES):
@@ -226,10 +226,10 @@ def _usual_jpeg(content: bytes) -> Header | None:
     scan = header.end() - 2 + content[header.end() - 1]  # its length counts its own two bytes
     if not height or not width or scan > len(content) - 2:
         return None
-    return Header(ImageFormat.JPEG, width, height, is_plain=True)
+    return ImageHeader(ImageFormat.JPEG, width, height, is_plain=True)
 
 
-def _any_jpeg(content: bytes) -> Header:
+def _any_jpeg(content: bytes) -> ImageHeader:
     frame = scan = 0
     kind, orientation, is_single, is_clean = 0, 1, True, True
     for marker, start, end in _jpeg_segments(content, skipped=_TABLES):
@@ -248,7 +248,7 @@ def _any_jpeg(content: bytes) -> Header:
     if not ends_well and content.find(JPEG_END, scan) < 0:  # in a scan FF is always followed by 00: no false ends
         raise ImageUnreadable("truncated JPEG: it has no end marker")
     precision, height, width, components = _frame_head(content, frame)
-    return Header(
+    return ImageHeader(
         ImageFormat.JPEG,
         width,
         height,
@@ -299,7 +299,7 @@ def _png_chunks(content: bytes) -> Iterator[Chunk]:
     raise ImageUnreadable("truncated PNG: it ends before IEND")
 
 
-def _examine_png(content: bytes) -> Header:
+def _examine_png(content: bytes) -> ImageHeader:
     kinds: set[bytes] = set()
     orientation, end, start, has_profile = 1, 0, b"", False
     for segment in _png_chunks(content):
@@ -315,7 +315,7 @@ def _examine_png(content: bytes) -> Header:
         raise ImageUnreadable("damaged PNG: it has no header or no picture")
     width, height = _big_size(start, 4)
     depth, colour, compression, filtering, interlace = start[8:]
-    return Header(
+    return ImageHeader(
         ImageFormat.PNG,
         width,
         height,
@@ -375,7 +375,7 @@ def check_pixels(width: int | None, height: int | None, preparation: ImagePrepar
         )
 
 
-def without_metadata(content: bytes, header: Header) -> bytes:
+def without_metadata(content: bytes, header: ImageHeader) -> bytes:
     """A plain JPEG or PNG without EXIF, XMP, comments, text, chunks of no known kind, and whatever follows its end; the
     picture's own bytes are not touched. Raises ImageUnreadable for a JPEG whose scans are not told apart safely."""
     if header.format is ImageFormat.PNG:

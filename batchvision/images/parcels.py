@@ -9,7 +9,7 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
-from batchvision.images.formats import Header, ImageFormat
+from batchvision.images.formats import ImageFormat, ImageHeader
 from batchvision.records import ImagePreparation
 
 #: What a new process says once it can convert.
@@ -37,7 +37,7 @@ class Ending(IntEnum):
 class Task(NamedTuple):
     """What is to be converted; the image's own bytes follow."""
 
-    header: Header
+    header: ImageHeader
     preparation: ImagePreparation
     is_alone: bool
     length: int
@@ -73,7 +73,7 @@ def pack_task(task: Task) -> bytes:
 def unpack_task(raw: bytes) -> Task:
     number, orientation, is_alone, length, max_bytes, max_side, max_pixels, background, page = _TASK.unpack(raw)
     return Task(
-        Header(_FORMATS[number], orientation=orientation),
+        ImageHeader(_FORMATS[number], orientation=orientation),
         ImagePreparation(
             max_bytes=max_bytes,
             max_side=max_side or None,

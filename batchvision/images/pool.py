@@ -22,7 +22,7 @@ from typing import Self
 
 from batchvision.descriptors import EXHAUSTED
 from batchvision.errors import ImageTooLarge, ImageUnreadable, JobInvalid, TooManyOpenFiles
-from batchvision.images.formats import Converted, Header, ImageFormat, examine
+from batchvision.images.formats import Converted, ImageFormat, ImageHeader, examine
 from batchvision.images.parcels import (
     READY,
     REPLY_BYTES,
@@ -86,7 +86,7 @@ class DecodingPool:
     ) -> None:
         self.close()
 
-    def convert(self, content: bytes, header: Header, preparation: ImagePreparation) -> Converted:
+    def convert(self, content: bytes, header: ImageHeader, preparation: ImagePreparation) -> Converted:
         """As :func:`batchvision.images.convert.convert`, elsewhere. Blocking; safe from several threads.
 
         Raises ImageUnreadable or ImageTooLarge; JobInvalid where no process can be started at all.
@@ -115,7 +115,7 @@ class DecodingPool:
     # ---------------------------------------------------------------------------- one image
 
     def _ask(
-        self, content: bytes, header: Header, preparation: ImagePreparation, *, is_alone: bool
+        self, content: bytes, header: ImageHeader, preparation: ImagePreparation, *, is_alone: bool
     ) -> tuple[Reply, bytes]:
         """One image to one process; once more to another where it ended without a word: it may not be the image."""
         task = Task(header, preparation, is_alone, len(content))

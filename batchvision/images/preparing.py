@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable
-from batchvision.images.formats import Converted, Header, check_pixels, examine, without_metadata
+from batchvision.images.formats import Converted, ImageHeader, check_pixels, examine, without_metadata
 from batchvision.records import ImagePreparation, Page
 
 #: ``images.page = "all"`` sends no more pages of one file.
@@ -19,7 +19,7 @@ MOST_PAGES = 100
 class Converter(Protocol):
     """Makes a plain JPEG of any readable image. Blocking. Raises ImageUnreadable or ImageTooLarge."""
 
-    def __call__(self, content: bytes, header: Header, preparation: ImagePreparation, /) -> Converted: ...
+    def __call__(self, content: bytes, header: ImageHeader, preparation: ImagePreparation, /) -> Converted: ...
 
 
 class LeastSize(NamedTuple):
@@ -27,6 +27,9 @@ class LeastSize(NamedTuple):
 
     side: int = 1
     pixels: int = 1
+
+
+ANY_SIZE = LeastSize()
 
 
 class Prepared(NamedTuple):
@@ -42,7 +45,7 @@ class Prepared(NamedTuple):
     more: tuple[Page, ...] = ()
 
 
-def convert_here(content: bytes, header: Header, preparation: ImagePreparation) -> Converted:
+def convert_here(content: bytes, header: ImageHeader, preparation: ImagePreparation) -> Converted:
     """In this process: for images that the job's own author chose, and where tests run in virtual time."""
     from batchvision.images.convert import convert  # Pillow, and only where it is needed
 
@@ -50,7 +53,7 @@ def convert_here(content: bytes, header: Header, preparation: ImagePreparation) 
 
 
 def prepare_bytes(
-    content: bytes, preparation: ImagePreparation, convert: Converter = convert_here, header: Header | None = None
+    content: bytes, preparation: ImagePreparation, convert: Converter = convert_here, header: ImageHeader | None = None
 ) -> Prepared:
     """``content`` byte for byte where it is plain and within the limits, otherwise converted. Blocking. ``header``: its
     own, where it has been examined.
@@ -68,7 +71,7 @@ def prepare_bytes(
 
 
 def _further_pages(
-    content: bytes, header: Header, preparation: ImagePreparation, convert: Converter, first: Converted
+    content: bytes, header: ImageHeader, preparation: ImagePreparation, convert: Converter, first: Converted
 ) -> tuple[Page, ...]:
     """All pages behind the first. Together they are held to the bytes that one image may have."""
     if first.pages > MOST_PAGES:
@@ -88,7 +91,7 @@ def _further_pages(
     return tuple(pages)
 
 
-def as_it_is(content: bytes, header: Header, preparation: ImagePreparation) -> Prepared | None:
+def as_it_is(content: bytes, header: ImageHeader, preparation: ImagePreparation) -> Prepared | None:
     """What is sent of an image that needs no decoder; None: it needs one. Raises ImageTooLarge."""
     check_pixels(header.width, header.height, preparation)
     if not passes_unchanged(content, header, preparation):
@@ -101,7 +104,7 @@ def as_it_is(content: bytes, header: Header, preparation: ImagePreparation) -> P
     return Prepared(content, f"image/{header.format}", header.width or 0, header.height or 0)
 
 
-def passes_unchanged(content: bytes, header: Header, preparation: ImagePreparation) -> bool:
+def passes_unchanged(content: bytes, header: ImageHeader, preparation: ImagePreparation) -> bool:
     """Whether the image's own picture bytes may be sent as they are."""
     side = max(header.width or 0, header.height or 0)
     return (

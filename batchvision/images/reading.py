@@ -1,108 +1,94 @@
-"""Reads image files in threads of its own: a mount that hangs costs its rows and no more.
+"""Run blocking reads of images in daemon threads: a network mount that hangs costs its own rows only.
 
-Rule: the event loop never waits for a disk. A read that takes too long fails its row; its thread is left behind, and
-as it is a daemon it does not hold up the end of the process.
+A read that takes too long fails its row, and its thread stays behind. A daemon thread does not delay the end of the
+process, as the threads of anyio and ``concurrent.futures`` do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from queue import Empty, SimpleQueue
-from typing import Generic, NamedTuple, TypeVar
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeVar
 
 from batchvision.errors import ImageUnreadable
 
-#: For one file, its turn included. Disks that sleep need ten seconds to wake, network mounts a little more.
+#: Bound of one read, its time in the queue included. A sleeping disk wakes in ten seconds, a network mount in more.
 READ_SECONDS = 60.0
-#: After that time a thread may still hand over its file. A process that was stopped finds the time over on its return.
+#: After the bound a thread may still hand over its result. A process that was suspended resumes with the bound passed.
 GRACE_SECONDS = 1.0
-#: Reads at once. With as many that hang, further ones fail as well.
-MOST_THREADS = 16
-_IDLE_SECONDS = 5.0  #: after which a thread without work ends
+#: Reads at once. When so many hang, all further reads fail.
+MAX_THREADS = 16
 
 T = TypeVar("T")
 
 
-class _Read(NamedTuple, Generic[T]):
-    """One file to read, and where the outcome is awaited."""
+class _Read(NamedTuple):
+    """One read, and the loop and future that receive its result."""
 
-    work: Callable[[], T]
+    work: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[T]
+    done: asyncio.Future[Any]
+    hand_over: Callable[[asyncio.Future[Any], Any, BaseException | None], None]
 
 
 class FileReaders:
-    """At most ``most_threads`` threads, each started when it is first needed. For one event loop."""
+    """At most ``max_threads`` threads, started when needed, for one event loop. Only the loop changes this object."""
 
-    def __init__(self, read_seconds: float = READ_SECONDS, most_threads: int = MOST_THREADS) -> None:
+    def __init__(self, read_seconds: float = READ_SECONDS, max_threads: int = MAX_THREADS) -> None:
         self._read_seconds = read_seconds
-        self._most_threads = most_threads
-        self._reads: SimpleQueue[_Read[object]] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._threads = self._waiting = 0
+        self._max_threads = max_threads
+        self._reads: SimpleQueue[_Read | None] = SimpleQueue()
+        self._threads = self._unfinished = 0
+        weakref.finalize(self, self._reads.put, None)
 
     async def read(self, name: str, work: Callable[[], T]) -> T:
-        """What ``work`` returns or raises. Raises ImageUnreadable where it takes too long; ``name``: as it is shown."""
+        """Return what ``work`` returns or raise what it raises. ``name`` stands in the message of a late read.
+
+        Raises ImageUnreadable after ``read_seconds``.
+        """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
-        self._begin(_Read(work, loop, done))
+        self._unfinished += 1
+        if self._threads < min(self._unfinished, self._max_threads):
+            self._threads += 1
+            threading.Thread(target=_serve, args=(self._reads,), name="batchvision reads images", daemon=True).start()
+        self._reads.put(_Read(work, loop, done, self._hand_over))
         late = ImageUnreadable(
             f"{name} was not read within {self._read_seconds:g} s: see whether its disk or network mount answers"
         )
-        timer = loop.call_later(self._read_seconds, loop.call_later, GRACE_SECONDS, _give_up, done, late)
+        timer = loop.call_later(self._read_seconds, loop.call_later, GRACE_SECONDS, _settle, done, None, late)
         try:
             return await done
         finally:
             timer.cancel()
 
-    def _begin(self, read: _Read[T]) -> None:
-        with self._lock:
-            starts = self._waiting <= self._reads.qsize() and self._threads < self._most_threads
-            self._threads += starts
-        self._reads.put(read)  # type: ignore[arg-type]  # each future takes what its own work returns
-        if starts:
-            threading.Thread(target=self._work, name="batchvision reads images", daemon=True).start()
-
-    def _work(self) -> None:
-        while (read := self._next()) is not None:
-            if not read.done.cancelled():
-                _answer(read)
-
-    def _next(self) -> _Read[object] | None:
-        """The next read; None: this thread is not needed any more."""
-        with self._lock:
-            self._waiting += 1
-        with suppress(Empty):
-            read = self._reads.get(timeout=_IDLE_SECONDS)
-            with self._lock:
-                self._waiting -= 1
-            return read
-        with self._lock:
-            self._waiting -= 1
-            if self._reads.empty():
-                self._threads -= 1
-                return None
-        return self._next()
+    def _hand_over(self, done: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+        self._unfinished -= 1
+        _settle(done, result, error)
 
 
-def _give_up(done: asyncio.Future[T], late: ImageUnreadable) -> None:
-    if not done.done():
-        done.set_exception(late)
-
-
-def _answer(read: _Read[object]) -> None:
-    try:
-        outcome: object = read.work()
-    except BaseException as error:  # noqa: BLE001 - raised where it is awaited
-        _tell(read, partial(read.done.set_exception, error))
+def _settle(done: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    if done.done():
         return
-    _tell(read, partial(read.done.set_result, outcome))
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)
 
 
-def _tell(read: _Read[object], say: Callable[[], None]) -> None:
-    with suppress(RuntimeError):  # the loop has ended: nothing waits
-        read.loop.call_soon_threadsafe(lambda: None if read.done.done() else say())
+def _serve(reads: SimpleQueue[_Read | None]) -> None:
+    """The work of one thread, until the readers are gone."""
+    while (read := reads.get()) is not None:
+        result, error = None, None
+        try:
+            result = None if read.done.done() else read.work()
+        except BaseException as fault:  # noqa: BLE001 - raised where it is awaited
+            error = fault
+        with suppress(RuntimeError):  # the loop is closed
+            read.loop.call_soon_threadsafe(read.hand_over, read.done, result, error)
+        del read, result, error  # while it waits, the thread holds no image
+    reads.put(None)  # for the next thread

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
-from pathlib import Path
 from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit
 
-from batchvision.errors import ImageForbidden, ImageUnreachable, ImageUnreadable
+from batchvision.errors import ImageUnreachable
 from batchvision.images.data_uris import data_digest, media_type, shown_path
-from batchvision.images.jail import facts_of
+from batchvision.images.files import ImageFiles
 from batchvision.records import ImageKind, ImageRef
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -56,15 +55,12 @@ def kind_of(reference: str) -> ImageKind:
             return ImageKind.UNSUPPORTED
 
 
-def stamp(ref: ImageRef, root: Path, identity_mode: str) -> str:
-    """Cheap text for the skip_key: as long as it stays, the image is taken to be the same. Reads no image."""
+def stamp(ref: ImageRef, files: ImageFiles, identity_mode: str) -> str:
+    """Text for the skip_key: while it stays the same, so does the image. No image is read."""
     if not needs_reading(ref, identity_mode):
         return identity(ref, identity_mode, None)
-    try:
-        facts = facts_of(root, ref.reference)
-    except (OSError, ValueError, ImageForbidden, ImageUnreadable):
-        return f"missing:{ref.reference}"
-    return f"path:{ref.reference}:{facts.st_size}:{facts.st_mtime_ns}"
+    facts = files.facts(ref.reference)
+    return f"missing:{ref.reference}" if facts is None else f"path:{ref.reference}:{facts.version}"
 
 
 def named_url(text: str) -> str:
@@ -93,14 +89,12 @@ def _listed(text: str) -> list[str]:
     return [*(piece[:-1].rstrip() if piece.endswith((",", ";", "|")) else piece for piece in pieces), last]
 
 
-def with_size(ref: ImageRef, root: Path) -> ImageRef:
-    """``ref`` with the size of the file it names. Blocking."""
+def with_size(ref: ImageRef, files: ImageFiles) -> ImageRef:
+    """``ref`` with the size of the file it names; 0 where there is none. Blocking."""
     if ref.kind is not ImageKind.PATH:
         return ref
-    try:
-        return ref._replace(size_bytes=facts_of(root, ref.reference).st_size)
-    except (OSError, ValueError, ImageForbidden, ImageUnreadable):
-        return ref._replace(size_bytes=0)
+    facts = files.facts(ref.reference)
+    return ref._replace(size_bytes=0 if facts is None else facts.size_bytes)
 
 
 def needs_reading(ref: ImageRef, identity_mode: str) -> bool:

@@ -29,10 +29,10 @@ from batchvision.errors import (
     shows_access,
 )
 from batchvision.http import ProviderClient
-from batchvision.images import Offload
 from batchvision.keys import row_digest
 from batchvision.limits import Budget, Lease
 from batchvision.money import Spending, has_unknown_cost
+from batchvision.offload import Offload
 from batchvision.prompt import names_fallback
 from batchvision.providers import (
     Caching,

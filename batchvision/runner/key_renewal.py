@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import anyio
 
 from batchvision.errors import AuthenticationFailed, JobInvalid
-from batchvision.images import Offload, threads
+from batchvision.offload import Offload, threads
 from batchvision.secrets import Secret, Secrets
 
 log = logging.getLogger(__name__)

@@ -27,11 +27,12 @@ from batchvision.checkpoint import Columns, OutputLock, OutputView, Recovery, Ro
 from batchvision.errors import DeadlineReached, DiskFailed, JobInvalid, OutputHeld, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.http import ProviderClient
-from batchvision.images import ImageSource, threads
+from batchvision.images import ImageSource
 from batchvision.interruption import drained, run_in_thread
 from batchvision.job import Job, recipe_document, recipe_from_document
 from batchvision.limits import Caps
 from batchvision.money import quote
+from batchvision.offload import threads
 from batchvision.records import Completed, Counters, Failed, Lane, Purpose, Recipe, Row, RunSummary, WaitNotice
 from batchvision.runner import wiring
 from batchvision.runner.exchange import EndedExchange, Exchanges, Terms

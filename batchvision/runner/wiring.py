@@ -20,10 +20,20 @@ from batchvision.checkpoint import Disk, LocalDisk, spent_by_shard, type_of
 from batchvision.descriptors import SPARE_FILES, room_for_connections
 from batchvision.errors import RAISE_OPEN_FILES, JobInvalid
 from batchvision.http import NO_PROXY, Endpoint, ImageAccess, Network, ProviderClient, httpx
-from batchvision.images import Converter, DecodingPool, Fetcher, ImageSource, LeastSize, Offload, load_local
+from batchvision.images import (
+    Converter,
+    DecodingPool,
+    Fetcher,
+    ImageFolder,
+    ImageSettings,
+    ImageSource,
+    LeastSize,
+    load_local,
+)
 from batchvision.job import Job
 from batchvision.limits import Caps, LocalBudget, Pacing, PacingLimits, PeriodCap, day_of, month_of, share_of
 from batchvision.money import Estimator, PriceQuote, quote
+from batchvision.offload import Offload
 from batchvision.prompt import REASONING_COLUMN, Conversation, answer_columns
 from batchvision.providers import Caching, Dialect, ResponseForms, caching, dialect
 from batchvision.records import Lane, Recipe, RunSummary, Shard
@@ -307,17 +317,14 @@ def images_of(
     convert: Converter | None = None,
     least: LeastSize | None = None,
 ) -> ImageSource:
-    return ImageSource(
-        job.root,
+    settings = ImageSettings(
         job.recipe.images,
         job.provider.image_mode,
         job.manifest.image_identity,
-        fetch=fetch,
-        offload=dependencies.offload,
-        convert=convert,
-        allow_private_hosts=job.images.allow_private_hosts,
-        least=least,
+        job.images.allow_private_hosts,
+        least or LeastSize(),
     )
+    return ImageSource(ImageFolder(job.root), settings, fetch=fetch, convert=convert, offload=dependencies.offload)
 
 
 def least_image_of(job: Job) -> LeastSize:

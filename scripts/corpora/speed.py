@@ -20,7 +20,7 @@ from harness import Workbench
 from PIL import Image
 
 from batchvision.emulator import EmulatorOptions, start_in_thread
-from batchvision.images import DecodingPool, ImageSource
+from batchvision.images import DecodingPool, ImageFolder, ImageSettings, ImageSource
 from batchvision.records import ImageKind, ImagePreparation, ImageRef
 
 SIDE = 1024
@@ -95,7 +95,7 @@ def _cpu_seconds() -> float:
 
 async def _ours(folder: Path, work: list[str]) -> float:
     with DecodingPool() as pool:
-        source = ImageSource(folder, ImagePreparation(max_side=SIDE), convert=pool.convert)
+        source = ImageSource(ImageFolder(folder), ImageSettings(ImagePreparation(max_side=SIDE)), convert=pool.convert)
         started = time.perf_counter()
         async with anyio.create_task_group() as tasks:
             for path in work:

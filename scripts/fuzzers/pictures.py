@@ -11,10 +11,10 @@ from hard_pictures import drawn, encoded, impostors
 from PIL import Image
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable, RowFault
-from batchvision.images import kind_of, redact_reference, redact_url, stamp
+from batchvision.images import ImageFolder, kind_of, redact_reference, redact_url, stamp
 from batchvision.images.addresses import check_host, may_be_public
 from batchvision.images.data_uris import read_data_uri
-from batchvision.images.formats import Header, ImageFormat, check_pixels, examine, without_metadata
+from batchvision.images.formats import ImageFormat, ImageHeader, check_pixels, examine, without_metadata
 from batchvision.images.parcels import REPLY_BYTES, TASK_BYTES, Ending, unpack_reply, unpack_task
 from batchvision.images.references import check_url, identity, url_identity
 from batchvision.records import ImageKind, ImagePreparation, ImageRef
@@ -95,7 +95,7 @@ def _image(content: bytes) -> str:
     return f"{header.format} {header.is_plain} {header.orientation} {(header.width or 0).bit_length()}"
 
 
-def _check_plain(content: bytes, header: Header) -> None:
+def _check_plain(content: bytes, header: ImageHeader) -> None:
     """A plain image has the size of its header. Without metadata it is still plain."""
     assert header.format in (ImageFormat.JPEG, ImageFormat.PNG) and header.width and header.height
     try:
@@ -116,7 +116,7 @@ def _check_plain(content: bytes, header: Header) -> None:
 def _reference(text: str) -> str:
     kind = kind_of(text)
     ref = ImageRef(kind, text, "")
-    shown, stamped = redact_reference(ref), stamp(ref, _ROOT, "content")
+    shown, stamped = redact_reference(ref), stamp(ref, ImageFolder(_ROOT), "content")
     for url in (f"https://u:{CANARY}@{text}", f"http://{text}?sig={CANARY}"):
         shown_url = _SECRETS.mask(redact_url(url))  # as in every output; the second URL has a query inside a query
         assert CANARY not in shown_url, shown_url

@@ -16,7 +16,7 @@ from PIL import Image
 from batchvision import Job, run, run_async
 from batchvision.checkpoint import Store
 from batchvision.emulator import RunningEmulator, start_in_thread
-from batchvision.images.jail import read_inside
+from batchvision.images import ImageFolder
 from batchvision.records import Counters, RunSummary
 
 ROWS = 8
@@ -39,12 +39,14 @@ def gate() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def hung_file(monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> None:
-    def reading(root: Path, name: str, max_bytes: int) -> bytes:
+    read = ImageFolder.read
+
+    def reading(folder: ImageFolder, name: str, max_bytes: int) -> bytes:
         if name == HUNG:
             gate.wait()
-        return read_inside(root, name, max_bytes)
+        return read(folder, name, max_bytes)
 
-    monkeypatch.setattr("batchvision.images.source.read_inside", reading)
+    monkeypatch.setattr(ImageFolder, "read", reading)
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from batchvision import descriptors
 from batchvision.checkpoint.disk import disk_failed
 from batchvision.descriptors import SPARE_FILES, room_for_connections
 from batchvision.errors import JobInvalid, TooManyOpenFiles
-from batchvision.images import jail
-from batchvision.images.jail import read_inside
+from batchvision.images import ImageFolder, files
 from batchvision.runner import wiring
 
 OPEN = 20
@@ -100,9 +99,9 @@ def test_an_image_that_cannot_be_opened_for_want_of_descriptors_is_not_unreadabl
     def exhausted(*arguments: object, **more: object) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(jail.os, "open", exhausted)
+    monkeypatch.setattr(files.os, "open", exhausted)
     with pytest.raises(TooManyOpenFiles, match=r"ulimit -n .*limits\.concurrency"):
-        read_inside(tmp_path, "a.png", 100)
+        ImageFolder(tmp_path).read("a.png", 100)
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from batchvision import keys
-from batchvision.images import stamp
+from batchvision.images import ImageFolder, stamp
 from batchvision.job import Job
 from batchvision.manifest.parquet_child import normalised
 from batchvision.prompt import Template
@@ -37,7 +37,7 @@ def batch(**columns: Any) -> pa.RecordBatch:
 
 
 def images(of: pa.RecordBatch, *names: str, separator: str | None = None, version: str | None = None) -> BatchImages:
-    return BatchImages(of, ImageColumns(names or ("image",), separator, version, ROOT, "content"))
+    return BatchImages(of, ImageColumns(names or ("image",), separator, version, ImageFolder(ROOT), "content"))
 
 
 # ---------------------------------------------------------------------------------- row_ids
@@ -168,7 +168,7 @@ def test_a_plain_urls_stamp_is_what_images_says(url: str) -> None:
     assume(are_plain(pa.array([url])))
     ref = ImageRef(ImageKind.URL, url, "image")
     (found,) = images(batch(image=[url])).stamps().to_pylist()
-    assert found == frame(stamp(ref, ROOT, "content"))
+    assert found == frame(stamp(ref, ImageFolder(ROOT), "content"))
     assert images(batch(image=[url])).of_rows([0]) == [(ref,)]
 
 

@@ -17,7 +17,7 @@ from batchvision import keys
 from batchvision.checkpoint import RowIndex as CheckpointStanding
 from batchvision.checkpoint import RowState, StoredAnswer
 from batchvision.errors import JobInvalid, ManifestChanged
-from batchvision.images import stamp
+from batchvision.images import ImageFolder, stamp
 from batchvision.job import Job
 from batchvision.keys import row_digest
 from batchvision.records import Failed, ImageKind, ImageSlot, Row
@@ -150,7 +150,7 @@ def test_a_row_carries_what_its_request_needs(ask: Ask, tmp_path: Path) -> None:
         (ImageKind.PATH, "a.jpg", "front"),
         (ImageKind.URL, "https://h/b.jpg", "back"),
     ]
-    stamps = [part for ref in row.images for part in (ref.slot, stamp(ref, job.root, "content"))]
+    stamps = [part for ref in row.images for part in (ref.slot, stamp(ref, ImageFolder(job.root), "content"))]
     assert row.skip_key == keys.skip_key(job.recipe.recipe_id, keys.hashed_text(row.prompt), stamps), (
         "placed by name: the name counts"
     )

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable
-from batchvision.images import DecodingPool, ImageSource, LeastSize, prepare_bytes
+from batchvision.images import DecodingPool, ImageFolder, ImageSettings, ImageSource, LeastSize, prepare_bytes
 from batchvision.prompt import Conversation
 from batchvision.records import ImageKind, ImagePreparation, ImageRef, ImageSlot, Payload, Recipe
 
@@ -106,7 +106,7 @@ def ref(content: bytes, path: str = "") -> ImageRef:
 
 @pytest.mark.anyio
 async def test_what_is_not_sent_is_said_once_with_the_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = ImageSource(tmp_path, ImagePreparation())
+    source = ImageSource(ImageFolder(tmp_path), ImageSettings(ImagePreparation()))
     with caplog.at_level(logging.WARNING):
         for number in range(3):
             await source.payload(ref(TIFF, f"scan{number}.tif"))
@@ -120,8 +120,8 @@ async def test_what_is_not_sent_is_said_once_with_the_count(tmp_path: Path, capl
 async def test_who_has_chosen_pages_is_not_warned(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, page: str | int
 ) -> None:
-    await ImageSource(tmp_path, ImagePreparation(page=page)).payload(ref(TIFF))
-    await ImageSource(tmp_path, ImagePreparation()).payload(ref(pages("TIFF", ("red",))))
+    await ImageSource(ImageFolder(tmp_path), ImageSettings(ImagePreparation(page=page))).payload(ref(TIFF))
+    await ImageSource(ImageFolder(tmp_path), ImageSettings(ImagePreparation())).payload(ref(pages("TIFF", ("red",))))
     assert not caplog.records
 
 
@@ -130,7 +130,9 @@ async def test_channels_that_cannot_be_shown_are_said(tmp_path: Path, caplog: py
     """Red, green, blue and infrared: Pillow shows the first three."""
     target = io.BytesIO()
     Image.new("RGBX", (40, 30), "lime").save(target, "TIFF")
-    payload = await ImageSource(tmp_path, ImagePreparation()).payload(ref(target.getvalue(), "field.tif"))
+    payload = await ImageSource(ImageFolder(tmp_path), ImageSettings(ImagePreparation())).payload(
+        ref(target.getvalue(), "field.tif")
+    )
     assert payload.inline is not None
     assert colour_of(payload.inline) == "lime"
     (record,) = caplog.records
@@ -139,8 +141,8 @@ async def test_channels_that_cannot_be_shown_are_said(tmp_path: Path, caplog: py
 
 @pytest.mark.anyio
 async def test_all_pages_are_one_image_to_the_keys_and_several_to_the_provider(tmp_path: Path) -> None:
-    one = await ImageSource(tmp_path, ImagePreparation()).payload(ref(TIFF))
-    whole = await ImageSource(tmp_path, ImagePreparation(page="all")).payload(ref(TIFF))
+    one = await ImageSource(ImageFolder(tmp_path), ImageSettings(ImagePreparation())).payload(ref(TIFF))
+    whole = await ImageSource(ImageFolder(tmp_path), ImageSettings(ImagePreparation(page="all"))).payload(ref(TIFF))
     assert (whole.identity, whole.sha256, whole.reference) == (one.identity, one.sha256, one.reference)
     assert whole.sizes() == [(40, 30)] * 3
     recipe = Recipe(provider="xai", model="m", system=None, user="See {image} and {image}.", user_column=None)
@@ -158,7 +160,7 @@ async def test_all_pages_are_one_image_to_the_keys_and_several_to_the_provider(t
 
 @pytest.mark.anyio
 async def test_an_image_with_too_few_pixels_is_found_before_it_is_sent(tmp_path: Path) -> None:
-    source = ImageSource(tmp_path, ImagePreparation(), least=LeastSize(8, 512))
+    source = ImageSource(ImageFolder(tmp_path), ImageSettings(ImagePreparation(), least=LeastSize(8, 512)))
     for size in ((7, 100), (100, 7), (22, 23), (1, 1)):
         for image_format in ("PNG", "WEBP"):
             target = io.BytesIO()

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable, JobInvalid
-from batchvision.images import DecodingPool, ImageSource
+from batchvision.images import DecodingPool, ImageFolder, ImageSettings, ImageSource
 from batchvision.images.convert import convert
-from batchvision.images.formats import Converted, Header, ImageFormat, examine
+from batchvision.images.formats import Converted, ImageFormat, ImageHeader, examine
 from batchvision.images.parcels import Ending, Reply, Task, pack_reply, pack_task, unpack_reply, unpack_task
 from batchvision.images.pool import _TooSlow, _wait
 from batchvision.records import ImageKind, ImagePreparation, ImageRef
@@ -125,7 +125,7 @@ def test_processes_are_kept_and_are_never_more_than_the_size(pool: DecodingPool)
 @pytest.mark.anyio
 async def test_a_plain_image_starts_no_process(tmp_path: Path) -> None:
     with DecodingPool(command=("/no/such/program",)) as none:
-        source = ImageSource(tmp_path, DEFAULT, convert=none.convert)
+        source = ImageSource(ImageFolder(tmp_path), ImageSettings(DEFAULT), convert=none.convert)
         for image_format in ("JPEG", "PNG"):
             content = encoded(image_format, (400, 300))
             payload = await source.payload(ImageRef(ImageKind.BYTES, "", "", content))
@@ -284,7 +284,7 @@ def test_no_process_outlives_a_run_that_is_killed() -> None:
 @pytest.mark.parametrize("max_side", [None, 1024])
 def test_a_task_arrives_as_it_was_sent(image_format: ImageFormat, max_side: int | None) -> None:
     wanted = ImagePreparation(max_side=max_side, background="black", page=7)
-    task = Task(Header(image_format, orientation=6), wanted, True, 2**40)
+    task = Task(ImageHeader(image_format, orientation=6), wanted, True, 2**40)
     assert unpack_task(pack_task(task)) == task
 
 

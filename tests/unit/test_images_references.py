@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchvision.errors import ImageTooLarge, ImageUnreachable, ImageUnreadable
-from batchvision.images import references
+from batchvision.images import ImageFolder, references
 from batchvision.images.data_uris import as_data_uri, read_data_uri
 from batchvision.images.references import (
     check_url,
@@ -309,18 +309,18 @@ def test_a_path_s_stamp_changes_with_size_and_time_and_its_identity_with_content
     photo.write_bytes(PIXELS)
     os.utime(photo, ns=(1, 1))
     a = ref(ImageKind.PATH, "a.jpg")
-    before = stamp(a, tmp_path, "content")
+    before = stamp(a, ImageFolder(tmp_path), "content")
     assert before == f"path:a.jpg:{len(PIXELS)}:1"
     os.utime(photo, ns=(2, 2))
-    assert stamp(a, tmp_path, "content") != before
-    assert stamp(ref(ImageKind.PATH, str(photo)), tmp_path, "content").endswith(f":{len(PIXELS)}:2")
-    assert stamp(ref(ImageKind.PATH, f"file://{photo}"), tmp_path, "content").endswith(f":{len(PIXELS)}:2")
+    assert stamp(a, ImageFolder(tmp_path), "content") != before
+    assert stamp(ref(ImageKind.PATH, str(photo)), ImageFolder(tmp_path), "content").endswith(f":{len(PIXELS)}:2")
+    assert stamp(ref(ImageKind.PATH, f"file://{photo}"), ImageFolder(tmp_path), "content").endswith(f":{len(PIXELS)}:2")
     assert identity(a, "content", DIGEST) == f"sha256:{DIGEST}"
 
 
 @pytest.mark.parametrize("reference", ["b.jpg", "a\x00.jpg", "\ud800", "file://host/a.jpg"])
 def test_a_missing_file_has_a_stamp_that_says_so(tmp_path: Path, reference: str) -> None:
-    assert stamp(ref(ImageKind.PATH, reference), tmp_path, "content") == f"missing:{reference}"
+    assert stamp(ref(ImageKind.PATH, reference), ImageFolder(tmp_path), "content") == f"missing:{reference}"
 
 
 @pytest.mark.parametrize(
@@ -338,5 +338,5 @@ def test_a_missing_file_has_a_stamp_that_says_so(tmp_path: Path, reference: str)
 def test_what_needs_no_reading_has_its_identity_for_a_stamp(
     image: ImageRef, mode: str, expected: str, tmp_path: Path
 ) -> None:
-    assert stamp(image, tmp_path, mode) == expected
+    assert stamp(image, ImageFolder(tmp_path), mode) == expected
     assert identity(image, mode, DIGEST) == expected

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
 import pytest
@@ -17,16 +17,16 @@ from PIL import Image
 
 from batchvision.errors import (
     ImageForbidden,
-    ImageTooLarge,
     ImageUnreachable,
     ImageUnreadable,
     RowFault,
     RowInvalid,
 )
-from batchvision.images import ImageSource, Reserve, load_local, threads
-from batchvision.images.formats import Converted, Header
+from batchvision.images import ImageFolder, ImageSettings, ImageSource, Reserve, load_local
+from batchvision.images.formats import Converted, ImageHeader
 from batchvision.images.reading import FileReaders
-from batchvision.images.source import MAX_SOURCE_BYTES, SMALL_BYTES
+from batchvision.images.source import MAX_SOURCE_BYTES
+from batchvision.offload import threads
 from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload
 
 pytestmark = pytest.mark.anyio
@@ -75,6 +75,10 @@ def ref(kind: ImageKind, reference: str = "", content: bytes | None = None) -> I
     return ImageRef(kind, reference, "front", content)
 
 
+def source_of(folder: Path, mode: str = "auto", **more: Any) -> ImageSource:
+    return ImageSource(ImageFolder(folder), ImageSettings(ImagePreparation(), mode), **more)
+
+
 def sent(payload: Payload) -> bytes:
     assert payload.inline is not None
     return payload.inline
@@ -82,7 +86,7 @@ def sent(payload: Payload) -> bytes:
 
 async def test_a_local_file_is_sent_as_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_bytes(JPEG)  # its name says nothing
-    payload = await ImageSource(tmp_path, ImagePreparation()).payload(ref(ImageKind.PATH, "a.gif"))
+    payload = await source_of(tmp_path).payload(ref(ImageKind.PATH, "a.gif"))
     assert (sent(payload), payload.media_type) == (JPEG, "image/jpeg")
     assert (payload.width, payload.height, payload.slot) == (32, 16, "front")
     assert payload.sha256 == sha256(JPEG).hexdigest()
@@ -93,7 +97,7 @@ async def test_a_local_file_is_sent_as_its_bytes(tmp_path: Path) -> None:
 
 async def test_the_hash_is_of_the_source_also_where_it_was_converted(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(WEBP)
-    payload = await ImageSource(tmp_path, ImagePreparation()).payload(ref(ImageKind.PATH, "a.jpg"))
+    payload = await source_of(tmp_path).payload(ref(ImageKind.PATH, "a.jpg"))
     assert payload.media_type == "image/jpeg"
     assert sent(payload) != WEBP
     assert payload.sha256 == sha256(WEBP).hexdigest()
@@ -102,7 +106,9 @@ async def test_the_hash_is_of_the_source_also_where_it_was_converted(tmp_path: P
 @pytest.mark.parametrize("mode", ["auto", "url"])
 async def test_a_url_is_handed_over_as_it_is_and_stored_without_its_signature(mode: str, tmp_path: Path) -> None:
     downloads = Downloads()
-    payload = await ImageSource(tmp_path, ImagePreparation(), mode, fetch=downloads).payload(ref(ImageKind.URL, URL))
+    payload = await ImageSource(
+        ImageFolder(tmp_path), ImageSettings(ImagePreparation(), mode), fetch=downloads
+    ).payload(ref(ImageKind.URL, URL))
     assert payload.url == URL
     assert payload.identity == "url:https://images.example.com/a.jpg?w=1"
     assert payload.reference == "https://images.example.com/a.jpg?w=1"
@@ -113,7 +119,7 @@ async def test_a_url_is_handed_over_as_it_is_and_stored_without_its_signature(mo
 @pytest.mark.parametrize(("mode", "inline"), [("inline", False), ("auto", True), ("url", True)])
 async def test_a_url_is_inlined_under_the_same_identity(mode: str, inline: bool, tmp_path: Path) -> None:
     downloads = Downloads(WEBP)
-    source = ImageSource(tmp_path, ImagePreparation(), mode, fetch=downloads)
+    source = source_of(tmp_path, mode=mode, fetch=downloads)
     payload = await source.payload(ref(ImageKind.URL, URL), inline=inline)
     assert payload.url is None
     assert payload.media_type == "image/jpeg"
@@ -124,7 +130,7 @@ async def test_a_url_is_inlined_under_the_same_identity(mode: str, inline: bool,
 
 
 async def test_bytes_and_data_uris_are_checked_like_files(tmp_path: Path) -> None:
-    source = ImageSource(tmp_path, ImagePreparation())
+    source = source_of(tmp_path)
     uri = "data:image/gif;base64," + base64.b64encode(PNG).decode()
     for image in (ref(ImageKind.BYTES, "", PNG), ref(ImageKind.DATA, uri)):
         payload = await source.payload(image)
@@ -150,36 +156,33 @@ async def test_each_fault_is_of_its_row_and_has_a_message(
     image: ImageRef, fault: type[RowFault], tmp_path: Path
 ) -> None:
     with pytest.raises(fault) as caught:
-        await ImageSource(tmp_path, ImagePreparation()).payload(image)
+        await source_of(tmp_path).payload(image)
     assert caught.value.message
 
 
 async def test_without_a_fetcher_nothing_is_downloaded(tmp_path: Path) -> None:
     with pytest.raises(ImageUnreachable, match="download"):
-        await ImageSource(tmp_path, ImagePreparation(), "inline").payload(ref(ImageKind.URL, URL))
+        await source_of(tmp_path, mode="inline").payload(ref(ImageKind.URL, URL))
 
 
-async def test_small_plain_bytes_stay_on_the_loop_and_everything_else_leaves_it(tmp_path: Path) -> None:
+async def test_an_image_is_read_and_checked_in_one_call_off_the_loop_and_decoded_in_a_second(tmp_path: Path) -> None:
     offload = Inline()
-    source = ImageSource(tmp_path, ImagePreparation(), offload=offload)
-    await source.payload(ref(ImageKind.BYTES, "", JPEG))
-    assert offload.calls == 0
-    await source.payload(ref(ImageKind.BYTES, "", WEBP))
-    assert offload.calls == 1
-    (tmp_path / "large.jpg").write_bytes(JPEG[:-2] + bytes(SMALL_BYTES) + JPEG[-2:])
-    await source.payload(ref(ImageKind.PATH, "large.jpg"))
-    assert offload.calls == 3  # read, and then looked at
-    with pytest.raises(ImageTooLarge):
-        large = ImageSource(tmp_path, ImagePreparation(max_pixels=1), offload=offload)
-        await large.payload(ref(ImageKind.BYTES, "", JPEG + bytes(SMALL_BYTES)))
-    assert offload.calls == 4
+    source = source_of(tmp_path, offload=offload)
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    for image, calls in (
+        (ref(ImageKind.BYTES, "", JPEG), 1),
+        (ref(ImageKind.PATH, "a.jpg"), 2),
+        (ref(ImageKind.BYTES, "", WEBP), 4),
+    ):
+        await source.payload(image)
+        assert offload.calls == calls
 
 
 def reads(monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> list[str]:
     """Files called "hung..." are read when the gate opens; the threads that read."""
     by: list[str] = []
 
-    def read(image: ImageRef, root: Path, preparation: ImagePreparation) -> bytes:
+    def read(image: ImageRef, files: ImageFolder, preparation: ImagePreparation) -> bytes:
         by.append(threading.current_thread().name)
         if image.reference.startswith("hung"):
             gate.wait(60)
@@ -194,7 +197,7 @@ async def test_two_files_that_hang_cost_their_rows_and_no_other(
 ) -> None:
     gate = threading.Event()
     by = reads(monkeypatch, gate)
-    source = ImageSource(tmp_path, ImagePreparation())
+    source = source_of(tmp_path)
     source._readers = FileReaders(read_seconds=0.3)
     failed, done = list[str](), list[str]()
 
@@ -224,8 +227,8 @@ async def test_where_every_read_hangs_each_row_fails_and_none_waits_for_ever(
 ) -> None:
     gate = threading.Event()
     by = reads(monkeypatch, gate)
-    source = ImageSource(tmp_path, ImagePreparation())
-    source._readers = FileReaders(read_seconds=0.2, most_threads=2)
+    source = source_of(tmp_path)
+    source._readers = FileReaders(read_seconds=0.2, max_threads=2)
     try:
         for number in range(4):
             with pytest.raises(ImageUnreadable, match=r"not read within 0\.2 s"):
@@ -255,13 +258,13 @@ def _raise(error: Exception) -> None:
 async def test_images_that_hang_in_their_decoders_leave_threads_for_those_that_need_none(tmp_path: Path) -> None:
     gate, at_work = threading.Event(), list[int]()
 
-    def convert(content: bytes, header: Header, preparation: ImagePreparation) -> Converted:
+    def convert(content: bytes, header: ImageHeader, preparation: ImagePreparation) -> Converted:
         at_work.append(1)
         gate.wait(60)
         return Converted(JPEG, 32, 16)
 
-    source = ImageSource(tmp_path, ImagePreparation(), convert=convert)
-    large = JPEG[:-2] + bytes(SMALL_BYTES) + JPEG[-2:]
+    source = source_of(tmp_path, convert=convert)
+    large = JPEG[:-2] + bytes(256 * 1024) + JPEG[-2:]
     async with anyio.create_task_group() as rows:
         for _ in range(4):
             rows.start_soon(source.payload, ref(ImageKind.BYTES, "", WEBP))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from batchvision.errors import ImageForbidden, ImageUnreadable
-from batchvision.images.jail import read_inside
+from batchvision.images import ImageFolder
 from batchvision.images.references import stamp, with_size
 from batchvision.records import ImageKind, ImageRef
 
@@ -30,10 +30,10 @@ def ref(reference: str) -> ImageRef:
 @pytest.mark.parametrize("asked", [NFC, NFD])
 def test_a_file_is_found_in_either_unicode_form(tmp_path: Path, stored: str, asked: str) -> None:
     put(tmp_path, stored)
-    assert read_inside(tmp_path, asked, 100) == b"photo"
-    assert read_inside(tmp_path, str(tmp_path / asked), 100) == b"photo"
-    assert stamp(ref(asked), tmp_path, "content").startswith(f"path:{asked}:5:")
-    assert with_size(ref(asked), tmp_path).size_bytes == 5
+    assert ImageFolder(tmp_path).read(asked, 100) == b"photo"
+    assert ImageFolder(tmp_path).read(str(tmp_path / asked), 100) == b"photo"
+    assert stamp(ref(asked), ImageFolder(tmp_path), "content").startswith(f"path:{asked}:5:")
+    assert with_size(ref(asked), ImageFolder(tmp_path)).size_bytes == 5
 
 
 @pytest.mark.parametrize("asked", [r"sub\a.jpg", r".\sub\a.jpg", r"sub/..\sub\a.jpg", " sub/a.jpg", "sub/a.jpg\t"])
@@ -41,9 +41,9 @@ def test_backslashes_and_blanks_around_a_path_are_looked_through(tmp_path: Path,
     put(tmp_path, "sub/a.jpg")
     if ".." in asked:  # what leads upward is not respelled
         with pytest.raises(ImageUnreadable):
-            read_inside(tmp_path, asked, 100)
+            ImageFolder(tmp_path).read(asked, 100)
         return
-    assert read_inside(tmp_path, asked, 100) == b"photo"
+    assert ImageFolder(tmp_path).read(asked, 100) == b"photo"
 
 
 def test_a_file_that_is_there_as_it_is_written_is_never_taken_for_another(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_file_that_is_there_as_it_is_written_is_never_taken_for_another(tmp_pa
     for name in ("sub/a.jpg", "b.jpg", NFC):
         put(tmp_path, name, b"other")
     for name in (r"sub\a.jpg", " b.jpg", NFD):
-        assert read_inside(tmp_path, name, 100) == b"as written"
+        assert ImageFolder(tmp_path).read(name, 100) == b"as written"
 
 
 @pytest.mark.parametrize("asked", [r"..\secret.jpg", r"inside\..\..\secret.jpg", " ../secret.jpg", r"link\secret.jpg"])
@@ -61,7 +61,7 @@ def test_no_spelling_leads_out_of_the_root(tmp_path: Path, asked: str) -> None:
     put(tmp_path, "root/inside/a.jpg")
     (tmp_path / "root" / "link").symlink_to(tmp_path)
     with pytest.raises((ImageForbidden, ImageUnreadable)):
-        read_inside(tmp_path / "root", asked, 100)
+        ImageFolder(tmp_path / "root").read(asked, 100)
 
 
 @pytest.mark.parametrize(
@@ -79,20 +79,20 @@ def test_no_spelling_leads_out_of_the_root(tmp_path: Path, asked: str) -> None:
 )
 def test_a_missing_file_is_told_with_what_the_cell_may_mean(tmp_path: Path, asked: str, words: str) -> None:
     with pytest.raises((ImageForbidden, ImageUnreadable)) as caught:
-        read_inside(tmp_path, asked, 100)
+        ImageFolder(tmp_path).read(asked, 100)
     assert words in caught.value.message
 
 
 def test_a_missing_file_of_an_ordinary_name_is_told_without_guesses(tmp_path: Path) -> None:
     for name in ("a.jpg", "sub/a.b.jpg", "photos.v2/a.jpg"):
         with pytest.raises(ImageUnreadable, match=r"\(root is [^)]+\)$"):
-            read_inside(tmp_path, name, 100)
+            ImageFolder(tmp_path).read(name, 100)
 
 
 def test_no_message_holds_an_image(tmp_path: Path) -> None:
     for text in ("QUJD" * 100, "QUJD" * 1000, "/" + "QUJD" * 100, "é" * 5000):
         with pytest.raises((ImageForbidden, ImageUnreadable)) as caught:
-            read_inside(tmp_path, text, 100)
+            ImageFolder(tmp_path).read(text, 100)
         assert "QUJDQUJD" not in caught.value.message
         assert "éé" not in caught.value.message
         assert f"text of {len(text):,} characters" in caught.value.message

@@ -13,7 +13,7 @@ from PIL import Image
 
 from batchvision import keys
 from batchvision.errors import ImageUnreachable, ImageUnreadable, RowInvalid
-from batchvision.images import ImageSource
+from batchvision.images import ImageFolder, ImageSettings, ImageSource
 from batchvision.money import Estimator
 from batchvision.prompt import Conversation
 from batchvision.records import ImageKind, ImagePreparation, ImageRef, ImageSlot, Prompt, Recipe, Request, Row
@@ -60,9 +60,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def preparer(root: Path, *, fetcher: Fetcher | None = None, image_mode: str = "auto", **settings: Any) -> Preparer:
-    images = ImageSource(
-        root, ImagePreparation(), image_mode, fetch=fetcher or Fetcher(), offload=here, allow_private_hosts=True
-    )
+    chosen = ImageSettings(ImagePreparation(), image_mode, allow_private_hosts=True)
+    images = ImageSource(ImageFolder(root), chosen, fetch=fetcher or Fetcher(), offload=here)
     return Preparer(
         "recipe",
         Conversation(RECIPE),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from batchvision.commands.reparse.stored import Stored, StoredAttempt, StoredResult
 from batchvision.errors import InvalidAnswer, RowFault
-from batchvision.images import ImageSource, identity
+from batchvision.images import ImageFolder, ImageSettings, ImageSource, identity
 from batchvision.job import Job
 from batchvision.keys import request_key_of
 from batchvision.records import (
@@ -59,7 +59,9 @@ class Reader:
         self._run_id = run_id
         self._now = now
         # URLs are never downloaded here: they are known by themselves
-        self._images = ImageSource(job.root, job.recipe.images, "url", job.manifest.image_identity)
+        self._images = ImageSource(
+            ImageFolder(job.root), ImageSettings(job.recipe.images, "url", job.manifest.image_identity)
+        )
 
     async def read(self, row: Row, stored: Stored) -> Read:
         """The newest stored answer of ``row`` that satisfies the job."""

@@ -17,7 +17,7 @@ from batchvision.commands.verify.hashes import hash_of
 from batchvision.commands.verify.journals import ShardJournal
 from batchvision.commands.verify.tables import RESULTS_TABLE, TableContents
 from batchvision.errors import CheckpointDamaged, JobInvalid, RowFault
-from batchvision.images import ImageSource
+from batchvision.images import ImageFolder, ImageSettings, ImageSource
 from batchvision.job import Job, recipe_from_document
 from batchvision.keys import request_key_of
 from batchvision.records import Row, RunSummary
@@ -90,7 +90,7 @@ def job_of(output: Path, latest: RunSummary) -> Job:
 async def _count(job: Job, surveyed: Survey, tables: TableContents) -> Counts:
     counts = Counts(rows=surveyed.rows)
     row_index = standing_of(job)
-    images = ImageSource(job.root, job.recipe.images, "url", job.manifest.image_identity)
+    images = ImageSource(ImageFolder(job.root), ImageSettings(job.recipe.images, "url", job.manifest.image_identity))
     for batch in feed(job, surveyed, row_index, Selection(retry_failed=frozenset())):
         counts.completed += batch.done
         counts.failed += batch.failed_kept

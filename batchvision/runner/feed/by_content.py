@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from batchvision.checkpoint import RowState, StoredAnswer
 from batchvision.errors import RowFault
-from batchvision.images import identity, needs_reading, read_source, trimmed_url
+from batchvision.images import ImageFolder, identity, needs_reading, read_source, trimmed_url
 from batchvision.keys import request_key_of
 from batchvision.records import ImageKind, ImageRef, Payload, Row
 
@@ -31,7 +31,7 @@ class ByContent:
 
     def __init__(self, job: Job) -> None:
         self._recipe = job.recipe
-        self._root = job.root
+        self._files = ImageFolder(job.root)
         self._mode = job.manifest.image_identity
         self._ignored = frozenset(job.manifest.ignore_url_parameters)
         self._skips_bad_images = job.manifest.on_bad_image == "skip_image"
@@ -87,5 +87,5 @@ class ByContent:
         if not needs_reading(ref, self._mode):
             return Payload(identity(ref, self._mode, None), ref.reference, ref.slot, None)
         self.images_read += 1
-        digest = sha256(read_source(ref, self._root, self._recipe.images)).hexdigest()
+        digest = sha256(read_source(ref, self._files, self._recipe.images)).hexdigest()
         return Payload(identity(ref, self._mode, digest), ref.reference, ref.slot, digest)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchvision import keys
-from batchvision.images import stamp
+from batchvision.images import ImageFolder, stamp
 from batchvision.manifest import NO_TEXT, cell_texts
 from batchvision.prompt import ColumnField, joined
 from batchvision.records import ImageSlot, Prompt, Row
@@ -87,7 +87,7 @@ def image_columns(job: Job) -> ImageColumns:
         job.image_columns,
         manifest.image_separator,
         manifest.image_version,
-        job.root,
+        ImageFolder(job.root),
         manifest.image_identity,
         are_placed_by_name=job.template is not None and any(job.template.slots),
         ignored_parameters=frozenset(manifest.ignore_url_parameters),
@@ -167,5 +167,5 @@ def skip_key_of(row: Row, job: Job, recipe_id: str) -> str:
     for slot, refs in groupby(row.images, key=lambda ref: ref.slot):
         if columns.are_placed_by_name:
             parts.append(slot)
-        parts += [stamp(ref, columns.root, columns.identity_mode) for ref in refs]
+        parts += [stamp(ref, columns.files, columns.identity_mode) for ref in refs]
     return keys.skip_key(recipe_id, keys.hashed_text(row.prompt), parts)

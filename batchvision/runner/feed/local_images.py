@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchvision.images import stamp
+from batchvision.images import ImageFolder, stamp
 from batchvision.records import ImageKind, ImageRef
 from batchvision.runner.feed.stretch import Stretch
 
@@ -27,7 +27,7 @@ class LocalImages:
     """The first local images of the rows to do."""
 
     def __init__(self, job: Job) -> None:
-        self._root = job.root
+        self._files = ImageFolder(job.root)
         self._rows = 0
         self.found = 0
         self.missing = 0
@@ -58,7 +58,7 @@ class LocalImages:
                         self._look_at(ref._replace(version=None))
 
     def _look_at(self, ref: ImageRef) -> None:
-        if not stamp(ref, self._root, "content").startswith("missing:"):
+        if not stamp(ref, self._files, "content").startswith("missing:"):
             self.found += 1
         elif self.missing < LOOKED_AT:
             self.missing += 1

@@ -7,7 +7,6 @@ stamped (a local file is looked at, bytes are hashed).
 from __future__ import annotations
 
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from batchvision.images import stamp, with_size, without_parameters
+from batchvision.images import ImageFiles, stamp, with_size, without_parameters
 from batchvision.manifest import NO_TEXT, JsonCells, cell_texts, image_refs, letters
 from batchvision.records import ImageKind, ImageRef
 
@@ -48,7 +47,7 @@ class ImageColumns(NamedTuple):
     names: tuple[str, ...]
     separator: str | None
     version: str | None
-    root: Path
+    files: ImageFiles
     identity_mode: str
     #: the prompt places images by column: which one an image is in decides what is asked
     are_placed_by_name: bool = False
@@ -137,8 +136,8 @@ class BatchImages:
         return pc.binary_join_element_wise(*framed, NO_TEXT, null_handling="replace", null_replacement="")
 
     def _stamped(self, refs: list[tuple[ImageRef, ...]]) -> pa.Array:
-        root, mode = self._columns.root, self._columns.identity_mode
-        return pa.array(["".join([frame(stamp(ref, root, mode)) for ref in row]) for row in refs], pa.string())
+        files, mode = self._columns.files, self._columns.identity_mode
+        return pa.array(["".join([frame(stamp(ref, files, mode)) for ref in row]) for row in refs], pa.string())
 
     def of_rows(self, places: list[int]) -> list[tuple[ImageRef, ...]]:
         """The refs of some rows, each in the order of the columns."""
@@ -154,7 +153,7 @@ class BatchImages:
 
     def _with_sizes(self, refs: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
         """Looked up here, in the feed's thread: a disk may keep it waiting."""
-        return tuple([with_size(ref, self._columns.root) for ref in refs])
+        return tuple([with_size(ref, self._columns.files) for ref in refs])
 
     def places_with_nul(self) -> list[int]:
         """The rows of which an image's name holds a NUL (a plain URL cannot)."""

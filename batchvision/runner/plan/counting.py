@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from batchvision.checkpoint import Carries, KeySet, OutputView, RowIndex, RunState, failures_of
 from batchvision.errors import RowFault, RowInvalid
-from batchvision.images import examine, identity, passes_unchanged, read_source
+from batchvision.images import ImageFolder, examine, identity, passes_unchanged, read_source
 from batchvision.job import Job
 from batchvision.keys import hashed_text, key_bytes, request_key_of
 from batchvision.money import Estimator, quote
@@ -206,7 +206,7 @@ class RequestReader:
             counts.count += 1
             counts.by_format["url"] += 1
             return Payload(identity(ref, mode, None), ref.reference, ref.slot, None)
-        content = read_source(ref, self._job.root, preparation)
+        content = read_source(ref, ImageFolder(self._job.root), preparation)
         header = examine(content)
         counts.count += 1
         counts.bytes += len(content)

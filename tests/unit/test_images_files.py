@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreadable
-from batchvision.images.jail import local_path, read_inside
+from batchvision.images.files import ImageFolder, local_path
 
 LIMIT = 1_000
 
@@ -27,26 +27,26 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("reference", ["a.jpg", "./a.jpg", "sub/../a.jpg", "sub//../a.jpg"])
 def test_a_file_inside_is_read_however_its_path_is_spelled(root: Path, reference: str) -> None:
-    assert read_inside(root, reference, LIMIT) == b"picture a"
+    assert ImageFolder(root).read(reference, LIMIT) == b"picture a"
 
 
 def test_absolute_paths_and_file_urls_inside_are_read(root: Path) -> None:
     (root / "ä b.jpg").write_bytes(b"umlaut")
-    assert read_inside(root, str(root / "sub" / "b.jpg"), LIMIT) == b"picture b"
-    assert read_inside(root, f"file://{root}/sub/b.jpg", LIMIT) == b"picture b"
-    assert read_inside(root, f"FILE://localhost{root}/%C3%A4%20b.jpg", LIMIT) == b"umlaut"
+    assert ImageFolder(root).read(str(root / "sub" / "b.jpg"), LIMIT) == b"picture b"
+    assert ImageFolder(root).read(f"file://{root}/sub/b.jpg", LIMIT) == b"picture b"
+    assert ImageFolder(root).read(f"FILE://localhost{root}/%C3%A4%20b.jpg", LIMIT) == b"umlaut"
 
 
 def test_links_that_stay_inside_are_followed(root: Path) -> None:
     (root / "link.jpg").symlink_to("sub/b.jpg")
     (root / "folder").symlink_to(root / "sub")
-    assert read_inside(root, "link.jpg", LIMIT) == b"picture b"
-    assert read_inside(root, "folder/b.jpg", LIMIT) == b"picture b"
+    assert ImageFolder(root).read("link.jpg", LIMIT) == b"picture b"
+    assert ImageFolder(root).read("folder/b.jpg", LIMIT) == b"picture b"
 
 
 def test_a_root_that_is_itself_a_link_is_a_root(root: Path, tmp_path: Path) -> None:
     (tmp_path / "door").symlink_to(root)
-    assert read_inside(tmp_path / "door", "a.jpg", LIMIT) == b"picture a"
+    assert ImageFolder(tmp_path / "door").read("a.jpg", LIMIT) == b"picture a"
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_no_way_leads_outside(root: Path, reference: str) -> None:
     (root / "link-to-secret.jpg").symlink_to(root.parent / "secret.jpg")
     (root / "link-to-outside").symlink_to("..")
     with pytest.raises(ImageForbidden) as caught:
-        read_inside(root, reference.format(outside=root.parent), LIMIT)
+        ImageFolder(root).read(reference.format(outside=root.parent), LIMIT)
     assert caught.value.message
 
 
 @pytest.mark.parametrize("reference", ["/proc/self/environ", "/sys/kernel/notes", "/dev/null", "/dev/fd/0"])
 def test_the_kernel_s_own_files_are_no_images_even_where_the_root_is_everything(reference: str) -> None:
     with pytest.raises((ImageForbidden, ImageUnreadable)):
-        read_inside(Path("/"), reference, LIMIT)
+        ImageFolder(Path("/")).read(reference, LIMIT)
 
 
 def test_a_fifo_a_socket_and_a_folder_are_no_images_and_nothing_waits_for_them(
@@ -92,14 +92,14 @@ def test_a_fifo_a_socket_and_a_folder_are_no_images_and_nothing_waits_for_them(
         listener.bind("socket.jpg")
         for name in ("fifo.jpg", "socket.jpg", "sub", "."):
             with pytest.raises(ImageForbidden, match="not a regular file"):
-                read_inside(root, name, LIMIT)
+                ImageFolder(root).read(name, LIMIT)
 
 
 def test_a_link_in_a_circle_is_forbidden(root: Path) -> None:
     (root / "one").symlink_to("two")
     (root / "two").symlink_to("one")
     with pytest.raises(ImageForbidden, match="circle"):
-        read_inside(root, "one", LIMIT)
+        ImageFolder(root).read("one", LIMIT)
 
 
 @pytest.mark.parametrize("swapped", ["sub/b.jpg", "sub"])
@@ -118,25 +118,25 @@ def test_a_link_put_in_the_way_after_the_check_is_not_followed(
 
     monkeypatch.setattr(Path, "resolve", resolve_then_swap)
     with pytest.raises((ImageForbidden, ImageUnreadable)):
-        read_inside(root, "sub/../sub/b.jpg", LIMIT)
+        ImageFolder(root).read("sub/../sub/b.jpg", LIMIT)
 
 
 @pytest.mark.parametrize("swapped", ["sub/b.jpg", "sub"])
 def test_a_link_put_in_the_way_between_two_rows_is_not_followed_either(root: Path, swapped: str) -> None:
     (root.parent / "b.jpg").write_bytes(b"secret")
-    assert read_inside(root, "sub/b.jpg", LIMIT) != b"secret"
+    assert ImageFolder(root).read("sub/b.jpg", LIMIT) != b"secret"
     (root / swapped).rename(root / "moved")
     (root / swapped).symlink_to(root.parent / "b.jpg" if swapped.endswith(".jpg") else root.parent)
     with pytest.raises(ImageForbidden, match="outside"):
-        read_inside(root, "sub/b.jpg", LIMIT)
+        ImageFolder(root).read("sub/b.jpg", LIMIT)
 
 
 def test_what_is_missing_is_named_with_its_root(root: Path) -> None:
     with pytest.raises(ImageUnreadable) as caught:
-        read_inside(root, "c.jpg", LIMIT)
+        ImageFolder(root).read("c.jpg", LIMIT)
     assert caught.value.message == f"no such file: c.jpg (root is {root})"
     with pytest.raises(ImageUnreadable, match="no such file"):
-        read_inside(root, "a.jpg/c.jpg", LIMIT)
+        ImageFolder(root).read("a.jpg/c.jpg", LIMIT)
 
 
 def test_sizes_are_judged_before_a_byte_is_read(root: Path) -> None:
@@ -144,22 +144,22 @@ def test_sizes_are_judged_before_a_byte_is_read(root: Path) -> None:
         file.truncate(10 * 1024**3)  # a hole: it takes no disk, and would not fit into memory
     (root / "empty.jpg").touch()
     with pytest.raises(ImageTooLarge, match="10,737,418,240 bytes"):
-        read_inside(root, "huge.jpg", LIMIT)
+        ImageFolder(root).read("huge.jpg", LIMIT)
     with pytest.raises(ImageUnreadable, match="empty"):
-        read_inside(root, "empty.jpg", LIMIT)
+        ImageFolder(root).read("empty.jpg", LIMIT)
 
 
 @pytest.mark.parametrize("reference", ["a\x00.jpg", "\ud800.jpg", "x" * 5000, "file://[bad/a.jpg"])
 def test_names_no_file_can_have_are_unreadable(root: Path, reference: str) -> None:
     with pytest.raises(ImageUnreadable):
-        read_inside(root, reference, LIMIT)
+        ImageFolder(root).read(reference, LIMIT)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_says_so(root: Path) -> None:
     (root / "a.jpg").chmod(0)
     with pytest.raises(ImageUnreadable, match="Permission denied"):
-        read_inside(root, "a.jpg", LIMIT)
+        ImageFolder(root).read("a.jpg", LIMIT)
 
 
 def test_no_descriptor_is_left_open(root: Path) -> None:
@@ -169,7 +169,7 @@ def test_no_descriptor_is_left_open(root: Path) -> None:
     before = len(list(folder.iterdir()))
     for reference in ("a.jpg", "sub/b.jpg", "sub", "c.jpg", "sub/c.jpg", "../secret.jpg", "a.jpg/x"):
         try:
-            read_inside(root, reference, LIMIT)
+            ImageFolder(root).read(reference, LIMIT)
         except (ImageForbidden, ImageUnreadable):
             continue
     assert len(list(folder.iterdir())) == before

@@ -1,7 +1,7 @@
-"""The jail: local images are read only from inside ``manifest.root``, links followed, and only regular files.
+"""Image files: where images named by a path are, and how they are opened.
 
-Rule: a file is opened once, without following a link on the last way, and checked by its descriptor before a byte
-of it is read. A path that leads outside is forbidden before it is even looked at.
+A local image is read only from inside ``manifest.root``, links followed, and only if it is a regular file. A file is
+opened once, without following a link in the last step, and checked by its descriptor before a byte is read.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from batchvision.descriptors import EXHAUSTED
@@ -20,37 +22,62 @@ from batchvision.images.data_uris import shown_path
 from batchvision.images.spelling import hint, respelled
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NONBLOCK: opening a FIFO must not wait for its writer; O_NOCTTY: nor may a terminal become ours
+# O_NONBLOCK: opening a FIFO must not wait for its writer; O_NOCTTY: a terminal must not become ours
 _FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 _UNPLAIN = frozenset({"", ".", ".."})  #: an empty part: the path is absolute, or ends in a slash
 _KERNEL_FOLDERS = frozenset({"proc", "sys", "dev"})
 
 
-def read_inside(root: Path, reference: str, max_bytes: int) -> bytes:
-    """The content of a local image. One that is not there as it is written is looked for in other spellings.
+class FileFacts(NamedTuple):
+    """What is known of a file without reading it. ``version`` changes when the content may have changed."""
 
-    Raises ImageForbidden (outside, not a regular file), ImageUnreadable (missing, empty, not to be read) or
-    ImageTooLarge (more than ``max_bytes``: nothing of it is read).
-    """
-    name = local_path(reference)
+    size_bytes: int
+    version: str
+
+
+class ImageFiles(Protocol):
+    """The images that a manifest names by path. Both methods block."""
+
+    def read(self, reference: str, max_bytes: int) -> bytes:
+        """The content of an image. Raises ImageForbidden, ImageUnreadable or ImageTooLarge."""
+        ...
+
+    def facts(self, reference: str) -> FileFacts | None:
+        """Facts of the file that ``read`` would read; None where it would find none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFolder:
+    """The image files inside a local folder. A missing path is looked for in other spellings."""
+
+    root: Path
+
+    def read(self, reference: str, max_bytes: int) -> bytes:
+        """Raises ImageForbidden (outside, not a regular file), ImageUnreadable (missing, empty, no permission) or
+        ImageTooLarge (more than ``max_bytes``, and nothing was read)."""
+        name = local_path(reference)
+        try:
+            descriptor = _open(self.root, name)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise _fault(name, self.root, error) from error
+        try:
+            return _read_regular(descriptor, shown_path(name), max_bytes)
+        finally:
+            os.close(descriptor)
+
+    def facts(self, reference: str) -> FileFacts | None:
+        """Size and time of last change. The file is not opened, and may be outside the folder."""
+        try:
+            found = _stat(self.root, local_path(reference))
+        except (OSError, ValueError, ImageForbidden, ImageUnreadable):
+            return None
+        return FileFacts(found.st_size, f"{found.st_size}:{found.st_mtime_ns}")
+
+
+def _stat(root: Path, name: str) -> os.stat_result:
     try:
-        descriptor = _open(root, name)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _fault(name, root, error) from error
-    try:
-        return _read_regular(descriptor, shown_path(name), max_bytes)
-    finally:
-        os.close(descriptor)
-
-
-def facts_of(root: Path, reference: str) -> os.stat_result:
-    """What the system says of the file that :func:`read_inside` would read.
-
-    Raises OSError, ValueError, ImageForbidden or ImageUnreadable.
-    """
-    name = local_path(reference)
-    try:
-        return os.stat(name if name.startswith("/") else f"{root}/{name}")  # noqa: PTH116 - a million of them
+        return os.stat(name if name.startswith("/") else f"{root}/{name}")  # noqa: PTH116 - a Path is slow to make
     except FileNotFoundError:
         other = respelled(_resolved(root), name)
         if other is None:
@@ -92,8 +119,8 @@ def _resolved(root: Path) -> Path:
 
 
 def _open_plain(base: Path, name: str) -> int | None:
-    """A path of plain names, none of them a link, is inside by the way it is opened: nothing has to be resolved.
-    None for any other, and for what cannot be opened."""
+    """Open a path of plain names without links. It is inside by construction, so nothing is resolved. None for any
+    other path, and for one that cannot be opened."""
     parts = name.split("/")
     if not _UNPLAIN.isdisjoint(parts) or not _KERNEL_FOLDERS.isdisjoint((*base.parts[1:2], parts[0])):
         return None
@@ -114,12 +141,12 @@ def _path_inside(base: Path, name: str) -> Path:
 
 
 def _open_step_by_step(base: Path, path: Path) -> int:
-    """Opens folder by folder from ``base``, so that a link put in the way since ``resolve()`` is not followed."""
+    """Open folder by folder from ``base``: a link created since ``resolve()`` is not followed."""
     return _open_parts(base, path.relative_to(base).parts or (".",))
 
 
 def _open_parts(base: Path, parts: Sequence[str]) -> int:
-    """The first from ``base`` by its path, each further one from the folder before; none of them may be a link."""
+    """Open the first part below ``base``, each further one in the folder before it. No part may be a link."""
     folder, place = None, f"{base}/{parts[0]}"
     try:
         for part in parts[1:]:
