@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
 from batchvision.errors import JobInvalid
 from batchvision.job import is_blank, separator_of
 from batchvision.manifest.columns import reject_repeated
-from batchvision.manifest.opening import MAX_LINE_CHARACTERS, TextFile
+from batchvision.manifest.inputs import ManifestInput
+from batchvision.manifest.text_file import MAX_LINE_CHARACTERS, TextFile
 
 #: No cell may be longer. The csv module keeps one limit for the process; it is only ever raised.
 MAX_CELL_CHARACTERS = 16 * 1024 * 1024
@@ -35,15 +35,15 @@ _NAMED = {",": "commas", ";": "semicolons", "\t": "tabs"}
 class DelimitedManifest:
     """One CSV or TSV file."""
 
-    def __init__(self, path: Path, packing: str | None, *, tabs: bool = False) -> None:
+    def __init__(self, source: ManifestInput, packing: str | None, *, tabs: bool = False) -> None:
         csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL_CHARACTERS))
-        self._text = TextFile(path, packing)
-        self.files = (path,)
+        self._text = TextFile(source, packing)
+        self.inputs: tuple[ManifestInput, ...] = (source,)
         self.byte_columns: frozenset[str] = frozenset()
         self._head_lines = 0  #: before the header: blank ones, and one that names the separator
         named = self._named_separator()
         self._delimiter, self.columns = self._read_header((named,) if named else ("\t",) if tabs else _DELIMITERS)
-        reject_repeated(self.columns, path.name)
+        reject_repeated(self.columns, source.name)
 
     def _named_separator(self) -> str | None:
         """What a first line ``sep=;`` names. Raises JobInvalid for text that is no table."""
@@ -51,9 +51,7 @@ class DelimitedManifest:
             if not line.strip():
                 continue
             if line.lstrip().startswith('{"'):
-                raise JobInvalid(
-                    f"{self._text.path.name}: the name says CSV, but line 1 is JSON: name the file .jsonl."
-                )
+                raise JobInvalid(f"{self._text.name}: the name says CSV, but line 1 is JSON: name the file .jsonl.")
             found = separator_of(line)
             if found is not None:
                 self._head_lines = number
@@ -156,7 +154,7 @@ class DelimitedManifest:
     def _ragged(self, line_number: int, cells: int) -> str:
         separators = _NAMED.get(self._delimiter, repr(self._delimiter))
         return (
-            f"{self._text.path.name}, line {line_number}: {cells} cells, but the header has {len(self.columns)} "
+            f"{self._text.name}, line {line_number}: {cells} cells, but the header has {len(self.columns)} "
             f"columns (separated by {separators}). A cell that holds the separator or a line end must stand in double "
             "quotes."
         )

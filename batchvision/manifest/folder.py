@@ -16,15 +16,16 @@ from typing import NamedTuple
 
 from batchvision.errors import JobInvalid
 from batchvision.images import ImageFormat, sniff
-from batchvision.manifest.forms import opened
 from batchvision.manifest.image_cells import named_image
-from batchvision.manifest.opening import Form, form_of, unreadable
+from batchvision.manifest.inputs import LocalInput, unreadable
+from batchvision.manifest.manifest import open_table
+from batchvision.manifest.text_file import TableFormat, format_of
 from batchvision.records import ImageKind
 
 _HEAD_BYTES = 256
 
 
-class Listed(NamedTuple):
+class ListedImage(NamedTuple):
     """One line of the manifest."""
 
     id: str
@@ -40,7 +41,7 @@ def make_manifest(folder: Path, out: Path, skipped: Counter[str] | None = None) 
     suffix. Raises JobInvalid, also where ``out`` is there and is no manifest.
     """
     skipped = Counter() if skipped is None else skipped
-    form, packing = form_of(out)
+    table_format, packing = format_of(out.name)
     if packing:
         raise JobInvalid(f"{out.name}: a new manifest is written without packing; leave out {out.suffix}.")
     if not folder.is_dir():
@@ -48,7 +49,7 @@ def make_manifest(folder: Path, out: Path, skipped: Counter[str] | None = None) 
     try:
         found = [path.relative_to(folder) for path in sorted(_images(folder, skipped))]
     except OSError as error:
-        raise unreadable(Path(error.filename or folder), error) from error
+        raise unreadable(error.filename or folder, error) from error
     if not found:
         there = f" There are {in_words(skipped)}." if skipped else ""
         raise JobInvalid(f"no image was found in {folder}; looked for {', '.join(ImageFormat)}, by content.{there}")
@@ -56,7 +57,7 @@ def make_manifest(folder: Path, out: Path, skipped: Counter[str] | None = None) 
     cells = [_image_cell(folder / path, out) for path in found]
     known = _known_ids(out)
     ids = _ids(found, [known.get(cell) for cell in cells])
-    _write_whole(out, form, [Listed(*row) for row in zip(ids, cells, strict=True)])
+    _write_whole(out, table_format, [ListedImage(*row) for row in zip(ids, cells, strict=True)])
     return len(cells)
 
 
@@ -104,10 +105,10 @@ def _known_ids(out: Path) -> dict[str, str]:
     if not out.exists() or (out.is_file() and out.stat().st_size == 0):
         return {}
     try:
-        table = opened(out, dict.fromkeys(Listed._fields, "a manifest of a folder"))
+        table = open_table(LocalInput(out), dict.fromkeys(ListedImage._fields, "a manifest of a folder"))
         pairs = [
             pair
-            for batch in table.batches(list(Listed._fields))
+            for batch in table.batches(list(ListedImage._fields))
             for pair in zip(*(column.to_pylist() for column in batch.columns), strict=True)
         ]
     except JobInvalid as error:
@@ -148,20 +149,20 @@ def _image_cell(image: Path, out: Path) -> str:
     return text if is_plain else f"./{text}"
 
 
-def _write_whole(out: Path, form: Form, rows: Sequence[Listed]) -> None:
+def _write_whole(out: Path, table_format: TableFormat, rows: Sequence[ListedImage]) -> None:
     """Writes beside ``out`` and renames, so that a reader never sees half a manifest."""
     draft = out.with_name(f".{out.name}.new")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _write(draft, form, rows)
+        _write(draft, table_format, rows)
         draft.replace(out)
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise JobInvalid(f"{out} cannot be written: {error.strerror or error}.") from error
 
 
-def _write(path: Path, form: Form, rows: Sequence[Listed]) -> None:
-    if form is Form.PARQUET:
+def _write(path: Path, table_format: TableFormat, rows: Sequence[ListedImage]) -> None:
+    if table_format is TableFormat.PARQUET:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -169,16 +170,16 @@ def _write(path: Path, form: Form, rows: Sequence[Listed]) -> None:
         pq.write_table(pa.table(columns), path)
         return
     with path.open("w", encoding="utf-8", newline="") as file:
-        if form is Form.JSONL:
+        if table_format is TableFormat.JSONL:
             file.writelines(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
             return
         # csv leaves a lone CR unquoted when lines end in LF
         has_cr = any("\r" in row.image for row in rows)
         table = csv.writer(
             file,
-            delimiter="\t" if form is Form.TSV else ",",
+            delimiter="\t" if table_format is TableFormat.TSV else ",",
             lineterminator="\n",
             quoting=csv.QUOTE_ALL if has_cr else csv.QUOTE_MINIMAL,
         )
-        table.writerow(Listed._fields)
+        table.writerow(ListedImage._fields)
         table.writerows(rows)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +16,8 @@ import pyarrow as pa
 from batchvision.errors import JobInvalid
 from batchvision.manifest.cells import JsonCells, json_text
 from batchvision.manifest.columns import reject_missing
-from batchvision.manifest.opening import TextFile
+from batchvision.manifest.inputs import ManifestInput
+from batchvision.manifest.text_file import TextFile
 
 BATCH_ROWS = 8192
 BATCH_CHARACTERS = 16 * 1024 * 1024
@@ -47,10 +47,10 @@ class JsonLinesManifest:
     ``needed``: column -> who asks for it; one that no line has is a fault, known when all lines are read.
     """
 
-    def __init__(self, path: Path, packing: str | None, needed: Mapping[str, str]) -> None:
-        self._text = TextFile(path, packing)
+    def __init__(self, source: ManifestInput, packing: str | None, needed: Mapping[str, str]) -> None:
+        self._text = TextFile(source, packing)
         self._needed = needed
-        self.files = (path,)
+        self.inputs: tuple[ManifestInput, ...] = (source,)
         self.byte_columns: frozenset[str] = frozenset()
         first = next(self._objects(), None)
         if first is None:
@@ -73,7 +73,7 @@ class JsonLinesManifest:
                 yield self._batch(rows, columns)
                 rows, characters = [], 0
         if unseen:
-            reject_missing(self._needed, tuple(seen), self._text.path.name)
+            reject_missing(self._needed, tuple(seen), self._text.name)
         if rows:
             yield self._batch(rows, columns)
 
@@ -107,11 +107,11 @@ class JsonLinesManifest:
                 field, array = _column(name, [row.get(name) for row in rows])
             except UnicodeEncodeError as error:
                 raise JobInvalid(
-                    f"{self._text.path.name}: a cell of {name!r} holds half of a surrogate pair (\\ud800 to \\udfff), "
+                    f"{self._text.name}: a cell of {name!r} holds half of a surrogate pair (\\ud800 to \\udfff), "
                     "which is no text. Write the character whole."
                 ) from error
             except RecursionError as error:
-                raise JobInvalid(f"{self._text.path.name}: a cell of {name!r} is nested too deeply.") from error
+                raise JobInvalid(f"{self._text.name}: a cell of {name!r} is nested too deeply.") from error
             fields.append(field)
             arrays.append(array)
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from batchvision.errors import JobInvalid
 from batchvision.manifest.columns import reject_missing, reject_repeated
-from batchvision.manifest.opening import read_head, stranger, unreadable
+from batchvision.manifest.inputs import LocalInput, ManifestInput, unreadable
 from batchvision.manifest.parquet_reader import ParquetReader
+from batchvision.manifest.text_file import read_head, stranger
 
 _MAGIC = b"PAR1"
 _SUFFIXES = (".parquet", ".parq", ".pq")
@@ -25,23 +26,23 @@ _OUTPUT_MARK = ".batchvision"
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
-class _Piece(NamedTuple):
-    """One file and the values its folders' names give to partition columns."""
+class Piece(NamedTuple):
+    """One file, and the values of the partition columns in the names of its folders."""
 
-    path: Path
+    source: ManifestInput
     partitions: Mapping[str, str | None]
 
 
 class ParquetManifest:
     """One Parquet file or a folder of them. A column that only some files have is null in the others."""
 
-    def __init__(self, path: Path, needed: Mapping[str, str], without: Path | None = None) -> None:
-        """``without``: a folder below ``path`` that is no part of it. Outputs of runs never are."""
-        self._pieces = _pieces(path, without) if path.is_dir() else [_Piece(path, {})]
-        self.files = tuple(piece.path for piece in self._pieces)
+    def __init__(self, name: str, pieces: Sequence[Piece], needed: Mapping[str, str]) -> None:
+        """``needed``: column -> the job key that names it. Raises JobInvalid where one is missing."""
+        self._pieces = pieces
+        self.inputs = tuple(piece.source for piece in pieces)
         self._reader: ParquetReader | None = ParquetReader()
         self.columns, self.byte_columns = self._found_columns(self._reader, needed)
-        reject_missing(needed, self.columns, path.name)
+        reject_missing(needed, self.columns, name)
 
     def _found_columns(
         self, reader: ParquetReader, needed: Mapping[str, str]
@@ -49,9 +50,9 @@ class ParquetManifest:
         """The columns of as many files as it takes to see all that are ``needed``; those that hold bytes."""
         names, byte_columns = dict[str, None](), set[str]()
         for piece in self._pieces:
-            with _opened(piece.path) as file:
-                found = reader.columns(piece.path.name, file, list(needed))
-            reject_repeated(found.names, piece.path.name)
+            with _opened(piece.source) as file:
+                found = reader.columns(piece.source.name, file, list(needed))
+            reject_repeated(found.names, piece.source.name)
             byte_columns.update(name for name in found.byte_columns if name not in names)
             names.update(dict.fromkeys((*found.names, *piece.partitions)))
             if needed.keys() <= names.keys():
@@ -64,8 +65,8 @@ class ParquetManifest:
         try:
             for piece in self._pieces:
                 wanted = [name for name in columns if name not in piece.partitions]
-                with _opened(piece.path) as file:
-                    for batch in reader.batches(piece.path.name, file, wanted):
+                with _opened(piece.source) as file:
+                    for batch in reader.batches(piece.source.name, file, wanted):
                         yield _completed(batch, columns, piece.partitions)
         finally:
             reader.close()
@@ -84,31 +85,33 @@ def _completed(batch: pa.RecordBatch, columns: Sequence[str], partitions: Mappin
     return pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(source: ManifestInput) -> BinaryIO:
     """The open file. JobInvalid where it is no Parquet."""
-    head = read_head(path)
+    head = read_head(source)
     if not head:
-        raise JobInvalid(f"{path.name} is empty: not even a Parquet footer is in it.")
+        raise JobInvalid(f"{source.name} is empty: not even a Parquet footer is in it.")
     if not head.startswith(_MAGIC):
         found = stranger(head) or "text (CSV or JSONL?)"
-        raise JobInvalid(f"{path.name}: the name says Parquet, but the file is {found}.")
-    return path.open("rb")
+        raise JobInvalid(f"{source.name}: the name says Parquet, but the file is {found}.")
+    return source.open()
 
 
-def _pieces(folder: Path, without: Path | None) -> list[_Piece]:
-    """The Parquet files below ``folder`` in the order of their paths; hidden ones, those with ``_`` and outputs are
-    left out."""
+def pieces_below(folder: Path, without: Path | None = None) -> list[Piece]:
+    """The Parquet files below ``folder`` in the order of their paths.
+
+    Left out are hidden files, those with ``_``, the folder ``without``, and outputs of runs. Raises JobInvalid.
+    """
     excluded = None if without is None else without.resolve()
     try:
         paths = sorted(path for path in _visible_files(folder, excluded) if _is_parquet(path))
     except OSError as error:
-        raise unreadable(Path(error.filename or folder), error) from error
+        raise unreadable(error.filename or folder, error) from error
     if not paths:
         raise JobInvalid(
             f"the folder {folder} holds no Parquet file. For a folder of images, first write a manifest: "
             f"batchvision manifest {folder} -o {folder.name}.csv"
         )
-    return [_Piece(path, dict(_partitions(path.relative_to(folder).parts[:-1]))) for path in paths]
+    return [Piece(LocalInput(path), dict(_partitions(path.relative_to(folder).parts[:-1]))) for path in paths]
 
 
 def _visible_files(folder: Path, excluded: Path | None) -> Iterator[Path]:
@@ -126,7 +129,7 @@ def _visible_files(folder: Path, excluded: Path | None) -> Iterator[Path]:
 
 def _is_parquet(path: Path) -> bool:
     """By name, or by content where the name says nothing (Spark and others write files without suffix)."""
-    return path.suffix.lower() in _SUFFIXES or (not path.suffix and read_head(path).startswith(_MAGIC))
+    return path.suffix.lower() in _SUFFIXES or (not path.suffix and read_head(LocalInput(path)).startswith(_MAGIC))
 
 
 def _partitions(folders: Iterable[str]) -> Iterator[tuple[str, str | None]]:

@@ -13,7 +13,7 @@ HERE = Path(__file__).parents[2]
 #: A bug for each target that its seeds do not show: it takes a change, and for most a change in a certain place.
 PLANTED = {
     "manifest": """
-from batchvision.manifest.opening import TextFile
+from batchvision.manifest.text_file import TextFile
 told = TextFile.line_fault
 def line_fault(self, number, fault):
     if number == 3: raise KeyError("planted")

@@ -20,10 +20,12 @@ from batchvision.errors import JobInvalid, ManifestChanged
 from batchvision.images import ImageFolder, stamp
 from batchvision.job import Job
 from batchvision.keys import row_digest
+from batchvision.manifest import LocalInput
 from batchvision.records import Failed, ImageKind, ImageSlot, Row
-from batchvision.runner.feed import FeedBatch, NewStanding, RowIndex, Selection, feed, survey, surveying
+from batchvision.runner.feed import FeedBatch, NewStanding, RowIndex, Selection, feed, survey
 from batchvision.runner.feed import work as feed_work
 from batchvision.runner.feed.keying import skip_key_of
+from batchvision.runner.feed.surveying import SurveyedInput
 
 Ask = Callable[..., Job]
 
@@ -425,7 +427,7 @@ def test_what_is_written_into_a_manifest_meanwhile_is_not_read_as_a_row(
 ) -> None:
     """Another program overwrites the file in its place: rows of the old content until then, and none of the new."""
     monkeypatch.setattr("batchvision.manifest.delimited.BATCH_ROWS", 10)
-    monkeypatch.setattr("batchvision.manifest.opening._BLOCK_BYTES", 64)
+    monkeypatch.setattr("batchvision.manifest.text_file._BLOCK_BYTES", 64)
     job = ask(HUNDRED)
     batches = feed(job, survey(job), NewStanding())
     rows = list(next(batches).rows)
@@ -451,7 +453,7 @@ def test_damage_in_a_manifest_that_was_not_written_to_is_damage(ask: Ask, tmp_pa
     job, path = ask(HUNDRED), tmp_path / "m.csv"
     surveyed = survey(job)
     path.write_text(HUNDRED + "ragged\n")
-    surveyed = replace(surveyed, files=(surveying._facts(path),))
+    surveyed = replace(surveyed, inputs=(SurveyedInput(LocalInput(path), LocalInput(path).identity()),))
     with pytest.raises(JobInvalid, match="1 cells") as caught:
         list(feed(job, surveyed, NewStanding()))
     assert not isinstance(caught.value, ManifestChanged)

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from checkpoint_rows import START, an_answer
+from manifest_files import opened
 
 from batchvision.checkpoint.entries import Header, Received, decode, encode
 from batchvision.checkpoint.journal import read_segment
 from batchvision.errors import CheckpointDamaged, ImageUnreachable, JobInvalid
 from batchvision.images.references import check_url, redact_url
-from batchvision.manifest.parquet import ParquetManifest
 from batchvision.secrets import Secret, Secrets
 
 
@@ -34,7 +34,7 @@ def test_a_page_header_that_lacks_a_field_is_damage(tmp_path: Path, place: int) 
     pq.write_table(pa.table({"id": ["a", "b"]}), path, use_dictionary=False, compression="none")
     raw = path.read_bytes()
     path.write_bytes(raw[:place] + b"\x00" + raw[place + 1 :])  # the header ends before its field there
-    manifest = ParquetManifest(path, {})
+    manifest = opened(path, {})
     with pytest.raises(JobInvalid, match=r"m\.parquet is damaged"):
         list(manifest.batches(["id"]))
 

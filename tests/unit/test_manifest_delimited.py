@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchvision.errors import JobInvalid
-from batchvision.manifest import delimited, opening
+from batchvision.manifest import delimited, text_file
 from batchvision.manifest.delimited import DelimitedManifest
+from batchvision.manifest.inputs import LocalInput
 
 Put = Callable[..., Path]
 
@@ -35,7 +36,7 @@ def put(tmp_path: Path) -> Put:
 
 
 def read(path: Path, columns: Sequence[str] | None = None, packing: str | None = None) -> list[tuple[str | None, ...]]:
-    table = DelimitedManifest(path, packing, tabs=path.suffix == ".tsv")
+    table = DelimitedManifest(LocalInput(path), packing, tabs=path.suffix == ".tsv")
     names = columns or table.columns
     return [tuple(row.values()) for batch in table.batches(names) for row in batch.to_pylist()]
 
@@ -156,7 +157,7 @@ def test_batches_are_bounded_in_rows_and_in_characters(put: Put, monkeypatch: py
     monkeypatch.setattr(delimited, "BATCH_ROWS", 10)
     monkeypatch.setattr(delimited, "BATCH_CHARACTERS", 100)
     path = put("id\n" + "".join(f"{number}\n" for number in range(25)) + f"{'x' * 300}\n" * 3)
-    sizes = [batch.num_rows for batch in DelimitedManifest(path, None).batches(["id"])]
+    sizes = [batch.num_rows for batch in DelimitedManifest(LocalInput(path), None).batches(["id"])]
     assert sizes == [10, 10, 6, 1, 1]
 
 
@@ -199,7 +200,7 @@ def test_half_a_utf16_character_is_told_with_its_line(put: Put) -> None:
 
 
 def test_a_line_without_end_is_not_read_into_memory(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "MAX_LINE_CHARACTERS", 1000)
+    monkeypatch.setattr(text_file, "MAX_LINE_CHARACTERS", 1000)
     assert "line 2: longer than 1,000 characters" in fault(put("id\n" + "x" * 5000))
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from batchvision.errors import JobInvalid
 from batchvision.manifest.cells import cell_texts
+from batchvision.manifest.inputs import LocalInput
 from batchvision.manifest.jsonl import JsonLinesManifest
 from batchvision.manifest.keeping import keep_cells, keep_type
 
@@ -31,20 +32,20 @@ def put(tmp_path: Path) -> Put:
 
 
 def texts(path: Path, column: str = "x") -> list[str | None]:
-    batches = JsonLinesManifest(path, None, {}).batches([column])
+    batches = JsonLinesManifest(LocalInput(path), None, {}).batches([column])
     return [text for batch in batches for text in cell_texts(batch.column(0), batch.schema.field(0)).to_pylist()]
 
 
 def kept(path: Path) -> tuple[str, list[Any]]:
     """The type of column x in the results, and its cells."""
-    (batch,) = JsonLinesManifest(path, None, {}).batches(["x"])
+    (batch,) = JsonLinesManifest(LocalInput(path), None, {}).batches(["x"])
     field = batch.schema.field(0)
     return str(keep_type(field)), keep_cells(batch.column(0), field, keep_type(field))
 
 
 def fault(path: Path, needed: dict[str, str] | None = None) -> str:
     with pytest.raises(JobInvalid) as caught:
-        list(JsonLinesManifest(path, None, needed or {}).batches(["x"]))
+        list(JsonLinesManifest(LocalInput(path), None, needed or {}).batches(["x"]))
     return str(caught.value)
 
 
@@ -53,7 +54,7 @@ def test_missing_keys_and_nulls_are_null_and_blank_lines_no_rows(put: Put) -> No
 
 
 def test_the_columns_are_those_of_the_first_line(put: Put) -> None:
-    assert JsonLinesManifest(put('{"b": 1, "a": 2}', '{"c": 3}'), None, {}).columns == ("b", "a")
+    assert JsonLinesManifest(LocalInput(put('{"b": 1, "a": 2}', '{"c": 3}')), None, {}).columns == ("b", "a")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_kept_cells_have_the_type_that_holds_them_all(
 def test_a_packed_file_streams_like_a_plain_one(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"x": 1}\n{"x": 2}\n'))
-    batches = list(JsonLinesManifest(path, "gzip", {}).batches(["x"]))
+    batches = list(JsonLinesManifest(LocalInput(path), "gzip", {}).batches(["x"]))
     assert batches[0].column(0).to_pylist() == [1, 2]
 
 
@@ -150,5 +151,5 @@ def test_a_column_that_no_line_has_is_told_with_those_there_are(put: Put) -> Non
 
 def test_a_column_that_comes_late_is_not_missing(put: Put) -> None:
     path = put('{"x": 1}', '{"x": 2, "image": "a.jpg"}')
-    batches = list(JsonLinesManifest(path, None, {"image": "[manifest] images"}).batches(["image"]))
+    batches = list(JsonLinesManifest(LocalInput(path), None, {"image": "[manifest] images"}).batches(["image"]))
     assert batches[0].column(0).to_pylist() == [None, "a.jpg"]

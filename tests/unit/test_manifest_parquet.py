@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from manifest_files import opened
 
 from batchvision.errors import JobInvalid
 from batchvision.manifest import parquet_reader
-from batchvision.manifest.parquet import ParquetManifest
+from batchvision.manifest.parquet import pieces_below
 
 
 def write(path: Path, columns: dict[str, Any], **options: Any) -> Path:
@@ -22,13 +23,13 @@ def write(path: Path, columns: dict[str, Any], **options: Any) -> Path:
 
 
 def read(path: Path, *columns: str) -> list[tuple[Any, ...]]:
-    batches = ParquetManifest(path, {}).batches(columns)
+    batches = opened(path, {}).batches(columns)
     return [row for batch in batches for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)]
 
 
 def fault(path: Path, needed: dict[str, str] | None = None) -> str:
     with pytest.raises(JobInvalid) as caught:
-        manifest = ParquetManifest(path, needed or {})
+        manifest = opened(path, needed or {})
         list(manifest.batches(manifest.columns))
     return str(caught.value)
 
@@ -53,7 +54,7 @@ def test_types_of_any_encoding_come_out_plain(tmp_path: Path) -> None:
             ),
         },
     )
-    (batch,) = ParquetManifest(path, {}).batches(["category", "large", "listed", "uuid", "fixed", "image"])
+    (batch,) = opened(path, {}).batches(["category", "large", "listed", "uuid", "fixed", "image"])
     assert [str(field.type) for field in batch.schema] == [
         *["string"] * 2,
         "list<item: string>",
@@ -67,14 +68,14 @@ def test_types_of_any_encoding_come_out_plain(tmp_path: Path) -> None:
 def test_columns_of_bytes_are_known_before_they_are_read(tmp_path: Path) -> None:
     image = pa.array([{"bytes": b"x", "path": None}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     path = write(tmp_path / "m.parquet", {"id": ["1"], "image": image, "raw": [b"x"], "list": [[b"x"]]})
-    assert ParquetManifest(path, {}).byte_columns == {"image", "raw", "list"}
+    assert opened(path, {}).byte_columns == {"image", "raw", "list"}
 
 
 def test_a_batch_is_bounded_in_bytes_however_the_file_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_reader, "BATCH_BYTES", 1_000_000)
     images = [bytes([number]) * 100_000 for number in range(50)]
     path = write(tmp_path / "m.parquet", {"image": images})
-    batches = list(ParquetManifest(path, {}).batches(["image"]))
+    batches = list(opened(path, {}).batches(["image"]))
     assert max(batch.num_rows for batch in batches) <= 10
     assert [cell for batch in batches for cell in batch.column(0).to_pylist()] == images
 
@@ -82,7 +83,7 @@ def test_a_batch_is_bounded_in_bytes_however_the_file_is_cut(tmp_path: Path, mon
 def test_a_dictionary_does_not_hide_how_large_rows_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_reader, "BATCH_BYTES", 1_000_000)
     path = write(tmp_path / "m.parquet", {"image": [b"x" * 100_000] * 500}, use_dictionary=True)
-    assert max(batch.nbytes for batch in ParquetManifest(path, {}).batches(["image"])) <= 1_100_000
+    assert max(batch.nbytes for batch in opened(path, {}).batches(["image"])) <= 1_100_000
 
 
 def test_several_columns_share_the_bytes_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,13 +91,13 @@ def test_several_columns_share_the_bytes_of_a_batch(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(parquet_reader, "BATCH_BYTES", 1_000_000)
     columns = {name: [b"x" * 10_000] * 90 for name in "abcd"}
     path = write(tmp_path / "m.parquet", columns, use_dictionary=False)
-    assert max(batch.nbytes for batch in ParquetManifest(path, {}).batches(["a"])) > 900_000
-    assert max(batch.nbytes for batch in ParquetManifest(path, {}).batches([*columns])) <= 1_100_000
+    assert max(batch.nbytes for batch in opened(path, {}).batches(["a"])) > 900_000
+    assert max(batch.nbytes for batch in opened(path, {}).batches([*columns])) <= 1_100_000
 
 
 def test_an_empty_table_has_columns_and_no_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "m.parquet", {"id": pa.array([], pa.int64())})
-    assert (ParquetManifest(path, {}).columns, read(path, "id")) == (("id",), [])
+    assert (opened(path, {}).columns, read(path, "id")) == (("id",), [])
 
 
 # ---------------------------------------------------------------------------------- folders
@@ -150,7 +151,7 @@ def test_files_without_suffix_count_where_they_are_parquet(tmp_path: Path) -> No
 def test_a_column_that_only_later_files_have_is_null_before(tmp_path: Path) -> None:
     write(tmp_path / "t" / "1.parquet", {"id": [1]})
     write(tmp_path / "t" / "2.parquet", {"id": [2], "title": ["x"]})
-    batches = ParquetManifest(tmp_path / "t", {"title": "[prompt]"}).batches(["id", "title"])
+    batches = opened(tmp_path / "t", {"title": "[prompt]"}).batches(["id", "title"])
     assert [row for batch in batches for row in batch.to_pylist()] == [
         {"id": 1, "title": None},
         {"id": 2, "title": "x"},
@@ -214,7 +215,7 @@ def test_answers_below_the_folder_are_no_rows(tmp_path: Path) -> None:
     write(tmp_path / "answers" / "results" / "part-0.parquet", {"id": ["c"]})
     write(tmp_path / "more" / "other" / "results" / "part-0.parquet", {"id": ["d"]})
     (tmp_path / "more" / "other" / ".batchvision").mkdir()
-    found = ParquetManifest(tmp_path, {}, without=tmp_path / "more" / ".." / "answers")
-    assert [path.name for path in found.files] == ["b.parquet", "photos.parquet"]
+    found = pieces_below(tmp_path, tmp_path / "more" / ".." / "answers")
+    assert [piece.source.name for piece in found] == ["b.parquet", "photos.parquet"]
     (tmp_path / ".batchvision").mkdir()  # of an output in the folder itself: what lies in it is read as it was
-    assert len(ParquetManifest(tmp_path, {}, without=tmp_path / "answers").files) == 2
+    assert len(pieces_below(tmp_path, tmp_path / "answers")) == 2

@@ -19,14 +19,15 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from manifest_files import opened
 
 from batchvision.errors import JobInvalid
 from batchvision.manifest import parquet_reader
-from batchvision.manifest.parquet import ParquetManifest
 from batchvision.manifest.parquet_child import BATCH_ROWS
 from batchvision.manifest.parquet_reader import BATCH_BYTES
 
 MIB = 1024 * 1024
+TESTS = Path(__file__).parents[1]  #: for the programs that run in a process of their own
 
 
 def written(path: Path, columns: dict[str, Any], **how: Any) -> Path:
@@ -36,7 +37,7 @@ def written(path: Path, columns: dict[str, Any], **how: Any) -> Path:
 
 def read(path: Path) -> pa.Table:
     """All columns, and no batch larger than twice what batches are held to."""
-    manifest = ParquetManifest(path, {})
+    manifest = opened(path, {})
     batches = list(manifest.batches(manifest.columns))
     assert max(batch.nbytes for batch in batches) <= 2 * BATCH_BYTES
     return pa.Table.from_batches(batches)
@@ -127,15 +128,15 @@ def test_a_small_file_of_many_gigabytes_takes_little_memory(tmp_path: Path, bomb
         "import sys\n"
         "from pathlib import Path\n"
         "from batchvision.errors import JobInvalid\n"
-        "from batchvision.manifest.parquet import ParquetManifest\n"
+        "sys.path.append(sys.argv[2])\nfrom manifest_files import opened\n"
         "try:\n"
-        "    batches = ParquetManifest(Path(sys.argv[1]), {}).batches(['id'])\n"
+        "    batches = opened(Path(sys.argv[1]), {}).batches(['id'])\n"
         "    for number, batch in zip(range(300), batches): rows = batch.num_rows\n"
         "except JobInvalid as fault: print(fault)\n"
         "peak = [line for line in open('/proc/self/status') if line.startswith('VmHWM')]\n"
         "print(int(peak[0].split()[1]) // 1024)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script, path, TESTS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) < 250, done.stdout
 
@@ -154,14 +155,14 @@ def test_a_page_of_two_hundred_megabytes_is_not_held_by_the_run(tmp_path: Path) 
     rng = random.Random(5)
     path = written(tmp_path / "m.parquet", {"image": [rng.randbytes(200_000) for _ in range(1_000)]})
     script = (
-        "import re, sys\nfrom pathlib import Path\nfrom batchvision.manifest.parquet import ParquetManifest\n"
+        "import re, sys\nfrom pathlib import Path\nsys.path.append(sys.argv[2])\nfrom manifest_files import opened\n"
         "def peak():\n"
         "    status = Path('/proc/self/status').read_text()\n"
         "    return int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) // 1024\n"
-        "manifest, before = ParquetManifest(Path(sys.argv[1]), {}), peak()\n"
+        "manifest, before = opened(Path(sys.argv[1]), {}), peak()\n"
         "rows = sum(batch.num_rows for batch in manifest.batches(['image']))\nprint(rows, peak() - before)"
     )
-    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script, path, TESTS], capture_output=True, text=True, check=True)
     rows, mebibytes = map(int, done.stdout.split())
     assert rows == 1_000
     assert mebibytes < 150
@@ -175,7 +176,7 @@ def test_a_footer_that_contradicts_itself_crashes_pyarrow_and_not_the_run(tmp_pa
     for place in range(footer + 15, footer + 35):
         path.write_bytes(raw[:place] + bytes([raw[place] ^ 4]) + raw[place + 1 :])
         try:
-            manifest = ParquetManifest(path, {})
+            manifest = opened(path, {})
             list(manifest.batches(manifest.columns[:1]))
         except JobInvalid as fault:
             faults.append(str(fault))
@@ -232,7 +233,7 @@ def test_each_end_of_the_child_names_file_row_group_and_column(
     path = written(tmp_path / "m.parquet", {"id": ["a", "b", "c"], "image": ["x", "y", "z"]}, row_group_size=1)
     monkeypatch.setattr(parquet_reader, "CHILD_SCRIPT", sabotaged(tmp_path, act))
     monkeypatch.setattr(parquet_reader, "MEMORY_BYTES", 256 * MIB)
-    batches, ids = ParquetManifest(path, {}).batches(["id", "image"]), list[str]()
+    batches, ids = opened(path, {}).batches(["id", "image"]), list[str]()
     if words:
         where = "m.parquet" + words.replace("{where}", " in row group 2 of 3, column 'image'")
         with pytest.raises(JobInvalid, match=where):
@@ -248,7 +249,7 @@ def test_a_child_that_hangs_ends_itself(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(parquet_reader, "CHILD_SCRIPT", sabotaged(tmp_path, loop))
     monkeypatch.setattr(parquet_reader, "DEADLINE_SECONDS", 2)
     with pytest.raises(JobInvalid, match=r"m\.parquet in row group 2 of 2: no row could be read in 2 s"):
-        list(ParquetManifest(path, {}).batches(["image"]))
+        list(opened(path, {}).batches(["image"]))
 
 
 def test_a_caller_may_take_longer_than_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +259,7 @@ def test_a_caller_may_take_longer_than_the_deadline(tmp_path: Path, monkeypatch:
     armed = "send = child._send\ndef _send(*reply):\n    assert child.signal.getitimer(0)[0] == 0\n    send(*reply)\n"
     script.write_text(script.read_text().replace("child.main()", f"{armed}child._send = _send\nchild.main()"))
     monkeypatch.setattr(parquet_reader, "CHILD_SCRIPT", script)
-    assert sum(batch.num_rows for batch in ParquetManifest(path, {}).batches(["image"])) == 2
+    assert sum(batch.num_rows for batch in opened(path, {}).batches(["image"])) == 2
 
 
 def test_a_reply_of_another_form_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,19 +277,19 @@ def test_a_reply_of_another_form_is_damage(tmp_path: Path, monkeypatch: pytest.M
     script.write_text(script.read_text().replace("child.main()", f"{made}child.main()"))
     monkeypatch.setattr(parquet_reader, "CHILD_SCRIPT", script)
     with pytest.raises(JobInvalid, match=r"m\.parquet is damaged .*Invalid UTF8"):
-        list(ParquetManifest(path, {}).batches(["image"]))
+        list(opened(path, {}).batches(["image"]))
 
 
 def test_a_child_does_not_outlive_its_reader(tmp_path: Path) -> None:
     path = written(tmp_path / "m.parquet", {"id": [f"row-{number}" for number in range(100_000)]})
-    manifest = ParquetManifest(path, {})
+    manifest = opened(path, {})
     process = manifest._reader._process  # type: ignore[union-attr]
     batches = manifest.batches(["id"])
     assert next(batches).num_rows == BATCH_ROWS
     assert process.poll() is None
     batches.close()  # type: ignore[attr-defined]
     assert process.poll() == -signal.SIGKILL
-    dropped = ParquetManifest(path, {})
+    dropped = opened(path, {})
     process = dropped._reader._process  # type: ignore[union-attr]
     del dropped
     assert process.poll() == -signal.SIGKILL
@@ -300,13 +301,13 @@ def test_a_child_does_not_outlive_its_parent(tmp_path: Path) -> None:
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from batchvision.manifest.parquet import ParquetManifest\n"
-        "manifest = ParquetManifest(Path(sys.argv[1]), {})\n"
+        "sys.path.append(sys.argv[2])\nfrom manifest_files import opened\n"
+        "manifest = opened(Path(sys.argv[1]), {})\n"
         "print(manifest._reader._process.pid, flush=True)\n"
         "next(manifest.batches(['id']))\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script, path, TESTS], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL
     with suppress(ProcessLookupError):  # it has ended already
         descriptor = os.pidfd_open(int(done.stdout))
@@ -361,8 +362,8 @@ def test_an_extension_type_is_refused_by_name(
         ):
             read(path)
         with pytest.raises(JobInvalid, match=r"evil.made_up"):
-            ParquetManifest(path, {"id": "[manifest] id"})
-        assert next(ParquetManifest(path, {"image": "[manifest] images"}).batches(["image"])).num_rows == 2
+            opened(path, {"id": "[manifest] id"})
+        assert next(opened(path, {"image": "[manifest] images"}).batches(["image"])).num_rows == 2
     finally:
         if is_registered:
             pa.unregister_extension_type("evil.made_up")

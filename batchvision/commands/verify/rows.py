@@ -162,7 +162,7 @@ def _judged(
 def _changed(surveyed: Survey, latest: RunSummary, is_one_shard: bool) -> str:
     """What shows that the manifest is another one now; "" where nothing does."""
     started_ns = int(datetime.fromisoformat(latest.started_at).timestamp() * 1_000_000_000)
-    if any(file.mtime_ns > started_ns for file in surveyed.files):
+    if any(identity.modified_ns > started_ns for _, identity in surveyed.inputs):
         return "the file was written after the run began"
     if is_one_shard and latest.rows_total != surveyed.rows_in_manifest:
         return f"it had {counted(latest.rows_total, 'row')} then"

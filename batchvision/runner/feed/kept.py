@@ -40,7 +40,7 @@ def count_other_cells(
     if latest is None or not job.keep_columns:
         return 0
     began_ns = datetime.fromisoformat(latest.started_at).timestamp() * 1e9
-    is_written_since = any(file.mtime_ns >= began_ns for file in survey.files)
+    is_written_since = any(identity.modified_ns >= began_ns for _, identity in survey.inputs)
     keeps = job.config()["manifest"]["keep"]
     if not is_written_since and latest.config["manifest"].get("keep") == keeps:
         return 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,7 +15,15 @@ import pyarrow as pa
 from pyarrow import types
 
 from batchvision.errors import JobInvalid, ManifestChanged
-from batchvision.manifest import Manifest, needed_columns, open_manifest, reject_no_images, survey_types
+from batchvision.manifest import (
+    InputIdentity,
+    Manifest,
+    ManifestInput,
+    needed_columns,
+    open_manifest,
+    reject_no_images,
+    survey_types,
+)
 from batchvision.runner.feed.keying import row_ids
 from batchvision.runner.feed.selection import Selection
 from batchvision.secrets import Secrets
@@ -29,12 +36,11 @@ if TYPE_CHECKING:
 LARGE_ROW_BYTES = 32 * 1024
 
 
-class FileFacts(NamedTuple):
-    """What shows that a file is still the one that was surveyed."""
+class SurveyedInput(NamedTuple):
+    """A file of the manifest, as it was when it was surveyed."""
 
-    path: Path
-    size: int
-    mtime_ns: int
+    source: ManifestInput
+    identity: InputIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class Survey:
     rows_in_manifest: int
     repeated: frozenset[int]
     keep_types: tuple[tuple[str, pa.DataType], ...]
-    files: tuple[FileFacts, ...]
+    inputs: tuple[SurveyedInput, ...]
     only_nulls: frozenset[str] = frozenset()
     holds_images: bool = False  #: rows hold the bytes of images, or their text: few are read ahead
     secrets: Secrets = field(default_factory=Secrets)  #: masked in row ids
@@ -60,16 +66,16 @@ class Survey:
         """The kept columns whose cells tell a type."""
         return tuple((name, arrow) for name, arrow in self.keep_types if name not in self.only_nulls)
 
-    def reject_changed(self, files: Iterable[FileFacts] | None = None) -> None:
-        """ManifestChanged where one of ``files`` (default: all of the manifest) is no longer what was surveyed."""
-        for facts in self.files if files is None else files:
+    def reject_changed(self, inputs: Iterable[SurveyedInput] | None = None) -> None:
+        """Raise ManifestChanged where one of ``inputs`` (default: all) has changed since the survey."""
+        for source, identity in self.inputs if inputs is None else inputs:
             try:
-                is_same = _facts(facts.path) == facts
+                is_same = source.identity() == identity
             except JobInvalid as error:
                 raise ManifestChanged(error.problems) from error
             if not is_same:
                 raise ManifestChanged(
-                    f"{facts.path.name} was changed while it was read: it is no longer what the run began with. "
+                    f"{source.name} was changed while it was read: it is no longer what the run began with. "
                     "Answered rows stay answered; run again when it is finished."
                 )
 
@@ -81,7 +87,7 @@ def survey(
     secrets = secrets or Secrets()
     selection = selection or Selection()
     manifest = manifest or open_manifest(job)
-    files = tuple(_facts(path) for path in manifest.files)
+    inputs = tuple(SurveyedInput(source, source.identity()) for source in manifest.inputs)
     known: dict[str, pa.DataType | None] = {}
     hashes, rows, position, row_bytes = array("q"), 0, 0, 0
     for batch in manifest.batches(_surveyed_columns(job, manifest)):
@@ -95,20 +101,12 @@ def survey(
     keep_types = tuple((column.name, known.get(column.source) or pa.string()) for column in job.keep_columns)
     only_nulls = frozenset(column.name for column in job.keep_columns if known.get(column.source) is None)
     holds_images = not manifest.byte_columns.isdisjoint(job.image_columns) or row_bytes > LARGE_ROW_BYTES
-    found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, files, only_nulls, holds_images, secrets)
+    found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, inputs, only_nulls, holds_images, secrets)
     try:
         found.reject_changed()
     except ManifestChanged as error:  # nothing was sent: the run has not begun
         raise JobInvalid(error.problems) from error
     return found
-
-
-def _facts(path: Path) -> FileFacts:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise JobInvalid(f"{path} cannot be read any more: {error.strerror}.") from error
-    return FileFacts(path, stat.st_size, stat.st_mtime_ns)
 
 
 def _surveyed_columns(job: Job, manifest: Manifest) -> list[str]:

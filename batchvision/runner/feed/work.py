@@ -128,10 +128,10 @@ def stretches(job: Job, survey: Survey, row_index: RowIndex, selection: Selectio
 def _unchanged_batches(job: Job, survey: Survey) -> Iterator[pa.RecordBatch]:
     """The manifest's batches. Each is held back until it is known that it was not read from a file written to since;
     what looks like damage in such a file is none."""
-    files, count = cycle(survey.files), min(len(survey.files), _FILES_LOOKED_AT)
+    inputs, count = cycle(survey.inputs), min(len(survey.inputs), _FILES_LOOKED_AT)
     try:
         for batch in open_manifest(job).batches(list(needed_columns(job))):
-            survey.reject_changed(islice(files, count))
+            survey.reject_changed(islice(inputs, count))
             yield batch
     except ManifestChanged:
         raise

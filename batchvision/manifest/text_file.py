@@ -1,7 +1,7 @@
-"""A manifest's file as it lies on disk: its form by suffix, its content held against it, its lines decoded.
+"""The format of a manifest file, and the decoded lines of a text file.
 
-Rule: whatever is wrong with a file as a file (missing, empty, packed wrongly, another format, not UTF-8) is said here,
-as ``JobInvalid`` with the line where there is one; the readers above see only text that is whole.
+Rule: a file that is empty, packed in another way, of another format or not UTF-8 is refused here, as ``JobInvalid``
+with the line where there is one. The readers of CSV and JSONL get whole text.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from enum import Enum
-from pathlib import Path
+from pathlib import PurePath
 from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
 from batchvision.errors import JobInvalid
+from batchvision.manifest.inputs import ManifestInput, unreadable
 
 #: No line may be longer: a line is held in memory whole, and a file without line ends is one line.
 MAX_LINE_CHARACTERS = 64 * 1024 * 1024
@@ -26,30 +27,30 @@ _BLOCK_BYTES = 1024 * 1024
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
-class Form(Enum):
+class TableFormat(Enum):
     """How rows are written."""
 
-    CSV = "CSV"  #: one of , ; tab between cells, told from the header
+    CSV = "CSV"  #: one of , ; tab between cells, as the header has it
     TSV = "TSV"  #: tabs between cells
     JSONL = "JSONL"  #: one JSON object a line
     PARQUET = "Parquet"  #: one file, or a folder of them
 
 
-class FileForm(NamedTuple):
-    """What a file's name promises: its form, and the codec it is packed with, if any."""
+class FileFormat(NamedTuple):
+    """The format by a file's name; ``packing``: the codec, or None."""
 
-    form: Form
+    table: TableFormat
     packing: str | None
 
 
-_FORMS = {
-    ".csv": Form.CSV,
-    ".tsv": Form.TSV,
-    ".jsonl": Form.JSONL,
-    ".ndjson": Form.JSONL,
-    ".parquet": Form.PARQUET,
-    ".parq": Form.PARQUET,
-    ".pq": Form.PARQUET,
+_FORMATS = {
+    ".csv": TableFormat.CSV,
+    ".tsv": TableFormat.TSV,
+    ".jsonl": TableFormat.JSONL,
+    ".ndjson": TableFormat.JSONL,
+    ".parquet": TableFormat.PARQUET,
+    ".parq": TableFormat.PARQUET,
+    ".pq": TableFormat.PARQUET,
 }
 _PACKINGS = {".gz": "gzip", ".zst": "zstd"}
 _PACKING_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
@@ -83,19 +84,19 @@ _STRANGERS = (
 )
 
 
-def form_of(path: Path) -> FileForm:
-    """What ``path`` is by its name; JobInvalid lists the suffixes there are."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
+def format_of(name: str) -> FileFormat:
+    """The format by the suffixes of ``name``. Raises JobInvalid, which lists the suffixes."""
+    suffixes = [suffix.lower() for suffix in PurePath(name).suffixes]
     packing = _PACKINGS.get(suffixes[-1]) if suffixes else None
     if packing:
         suffixes.pop()
-    form = _FORMS.get(suffixes[-1]) if suffixes else None
-    if form is None or (packing and form is Form.PARQUET):
+    table = _FORMATS.get(suffixes[-1]) if suffixes else None
+    if table is None or (packing and table is TableFormat.PARQUET):
         raise JobInvalid(
-            f"{path.name}: the name of a manifest ends in .csv, .tsv or .jsonl (also with .gz or .zst behind it) or in "
+            f"{name}: the name of a manifest ends in .csv, .tsv or .jsonl (also with .gz or .zst behind it) or in "
             ".parquet; a folder of Parquet files serves too."
         )
-    return FileForm(form, packing)
+    return FileFormat(table, packing)
 
 
 def stranger(head: bytes) -> str | None:
@@ -109,52 +110,43 @@ def stranger(head: bytes) -> str | None:
     return None
 
 
-def read_head(path: Path) -> bytes:
-    """The first bytes of ``path`` as they lie on disk."""
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path, error: OSError) -> JobInvalid:
-    """The sentence for a file that cannot be opened or read."""
-    if isinstance(error, FileNotFoundError):
-        return JobInvalid(f"{path} does not exist: correct [manifest] path, or pass --manifest FILE.")
-    return JobInvalid(f"{path} cannot be read: {error.strerror or error}.")
+def read_head(source: ManifestInput) -> bytes:
+    """The first bytes of ``source``, still packed."""
+    with source.open() as file:
+        return file.read(_HEAD_BYTES)
 
 
 class TextFile:
-    """A text manifest: its decoded lines, as often as wanted. Checked on construction, opened for each reading."""
+    """A text manifest. It is checked on construction and opened for each reading of its lines."""
 
-    def __init__(self, path: Path, packing: str | None) -> None:
-        self.path = path
+    def __init__(self, source: ManifestInput, packing: str | None) -> None:
+        self.name = source.name
+        self._source = source
         self._packing = packing
         head = self._unpacked_head()
         name = stranger(head)
         if name:
-            raise JobInvalid(f"{path.name}: the name says {form_of(path).form.value}, but the file is {name}.")
+            raise JobInvalid(f"{self.name}: the name says {format_of(self.name).table.value}, but the file is {name}.")
         self._encoding = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "utf-8")
 
     def _unpacked_head(self) -> bytes:
-        head = read_head(self.path)
+        head = read_head(self._source)
         if not head:
             raise self.empty()
         if self._packing is None:
             return head
         if not head.startswith(_PACKING_MAGIC[self._packing]):
-            raise JobInvalid(f"{self.path.name}: the name says that it is packed with {self._packing}, but it is not.")
+            raise JobInvalid(f"{self.name}: the name says that it is packed with {self._packing}, but it is not.")
         with self._faults_told(), closing(self._open()) as raw:
             return raw.read(_HEAD_BYTES)
 
     def empty(self) -> JobInvalid:
         """The sentence for a file with nothing in it."""
-        return JobInvalid(f"{self.path.name} is empty: it has no header and no rows.")
+        return JobInvalid(f"{self.name} is empty: it has no header and no rows.")
 
     def line_fault(self, number: int, fault: str) -> JobInvalid:
         """The sentence for damage in physical line ``number``."""
-        return JobInvalid(f"{self.path.name}, line {number}: {fault}")
+        return JobInvalid(f"{self.name}, line {number}: {fault}")
 
     def lines(self) -> Iterator[str]:
         """Every physical line with its end, which may be LF, CRLF or CR."""
@@ -171,7 +163,7 @@ class TextFile:
                 text.detach()
 
     def _open(self) -> BinaryIO:
-        stream: BinaryIO = pa.input_stream(str(self.path), compression=self._packing, buffer_size=0)
+        stream: BinaryIO = pa.input_stream(self._source.open(), compression=self._packing, buffer_size=0)
         return stream
 
     @contextmanager
@@ -181,11 +173,11 @@ class TextFile:
         except UnicodeDecodeError as error:
             raise self._not_text() from error
         except pa.ArrowInvalid as error:
-            raise JobInvalid(f"{self.path.name} is damaged: {error}.") from error
+            raise JobInvalid(f"{self.name} is damaged: {error}.") from error
         except OSError as error:
             if self._packing and error.errno is None:
-                raise JobInvalid(f"{self.path.name} is damaged or cut short: {error}.") from error
-            raise unreadable(self.path, error) from error
+                raise JobInvalid(f"{self.name} is damaged or cut short: {error}.") from error
+            raise unreadable(self.name, error) from error
 
     def _not_text(self) -> JobInvalid:
         """Reads again from the start to find the line that cannot be decoded: slow, but only on the way out."""
