@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from checkpoint_rows import COLUMNS, START, a_completed, an_answer, an_intent, ask, classifier, open_store, tree
+from checkpoint_rows import COLUMNS, START, a_completed, an_answer, an_intent, ask, classify, open_store, tree
 from many_parts import CURRENT, OLD_AND_NEW, ROWS, an_answer_of, an_output, answered, index_of, pairs, rows_of
 from modelled_disk import ModelledDisk
 from proofs.recorded_disk import RecordedDisk, Remains, lay_out
@@ -361,7 +361,7 @@ def test_what_a_crash_left_is_removed_by_the_next_run_and_only_if_the_new_part_i
             raw[100] ^= 1
             merged.write_bytes(raw)
         with open_store(output, run_id="run2") as store:
-            store.recover(classifier)
+            store.recover(classify)
         assert [path.exists() for path in old] == [damage] * len(old)
 
 
@@ -388,14 +388,14 @@ async def test_a_part_that_the_next_run_seals_anew_is_not_merged(tmp_path: Path)
     """The power went when the parts of a seal were there, and its next segment was not."""
     disk = ModelledDisk(tmp_path)
     with open_store(tmp_path, disk=disk, seal_after=SealAfter(attempts=1)) as store:
-        store.recover(classifier)
+        store.recover(classify)
         for number in range(3):
             await ask(store, an_intent(number), an_answer())
             await store.flush()
     before = next((tmp_path / ".batchvision" / "0of1").glob("journal-*.log")).read_bytes()
     segment = next((tmp_path / ".batchvision" / "0of1").glob("journal-*.log"))
     with open_store(tmp_path, run_id="run2") as store:
-        store.recover(classifier)  # seals what the segment has under the name of the run before
+        store.recover(classify)  # seals what the segment has under the name of the run before
     for path in segment.parent.glob("journal-*.log"):
         path.unlink()
     segment.write_bytes(before)  # ... and that was the moment
@@ -404,7 +404,7 @@ async def test_a_part_that_the_next_run_seals_anew_is_not_merged(tmp_path: Path)
     assert compacted.waiting == 2, "one of each table"
     assert part_paths(tmp_path, "results")[-1] == paths[-1]
     with open_store(tmp_path, run_id="run3") as store:
-        store.recover(classifier)
+        store.recover(classify)
     compact(tmp_path)
     assert sorted(rows_of(tmp_path)) == sorted(rows_of(tmp_path, "attempts")) == ["row0", "row1", "row2"]
 
@@ -415,7 +415,7 @@ async def test_a_part_that_the_next_run_seals_anew_is_not_merged(tmp_path: Path)
 async def a_night(output: Path, rows: int, run_id: str = "run1", **options: Any) -> Store:
     """A run that seals every answer for itself; it is closed, and its parts are not merged yet."""
     store = open_store(output, run_id=run_id, seal_after=SealAfter(attempts=1), **options)
-    store.recover(classifier)
+    store.recover(classify)
     for number in range(rows):
         await ask(store, an_intent(number, run_id=run_id), an_answer())
         await store.flush()
@@ -554,5 +554,5 @@ def test_a_link_that_leads_nowhere_is_told_and_not_looked_for_for_ever(tmp_path:
     first = part_paths(output, "results")[0]
     (first.parent / "part-0of1-run1-000009-m0123456789abcdef.parquet").symlink_to(tmp_path / "nowhere")
     for read in (lambda: part_paths(output, "results"), lambda: read_part(first.with_name("part-0of1-run9-1.parquet"))):
-        with pytest.raises(CheckpointDamaged, match="links that lead nowhere"):
+        with pytest.raises(CheckpointDamaged, match="remove broken links"):
             read()

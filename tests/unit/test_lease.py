@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
-from checkpoint_rows import an_answer, an_intent, classifier, open_store
+from checkpoint_rows import an_answer, an_intent, classify, open_store
 
 from batchvision.checkpoint import OutputLock, lease, lock
 from batchvision.checkpoint.lease import BEAT_SECONDS, LEASE_NAME, SETTLE_SECONDS, STALE_SECONDS, Lease, is_shared
@@ -237,7 +237,7 @@ def test_an_output_on_a_shared_file_system_has_both_and_gives_both_back(tmp_path
 def test_who_has_lost_the_lease_sends_nothing_and_writes_nothing_more(tmp_path: Path) -> None:
     async def session() -> None:
         with open_store(tmp_path) as store:
-            store.recover(classifier)
+            store.recover(classify)
             await store.intent(an_intent(1))
             path = tmp_path / ".batchvision" / "0of1" / LEASE_NAME
             path.write_text(json.dumps({**THERE, "token": "another's"}))

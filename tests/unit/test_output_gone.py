@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from checkpoint_rows import an_answer, an_intent, ask, classifier, open_store, tree
+from checkpoint_rows import an_answer, an_intent, ask, classify, open_store, tree
 
 from batchvision.checkpoint import OutputLock, SealAfter, Store, lock, writer
 from batchvision.checkpoint.identity import Identity
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 def started(output: Path, seal_after: SealAfter | None = None, run_id: str = "run1") -> Store:
     store = open_store(output, run_id=run_id, seal_after=seal_after)
-    store.recover(classifier)
+    store.recover(classify)
     store.row_index("recipe")
     return store
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from checkpoint_rows import START, a_completed, an_answer, an_attempt, an_intent, ask, classifier, open_store, tree
+from checkpoint_rows import START, a_completed, an_answer, an_attempt, an_intent, ask, classify, open_store, tree
 from modelled_disk import ModelledDisk, PowerCut, lose_all
 
 from batchvision.checkpoint import Columns
@@ -171,7 +171,7 @@ async def test_a_second_run_with_more_columns_pads_all_tables_before_its_first_p
     for run_id, columns in (("run1", NARROW), ("run2", WIDE)):
         number = int(run_id[3:])
         with open_store(tmp_path, run_id=run_id, columns=columns) as store:
-            store.recover(classifier)
+            store.recover(classify)
             await ask(store, an_intent(number, run_id=run_id), an_answer())
             await ask(store, an_intent(number + 10, run_id=run_id), an_answer(b"no", 400))
             await store.close(complete=False)
@@ -180,7 +180,7 @@ async def test_a_second_run_with_more_columns_pads_all_tables_before_its_first_p
     for path in part_paths(tmp_path, "attempts"):
         assert pq.read_schema(path).names == attempts_schema(WIDE).names
     with open_store(tmp_path, columns=NARROW) as store:
-        store.recover(classifier)
+        store.recover(classify)
         await store.close(complete=False)
     assert read_registry(tmp_path) == WIDE, "the list only grows"
 

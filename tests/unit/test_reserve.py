@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from checkpoint_rows import an_answer, an_intent, classifier, open_store
+from checkpoint_rows import an_answer, an_intent, classify, open_store
 from modelled_disk import ModelledDisk
 
 from batchvision.checkpoint import LocalDisk, reserve_bytes
@@ -82,19 +82,19 @@ def test_a_write_that_fails_half_way_leaves_nothing_of_it(tmp_path: Path, monkey
 async def test_a_run_does_not_start_where_there_is_no_room_for_the_reserve(tmp_path: Path) -> None:
     disk = SmallDisk(tmp_path, room=5_000)
     with open_store(tmp_path, disk=disk, reserve_bytes=10_000) as store, pytest.raises(DiskFailed, match="room aside"):
-        store.recover(classifier)
+        store.recover(classify)
     assert not (tmp_path / ".batchvision" / "0of1" / RESERVE_NAME).exists()
 
 
 async def test_what_a_crash_left_of_it_is_given_back_before_the_recovery(tmp_path: Path) -> None:
     path = tmp_path / ".batchvision" / "0of1" / RESERVE_NAME
     with open_store(tmp_path) as store:
-        store.recover(classifier)
+        store.recover(classify)
         await store.intent(an_intent(1))
     path.write_bytes(bytes(1_000))
     disk = ModelledDisk(tmp_path)
     with open_store(tmp_path, disk=disk, reserve_bytes=1_000) as store:
-        store.recover(classifier)
+        store.recover(classify)
         names = [(each.name, each.path.name) for each in disk.operations]
         assert names[0] == ("remove", RESERVE_NAME)
         assert ("set_aside", RESERVE_NAME) in names
@@ -105,18 +105,18 @@ async def test_what_a_crash_left_of_it_is_given_back_before_the_recovery(tmp_pat
 async def test_answers_in_flight_are_written_when_the_disk_fills_and_nothing_new_begins(tmp_path: Path) -> None:
     disk = SmallDisk(tmp_path, room=60_000)
     with open_store(tmp_path, disk=disk, reserve_bytes=20_000) as store:
-        store.recover(classifier)
+        store.recover(classify)
         for number in range(6):
             await store.intent(an_intent(number))
         disk.room = 100
         for number in range(6):
             raw = await store.answer(f"x{number}", an_answer(b"answer %d" % number))
-            store.book(f"x{number}", classifier(Exchange(an_intent(number), answer=raw)))
+            store.book(f"x{number}", classify(Exchange(an_intent(number), answer=raw)))
             with pytest.raises(DiskFailed, match="No space left"):
                 await store.intent(an_intent(100 + number))
         with pytest.raises(DiskFailed, match="No space left"):
             await store.close(complete=True)
     disk = ModelledDisk(tmp_path)
     with open_store(tmp_path, run_id="run2", disk=disk) as store:
-        recovery = store.recover(classifier)
+        recovery = store.recover(classify)
     assert (recovery.completed, recovery.ambiguous) == (6, ())

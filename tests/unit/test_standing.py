@@ -18,7 +18,7 @@ from checkpoint_rows import (
     an_answer,
     an_intent,
     ask,
-    classifier,
+    classify,
     open_store,
 )
 
@@ -68,7 +68,7 @@ SUMMARY = RunSummary(
 
 def started(output: Path, **options: object) -> Store:
     store = open_store(output, **options)
-    store.recover(classifier)
+    store.recover(classify)
     return store
 
 
@@ -91,7 +91,7 @@ async def a_night(output: Path) -> None:
 async def test_a_row_is_known_by_either_of_its_keys(tmp_path: Path, key: str) -> None:
     await a_night(tmp_path)
     with open_store(tmp_path, run_id="run2") as store:
-        store.recover(classifier, hold=True)
+        store.recover(classify, hold=True)
         row_index = store.row_index("recipe")
         states = [row_index.state(f"row{number}", f"{key}{number}") for number in range(1, 7)]
     assert states == [
@@ -107,7 +107,7 @@ async def test_a_row_is_known_by_either_of_its_keys(tmp_path: Path, key: str) ->
 async def test_a_row_whose_key_has_changed_is_new_and_carries_nothing(tmp_path: Path) -> None:
     await a_night(tmp_path)
     with open_store(tmp_path, run_id="run2") as store:
-        store.recover(classifier, hold=True)
+        store.recover(classify, hold=True)
         row_index = store.row_index("recipe")
         assert {row_index.state(f"row{number}", "changed") for number in range(1, 6)} == {RowState.NEW}
         assert row_index.carried("row3", "changed") == (0, 0, 0)
@@ -131,7 +131,7 @@ async def test_what_was_used_up_goes_on_whether_the_row_failed_or_is_pending(tmp
 async def test_whatever_is_known_of_a_row_that_is_not_done_it_is_met_before(tmp_path: Path) -> None:
     await a_night(tmp_path)
     with open_store(tmp_path, run_id="run2") as store:
-        store.recover(classifier, hold=True)
+        store.recover(classify, hold=True)
         row_index = store.row_index("recipe")
         rows = [f"row{number}" for number in (6, 5, 4, 3, 2, 7)]
         assert [rows[at] for at in row_index.met_before(rows)] == ["row5", "row4", "row3", "row2"]
@@ -275,7 +275,7 @@ async def test_a_view_shows_what_is_open_while_a_run_writes(tmp_path: Path) -> N
     assert [intent.row_id for intent in work.in_flight] == ["row5"]
     assert [intent.row_id for intent in work.tickets] == ["row4"]
     with open_store(tmp_path) as store:
-        store.recover(classifier, hold=True)
+        store.recover(classify, hold=True)
         await store.intent(an_intent(6))
         await ask(store, an_intent(7), an_answer())
         work = OutputView(tmp_path).open_work()

@@ -22,7 +22,7 @@ from checkpoint_rows import (
     an_attempt,
     an_intent,
     ask,
-    classifier,
+    classify,
     open_store,
     tree,
 )
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.anyio
 
 def started(output: Path, **options: Any) -> Store:
     store = open_store(output, **options)
-    store.recover(classifier)
+    store.recover(classify)
     store.row_index("recipe")
     return store
 
@@ -266,7 +266,7 @@ async def test_what_a_run_made_parquet_of_on_the_way_a_replay_after_a_crash_make
             if output == sealed:
                 await store.close(complete=True)
     with open_store(crashed, run_id="run2") as store:
-        assert store.recover(classifier).completed == 21
+        assert store.recover(classify).completed == 21
     assert tree(sealed, "attempts", "results") == tree(crashed, "attempts", "results")
     (ledger,) = (sealed / "attempts").rglob("*.parquet")
     file = pq.ParquetFile(ledger)
@@ -319,7 +319,7 @@ async def test_a_crash_leaves_answers_tickets_and_ambiguous_rows(tmp_path: Path)
         await store.ticket("x4", "ticket-4", START)
     store = open_store(tmp_path, run_id="run2")
     with store:
-        recovery = store.recover(classifier)
+        recovery = store.recover(classify)
         row_index = store.row_index("recipe")
         assert (recovery.completed, recovery.failed, recovery.torn_bytes) == (2, 0, 0)
         assert [intent.row_id for intent in recovery.ambiguous] == ["row3"]
@@ -338,7 +338,7 @@ async def test_held_rows_stay_pending_until_a_run_asks_them_again(tmp_path: Path
         await store.intent(an_intent(1))
     for _ in range(2):
         with open_store(tmp_path) as store:
-            recovery = store.recover(classifier, hold=True)
+            recovery = store.recover(classify, hold=True)
             assert store.row_index("recipe").state("row1", "key1") is RowState.HELD
             assert store.held_count == 1
             await store.close(complete=False)
@@ -357,7 +357,7 @@ async def test_a_request_that_never_left_is_not_ambiguous(tmp_path: Path) -> Non
         store.void("x2")
         await store.close(complete=False)
     with open_store(tmp_path) as store:
-        assert store.recover(classifier).ambiguous == ()
+        assert store.recover(classify).ambiguous == ()
         assert store.row_index("recipe").carried("row1", "key1") == (0, 0, 0)
         assert store.row_index("recipe").carried("row2", "key2") == (2, 9, 1)
 
@@ -374,7 +374,7 @@ async def test_an_end_without_an_answer_is_in_the_journal_and_judged_again(tmp_p
         ends = [entry for entry in read_segment(segment_of(tmp_path)).entries if isinstance(entry, Ended)]
         assert ends == [Ended("x1", (("timeout", "slow", late)))]
     with open_store(tmp_path) as store:
-        assert [intent.row_id for intent in store.recover(classifier).ambiguous] == ["row2"]
+        assert [intent.row_id for intent in store.recover(classify).ambiguous] == ["row2"]
 
 
 async def test_an_exchange_is_booked_once(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ async def test_a_torn_tail_is_cut_and_reported(tmp_path: Path) -> None:
     path = segment_of(tmp_path)
     path.write_bytes(path.read_bytes() + b"0badc0de {half a rec")
     with open_store(tmp_path) as store:
-        recovery = store.recover(classifier)
+        recovery = store.recover(classify)
         assert (recovery.torn_bytes, recovery.completed) == (20, 1)
         assert "20 bytes" in " ".join(recovery.sentences())
 
@@ -423,7 +423,7 @@ class Acknowledged:
 async def small_run(output: Path, told: Acknowledged, **options: Any) -> None:
     """Ten rows, two seals on the way: answers good and bad, a retry, an open ticket, a row filed without a request."""
     with open_store(output, offload=inline, seal_after=SealAfter(attempts=4), **options) as store:
-        store.recover(classifier)
+        store.recover(classify)
         store.row_index("recipe")
         for number, status in ((1, 200), (2, 400), (3, 503), (5, 200), (6, 200), (7, 200), (8, 400)):
             await answered(store, told, an_intent(number), status)
@@ -441,12 +441,12 @@ async def answered(store: Store, told: Acknowledged, intent: Any, status: int) -
     await store.intent(intent)
     raw = await store.answer(intent.exchange_id, an_answer(intent.row_id.encode(), status))
     told.answers[intent.exchange_id] = status
-    store.book(intent.exchange_id, classifier(Exchange(intent, answer=raw)))
+    store.book(intent.exchange_id, classify(Exchange(intent, answer=raw)))
 
 
 def check_nothing_is_lost(output: Path, told: Acknowledged) -> None:
     with open_store(output, run_id="run2") as store:
-        recovery = store.recover(classifier)
+        recovery = store.recover(classify)
         store.row_index("recipe")
         open_tickets = {ticket.intent.exchange_id for ticket in recovery.tickets}
     rows = column(output, "results", "row_id")
@@ -504,7 +504,7 @@ def test_a_second_power_cut_during_recovery_loses_nothing_either(
     disk.after_cut(lambda most: luck.randint(0, most))
     disk = ModelledDisk(output, cut_at=again)
     with suppress(PowerCut), open_store(output, run_id="run2", disk=disk) as store:
-        store.recover(classifier)
+        store.recover(classify)
     disk.after_cut(lambda most: luck.randint(0, most))
     check_nothing_is_lost(output, told)
 
@@ -557,7 +557,7 @@ async def test_the_answers_of_lanes_that_are_shielded_are_written_when_the_write
             await reading.wait()
             tasks.cancel_scope.cancel()
     with open_store(tmp_path) as store:
-        assert store.recover(classifier).completed == 1
+        assert store.recover(classify).completed == 1
 
 
 class FailingDisk(ModelledDisk):
@@ -613,7 +613,7 @@ async def answers_under_way(store: Store, disk: ModelledDisk, fail_from_now: int
         disk._fail_at = len(disk.operations) + fail_from_now
         for number in (1, 2):
             raw = await store.answer(f"x{number}", an_answer(b"answer %d" % number))
-            store.book(f"x{number}", classifier(Exchange(an_intent(number), answer=raw)))
+            store.book(f"x{number}", classify(Exchange(an_intent(number), answer=raw)))
         with pytest.raises(DiskFailed):
             await store.intent(an_intent(4))
         with pytest.raises(DiskFailed):
@@ -635,7 +635,7 @@ async def test_when_the_journal_fails_what_is_in_flight_goes_to_fresh_files_and_
         assert not failed.exists()
     disk.after_cut(lose_all)
     with open_store(tmp_path, run_id="run2") as store:
-        recovery = store.recover(classifier)
+        recovery = store.recover(classify)
     assert [intent.row_id for intent in recovery.ambiguous] == ["row3"]
     assert sorted(column(tmp_path, "results", "output_text")) == ["answer 1", "answer 2"]
 
@@ -646,7 +646,7 @@ async def test_a_failed_seal_is_made_again_into_fresh_files_and_answers_in_fligh
         for number in (1, 2, 3):
             await store.intent(an_intent(number))
         raw = await store.answer("x1", an_answer(b"answer 1"))
-        store.book("x1", classifier(Exchange(an_intent(1), answer=raw)))
+        store.book("x1", classify(Exchange(an_intent(1), answer=raw)))
         disk._fail_at = len(disk.operations) + 2 + 1  # the group, and then the first operation of the seal
         await store.answer("x2", an_answer(b"answer 2"))
         with pytest.raises(DiskFailed):
@@ -656,7 +656,7 @@ async def test_a_failed_seal_is_made_again_into_fresh_files_and_answers_in_fligh
             await store.close(complete=True)
     disk.after_cut(lose_all)
     with open_store(tmp_path, run_id="run2") as store:
-        assert store.recover(classifier).ambiguous == ()
+        assert store.recover(classify).ambiguous == ()
     assert sorted(column(tmp_path, "results", "output_text")) == ["answer 1", "answer 2", "answer 3"]
 
 
@@ -678,7 +678,7 @@ async def test_after_a_second_failure_nothing_more_is_written_and_durable_answer
         assert len(disk.operations) == made
     disk.after_cut(lose_all)
     with open_store(tmp_path, run_id="run2") as store:
-        assert [intent.row_id for intent in store.recover(classifier).ambiguous] == ["row2"]
+        assert [intent.row_id for intent in store.recover(classify).ambiguous] == ["row2"]
     assert column(tmp_path, "results", "output_text") == ["answer 1"]
 
 
@@ -690,7 +690,7 @@ async def test_a_part_is_listed_only_when_nothing_will_seal_it_again(tmp_path: P
         for number in (1, 2):
             await store.intent(an_intent(number))
         raw = await store.answer("x1", an_answer(b"answer 1"))
-        store.book("x1", classifier(Exchange(an_intent(1), answer=raw)))
+        store.book("x1", classify(Exchange(an_intent(1), answer=raw)))
         disk._fail_at = len(disk.operations) + steps
         with suppress(DiskFailed):
             await store.answer("x2", an_answer(b"answer 2"))
@@ -698,7 +698,7 @@ async def test_a_part_is_listed_only_when_nothing_will_seal_it_again(tmp_path: P
             await store.close(complete=True)
         listed = [part for part in store.parts_to_list() if part.table != "failures"]
     with open_store(tmp_path, run_id="run2") as store:
-        store.recover(classifier)
+        store.recover(classify)
         listed += store.parts_to_list()
     assert {part.path for part in listed} == {str(each.relative_to(tmp_path)) for each in tmp_path.glob("**/*.parquet")}
     assert [part.sha256 for part in listed] == [part_file(tmp_path, tmp_path / part.path).sha256 for part in listed]
@@ -719,14 +719,14 @@ async def test_an_answer_that_comes_while_a_seal_finds_the_disk_full_is_still_wr
         await store.intent(an_intent(1))
         await store.intent(an_intent(2))
         raw = await store.answer("x1", an_answer())
-        store.book("x1", classifier(Exchange(an_intent(1), answer=raw)))
+        store.book("x1", classify(Exchange(an_intent(1), answer=raw)))
         with pytest.raises(DiskFailed):
             await store.intent(an_intent(3))
         with pytest.raises(DiskFailed):
             await store.close(complete=False)
         await late[0].durable()
     with open_store(tmp_path) as store:
-        assert store.recover(classifier).completed == 1
+        assert store.recover(classify).completed == 1
     assert column(tmp_path, "results", "output_text") == ["fine", "came late"]
 
 
@@ -749,7 +749,7 @@ async def test_kept_columns_of_an_earlier_job_are_still_filed(tmp_path: Path) ->
         await store.close(complete=False)
     with started(tmp_path, columns=Columns()) as store:
         written = await store.answer("x1", an_answer())
-        store.book("x1", classifier(Exchange(an_intent(1), "ticket", START, written)))
+        store.book("x1", classify(Exchange(an_intent(1), "ticket", START, written)))
         await store.close(complete=False)
     assert column(tmp_path, "results", "title") == ["title 1"]
 
@@ -796,7 +796,7 @@ def test_shards_that_write_the_same_small_file_at_once_do_not_take_it_from_each_
     for path in left:
         path.touch()
     with open_store(tmp_path, shard="0of2") as one:
-        one.recover(classifier)
+        one.recover(classify)
     assert [path.exists() for path in left] == [False, True]
 
 
@@ -820,7 +820,7 @@ async def test_an_old_segment_that_cannot_be_removed_ends_the_run_and_costs_no_a
             for number in (1, 2):
                 await store.intent(an_intent(number))
             raw = await store.answer("x1", an_answer(b"answer 1"))
-            store.book("x1", classifier(Exchange(an_intent(1), answer=raw)))
+            store.book("x1", classify(Exchange(an_intent(1), answer=raw)))
             await store.answer("x2", an_answer(b"answer 2"))
             await store.close(complete=True)
 
@@ -829,6 +829,6 @@ async def test_an_old_segment_that_cannot_be_removed_ends_the_run_and_costs_no_a
     with pytest.raises(DiskFailed):
         await session(output, ModelledDisk(output, fail_at=removed + (step == "sync_folder")))
     with open_store(output, run_id="run2") as store:
-        assert store.recover(classifier).ambiguous == ()
+        assert store.recover(classify).ambiguous == ()
     segment_of(output)
     assert sorted(column(output, "results", "output_text")) == ["answer 1", "answer 2"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_rows import START, an_answer, an_intent, ask, classifier, open_store, tree
+from checkpoint_rows import START, an_answer, an_intent, ask, classify, open_store, tree
 from modelled_disk import ModelledDisk, PowerCut, keep_all, lose_all
 
 from batchvision.checkpoint import OutputLock, OutputView, RowState, Store, spent_by_shard
@@ -51,7 +51,7 @@ async def die(output: Path, shard: Shard, run_id: str = "dead", start: int = 1) 
         return an_intent(number, run_id=run_id)
 
     with open_store(output, run_id=run_id, shard=shard.name) as store:
-        store.recover(classifier)
+        store.recover(classify)
         store.row_index("recipe")
         await ask(store, intent(left.answered[0]), an_answer())
         await ask(store, intent(left.failed[0]), an_answer(b"no", 400))
@@ -71,7 +71,7 @@ async def die(output: Path, shard: Shard, run_id: str = "dead", start: int = 1) 
 def begin(output: Path, shard: Shard, run_id: str = "next", **options: Any) -> Store:
     store = open_store(output, run_id=run_id, shard=shard.name, **options)
     try:
-        store.recover(classifier)
+        store.recover(classify)
         store.row_index("recipe")
     except BaseException:
         store.release()
@@ -275,7 +275,7 @@ async def operations_of_a_takeover(folder: Path, now: Shard) -> int:
     disk = ModelledDisk(folder)
     with open_store(folder, run_id="next", shard=now.name, disk=disk) as store:
         before = len(disk.operations)
-        store.recover(classifier)
+        store.recover(classify)
         assert before < 10
         return len(disk.operations)
 
@@ -294,7 +294,7 @@ async def test_after_a_crash_at_any_operation_of_a_takeover_the_next_start_knows
         left = await die(output, FOUR[0])
         disk = ModelledDisk(output, cut_at=at)
         with pytest.raises(PowerCut), open_store(output, run_id="next", shard=now, disk=disk) as store:
-            store.recover(classifier)
+            store.recover(classify)
         disk.after_cut(choose)
         assert await wrong(output) == [], f"cut at {at}: {disk.operations[-1]}"
         with begin(output, Shard.named(then), "after") as store:
@@ -312,7 +312,7 @@ async def test_a_disk_that_fails_in_a_takeover_loses_nothing_and_lets_go_of_ever
         left = await die(output, FOUR[0])
         disk = ModelledDisk(output, fail_at=at, error=errno.ENOSPC)
         with suppress(DiskFailed), open_store(output, run_id="next", shard="0of2", disk=disk) as store:
-            store.recover(classifier)
+            store.recover(classify)
         with all_locked(output):
             pass
         with begin(output, Shard(), "whole") as store:
@@ -329,7 +329,7 @@ async def test_a_takeover_that_lets_go_before_its_own_segment_is_durable_loses_r
         left = await die(output, FOUR[0])
         disk = ModelledDisk(output, cut_at=at)
         with suppress(PowerCut), open_store(output, run_id="next", shard="0of2", disk=disk) as store:
-            store.recover(classifier)
+            store.recover(classify)
         disk.after_cut(keep_all)
         with begin(output, Shard(), "whole") as store:
             return {open_.intent.row_id for open_ in store._run_state.open.values()} != set(names(left.tickets))
