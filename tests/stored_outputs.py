@@ -24,12 +24,12 @@ import anyio
 from golden_jobs import ENVIRON, table_rows
 
 from batchvision import Job
+from batchvision.commands.plan import plan
 from batchvision.commands.status import look, rows_of
 from batchvision.commands.verify import verify
 from batchvision.emulator import RunningEmulator
 from batchvision.records import RunSummary
 from batchvision.runner.feed import Selection
-from batchvision.runner.plan import plan
 from batchvision.runner.session import run_async
 from batchvision.runner.wiring import RunDependencies
 

@@ -16,8 +16,8 @@ from batchvision.cli.output import print_document, print_lines, print_table, say
 
 if TYPE_CHECKING:
     from batchvision.commands.pilot import Pilot
+    from batchvision.commands.plan import Plan
     from batchvision.job import Job
-    from batchvision.runner.plan import Plan
 
 
 @click.command(cls=Command, name="plan")
@@ -70,7 +70,7 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
 def _plan(job: Job, flags: dict[str, Any], *, as_json: bool) -> int:
     import anyio
 
-    from batchvision.runner.plan import plan
+    from batchvision.commands.plan import plan
 
     if flags["sweeps"]:
         raise click.UsageError("--sweep asks the rows of a pilot: give --pilot N with it.")

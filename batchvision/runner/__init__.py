@@ -1,21 +1,56 @@
 """The run: from the manifest to the summary (session), the way of one request (exchange), its end (classify)."""
 
 from batchvision.runner.classify import Classifier, shared
+from batchvision.runner.counting import (
+    CountedRequest,
+    ImageCounts,
+    RequestCounter,
+    RequestReader,
+    RequestTotals,
+    RowCounts,
+    WatchRequest,
+    row_index_of,
+)
+from batchvision.runner.guards import empty_words, missing_words
 from batchvision.runner.prepare import payloads_of
+from batchvision.runner.refusing import rebuy_refusals
 from batchvision.runner.session import Watch, new_run_id, run, run_async
 from batchvision.runner.summary import Left, summarize
-from batchvision.runner.wiring import RunDependencies, access_of, estimator_of, fallback_warning, system_warning
+from batchvision.runner.wiring import (
+    RunDependencies,
+    access_of,
+    estimator_of,
+    fallback_warning,
+    forms_of,
+    images_of,
+    preparer_of,
+    system_warning,
+)
 
 __all__ = [
     "Classifier",
+    "CountedRequest",
+    "ImageCounts",
     "Left",
+    "RequestCounter",
+    "RequestReader",
+    "RequestTotals",
+    "RowCounts",
     "RunDependencies",
     "Watch",
+    "WatchRequest",
     "access_of",
+    "empty_words",
     "estimator_of",
     "fallback_warning",
+    "forms_of",
+    "images_of",
+    "missing_words",
     "new_run_id",
     "payloads_of",
+    "preparer_of",
+    "rebuy_refusals",
+    "row_index_of",
     "run",
     "run_async",
     "shared",

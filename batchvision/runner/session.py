@@ -39,7 +39,7 @@ from batchvision.runner.exchange import EndedExchange, Exchanges, Terms
 from batchvision.runner.feed import FeedBatch, Selection, Survey, count_other_cells, drawn, feed, survey
 from batchvision.runner.lanes import POLLERS, DeferredLane, Delivery, OnlineLane, RequestDeduplicator, rows_at_once
 from batchvision.runner.open_tickets import OpenTickets, place_of
-from batchvision.runner.plan import refuse_to_buy_again
+from batchvision.runner.refusing import refuse_to_buy_again
 from batchvision.runner.summary import Left, summarize
 from batchvision.runner.waits import Waits
 from batchvision.runner.wiring import RunDependencies

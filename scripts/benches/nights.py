@@ -130,7 +130,7 @@ def resumed(spec: Spec) -> Mapping[str, Any]:
 
 
 def planned(spec: Spec) -> Mapping[str, Any]:
-    from batchvision.runner.plan import plan
+    from batchvision.commands.plan import plan
 
     drawn = anyio.run(plan, job_of(spec))
     return {"rows": drawn.rows.total, "left": drawn.rows.total - drawn.rows.done}

@@ -10,11 +10,11 @@ import pytest
 from fake_provider import FakeProvider, error
 from PIL import Image
 
+from batchvision.commands.plan import plan
 from batchvision.commands.status import look
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.job import Job
 from batchvision.records import RunSummary
-from batchvision.runner.plan import plan
 from batchvision.runner.session import run
 
 SYSTEM = "You label photos of products for a shop. " * 40

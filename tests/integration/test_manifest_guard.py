@@ -11,8 +11,8 @@ import anyio
 import pytest
 from nights import Nights, RunSession
 
+from batchvision.commands.plan import Plan, plan
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
-from batchvision.runner.plan import Plan, plan
 
 ROWS = 120
 

@@ -11,9 +11,9 @@ import pytest
 from nights import Nights
 
 from batchvision.cli.closing import Typed, closing_lines
+from batchvision.commands.plan import plan
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.runner.feed import Selection
-from batchvision.runner.plan import plan
 
 TYPED = Typed("batchvision run job.toml", "batchvision check job.toml", "batchvision reparse job.toml")
 TWENTY = tuple(f"r{number:02}" for number in range(20))

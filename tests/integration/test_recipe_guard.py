@@ -13,10 +13,10 @@ import anyio
 import pytest
 from nights import DEFERRED, Nights, make_ready
 
+from batchvision.commands.plan import Plan, plan
 from batchvision.commands.reparse import reparse
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.runner.feed import Selection
-from batchvision.runner.plan import Plan, plan
 
 FOUR = ("r1", "r2", "r3", "r4")
 OTHER = {"prompt.user": "Name {title} [[echo:{sku}]]"}

@@ -29,14 +29,14 @@ from batchvision.cli.status import status_lines
 from batchvision.commands.pilot import Compared, Pilot
 from batchvision.commands.pilot.agreement import Agreement
 from batchvision.commands.pilot.interval import Interval
+from batchvision.commands.plan import Plan
 from batchvision.commands.status import OutputStatus, TokenCounts
 from batchvision.money.price_lists import PriceQuote
 from batchvision.money.spending import Kind, Spending, Sum
 from batchvision.providers import ModelListing
 from batchvision.records import TICKS_PER_USD, Lane
+from batchvision.runner.counting import ImageCounts, RequestTotals, RowCounts
 from batchvision.runner.feed import Changes
-from batchvision.runner.plan import Plan
-from batchvision.runner.plan.counting import ImageCounts, RequestTotals, RowCounts
 from batchvision.ticks import Prices
 from batchvision.wording import counted
 

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchvision.commands.plan import plan
 from batchvision.job import Job
 from batchvision.keys import hashed_text, key_bytes
+from batchvision.runner import CountedRequest
 from batchvision.runner.feed import NewStanding, stretches, survey
-from batchvision.runner.plan import CountedRequest, plan
 
 
 class ManifestRow(NamedTuple):

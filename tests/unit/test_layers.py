@@ -38,7 +38,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli", "__main__"}),
 )
 #: Packages inside a package that are imported by their own names.
-INNER_PACKAGES = frozenset({"runner.feed", "runner.lanes", "runner.plan"})
+INNER_PACKAGES = frozenset({"runner.feed", "runner.lanes"})
 #: The emulator is a stranger to the client it tests, and samples only draw.
 STRANGERS: dict[str, frozenset[str]] = {"emulator": frozenset({"records"}), "samples": frozenset()}
 HEIGHT = {package: height for height, packages in enumerate(LAYERS) for package in packages}

@@ -14,7 +14,7 @@ from batchvision.commands.pilot.sweep import MOST_SETTINGS, settings, variants
 from batchvision.errors import JobInvalid
 from batchvision.job import Job
 from batchvision.records import AnswerSpec, Estimate, ImageSize, Row
-from batchvision.runner.plan import CountedRequest
+from batchvision.runner import CountedRequest
 
 
 def seen(name: str, ticks: int, size: ImageSize = (10, 10), key: str | None = None) -> CountedRequest:

@@ -13,11 +13,12 @@ from PIL import Image
 from batchvision.checkpoint import KeySet, PaidRows, RowIndex
 from batchvision.checkpoint.row_index import Sums
 from batchvision.checkpoint.run_state import RunState
+from batchvision.commands.plan import plan, shortened
 from batchvision.job import Job
 from batchvision.keys import key_bytes
 from batchvision.records import Estimate, Row
-from batchvision.runner.plan import CountedRequest, plan, shortened
-from batchvision.runner.plan.counting import DuplicateRequests
+from batchvision.runner import CountedRequest
+from batchvision.runner.counting import DuplicateRequests
 
 
 def make_job(folder: Path, rows: str, **overrides: Any) -> Job:

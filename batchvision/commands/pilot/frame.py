@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from batchvision.commands.pilot.interval import Interval, Pair, Stratum, allotted, estimate, strata
-from batchvision.runner.plan import CountedRequest
+from batchvision.runner import CountedRequest
 
 
 @dataclass(frozen=True, slots=True)

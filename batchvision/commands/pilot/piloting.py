@@ -19,14 +19,14 @@ from batchvision.commands.pilot.frame import Choice, SamplingFrame
 from batchvision.commands.pilot.interval import Interval
 from batchvision.commands.pilot.paid import Paid, paid_for, pilot_rows
 from batchvision.commands.pilot.sweep import Compared, Remake, Setting, variants, with_rest_of_cap
+from batchvision.commands.plan import Plan, plan
 from batchvision.errors import RowFault, SpendCapReached
 from batchvision.job import Job
 from batchvision.keys import row_digest
 from batchvision.money import quote
 from batchvision.records import TICKS_PER_USD, Purpose
-from batchvision.runner import RunDependencies, Watch, estimator_of, run_async
+from batchvision.runner import CountedRequest, RequestReader, RunDependencies, Watch, estimator_of, run_async
 from batchvision.runner.feed import NewStanding, Selection, feed, survey
-from batchvision.runner.plan import CountedRequest, Plan, RequestReader, plan
 from batchvision.ticks import known_or_none
 
 

@@ -6,8 +6,8 @@ from batchvision.checkpoint import Disk, LocalDisk, all_locked
 from batchvision.job import Job
 from batchvision.keys import KEY_BYTES
 from batchvision.records import Cell
+from batchvision.runner import row_index_of
 from batchvision.runner.feed import kept_cells_of, kept_now, survey
-from batchvision.runner.plan import standing_of
 from batchvision.secrets import Secrets
 
 
@@ -19,7 +19,7 @@ def refresh_kept_cells(job: Job, secrets: Secrets, disk: Disk | None) -> int:
     if not job.keep_columns:
         return 0
     with all_locked(job.output_path, disk or LocalDisk()):
-        surveyed, row_index = survey(job), standing_of(job)
+        surveyed, row_index = survey(job), row_index_of(job)
         kept = kept_cells_of(job, surveyed, row_index, secrets.mask)
         changed = kept.changed()
         wanted = {row for of_part in changed.values() for row in of_part.values()}

@@ -21,10 +21,9 @@ from batchvision.images import ImageFolder, ImageSettings, ImageSource
 from batchvision.job import Job, recipe_from_document
 from batchvision.keys import request_key_of
 from batchvision.records import Row, RunSummary
-from batchvision.runner import payloads_of
+from batchvision.runner import payloads_of, row_index_of
 from batchvision.runner.feed import RowIndex as FeedStanding
 from batchvision.runner.feed import Selection, Survey, feed, survey
-from batchvision.runner.plan import standing_of
 from batchvision.wording import counted
 
 TOPIC = "manifest"
@@ -89,7 +88,7 @@ def job_of(output: Path, latest: RunSummary) -> Job:
 
 async def _count(job: Job, surveyed: Survey, tables: TableContents) -> Counts:
     counts = Counts(rows=surveyed.rows)
-    row_index = standing_of(job)
+    row_index = row_index_of(job)
     images = ImageSource(ImageFolder(job.root), ImageSettings(job.recipe.images, "url", job.manifest.image_identity))
     for batch in feed(job, surveyed, row_index, Selection(retry_failed=frozenset())):
         counts.completed += batch.done

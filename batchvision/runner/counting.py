@@ -245,7 +245,7 @@ class DuplicateRequests:
         return [each for each, is_known in zip(first.values(), known, strict=True) if not is_known]
 
 
-def standing_of(job: Job) -> FeedStanding:
+def row_index_of(job: Job) -> FeedStanding:
     """Read how the rows of an output stand, from its tables and journals, without its lock."""
     view = OutputView(job.output_path)
     if not view.exists:
@@ -262,7 +262,7 @@ def standing_of(job: Job) -> FeedStanding:
 
 async def count_requests(job: Job, surveyed: Survey, selection: Selection) -> RequestTotals:
     """The requests of a run with this selection, and what they are estimated to need."""
-    row_index = standing_of(job)
+    row_index = row_index_of(job)
     counter = RequestCounter(job, estimator_of(job, quote(job).prices), row_index)
     for stretch in stretches(job, surveyed, row_index, selection):
         await counter.add(stretch)

@@ -10,6 +10,8 @@ from batchvision.checkpoint import RowIndex, load_recipe, newest_summaries
 from batchvision.errors import CheckpointDamaged, JobInvalid
 from batchvision.job import Job
 from batchvision.offload import Offload
+from batchvision.runner.changed_columns import changed_columns
+from batchvision.runner.counting import RequestTotals, count_requests
 from batchvision.runner.feed import ChangeCounter, Changes, LocalImages, Selection, Survey, stretches
 from batchvision.runner.guards import (
     RebuyQuote,
@@ -22,8 +24,6 @@ from batchvision.runner.guards import (
     row_words,
     rows_not_agreed,
 )
-from batchvision.runner.plan.changed_columns import changed_columns
-from batchvision.runner.plan.counting import RequestTotals, count_requests
 
 
 async def refuse_to_buy_again(

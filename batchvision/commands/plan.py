@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from batchvision.checkpoint import RowIndex
+from batchvision.errors import ImageUnreachable, RowFault
+from batchvision.images import Reserve
 from batchvision.job import Job
-from batchvision.money import PriceQuote, quote
-from batchvision.providers import dialect
-from batchvision.records import TICKS_PER_USD, Lane
-from batchvision.runner.feed import ChangeCounter, Changes, LocalImages, Selection, stretches, survey
-from batchvision.runner.guards import empty_words, missing_words
-from batchvision.runner.plan.bodies import bodies
-from batchvision.runner.plan.counting import (
+from batchvision.money import Estimator, PriceQuote, quote
+from batchvision.providers import SendOptions, dialect
+from batchvision.records import TICKS_PER_USD, Lane, Row
+from batchvision.runner import (
     ImageCounts,
     RequestCounter,
     RequestTotals,
     RowCounts,
+    RunDependencies,
     WatchRequest,
-    standing_of,
+    empty_words,
+    estimator_of,
+    forms_of,
+    images_of,
+    missing_words,
+    preparer_of,
+    rebuy_refusals,
+    row_index_of,
 )
-from batchvision.runner.plan.refusing import rebuy_refusals
-from batchvision.runner.wiring import estimator_of
+from batchvision.runner.feed import ChangeCounter, Changes, LocalImages, Selection, stretches, survey
 
+_BASE64 = re.compile(r"(data:[\w.+/-]+;base64,)([A-Za-z0-9+/=]{41,})")
 #: Compressed size of a row in ``results/`` and ``attempts/`` without its answer, and of one answer token in both.
 BYTES_A_ROW, BYTES_A_TOKEN = 600, 6
 #: Two journal segments exist while one replaces the other.
@@ -133,7 +142,7 @@ async def plan(
     ``show_requests``: number of request bodies in the plan. ``watch`` sees each request that would be sent.
     """
     selection = selection or Selection(retry_failed=job.limits.retry_kinds)
-    surveyed, row_index, prices = survey(job, selection), standing_of(job), quote(job)
+    surveyed, row_index, prices = survey(job, selection), row_index_of(job), quote(job)
     estimator = estimator_of(job, prices.prices)
     requests = RequestCounter(job, estimator, row_index, watch, show_requests)
     requests.rows.total = surveyed.rows
@@ -158,7 +167,7 @@ async def plan(
         lane=job.delivery.lane_used,
         prices=prices,
         reasons=requests.reasons,
-        requests_shown=await bodies(job, estimator, requests.shown) if requests.shown else [],
+        requests_shown=await _bodies(job, estimator, requests.shown) if requests.shown else [],
         seconds=_seconds_at_limits(job, requests.totals),
         price_warning=prices.warning(datetime.now(UTC).date(), job),
         changes=found,
@@ -177,3 +186,41 @@ def _seconds_at_limits(job: Job, totals: RequestTotals) -> dict[Lane, float]:
     sent = {Lane.ONLINE: totals.requests, Lane.DEFERRED: 2 * totals.requests}
     lanes = [lane for lane in sent if lane in dialect(job.provider.name).lanes]
     return {lane: max(sent[lane] / min(given) if given else 0.0, for_tokens) for lane in lanes}
+
+
+class _NoDownloads:
+    """A plan asks nobody for anything, image hosts included."""
+
+    async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes:
+        raise ImageUnreachable('plan downloads nothing: with image_mode = "inline" the run would download it')
+
+
+async def _bodies(job: Job, estimator: Estimator, rows: list[Row]) -> list[dict[str, Any]]:
+    """The bodies that would be sent for ``rows``; where one cannot be made, why."""
+    speaks = dialect(job.provider.name)
+    deferred = job.delivery.lane_used is Lane.DEFERRED
+    options = SendOptions(deferred=deferred, stream=job.delivery.stream and not deferred, form=forms_of(job).current)
+    preparer = preparer_of(job, estimator, images_of(job, _NoDownloads(), RunDependencies()))
+    bodies = []
+    for row in rows:
+        try:
+            request = await preparer.prepare(row)
+        except RowFault as fault:
+            bodies.append({"row_id": row.row_id, "cannot_be_made": fault.message})
+            continue
+        body: Mapping[str, Any] = json.loads(speaks.body(job.recipe, request.messages, options))
+        bodies.append({"row_id": row.row_id, "body": shortened(body)})
+    return bodies
+
+
+def shortened(document: Any) -> Any:
+    """``document`` with base64 cut to its beginning and its length."""
+    match document:
+        case str():
+            return _BASE64.sub(lambda m: f"{m[1]}{m[2][:24]}... ({len(m[2]):,} characters)", document)
+        case Mapping():
+            return {key: shortened(value) for key, value in document.items()}
+        case list():
+            return [shortened(value) for value in document]
+        case _:
+            return document
