@@ -104,3 +104,23 @@ def test_the_links_of_the_readme_lead_somewhere() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert len(links) > 5
     assert [link for link in links if "://" not in link and not (job_file.PAGE.parents[1] / link).exists()] == []
+
+
+def test_the_python_of_the_readme_runs_a_job_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from batchvision.samples import draw_samples
+
+    root = job_file.PAGE.parents[1]
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "caption.toml").write_bytes((root / "jobs" / "caption.toml").read_bytes())
+    draw_samples(tmp_path / "jobs" / "photos")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XAI_API_KEY", "xai-key-0123456789")
+    monkeypatch.setenv("BATCHVISION_PROVIDER__BASE_URL", "http://127.0.0.1:9/v1")  # no request leaves this machine
+    shown, mocked = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+    exec(mocked, names := {})
+    assert names["summary"].rows_completed == names["summary"].rows_total == 9
+    exec(shown, names)  # every row has its answer: nothing is sent
+    assert capsys.readouterr().out == "9 0.0 0\n"
