@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchvision.checkpoint import lineage
+from batchvision.checkpoint.current import Places, superseded
 from batchvision.checkpoint.disk import Disk, GrowingFile, LocalDisk, disk_failures
 from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.lineage import Ancestor, Name
@@ -41,7 +42,6 @@ from batchvision.checkpoint.parts import (
 )
 from batchvision.checkpoint.registry import SCHEMAS, nobody_pads, read_registry
 from batchvision.checkpoint.shards import all_locked
-from batchvision.checkpoint.superseded import Places, superseded
 from batchvision.errors import CheckpointDamaged
 from batchvision.records import PartFile
 

@@ -130,16 +130,6 @@ def index_batches(output: Path) -> Iterator[pa.RecordBatch]:
             yield from batches_of(each.path)
 
 
-def current_requests(output: Path) -> dict[str, str]:
-    """The request_key of each answered row's current answer."""
-    return {
-        row_id: key
-        for batch in index_batches(output)
-        for row_id, key, state in zip(*(column.to_pylist() for column in batch.columns), strict=True)
-        if state == COMPLETED
-    }
-
-
 def is_up_to_date(output: Path) -> bool:
     """Whether each shard's last run has written the index, or was taken in by one that has. Else answers may have come
     that it does not know. Raises CheckpointDamaged."""

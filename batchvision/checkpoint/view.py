@@ -11,14 +11,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchvision.checkpoint import waits
+from batchvision.checkpoint.current import current_places
 from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Received, Voided
 from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
-from batchvision.checkpoint.manifest_index import current_requests
 from batchvision.checkpoint.parts import batches_of, part_paths, row_count
 from batchvision.checkpoint.spent import Sums, read_sums
 from batchvision.checkpoint.summaries import has_ended, read_latest
@@ -73,32 +74,15 @@ class OutputView:
         return sum(row_count(path) for path in part_paths(self.output, table))
 
     def current_results(self, recipe_id: str | None, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """One answer a row: the one that the index of the manifest names; without it that of ``recipe_id`` if there is
-        one, otherwise the newest by ``updated_at``. Rows that are failed now have none."""
-        current = self._current(recipe_id)
-        for batch in self.rows("failures", ("row_id",)):
-            for row_id in batch["row_id"].to_pylist():
-                current.pop(row_id, None)
-        wanted = None if names is None else [*dict.fromkeys([*names, "row_id", "request_key"])]
-        for batch in self.rows("results", wanted):
-            pairs = zip(batch["row_id"].to_pylist(), batch["request_key"].to_pylist(), strict=True)
-            chosen = batch.filter(pa.array([current.get(row_id) == key for row_id, key in pairs], pa.bool_()))
-            if chosen.num_rows:
-                yield chosen if names is None else chosen.select(list(names))
-
-    def _current(self, recipe_id: str | None) -> dict[str, str]:
-        """The request_key of the current answer, by row."""
-        best: dict[str, tuple[bool, bool, int, str]] = {}
-        indexed = current_requests(self.output)
-        names = ("row_id", "recipe_id", "updated_at", "request_key")
-        for batch in self.rows("results", names):
-            updated = batch["updated_at"].cast(pa.int64())
-            columns = (batch["row_id"], batch["recipe_id"], updated, batch["request_key"])
-            for row_id, recipe, at, key in zip(*(column.to_pylist() for column in columns), strict=True):
-                rank = (key == indexed.get(row_id), recipe == recipe_id, at, key)
-                if row_id not in best or rank > best[row_id]:
-                    best[row_id] = rank
-        return {row_id: key for row_id, (_, _, _, key) in best.items()}
+        """The current answer of each row that has one (see ``current.py``), a batch at a time."""
+        for path, places in current_places(self.output, recipe_id).items():
+            at = 0
+            with suppress(FileNotFoundError):  # removed since it was listed
+                for batch in batches_of(path, names):
+                    first, last = np.searchsorted(places, (at, at + batch.num_rows))
+                    if first < last:
+                        yield batch.take(pa.array(places[first:last] - at))
+                    at += batch.num_rows
 
     def failures_by_kind(self) -> dict[str, int]:
         """How many rows are failed now, by ``error_kind``, the most frequent first."""

@@ -18,6 +18,7 @@ from modelled_disk import ModelledDisk
 from proofs.recorded_disk import RecordedDisk, Remains, lay_out
 
 from batchvision.checkpoint import OutputView, SealAfter, Store, compact, compaction, lineage, parts
+from batchvision.checkpoint.current import superseded
 from batchvision.checkpoint.disk import LocalDisk
 from batchvision.checkpoint.parts import (
     ancestors_of,
@@ -34,7 +35,6 @@ from batchvision.checkpoint.parts import (
 )
 from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.schema import Columns, Tables, results_schema
-from batchvision.checkpoint.superseded import superseded
 from batchvision.errors import CheckpointDamaged, DiskFailed, OutputHeld
 
 # ---------------------------------------------------------------------------------- a merge
