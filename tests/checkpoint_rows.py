@@ -31,7 +31,7 @@ COLUMNS = Columns(keep=(("title", pa.string()),), answers=(("answer_score", pa.f
 COST_TICKS = 15
 
 
-class Classification(NamedTuple):
+class BookedEnd(NamedTuple):
     attempt: Attempt
     outcome: Outcome | None
 
@@ -109,34 +109,32 @@ def a_failed(intent: Intent, kind: str = "request_rejected", **changes: Any) -> 
     return replace(failed, **changes)
 
 
-def classify(exchange: Exchange) -> Classification:
+def classify(exchange: Exchange) -> BookedEnd:
     """By the answer's status: 200 completes, 4xx fails, 5xx and an end are tried again; nothing at all is ambiguous."""
     intent, raw, ended = exchange.intent, exchange.answer, exchange.ended
     if raw is None and ended is None:
         changes = {"error_kind": "interrupted", "bound_ticks": intent.bound_ticks}
-        return Classification(an_attempt(exchange, AttemptState.AMBIGUOUS, **changes), None)
+        return BookedEnd(an_attempt(exchange, AttemptState.AMBIGUOUS, **changes), None)
     if raw is None:
         assert ended is not None
         changes = {"error_kind": ended.kind, "error_message": ended.message}
-        return Classification(an_attempt(exchange, AttemptState.RETRIED, **changes), None)
+        return BookedEnd(an_attempt(exchange, AttemptState.RETRIED, **changes), None)
     if raw.status == 200:
         text = raw.body.decode("utf-8", "replace")
         completed = a_completed(intent, text, {"answer_score": 0.5}, finished_at=raw.received_at)
-        return Classification(an_attempt(exchange, answer=completed.answer), completed)
+        return BookedEnd(an_attempt(exchange, answer=completed.answer), completed)
     if raw.status < 500:
-        return Classification(
-            an_attempt(exchange, AttemptState.FAILED, error_kind="request_rejected"), a_failed(intent)
-        )
-    return Classification(an_attempt(exchange, AttemptState.RETRIED, error_kind="server_error"), None)
+        return BookedEnd(an_attempt(exchange, AttemptState.FAILED, error_kind="request_rejected"), a_failed(intent))
+    return BookedEnd(an_attempt(exchange, AttemptState.RETRIED, error_kind="server_error"), None)
 
 
-async def ask(store: Store, intent: Intent, raw: RawAnswer) -> Classification:
+async def ask(store: Store, intent: Intent, raw: RawAnswer) -> BookedEnd:
     """One whole exchange, as a lane makes it."""
     await store.intent(intent)
     written = await store.answer(intent.exchange_id, raw)
-    classification = classify(Exchange(intent, answer=written))
-    store.book(intent.exchange_id, classification)
-    return classification
+    end = classify(Exchange(intent, answer=written))
+    store.book(intent.exchange_id, end)
+    return end
 
 
 def tree(output: Path, *tables: str) -> dict[str, bytes]:

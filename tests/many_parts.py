@@ -14,7 +14,7 @@ from batchvision.checkpoint.manifest_index import RowsMet, write_index
 from batchvision.checkpoint.parts import dated_path, seal
 from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.row_keys import pair
-from batchvision.checkpoint.schema import Tables
+from batchvision.checkpoint.schema import TableSchemas
 from batchvision.records import Completed
 
 SIZES = (3, 1, 4, 2)
@@ -25,7 +25,7 @@ def an_output(output: Path, sizes: Sequence[int] = SIZES, run_id: str = "run1", 
     """Some parts of ``results`` and of ``attempts``, as one run seals them."""
     output.mkdir(parents=True, exist_ok=True)
     register(LocalDisk(), output, "night", COLUMNS)
-    tables = Tables("night", COLUMNS, lambda text: text)
+    tables = TableSchemas("night", COLUMNS, lambda text: text)
     for seq, size in enumerate(sizes, 1):
         intents = [an_intent(number, run_id=run_id) for number in range(first, first + size)]
         made = {
@@ -54,7 +54,7 @@ def an_answer_of(row: int, recipe: str, minutes: int, key: str = "") -> Complete
 def answered(output: Path, *sealed: Sequence[Completed]) -> Path:
     output.mkdir(exist_ok=True)
     register(LocalDisk(), output, "night", COLUMNS)
-    tables = Tables("night", COLUMNS, lambda text: text)
+    tables = TableSchemas("night", COLUMNS, lambda text: text)
     for seq, answers in enumerate(sealed, 1):
         seal(LocalDisk(), output, dated_path("results", "0of1", "run1", START, seq), tables.results(answers))
         ledger = [

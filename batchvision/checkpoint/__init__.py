@@ -6,7 +6,7 @@ The rule: :class:`Store` is the one owner of an output's files; :class:`OutputVi
 from batchvision.checkpoint.cells import type_of
 from batchvision.checkpoint.compaction import Compacted, compact
 from batchvision.checkpoint.disk import Disk, LocalDisk, disk_failed
-from batchvision.checkpoint.entries import Entry, Header, masked_answer
+from batchvision.checkpoint.entries import Entry, SegmentHeader, masked_answer
 from batchvision.checkpoint.journal import Scan, damaged, read_segment, segment_paths
 from batchvision.checkpoint.kept_cells import KeptCells
 from batchvision.checkpoint.keyset import KeySet
@@ -30,19 +30,19 @@ from batchvision.checkpoint.registry import read_registry
 from batchvision.checkpoint.reserve import reserve_bytes
 from batchvision.checkpoint.row_index import Carried, RowIndex, RowState
 from batchvision.checkpoint.row_keys import packed_ids, pairs
-from batchvision.checkpoint.run_state import Carries, Classification, RunState, is_unclear
+from batchvision.checkpoint.run_state import BookedEnd, Carries, RunState, is_unclear
 from batchvision.checkpoint.schema import (
     ATTEMPTS,
     FAILURES,
     RESULTS,
-    Column,
     Columns,
+    TableColumn,
     attempts_schema,
     failures_of,
     results_schema,
 )
 from batchvision.checkpoint.shards import all_locked
-from batchvision.checkpoint.spent import Sums, spent_by_shard
+from batchvision.checkpoint.spent import LedgerSums, spent_by_shard
 from batchvision.checkpoint.store import Store
 from batchvision.checkpoint.stored_answers import StoredAnswer, StoredAnswers
 from batchvision.checkpoint.summaries import (
@@ -65,18 +65,17 @@ __all__ = [
     "RESULTS",
     "STATE_FOLDER",
     "AmbiguousAttempt",
+    "BookedEnd",
     "Carried",
     "Carries",
-    "Classification",
-    "Column",
     "Columns",
     "Compacted",
     "Disk",
     "Entry",
-    "Header",
     "Holder",
     "KeptCells",
     "KeySet",
+    "LedgerSums",
     "LocalDisk",
     "Name",
     "OpenWork",
@@ -89,10 +88,11 @@ __all__ = [
     "RunState",
     "Scan",
     "SealAfter",
+    "SegmentHeader",
     "Store",
     "StoredAnswer",
     "StoredAnswers",
-    "Sums",
+    "TableColumn",
     "all_locked",
     "ancestors_of",
     "attempts_schema",

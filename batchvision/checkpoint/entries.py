@@ -32,7 +32,7 @@ _MOST_SEGMENTS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class SegmentHeader:
     """The first record of a segment. Parts sealed from it are named by it, so that a replay overwrites itself."""
 
     job: str
@@ -99,7 +99,7 @@ class Carry:
     empties: int = 0
 
 
-Entry = Header | Intent | Accepted | Received | Ended | Voided | Carry
+Entry = SegmentHeader | Intent | Accepted | Received | Ended | Voided | Carry
 
 
 # ---------------------------------------------------------------------------------- to JSON
@@ -142,7 +142,7 @@ def _masked(value: Any, mask: Callable[[str], str]) -> Any:
 
 def _document(entry: Entry) -> dict[str, Any]:
     match entry:
-        case Header():
+        case SegmentHeader():
             return {
                 "kind": "segment",
                 "version": entry.version,
@@ -226,7 +226,7 @@ def decode(document: dict[str, Any]) -> Entry:
             raise ValueError(f"a record of the kind {other!r}")
 
 
-def _header(document: dict[str, Any]) -> Header:
+def _header(document: dict[str, Any]) -> SegmentHeader:
     """Files are named after it, so it is looked at more closely than the rest."""
     run_id, shard, seq, version = (document[name] for name in ("run_id", "shard", "seq", "version"))
     if not (_FILE_WORD.fullmatch(run_id) and _FILE_WORD.fullmatch(shard)):
@@ -234,7 +234,7 @@ def _header(document: dict[str, Any]) -> Header:
     if type(seq) is not int or type(version) is not int or not 0 <= seq < _MOST_SEGMENTS:
         raise ValueError("no number of a segment or of a version")
     started_at = datetime.fromisoformat(document["started_at"]).astimezone(UTC)
-    return Header(document["job"], run_id, started_at, shard, seq, version)
+    return SegmentHeader(document["job"], run_id, started_at, shard, seq, version)
 
 
 def _intent(document: dict[str, Any]) -> Intent:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from batchvision.checkpoint.disk import PRIVATE, Disk, disk_failed, start_file
-from batchvision.checkpoint.entries import VERSION, Entry, Header, decode, encode
+from batchvision.checkpoint.entries import VERSION, Entry, SegmentHeader, decode, encode
 from batchvision.checkpoint.identity import Identity
 from batchvision.errors import CheckpointDamaged, DiskFailed, StopRun
 from batchvision.eventloop import loop_time
@@ -162,7 +162,7 @@ class Journal:
 class Segment:
     """One file of the journal, open for appending."""
 
-    def __init__(self, disk: Disk, path: Path, header: Header, descriptor: int) -> None:
+    def __init__(self, disk: Disk, path: Path, header: SegmentHeader, descriptor: int) -> None:
         self.path = path
         self.header = header
         self.appended_bytes = 0  #: since it was created: what the carried records take is not counted
@@ -173,7 +173,7 @@ class Segment:
 
     @classmethod
     def create(
-        cls, disk: Disk, folder: Path, header: Header, entries: Iterable[Entry], mask: Callable[[str], str]
+        cls, disk: Disk, folder: Path, header: SegmentHeader, entries: Iterable[Entry], mask: Callable[[str], str]
     ) -> Segment:
         """A new segment that begins with ``entries``; it is durable, with its name, when this returns."""
         bodies = [encode(header, mask), *(encode(entry, mask) for entry in entries)]
@@ -245,7 +245,7 @@ class Frame(NamedTuple):
 class Scan(NamedTuple):
     """What a segment holds. ``torn_bytes``: at its end, cut off: written when the power went, never acknowledged."""
 
-    header: Header
+    header: SegmentHeader
     entries: list[Entry]
     torn_bytes: int
 
@@ -256,7 +256,7 @@ def read_segment(path: Path) -> Scan:
     frames, torn_bytes = scan(raw, path)
     entries = [_entry(frame, path) for frame in frames]
     header = entries[0]
-    if not isinstance(header, Header):
+    if not isinstance(header, SegmentHeader):
         raise damaged(path, 0, "it does not begin with a segment header")
     return Scan(header, entries[1:], torn_bytes)
 
@@ -315,7 +315,7 @@ def _entry(frame: Frame, path: Path) -> Entry:
         entry = decode(frame.document)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as fault:
         raise damaged(path, frame.offset, f"a record cannot be read ({fault})") from fault
-    if isinstance(entry, Header) and entry.version > VERSION:
+    if isinstance(entry, SegmentHeader) and entry.version > VERSION:
         raise CheckpointDamaged(
             f"{path} was written by a later batchvision (journal version {entry.version}, this one reads {VERSION})",
             next_step="upgrade with `pip install -U batchvision`, then run again",

@@ -39,7 +39,7 @@ _READ = (
 
 
 @dataclass(slots=True)
-class _Paid:
+class _PaidRequest:
     """The failed attempts of one request: the last one, the runs that met them, and the cost of the request."""
 
     last: dict[str, Any]
@@ -72,7 +72,7 @@ def read_paid_failures(output: Path, is_wanted: Callable[[str, str], bool]) -> d
 
     ``is_wanted``: False for a request that has its answer.
     """
-    paid: dict[Key, _Paid] = {}
+    paid: dict[Key, _PaidRequest] = {}
     for path in part_paths(output, "attempts"):
         if not _has_any(path):
             continue
@@ -80,7 +80,7 @@ def read_paid_failures(output: Path, is_wanted: Callable[[str, str], bool]) -> d
             key = line["row_id"], line["request_key"]
             if Purpose.of_run_id(line["run_id"]) is Purpose.SWEEP or not is_wanted(*key):
                 continue
-            known = paid.setdefault(key, _Paid(line))
+            known = paid.setdefault(key, _PaidRequest(line))
             known.runs.add(line["run_id"])
             if line["attempt"] >= known.last["attempt"]:
                 known.last = line
@@ -101,7 +101,7 @@ def _failed_lines(path: Path) -> Iterator[dict[str, Any]]:
         yield from batch.filter(is_failed).to_pylist()
 
 
-def _add_costs(output: Path, paid: Mapping[Key, _Paid]) -> None:
+def _add_costs(output: Path, paid: Mapping[Key, _PaidRequest]) -> None:
     keys = pa.array(sorted({request_key for _, request_key in paid}), pa.string())
     for path in part_paths(output, "attempts"):
         for batch in batches_of(path, ("row_id", "request_key", "cost_ticks", "run_id")):

@@ -24,7 +24,7 @@ _COLUMNS = ("row_id", "recipe_id", "updated_at", "row_cost_ticks")
 _NO_IDS: NDArray[np.uint64] = np.empty(0, np.uint64)
 
 
-class _Paid(NamedTuple):
+class _PaidColumns(NamedTuple):
     """Paid work, column by column: hashes of row_ids, numbers of recipes, microseconds, ticks."""
 
     ids: NDArray[np.uint64]
@@ -39,7 +39,7 @@ class PaidRows:
     def __init__(self, recipe_id: str) -> None:
         self.recipes = [recipe_id]
         self._numbers = {recipe_id: 0}
-        self._added: list[_Paid] = []
+        self._added: list[_PaidColumns] = []
         self._ids = _NO_IDS
         self._newest: NDArray[np.uint16] = np.empty(0, np.uint16)
         self._has_current: NDArray[np.bool_] = np.empty(0, np.bool_)
@@ -110,7 +110,7 @@ class PaidRows:
         encoded = pc.dictionary_encode(batch["recipe_id"])
         numbers = np.array([self._number(each) for each in encoded.dictionary.to_pylist()], np.uint16)
         self._added.append(
-            _Paid(
+            _PaidColumns(
                 _hashes(batch["row_id"]),
                 numbers[encoded.indices.to_numpy(zero_copy_only=False)],
                 batch["updated_at"].cast(pa.int64()).to_numpy(zero_copy_only=False).astype(np.int64),
@@ -121,7 +121,7 @@ class PaidRows:
     def _add(self, ids: list[str], recipes: list[str], at: list[int], ticks: list[int]) -> None:
         numbers = np.array([self._number(each) for each in recipes], np.uint16)
         hashes = _hashes(pa.array(ids, pa.string()))
-        self._added.append(_Paid(hashes, numbers, np.array(at, np.int64), np.array(ticks, np.int64)))
+        self._added.append(_PaidColumns(hashes, numbers, np.array(at, np.int64), np.array(ticks, np.int64)))
 
     def _number(self, recipe_id: str) -> int:
         if recipe_id not in self._numbers:

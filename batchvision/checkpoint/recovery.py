@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchvision.checkpoint.entries import Header
+from batchvision.checkpoint.entries import SegmentHeader
 from batchvision.checkpoint.journal import damaged, read_segment
-from batchvision.checkpoint.run_state import Classification, RunState, is_unclear
+from batchvision.checkpoint.run_state import BookedEnd, RunState, is_unclear
 from batchvision.records import Completed, Exchange, Failed, Intent
 from batchvision.ticks import bound_words
 
@@ -62,8 +62,8 @@ class Recovery:
 
 
 def replay(
-    path: Path, run_state: RunState, classifier: Callable[[Exchange], Classification], hold: bool
-) -> tuple[Header, Recovery]:
+    path: Path, run_state: RunState, classifier: Callable[[Exchange], BookedEnd], hold: bool
+) -> tuple[SegmentHeader, Recovery]:
     """Apply a segment to the books: what has an answer or an end is judged, what has neither is ambiguous, and what has
     a ticket stays open. The same segment always gives the same books. Raises CheckpointDamaged."""
     scan = read_segment(path)
@@ -77,12 +77,12 @@ def replay(
         if exchange_id is None:
             continue
         exchange = run_state.open[exchange_id]
-        classification = classifier(exchange)
-        run_state.book(exchange_id, classification, hold=hold and is_unclear(classification))
+        end = classifier(exchange)
+        run_state.book(exchange_id, end, hold=hold and is_unclear(end))
         if exchange.intent.is_trial:
             continue
-        completed += isinstance(classification.outcome, Completed)
-        failed += isinstance(classification.outcome, Failed)
+        completed += isinstance(end.outcome, Completed)
+        failed += isinstance(end.outcome, Failed)
     if not hold:
         run_state.release_held()
     ambiguous = tuple(open_ for open_ in run_state.open.values() if open_.ticket is None)

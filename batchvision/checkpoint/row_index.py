@@ -25,7 +25,7 @@ from batchvision.checkpoint.paid_rows import PaidRows
 from batchvision.checkpoint.parts import batches_of, part_paths
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pair, pairs
 from batchvision.checkpoint.run_state import RunState
-from batchvision.checkpoint.spent import Sums, read_sums
+from batchvision.checkpoint.spent import LedgerSums, read_sums
 from batchvision.checkpoint.stored_answers import StoredAnswer, StoredAnswers
 from batchvision.records import Completed, Failed, Intent
 
@@ -61,7 +61,7 @@ class RowIndex:
         run_state: RunState,
         done: KeySet,
         paid_rows: Callable[[], PaidRows],
-        sums: Sums,
+        sums: LedgerSums,
         answered: KeySet,
         paid_failures: Mapping[tuple[str, str], Failed] | None = None,
         stored_answers: Callable[[], StoredAnswers] = StoredAnswers.none,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
-from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Header, Received, Voided
+from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Received, SegmentHeader, Voided
 from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.errors import ROW_FAULTS, TRANSIENTS, EmptyAnswer
 from batchvision.records import (
@@ -26,7 +26,7 @@ from batchvision.records import (
 )
 
 
-class Classification(Protocol):
+class BookedEnd(Protocol):
     """How an exchange ended: its line in the ledger, and the outcome of its row.
 
     ``outcome`` None: the row is still pending.
@@ -39,9 +39,9 @@ class Classification(Protocol):
     def outcome(self) -> Outcome | None: ...
 
 
-def end_of(classification: Classification) -> EndedWithout | None:
+def end_of(end: BookedEnd) -> EndedWithout | None:
     """An end that a replay can judge again. One that was only interrupted has no end: a replay finds it open."""
-    attempt, outcome = classification.attempt, classification.outcome
+    attempt, outcome = end.attempt, end.outcome
     if attempt.error_kind not in ROW_FAULTS and attempt.error_kind not in TRANSIENTS:
         return None
     exchange = attempt.exchange
@@ -49,9 +49,9 @@ def end_of(classification: Classification) -> EndedWithout | None:
     return EndedWithout(attempt.error_kind, attempt.error_message or "", at)
 
 
-def is_unclear(classification: Classification) -> bool:
+def is_unclear(end: BookedEnd) -> bool:
     """Whether a row is pending because nobody knows if it was billed: ``ambiguous = "hold"`` keeps it so."""
-    return classification.outcome is None and classification.attempt.state is AttemptState.AMBIGUOUS
+    return end.outcome is None and end.attempt.state is AttemptState.AMBIGUOUS
 
 
 class Cut(NamedTuple):
@@ -203,14 +203,14 @@ class RunState:
 
     # ---------------------------------------------------------------------------- its end
 
-    def book(self, exchange_id: str, classification: Classification, hold: bool = False) -> Exchange:
+    def book(self, exchange_id: str, end: BookedEnd, hold: bool = False) -> Exchange:
         """Close an exchange. KeyError: it is not open, or has been booked before."""
         exchange = self.open.pop(exchange_id)
-        attempt, intent = classification.attempt, exchange.intent
+        attempt, intent = end.attempt, exchange.intent
         self.attempts.append(attempt)
         if intent.is_trial:
             return exchange
-        match classification.outcome:
+        match end.outcome:
             case Completed() as completed:
                 self.publish(completed, is_current=intent.run_id == self.run_id)
             case Failed() as failed:
@@ -358,6 +358,6 @@ class RunState:
                 self.void(exchange_id)
             case Carry():
                 self.carries.put(entry)
-            case Header():
+            case SegmentHeader():
                 raise ValueError("a second segment header")
         return None

@@ -33,7 +33,7 @@ class Columns:
     answers: tuple[tuple[str, pa.DataType], ...] = ()
 
 
-class Column(NamedTuple, Generic[R]):
+class TableColumn(NamedTuple, Generic[R]):
     """A fixed column: its name, its type, and where its value is in the record. ``None``: the job's name.
 
     ``characters``: how much of a text is stored, cut after the key was masked: half a key would not be found.
@@ -50,97 +50,97 @@ def _milliseconds(row: Completed) -> int:
 
 
 #: What an answer took, in both tables.
-_USAGE: tuple[Column[Any], ...] = (
-    Column("prompt_tokens", _INT64, attrgetter("answer.usage.prompt_tokens")),
-    Column("image_tokens", _INT64, attrgetter("answer.usage.image_tokens")),
-    Column("cached_tokens", _INT64, attrgetter("answer.usage.cached_tokens")),
-    Column("completion_tokens", _INT64, attrgetter("answer.usage.completion_tokens")),
-    Column("reasoning_tokens", _INT64, attrgetter("answer.usage.reasoning_tokens")),
-    Column("cost_ticks", _INT64, attrgetter("answer.usage.cost_ticks")),
-    Column("cost_usd", MONEY, lambda r: usd_of(r.answer.usage.cost_ticks)),
+_USAGE: tuple[TableColumn[Any], ...] = (
+    TableColumn("prompt_tokens", _INT64, attrgetter("answer.usage.prompt_tokens")),
+    TableColumn("image_tokens", _INT64, attrgetter("answer.usage.image_tokens")),
+    TableColumn("cached_tokens", _INT64, attrgetter("answer.usage.cached_tokens")),
+    TableColumn("completion_tokens", _INT64, attrgetter("answer.usage.completion_tokens")),
+    TableColumn("reasoning_tokens", _INT64, attrgetter("answer.usage.reasoning_tokens")),
+    TableColumn("cost_ticks", _INT64, attrgetter("answer.usage.cost_ticks")),
+    TableColumn("cost_usd", MONEY, lambda r: usd_of(r.answer.usage.cost_ticks)),
 )
 
-RESULTS: tuple[Column[Completed], ...] = (
-    Column("job", _STRING, None),
-    Column("row_id", _STRING, attrgetter("intent.row_id")),
-    Column("request_key", _STRING, attrgetter("intent.request_key")),
-    Column("recipe_id", _STRING, attrgetter("intent.recipe_id")),
-    Column("output_text", _STRING, attrgetter("answer.text")),
-    Column("output_json", _STRING, attrgetter("output_json")),
-    Column("finish_reason", _STRING, attrgetter("answer.finish_reason")),
-    Column("provider", _STRING, attrgetter("intent.provider")),
-    Column("upstream_provider", _STRING, attrgetter("answer.upstream_provider")),
-    Column("model_requested", _STRING, attrgetter("intent.model_requested")),
-    Column("model", _STRING, attrgetter("answer.model")),
-    Column("lane", _STRING, attrgetter("intent.lane")),
-    Column("attempt_count", _INT32, attrgetter("intent.attempt")),
+RESULTS: tuple[TableColumn[Completed], ...] = (
+    TableColumn("job", _STRING, None),
+    TableColumn("row_id", _STRING, attrgetter("intent.row_id")),
+    TableColumn("request_key", _STRING, attrgetter("intent.request_key")),
+    TableColumn("recipe_id", _STRING, attrgetter("intent.recipe_id")),
+    TableColumn("output_text", _STRING, attrgetter("answer.text")),
+    TableColumn("output_json", _STRING, attrgetter("output_json")),
+    TableColumn("finish_reason", _STRING, attrgetter("answer.finish_reason")),
+    TableColumn("provider", _STRING, attrgetter("intent.provider")),
+    TableColumn("upstream_provider", _STRING, attrgetter("answer.upstream_provider")),
+    TableColumn("model_requested", _STRING, attrgetter("intent.model_requested")),
+    TableColumn("model", _STRING, attrgetter("answer.model")),
+    TableColumn("lane", _STRING, attrgetter("intent.lane")),
+    TableColumn("attempt_count", _INT32, attrgetter("intent.attempt")),
     *_USAGE,
-    Column("row_cost_ticks", _INT64, attrgetter("row_cost_ticks")),
-    Column("cost_source", _STRING, attrgetter("answer.usage.cost_source")),
-    Column("image_ref", _TEXTS, attrgetter("intent.image_ref")),
-    Column("image_sha256", _TEXTS, attrgetter("intent.image_sha256")),
-    Column("skip_key", _STRING, attrgetter("intent.skip_key")),
-    Column("provider_request_id", _STRING, attrgetter("answer.provider_request_id")),
-    Column("system_fingerprint", _STRING, attrgetter("answer.system_fingerprint")),
-    Column("started_at", TIMESTAMP, attrgetter("intent.sent_at")),
-    Column("finished_at", TIMESTAMP, attrgetter("finished_at")),
-    Column("updated_at", TIMESTAMP, lambda r: r.updated_at or r.finished_at),  # no clock: a replay writes the same
-    Column("latency_ms", _INT64, _milliseconds),
-    Column("run_id", _STRING, attrgetter("intent.run_id")),
-    Column("table_version", _INT32, lambda r: TABLE_VERSION),
+    TableColumn("row_cost_ticks", _INT64, attrgetter("row_cost_ticks")),
+    TableColumn("cost_source", _STRING, attrgetter("answer.usage.cost_source")),
+    TableColumn("image_ref", _TEXTS, attrgetter("intent.image_ref")),
+    TableColumn("image_sha256", _TEXTS, attrgetter("intent.image_sha256")),
+    TableColumn("skip_key", _STRING, attrgetter("intent.skip_key")),
+    TableColumn("provider_request_id", _STRING, attrgetter("answer.provider_request_id")),
+    TableColumn("system_fingerprint", _STRING, attrgetter("answer.system_fingerprint")),
+    TableColumn("started_at", TIMESTAMP, attrgetter("intent.sent_at")),
+    TableColumn("finished_at", TIMESTAMP, attrgetter("finished_at")),
+    TableColumn("updated_at", TIMESTAMP, lambda r: r.updated_at or r.finished_at),  # no clock: a replay writes the same
+    TableColumn("latency_ms", _INT64, _milliseconds),
+    TableColumn("run_id", _STRING, attrgetter("intent.run_id")),
+    TableColumn("table_version", _INT32, lambda r: TABLE_VERSION),
 )
 
-FAILURES: tuple[Column[Failed], ...] = (
-    Column("job", _STRING, None),
-    Column("row_id", _STRING, attrgetter("row_id")),
-    Column("request_key", _STRING, attrgetter("request_key")),
-    Column("recipe_id", _STRING, attrgetter("recipe_id")),
-    Column("error_kind", _STRING, attrgetter("error_kind")),
-    Column("error_message", _STRING, attrgetter("error_message"), ERROR_MESSAGE_CHARACTERS),
-    Column("last_error_kind", _STRING, attrgetter("last_error_kind")),
-    Column("quarantined", pa.bool_(), attrgetter("quarantined")),
-    Column("runs_failed", _INT32, attrgetter("runs_failed")),
-    Column("attempt_count", _INT32, attrgetter("attempt_count")),
-    Column("row_cost_ticks", _INT64, attrgetter("row_cost_ticks")),
-    Column("last_output_text", _STRING, attrgetter("last_output_text")),
-    Column("failed_at", TIMESTAMP, attrgetter("failed_at")),
-    Column("run_id", _STRING, attrgetter("run_id")),
-    Column("skip_key", _STRING, attrgetter("skip_key")),
+FAILURES: tuple[TableColumn[Failed], ...] = (
+    TableColumn("job", _STRING, None),
+    TableColumn("row_id", _STRING, attrgetter("row_id")),
+    TableColumn("request_key", _STRING, attrgetter("request_key")),
+    TableColumn("recipe_id", _STRING, attrgetter("recipe_id")),
+    TableColumn("error_kind", _STRING, attrgetter("error_kind")),
+    TableColumn("error_message", _STRING, attrgetter("error_message"), ERROR_MESSAGE_CHARACTERS),
+    TableColumn("last_error_kind", _STRING, attrgetter("last_error_kind")),
+    TableColumn("quarantined", pa.bool_(), attrgetter("quarantined")),
+    TableColumn("runs_failed", _INT32, attrgetter("runs_failed")),
+    TableColumn("attempt_count", _INT32, attrgetter("attempt_count")),
+    TableColumn("row_cost_ticks", _INT64, attrgetter("row_cost_ticks")),
+    TableColumn("last_output_text", _STRING, attrgetter("last_output_text")),
+    TableColumn("failed_at", TIMESTAMP, attrgetter("failed_at")),
+    TableColumn("run_id", _STRING, attrgetter("run_id")),
+    TableColumn("skip_key", _STRING, attrgetter("skip_key")),
 )
 
-ATTEMPTS: tuple[Column[Attempt], ...] = (
-    Column("job", _STRING, None),
-    Column("row_id", _STRING, attrgetter("intent.row_id")),
-    Column("request_key", _STRING, attrgetter("intent.request_key")),
-    Column("recipe_id", _STRING, attrgetter("intent.recipe_id")),
-    Column("attempt", _INT32, attrgetter("intent.attempt")),
-    Column("lane", _STRING, attrgetter("intent.lane")),
-    Column("state", _STRING, attrgetter("state")),
-    Column("http_status", _INT32, attrgetter("http_status")),
-    Column("error_kind", _STRING, attrgetter("error_kind")),
-    Column("error_message", _STRING, attrgetter("error_message"), ERROR_MESSAGE_CHARACTERS),
-    Column("ticket", _STRING, attrgetter("exchange.ticket")),
-    Column("provider", _STRING, attrgetter("intent.provider")),
-    Column("upstream_provider", _STRING, attrgetter("answer.upstream_provider")),
-    Column("model", _STRING, attrgetter("answer.model")),
-    Column("provider_request_id", _STRING, attrgetter("answer.provider_request_id")),
-    Column("finish_reason", _STRING, attrgetter("answer.finish_reason")),
+ATTEMPTS: tuple[TableColumn[Attempt], ...] = (
+    TableColumn("job", _STRING, None),
+    TableColumn("row_id", _STRING, attrgetter("intent.row_id")),
+    TableColumn("request_key", _STRING, attrgetter("intent.request_key")),
+    TableColumn("recipe_id", _STRING, attrgetter("intent.recipe_id")),
+    TableColumn("attempt", _INT32, attrgetter("intent.attempt")),
+    TableColumn("lane", _STRING, attrgetter("intent.lane")),
+    TableColumn("state", _STRING, attrgetter("state")),
+    TableColumn("http_status", _INT32, attrgetter("http_status")),
+    TableColumn("error_kind", _STRING, attrgetter("error_kind")),
+    TableColumn("error_message", _STRING, attrgetter("error_message"), ERROR_MESSAGE_CHARACTERS),
+    TableColumn("ticket", _STRING, attrgetter("exchange.ticket")),
+    TableColumn("provider", _STRING, attrgetter("intent.provider")),
+    TableColumn("upstream_provider", _STRING, attrgetter("answer.upstream_provider")),
+    TableColumn("model", _STRING, attrgetter("answer.model")),
+    TableColumn("provider_request_id", _STRING, attrgetter("answer.provider_request_id")),
+    TableColumn("finish_reason", _STRING, attrgetter("answer.finish_reason")),
     *_USAGE,
-    Column("cost_source", _STRING, attrgetter("answer.usage.cost_source")),
-    Column("bound_ticks", _INT64, attrgetter("bound_ticks")),
-    Column("service_tier", _STRING, attrgetter("answer.service_tier")),
-    Column("sent_at", TIMESTAMP, attrgetter("intent.sent_at")),
-    Column("received_at", TIMESTAMP, attrgetter("exchange.ended_at")),
-    Column("latency_ms", _INT64, attrgetter("latency_ms")),
-    Column("run_id", _STRING, attrgetter("intent.run_id")),
-    Column("raw_answer", _STRING, attrgetter("raw_answer")),
+    TableColumn("cost_source", _STRING, attrgetter("answer.usage.cost_source")),
+    TableColumn("bound_ticks", _INT64, attrgetter("bound_ticks")),
+    TableColumn("service_tier", _STRING, attrgetter("answer.service_tier")),
+    TableColumn("sent_at", TIMESTAMP, attrgetter("intent.sent_at")),
+    TableColumn("received_at", TIMESTAMP, attrgetter("exchange.ended_at")),
+    TableColumn("latency_ms", _INT64, attrgetter("latency_ms")),
+    TableColumn("run_id", _STRING, attrgetter("intent.run_id")),
+    TableColumn("raw_answer", _STRING, attrgetter("raw_answer")),
 )
 
 
 # ---------------------------------------------------------------------------------- schemas
 
 
-def _schema(fixed: Sequence[Column[Any]], more: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
+def _schema(fixed: Sequence[TableColumn[Any]], more: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
     return pa.schema([*((column.name, column.type) for column in fixed), *more])
 
 
@@ -160,7 +160,7 @@ def attempts_schema(columns: Columns) -> pa.Schema:
 
 
 @dataclass(frozen=True, slots=True)
-class Tables:
+class TableSchemas:
     """Makes tables for one output. ``mask`` hides the key in every text: the last place before the disk."""
 
     job: str
@@ -183,7 +183,7 @@ class Tables:
         arrays = self._fixed(fixed, rows) + self._more(self.columns.keep, [row.intent.keep for row in rows])
         return pa.Table.from_arrays(arrays, schema=attempts_schema(self.columns))
 
-    def _fixed(self, fixed: Sequence[Column[R]], rows: Sequence[R]) -> list[pa.Array]:
+    def _fixed(self, fixed: Sequence[TableColumn[R]], rows: Sequence[R]) -> list[pa.Array]:
         arrays = []
         for _, arrow, of, characters in fixed:
             values = [self.job] * len(rows) if of is None else list(map(of, rows))

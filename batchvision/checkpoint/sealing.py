@@ -13,7 +13,7 @@ from typing import Any
 
 from batchvision.checkpoint.compaction import merge_sealed
 from batchvision.checkpoint.disk import Disk, hidden_name
-from batchvision.checkpoint.entries import Entry, Header
+from batchvision.checkpoint.entries import Entry, SegmentHeader
 from batchvision.checkpoint.journal import Segment
 from batchvision.checkpoint.manifest_index import INDEX_NAME
 from batchvision.checkpoint.parts import (
@@ -26,7 +26,7 @@ from batchvision.checkpoint.parts import (
     sha256_of,
 )
 from batchvision.checkpoint.run_state import Cut
-from batchvision.checkpoint.schema import Tables
+from batchvision.checkpoint.schema import TableSchemas
 from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.records import PartFile
 
@@ -35,7 +35,13 @@ class Sealer:
     """Makes the files of one run in one output (and shard): its parts, and its segments in ``folder``."""
 
     def __init__(
-        self, disk: Disk, output: Path, folder: Path, header: Header, tables: Tables, mask: Callable[[str], str]
+        self,
+        disk: Disk,
+        output: Path,
+        folder: Path,
+        header: SegmentHeader,
+        tables: TableSchemas,
+        mask: Callable[[str], str],
     ) -> None:
         self.parts: dict[str, PartFile] = {}  #: sealed so far, by path; ``failures`` as it is now
         self.found: dict[str, PartFile] = {}  #: sealed by others, to be listed by this run's summary
@@ -59,7 +65,7 @@ class Sealer:
         self.remove([old.path])
         return segment
 
-    def write_parts(self, header: Header, cut: Cut) -> dict[str, PartFile]:
+    def write_parts(self, header: SegmentHeader, cut: Cut) -> dict[str, PartFile]:
         """The parts of a cut; the dated ones are returned, to be listed when they are sure to stay as they are."""
         if not cut.has_rows:
             return {}
@@ -73,7 +79,7 @@ class Sealer:
             dated |= self._dated("attempts", header, cut.attempts)
         return dated
 
-    def write_dated(self, header: Header, cut: Cut) -> dict[str, PartFile]:
+    def write_dated(self, header: SegmentHeader, cut: Cut) -> dict[str, PartFile]:
         """The dated parts of another shard's cut."""
         dated = self._dated("results", header, cut.completed) if cut.completed else {}
         return dated | (self._dated("attempts", header, cut.attempts) if cut.attempts else {})
@@ -81,7 +87,7 @@ class Sealer:
     def failures(self, shard: str, cut: Cut) -> PartFile:
         return seal(self._disk, self._output, failures_path(shard), self._tables.failures(cut.failures or ()))
 
-    def _dated(self, table: str, header: Header, rows: Unsealed[Any]) -> dict[str, PartFile]:
+    def _dated(self, table: str, header: SegmentHeader, rows: Unsealed[Any]) -> dict[str, PartFile]:
         path = dated_path(table, header.shard, header.run_id, header.started_at, header.seq)
         return {path: self._seal(path, rows)}
 

@@ -3,7 +3,7 @@
 A night, in order: :meth:`Store.open` (lock, columns), :meth:`Store.recover` (what a crash left becomes parts),
 :meth:`Store.standing` (what is done), then :meth:`Store.run` beside the lanes, and :meth:`Store.close`.
 
-The rule: what a method acknowledged is durable. Nothing is judged here: verdicts come from outside, live and on replay.
+The rule: what a method acknowledged is durable. Nothing is judged here: ends come from outside, live and on replay.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from batchvision.checkpoint.disk import (
     LocalDisk,
     disk_failures,
 )
-from batchvision.checkpoint.entries import Accepted, Ended, Header, Received, Voided, masked_answer
+from batchvision.checkpoint.entries import Accepted, Ended, Received, SegmentHeader, Voided, masked_answer
 from batchvision.checkpoint.journal import Journal, Segment, segment_paths
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.manifest_index import write_index
@@ -36,8 +36,8 @@ from batchvision.checkpoint.recovery import Recovery, replay
 from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.reserve import RESERVE_NAME, Reserve
 from batchvision.checkpoint.row_index import RowIndex
-from batchvision.checkpoint.run_state import Classification, RunState, end_of
-from batchvision.checkpoint.schema import Columns, Tables, completed_of
+from batchvision.checkpoint.run_state import BookedEnd, RunState, end_of
+from batchvision.checkpoint.schema import Columns, TableSchemas, completed_of
 from batchvision.checkpoint.sealing import Sealer, leftovers
 from batchvision.checkpoint.shards import lock_shard
 from batchvision.checkpoint.takeover import Takeover, read_failures
@@ -66,8 +66,8 @@ class Store:
         self,
         lock: OutputLock,
         owns_lock: bool,
-        header: Header,
-        tables: Tables,
+        header: SegmentHeader,
+        tables: TableSchemas,
         secrets: Secrets,
         seal_after: SealAfter,
         reserve: Reserve,
@@ -134,8 +134,8 @@ class Store:
         store = cls(
             lock=lock,
             owns_lock=lock is not where,
-            header=Header(job_name, run_id, started_at, lock.shard, 0),
-            tables=Tables(job_name, all_columns, secrets.mask, keep_raw),
+            header=SegmentHeader(job_name, run_id, started_at, lock.shard, 0),
+            tables=TableSchemas(job_name, all_columns, secrets.mask, keep_raw),
             secrets=secrets,
             seal_after=seal_after or SealAfter(),
             reserve=Reserve(disk, lock.folder / RESERVE_NAME, reserve_bytes),
@@ -146,7 +146,7 @@ class Store:
         store._ticket_place = ticket_place
         return store
 
-    def recover(self, classifier: Callable[[Exchange], Classification], hold: bool = False) -> Recovery:
+    def recover(self, classifier: Callable[[Exchange], BookedEnd], hold: bool = False) -> Recovery:
         """Make parts of what the last segment holds, named by *its* run, and begin this run's segment.
 
         ``judge`` reads every answer that was durable. What was in flight is booked as ambiguous; with ``hold`` those
@@ -171,7 +171,7 @@ class Store:
         )
         return replace(recovery.plus(others.recovery), tickets=tuple(self._run_state.open.values()))
 
-    def _begin(self, old: Header | None, segments: list[Path]) -> Segment:
+    def _begin(self, old: SegmentHeader | None, segments: list[Path]) -> Segment:
         """Seal what the books hold under the old segment's name, and begin this run's segment with what is open."""
         cut = self._run_state.cut()
         sealed = self._sealer.write_parts(old or self._sealer.header, cut)
@@ -254,13 +254,13 @@ class Store:
         self._run_state.void(exchange_id)
         self._journal.append(Voided(exchange_id))
 
-    def book(self, exchange_id: str, classification: Classification, hold: bool = False) -> None:
+    def book(self, exchange_id: str, end: BookedEnd, hold: bool = False) -> None:
         """The exchange is over: its attempt goes to the ledger, its row's outcome to the tables, at the next seal.
 
         ``hold``: its row stays pending until a run that sends ambiguous rows again.
         """
-        exchange = self._run_state.book(exchange_id, classification, hold)
-        ended = None if exchange.answer else end_of(classification)
+        exchange = self._run_state.book(exchange_id, end, hold)
+        ended = None if exchange.answer else end_of(end)
         if ended is not None:
             self._journal.append(Ended(exchange_id, ended))
 

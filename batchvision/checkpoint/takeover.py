@@ -15,13 +15,13 @@ from pathlib import Path
 
 from batchvision.checkpoint import compaction, summaries
 from batchvision.checkpoint.disk import Disk
-from batchvision.checkpoint.entries import Header
+from batchvision.checkpoint.entries import SegmentHeader
 from batchvision.checkpoint.journal import segment_paths
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.parts import failures_path, read_part, remove_leftovers
 from batchvision.checkpoint.recovery import Recovery, replay
-from batchvision.checkpoint.run_state import Classification, Cut, RunState
-from batchvision.checkpoint.schema import Tables, failures_of
+from batchvision.checkpoint.run_state import BookedEnd, Cut, RunState
+from batchvision.checkpoint.schema import TableSchemas, failures_of
 from batchvision.checkpoint.sealing import Sealer, leftovers
 from batchvision.checkpoint.shards import mutex, shards_of
 from batchvision.checkpoint.unsealed import Unsealed
@@ -29,7 +29,7 @@ from batchvision.errors import OutputHeld
 from batchvision.records import Exchange, Failed, Shard
 
 _NO_RUN = ""
-Classifier = Callable[[Exchange], Classification]
+Classify = Callable[[Exchange], BookedEnd]
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class DeadShard:
     lock: OutputLock
     run_state: RunState
     segments: list[Path]
-    header: Header | None
+    header: SegmentHeader | None
     recovery: Recovery
     has_given: bool = False
 
@@ -51,7 +51,7 @@ class DeadShard:
 class Takeover:
     """Recovers the dead shards of an output for the run on ``own``. Blocking. The run sends no request meanwhile."""
 
-    def __init__(self, disk: Disk, own: OutputLock, sealer: Sealer, tables: Tables) -> None:
+    def __init__(self, disk: Disk, own: OutputLock, sealer: Sealer, tables: TableSchemas) -> None:
         self.recovery = Recovery()  #: of all dead shards together
         self._disk = disk
         self._output = own.output
@@ -61,7 +61,7 @@ class Takeover:
         self._giving: list[tuple[DeadShard, Cut]] = []
 
     @contextmanager
-    def beginning(self, run_state: RunState, classifier: Classifier, hold: bool) -> Iterator[None]:
+    def beginning(self, run_state: RunState, classifier: Classify, hold: bool) -> Iterator[None]:
         """Inside the block the caller makes ``books`` durable. They then hold our rows of every dead shard.
 
         Raises OSError, CheckpointDamaged. The next start can recover after a crash or an error at any step.
@@ -80,7 +80,7 @@ class Takeover:
 
     # ---------------------------------------------------------------------------- one dead shard
 
-    def _recover(self, other: Shard, run_state: RunState, classifier: Classifier, hold: bool, held: ExitStack) -> None:
+    def _recover(self, other: Shard, run_state: RunState, classifier: Classify, hold: bool, held: ExitStack) -> None:
         try:
             lock = OutputLock.take(self._output, other.name, self._disk)
         except OutputHeld:
@@ -99,7 +99,7 @@ class Takeover:
             else:
                 self._let_go(dead, cut)
 
-    def _read(self, lock: OutputLock, classifier: Classifier, hold: bool) -> DeadShard:
+    def _read(self, lock: OutputLock, classifier: Classify, hold: bool) -> DeadShard:
         run_state = RunState(
             failures=read_failures(self._output, lock.shard),
             attempts=Unsealed(self._tables.attempts),

@@ -21,7 +21,7 @@ from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Receiv
 from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
 from batchvision.checkpoint.parts import batches_of, part_paths, row_count
-from batchvision.checkpoint.spent import Sums, read_sums
+from batchvision.checkpoint.spent import LedgerSums, read_sums
 from batchvision.checkpoint.summaries import has_ended, read_latest
 from batchvision.records import Intent, RunSummary, WaitNotice
 
@@ -95,7 +95,7 @@ class OutputView:
     def quarantined_count(self) -> int:
         return sum(pc.sum(batch["quarantined"]).as_py() or 0 for batch in self.rows("failures", ("quarantined",)))
 
-    def sums(self) -> Sums:
+    def sums(self) -> LedgerSums:
         """What the ledger adds up to."""
         return read_sums(self.output)
 

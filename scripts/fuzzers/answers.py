@@ -12,7 +12,7 @@ from checkpoint_rows import an_intent
 
 from batchvision.checkpoint import Columns, type_of
 from batchvision.checkpoint.entries import Received, decode, encode, masked_answer
-from batchvision.checkpoint.schema import Tables
+from batchvision.checkpoint.schema import TableSchemas
 from batchvision.cli.terminal import safe_line
 from batchvision.errors import BatchvisionError, Transient
 from batchvision.http.body import Body
@@ -80,7 +80,7 @@ def _recipe(number: int) -> Recipe:
 _RECIPES = {str(number): _recipe(number) for number in range(len(_SPECS))}
 _JUDGE = Classifier(_RECIPES, RetryPolicy(3, raise_once=True))
 _TABLES = [
-    Tables("fuzz", Columns((), tuple((c.name, type_of(c.type_name)) for c in answer_columns(spec))), SECRETS.mask)
+    TableSchemas("fuzz", Columns((), tuple((c.name, type_of(c.type_name)) for c in answer_columns(spec))), SECRETS.mask)
     for spec in _SPECS
 ]
 
@@ -234,7 +234,7 @@ def _check_seconds(*values: float | None) -> None:
     assert all(value is None or 0 <= value < 1e18 for value in values), values
 
 
-def _filed(tables: Tables, outcome: Completed | Failed | None, attempt: object) -> str:
+def _filed(tables: TableSchemas, outcome: Completed | Failed | None, attempt: object) -> str:
     """The verdict as rows of the tables."""
     tables.attempts([attempt]).validate(full=True)  # type: ignore[list-item]
     match outcome:

@@ -11,12 +11,12 @@ from zlib import crc32
 
 from checkpoint_rows import START, an_answer, an_intent, classifier, open_store
 
-from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Header, Received, Voided, encode
+from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Received, SegmentHeader, Voided, encode
 from batchvision.checkpoint.journal import frame_group, read_segment
 from batchvision.errors import CheckpointDamaged, JobInvalid
 from batchvision.records import EndedWithout, RawAnswer
 
-_HEADER = Header("night", "run0", START, "0of1", 7)
+_HEADER = SegmentHeader("night", "run0", START, "0of1", 7)
 _GROUPS: list[list[Entry]] = [
     [_HEADER, Carry("row9", "key9", "skip9", 2, 30, 1, held=True, bound_ticks=100)],
     [an_intent(1, run_id="run0"), an_intent(2, run_id="run0", keep={"title": None, "price": 1.5, "x": "a\nb"})],

@@ -34,7 +34,7 @@ from batchvision.checkpoint.parts import (
     sha256_of,
 )
 from batchvision.checkpoint.registry import register
-from batchvision.checkpoint.schema import Columns, Tables, results_schema
+from batchvision.checkpoint.schema import Columns, TableSchemas, results_schema
 from batchvision.errors import CheckpointDamaged, DiskFailed, OutputHeld
 
 # ---------------------------------------------------------------------------------- a merge
@@ -111,7 +111,7 @@ def test_parts_and_row_groups_have_a_bounded_size(tmp_path: Path, monkeypatch: p
 
 def test_dates_and_shards_keep_their_own_parts(tmp_path: Path) -> None:
     output = an_output(tmp_path)
-    tables = Tables("night", COLUMNS, lambda text: text)
+    tables = TableSchemas("night", COLUMNS, lambda text: text)
     for shard, days in (("0of1", 1), ("0of2", 0), ("1of2", 0)):
         for seq in (1, 2):
             path = dated_path("results", shard, "run1", START + timedelta(days=days), seq)
@@ -522,7 +522,7 @@ def test_a_part_of_which_nothing_stays_is_still_known(tmp_path: Path) -> None:
         LocalDisk(),
         output,
         dated_path("results", "0of1", "run2", START + timedelta(days=1), 1),
-        Tables("night", COLUMNS, lambda text: text).results([an_answer_of(1, "b", 2)]),
+        TableSchemas("night", COLUMNS, lambda text: text).results([an_answer_of(1, "b", 2)]),
     )
     index_of(output, an_answer_of(1, "b", 2))
     assert compact(output, drop_superseded=True).superseded == 1

@@ -12,7 +12,7 @@ import pytest
 from checkpoint_rows import START, an_answer
 from manifest_files import opened
 
-from batchvision.checkpoint.entries import Header, Received, decode, encode
+from batchvision.checkpoint.entries import Received, SegmentHeader, decode, encode
 from batchvision.checkpoint.journal import read_segment
 from batchvision.errors import CheckpointDamaged, ImageUnreachable, JobInvalid
 from batchvision.images.references import check_url, redact_url
@@ -59,7 +59,7 @@ def test_a_journal_whose_header_somebody_edited_names_no_file_and_is_damage(
     tmp_path: Path, spoilt: dict[str, object]
 ) -> None:
     """The parts sealed from a journal are named after its header. Every checksum is right."""
-    header = {"g": 0, "last": 1, **json.loads(encode(Header("night", "run0", START, "0of1", 7), str))}
+    header = {"g": 0, "last": 1, **json.loads(encode(SegmentHeader("night", "run0", START, "0of1", 7), str))}
     path = tmp_path / "journal-00000007.log"
     for document, is_read in ((header, True), (header | spoilt, False)):
         line = json.dumps(document).encode()

@@ -23,8 +23,8 @@ from batchvision.checkpoint.entries import (
     Carry,
     Ended,
     Entry,
-    Header,
     Received,
+    SegmentHeader,
     Voided,
     decode,
     encode,
@@ -46,7 +46,7 @@ from batchvision.offload import inline
 from batchvision.records import Cell, EndedWithout, Intent, Purpose, RawAnswer
 from batchvision.secrets import Secret, Secrets
 
-HEADER = Header("night", "run1", START, "0of1", 7)
+HEADER = SegmentHeader("night", "run1", START, "0of1", 7)
 ENTRIES: list[Entry] = [
     an_intent(1),
     an_intent(2, keep={"title": None, "price": 1.5, "café": "x\ny"}, bound_ticks=None),
@@ -277,7 +277,7 @@ def test_a_segment_has_its_name_only_when_it_is_durable(tmp_path: Path) -> None:
 
 
 def test_a_segment_of_a_later_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    later = Header("night", "run1", START, "0of1", 7, version=99)
+    later = SegmentHeader("night", "run1", START, "0of1", 7, version=99)
     Segment.create(LocalDisk(), tmp_path, later, [], as_it_is).close()
     with pytest.raises(CheckpointDamaged, match="pip install -U"):
         read_segment(segment_path(tmp_path, 7))

@@ -25,11 +25,11 @@ from batchvision.checkpoint.parts import (
     seal,
 )
 from batchvision.checkpoint.registry import register
-from batchvision.checkpoint.schema import Tables
+from batchvision.checkpoint.schema import TableSchemas
 from batchvision.checkpoint.unsealed import AT_ONCE, Unsealed
 from batchvision.records import Answer, Usage
 
-TABLES = Tables("night", COLUMNS, lambda text: text)
+TABLES = TableSchemas("night", COLUMNS, lambda text: text)
 MIB = 1024 * 1024
 
 

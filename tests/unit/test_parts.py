@@ -27,7 +27,7 @@ from batchvision.checkpoint.parts import (
     seal,
 )
 from batchvision.checkpoint.registry import read_registry, register, registry_path
-from batchvision.checkpoint.schema import Tables, attempts_schema, results_schema
+from batchvision.checkpoint.schema import TableSchemas, attempts_schema, results_schema
 from batchvision.errors import CheckpointDamaged, DiskFailed, JobInvalid
 
 TEXT = pa.string()
@@ -37,7 +37,7 @@ RELATIVE = "results/run_date=2026-11-20/part-0of1-run1-000001.parquet"
 
 
 def a_table(columns: Columns = NARROW, rows: int = 3) -> pa.Table:
-    tables = Tables("night", columns, lambda text: text)
+    tables = TableSchemas("night", columns, lambda text: text)
     return tables.results([a_completed(an_intent(number), values={"answer_a": number}) for number in range(rows)])
 
 
@@ -233,7 +233,7 @@ def test_a_cut_while_padding_is_repaired_by_the_next_start(tmp_path: Path) -> No
         register(LocalDisk(), output, "night", NARROW)
         for name in ("1", "2"):
             seal(LocalDisk(), output, RELATIVE.replace("000001", name), a_table(NARROW))
-        attempts = Tables("night", NARROW, lambda text: text).attempts([an_attempt(an_intent(1))])
+        attempts = TableSchemas("night", NARROW, lambda text: text).attempts([an_attempt(an_intent(1))])
         seal(LocalDisk(), output, dated_path("attempts", "0of1", "run1", START, 1), attempts)
         disk = ModelledDisk(output, cut_at=at)
         try:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from batchvision.checkpoint import KeySet, PaidRows, RowIndex
-from batchvision.checkpoint.row_index import Sums
+from batchvision.checkpoint.row_index import LedgerSums
 from batchvision.checkpoint.run_state import RunState
 from batchvision.commands.plan import plan, shortened
 from batchvision.job import Job
@@ -114,7 +114,7 @@ async def test_rows_that_ask_the_same_are_one_request(tmp_path: Path) -> None:
 def test_the_first_of_each_request_is_counted_wherever_the_others_stand() -> None:
     """Beside it, in a stretch before, or answered by an earlier run."""
     answered = KeySet([key_bytes("old")])
-    row_index = RowIndex(RunState({}, {}, {}), KeySet(), lambda: PaidRows("r"), Sums(0, 0), answered)
+    row_index = RowIndex(RunState({}, {}, {}), KeySet(), lambda: PaidRows("r"), LedgerSums(0, 0), answered)
     duplicates = DuplicateRequests(row_index)
     asked = [["b", "a", "b", "old", "a"], ["a", "c", "old", "c", "d"], []]
     firsts = [[each.row.row_id for each in duplicates.removed_from(_seen(*keys))] for keys in asked]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from batchvision.checkpoint.cells import array_of, caster, cell_of, name_of, storable, type_of, usd_of
 from batchvision.checkpoint.schema import (
     Columns,
-    Tables,
+    TableSchemas,
     attempts_schema,
     failures_of,
     failures_schema,
@@ -27,8 +27,8 @@ from batchvision.records import AttemptState, Exchange, Usage
 UTC_MICROSECONDS = pa.timestamp("us", tz="UTC")
 
 
-def the_tables(columns: Columns = COLUMNS, **options: Any) -> Tables:
-    return Tables("night", columns, **{"mask": lambda text: text, **options})
+def the_tables(columns: Columns = COLUMNS, **options: Any) -> TableSchemas:
+    return TableSchemas("night", columns, **{"mask": lambda text: text, **options})
 
 
 # ---------------------------------------------------------------------------------- the faces other programs read

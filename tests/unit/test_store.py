@@ -16,7 +16,7 @@ import pytest
 from checkpoint_rows import (
     COST_TICKS,
     START,
-    Classification,
+    BookedEnd,
     a_failed,
     an_answer,
     an_attempt,
@@ -369,7 +369,7 @@ async def test_an_end_without_an_answer_is_in_the_journal_and_judged_again(tmp_p
     timed_out = an_attempt(exchange, AttemptState.AMBIGUOUS, error_kind="timeout", error_message="slow")
     with started(tmp_path) as store:
         await store.intent(intent)
-        store.book("x1", Classification(timed_out, None))
+        store.book("x1", BookedEnd(timed_out, None))
         await store.intent(an_intent(2))
         ends = [entry for entry in read_segment(segment_of(tmp_path)).entries if isinstance(entry, Ended)]
         assert ends == [Ended("x1", (("timeout", "slow", late)))]
@@ -768,9 +768,9 @@ def test_failed_records_survive_their_table(tmp_path: Path) -> None:
 
 
 async def test_what_ended_unclear_before_a_crash_is_held_by_the_replay_as_it_was_live(tmp_path: Path) -> None:
-    def unclear(exchange: Exchange) -> Classification:
+    def unclear(exchange: Exchange) -> BookedEnd:
         attempt = an_attempt(exchange.intent, AttemptState.AMBIGUOUS, error_kind="timeout", error_message="slow")
-        return Classification(attempt, None)
+        return BookedEnd(attempt, None)
 
     for hold, expected in ((True, RowState.HELD), (False, RowState.NEW)):
         output = an_output(tmp_path, hold)

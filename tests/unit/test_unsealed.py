@@ -11,7 +11,7 @@ import pytest
 from checkpoint_rows import an_answer, an_attempt, an_intent
 
 from batchvision.checkpoint.parts import SEALED_GROUP_ROWS
-from batchvision.checkpoint.schema import Columns, Tables
+from batchvision.checkpoint.schema import Columns, TableSchemas
 from batchvision.checkpoint.unsealed import AT_ONCE, Unsealed
 from batchvision.records import Attempt, AttemptState, Exchange
 
@@ -64,7 +64,7 @@ def test_a_cut_hands_over_all_and_the_next_begins_anew() -> None:
 
 def _attempts(count: int, *, early: bool) -> Unsealed[Attempt]:
     """A ledger in which values of a few words, which have dictionaries, stand beside answers, which have none."""
-    unsealed = Unsealed(Tables("job", Columns(), mask=str).attempts)
+    unsealed = Unsealed(TableSchemas("job", Columns(), mask=str).attempts)
     for number in range(count):
         state = AttemptState.OK if number % 7 else AttemptState.RETRIED
         said = sha256(str(number).encode()).hexdigest() * 4

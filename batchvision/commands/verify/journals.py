@@ -10,11 +10,11 @@ from pathlib import Path
 from batchvision.checkpoint import (
     STATE_FOLDER,
     Entry,
-    Header,
     Holder,
     Name,
     RunState,
     Scan,
+    SegmentHeader,
     damaged,
     holder_at_work,
     read_segment,
@@ -36,7 +36,7 @@ class ShardJournal:
     shard: str
     holder: Holder | None  #: who is running on it now
     path: Path | None = None
-    header: Header | None = None
+    header: SegmentHeader | None = None
     run_state: RunState = field(default_factory=RunState)
     records: int = 0
     waiting: int = 0

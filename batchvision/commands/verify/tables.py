@@ -20,9 +20,9 @@ from batchvision.checkpoint import (
     FAILURES,
     FAILURES_TABLE,
     RESULTS,
-    Column,
     Columns,
     Name,
+    TableColumn,
     attempts_schema,
     batches_of,
     earlier_sha256,
@@ -54,7 +54,7 @@ _RESTORE = {
     FAILURES_TABLE: "restore it from a backup. Without one: move the file away; the next run asks its rows again, "
     "those too whose failed answers were paid for",
 }
-_FIXED: dict[str, tuple[Column[Any], ...]] = {
+_FIXED: dict[str, tuple[TableColumn[Any], ...]] = {
     RESULTS_TABLE: RESULTS,
     ATTEMPTS_TABLE: ATTEMPTS,
     FAILURES_TABLE: FAILURES,
