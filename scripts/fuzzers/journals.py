@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from zlib import crc32
 
-from checkpoint_rows import START, an_answer, an_intent, classifier, open_store
+from checkpoint_rows import START, an_answer, an_intent, classify, open_store
 
 from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Received, SegmentHeader, Voided, encode
 from batchvision.checkpoint.journal import frame_group, read_segment
@@ -94,7 +94,7 @@ class Journals:
     def _recovered(self, output: Path, path: Path, raw: bytes) -> str:
         try:
             with open_store(output) as store:
-                found = store.recover(classifier)
+                found = store.recover(classify)
                 sentences = list(found.sentences())
                 assert store.row_index("recipe") is not None
         except (CheckpointDamaged, JobInvalid) as fault:
@@ -102,7 +102,7 @@ class Journals:
             return type(fault).__name__
         assert not path.exists(), "the old segment stayed"
         with open_store(output) as store:  # a second start must find the same state
-            store.recover(classifier)
+            store.recover(classify)
         return f"{found.completed} {found.failed} {len(found.tickets)} {len(found.ambiguous)} {len(sentences)}"
 
     @staticmethod

@@ -121,7 +121,7 @@ def _haunted(fate: Fate, name: str, real: Callable[..., Any]) -> Callable[..., A
 
 
 def haunt_the_wire(fate: Fate) -> None:
-    send, classifier = ProviderClient.send, Classifier.classifier
+    send, classify = ProviderClient.send, Classifier.classify
 
     @wraps(send)
     async def sending(self: ProviderClient, method: str, *arguments: Any) -> RawAnswer:
@@ -130,14 +130,14 @@ def haunt_the_wire(fate: Fate) -> None:
         fate.meets("answered")
         return raw
 
-    @wraps(classifier)
-    def judging(self: Classifier, asked: Any, *arguments: Any) -> Any:
+    @wraps(classify)
+    def classifying(self: Classifier, asked: Any, *arguments: Any) -> Any:
         if asked.answer is not None and asked.intent.run_id == Lives.run_id:
             fate.meets("parse", last_words=f"row={asked.intent.row_id}")
-        return classifier(self, asked, *arguments)
+        return classify(self, asked, *arguments)
 
     replace(ProviderClient, "send", sending)
-    replace(Classifier, "classify", judging)
+    replace(Classifier, "classify", classifying)
 
 
 class Lives:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from checkpoint_rows import COST_TICKS, START, an_answer, an_intent, ask, classifier, open_store
+from checkpoint_rows import COST_TICKS, START, an_answer, an_intent, ask, classify, open_store
 
 from batchvision.checkpoint import LedgerSums, OutputView, SealAfter, compact, spent_by_shard
 from batchvision.records import Shard
@@ -20,7 +20,7 @@ LATE = MIDNIGHT + timedelta(hours=3)
 async def a_long_run(output: Path, shard: str = "0of1") -> None:
     """Begun a week before midnight; three of its rows are sent after it, one of them is in flight as it dies."""
     with open_store(output, run_id="long", shard=shard, seal_after=SealAfter(attempts=2)) as store:
-        store.recover(classifier)
+        store.recover(classify)
         store.row_index("recipe")
         for number in range(1, 5):
             await ask(store, an_intent(number, sent_at=START + timedelta(days=number)), an_answer())
@@ -32,7 +32,7 @@ async def a_long_run(output: Path, shard: str = "0of1") -> None:
 async def test_a_run_of_a_week_ago_that_was_sending_today_counts_today(tmp_path: Path) -> None:
     await a_long_run(tmp_path)
     with open_store(tmp_path, run_id="next", started_at=LATE) as store:
-        store.recover(classifier)
+        store.recover(classify)
     assert spent_by_shard(tmp_path, MIDNIGHT) == {Shard(): LedgerSums(2 * COST_TICKS, 100)}
     assert spent_by_shard(tmp_path) == {Shard(): LedgerSums(6 * COST_TICKS, 100)}
     assert OutputView(tmp_path).sums() == LedgerSums(6 * COST_TICKS, 100)
@@ -43,7 +43,7 @@ async def test_a_run_of_a_week_ago_that_was_sending_today_counts_today(tmp_path:
 async def test_the_very_moment_counts_and_each_shard_is_added_up_by_itself(tmp_path: Path) -> None:
     for shard, sent_at in (("0of2", MIDNIGHT), ("1of2", MIDNIGHT - timedelta(microseconds=1))):
         with open_store(tmp_path, run_id="run", shard=shard) as store:
-            store.recover(classifier)
+            store.recover(classify)
             store.row_index("recipe")
             await ask(store, an_intent(1, sent_at=sent_at), an_answer())
             await store.close(complete=True)
