@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from checkpoint_rows import COLUMNS, COST_TICKS, START, a_completed, an_attempt, an_intent
+from checkpoint_rows import COLUMNS, COST_TICKS, START, a_completed, an_answer, an_attempt, an_intent
 
 from batchvision.checkpoint.disk import LocalDisk
 from batchvision.checkpoint.parts import (
@@ -27,7 +27,7 @@ from batchvision.checkpoint.parts import (
 from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.schema import TableSchemas
 from batchvision.checkpoint.unsealed import AT_ONCE, Unsealed
-from batchvision.records import Answer, Usage
+from batchvision.records import Answer, Exchange, Usage
 
 TABLES = TableSchemas("night", COLUMNS, lambda text: text)
 MIB = 1024 * 1024
@@ -125,7 +125,8 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     intents = [an_intent(number) for number in range(3_000)]
     long = list(texts(3_000, 100_000))
     raw = [json.dumps({"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 10}}) for text in long]
-    attempts = [an_attempt(i, raw_answer=r, http_status=200, answer=answer) for i, r in zip(intents, raw, strict=True)]
+    exchanges = [Exchange(i, answer=an_answer(r.encode())) for i, r in zip(intents, raw, strict=True)]
+    attempts = [an_attempt(exchange, answer=answer) for exchange in exchanges]
     completed = [a_completed(intent, text) for intent, text in zip(intents, long, strict=True)]
     for name, table in (("results", TABLES.results(completed)), ("attempts", TABLES.attempts(attempts))):
         written_as_before(output / dated_path(name, "0of1", "run1", START, 1), table)
