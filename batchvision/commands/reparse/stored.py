@@ -5,20 +5,18 @@ Rule: the index holds 16 bytes for each stored row; raw answers are read for a f
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from batchvision.checkpoint import batches_of, part_paths
-
-_CODES: Final[tuple[Literal["q", "i"], ...]] = ("q", "i", "i")
 
 
 class StoredAttempt(NamedTuple):
@@ -63,13 +61,6 @@ class Stored:
     results: dict[str, StoredResult] = field(default_factory=dict)  #: by request_key
 
 
-class Place(NamedTuple):
-    """A row of a table: the part's number and the row's in it."""
-
-    part: int
-    row: int
-
-
 class StoredRows:
     """The tables of one output, asked by row_id."""
 
@@ -92,63 +83,43 @@ class StoredRows:
 
 
 class _Index:
-    """Where the rows of a table are, by the hash of their row_id: sorted, found by bisection."""
+    """Places of the rows of a table, sorted by the hash of their row_id."""
 
     def __init__(self, paths: Sequence[Path], recipe_ids: frozenset[str]) -> None:
         self._paths = paths
         wanted = pa.array(sorted(recipe_ids), pa.string())
-        hashes, parts, rows = array("q"), array("i"), array("i")
+        hashes, parts, rows = [_hashes([])], [_hashes([])], [_hashes([])]
         for number, path in enumerate(paths):
-            at = 0
+            before = 0
             for batch in batches_of(path, ("row_id", "recipe_id")):
                 places = pc.indices_nonzero(pc.is_in(batch["recipe_id"], wanted))
-                hashes.extend(map(hash, batch["row_id"].take(places).to_pylist()))
-                rows.extend(at + place for place in places.to_pylist())
-                parts.extend([number] * len(places))
-                at += batch.num_rows
-        self._hashes, self._parts, self._rows = _sorted_alike(hashes, parts, rows)
+                hashes.append(_hashes(batch["row_id"].take(places).to_pylist()))
+                parts.append(np.full(len(places), number))
+                rows.append(before + places.to_numpy().astype(np.int64))
+                before += batch.num_rows
+        order = np.argsort(np.concatenate(hashes))
+        self._hashes = np.concatenate(hashes)[order]
+        self._parts = np.concatenate(parts)[order].astype(np.int32)
+        self._rows = np.concatenate(rows)[order].astype(np.int32)
 
-    def _find(self, row_id: str) -> Iterator[Place]:
-        wanted = hash(row_id)
-        at = bisect_left(self._hashes, wanted)
-        while at < len(self._hashes) and self._hashes[at] == wanted:
-            yield Place(self._parts[at], self._rows[at])
-            at += 1
-
-    def rows(self, row_ids: Iterable[str], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The stored rows of these ids (and of a few others with the same hash), each part read once."""
-        by_part: dict[int, list[int]] = {}
-        for row_id in row_ids:
-            for place in self._find(row_id):
-                by_part.setdefault(place.part, []).append(place.row)
-        for part, rows in sorted(by_part.items()):
-            yield from _taken(self._paths[part], sorted(rows), names)
+    def rows(self, row_ids: Sequence[str], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The stored rows of these ids, and rows whose ids have the same hash. Each part is read once."""
+        wanted = np.unique(_hashes(row_ids))
+        starts, ends = (np.searchsorted(self._hashes, wanted, side) for side in ("left", "right"))
+        places = np.concatenate([_hashes([]), *map(np.arange, starts, ends)])
+        for part in np.unique(self._parts[places]):
+            yield from _taken(self._paths[part], np.sort(self._rows[places[self._parts[places] == part]]), names)
 
 
-def _taken(path: Path, rows: list[int], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Some rows of a part, by their sorted numbers."""
-    before = at = 0
+def _hashes(row_ids: Sequence[str]) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, row_ids), np.int64, len(row_ids))
+
+
+def _taken(path: Path, rows: NDArray[np.int32], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a part with these sorted numbers."""
+    before = 0
     for batch in batches_of(path, names):
-        end = bisect_left(rows, before + batch.num_rows, at)
-        if end > at:
-            chosen = pa.array([row - before for row in rows[at:end]], pa.int64())
-            yield from batch.take(chosen).select(list(names)).to_pylist()
-        before, at = before + batch.num_rows, end
-
-
-def _sorted_alike(hashes: array[int], parts: array[int], rows: array[int]) -> tuple[array[int], array[int], array[int]]:
-    if not hashes:
-        return hashes, parts, rows
-    columns = [
-        pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
-        for kind, values in ((pa.int64(), hashes), (pa.int32(), parts), (pa.int32(), rows))
-    ]
-    order = pc.array_sort_indices(columns[0])
-    by_hash, of_parts, of_rows = (
-        _as_array(code, column.take(order)) for code, column in zip(_CODES, columns, strict=True)
-    )
-    return by_hash, of_parts, of_rows
-
-
-def _as_array(code: Literal["q", "i"], column: pa.Array) -> array[int]:
-    return array(code, memoryview(column.buffers()[1]).cast(code)[: len(column)])
+        start, end = np.searchsorted(rows, (before, before + batch.num_rows))
+        if end > start:
+            yield from batch.take(pa.array(rows[start:end] - before)).select(list(names)).to_pylist()
+        before += batch.num_rows
