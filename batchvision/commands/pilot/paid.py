@@ -82,6 +82,13 @@ class Paid:
         """Not ended, and perhaps billed: where the job holds such rows, they are not asked again."""
         return frozenset(row_id for row_id, taken in self.rows.items() if taken.is_unclear and not taken.has_ended)
 
+    def answers(self, row_ids: frozenset[str]) -> dict[str, Answered]:
+        return {
+            row_id: taken.answer
+            for row_id, taken in self.rows.items()
+            if taken.answer is not None and row_id in row_ids
+        }
+
     def ticks(self) -> dict[str, float] | None:
         """Of the rows that have ended; None where any of them is not known."""
         return _known({row_id: self.rows[row_id].ticks for row_id in self.ended})

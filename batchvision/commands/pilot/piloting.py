@@ -1,16 +1,15 @@
-"""A few rows really asked, to know what all of them will cost, and whether a cheaper setting would answer as well.
+"""Ask a few rows to estimate the cost of all rows, and compare cheaper settings.
 
-A pilot is a run over chosen rows (``frame``, ``interval``): its answers are kept, and the night does not ask them
-again. A sweep asks the same rows under other settings (``sweep``): booked in the ledger, published nowhere. Rule:
-everything that is told is read back from the tables (``paid``), so that what was paid once, before a crash or by an
-earlier pilot, is not bought again.
+A pilot is a run over chosen rows (``frame``, ``interval``). Its answers are kept, so a later run does not ask these
+rows again. A sweep (``sweep``) asks the same rows under other settings: its attempts are in the ledger, its answers in
+no table. All results are read from the tables (``paid``), so a second pilot does not buy again what was paid for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from batchvision.checkpoint import OutputView
@@ -31,31 +30,31 @@ from batchvision.ticks import known_or_none
 
 
 class Stopped(NamedTuple):
-    """Why a pilot is not through."""
+    """Why a pilot ended early."""
 
     reason: str
     exit_code: int
     message: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Pilot:
-    """What a pilot came to. ``wanted``: rows chosen; ``ended`` of them have an outcome; ``sent``: requests, this time.
+    """The result of a pilot. ``cost`` (ticks) and ``tokens`` are estimates for all ``requests`` of the job.
 
-    ``cost`` (ticks) and ``tokens`` are of all ``requests`` of the job that were to do, the pilot's included.
+    ``sent``, ``spent_ticks`` and ``unknown_cost`` cover this call only, sweeps included.
     """
 
     plan: Plan
-    requests: int
-    wanted: int
-    ended: int = 0
+    requests: int  #: requests from which the pilot chose
+    wanted: int  #: chosen rows
+    ended: int = 0  #: chosen rows that have an outcome
     sent: int = 0
-    spent_ticks: int = 0  #: this time, sweeps included
-    unknown_cost: int = 0  #: answers of this time that are not in it, as their cost is not known
+    spent_ticks: int = 0
+    unknown_cost: int = 0  #: answers whose cost is not known
     cost: Interval | None = None
     tokens: Interval | None = None
     latency_seconds: float | None = None
-    compared: list[Compared] = field(default_factory=list)
+    compared: tuple[Compared, ...] = ()
     stopped: Stopped | None = None
 
     @property
@@ -63,7 +62,7 @@ class Pilot:
         return 0 if self.stopped is None else self.stopped.exit_code
 
     def seconds(self, concurrency: int) -> float | None:
-        """How long all requests take at the pilot's pace, as many at once as the job allows."""
+        """Duration of all requests at the pilot's latency and this concurrency."""
         if self.latency_seconds is None:
             return None
         at_limit = self.plan.seconds_at_limit or 0.0
@@ -125,33 +124,43 @@ async def pilot(
     environ: Mapping[str, str] | None = None,
     dependencies: RunDependencies | None = None,
 ) -> Pilot:
-    """Ask ``rows`` rows of the job across sizes, then the same under each setting of ``sweep``.
+    """Ask ``rows`` rows of the job across image sizes, then the same rows under each setting of ``sweep``.
 
-    ``remake`` gives the job with other values of some keys; a sweep needs it. ``begins`` hears, before each run, whom
-    it asks. Raises JobInvalid as a run would, before anything is sent; later ends are in ``stopped``.
+    ``remake`` makes the job with other values of some keys; a sweep needs it. ``begins`` is called before each run with
+    a line that describes it. Raises JobInvalid before the first request; a later end is in ``stopped``.
     """
     chosen_variants = list(variants(job, sweep, remake)) if remake is not None else []
-    asking = _Asking(watch, begins, environ, dependencies)
-    if OutputView(job.output_path).is_cut_off():  # what a crash left may be what would be asked here
-        await asking.ask(job, frozenset(), Purpose.PILOT, "a run did not end: reading its journal")
+    runs = _PilotRuns(watch, begins, environ, dependencies)
+    if OutputView(job.output_path).is_cut_off():  # a journal may hold answers to the rows of this pilot
+        await runs.run(job, frozenset(), Purpose.PILOT, "a run did not end: reading its journal")
     frame = SamplingFrame()
     for request in await _requests_of(job, pilot_rows(job.output_path, job.recipe.recipe_id)):
-        frame.add(request)  # a row that a pilot has asked before costs nothing any more
-    drawn = await plan(job, watch=frame.add)
+        frame.add(request)  # rows that an earlier pilot paid for
+    planned = await plan(job, watch=frame.add)
     choice = frame.choose(rows, seed)
-    told = Pilot(drawn, requests=choice.rows, wanted=len(choice.row_ids))
-    own = await asking.paid(job, choice, frozenset(choice.row_ids), Purpose.PILOT, "pilot")
-    told.ended, told.latency_seconds = len(own.ended), own.latency_seconds()
-    told.cost, told.tokens = _intervals(choice, own)
+    own = await runs.paid(job, choice, frozenset(choice.row_ids), Purpose.PILOT, "pilot")
+    compared = []
     if chosen_variants and remake is not None and own.ended:
-        told.compared = [_own(job, chosen_variants, choice, own)]
+        compared.append(_own(job, chosen_variants, choice, own))
         for setting, variant in chosen_variants:
-            if variant.recipe.recipe_id != job.recipe.recipe_id and asking.stopped is None:
-                other = await _under(setting, variant, job, remake, choice, own, asking)
-                told.compared.append(_compare(setting.name, variant, choice, own, other))
-    told.sent, told.spent_ticks, told.stopped = asking.sent, asking.spent_ticks, asking.stopped
-    told.unknown_cost = asking.unknown_cost
-    return told
+            if variant.recipe.recipe_id != job.recipe.recipe_id and runs.stopped is None:
+                paid = await _swept(setting, variant, job, remake, choice, own, runs)
+                compared.append(_compare(setting.name, variant, choice, own, paid))
+    cost, tokens = _intervals(choice, own)
+    return Pilot(
+        plan=planned,
+        requests=choice.rows,
+        wanted=len(choice.row_ids),
+        ended=len(own.ended),
+        sent=runs.sent,
+        spent_ticks=runs.spent_ticks,
+        unknown_cost=runs.unknown_cost,
+        cost=cost,
+        tokens=tokens,
+        latency_seconds=own.latency_seconds(),
+        compared=tuple(compared),
+        stopped=runs.stopped,
+    )
 
 
 async def _requests_of(job: Job, row_ids: frozenset[str]) -> list[CountedRequest]:
@@ -169,33 +178,33 @@ async def _requests_of(job: Job, row_ids: frozenset[str]) -> list[CountedRequest
 
 
 @dataclass(slots=True)
-class _Asking:
-    """The runs of a pilot, one after the other, until one is stopped; and what they came to together."""
+class _PilotRuns:
+    """The runs of a pilot, one after another until one is stopped, and their sums."""
 
     watch: Watch | None
     begins: Callable[[str], None]
     environ: Mapping[str, str] | None
     dependencies: RunDependencies | None
     sent: int = 0
-    spent_ticks: int = 0  #: at most
+    spent_ticks: int = 0  #: bounds of ambiguous attempts included
     unknown_cost: int = 0
     stopped: Stopped | None = None
 
     async def paid(
         self, job: Job, choice: Choice, wanted: frozenset[str], purpose: Purpose, name: str, capped: Job | None = None
     ) -> Paid:
-        """What the chosen rows came to under ``job``, after those of ``wanted`` were asked that nobody has paid for."""
+        """The cost and answers of the chosen rows under ``job``. Asks the rows of ``wanted`` that are not paid for."""
         requests = await _requests_of(job, frozenset(choice.row_ids))
         keys = {each.row.row_id: each.request_key for each in requests}
         found = paid_for(job.output_path, job.recipe, keys)
         missing = wanted - found.ended - (found.unclear if job.limits.ambiguous == "hold" else frozenset())
         if not missing or self.stopped is not None:
             return found
-        await self.ask(capped or job, missing, purpose, f"{name}: asking {len(missing):,} rows")
+        await self.run(capped or job, missing, purpose, f"{name}: asking {len(missing):,} rows")
         return paid_for(job.output_path, job.recipe, keys)
 
-    async def ask(self, job: Job, row_ids: frozenset[str], purpose: Purpose, says: str) -> None:
-        self.begins(says)
+    async def run(self, job: Job, row_ids: frozenset[str], purpose: Purpose, line: str) -> None:
+        self.begins(line)
         only = frozenset(row_digest(row_id, "") for row_id in row_ids)
         summary = await run_async(
             job,
@@ -220,43 +229,37 @@ def _intervals(choice: Choice, paid: Paid) -> tuple[Interval | None, Interval | 
     return None if ticks is None else choice.ticks(ticks), None if tokens is None else choice.tokens(tokens)
 
 
-async def _under(
-    setting: Setting, variant: Job, job: Job, remake: Remake, choice: Choice, own: Paid, asking: _Asking
+async def _swept(
+    setting: Setting, variant: Job, job: Job, remake: Remake, choice: Choice, own: Paid, runs: _PilotRuns
 ) -> Paid:
     """The pilot's rows under one setting."""
-    capped = with_rest_of_cap(job, setting, remake, asking.spent_ticks)
+    capped = with_rest_of_cap(job, setting, remake, runs.spent_ticks)
     if capped is None:
         spent = SpendCapReached(
             f"limits.max_cost_usd_per_run is spent: nothing is left of it for {setting.name}",
             key="limits.max_cost_usd_per_run",
         )
-        asking.stopped = Stopped(spent.kind, spent.exit_code, spent.message)
-    return await asking.paid(variant, choice, own.ended, Purpose.SWEEP, setting.name, capped)
+        runs.stopped = Stopped(spent.kind, spent.exit_code, spent.message)
+    return await runs.paid(variant, choice, own.ended, Purpose.SWEEP, setting.name, capped)
 
 
 def _own(job: Job, chosen: Sequence[tuple[Setting, Job]], choice: Choice, own: Paid) -> Compared:
-    """The job as it is, which others are held against."""
+    """The job's own setting, the base of the comparison."""
     names = [setting.name for setting, variant in chosen if variant.recipe.recipe_id == job.recipe.recipe_id]
     return _compare(" ".join([*names, "(the job's own)"]), job, choice, own, own)
 
 
-def _compare(name: str, variant: Job, choice: Choice, own: Paid, other: Paid) -> Compared:
-    cost, tokens = _intervals(choice, other)
-    ended = [other.rows[row_id] for row_id in other.ended]
-    answers = [
-        {
-            row_id: taken.answer
-            for row_id, taken in paid.rows.items()
-            if taken.answer is not None and row_id in other.ended
-        }
-        for paid in (own, other)
-    ]
+def _compare(name: str, variant: Job, choice: Choice, own: Paid, paid: Paid) -> Compared:
+    cost, tokens = _intervals(choice, paid)
+    is_own = paid is own
     return Compared(
         name,
-        is_own=other is own,
-        rows=len(ended),
-        unanswered=sum(taken.answer is None for taken in ended),
+        is_own=is_own,
+        rows=len(paid.ended),
+        unanswered=sum(paid.rows[row_id].answer is None for row_id in paid.ended),
         cost=cost,
         tokens=tokens,
-        agreement=None if other is own else agreement(answers[0], answers[1], variant.recipe.answer),
+        agreement=None
+        if is_own
+        else agreement(own.answers(paid.ended), paid.answers(paid.ended), variant.recipe.answer),
     )
