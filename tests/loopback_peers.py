@@ -25,11 +25,8 @@ async def client(
 ) -> AsyncIterator[ProviderClient]:
     """A client of ``base_url``, over the lean transport or the one given."""
     endpoint = Endpoint(base_url, HEADERS, allow_plain_http=options.pop("allow_plain_http", False))
-    async with (
-        transport or LeanTransport() as wire,
-        ProviderClient(endpoint, wire, Secrets(Secret(KEY)), **options) as it,
-    ):
-        yield it
+    async with transport or LeanTransport() as wire:
+        yield ProviderClient(endpoint, wire, Secrets(Secret(KEY)), **options)
 
 
 @asynccontextmanager

@@ -371,7 +371,7 @@ async def meet(fault: Fault, make: Callable[[ssl.SSLContext], httpx.AsyncBaseTra
 
 
 async def _sent(wire: ProviderClient, fault: Fault) -> Seen:
-    body = (fault.body,) if fault.method == "POST" else None
+    body = fault.body if fault.method == "POST" else None
     try:
         raw = await wire.send(fault.method, "/x", body, fault.timeout_seconds)
     except BatchvisionError as error:

@@ -84,10 +84,8 @@ async def list_models(
     network = network or Network.to(base_url, os.environ)
     secrets = Secrets(*([key] if key is not None else []), *hidden, *network.secrets)
     endpoint = Endpoint(base_url, speaks.headers(key, headers), allow_plain_http=allow_plain_http)
-    async with (
-        network.transport(1) as transport,
-        ProviderClient(endpoint, transport, secrets, network=network) as client,
-    ):
+    async with network.transport(1) as transport:
+        client = ProviderClient(endpoint, transport, secrets, network=network)
         raw = await client.send("GET", speaks.models_path, None, MODELS_TIMEOUT_SECONDS)
     return speaks.read_models(masked_answer(raw, secrets))
 

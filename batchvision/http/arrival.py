@@ -129,8 +129,14 @@ class Arrival:
         self.may_be_followed = self._parser.should_keep_alive()
 
 
-def reason(error: BaseException) -> str:
-    """The innermost cause, on one line."""
+def innermost(error: BaseException) -> BaseException:
+    """The first cause of an error."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return error
+
+
+def reason(error: BaseException) -> str:
+    """The first cause of an error, on one line."""
+    cause = innermost(error)
+    return " ".join(str(cause).split())[:300] or type(cause).__name__

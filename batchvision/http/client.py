@@ -15,13 +15,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from types import TracebackType
-from typing import Self
+
+import anyio
 
 from batchvision.errors import BatchvisionError, ConnectFailed, ConnectionCut, RequestTimedOut
 from batchvision.http.arrival import reason
 from batchvision.http.body import Body
-from batchvision.http.deadlines import Deadline, Deadlines
 from batchvision.http.endpoint import Endpoint
 from batchvision.http.lean import CONNECT_TIMEOUT_SECONDS
 from batchvision.http.library import httpx
@@ -37,6 +36,7 @@ from batchvision.records import RawAnswer
 from batchvision.secrets import Secrets
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
+GRACE_SECONDS = 0.1
 _READ_HEADERS = frozenset(
     {
         *("content-type", "date", "location", "x-request-id", "x-generation-id", "x-litellm-response-cost"),
@@ -75,19 +75,9 @@ class ProviderClient:
         self._max_answer_bytes = max_answer_bytes
         self._connect_timeout_seconds = connect_timeout_seconds
         self._clock = clock
-        self._deadlines: Deadlines
 
     def __repr__(self) -> str:
         return f"ProviderClient({self._shown!r}, {type(self._transport).__name__})"
-
-    async def __aenter__(self) -> Self:
-        self._deadlines = Deadlines()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._deadlines.close()
 
     async def send(
         self,
@@ -97,19 +87,22 @@ class ProviderClient:
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
     ) -> RawAnswer:
-        """One request, one answer. ``timeout_seconds`` spans all of it: connecting, sending, waiting, reading.
-        ``headers``: of this request, over those of all.
+        """Send one request and return its answer. ``timeout_seconds`` bounds connecting, sending, waiting and reading
+        together. ``headers`` replace those of the endpoint.
 
-        Raises ConnectFailed, RequestTimedOut or ConnectionCut, only where no status line came; and NoWayToProvider
-        where none can come until a setting changes.
+        Raises ConnectFailed, RequestTimedOut or ConnectionCut, only where no status line came. Raises NoWayToProvider
+        where no request can succeed until a setting changes.
         """
-        progress = _Progress(self._deadlines, timeout_seconds, self._connect_timeout_seconds)
-        request = self._request(method, path, body, headers, progress)
+        progress = _Progress(timeout_seconds, self._connect_timeout_seconds)
+        connect = progress.connect_seconds
+        timeouts = {"connect": connect, "pool": connect, "read": timeout_seconds, "write": timeout_seconds}
+        outgoing = None if body is None else (_Outgoing(body), len(body))
         del body  # the request releases it when it has left
+        request = self._endpoint.request(method, path, outgoing, headers, {"timeout": timeouts, "trace": progress})
         response: httpx.Response | None = None
         content, is_whole = Body("", 0), False
         try:
-            with progress.deadline.scope:
+            with progress.scope:
                 response = await self._transport.handle_async_request(request)
                 if response.status_code < 200:
                     await response.aclose()
@@ -124,25 +117,22 @@ class ProviderClient:
             raise self._too_late(progress, may_have_left=progress.may_have_left)
         raw = RawAnswer(
             status=response.status_code,
-            headers=_kept(response.headers),
+            headers={
+                known: value.decode("utf-8", "replace")
+                for name, value in response.headers.raw
+                if (known := _known(name))
+            },
             body=content.content(),
             received_at=self._clock(),
             complete=is_whole and content.is_readable,
         )
-        self._check_it_is_the_providers(raw)
+        self._reject_foreign(raw)
         return raw
-
-    def _request(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None, progress: _Progress
-    ) -> httpx.Request:
-        extensions: dict[str, object] = {"timeout": progress.timeouts(), "trace": progress}
-        outgoing = None if body is None else (_Outgoing(body), len(body))
-        return self._endpoint.request(method, path, outgoing, headers, extensions)
 
     # ---------------------------------------------------------------------------- no answer
 
-    def _check_it_is_the_providers(self, raw: RawAnswer) -> None:
-        """Raise NoWayToProvider where a proxy, or the port of another scheme, answered in the provider's place."""
+    def _reject_foreign(self, raw: RawAnswer) -> None:
+        """Raise NoWayToProvider where a proxy, or the port of another scheme, answered instead of the provider."""
         if self._network is not None:
             if raw.status == PROXY_AUTHENTICATION_REQUIRED:
                 raise proxy_wants_password(self._network)
@@ -183,40 +173,39 @@ class ProviderClient:
 
 
 class _Progress:
-    """How far one request has come, from the transport's trace events, and the deadline that follows from it.
+    """Progress of one request, from the transport's trace events, and its deadline.
 
-    A transport without trace events is taken to have sent the request.
+    Without trace events the request counts as sent. A deadline that has passed waits ``GRACE_SECONDS`` more, in which
+    the loop reads what has arrived: a process that was suspended resumes with deadlines passed and answers waiting.
     """
 
-    __slots__ = ("_deadlines", "_until", "connect_seconds", "deadline", "may_have_left", "timeout_seconds")
-
-    def __init__(self, deadlines: Deadlines, timeout_seconds: float, connect_seconds: float) -> None:
-        self._deadlines = deadlines
-        self._until = asyncio.get_running_loop().time() + timeout_seconds
+    def __init__(self, timeout_seconds: float, connect_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
         self.connect_seconds = min(connect_seconds, timeout_seconds)
         self.may_have_left = True
-        self.deadline = Deadline(self._until)
-        deadlines.watch(self.deadline)
-
-    def timeouts(self) -> dict[str, float]:
-        """For the transport. A read or write is also bounded by the deadline that spans all of them."""
-        connect = self.connect_seconds
-        return {"connect": connect, "pool": connect, "read": self.timeout_seconds, "write": self.timeout_seconds}
+        self.scope = anyio.CancelScope()
+        self._loop = asyncio.get_running_loop()
+        self._began_at = self._loop.time()
+        self._timer = self._loop.call_at(self._began_at + timeout_seconds, self._pass)
 
     async def __call__(self, event: str, info: Mapping[str, object]) -> None:
-        """A trace event (an extension of httpx's requests)."""
+        """Receive a trace event (an extension of httpx's requests)."""
         if event == "connection.connect_tcp.started":
             self.may_have_left = False
-            self._deadlines.move(
-                self.deadline, min(self._until, self._until - self.timeout_seconds + self.connect_seconds)
-            )
+            self._set_deadline(self.connect_seconds)
         elif event == "http11.send_request_headers.started" and not _is_connect(info.get("request")):
             self.may_have_left = True
-            self._deadlines.move(self.deadline, self._until)
+            self._set_deadline(self.timeout_seconds)
+
+    def _set_deadline(self, seconds: float) -> None:
+        self._timer.cancel()
+        self._timer = self._loop.call_at(self._began_at + seconds, self._pass)
+
+    def _pass(self) -> None:
+        self._timer = self._loop.call_later(GRACE_SECONDS, self.scope.cancel)
 
     def end(self) -> None:
-        self._deadlines.forget(self.deadline)
+        self._timer.cancel()
 
 
 def _is_connect(request: object) -> bool:
@@ -242,8 +231,7 @@ async def _read(response: httpx.Response, content: Body) -> bool:
         raise RuntimeError("a transport gave a response without an AsyncByteStream")
     try:
         async for piece in stream:
-            content.feed(piece)
-            if not content.wants_more:
+            if not content.feed(piece):
                 return False
     except (httpx.TransportError, OSError):
         return False
@@ -258,7 +246,3 @@ def _known(name: bytes) -> str | None:
     known = name.lower().decode("ascii", "replace")
     is_read = known in _READ_HEADERS or "ratelimit" in known or known.startswith("x-openrouter-cache")
     return known if is_read else None
-
-
-def _kept(headers: httpx.Headers) -> dict[str, str]:
-    return {known: value.decode("utf-8", "replace") for name, value in headers.raw if (known := _known(name))}

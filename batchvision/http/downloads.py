@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from batchvision.http.fetch import HeadersByHost, HttpFetcher
+from batchvision.http.fetch import DownloadRules, HeadersByHost, HttpFetcher
 from batchvision.http.hosts import CONNECTIONS
 from batchvision.http.lean import LeanTransport
 from batchvision.http.library import httpx
@@ -54,9 +54,8 @@ class ImageAccess:
 
     def fetcher(self) -> HttpFetcher:
         """To be entered and left by the caller; opens nothing before the first download."""
-        return HttpFetcher(
-            self.allow_private_hosts, headers=self.headers, transport=self._transport, is_proxied=self.proxy is not None
-        )
+        rules = DownloadRules(self.allow_private_hosts, self.headers, is_proxied=self.proxy is not None)
+        return HttpFetcher(rules, transport=self._transport)
 
     def _transport(self) -> httpx.AsyncBaseTransport:
         context = self.trust.context()

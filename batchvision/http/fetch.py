@@ -1,7 +1,7 @@
-"""Downloads images for the rows that name URLs, from public addresses only and politely.
+"""Download images for rows that name URLs, from public addresses only and politely.
 
-Rule: each hop is resolved, its address judged, and the connection made to that very address, so that no way (redirects,
-rebinding, decimal and octal forms, literal addresses) leads around it. Only a proxy that the job names resolves itself.
+Each hop is resolved, its address is checked, and the connection is made to that very address. So redirects, DNS
+rebinding and odd forms of addresses lead nowhere else. Only a proxy that the job names resolves names itself.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import inf
@@ -21,7 +21,7 @@ import anyio
 
 from batchvision import __version__
 from batchvision.errors import ImageTooLarge, ImageUnreachable
-from batchvision.http.arrival import reason
+from batchvision.http.arrival import innermost, reason
 from batchvision.http.body import Body
 from batchvision.http.hops import Hop, hop_to, redirected
 from batchvision.http.hosts import CONNECTIONS, Hosts
@@ -32,13 +32,13 @@ from batchvision.images import Reserve, check_host, redact_url
 
 TIMEOUT_SECONDS = 60.0
 CONNECT_TIMEOUT_SECONDS = 10.0
-#: For an address that is not the last one of its host.
+#: The connect timeout of an address that is not the last one of its host.
 NEXT_ADDRESS_SECONDS = 2.0
 MAX_REDIRECTS = 5
 RETRIES = 2
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 10.0
-_CONNECTIONS = 64
+_MAX_CONNECTIONS = 64
 _HEADERS = {
     "accept": "image/jpeg, image/png, image/webp, image/*;q=0.8, */*;q=0.1",
     "accept-encoding": "identity",
@@ -50,25 +50,39 @@ _NO_CONNECTION = (OSError, UnicodeError)
 HeadersByHost = Mapping[str, Mapping[str, str]]
 
 
-class _TryAgain(Exception):
-    """This try failed in a way another may not."""
+@dataclass(frozen=True, slots=True)
+class DownloadRules:
+    """What a job says of downloads. Each host receives only its own ``headers``.
 
-    def __init__(self, reason: str, delay_seconds: float | None = None) -> None:
-        super().__init__(reason)
+    ``is_proxied``: the transport leads to a proxy, which resolves names itself.
+    """
+
+    allow_private_hosts: bool = False
+    headers: HeadersByHost = field(default_factory=dict, repr=False)
+    is_proxied: bool = False
+    timeout_seconds: float = TIMEOUT_SECONDS
+    retries: int = RETRIES
+
+
+class _TryAgain(Exception):
+    """This try failed, and another one may succeed."""
+
+    def __init__(self, message: str, delay_seconds: float | None = None) -> None:
+        super().__init__(message)
         self.delay_seconds = delay_seconds
 
 
 @dataclass(slots=True, eq=False)
-class _Way:
-    """One download: its deadline, its room, and whether it began with https."""
+class _Download:
+    """One download: its deadline, its byte budget, and whether its first URL is https."""
 
     scope: anyio.CancelScope
     reserve: Reserve | None
     is_https: bool
 
     @contextmanager
-    def our_own_wait(self) -> Iterator[None]:
-        """Time that the deadline does not count: we wait for our own sake."""
+    def deadline_paused(self) -> Iterator[None]:
+        """Leave the time of this block out of the deadline: our own limits cause the wait."""
         left = self.scope.deadline - anyio.current_time()
         self.scope.deadline = inf
         try:
@@ -82,38 +96,30 @@ def _direct() -> httpx.AsyncBaseTransport:
 
 
 class HttpFetcher:
-    """Downloads with its own retries; every failure is a fault of the row that named the URL.
+    """Downloads with its own retries. Each failure is a fault of the row that named the URL.
 
-    ``headers``: by host, sent to that host alone. ``transport`` is made at the first download (default: direct
-    connections); ``is_proxied``: it leads to a proxy, which resolves names itself.
+    ``transport`` is made at the first download. Its default connects directly.
     """
 
     def __init__(
         self,
-        allow_private_hosts: bool = False,
+        rules: DownloadRules,
         *,
-        headers: HeadersByHost | None = None,
         transport: Callable[[], httpx.AsyncBaseTransport] = _direct,
-        is_proxied: bool = False,
         resolver: Resolver = resolve,
-        timeout_seconds: float = TIMEOUT_SECONDS,
-        retries: int = RETRIES,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         jitter: Callable[[], float] = random.random,
         clock: Callable[[], float] = anyio.current_time,
     ) -> None:
-        self._allow_private_hosts = allow_private_hosts
-        self._headers = {host.lower().rstrip("."): dict(values) for host, values in (headers or {}).items()}
-        self._is_proxied = is_proxied
+        self._rules = rules
+        self._headers = {host.lower().rstrip("."): dict(values) for host, values in rules.headers.items()}
         self._new_transport = transport
         self._transport: httpx.AsyncBaseTransport | None = None
-        self._addresses = Addresses(allow_private_hosts, resolver)
-        self._timeout_seconds = timeout_seconds
-        self._retries = retries
+        self._addresses = Addresses(rules.allow_private_hosts, resolver)
         self._sleep = sleep
         self._jitter = jitter
         self._hosts = Hosts(sleep, clock)
-        self._connections = anyio.CapacityLimiter(_CONNECTIONS)
+        self._connections = anyio.CapacityLimiter(_MAX_CONNECTIONS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -125,75 +131,75 @@ class HttpFetcher:
             await self._transport.aclose()
 
     async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes:
-        """The content at ``url``, at most ``max_bytes`` of it, tries and redirects included within one deadline.
+        """Return the content at ``url``, of at most ``max_bytes``. One deadline spans all tries and redirects.
 
-        ``reserve`` is awaited before the bytes of an answer are held. Raises ImageUnreachable, ImageForbidden or
+        ``reserve`` is awaited before the bytes of a response are held. Raises ImageUnreachable, ImageForbidden or
         ImageTooLarge.
         """
         first = hop_to(url)
-        with anyio.move_on_after(self._timeout_seconds) as scope:
-            return await self._fetch_with_retries(first, max_bytes, _Way(scope, reserve, first.is_https))
-        raise ImageUnreachable(f"{redact_url(url)} was not downloaded within {self._timeout_seconds:g} s")
+        with anyio.move_on_after(self._rules.timeout_seconds) as scope:
+            return await self._fetch_with_retries(first, max_bytes, _Download(scope, reserve, first.is_https))
+        raise ImageUnreachable(f"{redact_url(url)} was not downloaded within {self._rules.timeout_seconds:g} s")
 
-    async def _fetch_with_retries(self, first: Hop, max_bytes: int, way: _Way) -> bytes:
+    async def _fetch_with_retries(self, first: Hop, max_bytes: int, download: _Download) -> bytes:
         slots = self._hosts[first.host].slots
         retried = 0
         while True:
-            with way.our_own_wait():
-                await slots.acquire_on_behalf_of(way)
+            with download.deadline_paused():
+                await slots.acquire_on_behalf_of(download)
             try:
-                return await self._fetch_once(first, max_bytes, way)
+                return await self._fetch_once(first, max_bytes, download)
             except _TryAgain as failure:
-                if retried >= self._retries:
+                if retried >= self._rules.retries:
                     tries = f"{retried + 1} tries" if retried else "1 try"
                     raise ImageUnreachable(f"{redact_url(first.url)}: {failure} ({tries})") from None
                 is_paused = failure.delay_seconds is not None
             finally:
-                slots.release_on_behalf_of(way)
+                slots.release_on_behalf_of(download)
             if not is_paused:  # otherwise the host's pause is waited for with the next try
                 await self._sleep(min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2**retried * (0.5 + self._jitter())))
             retried += 1
 
-    async def _fetch_once(self, first: Hop, max_bytes: int, way: _Way) -> bytes:
+    async def _fetch_once(self, first: Hop, max_bytes: int, download: _Download) -> bytes:
         hop = first
         for _ in range(MAX_REDIRECTS + 1):
-            with way.our_own_wait():
-                await self._connections.acquire_on_behalf_of(way)
+            with download.deadline_paused():
+                await self._connections.acquire_on_behalf_of(download)
             try:
-                response = await self._asked(hop, way)
+                response = await self._asked(hop, download)
                 try:
                     after = redirected(hop, response)
                     if after is None:
                         _check_status(first.url, response)
-                        return await _read(first.url, response, max_bytes, way)
+                        return await _read(first.url, response, max_bytes, download)
                 finally:
                     await response.aclose()
             except (httpx.TransportError, httpx.InvalidURL) as error:
                 raise _TryAgain(f"the download broke off ({type(error).__name__})") from None
             finally:
-                self._connections.release_on_behalf_of(way)
+                self._connections.release_on_behalf_of(download)
             hop = after
         raise ImageUnreachable(f"{redact_url(first.url)}: more than {MAX_REDIRECTS} redirects")
 
     # ---------------------------------------------------------------------------- one hop
 
-    async def _asked(self, hop: Hop, way: _Way) -> httpx.Response:
+    async def _asked(self, hop: Hop, download: _Download) -> httpx.Response:
         """The response, its body unread. Raises ImageForbidden, ImageUnreachable, _TryAgain or TransportError."""
         host = self._hosts[hop.host]
-        with way.our_own_wait():
+        with download.deadline_paused():
             await host.turn()
-        response = await (self._by_proxy(hop, way) if self._is_proxied else self._directly(hop, way))
+        response = await (self._by_proxy(hop, download) if self._rules.is_proxied else self._directly(hop, download))
         delay = _retry_after_seconds(response) if _is_busy(response.status_code) else None
         if delay is not None:
             host.pause(delay)
         return response
 
-    async def _by_proxy(self, hop: Hop, way: _Way) -> httpx.Response:
-        if not self._allow_private_hosts:
+    async def _by_proxy(self, hop: Hop, download: _Download) -> httpx.Response:
+        if not self._rules.allow_private_hosts:
             check_host(hop.url)
-        return await self._sent(hop, hop.host, CONNECT_TIMEOUT_SECONDS, way)
+        return await self._sent(hop, hop.host, CONNECT_TIMEOUT_SECONDS, download)
 
-    async def _directly(self, hop: Hop, way: _Way) -> httpx.Response:
+    async def _directly(self, hop: Hop, download: _Download) -> httpx.Response:
         """By the first of the host's addresses that takes a connection."""
         try:
             addresses = await self._addresses.of(hop.host, hop.port, redact_url(hop.url))
@@ -203,7 +209,7 @@ class HttpFetcher:
             is_last = address == addresses[-1]
             try:
                 response = await self._sent(
-                    hop, address, CONNECT_TIMEOUT_SECONDS if is_last else NEXT_ADDRESS_SECONDS, way
+                    hop, address, CONNECT_TIMEOUT_SECONDS if is_last else NEXT_ADDRESS_SECONDS, download
                 )
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if is_last:
@@ -214,17 +220,17 @@ class HttpFetcher:
                 return response
         raise _TryAgain(f"no connection to {hop.host}: it has no address")
 
-    async def _sent(self, hop: Hop, address: str, connect_seconds: float, way: _Way) -> httpx.Response:
+    async def _sent(self, hop: Hop, address: str, connect_seconds: float, download: _Download) -> httpx.Response:
         extensions: dict[str, Any] = {
             "sni_hostname": hop.host,
             "timeout": {"connect": connect_seconds, "read": None, "write": None, "pool": None},
         }
         url = httpx.URL(scheme=hop.scheme, host=address.partition("%")[0], port=hop.port)
-        if self._is_proxied:
+        if self._rules.is_proxied:
             url = url.copy_with(raw_path=hop.target)  # httpx would ask the proxy itself for the target
         else:
             extensions["target"] = hop.target
-        headers = {**_HEADERS, "host": hop.host_header, **self._headers_for(hop, way)}
+        headers = {**_HEADERS, "host": hop.host_header, **self._headers_for(hop, download)}
         request = httpx.Request("GET", url, headers=headers, extensions=extensions)
         if self._transport is None:
             self._transport = self._new_transport()
@@ -233,14 +239,14 @@ class HttpFetcher:
         except httpx.ProxyError as error:
             raise _TryAgain(f"the proxy of images.proxy refuses it: {reason(error)}") from None
         except httpx.ConnectError as error:
-            if isinstance(_innermost(error), ssl.SSLCertVerificationError):
+            if isinstance(innermost(error), ssl.SSLCertVerificationError):
                 raise ImageUnreachable(f"{redact_url(hop.url)}: the server's certificate cannot be verified") from None
             raise
 
-    def _headers_for(self, hop: Hop, way: _Way) -> dict[str, str]:
+    def _headers_for(self, hop: Hop, download: _Download) -> dict[str, str]:
         """Those of the hop's own host. After a redirect from https to http none: they would travel readable."""
         own = {} if hop.authorization is None else {"authorization": hop.authorization}
-        if hop.is_https or not way.is_https:
+        if hop.is_https or not download.is_https:
             host = hop.host.rstrip(".")
             for name in (host, f"{host}:{hop.port}"):
                 own.update({header.lower(): value for header, value in self._headers.get(name, {}).items()})
@@ -251,17 +257,11 @@ class HttpFetcher:
 
 
 def _no_connection(hop: Hop, error: Exception) -> _TryAgain:
-    cause = _innermost(error)
+    cause = innermost(error)
     if isinstance(cause, TimeoutError):
         return _TryAgain(f"no connection to {hop.host} within {CONNECT_TIMEOUT_SECONDS:g} s")
     said = cause.strerror if isinstance(cause, OSError) else None
     return _TryAgain(f"no connection to {hop.host}: {said or reason(cause)}")
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _is_busy(status: int) -> bool:
@@ -290,22 +290,21 @@ def _retry_after_seconds(response: httpx.Response) -> float | None:
     return max(0.0, (aware - datetime.now(UTC)).total_seconds())
 
 
-async def _read(url: str, response: httpx.Response, max_bytes: int, way: _Way) -> bytes:
+async def _read(url: str, response: httpx.Response, max_bytes: int, download: _Download) -> bytes:
     said = response.headers.get("content-length", "")
     announced = int(said[:18]) if said.isascii() and said.isdecimal() else None
     encoding = response.headers.get("content-encoding", "")
     if announced is not None and announced > max_bytes:
         raise _too_large(url, max_bytes)
-    if way.reserve is not None:
+    if download.reserve is not None:
         is_packed = encoding.lower() not in ("", "identity")
-        with way.our_own_wait():
-            await way.reserve(max_bytes if announced is None or is_packed else announced)
+        with download.deadline_paused():
+            await download.reserve(max_bytes if announced is None or is_packed else announced)
     body = Body(encoding, max_bytes)
     if not isinstance(response.stream, httpx.AsyncByteStream):
         raise RuntimeError("a transport gave a response without an AsyncByteStream")
     async for piece in response.stream:
-        body.feed(piece)
-        if not body.wants_more:
+        if not body.feed(piece):
             break
     if body.is_too_long:
         raise _too_large(url, max_bytes)

@@ -420,7 +420,6 @@ async def connected(
         else:
             raise RuntimeError("an access without a network needs a transport of the caller's")
         client = ProviderClient(endpoint, transport, secrets, network=access.network, clock=dependencies.now)
-        await stack.enter_async_context(client)
         convert = None if dependencies.offload is not None else stack.enter_context(DecodingPool()).convert
         fetch = await stack.enter_async_context(access.images.fetcher())
         yield client, images_of(job, fetch, dependencies, convert, least_image_of(job))

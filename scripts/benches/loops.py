@@ -115,10 +115,8 @@ async def with_transport(spec: Spec) -> int:
 
     endpoint = Endpoint(f"{spec['url']}/v1", HEADERS)
     secrets = Secrets(Secret("bench-key-0000"))
-    async with (
-        LeanTransport(most_idle=spec["in_flight"]) as lean,
-        ProviderClient(endpoint, lean, secrets) as client,
-    ):
+    async with LeanTransport(most_idle=spec["in_flight"]) as lean:
+        client = ProviderClient(endpoint, lean, secrets)
 
         async def send(image: str) -> None:
             await client.send("POST", "/chat/completions", body_of(image), 600)

@@ -14,7 +14,7 @@ from loopback_proxy import LoopbackProxy
 
 from batchvision.errors import ImageForbidden, ImageUnreachable, JobInvalid
 from batchvision.http import ImageAccess, LeanTransport, Trust, httpx
-from batchvision.http.fetch import HttpFetcher
+from batchvision.http.fetch import DownloadRules, HttpFetcher
 from batchvision.http.resolving import Resolver
 
 pytestmark = pytest.mark.anyio
@@ -75,7 +75,7 @@ def secret_for(host: str) -> dict[str, dict[str, str]]:
 async def test_a_host_is_sent_its_headers(name: str) -> None:
     async with Host().running() as host:
         headers = secret_for(name.format(port=host.port))
-        async with HttpFetcher(True, headers=headers, resolver=here()) as images:
+        async with HttpFetcher(DownloadRules(True, headers), resolver=here()) as images:
             assert await images.fetch(f"http://img.example.com:{host.port}/a.jpg", 100) == b"picture"
             assert await images.fetch(f"http://other.example.com:{host.port}/b.jpg", 100) == b"picture"
             assert await images.fetch(f"http://sub.img.example.com:{host.port}/c.jpg", 100) == b"picture"
@@ -85,7 +85,7 @@ async def test_a_host_is_sent_its_headers(name: str) -> None:
 async def test_headers_of_one_port_are_sent_to_that_port_alone() -> None:
     async with Host().running() as host, Host().running() as other:
         headers = secret_for(f"img.example.com:{other.port}")
-        async with HttpFetcher(True, headers=headers, resolver=here()) as images:
+        async with HttpFetcher(DownloadRules(True, headers), resolver=here()) as images:
             await images.fetch(f"http://img.example.com:{host.port}/a.jpg", 100)
             await images.fetch(f"http://img.example.com:{other.port}/b.jpg", 100)
     assert (host.seen, other.seen) == ([("/a.jpg", None)], [("/b.jpg", TOKEN)])
@@ -98,7 +98,7 @@ async def test_a_redirect_to_another_host_loses_the_headers_and_one_to_the_same_
             "/b.jpg": f"http://cdn.example.com:{host.port}/c.jpg",
             "/c.jpg": f"http://img.example.com:{host.port}/d.jpg",
         }
-        async with HttpFetcher(True, headers=secret_for("img.example.com"), resolver=here()) as images:
+        async with HttpFetcher(DownloadRules(True, secret_for("img.example.com")), resolver=here()) as images:
             assert await images.fetch(f"http://img.example.com:{host.port}/a.jpg", 100) == b"picture"
     assert host.seen == [("/a.jpg", TOKEN), ("/b.jpg", TOKEN), ("/c.jpg", None), ("/d.jpg", TOKEN)]
 
@@ -110,8 +110,8 @@ async def test_a_redirect_from_https_to_http_loses_the_headers() -> None:
     authority.configure_trust(trusting)
     async with Host().running(context) as safe, Host().running() as plain:
         safe.redirects = {"/a.jpg": f"http://img.example.com:{plain.port}/b.jpg"}
-        options = {"headers": secret_for("img.example.com"), "resolver": here()}
-        async with HttpFetcher(True, transport=lambda: LeanTransport(trusting), **options) as images:  # type: ignore[arg-type]
+        rules = DownloadRules(True, secret_for("img.example.com"))
+        async with HttpFetcher(rules, transport=lambda: LeanTransport(trusting), resolver=here()) as images:
             assert await images.fetch(f"https://img.example.com:{safe.port}/a.jpg", 100) == b"picture"
     assert safe.seen == [("/a.jpg", TOKEN)]
     assert plain.seen == [("/b.jpg", None)]
@@ -120,7 +120,7 @@ async def test_a_redirect_from_https_to_http_loses_the_headers() -> None:
 async def test_a_user_in_a_url_is_sent_to_its_own_host_and_the_jobs_headers_win() -> None:
     async with Host().running() as host:
         host.redirects = {"/a.jpg": f"http://cdn.example.com:{host.port}/b.jpg"}
-        async with HttpFetcher(True, headers=secret_for("img.example.com"), resolver=here()) as images:
+        async with HttpFetcher(DownloadRules(True, secret_for("img.example.com")), resolver=here()) as images:
             await images.fetch(f"http://user:pass@other.example.com:{host.port}/a.jpg", 100)
             await images.fetch(f"http://user:pass@img.example.com:{host.port}/c.jpg", 100)
     assert host.seen == [("/a.jpg", "Basic dXNlcjpwYXNz"), ("/b.jpg", None), ("/c.jpg", TOKEN)]
@@ -137,11 +137,13 @@ async def test_the_certificate_is_verified_for_the_name_and_not_for_the_address(
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     async with Host().running(context) as host:
-        async with HttpFetcher(True, transport=lambda: LeanTransport(trusting), resolver=here()) as images:
+        async with HttpFetcher(
+            DownloadRules(True), transport=lambda: LeanTransport(trusting), resolver=here()
+        ) as images:
             assert await images.fetch(f"https://img.example.com:{host.port}/a.jpg", 100) == b"picture"
             with pytest.raises(ImageUnreachable, match=r"other\.example\.com.*certificate cannot be verified"):
                 await images.fetch(f"https://other.example.com:{host.port}/b.jpg", 100)
-        async with HttpFetcher(True, resolver=here()) as images:  # an authority that is not known
+        async with HttpFetcher(DownloadRules(True), resolver=here()) as images:  # an authority that is not known
             with pytest.raises(ImageUnreachable, match="certificate cannot be verified"):
                 await images.fetch(f"https://img.example.com:{host.port}/c.jpg", 100)
     assert host.seen == [("/a.jpg", None)]
@@ -212,7 +214,7 @@ async def test_a_redirect_through_a_proxy_is_judged_like_the_first_url() -> None
         return httpx.Response(302, headers={"location": "http://169.254.169.254/latest/meta-data/"})
 
     wire = httpx.MockTransport(proxied)
-    async with HttpFetcher(transport=lambda: wire, is_proxied=True) as images:
+    async with HttpFetcher(DownloadRules(is_proxied=True), transport=lambda: wire) as images:
         with pytest.raises(ImageForbidden):
             await images.fetch("http://img.example.com/a.jpg", 100)
     assert asked == ["http://img.example.com/a.jpg"]

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreachable
 from batchvision.http import LeanTransport, httpx
-from batchvision.http.fetch import HttpFetcher
+from batchvision.http.fetch import DownloadRules, HttpFetcher
 from batchvision.http.resolving import Resolver
 from batchvision.images import is_public
 
@@ -50,10 +50,12 @@ class Sleeps(list[float]):
         return 1000.0 + sum(self)
 
 
-def fetcher(sleeps: Sleeps | None = None, **options: Any) -> HttpFetcher:
+def fetcher(
+    sleeps: Sleeps | None = None, *, allow_private_hosts: bool = True, timeout_seconds: float = 60.0, **options: Any
+) -> HttpFetcher:
     sleeps = Sleeps() if sleeps is None else sleeps
-    chosen = {"allow_private_hosts": True, "sleep": sleeps, "jitter": lambda: 0.5, "clock": sleeps.clock}
-    return HttpFetcher(**(chosen | options))
+    rules = DownloadRules(allow_private_hosts, timeout_seconds=timeout_seconds)
+    return HttpFetcher(rules, sleep=sleeps, jitter=lambda: 0.5, clock=sleeps.clock, **options)
 
 
 async def no_answer(request: web.Request) -> web.Response:

@@ -189,7 +189,8 @@ async def main():
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     for transport in (LeanTransport(), PooledTransport(ssl.create_default_context())):
-        async with transport, ProviderClient(Endpoint(url, {}), transport, Secrets()) as client:
+        async with transport:
+            client = ProviderClient(Endpoint(url, {}), transport, Secrets())
             for _ in range(3):
                 assert (await client.send("GET", "/x", None, 60)).complete
     server.close()
