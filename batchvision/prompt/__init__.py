@@ -14,10 +14,10 @@ from batchvision.prompt.answer import (
     build_answer_spec,
     column_name,
     response_format,
-    told_schema,
+    schema_instruction,
 )
 from batchvision.prompt.check import CheckedAnswer, check_answer, names_fallback
-from batchvision.prompt.conversation import Conversation, system_text, with_last_words
+from batchvision.prompt.conversation import Conversation, system_text, with_final_text
 from batchvision.prompt.nesting import is_deeper
 from batchvision.prompt.spoken import thoughts_in
 from batchvision.prompt.template import ColumnField, Template, TemplateError, joined
@@ -39,8 +39,8 @@ __all__ = [
     "joined",
     "names_fallback",
     "response_format",
+    "schema_instruction",
     "system_text",
     "thoughts_in",
-    "told_schema",
-    "with_last_words",
+    "with_final_text",
 ]

@@ -62,7 +62,7 @@ def response_format(spec: AnswerSpec, form: str = "json_schema") -> dict[str, An
     return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": dict(spec.schema)}}
 
 
-def told_schema(spec: AnswerSpec, form: str) -> str | None:
+def schema_instruction(spec: AnswerSpec, form: str) -> str | None:
     """What the prompt ends with where the schema does not travel as ``response_format``."""
     if spec.schema is None or form == "json_schema":
         return None

@@ -70,7 +70,7 @@ def _content(prompt: Prompt, payloads: Sequence[Payload], images_first: bool, de
     return b",".join(parts)
 
 
-def with_last_words(messages: bytes, text: str) -> bytes:
+def with_final_text(messages: bytes, text: str) -> bytes:
     """``messages`` of :class:`Conversation`, with ``text`` as the last part of the last message."""
     if not messages.endswith(_END):
         raise RuntimeError("the last message does not end with its list of parts")

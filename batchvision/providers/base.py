@@ -1,8 +1,8 @@
-"""What a dialect is: how one provider is asked and how its answers are read. Sans-IO: bytes in, bytes out, no clock.
+"""A dialect: how requests to one provider are written and its answers read. Sans-IO: bytes in, bytes out, no clock.
 
-Every server here speaks OpenAI's chat completions; a dialect says where it differs, mostly as class attributes.
-The reading itself is done by the modules beside this one: ``decode`` (bytes to document), ``chat`` (document to
-answer), ``faults`` (error to its class), ``signs`` (headers to rates).
+Each supported server offers OpenAI's chat completions; a dialect states the differences, mostly as class attributes.
+The modules beside this one read: ``decode`` (bytes to document), ``chat`` (document to answer), ``faults`` (error to
+exception), ``signs`` (headers to rate limits).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 from batchvision.errors import AnswerCutShort, BatchvisionError, ModelNotFound, RateLimited, RowFault
-from batchvision.prompt import response_format, told_schema, with_last_words
+from batchvision.prompt import response_format, schema_instruction, with_final_text
 from batchvision.providers import chat, decode, faults, signs, wire
 from batchvision.providers.forms import ResponseForm
 from batchvision.providers.signs import RateSigns
@@ -26,19 +26,20 @@ from batchvision.ticks import Prices
 
 __all__ = ["Dialect", "Gone", "ModelListing", "NotReady", "RateSigns", "Reading", "SendOptions", "TicketEnd"]
 
-#: Raising a truncated answer's limit multiplies it; without a limit in the recipe this one is set.
+#: The retry of a truncated answer multiplies its limit of output tokens by this.
 RAISE_FACTOR = 4
+#: The limit of that retry where the recipe has no limit.
 RAISED_WITHOUT_LIMIT = 16_384
 
 _MAX_TOKENS_NAMES = ("max_completion_tokens", "max_tokens")
 _KEPT_TAILS = 16
 
-#: Statuses of gateways on the way, and of providers that are away: they say nothing of a ticket's work.
+#: Statuses of gateways and of unavailable providers: they leave the state of a ticket unknown.
 _OF_GATEWAYS = frozenset({502, 503, 504})
 
 
 class SendOptions(NamedTuple):
-    """What is no part of the recipe but changes the body. ``max_tokens`` overrides the recipe's own."""
+    """Options outside the recipe that change the body. ``max_tokens`` overrides the recipe's own."""
 
     deferred: bool = False
     stream: bool = False
@@ -47,7 +48,7 @@ class SendOptions(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A body, read. ``error`` set: it is no usable answer, and ``answer`` holds what is known all the same."""
+    """A parsed body. With an ``error``, ``answer`` holds the facts that are known anyway (usage, model, ids)."""
 
     answer: Answer
     error: BatchvisionError | None
@@ -60,7 +61,7 @@ class NotReady(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """The provider does not know the ticket (any more): read before, discarded, or never accepted."""
+    """The provider does not know the ticket: it was read before, discarded, or never accepted."""
 
     message: str
 
@@ -68,13 +69,13 @@ class Gone(NamedTuple):
 class TicketEnd(Enum):
     """Whether a poll ends its ticket."""
 
-    NO = "no"  #: the ticket is asked again
-    YES = "yes"  #: the answer, or the word that there is none
-    IF_IT_STAYS = "if_it_stays"  #: the provider says that the work failed, and may say otherwise later
+    NO = "no"  #: poll again
+    YES = "yes"  #: the answer, or a final error
+    IF_IT_STAYS = "if_it_stays"  #: an error of the work that may pass: final if later polls repeat it
 
 
 class ModelListing(NamedTuple):
-    """One model as the provider lists it. None: it does not say."""
+    """One model as the provider lists it; ``None`` where the list is silent."""
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -85,12 +86,12 @@ class ModelListing(NamedTuple):
 
 
 def listed_name(entry: Mapping[str, Any]) -> str:
-    """A listed model's name: llama.cpp and Ollama may say ``name`` or ``model`` where OpenAI says ``id``."""
+    """A listed model's name. OpenAI's field is ``id``; llama.cpp and Ollama may use ``name`` or ``model``."""
     return next((found for name in ("id", "name", "model") if (found := wire.text(entry.get(name)))), "")
 
 
 def listed_aliases(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names that mean the same model; Gemini's compatible face lists ``models/NAME`` and is asked for ``NAME``."""
+    """Other names of the same model. Gemini lists ``models/NAME`` and expects ``NAME`` in requests."""
     aliases = tuple(alias for alias in wire.sequence(entry.get("aliases")) if isinstance(alias, str))
     name = listed_name(entry)
     return (*aliases, name.removeprefix("models/")) if name.startswith("models/") else aliases
@@ -103,7 +104,7 @@ def output_limit(recipe: Recipe) -> int | None:
 
 
 class Dialect:
-    """The common dialect, to be subclassed; instances hold no state but a cache, and may be shared.
+    """The common dialect, to be subclassed. Instances hold a cache and no other state, and may be shared.
 
     An entry point of the group ``batchvision.providers`` names a subclass (or an instance of one).
     """
@@ -111,7 +112,7 @@ class Dialect:
     name: ClassVar[str]
     default_base_url: ClassVar[str]
     default_key_env: ClassVar[str | None]
-    #: Where its user adds credit, for messages.
+    #: The page for adding credit, for messages.
     account_url: ClassVar[str | None] = None
     lanes: ClassVar[frozenset[Lane]] = frozenset({Lane.ONLINE})
     #: How long the provider keeps the answer of a ticket.
@@ -124,7 +125,7 @@ class Dialect:
     longest_poll_wait_seconds: ClassVar[float] = 30.0
     #: Polls a second of all open tickets together.
     most_polls_per_second: ClassVar[float] = 300.0
-    #: Names that ``[provider.parameters]`` must not hold, and why.
+    #: Names that ``[provider.parameters]`` must not hold, each with the reason.
     reserved_parameters: ClassVar[Mapping[str, str]] = {
         "model": "set provider.model instead",
         "messages": "they are made from [prompt] and the manifest",
@@ -136,15 +137,15 @@ class Dialect:
     }
     chat_path: ClassVar[str] = "/chat/completions"
     models_path: ClassVar[str] = "/models"
-    #: The name sent when the recipe has none and a limit must be set.
+    #: The parameter for a limit of output tokens, where the recipe has no such parameter.
     max_tokens_name: ClassVar[str] = "max_tokens"
-    #: What usage means here (see ``chat.UsageRule``).
+    #: The meaning of the fields in ``usage``.
     usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule()
-    #: Whether the cost is always told in the body, if at all. Gateways before other servers tell it in a header.
-    tells_cost_in_body: ClassVar[bool] = False
-    #: Whether ``provider.response_cache`` means anything here.
+    #: Whether the body holds the cost. Gateways may add a header with the cost.
+    has_cost_in_body: ClassVar[bool] = False
+    #: Whether the provider supports ``provider.response_cache``.
     has_response_cache: ClassVar[bool] = False
-    #: The smallest image it takes: pixels of each side, and pixels in all.
+    #: The smallest accepted image: pixels of each side, and pixels in all.
     least_image: ClassVar[tuple[int, int]] = (1, 1)
     #: Response headers that name the request, best first; then the body's ``id``.
     request_id_headers: ClassVar[tuple[str, ...]] = ("x-request-id",)
@@ -155,7 +156,7 @@ class Dialect:
     # ------------------------------------------------------------------------------ asking
 
     def headers(self, key: Secret | None, extra: Mapping[str, str]) -> dict[str, str]:
-        """The request headers; ``extra`` (``provider.headers``) wins, whatever its case."""
+        """The request headers. ``extra`` (``provider.headers``) wins; case does not matter."""
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json, text/event-stream",
@@ -167,23 +168,21 @@ class Dialect:
         return {name: value for name, value in headers.items() if name.lower() not in replaced} | dict(extra)
 
     def own_headers(self) -> dict[str, str]:
-        """Headers that only this provider asks for."""
+        """Further headers that this provider needs."""
         return {}
 
     def routing_headers(self, conversation: str) -> dict[str, str]:
-        """Headers of one request that bring those of the same ``conversation`` to a server that has their common
-        prefix in its cache."""
+        """Headers that route requests of one ``conversation`` to the server that caches their common prefix."""
         return {}
 
     def response_cache_headers(self, ttl_seconds: int | None, *, is_wanted: bool) -> dict[str, str]:
-        """Headers of one request that let the provider answer it, or not, with what it answered before."""
+        """Headers that allow or forbid the provider to repeat an earlier answer."""
         return {}
 
     def body(self, recipe: Recipe, messages: bytes, options: SendOptions) -> bytes:
-        """The JSON body. ``messages`` (megabytes of base64) go in as they are; what surrounds them is encoded once a
-        recipe.
+        """The JSON body. ``messages`` (megabytes of base64) are inserted unchanged.
 
-        The order of keys never changes, as providers cache by the bytes of a body.
+        The order of keys never changes: providers cache by the bytes of a body.
         """
         known = self._tails.get((id(recipe), options))
         if known is None or known[0] is not recipe:
@@ -191,8 +190,8 @@ class Dialect:
             if len(self._tails) >= _KEPT_TAILS:
                 self._tails.clear()
             self._tails[id(recipe), options] = known
-        if told := told_schema(recipe.answer, options.form.response_format):
-            messages = with_last_words(messages, told)
+        if instruction := schema_instruction(recipe.answer, options.form.response_format):
+            messages = with_final_text(messages, instruction)
         return b"%b%b%b" % (known[1], messages, known[2])
 
     def _around_messages(self, recipe: Recipe, options: SendOptions) -> tuple[bytes, bytes]:
@@ -201,7 +200,7 @@ class Dialect:
         return head, b"," + _dumps(rest)[1:] if rest else b"}"
 
     def fields(self, recipe: Recipe, options: SendOptions) -> dict[str, Any]:
-        """All of the body but model and messages, in the order sent."""
+        """The fields of the body after model and messages, in the order sent."""
         fields: dict[str, Any] = dict(recipe.parameters)
         if options.max_tokens is not None:
             given = [name for name in _MAX_TOKENS_NAMES if name in fields]
@@ -218,18 +217,18 @@ class Dialect:
         return fields
 
     def raised_max_tokens(self, recipe: Recipe) -> int:
-        """The limit for the one retry of a truncated answer."""
+        """The limit of output tokens for the retry of a truncated answer."""
         limit = output_limit(recipe)
         return RAISED_WITHOUT_LIMIT if limit is None else limit * RAISE_FACTOR
 
     def ticket_path(self, ticket: str) -> str:
-        """Where a ticket's answer is polled."""
+        """The path for polling a ticket."""
         raise NotImplementedError(f"{self.name} has no deferred lane")
 
     # ------------------------------------------------------------------------------ reading
 
     def read(self, raw: RawAnswer) -> Reading:
-        """The answer in ``raw``, or the error it is. Any bytes at all are read; nothing raises."""
+        """The answer or the error in ``raw``. Nothing raises, for any bytes."""
         document = decode.document(raw.body)
         parts = chat.parts_of(document)
         facts = chat.facts(parts, raw.headers, self.usage_rule, self.request_id_headers)
@@ -238,7 +237,7 @@ class Dialect:
         return Reading(*chat.read(raw, document, parts, facts, self.voice))
 
     def read_ticket(self, raw: RawAnswer) -> str | BatchvisionError:
-        """The ticket that a deferred POST was given, or the error it met instead."""
+        """The ticket in the answer to a deferred POST, or the error."""
         document = decode.document(raw.body)
         ticket = document.value.get("request_id") if isinstance(document.value, dict) else None
         if 200 <= raw.status < 300 and isinstance(ticket, str) and ticket.isprintable() and 0 < len(ticket) <= 256:
@@ -247,18 +246,19 @@ class Dialect:
         return error or AnswerCutShort(f"{self.name} took the request and gave no request_id for it")
 
     def read_poll(self, raw: RawAnswer) -> NotReady | Gone | Reading:
-        """What a poll says. A Reading with a Transient error leaves the ticket as it was: it is polled again."""
+        """The result of a poll. After a Reading with a Transient error the ticket is polled again."""
         if raw.status == 202:
             return NotReady(signs.retry_after_seconds(raw))
         if raw.status in (404, 410):
-            return Gone(faults.said(decode.document(raw.body)) or f"{self.name} does not know the ticket")
+            return Gone(faults.error_text(decode.document(raw.body)) or f"{self.name} does not know the ticket")
         return self.read(raw)
 
     def ticket_end(self, raw: RawAnswer) -> TicketEnd:
-        """Whether a poll ends its ticket. A 200 that was cut on its way counts if it says all; otherwise the ticket is
-        asked again, and a 404 will tell that this was the one read (P4).
+        """Whether a poll ends its ticket.
 
-        An error in the provider's own shape is about the work: of the row (4xx), or of a failure that stays (5xx).
+        A 200 that was cut short ends it if the answer is whole. Otherwise the next poll decides: a 404 then means that
+        the one allowed read is spent (P4). An error in the provider's own shape is about the work: it concerns the row
+        (4xx), or is a failure that may stay (5xx).
         """
         if raw.status in (404, 410):
             return TicketEnd.YES
@@ -273,11 +273,11 @@ class Dialect:
         return TicketEnd.YES if isinstance(error, RowFault) or is_of_the_work else TicketEnd.NO
 
     def limits(self, raw: RawAnswer) -> RateSigns:
-        """What the headers (for a 429 the body too) say of the account's limits."""
+        """The account's limits, by the headers; for a 429 by the body too."""
         return signs.read(raw)
 
     def read_models(self, raw: RawAnswer) -> tuple[ModelListing, ...]:
-        """The models of ``models_path``. Raises the error that the answer is."""
+        """The models in the answer of ``models_path``. Raises the answer's error."""
         document = decode.document(raw.body)
         if not 200 <= raw.status < 300:
             raise faults.from_answer(raw, document, self.voice)
@@ -287,16 +287,16 @@ class Dialect:
         return tuple(sorted((entry for entry in entries if entry.name), key=lambda entry: entry.name))
 
     def listing(self, entry: Mapping[str, Any]) -> ModelListing:
-        """One entry of the models' list."""
+        """Read one entry of the list of models."""
         return ModelListing(name=listed_name(entry), aliases=listed_aliases(entry))
 
     @cached_property
     def voice(self) -> faults.Voice:
-        """How this provider is named in messages."""
+        """The provider's names in messages."""
         return faults.Voice(self.name, self.default_key_env, self.account_url)
 
     def with_key_from(self, key_source: str | None) -> Self:
-        """The same dialect, for a job whose key comes from there: messages about a key name it."""
+        """A copy for a job with that source of its key; messages about the key name the source."""
         mine = copy.copy(self)
         mine.__dict__["voice"] = self.voice._replace(key_source=key_source)
         mine._tails = {}

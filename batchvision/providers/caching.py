@@ -1,10 +1,10 @@
-"""Which of the provider's caches a request may use, said in its headers. Pure.
+"""Request headers for the provider's caches. Pure.
 
-Prompt cache: requests with the same beginning are brought to servers that have it. One id for a whole run would send
-all of it to one server, so it is spread over several; a request keeps its id in every try and every run.
+Prompt cache: a conversation id brings requests with a common prefix to the same server. A run uses several ids, to use
+several servers. A request keeps its id in each try and each run.
 
-Answer cache (OpenRouter): the same bytes are answered with what was answered before, free of charge. It is for the
-answer that was cut off on its way, not for one that came and was of no use.
+Answer cache (OpenRouter): an identical body gets the earlier answer free of charge. It serves answers that were cut
+off, not answers that arrived and were unusable.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from batchvision.records import Tries
 
 #: Requests in flight that share one conversation id.
 REQUESTS_A_CONVERSATION = 16
-#: From this try on, an answer from the cache has been seen already, and helped nobody.
+#: From this try on a cached answer is known to be unusable.
 FRESH_FROM_TRY = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Caching:
-    """``conversations``: ids of the prompt cache, none: they are not sent. ``answers``: use the answer cache."""
+    """``conversations``: ids of the prompt cache; empty: send no id. ``answers``: use the answer cache."""
 
     dialect: Dialect
     conversations: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Caching:
     answers_ttl_seconds: int | None = None
 
     def headers(self, request_key: str, tries: Tries, runs_failed: int) -> dict[str, str]:
-        """The headers of one request beside those of all. ``runs_failed``: runs before in which its row failed."""
+        """The headers of one request. ``runs_failed``: earlier runs in which its row failed."""
         headers: dict[str, str] = {}
         if self.conversations:
             number = crc32(request_key.encode()) % len(self.conversations)
@@ -46,7 +46,7 @@ class Caching:
 
 
 def conversations(recipe_id: str, concurrency: int) -> tuple[str, ...]:
-    """The ids for so many requests in flight: the same for every run of a recipe."""
+    """The conversation ids for ``concurrency`` requests in flight, the same in each run of a recipe."""
     count = max(1, concurrency // REQUESTS_A_CONVERSATION)
     return tuple(_id(f"{recipe_id}/{number}") for number in range(count))
 
@@ -65,7 +65,7 @@ def caching(
     answers_ttl_seconds: int | None,
     own_headers: Mapping[str, str],
 ) -> Caching:
-    """``own_headers``: of the job (``provider.headers``); a header that is given there is left to it."""
+    """The caches of a job. ``own_headers`` (``provider.headers``) win over the headers of a cache."""
     given = {name.lower() for name in own_headers}
     ids = conversations(recipe_id, concurrency) if prompt_cache else ()
     if given & {name.lower() for name in dialect.routing_headers("")}:

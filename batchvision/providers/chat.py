@@ -1,4 +1,4 @@
-"""A chat completion to an Answer, and to the error it is where it is no usable one."""
+"""Read a chat completion: an Answer, and the error where the answer is not usable."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from batchvision.ticks import usd_to_ticks
 
 
 class UsageRule(NamedTuple):
-    """Where providers differ in what they count and report."""
+    """Differences between providers in the meaning of ``usage``."""
 
-    #: OpenAI and OpenRouter count reasoning into completion_tokens, xAI does not; a total that adds up decides first.
+    #: OpenAI and OpenRouter count reasoning in completion_tokens, xAI does not. A total that adds up decides first.
     completion_includes_reasoning: bool = True
     #: ``usage.cost`` is in USD.
     reports_cost_usd: bool = False
 
 
-#: Finish reasons as servers spell them (lower case) -> what they mean. All others, and none, are an ordinary end.
+#: Finish reasons of servers in lower case, by meaning. Any other reason, or no reason, is an ordinary end.
 _TRUNCATED = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 _REFUSED = frozenset({"content_filter", "refusal", "safety", "prohibited_content", "recitation", "blocklist", "spii"})
 _FAILED = frozenset({"error"})
 
-#: xAI, DeepSeek, vLLM, llama.cpp; OpenRouter; others.
+#: In this order: xAI, DeepSeek, vLLM, llama.cpp; OpenRouter; further servers.
 _REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
 
-#: Blanks and characters without width: text of nothing else says nothing.
+#: Blanks and characters without width: a text of these characters alone is empty.
 _INVISIBLE = " \t\r\n\xa0\u200b\u200c\u200d\u2060\ufeff"
 
 
 class Parts(NamedTuple):
-    """A body, its first choice and the message of that: each empty where there is none."""
+    """A body, its first choice and the message of that choice; empty where absent."""
 
     body: Mapping[str, Any]
     choice: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(document: wire.Document) -> Parts:
-    """Of any document at all."""
+    """The parts of any document."""
     body = wire.mapping(document.value)
     choices = wire.sequence(body.get("choices"))
     choice = wire.mapping(choices[0]) if choices else {}
@@ -57,7 +57,7 @@ def parts_of(document: wire.Document) -> Parts:
 
 
 def facts(parts: Parts, headers: Mapping[str, str], rule: UsageRule, request_id_headers: tuple[str, ...]) -> Answer:
-    """What a body says beside its answer; of an error body too. The text is the first choice's, or ""."""
+    """The facts in a body, of an error body too. The text is the first choice's, or ""."""
     body, choice, message = parts
     cached = headers.get("x-openrouter-cache-status", "").strip().upper() == "HIT"
     usage = read_usage(wire.mapping(body.get("usage")), rule, is_cached=cached)
@@ -86,30 +86,30 @@ def _named(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
 def read(
     raw: RawAnswer, document: wire.Document, parts: Parts, known: Answer, voice: faults.Voice
 ) -> tuple[Answer, BatchvisionError | None]:
-    """The answer of a 2xx body, or what is wrong with it. In this order: an error says more than a bad answer."""
+    """The answer in a 2xx body, and the error that makes it unusable. An error object comes before a bad answer."""
     body, choice, message = parts
     if document.problem is None and faults.is_error(body or wire.mapping(faults.unwrapped(document.value))):
         return known, faults.from_document(raw, document, voice)
     if document.problem is None and not body.get("choices") and _is_accounted(known.usage):
-        return known, EmptyAnswer("the answer has usage and no content")  # whole, and paid for: no transport's fault
+        return known, EmptyAnswer("the answer has usage and no content")  # whole and paid for, so not cut short
     if document.problem is not None or not isinstance(body.get("choices"), list):
         return known, _cut_short(raw, document, voice)
     reason = (known.finish_reason or "").lower()
     if choice.get("error"):
         return known, faults.from_choice(raw, choice["error"], voice)
     if reason in _FAILED:
-        return known, ServerError(f"{voice.name} failed while answering and does not say why")
-    return _judged(known, message, reason)
+        return known, ServerError(f"{voice.name} failed while answering and gives no reason")
+    return _delivered(known, message, reason)
 
 
 def _is_accounted(usage: Usage) -> bool:
-    return any(told is not None for told in (usage.prompt_tokens, usage.completion_tokens, usage.cost_ticks))
+    return any(count is not None for count in (usage.prompt_tokens, usage.completion_tokens, usage.cost_ticks))
 
 
-def _judged(known: Answer, message: Mapping[str, Any], reason: str) -> tuple[Answer, BatchvisionError | None]:
+def _delivered(known: Answer, message: Mapping[str, Any], reason: str) -> tuple[Answer, BatchvisionError | None]:
     """A delivered choice: refused, truncated, empty, or an answer."""
-    said = message.get("refusal")
-    if said and (refusal := "".join(wire.strings(said)).strip()):
+    refusal = "".join(wire.strings(message.get("refusal"))).strip()
+    if refusal:
         refused = known if known.text.strip() else known._replace(text=refusal)
         return refused, Refused(f"the model declined: {wire.presentable(refusal)}")
     if reason in _REFUSED:
@@ -122,10 +122,10 @@ def _judged(known: Answer, message: Mapping[str, Any], reason: str) -> tuple[Ans
 
 
 def _truncation(known: Answer) -> str:
-    said = "the answer reached max_tokens before its end"
+    what = "the answer reached max_tokens before its end"
     if not known.text.strip():
-        said = "reasoning reached max_tokens before any answer"
-    return f'{said}: raise provider.parameters.max_tokens, or set answer.on_truncated = "raise_once"'
+        what = "reasoning reached max_tokens before any answer"
+    return f'{what}: raise provider.parameters.max_tokens, or set answer.on_truncated = "raise_once"'
 
 
 def _cut_short(raw: RawAnswer, document: wire.Document, voice: faults.Voice) -> AnswerCutShort:
@@ -146,10 +146,10 @@ def _content(message: Mapping[str, Any]) -> str:
 
 
 def _reasoning(message: Mapping[str, Any]) -> str | None:
-    """The thoughts that a server shows beside the content, by the names it may give them."""
+    """The thoughts beside the content, under the names that servers use."""
     for name in _REASONING_NAMES:
-        if isinstance(said := message.get(name), str) and said.strip():
-            return wire.storable(said)
+        if isinstance(thoughts := message.get(name), str) and thoughts.strip():
+            return wire.storable(thoughts)
     shown = [*wire.sequence(message.get("reasoning_details")), *wire.sequence(message.get("content"))]
     texts = (text for part in shown if isinstance(part, dict) for text in _thought_in(part))
     return wire.storable("".join(texts)) or None
@@ -168,21 +168,20 @@ def _thought_in(part: Mapping[str, Any]) -> Iterator[str]:
 
 # ---------------------------------------------------------------------------------- usage
 
-#: LiteLLM's proxy tells the cost in USD here. It says 0.0 and None for models whose price it does not know.
+#: LiteLLM's proxy writes the cost in USD here, and 0.0 or ``None`` for models of unknown price.
 COST_HEADER = "x-litellm-response-cost"
 
 
 def _ticks_of_gateway(headers: Mapping[str, str]) -> int | None:
-    told = headers.get(COST_HEADER, "")
     try:
-        ticks = usd_to_ticks(told)
+        ticks = usd_to_ticks(headers.get(COST_HEADER, ""))
     except ValueError:
         return None
     return ticks if ticks > 0 else None
 
 
 def read_usage(usage: Mapping[str, Any], rule: UsageRule, *, is_cached: bool = False) -> Usage:
-    """Tokens and money, normalised. What is not said, or makes no sense, is None."""
+    """Tokens and cost, normalised; ``None`` where a value is absent or makes no sense."""
     prompt = wire.count(usage.get("prompt_tokens"))
     completion = wire.count(usage.get("completion_tokens"))
     reasoning = wire.count(wire.mapping(usage.get("completion_tokens_details")).get("reasoning_tokens"))
@@ -204,9 +203,9 @@ def read_usage(usage: Mapping[str, Any], rule: UsageRule, *, is_cached: bool = F
 def _includes_reasoning(
     usage: Mapping[str, Any], prompt: int | None, completion: int, reasoning: int, rule: UsageRule
 ) -> bool:
-    """Whether completion_tokens hold the reasoning tokens too: the total tells, else the provider's rule.
+    """Whether completion_tokens include the reasoning tokens, by the total, else by the provider's rule.
 
-    Fewer tokens than those of reasoning alone cannot hold them, whatever the total leaves out.
+    They cannot if they are fewer than the reasoning tokens alone.
     """
     if reasoning > completion:
         return False
@@ -226,7 +225,7 @@ def _reported_ticks(usage: Mapping[str, Any], rule: UsageRule) -> int | None:
     cost = _usd_ticks(usage.get("cost"))
     if cost is None or usage.get("is_byok") is not True:
         return cost
-    # With a key of the user's own at the upstream provider, `cost` is OpenRouter's fee alone.
+    # If the user brings a key of the upstream provider, `cost` is OpenRouter's fee alone.
     return cost + (_usd_ticks(wire.mapping(usage.get("cost_details")).get("upstream_inference_cost")) or 0)
 
 

@@ -1,6 +1,6 @@
-"""Bytes to a document: JSON, or a stream put together. Nothing here raises, whatever the bytes are.
+"""Decode a body: JSON, or a stream of events. Nothing here raises.
 
-An answer that is closed JSON is whole, however it ended on the wire; what is not, is reported as cut short.
+Closed JSON is a whole answer, even if the connection was cut after it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _HTML = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
 
 
 def document(body: bytes) -> wire.Document:
-    """``body`` as a document: JSON after any blank or comment lines, or server-sent events."""
-    is_plain = body[:1] == b"{" and body[1:2] != b"\x00"  # as nearly all are: UTF-8, says detect_encoding too
+    """The document in ``body``: JSON after any blank or comment lines, or server-sent events."""
+    is_plain = body[:1] == b"{" and body[1:2] != b"\x00"  # UTF-8; detect_encoding agrees
     text = body.decode("utf-8" if is_plain else json.detect_encoding(body), "replace")
     start = _content_start(text)
     if start == len(text):
@@ -33,7 +33,7 @@ def document(body: bytes) -> wire.Document:
 
 
 def _content_start(text: str) -> int:
-    """Where the document begins: after blank lines and comment lines that kept the connection alive."""
+    """The start of the document: after blank lines and keep-alive comments."""
     start = 0
     while True:
         while start < len(text) and text[start] in " \t\r\n\ufeff":

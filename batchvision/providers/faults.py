@@ -1,5 +1,6 @@
-"""A provider's error to its class and its message: the facts are taken from any of the shapes seen, ``rules`` decides,
-and the message says what the provider said and, where the run stops, the exact next step.
+"""Turn a provider's error into an exception: read the facts in any known shape, classify them, write the message.
+
+``rules`` decides the class. The message holds the provider's words and, where the run stops, the next step.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from batchvision.providers import signs, wire
 from batchvision.providers.rules import GRPC_NAMES, ZERO_LIMIT, Facts, classify
 from batchvision.records import RawAnswer
 
-#: What an error says beyond this is not looked at.
+#: Characters of an error text that are read.
 _MOST_TEXT = 4000
 
 
 class Voice(NamedTuple):
-    """How a provider is named in messages, and where its user finds the key and the account.
+    """The provider's name in messages, and the places of the key and the account.
 
     ``key_source``: the variable, file or command that the job's key comes from.
     """
@@ -45,37 +46,37 @@ class Voice(NamedTuple):
 
 
 def from_answer(raw: RawAnswer, document: wire.Document, voice: Voice) -> BatchvisionError:
-    """The error that an answer with a status other than 2xx is."""
+    """The error of an answer whose status is not 2xx."""
     error = _error_object(document)
-    return _error(_facts(raw, raw.status, error, said(document)), raw, voice, is_own_shape(document))
+    return _error(_facts(raw, raw.status, error, error_text(document)), raw, voice, is_own_shape(document))
 
 
 def from_document(raw: RawAnswer, document: wire.Document, voice: Voice) -> BatchvisionError:
-    """The error that a 2xx body holds: its own code stands for the status."""
+    """The error in a 2xx body; its own code stands for the status."""
     error = _error_object(document)
-    return _error(_facts(raw, _status_in(error), error, said(document)), raw, voice, is_own_shape(document))
+    return _error(_facts(raw, _status_in(error), error, error_text(document)), raw, voice, is_own_shape(document))
 
 
 def from_choice(raw: RawAnswer, error: Any, voice: Voice) -> BatchvisionError:
-    """The error that stands in a choice, beside a partial answer."""
+    """The error in a choice, beside a partial answer."""
     return from_document(raw, wire.Document({"error": error}), voice)
 
 
 def unwrapped(value: Any) -> Any:
-    """Gemini's compatible face wraps its errors in a list."""
+    """``value`` without the list of one that Gemini wraps around errors."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def is_error(body: Mapping[str, Any]) -> bool:
-    """Whether a 2xx body is an error: it says so, or it has a code and a message and no choices."""
+    """Whether a 2xx body is an error: it is marked as one, or has a code and a message and no choices."""
     if body.get("error") or body.get("object") == "error":
         return True
     return not body.get("choices") and bool(body.get("code")) and isinstance(body.get("message"), str)
 
 
 def is_own_shape(document: wire.Document) -> bool:
-    """Whether a body is an error as providers write it. A firewall or gateway on the way writes pages, or
-    ``{"message": ...}`` alone."""
+    """Whether a body is an error as providers write it. Firewalls and gateways write pages, or ``{"message": ...}``
+    alone."""
     body = wire.mapping(unwrapped(document.value))
     error = body.get("error")
     if isinstance(error, dict):
@@ -84,8 +85,8 @@ def is_own_shape(document: wire.Document) -> bool:
     return (isinstance(error, str) and has_code) or body.get("object") == "error" or (has_code and "message" in body)
 
 
-def said(document: wire.Document) -> str:
-    """What a body says went wrong, in its own words."""
+def error_text(document: wire.Document) -> str:
+    """The error text of a body."""
     value = unwrapped(document.value)
     if not isinstance(value, dict):
         return document.problem if document.problem == "an HTML page" else document.text or _brief_json(value or "")
@@ -112,7 +113,7 @@ def _brief_json(value: Any) -> str:
 
 
 def _error_object(document: wire.Document) -> dict[str, Any]:
-    """The error as one object, also of ``{"code", "error": "text"}`` and ``{"code", "message"}``."""
+    """The error as one object, for ``{"code", "error": "text"}`` and ``{"code", "message"}`` too."""
     value = unwrapped(document.value)
     body = value if isinstance(value, dict) else {}
     error = body.get("error")
@@ -137,7 +138,7 @@ def _facts(raw: RawAnswer, status: int | None, error: dict[str, Any], message: s
 
 
 def _codes(error: dict[str, Any]) -> Iterator[str]:
-    """Every code there is. OpenRouter: ``metadata.error_type``, the upstream's own, and what moderation adds."""
+    """Every code in an error. OpenRouter adds ``metadata.error_type``, the upstream's code, and moderation flags."""
     metadata = wire.mapping(error.get("metadata"))
     named = (error.get("code"), error.get("type"), error.get("status"), metadata.get("error_type"))
     for code in (*named, metadata.get("provider_code"), wire.mapping(error.get("availability")).get("code")):
@@ -175,10 +176,10 @@ def _status_in(error: Mapping[str, Any]) -> int | None:
 
 # ---------------------------------------------------------------------------------- the message
 
-#: Key, credit, and a proxy that wants a password: no row has anything to do with these.
+#: Key, credit, and a proxy that wants a password: these never concern one row.
 _ALWAYS_OF_THE_RUN = frozenset({401, 402, 407})
 
-_QUOTA_STEP = "run again when the quota is whole again: open rows are still pending"
+_QUOTA_STEP = "run again when the quota is renewed: open rows are still pending"
 _NEXT_STEP: dict[type[BatchvisionError], str] = {
     AuthenticationFailed: "check {key}; `batchvision check JOB` tests it",
     OutOfCredit: "add credit or raise the spending limit{account}, then run the job again: open rows are still pending",
@@ -194,30 +195,30 @@ _ZERO_STEP = (
 
 def _error(facts: Facts, raw: RawAnswer, voice: Voice, is_own_shape: bool) -> BatchvisionError:
     of, by_words = classify(facts)
-    said_by, step = _message(of, facts, raw, voice)
+    what, step = _message(of, facts, raw, voice)
     if issubclass(of, ProviderRefuses):
         is_believed = by_words and is_own_shape and raw.status < 500
-        return of(said_by, next_step=step, is_certain=is_believed or raw.status in _ALWAYS_OF_THE_RUN)
+        return of(what, next_step=step, is_certain=is_believed or raw.status in _ALWAYS_OF_THE_RUN)
     if issubclass(of, RateLimited):
         per_second, tokens_per_minute = stated_limits(facts.message)
         wait = facts.retry_after_seconds
         if wait is None and _OF_A_LONG_TIME.search(facts.message):
-            return QuotaReached(said_by, next_step=_QUOTA_STEP)
-        if wait is not None and wait >= _WAIT_WORTH_TELLING_SECONDS:
-            said_by += f"; it asks to wait until {raw.received_at + timedelta(seconds=wait):%Y-%m-%d %H:%M} UTC"
+            return QuotaReached(what, next_step=_QUOTA_STEP)
+        if wait is not None and wait >= _LONG_WAIT_SECONDS:
+            what += f"; it asks to wait until {raw.received_at + timedelta(seconds=wait):%Y-%m-%d %H:%M} UTC"
         return RateLimited(
-            said_by,
+            what,
             retry_after_seconds=facts.retry_after_seconds,
             limit_per_second=per_second,
             limit_tokens_per_minute=tokens_per_minute,
         )
     if issubclass(of, Transient):
-        return of(said_by, retry_after_seconds=facts.retry_after_seconds)
-    return of(said_by, next_step=step)
+        return of(what, retry_after_seconds=facts.retry_after_seconds)
+    return of(what, next_step=step)
 
 
-#: Names of the field, of its values, and of what servers do with it. OpenRouter names none: with a schema, it is asked
-#: for providers that take all parameters.
+#: Names of the field, of its values, and of the features behind it. OpenRouter names no field: with a schema, the
+#: request asks for providers that take all parameters.
 _OF_RESPONSE_FORMAT = re.compile(
     r"response[_ ]?format|json[_ ]?schema|json[_ ]?object|json[_ ]mode|structured[_ ]?(?:output|generation)"
     r"|guided[_ ](?:json|decoding|generation)|\bgrammar|(?:handle|support) the requested parameters",
@@ -226,34 +227,35 @@ _OF_RESPONSE_FORMAT = re.compile(
 
 
 def names_response_format(words: str) -> bool:
-    """Whether an error is about the form in which JSON was asked for."""
+    """Whether an error is about ``response_format``."""
     return _OF_RESPONSE_FORMAT.search(words) is not None
 
 
-#: Quotas of a day and more: they are not whole again in a minute.
+#: Quotas of a day and longer: waiting a minute does not renew them.
 _OF_A_LONG_TIME = re.compile(
     r"\bper[ -](?:day|week|month)\b|\bRPD\b|\bTPD\b|\b(?:daily|weekly|monthly)\b", re.IGNORECASE
 )
-_WAIT_WORTH_TELLING_SECONDS = 60.0
+#: Waits from this length on are named in the message.
+_LONG_WAIT_SECONDS = 60.0
 
 
 def _message(of: type[BatchvisionError], facts: Facts, raw: RawAnswer, voice: Voice) -> tuple[str, str | None]:
     """The provider's words, and the next step."""
     words = wire.presentable(facts.message) or "no reason given"
-    said_by = f"{voice.name} answered {raw.status}: {words}"
+    what = f"{voice.name} answered {raw.status}: {words}"
     step = _ZERO_STEP if ZERO_LIMIT in facts.codes and of is OutOfCredit else _NEXT_STEP.get(of)
     if 300 <= raw.status < 400:
         target = wire.presentable(raw.headers.get("location", ""))
-        said_by = f"{voice.name} answered {raw.status}, a redirect" + (f" to {target}" if target else "")
+        what = f"{voice.name} answered {raw.status}, a redirect" + (f" to {target}" if target else "")
         step = "check provider.base_url (https? does it end in /v1?)"
     if issubclass(of, RequestRejected) and names_response_format(words):
         step = "set provider.response_format to another form"
     if step is None:
-        return said_by, None
+        return what, None
     key = voice.key_source or "the key"
     account = f" at {voice.account_url}" if voice.account_url else ""
-    said_by = said_by if said_by.endswith("...") else said_by.rstrip(".")
-    return said_by, step.format(key=key, account=account, name=voice.name)
+    what = what if what.endswith("...") else what.rstrip(".")
+    return what, step.format(key=key, account=account, name=voice.name)
 
 
 _ACTUAL_AND_LIMIT = re.compile(
@@ -267,13 +269,13 @@ _SECONDS = {"second": 1, "min": 60, "minute": 60, "hour": 3600}
 
 
 def stated_limits(message: str) -> tuple[float | None, float | None]:
-    """The limits that a 429's text states: requests a second, tokens a minute."""
+    """The limits in the text of a 429: requests a second, tokens a minute."""
     per_second: float | None = None
     tokens_per_minute: float | None = None
     for pattern in (_ACTUAL_AND_LIMIT, _OPENAI_LIMIT):
-        for what, unit, number in pattern.findall(message):
+        for counted, unit, number in pattern.findall(message):
             limit = _number(number)
-            if limit and what.lower() == "requests":
+            if limit and counted.lower() == "requests":
                 per_second = limit / _SECONDS[unit.lower()]
             elif limit:
                 tokens_per_minute = limit * 60 / _SECONDS[unit.lower()]

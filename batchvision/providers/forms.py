@@ -30,15 +30,15 @@ ResponseFormat = Literal["json_schema", "json_object", "prompt"]
 RESPONSE_FORMATS: tuple[ResponseFormat, ...] = ("json_schema", "json_object", "prompt")
 
 _OF_STREAM_OPTIONS = re.compile(r"stream[_ ]options|include[_ ]usage", re.IGNORECASE)
-#: A server that does not know a field answers with one of these.
+#: Statuses of a server that does not know a field.
 _STATUSES = frozenset({400, 404, 405, 406, 415, 422, 500, 501})
 _OF_SOMETHING_ELSE = (AuthenticationFailed, OutOfCredit, RateLimited, Refused)
 
 
 class ResponseForm(NamedTuple):
-    """``response_format``: how the schema is handed over. In the last two it is told in the prompt.
+    """``response_format``: in the forms ``json_object`` and ``prompt`` the prompt ends with the schema.
 
-    ``stream_options``: a stream is asked for its usage.
+    ``stream_options``: ask a stream for its usage.
     """
 
     response_format: ResponseFormat = "json_schema"
@@ -46,10 +46,10 @@ class ResponseForm(NamedTuple):
 
 
 class ResponseForms:
-    """The form that a run's requests have now.
+    """The current form of a run's requests, and its only owner.
 
-    ``wanted``: ``provider.response_format``; "auto" moves to the next form when the server refuses one that it has
-    never answered. ``has_schema``, ``streams``: what there is to be refused.
+    ``wanted``: ``provider.response_format``; "auto" moves to the next form when the server refuses a form that it never
+    answered. ``has_schema``, ``streams``: the features that a server may refuse.
     """
 
     def __init__(self, wanted: ResponseFormat | Literal["auto"] = "auto", *, has_schema: bool, streams: bool) -> None:
@@ -60,15 +60,13 @@ class ResponseForms:
         self.current = ResponseForm("json_schema" if wanted == "auto" else wanted)
 
     def answered(self, form: ResponseForm) -> None:
-        """A request of this form was answered: from now on a refusal of it is the row's matter."""
+        """A request of this form was answered: a later refusal concerns its row only."""
         self._answered.add(form.response_format)
         if self._streams and form.stream_options:
             self._answered.add("stream_options")
 
     def has_left(self, form: ResponseForm, raw: RawAnswer | None, error: BatchvisionError | None) -> bool:
-        """Take in what a request of ``form`` came to. True: the server refused the form itself, and the current one is
-        another.
-        """
+        """Record the result of a request of ``form``. True: the server refused the form, and another is current."""
         if raw is None:
             return False
         if 200 <= raw.status < 300 and not isinstance(error, Transient | StopRun | RequestRejected):
@@ -90,7 +88,7 @@ class ResponseForms:
             return False
         if self.current.stream_options:
             self.current = self.current._replace(stream_options=False)
-            log.warning("the server takes no stream_options (%s): streams are asked without their usage", _brief(words))
+            log.warning("the server takes no stream_options (%s): streams come without their usage", _brief(words))
         return True
 
     def _after(self, refused: ResponseFormat, words: str) -> bool:
@@ -100,7 +98,7 @@ class ResponseForms:
             following = RESPONSE_FORMATS[RESPONSE_FORMATS.index(refused) + 1]
             self.current = self.current._replace(response_format=following)
             log.warning(
-                "the server takes no response_format %s (%s): the schema is told in the prompt, answers are checked as "
+                "the server takes no response_format %s (%s): the prompt states the schema, answers are checked as "
                 'before. provider.response_format = "%s" spares this try',
                 refused,
                 _brief(words),
@@ -110,13 +108,13 @@ class ResponseForms:
 
 
 def _words(raw: RawAnswer) -> str:
-    """What the server says, and the field it names. Of a list of details (FastAPI) without the input it repeats."""
+    """The server's error text, and the field it names; of a list of details (FastAPI) without the repeated input."""
     document = decode.document(raw.body)
     body = wire.mapping(faults.unwrapped(document.value))
     details = [wire.mapping(detail) for detail in wire.sequence(body.get("detail"))]
     if details:
         return " ".join(f"{detail.get('loc')} {detail.get('msg')}" for detail in details)
-    return f"{faults.said(document)} {wire.text(wire.mapping(body.get('error')).get('param')) or ''}".strip()
+    return f"{faults.error_text(document)} {wire.text(wire.mapping(body.get('error')).get('param')) or ''}".strip()
 
 
 def _brief(words: str) -> str:

@@ -1,4 +1,4 @@
-"""OpenAI itself, and every server that speaks as it does (vLLM, Groq, Together, Gemini's compatible face ...)."""
+"""OpenAI, and every server with its API (vLLM, Groq, Together, Gemini's compatible API ...)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenRouter: many providers behind one. It says which one answered, and what it cost in USD."""
+"""OpenRouter: many providers behind one API. Answers name the upstream provider and the cost in USD."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OpenRouterDialect(Dialect):
     default_key_env: ClassVar[str | None] = "OPENROUTER_API_KEY"
     account_url: ClassVar[str | None] = "https://openrouter.ai/settings/credits"
     usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule(reports_cost_usd=True)
-    tells_cost_in_body: ClassVar[bool] = True
+    has_cost_in_body: ClassVar[bool] = True
     has_response_cache: ClassVar[bool] = True
     request_id_headers: ClassVar[tuple[str, ...]] = ("x-generation-id",)
 
@@ -33,7 +33,7 @@ class OpenRouterDialect(Dialect):
         return {"X-OpenRouter-Cache": "true", **ttl}
 
     def fields(self, recipe: Recipe, options: SendOptions) -> dict[str, Any]:
-        """With a schema, only providers that honour it may answer: the others would silently drop it."""
+        """With a schema, ask for providers that honour it: the rest would silently drop it."""
         fields = super().fields(recipe, options)
         if "response_format" in fields:
             routing = fields.get("provider")
@@ -65,7 +65,7 @@ def _listed_prices(pricing: Mapping[str, Any]) -> Prices | None:
         image_ticks=usd_to_ticks(_usd(pricing.get("image")) or Decimal(0)),
         request_ticks=usd_to_ticks(_usd(pricing.get("request")) or Decimal(0)),
         long_context_tokens=wire.count(long.get("min_prompt_tokens")),
-        long_context_factor=1 if long else 2,  # what an override does not name stays as it is
+        long_context_factor=1 if long else 2,  # a price without an override does not change
         long_input_ticks_per_mtok=long_prompt,
         long_cached_ticks_per_mtok=long_cached,
         long_output_ticks_per_mtok=long_completion,
@@ -80,7 +80,7 @@ def _rates(pricing: Mapping[str, Any]) -> tuple[int | None, int | None, int | No
 
 
 def _long_context(pricing: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The first step of ``overrides`` that begins at a length of prompt (others begin at an hour)."""
+    """The first of ``overrides`` that begins at a prompt length; some begin at an hour of the day."""
     steps = (wire.mapping(step) for step in wire.sequence(pricing.get("overrides")))
     return next((step for step in steps if wire.count(step.get("min_prompt_tokens"))), {})
 

@@ -1,7 +1,7 @@
-"""The rules by which an error is classified: data, read from the top, the first that fits decides.
+"""The rules that classify an error, as data: read from the top, the first rule that fits decides.
 
-Text decides where codes do not: xAI uses one code for rates, credit and safety. Patterns stay narrow, as a message may
-quote the row it is about, and a row must not be able to stop the run.
+Text decides where codes are ambiguous: xAI uses one code for rates, credit and safety. Patterns stay narrow, because a
+message may quote its row, and a row must not be able to stop the run.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from batchvision.errors import (
 
 
 class Facts(NamedTuple):
-    """What an error says, whatever its shape. ``status`` is None where a 200 holds an error without one."""
+    """The facts of an error. ``status`` is ``None`` where a 200 holds an error without a status."""
 
     status: int | None
-    codes: frozenset[str]  #: all its codes and types, as lower_case_words
+    codes: frozenset[str]  #: codes and types, as lower_case_words
     message: str
-    retryable: bool | None  #: ``error.availability.retryable``, which is obeyed over the status
+    retryable: bool | None  #: ``error.availability.retryable``, which overrides the status
     retry_after_seconds: float | None
 
 
-#: Among the codes where a 429 names a limit of 0: no wait is long enough.
+#: Added to the codes where a 429 names a limit of 0: no wait helps.
 ZERO_LIMIT = "limit_of_zero"
 
 
 class Rule(NamedTuple):
-    """An error class for those facts that fit every condition given."""
+    """An error class for facts that meet every given condition."""
 
     error: type[BatchvisionError]
-    codes: frozenset[str] = frozenset()  #: one of these is among the codes
+    codes: frozenset[str] = frozenset()  #: at least one is among the codes
     text: re.Pattern[str] | None = None  #: found in the message
-    statuses: frozenset[int | None] = frozenset()  #: the status is one of these
+    statuses: frozenset[int | None] = frozenset()  #: the status is among them
 
     def fits(self, facts: Facts) -> bool:
         return (
@@ -64,11 +64,11 @@ def _text(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-#: Statuses under which a message's words are believed; None is a 200 that holds an error without a status.
+#: Statuses under which the text decides; ``None`` is a 200 that holds an error without a status.
 _CLIENT_ERRORS: frozenset[int | None] = frozenset({400, 402, 403, 404, 413, 422, 424, 451, None})
 _AND_429 = _CLIENT_ERRORS | {429}
 
-#: By number, as some errors give only that.
+#: gRPC codes by number; some errors hold only the number.
 GRPC_NAMES = (
     *("ok", "cancelled", "unknown", "invalid_argument", "deadline_exceeded", "not_found", "already_exists"),
     *("permission_denied", "resource_exhausted", "failed_precondition", "aborted", "out_of_range", "unimplemented"),
@@ -179,7 +179,7 @@ RULES: tuple[Rule, ...] = (
         ),
         statuses=_CLIENT_ERRORS,
     ),
-    # What no later request will change, under whatever status: the model has no eyes, or is no more.
+    # Under any status: the model takes no images, or was withdrawn.
     Rule(
         ModelNotFound,
         text=_text(
@@ -217,14 +217,14 @@ BY_STATUS: dict[int, type[BatchvisionError]] = {
     429: RateLimited,
     498: ServerError,  # Groq: flex capacity
     499: ServerError,
-    501: ModelNotFound,  # nothing of the kind is there, and waiting does not change it
+    501: ModelNotFound,  # waiting does not change it
     505: ModelNotFound,
 }
 
 #: ... then its family ...
 BY_HUNDRED: dict[int, type[BatchvisionError]] = {3: ModelNotFound, 4: RequestRejected}
 
-#: ... and without a status the gRPC name. What even that does not tell is the provider's own failure.
+#: ... and without a status the gRPC name. Anything else counts as a failure of the provider.
 BY_GRPC_NAME: dict[str, type[BatchvisionError]] = {
     "invalid_argument": RequestRejected,
     "failed_precondition": RequestRejected,
@@ -237,14 +237,14 @@ BY_GRPC_NAME: dict[str, type[BatchvisionError]] = {
 
 
 class Classified(NamedTuple):
-    """The class of an error. ``by_words``: codes or text say so, and not the status alone."""
+    """The class of an error. ``by_words``: decided by codes or text, not by the status alone."""
 
     error: type[BatchvisionError]
     by_words: bool
 
 
 def classify(facts: Facts) -> Classified:
-    """The class of an error; ``retryable`` has the last word, where it is said."""
+    """The class of an error; ``retryable`` overrides the rules where the provider states it."""
     by_words = next((rule.error for rule in RULES if rule.fits(facts)), None)
     found = by_words or _by_status(facts)
     if facts.retryable is True and not issubclass(found, Transient):

@@ -1,6 +1,6 @@
-"""What responses say of rates: limits, what remains, when it is whole again, how long to wait. Never required.
+"""Read rate limits from responses: limit, remainder, reset and wait. All of it is optional.
 
-Takes the forms of OpenAI, xAI, Groq, Azure, Anthropic, OpenRouter and Gemini; times are relative to ``received_at``.
+Understands OpenAI, xAI, Groq, Azure, Anthropic, OpenRouter and Gemini. Times are relative to ``received_at``.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import Any, NamedTuple
 from batchvision.providers import decode, wire
 from batchvision.records import RawAnswer
 
-#: No wait beyond this is believed.
+#: Longer waits are cut to this.
 MOST_SECONDS = 86_400.0
 
-#: An allowance that needs longer than this to be whole again is not one for a minute (Groq's requests are for a day).
+#: A limit whose reset takes longer is not a limit of a minute (Groq counts requests by the day).
 _A_MINUTE_AT_MOST_SECONDS = 90.0
 
 
 class RateSigns(NamedTuple):
-    """None: not said. ``reset_seconds``: until what is used up (else: the requests) is whole again.
+    """Rate limits in one response; ``None`` where the response is silent.
 
-    A limit is taken for a minute's where ``is_..._window_stated`` is False: then it is a guess.
+    ``reset_seconds``: until the used-up allowance is renewed, otherwise until that of requests is. Where
+    ``is_..._window_stated`` is False, a limit is assumed to hold for a minute.
     """
 
     limit_requests_per_minute: float | None = None
@@ -47,7 +48,7 @@ class _Allowance(NamedTuple):
     limit: float | None
     remaining: float | None
     reset_seconds: float | None
-    window_seconds: float | None = None  #: where it is stated
+    window_seconds: float | None = None  #: where stated
 
     @property
     def limit_per_minute(self) -> float | None:
@@ -57,7 +58,7 @@ class _Allowance(NamedTuple):
         return None if is_for_longer or not self.limit else self.limit
 
 
-#: Windows that a header's name states. Those of a day pace nothing: what they allow at once is not known.
+#: Windows in a header's name. Daily limits are ignored: they state no rate.
 _UNITS_IN_NAMES = {"-second": 1.0, "-minute": 60.0}
 
 
@@ -86,7 +87,7 @@ _TOKENS = (
 
 
 def read(raw: RawAnswer) -> RateSigns:
-    """All that ``raw`` says of rates."""
+    """The rate limits in ``raw``."""
     if raw.status not in (429, 503):
         names = " ".join(raw.headers)
         if "rate" not in names and "retry" not in names:
@@ -108,8 +109,9 @@ def read(raw: RawAnswer) -> RateSigns:
 
 
 def retry_after_seconds(raw: RawAnswer, error: Mapping[str, Any] | None = None) -> float | None:
-    """How long the provider asks to wait: in headers, in the body (``error``; of a 429 or 503 it is read here), or,
-    for a 429, by when the used-up allowance is whole again.
+    """The wait that the provider asks for, from headers or the body. For a 429, else the reset of a used-up allowance.
+
+    ``error``: the error object of the body; of a 429 or 503 it is read here.
     """
     milliseconds = _number(raw.headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -124,8 +126,7 @@ def retry_after_seconds(raw: RawAnswer, error: Mapping[str, Any] | None = None) 
 
 
 def body_retry_seconds(error: Mapping[str, Any], now: datetime) -> float | None:
-    """The wait that an error object asks for: Gemini's RetryInfo, OpenRouter's availability and the headers that it
-    quotes, or the message's words."""
+    """The wait in an error object: Gemini's RetryInfo, OpenRouter's availability and quoted headers, or the message."""
     for detail in wire.sequence(error.get("details")):
         delay = wire.mapping(detail).get("retryDelay")
         if isinstance(delay, str):
@@ -144,7 +145,7 @@ def body_retry_seconds(error: Mapping[str, Any], now: datetime) -> float | None:
 
 
 def _reset_in_body(headers: Mapping[str, Any], now: datetime) -> float | None:
-    """When a used-up allowance is whole again, by headers that stand in the body."""
+    """The reset of a used-up allowance, by headers quoted in the body."""
     quoted = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
     if quoted.get("x-ratelimit-remaining") != "0":
         return None
@@ -152,7 +153,7 @@ def _reset_in_body(headers: Mapping[str, Any], now: datetime) -> float | None:
 
 
 def names_zero_limit(raw: RawAnswer) -> bool:
-    """Whether the headers say that the account may send nothing at all."""
+    """Whether the headers forbid the account to send anything."""
     return any(_allowance(raw, names).limit == 0 for names in (_REQUESTS, _TOKENS))
 
 
@@ -182,7 +183,7 @@ _WINDOW = re.compile(r"(\d{1,12})\s*;(?:[^,]*;)?\s*w(?:indow)?=(\d{1,7})\b")
 
 
 def _limit(value: str | None) -> tuple[float | None, float | None]:
-    """A limit, and the window that stands beside it."""
+    """A limit, and the window beside it."""
     if value is None or len(value) > 200 or (stated := _WINDOW.search(value)) is None or not float(stated[2]):
         return _number(value), None
     return float(stated[1]), float(stated[2])
@@ -204,7 +205,7 @@ _DURATION = re.compile(rf"(?:{_DURATION_PART}\s?){{1,6}}")
 _TRY_AGAIN_IN = re.compile(rf"(?:try|retry) again in ((?:{_DURATION_PART}(?![a-z])\s?){{1,6}})", re.IGNORECASE)
 _NUMBER = re.compile(r"\d{1,18}(?:\.\d{0,18})?")
 
-#: Bare numbers from here on are moments, not waits: seconds, then milliseconds since 1970.
+#: Bare numbers from here on are times, not waits: seconds, then milliseconds since 1970.
 _EPOCH_SECONDS_FROM = 1e9
 _EPOCH_MILLISECONDS_FROM = 1e11
 
@@ -218,7 +219,7 @@ def duration_seconds(text: str) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    """A header's or a body's number, as it is."""
+    """A number in a header or a body."""
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         return None
     text = str(value).strip()
@@ -226,7 +227,7 @@ def _number(value: Any) -> float | None:
 
 
 def _seconds(value: str | None, now: datetime) -> float | None:
-    """A wait in whatever form: seconds, a duration, a moment since 1970, an HTTP date, an RFC 3339 time."""
+    """A wait in any form: seconds, a duration, seconds since 1970, an HTTP date, an RFC 3339 time."""
     if value is None or len(value) > 80:
         return None
     number = _number(value)

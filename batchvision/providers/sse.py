@@ -1,4 +1,4 @@
-"""A stream of server-sent events to the chat completion that it is the pieces of."""
+"""Assemble a chat completion from a stream of server-sent events."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from batchvision.providers import wire
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _DONE = "[DONE]"
-#: In a text these quotes would be escaped.
+#: A field of the JSON itself: inside a text its quotes would be escaped.
 _REASON = re.compile(rb'"finish_reason"\s{0,8}:')
 _GIVEN_REASON = re.compile(rb'"finish_reason"\s{0,8}:\s{0,8}"')
 
-#: Facts of a chunk that hold for the whole answer; the last chunk to state one is right.
+#: Fields of a chunk that hold for the whole answer; the last chunk with the field decides.
 _FACTS = ("id", "model", "provider", "system_fingerprint", "service_tier", "usage")
 
 
 def assemble(text: str) -> wire.Document:
-    """The stream as one chat completion, as far as it came; comment lines and unknown fields are skipped.
+    """One chat completion of the events that arrived. Comment lines and unknown fields are skipped.
 
-    It has ended where it says ``[DONE]``, gives a finish reason or reports an error; otherwise it broke off.
+    A stream is whole if it holds ``[DONE]``, a finish reason or an error.
     """
     pieces = _Pieces()
     for data in _events(text):
@@ -38,9 +38,7 @@ def assemble(text: str) -> wire.Document:
 
 
 def _events(text: str) -> Iterator[str]:
-    """The data of each event. A line that is JSON by itself is an event by itself: some servers leave out the blank
-    lines between events, and the last one may lack its end.
-    """
+    """The data of each event. Some servers omit the blank lines between events: then each line of JSON is an event."""
     lines: list[str] = []
     for line in _LINE_END.split(text):
         if line.startswith("data:"):
@@ -59,7 +57,7 @@ def _joined(lines: list[str]) -> Iterator[str]:
         yield whole
 
 
-# ---------------------------------------------------------------------------------- what must not be told
+# ---------------------------------------------------------------------------------- secrets
 
 
 def is_stream(body: bytes) -> bool:
@@ -68,16 +66,18 @@ def is_stream(body: bytes) -> bool:
 
 
 def is_given_up(body: bytes) -> bool:
-    """Whether a stream leaves its ``finish_reason`` null to the end: the server gave the answer up in its midst.
+    """Whether ``finish_reason`` stays null to the end of a stream: the server aborted the answer.
 
-    Servers that do not know the field, or name an empty reason, end their streams in this way.
+    A stream without the field, or with an empty reason, was not aborted.
     """
     return is_stream(body) and _REASON.search(body) is not None and _GIVEN_REASON.search(body) is None
 
 
 def masked(body: bytes, mask: Callable[[str], str]) -> bytes:
-    """The stream as it was, unless the text that its pieces make holds what ``mask`` hides: then all of that text,
-    masked, stands in its first piece, and the others are empty."""
+    """The stream with secrets masked, also secrets that are split between events.
+
+    If the joined text holds a secret, the first event holds the whole masked text and the later ones hold "".
+    """
     lines = body.split(b"\n")
     deltas: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines):
@@ -105,7 +105,7 @@ def _json(data: bytes) -> Any:
 
 
 def _delta(chunk: Any) -> dict[str, Any]:
-    """The part of a chunk that holds the first choice's text; the chunk's own, not a copy."""
+    """The part of a chunk that holds the first choice's text; not a copy."""
     choices = wire.sequence(wire.mapping(chunk).get("choices"))
     choice = next((each for each in choices if isinstance(each, dict) and each.get("index") in (0, None)), {})
     delta = choice.get("delta") or choice.get("message")
@@ -114,7 +114,7 @@ def _delta(chunk: Any) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Pieces:
-    """What has come so far. Only the first choice is asked for, so only that one is kept."""
+    """The content of the events so far. Only the first choice is kept."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     content: list[str] = field(default_factory=list)
@@ -133,7 +133,7 @@ class _Pieces:
             self.error, self.error_code = chunk["error"], chunk.get("code")
             self.is_ended = True
         if self.has_choice and chunk.get("usage") and chunk.get("choices") == []:
-            self.is_ended = True  # the bill comes last; some servers send no [DONE] behind it
+            self.is_ended = True  # usage comes last; some servers send no [DONE] after it
         for choice in wire.sequence(chunk.get("choices")):
             if isinstance(choice, dict) and choice.get("index") in (0, None):
                 self._add_choice(choice)

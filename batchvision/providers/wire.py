@@ -1,4 +1,4 @@
-"""JSON of any kind to values, and values of unknown shape to known ones. Nothing here raises, whatever the text is."""
+"""Parse JSON from a provider and read values of unknown shape. Nothing here raises."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from batchvision.prompt import is_deeper
 
-#: A provider's text beyond this is not looked at for messages.
-_MOST_SAID = 300
+#: Characters of a provider's text in a message.
+_MOST_SHOWN = 300
 
-#: What must not be shown: image bytes, signatures of URLs, keys that a provider quotes.
+#: Hidden in messages: image bytes, signatures of URLs, keys that a provider quotes.
 _HIDDEN = (
     (re.compile(r"data:[\w/.+;=-]{0,80}base64,[A-Za-z0-9+/=_-]*"), "data:..."),
     (re.compile(r"(https?://[^\s?\"'<>]{1,300})\?[^\s\"'<>]*"), r"\1?..."),
@@ -23,9 +23,9 @@ _HIDDEN = (
 
 
 class Document(NamedTuple):
-    """A body, decoded. ``value`` is its JSON; for a stream, the chat completion put together, as far as it came.
+    """A decoded body. ``value``: its JSON; for a stream, the chat completion assembled from the events that arrived.
 
-    ``problem`` set: it is no whole document, for that reason. ``text`` is the body where it is no JSON.
+    ``problem``: why the document is not whole. ``text``: the body where it is not JSON.
     """
 
     value: Any = None
@@ -34,9 +34,9 @@ class Document(NamedTuple):
 
 
 def parse(text: str, start: int = 0) -> tuple[Any, str | None]:
-    """The JSON value at ``start`` and None, or None and what is wrong. Numbers with a point are exact decimals.
+    """The JSON value at ``start`` and ``None``, or ``None`` and the problem. Numbers with a point are exact decimals.
 
-    Of a key given twice the last counts; NaN and infinities are null; what follows a closed value is ignored.
+    The last of two equal keys counts. NaN and infinities are null. Text after a closed value is ignored.
     """
     if is_deeper(text, start=start):
         return None, "JSON nested too deep"
@@ -87,7 +87,7 @@ def sequence(value: Any) -> list[Any]:
 
 
 def count(value: Any) -> int | None:
-    """``value`` if it is a number of tokens, ticks or the like: an integer from 0, of 63 bits."""
+    """``value`` if it is a count (of tokens, of ticks): an integer from 0, of at most 63 bits."""
     if type(value) is int:
         return value if 0 <= value < 2**63 else None
     if type(value) is Decimal and value == value.to_integral_value() and value.adjusted() < 19:
@@ -96,19 +96,19 @@ def count(value: Any) -> int | None:
 
 
 def text(value: Any, most: int = 256) -> str | None:
-    """``value`` if it is a name or an id: text with something in it, on one line."""
+    """``value`` as a name or an id, on one line; ``None`` if it is no text or empty."""
     if not isinstance(value, str):
         return None
     return _name(value[:most])
 
 
-@lru_cache(maxsize=256)  # answer after answer names the same model and reason
-def _name(said: str) -> str | None:
-    return _on_one_line(said) or None
+@lru_cache(maxsize=256)  # answers repeat the same model and finish reason
+def _name(value: str) -> str | None:
+    return _on_one_line(value) or None
 
 
 def storable(value: str) -> str:
-    """``value`` as it can be written in UTF-8: JSON may escape halves of characters, no file can hold them."""
+    """``value`` as UTF-8 can hold it: JSON may escape lone surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -116,24 +116,24 @@ def storable(value: str) -> str:
     return value
 
 
-def presentable(said: str, most: int = _MOST_SAID) -> str:
-    """What a provider said, for a message: on one line, without image bytes, signatures and keys, shortened."""
-    line = said[: 64 * most]
+def presentable(given: str, most: int = _MOST_SHOWN) -> str:
+    """A provider's text for a message: shortened to one line, without image bytes, signatures and keys."""
+    line = given[: 64 * most]
     for pattern, shown in _HIDDEN:
         line = pattern.sub(shown, line)
     line = _on_one_line(line)
     return line if len(line) <= most else line[: most - 3] + "..."
 
 
-def _on_one_line(said: str) -> str:
-    """Without control characters, line ends and what else cannot be shown."""
-    if said.isprintable() and "  " not in said:
-        return said.strip()
-    return " ".join("".join(char if char.isprintable() else " " for char in said).split())
+def _on_one_line(given: str) -> str:
+    """``given`` without control characters and line ends."""
+    if given.isprintable() and "  " not in given:
+        return given.strip()
+    return " ".join("".join(char if char.isprintable() else " " for char in given).split())
 
 
 def strings(value: Any) -> Iterator[str]:
-    """The text in ``value``: itself, or that of an array's members."""
+    """The texts in ``value``, which is a text or an array."""
     for member in value if isinstance(value, list) else [value]:
         if isinstance(member, str):
             yield member

@@ -1,4 +1,4 @@
-"""xAI: Grok. Its completion tokens exclude reasoning, every answer reports its cost in ticks, a bad key is a 400."""
+"""xAI: Grok. Completion tokens exclude reasoning, answers report their cost in ticks, a bad key is a 400."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batchvision.providers.base import Dialect, ModelListing, listed_aliases, li
 from batchvision.records import Lane
 from batchvision.ticks import Prices
 
-#: Prices are listed in USD cents for 100 million tokens: one of these is a million ticks for a million tokens.
+#: Prices are listed in USD cents for 100 million tokens: 1 means a million ticks for a million tokens.
 _TICKS_PER_LISTED_PRICE = 1_000_000
 
 
@@ -23,7 +23,7 @@ class XaiDialect(Dialect):
     default_key_env: ClassVar[str | None] = "XAI_API_KEY"
     account_url: ClassVar[str | None] = "https://console.x.ai"
     lanes: ClassVar[frozenset[Lane]] = frozenset({Lane.ONLINE, Lane.DEFERRED})
-    tells_cost_in_body: ClassVar[bool] = True
+    has_cost_in_body: ClassVar[bool] = True
     models_path: ClassVar[str] = "/language-models"
     usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule(completion_includes_reasoning=False)
     least_image: ClassVar[tuple[int, int]] = (8, 512)
@@ -46,7 +46,7 @@ class XaiDialect(Dialect):
 
 
 class EmulatorDialect(XaiDialect):
-    """The loopback provider of this package (``batchvision emulate``): xAI's face, no key needed."""
+    """The loopback provider of this package (``batchvision emulate``): xAI's API without a key."""
 
     name: ClassVar[str] = "emulator"
     default_base_url: ClassVar[str] = "http://127.0.0.1:8765/v1"
@@ -65,7 +65,7 @@ def _ticks(entry: Mapping[str, Any], name: str) -> int | None:
 
 
 def _listed_prices(entry: Mapping[str, Any]) -> Prices | None:
-    """Images count as prompt tokens: where theirs cost more than text, all of the prompt is taken at that price."""
+    """The listed prices. Images count as prompt tokens: the higher of the two prices is used for the prompt."""
     prompt, output = _ticks(entry, "prompt_text_token_price"), _ticks(entry, "completion_text_token_price")
     if prompt is None or output is None:
         return None

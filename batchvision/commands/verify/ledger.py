@@ -87,7 +87,7 @@ class Reread:
         if said is None and source == "computed":
             self.computed += 1
             self.computed_ticks += cost or 0
-        elif said is None and ("\ufffd" in raw or (source == "reported" and not reader.tells_cost_in_body)):
+        elif said is None and ("\ufffd" in raw or (source == "reported" and not reader.has_cost_in_body)):
             self._cannot(cost)  # not stored byte for byte, as it was no UTF-8; or a gateway told the cost in a header
         else:
             self.checked += 1
