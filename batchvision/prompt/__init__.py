@@ -1,7 +1,7 @@
-"""Prompts: templates, examples, answer schema and labels, and from them the chat messages of one request.
+"""Prompts: templates, examples, answer schema and labels; the messages of a request; the check of an answer.
 
-Pure: no files, no network. Rule: what is sent is made here once per recipe; per row only the row's own text and images
-are added, and an image's base64 never passes through a JSON encoder.
+Pure: no files, no network. The constant part of the messages is made once per recipe. Image base64 never passes through
+a JSON encoder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The answer a job asks for: schema and labels become one AnswerSpec, and the spec names the answer columns.
 
-Rule: what is decided here is decided once per job. The check of each answer is in ``check.py``.
+All of this happens once per job. ``check.py`` checks each answer.
 """
 
 from __future__ import annotations
@@ -8,23 +8,23 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from batchvision.prompt.portable import SchemaProblem, as_checked, as_sent, expand, flat_types, unwrapped, without_null
-from batchvision.prompt.validator import compile_schema
 from batchvision.records import AnswerSpec, JsonObject, Label
 
 LABEL = "label"
 CONFIDENCE = "label_confidence"
-REASONING_COLUMN = "reasoning_text"  #: the column of exposed thoughts, where ``output.keep_reasoning`` asks for it
+REASONING_COLUMN = "reasoning_text"  #: the column of exposed thoughts (``output.keep_reasoning``)
 MAX_NAME = 63
+_MAX_MESSAGE = 300
 
 _SCALARS = {"string": "string", "integer": "int64", "number": "float64", "boolean": "bool"}
 
 
 class SpecInvalid(ValueError):
-    """The schema or the labels cannot be asked for; ``problems`` holds a sentence each."""
+    """The schema or the labels cannot be used. ``problems``: one sentence each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -44,14 +44,14 @@ class AnswerColumn(NamedTuple):
 
 
 def column_name(text: str) -> str:
-    """``text`` as a column name that every warehouse takes: [a-z0-9_], at most 63; "" if nothing is left of it."""
+    """``text`` as a column name that every warehouse takes: [a-z0-9_], at most 63 characters; "" if nothing is left."""
     plain = unicodedata.normalize("NFKD", text.casefold())
     kept = "".join(c for c in plain if not unicodedata.combining(c))
     return re.sub(r"[^a-z0-9_]+", "_", kept).strip("_ ")[:MAX_NAME] if re.search(r"[a-z0-9]", kept) else ""
 
 
 def response_format(spec: AnswerSpec, form: str = "json_schema") -> dict[str, Any] | None:
-    """The ``response_format`` of a chat request; None for plain text, and where the prompt tells the schema alone.
+    """The ``response_format`` of a chat request; ``None`` for plain text, and where only the prompt states the schema.
 
     ``form``: json_schema | json_object | prompt.
     """
@@ -63,7 +63,7 @@ def response_format(spec: AnswerSpec, form: str = "json_schema") -> dict[str, An
 
 
 def schema_instruction(spec: AnswerSpec, form: str) -> str | None:
-    """What the prompt ends with where the schema does not travel as ``response_format``."""
+    """The final text of a prompt that states the schema; ``None`` where ``response_format`` carries it."""
     if spec.schema is None or form == "json_schema":
         return None
     schema = json.dumps(spec.schema, ensure_ascii=False, separators=(",", ":"))
@@ -95,13 +95,36 @@ def build_answer_spec(
         return AnswerSpec()
     values = [label.value for label in labels]
     sent = _with_labels(expanded and as_sent(expanded), values, many, confidence)
-    # a fallback that is no label itself is never offered to the model, and still a valid answer
+    # a fallback outside the labels is not offered to the model, and is still a valid answer
     allowed = [*values, *([fallback] if fallback is not None and fallback not in values else [])]
     checked = _with_labels(expanded and as_checked(expanded), allowed, many, confidence)
     spec = AnswerSpec(sent, tuple(labels), many, confidence, fallback, checked)
     if problems := _clashes(answer_columns(spec)) + _check_problems(checked):
         raise SpecInvalid(problems)
     return spec
+
+
+#: Finds the first problem of a value, as a sentence; ``None`` for a valid value.
+Validator = Callable[[Any], str | None]
+
+
+def compile_schema(schema: Mapping[str, Any]) -> Validator:
+    """Compile draft 2020-12 with formats asserted. Raises ValueError for an invalid schema (such as a bad pattern)."""
+    import jsonschema_rs  # the native library loads only where answers are checked
+
+    validator = jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True)
+
+    def first_error(value: Any) -> str | None:
+        try:
+            for error in validator.iter_errors(value):
+                place = ".".join(str(step) for step in error.instance_path)
+                message = error.message if len(error.message) <= _MAX_MESSAGE else error.message[:_MAX_MESSAGE] + "..."
+                return f"at {place}: {message}" if place else message
+        except ValueError as error:  # a value that the library refuses, such as a list nested hundreds deep
+            return f"it cannot be checked: {error}"
+        return None
+
+    return first_error
 
 
 def _check_problems(checked: Mapping[str, Any]) -> list[str]:
@@ -138,7 +161,7 @@ def _root_problems(root: Mapping[str, Any], labelled: bool, confidence: bool) ->
 
 
 def _with_labels(schema: dict[str, Any] | None, values: Sequence[str], many: bool, confidence: bool) -> dict[str, Any]:
-    """``schema`` and the label, which comes last: after the properties that may argue for it."""
+    """``schema`` with the label as the last property, after properties that may argue for it."""
     if schema is None:
         schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
     added: dict[str, Any] = {}
@@ -152,7 +175,7 @@ def _with_labels(schema: dict[str, Any] | None, values: Sequence[str], many: boo
 
 
 def answer_columns(spec: AnswerSpec) -> tuple[AnswerColumn, ...]:
-    """The columns the answers fill, in order of the properties' first appearance."""
+    """The answer columns, in order of the properties' first appearance."""
     if spec.schema is None:
         return ()
     return tuple(

@@ -1,7 +1,7 @@
-"""An answer's text against its spec: JSON, schema, labels, then typed columns.
+"""Check an answer's text against its spec: JSON, schema, labels; then make typed columns.
 
-Rule: for any text at all it returns or raises InvalidAnswer; nothing else, and in linear time. The schema is compiled
-once per spec. An answer that cannot be read is invalid: it never becomes the fallback.
+Any text returns or raises InvalidAnswer, in linear time. An unreadable answer is invalid and never becomes the fallback
+label.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from batchvision.errors import InvalidAnswer
-from batchvision.prompt.answer import LABEL, AnswerColumn, answer_columns, column_name
+from batchvision.prompt.answer import LABEL, AnswerColumn, answer_columns, column_name, compile_schema
 from batchvision.prompt.labels import Labels
 from batchvision.prompt.nesting import MOST_DEPTH, is_deeper
 from batchvision.prompt.spoken import unfenced, without_thoughts
-from batchvision.prompt.validator import compile_schema
 from batchvision.prompt.whole_values import whole_values
 from batchvision.records import AnswerSpec
 
@@ -29,14 +29,14 @@ _MAX_COMPILED = 64
 
 
 class CheckedAnswer(NamedTuple):
-    """A valid answer: its JSON as text (None for plain text) and the values of the answer columns."""
+    """A valid answer: its JSON as text (``None`` for plain text) and the values of the answer columns."""
 
     output_json: str | None
     columns: Mapping[str, Any]
 
 
 def names_fallback(spec: AnswerSpec, columns: Mapping[str, Any]) -> bool:
-    """Whether a valid answer's columns hold the fallback label: the model says that no other label fits."""
+    """Whether the columns of a valid answer hold the fallback label."""
     if spec.labels_fallback is None:
         return False
     label = columns.get(_LABEL_COLUMN)
@@ -44,9 +44,9 @@ def names_fallback(spec: AnswerSpec, columns: Mapping[str, Any]) -> bool:
 
 
 def check_answer(spec: AnswerSpec, text: str) -> CheckedAnswer:
-    """``text`` as the spec wants it. Raises InvalidAnswer.
+    """The valid answer in ``text``. Raises InvalidAnswer.
 
-    The whole text comes first, then what follows the model's thoughts, then the last whole JSON object in it that
+    Candidates are, in this order: the whole text; the text after the model's thoughts; its last whole JSON object that
     satisfies the spec. One wrapper (a list of one, an object with one property) is forgiven.
     """
     if spec.schema is None:
@@ -80,8 +80,7 @@ def _whole_number(text: str) -> int:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]  # add returns None
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise InvalidAnswer(f"the key {twice[:80]!r} is there twice")
     return result
 
@@ -105,15 +104,15 @@ def _dumps(value: Any) -> str:
 
 
 def _sound(text: str) -> str:
-    """Without lone surrogates, which no table can store."""
+    """``text`` without lone surrogates, which no table can store."""
     return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def _read(body: str) -> tuple[str, Any]:
-    """The JSON text as it will be stored, and its value."""
+    """The JSON text as stored, and its value."""
     body = _sound(body)
     value = _loads(body)
-    if _SURROGATE_ESCAPE.search(body):  # half an emoji, escaped; whole ones come back unharmed
+    if _SURROGATE_ESCAPE.search(body):  # an escaped lone surrogate; pairs survive
         body = _sound(_dumps(value))
         value = _loads(body)
     return body, value
@@ -183,7 +182,7 @@ class _Check:
             return self._of_last_object(spoken, problem)
 
     def _of_last_object(self, spoken: str, problem: InvalidAnswer) -> CheckedAnswer:
-        """The last object in ``spoken`` that satisfies the spec. Raises what is wrong with the last one of all."""
+        """The last object in ``spoken`` that satisfies the spec. Raises the problem of the very last object."""
         last_problem: InvalidAnswer | None = None
         for span in reversed(whole_values(spoken)):
             try:
@@ -197,22 +196,22 @@ class _Check:
     # -------------------------------------------------------------------------- one value
 
     def _checked(self, body: str, value: Any, *, is_whole: bool = True) -> CheckedAnswer:
-        """``value``, or what its one wrapper holds. ``body`` is the JSON text of ``value``."""
+        """The valid answer in ``value`` or inside its wrapper. ``body`` is the JSON text of ``value``."""
         problem = ""
         for held in (value, _inside(value)):
             is_all = is_whole and held is value
             if not is_all and not (held and (is_whole or isinstance(held, dict))):
-                continue  # no wrapper; or an empty object, which says nothing where it is a part of the answer
+                continue  # no wrapper, or an empty object inside a longer text
             mended = self._mended(held)
-            says = self._validate(mended)
-            if says is None:
+            found = self._validate(mended)
+            if found is None:
                 columns = {column.name: _cell(column, mended) for column in self._columns}
                 return CheckedAnswer(body if mended is value else _dumps(mended), columns)
-            problem = problem or says
+            problem = problem or found
         raise InvalidAnswer(problem or self._validate(value) or "the answer is no object")
 
     def _mended(self, value: Any) -> Any:
-        """``value`` itself, or a copy with its label as the job spells it, and in its place."""
+        """``value``, or a copy with the label in its property and in the job's spelling."""
         if self._labels_only and isinstance(value, str | list):
             value = {LABEL: value}
         if not self._is_labelled or not isinstance(value, dict) or LABEL not in value:
@@ -230,7 +229,7 @@ class _Check:
         if isinstance(given, str):
             return [self._named(given)]
         if given == [] and self._fallback is not None:
-            return [self._fallback]  # the model says that none of the labels fits
+            return [self._fallback]  # the model chose no label
         return [self._named(one) for one in given] if isinstance(given, list) else given
 
     def _named(self, given: Any) -> Any:
@@ -239,13 +238,13 @@ class _Check:
 
 
 def _inside(value: Any) -> Any:
-    """What a wrapper holds: a list of one, or an object with one property. None: it is no wrapper."""
+    """The content of a wrapper: a list of one, or an object with one property. ``None``: no wrapper."""
     if isinstance(value, list | dict) and len(value) == 1:
         return value[0] if isinstance(value, list) else next(iter(value.values()))
     return None
 
 
-#: By identity: a spec holds dicts and has no hash. The spec is kept beside, so that its id is not used again.
+#: A cache of compiled checks by the spec's id, as a spec has no hash. Keeping the spec keeps its id unique.
 _known: dict[int, tuple[AnswerSpec, _Check]] = {}
 
 

@@ -1,4 +1,4 @@
-"""A recipe's messages as bytes: the prefix (system, examples) is serialised once, each row adds its text and images."""
+"""Make a recipe's messages as bytes: the prefix is serialised once, each row adds its text and images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _json(value: str) -> bytes:
         return json.dumps(value).encode()
 
 
-@lru_cache(maxsize=4)  # most jobs ask the same of every image
+@lru_cache(maxsize=4)  # in most jobs all rows have one text
 def _text_part(text: str) -> bytes:
     return b'{"type":"text","text":' + _json(text) + b"}"
 
@@ -51,7 +51,7 @@ def _order(prompt: Prompt, payloads: Sequence[Payload], images_first: bool) -> l
 
 
 def _image_parts(payload: Payload, detail: bytes) -> list[bytes]:
-    """One part for a URL, otherwise one for each page, with the image in base64: it needs no JSON escapes."""
+    """One part for a URL, otherwise one for each page with the image in base64, which needs no JSON escapes."""
     if payload.inline is None:
         return [b'{"type":"image_url","image_url":{"url":' + _json(payload.url or "") + detail]
     pages = [(payload.media_type or "image/jpeg", payload.inline)]
@@ -63,7 +63,7 @@ def _image_parts(payload: Payload, detail: bytes) -> list[bytes]:
 
 
 def _content(prompt: Prompt, payloads: Sequence[Payload], images_first: bool, detail: bytes) -> bytes:
-    """The content parts, separated by commas. Never empty: providers refuse a message without content."""
+    """The content parts, separated by commas; at least one, as providers refuse a message without content."""
     parts: list[bytes] = []
     for part in _order(prompt, payloads, images_first) or [""]:
         parts += [_text_part(part)] if isinstance(part, str) else _image_parts(part, detail)
@@ -71,7 +71,7 @@ def _content(prompt: Prompt, payloads: Sequence[Payload], images_first: bool, de
 
 
 def with_final_text(messages: bytes, text: str) -> bytes:
-    """``messages`` of :class:`Conversation`, with ``text`` as the last part of the last message."""
+    """``messages`` with ``text`` as the last part of the last message."""
     if not messages.endswith(_END):
         raise RuntimeError("the last message does not end with its list of parts")
     return b"%b,%b%b" % (messages[: -len(_END)], _text_part(text), _END)
@@ -83,9 +83,9 @@ def _described(labels: Sequence[Label]) -> str:
 
 
 def system_text(recipe: Recipe) -> str | None:
-    """The system message as sent: the job's own and, where labels have descriptions, the list of them.
+    """The system message: the job's own and, if labels have descriptions, the list of labels.
 
-    Labels without any description are in the schema already and are not sent twice.
+    Labels without descriptions are in the schema and are not sent twice.
     """
     labels = recipe.answer.labels
     if not any(label.description for label in labels):
@@ -107,7 +107,7 @@ class Conversation:
         self._prefix = self._turns(recipe, list(example_payloads))
 
     def _turns(self, recipe: Recipe, payloads: list[Payload]) -> bytes:
-        """All that stands before the content parts of a row."""
+        """The messages before the content parts of a row."""
         turns = b"["
         system = system_text(recipe)
         if system:

@@ -1,7 +1,7 @@
-"""The one label that an answer names, spelled exactly or nearly so. Pure.
+"""Find the label that an answer names, spelled exactly or nearly so. Pure.
 
-Rule: a label is the whole answer, never a word in a sentence. Case, blanks, end punctuation and wrapping are forgiven
-only where one label can be meant.
+A label is the whole answer, never a word in a sentence. Differences in case, blanks, final punctuation and wrapping are
+forgiven only if exactly one label fits.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 
 from batchvision.prompt.spoken import bare_word, unwrapped
 
-#: An answer may be so much longer than the longest label: room for a fence and markup.
+#: Characters of fence and markup that an answer may have beside the longest label.
 _MOST_WRAPPING = 200
 _NAMED = re.compile(r"[\"'*_`]{0,4}label[\"'*_`]{0,4}\s*[:=]\s*[\"'*_`]{0,4}\s*(.+)", re.DOTALL)
 
 
 class Labels:
-    """The labels of one job, to be found by what a model wrote."""
+    """The labels of one job."""
 
     __slots__ = ("_by_bare_word", "_exact", "_most_characters")
 
@@ -30,7 +30,7 @@ class Labels:
         self._by_bare_word = {word: found.pop() for word, found in by_word.items() if word and len(found) == 1}
 
     def find(self, text: str) -> str | None:
-        """The label that all of ``text`` is; None where it is none, or could be two."""
+        """The label that ``text`` names; ``None`` where no label fits, or several do."""
         if text in self._exact:
             return text
         body = text.strip()

@@ -1,20 +1,20 @@
-"""How deep JSON text is nested, before anybody reads it: a limit of our own, the same on every version of Python. Pure.
+"""Limit the nesting of JSON text before it is parsed. Pure.
 
-Rule: readers of what a model or a server wrote ask here first; what recurses over a value is never surprised.
+Readers of foreign JSON call this first, so that recursive code cannot overflow the stack on any version of Python.
 """
 
 from __future__ import annotations
 
 import re
 
-#: An answer deeper than this is no answer to any schema that is sent.
+#: No schema that is sent allows a deeper answer.
 MOST_DEPTH = 64
 
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def is_deeper(text: str, most: int = MOST_DEPTH, start: int = 0) -> bool:
-    """Whether arrays and objects stand in each other more than ``most`` deep."""
+    """Whether arrays and objects are nested more than ``most`` deep."""
     if text.count("[", start) + text.count("{", start) <= most:
         return False
     depth = 0
@@ -26,6 +26,6 @@ def is_deeper(text: str, most: int = MOST_DEPTH, start: int = 0) -> bool:
                     return True
             case "]" | "}":
                 depth -= 1
-                if depth <= 0:  # what follows a closed value is not read
+                if depth <= 0:  # text after a closed value is not read
                     return False
     return False

@@ -1,8 +1,8 @@
-"""A user's JSON schema in the form every provider takes, and in the form answers are checked against.
+"""Turn a user's JSON schema into the form that every provider takes, and into the form that answers are checked by.
 
-Rule: what is sent has only types, enums, properties, items, anyOf and descriptions; every object is closed and every
-property required, optional ones being nullable. Limits (lengths, ranges, patterns, formats) are told in words in the
-description and checked when the answer arrives. Sources: PROVIDERS section 4.
+The sent form has only types, enums, properties, items, anyOf and descriptions. Objects are closed and properties
+required; optional properties are nullable. The descriptions state limits (lengths, ranges, patterns, formats) in words,
+and the check of the answer enforces them.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from urllib.parse import unquote
 
 Schema = dict[str, Any]
 
-#: References are copied in, so a schema can grow; beyond this no provider takes it (OpenAI: 5,000 properties).
+#: References are copied in, so a schema can grow; no provider takes more nodes (OpenAI: 5,000 properties).
 MAX_NODES = 5_000
 
-#: Said to the model in the description, and checked here.
-_TOLD = (
+#: Stated in the description, and checked here.
+_STATED = (
     "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern",
     "format", "minItems", "maxItems", "uniqueItems",
 )  # fmt: skip
-#: Checked here only: no provider follows them, or only at its best.
+#: Checked here only: providers ignore these keywords.
 _CHECKED = (
     "minProperties", "maxProperties", "contains", "minContains", "maxContains", "not", "if", "then", "else",
     "dependentRequired",
 )  # fmt: skip
-#: Says nothing about the value, or is followed and gone. The last two lines are those of OpenAPI and of tools.
+#: Dropped: annotations, and references that were followed. The last two lines are of OpenAPI and of tools.
 _DROPPED = (
     "title", "default", "examples", "$schema", "$id", "$comment", "$defs", "definitions", "deprecated", "readOnly",
     "writeOnly", "$anchor", "id", "$vocabulary", "$dynamicAnchor", "$recursiveAnchor", "contentEncoding",
@@ -38,7 +38,7 @@ _STRUCTURE = (
     "type", "enum", "const", "properties", "required", "items", "anyOf", "oneOf", "allOf", "$ref", "description",
     "additionalProperties", "nullable",
 )  # fmt: skip
-_KNOWN = frozenset((*_STRUCTURE, *_DROPPED, *_TOLD, *_CHECKED))
+_KNOWN = frozenset((*_STRUCTURE, *_DROPPED, *_STATED, *_CHECKED))
 _TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
 _NULL: Schema = {"type": "null"}
 
@@ -51,7 +51,7 @@ class SchemaProblem(ValueError):
         super().__init__("\n".join(problems))
 
 
-#: What tools put around a schema: OpenAI's two forms of ``response_format``, its functions, and its neighbours'.
+#: Wrappers around a schema: OpenAI's two forms of ``response_format``, its functions, and those of similar tools.
 _WRAPPERS = ("response_format", "text", "format", "json_schema", "schema", "function", "parameters", "input_schema")
 _OF_A_SCHEMA = frozenset({"properties", "$ref", "anyOf", "oneOf", "allOf", "enum"})
 
@@ -77,7 +77,7 @@ def expand(schema: Mapping[str, Any]) -> Schema:
 
 
 class _Expander:
-    """One walk over a user's schema, collecting what is wrong with it."""
+    """One walk over a user's schema that collects its problems."""
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
@@ -104,7 +104,7 @@ class _Expander:
         return self._as_nullable(schema, self._plain(_with_plain_bounds(schema), path, inside), path)
 
     def _plain(self, schema: Mapping[str, Any], path: str, inside: tuple[str, ...]) -> Schema:
-        result = {word: schema[word] for word in ("description", *_TOLD, *_CHECKED) if word in schema}
+        result = {word: schema[word] for word in ("description", *_STATED, *_CHECKED) if word in schema}
         if "anyOf" in schema or "oneOf" in schema:
             return {**result, **self._branches(schema, path, inside)}
         return {**result, **self._typed(schema, path, inside)}
@@ -172,7 +172,7 @@ class _Expander:
         for name in types:
             if name not in _TYPES:
                 self._wrong(path, f"{name!r} is no JSON type; there are {', '.join(_TYPES)}")
-        if values is not None:  # "null" beside an enum without null allows none
+        if values is not None:  # "null" beside an enum without null does not allow null
             types = [name for name in types if _values_of(name, values)] or self._no_value(path)
         return [name for name in types if name in _TYPES] or ["null"]
 
@@ -256,7 +256,7 @@ def _nullable(schema: Schema) -> Schema:
 
 
 def _or_null(schema: Schema) -> Schema:
-    """As :func:`_nullable`, but where it can be within the type: what is wrong is then named by its own place."""
+    """As :func:`_nullable`, within the type where possible: error messages then name the inner place."""
     if "type" not in schema or schema.keys() & {"not", "if"}:
         return _nullable(schema)
     types = list(dict.fromkeys([*_types_of(schema), "null"]))
@@ -273,7 +273,7 @@ def flat_types(schema: Mapping[str, Any]) -> set[str]:
 
 
 def without_null(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The one schema besides null of a nullable one; others as they are."""
+    """The schema besides null of a nullable schema; any different schema unchanged."""
     branches = [branch for branch in schema.get("anyOf", ()) if branch != _NULL]
     if len(branches) == 1:
         return without_null(branches[0])
@@ -282,8 +282,8 @@ def without_null(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return schema
 
 
-def _told(schema: Mapping[str, Any]) -> str | None:
-    limits = [f"{word}: {json.dumps(schema[word], ensure_ascii=False)}" for word in _TOLD if word in schema]
+def _stated_limits(schema: Mapping[str, Any]) -> str | None:
+    limits = [f"{word}: {json.dumps(schema[word], ensure_ascii=False)}" for word in _STATED if word in schema]
     parts = [str(schema["description"])] if "description" in schema else []
     if limits:
         parts.append(f"({', '.join(limits)})")
@@ -292,7 +292,7 @@ def _told(schema: Mapping[str, Any]) -> str | None:
 
 def as_sent(schema: Mapping[str, Any]) -> Schema:
     """An expanded schema in the portable subset."""
-    described = {"description": text} if (text := _told(schema)) else {}
+    described = {"description": text} if (text := _stated_limits(schema)) else {}
     if "anyOf" in schema:
         return {**described, "anyOf": _flat([as_sent(branch) for branch in schema["anyOf"]])}
     types = _types_of(schema)

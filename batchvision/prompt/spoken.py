@@ -1,13 +1,13 @@
-"""What a model says beside its answer, taken away: thoughts, fences, markup. Pure, and linear in the text.
+"""Remove thoughts, fences and markup around a model's answer. Pure, and linear in the text.
 
-Rule: nothing here knows a schema or a label. Each function returns a part of the text it was given, never other words.
+Schemas and labels play no part here. Each function returns a part of the given text, never different words.
 """
 
 from __future__ import annotations
 
 import re
 
-#: Tags around thoughts, as models and servers write them. ``shut`` marks the end of thoughts.
+#: Tags around thoughts, as models and servers write them. The groups ``shut`` match closing tags.
 _THOUGHT_MARK = re.compile(
     r"<(?P<shut>/)?(?:think|thinking|thoughts?|reasoning|analysis|scratchpad|seed:think)\s{0,4}>"
     r"|\[(?P<shut2>/)?THINK\]"
@@ -23,21 +23,21 @@ _FENCES = ("```", "~~~")
 
 
 def without_thoughts(text: str) -> str:
-    """``text`` without the model's thoughts. Thoughts that never end leave nothing behind them.
+    """``text`` without the model's thoughts. Thoughts without a closing tag reach to the end.
 
-    A closing tag without an opening one ends thoughts that began with the text: some servers put the opening tag into
+    A closing tag without an opening tag ends thoughts that began with the text: some servers put the opening tag into
     the prompt.
     """
     return _parted(text)[0]
 
 
 def thoughts_in(text: str) -> str | None:
-    """The model's thoughts, as they stand in ``text``."""
+    """The model's thoughts in ``text``."""
     return _parted(text)[1].strip() or None
 
 
 def _parted(text: str) -> tuple[str, str]:
-    """What is said, and what is thought."""
+    """The answer, and the thoughts."""
     kept: list[str] = []
     thoughts: list[str] = []
     start, is_thinking = 0, False
@@ -57,7 +57,7 @@ def _parted(text: str) -> tuple[str, str]:
 
 
 def unfenced(text: str) -> str:
-    """``text`` without blanks around it, and without the Markdown fence that holds all of it."""
+    """``text`` without surrounding blanks and without a Markdown fence around the whole."""
     body = text.strip().removeprefix("\ufeff").strip()
     for fence in _FENCES:
         if len(body) > 2 * len(fence) and body.startswith(fence) and body.endswith(fence):
@@ -69,7 +69,7 @@ def unfenced(text: str) -> str:
 
 # ---------------------------------------------------------------------------------- around a word
 
-#: What may stand around one word: quotes, emphasis, brackets, tags of servers.
+#: Pairs around a word: quotes, emphasis, brackets, tags of servers.
 _PAIRS = (
     ("<|begin_of_box|>", "<|end_of_box|>"), ("\\boxed{", "}"), ("\\text{", "}"), ("$", "$"),
     ("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("`", "`"),
@@ -83,7 +83,7 @@ _MOST_LAYERS = 8
 
 
 def unwrapped(text: str) -> str:
-    """``text`` without its fence, its quotes, its emphasis and other markup around all of it.
+    """``text`` without the fence, quotes, emphasis and markup around the whole.
 
     Meant for short text: the caller bounds its length.
     """
@@ -97,7 +97,7 @@ def unwrapped(text: str) -> str:
 
 
 def bare_word(text: str) -> str:
-    """As :func:`unwrapped`, and without end punctuation, in lower case, each run of blanks as one. For short text."""
+    """As :func:`unwrapped`, in lower case, without final punctuation, with single blanks. For short text."""
     body = unwrapped(text)
     for _ in range(_MOST_LAYERS):
         inner = unwrapped(body.rstrip(_END_MARKS)) or body

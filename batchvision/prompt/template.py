@@ -1,7 +1,6 @@
-"""A prompt template, parsed: ``Describe {title}.``, ``{{ }}`` for braces, ``{image}`` or ``{image:front}`` for images.
+"""Parse prompt templates: ``Describe {title}.``, ``{{ }}`` for braces, ``{image}`` or ``{image:front}`` for images.
 
-Rule: no expressions and no formats. What stands between the braces is a column's name and nothing else, so that a
-manifest can never run anything.
+Braces hold a column's name and nothing else. Expressions and formats are left out, so that a manifest cannot run code.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def _place(text: str, offset: int) -> str:
 
 
 def _field(text: str, start: int, end: int) -> ColumnField | ImageSlot:
-    """What stands between the brace before ``start`` and the one at ``end``."""
+    """The field between the brace before ``start`` and the brace at ``end``."""
     name = text[start:end].strip()
     if not name:
         raise TemplateError(f"{_place(text, start - 1)}: {{}} names no column; write {{{{}}}} for a pair of braces")
@@ -98,12 +97,12 @@ class Template:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns it reads, each once, in order of first appearance."""
+        """The columns that the template reads, each once, in order of first appearance."""
         return tuple(dict.fromkeys(part.name for part in self.parts if isinstance(part, ColumnField)))
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The image slots it places, each once; "" is a plain ``{image}``."""
+        """The names of the image slots, each once; "" is a plain ``{image}``."""
         return tuple(dict.fromkeys(part.name for part in self.parts if isinstance(part, ImageSlot)))
 
     def render(self, cells: Mapping[str, str]) -> Prompt:

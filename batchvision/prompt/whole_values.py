@@ -1,7 +1,6 @@
-"""The whole JSON objects and arrays in a text, whatever stands between them. Pure, and linear in the text.
+"""Find the whole JSON objects and arrays in a text. Pure, and linear in the text.
 
-A value is whole where it is closed and its grammar holds from its first bracket on. What stands inside a value that is
-not whole is a part, and no value of its own.
+A value is whole if it is closed and valid from its first bracket on. Values inside a broken value do not count.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import re
 from typing import NamedTuple
 
 _OPENING = re.compile(r"[{\[]")
-#: One token and the blanks before it. A string that is not closed has an empty ``quote``.
+#: One token and the blanks before it. An unclosed string has an empty ``quote``.
 _TOKEN = re.compile(
     r'[ \t\n\r]*(?:(?P<bracket>[{}\[\]])|(?P<mark>[,:])|"[^"\\]*(?:\\.[^"\\]*)*(?P<quote>"?)|(?P<atom>[-+.\w]+))',
     re.DOTALL,
@@ -27,17 +26,17 @@ _AFTER_VALUE_IN = {"{": (",", "}"), "[": (",", "]")}
 
 
 class Span(NamedTuple):
-    """Where a value stands: ``text[start:end]``."""
+    """The place of a value: ``text[start:end]``."""
 
     start: int
     end: int
 
 
 def whole_values(text: str) -> list[Span]:
-    """All whole objects and arrays of ``text`` that stand in no other one, in order.
+    """The outermost whole objects and arrays of ``text``, in order.
 
-    Linear: a bracket that was read inside a broken value would break at the same place if it were read by itself, so
-    it is not read again. Only brackets that looked like a part of a string are.
+    Linear: a bracket inside a broken value would break at the same place by itself, so it is not read again. Only
+    brackets that looked like parts of a string are read again.
     """
     found: list[Span] = []
     broken: set[int] = set()
@@ -54,7 +53,7 @@ def whole_values(text: str) -> list[Span]:
 
 
 def _end_of(text: str, start: int, broken: set[int]) -> int | None:
-    """Where the value that begins at ``start`` is closed. None: it is not, and all of its brackets are ``broken``."""
+    """The end of the value at ``start``. ``None``: it is not whole, and its brackets were added to ``broken``."""
     seen: list[int] = []
     inside: list[str] = []
     expected: tuple[str, ...] = (_VALUE,)
@@ -87,7 +86,7 @@ def _end_of(text: str, start: int, broken: set[int]) -> int | None:
 
 
 def _kind_of(token: re.Match[str]) -> str:
-    """The bracket or mark itself, ``string`` or ``value``; "" where it is none of JSON's."""
+    """The bracket or mark itself, ``string`` or ``value``; "" for a token outside JSON."""
     if token["quote"] is not None:
         return _STRING if token["quote"] else ""
     if token["atom"] is not None:

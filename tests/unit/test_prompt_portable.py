@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchvision.prompt import build_answer_spec
+from batchvision.prompt.answer import compile_schema
 from batchvision.prompt.portable import SchemaProblem, as_checked, as_sent, expand, unwrapped
-from batchvision.prompt.validator import compile_schema
 
 
 def sent(schema: dict[str, Any]) -> dict[str, Any]:

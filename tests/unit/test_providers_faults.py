@@ -456,7 +456,8 @@ def _facts_of(provider: str, status: int, body: Any) -> Facts:
     answer = raw(status, body)
     document = decode.document(answer.body)
     error = faults._error_object(document)
-    return faults._facts(answer, status if status != 200 else faults._status_in(error), error, faults.error_text(document))
+    own_status = faults._status_in(error) if status == 200 else status
+    return faults._facts(answer, own_status, error, faults.error_text(document))
 
 
 def test_without_any_fact_a_200_error_is_the_providers_own() -> None:
