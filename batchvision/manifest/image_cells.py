@@ -20,6 +20,7 @@ from batchvision.manifest.cells import JsonCells, spoken
 from batchvision.records import ImageKind, ImageRef
 
 _PATH_KEYS = ("path", "url")
+_IMAGE_START = re.compile("data:|https?://", re.IGNORECASE)
 
 
 def reject_no_images(field: pa.Field) -> None:
@@ -97,9 +98,25 @@ def _pieces(text: str, separator: str | None) -> Iterable[str]:
     if not separator or separator not in text:
         return (text,)
     if as_data_uri(text.strip()) is not None and (separator in ",;" or separator.isspace()):
-        # a data: URI holds both ; and , and may stand in lines: only another image ends it
-        return re.split(rf"{re.escape(separator)}\s*(?=data:|https?://)", text, flags=re.IGNORECASE)
+        return _data_uri_pieces(text, separator)
     return [piece.strip() for piece in text.split(separator)]
+
+
+def _data_uri_pieces(text: str, separator: str) -> Iterator[str]:
+    """A data URI holds ``,`` and ``;`` and may be broken into lines: only the start of another image ends it."""
+    start = searched = 0
+    for found in _IMAGE_START.finditer(text):
+        at = found.start()
+        end = searched + len(text[searched:at].rstrip())  # blanks are looked at once
+        searched = found.end()
+        if text.endswith(separator, start, end):
+            yield text[start : end - len(separator)]
+        elif separator in text[end:at]:
+            yield text[start:end]
+        else:
+            continue
+        start = at
+    yield text[start:]
 
 
 def named_image(text: str, slot: str, version: str | None = None) -> ImageRef:

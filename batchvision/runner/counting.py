@@ -19,8 +19,7 @@ from batchvision.job import Job
 from batchvision.keys import hashed_text, key_bytes, request_key_of
 from batchvision.money import Estimator, quote
 from batchvision.records import Estimate, Exchange, ImageKind, ImagePreparation, ImageRef, ImageSize, Payload, Row
-from batchvision.runner.feed import NewStanding, Selection, Stretch, Survey, Tally, stretches
-from batchvision.runner.feed import RowIndex as FeedStanding
+from batchvision.runner.feed import KnownRows, NoKnownRows, Selection, Stretch, Survey, Tally, stretches
 from batchvision.runner.prepare import payloads_of
 from batchvision.runner.wiring import estimator_of
 
@@ -141,7 +140,7 @@ class RequestCounter:
         self,
         job: Job,
         estimator: Estimator,
-        row_index: FeedStanding,
+        row_index: KnownRows,
         watch: WatchRequest | None = None,
         wanted: int = 0,
     ) -> None:
@@ -229,7 +228,7 @@ def _size_as_sent(width: int | None, height: int | None, preparation: ImagePrepa
 class DuplicateRequests:
     """Request keys that were met in this pass or are answered in the output."""
 
-    def __init__(self, row_index: FeedStanding) -> None:
+    def __init__(self, row_index: KnownRows) -> None:
         self._answered = row_index.answered if isinstance(row_index, RowIndex) else KeySet()
         self._met = KeySet()
 
@@ -245,11 +244,11 @@ class DuplicateRequests:
         return [each for each, is_known in zip(first.values(), known, strict=True) if not is_known]
 
 
-def row_index_of(job: Job) -> FeedStanding:
+def row_index_of(job: Job) -> KnownRows:
     """Read how the rows of an output stand, from its tables and journals, without its lock."""
     view = OutputView(job.output_path)
     if not view.exists:
-        return NewStanding()
+        return NoKnownRows()
     work = view.open_work()
     failed = [failed for batch in view.rows("failures") for failed in failures_of(batch)]
     run_state = RunState(

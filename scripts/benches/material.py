@@ -132,13 +132,13 @@ def _done_output(spec: Spec) -> None:
 def _done_rows(spec: Spec) -> Iterator[tuple[list[str], list[str]]]:
     """Ids and skip_keys of the rows that shall be done, a part's worth at a time."""
     from batchvision.runner.feed import Selection, feed, survey
-    from batchvision.runner.feed.work import NewStanding
+    from batchvision.runner.feed.work import NoKnownRows
     from benches.nights import job_of
 
     job, draw = job_of(spec), random.Random(0)
     ids: list[str] = []
     keys: list[str] = []
-    for batch in feed(job, survey(job, Selection()), NewStanding()):
+    for batch in feed(job, survey(job, Selection()), NoKnownRows()):
         for row in batch.rows:
             if draw.random() < spec["done_share"]:
                 ids.append(row.row_id)

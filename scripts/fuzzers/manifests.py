@@ -18,7 +18,7 @@ from batchvision.job import Job
 from batchvision.prompt import Conversation
 from batchvision.providers import SendOptions, dialect
 from batchvision.records import Row
-from batchvision.runner.feed import NewStanding, feed, survey
+from batchvision.runner.feed import NoKnownRows, feed, survey
 from fuzzers.tables import parquet_files
 
 _PROMPTS = ({"user": "Say {title} of {{x}} {image}"}, {"column": "title"}, {"user": "{title}{title}{image:image}"})
@@ -87,7 +87,7 @@ class Manifests:
     def _read(self, job: Job) -> str:
         found = survey(job)
         rows, counted = list[Row](), 0
-        for batch in feed(job, found, NewStanding()):
+        for batch in feed(job, found, NoKnownRows()):
             rows += batch.rows
             counted += len(batch.rows) + batch.done + batch.failed_kept + batch.awaiting + batch.held + batch.left
         assert counted == found.rows, f"{counted} rows of {found.rows}"

@@ -18,7 +18,7 @@ from batchvision.commands.plan import plan
 from batchvision.job import Job
 from batchvision.keys import hashed_text, key_bytes
 from batchvision.runner import CountedRequest
-from batchvision.runner.feed import NewStanding, stretches, survey
+from batchvision.runner.feed import NoKnownRows, stretches, survey
 
 
 class ManifestRow(NamedTuple):
@@ -67,7 +67,7 @@ def test_rows_of_urls_have_the_same_keys_as_columns_and_as_objects(
     job = job_of(tmp_path_factory.mktemp("keys"), rows, *asked)
     requests: list[CountedRequest] = []
     anyio.run(partial(plan, job, watch=requests.append))
-    (stretch,) = stretches(job, survey(job), NewStanding())
+    (stretch,) = stretches(job, survey(job), NoKnownRows())
     found = stretch.url_rows(stretch.sound_places(), job.recipe.recipe_id)
     assert found.request_keys == b"".join(key_bytes(each.request_key) for each in requests)
     assert found.text_chars == [len(hashed_text(each.row.prompt)) for each in requests]

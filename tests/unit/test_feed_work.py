@@ -14,15 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchvision import keys
-from batchvision.checkpoint import RowIndex as CheckpointStanding
-from batchvision.checkpoint import RowState, StoredAnswer
+from batchvision.checkpoint import RowIndex, RowState, StoredAnswer
 from batchvision.errors import JobInvalid, ManifestChanged
 from batchvision.images import ImageFolder, stamp
 from batchvision.job import Job
 from batchvision.keys import row_digest
 from batchvision.manifest import LocalInput
 from batchvision.records import Failed, ImageKind, ImageSlot, Row
-from batchvision.runner.feed import FeedBatch, NewStanding, RowIndex, Selection, feed, survey
+from batchvision.runner.feed import FeedBatch, KnownRows, NoKnownRows, Selection, feed, survey
 from batchvision.runner.feed import work as feed_work
 from batchvision.runner.feed.keying import skip_key_of
 from batchvision.runner.feed.surveying import SurveyedInput
@@ -52,7 +51,7 @@ def ask(tmp_path: Path) -> Ask:
     return make
 
 
-class Known(NewStanding):
+class Known(NoKnownRows):
     """A standing by row_id; failures by kind."""
 
     def __init__(self, done: Iterable[str] = (), failed: dict[str, str] | None = None, **states: Iterable[str]) -> None:
@@ -111,11 +110,11 @@ def batched_hex(keys: bytes) -> list[str]:
     return [keys[at : at + 16].hex() for at in range(0, len(keys), 16)]
 
 
-def passed(job: Job, row_index: RowIndex | None = None, **selection: Any) -> tuple[list[Row], FeedBatch]:
+def passed(job: Job, row_index: KnownRows | None = None, **selection: Any) -> tuple[list[Row], FeedBatch]:
     """All rows of one pass, and the sums of its batches."""
     chosen = Selection(**selection)
     surveyed = survey(job, chosen)
-    batches = list(feed(job, surveyed, row_index or NewStanding(), chosen))
+    batches = list(feed(job, surveyed, row_index or NoKnownRows(), chosen))
     rows = [row for batch in batches for row in batch.rows]
     sums = FeedBatch(
         (), *(sum(counts) for counts in list(zip(*(astuple(batch) for batch in batches), strict=True))[1:])
@@ -289,7 +288,7 @@ def test_done_rows_are_known_by_id_and_key_and_never_asked_about_again(ask: Ask)
     rows, _ = passed(job)
     done = {(row.row_id, row.skip_key) for row in rows}
 
-    class AllDone(NewStanding):
+    class AllDone(NoKnownRows):
         def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
             asked = zip(ids.to_pylist(), batched_hex(keys), strict=True)
             return [place for place, pair in enumerate(asked) if pair not in done]
@@ -400,7 +399,7 @@ def test_a_shard_has_the_name_its_files_bear() -> None:
 def test_long_prompts_make_short_batches(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_work, "_PROMPT_CHARACTERS", 64 * 1024)
     job = ask(HUNDRED, prompt={"user": "x" * 2000 + "{title}"})
-    batches = list(feed(job, survey(job), NewStanding()))
+    batches = list(feed(job, survey(job), NoKnownRows()))
     assert [len(batch.rows) for batch in batches] == [64, 36]
     assert [row.position for batch in batches for row in batch.rows] == list(range(1, 101))
 
@@ -410,12 +409,12 @@ def test_a_manifest_that_changed_since_its_survey_stops_the_feed(ask: Ask, tmp_p
     surveyed = survey(job)
     os.utime(tmp_path / "m.csv", ns=(1, 1))
     with pytest.raises(JobInvalid, match="was changed while it was read"):
-        next(feed(job, surveyed, NewStanding()))
+        next(feed(job, surveyed, NoKnownRows()))
 
 
 def test_a_manifest_that_grows_under_the_feed_is_told_at_its_end(ask: Ask, tmp_path: Path) -> None:
     job = ask(HUNDRED)
-    batches = feed(job, survey(job), NewStanding())
+    batches = feed(job, survey(job), NoKnownRows())
     next(batches)
     (tmp_path / "m.csv").write_text(HUNDRED + "late,l.jpg,t\n")
     with pytest.raises(JobInvalid, match="was changed while it was read"):
@@ -429,7 +428,7 @@ def test_what_is_written_into_a_manifest_meanwhile_is_not_read_as_a_row(
     monkeypatch.setattr("batchvision.manifest.delimited.BATCH_ROWS", 10)
     monkeypatch.setattr("batchvision.manifest.text_file._BLOCK_BYTES", 64)
     job = ask(HUNDRED)
-    batches = feed(job, survey(job), NewStanding())
+    batches = feed(job, survey(job), NoKnownRows())
     rows = list(next(batches).rows)
     (tmp_path / "m.csv").write_text(HUNDRED.replace("r", "x") * 2)
     with pytest.raises(ManifestChanged, match="was changed while it was read") as caught:
@@ -443,7 +442,7 @@ def test_what_is_written_into_a_manifest_meanwhile_is_not_read_as_a_row(
 def test_damage_in_a_manifest_that_was_written_to_is_a_change_and_no_fault_of_a_line(ask: Ask, tmp_path: Path) -> None:
     job = ask(HUNDRED)
     surveyed = survey(job)
-    batches = feed(job, surveyed, NewStanding())
+    batches = feed(job, surveyed, NoKnownRows())
     (tmp_path / "m.csv").write_text("no,such,header\nx\n")
     with pytest.raises(ManifestChanged):
         list(batches)
@@ -455,14 +454,14 @@ def test_damage_in_a_manifest_that_was_not_written_to_is_damage(ask: Ask, tmp_pa
     path.write_text(HUNDRED + "ragged\n")
     surveyed = replace(surveyed, inputs=(SurveyedInput(LocalInput(path), LocalInput(path).identity()),))
     with pytest.raises(JobInvalid, match="1 cells") as caught:
-        list(feed(job, surveyed, NewStanding()))
+        list(feed(job, surveyed, NoKnownRows()))
     assert not isinstance(caught.value, ManifestChanged)
 
 
 def test_the_checkpoints_standing_answers_all_that_the_feed_asks() -> None:
-    asked = [name for name in vars(RowIndex) if not name.startswith("_")]
+    asked = [name for name in vars(KnownRows) if not name.startswith("_")]
     assert len(asked) == 9
-    assert all(callable(getattr(CheckpointStanding, name)) for name in asked)
+    assert all(callable(getattr(RowIndex, name)) for name in asked)
 
 
 # ---------------------------------------------------------------------------------- keys of one row, again
@@ -482,7 +481,7 @@ def test_a_rows_skip_key_can_be_made_again_from_the_row(ask: Ask, tmp_path: Path
         manifest={"images": ["front", "back"], "image_separator": ";"},
         prompt={"user": prompt},
     )
-    rows = [row for batch in feed(job, survey(job), NewStanding()) for row in batch.rows]
+    rows = [row for batch in feed(job, survey(job), NoKnownRows()) for row in batch.rows]
     assert [row.row_id for row in rows] == ["1", "2", "3"]
     for row in rows:
         assert skip_key_of(row, job, job.recipe.recipe_id) == row.skip_key

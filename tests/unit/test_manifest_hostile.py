@@ -22,7 +22,7 @@ from batchvision.manifest.keeping import MOST_CELL_BYTES, MOST_ID_BYTES
 from batchvision.prompt import Conversation, Template
 from batchvision.providers import SendOptions, dialect
 from batchvision.records import Payload, Row
-from batchvision.runner.feed import NewStanding, feed, survey
+from batchvision.runner.feed import NoKnownRows, feed, survey
 
 LONG = "x" * (MOST_CELL_BYTES + 1)
 
@@ -38,7 +38,7 @@ def job_over(path: Path, user: str = "Describe {title}.", **manifest: Any) -> Jo
 
 
 def rows_of(job: Job) -> list[Row]:
-    return [row for batch in feed(job, survey(job), NewStanding()) for row in batch.rows]
+    return [row for batch in feed(job, survey(job), NoKnownRows()) for row in batch.rows]
 
 
 def put(folder: Path, rows: Sequence[dict[str, Any]], name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchvision.errors import JobInvalid
 from batchvision.manifest import in_words, make_manifest
 from batchvision.manifest.cells import JsonCells
-from batchvision.manifest.image_cells import image_refs, reject_no_images
+from batchvision.manifest.image_cells import image_refs, named_image, reject_no_images
 from batchvision.records import ImageKind, ImageRef
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
@@ -62,6 +65,30 @@ def test_a_text_cell_names_images(text: str | None, expected: list[tuple[str, st
 def test_separated_text_is_several_images() -> None:
     assert named(*refs("a.jpg| https://h/b.jpg ||", separator="|")) == [("path", "a.jpg"), ("url", "https://h/b.jpg")]
     assert named(*refs("a.jpg|b.jpg")) == [("path", "a.jpg|b.jpg")]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["data:image/png;base64,AA==", "https://h/b.jpg", "HTTP://h/c", ",", ";", " ", "\n", "A"])
+    ),
+    st.sampled_from([",", ";", " ", "\n", "  "]),
+)
+def test_a_data_uri_ends_where_another_image_begins(parts: list[str], separator: str) -> None:
+    """The pattern is the plain rule; it takes quadratic time for blanks."""
+    text = "data:image/png;base64,AA==" + "".join(parts)
+    cut = re.split(rf"{re.escape(separator)}\s*(?=data:|https?://)", text, flags=re.IGNORECASE)
+    assert refs(text, separator=separator) == refs_of_pieces(cut)
+
+
+def refs_of_pieces(pieces: list[str]) -> tuple[ImageRef, ...]:
+    return tuple(named_image(piece, "front") for piece in pieces if piece.strip())
+
+
+def test_a_million_blanks_behind_a_data_uri_are_looked_at_once() -> None:
+    """A pattern that looks again from each of them would not end."""
+    uri = "data:image/png;base64,AA=="
+    cell = f"{uri}{' ' * 1_000_000}x {uri}"
+    assert named(*refs(cell, separator=" "))[-1] == ("data", uri)
 
 
 @pytest.mark.parametrize("separator", [",", ";"])

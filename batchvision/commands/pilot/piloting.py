@@ -25,7 +25,7 @@ from batchvision.keys import row_digest
 from batchvision.money import quote
 from batchvision.records import TICKS_PER_USD, Purpose
 from batchvision.runner import CountedRequest, RequestReader, RunDependencies, Watch, estimator_of, run_async
-from batchvision.runner.feed import NewStanding, Selection, feed, survey
+from batchvision.runner.feed import NoKnownRows, Selection, feed, survey
 from batchvision.ticks import known_or_none
 
 
@@ -170,7 +170,7 @@ async def _requests_of(job: Job, row_ids: frozenset[str]) -> list[CountedRequest
         return found
     only = Selection(only=frozenset(row_digest(row_id, "") for row_id in row_ids))
     reader = RequestReader(job, estimator_of(job, quote(job).prices))
-    for batch in feed(job, survey(job, only), NewStanding(), only):
+    for batch in feed(job, survey(job, only), NoKnownRows(), only):
         for row in batch.rows:
             with suppress(RowFault):
                 found.append(await reader.read(row))

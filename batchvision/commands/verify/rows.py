@@ -22,8 +22,7 @@ from batchvision.job import Job, recipe_from_document
 from batchvision.keys import request_key_of
 from batchvision.records import Row, RunSummary
 from batchvision.runner import payloads_of, row_index_of
-from batchvision.runner.feed import RowIndex as FeedStanding
-from batchvision.runner.feed import Selection, Survey, feed, survey
+from batchvision.runner.feed import KnownRows, Selection, Survey, feed, survey
 from batchvision.wording import counted
 
 TOPIC = "manifest"
@@ -107,7 +106,7 @@ async def _count(job: Job, surveyed: Survey, tables: TableContents) -> Counts:
 
 
 async def _state(
-    row: Row, job: Job, images: ImageSource, row_index: FeedStanding, tables: TableContents
+    row: Row, job: Job, images: ImageSource, row_index: KnownRows, tables: TableContents
 ) -> RowState | None:
     """A row that does not look done: its images may only have been touched, so it is looked at by content, as a run
     would. None: it has an outcome, but another text or another image than now."""

@@ -14,7 +14,7 @@ from batchvision.runner.feed.local_images import LocalImages
 from batchvision.runner.feed.selection import Selection
 from batchvision.runner.feed.stretch import FeedBatch, Stretch, Tally
 from batchvision.runner.feed.surveying import Survey, survey
-from batchvision.runner.feed.work import NewStanding, RowIndex, drawn, feed, stretches
+from batchvision.runner.feed.work import KnownRows, NoKnownRows, drawn, feed, stretches
 
 __all__ = [
     "ByContent",
@@ -22,9 +22,9 @@ __all__ = [
     "Changes",
     "FeedBatch",
     "KeptNow",
+    "KnownRows",
     "LocalImages",
-    "NewStanding",
-    "RowIndex",
+    "NoKnownRows",
     "Selection",
     "Stretch",
     "Survey",

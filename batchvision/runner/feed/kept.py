@@ -11,7 +11,7 @@ from batchvision.keys import KEY_BYTES
 from batchvision.records import Cell, RunSummary
 from batchvision.runner.feed.selection import Selection
 from batchvision.runner.feed.surveying import Survey
-from batchvision.runner.feed.work import RowIndex, stretches
+from batchvision.runner.feed.work import KnownRows, stretches
 
 if TYPE_CHECKING:
     from batchvision.job import Job
@@ -24,7 +24,7 @@ class KeptNow(NamedTuple):
     cells: Sequence[tuple[Cell, ...]]
 
 
-def kept_cells_of(job: Job, survey: Survey, row_index: RowIndex, mask: Callable[[str], str]) -> KeptCells:
+def kept_cells_of(job: Job, survey: Survey, row_index: KnownRows, mask: Callable[[str], str]) -> KeptCells:
     """Today's kept cells of all answered rows, to be compared with the stored ones."""
     kept = KeptCells(job.output_path, job.recipe.recipe_id, [column.name for column in job.keep_columns], mask)
     for now in kept_now(job, survey, row_index):
@@ -33,7 +33,7 @@ def kept_cells_of(job: Job, survey: Survey, row_index: RowIndex, mask: Callable[
 
 
 def count_other_cells(
-    job: Job, survey: Survey, row_index: RowIndex, mask: Callable[[str], str], latest: RunSummary | None
+    job: Job, survey: Survey, row_index: KnownRows, mask: Callable[[str], str], latest: RunSummary | None
 ) -> int:
     """How many answered rows have other kept cells than those stored. ``latest``: the run before this one. Without it,
     or where the manifest is as old and the same columns are kept, nothing can have changed and nothing is read."""
@@ -47,7 +47,7 @@ def count_other_cells(
     return sum(map(len, kept_cells_of(job, survey, row_index, mask).changed().values()))
 
 
-def kept_now(job: Job, survey: Survey, row_index: RowIndex) -> Iterator[KeptNow]:
+def kept_now(job: Job, survey: Survey, row_index: KnownRows) -> Iterator[KeptNow]:
     """Stretch by stretch. Raises JobInvalid as ``stretches`` does."""
     for stretch in stretches(job, survey, row_index, Selection(limit=0)):
         others = set(row_index.not_done(stretch.ids, stretch.keys))

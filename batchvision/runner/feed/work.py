@@ -47,7 +47,7 @@ _LEAST_ROWS = 64
 _FILES_LOOKED_AT = 64
 
 
-class RowIndex(Protocol):
+class KnownRows(Protocol):
     """What the feed asks the checkpoint: how a row stands under its skip_key. ``not_done``: the places of the rows that
     are not done, asked with 16 bytes a key; ``met_before``: the places among these of all that may not be new, which
     are asked about one by one, with ``open_state``. ``are_elsewhere``: of each row whether it was last paid for under
@@ -65,7 +65,7 @@ class RowIndex(Protocol):
     def answers_of(self, row_id: str) -> Sequence[StoredAnswer]: ...
 
 
-class NewStanding:
+class NoKnownRows:
     """The standing of an output that does not exist yet: every row is new."""
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
@@ -96,13 +96,13 @@ class NewStanding:
         return ()
 
 
-def feed(job: Job, survey: Survey, row_index: RowIndex, selection: Selection | None = None) -> Iterator[FeedBatch]:
+def feed(job: Job, survey: Survey, row_index: KnownRows, selection: Selection | None = None) -> Iterator[FeedBatch]:
     """The rows to do. Raises JobInvalid as :func:`stretches` does."""
     for stretch in stretches(job, survey, row_index, selection):
         yield from stretch.batches()
 
 
-def drawn(job: Job, survey: Survey, row_index: RowIndex, selection: Selection) -> Selection:
+def drawn(job: Job, survey: Survey, row_index: KnownRows, selection: Selection) -> Selection:
     """``selection`` with its sample drawn, among the rows that are to do. One pass over the manifest. Raises as
     :func:`stretches`."""
     if selection.sample is None or selection.positions is not None:
@@ -115,7 +115,7 @@ def drawn(job: Job, survey: Survey, row_index: RowIndex, selection: Selection) -
     return replace(selection, positions=frozenset(chosen))
 
 
-def stretches(job: Job, survey: Survey, row_index: RowIndex, selection: Selection | None = None) -> Iterator[Stretch]:
+def stretches(job: Job, survey: Survey, row_index: KnownRows, selection: Selection | None = None) -> Iterator[Stretch]:
     """Streams the manifest. Raises ManifestChanged if it is not the one that was surveyed, JobInvalid at damage."""
     survey.reject_changed()
     source = _Feed(job, survey, row_index, drawn(job, survey, row_index, selection or Selection()))
@@ -143,7 +143,7 @@ def _unchanged_batches(job: Job, survey: Survey) -> Iterator[pa.RecordBatch]:
 class _Feed:
     """One pass over the manifest."""
 
-    def __init__(self, job: Job, survey: Survey, row_index: RowIndex, selection: Selection) -> None:
+    def __init__(self, job: Job, survey: Survey, row_index: KnownRows, selection: Selection) -> None:
         self._job = job
         self._keep = [(column, target) for column, (_, target) in zip(job.keep_columns, survey.keep_types, strict=True)]
         self._secrets = survey.secrets
