@@ -36,7 +36,8 @@ from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thre
 from batchvision.job.recipe import recipe_document
 from batchvision.records import EndedWithout, Exchange, Intent, Lane, Purpose, RawAnswer
 from batchvision.runner.feed import Selection, survey
-from batchvision.runner.session import RunSession
+from batchvision.runner.opening import open_store
+from batchvision.runner.setup import RunSetup
 from batchvision.runner.wiring import RunDependencies, classifier_of
 
 MADE_BY = "5ce5b9b"
@@ -278,9 +279,9 @@ def every_record(making: Making) -> None:
 
 async def _write_records(making: Making, intents: Mapping[str, Intent], bodies: Mapping[str, str]) -> None:
     job = making.job()
-    session = RunSession(job, Selection(), ENVIRON, RunDependencies(), Purpose.RUN)
-    session.survey = survey(job)
-    classifier = classifier_of(job, session.prices, lambda recipe_id: job.recipe)
+    setup = RunSetup(job, Selection(), ENVIRON, RunDependencies(), Purpose.RUN)
+    keep = survey(job).typed_keep
+    classifier = classifier_of(job, setup.prices, lambda recipe_id: job.recipe)
     at = datetime.now(UTC)
 
     def raw(row: str, status: int = 200, body: bytes | None = None) -> RawAnswer:
@@ -288,16 +289,16 @@ async def _write_records(making: Making, intents: Mapping[str, Intent], bodies: 
         return RawAnswer(status, content, body if body is not None else bodies[row].encode(), at)
 
     def intent(row: str, exchange: str, **changes: Any) -> Intent:
-        return intents[row]._replace(exchange_id=exchange, run_id=session.run_id, sent_at=at, **changes)
+        return intents[row]._replace(exchange_id=exchange, run_id=setup.run_id, sent_at=at, **changes)
 
-    with Store.lock(job.output_path) as lock, session.open_store(lock) as store:  # a first run leaves a held row
+    with Store.lock(job.output_path) as lock, open_store(setup, lock, keep) as store:  # a first run leaves a held row
         store.recover(classifier.classify, hold=True)
         store.row_index(job.recipe.recipe_id)
         await store.intent(held := intent("r00", "x0"))
         store.book("x0", classifier.classify(Exchange(held)), hold=True)
         await store.close(complete=False)
-    session.run_id = session.run_id[:-6] + "ffffff"
-    with Store.lock(job.output_path) as lock, session.open_store(lock) as store:
+    setup.run_id = setup.run_id[:-6] + "ffffff"
+    with Store.lock(job.output_path) as lock, open_store(setup, lock, keep) as store:
         store.recover(classifier.classify, hold=True)
         store.row_index(job.recipe.recipe_id)
         await store.intent(intent("r01", "x1"))
@@ -316,9 +317,9 @@ async def _write_records(making: Making, intents: Mapping[str, Intent], bodies: 
         await store.answer("x6", raw("r06", 500, b'{"error":{"message":"Internal error","type":"internal"}}'))
         await store.intent(intent("r07", "x7"))
         await store.answer("x7", raw("r07", 502, b"\xff\xfe no text \x00"))
-        await store.intent(intent("r08", "x8")._replace(run_id=f"{session.run_id}-sweep"))
+        await store.intent(intent("r08", "x8")._replace(run_id=f"{setup.run_id}-sweep"))
         await store.answer("x8", raw("r08"))
-        await store.intent(intent("r09", "x9")._replace(run_id=f"{session.run_id}-sweep"))
+        await store.intent(intent("r09", "x9")._replace(run_id=f"{setup.run_id}-sweep"))
         await store.intent(intent("r10", "x10"))
         store.write_recipe(job.recipe.recipe_id, recipe_document(job.recipe))
         await store.flush()

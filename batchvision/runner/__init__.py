@@ -14,7 +14,8 @@ from batchvision.runner.counting import (
 from batchvision.runner.guards import empty_words, missing_words
 from batchvision.runner.prepare import payloads_of
 from batchvision.runner.refusing import rebuy_refusals
-from batchvision.runner.session import Watch, new_run_id, run, run_async
+from batchvision.runner.session import Watch, run, run_async
+from batchvision.runner.setup import RunSetup, new_run_id
 from batchvision.runner.summary import Left, summarize
 from batchvision.runner.wiring import (
     RunDependencies,
@@ -37,6 +38,7 @@ __all__ = [
     "RequestTotals",
     "RowCounts",
     "RunDependencies",
+    "RunSetup",
     "Watch",
     "WatchRequest",
     "access_of",

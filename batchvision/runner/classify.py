@@ -48,9 +48,6 @@ from batchvision.records import (
 from batchvision.runner.retry import Again, GiveUp, RetryPolicy, Stop, decide
 from batchvision.ticks import Prices
 
-#: A ticket that is unknown before this age was read; after it, it has expired.
-TICKET_LIFETIME = timedelta(hours=24)
-
 #: The ``error_kind`` of an attempt whose run ended before it did.
 INTERRUPTED = "interrupted"
 
@@ -58,41 +55,60 @@ MOST_MESSAGE_CHARS = 500
 
 
 class Classification(NamedTuple):
-    """What an exchange came to. ``outcome`` None: the row has not ended. ``step``: what is to be done about that.
+    """What an attempt came to. ``outcome`` None: the row has not ended. ``step`` is the next step for such a row.
 
-    ``error`` is what this attempt met, where it met one; the outcome's may sum up several (AttemptsExhausted).
+    ``error`` is the error of this attempt. That of the outcome may sum up several (AttemptsExhausted).
     """
 
     attempt: Attempt
     outcome: Outcome | None
-    step: Again | Stop | None
-    error: BatchvisionError | None
+    step: Again | Stop | None = None
+    error: BatchvisionError | None = None
+
+    @property
+    def exchange(self) -> Exchange:
+        return self.attempt.exchange
+
+    @property
+    def intent(self) -> Intent:
+        return self.attempt.exchange.intent
+
+    def as_retried(self) -> Classification:
+        """The same attempt of a row that has not ended. An ambiguous attempt stays ambiguous."""
+        attempt = self.attempt
+        if attempt.state is AttemptState.FAILED:
+            attempt = attempt._replace(state=AttemptState.RETRIED)
+        return self._replace(attempt=attempt, outcome=None)
+
+    def again_at_once(self) -> Classification:
+        """The request is sent again in another form or under a new key, which spends no attempt."""
+        tries = self.intent.tries
+        return self._replace(step=Again(0.0, tries._replace(unspent=tries.unspent + 1, probe=False)))
 
 
 class Classifier:
-    """Judges exchanges. ``recipes``: by recipe_id, as an exchange may be of an earlier recipe than the job's."""
+    """Classifies exchanges.
+
+    ``recipes``: by recipe_id, because an exchange may belong to an earlier recipe than the job's. ``prices`` are
+    today's prices of the model that ``asked`` names. They serve only exchanges of journals that do not record the
+    prices of each intent. ``asked`` None: they serve every model.
+    """
 
     def __init__(
         self,
         recipes: Mapping[str, Recipe] | Callable[[str], Recipe],
         policy: RetryPolicy,
         prices: Prices | None = None,
-        quarantine_after_runs: int = 5,
         dialects: Callable[[str], Dialect] = providers.dialect,
-        holds: bool = False,
         asked: Recipe | None = None,
         keep_reasoning: bool = False,
     ) -> None:
-        """``prices`` are today's, of the model that ``asked`` names. They serve only exchanges of journals that do not
-        record the prices of each intent; None: whichever model these have asked."""
         self._recipe = recipes.__getitem__ if isinstance(recipes, Mapping) else recipes
         self._policy = policy
         self._prices = prices
-        self._quarantine_after_runs = quarantine_after_runs
         self._dialect = dialects
         self._asked = asked
         self._keep_reasoning = keep_reasoning
-        self._holds = holds  #: what may have been billed is not sent again: ``ambiguous = "hold"``
 
     def classify(self, exchange: Exchange, jitter: float = 0.0) -> Classification:
         """The verdict on ``exchange``; ``jitter`` in [0, 1) only moves the delay of a retry."""
@@ -102,8 +118,8 @@ class Classifier:
             return self._ended(exchange, exchange.ended, jitter)
         return _interrupted(exchange, "the run ended before the answer came")
 
-    def of_the_row(self, exchange: Exchange, classification: Classification) -> Classification:
-        """The verdict on a refusal of the whole run, once other rows have shown that it concerns this row alone."""
+    def of_the_row(self, classification: Classification) -> Classification:
+        """A refusal of the whole run as the failure of its row, after other rows were answered."""
         error = classification.error
         if not isinstance(error, ProviderRefuses):
             raise RuntimeError("only a refusal of the run can be made one of its row")
@@ -111,7 +127,7 @@ class Classifier:
         attempt = classification.attempt
         if attempt.state is AttemptState.RETRIED:
             attempt = attempt._replace(state=AttemptState.FAILED)
-        return Classification(attempt, self._failed(exchange, attempt.answer, error, fault), None, error)
+        return Classification(attempt, self._failed(classification.exchange, attempt.answer, error, fault), None, error)
 
     # ------------------------------------------------------------------------------ an answer
 
@@ -146,7 +162,7 @@ class Classifier:
         if isinstance(reading, Reading):
             return reading
         if isinstance(reading, Gone):
-            return Reading(Answer(), _gone(exchange, raw.received_at, reading.message))
+            return Reading(Answer(), _gone(exchange, raw.received_at, reading.message, dialect.ticket_lifetime))
         return dialect.read(raw)  # a poll that says "not yet" is no answer, and is read as none
 
     def _completed(self, exchange: Exchange, raw: RawAnswer, answer: Answer, thoughts: str | None) -> Classification:
@@ -178,7 +194,7 @@ class Classifier:
 
     def _failing(self, exchange: Exchange, answer: Answer, error: BatchvisionError, jitter: float) -> Classification:
         intent = exchange.intent
-        if self._holds and isinstance(error, Transient):
+        if self._policy.holds and isinstance(error, Transient):
             attempt = _attempt(exchange, _state(exchange, error, answer, AttemptState.RETRIED), answer, error)
             if attempt.state is AttemptState.AMBIGUOUS:
                 return Classification(attempt, None, None, error)
@@ -205,7 +221,7 @@ class Classifier:
             attempt_count=intent.attempt,
             row_cost_ticks=_row_cost(exchange, answer),
             runs_failed=runs_failed,
-            quarantined=runs_failed >= self._quarantine_after_runs,
+            quarantined=runs_failed >= self._policy.quarantine_after_runs,
             last_output_text=answer.text or None,
             failed_at=exchange.ended_at or intent.sent_at,
             run_id=intent.run_id,
@@ -224,12 +240,13 @@ def _given_up(exchange: Exchange, raw: RawAnswer) -> Truncated | None:
     )
 
 
-def _gone(exchange: Exchange, now: datetime, said: str) -> RowFault:
-    """A ticket the provider does not know: by its age, its one-time answer was read, or has been discarded."""
+def _gone(exchange: Exchange, now: datetime, message: str, lifetime: timedelta) -> RowFault:
+    """A ticket that the provider does not know: read if it is younger than the lifetime, expired otherwise."""
     age = now - exchange.accepted_at
-    if age < TICKET_LIFETIME:
-        return LostAfterRead(f"ticket {exchange.ticket} is gone {age} after it was given: {said}")
-    return Expired(f"ticket {exchange.ticket} is {age} old, and answers are kept for 24 hours: {said}")
+    if age < lifetime:
+        return LostAfterRead(f"ticket {exchange.ticket} is gone {age} after it was given: {message}")
+    hours = lifetime.total_seconds() / 3600
+    return Expired(f"ticket {exchange.ticket} is {age} old, and answers are kept for {hours:g} hours: {message}")
 
 
 def _error_of(ended: EndedWithout) -> BatchvisionError | None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from batchvision.errors import Expired
+from batchvision.errors import Expired, JobInvalid
+from batchvision.providers import Dialect, dialect
 from batchvision.records import EndedWithout, Exchange
-from batchvision.runner.classify import TICKET_LIFETIME
 
 
 def place_of(base_url: str) -> str:
@@ -39,7 +39,7 @@ class OpenTickets(NamedTuple):
         for exchange in tickets:
             if exchange.intent.provider == provider and exchange.ticket_place in (None, place):
                 here.append(exchange)
-            elif now - exchange.accepted_at < TICKET_LIFETIME:
+            elif now < _kept_until(exchange):
                 elsewhere.append(exchange)
             else:
                 expired.append(_expired(exchange, now))
@@ -55,7 +55,7 @@ class OpenTickets(NamedTuple):
         if self.here:
             yield f"{len(self.here)} tickets of earlier runs are open and will be collected"
         for where, count in sorted(Counter(map(_named_place, self.elsewhere)).items()):
-            last = min(each.accepted_at for each in self.elsewhere if _named_place(each) == where) + TICKET_LIFETIME
+            last = min(_kept_until(each) for each in self.elsewhere if _named_place(each) == where)
             yield (
                 f"{count} open tickets were given by {where} and wait there until {last:%Y-%m-%d %H:%M} UTC: a run "
                 "with that provider and base_url collects them; later they are booked as expired"
@@ -67,12 +67,23 @@ class OpenTickets(NamedTuple):
             )
 
 
+def _lifetime(exchange: Exchange) -> timedelta:
+    try:
+        return dialect(exchange.intent.provider).ticket_lifetime
+    except JobInvalid:  # the package of its provider is not installed any longer
+        return Dialect.ticket_lifetime
+
+
+def _kept_until(exchange: Exchange) -> datetime:
+    return exchange.accepted_at + _lifetime(exchange)
+
+
 def _named_place(exchange: Exchange) -> str:
     return f"{exchange.intent.provider} at {exchange.ticket_place or 'an unknown base_url'}"
 
 
 def _expired(exchange: Exchange, now: datetime) -> Exchange:
-    hours = TICKET_LIFETIME.total_seconds() / 3600
+    hours = _lifetime(exchange).total_seconds() / 3600
     message = (
         f"ticket {exchange.ticket} of {_named_place(exchange)} is older than {hours:g} hours and was not collected"
     )

@@ -27,10 +27,12 @@ LONGEST_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """What the job says. ``raise_once``: a truncated answer is asked for once more, with a larger max_tokens."""
+    """The job's settings for failed attempts."""
 
     max_attempts: int = 5
-    raise_once: bool = False
+    raise_once: bool = False  #: a truncated answer is asked for once more, with a larger max_tokens
+    holds: bool = False  #: ``ambiguous = "hold"``: a row that may have been billed stays pending
+    quarantine_after_runs: int = 5
 
 
 @dataclass(frozen=True, slots=True)

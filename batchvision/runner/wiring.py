@@ -38,10 +38,10 @@ from batchvision.prompt import REASONING_COLUMN, Conversation, answer_columns
 from batchvision.providers import Caching, Dialect, ResponseForms, caching, dialect
 from batchvision.records import Lane, Recipe, RunSummary, Shard
 from batchvision.runner.classify import Classifier
-from batchvision.runner.exchange import utc_now
 from batchvision.runner.key_renewal import KeyRenewal
 from batchvision.runner.lanes import POLLERS
 from batchvision.runner.prepare import Preparer
+from batchvision.runner.provider_calls import utc_now
 from batchvision.runner.refusals import Refusals
 from batchvision.runner.retry import RetryPolicy
 from batchvision.secrets import Secret, Secrets
@@ -150,19 +150,14 @@ def answer_columns_of(job: Job) -> tuple[tuple[str, DataType], ...]:
 
 
 def classifier_of(job: Job, prices: Prices | None, recipe_of: Callable[[str], Recipe]) -> Classifier:
-    policy = RetryPolicy(job.limits.max_attempts, raise_once=job.answer.on_truncated == "raise_once")
-    holds = job.limits.ambiguous == "hold"
-    dialects = cache(partial(dialect_of, job))
-    return Classifier(
-        recipe_of,
-        policy,
-        prices,
-        job.limits.quarantine_after_runs,
-        dialects,
-        holds,
-        job.recipe,
-        keep_reasoning=job.output.keep_reasoning,
+    policy = RetryPolicy(
+        job.limits.max_attempts,
+        raise_once=job.answer.on_truncated == "raise_once",
+        holds=job.limits.ambiguous == "hold",
+        quarantine_after_runs=job.limits.quarantine_after_runs,
     )
+    dialects = cache(partial(dialect_of, job))
+    return Classifier(recipe_of, policy, prices, dialects, job.recipe, keep_reasoning=job.output.keep_reasoning)
 
 
 def refusals_of(job: Job, latest: RunSummary | None) -> Refusals:

@@ -147,14 +147,14 @@ def with_tickets(spec: Spec) -> Mapping[str, Any]:
     """A deferred run until ``rows`` tickets have been open for ``seconds``: the CPU of that time, and by how much each
     poll left later than the lane's own timetable says."""
     from batchvision.http import ProviderClient
-    from batchvision.runner.lanes.deferred import TicketQueue, Waiting
+    from batchvision.runner.lanes.ticket_queue import QueuedTicket, TicketQueue
 
     due: dict[str, float] = {}
     late: list[float] = []
     seen: dict[str, Any] = {}
     pop_due, send = TicketQueue.pop_due, ProviderClient.send
 
-    def popped(self: TicketQueue) -> Waiting | None:
+    def popped(self: TicketQueue) -> QueuedTicket | None:
         waiting = pop_due(self)
         if waiting is not None:
             due[str(waiting.ticket.exchange.ticket)] = waiting.due_at

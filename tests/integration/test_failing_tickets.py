@@ -10,7 +10,8 @@ import anyio
 import pytest
 from fake_provider import Asked, FakeProvider, Reply, error
 
-from batchvision.runner.lanes.deferred import FAILED_SECONDS, FIRST_POLL_SECONDS
+from batchvision.providers import Dialect
+from batchvision.runner.lanes.ticket_queue import FAILED_SECONDS
 
 DEFERRED = {"delivery__lane": "deferred", "provider__parameters": {"max_tokens": 100}}
 PAGE = Reply(500, b"<html>Internal Server Error</html>", {"content-type": "text/html"})
@@ -168,4 +169,4 @@ def test_tickets_of_an_earlier_run_teach_no_latency(nights, is_gone):
     nights.run(provider, **DEFERRED)
     new = provider.asked[before:]
     assert len(new) == 10
-    assert max(first_polls(provider, new)) <= FIRST_POLL_SECONDS + 3
+    assert max(first_polls(provider, new)) <= Dialect.first_poll_seconds + 3

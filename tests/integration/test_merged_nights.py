@@ -17,8 +17,7 @@ from batchvision.checkpoint import store as store_module
 from batchvision.checkpoint.parts import sha256_of
 from batchvision.commands.verify import verify
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
-from batchvision.runner.lanes import Delivery
-from batchvision.runner.session import RunSession
+from batchvision.runner.closing import RunEnd
 from batchvision.stopping import Interrupted
 
 
@@ -128,13 +127,13 @@ def test_a_deadline_while_parts_are_merged_leaves_them_and_the_run_is_complete(
 
 
 def test_an_interrupted_run_merges_nothing(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    close = RunSession.close
+    close = RunEnd.close
 
-    async def interrupted(session: RunSession, delivery: Delivery) -> None:
-        session.stop.request(Interrupted("SIGINT", 2))
-        await close(session, delivery)
+    async def interrupted(end: RunEnd, *, has_seen_all: bool) -> None:
+        end._setup.stop.request(Interrupted("SIGINT", 2))
+        await close(end, has_seen_all=has_seen_all)
 
-    monkeypatch.setattr(RunSession, "close", interrupted)
+    monkeypatch.setattr(RunEnd, "close", interrupted)
     assert output.run(limits__concurrency=2).exit_code == 130
     assert len(merged(output.path)) >= 4
     assert not any(merged(output.path))

@@ -4,35 +4,42 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anyio
 import pytest
 from checkpoint_rows import a_completed, a_failed, an_attempt, an_intent
 from virtual_time import VIRTUAL
 
-from batchvision.checkpoint import KeySet, RowState
-from batchvision.errors import AttemptsExhausted, OutOfCredit, RowFault, RowInvalid, ServerError, TooManyFailures
+from batchvision.checkpoint import Carried, KeySet, RowState
+from batchvision.errors import AttemptsExhausted, OutOfCredit, RowInvalid, ServerError, TooManyFailures
 from batchvision.keys import key_bytes, row_digest
 from batchvision.limits import OUTAGE_AFTER_FAILURES
+from batchvision.offload import threads
 from batchvision.records import (
     AttemptState,
     Completed,
-    Counters,
     Estimate,
-    Exchange,
     Failed,
     Intent,
     Outcome,
+    Recipe,
     Request,
     Row,
     Tries,
 )
-from batchvision.runner.classify import Classification
-from batchvision.runner.exchange import EndedExchange
+from batchvision.runner.booking import Booking
+from batchvision.runner.classify import Classification, Classifier
+from batchvision.runner.deduplicator import RequestDeduplicator
+from batchvision.runner.lanes import RefusedRows
 from batchvision.runner.lanes.base import ENDED_BEFORE_SHARE_COUNTS, Delivery, next_row
-from batchvision.runner.lanes.deduplicator import RequestDeduplicator
-from batchvision.runner.retry import Again, Stop
+from batchvision.runner.later_rows import LaterRows
+from batchvision.runner.provider_calls import Terms
+from batchvision.runner.refusals import Refusals
+from batchvision.runner.retry import Again, RetryPolicy, Stop
+from batchvision.runner.row_requests import RowRequests
+from batchvision.runner.run_counts import RunCounts
 from batchvision.stopping import StopSignal
 
 pytestmark = pytest.mark.anyio
@@ -49,28 +56,25 @@ def row(row_id: str) -> Row:
     return Row(1, row_id, ("What is it?",), (), (), f"skip {row_id}")
 
 
-class RunState:
-    """In the place of exchanges: what was booked, shared and failed, by row."""
+class StoreInMemory:
+    """Stands in for the store: what was booked, shared and failed, by row."""
 
     def __init__(self) -> None:
         self.booked: list[tuple[str, Outcome | None]] = []
-        self.shared: list[tuple[str, Outcome]] = []
-        self.failed: dict[str, RowFault] = {}
+        self.shared: list[str] = []
+        self.failed: list[str] = []
         self.on_disk: dict[str, list[Completed]] = {}
 
-    def book(self, judged: EndedExchange) -> None:
-        self.booked.append((judged.exchange.intent.row_id, judged.classification.outcome))
+    def book(self, exchange_id: str, classification: Classification, hold: bool = False) -> None:
+        self.booked.append((classification.intent.row_id, classification.outcome))
 
-    def of_the_row(self, judged: EndedExchange) -> EndedExchange:
-        return judged
+    def share(self, completed: Completed) -> None:
+        self.shared.append(completed.row_id)
 
-    def share(self, outcome: Outcome, request: Request) -> None:
-        self.shared.append((request.row_id, outcome))
+    def file(self, failed: Failed) -> None:
+        (self.shared if "asked once" in failed.error_message else self.failed).append(failed.row_id)
 
-    def fail(self, row: Row, fault: RowFault) -> None:
-        self.failed[row.row_id] = fault
-
-    async def read_answers(self, wanted: set[str]) -> Mapping[str, Sequence[Completed]]:
+    async def answers(self, wanted: set[str], offload: object) -> Mapping[str, Sequence[Completed]]:
         return {key: self.on_disk[key] for key in wanted if key in self.on_disk}
 
     @property
@@ -94,7 +98,7 @@ class Requests:
 
 
 class Before:
-    """In the place of a standing: what earlier runs say of a row."""
+    """Stands in for a row index: what earlier runs know of a row."""
 
     def __init__(self) -> None:
         self.states: dict[str, RowState] = {}
@@ -109,28 +113,36 @@ class Before:
     def keep_failed(self, row_id: str, key: str, skip_key: str | None = None) -> None:
         self.kept.append(row_id)
 
+    def carried(self, row_id: str, key: str) -> Carried:
+        return Carried()
+
 
 class Desk:
-    """A delivery, with all it talks to."""
+    """A delivery with its parts; the store, the row index and the budget are stand-ins."""
 
     def __init__(self, answered: KeySet | None = None, *, wants_failed: bool = False) -> None:
-        self.run_state, self.before, self.counters, self.stop = RunState(), Before(), Counters(), StopSignal()
-        self.streak = 0
+        self.books, self.before, self.counts, self.stop = StoreInMemory(), Before(), RunCounts(), StopSignal()
+        self.counters = self.counts.counters
+        self.failures_in_a_row = 0
         self.allows = True
-        parts: dict[str, Any] = {"exchanges": self.run_state, "preparer": Requests(), "row_index": self.before}
+        self.later = LaterRows()
+        terms = Terms("run1", Recipe("xai", "m", None, "What?", None, recipe_id="recipe"), (), 1.0)
+        deduplicator = RequestDeduplicator(answered or KeySet())
+        store, row_index, preparer = cast(Any, self.books), cast(Any, self.before), cast(Any, Requests())
+        booking = Booking(terms, store, row_index, self.counts, deduplicator, self.later, threads())
+        self.requests = RowRequests(
+            preparer, row_index, lambda failed: wants_failed, booking, deduplicator, self.later, self.stop
+        )
+        classifier = Classifier({}, RetryPolicy())
+        refused = RefusedRows(Refusals(), booking.book, classifier.of_the_row, self.stop.request)
+        exchanges = cast(Any, SimpleNamespace(budget=self))
         self.delivery = Delivery(
-            **parts,
-            counters=self.counters,
-            stop=self.stop,
-            failures_in_a_row=lambda: self.streak,
-            failures_allowed=lambda failed, ended: self.allows,
-            wants=lambda failed: wants_failed,
-            sharing=RequestDeduplicator(answered or KeySet()),
+            exchanges, self.requests, booking, refused, self.later, lambda failed, ended: self.allows, self.stop
         )
 
     async def asked(self, *row_ids: str) -> list[str]:
         """Those of the rows that are to be sent."""
-        found = [await self.delivery.request_of(row(row_id)) for row_id in row_ids]
+        found = [await self.requests.request_of(row(row_id)) for row_id in row_ids]
         return [request.row_id for request in found if request is not None]
 
     def concludes(
@@ -138,13 +150,12 @@ class Desk:
     ) -> Again | None:
         """The row's attempt is over: answered, or failed with ``kind``; and the row with it, if that ``ends`` it."""
         intent = an_intent(1, row_id=row_id, request_key=row_id[0])
-        return self.delivery.conclude(
-            row(row_id), EndedExchange(Exchange(intent), _classification(intent, kind, step, ends=ends))
-        )
+        return self.delivery.conclude(_classification(intent, kind, step, ends=ends))
 
     @property
-    def again(self) -> set[bytes]:
-        return set(self.delivery.again)
+    def again(self) -> frozenset[bytes]:
+        """The rows of the next pass."""
+        return self.later.waiting
 
 
 def _classification(intent: Intent, kind: str | None, step: Again | Stop | None, *, ends: bool) -> Classification:
@@ -180,7 +191,7 @@ async def test_a_row_that_failed_before_is_sent_where_it_is_wanted():
 async def test_a_row_with_a_fault_of_its_own_fails_and_nothing_is_sent():
     desk = Desk()
     assert await desk.asked("bad", "a") == ["a"]
-    assert desk.run_state.failed.keys() == {"bad"}
+    assert desk.books.failed == ["bad"]
 
 
 async def test_the_stream_of_rows_ends_with_the_stop():
@@ -206,9 +217,9 @@ async def test_a_rows_answer_is_that_of_all_who_ask_the_same():
     desk = Desk()
     assert await desk.asked("a1", "a2", "b1", "a3") == ["a1", "b1"]
     desk.concludes("a1")
-    assert [row_id for row_id, _ in desk.run_state.shared] == ["a2", "a3"]
+    assert desk.books.shared == ["a2", "a3"]
     assert await desk.asked("a4") == []
-    assert [row_id for row_id, _ in desk.run_state.shared] == ["a2", "a3", "a4"]
+    assert desk.books.shared == ["a2", "a3", "a4"]
 
 
 async def test_a_paid_failure_is_shared_and_another_lets_the_others_ask():
@@ -216,27 +227,28 @@ async def test_a_paid_failure_is_shared_and_another_lets_the_others_ask():
     await desk.asked("a1", "a2", "b1", "b2")
     desk.concludes("a1", "refused")
     desk.concludes("b1", "image_unreachable")
-    assert [row_id for row_id, _ in desk.run_state.shared] == ["a2"]
+    assert desk.books.shared == ["a2"]
     assert desk.again == digests("b2")
-    assert desk.delivery.first_tries(row("b2")) == Tries()
+    assert desk.later.first_tries("b2") == Tries()
     assert desk.again == set()
 
 
 async def test_a_row_of_the_next_pass_keeps_its_tries_and_one_that_is_not_met_there_is_not_waited_for():
     desk = Desk()
-    desk.delivery.again = {next(iter(digests("a"))): Tries(spent=2), next(iter(digests("b"))): Tries(spent=3)}
-    assert desk.delivery.next_pass() == digests("a", "b")
-    assert desk.delivery.first_tries(row("a")) == Tries(spent=2)
-    assert desk.delivery.first_tries(row("a")) == Tries(), "once"
-    assert desk.delivery.next_pass() == frozenset(), "b was not met: no pass after pass for it"
+    desk.later.add("a", Tries(spent=2))
+    desk.later.add("b", Tries(spent=3))
+    assert desk.later.next_pass() == digests("a", "b")
+    assert desk.later.first_tries("a") == Tries(spent=2)
+    assert desk.later.first_tries("a") == Tries(), "once"
+    assert desk.later.next_pass() == frozenset(), "b was not met: no pass after pass for it"
 
 
 async def test_answers_of_earlier_runs_are_read_from_the_disk_once_for_all_late_rows():
     desk = Desk(KeySet(map(key_bytes, "ab")))
-    desk.run_state.on_disk = {"a": [a_completed(an_intent(1, row_id="a0", request_key="a"))]}
+    desk.books.on_disk = {"a": [a_completed(an_intent(1, row_id="a0", request_key="a"))]}
     assert await desk.asked("a0", "a1", "b1") == []
-    await desk.delivery.serve_late()
-    assert [row_id for row_id, _ in desk.run_state.shared] == ["a1"]
+    await desk.requests.serve_late()
+    assert desk.books.shared == ["a1"]
     assert desk.counters.rows_done_before == 1, "its own answer: nothing is shared with itself"
     assert desk.again == digests("b1"), "no answer is there after all"
     assert await desk.asked("b1") == ["b1"]
@@ -247,45 +259,45 @@ async def test_answers_of_earlier_runs_are_read_from_the_disk_once_for_all_late_
 
 async def test_a_row_out_of_attempts_in_a_streak_fails_when_somebody_else_is_answered():
     desk = Desk()
-    desk.streak = 3
+    desk.failures_in_a_row = 3
     desk.concludes("a", EXHAUSTED)
-    assert desk.run_state.ends == {}
-    desk.streak = 0
+    assert desk.books.ends == {}
+    desk.failures_in_a_row = 0
     desk.concludes("b")
-    assert desk.run_state.ends == {"b": "completed", "a": EXHAUSTED}
+    assert desk.books.ends == {"b": "completed", "a": EXHAUSTED}
     assert desk.again == set()
 
 
 async def test_rows_that_failed_in_an_outage_are_asked_again_once():
     desk = Desk()
-    desk.streak = OUTAGE_AFTER_FAILURES - 1
+    desk.failures_in_a_row = OUTAGE_AFTER_FAILURES - 1
     desk.concludes("a", EXHAUSTED)
-    desk.streak = OUTAGE_AFTER_FAILURES
+    desk.failures_in_a_row = OUTAGE_AFTER_FAILURES
     desk.concludes("b", EXHAUSTED)
     assert desk.again == digests("a", "b")
-    assert desk.run_state.booked == [("a", None), ("b", None)], "their attempts are listed, the rows have not ended"
+    assert desk.books.booked == [("a", None), ("b", None)], "their attempts are listed, the rows have not ended"
     desk.concludes("a", EXHAUSTED)
-    assert desk.run_state.ends == {"a": EXHAUSTED}, "a row is spared once"
+    assert desk.books.ends == {"a": EXHAUSTED}, "a row is spared once"
 
 
 async def test_another_failure_is_no_suspect_even_in_a_streak():
     desk = Desk()
-    desk.streak = 3
+    desk.failures_in_a_row = 3
     desk.concludes("a", "request_rejected")
-    assert desk.run_state.ends == {"a": "request_rejected"}
+    assert desk.books.ends == {"a": "request_rejected"}
 
 
 @pytest.mark.parametrize(("is_stopped", "streak"), [(True, 3), (True, 0), (False, 3)])
 async def test_suspects_stay_pending_only_where_the_run_stops_in_the_streak(is_stopped: bool, streak: int):
     desk = Desk()
-    desk.streak = 3
+    desk.failures_in_a_row = 3
     desk.concludes("a", EXHAUSTED)
     if is_stopped:
         desk.stop.request(OutOfCredit("none left"))
-    desk.streak = streak
+    desk.failures_in_a_row = streak
     desk.delivery.end_suspects()
-    assert desk.run_state.ends == ({} if is_stopped and streak else {"a": EXHAUSTED})
-    assert Counter(row_id for row_id, _ in desk.run_state.booked) == {"a": 1}
+    assert desk.books.ends == ({} if is_stopped and streak else {"a": EXHAUSTED})
+    assert Counter(row_id for row_id, _ in desk.books.booked) == {"a": 1}
 
 
 # ---------------------------------------------------------------------------------- what follows
@@ -315,7 +327,7 @@ async def test_too_many_failures_stop_the_run_once_enough_rows_have_ended():
 
 async def test_a_pause_before_a_retry_ends_with_the_stop():
     desk = Desk()
-    assert await desk.delivery.pause(1.0) is True
+    assert await desk.delivery._pause(1.0) is True
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_soon, desk.stop)
-        assert await desk.delivery.pause(1_000.0) is False
+        assert await desk.delivery._pause(1_000.0) is False

@@ -9,16 +9,12 @@ import anyio
 import pytest
 from virtual_time import VIRTUAL
 
-from batchvision.runner.lanes.deferred import (
-    FIRST_POLL_SECONDS,
-    LONGEST_POLL_WAIT_SECONDS,
-    NEAR_EXPIRY_SECONDS,
-    PLANNED_SHARE,
-    TicketQueue,
-    Waiting,
-)
+from batchvision.providers import Dialect
+from batchvision.runner.lanes.ticket_queue import PLANNED_SHARE, URGENT_SECONDS, QueuedTicket, TicketQueue
 
 pytestmark = pytest.mark.anyio
+
+RULES = Dialect()
 
 
 @pytest.fixture
@@ -30,7 +26,7 @@ def ticket(name: str) -> Any:
     return name
 
 
-async def due(queue: TicketQueue) -> Waiting:
+async def due(queue: TicketQueue) -> QueuedTicket:
     waiting = await queue.next_due()
     assert waiting is not None
     return waiting
@@ -42,11 +38,11 @@ async def added(queue: TicketQueue, name: str) -> None:
 
 
 async def test_a_new_ticket_is_first_asked_for_after_the_median_latency_of_the_last_answers():
-    queue = TicketQueue(random.Random(1))
+    queue = TicketQueue(RULES, random.Random(1))
     start = anyio.current_time()
     await added(queue, "a")
     waiting = await due(queue)
-    assert anyio.current_time() - start == pytest.approx(FIRST_POLL_SECONDS, abs=0.01)
+    assert anyio.current_time() - start == pytest.approx(RULES.first_poll_seconds, abs=0.01)
     await anyio.sleep(39)
     queue.read(waiting)
     assert queue.median_latency_seconds == pytest.approx(40, abs=0.01)
@@ -57,7 +53,7 @@ async def test_a_new_ticket_is_first_asked_for_after_the_median_latency_of_the_l
 
 
 async def test_a_ticket_that_is_not_ready_waits_longer_each_time_up_to_half_a_minute():
-    queue = TicketQueue(random.Random(1))
+    queue = TicketQueue(RULES, random.Random(1))
     await added(queue, "a")
     waits = []
     for _ in range(14):
@@ -68,12 +64,12 @@ async def test_a_ticket_that_is_not_ready_waits_longer_each_time_up_to_half_a_mi
         waits.append(anyio.current_time() - before)
         queue.again(queue_due)
     assert waits[0] < 1
-    assert max(waits) <= LONGEST_POLL_WAIT_SECONDS * 1.25 + 0.01
-    assert min(waits[-3:]) >= LONGEST_POLL_WAIT_SECONDS * 0.75
+    assert max(waits) <= RULES.longest_poll_wait_seconds * 1.25 + 0.01
+    assert min(waits[-3:]) >= RULES.longest_poll_wait_seconds * 0.75
 
 
 async def test_tickets_of_earlier_runs_are_due_at_once_in_their_order_as_far_as_polls_may_leave():
-    queue = TicketQueue(random.Random(1), lambda: 2.0)
+    queue = TicketQueue(RULES, random.Random(1), lambda: 2.0)
     start = anyio.current_time()
     for name, age in (("old", 500.0), ("middle", 100.0), ("young", 10.0)):
         queue.add_earlier(ticket(name), age)
@@ -83,7 +79,7 @@ async def test_tickets_of_earlier_runs_are_due_at_once_in_their_order_as_far_as_
 
 async def test_with_many_tickets_each_waits_longer_and_none_queues_for_its_turn():
     rate, start = 20.0, anyio.current_time()
-    queue = TicketQueue(random.Random(1), lambda: rate)
+    queue = TicketQueue(RULES, random.Random(1), lambda: rate)
     for number in range(1_500):
         await added(queue, f"t{number}")
     asked_at: dict[str, list[float]] = {}
@@ -102,7 +98,7 @@ async def test_with_many_tickets_each_waits_longer_and_none_queues_for_its_turn(
 
 
 async def test_hundreds_who_wait_for_a_place_get_one_each_as_places_come():
-    queue = TicketQueue(random.Random(1))
+    queue = TicketQueue(RULES, random.Random(1))
     for _ in range(10):
         await queue.reserve(10)
     got: list[int] = []
@@ -122,9 +118,9 @@ async def test_hundreds_who_wait_for_a_place_get_one_each_as_places_come():
 
 
 async def test_a_ticket_near_its_expiry_goes_before_all_that_are_due():
-    queue = TicketQueue(random.Random(1))
+    queue = TicketQueue(RULES, random.Random(1))
     queue.add_earlier(ticket("overdue"), 3_000.0)
-    queue.add_earlier(ticket("expiring"), NEAR_EXPIRY_SECONDS + 1)
+    queue.add_earlier(ticket("expiring"), RULES.ticket_lifetime.total_seconds() - URGENT_SECONDS + 1)
     first = await due(queue)
     assert first.ticket == "expiring"
     queue.again(first)
@@ -132,7 +128,7 @@ async def test_a_ticket_near_its_expiry_goes_before_all_that_are_due():
 
 
 async def test_the_queue_ends_when_it_is_closed_and_its_last_ticket_has_ended():
-    queue = TicketQueue(random.Random(1))
+    queue = TicketQueue(RULES, random.Random(1))
     await added(queue, "a")
     waiting = await due(queue)
     ended: list[object] = []
@@ -150,7 +146,7 @@ async def test_the_queue_ends_when_it_is_closed_and_its_last_ticket_has_ended():
 
 
 async def test_places_are_bounded_and_a_place_given_up_lets_the_next_in():
-    queue = TicketQueue(random.Random(1))
+    queue = TicketQueue(RULES, random.Random(1))
     await queue.reserve(2)
     await queue.reserve(2)
     got: list[str] = []
@@ -169,7 +165,7 @@ async def test_places_are_bounded_and_a_place_given_up_lets_the_next_in():
 
 
 async def test_thousands_of_tickets_cost_little_more_than_their_polls():
-    queue = TicketQueue(random.Random(1))
+    queue = TicketQueue(RULES, random.Random(1))
     for number in range(5_000):
         await added(queue, f"t{number}")
     asked = 0

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from batchvision.errors import ProviderRefuses, RequestRejected, RequestsRejected, StopRun, shows_access
-from batchvision.runner.exchange import EndedExchange
+from batchvision.runner.classify import Classification
 from batchvision.runner.refusals import SAME_REFUSALS, Meaning, Refusals
 from batchvision.runner.retry import Stop
 
@@ -20,15 +20,15 @@ class RefusedRows:
     def __init__(
         self,
         refusals: Refusals,
-        book: Callable[[EndedExchange], None],
-        of_the_row: Callable[[EndedExchange], EndedExchange],
+        book: Callable[[Classification], None],
+        of_the_row: Callable[[Classification], Classification],
         stop: Callable[[StopRun], None],
     ) -> None:
         self._refusals = refusals
         self._book = book
         self._of_the_row = of_the_row
         self._stop = stop
-        self._waiting: list[EndedExchange] = []
+        self._waiting: list[Classification] = []
         #: the rows whose refusals stopped the run
         self.stopped_by: tuple[str, ...] = ()
 
@@ -42,31 +42,31 @@ class RefusedRows:
         if self._refusals.succeeded(sent_at):
             self._fail_waiting()
 
-    def take(self, judged: EndedExchange) -> bool:
+    def take(self, classification: Classification) -> bool:
         """Book a refusal, or keep it until it is decided. False: it is no refusal, and the caller's to book."""
-        error, outcome = judged.classification.error, judged.classification.outcome
+        error, outcome = classification.error, classification.outcome
         if shows_access(error):
-            self.succeeded(judged.exchange.intent.sent_at)
+            self.succeeded(classification.intent.sent_at)
             return False
-        if not isinstance(error, ProviderRefuses | RequestRejected) or judged.exchange.answer is None:
+        if not isinstance(error, ProviderRefuses | RequestRejected) or classification.exchange.answer is None:
             return False
-        if outcome is None and not isinstance(judged.classification.step, Stop):
+        if outcome is None and not isinstance(classification.step, Stop):
             return False  # it is asked again: in another form, or under a new key
-        intent = judged.exchange.intent
+        intent = classification.intent
         failed_before = intent.runs_failed > 0
         match self._refusals.refused(intent.row_id, error, intent.sent_at, failed_before=failed_before):
             case Meaning.THE_ROW:
-                self._fail(judged)
+                self._fail(classification)
             case Meaning.UNDECIDED:
-                self._waiting.append(judged)
+                self._waiting.append(classification)
             case Meaning.THE_RUN:
-                self._waiting.append(judged)
+                self._waiting.append(classification)
                 self._stop_run(error)
         return True
 
     def settle(self, *, is_stopped: bool) -> None:
         """No other row is left to decide. Without any answer so far, a refusal of the run is believed."""
-        errors = [each.classification.error for each in self._waiting]
+        errors = [each.error for each in self._waiting]
         refused = [error for error in errors if isinstance(error, ProviderRefuses)]
         if is_stopped:
             self._keep_pending()
@@ -76,22 +76,22 @@ class RefusedRows:
             self._fail_waiting()
 
     def _stop_run(self, error: ProviderRefuses | RequestRejected) -> None:
-        self.stopped_by = self.stopped_by or tuple(dict.fromkeys(each.exchange.intent.row_id for each in self._waiting))
+        self.stopped_by = self.stopped_by or tuple(dict.fromkeys(each.intent.row_id for each in self._waiting))
         self._keep_pending()
         self._stop(error if isinstance(error, ProviderRefuses) else _of_all(error))
 
     def _keep_pending(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for judged in waiting:
-            self._book(judged.as_retried())
+        for classification in waiting:
+            self._book(classification.as_retried())
 
     def _fail_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for judged in waiting:
-            self._fail(judged)
+        for classification in waiting:
+            self._fail(classification)
 
-    def _fail(self, judged: EndedExchange) -> None:
-        self._book(judged if judged.classification.outcome is not None else self._of_the_row(judged))
+    def _fail(self, classification: Classification) -> None:
+        self._book(classification if classification.outcome is not None else self._of_the_row(classification))
 
 
 def _of_all(error: RequestRejected) -> RequestsRejected:

@@ -316,7 +316,7 @@ def test_a_fault_the_provider_names_counts_as_its_own() -> None:
 
 @pytest.mark.parametrize(("before", "quarantined"), [(0, False), (3, False), (4, True), (9, True)])
 def test_a_row_that_failed_in_so_many_runs_is_quarantined(before: int, quarantined: bool) -> None:
-    failed = failed_of(classify(answered(SAFETY, 403, runs_failed=before), quarantine_after_runs=5))
+    failed = failed_of(classify(answered(SAFETY, 403, runs_failed=before), policy=RetryPolicy(quarantine_after_runs=5)))
 
     assert (failed.runs_failed, failed.quarantined) == (before + 1, quarantined)
 

@@ -14,8 +14,8 @@ from batchvision.checkpoint import KeySet
 from batchvision.errors import PAID_FAILURES
 from batchvision.keys import key_bytes
 from batchvision.records import Completed, Estimate, Failed, Request
-from batchvision.runner.lanes import deduplicator as room
-from batchvision.runner.lanes.deduplicator import RequestDeduplicator, is_shared
+from batchvision.runner import deduplicator as module
+from batchvision.runner.deduplicator import RequestDeduplicator, is_shared
 
 
 def request(row_id: str, key: str) -> Request:
@@ -43,11 +43,11 @@ def test_the_first_row_asks_and_the_others_wait_without_their_images():
     assert sharing.answer_for(request("b", "k")) is True
     assert sharing.answer_for(request("c", "k")) is True
     followers = sharing.ended("k", answer("k"))
-    assert [(each.row_id, each.messages) for each in followers] == [("b", ()), ("c", ())]
+    assert [(each.row_id, each.messages) for each in followers] == [("b", b""), ("c", b"")]
 
 
 def test_rows_that_wait_are_bounded_in_all_and_their_room_comes_back(monkeypatch):
-    monkeypatch.setattr(room, "MOST_FOLLOWERS", 2)
+    monkeypatch.setattr(module, "MOST_FOLLOWERS", 2)
     sharing = RequestDeduplicator(KeySet())
     for key in ("k", "l"):
         assert sharing.answer_for(request(f"leader of {key}", key)) is False
@@ -114,7 +114,7 @@ def test_switched_off_every_row_asks_for_itself():
 def test_what_an_earlier_run_has_an_answer_for_is_read_from_the_disk_and_not_asked():
     sharing = RequestDeduplicator(answered("k"))
     assert sharing.answer_for(request("b", "k")) is True
-    assert [(each.row_id, each.messages) for each in sharing.late] == [("b", ())]
+    assert [(each.row_id, each.messages) for each in sharing.late] == [("b", b"")]
     assert [each.row_id for each in sharing.take_late()] == ["b"]
     assert sharing.take_late() == []
 
@@ -130,7 +130,7 @@ def test_where_the_answer_is_not_on_the_disk_after_all_its_rows_are_asked_once()
 
 
 def test_an_answer_that_memory_has_let_go_of_is_read_from_the_disk_and_never_asked_again(monkeypatch):
-    monkeypatch.setattr(room, "ANSWERS_KEPT", 3)
+    monkeypatch.setattr(module, "ANSWERS_KEPT", 3)
     sharing = RequestDeduplicator(KeySet())
     for number in range(5):
         sharing.answer_for(request(f"row{number}", f"k{number}"))
@@ -172,7 +172,7 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(room, "ANSWERS_KEPT", 1)
+        self.patch.setattr(module, "ANSWERS_KEPT", 1)
         self.sharing = RequestDeduplicator(answered(self.OLD))
         self.under_way: dict[str, Request] = {}
         self.waiting: dict[str, Request] = {}

@@ -1,0 +1,73 @@
+"""Put together the parts that take a row from the feed to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from batchvision.http import ProviderClient
+from batchvision.images import ImageSource
+from batchvision.limits import Caps, Wait
+from batchvision.runner import wiring
+from batchvision.runner.booking import Booking
+from batchvision.runner.deduplicator import RequestDeduplicator
+from batchvision.runner.exchange import Exchanges, Intents
+from batchvision.runner.lanes import Delivery, RefusedRows
+from batchvision.runner.later_rows import LaterRows
+from batchvision.runner.opening import OpenedOutput
+from batchvision.runner.provider_calls import ProviderCalls, Terms
+from batchvision.runner.row_requests import RowRequests
+from batchvision.runner.settling import Settlement
+from batchvision.runner.setup import RunSetup
+
+
+def delivery_of(
+    setup: RunSetup,
+    output: OpenedOutput,
+    client: ProviderClient,
+    images: ImageSource,
+    tell: Callable[[Wait | None], None],
+    *,
+    is_capped: bool = True,
+) -> Delivery:
+    """The delivery of a run. ``tell`` is called at each wait. ``is_capped`` False: nothing is sent."""
+    job, stop, counts, dependencies = setup.job, setup.stop, setup.counts, setup.dependencies
+    row_index, classifier, store = output.row_index, output.classifier, output.store
+    caps = Caps([])
+    if is_capped:
+        shard = output.selection.own_shard
+        caps = wiring.caps_of(job, setup.prices, setup.estimator, output.spent, dependencies.now, shard)
+    caps.commit(output.tickets.not_here_ticks)
+    refusals = wiring.refusals_of(job, output.latest)
+    budget = wiring.budget_of(job, caps, was_answered=refusals.is_proven)
+    budget.pacing.tell = tell
+    terms = terms_of(setup)
+    provider = ProviderCalls(terms, client, setup.dialect, wiring.forms_of(job), setup.key)
+    settlement = Settlement(provider, classifier, budget, stop, setup.estimator.learn, dependencies.rng)
+    intents = Intents(terms, row_index, provider)
+    exchanges = Exchanges(intents, provider, store, budget, settlement, counts, stop)
+    later = LaterRows(frozenset(output.latest.stopped_by if output.latest is not None else ()))
+    deduplicator = RequestDeduplicator(row_index.answered, is_on=job.limits.deduplicate and not setup.is_trial)
+    booking = Booking(terms, store, row_index, counts, deduplicator, later, setup.offload)
+    preparer = wiring.preparer_of(job, setup.estimator, images)
+    requests = RowRequests(preparer, row_index, output.selection.retries, booking, deduplicator, later, stop)
+    refused = RefusedRows(refusals, booking.book, classifier.of_the_row, stop.request)
+    return Delivery(exchanges, requests, booking, refused, later, job.limits.max_failed.allows, stop)
+
+
+def terms_of(setup: RunSetup) -> Terms:
+    """The settings of all exchanges. Shards of a job share the provider's cache, so they use its settings."""
+    job = setup.job
+    return Terms(
+        run_id=setup.run_id,
+        recipe=job.recipe,
+        keep_names=tuple(column.name for column in job.keep_columns),
+        timeout_seconds=job.limits.request_timeout_seconds,
+        stream=job.delivery.stream,
+        raised_max_tokens=setup.dialect.raised_max_tokens(job.recipe),
+        quarantine_after_runs=job.limits.quarantine_after_runs,
+        holds=setup.holds,
+        caching=wiring.caching_of(setup.given),
+        prices=setup.prices.record() if setup.prices else {},
+        now=setup.dependencies.now,
+        purpose=setup.purpose,
+    )

@@ -1,0 +1,116 @@
+"""The end of a run: book what was cut off, seal, count, and write the summary."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+from batchvision.errors import DeadlineReached, DiskFailed, OutputHeld, StopRun
+from batchvision.eventloop import loop_time
+from batchvision.records import Completed, Failed, Purpose, RunSummary
+from batchvision.runner.feed import Survey, count_other_cells
+from batchvision.runner.lanes import Delivery
+from batchvision.runner.opening import OpenedOutput
+from batchvision.runner.setup import RunSetup
+from batchvision.runner.summary import Left, summarize
+from batchvision.stopping import Interrupted, listening
+
+
+class RunEnd:
+    """Each method is one step, in this order."""
+
+    def __init__(self, setup: RunSetup, output: OpenedOutput, delivery: Delivery) -> None:
+        self._setup = setup
+        self._output = output
+        self._delivery = delivery
+        self._failures: list[Failed] = []  # of rows of the manifest
+
+    async def close(self, *, has_seen_all: bool) -> None:
+        """Book the exchanges that were cut off on the wire, then seal. A disk that fails now stops the run.
+
+        ``has_seen_all``: the first pass met every row of the manifest.
+        """
+        setup, store, booking = self._setup, self._output.store, self._delivery.booking
+        with suppress(StopRun):
+            await store.flush()
+        for exchange in store.cut_off:
+            booking.book(self._output.classifier.classify(exchange))
+        booking.spare_missing()
+        try:
+            await store.close(complete=has_seen_all)
+            if not setup.is_trial and not isinstance(setup.stop.reason, DiskFailed | OutputHeld):
+                await store.write_index()
+        except StopRun as reason:
+            setup.stop.request(reason)
+
+    def count(self, survey: Survey) -> None:
+        """Count what only a whole pass over the manifest knows. Rows that left the manifest are not counted."""
+        collected, has_seen = self._delivery.booking.collected, self._output.row_index.has_seen
+        gone = {(each.row_id, each.request_key) for each in collected if not has_seen(each)}
+        failures = self._output.store.failures() if survey.rows_in_manifest else ()
+        self._failures = [failed for failed in failures if (failed.row_id, failed.request_key) not in gone]
+        completed = (each for each in collected if isinstance(each, Completed) and has_seen(each))
+        self._setup.counts.end(completed, self._failures)
+
+    async def merge_parts(self, began_at: float) -> None:
+        """Merge small parts, so that the next start reads few files. A signal or the deadline ends it."""
+        stop = self._setup.stop
+        if isinstance(stop.reason, Interrupted | DeadlineReached | DiskFailed | OutputHeld):
+            return
+        async with listening(self._setup.job.limits.max_runtime_seconds, began_at) as leave:
+            try:
+                await self._output.store.merge_parts(lambda: not (leave.is_set or stop.is_interrupted))
+            except StopRun as reason:
+                stop.request(reason)
+        if isinstance(leave.reason, Interrupted):
+            stop.request(leave.reason)
+
+    async def count_kept_cells(self, survey: Survey) -> None:
+        """Count the answered rows whose kept cells have changed, if the run was not stopped."""
+        setup, output = self._setup, self._output
+        if setup.stop.is_set or setup.purpose is not Purpose.RUN:
+            return
+        mask = setup.secrets.mask
+        with suppress(StopRun):  # the manifest is being written again: the next run counts
+            rows = await setup.offload(count_other_cells, setup.job, survey, output.row_index, mask, output.latest)
+            setup.counts.other_kept_cells(rows)
+
+    def _left(self, survey: Survey) -> Left:
+        counters, store = self._setup.counts.counters, self._output.store
+        is_empty = not survey.rows_in_manifest and len(self._output.row_index.paid_rows()) > 0
+        has_none = counters.rows_total > 0 and not counters.rows_done_before + counters.rows_completed
+        without_answers = is_empty or has_none
+        return Left(self._failures, store.tickets_open, store.held_count, counters.rows_kept, without_answers)
+
+    def finish(self, survey: Survey, began_at: float) -> RunSummary:
+        """Write the summary to ``runs/``. ``began_at``: on the loop's clock."""
+        setup, output, refused = self._setup, self._output, self._delivery.refused
+        summary = summarize(
+            setup.given,
+            setup.counts.counters,
+            run_id=setup.run_id,
+            started_at=setup.started_at,
+            finished_at=setup.dependencies.now(),
+            reason=setup.stop.reason,
+            left=self._left(survey),
+            parts=output.store.parts_to_list(),
+            spent=setup.counts.spending.document(),
+            duration_seconds=loop_time() - began_at,
+            provider_answered=refused.is_proven,
+            stopped_by=refused.stopped_by,
+        )
+        summary = replace(
+            summary,
+            command=setup.purpose.value,
+            is_trial=output.selection.is_trial or setup.purpose is not Purpose.RUN,
+            redo_recipes=tuple(sorted(output.redo_recipes)),
+            message=setup.secrets.mask_document(summary.message),
+            config=setup.secrets.mask_document(dict(summary.config)),
+        )
+        try:
+            output.store.write_summary(summary)
+        except DiskFailed as reason:
+            if not setup.stop.is_set:  # otherwise the summary already names the first reason
+                ended = {"exit_code": reason.exit_code, "stop_reason": reason.kind, "message": reason.message}
+                summary = replace(summary, **ended)  # type: ignore[arg-type]  # three fields of their own types
+        return summary

@@ -1,0 +1,187 @@
+"""The queue of open tickets: which one is polled next, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from math import inf
+
+from batchvision.eventloop import loop_time
+from batchvision.providers import Dialect
+from batchvision.runner.exchange import OpenTicket
+from batchvision.wakeup import Wakeup
+
+PLANNED_SHARE = 0.92  #: of the polls that the budget allows, so that the queue catches up after a stall
+FAILED_POLLS = 3  #: polls in a row that report failed work end a ticket,
+FAILED_SECONDS = 600.0  #: if the first and the last are so far apart
+URGENT_SECONDS = 4 * 3600.0  #: a ticket with so little of its lifetime left goes before all others
+
+
+@dataclass(slots=True)
+class QueuedTicket:
+    """A ticket in the queue. Its times are on the loop's clock, because the wall clock may jump."""
+
+    ticket: OpenTicket
+    born_at: float
+    adopted_at: float
+    wait_seconds: float
+    due_at: float = 0.0  #: its slot in the timetable of polls
+    is_of_this_run: bool = True
+    failed_polls: int = 0  #: polls in a row that reported failed work
+    failed_since: float = inf
+    unknown_polls: int = 0  #: polls that were answered 404 for a ticket that was never read
+
+    def has_stayed_failed(self, now: float) -> bool:
+        """Whether one more poll that reports failed work ends the ticket."""
+        return self.failed_polls >= FAILED_POLLS - 1 and now - self.failed_since >= FAILED_SECONDS
+
+    def count_poll(self, now: float, *, says_failed: bool) -> None:
+        self.failed_since = min(self.failed_since, now) if says_failed else inf
+        self.failed_polls = self.failed_polls + 1 if says_failed else 0
+
+    def age(self, now: float) -> float:
+        return now - self.born_at
+
+
+class TicketQueue:
+    """Open tickets by the time of their next poll; those near their expiry first.
+
+    ``rules``: the poll rules of the provider. ``polls_per_second``: what the budget allows; None: no rate is known.
+    Each poll has a slot in a timetable that holds at most as many polls as are allowed. So with many tickets each one
+    waits longer, and a poll whose time has come leaves at once.
+    """
+
+    def __init__(
+        self, rules: Dialect, rng: random.Random, polls_per_second: Callable[[], float | None] = lambda: None
+    ) -> None:
+        self._rules = rules
+        self._heap: list[tuple[float, int, QueuedTicket]] = []
+        self._numbers = count()
+        self._random = rng
+        self._polls_per_second = polls_per_second
+        self._next_slot = float("-inf")
+        self._latencies: list[float] = []
+        self._turn, self._earlier_due = asyncio.Lock(), Wakeup()  # one poller watches the clock for all
+        self._entrance, self._freed = asyncio.Lock(), Wakeup()
+        self._being_read = 0
+        self._reserved = 0
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._heap) + self._being_read + self._reserved
+
+    def __repr__(self) -> str:
+        return f"<TicketQueue {len(self._heap)} waiting, {self._being_read} being read, {self._reserved} to come>"
+
+    @property
+    def median_latency_seconds(self) -> float:
+        """The median of the last answers read; the first poll of a new ticket waits this long."""
+        if not self._latencies:
+            return self._rules.first_poll_seconds
+        return sorted(self._latencies)[len(self._latencies) // 2]
+
+    def _slot(self, not_before: float) -> float:
+        """The time of the next free slot."""
+        may_leave = self._polls_per_second()
+        most = self._rules.most_polls_per_second
+        if may_leave is not None:
+            most = min(most, may_leave * PLANNED_SHARE)
+        self._next_slot = max(loop_time(), self._next_slot + 1 / most)
+        return max(not_before, self._next_slot)
+
+    # ---------------------------------------------------------------- coming in
+
+    def open(self) -> None:
+        self._closed = False
+
+    def close(self) -> None:
+        """End ``next_due`` after the last ticket. The queue takes no further tickets."""
+        self._closed = True
+        self._earlier_due.tell()
+
+    async def reserve(self, most: int) -> None:
+        """Wait until fewer than ``most`` tickets are open, and keep a place."""
+        async with self._entrance:
+            while len(self) >= most:
+                await self._freed.wait()
+            self._reserved += 1
+
+    def give_up_place(self) -> None:
+        self._reserved -= 1
+        self._tell_of_a_place()
+
+    def add(self, ticket: OpenTicket) -> None:
+        """A new ticket takes its reserved place."""
+        self._reserved -= 1
+        now, wait = loop_time(), self.median_latency_seconds
+        self._push(
+            QueuedTicket(ticket, now, now, max(self._rules.first_poll_seconds, wait) / 4), self._slot(now + wait)
+        )
+
+    def add_earlier(self, ticket: OpenTicket, age_seconds: float) -> None:
+        """A ticket of an earlier run, due at the next free slot. The caller adds the oldest first."""
+        now = loop_time()
+        waiting = QueuedTicket(ticket, now - age_seconds, now, self._rules.first_poll_seconds, is_of_this_run=False)
+        self._push(waiting, self._slot(now))
+
+    # ---------------------------------------------------------------- going out
+
+    def pop_due(self) -> QueuedTicket | None:
+        """The next ticket whose time has come. The caller ends with one of again, read, drop."""
+        if not self._heap or self._heap[0][0] > loop_time():
+            return None
+        self._being_read += 1
+        return heapq.heappop(self._heap)[2]
+
+    def pop_any(self) -> QueuedTicket | None:
+        """The next ticket, due or not."""
+        if not self._heap:
+            return None
+        self._being_read += 1
+        return heapq.heappop(self._heap)[2]
+
+    async def next_due(self) -> QueuedTicket | None:
+        """Wait for the next ticket whose time has come. None: the queue is closed and empty."""
+        async with self._turn:
+            while (waiting := self.pop_due()) is None:
+                if self._closed and not len(self):
+                    return None
+                await self._earlier_due.wait(until=self._heap[0][0] if self._heap else inf)
+            return waiting
+
+    def again(self, waiting: QueuedTicket) -> None:
+        """The ticket is not ready: wait longer than the last time, with jitter, up to the longest wait."""
+        self._being_read -= 1
+        waiting.wait_seconds = min(self._rules.longest_poll_wait_seconds, waiting.wait_seconds * 1.5)
+        jittered = waiting.wait_seconds * self._random.uniform(0.75, 1.25)
+        self._push(waiting, self._slot(loop_time() + jittered))
+
+    def read(self, waiting: QueuedTicket) -> None:
+        """The ticket has its answer. The latency of a ticket of this run sets the first wait of later tickets."""
+        if waiting.is_of_this_run:
+            self._latencies.append(waiting.age(loop_time()))
+            del self._latencies[:-101]
+        self.drop(waiting)
+
+    def drop(self, waiting: QueuedTicket) -> None:
+        """The ticket is not polled again in this run."""
+        self._being_read -= 1
+        self._tell_of_a_place()
+
+    def _push(self, waiting: QueuedTicket, due: float) -> None:
+        urgent_from = self._rules.ticket_lifetime.total_seconds() - URGENT_SECONDS
+        is_old = waiting.age(loop_time()) >= urgent_from
+        waiting.due_at = due
+        item = (due - urgent_from if is_old else due, next(self._numbers), waiting)
+        heapq.heappush(self._heap, item)
+        if self._heap[0] is item:
+            self._earlier_due.tell()
+
+    def _tell_of_a_place(self) -> None:
+        self._freed.tell()
+        if self._closed and not len(self):
+            self._earlier_due.tell()
