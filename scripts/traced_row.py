@@ -27,8 +27,8 @@ from anyio.lowlevel import checkpoint
 
 import batchvision
 from batchvision.job import Job
+from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.session import run_async
-from batchvision.runner.wiring import RunDependencies
 
 PACKAGE = Path(batchvision.__file__).parent
 ROWS = 9

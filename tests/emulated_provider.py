@@ -25,7 +25,7 @@ from batchvision.emulator.pixels import PictureMemory
 from batchvision.emulator.pricing import cost_ticks
 from batchvision.errors import ConnectionCut
 from batchvision.records import RawAnswer
-from batchvision.runner.wiring import RunDependencies
+from batchvision.runner.dependencies import RunDependencies
 
 ImageRule = Callable[[int, int], int]
 

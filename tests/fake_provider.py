@@ -16,7 +16,7 @@ from in_memory import InMemoryProvider
 
 from batchvision.errors import Transient
 from batchvision.records import RawAnswer
-from batchvision.runner.wiring import RunDependencies
+from batchvision.runner.dependencies import RunDependencies
 
 NIGHTFALL = datetime(2026, 11, 20, 22, 0, tzinfo=UTC)
 TICKS = 1_000

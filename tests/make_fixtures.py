@@ -35,10 +35,11 @@ from batchvision.commands.reparse import reparse
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.job.recipe import recipe_document
 from batchvision.records import EndedWithout, Exchange, Intent, Lane, Purpose, RawAnswer
+from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection, survey
 from batchvision.runner.opening import open_store
 from batchvision.runner.setup import RunSetup
-from batchvision.runner.wiring import RunDependencies, classifier_of
+from batchvision.runner.wiring import classifier_of
 
 MADE_BY = "5ce5b9b"
 ROWS = 12

@@ -20,7 +20,7 @@ from weather import Fate, Mood, Nature, Weather
 from batchvision.checkpoint import Disk
 from batchvision.errors import ConnectFailed, ConnectionCut, RequestTimedOut
 from batchvision.records import RawAnswer
-from batchvision.runner.wiring import RunDependencies
+from batchvision.runner.dependencies import RunDependencies
 
 _MARK = re.compile(rb"\[\[(.*?)\]\]")
 _JSON = {"content-type": "application/json"}

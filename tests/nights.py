@@ -30,9 +30,9 @@ from batchvision.emulator import RunningEmulator
 from batchvision.errors import BatchvisionError
 from batchvision.job import Job
 from batchvision.records import RunSummary
+from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection
 from batchvision.runner.session import run_async
-from batchvision.runner.wiring import RunDependencies
 
 KEY = "emulator-key"
 #: A row and the cell that its prompt reads.

@@ -29,9 +29,9 @@ from batchvision.commands.status import look, rows_of
 from batchvision.commands.verify import verify
 from batchvision.emulator import RunningEmulator
 from batchvision.records import RunSummary
+from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection
 from batchvision.runner.session import run_async
-from batchvision.runner.wiring import RunDependencies
 
 FIXTURES = Path(__file__).parent / "fixtures"
 OUTPUTS = FIXTURES / "outputs"

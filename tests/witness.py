@@ -23,8 +23,8 @@ from batchvision.checkpoint import Disk
 from batchvision.checkpoint.disk import LocalDisk
 from batchvision.errors import ConnectionCut
 from batchvision.records import RawAnswer, RunSummary
+from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.session import run_async
-from batchvision.runner.wiring import RunDependencies
 
 LANES = ("online", "deferred")
 EVERY_SO_MANY = 8  #: of the cases of a sweep, one is also asked whether a further run does nothing

@@ -1,5 +1,6 @@
 """The run: from the manifest to the summary (session), the way of one request (exchange), its end (classify)."""
 
+from batchvision.runner.access import access_of
 from batchvision.runner.classify import Classifier, shared
 from batchvision.runner.counting import (
     CountedRequest,
@@ -11,21 +12,19 @@ from batchvision.runner.counting import (
     WatchRequest,
     row_index_of,
 )
+from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.guards import empty_words, missing_words
+from batchvision.runner.job_warnings import fallback_warning, system_warning
 from batchvision.runner.prepare import payloads_of
 from batchvision.runner.refusing import rebuy_refusals
 from batchvision.runner.session import Watch, run, run_async
 from batchvision.runner.setup import RunSetup, new_run_id
 from batchvision.runner.summary import Left, summarize
 from batchvision.runner.wiring import (
-    RunDependencies,
-    access_of,
     estimator_of,
-    fallback_warning,
     forms_of,
     images_of,
     preparer_of,
-    system_warning,
 )
 
 __all__ = [

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 from batchvision.http import ProviderClient
 from batchvision.providers import Caching, Dialect, ResponseForm, ResponseForms, SendOptions
 from batchvision.records import Intent, Lane, Purpose, RawAnswer, Recipe
+from batchvision.runner.dependencies import utc_now
 from batchvision.runner.key_renewal import KeyRenewal
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)

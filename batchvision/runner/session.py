@@ -23,15 +23,16 @@ from batchvision.interruption import drained, run_in_thread
 from batchvision.job import Job
 from batchvision.records import Counters, Lane, Purpose, Row, RunSummary, WaitNotice
 from batchvision.runner import wiring
+from batchvision.runner.access import connected
 from batchvision.runner.assembly import delivery_of
 from batchvision.runner.closing import RunEnd
+from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection, survey
 from batchvision.runner.lanes import DeferredLane, DeferredSettings, Delivery, OnlineLane
 from batchvision.runner.opening import OpenedOutput, open_store
 from batchvision.runner.passes import ManifestPasses
 from batchvision.runner.setup import RunSetup
 from batchvision.runner.waits import Waits
-from batchvision.runner.wiring import RunDependencies
 from batchvision.stopping import Interrupted, interrupt, stop_at_deadline, stop_at_signals
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class RunSession:
             output = OpenedOutput(setup, self._store)
             await output.recover()
             await output.examine(surveyed)
-            async with wiring.connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images):
+            async with connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images):
                 delivery = delivery_of(setup, output, client, images, self._waits.tell)
                 passes = ManifestPasses(
                     setup.job, surveyed, output.row_index, output.selection, setup.read, setup.counts, self.stop
@@ -152,7 +153,7 @@ class RunSession:
             output = OpenedOutput(setup, self._store)
             await output.recover()
             self.stop.request(refusal)  # nothing is sent
-            async with wiring.connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images):
+            async with connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images):
                 delivery = delivery_of(setup, output, client, images, self._waits.tell, is_capped=False)
                 async with anyio.create_task_group() as writing:
                     writing.start_soon(self._write, self._store)

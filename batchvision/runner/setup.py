@@ -14,9 +14,12 @@ from batchvision.money import quote
 from batchvision.offload import threads
 from batchvision.records import Purpose
 from batchvision.runner import wiring
+from batchvision.runner.access import access_of, key_of
+from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection
+from batchvision.runner.job_warnings import warnings_of
 from batchvision.runner.run_counts import RunCounts
-from batchvision.runner.wiring import RunDependencies
+from batchvision.runner.shares import share_of_job, within_open_files
 from batchvision.secrets import Secrets
 from batchvision.stopping import StopSignal
 
@@ -42,7 +45,7 @@ class RunSetup:
         """Check the job, log its warnings and ask for its key. Raises JobInvalid."""
         key = job.api_key(environ)
         self.given = job
-        self.job = wiring.job_within_open_files(wiring.share_of_job(job, selection.own_shard))
+        self.job = within_open_files(share_of_job(job, selection.own_shard))
         self.selection = selection
         if selection.retry_failed is None:
             self.selection = replace(selection, retry_failed=job.limits.retry_kinds)
@@ -54,15 +57,15 @@ class RunSetup:
         self.purpose = purpose
         self.run_id = purpose.mark(new_run_id(self.started_at, dependencies.rng))
         self.dialect = wiring.dialect_of(job, job.provider.name)
-        self.access = wiring.access_of(job, key, environ, dependencies.transport)
+        self.access = access_of(job, key, environ, dependencies.transport)
         self.secrets = Secrets(*self.access.secrets)
-        self.key = wiring.key_of(job, key, environ, self.secrets, self.offload)
+        self.key = key_of(job, key, environ, self.secrets, self.offload)
         if self.access.network is not None:
             log.info("%s", self.access.network)
         if self.access.images.proxy is not None:
             log.info("%s", self.access.images)
         quoted = quote(job)
-        for warning in wiring.warnings_of(job, quoted, self.started_at):
+        for warning in warnings_of(job, quoted, self.started_at):
             log.warning("%s", warning)
         self.prices = quoted.prices
         self.estimator = wiring.estimator_of(job, self.prices)

@@ -17,9 +17,9 @@ from anyio.lowlevel import checkpoint
 
 from batchvision.job import Job
 from batchvision.records import Counters, RawAnswer, RunSummary
+from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection
 from batchvision.runner.session import run_async
-from batchvision.runner.wiring import RunDependencies
 from benches.loops import MODEL, QUESTION, SYSTEM, Spec
 from benches.process import cpu_seconds, memory_mib
 from benches.server import PROMPT_TOKENS, chat

@@ -8,7 +8,7 @@ import pytest
 from fake_provider import NIGHTFALL, Asked, FakeProvider, Reply, Script, chat, virtual_now
 
 from batchvision.records import TICKS_PER_USD
-from batchvision.runner.wiring import RunDependencies
+from batchvision.runner.dependencies import RunDependencies
 
 DAY = 86_400.0
 CAPPED = {"provider__parameters": {"max_tokens": 10}, "limits__concurrency": 1}

@@ -28,8 +28,9 @@ from batchvision.errors import ConnectionCut, SpendCapReached
 from batchvision.limits.budget import LocalBudget
 from batchvision.limits.caps import Caps
 from batchvision.records import RunSummary
+from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.session import run_async
-from batchvision.runner.wiring import RunDependencies, estimator_of, prices_of
+from batchvision.runner.wiring import estimator_of, prices_of
 
 UNSURE = ("ambiguous", "lost_after_read")
 

@@ -17,7 +17,7 @@ from batchvision.checkpoint.disk import disk_failed
 from batchvision.descriptors import SPARE_FILES, room_for_connections
 from batchvision.errors import JobInvalid, TooManyOpenFiles
 from batchvision.images import ImageFolder, files
-from batchvision.runner import wiring
+from batchvision.runner.shares import within_open_files
 
 OPEN = 20
 Limits = Callable[[int, int], list[tuple[int, int]]]
@@ -69,7 +69,7 @@ def test_a_lowered_concurrency_is_told_once_with_the_number_to_type(
     limits(256, 256)
     job = load(tmp_path, limits__concurrency=256)
     with caplog.at_level(logging.WARNING):
-        fitted = wiring.job_within_open_files(job)
+        fitted = within_open_files(job)
     assert fitted.limits.concurrency == 256 - OPEN - SPARE_FILES - 64
     (told,) = caplog.messages
     assert told.startswith(f"limits.concurrency is lowered from 256 to {fitted.limits.concurrency}: ")
@@ -80,14 +80,14 @@ def test_a_lowered_concurrency_is_told_once_with_the_number_to_type(
 def test_a_job_that_fits_stays_as_it_is(limits: Limits, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     limits(4096, 4096)
     job = load(tmp_path, limits__concurrency=256)
-    assert wiring.job_within_open_files(job) is job
+    assert within_open_files(job) is job
     assert not caplog.messages
 
 
 def test_a_process_without_room_for_one_connection_is_refused(limits: Limits, tmp_path: Path) -> None:
     limits(64, 64)
     with pytest.raises(JobInvalid, match="ulimit -n"):
-        wiring.job_within_open_files(load(tmp_path, limits__concurrency=256))
+        within_open_files(load(tmp_path, limits__concurrency=256))
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])

@@ -12,6 +12,8 @@ from batchvision import Job, JobInvalid
 from batchvision.limits.caps import Caps
 from batchvision.money.price_lists import quote
 from batchvision.records import Shard
+from batchvision.runner.job_warnings import system_warning, warnings_of
+from batchvision.runner.shares import share_of_job
 from batchvision.runner.wiring import (
     Spent,
     budget_of,
@@ -20,9 +22,6 @@ from batchvision.runner.wiring import (
     estimator_of,
     least_image_of,
     prices_of,
-    share_of_job,
-    system_warning,
-    warnings_of,
 )
 
 
