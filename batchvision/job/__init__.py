@@ -6,6 +6,7 @@ Rule: every problem is reported at once, and nothing after ``Job.load`` has to d
 from __future__ import annotations
 
 from batchvision.job.columns import FIXED_COLUMNS, KeepColumn
+from batchvision.job.files import is_blank, separator_of
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.model import Job
 from batchvision.job.recipe import changed_keys, recipe_document, recipe_from_document
@@ -18,7 +19,6 @@ from batchvision.job.sections import (
     PromptSection,
     ProviderSection,
 )
-from batchvision.job.spreadsheets import is_blank, separator_of
 from batchvision.job.values import RowLimit
 
 __all__ = [

@@ -1,14 +1,14 @@
-"""What a job means: its files read, its template parsed, its recipe made; and what is wrong across sections.
+"""Resolve a job: read its files, parse its template, make its recipe, and collect problems across sections.
 
-Rule: each check takes the sections it needs and adds sentences to the one list; a section that did not validate is
-None, and the checks that need it say nothing.
+Each check takes the sections it needs and adds sentences to one list. A section that did not validate is ``None``, and
+the checks that need it add nothing.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from batchvision.errors import InvalidAnswer, JobInvalid
 from batchvision.job.columns import KeepColumn, clashes, keep_columns
 from batchvision.job.files import decoded, exists, is_folder, labels_of, under
-from batchvision.job.limits import DeliverySection, OutputSection
+from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.prices import FilePrices, file_prices
 from batchvision.job.recipe import with_id
 from batchvision.job.sections import (
@@ -46,7 +46,7 @@ _REMOTE = ("s3://", "gs://", "az://", "abfs://", "http://", "https://")
 
 @dataclass(slots=True)
 class Sections:
-    """The sections that validated, by name; None for those that did not."""
+    """The sections by name; ``None`` for a section that did not validate."""
 
     manifest: ManifestSection | None = None
     prompt: PromptSection | None = None
@@ -55,12 +55,12 @@ class Sections:
     images: ImagesSection | None = None
     delivery: DeliverySection | None = None
     output: OutputSection | None = None
-    limits: Any = None
+    limits: LimitsSection | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A job's meaning, once and for all."""
+    """The values that follow from a valid job."""
 
     manifest_path: Path
     root: Path
@@ -76,7 +76,7 @@ class Resolved:
 
 @dataclass(slots=True)
 class Check:
-    """One pass over a job; ``problems`` grows, ``resolve`` gives the meaning if there are none."""
+    """One pass over a job. It collects ``problems``; :meth:`resolve` returns a value only without problems."""
 
     base_dir: Path
     sections: Sections
@@ -109,10 +109,7 @@ class Check:
         )
         if self.problems:
             return None
-        manifest, root, output = places
-        return Resolved(
-            manifest, root, output, keep, template, with_id(recipe), example_paths, base_url, key_env, listed
-        )
+        return Resolved(*places, keep, template, with_id(recipe), example_paths, base_url, key_env, listed)
 
     # ------------------------------------------------------------------------------ files
 
@@ -132,7 +129,7 @@ class Check:
         return None
 
     def _text(self, key: str, inline: str | None, file: str | None) -> str | None:
-        """A text given inline or as a file; an editor's last line break is no part of it."""
+        """A text given inline or as a file, without the last line break of an editor."""
         if file is None:
             return inline
         text = self._read(key, file)
@@ -179,7 +176,7 @@ class Check:
         section = self.sections.provider
         if section is None:
             return None, "", None
-        from batchvision import providers  # dialects are looked up by name, entry points included
+        from batchvision import providers  # a plug-in may import batchvision.job
 
         try:
             dialect = providers.dialect(section.name)
@@ -227,9 +224,9 @@ class Check:
 
     @staticmethod
     def _key_env(section: ProviderSection, dialect: Dialect) -> str | None:
-        """The environment variable that must hold the key; None where another source, or no key, is meant.
+        """The environment variable of the key; ``None`` where a file or command gives the key, or no key is needed.
 
-        A server of one's own that speaks OpenAI's dialect may want no key; its default name is then only looked at.
+        For a self-hosted server with OpenAI's API the default variable is optional.
         """
         if section.api_key_file or section.api_key_command:
             return None
@@ -313,7 +310,7 @@ class Check:
             return None
         before = len(self.problems)
         labels, schema = self._labels(section), self._schema(section)
-        if section.labels_file and not labels:  # said already; nothing is known of its labels
+        if section.labels_file and not labels:  # the problem is in the list already
             return None
         try:
             spec = build_answer_spec(
@@ -337,7 +334,7 @@ class Check:
     def _examples(
         self, template: Template | None, spec: AnswerSpec | None
     ) -> tuple[tuple[Example, ...], tuple[str, ...], tuple[str, ...]]:
-        """The examples, the paths (or data URIs) of their images, and the hashes of those."""
+        """The examples, the paths (or data URIs) of their images, and the hashes of the images."""
         section = self.sections.prompt
         examples, paths, hashes = [], list[str](), list[str]()
         for number, given in enumerate(section.example if section else (), start=1):
@@ -386,14 +383,7 @@ class Check:
 
 
 def _preparation(section: ImagesSection) -> ImagePreparation:
-    return ImagePreparation(
-        section.max_bytes,
-        section.max_side,
-        section.max_pixels,
-        section.strip_metadata,
-        section.background,
-        section.page,
-    )
+    return ImagePreparation(**{each.name: getattr(section, each.name) for each in fields(ImagePreparation)})
 
 
 def _answer_text(given: ExampleSection, spec: AnswerSpec | None) -> str:

@@ -1,7 +1,4 @@
-"""The columns a job adds to its tables: kept ones and answers, and whether their names are free.
-
-Rule: names are unique without case in every table, so that any warehouse takes them.
-"""
+"""The columns that a job adds to its tables: kept columns and answers. Names are unique without regard to case."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import NamedTuple
 
 from batchvision.prompt import REASONING_COLUMN, AnswerColumn, column_name
 
-#: Names that results, failures and attempts have themselves (DESIGN section 5), and that of the partition.
+#: Fixed columns of results, failures and attempts, and the partition.
 FIXED_COLUMNS: frozenset[str] = frozenset(
     (
         "run_date", "job", "row_id", "request_key", "recipe_id", "output_text", "output_json", "finish_reason",
@@ -26,20 +23,20 @@ FIXED_COLUMNS: frozenset[str] = frozenset(
 
 
 class KeepColumn(NamedTuple):
-    """A manifest column that is copied to the tables: its name there and its name here."""
+    """A manifest column that is copied to the tables: its name in the manifest and in the tables."""
 
     source: str
     name: str
 
 
 def keep_columns(keep: Sequence[str] | Mapping[str, str]) -> tuple[KeepColumn, ...]:
-    """``["title"]``, or ``{"product_model": "model"}`` to rename, with names that every warehouse takes."""
+    """The kept columns of ``["title"]``, or of ``{"product_model": "model"}``, which renames."""
     pairs = keep.items() if isinstance(keep, Mapping) else ((source, source) for source in keep)
     return tuple(KeepColumn(source, column_name(name)) for name, source in pairs)
 
 
 def clashes(keep: Iterable[KeepColumn], answers: Iterable[AnswerColumn], *, keeps_reasoning: bool = False) -> list[str]:
-    """A sentence for each name that is taken or empty."""
+    """One sentence for each name that is taken or empty."""
     problems = []
     taken = dict.fromkeys(FIXED_COLUMNS, "a column of the tables themselves")
     if keeps_reasoning:

@@ -1,21 +1,19 @@
-"""The files a job names: where they are and what they hold.
-
-Rule: nothing here judges; a path that cannot be is one where nothing is.
-"""
+"""Read the files that a job names. An impossible path counts as a path without a file."""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import io
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from batchvision.job.spreadsheets import separator_of
 from batchvision.records import Label
 
 
 def under(folder: Path, text: str) -> Path:
-    """``text`` as a path, relative to ``folder``; a home that does not exist is left as it is written."""
+    """``text`` as a path, relative to ``folder``; an unknown home (``~name``) stays as written."""
     try:
         return folder / Path(text).expanduser()
     except RuntimeError:
@@ -49,8 +47,8 @@ def decoded(content: bytes) -> str:
 def labels_of(text: str) -> list[Label]:
     """The labels of a CSV file: value and description, with or without a header line of these names.
 
-    Cells are separated by commas; by what a first line ``sep=;`` names; or by semicolons or tabs where they separate
-    the header. Raises ValueError where every line looks as if they should.
+    The separator is a comma, the separator in a first line ``sep=;``, or the semicolon or tab that separates the
+    header. Raises ValueError where each line looks separated by semicolons or tabs without a header.
     """
     lines = text.removeprefix("\ufeff").splitlines(keepends=True)
     first = next((number for number, line in enumerate(lines) if line.strip()), 0)
@@ -89,3 +87,20 @@ def _reject_other_separator(rows: list[list[str]], text: str) -> None:
                 f"every line has {name} and none a comma. If it separates value and description, write "
                 f"value{mark}description as the first line; if it is part of the labels, put them in double quotes"
             )
+
+
+# ---------------------------------------------------------------------------------- CSV files of spreadsheets
+
+#: Excel writes this line before the header; a sheet that was saved again may have separators after it.
+_SEPARATOR_LINE = re.compile(r'\ufeff?"?sep=([^"\r\n])"?[,;\t]*\s*', re.IGNORECASE)
+
+
+def separator_of(line: str) -> str | None:
+    """The separator in a line ``sep=;``; ``None`` for any other line."""
+    found = _SEPARATOR_LINE.fullmatch(line)
+    return found[1] if found else None
+
+
+def is_blank(record: Iterable[str]) -> bool:
+    """Whether all cells of a record are empty, as in the blank rows of a spreadsheet."""
+    return not any(record)

@@ -1,6 +1,6 @@
 """The provider's key: from the environment, a file, or a command.
 
-Rule: no message repeats what was read; each says exactly what to type next.
+No message repeats the key. Each message ends with the exact next step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u201e\u00ab\u00bb"
 def find_key(
     section: ProviderSection, base_dir: Path, key_env: str | None, environ: Mapping[str, str]
 ) -> Secret | None:
-    """None where the provider wants no key. Raises JobInvalid."""
+    """The key; ``None`` where the provider wants no key. Raises JobInvalid."""
     if section.api_key_file is not None:
         path = under(base_dir, section.api_key_file)
         return _checked(_from_file(path), f"the file {path} (provider.api_key_file)")
@@ -43,16 +43,16 @@ def find_key(
 
 
 def key_source(section: ProviderSection, base_dir: Path, key_env: str | None) -> str | None:
-    """Where the job's key comes from, for messages; None where the provider wants none."""
+    """The source of the job's key, for messages; ``None`` where the provider wants no key."""
     if section.api_key_file is not None:
         return f"the file {under(base_dir, section.api_key_file)} (provider.api_key_file)"
     if section.api_key_command is not None:
-        return "what provider.api_key_command prints"
+        return "the output of provider.api_key_command"
     return key_env
 
 
 def _may_want_none(section: ProviderSection) -> bool:
-    """A compatible server of one's own often has no key; the job names one if it does."""
+    """Whether a key is optional: a self-hosted server often has no key, and the job names it otherwise."""
     return section.name == "openai" and section.base_url is not None and section.api_key_env is None
 
 
@@ -91,7 +91,7 @@ def _checked(text: str, source: str) -> Secret:
 
 
 def _wrong_with(key: str) -> str | None:
-    """What shows that text is no bare key, in words that hold nothing of it."""
+    """The reason why ``key`` is no bare key, without any part of it; ``None`` for a bare key."""
     if len(key.splitlines()) > 1:
         return "several lines"
     if key[0] in _QUOTES or key[-1] in _QUOTES:

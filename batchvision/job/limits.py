@@ -1,7 +1,4 @@
-"""The sections of a job file that say how a run goes: delivery, limits, output.
-
-Rule: as in ``sections.py``, a section judges itself alone.
-"""
+"""The sections of a job file about the run: delivery, limits, output. Each section validates itself alone."""
 
 from __future__ import annotations
 
@@ -32,12 +29,12 @@ class DeliverySection(Section):
 
     @property
     def lane_used(self) -> Lane:
-        """``auto`` is the online lane until there are prices and deadlines to choose by."""
+        """``auto`` means the online lane at present."""
         return Lane.ONLINE if self.lane == "auto" else Lane(self.lane)
 
 
 class LimitsSection(Section):
-    """How fast, how long, how dear, and how much may fail. Rates that are absent are learned from the provider."""
+    """Limits of rate, time, cost and failures. Absent rates are learned from the provider."""
 
     requests_per_minute: Amount | None = None
     """The most requests a minute. Default: learned from the provider's headers and refusals. Example:
@@ -102,7 +99,7 @@ class LimitsSection(Section):
 
 
 class OutputSection(Section):
-    """Where answers go."""
+    """The output and its contents."""
 
     path: Text
     """The folder of the output. Example: `path = "out/captions"`."""

@@ -80,7 +80,7 @@ class Job(BaseModel):
         overrides: Mapping[str, object] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> Self:
-        """The job of a TOML file. ``overrides``: dotted keys from flags; ``environ``: default the process's own.
+        """The job of a TOML file. ``overrides``: dotted keys from flags. ``environ``: by default that of the process.
 
         Raises JobInvalid, which lists all problems at once.
         """
@@ -118,7 +118,7 @@ class Job(BaseModel):
         job._base_dir, job._origins, job._resolved = base, _with_defaults(job, origins), resolved
         return job
 
-    # ------------------------------------------------------------------------------ where
+    # ------------------------------------------------------------------------------ places
 
     @property
     def base_dir(self) -> Path:
@@ -138,7 +138,7 @@ class Job(BaseModel):
     def output_path(self) -> Path:
         return self._resolved.output_path
 
-    # ------------------------------------------------------------------------------ which columns
+    # ------------------------------------------------------------------------------ columns
 
     @property
     def id_columns(self) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ class Job(BaseModel):
 
     @property
     def prompt_columns(self) -> tuple[str, ...]:
-        """The columns whose cells the prompt reads."""
+        """The columns that the prompt reads."""
         if self._resolved.template is not None:
             return self._resolved.template.columns
         return (self.prompt.column,) if self.prompt.column is not None else ()
@@ -160,11 +160,11 @@ class Job(BaseModel):
     def keep_columns(self) -> tuple[KeepColumn, ...]:
         return self._resolved.keep
 
-    # ------------------------------------------------------------------------------ what is asked
+    # ------------------------------------------------------------------------------ recipe
 
     @property
     def template(self) -> Template | None:
-        """None: the cells of ``prompt.column`` are sent verbatim."""
+        """The prompt template; ``None`` where the cells of ``prompt.column`` are sent verbatim."""
         return self._resolved.template
 
     @property
@@ -172,7 +172,7 @@ class Job(BaseModel):
         return self._resolved.recipe
 
     def asking(self, recipe: Recipe) -> Self:
-        """The same manifest under another recipe, to know its rows and keys: the prompt is the recipe's own."""
+        """The same manifest under another recipe and its prompt, to compute rows and keys."""
         job = self.model_copy()
         template = None if recipe.user is None else Template.parse(recipe.user)
         job._resolved = replace(self._resolved, recipe=recipe, template=template)
@@ -183,7 +183,7 @@ class Job(BaseModel):
         """Absolute paths (or data URIs) of the examples' images, in order."""
         return self._resolved.example_paths
 
-    # ------------------------------------------------------------------------------ who is asked
+    # ------------------------------------------------------------------------------ provider
 
     @property
     def base_url(self) -> str:
@@ -198,11 +198,11 @@ class Job(BaseModel):
 
     @property
     def file_prices(self) -> FilePrices | None:
-        """What ``provider.prices_file`` says of the model."""
+        """The model's prices in ``provider.prices_file``."""
         return self._resolved.file_prices
 
     def api_key(self, environ: Mapping[str, str] | None = None) -> Secret | None:
-        """The key from the environment, a file or a command; None where the provider needs none.
+        """The key from the environment, a file or a command; ``None`` where the provider needs no key.
 
         Raises JobInvalid with the exact next step.
         """
@@ -212,19 +212,18 @@ class Job(BaseModel):
 
     @property
     def key_source(self) -> str | None:
-        """Where the key comes from, for messages; None where the provider wants none."""
+        """The source of the key, for messages; ``None`` where the provider wants no key."""
         return key_source(self.provider, self._base_dir, self._resolved.key_env)
 
     def request_headers(self, environ: Mapping[str, str] | None = None) -> tuple[dict[str, str], tuple[Secret, ...]]:
-        """``provider.headers`` with their values, and those to be masked wherever the key is: from the environment, or
-        under a name that looks like a key's. Raises JobInvalid for a variable that is not set."""
+        """``provider.headers`` with their values, and the values to mask: those from the environment, and those under a
+        name like a key's. Raises JobInvalid for a variable that is not set."""
         return _with_secrets("provider.headers", self.provider.headers, os.environ if environ is None else environ)
 
     def image_headers(
         self, environ: Mapping[str, str] | None = None
     ) -> tuple[dict[str, dict[str, str]], tuple[Secret, ...]]:
-        """``images.headers`` by host with their values, and those to be masked. Raises JobInvalid for a variable that
-        is not set."""
+        """``images.headers`` by host, and the values to mask. Raises JobInvalid for a variable that is not set."""
         found = {
             host: _with_secrets(f"images.headers.{host}", values, os.environ if environ is None else environ)
             for host, values in self.images.headers.items()
@@ -276,8 +275,7 @@ class Job(BaseModel):
 def _with_secrets(
     key: str, given: Mapping[str, str], environ: Mapping[str, str]
 ) -> tuple[dict[str, str], tuple[Secret, ...]]:
-    """Headers with their values, and those to be masked: from the environment, or under a name like a key's. Of
-    ``Bearer TOKEN`` the token alone, too."""
+    """Headers with their values, and the values to mask, with the token of ``Bearer TOKEN`` by itself too."""
     headers, secrets = resolved_headers(key, given, environ)
     hidden = [secret.reveal() for secret in secrets]
     hidden += [value for name, value in headers.items() if _SECRET_NAME.search(name)]
@@ -294,7 +292,7 @@ def _shown_headers(headers: Mapping[str, str]) -> dict[str, str]:
 def _validated(
     table: Mapping[str, Any], origins: Mapping[str, str], problems: list[str]
 ) -> tuple[_Top | None, dict[str, Any]]:
-    """Each section by itself, so that a mistake in one does not hide those of another."""
+    """Validate each section by itself, so that a mistake in one section does not hide mistakes in another."""
     top: _Top | None = None
     try:
         top = _Top.model_validate({name: table[name] for name in TOP_LEVEL if name in table})
@@ -304,7 +302,7 @@ def _validated(
     sections: dict[str, Any] = {}
     for name, model in SECTIONS.items():
         given = table.get(name, {})
-        if name == "output" and isinstance(given, Mapping) and "name" in table:  # it has a place by the job's name
+        if name == "output" and isinstance(given, Mapping) and "name" in table:  # the default path holds the job's name
             given = {"path": f"out/{table['name']}", **given}
         try:
             sections[name] = model.model_validate(given)
@@ -315,7 +313,7 @@ def _validated(
 
 
 def _shown_secrets(origins: Mapping[str, str]) -> list[str]:
-    """A secret on a command line is in the process list, in the shell's history and in our own "type this next"."""
+    """Problems for secrets on the command line, which the process list and the shell's history show."""
     return [
         f"{key} looks like a secret, and others see the flags of a command; set it in the job file or the environment"
         for key, origin in origins.items()
@@ -324,7 +322,7 @@ def _shown_secrets(origins: Mapping[str, str]) -> list[str]:
 
 
 def _what_is_left(model: type[Section], given: Any, error: ValidationError) -> Section | None:
-    """The section without its wrong keys, so that the checks across sections can find what else is wrong."""
+    """The section without its wrong keys, so that the checks across sections can find further problems."""
     wrong = {found["loc"][0] for found in error.errors(include_url=False) if found["loc"]}
     if not isinstance(given, Mapping) or not wrong:
         return None
@@ -338,7 +336,7 @@ def _what_is_left(model: type[Section], given: Any, error: ValidationError) -> S
 
 
 def _with_defaults(job: Job, origins: Mapping[str, str]) -> dict[str, str]:
-    """Origins for every setting there is, in the order of the job file."""
+    """The origin of every setting, in the order of the job file."""
     found: dict[str, str] = {}
     for name in TOP_LEVEL:
         found[name] = origins.get(name, "default")

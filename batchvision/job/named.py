@@ -1,7 +1,4 @@
-"""Values that a job names instead of holding them: ``"env:TEAM_TOKEN"`` is the variable's content.
-
-Rule: a value from the environment is a secret.
-"""
+"""Values from the environment: ``"env:TEAM_TOKEN"`` stands for the variable's content, which is a secret."""
 
 from __future__ import annotations
 
@@ -32,8 +29,8 @@ def resolved(key: str, value: str, environ: Mapping[str, str]) -> tuple[str, tup
 def resolved_headers(
     key: str, headers: Mapping[str, str], environ: Mapping[str, str]
 ) -> tuple[dict[str, str], tuple[Secret, ...]]:
-    """A table of headers with their values, and those that came from the environment. Raises JobInvalid. ``key``: of
-    the table."""
+    """A table of headers with their values, and the values from the environment. ``key``: of the table. Raises
+    JobInvalid."""
     values: dict[str, str] = {}
     secrets: list[Secret] = []
     for name, value in headers.items():

@@ -1,13 +1,13 @@
-"""A prices file: what the user knows of a model's prices, shared by many jobs.
+"""A prices file: the user's own prices of models, for many jobs.
 
 ::
 
-    as_of = 2026-11-20              # optional: when they were looked up
-    ["grok-4.3"]
-    input = 1.25                    # as in [provider.prices]: USD per million tokens (image: per image)
+    as_of = 2026-11-20              # optional: the date of the prices
+    ["grok-4.3"]                    # the keys of [provider.prices]
+    input = 1.25
     output = 2.5
-    long_above_tokens = 200000      # from so many prompt tokens on, all tokens cost the long_ prices
-    long_input = 2.5                # one that is not given is twice the short one
+    long_above_tokens = 200000
+    long_input = 2.5
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from batchvision.job.problems import problem_text
 from batchvision.job.sections import PricesSection
 
 
 class FilePrices(NamedTuple):
-    """The prices that a file gives for one model, by their names in ``[provider.prices]``."""
+    """The prices of one model in a file, by their names in ``[provider.prices]``."""
 
     prices: Mapping[str, Any]
     as_of: date | None
 
 
 def file_prices(text: str, model: str) -> FilePrices:
-    """The prices of ``model``; none where the file does not name it. Raises ValueError with a sentence."""
+    """The prices of ``model``; empty where the file does not name it. Raises ValueError with a sentence."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -49,8 +50,8 @@ def _section(name: str, table: Any) -> PricesSection:
     try:
         return PricesSection.model_validate(table)
     except ValidationError as error:
-        if (said := error.errors(include_url=False)[0])["type"] == "value_error" and not said["loc"]:
-            raise ValueError(f'["{name}"]: {said["msg"].removeprefix("Value error, ")}') from None
+        if (found := error.errors(include_url=False)[0])["type"] == "value_error" and not found["loc"]:
+            raise ValueError(f'["{name}"]: {problem_text(found)}') from None
         there = ", ".join(PricesSection.model_fields)
         raise ValueError(
             f'["{name}"] must hold USD per million tokens as numbers (image: per image), by the names {there}'

@@ -1,10 +1,11 @@
-"""What pydantic finds, as sentences that say what to do next.
+"""Turn pydantic's errors into sentences with the next step.
 
-Rule: a header's value is never repeated, as it may be a key.
+The value of a header is never repeated, as it may be a key.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -18,18 +19,18 @@ _MAX_SHOWN = 60
 
 
 def sentences(section: str, error: ValidationError, origins: Mapping[str, str]) -> Iterator[str]:
-    """One sentence for each thing pydantic found wrong in ``section`` ("" for the top level)."""
-    told = set[str]()
+    """One sentence for each wrong setting in ``section`` ("" for the top level)."""
+    seen = set[str]()
     for found in error.errors(include_url=False):
         place = _place(section, found["loc"])
-        if place in told:  # one sentence for each setting: the branches of a union say much the same
+        if place in seen:  # pydantic reports each branch of a union
             continue
-        told.add(place)
+        seen.add(place)
         yield _sentence(section, place, found, origins)
 
 
 def _place(section: str, loc: tuple[int | str, ...]) -> str:
-    """``limits.max_attempts``, ``prompt.example[2].answer``; what pydantic names of a union's branches is left out."""
+    """``limits.max_attempts``, ``prompt.example[2].answer``; without the names of a union's branches."""
     path = section
     for depth, step in enumerate(loc):
         in_free_table = depth == 1 and loc[0] in ("headers", "parameters", "prices")
@@ -45,8 +46,8 @@ def _sentence(section: str, place: str, found: Mapping[str, Any], origins: Mappi
         return unknown_key(place, origins)
     if found["type"] == "missing":
         return f"{place} is missing; set it in the job file"
-    text = _plain(str(found["msg"]))
-    if place == section:  # the section as a whole: its own sentence says which keys
+    text = problem_text(found)
+    if place == section:  # the sentence names the keys
         return f"[{place}]: {text}"
     origin = origins.get(place, "job file")
     came_from = f" ({origin})" if origin != "job file" else ""
@@ -57,27 +58,28 @@ def _sentence(section: str, place: str, found: Mapping[str, Any], origins: Mappi
     return f"{place} = {shown}{came_from}: {text}"
 
 
-#: pydantic's nouns, and TOML's.
+#: pydantic's nouns, and those of TOML.
 _TOML_WORDS = {
     "a valid tuple": "a list",
     "a valid dictionary": "a table",
     "a valid string": "text",
     "a valid boolean": "true or false",
 }
+_INPUT_SHOULD = re.compile(r"^(?:Decimal input|Input) should")
 
 
-def _plain(message: str) -> str:
-    """pydantic's words with its own nouns replaced."""
-    text = message.removeprefix("Value error, ")
-    if not text.startswith(("Input should ", "Decimal input should ")):
-        return text
+def problem_text(found: Mapping[str, Any]) -> str:
+    """One of pydantic's errors in our words. A validator of ours raised the sentence itself."""
+    if found["type"] == "value_error":
+        return str(found["ctx"]["error"])
+    text = str(found["msg"])
     for word, ours in _TOML_WORDS.items():
         text = text.replace(word, ours)
-    return f"it should {text.partition(' should ')[2]}"
+    return _INPUT_SHOULD.sub("it should", text)
 
 
 def unknown_key(place: str, origins: Mapping[str, str]) -> str:
-    """A sentence for a key that does not exist: the closest one, or the section where it does exist."""
+    """A sentence for an unknown key, with the closest key or the right section."""
     origin = origins.get(place, "job file")
     named = f"{place} ({origin})" if origin != "job file" else place
     section, _, key = place.rpartition(".")

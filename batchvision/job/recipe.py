@@ -1,7 +1,7 @@
-"""The recipe as a document: what is hashed into recipe_id, and what ``recipes/<recipe_id>.json`` holds.
+"""The recipe as a document: it is hashed into recipe_id and stored as ``recipes/<recipe_id>.json``.
 
-Rule: a document never changes its shape. All fields of today are always written, so that a changed default is a
-changed recipe; a field added later is written only where it is set, so that old recipes keep their id.
+The shape of a document never changes. The fields of version 1 are always written, so that a changed default is a
+changed recipe. A later field is written only if it is set, so that old recipes keep their id.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def with_id(recipe: Recipe) -> Recipe:
 
 
 def recipe_document(recipe: Recipe) -> dict[str, Any]:
-    """JSON content; equal recipes have equal documents. Schemas are text: the order of their properties decides."""
+    """JSON content; equal recipes have equal documents. Schemas are text, because the order of properties matters."""
     return {
         "provider": recipe.provider,
         "model": recipe.model,
@@ -37,7 +37,7 @@ def recipe_document(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-#: Fields of [images] that came later: an old recipe's document has none of them.
+#: Later fields of [images], absent from documents of old recipes.
 _LATER_IMAGE_FIELDS = ("background", "page")
 
 
@@ -48,7 +48,7 @@ def _images(preparation: ImagePreparation) -> dict[str, Any]:
 
 
 def _examples(recipe: Recipe) -> list[dict[str, Any]]:
-    """An example's images are named by their bytes: moving the files changes no answer."""
+    """Examples with the hashes of their images: moving the files changes no answer."""
     sha256 = iter(recipe.example_image_sha256)
     return [
         {"user": example.user, "images": [next(sha256) for _ in example.images], "answer": example.answer}
@@ -72,7 +72,7 @@ def _answer(spec: AnswerSpec) -> dict[str, Any]:
 
 
 def recipe_from_document(document: Mapping[str, Any]) -> Recipe:
-    """The recipe a document was made of, its recipe_id filled in; an example's images are their sha256."""
+    """The recipe of a document, with its recipe_id; an example's images are their sha256."""
     examples = document["examples"]
     return with_id(
         Recipe(
@@ -112,9 +112,9 @@ def _answer_spec(document: Mapping[str, Any]) -> AnswerSpec:
     )
 
 
-# ---------------------------------------------------------------------------------- what has changed
+# ---------------------------------------------------------------------------------- changes
 
-#: The key of the job file by the name in the document, where it is another.
+#: The key of the job file by the name in the document, where the two differ.
 _KEYS = {
     "provider": "provider.name",
     "model": "provider.model",
@@ -126,7 +126,7 @@ _KEYS = {
     "detail": "provider.detail",
     "parameters": "provider.parameters",
 }
-#: Of the answer: a schema is stored as it is sent and as it is checked, with the labels in it.
+#: In [answer]: a schema is stored in its sent and its checked form, both with the labels.
 _ANSWER_KEYS = {"schema": "answer.schema", "check_schema": "answer.schema"}
 
 
@@ -151,4 +151,4 @@ def _changed_in_answer(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[s
     names = {name for name in then.keys() | now.keys() if then.get(name) != now.get(name)}
     keys = {_ANSWER_KEYS.get(name, f"answer.{name}") for name in names}
     labels = {key for key in keys if key.startswith("answer.labels")}
-    return labels or keys  # the labels are a part of the schema that is sent
+    return labels or keys  # the sent schema includes the labels

@@ -1,6 +1,6 @@
-"""The sections of a job file as they are written: names, types, ranges and defaults.
+"""The sections of a job file: names, types, ranges and defaults.
 
-Rule: a section judges itself alone. What needs two sections, a file or a dialect is judged in ``checks.py``.
+Each section validates itself alone. ``checks.py`` validates across sections, files and dialects.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from batchvision.job.values import (
 
 
 class ManifestSection(Section):
-    """Which table, which of its columns, and where its images may lie."""
+    """The table, its columns, and the folder of its images."""
 
     path: Text
     """The table of images: `.csv`, `.tsv` or `.jsonl` (also with `.gz` or `.zst` behind it), `.parquet`,
@@ -93,7 +93,7 @@ class ExampleSection(Section):
 
 
 class PromptSection(Section):
-    """What is said to the model."""
+    """The text for the model."""
 
     system: str | None = None
     """The system prompt. It is the same for all rows and is sent as it stands. Example: `system = "You label product
@@ -128,7 +128,7 @@ class PromptSection(Section):
 
 
 class AnswerSection(Section):
-    """What an answer looks like: labels, a schema, both, or (neither) plain text."""
+    """The form of an answer: labels, a schema, both, or plain text (neither)."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -162,10 +162,10 @@ class AnswerSection(Section):
 
 
 class PricesSection(Section):
-    """USD per million tokens (``image``: per image); what is absent is as the provider lists it.
+    """USD per million tokens (``image``: per image). An absent price is the provider's listed price.
 
-    From ``long_above_tokens`` prompt tokens on, all tokens of the request cost the ``long_`` prices. One that is absent
-    is twice the short one.
+    From ``long_above_tokens`` prompt tokens on, all tokens of the request cost the ``long_`` prices. An absent
+    ``long_`` price is twice the short price.
     """
 
     input: Money | None = None
@@ -195,7 +195,7 @@ class PricesSection(Section):
 
 
 class ProviderSection(Section):
-    """Who answers, and how it is spoken to."""
+    """The provider, its model and its connection."""
 
     name: Text
     """The provider: `xai`, `openrouter`, `openai` (any compatible server, with `base_url`) or `emulator`. Example:
@@ -293,7 +293,7 @@ def _is_header_name(name: str) -> bool:
 
 
 def _reject_odd_headers(headers: Mapping[str, str]) -> None:
-    """Raises ValueError for what no header can be."""
+    """Raises ValueError for an impossible header."""
     for name, value in headers.items():
         if not _is_header_name(name):
             raise ValueError(f"{name!r} is no header name")
@@ -306,7 +306,7 @@ _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/@:?#\[\]]+)(?::[0-9]{1,5})?")
 
 
 class ImagesSection(Section):
-    """What an image may be, and what is done to it before it is sent."""
+    """The accepted images, and their preparation before sending."""
 
     max_bytes: Count = 10 * 1024 * 1024
     """The most bytes of an image, before base64. Larger images are scaled down. Example: `max_bytes = 5000000`."""

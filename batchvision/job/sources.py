@@ -116,7 +116,7 @@ def _is_text(key: tuple[str, ...]) -> bool:
 
 
 def _only_text(annotation: Any) -> bool:
-    """Whether ``annotation`` is str, a choice of words, or such and None."""
+    """Whether ``annotation`` allows only text: ``str``, literals of text, or either with ``None``."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _only_text(get_args(annotation)[0])

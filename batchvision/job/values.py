@@ -24,7 +24,7 @@ class Section(BaseModel):
 
 
 class RowLimit(NamedTuple):
-    """So many rows, or such a part of them: ``50`` or ``"20%"``."""
+    """A number of rows, or a share of them: ``50`` or ``"20%"``."""
 
     rows: int | None
     part: Fraction | None
@@ -47,7 +47,7 @@ class RowLimit(NamedTuple):
         raise ValueError('write a number of rows (50) or a part of them ("20%")')
 
     def allows(self, failed: int, of: int) -> bool:
-        """Whether ``failed`` of ``of`` rows are no more than this."""
+        """Whether ``failed`` of ``of`` rows are within the limit."""
         if self.part is None:
             return failed <= (self.rows or 0)
         return failed <= self.part * of
