@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from batchvision.checkpoint import OutputView
-from batchvision.commands.status import rows_of
+from batchvision.commands.show import rows_of
 from batchvision.commands.verify import Report, verify
 from batchvision.emulator import RunningEmulator
 from batchvision.errors import BatchvisionError

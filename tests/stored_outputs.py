@@ -25,7 +25,8 @@ from golden_jobs import ENVIRON, table_rows
 
 from batchvision import Job
 from batchvision.commands.plan import plan
-from batchvision.commands.status import look, rows_of
+from batchvision.commands.show import rows_of
+from batchvision.commands.status import look
 from batchvision.commands.verify import verify
 from batchvision.emulator import RunningEmulator
 from batchvision.records import RunSummary

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchvision.commands.status import Shown
+    from batchvision.commands.show import OutputRows
 
 #: Rows a terminal table shows unasked.
 TABLE_ROWS = 50
@@ -47,12 +47,10 @@ def command(place: str, status: str, form: str, limit: int | None, columns: str 
 
 def show_table(output: Path, status: str = "completed", limit: int = 0, columns: list[str] | None = None) -> None:
     """A table fitted to the terminal; ``limit`` 0: all rows."""
-    from batchvision.commands.status import rows_of
+    from batchvision.commands.show import rows_of
 
-    found = rows_of(output, status)
-    names = columns or list(found.shown)
-    if columns:
-        rows_of(output, status, columns)  # says which columns there are, if one is not
+    found = rows_of(output, status, columns)
+    names = columns or list(default_columns(found.columns, status))
     if not names:
         click.echo(f"no row of {output} is {status}", err=True)
         return
@@ -69,9 +67,20 @@ def show_table(output: Path, status: str = "completed", limit: int = 0, columns:
         click.echo("... and more: --limit 0 shows all rows, --format csv writes them", err=True)
 
 
+def default_columns(names: Sequence[str], status: str) -> tuple[str, ...]:
+    """The columns of a table: id, kept columns, typed answers (or the text if there are none), cost or error."""
+    from batchvision.job import FIXED_COLUMNS
+
+    own = [name for name in names if name not in FIXED_COLUMNS]
+    answers = [name for name in own if name.startswith("answer_")]
+    kept = [name for name in own if name not in answers]
+    last = (*(answers or ["output_text"]), "cost_usd") if status == "completed" else ("error_kind", "error_message")
+    return tuple(name for name in ("row_id", *kept, *last) if name in names)
+
+
 def _stream(output: Path, status: str, form: str, limit: int, columns: list[str] | None) -> None:
     """CSV or JSON lines, a batch at a time, so that any size fits."""
-    from batchvision.commands.status import rows_of
+    from batchvision.commands.show import rows_of
 
     found = rows_of(output, status, columns)
     names = columns or list(found.columns)
@@ -81,7 +90,7 @@ def _stream(output: Path, status: str, form: str, limit: int, columns: list[str]
         write(csv_line(plain(row[name]) for name in names) if form == "csv" else json_line(_json_ready(row)))
 
 
-def _rows(found: Shown, limit: int) -> Iterator[dict[str, Any]]:
+def _rows(found: OutputRows, limit: int) -> Iterator[dict[str, Any]]:
     left = limit or None
     for batch in found.batches:
         rows = _batch_rows(batch)

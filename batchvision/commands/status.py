@@ -6,7 +6,7 @@ Rule: reads through ``OutputView``, so it needs no lock and no job, and sees wha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -25,7 +25,6 @@ from batchvision.ticks import known_or_none
 
 #: Attempts of unknown end that are listed by row; ``attempts/`` has all of them.
 LISTED_ATTEMPTS = 20
-COMPLETED, FAILED = "completed", "failed"
 
 
 class TokenCounts(NamedTuple):
@@ -146,7 +145,7 @@ def open_output(output: Path) -> OutputView:
 
 def _distinct_rows(view: OutputView) -> int:
     """Rows that have an answer, however many recipes have asked them."""
-    chunks = [batch["row_id"] for batch in view.rows(_TABLES[COMPLETED], ("row_id",))]
+    chunks = [batch["row_id"] for batch in view.rows("results", ("row_id",))]
     return int(pc.count_distinct(pa.chunked_array(chunks, pa.string())).as_py())
 
 
@@ -209,7 +208,7 @@ def _projected(
         return spent_ticks
     ended = sum(
         int(pc.sum(pc.equal(batch["recipe_id"], latest.recipe_id)).as_py() or 0)
-        for table in _TABLES.values()
+        for table in ("results", "failures")
         for batch in view.rows(table, ("recipe_id",))
     )
     if not ended:
@@ -246,53 +245,3 @@ LEDGER_COLUMNS = (
 def ledger_rows(output: Path) -> Iterator[pa.RecordBatch]:
     """Every attempt, with what the provider calls it, a batch at a time. Raises JobInvalid where there is no output."""
     return open_output(output).rows("attempts", LEDGER_COLUMNS)
-
-
-# ---------------------------------------------------------------------------------- rows, for show
-
-_TABLES = {COMPLETED: "results", FAILED: "failures"}
-#: The fixed columns that a terminal shows; kept and ``answer_*`` columns stand between the id and the cost.
-_FIRST = {COMPLETED: ("row_id",), FAILED: ("row_id",)}
-_LAST = {COMPLETED: ("cost_usd",), FAILED: ("error_kind", "error_message")}
-
-
-class Shown(NamedTuple):
-    """The columns there are, those that a terminal shows unasked, and the rows."""
-
-    columns: tuple[str, ...]
-    shown: tuple[str, ...]
-    batches: Iterator[pa.RecordBatch]
-
-
-def rows_of(output: Path, status: str, columns: Sequence[str] | None = None) -> Shown:
-    """The rows of one status, each once, in all ``columns`` (None: every one). Raises JobInvalid."""
-    view = open_output(output)
-    names = _columns(view, _TABLES[status])
-    unknown = [name for name in columns or () if name not in names]
-    if names and unknown:
-        raise JobInvalid(f"there is no column {', '.join(unknown)}; there are: {', '.join(names)}")
-    return Shown(names, _worth_showing(names, status), _batches(view, status, columns))
-
-
-def _batches(view: OutputView, status: str, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-    if status == FAILED:
-        return view.rows("failures", columns)
-    latest = view.latest()
-    return view.current_results(None if latest is None else latest.recipe_id, columns)
-
-
-def _columns(view: OutputView, table: str) -> tuple[str, ...]:
-    """The columns of a table: older parts are padded, so that any part has them all; none where there is no row."""
-    first = next(view.rows(table), None)
-    return () if first is None else tuple(first.schema.names)
-
-
-def _worth_showing(names: Sequence[str], status: str) -> tuple[str, ...]:
-    """Id, kept columns, then the typed answers (or the text where there are none), then cost or error."""
-    from batchvision.job import FIXED_COLUMNS
-
-    own = [name for name in names if name not in FIXED_COLUMNS]
-    answers = [name for name in own if name.startswith("answer_")]
-    kept = [name for name in own if name not in answers]
-    middle = (*kept, *(answers or ["output_text"])) if status == COMPLETED else tuple(kept)
-    return tuple(name for name in (*_FIRST[status], *middle, *_LAST[status]) if name in names)

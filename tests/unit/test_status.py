@@ -11,7 +11,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from batchvision.commands.status import LEDGER_COLUMNS, ledger_rows, look, rows_of, summary_document
+from batchvision.cli.show import default_columns
+from batchvision.commands.show import rows_of
+from batchvision.commands.status import LEDGER_COLUMNS, ledger_rows, look, summary_document
 from batchvision.emulator import EmulatorOptions, start_in_thread
 from batchvision.errors import JobInvalid
 from batchvision.job import Job
@@ -128,7 +130,12 @@ def test_show_gives_each_row_its_current_answer(output: Path) -> None:
 
 
 def test_a_terminal_is_shown_what_tells_most(output: Path) -> None:
-    assert rows_of(output, "completed").shown == ("row_id", "title", "answer_label", "cost_usd")
+    assert default_columns(rows_of(output, "completed").columns, "completed") == (
+        "row_id",
+        "title",
+        "answer_label",
+        "cost_usd",
+    )
 
 
 def test_a_column_that_is_not_there_names_those_that_are(output: Path) -> None:
