@@ -1,32 +1,40 @@
-"""From any of Pillow's modes to 8 bits of grey or RGB: what is under transparent pixels, and how wide greys are shown.
+"""Convert any of Pillow's modes to 8 bits of grey or RGB: transparent pixels, wide greys and 16-bit colours.
 
-Rule: pictures are converted strip by strip, as copies in full size are costly.
+Pictures are converted strip by strip, to save the memory of copies in full size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageChops, ImageFile
 
 STRIP_ROWS = 64  #: a multiple of every shrinking factor
-#: Pixels with less alpha than this do not decide the background: shadows, and the edges of letters.
+#: Pixels with less alpha (shadows, the edges of letters) do not count when the background is chosen.
 VISIBLE_ALPHA = 64
-#: More difference in brightness than this reads no better.
+#: More difference in brightness does not improve legibility.
 ENOUGH_CONTRAST = 96
-#: White is taken unless black shows so many times its contrast.
+#: Black is chosen where it gives this many times the contrast of white.
 WHITE_FIRST = 1.5
-#: A 16-bit picture that uses less than this part of its range is stretched over what it uses.
+#: A 16-bit grey picture is stretched where it uses less than this part of its range.
 SMALL_PART = 0.25
-#: So many of its levels are at least shown apart from black and white: noise is not made a picture.
+#: Stretching keeps at least this range of levels, so that noise does not become a picture.
 LEAST_LEVELS = 256
-#: This part of the darkest and of the brightest pixels may be hot or dead ones.
+#: This part of the darkest and of the brightest pixels is ignored: they may be dead or hot pixels.
 OUTLIERS = 0.001
 
 
+#: A 16-bit picture with a larger high byte keeps its scale.
+MAX_HIGH_BYTE = 63
+_NATIVE_SWAPPED = "RGB;16B" if sys.byteorder == "little" else "RGB;16L"
+_OTHER_ORDER = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGB;16N": _NATIVE_SWAPPED}
+
+
 def flattened(image: Image.Image, shrink: int = 1, background: str = "auto") -> Image.Image:
-    """In mode L or RGB, ``background`` (auto, white or black) under what is transparent; smaller by ``shrink``."""
+    """The picture in mode L or RGB, ``shrink`` times smaller, with ``background`` (auto, white or black) under
+    transparent pixels."""
     if image.mode in ("L", "RGB") and not image.has_transparency_data:
         return image if shrink == 1 else image.reduce(shrink)
     width, height = image.size
@@ -42,7 +50,7 @@ def flattened(image: Image.Image, shrink: int = 1, background: str = "auto") -> 
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """The picture in pieces, each with its first row's number."""
+    """The strips of the picture, each with the number of its first row."""
     for top in range(0, image.height, STRIP_ROWS):
         yield top, image.crop((0, top, image.width, min(image.height, top + STRIP_ROWS)))
 
@@ -60,7 +68,7 @@ def _flat_strip(strip: Image.Image, mode: str, background: str) -> Image.Image:
 
 
 def _background(image: Image.Image) -> str:
-    """White or black, whichever keeps the contrast of the visible pixels; white where both do."""
+    """White or black: the colour that gives the visible pixels more contrast. White where both suffice."""
     seen = [0] * 256
     for _, strip in _strips(image):
         layered = strip.convert("RGBA")
@@ -75,7 +83,7 @@ def _background(image: Image.Image) -> str:
 
 
 class _Levels(NamedTuple):
-    """How wide greys become 8 bits: value * factor + offset."""
+    """The scale from wide greys to 8 bits: value * factor + offset."""
 
     factor: float
     offset: float
@@ -88,7 +96,7 @@ class _Levels(NamedTuple):
 
 
 def _levels(image: Image.Image) -> _Levels:
-    """Of 16-bit, 32-bit and float greys. 16 bits keep their scale where most of it is used; all else is stretched."""
+    """The scale of 16-bit, 32-bit and float greys. A 16-bit picture that uses most of its range keeps its scale."""
     found = [strip.convert("F").getextrema() for _, strip in _strips(image)]
     low = min(float(lowest) for lowest, _ in found)  # type: ignore[arg-type]  # one band: two numbers
     high = max(float(highest) for _, highest in found)  # type: ignore[arg-type]
@@ -104,7 +112,7 @@ def _levels(image: Image.Image) -> _Levels:
 
 
 def _used_range(image: Image.Image, low: float, high: float) -> tuple[float, float]:
-    """From where to where the greys reach that are no outliers."""
+    """The lowest and highest grey, without outliers."""
     for _ in range(3):
         if high <= low:
             break
@@ -114,13 +122,13 @@ def _used_range(image: Image.Image, low: float, high: float) -> tuple[float, flo
         first, last = _without_tails(seen)
         step = (high - low) / 255
         low, high = max(low, low + (first - 1) * step), min(high, low + (last + 1) * step)
-        if last - first > 32:  # what is left is known closely enough
+        if last - first > 32:  # the range is known precisely enough
             break
     return low, high
 
 
 def _without_tails(seen: list[int]) -> tuple[int, int]:
-    """The first and the last level that is not among the few outermost pixels."""
+    """The first and the last level after the outermost pixels are dropped."""
     most = sum(seen) * OUTLIERS
     ends = []
     for levels in (range(256), range(255, -1, -1)):
@@ -136,3 +144,36 @@ def _without_tails(seen: list[int]) -> tuple[int, int]:
 def _grey_strip(strip: Image.Image, levels: _Levels) -> Image.Image:
     factor, offset = levels
     return strip.convert("F").point(lambda value: value * factor + offset).convert("L")
+
+
+# ---------------------------------------------------------------------------------- 16-bit colours
+
+
+def other_order(image: ImageFile.ImageFile) -> str | None:
+    """The decoder mode that reads the low bytes of a picture that is not loaded. None: it has no 16-bit colours."""
+    modes = {tile.args if isinstance(tile.args, str) else (tile.args or [""])[0] for tile in image.tile}
+    return _OTHER_ORDER.get(str(modes.pop())) if len(modes) == 1 else None
+
+
+def widened(image: Image.Image, order: str, again: Callable[[], ImageFile.ImageFile]) -> Image.Image:
+    """A loaded 16-bit picture in 8 bits of the range that it uses. Pillow keeps the high bytes, which are nearly black
+    where a picture uses a small part of the range. So the low bytes are decoded as well, with the other byte order.
+
+    The picture is returned unchanged where it uses most of the range, or where memory is short. ``again`` opens the
+    image once more."""
+    highest = max(int(high) for _, high in image.getextrema())  # type: ignore[misc]  # three bands: pairs
+    if highest > MAX_HIGH_BYTE:
+        return image
+    factor = 255 / (highest * 256 + 255)
+    try:
+        low = again()
+        low.tile = [tile._replace(args=_with_order(tile.args, order)) for tile in low.tile]
+        low.load()
+        highs = image.point(lambda value: round(value * 256 * factor))
+        return ImageChops.add(highs, low.point(lambda value: round(value * factor)))
+    except MemoryError:
+        return image
+
+
+def _with_order(args: Any, order: str) -> Any:
+    return order if isinstance(args, str) else (order, *args[1:])

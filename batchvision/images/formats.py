@@ -1,7 +1,7 @@
-"""What an image is, told from its bytes alone. Rule: names and media types are never believed, nothing is decoded.
+"""Find out what an image is from its bytes alone: file names and media types are ignored, and nothing is decoded.
 
-A *plain* image may travel byte for byte: a whole, single-frame, upright, 8-bit grey or RGB JPEG or PNG. A PNG may have
-transparent pixels, also by its palette: no provider refuses them, and a JPEG would have to lose them.
+A *plain* image may be sent byte for byte: a whole, single-frame, upright, 8-bit grey or RGB JPEG or PNG. A PNG may have
+transparent pixels, also in its palette: every provider takes them, and a JPEG cannot hold them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import struct
 import zlib
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable
-from batchvision.images.exif import exif_orientation
 from batchvision.records import ImagePreparation
 
 
@@ -32,7 +31,7 @@ class ImageFormat(StrEnum):
 
 
 class ImageHeader(NamedTuple):
-    """What the first bytes say. Sizes are None where only a decoder can tell them cheaply."""
+    """What is known of an image before it is decoded. Sizes are None where they are cheap for a decoder only."""
 
     format: ImageFormat
     width: int | None = None
@@ -41,14 +40,14 @@ class ImageHeader(NamedTuple):
     orientation: int = 1  #: EXIF: 1 is upright
 
 
-#: Of a JPEG's header: its marker, and the whole of it ``[start:end]``, of which its content begins 4 bytes in. Junk
-#: between two, which decoders skip, has no marker.
+#: A segment of a JPEG header: marker, start and end. Its content begins 4 bytes after the start. Junk between two
+#: segments, which decoders skip, has the marker ``JUNK``.
 Segment = tuple[int, int, int]
 JUNK = 0
 
 
 class Chunk(NamedTuple):
-    """One PNG chunk: its kind, the whole of it ``[start:end]``, and where its content begins."""
+    """One PNG chunk ``[start:end]``, its kind, and where its content begins."""
 
     kind: bytes
     start: int
@@ -57,9 +56,9 @@ class Chunk(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """What a conversion gives: a JPEG and its size; of how many ``pages`` (or frames) it is one.
+    """A converted image: a JPEG and its size. ``pages`` counts the pages or frames of its source.
 
-    ``channels``: of the source, where some of them cannot be shown; otherwise 0.
+    ``channels`` counts the channels of the source where some cannot be shown; otherwise it is 0.
     """
 
     content: bytes
@@ -75,35 +74,20 @@ _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _PNG_KEPT = frozenset(
     {b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"pHYs", b"cICP", b"PLTE", b"tRNS"}
 )
-_JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what every decoder knows
+_JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: every decoder reads them
 _JPEG_ODD_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
-_TABLES = frozenset({0xC4, 0xDB, 0xE0, 0xFE})  # what most of a header is: nothing of it is looked at
-#: Those of them that nearly every encoder writes, by their lengths (JFIF's head, quantisation, Huffman codes), one
-#: behind the other: passed in one step. ``++``: none is given back, so that nothing has to be remembered of a million.
-_USUAL = rb"(?:\xff(?:\xe0\x00\x10.{14}|\xdb\x00\x43.{65}|\xdb\x00\x84.{130}|\xc4\x00\x1f.{29}|\xc4\x00\xb5.{179}))++"
-_USUAL_TABLES = re.compile(_USUAL, re.DOTALL)
-#: A header of such tables and one frame of the commonest kinds, 8 bits of grey or of three colours, up to the content
-#: of its scan's start. The group is the frame's height and width.
-_USUAL_HEADER = re.compile(
-    rb"%b\xff[\xc0-\xc2]\x00(?:\x0b\x08(.{4})\x01.{3}|\x11\x08(.{4})\x03.{9})(?:%b)?\xff\xda\x00[\x08\x0a\x0c]"
-    % (_USUAL, _USUAL),
-    re.DOTALL,
-)
-_NOTES = (b"\xff\xfe", b"\xff\xe0")  #: comments and JFIF's head, before the tables
-_MOST_NOTES = 4
-#: Markers of segments that say their length.
+#: Markers that are followed by a length.
 _WITH_LENGTH = frozenset(range(0x02, 0xFF)) - frozenset({*range(0xD0, 0xD9), 0xD9})
 _segment_head = struct.Struct(">BBH").unpack_from
-_frame_size = struct.Struct(">HH").unpack
 _frame_head = struct.Struct(">BHHB").unpack_from  # precision, height, width, components
-#: What may stand between the scans of a JPEG: tables, restarts, lines, notes, another scan, the end.
+#: Markers between the scans of a JPEG: tables, restarts, lines, comments, another scan, the end.
 _BETWEEN_SCANS = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-#: A header of more segments, or a PNG of more chunks, would only keep a processor busy.
-_MOST_PIECES = 65_536
+#: A header of more segments, or a PNG of more chunks, is an attack on the processor's time.
+_MAX_SEGMENTS = 65_536
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
-#: What people most often mistake for an image, by how it begins.
+#: Common files that are no images, by their first bytes.
 _IMPOSTORS = (
     (b"%PDF", "a PDF document"),
     (b"<svg", "an SVG drawing"),
@@ -148,7 +132,7 @@ def _sniff_brands(content: bytes) -> ImageFormat | None:
 
 
 def examine(content: bytes) -> ImageHeader:
-    """The header of an image. Raises ImageUnreadable where the bytes are no image, or surely not a whole one."""
+    """The header of an image. Raises ImageUnreadable for bytes that are no image, or only a part of one."""
     if not content:
         raise ImageUnreadable("the image is empty (0 bytes)")
     match sniff(content):
@@ -177,17 +161,14 @@ def _impostor(content: bytes) -> str:
 # ---------------------------------------------------------------------------------- JPEG
 
 
-def _jpeg_segments(content: bytes, at: int = 2, skipped: frozenset[int] = frozenset()) -> Iterator[Segment]:
-    """The segments up to and with the next start of scan (DA); those of ``skipped`` markers are left out."""
+def _jpeg_segments(content: bytes, at: int = 2) -> Iterator[Segment]:
+    """The segments up to and including the next start of scan (DA)."""
     last = len(content) - 4
-    for _ in range(_MOST_PIECES):
+    for _ in range(_MAX_SEGMENTS):
         if not 0 <= at <= last:
             raise ImageUnreadable("truncated JPEG: it ends inside its header")
         lead, marker, length = _segment_head(content, at)
-        if marker in skipped and lead == 0xFF and length >= 2:
-            usual = _USUAL_TABLES.match(content, at)
-            at = at + 2 + length if usual is None else usual.end()
-        elif lead != 0xFF:
+        if lead != 0xFF:
             start, at = at, content.find(b"\xff", at)
             yield JUNK, start, at
         elif marker in _WITH_LENGTH:
@@ -201,51 +182,27 @@ def _jpeg_segments(content: bytes, at: int = 2, skipped: frozenset[int] = frozen
         elif marker == 0xD9:
             raise ImageUnreadable("damaged JPEG: it ends before its picture begins")
         else:
-            at += 1 if marker == 0xFF else 2  # a fill byte; markers without a length, and FF that is none
-    raise ImageUnreadable(f"damaged JPEG: its header has more than {_MOST_PIECES:,} pieces")
+            at += 1 if marker == 0xFF else 2  # a fill byte; a marker without a length; an FF that is no marker
+    raise ImageUnreadable(f"damaged JPEG: its header has more than {_MAX_SEGMENTS:,} pieces")
 
 
 def _examine_jpeg(content: bytes) -> ImageHeader:
-    return _usual_jpeg(content) or _any_jpeg(content)
-
-
-def _usual_jpeg(content: bytes) -> ImageHeader | None:
-    """What :func:`_any_jpeg` says of the plain images that most jobs have, in one step; None of all others."""
-    at = 2
-    for _ in range(_MOST_NOTES):
-        if not content.startswith(_NOTES, at):
-            break
-        length = int.from_bytes(content[at + 2 : at + 4], "big")
-        if length < 2:
-            return None
-        at += 2 + length
-    header = _USUAL_HEADER.match(content, at)
-    if header is None or header.lastindex is None or not content.endswith(JPEG_END):
-        return None
-    height, width = _frame_size(header[header.lastindex])
-    scan = header.end() - 2 + content[header.end() - 1]  # its length counts its own two bytes
-    if not height or not width or scan > len(content) - 2:
-        return None
-    return ImageHeader(ImageFormat.JPEG, width, height, is_plain=True)
-
-
-def _any_jpeg(content: bytes) -> ImageHeader:
     frame = scan = 0
     kind, orientation, is_single, is_clean = 0, 1, True, True
-    for marker, start, end in _jpeg_segments(content, skipped=_TABLES):
+    for marker, start, end in _jpeg_segments(content):
         if marker in _JPEG_FRAMES or marker in _JPEG_ODD_FRAMES:
             kind, frame = marker, start + 4
         elif marker == 0xE1 and content.startswith(b"Exif\x00\x00", start + 4):
             orientation = exif_orientation(content[start + 4 : end])
         elif marker == 0xE2 and content.startswith(b"MPF\x00", start + 4):
-            is_single = False  # more pictures follow the first (MPO)
+            is_single = False  # an MPO: more pictures follow the first
         elif marker == JUNK:
             is_clean = False
         scan = end
     if not frame:
         raise ImageUnreadable("damaged JPEG: it has no frame header")
     ends_well = scan <= len(content) - 2 and content.endswith(JPEG_END)
-    if not ends_well and content.find(JPEG_END, scan) < 0:  # in a scan FF is always followed by 00: no false ends
+    if not ends_well and content.find(JPEG_END, scan) < 0:  # in a scan 00 follows each FF, so there is no false end
         raise ImageUnreadable("truncated JPEG: it has no end marker")
     precision, height, width, components = _frame_head(content, frame)
     return ImageHeader(
@@ -267,8 +224,8 @@ def _any_jpeg(content: bytes) -> ImageHeader:
 
 
 def _is_jpeg_metadata(content: bytes, marker: int, at: int) -> bool:
-    """Application segments and comments that no decoder needs: all but JFIF, Adobe's transform and the ICC profile.
-    ``at``: where the segment's content begins."""
+    """Whether no decoder needs a segment: an application segment other than JFIF, Adobe and ICC profile,
+    or a comment. ``at``: where its content begins."""
     if marker == 0xE0:
         return not content.startswith(b"JFIF\x00", at)
     if marker == 0xE2:
@@ -284,8 +241,8 @@ def _png_chunks(content: bytes) -> Iterator[Chunk]:
     view = memoryview(content)
     at, pieces = len(PNG_SIGNATURE), 0
     while at + 12 <= len(content):
-        if (pieces := pieces + 1) > _MOST_PIECES:
-            raise ImageUnreadable(f"a PNG of more than {_MOST_PIECES:,} chunks: save it again")
+        if (pieces := pieces + 1) > _MAX_SEGMENTS:
+            raise ImageUnreadable(f"a PNG of more than {_MAX_SEGMENTS:,} chunks: save it again")
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
         kind = content[at + 4 : at + 8]
         if end > len(content):
@@ -325,7 +282,7 @@ def _examine_png(content: bytes) -> ImageHeader:
             and interlace < 2
             and b"acTL" not in kinds
             and orientation == 1
-            and not has_profile  # ImageMagick's own way to keep EXIF
+            and not has_profile  # ImageMagick's form of EXIF
             and end == len(content)
             and width > 0 < height
         ),
@@ -334,13 +291,13 @@ def _examine_png(content: bytes) -> ImageHeader:
 
 
 def _is_plain_png_colour(depth: int, colour: int, kinds: set[bytes]) -> bool:
-    """8 bits of grey or RGB, either with alpha, and palettes with transparent entries."""
+    """Whether the colours are 8 bits of grey or RGB, with or without alpha, or a palette with transparent entries."""
     if colour == 3:
         return depth in (1, 2, 4, 8) and {b"PLTE", b"tRNS"} <= kinds
     return depth == 8 and colour in (0, 2, 4, 6) and b"PLTE" not in kinds
 
 
-# ---------------------------------------------------------------------------------- sizes, stripping
+# ---------------------------------------------------------------------------------- sizes, orientation, stripping
 
 
 def _big_size(raw: bytes, width: int) -> tuple[int, int]:
@@ -352,7 +309,7 @@ def _little_size(raw: bytes, width: int) -> tuple[int, int]:
 
 
 def _webp_size(content: bytes) -> tuple[int | None, int | None]:
-    """The canvas: known before the decoder allocates it."""
+    """The canvas, which a decoder would allocate."""
     match content[12:16]:
         case b"VP8X":
             width, height = _little_size(content[24:30], 3)
@@ -367,6 +324,26 @@ def _webp_size(content: bytes) -> tuple[int | None, int | None]:
             return None, None
 
 
+def exif_orientation(exif: bytes) -> int:
+    """The orientation (1 to 8) of an EXIF block; 1 where the block is damaged, which is common."""
+    exif = exif.removeprefix(b"Exif\x00\x00")
+    if exif[:4] not in (b"II*\x00", b"MM\x00*"):
+        return 1
+    order: Literal["little", "big"] = "little" if exif.startswith(b"II") else "big"
+
+    def number(at: int, width: int) -> int:
+        return int.from_bytes(exif[at : at + width], order)
+
+    table = number(4, 4)
+    for entry in range(table + 2, table + 2 + 12 * number(table, 2), 12):
+        if entry + 12 > len(exif):
+            break
+        if number(entry, 2) == 0x0112:
+            value = number(entry + 8, 2)
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
 def check_pixels(width: int | None, height: int | None, preparation: ImagePreparation) -> None:
     if width is not None and height is not None and width * height > preparation.max_pixels:
         raise ImageTooLarge(
@@ -376,8 +353,8 @@ def check_pixels(width: int | None, height: int | None, preparation: ImagePrepar
 
 
 def without_metadata(content: bytes, header: ImageHeader) -> bytes:
-    """A plain JPEG or PNG without EXIF, XMP, comments, text, chunks of no known kind, and whatever follows its end; the
-    picture's own bytes are not touched. Raises ImageUnreadable for a JPEG whose scans are not told apart safely."""
+    """Remove EXIF, XMP, comments, text, unknown chunks and trailing bytes of a plain JPEG or PNG. The bytes of the
+    picture stay. Raises ImageUnreadable for a JPEG whose scans cannot be separated safely."""
     if header.format is ImageFormat.PNG:
         kept = [content[chunk.start : chunk.end] for chunk in _png_chunks(content) if chunk.kind in _PNG_KEPT]
         return PNG_SIGNATURE + b"".join(kept)

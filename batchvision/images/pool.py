@@ -22,8 +22,7 @@ from typing import Self
 
 from batchvision.descriptors import EXHAUSTED
 from batchvision.errors import ImageTooLarge, ImageUnreadable, JobInvalid, TooManyOpenFiles
-from batchvision.images.formats import Converted, ImageFormat, ImageHeader, examine
-from batchvision.images.parcels import (
+from batchvision.images.decoder_messages import (
     READY,
     REPLY_BYTES,
     Ending,
@@ -32,6 +31,7 @@ from batchvision.images.parcels import (
     pack_task,
     unpack_reply,
 )
+from batchvision.images.formats import Converted, ImageFormat, ImageHeader, examine
 from batchvision.records import ImagePreparation
 
 DEADLINE_SECONDS = 30.0  #: for one image, its way there and back included
@@ -92,7 +92,7 @@ class DecodingPool:
         Raises ImageUnreadable or ImageTooLarge; JobInvalid where no process can be started at all.
         """
         reply, answer = self._ask(content, header, preparation, is_alone=False)
-        if reply.ending is Ending.NEEDS_ROOM:
+        if reply.ending is Ending.NEEDS_MEMORY:
             reply, answer = self._ask(content, header, preparation, is_alone=True)
         match reply.ending:
             case Ending.CONVERTED:

@@ -16,9 +16,9 @@ from typing import BinaryIO, NamedTuple
 from PIL import AvifImagePlugin
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable
-from batchvision.images.convert import NeedsRoom, convert
+from batchvision.images.convert import NeedsMemory, convert
+from batchvision.images.decoder_messages import READY, TASK_BYTES, Ending, Reply, Task, pack_reply, unpack_task
 from batchvision.images.formats import ImageFormat
-from batchvision.images.parcels import READY, TASK_BYTES, Ending, Reply, Task, pack_reply, unpack_task
 
 #: What one image may take while others are decoded beside it, and while it is alone.
 SHARED_BYTES = 256 * 1024 * 1024
@@ -116,8 +116,8 @@ def _serve(task: Task, given: BinaryIO) -> tuple[Reply, bytes]:
     try:
         content = given.read(task.length)
         ready = convert(content, task.header, task.preparation, _room(task) - SPARE_BYTES - len(content))
-    except NeedsRoom as error:
-        return _words(Ending.TOO_LARGE if task.is_alone else Ending.NEEDS_ROOM, error)
+    except NeedsMemory as error:
+        return _words(Ending.TOO_LARGE if task.is_alone else Ending.NEEDS_MEMORY, error)
     except ImageTooLarge as error:
         return _words(Ending.TOO_LARGE, error)
     except MemoryError:

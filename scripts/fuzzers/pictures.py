@@ -14,8 +14,8 @@ from batchvision.errors import ImageTooLarge, ImageUnreadable, RowFault
 from batchvision.images import ImageFolder, kind_of, redact_reference, redact_url, stamp
 from batchvision.images.addresses import check_host, may_be_public
 from batchvision.images.data_uris import read_data_uri
+from batchvision.images.decoder_messages import REPLY_BYTES, TASK_BYTES, Ending, unpack_reply, unpack_task
 from batchvision.images.formats import ImageFormat, ImageHeader, check_pixels, examine, without_metadata
-from batchvision.images.parcels import REPLY_BYTES, TASK_BYTES, Ending, unpack_reply, unpack_task
 from batchvision.images.references import check_url, identity, url_identity
 from batchvision.records import ImageKind, ImagePreparation, ImageRef
 from batchvision.secrets import Secrets

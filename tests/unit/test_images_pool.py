@@ -19,8 +19,8 @@ from PIL import Image
 from batchvision.errors import ImageTooLarge, ImageUnreadable, JobInvalid
 from batchvision.images import DecodingPool, ImageFolder, ImageSettings, ImageSource
 from batchvision.images.convert import convert
+from batchvision.images.decoder_messages import Ending, Reply, Task, pack_reply, pack_task, unpack_reply, unpack_task
 from batchvision.images.formats import Converted, ImageFormat, ImageHeader, examine
-from batchvision.images.parcels import Ending, Reply, Task, pack_reply, pack_task, unpack_reply, unpack_task
 from batchvision.images.pool import _TooSlow, _wait
 from batchvision.records import ImageKind, ImagePreparation, ImageRef
 

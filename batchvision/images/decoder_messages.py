@@ -1,6 +1,6 @@
-"""How an image and its conversion travel between a run and its decoding processes: length first, then bytes.
+"""Messages between a run and its decoding processes: a fixed head with a length, then bytes.
 
-Rule: nothing here is unpickled or evaluated; what a decoding process says is read as numbers, a short text or a JPEG.
+Nothing is unpickled or evaluated. An answer is read as numbers, a short text or a JPEG.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import NamedTuple
 from batchvision.images.formats import ImageFormat, ImageHeader
 from batchvision.records import ImagePreparation
 
-#: What a new process says once it can convert.
+#: First output of a process, when it can convert.
 READY = b"batchvision images 1\n"
-#: format, orientation, may it have all the memory, bytes that follow, max_bytes, max_side (0: none), max_pixels,
-#: background, page (0: the first)
+#: format, orientation, is it alone, length of the content, max_bytes, max_side (0: none), max_pixels, background,
+#: page (0: the first)
 _TASK = struct.Struct("!BB?QQQQBI")
-#: how it ended, width, height, bytes that follow, pages and channels of the source, is it the process's last
+#: ending, width, height, length of the content, pages and channels of the source, is it the last of this process
 _REPLY = struct.Struct("!BIIQII?")
 TASK_BYTES, REPLY_BYTES = _TASK.size, _REPLY.size
 _FORMATS = tuple(ImageFormat)
 _BACKGROUNDS = ("auto", "white", "black")
-_MOST = 2**64 - 1
+_MAX = 2**64 - 1
 
 
 class Ending(IntEnum):
     """How the conversion of one image ended."""
 
     CONVERTED = 0  #: a JPEG follows
-    UNREADABLE = 1  #: words follow, as with the next
-    TOO_LARGE = 2
-    NEEDS_ROOM = 3  #: it can be done with all the memory there is, and with no other image beside it
+    UNREADABLE = 1  #: a message follows
+    TOO_LARGE = 2  #: a message follows
+    NEEDS_MEMORY = 3  #: a message follows: the image needs all memory, with no other image beside it
 
 
 class Task(NamedTuple):
-    """What is to be converted; the image's own bytes follow."""
+    """An image to convert. Its bytes follow."""
 
     header: ImageHeader
     preparation: ImagePreparation
@@ -44,7 +44,7 @@ class Task(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What came of it; a JPEG or words follow."""
+    """The result of a task. A JPEG or a message follows."""
 
     ending: Ending
     width: int
@@ -52,7 +52,7 @@ class Reply(NamedTuple):
     length: int
     pages: int = 1
     channels: int = 0
-    is_last: bool = False  #: the process holds too much memory to go on
+    is_last: bool = False  #: the process holds too much memory for another task
 
 
 def pack_task(task: Task) -> bytes:
@@ -62,9 +62,9 @@ def pack_task(task: Task) -> bytes:
         task.header.orientation,
         task.is_alone,
         task.length,
-        min(wanted.max_bytes, _MOST),
-        min(wanted.max_side or 0, _MOST),
-        min(wanted.max_pixels, _MOST),
+        min(wanted.max_bytes, _MAX),
+        min(wanted.max_side or 0, _MAX),
+        min(wanted.max_pixels, _MAX),
         _BACKGROUNDS.index(wanted.background),
         wanted.page if isinstance(wanted.page, int) else 0,
     )
@@ -91,6 +91,6 @@ def pack_reply(reply: Reply) -> bytes:
 
 
 def unpack_reply(raw: bytes) -> Reply:
-    """Raises ValueError for what no decoding process of ours says."""
+    """Raises ValueError for bytes that are no reply."""
     ending, *numbers = _REPLY.unpack(raw)
     return Reply(Ending(ending), *numbers)
