@@ -17,7 +17,7 @@ from batchvision.cli.terminal import safe_line
 from batchvision.errors import BatchvisionError, Transient
 from batchvision.http.body import Body
 from batchvision.prompt import answer_columns, build_answer_spec
-from batchvision.providers import Gone, Reading, Waiting, dialect
+from batchvision.providers import Gone, Reading, NotReady, dialect
 from batchvision.records import Completed, Exchange, Failed, ImagePreparation, Label, Lane, RawAnswer, Recipe
 from batchvision.runner.classify import Classifier
 from batchvision.runner.retry import RetryPolicy
@@ -186,7 +186,7 @@ class Answers:
         ticket = speaks.read_ticket(raw)
         assert isinstance(ticket, BatchvisionError) or ticket.isprintable()
         poll = speaks.read_poll(raw)
-        assert isinstance(poll, Waiting | Gone | Reading)
+        assert isinstance(poll, NotReady | Gone | Reading)
         _check_seconds(*speaks.limits(raw))
         try:
             for model in speaks.read_models(raw):
