@@ -17,7 +17,7 @@ from batchvision.cli.terminal import safe_line
 from batchvision.errors import BatchvisionError, Transient
 from batchvision.http.body import Body
 from batchvision.prompt import answer_columns, build_answer_spec
-from batchvision.providers import Gone, Reading, NotReady, dialect
+from batchvision.providers import Gone, NotReady, Reading, dialect
 from batchvision.records import Completed, Exchange, Failed, ImagePreparation, Label, Lane, RawAnswer, Recipe
 from batchvision.runner.classify import Classifier
 from batchvision.runner.retry import RetryPolicy
