@@ -6,7 +6,7 @@
     ├── StopRun                       stop the run; rows not reached stay pending
     │   ├── JobInvalid            exit 2   the job, its manifest or the command line is wrong
     │   │   └── ManifestChanged   exit 4   the manifest was modified while a run was reading it
-    │   ├── ProviderRefuses           a refusal of every request, unless other rows are answered
+    │   ├── ProviderRefuses           every request is refused, unless other rows are answered
     │   │   ├── AuthenticationFailed  exit 5   the provider refuses the key
     │   │   ├── OutOfCredit           exit 5   the account has no credit left, or reached its own spending limit
     │   │   ├── ModelNotFound         exit 5   unknown model or URL, or the model lacks an ability that every row needs
@@ -70,13 +70,13 @@ class Disposition(Enum):
 
     RETRY = "retry"  #: the same request may succeed later
     FAIL_ROW = "fail_row"  #: this row is failed, the run continues
-    STOP_RUN = "stop_run"  #: no further request can succeed, or none is allowed
+    STOP_RUN = "stop_run"  #: no further request can succeed or is allowed
 
 
 class BatchvisionError(Exception):
-    """Base class. ``kind`` is the stored word, ``disposition`` says what follows.
+    """Base class. ``kind`` is the stored word, ``disposition`` the consequence.
 
-    ``what``: what happened, and to which row, file or key. ``next_step``: what the user can do about it, if known.
+    ``what``: what happened, and to which row, file or key. ``next_step``: the user's remedy, if known.
     ``message`` is both in one text.
     """
 
@@ -381,7 +381,7 @@ class AnswerCutShort(Transient):
 
 
 def shows_access(error: BatchvisionError | None) -> bool:
-    """Whether the end of a request proves key, URL and model: it was answered (None), or reached the model."""
+    """Whether the end of a request proves key, URL and model: no error, or an error after reaching the model."""
     return error is None or (isinstance(error, RowFault) and error.shows_access)
 
 

@@ -1,7 +1,7 @@
-"""The hashes that decide what is done already. Pure; their values never change with an upgrade.
+"""The hashes that identify recipes, requests and rows. Pure; their values never change with an upgrade.
 
-Every key is a 128-bit BLAKE2b in 32 hex digits over length-prefixed parts, so that no two different lists of parts
-have the same bytes. Golden vectors in the tests hold them still.
+Every key is a 128-bit BLAKE2b in 32 hex digits over length-prefixed parts, so that different lists of parts never have
+the same bytes. Golden vectors in the tests hold the values.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _framed(parts: Iterable[str]) -> bytes:
     return b"".join(framed)
 
 
-@lru_cache(maxsize=8)  # most jobs ask the same of every image
+@lru_cache(maxsize=8)  # in most jobs all rows have one text
 def _start(kind: str, recipe: str, text: str) -> bytes:
     return _framed((kind, recipe, text))
 
@@ -40,12 +40,12 @@ def canonical_json(document: Any) -> str:
 
 
 def recipe_id(document: Mapping[str, Any]) -> str:
-    """The hash of everything in a job that decides its answers."""
+    """The hash of a recipe document: everything in a job that decides its answers."""
     return _hexdigest(_framed(["recipe-1", canonical_json(document)]))
 
 
 def request_key(recipe: str, text: str, image_identities: Iterable[str]) -> str:
-    """What is asked for one row: the recipe, the rendered text and the identities of its images, in order."""
+    """The hash of a request: recipe, rendered text, and the identities of the images in order."""
     return _hexdigest(_start("request-1", recipe, text) + _framed(image_identities))
 
 
@@ -69,12 +69,12 @@ def request_key_of(recipe: str, prompt: Prompt, payloads: Sequence[Payload]) -> 
 
 
 def skip_key(recipe: str, text: str, image_stamps: Iterable[str]) -> str:
-    """As :func:`request_key`, but with what is cheap to know of an image (path, size, mtime) for its content."""
+    """As :func:`request_key`, with cheap facts of an image (path, size, mtime) in place of its content."""
     return _hexdigest(_start("skip-1", recipe, text) + _framed(image_stamps))
 
 
 def key_bytes(key: str) -> bytes:
-    """A request_key or skip_key as the 16 bytes that its 32 hex digits say; any other text by its hash."""
+    """The 16 bytes of a request_key or skip_key; the hash of any other text."""
     try:
         raw = bytes.fromhex(key)
     except ValueError:
@@ -85,12 +85,12 @@ def key_bytes(key: str) -> bytes:
 
 
 def row_digest(row_id: str, key: str) -> bytes:
-    """A row_id, alone or with one of its keys, in 16 bytes: rows are told apart in memory by it."""
+    """The hash of a row_id, alone or with one of its keys, in 16 bytes; identifies rows in memory."""
     return blake2b(f"{len(row_id)}:{row_id}{key}".encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
 def digests_after(head: bytes, texts: Iterable[bytes]) -> bytes:
-    """The 16-byte hash of ``head`` and each text behind it, one behind the other: ``head`` is hashed once."""
+    """The 16-byte hashes of ``head`` followed by each text, concatenated. ``head`` is hashed once."""
     begun, found = blake2b(head, digest_size=KEY_BYTES), []
     for text in texts:
         whole = begun.copy()

@@ -1,6 +1,6 @@
 """Prices, ticks and the spend cap. Money is integers: 1 USD = 10^10 ticks; nothing here is a float.
 
-Prices serve estimates, and the cost of answers whose provider does not report it; a reported cost always wins.
+Prices serve estimates, and the cost of answers without a reported cost.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from batchvision.records import TICKS_PER_USD, Usage
 
 TOKENS_PER_MTOK = 1_000_000
 
-#: Sums beyond this are no money: a billion USD, still far from an int64 of ticks.
+#: Larger amounts are refused; an int64 of ticks holds more.
 _MOST_USD = Decimal(900_000_000)
 
-#: A long context costs so many times the usual price, where nothing else is known.
+#: The price of a long context over the usual price, where no price is listed.
 LONG_CONTEXT_FACTOR = 2
 
 #: When the built-in prices were read from https://docs.x.ai/developers/pricing.
@@ -27,7 +27,7 @@ PRICES_AS_OF = date(2026, 9, 29)
 
 
 def usd_to_ticks(usd: Decimal | str | int | float) -> int:
-    """USD as ticks, rounded half-even. A float counts as the decimal it prints as. Raises ValueError if it is none."""
+    """USD as ticks, rounded half-even. A float counts as its decimal text. Raises ValueError."""
     try:
         amount = usd if isinstance(usd, Decimal) else Decimal(str(usd))
     except InvalidOperation:
@@ -39,7 +39,7 @@ def usd_to_ticks(usd: Decimal | str | int | float) -> int:
 
 
 def format_usd(ticks: int) -> str:
-    """Ticks for people: cents from one USD on, below that three digits that count."""
+    """Ticks for people: cents from one USD on, below that three significant digits."""
     usd = Decimal(ticks) / TICKS_PER_USD
     if not ticks or abs(usd) >= 1:
         return f"${usd:,.2f}".replace("$-", "-$")
@@ -48,12 +48,12 @@ def format_usd(ticks: int) -> str:
 
 
 def known_or_none(ticks: int, unknown: int) -> int | None:
-    """A sum for machines: None where ``unknown`` amounts are all there is. A sum that is partly known stays."""
+    """A sum for machines: ``None`` where all amounts are ``unknown``. A partly known sum stays."""
     return None if unknown and not ticks else ticks
 
 
 def cost_words(ticks: int | None, unknown: int) -> str:
-    """A sum for people. ``unknown``: how many answers of unknown cost are not in it."""
+    """A sum for people. ``unknown``: the number of answers of unknown cost, which are not in the sum."""
     if not unknown:
         return format_usd(ticks or 0)
     if not ticks:
@@ -62,7 +62,7 @@ def cost_words(ticks: int | None, unknown: int) -> str:
 
 
 def bound_words(ticks: int | None, unbounded: int) -> str:
-    """What may have been billed at most, for people. ``unbounded``: how many requests had no bound."""
+    """An upper bound for people. ``unbounded``: the number of requests without a bound."""
     if not unbounded:
         return f"at most {format_usd(ticks or 0)}"
     if not ticks:
@@ -75,10 +75,10 @@ def bound_words(ticks: int | None, unbounded: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a model costs, in ticks for a million tokens (``image_ticks``: for one image).
+    """The prices of a model, in ticks for a million tokens (``image_ticks``: for one image).
 
-    From ``long_context_tokens`` prompt tokens on, all tokens of the request cost ``long_context_factor`` times that, or
-    the ``long_`` price where one is listed. ``request_ticks``: for the request itself.
+    From ``long_context_tokens`` prompt tokens on, all tokens of the request cost the ``long_`` price, or
+    ``long_context_factor`` times the usual price. ``request_ticks``: for the request itself.
     """
 
     input_ticks_per_mtok: int
@@ -93,12 +93,12 @@ class Prices:
     request_ticks: int = 0
 
     def record(self) -> dict[str, int]:
-        """What an intent says of the prices it is sent under: every field that is set."""
+        """The prices as an intent records them: every field that is set."""
         return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
 
     @classmethod
     def recorded(cls, record: Mapping[str, int]) -> Prices:
-        """The prices of a record. Raises ValueError or TypeError where it is none."""
+        """The prices of a record. Raises ValueError or TypeError for an invalid record."""
         if not all(type(ticks) is int for ticks in record.values()):
             raise ValueError("prices that are no integers")
         return cls(**record)
@@ -126,7 +126,7 @@ class Prices:
 
 
 def cost_ticks(usage: Usage, prices: Prices | None, images: int = 0) -> int | None:
-    """What an answer cost: as reported, else from its tokens. None where either tokens or prices are unknown."""
+    """The cost of an answer: as reported, else from its tokens; ``None`` where tokens or prices are unknown."""
     if usage.cost_ticks is not None:
         return usage.cost_ticks
     if prices is None or usage.prompt_tokens is None or usage.completion_tokens is None:
@@ -136,7 +136,7 @@ def cost_ticks(usage: Usage, prices: Prices | None, images: int = 0) -> int | No
 
 
 def with_cost(usage: Usage, prices: Prices | None, images: int = 0) -> Usage:
-    """``usage`` with its cost, computed where it was not reported and can be."""
+    """``usage`` with its cost; an unreported cost is computed if possible."""
     if usage.cost_ticks is not None:
         return usage
     ticks = cost_ticks(usage, prices, images)
@@ -154,7 +154,7 @@ def _per_mtok(input_usd: str, cached_usd: str, output_usd: str) -> Prices:
     return Prices(usd_to_ticks(input_usd), usd_to_ticks(cached_usd), usd_to_ticks(output_usd), 0, 200_000)
 
 
-#: All models of this family have the same prices. Those without a date are of LiteLLM's price map 1.108.
+#: The models of this family have the same prices. The names without a date come from LiteLLM's price map 1.108.
 _GROK_4_20 = (
     "grok-4.20", "grok-4.20-reasoning", "grok-4.20-non-reasoning", "grok-4.20-multi-agent", "grok-4.20-0309",
     "grok-4.20-0309-reasoning", "grok-4.20-0309-non-reasoning", "grok-4.20-multi-agent-0309",
@@ -186,16 +186,16 @@ _FIELDS = {
 
 
 def built_in(provider: str, model: str) -> Prices | None:
-    """The prices of :data:`PRICES_AS_OF`; a variant (``model:floor``, ``model-latest``) costs what its model does."""
+    """The prices of :data:`PRICES_AS_OF`. A variant (``model:floor``, ``model-latest``) has the prices of its model."""
     return _BUILT_IN.get(provider, {}).get(re.sub(r":.*", "", model).removesuffix("-latest"))
 
 
 def overlaid(known: Prices | None, given: Mapping[str, Any]) -> Prices | None:
-    """``given`` over ``known``; None where both together say too little.
+    """``given`` over ``known``; ``None`` where input and output prices are missing in both.
 
-    ``given``: ``input``, ``cached``, ``output`` in USD for a million tokens, ``image`` in USD for one. Without
-    ``cached``, cached tokens cost what others do. ``long_above_tokens``: from so many prompt tokens on, all of a
-    request costs ``long_input``, ``long_cached``, ``long_output``; those not given are a factor of the given price.
+    ``given``: ``input``, ``cached``, ``output`` in USD for a million tokens, ``image`` in USD for one image. Without
+    ``cached``, cached tokens cost the input price. From ``long_above_tokens`` prompt tokens on, all tokens of a request
+    cost ``long_input``, ``long_cached``, ``long_output``; an absent one is a factor of the usual price.
     """
     ticks: dict[str, Any] = {
         _FIELDS[name]: usd_to_ticks(usd) for name, usd in given.items() if usd is not None and name in _FIELDS
@@ -211,7 +211,7 @@ def overlaid(known: Prices | None, given: Mapping[str, Any]) -> Prices | None:
 
 
 def prices_for(provider: str, model: str, overrides: Mapping[str, Any] | None = None) -> Prices | None:
-    """The built-in prices of a model with the job's ``provider.prices`` over them; None where too little is known."""
+    """The built-in prices of a model under the job's ``provider.prices``; ``None`` where too few are known."""
     return overlaid(built_in(provider, model), overrides or {})
 
 

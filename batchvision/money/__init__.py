@@ -1,4 +1,4 @@
-"""Price lists, estimates of requests, and sums of what attempts cost. Costs are integers: 1 USD = 10^10 ticks."""
+"""Price lists, estimates of requests, and sums of the cost of attempts. Costs are integers: 1 USD = 10^10 ticks."""
 
 from batchvision.money.estimator import Estimator
 from batchvision.money.price_lists import FRESH_FOR, ListedPrices, PriceQuote, quote, recall, remember

@@ -1,7 +1,7 @@
-"""The estimator of one recipe's requests.
+"""Estimate tokens and cost of one recipe's requests.
 
-Likely figures are corrected by what answers report; bounds are for the spend cap and only ever err upward, as far as
-a model's counting is known.
+Usage in answers corrects the likely figures. Bounds serve the spend cap and err upward, as far as a model's way of
+counting is known.
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ import json
 from collections.abc import Sequence
 
 from batchvision.money import image_tokens
-from batchvision.money.learned import LearnedImages
-from batchvision.money.mean import Mean
+from batchvision.money.learned import LearnedImages, Mean
 from batchvision.prompt import system_text
 from batchvision.providers import output_limit
 from batchvision.records import Estimate, ImageSize, Recipe, Usage
 from batchvision.ticks import Prices
 
-#: Of English text; scripts with more tokens a character are covered by learning, and by the bound.
+#: For English text. Learning and the bound cover scripts with more tokens a character.
 CHARS_PER_TOKEN = 4
-#: No text has more tokens than this many for a character (of common tokenizers and scripts).
+#: An upper bound for common tokenizers and scripts.
 MOST_TOKENS_PER_CHAR = 2
-#: What a chat puts around each message, and around all of them.
+#: Tokens that a chat format adds around each message.
 TOKENS_AROUND = 20
 
-#: Output tokens of an answer, before any is known.
+#: Output tokens of an answer, before the first answer.
 FIRST_OUTPUT_TOKENS = 300
 
-#: Prompts are cached in blocks of so many tokens (measured at xAI; OpenAI says the same).
+#: Prompts are cached in blocks of so many tokens (measured at xAI; documented by OpenAI).
 CACHE_BLOCK_TOKENS = 128
 
 
@@ -35,7 +34,7 @@ class Estimator:
     """Estimates the requests of one recipe."""
 
     def __init__(self, recipe: Recipe, prices: Prices | None, *, caches_prefix: bool = False) -> None:
-        """``caches_prefix``: the provider is asked to keep what all requests begin with; likely costs count on it."""
+        """``caches_prefix``: the provider caches the common prefix of requests, which lowers likely costs."""
         self._prices = prices
         self._cached = _prefix_tokens(recipe) // CACHE_BLOCK_TOKENS * CACHE_BLOCK_TOKENS if caches_prefix else 0
         self._images = LearnedImages(image_tokens.rule(recipe.model), recipe.detail)
@@ -64,7 +63,7 @@ class Estimator:
         output = min(round(self._output.value or FIRST_OUTPUT_TOKENS), limit or 1_000_000)
         most_text = chars * MOST_TOKENS_PER_CHAR + self._messages * TOKENS_AROUND
         if messages_bytes:
-            most_text = min(most_text, messages_bytes)  # no token is less than a byte
+            most_text = min(most_text, messages_bytes)  # a token has at least one byte
         most_prompt = most_text + round(sum(map(self._images.most, sizes)))
         return Estimate(
             tokens=prompt + output,
@@ -77,7 +76,7 @@ class Estimator:
         )
 
     def learn(self, usage: Usage, asked: Estimate | None = None) -> None:
-        """Take an answer's usage in. ``asked``: what was estimated of its request; None: that is not known any more."""
+        """Learn from an answer's usage. ``asked``: the estimate of its request, if still known."""
         if usage.completion_tokens is not None:
             self._output.add(usage.completion_tokens + (usage.reasoning_tokens or 0))
         if asked is not None:
@@ -88,13 +87,13 @@ class Estimator:
 
 
 def _prefix_tokens(recipe: Recipe) -> int:
-    """What comes before a row's own text and images, about; the examples' images are left out."""
+    """Approximate tokens before a row's own text and images, without the examples' images."""
     examples = sum(len(example.user) + len(example.answer) for example in recipe.examples)
     return (len(system_text(recipe) or "") + examples) // CHARS_PER_TOKEN
 
 
 def _constant_chars(recipe: Recipe) -> int:
-    """What every request of a recipe holds beside its row's text."""
+    """Characters of each request of a recipe beside the row's text."""
     examples = sum(len(example.user) + len(example.answer) for example in recipe.examples)
     schema = recipe.answer.schema
     return len(recipe.system or "") + examples + (0 if schema is None else len(json.dumps(schema, default=str)))

@@ -1,8 +1,8 @@
-"""How many tokens an image is, by what providers publish. Pure; for models without a published rule, a prior.
+"""Count the tokens of an image by the rules that providers publish; a prior for models without a rule. Pure.
 
-Sources: OpenAI's guide "Images and vision"; Claude's vision page (w*h/750); Gemini's media_resolution table. xAI
-publishes none for Grok 4: the rule of its earlier vision models (256 tokens for each tile of 448 px, at most six, and
-for the overview) is the prior until usage tells, and its largest count the bound.
+Sources: OpenAI's guide "Images and vision"; Claude's vision page (w*h/750); Gemini's media_resolution table. xAI has no
+published rule for Grok 4. The prior is the rule of its earlier vision models: 256 tokens for each tile of 448 px (at
+most six) and for the overview. The largest count of that rule is the bound.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from math import ceil, floor, sqrt
 #: (width, height, detail) -> tokens
 _Count = Callable[[int, int, str], int]
 
-#: A side longer than any that is sent, for images whose size is not known.
+#: The assumed side of an image of unknown size, longer than any sent side.
 _LARGE = 8192
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRule:
-    """``is_exact``: the count follows from size and detail. Otherwise it is a prior, better learned from usage.
+    """``is_exact``: the count follows from size and detail. Otherwise the count is a prior, to be learned from usage.
 
     An image of unknown size counts as 1024 x 1024, and at most as a large one.
     """
@@ -32,11 +32,11 @@ class ImageRule:
     most_tokens: int | None = None
 
     def tokens(self, width: int | None, height: int | None, detail: str) -> int:
-        """What the image likely is."""
+        """The likely tokens."""
         return self.count(width or 1024, height or 1024, detail)
 
     def most(self, width: int | None, height: int | None, detail: str) -> int:
-        """What it is at most."""
+        """The most tokens."""
         if self.most_tokens is not None:
             return self.most_tokens
         return self.count(width or _LARGE, height or _LARGE, detail)
@@ -51,7 +51,7 @@ def rule(model: str) -> ImageRule:
 def _patches(factor: float, budget: int, original: int | None, width: int, height: int, detail: str) -> int:
     """OpenAI's patch models: 32 px patches after a resize into a box and a budget of patches, times a factor.
 
-    ``original``: the budget of models whose ``auto`` sends the image as it is.
+    ``original``: the budget of models that take the original image under ``auto``.
     """
     side, most = (512, 256) if detail == "low" else (2048, budget)
     if original is not None and detail in ("auto", "original"):

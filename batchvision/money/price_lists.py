@@ -1,8 +1,7 @@
-"""What a model costs, and how we know: the job's own prices, its prices file, the provider's list, the built-in table.
+"""The prices of a model, in this order: the job, its prices file, the provider's list, the built-in table.
 
-The provider's list is asked for by ``models`` and ``check`` and remembered here, with its date, in a folder of the
-user's; a run only looks at it. Rule: the list is a convenience. One that is missing, damaged or cannot be written is
-as if there were none; nothing here sends anything or raises.
+``models`` and ``check`` fetch the provider's list; this module stores it in the user's cache folder, and a
+run reads it. The list is optional: a missing, damaged or unwritable list is ignored. Nothing here sends or raises.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from batchvision.providers import ModelListing
 from batchvision.ticks import PRICES_AS_OF, Prices, built_in, overlaid
 
 CACHE_DIR_ENV = "BATCHVISION_CACHE_DIR"
-#: Prices older than this are told to be.
+#: Older prices come with a warning.
 OLD_AFTER = timedelta(days=30)
-#: A list younger than this is shown without asking again.
+#: A younger list is used without fetching it again.
 FRESH_FOR = timedelta(days=1)
 
 _VERSION = 1
@@ -34,26 +33,26 @@ _PRICE_NAMES = frozenset(each.name for each in fields(Prices))
 
 
 class ListedPrices(NamedTuple):
-    """A provider's list of models, and when it was read."""
+    """A provider's list of models, and the time of reading."""
 
     models: tuple[ModelListing, ...]
     at: datetime
 
     def find(self, model: str) -> ModelListing | None:
-        """By name or alias; a variant (``model:floor``) that is not listed counts as its model."""
+        """Find a model by name or alias; an unlisted variant (``model:floor``) counts as its model."""
         by_name = {name: each for each in self.models for name in (*each.aliases, each.name)}
         return by_name.get(model) or by_name.get(re.sub(r":.*", "", model))
 
 
 class PriceQuote(NamedTuple):
-    """The prices of a job's model. ``source``: where they are from; ``as_of`` None: they do not grow old."""
+    """The prices of a job's model, with their source. Without ``as_of`` they never count as old."""
 
     prices: Prices | None
     source: str
     as_of: date | None = None
 
     def warning(self, today: date, job: Job) -> str | None:
-        """A sentence where they are older than 30 days."""
+        """A sentence about prices older than 30 days."""
         if self.prices is None or self.as_of is None or today - self.as_of <= OLD_AFTER:
             return None
         provider = job.provider.name
@@ -65,7 +64,7 @@ class PriceQuote(NamedTuple):
 
 
 def quote(job: Job, environ: Mapping[str, str] | None = None) -> PriceQuote:
-    """Job over prices file over the provider's list over the built-in table; each may say only some of them."""
+    """The prices of the job's model. Each source may hold some of the prices; the next source fills the gaps."""
     provider = job.provider
     known = _known(provider.name, job.base_url, provider.model, environ)
     filed = job.file_prices
@@ -87,14 +86,14 @@ def _known(provider: str, base_url: str, model: str, environ: Mapping[str, str] 
 
 
 def _over(known: PriceQuote, given: Mapping[str, Any], source: str, as_of: date | None) -> PriceQuote:
-    """``given`` over ``known``. The age is that of the input and output prices."""
+    """``given`` over ``known``. The date is that of the input and output prices."""
     prices = overlaid(known.prices, given)
     if {"input", "output"} <= given.keys():
         return PriceQuote(prices, source, as_of)
     return PriceQuote(prices, f"{source} over {known.source}", known.as_of)
 
 
-# ---------------------------------------------------------------------------------- the remembered list
+# ---------------------------------------------------------------------------------- the stored list
 
 
 def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
@@ -103,12 +102,12 @@ def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
     if own := found.get(CACHE_DIR_ENV):
         return Path(own).expanduser()
     base = found.get("XDG_CACHE_HOME", "")
-    # the XDG rule: a relative path there is to be ignored
+    # XDG: ignore a relative path
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "batchvision"
 
 
 def list_path(provider: str, base_url: str, environ: Mapping[str, str] | None = None) -> Path:
-    """One file for each server: the same name may stand for a rehearsal's."""
+    """The file of one server; a provider's name may stand for several servers."""
     server = sha256(base_url.rstrip("/").encode()).hexdigest()[:12]
     return cache_folder(environ) / "models" / f"{re.sub(r'[^A-Za-z0-9_-]', '_', provider)[:40]}-{server}.json"
 
@@ -120,7 +119,7 @@ def remember(
     at: datetime,
     environ: Mapping[str, str] | None = None,
 ) -> Path | None:
-    """Keep a list for later runs; replaced by one rename. None where it cannot be kept."""
+    """Store a list for later runs, replaced by one rename. Returns ``None`` if it cannot be stored."""
     document = {"version": _VERSION, "provider": provider, "read_at": at.isoformat()}
     content = json.dumps({**document, "models": [_document(model) for model in models]}, ensure_ascii=False)
     temporary: str | None = None
@@ -131,7 +130,7 @@ def remember(
         with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
             file.write(content)
         Path(temporary).replace(path)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
+    except (OSError, RuntimeError):  # RuntimeError: no home folder
         if temporary is not None:
             with suppress(OSError):
                 Path(temporary).unlink()
@@ -140,7 +139,7 @@ def remember(
 
 
 def recall(provider: str, base_url: str, environ: Mapping[str, str] | None = None) -> ListedPrices | None:
-    """The list as it was last read; None where there is none that can be understood."""
+    """The stored list; ``None`` if there is no readable list."""
     try:
         document = json.loads(list_path(provider, base_url, environ).read_text(encoding="utf-8"))
         if document["version"] != _VERSION or document["provider"] != provider:
@@ -157,7 +156,7 @@ def _document(model: ModelListing) -> dict[str, Any]:
 
 
 def _listing(entry: Mapping[str, Any]) -> ModelListing:
-    """Raises ValueError, KeyError or TypeError for what no version of this wrote."""
+    """Raises ValueError, KeyError or TypeError for an entry that no version wrote."""
     prices = entry["prices"]
     return ModelListing(
         name=str(entry["name"]),

@@ -1,4 +1,4 @@
-"""What attempts cost, added up: by state, by model, by day, and what of it bought nothing. Pure; integers only."""
+"""Sum the cost of attempts by state, model and day, and the part that bought no answer. Pure; integers only."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from batchvision.errors import RUN_STOPS, TRANSIENTS
 from batchvision.records import Attempt, AttemptState
 from batchvision.ticks import known_or_none
 
-#: Stands where no answer came that could name its model.
+#: In place of a model, for attempts without an answer that names it.
 NO_MODEL = "(no answer)"
 
 
-#: Kinds of errors that are no answer of the model, also with a status of 200: they cost nothing.
+#: Errors that are no answer of the model, even with a status of 200: they cost nothing.
 NO_ANSWER_KINDS = frozenset({*TRANSIENTS, *RUN_STOPS})
 #: States of attempts that may have been billed without an answer.
 UNCLEAR = frozenset({AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ})
 
 
 class Sum(NamedTuple):
-    """Attempts added up. ``bound_ticks``: what those of unknown cost may have cost at most."""
+    """Attempts added up. ``bound_ticks``: the upper bound of attempts of unknown cost."""
 
     attempts: int = 0
     cost_ticks: int = 0
     bound_ticks: int = 0
-    unknown_cost: int = 0  #: answers that neither say their cost nor have a price: not in ``cost_ticks``
-    unbounded: int = 0  #: attempts that may have been billed, and have no bound: not in ``bound_ticks``
+    unknown_cost: int = 0  #: answers without a reported cost and without a price: not in ``cost_ticks``
+    unbounded: int = 0  #: attempts that may have been billed, without a bound: not in ``bound_ticks``
 
     def plus(self, other: Sum) -> Sum:
         return Sum(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
     def document(self) -> dict[str, int | None]:
-        """JSON content: null where nothing is known."""
+        """JSON content; null where a sum is unknown."""
         return {
             **self._asdict(),
             "cost_ticks": known_or_none(self.cost_ticks, self.unknown_cost),
@@ -42,7 +42,7 @@ class Sum(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What attempts are added up by. ``day``: of the job's timezone, as 2026-11-20."""
+    """The dimensions of the sums. ``day``: in the job's timezone, as 2026-11-20."""
 
     state: str
     error_kind: str | None
@@ -51,7 +51,7 @@ class Kind(NamedTuple):
 
 
 class Spending:
-    """Grows attempt by attempt, or sum by sum. Its size is that of the kinds there are."""
+    """Sums by kind, one attempt or one sum at a time. Memory grows with the number of kinds."""
 
     def __init__(self, zone: tzinfo = UTC) -> None:
         self._zone = zone
@@ -68,7 +68,7 @@ class Spending:
     def add(self, kind: Kind, more: Sum) -> None:
         self._sums[kind] = self._sums.get(kind, Sum()).plus(more)
 
-    # ---------------------------------------------------------------------------- looked at
+    # ---------------------------------------------------------------------------- sums
 
     @property
     def total(self) -> Sum:
@@ -84,8 +84,8 @@ class Spending:
         return self._by(lambda kind: kind.day)
 
     def wasted(self) -> dict[str, Sum]:
-        """What bought no answer, and why: tried again, failed (by its kind: truncated, invalid_answer ...), or of
-        unknown end (ambiguous, lost_after_read), where only bounds are known."""
+        """Sums of attempts that bought no answer, by reason: retried, the kind of the failure, ambiguous,
+        lost_after_read. For the last two only bounds are known."""
         found = self._by(_waste)
         found.pop("", None)
         return {name: each for name, each in found.items() if any(each[1:])}
@@ -109,7 +109,7 @@ class Spending:
 
 
 def has_unknown_cost(attempt: Attempt) -> bool:
-    """Whether the model has answered, and nobody knows at what cost."""
+    """Whether the model answered at an unknown cost."""
     return is_of_unknown_cost(attempt.state, attempt.http_status, attempt.error_kind, attempt.answer.usage.cost_ticks)
 
 
@@ -137,5 +137,5 @@ def _waste(kind: Kind) -> str:
 
 
 def wasted_ticks(wasted: Mapping[str, Sum]) -> int:
-    """What is known to be wasted; bounds are not counted."""
+    """The known cost without an answer; bounds are not counted."""
     return sum(each.cost_ticks for each in wasted.values())
