@@ -10,13 +10,13 @@ from batchvision.limits import Caps, Wait
 from batchvision.runner import wiring
 from batchvision.runner.booking import Booking
 from batchvision.runner.deduplicator import RequestDeduplicator
-from batchvision.runner.exchange import Exchanges, Intents
-from batchvision.runner.lanes import Delivery, RefusedRows
+from batchvision.runner.exchange import Exchanges, Intents, Settlement
+from batchvision.runner.lanes import Delivery
 from batchvision.runner.later_rows import LaterRows
 from batchvision.runner.opening import OpenedOutput
 from batchvision.runner.provider_calls import ProviderCalls, Terms
+from batchvision.runner.refusals import RefusedRows
 from batchvision.runner.row_requests import RowRequests
-from batchvision.runner.settling import Settlement
 from batchvision.runner.setup import RunSetup
 
 

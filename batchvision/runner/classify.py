@@ -167,7 +167,10 @@ class Classifier:
 
     def _completed(self, exchange: Exchange, raw: RawAnswer, answer: Answer, thoughts: str | None) -> Classification:
         intent = exchange.intent
-        checked = check_answer(self._recipe(intent.recipe_id).answer, answer.text)
+        recipe = self._asked
+        if recipe is None or recipe.recipe_id != intent.recipe_id:
+            recipe = self._recipe(intent.recipe_id)
+        checked = check_answer(recipe.answer, answer.text)
         completed = Completed(
             intent,
             answer,

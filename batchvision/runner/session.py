@@ -28,7 +28,7 @@ from batchvision.runner.assembly import delivery_of
 from batchvision.runner.closing import RunEnd
 from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection, survey
-from batchvision.runner.lanes import DeferredLane, DeferredSettings, Delivery, OnlineLane
+from batchvision.runner.lanes import DeferredLane, DeferredSettings, Delivery, OnlineLane, RequestLane, TicketLane
 from batchvision.runner.opening import OpenedOutput, open_store
 from batchvision.runner.passes import ManifestPasses
 from batchvision.runner.setup import RunSetup
@@ -165,9 +165,9 @@ class RunSession:
 
     async def _deliver(self, output: OpenedOutput, delivery: Delivery, passes: ManifestPasses) -> None:
         """Pass over the manifest until no row is left to ask again."""
-        deferred = self._deferred(delivery)
+        deferred: TicketLane = self._deferred(delivery)
         is_deferred = self.setup.job.delivery.lane_used is Lane.DEFERRED
-        online = OnlineLane(delivery, concurrency=self.setup.job.limits.concurrency)
+        online: RequestLane = OnlineLane(delivery, concurrency=self.setup.job.limits.concurrency)
         tickets = output.tickets.here
         only: frozenset[bytes] | None = None
         while True:
@@ -180,7 +180,7 @@ class RunSession:
                     else:
                         if tickets:  # of an earlier deferred run
                             beside.start_soon(deferred.collect, tickets)
-                        await online.deliver(rows)
+                        await online.deliver(rows, ())
             await delivery.requests.serve_late()
             tickets, only = (), delivery.later.next_pass()
             if self.stop.is_set or not only:

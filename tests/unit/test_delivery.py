@@ -32,11 +32,10 @@ from batchvision.records import (
 from batchvision.runner.booking import Booking
 from batchvision.runner.classify import Classification, Classifier
 from batchvision.runner.deduplicator import RequestDeduplicator
-from batchvision.runner.lanes import RefusedRows
 from batchvision.runner.lanes.base import ENDED_BEFORE_SHARE_COUNTS, Delivery, next_row
 from batchvision.runner.later_rows import LaterRows
 from batchvision.runner.provider_calls import Terms
-from batchvision.runner.refusals import Refusals
+from batchvision.runner.refusals import Refusals, RefusedRows
 from batchvision.runner.retry import Again, RetryPolicy, Stop
 from batchvision.runner.row_requests import RowRequests
 from batchvision.runner.run_counts import RunCounts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
@@ -14,20 +14,41 @@ from batchvision.records import Exchange, Lane, Request, Row
 from batchvision.runner.booking import Booking
 from batchvision.runner.classify import Classification
 from batchvision.runner.exchange import Exchanges, OpenTicket
-from batchvision.runner.lanes.refused import RefusedRows
-from batchvision.runner.later_rows import LaterRows
+from batchvision.runner.later_rows import LaterRows, Suspects
+from batchvision.runner.refusals import RefusedRows
 from batchvision.runner.retry import Again, Stop
 from batchvision.runner.row_requests import RowRequests
-from batchvision.runner.suspects import Suspects
 from batchvision.stopping import StopSignal
 
 ENDED_BEFORE_SHARE_COUNTS = 100  #: a share of failures is no sign in fewer rows
 
 
 class RequestLane(Protocol):
-    """Delivers all rows of the stream and collects the tickets, until the run stops."""
+    """Delivers all rows of the stream until the run stops, and collects the tickets of earlier runs.
+
+    A lane hands requests over in submissions: of one request (online, deferred) or of many (batch).
+    """
 
     async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange]) -> None: ...
+
+
+@runtime_checkable
+class TicketLane(RequestLane, Protocol):
+    """A lane whose provider gives tickets. ``collect`` reads the answers that are ready, and leaves the rest open."""
+
+    async def collect(self, tickets: Sequence[Exchange]) -> None: ...
+
+
+@runtime_checkable
+class SubmissionControl(Protocol):
+    """Optional for lanes whose provider lists its work: find a submission after a crash, or cancel open tickets.
+
+    No lane of today has it. Callers ask ``isinstance(lane, SubmissionControl)``.
+    """
+
+    async def find(self, submission_id: str) -> str | None: ...
+
+    async def cancel(self, tickets: Sequence[Exchange]) -> None: ...
 
 
 async def next_row(rows: MemoryObjectReceiveStream[Row], stop: StopSignal) -> Row | None:
