@@ -266,7 +266,6 @@ def test_the_lane_must_be_one_the_provider_has(tmp_path: Path) -> None:
 
 def test_every_column_of_the_tables_is_taken() -> None:
     assert {"row_id", "run_date", "raw_answer", "last_output_text", "table_version"} <= FIXED_COLUMNS
-    assert len(FIXED_COLUMNS) == 50
 
 
 @pytest.mark.parametrize(

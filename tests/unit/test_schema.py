@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 
 from batchvision.checkpoint.cells import array_of, caster, cell_of, name_of, storable, type_of, usd_of
 from batchvision.checkpoint.schema import (
+    ATTEMPTS,
+    FAILURES,
+    RESULTS,
     Columns,
     TableSchemas,
     attempts_schema,
@@ -22,6 +25,7 @@ from batchvision.checkpoint.schema import (
     failures_schema,
     results_schema,
 )
+from batchvision.job import FIXED_COLUMNS
 from batchvision.records import AttemptState, Exchange, Usage
 
 UTC_MICROSECONDS = pa.timestamp("us", tz="UTC")
@@ -32,6 +36,11 @@ def the_tables(columns: Columns = COLUMNS, **options: Any) -> TableSchemas:
 
 
 # ---------------------------------------------------------------------------------- the faces other programs read
+
+
+def test_every_fixed_column_is_a_name_that_no_kept_column_may_take() -> None:
+    own = {column.name for table in (RESULTS, FAILURES, ATTEMPTS) for column in table}
+    assert own | {"run_date"} == FIXED_COLUMNS
 
 
 def test_results_have_exactly_these_columns_in_this_order() -> None:

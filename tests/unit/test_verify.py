@@ -16,11 +16,11 @@ import pytest
 from checkpoint_rows import an_answer, an_intent, ask, open_store
 from sealed_output import ROWS, Output, a_manifest, an_output
 
-from batchvision.checkpoint import Store, compact
+from batchvision.checkpoint import Store, compact, schema
 from batchvision.checkpoint.lease import LEASE_NAME
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, holder_at_work
 from batchvision.checkpoint.parts import ancestors_of, earlier_sha256, read_part
-from batchvision.commands.verify import Mark, Report, verify
+from batchvision.commands.verify import Mark, Report, tables, verify
 from batchvision.commands.verify import hashes as by_hash
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid
@@ -234,6 +234,27 @@ def test_a_part_without_a_registered_column_is_told_and_the_next_run_adds_it(out
     report = output.verify()
     assert "lacks answer_price" in notes(report)["columns"]
     assert report.exit_code == 0
+
+
+def test_a_column_that_a_later_version_adds_is_a_note_until_the_next_run_adds_it(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    column = schema.TableColumn("image_count", pa.int32(), lambda row: len(row.intent.image_ref))
+    monkeypatch.setattr(schema, "RESULTS", (*schema.RESULTS, column))
+    monkeypatch.setitem(tables._FIXED, "results", schema.RESULTS)
+
+    report = output.verify()
+    assert wrong(report) == {}
+    assert "lacks image_count" in notes(report)["columns"]
+
+    with (output.folder / "photos.csv").open("a") as manifest:
+        manifest.write("new,red.png,a new row\n")
+    output.run()
+    assert notes(output.verify()).keys() == wrong(output.verify()).keys() == set()
+    assert {row["row_id"]: row["image_count"] for row in output.rows("results")}.items() >= {
+        "r00": None,
+        "new": 1,
+    }.items()
 
 
 # ---------------------------------------------------------------------------------- the manifest
