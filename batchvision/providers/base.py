@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import Enum
-from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 from batchvision.errors import AnswerCutShort, BatchvisionError, ModelNotFound, RateLimited, RowFault
@@ -151,6 +150,7 @@ class Dialect:
     request_id_headers: ClassVar[tuple[str, ...]] = ("x-request-id",)
 
     def __init__(self) -> None:
+        self._key_source = self.default_key_env
         self._tails: dict[tuple[int, SendOptions], tuple[Recipe, bytes, bytes]] = {}
 
     # ------------------------------------------------------------------------------ asking
@@ -290,15 +290,15 @@ class Dialect:
         """Read one entry of the list of models."""
         return ModelListing(name=listed_name(entry), aliases=listed_aliases(entry))
 
-    @cached_property
+    @property
     def voice(self) -> faults.Voice:
         """The provider's names in messages."""
-        return faults.Voice(self.name, self.default_key_env, self.account_url)
+        return faults.Voice(self.name, self._key_source, self.account_url)
 
     def with_key_from(self, key_source: str | None) -> Self:
         """A copy for a job with that source of its key; messages about the key name the source."""
         mine = copy.copy(self)
-        mine.__dict__["voice"] = self.voice._replace(key_source=key_source)
+        mine._key_source = key_source
         mine._tails = {}
         return mine
 

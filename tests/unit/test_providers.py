@@ -12,7 +12,7 @@ import pytest
 from batchvision import providers
 from batchvision.errors import AuthenticationFailed, JobInvalid
 from batchvision.prompt import build_answer_spec
-from batchvision.providers import Dialect, ModelListing, SendOptions, dialect
+from batchvision.providers import Dialect, ModelListing, SendOptions, dialect, registry
 from batchvision.providers.base import RAISED_WITHOUT_LIMIT, output_limit
 from batchvision.records import AnswerSpec, Label, Lane, RawAnswer, Recipe
 from batchvision.secrets import Secret
@@ -78,7 +78,7 @@ def entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, here, __import__("types").SimpleNamespace(**globals()))
     points = [EntryPoint(name, f"{here}:{value}", "batchvision.providers") for name, value in POINTS.items()]
     monkeypatch.setattr(
-        providers, "entry_points", lambda group, name=None: [p for p in points if name in (None, p.name)]
+        registry, "entry_points", lambda group, name=None: [p for p in points if name in (None, p.name)]
     )
 
 
