@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from batchvision.checkpoint import Columns, Store
+from batchvision.checkpoint import Columns, Store, StoreSettings
 from batchvision.records import (
     Answer,
     Attempt,
@@ -37,8 +37,12 @@ class BookedEnd(NamedTuple):
 
 
 def open_store(output: Path, **options: Any) -> Store:
+    """Options are those of ``StoreSettings`` and of ``Store.open``."""
     settings: dict[str, Any] = {"job_name": "night", "run_id": "run1", "started_at": START, "columns": COLUMNS}
-    return Store.open(output, **{**settings, **options})
+    names = {each.name for each in fields(StoreSettings)}
+    given = {name: options.pop(name) for name in names & options.keys()}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    return Store.open(output, StoreSettings(**settings), **options)
 
 
 def an_intent(number: int, **changes: Any) -> Intent:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from batchvision.checkpoint.disk import WholeFiles
+
 
 class PowerCut(BaseException):
     """The machine is gone: no code after this runs on it."""
@@ -49,7 +51,7 @@ def keep_all(most: int) -> int:
     return most
 
 
-class ModelledDisk:
+class ModelledDisk(WholeFiles):
     """A ``Disk`` under ``root``. ``cut_at``: the power goes in the middle of that operation (counted from 0);
     ``fail_at``: that operation raises ``error`` instead of doing anything."""
 

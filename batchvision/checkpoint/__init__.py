@@ -1,11 +1,11 @@
-"""The checkpoint: an append-only journal that makes things durable, and the sealed Parquet tables made from it.
+"""The checkpoint: an append-only journal, and the sealed Parquet tables made from it.
 
-The rule: :class:`Store` is the one owner of an output's files; :class:`OutputView` reads them without its lock.
+:class:`Store` is the one owner of an output's files. :class:`OutputView` reads them without a lock.
 """
 
 from batchvision.checkpoint.cells import type_of
 from batchvision.checkpoint.compaction import Compacted, compact
-from batchvision.checkpoint.disk import Disk, LocalDisk, disk_failed
+from batchvision.checkpoint.disk import LocalDisk, disk_failed
 from batchvision.checkpoint.entries import Entry, SegmentHeader, masked_answer
 from batchvision.checkpoint.journal import Scan, damaged, read_segment, segment_paths
 from batchvision.checkpoint.kept_cells import KeptCells
@@ -43,7 +43,8 @@ from batchvision.checkpoint.schema import (
 )
 from batchvision.checkpoint.shards import all_locked
 from batchvision.checkpoint.spent import LedgerSums, spent_by_shard
-from batchvision.checkpoint.store import Store
+from batchvision.checkpoint.storage import Disk, JournalFiles, PartStore
+from batchvision.checkpoint.store import Store, StoreSettings
 from batchvision.checkpoint.stored_answers import StoredAnswer, StoredAnswers
 from batchvision.checkpoint.summaries import (
     load_recipe,
@@ -73,6 +74,7 @@ __all__ = [
     "Disk",
     "Entry",
     "Holder",
+    "JournalFiles",
     "KeptCells",
     "KeySet",
     "LedgerSums",
@@ -82,6 +84,7 @@ __all__ = [
     "OutputLock",
     "OutputView",
     "PaidRows",
+    "PartStore",
     "Recovery",
     "RowIndex",
     "RowState",
@@ -90,6 +93,7 @@ __all__ = [
     "SealAfter",
     "SegmentHeader",
     "Store",
+    "StoreSettings",
     "StoredAnswer",
     "StoredAnswers",
     "TableColumn",

@@ -1,10 +1,10 @@
-"""Many small parts made into few: a start reads files, and a warehouse lists them.
+"""Merge many small parts into few: a start reads fewer files, and a warehouse lists fewer.
 
-A merge writes one part from neighbours of one table, date and shard, a row group at a time, in their order; its rename
-is the moment from which they count no more (``lineage.py``), so that a crash before or after it loses no row and shows
-none twice. What it was made of is removed only when the new part is durable; the next start removes what is left.
+A merge writes one part from neighbours of one table, date and shard, in their order. Its rename is the commit point:
+from then on readers ignore the source parts (``lineage.py``). Sources are removed only when the new part is durable.
+The next start removes sources that a crash has left.
 
-The rule: only parts that no journal can make again are touched, and only by who holds their shard's lock.
+A merge needs the lock of the shard, and touches no part that a journal can make again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from batchvision.checkpoint import lineage
 from batchvision.checkpoint.current import Places, superseded
-from batchvision.checkpoint.disk import Disk, GrowingFile, LocalDisk, disk_failures
+from batchvision.checkpoint.disk import LocalDisk, disk_failures
 from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.lineage import Ancestor, Name
 from batchvision.checkpoint.lock import STATE_FOLDER
@@ -40,66 +40,61 @@ from batchvision.checkpoint.parts import (
     sha256_of,
     write_batches,
 )
-from batchvision.checkpoint.registry import SCHEMAS, nobody_pads, read_registry
+from batchvision.checkpoint.registry import SCHEMAS, padding_held, read_registry
 from batchvision.checkpoint.shards import all_locked
+from batchvision.checkpoint.storage import Disk, PartStore
 from batchvision.errors import CheckpointDamaged
 from batchvision.records import PartFile
 
 log = logging.getLogger(__name__)
 
-#: A merged part has no more than this: readers that take a column of it whole stay small, too.
+#: Limits of a merged part, so that a reader can hold one of its columns.
 PART_ROWS = 256 * 1024
 PART_BYTES = 256 * 1024 * 1024
-#: So many parts of a table, sealed by one run on one date, are left as they are at its end.
+#: A run does not merge up to so many parts of one table and date.
 FEW_PARTS = 8
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
-
-#: A batch and its first row's place in its part; gives a batch with as many rows.
+#: Makes a new batch of the same length from a batch and the place of its first row in its part.
 Altered = Callable[[pa.RecordBatch, int], pa.RecordBatch]
 
 
 class _NotNow(Exception):
-    """The merge was given up; nothing has changed."""
+    """The merge was given up, and nothing has changed."""
 
 
 # ---------------------------------------------------------------------------------- one part of several
 
 
 def merge(
-    disk: Disk,
+    store: PartStore,
     output: Path,
     sources: Sequence[Path],
     dropped: Mapping[Path, Places] | None = None,
     goes_on: Callable[[], bool] = lambda: True,
     altered: Altered = lambda batch, at: batch,
 ) -> PartFile:
-    """Put one part in the place of ``sources``, which are neighbours in one folder, in order; ``dropped``: without
-    these of their rows. ``altered`` makes of each batch of a source the one that is written. Raises OSError,
-    CheckpointDamaged; then nothing is lost, and nothing stands twice."""
+    """Replace ``sources``, neighbours in one folder and in order, by one part.
+
+    ``dropped`` names rows to leave out. ``altered`` changes each batch before it is written. Raises OSError,
+    CheckpointDamaged. After an error no row is lost and none is stored twice.
+    """
     dropped, folder = dropped or {}, sources[0].parent
     table = folder.parent.name
-    with nobody_pads(output):
+    with padding_held(output):
         first = lineage.first_of(sources[0].name)
         ancestors = tuple(_ancestors(sources, dropped))
         schema = _schema(output, table, sources).with_metadata({lineage.MADE_OF: lineage.written(ancestors)})
-        with GrowingFile(disk, folder / f"{first}-merging.parquet") as file:
+        with store.growing(folder / f"{first}-merging.parquet") as file:
             write_batches(file, schema, _kept(sources, dropped, goes_on, altered))
             path = folder / lineage.merged_name(first, file.sha256)
             file.publish(path)
-    remove(disk, folder, sources)
+    store.delete(sources)
     return PartFile(table, str(path.relative_to(output)), ancestors[-1].stop, file.sha256)
 
 
-def remove(disk: Disk, folder: Path, paths: Iterable[Path]) -> None:
-    """Names that count no more."""
-    for path in paths:
-        disk.remove(path)
-    disk.sync_folder(folder)
-
-
 def _ancestors(sources: Sequence[Path], dropped: Mapping[Path, Places]) -> Iterator[Ancestor]:
-    """The sources, each behind what it was made of itself, and where their rows will be."""
+    """The sources, each after its own ancestors, with the places of their rows in the new part."""
     at = 0
     for path in sources:
         gone, rows = dropped.get(path, _NONE), row_count(path)
@@ -117,7 +112,7 @@ _NONE: Places = np.array([], np.int64)
 
 
 def _schema(output: Path, table: str, sources: Sequence[Path]) -> pa.Schema:
-    """The registered columns, then those that only a part has: nothing is dropped."""
+    """The registered columns, then columns that only one part has."""
     registered = read_registry(output)
     schemas = [(path, schema_of(path).remove_metadata()) for path in sources]
     fields = dict[str, pa.Field]()
@@ -154,20 +149,20 @@ def _without(batch: pa.RecordBatch, gone: Places, at: int) -> pa.RecordBatch:
     return batch.filter(pa.array(stays))
 
 
-# ---------------------------------------------------------------------------------- what a crash left
+# ---------------------------------------------------------------------------------- sources that a crash has left
 
 
-def finish(disk: Disk, output: Path, shard: str) -> None:
-    """Remove what was merged and is still there: a crash left it. Whoever calls this holds the shard."""
+def finish(store: PartStore, output: Path, shard: str) -> None:
+    """Remove merged sources that a crash has left. The caller holds the shard's lock."""
     for table in DATED:
-        paths = sorted((output / table).glob(f"run_date=*/part-{shard}-*.parquet"))
+        paths = store.list(output / table, f"run_date=*/part-{shard}-*.parquet")
         for folder, left in groupby(sorted(replaced(paths)), lambda path: path.parent):
             if all(_is_whole(path) for path in paths if path.parent == folder and lineage.is_merged(path.name)):
-                remove(disk, folder, left)
+                store.delete(left)
 
 
 def _is_whole(path: Path) -> bool:
-    """Byte for byte what was merged, by the hash in its name: only then what it was made of may go."""
+    """Whether the part has the bytes whose hash is in its name. Only then its sources may be removed."""
     name = Name.of(path.name)
     return name is not None and name.agrees([*earlier_sha256(path), sha256_of(path)])
 
@@ -176,25 +171,31 @@ def _is_whole(path: Path) -> bool:
 
 
 def merge_sealed(
-    disk: Disk, output: Path, parts: MutableMapping[str, PartFile], goes_on: Callable[[], bool] = lambda: True
+    store: PartStore, output: Path, parts: MutableMapping[str, PartFile], goes_on: Callable[[], bool] = lambda: True
 ) -> None:
-    """Merge what a run has sealed, where that is more than a few, and put it in the place of the old ones in ``parts``:
-    no summary has told of them yet. Stops where ``goes_on`` says no, or the disk has no room for a copy."""
+    """Merge the parts that a run has sealed, and update ``parts``, which no summary lists yet.
+
+    Stops when ``goes_on`` returns False, or when the disk has no space for a copy.
+    """
     sealed = sorted((part for part in parts.values() if part.table in DATED), key=lambda part: part.path)
     for _, of_folder in groupby(sealed, lambda part: part.path.rpartition("/")[0]):
         neighbours = list(of_folder)
         if len(neighbours) <= FEW_PARTS:
             continue
         for group in _groups([_Sized.of(output / part.path, part.rows) for part in neighbours]):
-            if len(group) > 1 and not _merge_into(disk, output, parts, group, goes_on):
+            if len(group) > 1 and not _merge_into(store, output, parts, group, goes_on):
                 return
 
 
 def _merge_into(
-    disk: Disk, output: Path, parts: MutableMapping[str, PartFile], group: Sequence[Path], goes_on: Callable[[], bool]
+    store: PartStore,
+    output: Path,
+    parts: MutableMapping[str, PartFile],
+    group: Sequence[Path],
+    goes_on: Callable[[], bool],
 ) -> bool:
     try:
-        merged = merge(disk, output, group, goes_on=goes_on)
+        merged = merge(store, output, group, goes_on=goes_on)
     except _NotNow:
         return False
     except OSError as fault:
@@ -219,7 +220,7 @@ class _Sized(NamedTuple):
 
 
 def _groups(parts: Iterable[_Sized]) -> Iterator[list[Path]]:
-    """Neighbours that make one part of bounded size."""
+    """Groups of neighbours that each make one part of bounded size."""
     group: list[Path] = []
     rows = size_bytes = 0
     for part in parts:
@@ -237,23 +238,23 @@ def _groups(parts: Iterable[_Sized]) -> Iterator[list[Path]]:
 
 @dataclass(slots=True)
 class Compacted:
-    """What became of the dated parts of an output; ``rows`` and ``files`` by table."""
+    """Result of a compaction. Rows and files are counted by table."""
 
     files_before: dict[str, int] = field(default_factory=dict)
     files_after: dict[str, int] = field(default_factory=dict)
     bytes_before: int = 0
     bytes_after: int = 0
-    rows: dict[str, int] = field(default_factory=dict)  #: after
-    superseded: int = 0  #: answers that were dropped
-    is_index_missing: bool = False  #: nothing was dropped: which answers are current is not known
-    waiting: int = 0  #: parts that a run which was cut off has still to seal
+    rows: dict[str, int] = field(default_factory=dict)  #: rows after the compaction
+    superseded: int = 0  #: dropped answers
+    is_index_missing: bool = False  #: no answer was dropped: without the index no answer is known to be current
+    waiting: int = 0  #: parts that the next run seals again
 
 
 def compact(output: Path, *, drop_superseded: bool = False, disk: Disk | None = None) -> Compacted:
-    """Merge the small parts of all runs of an output; with ``drop_superseded`` leave out the answers of rows whose
-    current answer is another one, by the index of the manifest. The ledger keeps every attempt.
+    """Merge the small parts of all runs of an output.
 
-    Holds the locks of all shards. Raises OutputHeld, CheckpointDamaged, DiskFailed.
+    ``drop_superseded`` leaves out answers whose row has another current answer by the index of the manifest. The ledger
+    keeps every attempt. Holds the locks of all shards. Raises OutputHeld, CheckpointDamaged, DiskFailed.
     """
     disk, compacted = disk or LocalDisk(), Compacted()
     with all_locked(output, disk) as locks, disk_failures(f"compacting {output}"):
@@ -271,7 +272,7 @@ def compact(output: Path, *, drop_superseded: bool = False, disk: Disk | None = 
 
 
 def _compact_table(
-    disk: Disk, output: Path, table: str, final: _Final, dropped: Mapping[Path, Places], compacted: Compacted
+    store: PartStore, output: Path, table: str, final: _Final, dropped: Mapping[Path, Places], compacted: Compacted
 ) -> None:
     before, parts = part_paths(output, table), final.parts(output, table)
     compacted.files_before[table] = len(before)
@@ -280,7 +281,7 @@ def _compact_table(
     for _, of_shard in groupby(parts, lambda path: (path.parent, Name.of(path.name).shard)):  # type: ignore[union-attr]
         for group in _groups(_Sized.of(path, row_count(path)) for path in of_shard):
             if len(group) > 1 or group[0] in dropped:
-                merge(disk, output, group, dropped)
+                merge(store, output, group, dropped)
     after = part_paths(output, table)
     compacted.files_after[table] = len(after)
     compacted.bytes_after += sum(path.stat().st_size for path in after)
@@ -288,13 +289,13 @@ def _compact_table(
 
 
 def final_parts(output: Path, table: str) -> list[Path]:
-    """The parts of all shards that will never be sealed again. Needs the locks of all shards."""
+    """The parts of all shards that no run will seal again. Needs the locks of all shards."""
     folders = sorted((output / STATE_FOLDER).glob("*of*"))
     return _Final({folder.name: _newest(folder) for folder in folders}).parts(output, table)
 
 
 class _Final:
-    """Which parts will never be sealed again: not those of a shard's newest segment, which the next run makes anew."""
+    """Tells final parts from parts of a shard's newest segment, which the next run makes again."""
 
     def __init__(self, newest: Mapping[str, tuple[str, int] | None]) -> None:
         self._newest = newest  #: run_id and number of each shard's newest segment

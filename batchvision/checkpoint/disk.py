@@ -1,7 +1,6 @@
-"""Every change to a file goes through here, one small operation at a time, so that a test can fail or lose any of them.
+"""The local file system as storage of an output.
 
-The rule: a file appears under its name only when its bytes are durable (:func:`replace_file`), and a name is durable
-only after its folder was synced. Reading needs no such care and uses ``pathlib``.
+A file appears under its name only when its bytes are durable. A name is durable after a sync of its folder.
 """
 
 from __future__ import annotations
@@ -9,62 +8,65 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 from batchvision.checkpoint.rights import missing_right
+from batchvision.checkpoint.storage import JournalFiles
 from batchvision.descriptors import EXHAUSTED
 from batchvision.errors import MORE_OPEN_FILES, DiskFailed
 
-#: The journal holds answers before anything has looked at them: for the owner's eyes only.
+#: Mode of journals, which hold answers before they are checked.
 PRIVATE = 0o600
-#: What the umask leaves of it.
+#: Mode of every other file, before the umask.
 PUBLIC = 0o666
 _GROUP_READS = 0o040
 _NO_RIGHT = (errno.EACCES, errno.EPERM)
-#: How a file system without F_FULLFSYNC says so (network drives, FAT).
+#: Errors of file systems without F_FULLFSYNC (network drives, FAT).
 _NO_FULLFSYNC = (errno.ENOTSUP, errno.ENOTTY, errno.EINVAL)
-#: What a :class:`GrowingFile` gathers before it writes.
+#: A :class:`GrowingFile` writes so many bytes at once.
 _GATHERED_BYTES = 1024 * 1024
 
 
-class Disk(Protocol):
-    """The operations that change what is on disk. Each raises OSError when it fails."""
+class WholeFiles:
+    """A ``PartStore`` made of a local disk's ``JournalFiles`` operations."""
 
-    def make_folder(self, path: Path) -> None:
-        """Make one folder; its parent exists."""
+    def put(self: JournalFiles, path: Path, content: bytes | memoryview, owner: str = "") -> None:
+        self.close(start_file(self, path, content, PUBLIC, owner))
 
-    def create(self, path: Path, mode: int) -> int:
-        """Open a new, or emptied, file for writing and give its descriptor."""
+    def replace_if(self, path: Path, content: bytes, expected: bytes | None) -> bool:
+        """Compare, then replace. On a local disk the caller holds a lock."""
+        if self.get(path) != expected:
+            return False
+        self.put(path, content)  # type: ignore[misc]  # a mixin: its class has the operations
+        return True
 
-    def set_aside(self, path: Path, size_bytes: int) -> None:
-        """Make a file that takes so much room and holds nothing; where there is no room, there is no file either."""
+    def growing(self: JournalFiles, path: Path) -> GrowingFile:
+        return GrowingFile(self, path)
 
-    def write(self, descriptor: int, content: bytes | memoryview) -> None:
-        """Write all of ``content`` after what was written before; or, where that fails, nothing of it."""
+    def get(self, path: Path) -> bytes | None:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
 
-    def sync(self, descriptor: int) -> None:
-        """Return when everything written is durable (fdatasync)."""
+    def list(self, folder: Path, pattern: str) -> list[Path]:
+        return sorted(folder.glob(pattern))
 
-    def close(self, descriptor: int) -> None:
-        """Give the descriptor back."""
-
-    def rename(self, old: Path, new: Path) -> None:
-        """Give a file another name, in one step; a file of that name is replaced."""
-
-    def remove(self, path: Path) -> None:
-        """Take a file's name away."""
-
-    def sync_folder(self, path: Path) -> None:
-        """Return when the names in a folder are durable."""
+    def delete(self: JournalFiles, paths: Iterable[Path]) -> None:
+        folders: dict[Path, None] = {}
+        for path in paths:
+            self.remove(path)
+            folders[path.parent] = None
+        for folder in folders:
+            self.sync_folder(folder)
 
 
-class LocalDisk:
-    """The disk of this machine. ``group_readable``: what is private otherwise may be read by the files' group."""
+class LocalDisk(WholeFiles):
+    """The disk of this machine. ``group_readable``: the files' group may read private files too."""
 
     group_readable = False
 
@@ -122,9 +124,9 @@ class LocalDisk:
 
 
 def flush(descriptor: int, sync: Callable[[int], None]) -> None:
-    """Return when a file or folder is durable: ``sync`` says so, but on macOS. Raises OSError.
+    """Return when a file or folder is durable. Raises OSError.
 
-    On macOS fsync leaves the bytes in the drive's own cache; F_FULLFSYNC does not. File systems that lack it refuse it.
+    On macOS fsync leaves bytes in the drive's cache, and F_FULLFSYNC does not. Some file systems refuse it.
     """
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is not None:
@@ -137,71 +139,69 @@ def flush(descriptor: int, sync: Callable[[int], None]) -> None:
     sync(descriptor)
 
 
-# ---------------------------------------------------------------------------------- composed of these
+# ---------------------------------------------------------------------------------- composed operations
 
 
-def make_folders(disk: Disk, path: Path) -> None:
-    """``path`` and the parents it lacks, each of them durable in its own parent before the next is made."""
+def make_folders(files: JournalFiles, path: Path) -> None:
+    """Make ``path`` and its missing parents. Each is durable in its own parent before the next is made."""
     missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
     for folder in reversed(missing):
         with suppress(FileExistsError):  # another shard was faster
-            disk.make_folder(folder)
-        disk.sync_folder(folder.parent)
+            files.make_folder(folder)
+        files.sync_folder(folder.parent)
 
 
 def hidden_name(path: Path, owner: str = "") -> Path:
-    """Where a file is written before it gets its name: the same folder, out of the sight of every glob. ``owner``: one
-    of several who may write it at the same time."""
+    """The name of a file that is not complete yet: in the same folder, and hidden from globs.
+
+    ``owner`` names the writer where several may write the same file.
+    """
     return path.with_name(f".{path.name}.{owner}.tmp" if owner else f".{path.name}.tmp")
 
 
-def replace_file(disk: Disk, path: Path, content: bytes | memoryview, mode: int = PUBLIC, owner: str = "") -> None:
-    """Write ``content`` under ``path``: after a crash there is the old file or the new one, whole."""
-    disk.close(start_file(disk, path, content, mode, owner))
+def start_file(files: JournalFiles, path: Path, content: bytes | memoryview, mode: int, owner: str = "") -> int:
+    """Store a file whole and return its descriptor, so that it can grow.
 
-
-def start_file(disk: Disk, path: Path, content: bytes | memoryview, mode: int, owner: str = "") -> int:
-    """As :func:`replace_file`, but the descriptor stays open, so that the file can grow."""
-    make_folders(disk, path.parent)
+    After a crash there is the old file or the new one.
+    """
+    make_folders(files, path.parent)
     hidden = hidden_name(path, owner)
-    descriptor = disk.create(hidden, mode)
+    descriptor = files.create(hidden, mode)
     try:
-        disk.write(descriptor, content)
-        disk.sync(descriptor)
-        disk.rename(hidden, path)
-        disk.sync_folder(path.parent)
+        files.write(descriptor, content)
+        files.sync(descriptor)
+        files.rename(hidden, path)
+        files.sync_folder(path.parent)
     except BaseException as fault:
         with suppress(OSError):
-            disk.close(descriptor)
-        if isinstance(fault, OSError):  # a full disk needs the room
+            files.close(descriptor)
+        if isinstance(fault, OSError):  # a full disk needs the space
             with suppress(OSError):
-                disk.remove(hidden)
+                files.remove(hidden)
         raise
     return descriptor
 
 
 class GrowingFile:
-    """As :func:`replace_file`, for what is too large to be in memory: a file for a Parquet writer, under its hidden
-    name until :meth:`publish`. Left without that, it is removed.
+    """A file for a Parquet writer. Without :meth:`publish` it is removed.
 
-    A write that has failed fails all that follow: whoever swallows the first does not publish half a file.
+    A failed write fails every later call: pyarrow may swallow the first error, and no half file is published.
     """
 
-    closed = False  #: for whom takes it for one of Python's own files
+    closed = False  #: part of Python's file interface
 
-    def __init__(self, disk: Disk, path: Path) -> None:
+    def __init__(self, files: JournalFiles, path: Path) -> None:
         self.size_bytes = 0
-        self._disk = disk
+        self._files = files
         self._hidden = hidden_name(path)
         self._hash = sha256()
         self._gathered = bytearray()
         self._fault: BaseException | None = None
-        make_folders(disk, path.parent)
-        self._descriptor = disk.create(self._hidden, PUBLIC)
+        make_folders(files, path.parent)
+        self._descriptor = files.create(self._hidden, PUBLIC)
 
     @property
     def sha256(self) -> str:
-        """Of all that was written so far."""
         return self._hash.hexdigest()
 
     def write(self, content: bytes | memoryview) -> int:
@@ -217,15 +217,15 @@ class GrowingFile:
         return self.size_bytes
 
     def flush(self) -> None:
-        """Nothing is durable before :meth:`publish`, and nobody looks at it."""
+        """Do nothing: no byte is durable before :meth:`publish`."""
 
     def publish(self, path: Path) -> None:
-        """Make it durable under a name in the same folder."""
+        """Make the file durable under a name in the same folder."""
         self._check()
         self._write_gathered()
-        self._disk.sync(self._descriptor)
-        self._disk.rename(self._hidden, path)
-        self._disk.sync_folder(path.parent)
+        self._files.sync(self._descriptor)
+        self._files.rename(self._hidden, path)
+        self._files.sync_folder(path.parent)
 
     def _check(self) -> None:
         if self._fault is not None:
@@ -234,7 +234,7 @@ class GrowingFile:
     def _write_gathered(self) -> None:
         content, self._gathered = self._gathered, bytearray()
         try:
-            self._disk.write(self._descriptor, memoryview(content))
+            self._files.write(self._descriptor, memoryview(content))
         except BaseException as fault:
             self._fault = fault
             raise
@@ -246,15 +246,15 @@ class GrowingFile:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         with suppress(OSError):
-            self._disk.close(self._descriptor)
-        if fault is not None and self._hidden.exists():  # a full disk needs the room
+            self._files.close(self._descriptor)
+        if fault is not None and self._hidden.exists():  # a full disk needs the space
             with suppress(OSError):
-                self._disk.remove(self._hidden)
+                self._files.remove(self._hidden)
 
 
 @contextmanager
 def disk_failures(doing: str) -> Iterator[None]:
-    """Turn an OSError into the error that stops the run; it is never tried again (see EVIDENCE: failed fsyncs)."""
+    """Turn an OSError into the error that stops the run."""
     try:
         yield
     except OSError as fault:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from batchvision.checkpoint.disk import PRIVATE, Disk, disk_failed, start_file
+from batchvision.checkpoint.disk import PRIVATE, disk_failed, start_file
 from batchvision.checkpoint.entries import VERSION, Entry, SegmentHeader, decode, encode
 from batchvision.checkpoint.identity import Identity
+from batchvision.checkpoint.storage import JournalFiles
 from batchvision.errors import CheckpointDamaged, DiskFailed, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.offload import Offload
@@ -162,23 +163,28 @@ class Journal:
 class Segment:
     """One file of the journal, open for appending."""
 
-    def __init__(self, disk: Disk, path: Path, header: SegmentHeader, descriptor: int) -> None:
+    def __init__(self, files: JournalFiles, path: Path, header: SegmentHeader, descriptor: int) -> None:
         self.path = path
         self.header = header
         self.appended_bytes = 0  #: since it was created: what the carried records take is not counted
-        self._disk = disk
+        self._files = files
         self._descriptor: int | None = descriptor
         self._identity = Identity.of(path)
         self._groups = 1
 
     @classmethod
     def create(
-        cls, disk: Disk, folder: Path, header: SegmentHeader, entries: Iterable[Entry], mask: Callable[[str], str]
+        cls,
+        files: JournalFiles,
+        folder: Path,
+        header: SegmentHeader,
+        entries: Iterable[Entry],
+        mask: Callable[[str], str],
     ) -> Segment:
         """A new segment that begins with ``entries``; it is durable, with its name, when this returns."""
         bodies = [encode(header, mask), *(encode(entry, mask) for entry in entries)]
         path = segment_path(folder, header.seq)
-        return cls(disk, path, header, start_file(disk, path, frame_group(0, bodies), PRIVATE))
+        return cls(files, path, header, start_file(files, path, frame_group(0, bodies), PRIVATE))
 
     def append(self, bodies: list[bytes]) -> None:
         """Write one group and return when it is durable."""
@@ -187,8 +193,8 @@ class Segment:
         if self._descriptor is None:
             raise RuntimeError("the segment is closed")
         content = frame_group(self._groups, bodies)
-        self._disk.write(self._descriptor, content)
-        self._disk.sync(self._descriptor)
+        self._files.write(self._descriptor, content)
+        self._files.sync(self._descriptor)
         self._groups += 1
         self.appended_bytes += len(content)
 
@@ -200,7 +206,7 @@ class Segment:
     def close(self) -> None:
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
-            self._disk.close(descriptor)
+            self._files.close(descriptor)
 
 
 def segment_path(folder: Path, seq: int) -> Path:

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from batchvision.checkpoint.cells import array_of, caster, cell_of
 from batchvision.checkpoint.compaction import final_parts, merge
-from batchvision.checkpoint.disk import Disk, LocalDisk, disk_failures
+from batchvision.checkpoint.disk import LocalDisk, disk_failures
 from batchvision.checkpoint.parts import batches_of, part_paths, schema_of
 from batchvision.checkpoint.registry import read_registry
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pairs
+from batchvision.checkpoint.storage import PartStore
 from batchvision.keys import KEY_BYTES
 from batchvision.records import Cell
 from batchvision.secrets import MASK
@@ -91,7 +92,7 @@ class KeptCells:
             if hash(stored) != hashes[places[place]] and not _is_masked(stored):
                 yield place, rows[place].tobytes()
 
-    def refresh(self, changes: Changes, disk: Disk | None = None) -> int:
+    def refresh(self, changes: Changes, store: PartStore | None = None) -> int:
         """Write today's cells, part by part, and return the number of changed rows. Parts that a journal can still make
         again are left. Needs the locks of all shards. Raises DiskFailed, CheckpointDamaged."""
         refreshed = 0
@@ -99,7 +100,7 @@ class KeptCells:
             for path in final_parts(self._output, "results"):
                 if path in changes:
                     altered = partial(self._altered, changes[path])
-                    merge(disk or LocalDisk(), self._output, [path], altered=altered)
+                    merge(store or LocalDisk(), self._output, [path], altered=altered)
                     refreshed += len(changes[path])
         return refreshed
 

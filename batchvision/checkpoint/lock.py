@@ -18,9 +18,10 @@ from types import TracebackType
 from typing import NamedTuple
 from weakref import WeakSet
 
-from batchvision.checkpoint.disk import PUBLIC, Disk, LocalDisk, disk_failures, make_folders
+from batchvision.checkpoint.disk import PUBLIC, LocalDisk, disk_failures, make_folders
 from batchvision.checkpoint.identity import Identity, output_gone
 from batchvision.checkpoint.lease import LEASE_NAME, Lease, is_shared, lease_at_work
+from batchvision.checkpoint.storage import JournalFiles
 from batchvision.errors import OutputHeld
 
 _LOOKS = 10  #: at a folder that somebody removes again and again
@@ -81,20 +82,20 @@ class OutputLock:
         _held.add(self)
 
     @classmethod
-    def take(cls, output: Path, shard: str = "0of1", disk: Disk | None = None) -> OutputLock:
+    def take(cls, output: Path, shard: str = "0of1", files: JournalFiles | None = None) -> OutputLock:
         """Take the lock, or raise OutputHeld at once with the name of who has it."""
         path = lock_path(output, shard)
         for _ in range(_LOOKS):
-            lock = cls._take(output, shard, path, disk or LocalDisk())
+            lock = cls._take(output, shard, path, files or LocalDisk())
             if lock.is_in_place:
                 return lock
             lock.release()  # the folder was removed between opening the file and locking it
         raise output_gone(output, path)
 
     @classmethod
-    def _take(cls, output: Path, shard: str, path: Path, disk: Disk) -> OutputLock:
+    def _take(cls, output: Path, shard: str, path: Path, files: JournalFiles) -> OutputLock:
         with disk_failures(f"making {path.parent}"):
-            make_folders(disk, path.parent)
+            make_folders(files, path.parent)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PUBLIC)
         lease: Lease | None = None
         try:

@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from batchvision.checkpoint.disk import Disk, GrowingFile
 from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lock import STATE_FOLDER
 from batchvision.checkpoint.parts import batches_of, part_paths, schema_of, write_batches
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pairs
+from batchvision.checkpoint.storage import PartStore
 from batchvision.errors import CheckpointDamaged
 from batchvision.records import Failed
 
@@ -62,12 +62,14 @@ class RowsMet:
 # ---------------------------------------------------------------------------------- writing
 
 
-def write_index(disk: Disk, output: Path, shard: str, run_id: str, met: RowsMet, failures: Iterable[Failed]) -> None:
+def write_index(
+    store: PartStore, output: Path, shard: str, run_id: str, met: RowsMet, failures: Iterable[Failed]
+) -> None:
     """Replace the shard's index. The run's records are sealed already. Raises OSError, CheckpointDamaged."""
     generation = 1 + max((each.generation for each in _found(output, skips_damaged=True)), default=0)
     written = {_RUN: run_id.encode(), _GENERATION: str(generation).encode()}
     path = output / STATE_FOLDER / shard / INDEX_NAME
-    with GrowingFile(disk, path) as file:
+    with store.growing(path) as file:
         write_batches(file, _SCHEMA.with_metadata(written), _lines(output, met, failures))
         file.publish(path)
 

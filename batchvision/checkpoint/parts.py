@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchvision.checkpoint import lineage
-from batchvision.checkpoint.disk import Disk, GrowingFile, hidden_name, replace_file
+from batchvision.checkpoint.disk import hidden_name
+from batchvision.checkpoint.storage import Disk, NewFile, PartStore
 from batchvision.errors import CheckpointDamaged
 from batchvision.records import PartFile
 
@@ -138,15 +139,15 @@ def _rows_of_a_group(table: pa.Table) -> int:
     return max(1, min(SEALED_GROUP_ROWS, GROUP_BYTES * rows // max(1, size_bytes)))
 
 
-def seal(disk: Disk, output: Path, relative: str, table: pa.Table) -> PartFile:
+def seal(store: PartStore, output: Path, relative: str, table: pa.Table) -> PartFile:
     """Write a part; it is durable under its name when this returns. Raises OSError."""
-    return seal_encoded(disk, output, relative, Encoded.of(table))
+    return seal_encoded(store, output, relative, Encoded.of(table))
 
 
-def seal_encoded(disk: Disk, output: Path, relative: str, encoded: Encoded) -> PartFile:
+def seal_encoded(store: PartStore, output: Path, relative: str, encoded: Encoded) -> PartFile:
     """:func:`seal`, of what is Parquet already."""
     content = encoded.content()
-    replace_file(disk, output / relative, content)
+    store.put(output / relative, content)
     return PartFile(relative.split("/")[0], relative, encoded.rows, sha256(content).hexdigest())
 
 
@@ -166,7 +167,7 @@ def _written(schema: pa.Schema) -> dict[str, Any]:
     return {"compression": "zstd", "write_page_checksum": True, "store_schema": True, "use_dictionary": names}
 
 
-def write_batches(file: GrowingFile, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+def write_batches(file: NewFile, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
     """A part, a row group at a time; columns that a batch lacks are null. Raises OSError, or what ``batches`` does."""
     with pq.ParquetWriter(file, schema, **_written(schema)) as writer:
         for group in _groups(_fitted(batch, schema) for batch in batches):
@@ -347,7 +348,7 @@ def row_count(path: Path) -> int:
         return stop - start
 
 
-def pad_part(disk: Disk, path: Path, schema: pa.Schema) -> bool:
+def pad_part(store: PartStore, path: Path, schema: pa.Schema) -> bool:
     """Give a part the columns of ``schema`` that it lacks, as nulls and in order, and its numbers the wider type that
     they have there. False: nothing was to do.
 
@@ -360,7 +361,7 @@ def pad_part(disk: Disk, path: Path, schema: pa.Schema) -> bool:
     fields = [*schema, *(field for field in there if field.name not in schema.names)]
     before = " ".join([*earlier_sha256(path), sha256_of(path)])
     padded = pa.schema(fields, metadata={**(there.metadata or {}), EARLIER: before})
-    with GrowingFile(disk, path) as file:
+    with store.growing(path) as file:
         write_batches(file, padded, batches_of(path))
         file.publish(path)
     return True
@@ -404,5 +405,5 @@ def remove_leftovers(disk: Disk, output: Path, shard: str) -> None:
     patterns = [f"{table}/run_date=*/{hidden}-*.tmp" for table in DATED] + [f"{FAILURES_TABLE}/{hidden}.*tmp"]
     patterns += [f"{folder}/.*.json.{shard}.tmp" for folder in ("recipes", "runs")]
     for pattern in patterns:
-        for path in output.glob(pattern):
+        for path in disk.list(output, pattern):
             disk.remove(path)

@@ -1,7 +1,7 @@
-"""The columns an output has, in ``.batchvision/columns.json``: the list only grows.
+"""The column registry of an output, ``.batchvision/columns.json``. It only grows.
 
-The rule: the registry is durable before the first part that needs it; parts that lack a registered column are padded,
-each by one rename, before a new part is sealed. A crash in between is repaired by the next start, which looks again.
+The registry is durable before the first part that needs it. Older parts are padded with new columns, each by one
+rename, before a new part is sealed. After a crash in between the next start goes on with the padding.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import pyarrow as pa
 from pyarrow import types
 
 from batchvision.checkpoint.cells import name_of, storable, type_of
-from batchvision.checkpoint.disk import PUBLIC, Disk, hidden_name, make_folders, replace_file
+from batchvision.checkpoint.disk import PUBLIC, hidden_name, make_folders
 from batchvision.checkpoint.lock import STATE_FOLDER
 from batchvision.checkpoint.parts import batches_of, is_number, pad_part, part_paths, schema_of
 from batchvision.checkpoint.schema import TABLE_VERSION, Columns, attempts_schema, results_schema
+from batchvision.checkpoint.storage import Disk, PartStore
 from batchvision.errors import CheckpointDamaged, JobInvalid
 
 Named = tuple[tuple[str, pa.DataType], ...]
@@ -34,34 +35,44 @@ def registry_path(output: Path) -> Path:
 def register(
     disk: Disk, output: Path, job_name: str, wanted: Columns, padded: Callable[[Path], None] = lambda path: None
 ) -> Columns:
-    """All columns of the output, those of ``wanted`` among them, and every part padded to have them; ``padded`` is told
-    of each part that was.
+    """Register the columns of ``wanted``, pad every part to have all columns, and return them.
 
-    Raises JobInvalid where the output belongs to another job or a column would change its type.
+    ``padded`` is called with each part that was changed. Raises JobInvalid where the output belongs to another job or a
+    column would change its type.
     """
     path = registry_path(output)
     make_folders(disk, path.parent)
     with _alone(output):
         if hidden_name(path).exists():
             disk.remove(hidden_name(path))  # a crash left it
-        known = read_registry(output, job_name)
-        columns = _grown(output, known or Columns(), wanted)
-        if known is not None:
-            _check_widened(output, known, columns)
-        if columns != known:
-            replace_file(disk, path, _document(job_name, columns))
+        while True:
+            stored = disk.get(path)
+            known = _parsed(output, stored, job_name)
+            columns = _grown(output, known or Columns(), wanted)
+            if known is not None:
+                _check_widened(output, known, columns)
+            if columns == known or disk.replace_if(path, _document(job_name, columns), stored):
+                break
         for part in _pad_all(disk, output, columns):
             padded(part)
     return columns
 
 
 def read_registry(output: Path, job_name: str | None = None) -> Columns | None:
-    """The registered columns; None for a new output. With ``job_name``: JobInvalid where it belongs to another job."""
+    """Return the registered columns; None for a new output.
+
+    With ``job_name``: raises JobInvalid where the output belongs to another job.
+    """
     path = registry_path(output)
-    if not path.exists():
+    return _parsed(output, path.read_bytes() if path.exists() else None, job_name)
+
+
+def _parsed(output: Path, stored: bytes | None, job_name: str | None) -> Columns | None:
+    if stored is None:
         return None
+    path = registry_path(output)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(stored)
         columns = Columns(_named(document["keep"]), _named(document["answers"]))
         owner, version = document["job"], document["table_version"]
     except (ValueError, KeyError, TypeError) as fault:
@@ -135,10 +146,7 @@ _NEXT = {
 
 
 def _wider(known: pa.DataType, given: pa.DataType) -> pa.DataType | None:
-    """The type of a kept column that holds the cells of both; None where the column cannot have one.
-
-    Whole numbers widen to longer ones, and to fractions.
-    """
+    """The type that holds the cells of both types, or None. Integers widen to longer ones and to floats."""
     if types.is_integer(known) and types.is_integer(given):
         return max(known, given, key=lambda arrow: int(arrow.bit_width))
     if is_number(known) and is_number(given):
@@ -147,7 +155,7 @@ def _wider(known: pa.DataType, given: pa.DataType) -> pa.DataType | None:
 
 
 def _check_widened(output: Path, known: Columns, columns: Columns) -> None:
-    """Raises JobInvalid where a stored whole number is too large to be a fraction, before anything has changed."""
+    """Raise JobInvalid where a stored integer is too large for a float. Nothing has changed yet."""
     before = dict(known.keep)
     widened = [(name, arrow) for name, arrow in columns.keep if before.get(name, arrow) != arrow]
     for path in [path for table in SCHEMAS for path in part_paths(output, table)] if widened else []:
@@ -163,30 +171,30 @@ def _check_widened(output: Path, known: Columns, columns: Columns) -> None:
                 ) from fault
 
 
-#: What each table that grows by parts looks like with an output's columns.
+#: Schema of each dated table with an output's columns.
 SCHEMAS: Mapping[str, Callable[[Columns], pa.Schema]] = {"results": results_schema, "attempts": attempts_schema}
 
 
-def _pad_all(disk: Disk, output: Path, columns: Columns) -> Iterator[Path]:
+def _pad_all(store: PartStore, output: Path, columns: Columns) -> Iterator[Path]:
     for table, columns_of in SCHEMAS.items():
         schema = columns_of(columns)
         for path in part_paths(output, table):
-            if pad_part(disk, path, schema):
+            if pad_part(store, path, schema):
                 yield path
 
 
 def _alone(output: Path) -> AbstractContextManager[None]:
-    """The shards of an output share one registry; they take turns for the moment it takes to look."""
-    return _turn(output, fcntl.LOCK_EX)
+    """Exclude every other shard of the output from the registry."""
+    return _locked(output, fcntl.LOCK_EX)
 
 
-def nobody_pads(output: Path) -> AbstractContextManager[None]:
-    """Any number may hold this at once, and meanwhile no part is given columns: for who makes one part of others."""
-    return _turn(output, fcntl.LOCK_SH)
+def padding_held(output: Path) -> AbstractContextManager[None]:
+    """Keep parts from being padded while they are merged. Several merges may hold this at once."""
+    return _locked(output, fcntl.LOCK_SH)
 
 
 @contextmanager
-def _turn(output: Path, kind: int) -> Iterator[None]:
+def _locked(output: Path, kind: int) -> Iterator[None]:
     path = registry_path(output).with_name("columns.lock")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PUBLIC)
     try:

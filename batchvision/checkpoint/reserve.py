@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from batchvision.checkpoint.disk import Disk
+from batchvision.checkpoint.storage import JournalFiles
 
 RESERVE_NAME = "reserve"
 #: The journal record, the ledger line and the result row of one answer need at most about so much.
@@ -21,18 +21,18 @@ def reserve_bytes(in_flight: int) -> int:
 class Reserve:
     """A file of ``size_bytes`` that holds nothing; no file where the size is 0."""
 
-    def __init__(self, disk: Disk, path: Path, size_bytes: int) -> None:
-        self._disk = disk
+    def __init__(self, files: JournalFiles, path: Path, size_bytes: int) -> None:
+        self._files = files
         self._path = path
         self._size_bytes = size_bytes
 
     def claim(self) -> None:
         """Take the space. Raises OSError where the disk has less: then no request should be sent."""
         if self._size_bytes:
-            self._disk.set_aside(self._path, self._size_bytes)
+            self._files.set_aside(self._path, self._size_bytes)
 
     def give_back(self) -> None:
         """Free the space; at the start of a run, the space that a crash has left."""
         if self._path.exists():
             with suppress(OSError):
-                self._disk.remove(self._path)
+                self._files.remove(self._path)

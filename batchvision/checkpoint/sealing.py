@@ -1,7 +1,7 @@
-"""What a seal does on the disk, in this order: parts, then the next segment, and only then the old one goes.
+"""The file operations of a seal, in this order: write parts, write the next segment, remove the old segment.
 
-Blocking, and called off the loop, one seal at a time. A crash between any two steps leaves the old segment, or the new
-one, whole; whichever is the newest tells all that the parts do not have yet.
+They block, and run off the event loop, one seal at a time. A crash between two steps leaves the old segment or the new
+one whole. The newest segment holds every record that the parts lack.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from batchvision.checkpoint.compaction import merge_sealed
-from batchvision.checkpoint.disk import Disk, hidden_name
+from batchvision.checkpoint.disk import hidden_name
 from batchvision.checkpoint.entries import Entry, SegmentHeader
 from batchvision.checkpoint.journal import Segment
+from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.manifest_index import INDEX_NAME
 from batchvision.checkpoint.parts import (
     FAILURES_TABLE,
@@ -27,36 +28,30 @@ from batchvision.checkpoint.parts import (
 )
 from batchvision.checkpoint.run_state import Cut
 from batchvision.checkpoint.schema import TableSchemas
+from batchvision.checkpoint.storage import JournalFiles, PartStore
 from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.records import PartFile
 
 
 class Sealer:
-    """Makes the files of one run in one output (and shard): its parts, and its segments in ``folder``."""
+    """Writes the parts and segments of one run in one output (and shard)."""
 
     def __init__(
-        self,
-        disk: Disk,
-        output: Path,
-        folder: Path,
-        header: SegmentHeader,
-        tables: TableSchemas,
-        mask: Callable[[str], str],
+        self, lock: OutputLock, header: SegmentHeader, tables: TableSchemas, files: JournalFiles, store: PartStore
     ) -> None:
-        self.parts: dict[str, PartFile] = {}  #: sealed so far, by path; ``failures`` as it is now
-        self.found: dict[str, PartFile] = {}  #: sealed by others, to be listed by this run's summary
-        self._disk = disk
-        self._output = output
-        self._folder = folder
+        self.parts: dict[str, PartFile] = {}  #: parts of this run by path, and ``failures`` as it is now
+        self.found: dict[str, PartFile] = {}  #: parts of other runs that this run's summary lists
         self.header = header
+        self._output = lock.output
+        self._folder = lock.folder
         self._tables = tables
-        self._mask = mask
+        self._files = files
+        self._store = store
 
     def turn(self, old: Segment, cut: Cut) -> Segment:
-        """Seal ``cut`` under the old segment's name, and go on in a new one that begins with all that is open.
+        """Seal ``cut`` under the old segment's name, and return a new segment that begins with the open records.
 
-        Until that one is there the old one counts: its parts will be sealed again, with what still comes, so only then
-        are they this run's to list.
+        Until the new segment exists, a later seal may write the same parts again. Only then does this run list them.
         """
         sealed = self.write_parts(old.header, cut)
         segment = self.begin(old.header.seq + 1, cut)
@@ -66,7 +61,7 @@ class Sealer:
         return segment
 
     def write_parts(self, header: SegmentHeader, cut: Cut) -> dict[str, PartFile]:
-        """The parts of a cut; the dated ones are returned, to be listed when they are sure to stay as they are."""
+        """Write the parts of a cut. Return the dated ones, which are listed when they are final."""
         if not cut.has_rows:
             return {}
         dated: dict[str, PartFile] = {}
@@ -80,29 +75,28 @@ class Sealer:
         return dated
 
     def write_dated(self, header: SegmentHeader, cut: Cut) -> dict[str, PartFile]:
-        """The dated parts of another shard's cut."""
+        """Write the dated parts of another shard's cut."""
         dated = self._dated("results", header, cut.completed) if cut.completed else {}
         return dated | (self._dated("attempts", header, cut.attempts) if cut.attempts else {})
 
     def failures(self, shard: str, cut: Cut) -> PartFile:
-        return seal(self._disk, self._output, failures_path(shard), self._tables.failures(cut.failures or ()))
+        return seal(self._store, self._output, failures_path(shard), self._tables.failures(cut.failures or ()))
 
     def _dated(self, table: str, header: SegmentHeader, rows: Unsealed[Any]) -> dict[str, PartFile]:
         path = dated_path(table, header.shard, header.run_id, header.started_at, header.seq)
         return {path: self._seal(path, rows)}
 
     def _seal(self, relative: str, rows: Unsealed[Any]) -> PartFile:
-        return seal_encoded(self._disk, self._output, relative, rows.encoded())
+        return seal_encoded(self._store, self._output, relative, rows.encoded())
 
     def find(self, paths: Iterable[Path]) -> None:
-        """Parts that this run has not sealed and no summary lists as they are: of a killed run, or padded just now."""
+        """Note parts that no summary lists as they are: of a killed run, or padded by this one."""
         for path in paths:
             part = part_file(self._output, path)
             self.found[part.path] = part
 
     def listed(self) -> dict[str, PartFile]:
-        """The parts for this run's summary. Failures of another shard count only as long as its own run has not
-        replaced them."""
+        """The parts for this run's summary, without failures that another shard's run has replaced."""
         found = {
             path: part
             for path, part in self.found.items()
@@ -111,26 +105,26 @@ class Sealer:
         return {**found, **self.parts}
 
     def merge(self, goes_on: Callable[[], bool]) -> None:
-        """Few parts in the place of the many that this run has sealed."""
-        merge_sealed(self._disk, self._output, self.parts, goes_on)
+        """Merge the parts of this run."""
+        merge_sealed(self._store, self._output, self.parts, goes_on)
 
     def begin(self, seq: int, cut: Cut) -> Segment:
         header = replace(self.header, seq=seq)
-        return Segment.create(self._disk, self._folder, header, cut.entries(), self._mask)
+        return Segment.create(self._files, self._folder, header, cut.entries(), self._tables.mask)
 
     def leave(self, folder: Path, shard: str, seq: int, entries: Iterable[Entry]) -> None:
-        """Begin a segment of another shard, with what is still open in it, for the next run on that shard."""
+        """Begin a segment of another shard with its open records, for the next run on that shard."""
         header = replace(self.header, shard=shard, seq=seq)
-        Segment.create(self._disk, folder, header, entries, self._mask).close()
+        Segment.create(self._files, folder, header, entries, self._tables.mask).close()
 
     def remove(self, segments: list[Path]) -> None:
         for path in segments:
             if path.exists():  # a seal that is made again may have removed it
-                self._disk.remove(path)
+                self._files.remove(path)
         if segments:
-            self._disk.sync_folder(segments[0].parent)
+            self._files.sync_folder(segments[0].parent)
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Files in a shard's folder that never got their name: a crash left them."""
+    """Incomplete files that a crash has left in a shard's folder."""
     return [path for name in ("journal-*.log", INDEX_NAME) for path in folder.glob(hidden_name(Path(name)).name)]

@@ -1,16 +1,17 @@
-"""The face of the checkpoint: the one owner of an output's files.
+"""The checkpoint of a run: the one owner of an output's files.
 
-A night, in order: :meth:`Store.open` (lock, columns), :meth:`Store.recover` (what a crash left becomes parts),
-:meth:`Store.standing` (what is done), then :meth:`Store.run` beside the lanes, and :meth:`Store.close`.
+A run calls :meth:`Store.open` (lock, columns), :meth:`Store.recover` (what a crash left becomes parts) and
+:meth:`Store.row_index` (done rows), then :meth:`Store.run` beside the lanes, and :meth:`Store.close`.
 
-The rule: what a method acknowledged is durable. Nothing is judged here: ends come from outside, live and on replay.
+A record is durable when its method returns. The store classifies no answer: ends come from the caller, live and on
+replay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from itertools import chain
@@ -23,7 +24,6 @@ import pyarrow.compute as pc
 
 from batchvision.checkpoint import compaction, summaries, waits
 from batchvision.checkpoint.disk import (
-    Disk,
     LocalDisk,
     disk_failures,
 )
@@ -40,6 +40,7 @@ from batchvision.checkpoint.run_state import BookedEnd, RunState, end_of
 from batchvision.checkpoint.schema import Columns, TableSchemas, completed_of
 from batchvision.checkpoint.sealing import Sealer, leftovers
 from batchvision.checkpoint.shards import lock_shard
+from batchvision.checkpoint.storage import Disk
 from batchvision.checkpoint.takeover import Takeover, read_failures
 from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.checkpoint.writer import SealAfter, Writer, check_in_place
@@ -59,35 +60,49 @@ from batchvision.records import (
 from batchvision.secrets import Secrets
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """What a run writes into its output.
+
+    ``ticket_place`` is the base URL that gives this run's tickets. ``reserve_bytes`` is the space that
+    :meth:`Store.recover` sets aside for answers in flight (``reserve.py``).
+    """
+
+    job_name: str
+    run_id: str
+    started_at: datetime
+    columns: Columns
+    keep_raw: bool = True
+    seal_after: SealAfter = field(default_factory=SealAfter)
+    reserve_bytes: int = 0
+    ticket_place: str | None = None
+
+
 class Store:
-    """One output (and shard), held by this process. A context manager: leaving it lets go, and writes nothing."""
+    """One output (and shard), held by this process. Leaving the context releases it without writing."""
 
     def __init__(
         self,
         lock: OutputLock,
         owns_lock: bool,
-        header: SegmentHeader,
+        settings: StoreSettings,
         tables: TableSchemas,
         secrets: Secrets,
-        seal_after: SealAfter,
-        reserve: Reserve,
         disk: Disk,
         offload: Offload,
     ) -> None:
         self.output = lock.output
         self._lock = lock
         self._owns_lock = owns_lock
+        self._settings = settings
         self._secrets = secrets
-        self._seal_after = seal_after
-        self._reserve = reserve
+        self._reserve = Reserve(disk, lock.folder / RESERVE_NAME, settings.reserve_bytes)
         self._disk = disk
         self._tables = tables
-        self._columns = tables.columns
-        self._sealer = Sealer(disk, lock.output, lock.folder, header, tables, secrets.mask)
+        header = SegmentHeader(settings.job_name, settings.run_id, settings.started_at, lock.shard, 0)
+        self._sealer = Sealer(lock, header, tables, disk, disk)
         self._offload = offload
         self._run_state = RunState(attempts=Unsealed(tables.attempts), completed=Unsealed(tables.results))
-        self._run_id = header.run_id
-        self._ticket_place: str | None = None
         self._row_index: RowIndex | None = None
         self._opened: Writer | None = None
 
@@ -95,30 +110,21 @@ class Store:
 
     @staticmethod
     def lock(output: Path, shard: str = "0of1", disk: Disk | None = None) -> OutputLock:
-        """Hold an output before anything else is done with it. Raises OutputHeld at once."""
+        """Lock an output before anything else is done with it. Raises OutputHeld at once."""
         return lock_shard(output, Shard.named(shard), disk)
 
     @classmethod
     def open(
         cls,
         where: Path | OutputLock,
+        settings: StoreSettings,
         *,
-        job_name: str,
-        run_id: str,
-        started_at: datetime,
-        columns: Columns,
         shard: str = "0of1",
         secrets: Secrets | None = None,
-        keep_raw: bool = True,
-        seal_after: SealAfter | None = None,
-        reserve_bytes: int = 0,
-        ticket_place: str | None = None,
         disk: Disk | None = None,
         offload: Offload | None = None,
     ) -> Store:
-        """Open an output, or one that is locked already (its lock stays the caller's). ``reserve_bytes``: room that
-        :meth:`recover` sets aside for the answers that are in flight when the disk fills. ``ticket_place``: the base
-        URL that gives this run's tickets.
+        """Open an output. A lock that is passed in stays the caller's.
 
         Raises OutputHeld, JobInvalid (another job's output, a changed column type), CheckpointDamaged, DiskFailed.
         """
@@ -126,32 +132,23 @@ class Store:
         lock = where if isinstance(where, OutputLock) else cls.lock(where, shard, disk)
         try:
             with disk_failures(f"opening {lock.output}"):
-                all_columns = register(disk, lock.output, job_name, columns, padded.append)
+                columns = register(disk, lock.output, settings.job_name, settings.columns, padded.append)
         except BaseException:
             if lock is not where:
                 lock.release()
             raise
-        store = cls(
-            lock=lock,
-            owns_lock=lock is not where,
-            header=SegmentHeader(job_name, run_id, started_at, lock.shard, 0),
-            tables=TableSchemas(job_name, all_columns, secrets.mask, keep_raw),
-            secrets=secrets,
-            seal_after=seal_after or SealAfter(),
-            reserve=Reserve(disk, lock.folder / RESERVE_NAME, reserve_bytes),
-            disk=disk,
-            offload=offload or OwnThread("batchvision-writer"),
-        )
+        tables = TableSchemas(settings.job_name, columns, secrets.mask, settings.keep_raw)
+        writer_thread = offload or OwnThread("batchvision-writer")
+        store = cls(lock, lock is not where, settings, tables, secrets, disk, writer_thread)
         store._sealer.find(padded)
-        store._ticket_place = ticket_place
         return store
 
-    def recover(self, classifier: Callable[[Exchange], BookedEnd], hold: bool = False) -> Recovery:
-        """Make parts of what the last segment holds, named by *its* run, and begin this run's segment.
+    def recover(self, classify: Callable[[Exchange], BookedEnd], hold: bool = False) -> Recovery:
+        """Seal the records of the last segment under the name of its run, and begin this run's segment.
 
-        ``judge`` reads every answer that was durable. What was in flight is booked as ambiguous; with ``hold`` those
-        rows stay pending until a run without it. Journals of dead runs on other shards are recovered too. A crash in
-        here leaves the old segment: the next start does the same again. Raises CheckpointDamaged, DiskFailed.
+        ``classify`` reads every durable answer. Requests in flight are booked as ambiguous. With ``hold`` their rows
+        stay pending until a run without it. Journals of dead runs on other shards are recovered too. After a crash in
+        here the next start does the same again. Raises CheckpointDamaged, DiskFailed.
         """
         with disk_failures(f"recovering {self.output}"):
             self._reserve.give_back()
@@ -160,19 +157,25 @@ class Store:
             waits.write(self._disk, self._lock.folder, None, self._secrets)
             compaction.finish(self._disk, self.output, self._lock.shard)
             segments = segment_paths(self._lock.folder)
-            old, recovery = replay(segments[-1], self._run_state, classifier, hold) if segments else (None, Recovery())
-            others = Takeover(self._disk, self._lock, self._sealer, self._tables)
-            with others.beginning(self._run_state, classifier, hold):
+            old, recovery = replay(segments[-1], self._run_state, classify, hold) if segments else (None, Recovery())
+            takeover = Takeover(self._disk, self._lock, self._sealer, self._tables)
+            with takeover.beginning(self._run_state, classify, hold):
                 segment = self._begin(old, segments)
-        self._run_state.begin(self._run_id)
+        self._run_state.begin(self._settings.run_id)
         journal = Journal(segment, self._offload, self._secrets.mask, partial(check_in_place, self._lock))
         self._opened = Writer(
-            journal, self._run_state, self._sealer, self._seal_after, self._lock, self._reserve, self._offload
+            journal,
+            self._run_state,
+            self._sealer,
+            self._settings.seal_after,
+            self._lock,
+            self._reserve,
+            self._offload,
         )
-        return replace(recovery.plus(others.recovery), tickets=tuple(self._run_state.open.values()))
+        return replace(recovery.plus(takeover.recovery), tickets=tuple(self._run_state.open.values()))
 
     def _begin(self, old: SegmentHeader | None, segments: list[Path]) -> Segment:
-        """Seal what the books hold under the old segment's name, and begin this run's segment with what is open."""
+        """Seal the run state under the old segment's name, and begin this run's segment with its open records."""
         cut = self._run_state.cut()
         sealed = self._sealer.write_parts(old or self._sealer.header, cut)
         self._sealer.parts |= sealed
@@ -185,7 +188,7 @@ class Store:
         return segment
 
     def row_index(self, recipe_id: str) -> RowIndex:
-        """Where every row stands, from the parts of all shards and what this shard has open."""
+        """Index the state of every row, from the parts of all shards and the open records of this shard."""
         self._row_index = RowIndex.read(self.output, self._run_state, recipe_id)
         self._run_state.is_done = self._row_index.is_done
         self._run_state.drop_answered()
@@ -200,19 +203,19 @@ class Store:
         self.release()
 
     def release(self) -> None:
-        """Let go of the files and of the lock, as a crash would: the next start recovers what is in the journal."""
+        """Release the files and the lock, as a crash would. The next start recovers the journal."""
         if self._opened is not None:
             self._opened.journal.segment.close()
         with suppress(DiskFailed):
-            self._lock.check_in_place()  # what lies in another's folder is not ours
+            self._lock.check_in_place()  # a folder that was replaced is not this run's
             self._reserve.give_back()
         if self._owns_lock:
             self._lock.release()
 
-    # ---------------------------------------------------------------------------- what lanes write
+    # ---------------------------------------------------------------------------- records of the lanes
 
     async def intent(self, intent: Intent) -> None:
-        """P2: returns when the intent is durable; only then may its request leave. Raises DiskFailed, OutputHeld."""
+        """Return when the intent is durable (P2). Only then may its request leave. Raises DiskFailed, OutputHeld."""
         writer = self._writer
         writer.check_disk()
         writer.check_lock()
@@ -220,22 +223,22 @@ class Store:
         try:
             await writer.durable(intent)
             writer.check_disk()
-        except StopRun:  # durable or not, it does not leave
+        except StopRun:  # durable or not, the request does not leave
             (self._run_state if writer.journal.failure else self).void(intent.exchange_id)
             raise
 
     async def ticket(self, exchange_id: str, ticket: str, at: datetime) -> None:
-        """P2: returns when the ticket is durable; only then may it be asked for."""
-        entry, writer = Accepted(exchange_id, ticket, at, self._ticket_place), self._writer
+        """Return when the ticket is durable (P2). Only then may it be polled."""
+        entry, writer = Accepted(exchange_id, ticket, at, self._settings.ticket_place), self._writer
         self._run_state.accept(entry)
         await writer.durable(entry)
 
     def poll_begins(self, exchange_id: str) -> None:
-        """A poll that never ends may have taken the ticket's one-time answer."""
+        """Note that a poll is on the wire. It may take the ticket's one-time answer."""
         self._run_state.poll_begins(exchange_id)
 
     def poll_ends(self, exchange_id: str, *, may_be_read: bool) -> None:
-        """``may_be_read``: it failed in a way that may have taken the answer."""
+        """``may_be_read``: the poll failed in a way that may have taken the answer."""
         self._run_state.poll_ends(exchange_id, may_be_read=may_be_read)
 
     def is_unread(self, exchange_id: str) -> bool:
@@ -243,21 +246,21 @@ class Store:
         return self._run_state.open[exchange_id].is_unread and not self._run_state.is_doubted(exchange_id)
 
     async def answer(self, exchange_id: str, raw: RawAnswer) -> RawAnswer:
-        """P3: returns the answer as it was written, the key masked, when it is durable; only then may it be read."""
+        """Return the stored answer, with secrets masked, when it is durable (P3). Only then may it be read."""
         written, writer = masked_answer(raw, self._secrets), self._writer
         self._run_state.receive(exchange_id, written)
         await writer.durable(Received(exchange_id, written))
         return written
 
     def void(self, exchange_id: str) -> None:
-        """The intent's request was never sent: after a crash it is not ambiguous."""
+        """Record that the intent's request was never sent. After a crash it is not ambiguous."""
         self._run_state.void(exchange_id)
         self._journal.append(Voided(exchange_id))
 
     def book(self, exchange_id: str, end: BookedEnd, hold: bool = False) -> None:
-        """The exchange is over: its attempt goes to the ledger, its row's outcome to the tables, at the next seal.
+        """Close an exchange. The next seal writes its attempt to the ledger and its row's outcome to the tables.
 
-        ``hold``: its row stays pending until a run that sends ambiguous rows again.
+        ``hold``: the row stays pending until a run that sends ambiguous rows again.
         """
         exchange = self._run_state.book(exchange_id, end, hold)
         ended = None if exchange.answer else end_of(end)
@@ -265,91 +268,96 @@ class Store:
             self._journal.append(Ended(exchange_id, ended))
 
     def file(self, failed: Failed) -> None:
-        """A row that failed before anything was sent. Not in the journal: the next run would find the same again."""
+        """Book a row that failed before anything was sent. Not in the journal: the next run finds the failure again."""
         self._run_state.file(failed)
 
     async def publish(self, completed: Completed) -> None:
-        """A row whose answer was durable before, under another key. Not in the journal: durable with the next seal, at
-        the latest when the store is closed."""
+        """Book a row whose answer was durable under another key. It becomes durable with the next seal."""
         self._run_state.publish(completed)
         if self._writer.is_seal_due():
             await self._writer.commit()
 
     def share(self, completed: Completed) -> None:
-        """A row whose answer another row has bought. Not in the journal: after a crash it is found there again."""
+        """Book a row answered by an identical request. Not in the journal: after a crash the answer is found again."""
         self._run_state.publish(completed)
 
     async def answers(self, request_keys: Set[str], offload: Offload | None = None) -> dict[str, list[Completed]]:
-        """The completed rows of these requests, whosever they are, by request_key. ``offload``: where parts are read
-        while a run lasts, so that the journal does not wait for it."""
+        """Return the completed rows of these requests, by request_key.
+
+        ``offload`` reads parts while a run lasts, so that the journal does not wait.
+        """
         wanted = pa.array(sorted(request_keys), pa.string())
-        async with self._writer.between_seals():  # a row is in the books or in a part, and not on its way
+        async with self._writer.between_seals():
             newest = [each for each in self._run_state.completed.newest if each.request_key in request_keys]
             tables = [
                 table.filter(pc.is_in(table["request_key"], wanted)) for table in self._run_state.completed.tables
             ]
             paths = part_paths(self.output, "results")
         found: dict[str, list[Completed]] = {}
-        for completed in chain(newest, await (offload or self._offload)(partial(self._rows_of, tables, paths, wanted))):
+        for completed in chain(newest, await (offload or self._offload)(self._rows_of, tables, paths, wanted)):
             found.setdefault(completed.request_key, []).append(completed)
         return found
 
     def _rows_of(self, tables: list[pa.Table], paths: list[Path], request_keys: pa.Array) -> list[Completed]:
         parts = (rows_with(path, "request_key", request_keys) for path in paths)
         found = chain(tables, chain.from_iterable(parts))
-        return [completed for rows in found for completed in completed_of(rows, self._columns)]
+        return [completed for rows in found for completed in completed_of(rows, self._tables.columns)]
 
-    # ---------------------------------------------------------------------------- the one writer
+    # ---------------------------------------------------------------------------- the writer
 
     async def run(self) -> None:
-        """Beside the lanes, until :meth:`close`. Raises DiskFailed: then nothing new may begin, and answers that still
-        come are written by those who wait for them, if the disk lets them."""
+        """Commit and seal until :meth:`close`. See :meth:`Writer.run`."""
         await self._writer.run()
 
     async def flush(self) -> None:
-        """Return when everything that was handed in is durable."""
+        """Return when every record is durable."""
         await self._writer.flush()
 
     @property
     def takes_answers(self) -> bool:
-        """False: the journal itself has failed, and nothing that comes can be kept."""
+        """False: the journal has failed, and no further answer can be stored."""
         return self._journal.failure is None
 
     async def close(self, complete: bool) -> None:
-        """Seal what is booked. ``complete``: the feed has passed over the whole manifest, so ``failures/`` loses the
-        rows that it did not meet. Nothing is rewritten that did not change. Raises DiskFailed; after a failed write the
-        tables stay as they are: the next run makes them of what the journal has.
+        """Seal every booked row. Files that did not change are not rewritten. Raises DiskFailed.
+
+        ``complete``: the feed has passed over the whole manifest. Then ``failures/`` loses the rows that it did not
+        meet. After a failed write the tables stay as they are, and the next run recovers the journal.
         """
 
         def drop_unseen() -> None:
             if complete and self._row_index is not None:
                 self._run_state.drop_unseen(self._row_index.has_seen)
 
-        await self._writer.close(drop_unseen, lambda: self._run_state.unread(self._run_id))
+        await self._writer.close(drop_unseen, lambda: self._run_state.unread(self._settings.run_id))
 
     async def write_index(self) -> None:
-        """After :meth:`close`, where a pass over the whole manifest is complete: which answers it has now. Raises
-        DiskFailed, CheckpointDamaged."""
+        """Write the index of the manifest after :meth:`close`, if a pass over the whole manifest is complete.
+
+        Raises DiskFailed, CheckpointDamaged.
+        """
         met = None if self._row_index is None else self._row_index.met
         if met is None or not met.is_complete:
             return
-        named = (self.output, self._lock.shard, self._run_id)
+        named = (self.output, self._lock.shard, self._settings.run_id)
         with disk_failures(f"writing the index of the manifest in {self._lock.folder}"):
-            await self._offload(partial(write_index, self._disk, *named, met, self.failures()))
+            await self._offload(write_index, self._disk, *named, met, self.failures())
 
     async def merge_parts(self, goes_on: Callable[[], bool] = lambda: True) -> None:
-        """After :meth:`close`: many parts that this run has sealed become few, as long as ``goes_on``. Raises
-        DiskFailed, CheckpointDamaged; whatever happens, no row is lost."""
-        with disk_failures(f"merging the parts of {self.output}"):
-            await self._offload(partial(self._sealer.merge, goes_on))
+        """Merge the parts of this run after :meth:`close`, as long as ``goes_on`` returns True.
 
-    # ---------------------------------------------------------------------------- small files, and what there is
+        Raises DiskFailed, CheckpointDamaged. After an error no row is lost.
+        """
+        with disk_failures(f"merging the parts of {self.output}"):
+            await self._offload(self._sealer.merge, goes_on)
+
+    # ---------------------------------------------------------------------------- small files
 
     def write_recipe(self, recipe_id: str, document: Mapping[str, Any]) -> None:
         summaries.write_recipe(self._disk, self.output, recipe_id, document, self._secrets, self._lock.shard)
 
     def note_wait(self, notice: WaitNotice | None) -> None:
-        """For ``status``: what the run waits for. Blocks. A disk that does not take it is found out by the journal."""
+        """Store the current wait for ``status``. Blocking. A failing disk is left to the journal to find."""
         with suppress(DiskFailed):
             waits.write(self._disk, self._lock.folder, notice, self._secrets)
 
@@ -362,15 +370,17 @@ class Store:
         return summary
 
     def latest_summary(self) -> RunSummary | None:
-        """Of the last run that ended, before this one."""
+        """The summary of the last run that ended before this one."""
         return summaries.read_latest(self.output)
 
+    # ---------------------------------------------------------------------------- queries
+
     def parts(self) -> tuple[PartFile, ...]:
-        """What was sealed since this store was opened, recovered parts included; ``failures`` as it is now."""
+        """Parts sealed since this store was opened, recovered ones included, and ``failures`` as it is now."""
         return tuple(self._sealer.parts.values())
 
     def parts_to_list(self) -> tuple[PartFile, ...]:
-        """What the summary lists: the same, and what no summary lists as it is (of killed runs, padded parts)."""
+        """Parts for the summary: :meth:`parts`, and those that no summary lists yet (of killed runs, padded parts)."""
         return tuple(self._sealer.listed().values())
 
     def failures(self) -> tuple[Failed, ...]:
@@ -383,15 +393,13 @@ class Store:
 
     @property
     def cut_off(self) -> tuple[Exchange, ...]:
-        """Open exchanges that nobody waits for any more once the lanes have ended: without a ticket to ask for, or with
-        an answer that came as its lane was cancelled."""
-        return tuple(
-            open_ for open_ in self._run_state.open.values() if open_.ticket is None or open_.answer is not None
-        )
+        """Open exchanges that no lane will end: without a ticket, or answered while their lane was cancelled."""
+        open_ = self._run_state.open.values()
+        return tuple(each for each in open_ if each.ticket is None or each.answer is not None)
 
     @property
     def held_count(self) -> int:
-        """Rows of the manifest kept back by ``ambiguous = "hold"``."""
+        """Rows of the manifest that ``ambiguous = "hold"`` keeps pending."""
         return self._run_state.held_count(lambda carry: self._row_index is None or self._row_index.has_seen(carry))
 
     @property

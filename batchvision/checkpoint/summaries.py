@@ -13,8 +13,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from batchvision.checkpoint.disk import Disk, disk_failures, replace_file
+from batchvision.checkpoint.disk import disk_failures
 from batchvision.checkpoint.parts import DATED, earlier_sha256, failures_path, part_paths
+from batchvision.checkpoint.storage import PartStore
 from batchvision.errors import CheckpointDamaged, JobInvalid
 from batchvision.records import PartFile, Purpose, RunSummary
 from batchvision.secrets import Secrets
@@ -36,13 +37,13 @@ def summary_text(summary: RunSummary) -> str:
     return json.dumps(summary_document(summary), ensure_ascii=False, default=str)
 
 
-def write_summary(disk: Disk, output: Path, summary: RunSummary, secrets: Secrets, shard: str = "0of1") -> None:
+def write_summary(store: PartStore, output: Path, summary: RunSummary, secrets: Secrets, shard: str = "0of1") -> None:
     """``runs/<run_id>.json``, then ``runs/latest.json``, which other shards write too. A sweep is never the latest: it
     changes no row. Raises DiskFailed."""
     content = secrets.mask_bytes(summary_text(summary).encode("utf-8", "replace")) + b"\n"
     with disk_failures(f"writing {output / 'runs'}"):
         for name in (f"{summary.run_id}.json", *([] if summary.command == Purpose.SWEEP else [LATEST])):
-            replace_file(disk, output / "runs" / name, content, owner=shard)
+            store.put(output / "runs" / name, content, owner=shard)
 
 
 def read_latest(output: Path) -> RunSummary | None:
@@ -109,7 +110,7 @@ def recipe_path(output: Path, recipe_id: str) -> Path:
 
 
 def write_recipe(
-    disk: Disk, output: Path, recipe_id: str, document: Mapping[str, Any], secrets: Secrets, shard: str = "0of1"
+    store: PartStore, output: Path, recipe_id: str, document: Mapping[str, Any], secrets: Secrets, shard: str = "0of1"
 ) -> None:
     """``recipes/<recipe_id>.json``; a recipe never changes, so one that is there stays. Raises DiskFailed."""
     text = json.dumps(document, indent=1, ensure_ascii=False)
@@ -118,7 +119,7 @@ def write_recipe(
     if path.exists() and path.read_bytes() == content:
         return
     with disk_failures(f"writing {path}"):
-        replace_file(disk, path, content, owner=shard)
+        store.put(path, content, owner=shard)
 
 
 def load_recipe(output: Path, recipe_id: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchvision.checkpoint import compaction, summaries
-from batchvision.checkpoint.disk import Disk
 from batchvision.checkpoint.entries import SegmentHeader
 from batchvision.checkpoint.journal import segment_paths
 from batchvision.checkpoint.lock import OutputLock
@@ -24,6 +23,7 @@ from batchvision.checkpoint.run_state import BookedEnd, Cut, RunState
 from batchvision.checkpoint.schema import TableSchemas, failures_of
 from batchvision.checkpoint.sealing import Sealer, leftovers
 from batchvision.checkpoint.shards import mutex, shards_of
+from batchvision.checkpoint.storage import Disk
 from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.errors import OutputHeld
 from batchvision.records import Exchange, Failed, Shard

@@ -8,15 +8,16 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from batchvision.checkpoint.disk import Disk, disk_failures, replace_file
+from batchvision.checkpoint.disk import disk_failures
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
+from batchvision.checkpoint.storage import PartStore
 from batchvision.records import WaitNotice
 from batchvision.secrets import Secrets
 
 FILE_NAME = "waiting.json"
 
 
-def write(disk: Disk, folder: Path, notice: WaitNotice | None, secrets: Secrets) -> None:
+def write(parts: PartStore, folder: Path, notice: WaitNotice | None, secrets: Secrets) -> None:
     """Write the notice; without one, remove the file. Raises DiskFailed."""
     path = folder / FILE_NAME
     with disk_failures(f"writing {path}"):
@@ -24,7 +25,7 @@ def write(disk: Disk, folder: Path, notice: WaitNotice | None, secrets: Secrets)
             path.unlink(missing_ok=True)
             return
         document = {**notice._asdict(), "reason": secrets.mask(notice.reason), "until": notice.until.isoformat()}
-        replace_file(disk, path, json.dumps(document).encode() + b"\n")
+        parts.put(path, json.dumps(document).encode() + b"\n")
 
 
 def read(output: Path, now: datetime) -> Iterator[WaitNotice]:

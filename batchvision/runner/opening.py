@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from batchvision.checkpoint import Columns, OutputLock, Recovery, RowIndex, Store, reserve_bytes
+from batchvision.checkpoint import Columns, OutputLock, Recovery, RowIndex, Store, StoreSettings, reserve_bytes
 from batchvision.job import recipe_document, recipe_from_document
 from batchvision.records import Recipe, RunSummary
 from batchvision.runner import wiring
@@ -23,19 +23,17 @@ log = logging.getLogger(__name__)
 def open_store(setup: RunSetup, lock: OutputLock, keep: Sequence[tuple[str, pa.DataType]] | None) -> Store:
     """``keep``: the kept columns; None: the columns that are registered already."""
     job = setup.job
-    return Store.open(
-        lock,
+    settings = StoreSettings(
         job_name=job.name,
         run_id=setup.run_id,
         started_at=setup.started_at,
         columns=Columns() if keep is None else Columns(tuple(keep), wiring.answer_columns_of(job)),
-        secrets=setup.secrets,
         keep_raw=job.output.keep_raw_answers or setup.is_trial,  # a trial keeps nothing else
         ticket_place=place_of(job.base_url),
         reserve_bytes=reserve_bytes(rows_at_once(job.limits.concurrency) + POLLERS),
-        disk=wiring.disk_of(job, setup.dependencies),
-        offload=setup.dependencies.offload,
     )
+    disk = wiring.disk_of(job, setup.dependencies)
+    return Store.open(lock, settings, secrets=setup.secrets, disk=disk, offload=setup.dependencies.offload)
 
 
 class OpenedOutput:

@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from virtual_time import VIRTUAL
 
 from batchvision import Job
-from batchvision.checkpoint import Columns, Recovery, SealAfter, Store, compaction
+from batchvision.checkpoint import Columns, Recovery, SealAfter, Store, StoreSettings, compaction
 from batchvision.checkpoint import store as store_module
 from batchvision.errors import BatchvisionError
 from batchvision.records import Intent, RawAnswer, RunSummary
@@ -194,9 +194,8 @@ class Pieces:
     def _recover(self, session: RecordedNight, disk: RecordedDisk) -> Recovery:
         classifier = Classifier({session.job.recipe.recipe_id: session.job.recipe}, RetryPolicy(2, raise_once=False))
         columns = Columns(keep=(("title", pa.string()),), answers=())
-        with Store.open(
-            self.output, job_name="night", run_id="rerun", started_at=NIGHTFALL, columns=columns, disk=disk
-        ) as store:
+        settings = StoreSettings(job_name="night", run_id="rerun", started_at=NIGHTFALL, columns=columns)
+        with Store.open(self.output, settings, disk=disk) as store:
             return store.recover(classifier.classify)
 
     def _check(self, session: RecordedNight, place: int, recovery: Recovery) -> None:

@@ -332,7 +332,7 @@ def test_old_parts_that_go_before_the_new_one_has_its_name_are_caught(
         if lineage.is_merged(new.name):
             for path in parts_that_are_there(disk.root, new.parents[1].name):
                 disk.remove(path)
-            monkeypatch.setattr(compaction, "remove", lambda *arguments: None)
+            monkeypatch.setattr(RecordedDisk, "delete", lambda *arguments: None)
         rename(disk, old, new)
 
     monkeypatch.setattr(RecordedDisk, "rename", removing_first)

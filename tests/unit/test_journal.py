@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelled_disk import ModelledDisk
 
-from batchvision.checkpoint.disk import Disk, LocalDisk
+from batchvision.checkpoint.disk import LocalDisk
 from batchvision.checkpoint.entries import (
     Accepted,
     Carry,
@@ -41,6 +41,7 @@ from batchvision.checkpoint.journal import (
     segment_path,
     segment_paths,
 )
+from batchvision.checkpoint.storage import JournalFiles
 from batchvision.errors import CheckpointDamaged, DiskFailed
 from batchvision.offload import inline
 from batchvision.records import Cell, EndedWithout, Intent, Purpose, RawAnswer
@@ -64,7 +65,7 @@ def as_it_is(text: str) -> str:
     return text
 
 
-def a_journal(folder: Path, disk: Disk | None = None) -> Journal:
+def a_journal(folder: Path, disk: JournalFiles | None = None) -> Journal:
     segment = Segment.create(disk or LocalDisk(), folder, HEADER, [], as_it_is)
     return Journal(segment, inline, as_it_is)
 

@@ -14,7 +14,7 @@ from checkpoint_rows import START, a_completed, an_answer, an_attempt, an_intent
 from modelled_disk import ModelledDisk, PowerCut, lose_all
 
 from batchvision.checkpoint import Columns
-from batchvision.checkpoint.disk import LocalDisk, make_folders, replace_file
+from batchvision.checkpoint.disk import LocalDisk, make_folders
 from batchvision.checkpoint.parts import (
     batches_of,
     dated_path,
@@ -108,7 +108,7 @@ def test_leftovers_of_this_shard_go_and_those_of_others_stay(tmp_path: Path) -> 
 def test_replacing_a_file_leaves_no_descriptor_open_when_the_disk_is_full(tmp_path: Path) -> None:
     disk = ModelledDisk(tmp_path, fail_at=1)
     with pytest.raises(OSError, match="Input/output"):
-        replace_file(disk, tmp_path / "file", b"content")
+        disk.put(tmp_path / "file", b"content")
     assert disk._open == {}
 
 
@@ -130,7 +130,7 @@ def test_a_flipped_byte_in_a_page_is_found_when_the_part_is_read(tmp_path: Path)
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all" * 10])
 def test_a_file_that_is_no_part_is_damage(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / failures_path("0of1")
-    replace_file(LocalDisk(), path, content)
+    LocalDisk().put(path, content)
     for read in (read_part, row_count, lambda path: list(batches_of(path))):
         with pytest.raises(CheckpointDamaged, match=r"part-0of1\.parquet"):
             read(path)

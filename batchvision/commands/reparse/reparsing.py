@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from batchvision.checkpoint import Columns, OutputLock, RowIndex, RowState, Store, load_recipe
+from batchvision.checkpoint import Columns, OutputLock, RowIndex, RowState, Store, StoreSettings, load_recipe
 from batchvision.commands.reparse.kept import refresh_kept_cells
 from batchvision.commands.reparse.reading import Reader, Why
 from batchvision.commands.reparse.stored import StoredRows
@@ -187,17 +187,15 @@ class _Session:
                 self._summarize()
 
     def _open(self, surveyed: Survey) -> Store:
-        return Store.open(
-            self.lock,
+        settings = StoreSettings(
             job_name=self.job.name,
             run_id=self.run_id,
             started_at=self.started_at,
             columns=Columns(keep=surveyed.typed_keep, answers=wiring.answer_columns_of(self.job)),
-            secrets=self.secrets,
             keep_raw=self.job.output.keep_raw_answers,
-            disk=wiring.disk_of(self.job, self.dependencies),
-            offload=self.dependencies.offload,
         )
+        disk = wiring.disk_of(self.job, self.dependencies)
+        return Store.open(self.lock, settings, secrets=self.secrets, disk=disk, offload=self.dependencies.offload)
 
     async def _publish_all(self, surveyed: Survey) -> None:
         stored = StoredRows(self.job.output_path, frozenset(self.recipes))
