@@ -1,6 +1,6 @@
-"""Draws the sample images of the demo and the ready jobs, and their manifest ``photos.csv``. Same bytes every time.
+"""Draw the sample images of the demo and write their manifest ``photos.csv``. The bytes are always the same.
 
-Rule: nothing is downloaded and no system font is used, so that ``batchvision demo`` works from the wheel alone.
+Nothing is downloaded and no system font is used, so that the demo works from the wheel alone.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 SIZE = (640, 480)
-SCALE = 3  #: drawn three times as large and scaled down, which smooths every edge
+SCALE = 3  #: images are drawn three times as large and scaled down, to smooth edges
 MANIFEST_NAME = "photos.csv"
 
 Colour = str
 Point = tuple[float, float]
-ROTATED = 6  #: EXIF: the camera was turned; a viewer must turn the image to the right
+ROTATED = 6  #: EXIF orientation: a viewer turns the image to the right
 
 
 class Sample(NamedTuple):
@@ -32,7 +32,7 @@ class Sample(NamedTuple):
 
 
 class Canvas:
-    """A studio photo in the making: coordinates are those of the final image."""
+    """An image under work. Coordinates are those of the final image."""
 
     def __init__(self, wall: Colour, table: Colour, horizon: float = 330) -> None:
         self._image = Image.new("RGB", (SIZE[0] * SCALE, SIZE[1] * SCALE), wall)
@@ -54,7 +54,7 @@ class Canvas:
         self._draw.polygon([(x * SCALE, y * SCALE) for x, y in points], fill)
 
     def line(self, points: Sequence[Point], fill: Colour, width: float) -> None:
-        """With round ends and joints."""
+        """A line with round ends and joints."""
         large = [(x * SCALE, y * SCALE) for x, y in points]
         self._draw.line(large, fill, round(width * SCALE), joint="curve")
         for x, y in (large[0], large[-1]):
@@ -72,7 +72,7 @@ class Canvas:
         self._draw.text((middle[0] * SCALE, middle[1] * SCALE), words, fill, font, anchor="mm", align="center")
 
     def shadow(self, corners: Sequence[float], strength: int = 90) -> None:
-        """A soft dark oval under what stands on the table."""
+        """A soft dark oval below an object."""
         mask = Image.new("L", self._image.size, 0)
         ImageDraw.Draw(mask).ellipse(self._large(corners), fill=strength)
         self._image.paste("black", mask=mask.filter(ImageFilter.BoxBlur(14 * SCALE)))
@@ -321,11 +321,11 @@ _STUDIOS: dict[str, tuple[Colour, Colour]] = {
     "clock.jpg": ("#d5dcd0", "#aab8a4"),
     "umbrella.png": ("#e3e9f1", "#c5cfdd"),
 }
-_ON_ITS_SIDE = "clock.jpg"  #: stored as the turned camera saw it, so that the demo shows a rotation being undone
+_ON_ITS_SIDE = "clock.jpg"  #: stored rotated, so that the demo shows a rotation being undone
 
 
 def draw_samples(folder: Path) -> Path:
-    """Draws all samples into ``folder`` (made if missing) and gives the path of their manifest."""
+    """Draw all samples into ``folder``, which is made if needed. Returns the path of their manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     for sample in SAMPLES:
         canvas = Canvas(*_STUDIOS[sample.image])

@@ -1,4 +1,4 @@
-"""``batchvision check JOB``: is everything there that a run needs?"""
+"""``batchvision check JOB``: check the needs of a run."""
 
 from __future__ import annotations
 

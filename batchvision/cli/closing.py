@@ -1,7 +1,4 @@
-"""The last words of a run: what there is now, what it cost, what failed and what to type next.
-
-Rule: pure; takes a summary, gives lines.
-"""
+"""The closing lines of a run: answers, cost, failures and the next commands. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from batchvision.records import RunSummary
 from batchvision.ticks import bound_words, cost_words, format_usd
 from batchvision.wording import counted
 
-#: What to do about each kind of failed row (the closed set of DESIGN, a sentence each).
+#: The next step by kind of failure.
 ADVICE: dict[str, str] = {
     "row_invalid": "correct these rows in the manifest (no prompt, no image, a NUL, or an id used twice)",
     "image_unreadable": "replace or remove these images: missing, empty, damaged, too small or not images",
@@ -31,9 +28,9 @@ ADVICE: dict[str, str] = {
     "lost_after_read": "the answer was paid for and lost on the way; --retry-failed=lost_after_read buys it again",
     "attempts_exhausted": "read one message: run again later, or raise request_timeout_seconds after timeouts",
 }
-#: Paid failures that the same question may end otherwise, asked once more.
+#: Paid failures that may succeed at the next try.
 WORTH_BUYING_AGAIN = ("refused", "lost_after_read")
-#: After a stop that passes by itself.
+#: When to run again after a stop that ends by itself.
 WHEN_TO_RUN_AGAIN = {
     "provider_unavailable": "when the provider answers again",
     "quota_reached": "when the quota is whole again",
@@ -43,7 +40,7 @@ LOOK_AT_FAILURES = "batchvision show {output} --status failed"
 
 
 class Typed(NamedTuple):
-    """The command lines a user may need next. ``again``: as typed, without flags that are meant for one run only."""
+    """Command lines for the user. ``again`` is the command as typed, without flags that apply once."""
 
     again: str
     check: str
@@ -51,7 +48,7 @@ class Typed(NamedTuple):
 
 
 def closing_lines(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
-    """What ``run`` says on stderr when it is over."""
+    """The lines of ``run`` on stderr at its end."""
     lines = [_headline(summary)]
     for number, line in enumerate(_stopped_words(summary).splitlines()):
         lines.append(f"  {'stopped' if number == 0 else '':<8}  {line}")
@@ -96,7 +93,7 @@ def _money(summary: RunSummary) -> str:
 
 
 def _tokens(summary: RunSummary) -> list[str]:
-    """What the prompt cache gave, and what was paid for nothing; neither is told where there was none."""
+    """Lines about the prompt cache and about waste, if there is any."""
     lines = []
     if summary.cached_tokens and summary.prompt_tokens:
         share = summary.cached_tokens / summary.prompt_tokens
@@ -138,7 +135,7 @@ def _left_over(summary: RunSummary) -> list[str]:
 
 
 def next_steps(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
-    """The commands to type next, most useful first; none when all is well."""
+    """The commands to type next, the most useful first. After exit code 0 there are no steps."""
     failed = LOOK_AT_FAILURES.format(output=output)
     match summary.exit_code:
         case 0:
@@ -159,12 +156,12 @@ def next_steps(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
 
 
 def _keeps_changed(summary: RunSummary) -> bool:
-    """Whether rows keep their answers although their cells or images changed."""
+    """Whether changed rows keep their answers."""
     return bool(summary.config.get("manifest", {}).get("on_row_change") == "keep")
 
 
 def _after_failures(summary: RunSummary, failed: str, typed: Typed) -> list[str]:
-    """What fits the failures at hand; a command that buys answers again says so."""
+    """Steps for these failures. A step that buys answers again is marked."""
     kinds = summary.failures_by_kind
     unpaid = sum(count for kind, count in kinds.items() if kind not in PAID_FAILURES)
     again = {kind: kinds[kind] for kind in WORTH_BUYING_AGAIN if kind in kinds}
@@ -204,7 +201,7 @@ def _after_own_limit(summary: RunSummary, failed: str, typed: Typed) -> list[str
 
 
 def _next_cap(summary: RunSummary, key: str) -> str:
-    """A cap that leaves money for the rows that are pending, at what the answers cost so far."""
+    """A cap that suffices for the pending rows at the cost of a row so far."""
     limits = summary.config.get("limits", {})
     spent = summary.cost_usd or 0.0
     cap = float(limits.get(key) or 0) or spent

@@ -1,4 +1,4 @@
-"""What every command shares: ``--debug`` after the command's name, and the command line as it was typed."""
+"""The base class of commands: ``--debug`` after the command's name, and the command line as typed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TYPED = "batchvision.typed"
 
 
 class Command(click.Command):
-    """A click command that also takes ``--debug`` and remembers its own arguments (for "type this next")."""
+    """A click command that takes ``--debug`` and remembers its arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -24,9 +24,9 @@ class Command(click.Command):
 
 
 def typed_command(ctx: click.Context, *, without: tuple[str, ...] = (), add: tuple[str, ...] = ()) -> str:
-    """The command as the user typed it, to be typed again: flags in ``without`` left out, ``add`` at the end.
+    """The command line as typed, without the flags ``without``, with ``add`` at the end.
 
-    Only flags that carry their value with ``=``, or none, can be left out.
+    Only flags without a value, or with ``=VALUE``, can be left out.
     """
     kept = [word for word in ctx.meta[TYPED] if word.split("=")[0] not in without]
     return shlex.join([*ctx.command_path.split(), *kept, *add])

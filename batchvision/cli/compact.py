@@ -1,4 +1,4 @@
-"""``batchvision compact OUT``: the small files of many runs made into few."""
+"""``batchvision compact OUT``: merge the small files of many runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def command(place: str, drop_superseded: bool, as_json: bool) -> int:
 
 
 def compacted_lines(output: Path, compacted: Compacted) -> Iterator[str]:
-    """What became of the files, and what next."""
+    """The merged files, and the next step."""
     from batchvision.wording import counted
 
     if compacted.files_after == compacted.files_before and not compacted.superseded:

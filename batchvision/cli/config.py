@@ -34,7 +34,7 @@ def show(job: str, settings: tuple[str, ...], as_json: bool, **flags: Any) -> No
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values; empty tables stay one value."""
+    """Dotted keys and their values. An empty table is one value."""
     for key, value in document.items():
         if isinstance(value, Mapping) and value:
             yield from flat(value, f"{prefix}{key}.")

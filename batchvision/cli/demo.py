@@ -1,4 +1,4 @@
-"""``batchvision demo``: the whole product on nine drawn images, without a key."""
+"""``batchvision demo``: a whole run on drawn images, without a key."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def command(out: Path) -> int:
 
 
 def closing(folder: Path, job_path: Path, requests_sent: int) -> list[str]:
-    """What was seen, and where to go from here."""
+    """The results of the demo and the next steps."""
     again = (
         []
         if requests_sent

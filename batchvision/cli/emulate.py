@@ -1,4 +1,4 @@
-"""``batchvision emulate``: a loopback provider to rehearse a job with, faults on demand."""
+"""``batchvision emulate``: serve a loopback provider to rehearse a job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class _Flag(NamedTuple):
-    """A flag (both forms for a switch), the field of EmulatorOptions that it sets, and its line in ``--help``."""
+    """A flag, the field of EmulatorOptions that it sets, and its help line."""
 
     flag: str
     field: str
@@ -78,7 +78,7 @@ def command(faults: tuple[str, ...], **given: Any) -> int:
 
 
 def _started(chosen: EmulatorOptions) -> RunningEmulator:
-    """The emulator, listening. Raises UsageError where its port is taken."""
+    """The listening emulator. Raises UsageError if its port is taken."""
     from batchvision.emulator import start_in_thread
 
     try:
@@ -91,7 +91,7 @@ def _started(chosen: EmulatorOptions) -> RunningEmulator:
 
 
 def options(faults: tuple[str, ...], given: dict[str, Any]) -> EmulatorOptions:
-    """The emulator's options from the flags that were given. Raises UsageError in the emulator's words."""
+    """The options from the given flags. Raises UsageError with the message of the emulator."""
     from batchvision.emulator import DEFAULT_PORT, EmulatorOptions
 
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -122,7 +122,7 @@ def _fault(text: str) -> tuple[str, float]:
 
 
 def welcome_lines(url: str) -> list[str]:
-    """The URL, and what to put into a job or on a command line to use it."""
+    """The URL, and how to use it in a job or on a command line."""
     return [
         f"emulator at {url}   (Ctrl-C stops it)",
         "",

@@ -18,10 +18,10 @@ import click
 from batchvision import __version__
 from batchvision.errors import NOT_ON_WINDOWS
 
-#: When this process began its work: ``limits.max_runtime_seconds`` counts from here.
+#: Start of this process. ``limits.max_runtime_seconds`` counts from here.
 BEGAN_AT = monotonic()
 
-#: Rows make hardly any cyclic garbage. At Python's default thresholds the collector takes a quarter of a run's CPU.
+#: Rows make little cyclic garbage. At Python's default thresholds the collector takes a quarter of a run's CPU.
 GC_THRESHOLDS = (50_000, 10, 10)
 
 
@@ -30,7 +30,7 @@ class _Entry(NamedTuple):
     says: str
 
 
-#: Every command, in the order of a user's day: module (holding ``command``) and what ``--help`` says about it.
+#: All commands in the order of ``--help``: the module that holds ``command``, and its help line.
 COMMANDS: dict[str, _Entry] = {
     "demo": _Entry("batchvision.cli.demo", "Run a real job on sample images, on this machine, for free."),
     "run": _Entry("batchvision.cli.run", "Ask the model about every row that has no answer yet."),
@@ -55,7 +55,7 @@ New here? `batchvision demo` shows a whole run without a key. Then write a job f
 
 
 class CommandTable(click.Group):
-    """A group that knows its commands by name and imports one when it is called."""
+    """A group that finds commands by name and imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -70,7 +70,7 @@ class CommandTable(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in ``--help``, from the table above: nothing is imported for it."""
+        """List the commands of the table, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.says) for name, entry in COMMANDS.items()])
 
@@ -93,7 +93,7 @@ def group() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """The console script: runs one command and exits with its code."""
+    """Run one command and exit with its code."""
     if os.name == "nt":
         click.echo(NOT_ON_WINDOWS, err=True)
         sys.exit(2)

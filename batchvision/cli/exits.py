@@ -1,7 +1,4 @@
-"""How a command ends: errors become words on stderr and one of DESIGN's exit codes.
-
-Rule: the only place that turns an exception into an exit code.
-"""
+"""Turn exceptions of a command into messages on stderr and an exit code. No other module does."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ INTERRUPTED = 130
 
 
 def run_and_report(group: click.Group, arguments: Sequence[str]) -> int:
-    """Run one command line to its exit code; whatever goes wrong is told on stderr, once."""
+    """Run one command line and return its exit code. An error is reported on stderr once."""
     debug = "--debug" in arguments
     try:
         code = group.main(args=list(arguments), prog_name="batchvision", standalone_mode=False)
@@ -35,16 +32,16 @@ def run_and_report(group: click.Group, arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         silence_stdout()
         return 0
-    except SystemExit as leaving:  # click's own answer to a reader that has gone away
+    except SystemExit as leaving:  # raised by click if the reader of stdout has closed it
         silence_stdout()
         return leaving.code if isinstance(leaving.code, int) and leaving.code != 1 else 0
-    except Exception as error:  # noqa: BLE001 - the last line of defence: said in words, exit 1
+    except Exception as error:  # noqa: BLE001 - the last resort: a message and exit code 1
         return report(error, debug=debug)
     return code if isinstance(code, int) else 0
 
 
 def report(error: Exception, *, debug: bool = False) -> int:
-    """Say what went wrong and return the exit code that says it to machines."""
+    """Write the error to stderr and return its exit code."""
     known = _known_cause(error)
     if debug:
         say("".join(traceback.format_exception(error)).rstrip())
@@ -59,7 +56,7 @@ def report(error: Exception, *, debug: bool = False) -> int:
 
 
 def error_lines(error: BatchvisionError) -> list[str]:
-    """The error in words: one sentence, or a bullet for each problem."""
+    """The error as one sentence, or as a list of problems."""
     problems = error.problems if isinstance(error, JobInvalid) else (error.message,)
     if len(problems) == 1:
         return [f"error: {problems[0] or error.kind}"]
@@ -67,7 +64,7 @@ def error_lines(error: BatchvisionError) -> list[str]:
 
 
 def _known_cause(error: BaseException) -> BatchvisionError | None:
-    """The error of ours that ``error`` is, or that a group of errors holds."""
+    """The batchvision error in ``error`` or in its group of errors."""
     for leaf in _leaves(error):
         if isinstance(leaf, BatchvisionError):
             return leaf
@@ -92,7 +89,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def silence_stdout() -> None:
-    """Nobody reads stdout any more (``| head``): let the interpreter's last flush go nowhere instead of complaining."""
+    """Redirect stdout to the null device after its reader has closed it, so that the last flush does not fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -1,6 +1,6 @@
-"""Warnings of the rooms below and of the libraries, as lines on stderr in the run's own style.
+"""Write warnings of the package and of libraries to stderr.
 
-Rule: nothing that is logged reaches the terminal as it is: libraries quote headers, and a server chooses those.
+Log messages are made safe for a terminal first: libraries quote headers, which a server chooses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from batchvision.cli.terminal import safe_json, safe_line, safe_text, wrapped
 
 
 class StderrLines(logging.Handler):
-    """One line a record: words, or one JSON object."""
+    """Write each record as one line of text or JSON."""
 
     def __init__(self, *, as_json: bool) -> None:
         super().__init__(logging.INFO)
@@ -32,8 +32,7 @@ class StderrLines(logging.Handler):
 
 
 def tell_warnings(*, as_json: bool, news: bool = False) -> None:
-    """Send warnings to stderr, and the package's own ``news``; whatever else was set up for the package is
-    replaced."""
+    """Send warnings to stderr, and with ``news`` also information. Replaces the handlers of the package."""
     lines = StderrLines(as_json=as_json)
     package = logging.getLogger("batchvision")
     package.setLevel(logging.INFO if news else logging.WARNING)
@@ -41,5 +40,5 @@ def tell_warnings(*, as_json: bool, news: bool = False) -> None:
     package.propagate = False
     everybody = logging.getLogger()
     everybody.handlers[:] = [each for each in everybody.handlers if not isinstance(each, StderrLines)]
-    if not everybody.handlers:  # otherwise somebody else has seen to it
+    if not everybody.handlers:  # otherwise the caller has configured logging
         everybody.addHandler(lines)

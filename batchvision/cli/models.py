@@ -66,7 +66,7 @@ def _cells(model: ModelListing) -> list[str]:
 
 
 def _long(prices: Prices) -> str:
-    """What input costs in a long context, and where that begins."""
+    """The price of input in a long context, and where the long context begins."""
     if prices.long_context_tokens is None:
         return "-"
     own = prices.long_input_ticks_per_mtok

@@ -1,7 +1,6 @@
-"""Flags that are keys of the job file, and how they become overrides of it.
+"""Flags that are keys of the job file, and how they become overrides of the job.
 
-Rule: one table says which flags there are; a flag is its key with dashes. Paths given here are relative to where the
-user stands, paths in a job file to the job file.
+A flag is its key with dashes. Paths in flags are relative to the working directory, paths in a job file to its folder.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class JobFlag(NamedTuple):
-    """A flag, the dotted key it sets, the type of its value and its line in ``--help``."""
+    """A flag: the dotted key that it sets, its type and its help line."""
 
     flag: str
     key: str
-    kind: Any  #: what click takes as a type
+    kind: Any  #: the type for click
     says: str
 
     @property
@@ -28,7 +27,7 @@ class JobFlag(NamedTuple):
         return self.flag.removeprefix("--").replace("-", "_")
 
 
-#: What decides where a run reads, writes and sends.
+#: Where a run reads, writes and sends.
 PLACE_FLAGS: tuple[JobFlag, ...] = (
     JobFlag("--manifest", "manifest.path", click.Path(), "The table of images to work on."),
     JobFlag("--out", "output.path", click.Path(), "The folder for answers, failures and the ledger."),
@@ -84,7 +83,7 @@ RECIPE_FLAGS: tuple[JobFlag, ...] = (
     ),
     JobFlag("--max-changed", "manifest.max_changed", str, "Stop first when more of the answered rows changed."),
 )
-#: For the commands that read a job without running it.
+#: Flags of commands that read a job without running it.
 READING_FLAGS = PLACE_FLAGS + IMAGE_FLAGS
 RUN_FLAGS = PLACE_FLAGS + IMAGE_FLAGS + LIMIT_FLAGS + RECIPE_FLAGS
 ALL_FLAGS: Mapping[str, JobFlag] = {flag.parameter: flag for flag in RUN_FLAGS}
@@ -93,7 +92,7 @@ job_argument = click.argument("job", metavar="JOB", type=str)
 
 
 def job_flags(flags: tuple[JobFlag, ...]) -> Callable[[Function], Function]:
-    """Decorator: adds ``flags`` and ``--set`` to a command, in their order."""
+    """Decorator that adds ``flags`` and ``--set`` to a command."""
 
     def decorate(function: Function) -> Function:
         function = click.option(
@@ -111,7 +110,7 @@ def job_flags(flags: tuple[JobFlag, ...]) -> Callable[[Function], Function]:
 
 
 def overrides(values: Mapping[str, Any], settings: tuple[str, ...]) -> dict[str, object]:
-    """The dotted keys that the command line sets; a flag of its own wins over ``--set``."""
+    """The dotted keys that the command line sets. A flag wins over ``--set``."""
     given: dict[str, object] = dict(_parse_setting(setting) for setting in settings)
     for name, value in values.items():
         flag = ALL_FLAGS.get(name)
@@ -121,12 +120,12 @@ def overrides(values: Mapping[str, Any], settings: tuple[str, ...]) -> dict[str,
 
 
 def _from_here(text: str) -> str:
-    """An absolute path; anything with a scheme (``s3://``) is left as it is."""
+    """An absolute path. A URL (``s3://``) is unchanged."""
     return text if "://" in text else str(Path(text).expanduser().absolute())
 
 
 def _parse_setting(setting: str) -> tuple[str, str]:
-    """``limits.max_attempts=3`` -> the key and its text; the job knows which of its keys are numbers."""
+    """Split ``limits.max_attempts=3`` into key and text. The job parses the text."""
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
         raise click.UsageError(f"--set takes KEY=VALUE, e.g. --set limits.max_attempts=3; got {setting!r}.")
@@ -134,7 +133,7 @@ def _parse_setting(setting: str) -> tuple[str, str]:
 
 
 def load_job(path: str, values: Mapping[str, Any], settings: tuple[str, ...]) -> Any:
-    """The job at ``path`` with the command line's overrides. Raises JobInvalid with all problems."""
+    """The job at ``path`` with the overrides of the command line. Raises JobInvalid with all problems."""
     from batchvision.job import Job
 
     return Job.load(path, overrides=overrides(values, settings))

@@ -1,6 +1,6 @@
-"""What goes to stdout: documents, tables, rows; flushed here, so that a reader who left is noticed here.
+"""Write documents, tables and lines to stdout, safe for a terminal. No other module writes to stdout.
 
-Rule: nothing is written to stdout but through this file, and nothing passes it unsafe for a terminal.
+Each write is flushed, so that a closed stdout is noticed here.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def say(text: str) -> None:
-    """Words for people, on stderr."""
+    """Write text to stderr."""
     for line in safe_text(text).split("\n"):
         click.echo(wrapped(line, sys.stderr), err=True)
 
 
 def csv_line(cells: Iterable[Any]) -> str:
-    """One CSV record; only text can be a formula, so numbers keep their sign."""
+    """One CSV record. Text cells are made safe for spreadsheets; numbers keep their sign."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow([csv_cell(cell) for cell in cells])
     return line.getvalue()
@@ -65,5 +65,5 @@ def json_line(record: Mapping[str, Any]) -> str:
 
 
 def write(text: str) -> None:
-    """Text that is ready, as it is."""
+    """Write text unchanged."""
     click.echo(text, nl=False)

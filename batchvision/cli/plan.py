@@ -1,4 +1,4 @@
-"""``batchvision plan JOB``: what a run would do; with --pilot, by a few rows really asked."""
+"""``batchvision plan JOB``: plan a run; with ``--pilot``, ask a few rows to estimate its cost."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json: bool, **flags: Any) -> int:
     """Say what a run of JOB would do: rows, images, requests, likely cost. Sends nothing, unless --pilot is given.
 
-    The rows of a pilot are asked for real and paid for, within the job's caps; a run does not ask them again. What a
-    sweep asks is paid for too, and stands in the ledger (attempts/) only. Give both again after an interruption: what
-    has been paid for is not bought twice.
+    The rows of a pilot are asked for real and paid for, within the job's caps; a run does not ask them again. A
+    sweep is paid for too; its attempts are in the ledger (attempts/) only. Run the same command again after an
+    interruption: nothing is bought twice.
     """
     chosen = load_job(job, flags, settings)
     if flags["pilot"] is None:
@@ -107,7 +107,7 @@ def _pilot(path: str, job: Job, settings: tuple[str, ...], flags: dict[str, Any]
 
 
 def plan_lines(drawn: Plan) -> Iterator[str]:
-    """The plan in words."""
+    """The lines of a plan."""
     rows, images = drawn.rows, drawn.images
     yield f"rows      {rows.total:,} in the manifest: {', '.join(_row_words(drawn))}"
     formats = ", ".join(f"{count:,} {name}" for name, count in images.by_format.most_common())
@@ -182,7 +182,7 @@ def _row_words(drawn: Plan) -> Iterator[str]:
 
 
 def _change_words(drawn: Plan) -> Iterator[str]:
-    """New rows, and beside them those that are bought again."""
+    """New rows, and rows that would be bought again."""
     found = drawn.changes
     if not found.changed and not found.rows_again:
         return
@@ -211,7 +211,7 @@ def _cost_words(drawn: Plan) -> str:
 
 
 def pilot_lines(told: Pilot, concurrency: int) -> Iterator[str]:
-    """The pilot in words; the sweep is a table of its own."""
+    """The lines of a pilot, without the table of its sweep."""
     from batchvision.cli.progress import duration
     from batchvision.ticks import cost_words, format_usd
     from batchvision.wording import counted
@@ -240,7 +240,7 @@ def pilot_lines(told: Pilot, concurrency: int) -> Iterator[str]:
 
 
 def _at_once(job: Job) -> int:
-    """How many requests may be under way."""
+    """The number of requests that may be in flight."""
     from batchvision.records import Lane
 
     is_deferred = job.delivery.lane_used is Lane.DEFERRED
@@ -272,7 +272,7 @@ def _print_sweep(told: Pilot) -> None:
 
 
 def sweep_rows(told: Pilot) -> Iterator[tuple[str, ...]]:
-    """A line of the table for each setting."""
+    """The rows of the sweep table, one for each setting."""
     from batchvision.ticks import format_usd
 
     own = next((each for each in told.compared if each.is_own), None)

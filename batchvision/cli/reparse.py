@@ -1,4 +1,4 @@
-"""``batchvision reparse JOB``: stored answers, read again after [answer] has changed."""
+"""``batchvision reparse JOB``: read stored answers again after [answer] has changed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
 
 
 def reparsed_lines(reparsed: Reparsed, again: str) -> Iterator[str]:
-    """What happened to the rows, and what to type for those that are left."""
+    """The counts of rows, and the commands for the remaining rows."""
     from batchvision.commands.reparse import Why
     from batchvision.wording import counted
 

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from batchvision.records import RunSummary
     from batchvision.runner.feed import Selection
 
-#: Flags that "type this next" leaves out: they ask for one thing, once.
+#: Flags that apply to one run only. The suggested next command leaves them out.
 ONCE_FLAGS = ("--retry-failed", "--no-retry-failed", "--retry-quarantined", "--json")
 
 
 class RunCommand(Command):
-    """Lets ``--retry-failed`` stand alone: without ``=KIND`` it means all kinds, and never swallows the job's path."""
+    """Lets ``--retry-failed`` stand alone: without ``=KIND`` it means all kinds and takes no other argument."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, ["--retry-failed=all" if arg == "--retry-failed" else arg for arg in args])
@@ -103,7 +103,7 @@ def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
 
 
 def _retry_setting(flags: dict[str, Any]) -> tuple[str, ...]:
-    """``--retry-failed=KINDS`` and ``--no-retry-failed`` are forms of one key of the job."""
+    """``--retry-failed=KINDS`` and ``--no-retry-failed`` as one setting of the job."""
     if flags["no_retry_failed"] and flags["retry_failed"] is not None:
         raise click.UsageError("--retry-failed and --no-retry-failed contradict each other: give one.")
     kinds = "none" if flags["no_retry_failed"] else flags["retry_failed"]
@@ -111,7 +111,7 @@ def _retry_setting(flags: dict[str, Any]) -> tuple[str, ...]:
 
 
 def selection(flags: dict[str, Any], job: Job) -> Selection:
-    """What the flags choose of the manifest."""
+    """The selection of rows by the flags."""
     from batchvision.runner.feed import Selection
 
     shard, shards = _shard(flags["shard"])
@@ -138,7 +138,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def _tell(ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: dict[str, Any]) -> None:
-    """The closing words, on stderr, in the chosen format."""
+    """Write the closing lines to stderr in the chosen format."""
     if flags["quiet"]:
         return
     if flags["log_format"] == "json":

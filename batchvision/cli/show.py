@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from batchvision.commands.show import OutputRows
 
-#: Rows a terminal table shows unasked.
+#: Default number of rows of a table.
 TABLE_ROWS = 50
-#: What is kept of a cell for a terminal table, which shows at most six lines of it.
+#: Characters kept of a cell of a table, which shows at most six lines of it.
 CELL_CHARACTERS = 4_096
 
 
@@ -46,7 +46,7 @@ def command(place: str, status: str, form: str, limit: int | None, columns: str 
 
 
 def show_table(output: Path, status: str = "completed", limit: int = 0, columns: list[str] | None = None) -> None:
-    """A table fitted to the terminal; ``limit`` 0: all rows."""
+    """Print a table fitted to the terminal. ``limit`` 0 prints all rows."""
     from batchvision.commands.show import rows_of
 
     found = rows_of(output, status, columns)
@@ -79,7 +79,7 @@ def default_columns(names: Sequence[str], status: str) -> tuple[str, ...]:
 
 
 def _stream(output: Path, status: str, form: str, limit: int, columns: list[str] | None) -> None:
-    """CSV or JSON lines, a batch at a time, so that any size fits."""
+    """Print CSV or JSON lines batch by batch, so that any size fits in memory."""
     from batchvision.commands.show import rows_of
 
     found = rows_of(output, status, columns)
@@ -111,7 +111,7 @@ def _title(name: str) -> str:
 
 
 def cell_text(value: Any) -> str:
-    """A value for a person to read."""
+    """A value as text for people."""
     match value:
         case None:
             return ""
@@ -126,10 +126,10 @@ def cell_text(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value with times as text."""
+    """The value, with a time as text."""
     return value.isoformat() if isinstance(value, datetime) else value
 
 
 def _json_ready(row: dict[str, Any]) -> dict[str, Any]:
-    """Money as a number, times as text."""
+    """The row with costs as numbers and times as text."""
     return {name: float(value) if isinstance(value, Decimal) else plain(value) for name, value in row.items()}

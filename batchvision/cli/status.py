@@ -1,4 +1,4 @@
-"""``batchvision status OUT``: how far an output is and what it cost."""
+"""``batchvision status OUT``: the progress and cost of an output."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def command(place: str, as_json: bool, ledger_csv: str | None) -> None:
 
 
 def _write_ledger(output: Path, to: str) -> None:
-    """A file is there only when it is whole."""
+    """Write the ledger as CSV. The file is renamed into place when it is complete."""
     from batchvision.commands.status import LEDGER_COLUMNS, ledger_rows
 
     rows = ledger_rows(output)
@@ -76,7 +76,7 @@ def _csv_lines(batch: pa.RecordBatch) -> Iterator[str]:
 
 
 def status_lines(seen: OutputStatus) -> Iterator[str]:
-    """The status in words."""
+    """The lines of a status."""
     from batchvision.money import UNCLEAR
     from batchvision.ticks import bound_words, cost_words, format_usd
 
@@ -116,7 +116,7 @@ def status_lines(seen: OutputStatus) -> Iterator[str]:
 
 
 def _spending(seen: OutputStatus) -> Iterator[str]:
-    """What it was spent on, where that says more than the sum."""
+    """Lines about waste, models, days and the prompt cache, if they add to the total."""
     from batchvision.money import NO_MODEL
     from batchvision.ticks import cost_words, format_usd
 

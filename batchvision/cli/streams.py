@@ -1,6 +1,6 @@
-"""The standard streams of a command, made safe against a reader that has gone.
+"""Make the standard streams safe against closed descriptors and readers.
 
-Rule: progress and logs never end the work. After the first failed write to stderr the rest of its text is dropped.
+A failed write of progress or logs never ends the work. After a failed write to stderr, later text is dropped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batchvision.cli.output import say
 
 
 class DroppingWriter(io.RawIOBase):
-    """Writes to a file descriptor until a write fails (dead pipe, full disk, closed terminal), and drops the rest."""
+    """Writes to a file descriptor until a write fails, and drops later text."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -33,7 +33,7 @@ class DroppingWriter(io.RawIOBase):
         return os.isatty(self._descriptor)
 
     def write(self, text: Any, /) -> int:
-        """Write bytes. All of them count as written, also those that were dropped."""
+        """Write bytes. Dropped bytes count as written."""
         left = memoryview(text)
         while left and not self.is_dropping:
             try:
@@ -44,16 +44,15 @@ class DroppingWriter(io.RawIOBase):
 
 
 def prepare_streams() -> None:
-    """Open what the caller has closed, and let stderr drop what it cannot write.
+    """Open closed standard descriptors on the null device, and let stderr drop text that cannot be written.
 
-    A closed descriptor 0, 1 or 2 is opened on the null device. Otherwise the next file would get its number, and a
-    library that prints to it would write into the journal.
+    Otherwise the next opened file would get the number of a closed descriptor, and a library's output would go into it.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     if sys.stdout is None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
     if sys.stderr is None or _is_the_processs_own(sys.stderr):
@@ -63,13 +62,13 @@ def prepare_streams() -> None:
 
 
 def _is_the_processs_own(stream: object) -> bool:
-    """Whether it is the stderr that Python opened, and not one that a caller has put in its place."""
+    """Whether the stream is the stderr that Python opened."""
     return stream is sys.__stderr__
 
 
 @contextmanager
 def stdout_may_fail(place: object) -> Iterator[None]:
-    """Print what stands in ``place`` too. Where stdout takes it no more, say so; the exit code stays the work's."""
+    """Print to stdout as a copy of ``place``. If stdout is closed, a warning is written and the exit code stays."""
     try:
         yield
         sys.stdout.flush()

@@ -1,7 +1,4 @@
-"""A table fitted to the terminal: narrow columns keep their width, long ones share what is left and wrap.
-
-Rule: pure; takes text, gives lines.
-"""
+"""Format a table for a terminal: narrow columns keep their width, wide columns share the rest and wrap. Pure."""
 
 from __future__ import annotations
 
@@ -12,19 +9,19 @@ from batchvision.cli.terminal import cell_width, cut_to_width, safe_text
 
 GAP = "  "
 MIN_COLUMN = 6
-#: A cell longer than this many lines ends in an ellipsis: the files have it whole.
+#: A longer cell is cut and ends in an ellipsis.
 MAX_LINES = 6
 
 
 class TableColumn(NamedTuple):
-    """One column of a table; numbers stand to the right."""
+    """One column. Numbers are aligned to the right."""
 
     title: str
     right: bool = False
 
 
 def table_lines(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Header, rule and rows, none wider than ``width``; a blank line between rows where any cell wraps."""
+    """Header, rule and rows, at most ``width`` wide. A blank line separates rows if a cell wraps."""
     if not columns:
         return []
     cells = [[_one_paragraph(cell) for cell in row] for row in rows]
@@ -49,7 +46,7 @@ def _natural(column: TableColumn, cells: Sequence[str]) -> int:
 
 
 def _fit(natural: Sequence[int], width: int) -> list[int]:
-    """Widths that add up to at most ``width``: the widest columns give way first."""
+    """Column widths with a sum of at most ``width``. The widest columns shrink first."""
     room = width - len(GAP) * (len(natural) - 1)
     widths = list(natural)
     while sum(widths) > room:
@@ -65,7 +62,7 @@ def _fit(natural: Sequence[int], width: int) -> list[int]:
 
 
 def _wrap(cell: str, width: int) -> list[str]:
-    """``cell`` in lines of at most ``width``, broken at spaces where there are any."""
+    """The cell in lines of at most ``width``, broken at spaces if possible."""
     lines: list[str] = []
     line = ""
     for word in cell.split(" "):
@@ -87,7 +84,7 @@ def _wrap(cell: str, width: int) -> list[str]:
 
 
 def _block(cells: Sequence[Sequence[str]], columns: Sequence[TableColumn], widths: Sequence[int]) -> list[str]:
-    """One row of the table: as many lines as its tallest cell."""
+    """The lines of one row."""
     height = max(len(lines) for lines in cells)
     out = []
     for number in range(height):

@@ -1,7 +1,7 @@
-"""Text on its way to a terminal: what a manifest or a model wrote must not move the cursor or turn the line around.
+"""Make text safe for a terminal: a manifest or a model must not move the cursor or change the text direction.
 
-Rule: every cell and message that leaves through the CLI has passed :func:`safe_text` or :func:`safe_json`, which hide
-the key and the credentials of signed URLs too.
+All cells and messages of the command line pass :func:`safe_text` or :func:`safe_json`, which also mask the key and the
+credentials of signed URLs.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from typing import TextIO
 
 from batchvision.secrets import all_known
 
-#: Control characters (C0 without tab and newline, DEL, C1), line separators, and what reorders text (bidi).
+#: Control characters (C0 without tab and newline, DEL, C1), line separators, and bidi controls.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
-#: What a spreadsheet would take for a formula when it opens a CSV file.
+#: First characters of a formula in a spreadsheet.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def safe_text(text: str) -> str:
-    """``text`` with every unsafe character spelled out (``\\x1b``), so that it is seen and does nothing."""
+    """``text`` with unsafe characters as escapes (``\\x1b``)."""
     return _UNSAFE.sub(_spell, all_known().mask(text))
 
 
 def safe_line(text: str) -> str:
-    """As :func:`safe_text`, on one line: what a row is called must not look like a line of ours."""
+    """As :func:`safe_text`, on one line."""
     return safe_text(text).replace("\n", "\\n")
 
 
 def safe_json(text: str) -> str:
-    """As :func:`safe_text` for JSON text: the same value, with unsafe characters as JSON escapes."""
+    """JSON text with unsafe characters as JSON escapes. The value stays the same."""
     return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", all_known().mask(text))
 
 
 def safe_csv_cell(text: str) -> str:
-    """A text cell for CSV: no control characters, and nothing that a spreadsheet would run."""
+    """A CSV cell without control characters and formulas."""
     cell = safe_text(text)
     return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
 
@@ -48,7 +48,7 @@ def _spell(match: re.Match[str]) -> str:
 
 
 def cell_width(text: str) -> int:
-    """The columns that ``text`` takes on a terminal: wide characters two, combining ones none."""
+    """The terminal columns of ``text``. Wide characters take two, combining characters take no column."""
     if text.isascii():
         return len(text)
     return sum(_character_width(character) for character in text)
@@ -61,7 +61,7 @@ def _character_width(character: str) -> int:
 
 
 def cut_to_width(text: str, columns: int) -> str:
-    """As much of ``text`` as fits in ``columns``."""
+    """The beginning of ``text`` that fits in ``columns``."""
     used = 0
     for index, character in enumerate(text):
         used += _character_width(character)
@@ -70,12 +70,12 @@ def cut_to_width(text: str, columns: int) -> str:
     return text
 
 
-#: A command that a user copies: broken over lines it is another one.
+#: A command to copy. It must not be broken into lines.
 _COMMAND = re.compile(r"(?:  next +|   +)?(?:batchvision|export|python|scripts)[ /]")
 
 
 def wrapped(line: str, stream: TextIO | None) -> str:
-    """``line`` broken at words for a terminal, its rest below its own text; as it is for files, pipes and commands."""
+    """The line wrapped for a terminal. For files and pipes, and for commands to copy, it is unchanged."""
     columns = terminal_columns()
     if stream is None or not stream.isatty() or cell_width(line) <= columns or _COMMAND.match(line):
         return line
@@ -98,11 +98,11 @@ def _broken(line: str, columns: int) -> Iterator[str]:
 
 
 def _text_begins(line: str) -> int:
-    """Where the text behind a topic begins: behind the last run of blanks near the front; 0 where there is none."""
+    """The column where the text after the topic begins; 0 without a topic."""
     begins = [found.end() for found in re.finditer(r"^ *(?:ok|NO|-) +| {2,}", line[:16])]
     return begins[-1] if begins else 0
 
 
 def terminal_columns() -> int:
-    """The width to fit to: the terminal's, ``COLUMNS``, or 100 where there is neither."""
+    """The width of the terminal or ``COLUMNS``, otherwise 100."""
     return max(40, shutil.get_terminal_size((100, 24)).columns)

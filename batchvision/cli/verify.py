@@ -1,4 +1,4 @@
-"""``batchvision verify OUT``: is an output what was written, and do its numbers agree?"""
+"""``batchvision verify OUT``: check an output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def command(place: str, as_json: bool) -> int:
     """Read journal and tables of an output with their checksums and compare them with each other, with the raw answers
     and with the manifest. Changes nothing. OUT is a folder or a job file.
 
-    Exit codes: 0 all is right, 7 something is not what was written.
+    Exit codes: 0 all is right, 7 the output is damaged or inconsistent.
     """
     import anyio
 
@@ -39,7 +39,7 @@ def command(place: str, as_json: bool) -> int:
 
 
 def report_lines(report: Report) -> Iterator[str]:
-    """A line for each thing that was checked, and the next step behind what is wrong."""
+    """A line for each finding, and the next step after a wrong one."""
     for finding in report.findings:
         yield f"{MARKS[finding.mark]} {finding.topic:<8}  {finding.says}"
         if finding.next_step:

@@ -1,1 +1,1 @@
-"""What the commands do, as plain values: nothing here prints."""
+"""The work of the commands, as plain values. Nothing here prints."""

@@ -1,6 +1,6 @@
-"""What ``check`` does before money is spent: key, model, manifest, folders and extras, each as one finding.
+"""Check key, model, manifest, folders and extras of a job before a run. Costs nothing.
 
-Rule: nothing here costs anything; the provider is sent one GET for its list of models.
+The provider gets one GET for its list of models.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MODELS_TIMEOUT_SECONDS = 30.0
 REFUSED = 5
 INVALID = 2
 
-#: What an extra adds, by the module it brings.
+#: Extra and its purpose by the module that it installs.
 EXTRAS: Mapping[str, tuple[str, str]] = {
     "pillow_heif": ("heic", "HEIC images"),
     "duckdb": ("duckdb", "loading into DuckDB"),
@@ -40,7 +40,7 @@ ListModels = Callable[[Dialect, str, Secret | None, Mapping[str, str]], Awaitabl
 
 @dataclass(frozen=True, slots=True)
 class CheckFinding:
-    """One thing that was looked at. ``exit_code`` is 0 where it is well."""
+    """The result of one check. ``exit_code`` is 0 if all is well."""
 
     topic: str
     says: str
@@ -49,7 +49,7 @@ class CheckFinding:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """All findings; ``exit_code`` is the one of the gravest: 2 before 5 before 0."""
+    """All findings. ``exit_code`` is 2 (invalid job), 5 (refused by the provider) or 0."""
 
     findings: tuple[CheckFinding, ...]
 
@@ -74,9 +74,9 @@ async def list_models(
     network: Network | None = None,
     hidden: Sequence[Secret] = (),
 ) -> tuple[ModelListing, ...]:
-    """The provider's models, by one free GET. Raises the error that its answer is.
+    """List the provider's models by one free GET. Raises the error of its answer.
 
-    ``network`` None: as the environment says. ``hidden``: secrets beside the key.
+    Without ``network`` the proxy of the environment is used. ``hidden`` are secrets to mask beside the key.
     """
     from batchvision.checkpoint import masked_answer
     from batchvision.http import Endpoint, Network, ProviderClient
@@ -91,7 +91,7 @@ async def list_models(
 
 
 def current_models(speaks: Dialect, base_url: str, *, refresh: bool) -> ListedPrices:
-    """The provider's list: the one remembered, where it is fresh; otherwise asked for, and remembered."""
+    """The remembered list of models if it is fresh, otherwise a new one, which is remembered."""
     import anyio
 
     known, now = recall(speaks.name, base_url), datetime.now(UTC)
@@ -103,14 +103,14 @@ def current_models(speaks: Dialect, base_url: str, *, refresh: bool) -> ListedPr
 
 
 def key_from_environment(speaks: Dialect, environ: Mapping[str, str] | None = None) -> Secret | None:
-    """The key where no job says where to look: the provider's own variable, or None."""
+    """The key in the provider's usual environment variable, or ``None``."""
     found = os.environ if environ is None else environ
     value = found.get(speaks.default_key_env or "", "").strip()
     return Secret(value) if value else None
 
 
 async def check(job: Job, *, environ: Mapping[str, str] | None = None, ask: ListModels | None = None) -> CheckReport:
-    """Look at everything a run needs. Never raises for what it finds."""
+    """Run all checks. Problems become findings and are not raised."""
     findings = [*_manifest(job), _root(job), _output(job), *_extras(), *_labels(job), *_prompt(job)]
     try:
         key = job.api_key(environ)
@@ -141,7 +141,7 @@ def _root(job: Job) -> CheckFinding:
 
 
 def _output(job: Job) -> CheckFinding:
-    """The output can be written where its nearest existing folder can."""
+    """The output can be written if its nearest existing folder can."""
     folder = job.output_path
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -169,7 +169,7 @@ def _extras() -> Iterator[CheckFinding]:
 async def _reached(
     job: Job, speaks: Dialect, key: Secret | None, environ: Mapping[str, str] | None, ask: ListModels | None
 ) -> list[CheckFinding]:
-    """The way to the provider, then what the provider says."""
+    """Findings about the network, then about the provider's answer."""
     from batchvision.runner import access_of
 
     try:
@@ -201,7 +201,7 @@ async def _provider(job: Job, speaks: Dialect, headers: Mapping[str, str], ask: 
 
 
 def _prices(job: Job) -> CheckFinding:
-    """What a cap and a plan would go by; never a reason not to run, as the answers' own costs count."""
+    """The prices for plans and caps. Unknown prices do not fail the check."""
     quoted = quote(job)
     if quoted.prices is None:
         return CheckFinding(

@@ -1,6 +1,6 @@
-"""The demo: sample images, a provider on this machine, and the ordinary run between them.
+"""The demo: draw sample images and run a job on them against the emulator.
 
-Rule: nothing here is special to the demo but the job's text; what it shows is what a user's own job does.
+The job and its run are ordinary.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from batchvision.runner import Watch, run_async
 from batchvision.samples import draw_samples
 
 JOB_NAME = "demo.toml"
-#: Long enough for a progress bar to be seen, short enough not to be waited for.
+#: Bounds that make the progress bar visible for a few seconds.
 LATENCY_SECONDS = (0.05, 0.3)
 
 JOB_TEXT = """\
@@ -57,7 +57,7 @@ on_recipe_change = "redo"
 
 
 class DemoRun(NamedTuple):
-    """What the demo made: the folder with everything, its job, and how the run went."""
+    """The folder of the demo, its job file and the summary of its run."""
 
     folder: Path
     job_path: Path
@@ -65,10 +65,7 @@ class DemoRun(NamedTuple):
 
 
 async def demo(folder: Path, watch: Watch | None = None) -> DemoRun:
-    """Draw the samples, write the job, run it against an emulator. Run again, it finds all rows done.
-
-    Raises StopRun as a run does.
-    """
+    """Draw the samples, write the job and run it. A second demo finds all rows done. Raises StopRun as a run does."""
     if not (folder / "photos" / "photos.csv").exists():
         draw_samples(folder / "photos")
     job_path = folder / JOB_NAME

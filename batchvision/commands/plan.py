@@ -1,4 +1,4 @@
-"""What a run would do: its rows, images and requests, their estimated cost and time. Sends nothing, writes nothing."""
+"""Plan a run: count its rows, images and requests, estimate cost and time. Sends nothing, writes nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ JOURNAL_BYTES = 2 * 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would do. ``reasons``: row_ids of the first invalid rows, and why they are invalid.
+    """The plan of a run. ``reasons``: row_ids of the first invalid rows, and why they are invalid.
 
     ``seconds``: duration at the job's own limits, by lane. ``refusals``: why a run would be refused today.
     """
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def seconds_at_limit(self) -> float | None:
-        """Duration in the job's own lane; None without a limit."""
+        """Duration in the job's own lane; ``None`` without a limit."""
         return self.seconds.get(self.lane)
 
     @property
@@ -137,7 +137,7 @@ def _usd(ticks: int | None) -> float | None:
 async def plan(
     job: Job, selection: Selection | None = None, *, show_requests: int = 0, watch: WatchRequest | None = None
 ) -> Plan:
-    """Count what a run of ``job`` would do. Raises JobInvalid as a run would.
+    """Plan a run of ``job``. Raises JobInvalid as a run would.
 
     ``show_requests``: number of request bodies in the plan. ``watch`` sees each request that would be sent.
     """
@@ -189,14 +189,14 @@ def _seconds_at_limits(job: Job, totals: RequestTotals) -> dict[Lane, float]:
 
 
 class _NoDownloads:
-    """A plan asks nobody for anything, image hosts included."""
+    """A plan downloads nothing."""
 
     async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes:
         raise ImageUnreachable('plan downloads nothing: with image_mode = "inline" the run would download it')
 
 
 async def _bodies(job: Job, estimator: Estimator, rows: list[Row]) -> list[dict[str, Any]]:
-    """The bodies that would be sent for ``rows``; where one cannot be made, why."""
+    """The request bodies of ``rows``, or the reason why a body cannot be made."""
     speaks = dialect(job.provider.name)
     deferred = job.delivery.lane_used is Lane.DEFERRED
     options = SendOptions(deferred=deferred, stream=job.delivery.stream and not deferred, form=forms_of(job).current)
@@ -214,7 +214,7 @@ async def _bodies(job: Job, estimator: Estimator, rows: list[Row]) -> list[dict[
 
 
 def shortened(document: Any) -> Any:
-    """``document`` with base64 cut to its beginning and its length."""
+    """``document`` with each base64 text cut to its beginning and its length."""
     match document:
         case str():
             return _BASE64.sub(lambda m: f"{m[1]}{m[2][:24]}... ({len(m[2]):,} characters)", document)

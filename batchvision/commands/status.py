@@ -1,6 +1,6 @@
-"""What an output holds now: the last run's summary, its tables counted, the ledger added up.
+"""The state of an output: the last summary, the rows of its tables, the sums of its ledger.
 
-Rule: reads through ``OutputView``, so it needs no lock and no job, and sees what a running job has sealed so far.
+Reads without lock and without job. While a run is at work, its sealed parts are counted.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from batchvision.money import NO_ANSWER_KINDS, UNCLEAR, Kind, Spending, Sum
 from batchvision.records import TICKS_PER_USD, Purpose, RunSummary, WaitNotice
 from batchvision.ticks import known_or_none
 
-#: Attempts of unknown end that are listed by row; ``attempts/`` has all of them.
+#: Ambiguous attempts that are listed by row. ``attempts/`` holds every attempt.
 LISTED_ATTEMPTS = 20
 
 
 class TokenCounts(NamedTuple):
-    """What all answers took. ``cached`` and ``image`` are part of ``prompt``."""
+    """Tokens of all answers. ``cached`` and ``image`` are part of ``prompt``."""
 
     prompt: int = 0
     cached: int = 0
@@ -43,7 +43,8 @@ class TokenCounts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OutputStatus:
-    """One output, looked at. ``answers`` counts those under earlier recipes too, ``rows_answered`` each row once."""
+    """The state of one output. ``answers`` includes answers under earlier recipes; ``rows_answered`` counts each row
+    once."""
 
     output: Path
     latest: RunSummary | None
@@ -53,16 +54,16 @@ class OutputStatus:
     rows_quarantined: int
     spending: Spending
     tokens: TokenCounts
-    projected_ticks: int | None  #: for all rows, by what those that have ended cost; None: nothing to go by
+    projected_ticks: int | None  #: projected cost of all rows; ``None`` without data
     unclear: tuple[AmbiguousAttempt, ...]
-    in_flight: int  #: requests that the journal has open: under way now, or when a run was killed
+    in_flight: int  #: open requests of the journal: in flight, or cut off by a crash
     tickets_open: int
     rows_held: int
-    waiting: tuple[WaitNotice, ...] = ()  #: what the runs at work wait for, with its end
+    waiting: tuple[WaitNotice, ...] = ()  #: waits of the runs at work
 
     @property
     def attempts(self) -> Mapping[str, Sum]:
-        """By state."""
+        """Attempts by state."""
         return self.spending.by_state()
 
     @property
@@ -110,7 +111,7 @@ def summary_document(summary: RunSummary) -> dict[str, Any]:
 
 
 def look(output: Path) -> OutputStatus:
-    """Everything about one output. Raises JobInvalid where there is none."""
+    """Read the state of an output. Raises JobInvalid if there is no output."""
     view = open_output(output)
     work = view.open_work()
     latest = view.latest()
@@ -134,7 +135,7 @@ def look(output: Path) -> OutputStatus:
 
 
 def open_output(output: Path) -> OutputView:
-    """The output at ``output``. Raises JobInvalid, saying what makes one."""
+    """Open the output at ``output``. Raises JobInvalid if there is no output."""
     view = OutputView(output)
     if view.exists or any(view.count(table) for table in ("results", "failures", "attempts")):
         return view
@@ -144,7 +145,7 @@ def open_output(output: Path) -> OutputView:
 
 
 def _distinct_rows(view: OutputView) -> int:
-    """Rows that have an answer, however many recipes have asked them."""
+    """The number of rows with an answer under any recipe."""
     chunks = [batch["row_id"] for batch in view.rows("results", ("row_id",))]
     return int(pc.count_distinct(pa.chunked_array(chunks, pa.string())).as_py())
 
@@ -156,7 +157,7 @@ _COUNTED = ("unknown_cost", "unbounded")
 
 
 def _ledger(view: OutputView, timezone: str) -> tuple[Spending, TokenCounts, Mapping[str, int]]:
-    """The ledger added up, a batch at a time; and what the answers of each recipe cost."""
+    """Add up the ledger batch by batch. Returns spending, tokens, and ticks by recipe_id."""
     spending, tokens, recipes = Spending(), TokenCounts(), dict[str, int]()
     names = ("state", "error_kind", "model", "recipe_id", "http_status", "sent_at", *_SUMMED)
     for batch in view.rows("attempts", names):
@@ -178,7 +179,7 @@ def _ledger(view: OutputView, timezone: str) -> tuple[Spending, TokenCounts, Map
 
 
 def _unknown(batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
-    """Which attempts have an answer of unknown cost (as ``spending.has_unknown_cost``), and which have no bound."""
+    """Two masks: attempts with an answer of unknown cost (as ``has_unknown_cost``), and attempts without a bound."""
     status = pc.fill_null(batch["http_status"], 0)
     is_unclear = pc.is_in(batch["state"], pa.array(sorted(UNCLEAR)))
     is_answer = pc.and_(pc.greater_equal(status, 200), pc.less(status, 300))
@@ -191,7 +192,7 @@ def _unknown(batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
 def _days(sent_at: pa.Array, timezone: str) -> pa.Array:
     try:
         return pc.strftime(sent_at.cast(pa.timestamp("us", timezone)), format="%Y-%m-%d")
-    except pa.ArrowInvalid:  # the system has no time zone database; Python's may come from the package tzdata
+    except pa.ArrowInvalid:  # no time zone database on the system: use Python's package tzdata
         zone = ZoneInfo(timezone)
         days = (at.astimezone(zone).date().isoformat() for at in sent_at.to_pylist())
         return pa.array(days, pa.string())
@@ -200,10 +201,10 @@ def _days(sent_at: pa.Array, timezone: str) -> pa.Array:
 def _projected(
     view: OutputView, latest: RunSummary | None, spending: Spending, recipes: Mapping[str, int]
 ) -> int | None:
-    """What is spent, and for each row the last run left over what its recipe has cost a row so far, waste included."""
+    """The ticks spent, plus the mean cost of a row of the last recipe for each pending row. Waste is included."""
     spent_ticks = spending.total.cost_ticks
     if latest is None or latest.command == Purpose.PILOT:
-        return None  # the rows of a pilot are chosen to be unlike the average; it has told the whole itself
+        return None  # rows of a pilot are no average, and the pilot has estimated the cost itself
     if not latest.rows_pending:
         return spent_ticks
     ended = sum(
@@ -216,9 +217,9 @@ def _projected(
     return spent_ticks + round(recipes.get(latest.recipe_id, 0) * latest.rows_pending / ended)
 
 
-# ---------------------------------------------------------------------------------- the ledger, for comparing
+# ---------------------------------------------------------------------------------- the ledger
 
-#: What a provider's usage page is compared by.
+#: Columns to compare with a provider's usage page.
 LEDGER_COLUMNS = (
     "sent_at",
     "received_at",
@@ -243,5 +244,5 @@ LEDGER_COLUMNS = (
 
 
 def ledger_rows(output: Path) -> Iterator[pa.RecordBatch]:
-    """Every attempt, with what the provider calls it, a batch at a time. Raises JobInvalid where there is no output."""
+    """Every attempt with the ids of the provider, batch by batch. Raises JobInvalid if there is no output."""
     return open_output(output).rows("attempts", LEDGER_COLUMNS)

@@ -1,9 +1,13 @@
 """The loopback provider: xAI, OpenRouter and OpenAI faces on 127.0.0.1, for rehearsals and tests.
 
-A request passes the modules in this order: ``checks`` (is the request valid?), ``limits`` (is it within the rate?),
-``faults`` (is a fault due?), ``answers`` and ``compose`` (the text, made from ``pixels``), ``pricing`` (tokens and
-ticks), ``ledger`` (the bill), ``bodies`` (the face's JSON), ``delivery`` (the bytes, whole or broken). ``app`` joins
-these modules, ``routes`` maps paths to handlers, ``server`` listens.
+A request passes these modules in order:
+
+- ``checks`` parses and validates it, ``limits`` enforces the rate, ``faults`` picks a fault.
+- ``answers`` and ``compose`` write the text, from the measures of ``pixels``.
+- ``pricing`` counts tokens and ticks, ``ledger`` books them.
+- ``bodies`` makes the face's JSON, ``delivery`` sends the bytes, whole or broken.
+
+``app`` joins these modules, ``routes`` maps paths to handlers, ``server`` listens.
 
 A user text may hold markers. ``[[echo:TOKEN]]`` is copied into the answer and the bill. ``[[fault:KIND]]`` asks for a
 fault (see :class:`FaultKind`), ``[[fault:KIND:N]]`` asks for it N times.

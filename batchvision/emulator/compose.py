@@ -205,7 +205,7 @@ class _Composer:
 
 
 def schema_problem(schema: Mapping[str, Any]) -> str | None:
-    """Why xAI would refuse the schema with 400, or None."""
+    """Why xAI would refuse the schema with 400, or ``None``."""
     for place, each in _subschemas(schema, "schema"):
         for name in _REFUSED_KEYWORDS:
             if name in each:

@@ -154,7 +154,7 @@ _MEMORY = 1_000_000
 
 
 class FaultMarker(NamedTuple):
-    """``[[fault:KIND:N]]`` in a text. ``times`` is None without N."""
+    """``[[fault:KIND:N]]`` in a text. ``times`` is ``None`` without N."""
 
     kind: FaultKind
     times: int | None

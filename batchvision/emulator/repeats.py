@@ -41,7 +41,7 @@ class ResponseCache:
         self._kept: dict[bytes, _Kept] = {}
 
     def key(self, path: str, headers: Mapping[str, str], body: bytes) -> bytes | None:
-        """The cache key of a request; None without the header for it."""
+        """The cache key of a request; ``None`` without the header for it."""
         if headers.get(ASKED, "").strip().lower() != "true":
             return None
         told = f"{headers.get('Authorization', '')}\0{path}\0".encode(errors="replace")

@@ -50,7 +50,7 @@ class Tickets:
         self._waiting[name] = Ticket(now + wait_seconds, now + life_seconds, generated, entry, fault)
 
     def find(self, name: str) -> Ticket | None:
-        """The ticket, or None if it is unknown, collected, lost or expired."""
+        """The ticket, or ``None`` if it is unknown, collected, lost or expired."""
         ticket = self._waiting.get(name)
         if ticket is not None and ticket.gone_at <= self._clock():
             del self._waiting[name]

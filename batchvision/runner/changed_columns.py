@@ -1,4 +1,4 @@
-"""Name the columns in which answered rows differ from their stored requests, by examples. Sends nothing."""
+"""Name the columns in which answered rows differ from their stored requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FIXED = ("row_id", "recipe_id", "updated_at", "request_key", "image_ref", "imag
 
 
 def changed_columns(job: Job, rows: Sequence[Row]) -> list[str]:
-    """The columns that have changed in ``rows``, the most frequent first, each with an example where it helps."""
+    """The changed columns of ``rows``, the most frequent first, with examples."""
     stored = _stored(job, [row.row_id for row in rows])
     by_content, found, examples = ByContent(job), Counter[str](), dict[str, str]()
     for row in rows:
@@ -32,7 +32,7 @@ def changed_columns(job: Job, rows: Sequence[Row]) -> list[str]:
 
 
 def _stored(job: Job, row_ids: list[str]) -> dict[str, dict[str, Any]]:
-    """Of each row its newest answer under the job's recipe, kept cells included."""
+    """The newest answer of each row under the job's recipe, with its kept cells."""
     wanted, kept = pa.array(row_ids, pa.string()), [column.name for column in job.keep_columns]
     newest: dict[str, dict[str, Any]] = {}
     for batch in OutputView(job.output_path).rows("results"):
@@ -47,7 +47,7 @@ def _stored(job: Job, row_ids: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _changed(job: Job, by_content: ByContent, row: Row, stored: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names of columns, each with an example."""
+    """Names of changed columns, each with an example."""
     before = tuple(stored["image_ref"] or ())
     answer = StoredAnswer(stored["request_key"], before, tuple(stored["image_sha256"] or ()))
     names = [redact_reference(ref) for ref in row.images]
@@ -60,7 +60,7 @@ def _changed(job: Job, by_content: ByContent, row: Row, stored: dict[str, Any]) 
 
 
 def _with_names(answer: StoredAnswer, names: list[str]) -> StoredAnswer:
-    """The answer, if its images had the names of today."""
+    """The answer with the image names of today."""
     same_length = len(names) == len(answer.image_sha256)
     return answer._replace(image_ref=tuple(names)) if same_length else answer
 
@@ -86,7 +86,7 @@ def _example(then: str, now: str) -> str:
 
 
 def _changed_texts(job: Job, row: Row, stored: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Prompt columns whose kept cells differ, and prompt columns that are not kept. Id columns cannot change."""
+    """Prompt columns with different kept cells, and prompt columns that are not kept. Id columns cannot change."""
     now = {column.source: (column.name, cell) for column, cell in zip(job.keep_columns, row.keep, strict=True)}
     differing = [
         name

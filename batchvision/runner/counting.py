@@ -75,7 +75,7 @@ class RowCounts:
 class ImageCounts:
     """Images of the rows to do. ``to_convert``: images that are not sent byte for byte. URLs are only counted.
 
-    ``by_side``: images of known size by the first bound of :data:`SIDES` that holds the longer side, None above.
+    ``by_side``: images of known size by the first bound of :data:`SIDES` that holds the longer side.
     """
 
     count: int = 0
@@ -104,7 +104,7 @@ class ImageCounts:
 
 @dataclass(slots=True)
 class RequestTotals:
-    """Sums over the estimates of all requests. Ticks are None where a price or a bound is not known."""
+    """Sums over the estimates of all requests. Ticks are ``None`` where a price or a bound is not known."""
 
     requests: int = 0
     tokens: int = 0
@@ -260,7 +260,7 @@ def row_index_of(job: Job) -> KnownRows:
 
 
 async def count_requests(job: Job, surveyed: Survey, selection: Selection) -> RequestTotals:
-    """The requests of a run with this selection, and what they are estimated to need."""
+    """The requests of a run with this selection, and the sums of their estimates."""
     row_index = row_index_of(job)
     counter = RequestCounter(job, estimator_of(job, quote(job).prices), row_index)
     for stretch in stretches(job, surveyed, row_index, selection):

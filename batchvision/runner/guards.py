@@ -1,6 +1,6 @@
-"""Decide whether a run may start, or would first need the user's word: changed recipe, changed or missing manifest.
+"""Decide whether a run needs consent: after a changed recipe, a changed manifest or missing inputs. Pure.
 
-Rule: pure decisions and their messages. ``feed`` counts the changes, ``plan`` estimates the costs.
+``feed`` counts the changes, ``counting`` estimates the costs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from batchvision.runner.feed import Changes, LocalImages
 from batchvision.ticks import format_usd
 from batchvision.wording import counted
 
-#: Keys of the recipe that are named in a message; more are counted.
+#: Number of keys or columns that a message names.
 KEYS_NAMED = 4
 
 
 class RebuyQuote(NamedTuple):
-    """Requests and cost of one way out. ``ticks`` is None without a known price."""
+    """Requests and cost of one choice. ``ticks`` is ``None`` without a price."""
 
     requests: int
     ticks: int | None
@@ -33,9 +33,9 @@ class RebuyQuote(NamedTuple):
 
 
 def agreed_recipes(job: Job, summaries: Iterable[RunSummary]) -> frozenset[str] | None:
-    """Recipes that the last whole run could ask again under the job's recipe. None stands for every recipe.
+    """Recipes that the last whole run could ask again under the job's recipe; ``None`` for every recipe.
 
-    ``summaries``: the newest first. Trials (``--limit``, ``--sample``, a pilot) and ``reparse`` are no consent.
+    ``summaries``: the newest first. Trials (``--limit``, ``--sample``, a pilot) and ``reparse`` give no consent.
     """
     for summary in summaries:
         if summary.command != Purpose.RUN or summary.is_trial:
@@ -44,7 +44,7 @@ def agreed_recipes(job: Job, summaries: Iterable[RunSummary]) -> frozenset[str] 
             break
         if summary.redo_recipes is not None:
             return frozenset(summary.redo_recipes)
-        # a summary of an earlier version: it names no recipes
+        # summaries of an earlier version list no recipes
         policy = summary.config["output"]["on_recipe_change"]
         return frozenset() if policy == "new_rows_only" else None
     return frozenset()
@@ -68,7 +68,7 @@ def rows_not_agreed(job: Job, found: Changes, agreed: frozenset[str] | None) -> 
 def recipe_words(
     rows: int, job: Job, documents: Iterable[Mapping[str, Any]], redo: RebuyQuote, new_rows_only: RebuyQuote | None
 ) -> str:
-    """Name the changed keys and the cost of each way out. ``documents``: the recipes that the rows were paid under."""
+    """The message for a changed recipe, with the cost of each choice. ``documents``: the earlier recipes."""
     now = recipe_document(job.recipe)
     changes = [changed_keys(document, now) for document in documents]
     keys = sorted({key for keys in changes for key in keys})
@@ -104,7 +104,7 @@ def are_too_many_changed(job: Job, found: Changes) -> bool:
 
 
 def row_words(job: Job, found: Changes, columns: Sequence[str], redo: RebuyQuote, keep: RebuyQuote) -> str:
-    """Name the changed columns and the cost of each way out."""
+    """The message for changed rows, with the cost of each choice."""
     named = ", ".join(columns[:KEYS_NAMED]) or "cells or images"
     return ". ".join(
         [
@@ -121,7 +121,7 @@ def row_words(job: Job, found: Changes, columns: Sequence[str], redo: RebuyQuote
 
 
 def empty_words(job: Job, rows: int) -> str:
-    """A manifest without rows beside an output with answers."""
+    """The message for an empty manifest beside an output with answers."""
     return (
         f"{job.manifest_path} has no rows, and {job.output_path} has paid answers of {counted(rows, 'row')}: was it "
         "written to its end? Nothing was changed. Type `--allow-empty` if it is meant to be empty"
@@ -129,7 +129,7 @@ def empty_words(job: Job, rows: int) -> str:
 
 
 def missing_words(job: Job, images: LocalImages) -> str:
-    """The first local images are missing."""
+    """The message for missing local images."""
     return (
         f"none of the first {images.missing} local images to do can be found under manifest.root {job.root} (the first "
         f"is {images.example}): is the folder mounted? Correct manifest.root or the paths. Nothing was sent"

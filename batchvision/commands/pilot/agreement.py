@@ -1,8 +1,9 @@
 """How alike two answers are. Pure.
 
-A typed answer is compared property by property: a property is equal or it is not, but free text is compared by its
-words, as plain text is: twice the words that both have, over the words of both (Dice's coefficient), in any order and
-case. So "a red shoe" and "A red running shoe." are 0.86 alike. It tells that answers differ, not which is right.
+Typed answers are compared property by property. Properties are equal or not; free text is compared by its words, as
+plain answers are. The likeness of two texts is Dice's coefficient: twice the number of common words over the number of
+words of both texts, in any order and case. "a red shoe" and "A red running shoe." are 0.86 alike. The figure shows that
+answers differ, not which one is right.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _WORD = re.compile(r"\w+")
 
 
 class Agreement(NamedTuple):
-    """``rows`` that have an answer to compare with; ``same`` of them got the same one; ``alike``: on average."""
+    """``rows`` were compared, ``same`` of them have equal answers. ``alike`` is the mean likeness."""
 
     rows: int
     same: int
@@ -29,7 +30,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(own: Mapping[str, Answered], other: Mapping[str, Answered], spec: AnswerSpec) -> Agreement | None:
-    """Of the rows that ``own`` has; one that ``other`` has no answer for is not alike at all."""
+    """Compare the rows of ``own``. A row without an answer in ``other`` has the likeness 0."""
     shares = [likeness(own[row_id], other[row_id], spec) if row_id in other else 0.0 for row_id in own]
     return Agreement(len(shares), shares.count(1.0), fmean(shares)) if shares else None
 
@@ -52,7 +53,7 @@ def _cell(name: str, left: Any, right: Any, spec: AnswerSpec) -> float:
 
 
 def _is_closed(name: str, spec: AnswerSpec) -> bool:
-    """Whether a property has a list of values to choose from."""
+    """Whether the schema lists the allowed values of a property."""
     described = ((spec.schema or {}).get("properties") or {}).get(name)
     return isinstance(described, Mapping) and any(word in described for word in ("enum", "const", "anyOf", "oneOf"))
 

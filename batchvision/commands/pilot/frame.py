@@ -1,7 +1,7 @@
-"""All requests that a pilot may choose from, and the choice.
+"""The requests from which a pilot chooses its rows, and the choice.
 
-Rule: a row is chosen by a hash of its name and the seed, so that a second pilot chooses the same rows again, and a
-larger one mostly the same and some more.
+A row is chosen by a hash of its id and the seed. So a second pilot chooses the same rows, and a larger pilot chooses
+mostly the same rows and more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batchvision.runner import CountedRequest
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A row to be asked, and what was expected of it. ``ticks`` are tokens where no price is known."""
+    """A chosen row and its estimate. ``ticks`` are tokens if no price is known."""
 
     row_id: str
     ticks: float
@@ -26,7 +26,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class ChosenStratum:
-    """``ticks`` and ``tokens``: what all of its ``rows`` were expected to need."""
+    """``ticks`` and ``tokens`` are the estimates for all ``rows`` of the stratum."""
 
     rows: int
     ticks: float
@@ -36,7 +36,7 @@ class ChosenStratum:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The rows of a pilot, stratum by stratum, and how many they were chosen from."""
+    """The chosen rows by stratum. ``rows`` is the number of requests they were chosen from."""
 
     rows: int
     strata: tuple[ChosenStratum, ...]
@@ -46,7 +46,7 @@ class Choice:
         return tuple(chosen.row_id for stratum in self.strata for chosen in stratum.chosen)
 
     def ticks(self, found: Mapping[str, float]) -> Interval | None:
-        """What all rows cost, by what those in ``found`` did."""
+        """Estimate the cost of all rows from the cost of the rows in ``found``."""
         return self._estimate(found, lambda each: each.ticks)
 
     def tokens(self, found: Mapping[str, float]) -> Interval | None:
@@ -68,7 +68,7 @@ class Choice:
 
 
 class SamplingFrame:
-    """Grows row by row; some forty bytes each, and its name."""
+    """Grows request by request. A request takes about 40 bytes and its row_id."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
@@ -79,7 +79,7 @@ class SamplingFrame:
         return len(self._names)
 
     def add(self, request: CountedRequest) -> None:
-        """One request. The same request again is none of its own, whichever row asks."""
+        """Add a request. A repeated request counts once."""
         key = hash(request.request_key)
         if key in self._keys:
             return
@@ -91,7 +91,7 @@ class SamplingFrame:
         self._pixels.append(sum((width or 0) * (height or 0) for width, height in request.sizes))
 
     def choose(self, rows: int, seed: int = 0) -> Choice:
-        """``rows`` of all, across sizes: those alike in expected cost are told apart by their pixels."""
+        """Choose ``rows`` rows across sizes. Rows of equal estimated cost are ordered by pixels."""
         lots = [blake2b(f"{seed}:{name}".encode(), digest_size=8).digest() for name in self._names]
         order = sorted(
             range(len(self)), key=lambda place: (self._ticks[place], self._pixels[place], self._names[place])

@@ -1,16 +1,16 @@
-"""What a whole costs, by a few of its rows: the estimate, its 95 % interval, and which rows to ask. Pure.
+"""Estimate a sum over all rows from a sample of them, with its 95 % interval, and choose the sample. Pure.
 
 The design is a stratified sample with the combined ratio estimator (W. G. Cochran, *Sampling Techniques*, 3rd ed.
-1977). Every row has a *size*, what it is expected to cost; rows are sorted by it and cut into strata that weigh the
-same, so that large rows are asked as much as they matter. The sample tells how much reality is off the expectation:
+1977). The size of a row is its estimated cost. Rows are sorted by size and cut into strata of about the same total
+size. The sample measures the ratio of actual to estimated cost:
 
     T = X * sum(N_h * mean(y_h)) / sum(N_h * mean(x_h))                         combined ratio: section 6.11
-    var(T) = sum(N_h^2 * (1 - n_h/N_h) / n_h * s_h^2), s_h^2 of y - R*x         the same, finite population included
+    var(T) = sum(N_h^2 * (1 - n_h/N_h) / n_h * s_h^2), s_h^2 of y - R*x         with finite population correction
     T +- t(df) * sqrt(var T), df by Satterthwaite's rule                        section 5.4
 
-Two cautions for small samples. Four rows of a stratum may happen to be alike: where residuals taken over all strata,
-relative to size, say more than those of each stratum, they count. And a kind of row that the sample did not meet is
-not in its residuals: no interval is told narrower than +-2 % of what was not asked.
+Small samples get two corrections. The four rows of a stratum may be alike by chance, so the larger variance counts:
+that by strata, or that of relative residuals over all strata. A kind of row may be missing from the sample, so the
+interval is at least +-2 % of the cost of the rows that were not asked.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from typing import NamedTuple
 
 CONFIDENCE = 0.95
 ROWS_A_STRATUM = 4
-#: Of what was not asked: what a small sample cannot see.
+#: Least half width of an interval, as a share of the cost of rows that were not asked.
 LEAST_SHARE = 0.02
-#: An interval wider than this, either way, is told to be wide.
+#: An interval with a larger share is reported as wide.
 WIDE_SHARE = 0.15
 
 
 class Pair(NamedTuple):
-    """One row that was asked: what was expected of it, and what it came to."""
+    """An asked row: its size (estimated cost) and its actual cost."""
 
     size: float
     value: float
@@ -38,7 +38,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """``rows``: how many it has; ``size``: what all of them were expected to cost; ``asked``: those of them."""
+    """``rows`` and ``size`` are those of the whole stratum. ``asked`` are its asked rows."""
 
     rows: int
     size: float
@@ -46,13 +46,13 @@ class Stratum:
 
     @property
     def is_known(self) -> bool:
-        """All of it was asked."""
+        """Whether all its rows were asked."""
         return len(self.asked) >= self.rows
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The whole, estimated. ``asked``: rows behind it; ``asked_value``: what they came to, for certain."""
+    """An estimate for all rows. ``asked`` rows cost ``asked_value``, which is certain."""
 
     rows: int
     asked: int
@@ -63,7 +63,7 @@ class Interval:
 
     @property
     def share(self) -> float:
-        """Half the width, over the value."""
+        """Half the width of the interval divided by the value."""
         return (self.high - self.low) / 2 / self.value if self.value else 0.0
 
     @property
@@ -75,19 +75,21 @@ class Interval:
         return self.share > WIDE_SHARE
 
     def rows_for(self, share: float) -> int:
-        """About how many rows would have to be asked for ``share``: the width goes with the root of their number."""
+        """About how many rows must be asked for this share. The width shrinks with the square root of the number."""
         if self.share <= share:
             return self.asked
-        # t falls with more rows, and so does what is left to estimate: this is more than enough
+        # an upper bound: more rows also lower t and the number of rows to estimate
         return min(self.rows, ceil(self.asked * (self.share / share) ** 2))
 
 
-# ---------------------------------------------------------------------------------- which rows to ask
+# ---------------------------------------------------------------------------------- choice of rows
 
 
 def strata(sizes: Sequence[float], order: Sequence[int], rows: int) -> list[list[int]]:
-    """The places of ``order`` (all rows, smallest first) cut into strata of about the same sum of ``sizes``, as many
-    as ``rows`` to be asked make with four each."""
+    """Cut ``order`` (all places, smallest size first) into strata of about the same sum of sizes.
+
+    There is one stratum for each four of ``rows`` rows to ask.
+    """
     count = max(1, ceil(rows / ROWS_A_STRATUM))
     total, so_far = sum(sizes), 0.0
     cut: list[list[int]] = [[] for _ in range(count)]
@@ -99,7 +101,7 @@ def strata(sizes: Sequence[float], order: Sequence[int], rows: int) -> list[list
 
 
 def allotted(strata_rows: Sequence[int], rows: int) -> list[int]:
-    """How many rows of each stratum are asked: the same of each, all of those that have fewer."""
+    """How many rows of each stratum to ask: the same number of each, or all rows of a small one."""
     asked = [0] * len(strata_rows)
     left = min(rows, sum(strata_rows))
     while left:
@@ -110,11 +112,11 @@ def allotted(strata_rows: Sequence[int], rows: int) -> list[int]:
     return asked
 
 
-# ---------------------------------------------------------------------------------- what they tell
+# ---------------------------------------------------------------------------------- estimate
 
 
 def estimate(found: Sequence[Stratum]) -> Interval | None:
-    """The sum over all rows. None where fewer than two rows were asked of those that are not all known."""
+    """The sum over all rows; ``None`` if fewer than two rows of the strata not fully asked were asked."""
     known = [stratum for stratum in found if stratum.is_known]
     unknown = _merged([stratum for stratum in found if not stratum.is_known])
     rows, asked = sum(each.rows for each in found), sum(len(each.asked) for each in found)
@@ -135,7 +137,7 @@ def estimate(found: Sequence[Stratum]) -> Interval | None:
 
 
 def _merged(found: Sequence[Stratum]) -> list[Stratum]:
-    """A stratum of which fewer than two rows were asked says nothing of itself: it goes with its neighbour."""
+    """Merge a stratum with fewer than two asked rows into its neighbour."""
     merged: list[Stratum] = []
     for each in found:
         if merged and (len(each.asked) < 2 or len(merged[-1].asked) < 2):
@@ -161,7 +163,7 @@ def _by_strata(found: Sequence[Stratum], ratio: float) -> tuple[float, float]:
 
 
 def _by_all(found: Sequence[Stratum]) -> tuple[float, float]:
-    """The same by the relative residuals of all strata together: as if each row's error grew with its size."""
+    """Variance of the sum by the relative residuals of all strata together, and its degrees of freedom."""
     squares = freedom = 0.0
     for each in found:
         factors = [pair.value / pair.size for pair in each.asked if pair.size]
@@ -178,10 +180,10 @@ def _by_all(found: Sequence[Stratum]) -> tuple[float, float]:
 
 
 def t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
-    """How many standard errors lie on either side, with ``freedom`` degrees (at least one; not only whole ones).
+    """Standard errors on either side of the mean for this confidence. ``freedom`` is at least 1 and need not be whole.
 
-    With t = sqrt(df) * tan(a), the density of Student's t is that of cos(a)^(df - 1): summed by Simpson's rule, and
-    the angle found by halving.
+    With t = sqrt(df) * tan(a), the density of Student's t becomes cos(a)^(df - 1). Its integral is computed by
+    Simpson's rule, and the angle is found by bisection.
     """
     freedom = max(1.0, freedom)
     whole = _area(freedom, pi / 2)

@@ -1,6 +1,6 @@
-"""What the tables of an output tell of some rows under one recipe: which have ended, at what cost, with what answer.
+"""Read from the tables of an output which rows have ended under one recipe, at which cost and with which answer.
 
-Rule: the ledger is what counts. It has the attempts of sweeps too, which no other table knows of.
+The ledger is the main source, because attempts of sweeps stand in no other table.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LEDGER = (
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a row was answered: its text, and what was checked of it."""
+    """The text of an answer, and its checked JSON."""
 
     text: str
     output_json: str | None
@@ -48,13 +48,13 @@ class Answered:
 
 @dataclass(slots=True)
 class Taken:
-    """All attempts of one row. ``ticks`` and ``tokens`` None: an answer did not say."""
+    """Sums over the attempts of one row. ``ticks`` and ``tokens`` are ``None`` if an answer did not report them."""
 
     ticks: int | None = 0
     tokens: int | None = 0
     has_ended: bool = False
-    is_unclear: bool = False  #: an attempt may have been billed, and no answer came of it
-    latency_ms: int | None = None  #: of the attempt that ended it
+    is_unclear: bool = False  #: an attempt may have been billed without an answer
+    latency_ms: int | None = None  #: latency of the last attempt
     answer: Answered | None = None
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -69,7 +69,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Paid:
-    """By row_id."""
+    """Rows by row_id."""
 
     rows: Mapping[str, Taken] = field(default_factory=dict)
 
@@ -79,7 +79,7 @@ class Paid:
 
     @property
     def unclear(self) -> frozenset[str]:
-        """Not ended, and perhaps billed: where the job holds such rows, they are not asked again."""
+        """Rows that have not ended and may have been billed. With ``ambiguous = "hold"`` they are not asked again."""
         return frozenset(row_id for row_id, taken in self.rows.items() if taken.is_unclear and not taken.has_ended)
 
     def answers(self, row_ids: frozenset[str]) -> dict[str, Answered]:
@@ -90,14 +90,14 @@ class Paid:
         }
 
     def ticks(self) -> dict[str, float] | None:
-        """Of the rows that have ended; None where any of them is not known."""
+        """Cost of the ended rows; ``None`` if the cost of a row is not known."""
         return _known({row_id: self.rows[row_id].ticks for row_id in self.ended})
 
     def tokens(self) -> dict[str, float] | None:
         return _known({row_id: self.rows[row_id].tokens for row_id in self.ended})
 
     def latency_seconds(self) -> float | None:
-        """Of an answer, on average."""
+        """The mean latency of answers."""
         known = [taken.latency_ms for taken in self.rows.values() if taken.latency_ms is not None]
         return sum(known) / len(known) / 1000 if known else None
 
@@ -112,8 +112,10 @@ def _plus(left: int | None, right: int | None) -> int | None:
 
 
 def paid_for(output: Path, recipe: Recipe, keys: Mapping[str, str]) -> Paid:
-    """Of these rows, by their request_keys under ``recipe``, in all runs. What was asked of a row before its text or
-    image changed does not count. Rows that failed before anything was sent took nothing."""
+    """Read the rows with these request_keys (by row_id) from all runs.
+
+    Attempts under an earlier request_key do not count. Rows that failed before a request was sent cost nothing.
+    """
     view = OutputView(output)
     rows: dict[str, Taken] = {}
     for row in _rows(view, "attempts", _LEDGER, recipe, keys):
@@ -130,7 +132,7 @@ def paid_for(output: Path, recipe: Recipe, keys: Mapping[str, str]) -> Paid:
 
 
 def pilot_rows(output: Path, recipe_id: str) -> frozenset[str]:
-    """The rows that pilots have asked before, under this recipe, and that have ended."""
+    """The rows that earlier pilots asked under this recipe and that have ended."""
     found: set[str] = set()
     for batch in OutputView(output).rows("attempts", ("row_id", "recipe_id", "run_id", "state")):
         runs = batch["run_id"].unique().to_pylist()
@@ -153,7 +155,7 @@ def _rows(
 
 
 def _read(row: Mapping[str, Any], recipe: Recipe) -> Answered | None:
-    """The stored answer, read as when it came; None where it was not kept."""
+    """Parse the stored answer; ``None`` if raw answers were not kept or the answer is invalid."""
     if row["raw_answer"] is None:
         return None
     raw = RawAnswer(row["http_status"] or 200, {}, row["raw_answer"].encode("utf-8", "surrogatepass"), _THEN)

@@ -1,6 +1,6 @@
-"""Settings to compare: each is the job with other values of its recipe, asked about the pilot's rows.
+"""The settings of a sweep: the job with other values of its recipe, asked for the rows of the pilot.
 
-Rule: only what decides answers can be swept; who is asked, where from and how much may be spent stays the job's.
+Only settings of the recipe can be swept. Provider, URL, key and caps stay those of the job.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from batchvision.job import Job
 from batchvision.records import TICKS_PER_USD
 from batchvision.ticks import usd_to_ticks
 
-#: The job as it is, with other values of some keys.
+#: Makes the job with other values of these keys.
 Remake = Callable[[Mapping[str, object]], Job]
 
 SHORT_NAMES: Mapping[str, str] = {
@@ -28,13 +28,13 @@ SHORT_NAMES: Mapping[str, str] = {
     "max_bytes": "images.max_bytes",
 }
 _SWEPT = re.compile(r"(provider\.(detail|model|parameters\.\w+)|images\.(max_side|max_bytes|strip_metadata))")
-#: More are no comparison, but a bill.
+#: Each setting is paid for, so their number is limited.
 MOST_SETTINGS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """``name``: as a person says it, ``detail=low max_side=512``; ``overrides``: dotted keys of the job."""
+    """``name`` is the setting as typed, ``detail=low max_side=512``. ``overrides`` are dotted keys of the job."""
 
     name: str
     overrides: Mapping[str, str]
@@ -42,7 +42,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What the pilot's rows came to under one setting. ``rows``: those that ended; ``unanswered`` of them failed."""
+    """The results of one setting. ``rows`` ended, ``unanswered`` of them failed."""
 
     name: str
     is_own: bool
@@ -54,7 +54,7 @@ class Compared:
 
 
 def settings(sweeps: Iterable[str]) -> tuple[Setting, ...]:
-    """``detail=low,high`` and ``max_side=512,1024``: all four of both. Raises JobInvalid."""
+    """Parse ``detail=low,high`` and ``max_side=512,1024`` into their four combinations. Raises JobInvalid."""
     axes: dict[str, list[tuple[str, str]]] = {}
     for sweep in sweeps:
         name, equals, values = (part.strip() for part in sweep.partition("="))
@@ -80,7 +80,7 @@ def settings(sweeps: Iterable[str]) -> tuple[Setting, ...]:
 
 
 def variants(job: Job, wanted: Iterable[Setting], remake: Remake) -> Iterator[tuple[Setting, Job]]:
-    """The job under each setting; settings that come to the same recipe once. Raises JobInvalid."""
+    """The job under each setting. Settings with the same recipe are used once. Raises JobInvalid."""
     seen: set[str] = set()
     for setting in wanted:
         variant = remake(setting.overrides)
@@ -92,9 +92,11 @@ def variants(job: Job, wanted: Iterable[Setting], remake: Remake) -> Iterator[tu
 
 
 def with_rest_of_cap(job: Job, setting: Setting, remake: Remake, spent_ticks: int) -> Job | None:
-    """The variant as it is run, with what is left of the cap on one run, as which pilot and sweep count together. None:
-    nothing is left of it."""
-    overrides: dict[str, object] = {**setting.overrides, "delivery.lane": "online"}  # it is waited for
+    """The variant with the rest of ``limits.max_cost_usd_per_run``, which covers pilot and sweep together.
+
+    ``None`` if nothing is left.
+    """
+    overrides: dict[str, object] = {**setting.overrides, "delivery.lane": "online"}  # the pilot waits for the answers
     cap = job.limits.max_cost_usd_per_run
     if cap is not None:
         left = usd_to_ticks(cap) - spent_ticks

@@ -1,4 +1,4 @@
-"""Answered rows get the kept cells that the manifest has now. Sends nothing; no answer, key or cost changes."""
+"""Refresh the kept cells of answered rows from the manifest. No answer, key or cost changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchvision.secrets import Secrets
 
 
 def refresh_kept_cells(job: Job, secrets: Secrets, disk: Disk | None) -> int:
-    """How many rows got other cells. Holds the locks of all shards.
+    """Rewrite changed kept cells under the locks of all shards. Returns the number of changed rows.
 
     Raises OutputHeld, DiskFailed, CheckpointDamaged.
     """

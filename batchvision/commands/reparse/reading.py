@@ -1,7 +1,6 @@
-"""One row: is what is stored of it an answer to what would be asked now? Sends nothing and downloads nothing.
+"""Read the stored answers of one row again. Sends nothing and downloads nothing.
 
-Rule: an answer is used only where the request it answered, hashed again from the manifest's row as it is now and the
-recipe of then, has the key it is stored under.
+An answer is used only if the row as it is now, hashed under the answer's recipe, has the key of the answer.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ from batchvision.runner.feed import skip_key_of
 
 
 class Why(Enum):
-    """Why a row has no answer after all."""
+    """Why a row has no answer."""
 
-    NONE = "none"  #: nothing that came for it was an answer
-    NOT_KEPT = "not_kept"  #: there was one, but raw answers were not kept
-    CHANGED = "changed"  #: its text or its images are not those that were asked about
-    UNFIT = "unfit"  #: no stored answer satisfies [answer] as it is now
+    NONE = "none"  #: no attempt was answered
+    NOT_KEPT = "not_kept"  #: the raw answer was not kept
+    CHANGED = "changed"  #: text or images have changed since
+    UNFIT = "unfit"  #: no stored answer satisfies [answer]
 
 
 class Read(NamedTuple):
-    """What reading a row's stored answers came to: the completed row, or why there is none."""
+    """The result for one row: the completed row, or why it has no answer."""
 
     completed: Completed | None
     why: Why | None = None
-    problem: str | None = None  #: of an unfit answer
-    follower: Request | None = None  #: the row's request as it is now, where it shared the answer of another row
+    problem: str | None = None  #: why the answer is unfit
+    follower: Request | None = None  #: the row's request, if it shared the answer of another row
 
 
 class Reader:
@@ -58,7 +57,7 @@ class Reader:
         self._classifier = classifier
         self._run_id = run_id
         self._now = now
-        # URLs are never downloaded here: they are known by themselves
+        # the identity of a URL needs no download
         self._images = ImageSource(
             ImageFolder(job.root), ImageSettings(job.recipe.images, "url", job.manifest.image_identity)
         )
@@ -136,8 +135,11 @@ class Reader:
         return self._published(classification.outcome, attempt, sum(each.cost_ticks or 0 for each in behind)), None
 
     def _published(self, completed: Completed, attempt: StoredAttempt, row_ticks: int) -> Completed:
-        """The row as it goes to the tables. Under a new key it costs nothing more, and its attempt stays in the ledger
-        under the old one; under its own key it is the row it was."""
+        """The row as it is published. Under a new request_key the answer costs nothing and its attempt keeps the old
+        key.
+
+        Under its own request_key the row is unchanged.
+        """
         is_own = completed.request_key == attempt.request_key
         usage = completed.answer.usage._replace(
             cost_ticks=attempt.cost_ticks if is_own else 0,
@@ -159,7 +161,7 @@ class _Pictures:
         self._is_unreadable = False
 
     async def asked_with(self, key: str, recipe_id: str) -> list[Payload] | None:
-        """The images, where the request of that key asked about just these, in this text; None otherwise."""
+        """The row's images if the request with this key asked for them and this text, otherwise ``None``."""
         known = self._known(key, recipe_id)
         if known is not None and self._are_of(key, recipe_id, known):
             return known

@@ -1,7 +1,7 @@
-"""Stored raw answers, read again under the job as it now is, where only [answer] has changed: nothing is sent.
+"""Publish stored raw answers under a job of which only [answer] has changed. Sends nothing.
 
-stored (what the tables know of a row) · reading (one row). The rule: what is published satisfies the job, answers the
-very request that would be sent now, and adds nothing to the ledger; a second time there is nothing left to publish.
+``stored`` reads the tables, ``reading`` judges one row. A published answer satisfies the job and answers the request
+that would be sent now. The ledger does not change. A second reparse publishes nothing.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from batchvision.secrets import Secret, Secrets
 
 log = logging.getLogger(__name__)
 
-#: Rows whose raw answers are in memory at once.
+#: Rows whose raw answers are held in memory at once.
 ROWS_AT_ONCE = 4_000
 FOLLOWERS_AT_ONCE = 20_000
-EARLY_ROWS = 20_000  #: so many of them may come before the row whose answer they share
+EARLY_ROWS = 20_000  #: limit of followers that stand before the first row of their request
 PROBLEMS_SHOWN = 5
 
 
 @dataclass(slots=True)
 class Reparsed:
-    """What came of it; every row of the manifest is in one of the counts.
+    """The result. Each row of the manifest is in one count.
 
-    ``done``: had an answer under this recipe before. ``waiting``: a ticket is open for it, or it is held. ``problems``:
-    the first rows whose answers do not satisfy the job, and why.
+    ``done``: rows that had an answer under this recipe. ``waiting``: rows with an open ticket or on hold. ``without``:
+    rows without an answer. ``problems``: the first unfit answers.
     """
 
     rows: int = 0
@@ -51,11 +51,11 @@ class Reparsed:
     invalid: int = 0
     without: dict[Why, int] = field(default_factory=lambda: dict.fromkeys(Why, 0))
     problems: list[tuple[str, str]] = field(default_factory=list)
-    refreshed: int = 0  #: answered rows that got the kept cells that the manifest has now
+    refreshed: int = 0  #: answered rows with refreshed kept cells
 
     @property
     def to_ask(self) -> int:
-        """The rows that a run may still ask about."""
+        """Rows that a run would still ask."""
         return self.rows - self.published - self.done - self.waiting - self.invalid
 
     def document(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ async def reparse(
 ) -> Reparsed:
     """Publish every stored answer that satisfies ``job``. Raises JobInvalid, OutputHeld, CheckpointDamaged, DiskFailed.
 
-    An output of several shards is read as a whole: what these have left open is taken over, as a plain run does.
+    All shards of the output are read; their open journals are taken over, as a run without shards does.
     """
     open_output(job.output_path)
     recipes = recipes_alike(job)
@@ -89,13 +89,13 @@ async def reparse(
     return reparsed
 
 
-# ---------------------------------------------------------------------------------- which answers may be read again
+# ---------------------------------------------------------------------------------- recipes
 
 
 def recipes_alike(job: Job) -> dict[str, Recipe]:
-    """The recipes of the output that differ from the job's in [answer] alone, its own among them, by recipe_id.
+    """The recipes of the output that differ from the job's recipe in [answer] at most, by recipe_id.
 
-    Raises JobInvalid where there is none: then nothing that was asked is what would be asked now.
+    Raises JobInvalid if no recipe of the output does.
     """
     now = _without_answer(recipe_document(job.recipe))
     alike: dict[str, Recipe] = {}
@@ -119,7 +119,7 @@ def recipes_alike(job: Job) -> dict[str, Recipe]:
 
 
 def _document(output: Path, recipe_id: str) -> dict[str, Any] | None:
-    """A recipe of the output; None for a file that does not hold what its name says."""
+    """A recipe of the output; ``None`` if the file does not hold the recipe of its name."""
     try:
         document = load_recipe(output, recipe_id)
         return document if recipe_from_document(document).recipe_id == recipe_id else None
@@ -135,7 +135,7 @@ def _without_answer(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Session:
-    """From the lock to the summary."""
+    """One reparse, from the lock to the summary."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class _Session:
         dependencies: RunDependencies,
         reparsed: Reparsed,
     ) -> None:
-        policy = job.output.model_copy(update={"on_recipe_change": "redo"})  # rows done under another recipe are meant
+        policy = job.output.model_copy(update={"on_recipe_change": "redo"})  # rows done under another recipe are to do
         self.job = job.model_copy(update={"output": policy})
         self.given = job
         self.recipes = recipes
@@ -160,7 +160,7 @@ class _Session:
         self.selection = Selection(retry_quarantined=True)
         self.counters = Counters()
         self.followers: list[Request] = []
-        self.early: list[Request] = []  #: those that came before the row whose answer they share
+        self.early: list[Request] = []  #: followers that stand before the first row of their request
         self.store: Store
         self.row_index: RowIndex
 
@@ -229,7 +229,7 @@ class _Session:
             await self._share()
 
     async def _share(self) -> None:
-        """Rows that shared another row's answer share it again, where that row has one now."""
+        """Give rows that shared an answer the answer of the same request again, if it has one now."""
         followers, self.followers = self.followers, []
         wanted = {follower.request_key for follower in followers} if self.job.limits.deduplicate else None
         found = await self.store.answers(wanted) if wanted else {}
@@ -245,7 +245,7 @@ class _Session:
                 self.reparsed.without[Why.NONE] += 1
 
     async def _publish(self, completed: Completed) -> None:
-        """Unless a touched image only made the row look new: by content it may have its answer, or a ticket."""
+        """Publish the row, unless its touched image is unchanged and it has an answer or a ticket."""
         match self.row_index.state(completed.row_id, completed.request_key):
             case RowState.DONE:
                 self.reparsed.done += 1
@@ -266,7 +266,7 @@ class _Session:
             self.reparsed.problems.append((row.row_id, problem))
 
     def _summarize(self) -> None:
-        """``runs/`` lists the new parts, and makes this recipe the current one. It is no consent to ask again."""
+        """Write a summary. It lists the new parts and makes this recipe the current one."""
         recipe_id = self.job.recipe.recipe_id
         failures = [
             failed
@@ -287,7 +287,7 @@ class _Session:
 
 
 def _secrets_of(job: Job, environ: Mapping[str, str] | None) -> Secrets:
-    """Nothing is sent, so no key is needed; those that are there are hidden all the same."""
+    """The secrets of the job to mask. A missing key is no error, because nothing is sent."""
     found: list[Secret] = []
     with suppress(JobInvalid):
         key = job.api_key(environ)

@@ -1,7 +1,4 @@
-"""What the tables still know of a row: its attempts with their raw answers, and the images its answers were given for.
-
-Rule: the index holds 16 bytes for each stored row; raw answers are read for a few thousand rows at a time.
-"""
+"""Find the stored attempts and answers of a row. The index holds 16 bytes for each stored row."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from batchvision.checkpoint import batches_of, part_paths
 
 
 class StoredAttempt(NamedTuple):
-    """One line of the ledger, as far as it serves to read its answer again."""
+    """The columns of an attempt that reparse needs."""
 
     row_id: str
     request_key: str
@@ -43,7 +40,7 @@ class StoredAttempt(NamedTuple):
 
 
 class StoredResult(NamedTuple):
-    """Of an answer in ``results`` what names its images."""
+    """The columns of an answer that identify its images."""
 
     row_id: str
     request_key: str
@@ -55,21 +52,21 @@ class StoredResult(NamedTuple):
 
 @dataclass(slots=True)
 class Stored:
-    """All that is stored of one row, under the recipes that were asked for."""
+    """The stored attempts and answers of one row, under the chosen recipes."""
 
     attempts: list[StoredAttempt] = field(default_factory=list)
     results: dict[str, StoredResult] = field(default_factory=dict)  #: by request_key
 
 
 class StoredRows:
-    """The tables of one output, asked by row_id."""
+    """The tables of one output by row_id."""
 
     def __init__(self, output: Path, recipe_ids: frozenset[str]) -> None:
         self._attempts = _Index(part_paths(output, "attempts"), recipe_ids)
         self._results = _Index(part_paths(output, "results"), recipe_ids)
 
     def of(self, row_ids: Sequence[str]) -> dict[str, Stored]:
-        """What is stored of these rows. Raises CheckpointDamaged."""
+        """Look up stored attempts and answers by row_id. Raises CheckpointDamaged."""
         found = {row_id: Stored() for row_id in row_ids}
         for values in self._attempts.rows(row_ids, StoredAttempt._fields):
             attempt = StoredAttempt(**values)
@@ -103,7 +100,7 @@ class _Index:
         self._rows = np.concatenate(rows)[order].astype(np.int32)
 
     def rows(self, row_ids: Sequence[str], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The stored rows of these ids, and rows whose ids have the same hash. Each part is read once."""
+        """The stored rows of these ids, and rows with the same hash of the id. Each part is read once."""
         wanted = np.unique(_hashes(row_ids))
         starts, ends = (np.searchsorted(self._hashes, wanted, side) for side in ("left", "right"))
         places = np.concatenate([_hashes([]), *map(np.arange, starts, ends)])

@@ -1,4 +1,4 @@
-"""What a check found: one line for people, with a mark and the next step where there is one."""
+"""The findings of a check: a line of text, a mark and the next step."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from enum import StrEnum
 
 
 class Mark(StrEnum):
-    """What a finding means for the output."""
+    """The meaning of a finding for the output."""
 
-    OK = "ok"  #: as it should be
-    NOTE = "note"  #: worth knowing: it could not be checked, or the next run deals with it
-    WRONG = "wrong"  #: something is not what was written
+    OK = "ok"  #: correct
+    NOTE = "note"  #: not checked, or left to the next run
+    WRONG = "wrong"  #: damaged, missing or inconsistent
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was checked. ``next_step``: what to do about it, for a WRONG one always."""
+    """One check. Every WRONG finding has a ``next_step``."""
 
     topic: str
     mark: Mark

@@ -1,6 +1,6 @@
-"""Rows by 64-bit hashes: eight bytes each, compared in portions, so that any output fits in memory.
+"""Hashes of rows, 8 bytes each, compared in portions, so that any output fits in memory.
 
-Rule: a hash only raises a suspicion; what is said to be wrong has been looked at again by its own name.
+A hash raises a suspicion only. Rows are reported after a comparison by name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PORTION_ROWS = 1_000_000
 
 
 def joined(batch: pa.RecordBatch, *names: str) -> pa.Array:
-    """The named cells of each row as one text; no cell can hold the NUL between them."""
+    """The named cells of each row as one text, separated by NUL, which no cell can hold."""
     texts = [_text(batch[name]) for name in names]
     return pc.binary_join_element_wise(*texts, "\x00", null_handling="replace", null_replacement="")
 
@@ -28,12 +28,12 @@ def _text(cells: pa.Array) -> pa.Array:
 
 
 def hash_of(*cells: str | None) -> int:
-    """The hash of one row of :func:`joined`. Of this process only."""
+    """The hash of one row of :func:`joined`. It differs between processes."""
     return hash("\x00".join(cell or "" for cell in cells))
 
 
 class Hashes:
-    """The hashes of many texts, in the order they came."""
+    """The hashes of many texts in their order."""
 
     def __init__(self) -> None:
         self._values = array("q")
@@ -50,7 +50,7 @@ class Hashes:
         return int64_column(self._values)
 
     def __contains__(self, value: int) -> bool:
-        """Once the first is asked for, nothing is added any more."""
+        """After the first question nothing may be added."""
         if self._sorted is None:
             ordered = self.column.take(pc.array_sort_indices(self.column))
             self._sorted = array("q", memoryview(ordered.buffers()[1]).cast("q")[: len(ordered)])
@@ -72,7 +72,7 @@ def _portion(keys: pa.Array, number: int, portions: int) -> pa.Array:
 
 
 def repeated(keys: pa.Array) -> set[int]:
-    """The hashes that stand more than once."""
+    """The hashes that occur more than once."""
     found: set[int] = set()
     portions = _portions(len(keys))
     for number in range(portions):
@@ -82,12 +82,12 @@ def repeated(keys: pa.Array) -> set[int]:
 
 
 def common(some: pa.Array, others: pa.Array) -> set[int]:
-    """The hashes that are in both."""
+    """The hashes that are in both columns."""
     return set(some.filter(pc.is_in(some, value_set=pc.unique(others))).to_pylist()) if len(some) else set()
 
 
 def sums_that_differ(row_keys: pa.Array, row_sums: pa.Array, keys: pa.Array, values: pa.Array) -> set[int]:
-    """The row_keys for which ``values`` do not add up to the row's sum, or that have none at all."""
+    """The row_keys with ``values`` that do not add up to the sum of the row, or without values."""
     found: set[int] = set()
     portions = _portions(len(row_keys) + len(keys))
     for number in range(portions):
@@ -111,7 +111,7 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def places(batch: pa.RecordBatch, names: tuple[str, ...], wanted: set[int]) -> Iterator[int]:
-    """The rows of a batch whose hash is wanted."""
+    """The places of rows of a batch with a wanted hash."""
     for place, text in enumerate(joined(batch, *names).to_pylist()):
         if hash(text) in wanted:
             yield place

@@ -1,4 +1,4 @@
-"""The journals, record by record: are they whole, and what is open in them. Reads the newest segment of every shard."""
+"""Check the newest journal segment of each shard: is it whole, and which requests are open?"""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ TOPIC, OPEN = "journal", "open"
 
 @dataclass(slots=True)
 class ShardJournal:
-    """One shard's journal. ``waiting``: answers and ends that are not in the tables yet."""
+    """One shard's journal. ``waiting``: outcomes that are not sealed yet."""
 
     shard: str
-    holder: Holder | None  #: who is running on it now
+    holder: Holder | None  #: the run at work
     path: Path | None = None
     header: SegmentHeader | None = None
     run_state: RunState = field(default_factory=RunState)
@@ -56,12 +56,14 @@ class ShardJournal:
         return sum(carry.held for carry in self.run_state.carries)
 
     def has_ended(self, ended: frozenset[str]) -> bool:
-        """Whether the last run on this shard is one of those."""
+        """Whether the last run on this shard is in ``ended``."""
         return self.holder is None and self.header is not None and self.header.run_id in ended
 
     def is_sealing(self, name: str, ended: frozenset[str]) -> bool:
-        """Whether a part of that name is, or was when the run was cut off, about to be sealed from this journal, or by
-        a run that began since: it may stand alone, without those that belong to it."""
+        """Whether a seal of this journal was writing a part of this name when the run was cut off.
+
+        The part may stand without the parts of the other tables.
+        """
         part = Name.of(name)
         if self.header is None or part is None or part.shard != self.shard or part.digest is not None:
             return False
@@ -91,7 +93,7 @@ def _read(output: Path, folder: Path) -> ShardJournal:
 
 
 def _newest(folder: Path) -> tuple[Path, Scan] | None:
-    """A running writer may turn the segment between the look and the read: then look again."""
+    """The newest segment. If a writer replaces it during the read, it is read again."""
     while segments := segment_paths(folder):
         with suppress(FileNotFoundError):
             return segments[-1], read_segment(segments[-1])
@@ -111,11 +113,11 @@ def _replay(path: Path, entries: Sequence[Entry], run_state: RunState) -> int:
     return waiting
 
 
-# ---------------------------------------------------------------------------------- in words
+# ---------------------------------------------------------------------------------- findings
 
 
 def journal_findings(journals: Sequence[ShardJournal], ended_whole: frozenset[str]) -> Iterator[Finding]:
-    """``ended_whole``: the run_ids of runs that ended with all of their journal written."""
+    """``ended_whole``: the run_ids of runs that wrote all of their journal."""
     if not journals:
         yield note(TOPIC, "there is none: no run has begun here, or its folder .batchvision was removed")
     for journal in journals:
@@ -152,7 +154,7 @@ def _state(journal: ShardJournal, ended_whole: frozenset[str]) -> Finding:
 
 
 def open_findings(journals: Sequence[ShardJournal]) -> Iterator[Finding]:
-    """What the next run will find."""
+    """Findings about open requests, tickets and holds."""
     is_running = any(journal.holder for journal in journals)
     in_flight = [intent for journal in journals for intent in journal.in_flight]
     tickets = sum(len(journal.tickets) for journal in journals)

@@ -1,4 +1,4 @@
-"""Promise P6: the ledger's ticks are what the delivered answers report, read again from the stored raw answers."""
+"""Promise P6: the ledger's ticks are the ticks that the stored raw answers report."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ _THEN = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class Reread:
-    """The ledger added up twice: as it stands, and from its raw answers."""
+    """Sums over the ledger, from its columns and from its raw answers."""
 
     spent_ticks: int = 0
-    said_ticks: int = 0  #: by the answers that say their cost
-    computed_ticks: int = 0  #: of answers that do not: from their tokens and the prices
+    said_ticks: int = 0  #: reported by answers
+    computed_ticks: int = 0  #: computed from tokens and prices of answers without a cost
     attempts: int = 0
     checked: int = 0
     computed: int = 0
-    unanswered: int = 0  #: attempts that no answer came to: nothing to read again
+    unanswered: int = 0  #: attempts without an answer
     not_kept: int = 0
     not_kept_ticks: int = 0
     differing: int = 0
     named: list[str] = field(default_factory=list)
-    unknown_cost: int = 0  #: answers that neither say their cost nor have a price
+    unknown_cost: int = 0  #: answers without a reported cost and without a price
     unclear: int = 0
     unclear_ticks: int = 0
-    unbounded: int = 0  #: of the unclear: without a bound
+    unbounded: int = 0  #: ambiguous attempts without a bound
 
     def take(self, batch: pa.RecordBatch) -> None:
-        """Read the attempts of a batch again."""
+        """Add the attempts of a batch."""
         for row in batch.select(list(_READ)).to_pylist():
             self.attempts += 1
             self.spent_ticks += row["cost_ticks"] or 0
@@ -83,12 +83,13 @@ class Reread:
         if raw is None or reader is None:
             self._cannot(cost)
             return
-        said = 0 if source == "cached" else _said_ticks(reader, row)  # its headers, which said so, are not stored
+        # a cached answer costs nothing; the header that marks it is not stored
+        said = 0 if source == "cached" else _said_ticks(reader, row)
         if said is None and source == "computed":
             self.computed += 1
             self.computed_ticks += cost or 0
         elif said is None and ("\ufffd" in raw or (source == "reported" and not reader.has_cost_in_body)):
-            self._cannot(cost)  # not stored byte for byte, as it was no UTF-8; or a gateway told the cost in a header
+            self._cannot(cost)  # the answer was not UTF-8, or a gateway sent the cost in a header
         else:
             self.checked += 1
             self.said_ticks += said or 0
@@ -111,11 +112,11 @@ def _reader(provider: str) -> Dialect | None:
     try:
         return dialect(provider)
     except JobInvalid:
-        return None  # a provider from an entry point that is not installed here
+        return None  # the provider comes from an entry point that is not installed
 
 
 def _said_ticks(reader: Dialect, row: dict[str, Any]) -> int | None:
-    """What an answer itself says it cost, read as when it came."""
+    """The cost that a raw answer reports."""
     status = row["http_status"] or 200
     if row["ticket"] is not None and status in _GONE:
         return None
@@ -123,11 +124,11 @@ def _said_ticks(reader: Dialect, row: dict[str, Any]) -> int | None:
     return reader.read(raw).answer.usage.cost_ticks
 
 
-# ---------------------------------------------------------------------------------- in words
+# ---------------------------------------------------------------------------------- findings
 
 
 def ledger_findings(reread: Reread, is_broken: bool) -> Iterator[Finding]:
-    """``is_broken``: a part of the ledger is damaged or missing, so that the sum is not the whole."""
+    """``is_broken``: a part of the ledger is damaged or missing, so the sum is incomplete."""
     if reread.differing:
         says = (
             f"the sum is wrong: {format_usd(reread.spent_ticks)} in {counted(reread.attempts, 'attempt')}, but "

@@ -1,4 +1,4 @@
-"""What ``runs/`` and ``recipes/`` say there should be: every part with its sha256, every recipe under its own hash."""
+"""The parts that ``runs/`` lists with their sha256, and the recipes under their own hashes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMED = 5
 
 
 class ListedPart(NamedTuple):
-    """A part as the last summary that names it lists it."""
+    """A part as the newest summary lists it."""
 
     sha256: str
     rows: int
@@ -28,10 +28,10 @@ class ListedPart(NamedTuple):
 
 @dataclass(slots=True)
 class Runs:
-    """All summaries, in the order in which the runs began. ``ended_whole``: runs whose disk did not fail."""
+    """All summaries in the order of their start. ``ended_whole``: runs that ended without a disk failure."""
 
     parts: dict[str, ListedPart] = field(default_factory=dict)
-    #: each sha256 that a summary lists, by path: ``failures/`` is replaced, and a clock may have been ahead
+    #: every listed sha256 by path: parts of ``failures/`` are replaced, and clocks may be wrong
     listed_sha256: dict[str, set[str]] = field(default_factory=dict)
     ended: frozenset[str] = frozenset()
     ended_whole: frozenset[str] = frozenset()
@@ -41,7 +41,7 @@ class Runs:
 
 
 def read_runs(output: Path) -> Runs:
-    """Reads ``runs/``; what cannot be read is named, and nothing is raised."""
+    """Read ``runs/``. Files that cannot be read are listed; nothing is raised."""
     found = Runs()
     summaries: list[RunSummary] = []
     for path in summary_paths(output):
@@ -54,7 +54,8 @@ def read_runs(output: Path) -> Runs:
     except CheckpointDamaged as fault:
         found.unreadable.append(fault.message)
     in_order = sorted(summaries, key=lambda summary: summary.started_at)
-    for summary in (*in_order, *([found.latest] if found.latest else [])):  # the last, whatever its clock said
+    # the latest run comes last, even if its clock was slow
+    for summary in (*in_order, *([found.latest] if found.latest else [])):
         for part in summary.parts:
             found.listed_sha256.setdefault(part.path, set()).add(part.sha256)
             found.parts[part.path] = ListedPart(part.sha256, part.rows, summary.run_id)
@@ -65,8 +66,7 @@ def read_runs(output: Path) -> Runs:
 
 
 def run_findings(runs: Runs, sealed_by: Set[str], at_work: Set[str]) -> Iterator[Finding]:
-    """``sealed_by``: runs that sealed parts which no summary lists. ``at_work``: the last run of each shard, which may
-    not have ended yet."""
+    """``sealed_by``: runs with parts that no summary lists. ``at_work``: the last run of each shard."""
     yield from _missing(runs, sealed_by, at_work)
     for says in runs.unreadable:
         yield wrong("runs", says, "delete the file, or restore it: the parts it lists are then checked by pages alone")
@@ -86,7 +86,7 @@ _RESTORE = (
 
 
 def _missing(runs: Runs, sealed_by: Set[str], at_work: Set[str]) -> Iterator[Finding]:
-    """Summaries that were there and are gone. A killed run writes none; the next one lists its parts."""
+    """Missing summaries. A killed run writes no summary; the next run lists its parts."""
     if not runs.count and not runs.latest and not runs.unreadable:
         if sealed_by:
             says = "runs/ holds no summary, and there are parts: no run has ended yet, or runs/ was removed"
@@ -104,12 +104,12 @@ def _missing(runs: Runs, sealed_by: Set[str], at_work: Set[str]) -> Iterator[Fin
 
 
 def index_findings(output: Path) -> Iterator[Finding]:
-    """Whether each index can be read whole."""
+    """Whether each index of a manifest can be read."""
     for path in index_paths(output):
         try:
             for _ in batches_of(path):
                 pass
-        except FileNotFoundError:  # replaced meanwhile
+        except FileNotFoundError:  # replaced by a run
             continue
         except CheckpointDamaged as fault:
             yield wrong("index", fault.what, "delete the file: the next run over the whole manifest writes it again")
@@ -119,7 +119,7 @@ def index_findings(output: Path) -> Iterator[Finding]:
 
 
 def recipe_findings(output: Path, used: frozenset[str]) -> Iterator[Finding]:
-    """``used``: the recipe_ids of the answers there are."""
+    """``used``: the recipe_ids of the stored answers."""
     there = {path.stem: path for path in sorted((output / "recipes").glob("*.json"))}
     bad = [finding for recipe_id, path in there.items() if (finding := _recipe(output, recipe_id, path))]
     missing = sorted(used - there.keys())

@@ -1,4 +1,4 @@
-"""What was merged: the files that count no more, by the parts that were made of them."""
+"""The parts that compaction merged, by their former names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from batchvision.errors import CheckpointDamaged
 
 @dataclass(slots=True)
 class Merged:
-    """``sha256``: by path, what each merged file was, with columns and before. ``left``: those that are still there.
-    ``unreadable``: folders in which a merged part does not say what it was made of, or cannot be trusted."""
+    """``sha256``: the hashes of each merged part, with and without added columns. ``left``: merged parts that still
+    exist.
+
+    ``unreadable``: folders with a merged part that does not list its sources.
+    """
 
     sha256: dict[str, set[str]] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
@@ -21,7 +24,7 @@ class Merged:
 
 
 def read_merged(output: Path, damaged: Container[str]) -> Merged:
-    """From the footers of all merged parts but those that are ``damaged``. Raises nothing."""
+    """Read the footers of all merged parts that are not ``damaged``. Raises nothing."""
     found = Merged()
     for table in DATED:
         for path in part_paths(output, table):
@@ -37,5 +40,5 @@ def _add(found: Merged, path: Path, folder: str) -> None:
     try:
         for ancestor in ancestors_of(path):
             found.sha256.setdefault(f"{folder}/{ancestor.name}", set()).update(ancestor.sha256)
-    except (CheckpointDamaged, FileNotFoundError):  # the latter: merged again since it was listed, a run is at work
+    except (CheckpointDamaged, FileNotFoundError):  # not found: a run has merged it again
         found.unreadable.add(folder)

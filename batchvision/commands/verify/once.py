@@ -1,4 +1,4 @@
-"""Promise P9, and what each row cost: every answer stands once, and behind its cost stand its attempts."""
+"""Promise P9: each answer stands once. Each cost is the sum of its attempts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from batchvision.wording import counted
 
 RowAndRequestKey = tuple[str, str]
 KEY = ("row_id", "request_key")
-#: Rows that are looked at again by name; more of them are one and the same fault.
+#: Suspicious rows that are compared by name. More rows have the same fault.
 _FOLLOWED = 10_000
 _NAMED = 5
 
 
 def once_findings(output: Path, tables: TableContents) -> Iterator[Finding]:
-    """No answer twice, no attempt twice, no row both completed and failed."""
+    """Repeated answers, repeated attempts, and rows both completed and failed."""
     found = list(_twice(output, RESULTS_TABLE, KEY, repeated(tables.answers.column), "answer"))
     found += _twice(output, ATTEMPTS_TABLE, SENT, repeated(tables.sent.column), "attempt")
     both = common(tables.failures.column, tables.answers.column)
@@ -72,7 +72,7 @@ def _named_in_both(output: Path, both: set[int]) -> list[str]:
 def _followed(
     output: Path, table: str, names: tuple[str, ...], wanted: set[int], more: tuple[str, ...] = ()
 ) -> Iterator[tuple[Path, pa.RecordBatch, int]]:
-    """The rows behind some hashes, by part, batch and place in it. Parts that cannot be read are found elsewhere."""
+    """The rows behind some hashes, by part, batch and place. Parts that cannot be read are skipped."""
     wanted = set(sorted(wanted)[:_FOLLOWED])
     for path in part_paths(output, table):
         with suppress(CheckpointDamaged, FileNotFoundError):
@@ -90,18 +90,18 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED:,} more"
 
 
-# ---------------------------------------------------------------------------------- what each row cost
+# ---------------------------------------------------------------------------------- cost of rows
 
 
 @dataclass(slots=True)
 class _Behind:
-    """The attempts of one request: their numbers and what they cost."""
+    """The attempts of one request: numbers and cost."""
 
     numbers: list[int]
     ticks: list[int]
 
     def agrees(self, row: dict[str, Any]) -> bool:
-        """Whether they explain a row's cost. Numbers begin again where a row had left the manifest for a while."""
+        """Whether the attempts explain the row's cost. Numbers start again after a row was not in the manifest."""
         cost = row["row_cost_ticks"] or 0
         if len(set(self.numbers)) < len(self.numbers):
             return cost <= sum(self.ticks)
@@ -110,9 +110,9 @@ class _Behind:
 
 
 def cost_findings(output: Path, tables: TableContents) -> Iterator[Finding]:
-    """``row_cost_ticks`` of every answer is the sum of its attempts."""
+    """``row_cost_ticks`` of each answer is the sum of its attempts."""
     if ATTEMPTS_TABLE in tables.broken:
-        yield note("costs", "what each row cost was not compared: a part of the ledger is damaged or missing")
+        yield note("costs", "cost of rows was not compared: a part of the ledger is damaged or missing")
         return
     suspects = sums_that_differ(
         tables.billed.column, int64_column(tables.row_costs), tables.attempts.column, int64_column(tables.attempt_costs)

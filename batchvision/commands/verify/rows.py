@@ -1,6 +1,6 @@
-"""Promise P8: every row of the manifest is completed, failed or pending under its current key, and in one place only.
+"""Promise P8: each row of the manifest is completed, failed or pending under its current key.
 
-Rule: the job is the last run's, made again from its summary and its recipe; nothing is downloaded.
+The job is that of the last run, made from its summary and recipe. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOPIC = "manifest"
 
 @dataclass(slots=True)
 class Counts:
-    """The rows of the manifest. ``asked_anew``: of the pending ones, those whose text or image has changed since."""
+    """The rows of the manifest. ``asked_anew``: pending rows with a changed text or image."""
 
     rows: int = 0
     completed: int = 0
@@ -45,7 +45,7 @@ class Counts:
 async def manifest_findings(
     output: Path, latest: RunSummary | None, tables: TableContents, journals: Sequence[ShardJournal]
 ) -> tuple[list[Finding], Counts | None]:
-    """Compare with the manifest that the last run's summary names."""
+    """Compare the tables with the last run's manifest."""
     if latest is None:
         return [note(TOPIC, "not compared: no run has ended here yet, so that no manifest is named")], None
     if broken := tables.broken & {RESULTS_TABLE, FAILURES_TABLE}:
@@ -58,7 +58,12 @@ async def manifest_findings(
         job = job_of(output, latest)
         surveyed = survey(job)
         counts = await _count(job, surveyed, tables)
-    except (JobInvalid, CheckpointDamaged, KeyError, ValueError) as problem:  # the last two: a damaged footer
+    except (
+        JobInvalid,
+        CheckpointDamaged,
+        KeyError,
+        ValueError,
+    ) as problem:  # the last two: a damaged footer
         return [note(TOPIC, f"not compared: {str(problem).splitlines()[0]}")], None
     return list(_judged(counts, tables, surveyed, latest, journals)), counts
 
@@ -68,7 +73,7 @@ def _is_gone(latest: RunSummary) -> bool:
 
 
 def job_of(output: Path, latest: RunSummary) -> Job:
-    """The last run's manifest and recipe, as a job that can be streamed. Raises JobInvalid, CheckpointDamaged."""
+    """The last run's job, as far as a feed needs it. Raises JobInvalid, CheckpointDamaged."""
     recipe = recipe_from_document(load_recipe(output, latest.recipe_id))
     config: dict[str, Any] = dict(latest.config)
     prompt = {"user": recipe.user} if recipe.user_column is None else {"column": recipe.user_column}
@@ -76,7 +81,7 @@ def job_of(output: Path, latest: RunSummary) -> Job:
         "name": latest.job,
         "manifest": {**config["manifest"], "path": latest.manifest},
         "prompt": prompt,
-        "provider": {"name": "emulator", "model": recipe.model},  # nobody is asked
+        "provider": {"name": "emulator", "model": recipe.model},  # no request is sent
         "output": {"path": str(output.absolute())},
     }
     return Job.from_mapping(settings, Path(latest.manifest).parent).asking(recipe)
@@ -108,8 +113,11 @@ async def _count(job: Job, surveyed: Survey, tables: TableContents) -> Counts:
 async def _state(
     row: Row, job: Job, images: ImageSource, row_index: KnownRows, tables: TableContents
 ) -> RowState | None:
-    """A row that does not look done: its images may only have been touched, so it is looked at by content, as a run
-    would. None: it has an outcome, but another text or another image than now."""
+    """The state of a row that is not done by its skip_key. Its images are read, because they may only have been
+    touched.
+
+    ``None``: the row has an outcome for another text or image.
+    """
     if row.problem is not None or hash_of(row.row_id) not in tables.answered:
         return RowState.NEW
     try:
@@ -121,7 +129,7 @@ async def _state(
     return state if state in (RowState.DONE, RowState.FAILED) else None
 
 
-# ---------------------------------------------------------------------------------- in words
+# ---------------------------------------------------------------------------------- findings
 
 
 def _judged(
@@ -136,10 +144,10 @@ def _judged(
         return
     is_one_shard = all(journal.shard == "0of1" for journal in journals) or any(
         journal.shard == "0of1" and journal.header is not None and journal.header.run_id == latest.run_id
-        for journal in journals  # of shards that ran before it, the last run has taken over all rows
+        for journal in journals  # a run without shards takes over the rows of earlier shards
     )
     is_comparable = is_one_shard and latest.stop_reason is None and all(each.holder is None for each in journals)
-    # answers of rows that have left the manifest are not lost either
+    # rows that left the manifest keep their answers
     lost = latest.rows_completed - max(counts.completed + counts.asked_anew, tables.current)
     if changed := _changed(surveyed, latest, is_one_shard):
         yield note(TOPIC, f"{latest.manifest} has changed since the last run ({changed}): of its rows now {counts}")
@@ -158,7 +166,7 @@ def _judged(
 
 
 def _changed(surveyed: Survey, latest: RunSummary, is_one_shard: bool) -> str:
-    """What shows that the manifest is another one now; "" where nothing does."""
+    """How the manifest has changed since the run; "" for no visible change."""
     started_ns = int(datetime.fromisoformat(latest.started_at).timestamp() * 1_000_000_000)
     if any(identity.modified_ns > started_ns for _, identity in surveyed.inputs):
         return "the file was written after the run began"

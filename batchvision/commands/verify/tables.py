@@ -1,6 +1,6 @@
-"""Every part of every table, read once from its first byte to its last: checksums, columns, and what else to compare.
+"""Read every part of every table once: checksums, columns, and hashes for the other checks.
 
-Rule: a part's rows are gone when the next batch is read; what stays is a hash and a number for each row.
+A batch is dropped after it is read. A hash and a number stay for each row.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from batchvision.errors import CheckpointDamaged
 from batchvision.wording import counted
 
 RESULTS_TABLE, ATTEMPTS_TABLE = "results", "attempts"
-#: Answers that repeat another one, so that no attempt of their own stands behind their cost.
+#: Sources of cost of answers without an attempt of their own.
 BORROWED = ("shared", "cached")
 
 _RESTORE = {
@@ -63,37 +63,35 @@ _FIXED: dict[str, tuple[TableColumn[Any], ...]] = {
 
 @dataclass(slots=True)
 class TableContents:
-    """What reading all parts has left. ``broken``: tables of which a part is damaged or missing."""
+    """The results of reading all parts. ``broken``: tables with a damaged or missing part."""
 
     findings: list[Finding] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*DATED, FAILURES_TABLE), 0))
     files: int = 0
     unlisted: int = 0
-    unlisted_runs: set[str] = field(default_factory=set)  #: that sealed those
+    unlisted_runs: set[str] = field(default_factory=set)  #: runs that sealed unlisted parts
     padded: int = 0
-    merged: int = 0  #: by a compaction, and not listed since
-    merged_from: int = 0  #: listed parts that are in others now
-    left: int = 0  #: of those, still there
+    merged: int = 0  #: unlisted parts made by a compaction
+    merged_from: int = 0  #: listed parts that were merged
+    left: int = 0  #: merged parts that still exist
     broken: set[str] = field(default_factory=set)
     damaged: set[str] = field(default_factory=set)  #: parts, by path
     sealing: list[str] = field(default_factory=list)
     recipes: set[str] = field(default_factory=set)
-    answers: Hashes = field(default_factory=Hashes)  #: row_id, request_key of every row of results
+    answers: Hashes = field(default_factory=Hashes)  #: row_id and request_key of results
     current: int = 0  #: answers under the last run's recipe
-    answered: Hashes = field(default_factory=Hashes)  #: row_id of the rows that ended under it, failed ones too
-    billed: Hashes = field(
-        default_factory=Hashes
-    )  #: row_id, request_key of the rows of results with a cost of their own
+    answered: Hashes = field(default_factory=Hashes)  #: row_id of rows completed or failed under the last run's recipe
+    billed: Hashes = field(default_factory=Hashes)  #: row_id and request_key of results with attempts of their own
     row_costs: array[int] = field(default_factory=lambda: array("q"))  #: of the same
     failures: Hashes = field(default_factory=Hashes)  #: row_id, request_key
-    attempts: Hashes = field(default_factory=Hashes)  #: row_id, request_key of every attempt
+    attempts: Hashes = field(default_factory=Hashes)  #: row_id and request_key of attempts
     attempt_costs: array[int] = field(default_factory=lambda: array("q"))  #: of the same
-    sent: Hashes = field(default_factory=Hashes)  #: the same with number and time: no attempt stands twice
+    sent: Hashes = field(default_factory=Hashes)  #: the same with number and time of the attempt
     reread: Reread = field(default_factory=Reread)
 
 
 def read_tables(output: Path, runs: Runs, journals: Sequence[ShardJournal]) -> TableContents:
-    """Read everything. Raises nothing: what cannot be read is a finding."""
+    """Read all parts. Damage becomes a finding and is not raised."""
     tables = TableContents()
     columns = _registry(output, tables)
     for table in (RESULTS_TABLE, FAILURES_TABLE, ATTEMPTS_TABLE):
@@ -104,7 +102,7 @@ def read_tables(output: Path, runs: Runs, journals: Sequence[ShardJournal]) -> T
 
 
 def _look_for_missing(tables: TableContents, output: Path, runs: Runs, merged: Merged) -> None:
-    """What is listed is there, or is in a part that was made of it."""
+    """Find listed parts that neither exist nor were merged."""
     tables.left = len(merged.left)
     for relative, listed in sorted(runs.parts.items()):
         there = merged.sha256.get(relative)
@@ -161,13 +159,13 @@ def _read_part(
             tables, relative, table, path, runs, all(journal.has_ended(runs.ended_whole) for journal in journals)
         )
     except FileNotFoundError:
-        return  # replaced since it was listed: a run is at work
+        return  # a run has replaced it
     except (CheckpointDamaged, pa.ArrowException, KeyError, ValueError) as fault:
         tables.broken.add(table)
         tables.damaged.add(relative)
         if isinstance(fault, CheckpointDamaged):
             says = fault.what
-        else:  # a footer that contradicts itself
+        else:  # a damaged footer
             says = f"{relative} does not hold what was written ({fault})"
         tables.findings.append(wrong("parts", says, _RESTORE[table]))
     if is_sealing:
@@ -202,8 +200,10 @@ def _check_columns(
 
 
 def _check_file(tables: TableContents, relative: str, table: str, path: Path, runs: Runs, are_ended: bool) -> None:
-    """Byte for byte what a summary lists, or that with columns added; or what its own name says. ``are_ended``: nobody
-    has written since the last summary. Raises CheckpointDamaged."""
+    """Compare a part with its listed sha256 (or that before columns were added), or with the hash in its name.
+
+    ``are_ended``: no run has written since the last summary. Raises CheckpointDamaged.
+    """
     listed, name, actual = runs.parts.get(relative), Name.of(path.name), sha256_of(path)
     if name is not None and not name.agrees([actual, *earlier_sha256(path)]):
         raise CheckpointDamaged(f"{relative} is not the file that was merged (its sha256 is not that of its name)")
@@ -225,7 +225,7 @@ def _check_file(tables: TableContents, relative: str, table: str, path: Path, ru
     raise CheckpointDamaged(differs)
 
 
-# ---------------------------------------------------------------------------------- what is kept of each row
+# ---------------------------------------------------------------------------------- hashes of rows
 
 
 def _take_results(tables: TableContents, batch: pa.RecordBatch, runs: Runs) -> None:
@@ -254,7 +254,7 @@ def _take_attempts(tables: TableContents, batch: pa.RecordBatch, runs: Runs) -> 
     tables.reread.take(batch)
 
 
-#: What names an attempt: no two of one request leave at the same microsecond.
+#: Columns that identify an attempt.
 SENT = ("row_id", "request_key", "attempt", "sent_at")
 _TAKE: dict[str, Callable[[TableContents, pa.RecordBatch, Runs], None]] = {
     RESULTS_TABLE: _take_results,
@@ -263,7 +263,7 @@ _TAKE: dict[str, Callable[[TableContents, pa.RecordBatch, Runs], None]] = {
 }
 
 
-# ---------------------------------------------------------------------------------- in words
+# ---------------------------------------------------------------------------------- findings
 
 
 def table_findings(tables: TableContents) -> Iterator[Finding]:

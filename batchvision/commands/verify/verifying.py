@@ -1,8 +1,7 @@
-"""Is an output what was written, and do its numbers agree? Reads every byte of it, takes no lock, changes nothing.
+"""Check an output: read every byte of it and compare its numbers. Takes no lock, changes nothing.
 
-journals (records and what is open) · listed (runs/ and recipes/) · tables (every part, once) · ledger (P6) · once (P9,
-and what each row cost) · rows (P8, against the manifest) · merged (parts that are in others) · hashes (rows in eight
-bytes) · findings (words).
+``journals`` checks records and open requests, ``listed`` summaries and recipes, ``tables`` every part. ``ledger`` holds
+P6, ``once`` P9, ``rows`` P8.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from batchvision.ticks import known_or_none
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that was looked at, in the order of the check."""
+    """All findings in the order of the checks."""
 
     output: Path
     findings: tuple[Finding, ...]
@@ -66,7 +65,7 @@ class Report:
 
 
 async def verify(output: Path) -> Report:
-    """Check an output. Raises JobInvalid where there is none; all else is in the report."""
+    """Check an output. Raises JobInvalid if there is no output; all problems are in the report."""
     open_output(output)
     journals = read_journals(output)
     runs = read_runs(output)
