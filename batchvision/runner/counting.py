@@ -63,12 +63,13 @@ class RowCounts:
 
     def add(self, tally: Tally) -> None:
         """Add the rows of a stretch that are not to do."""
-        self.done += tally.done
-        self.failed_kept += tally.failed_kept
-        self.failed_before += tally.failed_kept + len(tally.retried)
-        self.awaiting += tally.awaiting
-        self.held += tally.held
-        self.left += tally.left
+        counts = tally.counts
+        self.done += counts.done
+        self.failed_kept += counts.failed_kept
+        self.failed_before += counts.failed_kept + len(tally.retried)
+        self.awaiting += counts.awaiting
+        self.held += counts.held
+        self.left += counts.left
 
 
 @dataclass(slots=True)

@@ -44,12 +44,12 @@ class RunCounts:
     def batch(self, batch: FeedBatch) -> None:
         """Count what the first pass over the manifest finds."""
         counters = self.counters
-        counters.rows_done_before += batch.done
-        counters.rows_failed += batch.failed_kept
-        counters.rows_failed_before += batch.failed_kept
-        counters.rows_kept += batch.kept
-        counters.images_found += batch.images_found
-        counters.rows_left += batch.left - batch.kept
+        counters.rows_done_before += batch.counts.done
+        counters.rows_failed += batch.counts.failed_kept
+        counters.rows_failed_before += batch.counts.failed_kept
+        counters.rows_kept += batch.counts.kept
+        counters.images_found += batch.counts.images_found
+        counters.rows_left += batch.counts.left - batch.counts.kept
 
     def images_found(self, row: Row) -> None:
         self.counters.images_found += sum(ref.kind is ImageKind.PATH for ref in row.images)

@@ -89,7 +89,8 @@ class Manifests:
         rows, counted = list[Row](), 0
         for batch in feed(job, found, NoKnownRows()):
             rows += batch.rows
-            counted += len(batch.rows) + batch.done + batch.failed_kept + batch.awaiting + batch.held + batch.left
+            counts = batch.counts
+            counted += len(batch.rows) + counts.done + counts.failed_kept + counts.awaiting + counts.held + counts.left
         assert counted == found.rows, f"{counted} rows of {found.rows}"
         assert len({row.row_id for row in rows}) == len(rows), "two rows of one name"
         columns = Columns(keep=found.keep_types)

@@ -16,8 +16,8 @@ from batchvision.job import Job
 from batchvision.manifest.parquet_child import normalised
 from batchvision.prompt import Template
 from batchvision.records import ImageKind, ImageRef
+from batchvision.runner.feed.batch_images import BatchImages, ImageColumns, are_plain, frame
 from batchvision.runner.feed.keying import prompts_of, row_ids, skip_digests
-from batchvision.runner.feed.picture import BatchImages, ImageColumns, are_plain, frame
 from batchvision.secrets import Secret, Secrets
 
 ROOT = Path(__file__).parent

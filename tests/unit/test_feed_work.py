@@ -21,8 +21,7 @@ from batchvision.job import Job
 from batchvision.keys import row_digest
 from batchvision.manifest import LocalInput
 from batchvision.records import Failed, ImageKind, ImageSlot, Row
-from batchvision.runner.feed import FeedBatch, KnownRows, NoKnownRows, Selection, feed, survey
-from batchvision.runner.feed import work as feed_work
+from batchvision.runner.feed import KnownRows, NoKnownRows, PassCounts, Selection, checking, feed, survey
 from batchvision.runner.feed.keying import skip_key_of
 from batchvision.runner.feed.surveying import SurveyedInput
 
@@ -110,18 +109,15 @@ def batched_hex(keys: bytes) -> list[str]:
     return [keys[at : at + 16].hex() for at in range(0, len(keys), 16)]
 
 
-def passed(job: Job, row_index: KnownRows | None = None, **selection: Any) -> tuple[list[Row], FeedBatch]:
+def passed(job: Job, row_index: KnownRows | None = None, **selection: Any) -> tuple[list[Row], PassCounts]:
     """All rows of one pass, and the sums of its batches."""
     chosen = Selection(**selection)
     surveyed = survey(job, chosen)
     batches = list(feed(job, surveyed, row_index or NoKnownRows(), chosen))
     rows = [row for batch in batches for row in batch.rows]
-    sums = FeedBatch(
-        (), *(sum(counts) for counts in list(zip(*(astuple(batch) for batch in batches), strict=True))[1:])
-    )
+    sums = PassCounts(*map(sum, zip(*(astuple(batch.counts) for batch in batches), strict=True)))
     counted = sums.done + sums.failed_kept + sums.awaiting + sums.held + sums.left + len(rows)
     assert counted == surveyed.rows, "every row is exactly one of these"
-    assert sums.invalid == sum(row.problem is not None for row in rows)
     return rows, sums
 
 
@@ -223,7 +219,7 @@ def test_each_invalid_row_says_why_and_the_others_go_on(ask: Ask) -> None:
         "ask": ["p", "p", "p", None, "p", "p\x00", "p", "p", "p"],
         "note": ["n", "n", "n", "n", "n", "n", "n", "x\x00y", "n"],
     }, manifest={"keep": ["note"]}, prompt={"column": "ask"})  # fmt: skip
-    rows, sums = passed(job)
+    rows, _ = passed(job)
     assert problems(rows) == {
         "ok": None,
         "#2": "it has no id: id must not be empty",
@@ -235,7 +231,7 @@ def test_each_invalid_row_says_why_and_the_others_go_on(ask: Ask) -> None:
         "nul-kept": "its cell 'note' holds a NUL character",
         "#9": "it has no id: id must not be empty",
     }
-    assert sums.invalid == 8
+    assert sum(row.problem is not None for row in rows) == 8
     assert rows[7].keep == ("x\ufffdy",)
     assert all(row.prompt == () and row.images == () for row in rows if row.problem)
 
@@ -261,10 +257,10 @@ def test_the_third_of_a_kind_is_told_apart(ask: Ask) -> None:
 
 
 def test_without_an_id_rows_that_are_alike_are_counted_and_valid(ask: Ask) -> None:
-    rows, sums = passed(ask("image,title\nx,t\ny,t\nx,t\nx,t\n", manifest={"id": None}))
+    rows, _ = passed(ask("image,title\nx,t\ny,t\nx,t\nx,t\n", manifest={"id": None}))
     first = rows[0].row_id
     assert ids(rows) == [first, rows[1].row_id, f"{first}-2", f"{first}-3"]
-    assert sums.invalid == 0
+    assert not any(row.problem for row in rows)
 
 
 def test_a_null_cell_in_a_template_is_no_problem(ask: Ask) -> None:
@@ -397,7 +393,7 @@ def test_a_shard_has_the_name_its_files_bear() -> None:
 
 
 def test_long_prompts_make_short_batches(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed_work, "_PROMPT_CHARACTERS", 64 * 1024)
+    monkeypatch.setattr(checking, "_PROMPT_CHARACTERS", 64 * 1024)
     job = ask(HUNDRED, prompt={"user": "x" * 2000 + "{title}"})
     batches = list(feed(job, survey(job), NoKnownRows()))
     assert [len(batch.rows) for batch in batches] == [64, 36]

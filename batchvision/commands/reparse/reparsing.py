@@ -201,9 +201,9 @@ class _Session:
         stored = StoredRows(self.job.output_path, frozenset(self.recipes))
         reader = Reader(self.job, self.classifier, self.run_id, self.started_at)
         for batch in feed(self.job, surveyed, self.row_index, self.selection):
-            self.reparsed.done += batch.done
-            self.counters.rows_done_before += batch.done
-            self.reparsed.waiting += batch.awaiting + batch.held
+            self.reparsed.done += batch.counts.done
+            self.counters.rows_done_before += batch.counts.done
+            self.reparsed.waiting += batch.counts.awaiting + batch.counts.held
             for rows in _chunks(batch.rows):
                 known = stored.of([row.row_id for row in rows])
                 for row in rows:

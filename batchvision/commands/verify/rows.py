@@ -95,9 +95,9 @@ async def _count(job: Job, surveyed: Survey, tables: TableContents) -> Counts:
     row_index = row_index_of(job)
     images = ImageSource(ImageFolder(job.root), ImageSettings(job.recipe.images, "url", job.manifest.image_identity))
     for batch in feed(job, surveyed, row_index, Selection(retry_failed=frozenset())):
-        counts.completed += batch.done
-        counts.failed += batch.failed_kept
-        counts.pending += batch.awaiting + batch.held + batch.left
+        counts.completed += batch.counts.done
+        counts.failed += batch.counts.failed_kept
+        counts.pending += batch.counts.awaiting + batch.counts.held + batch.counts.left
         for row in batch.rows:
             match await _state(row, job, images, row_index, tables):
                 case RowState.DONE:

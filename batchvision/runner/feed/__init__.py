@@ -1,9 +1,11 @@
-"""From the manifest to the rows that are to do: one survey of all of it before anything is sent, then a stream.
+"""From the manifest to the rows to do: a survey of the whole manifest before anything is sent, then a stream.
 
-Rule: keys are computed over columns, and a row that is done, kept failed or in flight never becomes a ``Row`` object.
-survey (structure, ids, count) · keying (row_ids, texts, keys, column by column) · picture (image cells and their
-stamps) · selection (which rows are wanted) · work (the stream) · stretch (a stretch of it, as columns and as rows) ·
-changes (what a pass would buy again) · by_content (a row that only looks new) · local_images (are they there at all).
+Rule: keys are computed over columns. A row that is done, kept failed or in flight never becomes a ``Row`` object.
+
+``surveying``: structure, ids, number of rows. ``keying``: row_ids, prompts and keys. ``batch_images``: image cells and
+their stamps. ``checking``: invalid rows. ``selection``: the rows that a run is for. ``work``: the stream. ``stretch``:
+a part of it. ``changes``: rows that a run would buy again. ``by_content``: rows that only look new. ``local_images``:
+are the image files there? ``kept``: changed cells of answered rows.
 """
 
 from batchvision.runner.feed.by_content import ByContent
@@ -12,7 +14,7 @@ from batchvision.runner.feed.kept import KeptNow, count_other_cells, kept_cells_
 from batchvision.runner.feed.keying import skip_key_of
 from batchvision.runner.feed.local_images import LocalImages
 from batchvision.runner.feed.selection import Selection
-from batchvision.runner.feed.stretch import FeedBatch, Stretch, Tally
+from batchvision.runner.feed.stretch import FeedBatch, PassCounts, Stretch, Tally
 from batchvision.runner.feed.surveying import Survey, survey
 from batchvision.runner.feed.work import KnownRows, NoKnownRows, drawn, feed, stretches
 
@@ -25,6 +27,7 @@ __all__ = [
     "KnownRows",
     "LocalImages",
     "NoKnownRows",
+    "PassCounts",
     "Selection",
     "Stretch",
     "Survey",

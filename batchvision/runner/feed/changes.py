@@ -75,8 +75,8 @@ class ChangeCounter:
         """The rows to do of a stretch."""
         found, tally = self.found, stretch.tally
         found.rows += len(stretch.ids)
-        found.kept += tally.kept
-        found.paid += tally.done
+        found.kept += tally.counts.kept
+        found.paid += tally.counts.done
         sound = np.array(stretch.sound_places(), np.int64)
         if not len(sound):
             return

@@ -18,7 +18,7 @@ from batchvision.images import ImageFolder, stamp
 from batchvision.manifest import NO_TEXT, cell_texts
 from batchvision.prompt import ColumnField, joined
 from batchvision.records import ImageSlot, Prompt, Row
-from batchvision.runner.feed.picture import BatchImages, ImageColumns, frame, framed_texts
+from batchvision.runner.feed.batch_images import BatchImages, ImageColumns, frame, framed_texts
 from batchvision.secrets import Secrets
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
-"""A stretch of the manifest in columns, and the ``Row`` objects of it that are to do.
+"""A stretch of the manifest in columns, and ``Row`` objects of the rows that need them.
 
-Rule: only who needs a row's texts, images and kept cells has objects made of them; to count them, columns are enough.
+Rule: counting works on columns. A ``Row`` object is made only where its prompt, images and kept cells are used.
 """
 
 from __future__ import annotations
@@ -15,72 +15,55 @@ import pyarrow.compute as pc
 from batchvision import keys
 from batchvision.manifest import keep_cells, made_storable
 from batchvision.records import Cell, ImageRef, Prompt, Row
+from batchvision.runner.feed.batch_images import BatchImages
 from batchvision.runner.feed.keying import BatchPrompts, request_digests
-from batchvision.runner.feed.picture import BatchImages
 
 if TYPE_CHECKING:
     from batchvision.job import KeepColumn
 
-#: A stretch's cells are held in columns; so many of its rows are objects at a time.
+#: A stretch gives its rows as objects in batches of this size.
 _ROWS_AT_ONCE = 512
+
+
+@dataclass(slots=True)
+class PassCounts:
+    """Rows of the manifest that this pass does not send.
+
+    ``failed_kept``: failed before and not retried; ``quarantined`` of them are set aside. ``left``: not chosen in this
+    pass (limit, sample, only, or ``kept``). They stay pending. ``kept``: they keep an older answer by the job's policy.
+    ``images_found``: done rows with a local image that exists.
+    """
+
+    done: int = 0
+    failed_kept: int = 0
+    quarantined: int = 0
+    awaiting: int = 0
+    held: int = 0
+    left: int = 0
+    kept: int = 0
+    images_found: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class FeedBatch:
-    """Rows to do of a stretch of the manifest, and how many of it are not (told once, with the first rows).
-
-    ``rows`` includes ``invalid`` ones (``Row.problem`` set). ``failed_kept``: failed before and not retried,
-    ``quarantined`` of them set aside. ``left``: to do, but not chosen in this pass (limit, sample, only, or ``kept``);
-    they stay pending. ``kept``: those of them that keep what was paid for under another recipe, with
-    ``on_recipe_change = "new_rows_only"``. ``images_found``: done rows with a local image that is there.
-    """
+    """Rows to do, invalid ones included. ``counts``: of a whole stretch; they come with its first batch."""
 
     rows: tuple[Row, ...]
-    done: int = 0
-    failed_kept: int = 0
-    quarantined: int = 0
-    awaiting: int = 0
-    held: int = 0
-    left: int = 0
-    invalid: int = 0
-    kept: int = 0
-    images_found: int = 0
+    counts: PassCounts
 
 
 @dataclass(slots=True)
 class Tally:
-    """How many rows of a stretch are not to do, and the ``places`` of those that are; ``retried``: the positions of
-    those among them that have failed before."""
+    """The ``places`` of a stretch's rows to do, and the counts of its other rows. ``retried``: positions of the rows to
+    do that have failed before."""
 
     places: list[int] = field(default_factory=list)
     retried: set[int] = field(default_factory=set)
-    done: int = 0
-    failed_kept: int = 0
-    quarantined: int = 0
-    awaiting: int = 0
-    held: int = 0
-    left: int = 0
-    kept: int = 0
-    images_found: int = 0
-
-    def told_with(self, rows: tuple[Row, ...]) -> FeedBatch:
-        return FeedBatch(
-            rows,
-            done=self.done,
-            failed_kept=self.failed_kept,
-            quarantined=self.quarantined,
-            awaiting=self.awaiting,
-            held=self.held,
-            left=self.left,
-            invalid=sum(row.problem is not None for row in rows),
-            kept=self.kept,
-            images_found=self.images_found,
-        )
+    counts: PassCounts = field(default_factory=PassCounts)
 
 
 class UrlRows(NamedTuple):
-    """What is asked for rows of plain URLs, as far as it is counted: request_keys, 16 bytes each; the length of each
-    text; and the number of its images."""
+    """The requests of rows of plain URLs, for counting. ``request_keys``: 16 bytes each."""
 
     request_keys: bytes
     text_chars: list[int]
@@ -89,8 +72,10 @@ class UrlRows(NamedTuple):
 
 @dataclass(slots=True)
 class Stretch:
-    """A stretch's rows in columns, as far as their state depends on them. ``stamps``: of all of a row's images, framed
-    and joined. ``keys``: skip_keys, 16 bytes each. ``problems``: place -> why it is invalid.
+    """The columns that decide the state of a stretch's rows.
+
+    ``stamps``: the framed stamps of all images of a row, joined. ``keys``: skip_keys, 16 bytes each. ``problems``:
+    place -> why the row is invalid.
     """
 
     batch: pa.RecordBatch
@@ -109,14 +94,14 @@ class Stretch:
         return self.keys[place * keys.KEY_BYTES : (place + 1) * keys.KEY_BYTES].hex()
 
     def count_local(self, places: Sequence[int]) -> int:
-        """How many of some rows have a local image, and it is there."""
+        """How many of these rows have a local image that exists."""
         if self.images.are_all_plain or not places:
             return 0
         found = pc.match_substring_regex(self.stamps.take(pa.array(places, pa.int64())), r"\d+:path:")
         return int(pc.sum(found).as_py() or 0)
 
     def altered_places(self, places: list[int], ignores_parameters: bool) -> list[int]:
-        """Of some rows those of which a local image is gone, or a URL may differ in a parameter only."""
+        """The rows among these whose local image is gone, or whose URL may differ in an ignored parameter only."""
         if not places:
             return []
         signs = r"\d+:missing:|\d+:url:" if ignores_parameters else r"\d+:missing:"
@@ -126,15 +111,15 @@ class Stretch:
     # ------------------------------------------------------------------------------ rows to do, as columns
 
     def sound_places(self) -> list[int]:
-        """Of the rows to do, those that are not invalid."""
+        """The valid rows to do."""
         return [place for place in self.tally.places if place not in self.problems]
 
     def problem_places(self) -> list[int]:
-        """Of the rows to do, those that are."""
+        """The invalid rows to do."""
         return [place for place in self.tally.places if place in self.problems]
 
     def url_rows(self, places: list[int], recipe_id: str) -> UrlRows:
-        """Of some sound rows, where ``images.are_all_plain``: what stamps them is what they are."""
+        """The requests of valid rows. Only where ``images.are_all_plain``: there a stamp is the image's identity."""
         chosen = pa.array(places, pa.int64())
         texts = self.prompts.texts
         texts = texts if isinstance(texts, str) else texts.take(chosen)
@@ -145,11 +130,11 @@ class Stretch:
     # ------------------------------------------------------------------------------ rows to do, as objects
 
     def batches(self) -> Iterator[FeedBatch]:
-        """The counts at once, the rows some at a time."""
-        tally = self.tally
-        for start in range(0, max(1, len(self.tally.places)), _ROWS_AT_ONCE):
-            yield tally.told_with(self.rows(self.tally.places[start : start + _ROWS_AT_ONCE]))
-            tally = Tally()
+        """The rows to do in batches, at least one. The first has the counts."""
+        counts, places = self.tally.counts, self.tally.places
+        for start in range(0, max(1, len(places)), _ROWS_AT_ONCE):
+            yield FeedBatch(self.rows(places[start : start + _ROWS_AT_ONCE]), counts)
+            counts = PassCounts()
 
     def rows(self, places: list[int]) -> tuple[Row, ...]:
         if not places:
@@ -162,7 +147,7 @@ class Stretch:
         )
 
     def kept_cells(self, places: Sequence[int]) -> list[tuple[Cell, ...]]:
-        """Of some rows, in the order of the job's kept columns."""
+        """The cells of the job's kept columns, row by row."""
         chosen = pa.array(places, pa.int64())
         cells = [
             keep_cells(self.batch.column(column.source).take(chosen), self.batch.schema.field(column.source), target)

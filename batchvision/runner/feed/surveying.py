@@ -130,12 +130,12 @@ def _check_types(schema: pa.Schema, job: Job) -> None:
 def own_places(ids: pa.Array, selection: Selection, rows_before: int) -> list[int]:
     """The places in a batch of the rows of the selection's shard."""
     return selection.own(
-        nameless(rows_before + place) if row_id is None else row_id
+        position_id(rows_before + place) if row_id is None else row_id
         for place, row_id in enumerate(ids.to_pylist(), start=1)
     )
 
 
-def nameless(position: int) -> str:
+def position_id(position: int) -> str:
     """The row_id of a row that has none: it is invalid, and listed by its number."""
     return f"#{position}"
 
