@@ -1,13 +1,14 @@
-"""The nouns of batchvision: frozen values that pass between rooms. No I/O, no behaviour beyond what is derived.
+"""The values that pass between packages. They are frozen, do no I/O, and derive further values only.
 
-In the order of a row's night: Row -> Request -> Intent (durable) -> RawAnswer (durable) -> Answer -> Attempt, Outcome.
-Times are aware UTC datetimes; money is integer ticks (1 USD = 10^10 ticks); tokens are integers or None (unknown).
+In the order of a row: Row -> Request -> Intent (durable) -> RawAnswer (durable) -> Answer -> Attempt, Outcome.
+Times are aware UTC datetimes. Money is integer ticks (1 USD = 10^10 ticks). Tokens are integers; ``None``: unknown.
 """
 
 from __future__ import annotations
 
-from batchvision.records.answered import Answer, Attempt, AttemptState, Completed, Failed, Outcome, Usage
-from batchvision.records.asked import (
+from batchvision.records.exchanges import EndedWithout, Exchange, Intent, RawAnswer
+from batchvision.records.outcomes import Answer, Attempt, AttemptState, Completed, Failed, Outcome, Usage
+from batchvision.records.requests import (
     TICKS_PER_USD,
     AnswerSpec,
     Cell,
@@ -30,9 +31,8 @@ from batchvision.records.asked import (
     Row,
     Tries,
 )
-from batchvision.records.durable import EndedWithout, Exchange, Intent, RawAnswer
 from batchvision.records.shard import Shard
-from batchvision.records.told import Counters, PartFile, RunSummary, WaitNotice
+from batchvision.records.summaries import Counters, PartFile, RunSummary, WaitNotice
 
 __all__ = [
     "TICKS_PER_USD",

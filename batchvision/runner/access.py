@@ -23,18 +23,18 @@ from batchvision.secrets import Secret, Secrets
 
 
 class Access(NamedTuple):
-    """What it takes to ask the provider: the headers of every request, what to hide, and the way there."""
+    """The headers of every request, the secrets to mask, and the network to the provider."""
 
     headers: Mapping[str, str]
     secrets: tuple[Secret, ...]
-    network: Network | None  #: None: a transport of the caller's reaches the provider
+    network: Network | None  #: ``None``: a transport of the caller reaches the provider
     images: ImageAccess = ImageAccess()
 
 
 def access_of(
     job: Job, key: Secret | None, environ: Mapping[str, str] | None, transport: httpx.AsyncBaseTransport | None = None
 ) -> Access:
-    """Raises JobInvalid for variables, proxies and files that are not there."""
+    """Raises JobInvalid for missing variables, proxies and files."""
     given, secrets = job.request_headers(environ)
     headers = _headers_of(job, key, given)
     network = None if transport is not None else _network_of(job, environ)
@@ -54,7 +54,7 @@ def _headers_of(job: Job, key: Secret | None, given: Mapping[str, str]) -> Mappi
 def key_of(
     job: Job, key: Secret | None, environ: Mapping[str, str] | None, secrets: Secrets, offload: Offload
 ) -> KeyRenewal:
-    """The job's key, with the command that gives a new one when it has expired."""
+    """The key of the job, with the command that renews it."""
     given, _ = job.request_headers(environ)
     first = _headers_of(job, key, given)
 
@@ -81,8 +81,7 @@ def _network_of(job: Job, environ: Mapping[str, str] | None) -> Network:
 async def connected(
     job: Job, access: Access, secrets: Secrets, dependencies: RunDependencies
 ) -> AsyncIterator[tuple[ProviderClient, ImageSource]]:
-    """The provider's endpoint, with a connection for each request and poll; images, with what downloads and decodes
-    them. All of it ends with the run."""
+    """The client of the provider, and the source of images. Their connections and processes end with the run."""
     async with AsyncExitStack() as stack:
         endpoint = Endpoint(job.base_url, access.headers, allow_plain_http=job.provider.allow_plain_http)
         if access.network is not None:

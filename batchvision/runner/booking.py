@@ -38,7 +38,7 @@ class Booking:
         self._deduplicator = deduplicator
         self._later = later
         self._offload = offload
-        self._away: list[Failed] = []  # rows whose images were missing or unreachable
+        self._away: list[Failed] = []  # rows with missing or unreachable images
 
     def book(self, classification: Classification) -> None:
         """Close an exchange. The row's end is also the end of the rows that ask the same."""
@@ -110,5 +110,5 @@ class Booking:
         self.counts.outcome(own)
 
     async def read_answers(self, request_keys: Set[str]) -> dict[str, list[Completed]]:
-        """Completed rows of these requests, from the disk."""
+        """Read the completed rows of the requests from the disk."""
         return await self._store.answers(request_keys, self._offload)

@@ -1,7 +1,7 @@
-"""What an exchange comes to: its row in the attempts ledger, the row's outcome if it has one, and what is to be done.
+"""Classify an exchange: its line in the ledger, the outcome of its row, and the next step.
 
-Pure and deterministic: the lanes judge live answers with it, and recovery the journal's, with the same result. It is
-given raw answers that are durable already (P3), so nothing that goes wrong here can lose one.
+Pure and deterministic: live answers and those of a journal are classified alike. The raw answers are durable already
+(P3), so an error in this module loses no answer.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ from batchvision.records import (
 from batchvision.runner.retry import Again, GiveUp, RetryPolicy, Stop, decide
 from batchvision.ticks import Prices
 
-#: The ``error_kind`` of an attempt whose run ended before it did.
+#: The ``error_kind`` of an attempt that was cut off by the end of its run.
 INTERRUPTED = "interrupted"
 
 MOST_MESSAGE_CHARS = 500
 
 
 class Classification(NamedTuple):
-    """What an attempt came to. ``outcome`` None: the row has not ended. ``step`` is the next step for such a row.
+    """The meaning of an attempt. A row without an ``outcome`` has not ended; ``step`` is its next step.
 
-    ``error`` is the error of this attempt. That of the outcome may sum up several (AttemptsExhausted).
+    ``error`` is the error of this attempt. The error of the outcome may sum up several (AttemptsExhausted).
     """
 
     attempt: Attempt
@@ -90,8 +90,8 @@ class Classifier:
     """Classifies exchanges.
 
     ``recipes``: by recipe_id, because an exchange may belong to an earlier recipe than the job's. ``prices`` are
-    today's prices of the model that ``asked`` names. They serve only exchanges of journals that do not record the
-    prices of each intent. ``asked`` None: they serve every model.
+    today's prices of the model in ``asked``, or of every model without ``asked``. They serve only journals that do not
+    record the prices of each intent.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Classifier:
         self._keep_reasoning = keep_reasoning
 
     def classify(self, exchange: Exchange, jitter: float = 0.0) -> Classification:
-        """The verdict on ``exchange``; ``jitter`` in [0, 1) only moves the delay of a retry."""
+        """Classify ``exchange``. ``jitter`` in [0, 1) changes only the delay of a retry."""
         if exchange.answer is not None:
             return self._answered(exchange, exchange.answer, jitter)
         if exchange.ended is not None:
@@ -134,7 +134,7 @@ class Classifier:
     def _answered(self, exchange: Exchange, raw: RawAnswer, jitter: float) -> Classification:
         reading = self._read(exchange, raw)
         answer, thoughts = reading.answer, reading.answer.reasoning_text
-        if thoughts is not None:  # long, and kept in a column of its own or not at all
+        if thoughts is not None:  # long, and kept only in a column of its own
             answer = answer._replace(reasoning_text=None)
         if answer.usage.cost_ticks is None:
             prices, images = self._prices_of(exchange.intent), len(exchange.intent.image_ref)
@@ -163,7 +163,7 @@ class Classifier:
             return reading
         if isinstance(reading, Gone):
             return Reading(Answer(), _gone(exchange, raw.received_at, reading.message, dialect.ticket_lifetime))
-        return dialect.read(raw)  # a poll that says "not yet" is no answer, and is read as none
+        return dialect.read(raw)  # "not yet" is no answer: the dialect reports an error
 
     def _completed(self, exchange: Exchange, raw: RawAnswer, answer: Answer, thoughts: str | None) -> Classification:
         intent = exchange.intent
@@ -182,7 +182,7 @@ class Classifier:
         return Classification(_attempt(exchange, AttemptState.OK, answer, None), completed, None, None)
 
     def _columns(self, checked: CheckedAnswer, text: str, thoughts: str | None) -> Mapping[str, Any]:
-        """The answer's values, and the model's thoughts where they are kept: told beside the content, or in it."""
+        """The values of the answer and, if they are kept, the thoughts of the model."""
         if not self._keep_reasoning:
             return checked.columns
         return {**checked.columns, REASONING_COLUMN: thoughts or thoughts_in(text)}
@@ -234,7 +234,7 @@ class Classifier:
 
 
 def _given_up(exchange: Exchange, raw: RawAnswer) -> Truncated | None:
-    """llama.cpp's Python server ends a stream where it is when another request comes in."""
+    """The Python server of llama.cpp ends a stream early when another request arrives."""
     if exchange.ticket is not None or not sse.is_given_up(raw.body):
         return None
     return Truncated(
@@ -253,7 +253,7 @@ def _gone(exchange: Exchange, now: datetime, message: str, lifetime: timedelta) 
 
 
 def _error_of(ended: EndedWithout) -> BatchvisionError | None:
-    """The error an exchange ended with; None where that is no error's kind: the run was interrupted."""
+    """The error that ended an exchange; ``None`` if the run was interrupted."""
     transient = TRANSIENTS.get(ended.kind)
     if transient is not None:
         return transient(ended.message)
@@ -269,7 +269,7 @@ def _interrupted(exchange: Exchange, message: str) -> Classification:
 
 
 def _state(exchange: Exchange, error: BatchvisionError, answer: Answer, otherwise: AttemptState) -> AttemptState:
-    """Whether it may have been billed without telling us what. A cost that was told is no doubt any more."""
+    """Ambiguous: the attempt may have been billed at an unknown cost. A reported cost settles that."""
     if isinstance(error, LostAfterRead):
         return AttemptState.LOST_AFTER_READ
     maybe_billed = (
@@ -282,7 +282,7 @@ def _state(exchange: Exchange, error: BatchvisionError, answer: Answer, otherwis
 
 def _attempt(exchange: Exchange, state: AttemptState, answer: Answer, error: BatchvisionError | None) -> Attempt:
     may_be_billed = state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ)
-    is_unknown = may_be_billed or _is_untold(exchange.answer, answer, error)
+    is_unknown = may_be_billed or _has_unknown_cost(exchange.answer, answer, error)
     return Attempt(
         exchange,
         answer,
@@ -293,8 +293,8 @@ def _attempt(exchange: Exchange, state: AttemptState, answer: Answer, error: Bat
     )
 
 
-def _is_untold(raw: RawAnswer | None, answer: Answer, error: BatchvisionError | None) -> bool:
-    """Whether the model has answered, and nobody knows at what cost: it neither says it nor its tokens."""
+def _has_unknown_cost(raw: RawAnswer | None, answer: Answer, error: BatchvisionError | None) -> bool:
+    """Whether the model has answered without reporting its cost or its tokens."""
     is_answer = raw is not None and 200 <= raw.status < 300 and not isinstance(error, Transient | StopRun)
     return is_answer and answer.usage.cost_ticks is None
 
@@ -312,7 +312,7 @@ def _shortened(error: BatchvisionError) -> str:
 
 
 def shared(outcome: Outcome, follower: Request, keep_names: tuple[str, ...], run_id: str, now: datetime) -> Outcome:
-    """``outcome`` of the row that asked, as the outcome of ``follower``: the same answer or failure, at no cost."""
+    """The outcome of an identical request as the outcome of ``follower``, at no cost."""
     keep = dict(zip(keep_names, follower.keep, strict=True))
     match outcome:
         case Completed():
@@ -343,7 +343,7 @@ def shared(outcome: Outcome, follower: Request, keep_names: tuple[str, ...], run
 
 
 def _free(usage: Usage) -> Usage:
-    """Nothing was used for this row; what is unknown of the answer stays unknown."""
+    """No usage for this row. Unknown counts of the answer stay unknown."""
 
     def none_used(tokens: int | None) -> int | None:
         return None if tokens is None else 0

@@ -1,4 +1,4 @@
-"""The end of a run: book what was cut off, seal, count, and write the summary."""
+"""The end of a run: book the exchanges that were cut off, seal, count, and write the summary."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RunEnd:
             setup.stop.request(reason)
 
     def count(self, survey: Survey) -> None:
-        """Count what only a whole pass over the manifest knows. Rows that left the manifest are not counted."""
+        """Count the collected answers and the failed rows. Rows that left the manifest do not count."""
         collected, has_seen = self._delivery.booking.collected, self._output.row_index.has_seen
         gone = {(each.row_id, each.request_key) for each in collected if not has_seen(each)}
         failures = self._output.store.failures() if survey.rows_in_manifest else ()
@@ -66,7 +66,7 @@ class RunEnd:
             stop.request(leave.reason)
 
     async def count_kept_cells(self, survey: Survey) -> None:
-        """Count the answered rows whose kept cells have changed, if the run was not stopped."""
+        """Count the answered rows with changed kept cells, unless the run was stopped."""
         setup, output = self._setup, self._output
         if setup.stop.is_set or setup.purpose is not Purpose.RUN:
             return

@@ -1,7 +1,7 @@
-"""Identical requests are asked once: the first row leads, the others wait for its answer and share it.
+"""Send identical requests once (single-flight): the first row leads, its followers wait and share its answer.
 
-Rule: an answer is shared only with rows of the same request_key. The row that asked bears the cost; the others cost 0
-and say so (``cost_source = "shared"``), so that the sum over rows stays exact. Followers hold no image.
+Rule: an answer is shared only with rows of the same request_key. The leader bears the cost. A follower costs 0
+(``cost_source = "shared"``), so that the sum over rows stays exact. Followers hold no image.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from batchvision.errors import PAID_FAILURES
 from batchvision.keys import key_bytes
 from batchvision.records import Completed, Outcome, Request
 
-ANSWERS_KEPT = 500  #: answers in memory, for rows that come soon after
-MOST_FOLLOWERS = 20_000  #: rows in memory that wait for requests under way; more come in the next pass
-LATE_ROWS = 20_000  #: rows whose answer has to be read from the disk, before that is done
+ANSWERS_KEPT = 500  #: answers in memory
+MOST_FOLLOWERS = 20_000  #: followers in memory; further rows are asked in the next pass
+LATE_ROWS = 20_000  #: rows that wait together for one reading of the disk
 
 
 @dataclass(slots=True)
 class Leader:
-    """A request that is under way, and who waits for its answer."""
+    """A request under way, and the requests that wait for its answer."""
 
     row_id: str
     followers: list[Request] = field(default_factory=list)
 
 
 class RequestDeduplicator:
-    """Knows what is asked, was asked in this run, or is answered since earlier runs (``answered``)."""
+    """``answered``: the keys of requests that earlier runs have answers of."""
 
     def __init__(self, answered: KeySet, *, is_on: bool = True) -> None:
         self._answered = answered
@@ -38,24 +38,24 @@ class RequestDeduplicator:
         self._asked = KeySet()
         self._unfound: set[str] = set()
         self._followers = 0
-        self.late: list[Request] = []  #: rows whose answer is on the disk
+        self.late: list[Request] = []  #: rows with an answer on the disk
 
     def __repr__(self) -> str:
         return f"<Sharing {len(self._leaders)} under way, {len(self.late)} late>"
 
     def lead(self, row_id: str, request_key: str) -> None:
-        """A request that is under way since an earlier run."""
+        """A request under way since an earlier run."""
         if self._is_on:
             self._leaders.setdefault(request_key, Leader(row_id))
 
     def is_full(self, request: Request) -> bool:
-        """Whether ``request`` would wait for one under way, for which too many rows wait already."""
+        """Whether ``request`` would be a follower, and too many followers wait already."""
         leader = self._leaders.get(request.request_key)
         is_follower = leader is not None and leader.row_id != request.row_id
         return is_follower and self._followers >= MOST_FOLLOWERS
 
     def answer_for(self, request: Request) -> Completed | bool:
-        """The answer, if it is at hand; True where ``request`` waits for it; False where it has to be asked for."""
+        """The answer, if it is in memory. True: ``request`` waits for it. False: it is to be sent."""
         if not self._is_on:
             return False
         key = request.request_key
@@ -75,7 +75,7 @@ class RequestDeduplicator:
         return False
 
     def ended(self, request_key: str, outcome: Outcome) -> list[Request]:
-        """A leader's row has ended; returns who waits for its outcome."""
+        """The row of a leader has ended. Returns its followers."""
         leader = self._leaders.pop(request_key, None)
         if self._is_on and isinstance(outcome, Completed):
             self._asked.add(key_bytes(request_key))
@@ -92,7 +92,7 @@ class RequestDeduplicator:
         return late
 
     def not_found(self, request_key: str) -> None:
-        """No answer was on the disk after all: its rows are asked."""
+        """No answer was on the disk after all. The request is to be sent."""
         self._unfound.add(request_key)
 
 
@@ -101,5 +101,5 @@ def _light(request: Request) -> Request:
 
 
 def is_shared(outcome: Outcome) -> bool:
-    """An answer, or a failure that asking again would only pay for again. Others may do better by themselves."""
+    """Whether followers share the outcome: an answer, or a failure that a second request would only pay for again."""
     return isinstance(outcome, Completed) or outcome.error_kind in PAID_FAILURES | {"request_rejected"}

@@ -18,10 +18,10 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class RunDependencies:
-    """Where a run touches the world, so that a test can put another in its place. The defaults are the real one.
+    """Clock, randomness, disk, threads and HTTP transport of a run. The defaults are the real ones.
 
-    ``offload`` runs blocking work off the loop (None: threads; inline in virtual time). ``transport`` is used instead
-    of connections to the job's provider; the caller closes it.
+    ``offload`` runs blocking work off the loop; ``None``: in threads. Virtual time runs it inline.
+    ``transport`` stands in for connections to the job's provider; the caller closes it.
     """
 
     now: Callable[[], datetime] = utc_now

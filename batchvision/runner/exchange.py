@@ -49,7 +49,7 @@ class OpenTicket(NamedTuple):
 
     exchange: Exchange
     lease: Lease
-    credentials: tuple[Secret, ...] = ()  #: of the request's image URLs, if this run sent it
+    credentials: tuple[Secret, ...] = ()  #: of the image URLs, if this run sent the request
     asked: Estimate | None = None  #: of the request, if this run sent it
 
 
@@ -125,11 +125,11 @@ class Settlement:
     def settle(
         self, exchange: Exchange, lease: Lease, asked: Estimate | None, form: ResponseForm | None = None
     ) -> Classification:
-        """``form``: the response form of the request; None for a ticket."""
+        """``form``: the response form of the request; ``None`` for a ticket."""
         raw = exchange.answer
         classification = self._classifier.classify(exchange, self._random.random())
         is_refused_form = form is not None and self._provider.forms.has_left(form, raw, classification.error)
-        error = None if is_refused_form else classification.error  # a refused form is no outage, whatever its status
+        error = None if is_refused_form else classification.error  # a refused form is no outage
         self.observe(error, raw, None if exchange.ticket else lease.departed_at)
         if classification.attempt.state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ):
             lease.keep()
@@ -169,7 +169,7 @@ class Settlement:
 
 
 def _is_free(raw: RawAnswer | None, classification: Classification) -> bool:
-    """Whether the provider refused the request or failed before it made an answer; a 200 may hold such an error."""
+    """Whether the provider refused the request or failed before it made an answer; a 200 may hold an error too."""
     if raw is None or raw.status >= 300:
         return True
     return (
@@ -203,7 +203,7 @@ class Exchanges:
     async def send(
         self, request: Request, tries: Tries, lease: Lease, lane: Lane
     ) -> Classification | OpenTicket | None:
-        """Make one attempt. None: the run stopped before the request left.
+        """Make one attempt. ``None``: the run stopped before the request left.
 
         The verdict is not booked: the lane decides whether it is final. The lease of a ticket stays open.
         Raises DiskFailed, OutputHeld, NoWayToProvider.
@@ -278,7 +278,7 @@ class Exchanges:
         if exchange.ticket is None:
             raise RuntimeError("an exchange without a ticket was polled")
         await self.budget.admit_poll()
-        await checkpoint_if_cancelled()  # a poller whose ticket is always due otherwise waits behind shields only
+        await checkpoint_if_cancelled()  # without it a poller with a due ticket could only be cancelled behind a shield
         generation, exchange_id = self._provider.key.generation, exchange.intent.exchange_id
         with anyio.CancelScope(shield=True):
             self._store.poll_begins(exchange_id)

@@ -11,7 +11,7 @@ from batchvision.money import PriceQuote
 
 
 def price_warning(job: Job, quoted: PriceQuote, now: datetime) -> str | None:
-    """Where a cap is kept by prices that are old; elsewhere nothing hangs on them."""
+    """Warn about old prices if a cap depends on them."""
     limits = job.limits
     caps = (
         limits.max_cost_usd,
@@ -23,7 +23,7 @@ def price_warning(job: Job, quoted: PriceQuote, now: datetime) -> str | None:
 
 
 def fallback_warning(job: Job) -> str | None:
-    """Where the fallback is none of the labels, and so is never offered to the model."""
+    """Warn about a fallback that is not one of the labels: the model is never offered it."""
     fallback, labels = job.answer.labels_fallback, job.recipe.answer.labels
     if fallback is None or fallback in {label.value for label in labels}:
         return None
@@ -33,12 +33,12 @@ def fallback_warning(job: Job) -> str | None:
     )
 
 
-#: A column's name in single braces; JSON and doubled braces are none.
+#: The name of a column in single braces; neither JSON nor doubled braces match.
 _PLACEHOLDER = re.compile(r"(?<!\{)\{\w[\w:.-]*\}(?!\})")
 
 
 def system_warning(job: Job) -> str | None:
-    """Where the system prompt looks like a template: it is the same for all rows and is sent as it stands."""
+    """Warn about a system prompt that looks like a template: it is sent verbatim for all rows."""
     found = sorted(set(_PLACEHOLDER.findall(job.recipe.system or "")))
     if not found:
         return None
@@ -50,7 +50,7 @@ def system_warning(job: Job) -> str | None:
 
 
 def warnings_of(job: Job, quoted: PriceQuote, now: datetime) -> Iterator[str]:
-    """What a run says of its job before it begins."""
+    """The warnings about a job, for the log."""
     for said in (price_warning(job, quoted, now), fallback_warning(job), system_warning(job)):
         if said is not None:
             yield said

@@ -53,7 +53,7 @@ class KeyRenewal:
     async def renew(self, generation: int, error: AuthenticationFailed) -> bool:
         """After a request under the key of ``generation`` was refused. True: there is a newer key to ask with.
 
-        Raises AuthenticationFailed if the command prints the same key or none, or if the new key is refused too.
+        Raises AuthenticationFailed if the command prints the same key or no key, or if the new key is refused too.
         """
         if self._ask is None or self._answered_generation < 0:
             return False

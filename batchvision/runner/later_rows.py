@@ -14,7 +14,7 @@ _FIRST = Tries()
 
 
 class LaterRows:
-    """``last``: rows that are asked after all others, because they stopped the run before this one."""
+    """``last``: rows that are asked last, because they stopped the run before this one."""
 
     def __init__(self, last: frozenset[str] = frozenset()) -> None:
         self._next: dict[bytes, Tries] = {}

@@ -1,4 +1,4 @@
-"""Open the output of a run: recover what a crash left, and find out which rows are done."""
+"""Open the output of a run: recover the journal of a crash, and find the rows that are done."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def open_store(setup: RunSetup, lock: OutputLock, keep: Sequence[tuple[str, pa.DataType]] | None) -> Store:
-    """``keep``: the kept columns; None: the columns that are registered already."""
+    """``keep``: the kept columns; ``None``: the columns that are registered already."""
     job = setup.job
     settings = StoreSettings(
         job_name=job.name,
@@ -49,7 +49,7 @@ class OpenedOutput:
         self.selection = setup.selection
         self.tickets = OpenTickets()
         self.latest: RunSummary | None = None  #: of the run before this one
-        self.redo_recipes: frozenset[str] = frozenset()  #: recipes whose rows may be asked again
+        self.redo_recipes: frozenset[str] = frozenset()  #: recipes with rows that may be asked again
         self._setup = setup
         self._recipes = {setup.job.recipe.recipe_id: setup.job.recipe}
 

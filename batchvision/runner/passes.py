@@ -1,4 +1,4 @@
-"""Passes over the manifest: stream the rows to do to a lane, and count what the first pass finds."""
+"""Passes over the manifest: stream the rows to do to a lane, and count them in the first pass."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ManifestPasses:
         return LARGE_ROWS_READ_AHEAD if self._survey.holds_images else ROWS_READ_AHEAD
 
     async def feed(self, rows: MemoryObjectSendStream[Row], only: frozenset[bytes] | None) -> None:
-        """Stream the rows to do. ``only``: the digests of the rows of a later pass; None: the first pass.
+        """Stream the rows to do. ``only``: the digests of the rows of a later pass; ``None``: the first pass.
 
         After a stop the rest of the manifest is counted and not sent.
         """

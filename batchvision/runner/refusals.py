@@ -77,7 +77,7 @@ class Refusals:
         self._rows: set[str] = set()
         self._words: Counter[str] = Counter()
         self._rejected: set[str] = set()
-        self._refused_from: datetime | None = None  # when the first request of those refused in a row was sent
+        self._refused_from: datetime | None = None  # when the first of the refused requests was sent
 
     @property
     def has_succeeded(self) -> bool:
@@ -157,7 +157,7 @@ class RefusedRows:
         self._of_the_row = of_the_row
         self._stop = stop
         self._waiting: list[Classification] = []
-        #: the rows whose refusals stopped the run
+        #: the rows that were refused when the run stopped
         self.stopped_by: tuple[str, ...] = ()
 
     @property

@@ -53,7 +53,7 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """No request can succeed, or none is allowed."""
+    """No further request can succeed or is allowed."""
 
     error: StopRun
 

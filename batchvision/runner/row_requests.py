@@ -47,7 +47,7 @@ class RowRequests:
         return self._room.of(weight_bytes)
 
     async def request_of(self, row: Row) -> Request | None:
-        """The row's request. None: it failed here, is done, shares an answer, or waits for a later pass."""
+        """The row's request. ``None``: it failed here, is done, shares an answer, or waits for a later pass."""
         if self._later.put_off(row.row_id):
             return None
         request: Request | None = None
@@ -80,7 +80,7 @@ class RowRequests:
         self._later.add(intent.row_id, tries)
 
     def _is_to_be_sent(self, row: Row, request: Request) -> bool:
-        """P1 by content. The feed knows a row by paths, sizes and times, so a touched image looks new to it."""
+        """P1 by content. The feed compares paths, sizes and times, so a touched image looks new to it."""
         match self._row_index.state(row.row_id, request.request_key):
             case RowState.DONE:
                 self._booking.counts.done_before()

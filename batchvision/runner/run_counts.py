@@ -1,4 +1,4 @@
-"""The counters of a run: a projection of what happens to its rows. Only this module writes them."""
+"""The counters of a run: a projection of the events of its rows. Only this module writes them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RunCounts:
             self._ambiguous(intent, intent.bound_ticks)
 
     def batch(self, batch: FeedBatch) -> None:
-        """Count what the first pass over the manifest finds."""
+        """Count the rows of a batch in the first pass over the manifest."""
         counters = self.counters
         counters.rows_done_before += batch.counts.done
         counters.rows_failed += batch.counts.failed_kept
@@ -129,7 +129,7 @@ class RunCounts:
         self.counters.rows_quarantined -= failed.quarantined
 
     def end(self, collected: Iterable[Completed], failures: Sequence[Failed]) -> None:
-        """Count what only a whole pass knows: collected answers of rows in the manifest, and the rows failed now."""
+        """Count the collected answers of rows in the manifest, and the rows that are failed now."""
         self.counters.rows_completed += sum(1 for _ in collected)
         self.counters.rows_failed = len(failures)
 

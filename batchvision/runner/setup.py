@@ -1,4 +1,4 @@
-"""What is known about a run before its output is opened."""
+"""The parts of a run that exist before its output is opened."""
 
 from __future__ import annotations
 

@@ -14,8 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def share_of_job(job: Job, shard: Shard) -> Job:
-    """The job as one shard of it runs: its part of the rates and of the concurrency. The caps are divided by what was
-    spent (:func:`caps_of`). Raises JobInvalid where a shard would be left without a request on the wire."""
+    """The job with one shard's part of the rates and of the concurrency. :func:`caps_of` divides the cost caps.
+
+    Raises JobInvalid if a shard would have no request on the wire.
+    """
     if shard.of == 1:
         return job
     limits, n = job.limits, shard.of
@@ -39,9 +41,9 @@ def share_of_job(job: Job, shard: Shard) -> Job:
 
 
 def within_open_files(job: Job) -> Job:
-    """The job with no more requests on the wire than this process may open files for; a warning says so.
+    """The job with its concurrency lowered to the files that this process may open, and a warning about it.
 
-    The soft limit is raised first. Raises JobInvalid where not one connection fits.
+    The soft limit is raised first. Raises JobInvalid if not one connection fits.
     """
     concurrency = job.limits.concurrency
     fitting = room_for_connections(concurrency + POLLERS) - POLLERS

@@ -22,13 +22,13 @@ VERSIONS_OF = ("batchvision", "pyarrow", "httptools", "httpx", "anyio", "pydanti
 
 
 class Left(NamedTuple):
-    """What is not done when a run ends: the failed rows as ``failures/`` lists them, and what waits."""
+    """The work that a run leaves: failed rows as ``failures/`` lists them, and open and held rows."""
 
     failures: Sequence[Failed]
     tickets: int
-    held: int  #: rows kept back by ``ambiguous = "hold"``
+    held: int  #: rows held back by ``ambiguous = "hold"``
     kept: int = 0  #: rows that keep an older answer
-    without_answers: bool = False  #: none of the manifest's rows has an answer, or all rows have left it
+    without_answers: bool = False  #: no row of the manifest has an answer, or all rows have left it
 
 
 def exit_code_of(reason: StopRun | Interrupted | None, job: Job, rows_total: int, left: Left) -> int:
@@ -58,8 +58,10 @@ def summarize(
     provider_answered: bool = False,
     stopped_by: tuple[str, ...] = (),
 ) -> RunSummary:
-    """What the run did. The three counts of rows add up to the manifest's (promise P8). ``duration_seconds``: by a
-    clock that no correction of the time of day moves; None: by the two times."""
+    """The summary of the run. The three counts of rows add up to those of the manifest (promise P8).
+
+    ``duration_seconds`` is measured by the loop's clock; without it, it is the difference of the two times.
+    """
     if duration_seconds is None:
         duration_seconds = (finished_at - started_at).total_seconds()
     cost_ticks = known_or_none(counters.cost_ticks, counters.unknown_cost)
@@ -116,12 +118,12 @@ def _word(reason: StopRun | Interrupted | None) -> str | None:
 
 @cache
 def versions() -> Mapping[str, str]:
-    """What ran: for the summary."""
+    """The versions of Python and of the main libraries, for the summary."""
     return {"python": platform.python_version(), **{name.lower(): _version_of(name) for name in VERSIONS_OF}}
 
 
 def _version_of(name: str) -> str:
-    """Of the code that runs: a checkout or a zipapp has no metadata, or that of another version beside it."""
+    """The version of the running code. The metadata of a checkout or a zipapp may be missing or outdated."""
     if name == "batchvision":
         return __version__
     try:

@@ -30,7 +30,7 @@ class Waits:
         self._changed = anyio.Event()
 
     def tell(self, wait: Wait | None) -> None:
-        """Take a wait that begins or lasts longer; None means that the provider answers again."""
+        """Take a wait that begins or lasts longer; ``None`` means that the provider answers again."""
         before = self._counters.waiting
         if wait is None:
             self._counters.waiting = None

@@ -1,4 +1,4 @@
-"""How a job's settings become the parts of a run. Plain construction: no loop, no file is opened but the examples'."""
+"""Build the parts of a run from the settings of its job. Only the images of examples are read."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ class Spent(NamedTuple):
 
 
 def disk_of(job: Job, dependencies: RunDependencies) -> Disk:
-    """Where the output's files are written."""
+    """The disk of the output."""
     return dependencies.disk or LocalDisk(group_readable=job.output.group_readable)
 
 
 def prices_of(job: Job) -> Prices | None:
-    """The job's own prices, over those known of its model."""
+    """The prices of the job, or the known prices of its model."""
     return quote(job).prices
 
 
 def dialect_of(job: Job, name: str) -> Dialect:
-    """The dialect ``name``; where it is the job's own, its messages name the job's key source."""
+    """The dialect ``name``. The messages of the job's own dialect name the source of its key."""
     return dialect(name).with_key_from(job.key_source) if name == job.provider.name else dialect(name)
 
 
 def answer_columns_of(job: Job) -> tuple[tuple[str, DataType], ...]:
-    """The columns that answers fill, thoughts last where they are kept."""
+    """The columns of answers; last the thoughts, if they are kept."""
     names = [(column.name, column.type_name) for column in answer_columns(job.recipe.answer)]
     if job.output.keep_reasoning:
         names.append((REASONING_COLUMN, "string"))
@@ -84,7 +84,7 @@ def classifier_of(job: Job, prices: Prices | None, recipe_of: Callable[[str], Re
 
 
 def refusals_of(job: Job, latest: RunSummary | None) -> Refusals:
-    """What the run before this one has shown of the provider, where it asked the same model at the same place."""
+    """The refusals of a run. The answers of the run before it count if it asked the same model at the same URL."""
     if latest is None or not latest.provider_answered:
         is_same = False
     else:
@@ -124,8 +124,7 @@ def caps_of(
     now: Callable[[], datetime],
     shard: Shard = WHOLE,
 ) -> Caps:
-    """A shard's share of the job's cost caps over what has been spent. Raises JobInvalid where a cap could not be
-    kept."""
+    """A shard's share of the cost caps, less the money already spent. Raises JobInvalid if a cap could not be kept."""
     limits, zone = job.limits, ZoneInfo(job.timezone)
     whose = f" (the share of shard {shard})" if shard.of > 1 else ""
     given = [
@@ -146,7 +145,7 @@ def caps_of(
 
 
 def spent_of(job: Job, now: datetime) -> Spent:
-    """What was, or may have been, spent before this run; the ledger is read only for the caps that there are."""
+    """The money that was, or may have been, spent before this run. The ledger is read only for the caps of the job."""
     limits = job.limits
     midnight = now.astimezone(ZoneInfo(job.timezone)).replace(hour=0, minute=0, second=0, microsecond=0)
 
@@ -169,7 +168,9 @@ def budget_of(job: Job, caps: Caps, *, was_answered: bool = False) -> LocalBudge
     pacing = PacingLimits(
         requests_per_second=min(given) if given else None,
         tokens_per_minute=limits.tokens_per_minute,
-        in_flight=limits.concurrency if job.delivery.lane_used is Lane.ONLINE else None,  # others count submitters
+        in_flight=limits.concurrency
+        if job.delivery.lane_used is Lane.ONLINE
+        else None,  # in other lanes it is the number of submitters
         max_outage_seconds=limits.max_outage_seconds,
         timeout_seconds=limits.request_timeout_seconds,
         was_answered=was_answered,
@@ -195,8 +196,7 @@ def images_of(
 
 
 def least_image_of(job: Job) -> LeastSize:
-    """What the provider takes at its own address. A gateway or an emulator in its place is held to the sides alone:
-    models behind it count pixels in other ways."""
+    """The smallest image that the provider takes. At another URL only the sides are checked, not the pixels."""
     spoken = dialect(job.provider.name)
     side, pixels = spoken.least_image
     return LeastSize(side, pixels if job.base_url == spoken.default_base_url else 1)

@@ -34,14 +34,14 @@ class RequestLane(Protocol):
 
 @runtime_checkable
 class TicketLane(RequestLane, Protocol):
-    """A lane whose provider gives tickets. ``collect`` reads the answers that are ready, and leaves the rest open."""
+    """A lane for providers that give tickets. ``collect`` reads the ready answers and leaves the rest open."""
 
     async def collect(self, tickets: Sequence[Exchange]) -> None: ...
 
 
 @runtime_checkable
 class SubmissionControl(Protocol):
-    """Optional for lanes whose provider lists its work: find a submission after a crash, or cancel open tickets.
+    """Optional, for providers that list their work: find a submission after a crash, or cancel open tickets.
 
     No lane of today has it. Callers ask ``isinstance(lane, SubmissionControl)``.
     """
@@ -52,7 +52,7 @@ class SubmissionControl(Protocol):
 
 
 async def next_row(rows: MemoryObjectReceiveStream[Row], stop: StopSignal) -> Row | None:
-    """The next row of the stream; None at its end, or if the run stops first."""
+    """The next row of the stream; ``None`` at its end, or if the run stops first."""
     try:
         return rows.receive_nowait()
     except anyio.EndOfStream:
@@ -119,7 +119,7 @@ class Delivery:
         return None
 
     async def _lease(self, request: Request) -> Lease | None:
-        """Permission to send. None: the run stops first."""
+        """Permission to send. ``None``: the run stops first."""
         budget = self.exchanges.budget
         lease = budget.lease_nowait(request.estimate)
         if lease is None:
@@ -163,7 +163,7 @@ class Delivery:
         self._stop_if_too_many_failed()
 
     def end(self) -> None:
-        """No row is left. Decide the rows whose refusals are undecided."""
+        """No row is left. Decide the refused rows that still wait."""
         self.refused.settle(is_stopped=self.stop.is_set)
         self._stop_if_too_many_failed()
 

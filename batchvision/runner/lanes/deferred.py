@@ -1,7 +1,7 @@
 """Deferred: submitters send requests and get tickets; pollers read the one-time answer of each ticket.
 
 Tickets of earlier runs are polled before anything is submitted. A row that needs another try is asked in a later pass
-over the manifest, so that an open ticket holds no image.
+over the manifest. So an open ticket holds no image.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class DeferredLane:
                 self._end(result)
 
     async def _read(self, waiting: QueuedTicket) -> None:
-        """One poll. A ticket whose poll is cancelled before it has left stays in the queue."""
+        """Poll once. If the poll is cancelled before it has left, the ticket stays in the queue."""
         result: Classification | StillOpen | None = None
         try:
             has_stayed = waiting.has_stayed_failed(loop_time())

@@ -1,8 +1,8 @@
 """Online: a fixed number of workers, each with one row. The budget lets ``concurrency`` of them be on the wire.
 
-The other workers prepare the next rows or wait for the disk, so that the next request leaves as soon as one is back.
-Rule (P5): at most ``concurrency`` exchanges are open in the journal. A place on the wire is reused only after the
-answer was appended, in the same or an earlier commit group than the next intent.
+The other workers prepare the next rows or wait for the disk. So the next request leaves as soon as one is back.
+Rule (P5): at most ``concurrency`` exchanges are open in the journal. A place on the wire is reused after its answer was
+appended: in the same commit group as the next intent, or earlier.
 """
 
 from __future__ import annotations

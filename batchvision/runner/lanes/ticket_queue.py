@@ -18,7 +18,7 @@ from batchvision.wakeup import Wakeup
 PLANNED_SHARE = 0.92  #: of the polls that the budget allows, so that the queue catches up after a stall
 FAILED_POLLS = 3  #: polls in a row that report failed work end a ticket,
 FAILED_SECONDS = 600.0  #: if the first and the last are so far apart
-URGENT_SECONDS = 4 * 3600.0  #: a ticket with so little of its lifetime left goes before all others
+URGENT_SECONDS = 4 * 3600.0  #: a ticket with so little of its lifetime left goes first
 
 
 @dataclass(slots=True)
@@ -50,9 +50,9 @@ class QueuedTicket:
 class TicketQueue:
     """Open tickets by the time of their next poll; those near their expiry first.
 
-    ``rules``: the poll rules of the provider. ``polls_per_second``: what the budget allows; None: no rate is known.
+    ``rules``: the poll rules of the provider. ``polls_per_second``: the rate that the budget allows; ``None``: unknown.
     Each poll has a slot in a timetable that holds at most as many polls as are allowed. So with many tickets each one
-    waits longer, and a poll whose time has come leaves at once.
+    waits longer, and a due poll leaves at once.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class TicketQueue:
     # ---------------------------------------------------------------- going out
 
     def pop_due(self) -> QueuedTicket | None:
-        """The next ticket whose time has come. The caller ends with one of again, read, drop."""
+        """The next ticket that is due. The caller ends with one of again, read, drop."""
         if not self._heap or self._heap[0][0] > loop_time():
             return None
         self._being_read += 1
@@ -145,7 +145,7 @@ class TicketQueue:
         return heapq.heappop(self._heap)[2]
 
     async def next_due(self) -> QueuedTicket | None:
-        """Wait for the next ticket whose time has come. None: the queue is closed and empty."""
+        """Wait for the next ticket that is due. ``None``: the queue is closed and empty."""
         async with self._turn:
             while (waiting := self.pop_due()) is None:
                 if self._closed and not len(self):

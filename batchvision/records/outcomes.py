@@ -1,4 +1,4 @@
-"""What came back: an answer read, an attempt in the ledger, and the row it completed or failed."""
+"""Answers, attempts in the ledger, and outcomes of rows."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from batchvision.records.asked import Cell
-from batchvision.records.durable import Exchange, Intent
+from batchvision.records.exchanges import Exchange, Intent
+from batchvision.records.requests import Cell
 
 
 class Usage(NamedTuple):
@@ -25,17 +25,17 @@ class Usage(NamedTuple):
 
     @property
     def total_tokens(self) -> int | None:
-        """What counts toward a tokens-a-minute limit: prompt (images and cached included), completion, reasoning."""
+        """The tokens of a tokens-a-minute limit: prompt (images and cached included), completion and reasoning."""
         if self.prompt_tokens is None or self.completion_tokens is None:
             return None
         return self.prompt_tokens + self.completion_tokens + (self.reasoning_tokens or 0)
 
 
 class Answer(NamedTuple):
-    """A provider's answer, read. ``text`` is the content verbatim ("" if there was none).
+    """The parsed answer of a provider. ``text`` is the content verbatim; "" without content.
 
-    Where reading ends in an error that still has an answer beside it (refused, truncated, a choice-level error), the
-    facts known so far are kept here and the error travels beside it (see ``providers.base.Reading``).
+    An answer may stand beside an error (refused, truncated, an error in a choice; see ``providers.Reading``). Then it
+    holds the facts that were read before the error.
     """
 
     text: str = ""
@@ -46,17 +46,17 @@ class Answer(NamedTuple):
     provider_request_id: str | None = None
     system_fingerprint: str | None = None
     service_tier: str | None = None
-    reasoning_text: str | None = None  #: thoughts that the server shows beside the content
+    reasoning_text: str | None = None  #: thoughts beside the content
 
 
 class AttemptState(StrEnum):
     """How one attempt ended."""
 
     OK = "ok"  #: its answer completed the row
-    RETRIED = "retried"  #: it failed and the row was, or will be, tried again
-    FAILED = "failed"  #: it failed and the row with it
+    RETRIED = "retried"  #: it failed, and the row is or was tried again
+    FAILED = "failed"  #: it failed, and the row with it
     AMBIGUOUS = "ambiguous"  #: its end is unknown; it may have been billed
-    LOST_AFTER_READ = "lost_after_read"  #: a one-time answer was read and did not reach us
+    LOST_AFTER_READ = "lost_after_read"  #: a one-time answer was read and never arrived
 
 
 class Attempt(NamedTuple):
@@ -104,7 +104,7 @@ class Completed(NamedTuple):
     answer_columns: Mapping[str, Any]
     row_cost_ticks: int
     finished_at: datetime
-    updated_at: datetime | None = None  #: set for an older answer that was read again; None: ``finished_at``
+    updated_at: datetime | None = None  #: set for an older answer that was read again; otherwise ``None``
 
     @property
     def row_id(self) -> str:
@@ -121,7 +121,7 @@ class Completed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A row of ``failures``. Keys are None where the row never became a request."""
+    """A row of ``failures``. ``request_key`` is ``None`` if the row never became a request."""
 
     row_id: str
     request_key: str | None

@@ -1,4 +1,4 @@
-"""What is asked: a row, its images and recipe, and the request made of them."""
+"""Rows, images, recipes, and the requests made of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batchvision.secrets import Secret
 
 TICKS_PER_USD = 10_000_000_000
 
-#: A kept cell: what JSON can hold. Dates, decimals, binaries travel as text; the column's Arrow type tells.
+#: A kept cell as JSON can hold it. Dates, decimals and binaries are text; the Arrow type of the column is kept.
 Cell = str | int | float | bool | None
 JsonObject = Mapping[str, Any]
 
@@ -20,8 +20,8 @@ class Lane(StrEnum):
     """How requests travel."""
 
     ONLINE = "online"  #: ask and wait for the answer
-    DEFERRED = "deferred"  #: hand in, poll for the answer, read it once
-    BATCH = "batch"  #: hand in thousands, read them when the provider is done
+    DEFERRED = "deferred"  #: submit, poll for the answer, read it once
+    BATCH = "batch"  #: submit thousands, read them when the provider is done
 
 
 class Purpose(StrEnum):
@@ -52,11 +52,12 @@ class ImageKind(StrEnum):
 
 
 class ImageRef(NamedTuple):
-    """One image as the manifest names it. ``reference``: path, URL or data URI (for BYTES: the struct's path, or "").
+    """One image as the manifest names it.
 
-    ``slot`` is the column it came from, for ``{image:slot}``. ``version`` is the cell of ``image_version``, if any.
-    ``size_bytes``: of a local file, as the feed found it (0: there is none); None where nothing has looked.
-    ``known_by``: the URL without the parameters that ``manifest.ignore_url_parameters`` names; None: as it is.
+    ``reference`` is a path, URL or data URI; for BYTES the path of the struct, or "".
+    ``slot`` is the column of the image, for ``{image:slot}``. ``version`` is the cell of ``image_version``, if any.
+    ``size_bytes`` of a local file, as the feed found it: 0 if it is missing, ``None`` if the feed did not look.
+    ``known_by``: the URL without ``manifest.ignore_url_parameters``; ``None`` if the job names no parameters.
     """
 
     kind: ImageKind
@@ -97,7 +98,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A few-shot turn: what a user might ask, and the answer we would like."""
+    """A few-shot turn: a question of a user and the wanted answer."""
 
     user: str
     images: tuple[str, ...]
@@ -114,37 +115,37 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class AnswerSpec:
-    """What an answer must look like. ``schema`` is the JSON schema as sent (None: plain text)."""
+    """The form of an answer. ``schema`` is the JSON schema as sent; ``None``: plain text."""
 
     schema: JsonObject | None = None
     labels: tuple[Label, ...] = ()
     labels_many: bool = False
     labels_confidence: bool = False
     labels_fallback: str | None = None
-    #: what arriving answers are checked against: ``schema`` with the user's own limits (None: ``schema`` itself)
+    #: the schema for checking answers, with the user's own limits; ``None``: ``schema``
     check_schema: JsonObject | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePreparation:
-    """What is done to an image before it is sent (``[images]`` of the job)."""
+    """How an image is prepared before it is sent (``[images]`` of the job)."""
 
     max_bytes: int = 10 * 1024 * 1024
     max_side: int | None = None
     max_pixels: int = 100_000_000
     strip_metadata: bool = False
-    background: str = "auto"  #: auto, white or black: under transparent pixels, where an image must be flattened
-    page: str | int = "first"  #: first, all, or a number from 1: of files with several pages or frames
+    background: str = "auto"  #: auto, white or black: the colour under transparent pixels of a flattened image
+    page: str | int = "first"  #: first, all, or a number from 1: the page or frame to send
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All of a job that decides its answers; ``recipe_id`` is the hash of :meth:`document`."""
+    """The part of a job that decides its answers. ``recipe_id`` is the hash of its document."""
 
     provider: str
     model: str
     system: str | None
-    user: str | None  #: the template; None when ``user_column`` is sent verbatim
+    user: str | None  #: the template; ``None`` if ``user_column`` is sent verbatim
     user_column: str | None
     parameters: JsonObject = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
@@ -157,15 +158,15 @@ class Recipe:
     recipe_id: str = ""
 
 
-#: Width and height in pixels, where known.
+#: Width and height in pixels, if known.
 ImageSize = tuple[int | None, int | None]
 
 
 class Estimate(NamedTuple):
-    """What a request will probably, and at most, need. Ticks are None where no price is known.
+    """The likely need of a request, and the bound of its cost. Ticks are ``None`` without a known price.
 
-    ``tokens`` are all; of them ``output_tokens`` are the answer's, and ``cached_tokens`` are read from the provider's
-    cache. ``text_tokens`` and ``sizes`` (of its images) are what it was made of: an answer's usage is compared with it.
+    ``tokens`` include ``output_tokens`` (of the answer) and ``cached_tokens`` (read from the provider's cache). The
+    estimate was made of ``text_tokens`` and the ``sizes`` of the images; the usage of the answer is compared with them.
     """
 
     tokens: int
@@ -186,11 +187,11 @@ class Page(NamedTuple):
 
 
 class Payload(NamedTuple):
-    """One image ready to be placed in a request: either a URL handed over as is, or checked bytes.
+    """One image of a request: either a URL that the provider downloads, or checked bytes.
 
-    ``identity`` enters the request_key; ``sha256`` is of the source bytes (None for a URL handed over);
-    ``reference`` is the image ref as it may be shown and stored (redacted, no data URIs, no signatures).
-    ``more``: further pages as JPEGs, sent behind it (``images.page = "all"``).
+    ``identity`` enters the request_key. ``sha256`` is of the source bytes; ``None`` for a URL. ``reference`` is the
+    image reference as it is shown and stored: redacted, without data URIs and signatures. ``more``: further pages as
+    JPEGs, sent behind the first (``images.page = "all"``).
     """
 
     identity: str
@@ -205,23 +206,23 @@ class Payload(NamedTuple):
     more: tuple[Page, ...] = ()
 
     def sizes(self) -> list[ImageSize]:
-        """Of all its pages that are sent."""
+        """The sizes of all pages that are sent."""
         return [(self.width, self.height), *((page.width, page.height) for page in self.more)]
 
 
 class Tries(NamedTuple):
-    """How often this request has been tried in this run, the attempt under way included."""
+    """The attempts of a request in this run, the current one included."""
 
     spent: int = 1  #: attempts that count toward limits.max_attempts
     unspent: int = 0  #: 429s and failed connects before this one
     empties: int = 0  #: empty answers so far
     raised: bool = False  #: max_tokens has been raised once
     downloads: int = 0  #: image URLs the provider failed to download so far
-    probe: bool = False  #: sent while the provider seems away: a failure on its side spends no attempt
+    probe: bool = False  #: sent during an outage: a failure of the provider spends no attempt
 
 
 class Request(NamedTuple):
-    """What is asked for one row, ready to travel: ``messages`` is the JSON array of chat messages."""
+    """The request of one row. ``messages`` is the JSON array of chat messages."""
 
     row_id: str
     request_key: str
@@ -231,6 +232,6 @@ class Request(NamedTuple):
     image_sha256: tuple[str | None, ...]
     keep: tuple[Cell, ...]
     estimate: Estimate
-    has_urls: bool = False  #: an image travels as a URL, so that inlining it is left to try
-    raised_estimate: Estimate | None = None  #: for the one retry with a larger max_tokens, where the job allows it
-    credentials: tuple[Secret, ...] = ()  #: of the image URLs handed over: masked in whatever comes back
+    has_urls: bool = False  #: an image is sent as a URL, so a retry may inline it
+    raised_estimate: Estimate | None = None  #: for the one retry with a larger max_tokens, if the job allows it
+    credentials: tuple[Secret, ...] = ()  #: of the image URLs; masked in the raw answer

@@ -1,4 +1,4 @@
-"""What is durable before and after a request: the exchange as the journal knows it."""
+"""Exchanges: the intent before a request, its ticket, and its raw answer or end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from batchvision.records.asked import Cell, Lane, Purpose, Tries
+from batchvision.records.requests import Cell, Lane, Purpose, Tries
 
 
 class Intent(NamedTuple):
-    """Durable before a request is sent; carries all that its result row needs, without the image.
+    """A request that is about to be sent. It is durable first, and holds the cells of its result row but the answer.
 
     ``exchange_id`` is unique in the output. ``attempt`` is the 1-based number in the ledger of this request_key.
     """
@@ -32,9 +32,9 @@ class Intent(NamedTuple):
     sent_at: datetime
     image_ref: tuple[str, ...]
     image_sha256: tuple[str | None, ...]
-    keep: Mapping[str, Cell]  #: by output name, so that a later job with other kept columns can still file it
+    keep: Mapping[str, Cell]  #: by column name of the output, so that a job with other kept columns can use it
     has_urls: bool = False
-    #: those it was sent under, as ``Prices.record`` names them; empty: none were known; None: not recorded
+    #: the prices at its sending, as ``Prices.record`` names them; empty: unknown; ``None``: not recorded
     prices: Mapping[str, int] | None = None
     purpose: Purpose = Purpose.RUN
 
@@ -45,9 +45,9 @@ class Intent(NamedTuple):
 
 
 class RawAnswer(NamedTuple):
-    """What the provider sent, as it came (the key's bytes masked). ``headers``: lower-case names, only the useful ones.
+    """The provider's bytes, with the key masked. ``headers``: the useful ones, with lower-case names.
 
-    ``complete`` is False when the body ended before its announced or decodable end.
+    ``complete`` is False if the body ended before its announced or decodable end.
     """
 
     status: int
@@ -58,7 +58,7 @@ class RawAnswer(NamedTuple):
 
 
 class EndedWithout(NamedTuple):
-    """An exchange that ended without any answer: the ``kind`` of a Transient or RowFault, its message, and when."""
+    """The end of an exchange without an answer: the ``kind`` of a Transient or RowFault, its message, and the time."""
 
     kind: str
     message: str
@@ -66,9 +66,10 @@ class EndedWithout(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """One attempt as the journal knows it. ``answer`` and ``ended`` both None: it is open, and after a crash its
-    request may have been answered and billed. ``ticket`` set: the provider has accepted it and can be asked for the
-    answer; ``ticket_at`` is when it did.
+    """One attempt as the journal holds it.
+
+    Without ``answer`` and ``ended`` it is open; after a crash its request may have been answered and billed. With a
+    ``ticket`` the provider has accepted it, at ``ticket_at``, and can be polled for the answer.
     """
 
     intent: Intent
@@ -76,8 +77,8 @@ class Exchange(NamedTuple):
     ticket_at: datetime | None = None
     answer: RawAnswer | None = None
     ended: EndedWithout | None = None
-    ticket_place: str | None = None  #: base URL that gave the ticket; None: an earlier version did not note it
-    is_unread: bool = False  #: of an earlier run's ticket: no poll of it can have taken the answer
+    ticket_place: str | None = None  #: the base URL that gave the ticket; ``None`` in journals of earlier versions
+    is_unread: bool = False  #: no poll of this ticket of an earlier run can have taken the answer
 
     @property
     def accepted_at(self) -> datetime:
@@ -86,7 +87,7 @@ class Exchange(NamedTuple):
 
     @property
     def ended_at(self) -> datetime | None:
-        """When the answer arrived, or when the attempt ended without one; None while the exchange is open."""
+        """When the answer arrived, or when the attempt ended without one. ``None`` while the exchange is open."""
         if self.answer is not None:
             return self.answer.received_at
         return None if self.ended is None else self.ended.at

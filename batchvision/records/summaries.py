@@ -1,4 +1,4 @@
-"""What is told of a run: its counters while it lasts, its summary at the end."""
+"""The counters of a run and its summary."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from batchvision.records.asked import JsonObject
+from batchvision.records.requests import JsonObject
 
 
 class WaitNotice(NamedTuple):
-    """What a run waits for. ``until``: the wait's end, or the end of the run where an outage lasts."""
+    """A wait of a run. ``until``: the end of the wait, or the end of the run if an outage lasts."""
 
     reason: str
     until: datetime
@@ -30,18 +30,18 @@ class WaitNotice(NamedTuple):
 
 @dataclass(slots=True)
 class Counters:
-    """What a run has done so far, for progress and the summary. The runner owns it; everybody else reads."""
+    """The figures of a run so far, for progress and the summary. ``RunCounts`` writes them."""
 
     rows_total: int = 0
     rows_done_before: int = 0
-    rows_kept: int = 0  #: left with what was paid for under another recipe, as the job says
-    rows_left: int = 0  #: to do, and not chosen by --limit or --sample
-    images_found: int = 0  #: local ones, those of done rows included
+    rows_kept: int = 0  #: left with an older answer, as ``on_recipe_change`` or ``on_row_change`` asks
+    rows_left: int = 0  #: to do, but not chosen by --limit or --sample
+    images_found: int = 0  #: local images, also of done rows
     images_missing: int = 0
     rows_with_other_kept_cells: int = 0  #: counted at the end
     rows_completed: int = 0  #: in this run
-    rows_failed: int = 0  #: failed now: found in this run, or kept from earlier ones
-    rows_failed_before: int = 0  #: of these, kept from earlier runs
+    rows_failed: int = 0  #: failed now: in this run, or kept from earlier runs
+    rows_failed_before: int = 0  #: failed rows that are kept from earlier runs
     rows_failed_at_provider: int = 0
     rows_quarantined: int = 0
     requests_sent: int = 0
@@ -54,12 +54,12 @@ class Counters:
     image_tokens: int = 0
     cached_tokens: int = 0
     cost_ticks: int = 0
-    unknown_cost: int = 0  #: answers that are not in ``cost_ticks``: their cost is not known
+    unknown_cost: int = 0  #: answers without a known cost; not in ``cost_ticks``
     ambiguous_ticks: int = 0
-    unbounded: int = 0  #: attempts that are not in ``ambiguous_ticks``: they have no bound
+    unbounded: int = 0  #: ambiguous attempts without a bound; not in ``ambiguous_ticks``
     rows_ambiguous: int = 0
     failures_by_kind: dict[str, int] = field(default_factory=dict)
-    waiting: WaitNotice | None = None  #: what nothing is sent for, at present
+    waiting: WaitNotice | None = None  #: the wait of the moment
     rows_fallback: int = 0  #: completed in this run with the fallback label
 
 
@@ -74,7 +74,7 @@ class PartFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What one run did; written to ``runs/<run_id>.json`` and ``runs/latest.json`` and printed by ``run --json``."""
+    """The result of one run, as ``runs/<run_id>.json``, ``runs/latest.json`` and ``run --json`` hold it."""
 
     run_id: str
     job: str
@@ -95,7 +95,7 @@ class RunSummary:
     reasoning_tokens: int
     image_tokens: int
     cached_tokens: int
-    cost_usd: float | None  #: for people; cost_ticks is exact; None: not known
+    cost_usd: float | None  #: for people; ``cost_ticks`` is exact; ``None``: not known
     cost_ticks: int | None
     ambiguous_ticks: int | None
     started_at: str
@@ -106,26 +106,26 @@ class RunSummary:
     parts: tuple[PartFile, ...]
     versions: Mapping[str, str]
     config: JsonObject
-    message: str | None = None  #: what stopped the run and what to do next, for people
-    stop_key: str | None = None  #: the key of the job file whose limit stopped the run
-    unknown_cost: int = 0  #: answers whose cost is not known, and not in ``cost_ticks``
-    unbounded: int = 0  #: attempts that may have been billed without a bound, and are not in ``ambiguous_ticks``
-    command: str = "run"  #: or "reparse", which sends nothing; or another Purpose
+    message: str | None = None  #: for people: why the run stopped, and the next step
+    stop_key: str | None = None  #: the key in the job file of the limit that stopped the run
+    unknown_cost: int = 0  #: answers without a known cost; not in ``cost_ticks``
+    unbounded: int = 0  #: ambiguous attempts without a bound; not in ``ambiguous_ticks``
+    command: str = "run"  #: the purpose of the run, or "reparse"
     #: a request with this provider, URL and model was answered, in this run or in those before it
     provider_answered: bool = False
-    #: the rows whose refusals stopped the run; the next run asks them last
+    #: the rows that were refused when the run stopped; the next run asks them last
     stopped_by: tuple[str, ...] = ()
-    #: pending rows that keep an older answer, as ``on_recipe_change`` or ``on_row_change`` says
+    #: pending rows that keep an older answer, as ``on_recipe_change`` or ``on_row_change`` asks
     rows_kept: int = 0
     #: pending rows that ``--limit`` or ``--sample`` left
     rows_left: int = 0
-    #: answered rows whose kept cells in the manifest are not those stored; ``reparse`` refreshes them
+    #: answered rows with other kept cells in the manifest than in the output; ``reparse`` refreshes them
     rows_with_other_kept_cells: int = 0
-    #: of ``--limit``, ``--sample`` or a pilot: what it was allowed to ask again is no consent for later runs
+    #: of ``--limit``, ``--sample`` or a pilot: its consent to ask rows again does not hold for later runs
     is_trial: bool = False
-    #: recipes whose rows the run was allowed to ask again; None in summaries of earlier versions
+    #: recipes with rows that the run was allowed to ask again; ``None`` in summaries of earlier versions
     redo_recipes: tuple[str, ...] | None = None
-    #: of this run: by_state, by_model, by_day, wasted; each name -> attempts, cost_ticks, bound_ticks
+    #: by_state, by_model, by_day and wasted of this run; each name -> attempts, cost_ticks, bound_ticks
     spent: JsonObject = field(default_factory=dict)
-    #: rows of this run with the fallback label: by_model, as the model chose it; by_us, 0 as nothing else sets it
+    #: rows of this run with the fallback label: chosen by_model; by_us is always 0
     fallbacks: Mapping[str, int] = field(default_factory=dict)
