@@ -1,6 +1,6 @@
-"""How a caller of ``run`` and ``run_async`` interrupts a run: by cancelling its task, or by a signal to another thread.
+"""Interrupt a run: by cancelling the task of ``run_async``, or by a signal during ``run`` in another thread.
 
-Rule: an interruption never drops requests in flight at once. The run drains, writes its summary, and then ends.
+An interrupted run drains: it waits for its requests in flight, writes its summary, and then ends.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ def ending_signals() -> tuple[signal.Signals, ...]:
 
 
 async def drained(work: Coroutine[Any, Any, T], drain: Callable[[], bool]) -> T:
-    """Await ``work`` in a task of its own; each cancellation of the caller calls ``drain``, and ``work`` goes on.
+    """Await ``work`` in its own task. A cancellation of the caller calls ``drain`` and does not cancel ``work``.
 
-    ``drain`` returns False where nothing is in flight yet: then ``work`` is cancelled, after the blocking call that a
-    thread is doing for it. Raises CancelledError at the end of ``work`` where the caller was cancelled meanwhile.
+    Where nothing is in flight, ``drain`` returns False. Then ``work`` is cancelled, after the blocking call of its
+    thread. Raises CancelledError at the end of ``work`` where the caller was cancelled.
     """
     done: list[T] = []
-    scope = anyio.CancelScope()  # unlike Task.cancel, it waits for a thread: what that returns is not lost
+    scope = anyio.CancelScope()  # unlike Task.cancel, a scope waits for the result of a thread
 
     async def run() -> None:
         with scope:
             done.append(await work)
 
-    running = asyncio.create_task(run())  # a child task group would hand the caller's cancellation to it
+    running = asyncio.create_task(run())  # a task group would pass the caller's cancellation on
     cancelled: asyncio.CancelledError | None = None
     while not running.done():
         with anyio.CancelScope(shield=cancelled is not None):  # an anyio scope cancels again in each loop iteration
@@ -67,9 +67,9 @@ async def drained(work: Coroutine[Any, Any, T], drain: Callable[[], bool]) -> T:
 
 
 class SignalRelay:
-    """Hands signals from the main thread, which Python runs signal handlers in, to a run in another thread.
+    """Passes signals from the main thread, where Python runs signal handlers, to a run in another thread.
 
-    A signal goes to the newest listener. Where nothing listens, it cancels the run's main task.
+    The newest listener receives a signal. Without a listener, a signal cancels the main task of the run.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class SignalRelay:
                 self._loop.call_soon_threadsafe(self._deliver)
 
     async def serve(self, start: Callable[[], Awaitable[T]]) -> T:
-        """``await start()`` as the main task of the run's thread."""
+        """Await ``start()`` as the main task of the run's thread."""
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         _RELAY.set(self)
         self._deliver()
@@ -118,7 +118,7 @@ _RELAY: ContextVar[SignalRelay | None] = ContextVar("signal relay of this run", 
 
 @contextmanager
 def signals_to_this_run() -> Iterator[AsyncIterable[signal.Signals] | None]:
-    """The signals that end a run; None in a thread that receives none."""
+    """Receive the signals that end a run; ``None`` in a thread without signals."""
     with ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
             yield stack.enter_context(anyio.open_signal_receiver(*ending_signals()))
@@ -129,10 +129,9 @@ def signals_to_this_run() -> Iterator[AsyncIterable[signal.Signals] | None]:
 
 
 def run_in_thread(start: Callable[[], Awaitable[T]]) -> T:
-    """``await start()`` in a thread with its own loop, beside the caller's running loop (a notebook).
+    """Await ``start()`` in a thread with its own event loop, while the caller's loop runs (in a notebook).
 
-    Signals that the main thread receives meanwhile go to the run. Raises KeyboardInterrupt where a signal came before
-    anything was in flight.
+    Signals to the main thread reach the run. Raises KeyboardInterrupt for a signal before the first request.
     """
     relay = SignalRelay()
     with _handled_by(relay), ThreadPoolExecutor(1, "batchvision-run") as thread:
@@ -146,7 +145,8 @@ def run_in_thread(start: Callable[[], Awaitable[T]]) -> T:
 
 @contextmanager
 def _handled_by(relay: SignalRelay) -> Iterator[None]:
-    """Only the main thread may set handlers. A handler that Python did not set cannot be restored, and stays."""
+    """Set signal handlers, which only the main thread may do. A handler that Python did not set cannot be restored, and
+    is left alone."""
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in ending_signals() if is_main}
     before = {number: handler for number, handler in before.items() if handler is not None}

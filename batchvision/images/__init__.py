@@ -1,9 +1,8 @@
-"""Images: from a reference in the manifest to bytes (or a URL) a provider takes. The jail lives here.
+"""Turn an image reference of the manifest into bytes, or a URL, that a provider accepts.
 
-formats, exif (what the bytes are) · convert, deep, flatten, pages (Pillow, only there) · pool, worker, parcels (the
-same in other processes) · preparing (as it is, or converted) · reading, jail, spelling (local files) · data_uris ·
-addresses (what is public) · downloads (once each) · references (names, identity, redaction) · source (the face:
-``ImageSource``).
+``references`` name and identify images. ``source`` loads them from ``files``, ``data_uris`` or ``downloads``.
+``formats`` examines bytes without decoding. ``preparing`` decides about conversion. ``convert`` and ``flatten`` do it
+with Pillow, mostly in the decoding processes of ``pool`` and ``worker``. ``addresses`` recognises public hosts.
 """
 
 from batchvision.images.addresses import check_host, is_public

@@ -1,6 +1,6 @@
-"""Which addresses and host names lie on the public internet. Rule: pure; no name is resolved here.
+"""Recognise addresses and host names of the public internet. Pure: no name is resolved here.
 
-A name that looks public is judged again by its address, where the socket is made (see ``http.fetch``).
+A name that looks public is checked again by its address before a connection is made (see ``http.fetch``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from batchvision.errors import ImageForbidden
 
 _NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
 _ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
-#: Special ranges that some Python releases take for public, and services of a cloud at public addresses.
+#: Special ranges that some Python releases count as public, and cloud services at public addresses.
 _NEVER = tuple(
     ip_network(network)
     for network in (
@@ -28,13 +28,13 @@ _NEVER = tuple(
         "5f00::/16",  # segment routing
     )
 )
-_ORIGIN = re.compile(r"https?://[^/?#]*")  # where ``urlsplit``, too, ends a host
+_ORIGIN = re.compile(r"https?://[^/?#]*")  # a host ends here for ``urlsplit``, too
 _NUMERIC = re.compile(r"[0-9a-fx.]+", re.IGNORECASE)
 _INSIDE_ENDINGS = (".localhost", ".local", ".internal", ".home.arpa", ".localdomain", ".intranet", ".lan")
 
 
 def is_public(address: str) -> bool:
-    """Whether an address may be downloaded from: no loopback, private, link-local, metadata or special range."""
+    """Whether an address is public: no loopback, private, link-local, metadata or special range."""
     try:
         found = _innermost(ip_address(address.partition("%")[0]))
     except ValueError:
@@ -45,7 +45,7 @@ def is_public(address: str) -> bool:
 
 
 def _innermost(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address an IPv6 one leads to (mapped, NAT64, 6to4, ISATAP), or itself."""
+    """The IPv4 address inside an IPv6 address (mapped, NAT64, 6to4, ISATAP), or the address itself."""
     if isinstance(address, IPv4Address):
         return address
     number = int(address)
@@ -55,26 +55,26 @@ def _innermost(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 def check_host(url: str) -> None:
-    """Raises ImageForbidden where a URL names a host inside by itself: a provider shall not be asked for it either."""
+    """Raise ImageForbidden for a URL of a private host. Providers are not asked for such URLs either."""
     origin = _ORIGIN.match(url)
     try:
         host = _host(url if origin is None else origin[0])
     except ValueError:
-        return  # no URL at all: check_url says so
+        return  # check_url reports text that is no URL
     if not may_be_public(host):
         raise ImageForbidden(
             f"{host} is not a public host (set images.allow_private_hosts = true to allow your own network)"
         )
 
 
-@lru_cache(maxsize=256)  # millions of images come from a few origins
+@lru_cache(maxsize=256)  # many images come from few origins
 def _host(url: str) -> str:
     return urlsplit(url).hostname or ""
 
 
 @lru_cache(maxsize=256)
 def may_be_public(host: str) -> bool:
-    """False for every spelling of an address that is not public, and for names that only exist inside a network."""
+    """False for any spelling of an address that is not public, and for names that exist only inside a network."""
     plain = unicodedata.normalize("NFKC", unquote(host)).replace("\u3002", ".").lower().rstrip(".")
     if ":" in plain:
         return is_public(plain.strip("[]"))
@@ -82,5 +82,5 @@ def may_be_public(host: str) -> bool:
         try:
             return is_public(socket.inet_ntoa(socket.inet_aton(plain)))  # decimal, octal, hexadecimal, short forms
         except OSError:
-            pass  # a name of the letters a to f, or an address too long for one
+            pass  # a name of the letters a to f, or too long for an address
     return "." in plain and not plain.endswith(_INSIDE_ENDINGS)

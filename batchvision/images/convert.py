@@ -199,7 +199,7 @@ def _orientation(image: ImageFile.ImageFile, header: ImageHeader) -> int:
     match header.format:
         case ImageFormat.JPEG:
             return header.orientation
-        case ImageFormat.PNG:  # Pillow knows ImageMagick's notation too
+        case ImageFormat.PNG:  # Pillow reads ImageMagick's notation, too
             return header.orientation if header.orientation > 1 else int(image.getexif().get(0x0112) or 1)
         case ImageFormat.TIFF:
             return 1  # Pillow rotates a TIFF while it loads it

@@ -1,6 +1,6 @@
-"""``data:`` URIs in all the forms that tools write, and base64 without its head.
+"""``data:`` URIs in the forms that tools write, and base64 without its head.
 
-Rule: what can be read is read as browsers do. Nothing of the image's text is ever in a message.
+They are read as browsers read them. No message contains text of the image.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from batchvision.images.formats import sniff
 _DATA_URI = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 #: A data: URI that has lost its first word: ``image/png;base64,...`` or ``base64,...``.
 _HEADLESS = re.compile(r"(?:image/[a-z0-9.+-]+\s*;(?:[^,;]*;)*\s*)?base64\s*,", re.IGNORECASE)
-#: How the base64 of JPEG, PNG, GIF, WebP, TIFF, and of AVIF and HEIC, begins.
+#: The first characters of JPEG, PNG, GIF, WebP, TIFF, AVIF and HEIC in base64.
 _BARE = re.compile(r"[/_]9j[/_]|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|AAAA..Z0eX[A-D]")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_=\s-]+")
-#: Shorter text is no image. A path of that length has a dot, or a name of its own.
+#: Shorter text is no image. A path of this length contains a dot.
 _LEAST_BARE = 100
 _SPACES = re.compile(r"\s+")
 _FROM_URL_ALPHABET = str.maketrans("-_", "+/")
 
 
 def as_data_uri(text: str) -> str | None:
-    """``text`` as a data: URI, where it is one, or base64 that lacks the head of one. None: it is something else."""
+    """``text`` as a data: URI, where it is one or lacks only the head of one; otherwise ``None``."""
     if text[:5].lower() == "data:":
         return text
     if head := _HEADLESS.match(text):
@@ -37,7 +37,7 @@ def as_data_uri(text: str) -> str | None:
 
 
 def is_image_text(text: str) -> bool:
-    """Whether ``text`` is too much like an encoded image, or too long, to be shown as a name."""
+    """Whether ``text`` is too long, or too similar to an encoded image, for display."""
     return len(text) > 4096 or (len(text) > 255 and _BASE64.fullmatch(text[:4096]) is not None)
 
 
@@ -58,7 +58,7 @@ def read_data_uri(uri: str, max_bytes: int) -> bytes:
 
 
 def _beside_base64(encoded: str, max_bytes: int) -> int:
-    """Characters that stand for nothing: line ends, blanks, two of each %2B. Counted only where they decide."""
+    """Characters that encode no bytes: line ends, blanks, two of each %2B. Counted only near the limit."""
     if len(encoded) * 3 // 4 <= max_bytes + 2:
         return 0
     return sum(map(len, _SPACES.findall(encoded))) + 2 * encoded.count("%")
@@ -76,7 +76,7 @@ def _decoded(encoded: str) -> bytes:
 
 
 def _percent_decoded(encoded: str, max_bytes: int) -> bytes:
-    """A data: URI whose bytes stand behind % signs; only images are taken."""
+    """The bytes of a percent-encoded data: URI. Only images are accepted."""
     if len(encoded) > 3 * max_bytes:
         raise ImageTooLarge(f"a data: URI of more than the {max_bytes:,} bytes that are read")
     content = unquote_to_bytes(encoded.encode("utf-8", "surrogatepass"))
@@ -86,14 +86,14 @@ def _percent_decoded(encoded: str, max_bytes: int) -> bytes:
 
 
 def media_type(uri: str) -> str:
-    """As the URI names it; "unknown" where it does not."""
+    """The media type in the URI, or "unknown"."""
     head = _DATA_URI.match(uri[:256])
     named = head.group(1).strip().lower() if head else ""
     return named if re.fullmatch(r"[a-z0-9.+-]+/[a-z0-9.+-]+", named) else "unknown"
 
 
 def data_digest(uri: str) -> str:
-    """Of the decoded bytes, so that two spellings of one image are one; of the text where it cannot be decoded."""
+    """The sha256 of the decoded bytes, equal for two spellings of one image; of the text where decoding fails."""
     try:
         return sha256(read_data_uri(uri, len(uri))).hexdigest()
     except (ImageUnreadable, ImageTooLarge):
@@ -105,7 +105,7 @@ def text_digest(text: str) -> str:
 
 
 def shown_path(reference: str) -> str:
-    """A path as it is; the length and the hash of text that is none."""
+    """A path unchanged; for text that is no path its length and hash."""
     if not is_image_text(reference):
         return reference
     return f"text of {len(reference):,} characters;sha256={text_digest(reference)}"

@@ -14,10 +14,10 @@ from batchvision.records import ImagePreparation
 
 #: First output of a process, when it can convert.
 READY = b"batchvision images 1\n"
-#: format, orientation, is it alone, length of the content, max_bytes, max_side (0: none), max_pixels, background,
-#: page (0: the first)
+#: Fields: format, orientation, is_alone, length of the content, max_bytes, max_side (0: unlimited), max_pixels,
+#: background, page (0: the first).
 _TASK = struct.Struct("!BB?QQQQBI")
-#: ending, width, height, length of the content, pages and channels of the source, is it the last of this process
+#: Fields: ending, width, height, length of the content, pages, channels, is_last.
 _REPLY = struct.Struct("!BIIQII?")
 TASK_BYTES, REPLY_BYTES = _TASK.size, _REPLY.size
 _FORMATS = tuple(ImageFormat)

@@ -1,7 +1,7 @@
-"""What downloads have in common: one for each image of a run, remembered within bounds, and room for their bytes.
+"""Download each image once a run (single-flight), remember results within bounds, and bound the bytes in memory.
 
-Rule: whoever asks for the same image while it is on its way waits for that one download; a fault of the content is
-remembered like the content, a fault of the way is not.
+Callers that ask for the same image during its download wait for it. A fault of the content is remembered like the
+content. A failed connection is not.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from batchvision.errors import ImageUnreachable, RowFault
 from batchvision.records import Payload
 
 REMEMBERED_BYTES = 64 * 1024 * 1024
-#: Bytes of downloads that are on their way, or being converted. One alone may have all of it.
-ROOM_BYTES = 160 * 1024 * 1024
-_ENTRY_BYTES = 1024  # what an entry takes without its content
+#: Bound of the bytes of downloads that arrive or are converted. A single download may use the whole bound.
+MAX_BYTES = 160 * 1024 * 1024
+_ENTRY_BYTES = 1024  # an entry without its content
 
 Outcome = Payload | RowFault
 
@@ -28,7 +28,7 @@ Outcome = Payload | RowFault
 @dataclass(slots=True)
 class _Flight:
     done: anyio.Event = field(default_factory=anyio.Event)
-    outcome: Outcome | None = None  #: stays None where it was cancelled
+    outcome: Outcome | None = None  #: stays ``None`` after a cancellation
 
 
 class Downloads:
@@ -41,7 +41,7 @@ class Downloads:
         self._flights: dict[str, _Flight] = {}
 
     async def get(self, name: str, download: Callable[[], Awaitable[Payload]]) -> Payload:
-        """The payload called ``name``: remembered, awaited with others, or downloaded now. Raises a RowFault."""
+        """Return the payload called ``name``: remembered, in download, or downloaded now. Raises a RowFault."""
         while (known := self._known(name)) is None:
             flight = self._flights.get(name)
             if flight is None:
@@ -52,7 +52,7 @@ class Downloads:
                 known = flight.outcome
                 break
         if isinstance(known, RowFault):
-            raise type(known)(known.message)  # each row has its own: tracebacks would grow
+            raise type(known)(known.message)  # a new error for each row: the traceback of a shared one would grow
         return known
 
     def _known(self, name: str) -> Outcome | None:
@@ -91,19 +91,19 @@ def _size(outcome: Outcome) -> int:
     return _ENTRY_BYTES + len(outcome.inline) + sum(len(page.inline) for page in outcome.more)
 
 
-class Room:
-    """Bytes that may be held at once; who comes first is served first."""
+class DownloadBudget:
+    """A bounded number of bytes; waiters are served in order."""
 
-    def __init__(self, total_bytes: int = ROOM_BYTES) -> None:
+    def __init__(self, total_bytes: int = MAX_BYTES) -> None:
         self._total = self._free = total_bytes
         self._waiting: deque[tuple[int, anyio.Event]] = deque()
 
-    def share(self) -> Share:
-        """A part of it for one download: ``async with room.share() as share: await share.reserve(count)``."""
-        return Share(self)
+    def reservation(self) -> Reservation:
+        """A part for one download: ``async with budget.reservation() as held: await held.reserve(count)``."""
+        return Reservation(self)
 
     async def take(self, count: int) -> int:
-        """Wait until there is room; how much was taken: never more than all of it."""
+        """Wait for ``count`` bytes, or for the whole budget. Returns the number of bytes taken."""
         count = min(count, self._total)
         if count <= self._free and not self._waiting:
             self._free -= count
@@ -113,7 +113,7 @@ class Room:
         try:
             await entry[1].wait()
         except BaseException:
-            if entry[1].is_set():  # served and cancelled at once
+            if entry[1].is_set():  # served and cancelled in one iteration of the loop
                 self.give_back(count)
             else:
                 self._waiting.remove(entry)
@@ -129,20 +129,20 @@ class Room:
             event.set()
 
 
-class Share:
-    """What one download holds of the room until its image is ready."""
+class Reservation:
+    """The bytes that one download holds until its image is ready."""
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
+    def __init__(self, budget: DownloadBudget) -> None:
+        self._budget = budget
         self._held = 0
 
     async def reserve(self, count: int) -> None:
-        """Hold ``count`` bytes instead of what was held: nobody waits for more while holding some."""
+        """Give back the held bytes, then wait for ``count``: no download waits while it holds bytes."""
         self._give_back()
-        self._held = await self._room.take(count)
+        self._held = await self._budget.take(count)
 
     def _give_back(self) -> None:
-        self._room.give_back(self._held)
+        self._budget.give_back(self._held)
         self._held = 0
 
     async def __aenter__(self) -> Self:

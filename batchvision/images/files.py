@@ -22,14 +22,14 @@ from batchvision.images.data_uris import shown_path
 from batchvision.images.spelling import hint, respelled
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NONBLOCK: opening a FIFO must not wait for its writer; O_NOCTTY: a terminal must not become ours
+# O_NONBLOCK: do not wait for the writer of a FIFO. O_NOCTTY: do not take a terminal as the controlling one.
 _FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 _UNPLAIN = frozenset({"", ".", ".."})  #: an empty part: the path is absolute, or ends in a slash
 _KERNEL_FOLDERS = frozenset({"proc", "sys", "dev"})
 
 
 class FileFacts(NamedTuple):
-    """What is known of a file without reading it. ``version`` changes when the content may have changed."""
+    """Facts of a file that is not read. ``version`` changes when the content may have changed."""
 
     size_bytes: int
     version: str
@@ -43,7 +43,7 @@ class ImageFiles(Protocol):
         ...
 
     def facts(self, reference: str) -> FileFacts | None:
-        """Facts of the file that ``read`` would read; None where it would find none."""
+        """Facts of the file that ``read`` would read; ``None`` where it is missing."""
         ...
 
 
@@ -119,7 +119,7 @@ def _resolved(root: Path) -> Path:
 
 
 def _open_plain(base: Path, name: str) -> int | None:
-    """Open a path of plain names without links. It is inside by construction, so nothing is resolved. None for any
+    """Open a path of plain names without links. It is inside by construction, so nothing is resolved. ``None`` for any
     other path, and for one that cannot be opened."""
     parts = name.split("/")
     if not _UNPLAIN.isdisjoint(parts) or not _KERNEL_FOLDERS.isdisjoint((*base.parts[1:2], parts[0])):

@@ -150,7 +150,7 @@ def _grey_strip(strip: Image.Image, levels: _Levels) -> Image.Image:
 
 
 def other_order(image: ImageFile.ImageFile) -> str | None:
-    """The decoder mode that reads the low bytes of a picture that is not loaded. None: it has no 16-bit colours."""
+    """The decoder mode that reads the low bytes of a picture that is not loaded. ``None``: it has no 16-bit colours."""
     modes = {tile.args if isinstance(tile.args, str) else (tile.args or [""])[0] for tile in image.tile}
     return _OTHER_ORDER.get(str(modes.pop())) if len(modes) == 1 else None
 

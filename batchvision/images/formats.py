@@ -1,4 +1,4 @@
-"""Find out what an image is from its bytes alone: file names and media types are ignored, and nothing is decoded.
+"""Examine an image by its bytes alone. File names and media types are ignored, and nothing is decoded.
 
 A *plain* image may be sent byte for byte: a whole, single-frame, upright, 8-bit grey or RGB JPEG or PNG. A PNG may have
 transparent pixels, also in its palette: every provider takes them, and a JPEG cannot hold them.
@@ -31,7 +31,7 @@ class ImageFormat(StrEnum):
 
 
 class ImageHeader(NamedTuple):
-    """What is known of an image before it is decoded. Sizes are None where they are cheap for a decoder only."""
+    """Facts of an image that is not decoded. Sizes are ``None`` where only a decoder can read them cheaply."""
 
     format: ImageFormat
     width: int | None = None
@@ -105,7 +105,7 @@ _IMPOSTORS = (
 
 
 def sniff(content: bytes) -> ImageFormat | None:
-    """The format by magic bytes, or None."""
+    """The format by magic bytes, or ``None``."""
     if content.startswith(b"\xff\xd8\xff"):
         return ImageFormat.JPEG
     if content.startswith(PNG_SIGNATURE):

@@ -1,7 +1,7 @@
-"""Decoding processes: native decoders meet images of strangers there, and not in the process that holds the key.
+"""Decoding processes: native decoders read untrusted images there, and not in the process that holds the key.
 
-Rule: whatever an image does to its process (a crash, a hang, all the memory) costs that image's row alone; the process
-is replaced. All calls block: they are made from threads, and from several at once.
+A crash, a hang or exhausted memory of a process costs only the row of its image, and the process is replaced. All calls
+block. Several threads may call at once.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from batchvision.images.decoder_messages import (
 from batchvision.images.formats import Converted, ImageFormat, ImageHeader, examine
 from batchvision.records import ImagePreparation
 
-DEADLINE_SECONDS = 30.0  #: for one image, its way there and back included
+DEADLINE_SECONDS = 30.0  #: for one image, with its transfer
 START_SECONDS = 60.0
-#: An image that takes longer is given a place beside the others: it may hang until its deadline.
+#: An image that takes longer no longer counts against ``size``: it may hang until its deadline.
 SLOW_SECONDS = 3.0
-_LOOK_AGAIN_SECONDS = 1.0  #: while all places are taken
-MOST_PROCESSES = 8  #: two feed any provider; each may take a few hundred megabytes
+_POLL_SECONDS = 1.0  #: between two looks for slow images while all processes are busy
+MOST_PROCESSES = 8  #: two suffice for any provider, and each may use a few hundred megabytes
 _PIPE_BYTES = 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 _START = "from batchvision.images.worker import main; main()"
@@ -47,7 +47,7 @@ _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "T
 
 
 class _Ended(Exception):
-    """The process has ended, or says what none of ours does."""
+    """The process has ended, or sent an invalid message."""
 
 
 class _TooSlow(Exception):
@@ -55,10 +55,10 @@ class _TooSlow(Exception):
 
 
 class DecodingPool:
-    """At most ``size`` processes (default: the processors there are), each started when it is first needed. As many
-    again may run while slow images keep theirs.
+    """At most ``size`` processes (default: the number of processors), each started when it is first needed. While slow
+    images occupy processes, up to ``size`` more are started.
 
-    Use it as a context manager, or ``close`` it: no process outlives it.
+    Use the pool as a context manager, or ``close`` it: then no process is left.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class DecodingPool:
         self.size = size or min(os.cpu_count() or 1, MOST_PROCESSES)
         self._deadline_seconds = deadline_seconds
         self._command = command or (sys.executable, "-P", "-c", _START)
-        self._turns = threading.Condition()
+        self._changed = threading.Condition()
         self._idle: list[_Decoder] = []
         self._busy: set[_Decoder | None] = set()
-        self._at_work: dict[object, float] = {}  #: each turn, and when it began
+        self._at_work: dict[object, float] = {}  #: start of each conversion
         self._waiting_alone = 0
         self._is_alone = self._is_closed = False
 
@@ -87,9 +87,9 @@ class DecodingPool:
         self.close()
 
     def convert(self, content: bytes, header: ImageHeader, preparation: ImagePreparation) -> Converted:
-        """As :func:`batchvision.images.convert.convert`, elsewhere. Blocking; safe from several threads.
+        """Convert as :func:`batchvision.images.convert.convert` in a decoding process. Blocking, and thread-safe.
 
-        Raises ImageUnreadable or ImageTooLarge; JobInvalid where no process can be started at all.
+        Raises ImageUnreadable or ImageTooLarge; JobInvalid where no process can be started.
         """
         reply, answer = self._ask(content, header, preparation, is_alone=False)
         if reply.ending is Ending.NEEDS_MEMORY:
@@ -103,12 +103,12 @@ class DecodingPool:
                 raise ImageTooLarge(answer.decode("utf-8", "replace"))
 
     def close(self) -> None:
-        """End all processes, at once."""
-        with self._turns:
+        """Kill all processes."""
+        with self._changed:
             self._is_closed = True
             decoders = [*self._idle, *(decoder for decoder in self._busy if decoder is not None)]
             self._idle.clear()
-            self._turns.notify_all()
+            self._changed.notify_all()
         for decoder in decoders:
             decoder.end()
 
@@ -117,9 +117,9 @@ class DecodingPool:
     def _ask(
         self, content: bytes, header: ImageHeader, preparation: ImagePreparation, *, is_alone: bool
     ) -> tuple[Reply, bytes]:
-        """One image to one process; once more to another where it ended without a word: it may not be the image."""
+        """Send one image to a process. Where the process ends, try another one: the image may not be the cause."""
         task = Task(header, preparation, is_alone, len(content))
-        with self._turn(is_alone):
+        with self._permitted(is_alone):
             try:
                 return self._ask_one(task, content)
             except _Ended:
@@ -143,32 +143,32 @@ class DecodingPool:
         finally:
             self._put_back(decoder, is_usable)
 
-    # ---------------------------------------------------------------------------- turns
+    # ---------------------------------------------------------------------------- permission to use a process
 
     @contextlib.contextmanager
-    def _turn(self, is_alone: bool) -> Iterator[None]:
-        """Leave to use one process; ``is_alone``: while no other is at work."""
-        turn = object()
-        with self._turns:
+    def _permitted(self, is_alone: bool) -> Iterator[None]:
+        """Wait for permission to use one process. ``is_alone``: while no other process works."""
+        conversion = object()
+        with self._changed:
             self._waiting_alone += is_alone
             while not self._is_closed and not self._may_start(is_alone):
-                self._turns.wait(_LOOK_AGAIN_SECONDS)
+                self._changed.wait(_POLL_SECONDS)
             self._waiting_alone -= is_alone
             if self._is_closed:
-                self._turns.notify_all()
+                self._changed.notify_all()
                 raise ImageUnreadable("the run has ended before the image was converted")
-            self._at_work[turn] = time.monotonic()
+            self._at_work[conversion] = time.monotonic()
             self._is_alone = is_alone
             spare = [self._idle.pop() for _ in self._idle[1:]] if is_alone else []
-        for decoder in spare:  # what they hold is needed
+        for decoder in spare:  # their memory is needed
             decoder.end()
         try:
             yield
         finally:
-            with self._turns:
-                del self._at_work[turn]
+            with self._changed:
+                del self._at_work[conversion]
                 self._is_alone = False
-                self._turns.notify_all()
+                self._changed.notify_all()
 
     def _may_start(self, is_alone: bool) -> bool:
         if is_alone:
@@ -179,13 +179,13 @@ class DecodingPool:
         return sum(began > recent for began in self._at_work.values()) < self.size
 
     def _taken(self) -> _Decoder:
-        with self._turns:
+        with self._changed:
             if self._idle:
                 decoder = self._idle.pop()
                 self._busy.add(decoder)
                 return decoder
         decoder = _Decoder(self._command)
-        with self._turns:
+        with self._changed:
             self._busy.add(decoder)
             is_closed = self._is_closed
         if is_closed:
@@ -193,7 +193,7 @@ class DecodingPool:
         return decoder
 
     def _put_back(self, decoder: _Decoder, is_usable: bool) -> None:
-        with self._turns:
+        with self._changed:
             self._busy.discard(decoder)
             if is_usable and not self._is_closed:
                 self._idle.append(decoder)
@@ -202,7 +202,7 @@ class DecodingPool:
 
 
 def _checked(reply: Reply, answer: bytes) -> Converted:
-    """A decoder that an image has taken over could send anything: what it calls a JPEG has to be one."""
+    """Check that an answer is a JPEG: an image may have taken control of its decoder, which could send anything."""
     header = examine(answer)
     if not header.is_plain or (header.width, header.height) != (reply.width, reply.height):
         raise ImageUnreadable("its conversion is not the plain JPEG it should be")
@@ -228,7 +228,7 @@ class _Decoder:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 env=_environment(),
-                start_new_session=True,  # the terminal's Ctrl-C is for the run, not for its decoders
+                start_new_session=True,  # Ctrl-C in the terminal is meant for the run, not for its decoders
             )
         except OSError as error:
             if error.errno in EXHAUSTED:
@@ -252,7 +252,7 @@ class _Decoder:
             )
 
     def ask(self, task: Task, content: bytes, deadline: float) -> tuple[Reply, bytes]:
-        """Raises _Ended or _TooSlow: then it is of no more use."""
+        """Convert one image. After _Ended or _TooSlow the process must be ended."""
         try:
             self._write(pack_task(task), deadline)
             self._write(content, deadline)
@@ -302,13 +302,13 @@ class _Decoder:
 
 def _prepare(pipe: int) -> None:
     os.set_blocking(pipe, False)
-    with contextlib.suppress(AttributeError, OSError):  # only Linux knows it, and it has a limit for each user
+    with contextlib.suppress(AttributeError, OSError):  # Linux only, and limited for each user
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _wait(pipe: int, event: int, deadline: float) -> None:
-    """Return when the pipe is ready. An answer that has arrived is taken also after the deadline, as the process may
-    have been stopped meanwhile. Raises _TooSlow."""
+    """Wait until the pipe is ready. An answer that has arrived counts even after the deadline, because this process may
+    have been suspended. Raises _TooSlow."""
     left = max(0.0, deadline - time.monotonic())
     waiting = select.poll()
     waiting.register(pipe, event)
@@ -317,7 +317,7 @@ def _wait(pipe: int, event: int, deadline: float) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What a decoder needs to import the same code, and nothing else: no key, no token."""
+    """Only the variables that a decoder needs to import the same code: no key, no token."""
     places = [path for path in sys.path if path]
     home = str(Path(__file__).resolve().parents[2])
     if home not in places:

@@ -1,6 +1,6 @@
-"""From an image's bytes to what a provider takes: byte for byte where that is possible, otherwise as JPEG.
+"""Prepare an image for a provider: unchanged where that is possible, otherwise as JPEG.
 
-Rule: it blocks, and decodes nothing itself; ``Converter`` does, here or in a process of its own.
+All functions block. Decoding is the work of a ``Converter``, in this process or in another one.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from batchvision.errors import ImageTooLarge, ImageUnreadable
 from batchvision.images.formats import Converted, ImageHeader, check_pixels, examine, without_metadata
 from batchvision.records import ImagePreparation, Page
 
-#: ``images.page = "all"`` sends no more pages of one file.
+#: ``images.page = "all"`` sends at most this many pages of one file.
 MOST_PAGES = 100
 
 
 class Converter(Protocol):
-    """Makes a plain JPEG of any readable image. Blocking. Raises ImageUnreadable or ImageTooLarge."""
+    """Converts any readable image to a plain JPEG. Blocking. Raises ImageUnreadable or ImageTooLarge."""
 
     def __call__(self, content: bytes, header: ImageHeader, preparation: ImagePreparation, /) -> Converted: ...
 
@@ -33,8 +33,8 @@ ANY_SIZE = LeastSize()
 
 
 class Prepared(NamedTuple):
-    """An image as a provider takes it. ``pages`` and ``channels``: of its source, see ``Converted``; ``more``: its
-    further pages, where they are sent."""
+    """An image as it is sent. ``pages`` and ``channels`` describe its source as in ``Converted``. ``more`` holds its
+    further pages where they are sent."""
 
     content: bytes
     media_type: str
@@ -46,8 +46,8 @@ class Prepared(NamedTuple):
 
 
 def convert_here(content: bytes, header: ImageHeader, preparation: ImagePreparation) -> Converted:
-    """In this process: for images that the job's own author chose, and where tests run in virtual time."""
-    from batchvision.images.convert import convert  # Pillow, and only where it is needed
+    """Convert in this process: for images that the author of the job chose, and for tests in virtual time."""
+    from batchvision.images.convert import convert  # imports Pillow
 
     return convert(content, header, preparation)
 
@@ -55,10 +55,9 @@ def convert_here(content: bytes, header: ImageHeader, preparation: ImagePreparat
 def prepare_bytes(
     content: bytes, preparation: ImagePreparation, convert: Converter = convert_here, header: ImageHeader | None = None
 ) -> Prepared:
-    """``content`` byte for byte where it is plain and within the limits, otherwise converted. Blocking. ``header``: its
-    own, where it has been examined.
+    """Prepare ``content``: unchanged where it is plain and within the limits, otherwise converted.
 
-    Raises ImageUnreadable or ImageTooLarge.
+    ``header`` saves a second examination. Raises ImageUnreadable or ImageTooLarge.
     """
     header = header or examine(content)
     prepared = as_it_is(content, header, preparation)
@@ -73,7 +72,7 @@ def prepare_bytes(
 def _further_pages(
     content: bytes, header: ImageHeader, preparation: ImagePreparation, convert: Converter, first: Converted
 ) -> tuple[Page, ...]:
-    """All pages behind the first. Together they are held to the bytes that one image may have."""
+    """Convert all pages after the first. All pages together may have the bytes of one image."""
     if first.pages > MOST_PAGES:
         raise ImageTooLarge(
             f'it has {first.pages} pages or more, and images.page = "all" sends {MOST_PAGES} at most: name one page'
@@ -92,20 +91,20 @@ def _further_pages(
 
 
 def as_it_is(content: bytes, header: ImageHeader, preparation: ImagePreparation) -> Prepared | None:
-    """What is sent of an image that needs no decoder; None: it needs one. Raises ImageTooLarge."""
+    """Prepare an image that needs no decoder. ``None``: it needs one. Raises ImageTooLarge."""
     check_pixels(header.width, header.height, preparation)
     if not passes_unchanged(content, header, preparation):
         return None
     if preparation.strip_metadata:
         try:
             content = without_metadata(content, header)
-        except ImageUnreadable:  # what a decoder makes of it holds no metadata either
+        except ImageUnreadable:  # the converted image holds no metadata either
             return None
     return Prepared(content, f"image/{header.format}", header.width or 0, header.height or 0)
 
 
 def passes_unchanged(content: bytes, header: ImageHeader, preparation: ImagePreparation) -> bool:
-    """Whether the image's own picture bytes may be sent as they are."""
+    """Whether the picture bytes may be sent unchanged."""
     side = max(header.width or 0, header.height or 0)
     return (
         header.is_plain
@@ -115,7 +114,7 @@ def passes_unchanged(content: bytes, header: ImageHeader, preparation: ImagePrep
 
 
 def part_sent(prepared: Prepared, preparation: ImagePreparation) -> str | None:
-    """Which part of an image's pages and channels is sent, where that is not all; None where it is."""
+    """Describe the pages and channels that are sent, where some are left out; otherwise ``None``."""
     if prepared.pages > 1 and not prepared.more and preparation.page == "first":
         return (
             f"has {prepared.pages} pages or frames, of which the first is sent "

@@ -46,7 +46,7 @@ class FileReaders:
         weakref.finalize(self, self._reads.put, None)
 
     async def read(self, name: str, work: Callable[[], T]) -> T:
-        """Return what ``work`` returns or raise what it raises. ``name`` stands in the message of a late read.
+        """Run ``work`` in a thread and return its result. ``name`` appears in the message of a late read.
 
         Raises ImageUnreadable after ``read_seconds``.
         """

@@ -1,6 +1,6 @@
-"""How an image is named: which kind of reference a cell holds, what of it decides identity, what of it may be shown.
+"""References to images: their kind, their identity, and their form for display.
 
-Rule: nothing that leaves this module holds image data or a credential (user names, signatures, tokens in URLs).
+A displayed reference holds no image data and no credential (user names, signatures and tokens in URLs).
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from batchvision.records import ImageKind, ImageRef
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _IMAGE_NAME = re.compile(r"\.(jpe?g|jfif|png|webp|gif|avif|tiff?|bmp|hei[cf])$", re.IGNORECASE)
-#: Brackets stand around an IPv6 address and nowhere else; urlsplit takes what has them anywhere behind one.
+#: Brackets enclose an IPv6 address only. ``urlsplit`` accepts them after such an address, too.
 _AUTHORITY = re.compile(r"(?:[^\[\]]*@)?(?:\[[^\[\]]+\]|[^\[\]@]+?)(?::[0-9]*)?")
-#: Where a URL begins behind a separator, in a cell that lists several.
+#: The start of a URL after a separator, in a cell with several URLs.
 _NEXT_URL = re.compile(r"(?<=[,;|\s])(?=https?://)", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[^/?#\s]+(?=[/?#])", re.IGNORECASE)
 _UNUSABLE = re.compile(r"[\x00-\x20\x7f\\]")
 
-#: Parameters that are never anything but a credential.
+#: Prefixes of parameters that are always credentials.
 _SIGNED_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-ms-")
 _SIGNATURES = frozenset({"signature", "sig", "hmac"})
-#: Beside a signature these are part of it (S3, CloudFront, Google, Azure SAS); alone, ``sp=2`` may choose the image.
+#: Beside a signature these belong to it (S3, CloudFront, Google, Azure SAS). Alone, ``sp=2`` may choose the image.
 _BESIDE_SIGNATURE = frozenset(
     {"awsaccesskeyid", "googleaccessid", "ossaccesskeyid", "expires", "policy", "key-pair-id"}
     | {"se", "sp", "sv", "sr", "st", "si", "ss", "srt", "spr", "sip", "sdd", "scid"}
     | {"ske", "skoid", "sks", "skt", "sktid", "skv", "saoid", "suoid"}
 )
-#: Secrets to a reader. They count as identity only where the path does not name an image file by itself.
+#: Secrets for display. They count as identity only where the path is not the name of an image file.
 _TOKENS = frozenset(
     {"token", "access_token", "auth", "auth_token", "authorization", "jwt"}
     | {"api_key", "apikey", "key", "secret", "password"}
@@ -40,7 +40,7 @@ _TOKENS = frozenset(
 
 
 def kind_of(reference: str) -> ImageKind:
-    """What a text cell names: everything without a scheme is a path."""
+    """The kind of a text cell. Text without a scheme is a path."""
     if reference[:5].lower() == "data:":
         return ImageKind.DATA
     scheme = _SCHEME.match(reference)
@@ -64,7 +64,7 @@ def stamp(ref: ImageRef, files: ImageFiles, identity_mode: str) -> str:
 
 
 def named_url(text: str) -> str:
-    """The URL that a cell means: blanks behind its host are written as %20."""
+    """The URL in a cell, with blanks after its host written as %20."""
     origin = _ORIGIN.match(text)
     if origin is None or " " not in text:
         return text
@@ -72,9 +72,9 @@ def named_url(text: str) -> str:
 
 
 def several_in(text: str) -> int:
-    """How many URLs stand one behind the other in ``text`` with a separator between; 1 where it is one URL.
+    """The number of URLs in ``text``, listed with a separator; 1 where it is one URL.
 
-    A URL may hold another one in its path or its query: only pieces that are images by their names count behind a ?.
+    A URL may contain another one in its path or query. After a ``?`` only pieces with the name of an image count.
     """
     pieces = _listed(text)
     if len(pieces) > 1 and "?" in text and not all(_IMAGE_NAME.search(piece.partition("?")[0]) for piece in pieces):
@@ -83,14 +83,14 @@ def several_in(text: str) -> int:
 
 
 def _listed(text: str) -> list[str]:
-    """The URLs in ``text`` without the separator and the blanks between them. In linear time."""
+    """The URLs in ``text`` without separators and blanks between them, in linear time."""
     *before, last = _NEXT_URL.split(text)
     pieces = [piece.rstrip() for piece in before]
     return [*(piece[:-1].rstrip() if piece.endswith((",", ";", "|")) else piece for piece in pieces), last]
 
 
 def with_size(ref: ImageRef, files: ImageFiles) -> ImageRef:
-    """``ref`` with the size of the file it names; 0 where there is none. Blocking."""
+    """``ref`` with the size of its file, or 0 where the file is missing. Blocking."""
     if ref.kind is not ImageKind.PATH:
         return ref
     facts = files.facts(ref.reference)
@@ -98,15 +98,15 @@ def with_size(ref: ImageRef, files: ImageFiles) -> ImageRef:
 
 
 def needs_reading(ref: ImageRef, identity_mode: str) -> bool:
-    """Whether only the bytes of the file tell what enters the request_key."""
+    """Whether the bytes of the file enter the request_key."""
     return ref.kind is ImageKind.PATH and ref.version is None and identity_mode != "ref"
 
 
 def identity(ref: ImageRef, identity_mode: str, digest: str | None) -> str:
-    """What of an image enters the request_key. ``digest``: sha256 of the source bytes where they were read.
+    """The text that identifies an image in the request_key. ``digest``: sha256 of the source bytes, if they were read.
 
-    URLs are always known by themselves, so that image_mode, which is no part of the recipe, never changes a key.
-    Bytes at hand are always known by content. A version cell stands for the content of what the reference names.
+    A URL identifies itself: image_mode is no part of the recipe and must not change a key. A binary cell or data: URI
+    is identified by its content. A version cell replaces the content of a file or URL.
     """
     match ref.kind:
         case ImageKind.URL:
@@ -125,7 +125,7 @@ def _digest_at_hand(ref: ImageRef) -> str:
 
 
 def redact_reference(ref: ImageRef, digest: str | None = None) -> str:
-    """The reference as it may be shown and stored: no image data, no credentials."""
+    """The reference for display and storage, without image data and credentials."""
     match ref.kind:
         case ImageKind.DATA:
             return f"data:{media_type(ref.reference)};sha256={digest or _digest_at_hand(ref)}"
@@ -142,7 +142,7 @@ def redact_reference(ref: ImageRef, digest: str | None = None) -> str:
 # ---------------------------------------------------------------------------------- URLs
 
 
-#: Nothing to trim, to check or to hide: lower-case host, no user name, no query, no fragment.
+#: A URL with nothing to trim, check or hide: lower-case host, no user name, no query, no fragment.
 _PLAIN_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]*(?::[1-9][0-9]{0,3})?/[!$-;=A-Z_a-z~]*")
 
 
@@ -155,7 +155,7 @@ def redact_url(url: str) -> str:
 
 
 def url_identity(url: str) -> str:
-    """The URL without what changes whenever it is signed anew."""
+    """The URL without the parts that change with each signature."""
     if _PLAIN_URL.fullmatch(url):
         return url
     try:
@@ -166,13 +166,13 @@ def url_identity(url: str) -> str:
 
 
 def trimmed_url(url: str, ignored: frozenset[str]) -> str:
-    """The URL without some parameters, and without all that :func:`redact_url` leaves out."""
+    """The URL without the ``ignored`` parameters, redacted as by :func:`redact_url`."""
     shown = redact_url(url)
     return without_parameters(shown, ignored) if ignored else shown
 
 
 def without_parameters(url: str, ignored: frozenset[str]) -> str:
-    """The URL without the parameters of these names, in whatever case; all else stays byte for byte."""
+    """The URL without the parameters of these names, in any case. The rest stays byte for byte."""
     head, mark, query = url.partition("?")
     if not mark:
         return url
@@ -206,7 +206,7 @@ def _parameter_name(pair: str) -> str:
 
 
 def check_url(url: str) -> None:
-    """Raises ImageUnreachable for text that is no usable http(s) URL."""
+    """Raise ImageUnreachable for text that is no usable http(s) URL."""
     if _PLAIN_URL.fullmatch(url):
         return
     try:

@@ -1,4 +1,4 @@
-"""From an image reference to a checked payload: find it, read it, check its content, and convert it where necessary.
+"""Load an image reference as a checked payload: find it, read it, check its content, convert it where necessary.
 
 Blocking work never runs on the event loop. Each fault is a RowFault and names the next step.
 """
@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from batchvision.errors import ImageUnreachable, ImageUnreadable, RowInvalid
 from batchvision.images.addresses import check_host
 from batchvision.images.data_uris import read_data_uri
-from batchvision.images.downloads import Downloads, Room
+from batchvision.images.downloads import DownloadBudget, Downloads
 from batchvision.images.files import ImageFiles, ImageFolder
 from batchvision.images.formats import ImageHeader, examine
 from batchvision.images.pool import MOST_PROCESSES, DecodingPool
@@ -64,7 +64,7 @@ class Fetcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageSettings:
-    """How the images of a job are sent.
+    """The settings of a job for its images.
 
     ``mode``: url, inline or auto (URLs are handed over unless a payload is asked for inline). ``identity``: content or
     ref. ``least``: the smallest image that the provider takes.
@@ -139,9 +139,9 @@ def inline_payload(ref: ImageRef, content: bytes, prepared: Prepared, identity_m
 class ImageSource:
     """Gives the payload of any image reference of one job.
 
-    ``fetch`` may be None where no URL is inlined. ``convert`` decodes images that cannot be sent unchanged. Its default
-    is a pool of decoding processes, which ends with this object. With ``offload``, all work runs there and in this
-    process, which suits virtual time.
+    ``fetch`` may be ``None`` where no URL is inlined. ``convert`` decodes images that cannot be sent unchanged. By
+    default a pool of decoding processes does, which ends with this object. With ``offload``, as for virtual time, all
+    work runs there and in this process.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class ImageSource:
         self._offload = offload or threads()
         self._decode = offload or threads(DECODING_THREADS)
         self._readers = None if offload is not None else FileReaders()
-        self._downloads, self._room = Downloads(), Room()
+        self._downloads, self._budget = Downloads(), DownloadBudget()
         if convert is None and offload is None:
             pool = DecodingPool()
             weakref.finalize(self, pool.close)
@@ -168,12 +168,9 @@ class ImageSource:
         self._convert: Converter = convert or convert_here
 
     async def size_bytes(self, refs: Sequence[ImageRef]) -> int:
-        """The size of these images together, as far as it is known without reading them."""
+        """The size of these images together, from references and file sizes: no image is read."""
         if any(ref.kind is ImageKind.PATH and ref.size_bytes is None for ref in refs):
-            return await self._offload(self._sizes, refs)
-        return self._sizes(refs)
-
-    def _sizes(self, refs: Sequence[ImageRef]) -> int:
+            refs = await self._offload(lambda: [with_size(ref, self._files) for ref in refs])
         return sum(map(self._size_bytes, refs))
 
     def _size_bytes(self, ref: ImageRef) -> int:
@@ -186,8 +183,7 @@ class ImageSource:
             case ImageKind.DATA:
                 return len(ref.reference)
             case _:
-                known = with_size(ref, self._files).size_bytes if ref.size_bytes is None else ref.size_bytes
-                return known or 0
+                return ref.size_bytes or 0
 
     async def payload(self, ref: ImageRef, inline: bool = False) -> Payload:
         """The image, checked and ready to be placed in a request. Raises a RowFault."""
@@ -218,9 +214,9 @@ class ImageSource:
     async def _download(self, ref: ImageRef) -> Payload:
         if self._fetcher is None:
             raise ImageUnreachable(f"{redact_url(ref.reference)}: nothing here can download it")
-        async with self._room.share() as share:
+        async with self._budget.reservation() as held:
             limit = max_source_bytes(self._settings.preparation)
-            content = await self._fetcher.fetch(ref.reference, limit, share.reserve)
+            content = await self._fetcher.fetch(ref.reference, limit, held.reserve)
             return await self._decoded(ref, await self._offload(self._examined, ref, content))
 
     async def _loaded(self, ref: ImageRef) -> Payload | _Undecoded:

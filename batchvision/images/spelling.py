@@ -1,6 +1,6 @@
-"""Other spellings of a path that is not there as it is written, and what text that is no path was meant to be.
+"""Other spellings of a path that does not exist, and a hint for text that is no path.
 
-Rule: a path that is there is never taken for another. Nothing outside the root is looked at.
+An existing path is never replaced. Nothing outside the root is examined.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
 def respelled(base: Path, name: str) -> str | None:
-    """``name`` as the files below ``base`` spell it: slashes for backslashes, the other Unicode form of letters with
-    marks, without the blanks around it. None: there is no such file either."""
+    """The spelling of an existing file below ``base``: with slashes for backslashes, in the other Unicode normal form,
+    or without surrounding blanks. ``None``: the file does not exist."""
     if "\x00" in name:
         return None
     for spelling in dict.fromkeys((name, name.strip(), name.replace("\\", "/"), name.strip().replace("\\", "/"))):
@@ -30,7 +30,7 @@ def respelled(base: Path, name: str) -> str | None:
 
 
 def _found(base: Path, name: str) -> str | None:
-    """The file that ``name`` means below ``base``, folder by folder."""
+    """Find the file below ``base``, folder by folder."""
     path = Path(name)
     if path.is_absolute():
         if not path.is_relative_to(base):
@@ -47,7 +47,7 @@ def _found(base: Path, name: str) -> str | None:
 
 
 def hint(name: str) -> str:
-    """What a path that is not there was probably meant to be, as the end of a message; "" where nothing suggests it."""
+    """The end of a message about a missing path: its probable meaning, or ""."""
     bare = name.strip()
     if half := _HALF_SCHEME.match(bare):
         rest = bare[half.end() :].partition("?")[0]

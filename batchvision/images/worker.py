@@ -1,7 +1,7 @@
-"""A decoding process: reads images from its standard input, converts one at a time, answers on its standard output.
+"""A decoding process: read images from standard input, convert one at a time, answer on standard output.
 
-Rule: it trusts no image and needs nothing: no key in its environment, no file it may write, memory and time bounded by
-the kernel. Whatever a decoder does to it costs one row. What decoders keep in memory takes no room from later images.
+The process has no key in its environment and may write no file. The kernel bounds its memory and time. A decoder that
+crashes costs one row. Memory that decoders keep does not count against later images.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from batchvision.images.convert import NeedsMemory, convert
 from batchvision.images.decoder_messages import READY, TASK_BYTES, Ending, Reply, Task, pack_reply, unpack_task
 from batchvision.images.formats import ImageFormat
 
-#: What one image may take while others are decoded beside it, and while it is alone.
+#: Memory of one image beside other images, and alone.
 SHARED_BYTES = 256 * 1024 * 1024
 ALONE_BYTES = 512 * 1024 * 1024
-#: Room kept free when the need of an image is estimated: what the estimate does not see.
+#: Memory that the estimate of an image does not cover.
 SPARE_BYTES = 32 * 1024 * 1024
-#: A process in which decoders have kept more than this is replaced after its answer.
+#: A process is replaced after its answer when decoders have kept more memory than this.
 KEPT_BYTES = 128 * 1024 * 1024
 #: The process ends itself this long after it was given an image: no hung decoder outlives a killed run.
 LAST_SECONDS = 120.0
@@ -35,9 +35,9 @@ _NICENESS = 5  # requests and the journal come first
 def main() -> None:
     """Serve until the input ends."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the run decides when we end: it closes our input
+        signal.signal(number, signal.SIG_IGN)  # the run ends this process by closing its input
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a decoder prints is no answer
+    os.dup2(2, 1)  # output of a decoder must not mix with the answers
     os.nice(_NICENESS)
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the stacks of a decoder's threads would count as memory
     bound = _Bound()
@@ -47,19 +47,19 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_REAL, LAST_SECONDS)  # SIGALRM's default: the end
         if task.header.format is ImageFormat.HEIC:
             _load_heic()
-        bound.set(_room(task))
+        bound.set(_memory_for(task))
         reply, content = _serve(task, sys.stdin.buffer)
         _say(answers, pack_reply(reply._replace(is_last=bound.is_used_up)), content)
         signal.setitimer(signal.ITIMER_REAL, 0)
     os._exit(0)
 
 
-def _room(task: Task) -> int:
+def _memory_for(task: Task) -> int:
     return ALONE_BYTES if task.is_alone else SHARED_BYTES
 
 
 def _load_heic() -> None:
-    """Load the extra's decoder before the memory is bounded: what it takes is no image's."""
+    """Load the decoder of the extra before the memory is bounded: its code does not count as memory of an image."""
     with suppress(ImportError):
         import pillow_heif.options
 
@@ -67,14 +67,14 @@ def _load_heic() -> None:
 
 
 class _Held(NamedTuple):
-    """Bytes of memory this process has mapped; ``data``: those of them that it may write."""
+    """Memory of this process in bytes: mapped, and its writable part ``data``."""
 
     mapped: int
     data: int
 
 
 class _Bound:
-    """The kernel's limit on this process's memory, over what it holds when an image comes."""
+    """The kernel's limit on the memory that each image adds to this process."""
 
     def __init__(self) -> None:
         import resource
@@ -86,20 +86,20 @@ class _Bound:
 
     @property
     def is_used_up(self) -> bool:
-        """Whether so much was kept of the images so far that a new process is due."""
+        """Whether decoders have kept so much memory that the process must be replaced."""
         return _held().data - self._first.data > KEPT_BYTES
 
-    def set(self, room_bytes: int) -> None:
+    def set(self, memory_bytes: int) -> None:
         kinds, held = self._resource, _held()
         # mapped memory that is only reserved (thread arenas) counts as address space, not as data
         for kind, wanted in (
-            (kinds.RLIMIT_DATA, held.data + room_bytes + SPARE_BYTES),
-            (kinds.RLIMIT_AS, held.mapped + room_bytes + SHARED_BYTES),
+            (kinds.RLIMIT_DATA, held.data + memory_bytes + SPARE_BYTES),
+            (kinds.RLIMIT_AS, held.mapped + memory_bytes + SHARED_BYTES),
         ):
             hard = kinds.getrlimit(kind)[1]
             try:
                 kinds.setrlimit(kind, (wanted if hard == kinds.RLIM_INFINITY else min(wanted, hard), hard))
-            except (ValueError, OSError):  # a system that knows no such limit
+            except (ValueError, OSError):  # this system lacks the limit
                 continue
 
 
@@ -115,24 +115,24 @@ def _held() -> _Held:
 def _serve(task: Task, given: BinaryIO) -> tuple[Reply, bytes]:
     try:
         content = given.read(task.length)
-        ready = convert(content, task.header, task.preparation, _room(task) - SPARE_BYTES - len(content))
+        ready = convert(content, task.header, task.preparation, _memory_for(task) - SPARE_BYTES - len(content))
     except NeedsMemory as error:
-        return _words(Ending.TOO_LARGE if task.is_alone else Ending.NEEDS_MEMORY, error)
+        return _message(Ending.TOO_LARGE if task.is_alone else Ending.NEEDS_MEMORY, error)
     except ImageTooLarge as error:
-        return _words(Ending.TOO_LARGE, error)
+        return _message(Ending.TOO_LARGE, error)
     except MemoryError:
-        return _words(Ending.TOO_LARGE, MemoryError("the image does not fit into memory when decoded"))
+        return _message(Ending.TOO_LARGE, MemoryError("the image does not fit into memory when decoded"))
     except ImageUnreadable as error:
-        return _words(Ending.UNREADABLE, error)
+        return _message(Ending.UNREADABLE, error)
     reply = Reply(
         Ending.CONVERTED, ready.width, ready.height, len(ready.content), pages=ready.pages, channels=ready.channels
     )
     return reply, ready.content
 
 
-def _words(ending: Ending, error: Exception) -> tuple[Reply, bytes]:
-    words = str(error)[:2000].encode("utf-8", "replace")
-    return Reply(ending, 0, 0, len(words)), words
+def _message(ending: Ending, error: Exception) -> tuple[Reply, bytes]:
+    message = str(error)[:2000].encode("utf-8", "replace")
+    return Reply(ending, 0, 0, len(message)), message
 
 
 def _say(answers: BinaryIO, *parts: bytes) -> None:

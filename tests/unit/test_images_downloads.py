@@ -1,4 +1,4 @@
-"""One download for each image of a run, remembered within bounds; and room for bytes is given in order."""
+"""One download for each image of a run, remembered within bounds; and budget for bytes is given in order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from batchvision.errors import ImageForbidden, ImageUnreachable, ImageUnreadable, RowFault
-from batchvision.images.downloads import Downloads, Room
+from batchvision.images.downloads import DownloadBudget, Downloads
 from batchvision.records import Payload
 
 pytestmark = pytest.mark.anyio
@@ -96,15 +96,15 @@ async def test_the_oldest_are_forgotten_and_the_very_large_never_kept() -> None:
     assert {name: host.asked for name, host in hosts.items()} == {"a": 1, "b": 2, "c": 1, "L": 2}
 
 
-# ---------------------------------------------------------------------------------- room
+# ---------------------------------------------------------------------------------- budget
 
 
-async def test_room_is_given_in_order_and_given_back() -> None:
-    room, order = Room(10), list[str]()
+async def test_budget_is_given_in_order_and_given_back() -> None:
+    budget, order = DownloadBudget(10), list[str]()
 
     async def download(name: str, count: int, over: anyio.Event) -> None:
-        async with room.share() as share:
-            await share.reserve(count)
+        async with budget.reservation() as held:
+            await held.reserve(count)
             order.append(name)
             await over.wait()
 
@@ -119,23 +119,23 @@ async def test_room_is_given_in_order_and_given_back() -> None:
         assert order == ["a", "large", "small"]
         rest.set()
     with anyio.fail_after(1):
-        assert await room.take(10) == 10
+        assert await budget.take(10) == 10
 
 
 async def test_more_than_all_is_all_and_a_new_reservation_replaces_the_old_one() -> None:
-    room = Room(10)
+    budget = DownloadBudget(10)
     with anyio.fail_after(1):
-        async with room.share() as share:
-            await share.reserve(1_000)
-            await share.reserve(10)
-        assert await room.take(10) == 10
+        async with budget.reservation() as held:
+            await held.reserve(1_000)
+            await held.reserve(10)
+        assert await budget.take(10) == 10
 
 
 async def test_who_is_cancelled_while_waiting_leaves_nothing_behind() -> None:
-    room = Room(10)
-    await room.take(10)
+    budget = DownloadBudget(10)
+    await budget.take(10)
     with anyio.move_on_after(0):
-        await room.take(5)
-    room.give_back(10)
+        await budget.take(5)
+    budget.give_back(10)
     with anyio.fail_after(1):
-        assert await room.take(10) == 10
+        assert await budget.take(10) == 10
