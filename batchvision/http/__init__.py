@@ -1,9 +1,9 @@
-"""All HTTP of batchvision as a client. Only this package imports httpx.
+"""The HTTP client of batchvision, on httpx. Only this package imports httpx.
 
-client (requests to a provider: one deadline, billed or not) · endpoint (base URL and headers) · lean (the direct
-transport) over connection (sockets) and arrival (a response as it comes in) · pooled (httpx's own transport) · network
-(which of them, by proxy and tls) · no_way (faults that stay) · body (decoded under a cap) · deadlines · downloads
-(of images) by fetch, hop by hop (hops), to judged addresses (resolving), politely (hosts).
+``client`` sends requests of an ``endpoint`` and reports whether they may have been billed. ``network`` chooses the
+transport: ``lean`` with its ``connection`` and ``arrival`` connects directly, and ``pooled`` is httpx's own, for the
+proxies of ``proxy``. ``tls`` holds the trusted certificates. ``lasting_faults`` recognises errors that stay until a
+setting changes. ``body`` decodes up to a bound. ``downloads``, ``fetch``, ``hops`` and ``hosts`` download images.
 """
 
 from batchvision.http.client import ProviderClient

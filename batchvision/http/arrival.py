@@ -1,7 +1,7 @@
-"""One response as it arrives on a connection, HTTP/1.1 parsed by llhttp. Sans-IO: bytes in, events out.
+"""One HTTP/1.1 response as it arrives, parsed by llhttp. Sans-IO.
 
-Rule: nothing is guessed. ``status`` is set when the head is whole, ``is_whole`` when the body has reached its announced
-end, and ``may_be_followed`` only where another response can come after it on the same connection.
+``status`` is set when the head is complete, and ``is_whole`` when the body has reached its announced end.
+``may_be_followed`` is set only where the same connection can carry another response.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from batchvision.http.library import httpx
 
-#: A head, or trailers, may have so many bytes without a byte of a body in between.
-MOST_HEAD_BYTES = 64 * 1024
+#: A longer head, or longer trailers, end the response.
+MAX_HEAD_BYTES = 64 * 1024
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Arrival:
-    """One response so far. ``status`` None: no head yet. ``error``: why it ended early."""
+    """One response so far. ``status`` is ``None`` before the head. ``error`` is the cause of an early end."""
 
     __slots__ = (
         "_chunks",
@@ -35,27 +35,27 @@ class Arrival:
     def __init__(self) -> None:
         self.status: int | None = None
         self.headers: list[tuple[bytes, bytes]] = []
-        self.is_over = False  #: nothing more of it can come
+        self.is_over = False  #: no further bytes belong to this response
         self.is_whole = False
         self.may_be_followed = False
         self.error: httpx.TransportError | None = None
-        self.unread_bytes = 0  #: of the body, waiting in :meth:`take`
+        self.unread_bytes = 0  #: bytes of the body for :meth:`take`
         self._chunks: list[bytes] = []
         self._headless_bytes = 0
-        self._is_framed = False  # the head says where the body ends; otherwise the connection's end is its end
+        self._is_framed = False  # the head gives the length; otherwise the body ends with the connection
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
-        # an odd character in some header is no reason to lose an answer that was paid for; framing stays strict
+        # an odd character in a header must not lose a paid answer; framing stays strict
         self._parser.set_dangerous_leniencies(lenient_headers=True)
 
     def take(self) -> list[bytes]:
-        """The pieces of the body that have come since the last call, still encoded as sent."""
+        """The new pieces of the body since the last call, encoded as sent."""
         chunks, self._chunks, self.unread_bytes = self._chunks, [], 0
         return chunks
 
     # ---------------------------------------------------------------------------- events of the connection
 
     def feed(self, came: bytes | memoryview) -> None:
-        """Parse bytes that have come. None of them is kept as it is."""
+        """Parse received bytes. The caller may reuse their buffer."""
         if self._parser is None:
             raise RuntimeError("bytes were fed to an answer that is over")
         self._headless_bytes += len(came)
@@ -65,11 +65,11 @@ class Arrival:
             self.end(httpx.RemoteProtocolError("the server changes the protocol"))
         except HttpParserError as error:
             self.end(httpx.RemoteProtocolError(f"what came is no HTTP response ({error})"))
-        if self._headless_bytes > MOST_HEAD_BYTES:
+        if self._headless_bytes > MAX_HEAD_BYTES:
             self.end(httpx.RemoteProtocolError("the response's head is too long"))
 
     def hang_up(self, error: Exception | None) -> None:
-        """The connection has ended: in order (``error`` None), or broken."""
+        """Handle the end of the connection: orderly without ``error``, otherwise broken."""
         if error is not None:
             broken = httpx.ReadError(reason(error))
             broken.__cause__ = error
@@ -80,7 +80,7 @@ class Arrival:
         self.end(httpx.RemoteProtocolError("the server hung up"))
 
     def end(self, error: httpx.TransportError) -> None:
-        """Read no more of it. A response that is over already stays whole, but no other one may follow it."""
+        """End the response. A complete response stays complete, but no further response may follow."""
         self.may_be_followed = False
         if not self.is_over:
             self.is_over, self.error = True, error
@@ -92,7 +92,7 @@ class Arrival:
     # ---------------------------------------------------------------------------- callbacks of the parser
 
     def on_message_begin(self) -> None:
-        if self.is_over:  # bytes behind the end that were not asked for
+        if self.is_over:  # bytes after the end of the response
             self.may_be_followed = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -108,7 +108,7 @@ class Arrival:
         if self.is_over:
             return
         status = self._parser.get_status_code()
-        if status < 200:  # an interim response: the real one is still to come
+        if status < 200:  # an interim response: the final one follows
             self.headers, self._is_framed = [], False
             return
         self.status = status

@@ -34,7 +34,7 @@ class Body:
 
     @property
     def is_readable(self) -> bool:
-        """Whether the collected bytes can be a whole body. The transport knows whether the transfer was complete."""
+        """Whether the collected bytes can be a whole body. The transport decides whether the transfer was complete."""
         unfinished = self._inflater is not None and self._size > 0 and not self._inflater.eof
         return self._is_known and not (unfinished or self.is_too_long or self.is_damaged)
 

@@ -1,12 +1,12 @@
-"""Bytes to a provider and back, under one deadline, over any httpx transport.
+"""Send requests to a provider over an httpx transport, each under one deadline.
 
-Rule: it is always known whether a request may have been billed.
+The result shows whether a request may have been billed:
 
-- Nothing of it left this machine: ConnectFailed.
+- No byte of it left this machine: ConnectFailed.
 - It left, and no status line came: RequestTimedOut or ConnectionCut (maybe billed).
-- A status line came: a RawAnswer, ``complete=False`` if its body ended early, for whatever reason.
+- A status line came: a RawAnswer. ``complete`` is false if its body ended early.
 
-Requests go straight into the transport: no AsyncClient, no redirects, no cookies, no queue, and nothing is repeated.
+The transport is used directly, without an ``AsyncClient``: no redirects, no cookies, no queue, no repetition.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from batchvision.errors import BatchvisionError, ConnectFailed, ConnectionCut, R
 from batchvision.http.arrival import reason
 from batchvision.http.body import Body
 from batchvision.http.endpoint import Endpoint
+from batchvision.http.lasting_faults import (
+    PROXY_AUTHENTICATION_REQUIRED,
+    lasting_fault,
+    plain_http_refused,
+    probed,
+    proxy_needs_password,
+)
 from batchvision.http.lean import CONNECT_TIMEOUT_SECONDS
 from batchvision.http.library import httpx
 from batchvision.http.network import Network
-from batchvision.http.no_way import (
-    PROXY_AUTHENTICATION_REQUIRED,
-    no_way,
-    probed,
-    proxy_wants_password,
-    says_tls_is_wanted,
-)
 from batchvision.records import RawAnswer
 from batchvision.secrets import Secrets
 
@@ -43,15 +43,15 @@ _READ_HEADERS = frozenset(
         *("retry-after", "retry-after-ms", "x-should-retry"),
     }
 )
-#: No byte of the request has left. Any other error means that it may have.
+#: After these errors no byte of the request has left. After any other error the request may have left.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
 
 class ProviderClient:
     """One provider's endpoint over ``transport``, which the caller opens and closes.
 
-    The caller bounds the requests on the wire. ``secrets`` hides the key in messages. ``network``: how the transport
-    reaches the provider. It is None where the caller brings a transport. Messages about lasting faults name it.
+    The caller bounds the requests in flight. ``secrets`` hides the key in messages. ``network`` describes the way of
+    the transport, for messages about lasting faults. It is ``None`` for a transport of the caller.
     """
 
     def __init__(
@@ -135,13 +135,13 @@ class ProviderClient:
         """Raise NoWayToProvider where a proxy, or the port of another scheme, answered instead of the provider."""
         if self._network is not None:
             if raw.status == PROXY_AUTHENTICATION_REQUIRED:
-                raise proxy_wants_password(self._network)
-            if not self._has_answered and (mix_up := says_tls_is_wanted(raw.status, raw.body, self._network)):
+                raise proxy_needs_password(self._network)
+            if not self._has_answered and (mix_up := plain_http_refused(raw.status, raw.body, self._network)):
                 raise mix_up
         self._has_answered = True
 
     async def _failure(self, error: Exception, progress: _Progress) -> BatchvisionError:
-        if found := await self._no_way(error):
+        if found := await self._lasting_fault(error):
             return found
         is_unsent = isinstance(error, _NOT_SENT)
         if isinstance(error, httpx.TimeoutException):
@@ -151,11 +151,11 @@ class ProviderClient:
             return ConnectFailed(f"no connection to {self._where}: {said}")
         return ConnectionCut(f"the connection to {self._shown} ended before an answer began: {said}")
 
-    async def _no_way(self, error: Exception) -> BatchvisionError | None:
-        """The lasting fault behind ``error``, if any. After the provider's first answer only a proxy's counts."""
+    async def _lasting_fault(self, error: Exception) -> BatchvisionError | None:
+        """The lasting fault behind ``error``. After the first answer of the provider only a fault of a proxy counts."""
         if self._network is None or (self._has_answered and not isinstance(error, httpx.ProxyError)):
             return None
-        found = no_way(error, self._network)
+        found = lasting_fault(error, self._network)
         if found is None and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError) and not self._has_probed:
             self._has_probed = True
             found = await probed(self._network)
@@ -175,8 +175,9 @@ class ProviderClient:
 class _Progress:
     """Progress of one request, from the transport's trace events, and its deadline.
 
-    Without trace events the request counts as sent. A deadline that has passed waits ``GRACE_SECONDS`` more, in which
-    the loop reads what has arrived: a process that was suspended resumes with deadlines passed and answers waiting.
+    Without trace events the request counts as sent. ``GRACE_SECONDS`` after a deadline the request is cancelled. In
+    this time the loop reads bytes that have arrived: a suspended process resumes with deadlines passed and answers
+    waiting.
     """
 
     def __init__(self, timeout_seconds: float, connect_seconds: float) -> None:
@@ -209,7 +210,7 @@ class _Progress:
 
 
 def _is_connect(request: object) -> bool:
-    """Whether it asks a proxy for a tunnel."""
+    """Whether the request asks a proxy for a tunnel."""
     return getattr(request, "method", None) == b"CONNECT"
 
 
@@ -225,7 +226,7 @@ class _Outgoing(httpx.AsyncByteStream):
 
 
 async def _read(response: httpx.Response, content: Body) -> bool:
-    """The response's body into ``content``. Whether it reached its end."""
+    """Read the body of the response into ``content``. Returns whether the transfer was complete."""
     stream = response.stream
     if not isinstance(stream, httpx.AsyncByteStream):
         raise RuntimeError("a transport gave a response without an AsyncByteStream")
@@ -240,9 +241,9 @@ async def _read(response: httpx.Response, content: Body) -> bool:
     return True
 
 
-@lru_cache(maxsize=256)  # answer after answer has the same
+@lru_cache(maxsize=256)  # most answers have the same headers
 def _known(name: bytes) -> str | None:
-    """A header's name in lower case, or None where its value is not read."""
+    """The name of a header in lower case; ``None`` for a header that is not kept."""
     known = name.lower().decode("ascii", "replace")
     is_read = known in _READ_HEADERS or "ratelimit" in known or known.startswith("x-openrouter-cache")
     return known if is_read else None

@@ -1,7 +1,7 @@
-"""Connections to one server: one request at a time on each, kept for the next one. The last used is taken first.
+"""Connections to one server. Each carries one request at a time and is then reused, the last used one first.
 
-Rule: a request is on its way from the moment :meth:`Connection.send` is called, and not before: each failure in
-:meth:`Connections.connect` happened before its first byte left. Nothing is ever sent a second time.
+Before :meth:`Connection.send` no byte of a request has left. So after a failure in :meth:`Connections.connect` it was
+not sent. No request is sent twice.
 """
 
 from __future__ import annotations
@@ -18,30 +18,29 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 
 from batchvision.http.arrival import Arrival
 
-KEPT_IDLE_SECONDS = 15.0  #: servers drop idle connections, and a request that meets such an end may have been billed
-RESOLVED_SECONDS = 10.0  #: how long the addresses of a name are used
-_SECOND_ADDRESS_SECONDS = 0.25  #: after which another address is tried beside a silent one (RFC 8305)
-_READ_BYTES = 64 * 1024  #: at once, from one connection
-_LARGE_BYTES = 64 * 1024  #: a body with an image in it
-_MOST_UNREAD_BYTES = 256 * 1024  #: of a body: the socket is read no further until its reader has taken them
+KEPT_IDLE_SECONDS = 15.0  #: Servers close idle connections. A request that meets such a close may have been billed.
+RESOLVED_SECONDS = 10.0  #: Resolved addresses are used for this time.
+_SECOND_ADDRESS_SECONDS = 0.25  #: Delay before the next address is tried in parallel (RFC 8305).
+_LARGE_BYTES = 64 * 1024  #: Larger bodies, such as images, are written without a copy.
+_MAX_UNREAD_BYTES = 256 * 1024  #: With more unread bytes of a body, reading from the socket pauses.
 
 
 class Connection(asyncio.BufferedProtocol):
-    """An open connection. ``forget`` is called when it has ended. All connections share one ``buffer``, because
-    received bytes are parsed at once."""
+    """An open connection. ``forget`` is called at its end. All connections share one ``buffer``, because received bytes
+    are parsed immediately."""
 
     def __init__(self, forget: Callable[[Connection], None], buffer: memoryview) -> None:
         self._buffer = buffer
         self.idle_since = 0.0
         self._forget = forget
         self._arrival: Arrival | None = None
-        self._news: asyncio.Future[None] | None = None
+        self._change: asyncio.Future[None] | None = None
         self._is_paused = False
         self._transport: asyncio.Transport
 
     @property
     def is_usable(self) -> bool:
-        """Whether a request may leave on it: it is open, and all of the one before has left."""
+        """Whether the connection is open, and the previous request has left completely."""
         return not self.is_closing and self._transport.get_write_buffer_size() == 0
 
     @property
@@ -49,30 +48,30 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport.is_closing()
 
     def send(self, head: bytes, body: bytes, arrival: Arrival) -> None:
-        """Send a request; its response comes to ``arrival``."""
+        """Send a request. ``arrival`` receives its response."""
         self._arrival = arrival
         if self.is_closing:
             arrival.hang_up(None)
             return
-        if len(body) > _LARGE_BYTES:  # asyncio joins lines before Python 3.12: a copy costs more than a packet
+        if len(body) > _LARGE_BYTES:  # writelines copies before Python 3.12
             self._transport.write(head)
             self._transport.write(body)
         else:
             self._transport.writelines((head, body))
 
-    async def news(self) -> None:
-        """Return when more of the response has come, or it is over."""
-        self._news = asyncio.get_running_loop().create_future()
-        await self._news
+    async def changed(self) -> None:
+        """Wait for more bytes of the response, or for its end."""
+        self._change = asyncio.get_running_loop().create_future()
+        await self._change
 
     def resume(self) -> None:
-        """The reader has taken what had come."""
+        """Read from the socket again: the received bytes have been taken."""
         if self._is_paused:
             self._is_paused = False
             self._transport.resume_reading()
 
     def finish(self) -> bool:
-        """The response is read. Whether the connection may carry another one; otherwise it ends."""
+        """End the current request. Returns whether the connection may carry another one; otherwise it is closed."""
         arrival, self._arrival = self._arrival, None
         if arrival is not None:
             arrival.let_go()
@@ -97,11 +96,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         arrival = self._arrival
-        if arrival is None:  # nothing was asked: these bytes cannot be told from the next response
+        if arrival is None:  # bytes without a request would look like the next response
             self._transport.abort()
             return
         arrival.feed(self._buffer[:nbytes])
-        if arrival.unread_bytes > _MOST_UNREAD_BYTES and not arrival.is_over:
+        if arrival.unread_bytes > _MAX_UNREAD_BYTES and not arrival.is_over:
             self._is_paused = True
             self._transport.pause_reading()
         if arrival.status is not None or arrival.is_over:
@@ -114,13 +113,13 @@ class Connection(asyncio.BufferedProtocol):
             self._wake()
 
     def _wake(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+        if self._change is not None and not self._change.done():
+            self._change.set_result(None)
 
 
 class Connections:
-    """The connections to one host, in the running loop. ``context`` None: plain http. ``server_name`` is verified in
-    the certificate. ``most_idle`` connections are kept while they are not used."""
+    """The connections to one host, in the running loop. ``context`` is ``None`` for plain http. The certificate must be
+    for ``server_name``. At most ``most_idle`` idle connections are kept."""
 
     def __init__(
         self, host: str, port: int, context: ssl.SSLContext | None, server_name: str, most_idle: int, buffer: memoryview
@@ -142,11 +141,11 @@ class Connections:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request uses a connection or waits for one."""
+        """Whether no request uses a connection or waits for a new one."""
         return self._in_use == 0
 
     def take_idle(self) -> Connection | None:
-        """A kept connection that a request may leave on at once, or None."""
+        """An idle connection that can carry a request now, or ``None``."""
         oldest = self._loop.time() - KEPT_IDLE_SECONDS
         while self._idle:
             connection = self._idle.pop()
@@ -157,7 +156,7 @@ class Connections:
         return None
 
     async def connect(self, timeout_seconds: float) -> Connection:
-        """A new connection. Raises OSError (TimeoutError too) or UnicodeError."""
+        """Open a connection. Raises OSError (also TimeoutError) or UnicodeError."""
         self._in_use += 1
         try:
             return await self._connect(timeout_seconds)
@@ -166,7 +165,7 @@ class Connections:
             raise
 
     def give_back(self, connection: Connection) -> None:
-        """Its response is read, or is not wanted any more: keep it for the next request, if it can carry one."""
+        """End the request of a connection, and keep the connection if it can carry another request."""
         self._in_use -= 1
         if not connection.finish():
             return
@@ -180,17 +179,17 @@ class Connections:
             self._idle.popleft().close()
 
     def close_idle(self) -> None:
-        """End the connections that are not used."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
 
-    async def close(self, patience_seconds: float) -> None:
-        """End them all, and wait until they are gone."""
+    async def close(self, timeout_seconds: float) -> None:
+        """Close all connections, and wait for their end."""
         self._all_gone = asyncio.Event()
         for connection in tuple(self._open):
             connection.abort()
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience_seconds):
+            async with asyncio.timeout(timeout_seconds):
                 while self._open:
                     await self._all_gone.wait()
 
@@ -217,7 +216,7 @@ class Connections:
         return connection
 
     async def _resolved(self) -> list[AddrInfoType]:
-        """The host's addresses; asked once for all that connect at the same time."""
+        """The addresses of the host, resolved once for concurrent connections."""
         async with self._resolving:
             if self._loop.time() >= self._resolved_until:
                 found = await self._loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""How a job's images are downloaded: its headers by host, its proxy, and the roots it trusts."""
+"""The way to the image hosts of a job: headers by host, proxy, and trusted certificates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ImageAccess:
-    """The way to image hosts. Without ``proxy`` connections are direct, whatever the environment says."""
+    """The way to image hosts. Without ``proxy`` connections are direct: the environment is ignored."""
 
     allow_private_hosts: bool = False
     headers: HeadersByHost = field(default_factory=dict, repr=False)
@@ -35,9 +35,9 @@ class ImageAccess:
 
     @classmethod
     def of(cls, job: Job, environ: Mapping[str, str]) -> tuple[ImageAccess, tuple[Secret, ...]]:
-        """That of a job, and the secrets in its headers. The provider's client certificate is not shown to image hosts.
+        """The way of a job, and the secrets in its headers. Image hosts never get the provider's client certificate.
 
-        Raises JobInvalid for a variable that is not set, too.
+        Raises JobInvalid, also for a variable that is not set.
         """
         headers, secrets = job.image_headers(environ)
         trust = Trust.of(environ, ca_file=job.file(job.provider.ca_file))
@@ -49,11 +49,11 @@ class ImageAccess:
         return () if self.proxy is None else self.proxy.secrets
 
     def __str__(self) -> str:
-        """In words, for people."""
+        """A sentence for messages."""
         return "images are downloaded " + ("directly" if self.proxy is None else f"through {self.proxy}")
 
     def fetcher(self) -> HttpFetcher:
-        """To be entered and left by the caller; opens nothing before the first download."""
+        """A fetcher that the caller enters and leaves. It connects at the first download."""
         rules = DownloadRules(self.allow_private_hosts, self.headers, is_proxied=self.proxy is not None)
         return HttpFetcher(rules, transport=self._transport)
 

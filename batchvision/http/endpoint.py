@@ -1,6 +1,6 @@
-"""A provider's endpoint: its base URL and the headers of each request, checked once.
+"""A provider's endpoint: its base URL and the headers of each request, checked once before a run begins.
 
-Rule: what no URL or header can be is refused before a run begins, and no message shows a key.
+No message shows a key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OWN_HEADERS = {
     "accept-encoding": "gzip, deflate",
     "user-agent": f"batchvision/{__version__}",
 }
-_OF_PATHS = "/?#[]@!$&'()*+,;=:%"  # what a path and its query are made of, quoted already where it means itself
+_OF_PATHS = "/?#[]@!$&'()*+,;=:%"  # characters of a path and its query; a literal one is quoted already
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNFIT_FOR_HEADERS = re.compile(r"[^\x20-\x7e]")
 
@@ -28,9 +28,9 @@ HeaderLine = tuple[bytes, bytes]
 
 
 class Endpoint:
-    """Makes the requests to one provider. Raises JobInvalid for a base URL or a header that cannot be right.
+    """Makes the requests to one provider. Raises JobInvalid for an invalid base URL or header.
 
-    ``headers`` go with every request (one of them holds the key).
+    ``headers`` are sent with every request. One of them holds the key.
     """
 
     def __init__(self, base_url: str, headers: Mapping[str, str], *, allow_plain_http: bool = False) -> None:
@@ -38,8 +38,8 @@ class Endpoint:
         self.base_url = base_url.rstrip("/")
         self._base = httpx.URL(self.base_url)
         self._headers = {"host": (b"host", self._base.netloc), **_lines({**_OWN_HEADERS, **headers})}
-        self._url = lru_cache(maxsize=8)(self._joined_url)  # almost all requests go to one path
-        self._lines_with = lru_cache(maxsize=1024)(self._joined_lines)  # and hundreds have the same headers
+        self._url = lru_cache(maxsize=8)(self._joined_url)  # nearly all requests have one path
+        self._lines_with = lru_cache(maxsize=1024)(self._joined_lines)  # and many have the same headers
 
     @property
     def is_https(self) -> bool:
@@ -53,8 +53,8 @@ class Endpoint:
         headers: Mapping[str, str] | None,
         extensions: dict[str, object],
     ) -> httpx.Request:
-        """A request to ``path`` below the base URL. ``body``: its stream and length. ``headers``: of this request,
-        over those of all."""
+        """A request to ``path`` below the base URL. ``body`` is a stream and its length. ``headers`` replace those of
+        the endpoint."""
         lines = self._lines_with(tuple(headers.items()) if headers else ())
         if body is None:
             return httpx.Request(method, self._url(path), headers=lines, extensions=extensions)
@@ -73,7 +73,7 @@ class Endpoint:
 
 
 def check_base_url(base_url: str, allow_plain_http: bool) -> None:
-    """Raises JobInvalid for what is no URL of an API, and for plain http to another machine."""
+    """Raise JobInvalid for an invalid URL, and for plain http to another machine."""
     try:
         parts = urlsplit(base_url)
         host, _, _ = parts.hostname, parts.port, httpx.URL(base_url)
@@ -101,7 +101,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _lines(headers: Mapping[str, str]) -> dict[str, HeaderLine]:
-    """The lines of a head, by lower-case name. Raises JobInvalid for what no header can hold."""
+    """Header lines by lower-case name. Raises JobInvalid for an invalid header."""
     lines: dict[str, HeaderLine] = {}
     for name, value in headers.items():
         if _UNFIT_FOR_HEADERS.search(value) or not _HEADER_NAME.fullmatch(name):

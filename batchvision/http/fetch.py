@@ -23,11 +23,10 @@ from batchvision import __version__
 from batchvision.errors import ImageTooLarge, ImageUnreachable
 from batchvision.http.arrival import innermost, reason
 from batchvision.http.body import Body
-from batchvision.http.hops import Hop, hop_to, redirected
+from batchvision.http.hops import Addresses, Hop, Resolver, hop_to, redirected, resolve
 from batchvision.http.hosts import CONNECTIONS, Hosts
 from batchvision.http.lean import LeanTransport
 from batchvision.http.library import httpx
-from batchvision.http.resolving import Addresses, Resolver, resolve
 from batchvision.images import Reserve, check_host, redact_url
 
 TIMEOUT_SECONDS = 60.0
@@ -52,7 +51,7 @@ HeadersByHost = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class DownloadRules:
-    """What a job says of downloads. Each host receives only its own ``headers``.
+    """The settings of a job for downloads. Each host receives only its own ``headers``.
 
     ``is_proxied``: the transport leads to a proxy, which resolves names itself.
     """
@@ -156,7 +155,7 @@ class HttpFetcher:
                 is_paused = failure.delay_seconds is not None
             finally:
                 slots.release_on_behalf_of(download)
-            if not is_paused:  # otherwise the host's pause is waited for with the next try
+            if not is_paused:  # otherwise the next try waits for the host's pause
                 await self._sleep(min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2**retried * (0.5 + self._jitter())))
             retried += 1
 
@@ -187,7 +186,7 @@ class HttpFetcher:
         """The response, its body unread. Raises ImageForbidden, ImageUnreachable, _TryAgain or TransportError."""
         host = self._hosts[hop.host]
         with download.deadline_paused():
-            await host.turn()
+            await host.wait()
         response = await (self._by_proxy(hop, download) if self._rules.is_proxied else self._directly(hop, download))
         delay = _retry_after_seconds(response) if _is_busy(response.status_code) else None
         if delay is not None:
@@ -200,7 +199,7 @@ class HttpFetcher:
         return await self._sent(hop, hop.host, CONNECT_TIMEOUT_SECONDS, download)
 
     async def _directly(self, hop: Hop, download: _Download) -> httpx.Response:
-        """By the first of the host's addresses that takes a connection."""
+        """Ask the first address of the host that accepts a connection."""
         try:
             addresses = await self._addresses.of(hop.host, hop.port, redact_url(hop.url))
         except _NO_CONNECTION as error:
@@ -227,7 +226,9 @@ class HttpFetcher:
         }
         url = httpx.URL(scheme=hop.scheme, host=address.partition("%")[0], port=hop.port)
         if self._rules.is_proxied:
-            url = url.copy_with(raw_path=hop.target)  # httpx would ask the proxy itself for the target
+            url = url.copy_with(
+                raw_path=hop.target
+            )  # with the extension httpx would ask the proxy itself for the target
         else:
             extensions["target"] = hop.target
         headers = {**_HEADERS, "host": hop.host_header, **self._headers_for(hop, download)}
@@ -244,7 +245,7 @@ class HttpFetcher:
             raise
 
     def _headers_for(self, hop: Hop, download: _Download) -> dict[str, str]:
-        """Those of the hop's own host. After a redirect from https to http none: they would travel readable."""
+        """The headers for the host of the hop. After a redirect from https to http the job's headers are left out."""
         own = {} if hop.authorization is None else {"authorization": hop.authorization}
         if hop.is_https or not download.is_https:
             host = hop.host.rstrip(".")
@@ -278,7 +279,7 @@ def _check_status(url: str, response: httpx.Response) -> None:
 
 
 def _retry_after_seconds(response: httpx.Response) -> float | None:
-    """Seconds or an HTTP date; None for anything else."""
+    """The delay in seconds or until an HTTP date; ``None`` for any other value."""
     value = response.headers.get("retry-after", "")[:80]
     if value.isdecimal() and value.isascii():
         return float(value[:9])

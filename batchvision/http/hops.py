@@ -1,32 +1,44 @@
-"""One hop of a download: what a URL says of its server and of what to ask there, and where a redirect leads. Pure.
+"""One hop of a download: the request of a URL, the addresses of its host, and the target of a redirect.
 
-Rule: a URL leaves as it is written, for presigned ones are signed so; only what is not ASCII is encoded.
+A URL is sent as it is written, because a signature covers this form. Only characters outside ASCII are encoded. An
+address is checked after all ways of resolution (decimal and octal forms, literal addresses, DNS), and the connection is
+made to the checked address. A name that is resolved again later is checked again.
 """
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from base64 import b64encode
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from batchvision.errors import ImageForbidden, ImageUnreachable
 from batchvision.http.library import httpx
-from batchvision.images import redact_url
+from batchvision.images import is_public, redact_url
 
 _PORTS = {"http": 80, "https": 443}
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+#: Resolved addresses are used for this time.
+RESOLVED_SECONDS = 10.0
+_NAMES_KEPT = 1024
+
+#: Resolves a host and port to addresses, best first. Raises OSError or UnicodeError.
+Resolver = Callable[[str, int], Awaitable[list[str]]]
 
 
 class Hop(NamedTuple):
-    """One request of a download. ``host``: in lower case, as DNS knows it; ``target``: path and query as sent."""
+    """One request of a download. ``host`` is in the lower-case form of DNS, ``target`` holds path and query as sent."""
 
     url: str
     scheme: str
     host: str
     port: int
     target: bytes
-    authorization: str | None = None  #: of a user and a password in the URL
+    authorization: str | None = None  #: from the user and password in the URL
 
     @property
     def host_header(self) -> str:
@@ -39,7 +51,7 @@ class Hop(NamedTuple):
 
 
 def hop_to(url: str) -> Hop:
-    """Raises ImageUnreachable for what is no usable URL, ImageForbidden for another scheme than http and https."""
+    """Raises ImageUnreachable for an unusable URL, ImageForbidden for a scheme other than http and https."""
     try:
         parts = urlsplit(url)
         scheme, port = parts.scheme.lower(), parts.port
@@ -68,7 +80,7 @@ def _basic(user: str | None, password: str | None) -> str | None:
 
 
 def redirected(hop: Hop, response: httpx.Response) -> Hop | None:
-    """Where the response sends us; None where it does not. Raises ImageUnreachable or ImageForbidden."""
+    """The target of a redirect; ``None`` for any other response. Raises ImageUnreachable or ImageForbidden."""
     if response.status_code not in REDIRECTS:
         return None
     raw = next((value for name, value in response.headers.raw if name.lower() == b"location"), None)
@@ -83,3 +95,64 @@ def redirected(hop: Hop, response: httpx.Response) -> Hop | None:
     except ValueError:
         raise ImageUnreachable(f"{redact_url(hop.url)}: not a usable URL, or redirected to one") from None
     return hop_to(url.partition("#")[0])
+
+
+# ---------------------------------------------------------------------------------- addresses
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """Resolve by the system."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class _Known(NamedTuple):
+    addresses: tuple[str, ...]
+    until: float
+
+
+class Addresses:
+    """The checked addresses of hosts. With ``allow_private_hosts`` no address is checked."""
+
+    def __init__(self, allow_private_hosts: bool, resolver: Resolver = resolve) -> None:
+        self._allow_private_hosts = allow_private_hosts
+        self._resolve = resolver
+        self._known: OrderedDict[tuple[str, int], _Known] = OrderedDict()
+
+    async def of(self, host: str, port: int, shown: str) -> tuple[str, ...]:
+        """The permitted addresses of a host, best first. ``shown`` is the URL for messages.
+
+        Raises OSError or UnicodeError, and ImageForbidden for a host without a permitted address.
+        """
+        now = asyncio.get_running_loop().time()
+        known = self._known.get((host, port))
+        if known is not None and known.until > now:
+            return known.addresses
+        found = await self._resolve(host, port)
+        allowed = tuple(found) if self._allow_private_hosts else tuple(filter(is_public, found))
+        if not allowed:
+            where = found[-1] if found else "no address"
+            raise ImageForbidden(
+                f"{shown} leads to {where}, which is not a public address "
+                "(set images.allow_private_hosts = true to allow your own network)"
+            )
+        self._keep(host, port, allowed)
+        return allowed
+
+    def prefer(self, host: str, port: int, address: str) -> None:
+        """Put ``address``, which has answered, first."""
+        known = self._known.get((host, port))
+        if known is not None and known.addresses[0] != address and address in known.addresses:
+            rest = [each for each in known.addresses if each != address]
+            self._known[host, port] = known._replace(addresses=(address, *rest))
+
+    def forget(self, host: str, port: int) -> None:
+        """Forget the addresses of a host: no address has answered."""
+        self._known.pop((host, port), None)
+
+    def _keep(self, host: str, port: int, addresses: tuple[str, ...]) -> None:
+        until = asyncio.get_running_loop().time() + RESOLVED_SECONDS
+        self._known[host, port] = _Known(addresses, until)
+        self._known.move_to_end((host, port))
+        if len(self._known) > _NAMES_KEPT:
+            self._known.popitem(last=False)

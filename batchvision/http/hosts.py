@@ -1,6 +1,6 @@
-"""How politely image hosts are asked: few connections and requests to each, and a pause where one asks for it.
+"""Limits per image host: connections, requests a second, and a pause that the host asks for.
 
-Rule: waiting here is our own doing; it never counts against the deadline of a download.
+Our own limits cause these waits, so they never count against the deadline of a download.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from aiolimiter import AsyncLimiter
 
 CONNECTIONS = 8
 REQUESTS_PER_SECOND = 20.0
-LONGEST_PAUSE_SECONDS = 60.0  #: a host that asks for more is asked again after it, and then its rows fail
+LONGEST_PAUSE_SECONDS = 60.0  #: bound of a pause, even if the host asks for more
 _HOSTS_KEPT = 1024
 
 
 class Host:
-    """One image host: ``slots`` for downloads at once, and turns for single requests."""
+    """One image host. ``slots`` bounds its downloads at once."""
 
     def __init__(self, sleep: Callable[[float], Awaitable[None]], clock: Callable[[], float]) -> None:
         self.slots = anyio.CapacityLimiter(CONNECTIONS)
@@ -32,18 +32,18 @@ class Host:
         return self.slots.borrowed_tokens == 0 and self._paused_until <= self._clock()
 
     def pause(self, seconds: float) -> None:
-        """Ask it nothing for a while."""
+        """Send no request to the host for this time."""
         self._paused_until = max(self._paused_until, self._clock() + min(seconds, LONGEST_PAUSE_SECONDS))
 
-    async def turn(self) -> None:
-        """Wait until it may be asked once more."""
+    async def wait(self) -> None:
+        """Wait until one more request may be sent."""
         await self._rate.acquire()
         while (left := self._paused_until - self._clock()) > 0:
             await self._sleep(left)
 
 
 class Hosts:
-    """The hosts of a run; those not used for longest are forgotten."""
+    """The hosts of a run. The least recently used ones are forgotten."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Hosts:
         return len(self._hosts)
 
     def _forget(self) -> None:
-        """One idle host of the oldest few for each new one: bounded, and quick with a million hosts."""
+        """Forget one idle host among the oldest for each new one, in constant time."""
         if len(self._hosts) <= _HOSTS_KEPT:
             return
         oldest = [name for name, _ in zip(self._hosts, range(64), strict=False)]

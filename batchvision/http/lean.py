@@ -1,9 +1,8 @@
 """The lean transport: direct HTTP/1.1 connections over httptools, behind httpx's transport interface.
 
-It costs about as much as a bare aiohttp loop. It follows no redirects, keeps no cookies, uses no proxy, and never sends
-a request twice: a one-time answer is read by one request only.
-
-Rule: ConnectError and ConnectTimeout mean that no byte of the request left; any other error means that it may have.
+It follows no redirects, keeps no cookies, uses no proxy, and never sends a request twice: an answer that can be read
+once only is read by one request. After ConnectError and ConnectTimeout no byte of the request has left. After any other
+error the request may have left.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from batchvision.http.library import httpx
 from batchvision.http.tls import default_context
 
 CONNECT_TIMEOUT_SECONDS = 10.0
-#: Idle connections are kept for so many servers. Images can lie on thousands of hosts.
+#: Idle connections are kept for at most this number of servers. Images may be on thousands of hosts.
 MOST_ORIGINS = 64
 _READ_BYTES = 64 * 1024
 _CLOSE_SECONDS = 2.0
 _PORTS = {"http": 80, "https": 443}
-_NO_CONNECTION = (OSError, UnicodeError)  # TimeoutError, gaierror and SSLError are OSErrors; a host may be no name
+_NO_CONNECTION = (OSError, UnicodeError)  # OSError covers timeouts, DNS and TLS; UnicodeError an invalid name
 
 
 class Origin(NamedTuple):
-    """One server. ``name``: the host name its certificate must be for."""
+    """One server. Its certificate must be for ``name``."""
 
     scheme: str
     host: str
@@ -39,16 +38,16 @@ class Origin(NamedTuple):
 
 
 class LeanTransport(httpx.AsyncBaseTransport):
-    """HTTP/1.1 to any number of servers. ``most_idle`` connections to each are kept while they are not used.
+    """HTTP/1.1 to any number of servers. At most ``most_idle`` idle connections to each are kept.
 
     ``context`` verifies https servers. Its default is :func:`batchvision.http.tls.default_context`. A request may have
     these extensions:
 
-    - ``timeout``: its ``connect`` alone. The caller bounds the rest by cancelling.
-    - ``sni_hostname``: the name that the certificate must be for.
-    - ``target``: path and query as they are sent, in place of the URL's own.
-    - ``trace``: is called with ``connection.connect_tcp.started`` (nothing has left yet) and
-      ``http11.send_request_headers.started`` (the request leaves now).
+    - ``timeout``: only ``connect`` is used. The caller bounds the rest by cancellation.
+    - ``sni_hostname``: the host name for the certificate.
+    - ``target``: path and query as sent, instead of those of the URL.
+    - ``trace``: called with ``connection.connect_tcp.started`` before the connection, and with
+      ``http11.send_request_headers.started`` immediately before the request leaves.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None, *, most_idle: int = 64) -> None:
@@ -61,7 +60,7 @@ class LeanTransport(httpx.AsyncBaseTransport):
         return f"LeanTransport(most_idle={self._most_idle})"
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request and return its response when the head is there; the body is read from its stream."""
+        """Send the request, wait for the head of the response, and return it with its body as a stream."""
         if not isinstance(request.stream, httpx.AsyncByteStream):
             raise RuntimeError("the body of a request must be an AsyncByteStream")
         connections, head = self._connections_to(_origin(request)), _head(request)
@@ -71,9 +70,9 @@ class LeanTransport(httpx.AsyncBaseTransport):
             body = b"".join([piece async for piece in request.stream])
             await _trace(request, "http11.send_request_headers.started")
             connection.send(head, body, arrival)
-            del body  # what has left is not held until the response comes
+            del body  # do not hold it until the response comes
             while arrival.status is None and not arrival.is_over:
-                await connection.news()
+                await connection.changed()
             if arrival.status is None:
                 if arrival.error is None:
                     raise RuntimeError("an answer ended early without an error")
@@ -103,7 +102,7 @@ class LeanTransport(httpx.AsyncBaseTransport):
         return connections
 
     def _forget_one(self) -> None:
-        """The server not used for longest, if no request is on its way to it."""
+        """Forget the least recently used server, if it has no request in flight."""
         if len(self._origins) > MOST_ORIGINS:
             oldest, connections = next(iter(self._origins.items()))
             if connections.is_idle:
@@ -117,7 +116,7 @@ class LeanTransport(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of a response, still encoded as sent. Its connection is given back when it is closed."""
+    """The body of a response, encoded as sent. Closing it gives its connection back."""
 
     def __init__(self, connections: Connections, connection: Connection, arrival: Arrival) -> None:
         self._connections = connections
@@ -125,7 +124,7 @@ class _Body(httpx.AsyncByteStream):
         self._arrival = arrival
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Raises ReadError or RemoteProtocolError where the body ends early, after all that has come of it."""
+        """Yield the body. Raises ReadError or RemoteProtocolError at the end of an incomplete body."""
         arrival = self._arrival
         while True:
             for piece in arrival.take():
@@ -136,7 +135,7 @@ class _Body(httpx.AsyncByteStream):
                 raise RuntimeError("the body was read after it was closed")
             self._connection.resume()
             if not arrival.unread_bytes and not arrival.is_over:
-                await self._connection.news()
+                await self._connection.changed()
         if not arrival.is_whole:
             if arrival.error is None:
                 raise RuntimeError("an answer ended early without an error")
@@ -164,7 +163,7 @@ async def _trace(request: httpx.Request, event: str) -> None:
 
 
 async def _connected(connections: Connections, request: httpx.Request) -> Connection:
-    """A new connection. Raises ConnectTimeout or ConnectError."""
+    """Open a connection. Raises ConnectTimeout or ConnectError."""
     await _trace(request, "connection.connect_tcp.started")
     seconds = request.extensions.get("timeout", {}).get("connect") or CONNECT_TIMEOUT_SECONDS
     try:

@@ -1,7 +1,4 @@
-"""The HTTP library: httpx, or its continuation httpx2 where only that is installed. Both have the same interface.
-
-Rule: only this package imports httpx or httpx2, and only this module knows which of the two is installed.
-"""
+"""The HTTP library: httpx, or its successor httpx2 where only that is installed. Both have the same interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the provider is reached: proxy, roots and transport, found out before a run begins."""
+"""The way to the provider: proxy, trusted certificates and transport, determined before a run begins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batchvision.secrets import Secret
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The way to one provider. ``context`` is None where nothing is encrypted."""
+    """The way to one provider. ``context`` is ``None`` where no connection is encrypted."""
 
     host: str
     port: int
@@ -39,7 +39,7 @@ class Network:
         ca_file: Path | None = None,
         client_cert: Path | None = None,
     ) -> Network:
-        """``http``: auto, lean or httpx. Raises JobInvalid for a proxy or a file that cannot be right."""
+        """``http`` is auto, lean or httpx. Raises JobInvalid for an invalid proxy or file."""
         parts = urlsplit(base_url)
         found = proxy_for(base_url, proxy, "provider.proxy", environ)
         trust = Trust.of(environ, ca_file=ca_file, client_cert=client_cert)
@@ -62,12 +62,12 @@ class Network:
         return PooledTransport(self.context or _trusting_none(), proxy=proxy)
 
     def __str__(self) -> str:
-        """In words, for people."""
+        """A sentence for messages."""
         way = "directly" if self.proxy is None else f"through {self.proxy}"
         trust = "" if self.context is None else f"; {self.trust}"
         return f"{self.host} is reached {way}{trust}"
 
 
 def _trusting_none() -> ssl.SSLContext:
-    """For a transport that verifies nothing, because it meets no https server."""
+    """A context for a transport that connects to no https server."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

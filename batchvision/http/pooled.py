@@ -1,9 +1,10 @@
-"""httpx's own transport, spread over small pools: for proxies, and for ``provider.http = "httpx"``.
+"""httpx's own transport in small pools, for proxies and for ``provider.http = "httpx"``.
 
-Its pool compares each request with each connection, and reuses hardly any of more than about 20. Each pool therefore
-has at most 16 connections, and no request waits inside a pool.
+httpx's pool compares each request with each connection, and rarely reuses one of more than about 20. So each pool has
+at most 16 connections, and no request waits inside a pool. A connection is reused only if no bytes follow the response.
 
-Rule: a connection is used again only where nothing came behind the response.
+Caution: ``_is_clean`` reads private attributes of httpcore to see such bytes. Where a new version of httpcore renames
+them, each connection is closed after one response: slower, and still safe.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ CONNECTIONS_A_POOL = 16
 
 
 class _Pool:
-    """One of httpx's transports, and how many requests it has."""
+    """One transport of httpx, and the number of its requests in flight."""
 
     __slots__ = ("in_flight", "transport")
 
@@ -28,8 +29,7 @@ class _Pool:
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
-    """As many pools as the requests in flight need. ``context`` verifies https servers; ``proxy`` may hold a user and
-    a password."""
+    """As many pools as the requests in flight need. ``context`` verifies https servers."""
 
     def __init__(self, context: ssl.SSLContext, *, proxy: httpx.Proxy | None = None) -> None:
         self._context = context
@@ -40,7 +40,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         return f"PooledTransport({'proxy' if self._proxy else 'direct'}, pools={len(self._pools)})"
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request by a pool that has a connection free for it."""
+        """Send the request through a pool with a free connection."""
         pool = next((pool for pool in self._pools if pool.in_flight < CONNECTIONS_A_POOL), None) or self._new_pool()
         pool.in_flight += 1
         try:
@@ -68,7 +68,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of a response; its place in the pool is free when it is closed."""
+    """The body of a response. Closing it frees its connection in the pool."""
 
     def __init__(self, pool: _Pool, response: httpx.Response) -> None:
         if not isinstance(response.stream, httpx.AsyncByteStream):
@@ -94,11 +94,8 @@ class _Body(httpx.AsyncByteStream):
 
 
 def _is_clean(stream: httpx.AsyncByteStream) -> bool:
-    """Whether the connection holds no bytes behind the response.
-
-    httpcore would take such bytes for the response to the next request, and has no public name for them. Where its
-    inner names have changed, no connection is used twice.
-    """
+    """Whether no bytes follow the response. httpcore would read them as the response to the next request, and has no
+    public interface to them. Where its private names have changed, no connection counts as clean."""
     try:
         parser = stream._httpcore_stream._stream._connection._h11_state  # type: ignore[attr-defined]
         trailing: bytes = parser.trailing_data[0]

@@ -1,6 +1,6 @@
-"""Which proxy leads to a URL: a setting of the job, or the environment as other tools read it.
+"""Choose the proxy for a URL: by a setting of the job, or by the usual variables of the environment.
 
-Rule: user and password are secrets. ``repr``, ``str`` and each message show the proxy without them.
+User and password are secrets. ``repr``, ``str`` and messages show the proxy without them.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Proxy:
 
 
 def proxy_for(url: str, setting: str | None, key: str, environ: Mapping[str, str]) -> Proxy | None:
-    """The proxy for ``url``, or None for a direct connection.
+    """The proxy for ``url``; ``None`` for a direct connection.
 
-    ``setting`` is the value of the job's ``key``: a URL, or "none". Without it HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and
-    NO_PROXY of ``environ`` count, and lower case wins. Raises JobInvalid for a proxy that cannot be right.
+    ``setting`` is the value of the job's ``key``: a URL, or ``"none"``. Without it HTTPS_PROXY, HTTP_PROXY, ALL_PROXY
+    and NO_PROXY of ``environ`` count, and lower case wins. Raises JobInvalid for an invalid proxy.
     """
     if setting is not None:
         return None if setting.strip().lower() == NONE else _parsed(setting, key)

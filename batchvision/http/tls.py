@@ -1,6 +1,6 @@
-"""Which certificates are trusted, and which one is shown.
+"""Trusted certificate authorities, and the client certificate.
 
-Rule: roots that a user names are added to the system's and certifi's, and never take their place.
+Authorities that a user names are added to those of the system and of certifi. They never replace them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from batchvision.errors import JobInvalid
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The roots of a job. ``extra``: files and folders beside the usual ones, each with the name of its setting.
+    """The certificates of a job. ``extra``: additional files and folders, each with the name of its setting.
 
-    ``client_cert`` holds a certificate and its key, for servers that ask for one.
+    ``client_cert`` holds a certificate and its key, for servers that require one.
     """
 
     extra: tuple[tuple[str, Path], ...] = ()
@@ -28,7 +28,7 @@ class Trust:
 
     @classmethod
     def of(cls, environ: Mapping[str, str], *, ca_file: Path | None = None, client_cert: Path | None = None) -> Trust:
-        """From ``provider.ca_file``, ``provider.client_cert`` and SSL_CERT_FILE and SSL_CERT_DIR."""
+        """Read the settings: ``provider.ca_file``, ``provider.client_cert``, SSL_CERT_FILE and SSL_CERT_DIR."""
         extra = [] if ca_file is None else [("provider.ca_file", ca_file)]
         if file := environ.get("SSL_CERT_FILE"):
             extra.append(("SSL_CERT_FILE", Path(file)))
@@ -37,7 +37,7 @@ class Trust:
         return cls(tuple(extra), client_cert)
 
     def context(self) -> ssl.SSLContext:
-        """Raises JobInvalid, which names the setting, for a file that is not there or holds no certificate."""
+        """Raises JobInvalid, which names the setting, for a file that is missing or holds no certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._load_usual(context)
         for setting, path in self.extra:
@@ -48,14 +48,14 @@ class Trust:
         return context
 
     def __str__(self) -> str:
-        """In words, for people."""
+        """A sentence for messages."""
         roots = ["the system's roots", "certifi's", *(f"{path} ({setting})" for setting, path in self.extra)]
         shown = "" if self.client_cert is None else f", shows {self.client_cert} (provider.client_cert)"
         return f"trusts {', '.join(roots[:-1])} and {roots[-1]}{shown}"
 
     @staticmethod
     def _load_usual(context: ssl.SSLContext) -> None:
-        """The system's store by its own places: OpenSSL's default lets SSL_CERT_FILE take their place."""
+        """Load the system's store by its paths: OpenSSL's default would let SSL_CERT_FILE replace it."""
         places = ssl.get_default_verify_paths()
         file, folder = Path(places.openssl_cafile), Path(places.openssl_capath)
         if file.is_file():
@@ -66,7 +66,7 @@ class Trust:
 
 
 def default_context() -> ssl.SSLContext:
-    """Verified by the usual roots and those that the process's environment adds."""
+    """A context with the usual authorities and those of the process's environment."""
     return Trust.of(os.environ).context()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator, Sequence
 
-from batchvision.http.arrival import MOST_HEAD_BYTES, Arrival
+from batchvision.http.arrival import MAX_HEAD_BYTES, Arrival
 
 
 class Wires:
@@ -74,7 +74,7 @@ def _arrived(pieces: Sequence[bytes] | Iterator[bytes]) -> Arrival:
     assert not arrival.is_whole or arrival.status is not None, "whole without a head"
     assert arrival.is_whole or arrival.error is not None, "it ended early, and does not say why"
     assert arrival.status is None or 200 <= arrival.status <= 999
-    assert sum(len(value) for _, value in arrival.headers) <= MOST_HEAD_BYTES + 200_000
+    assert sum(len(value) for _, value in arrival.headers) <= MAX_HEAD_BYTES + 200_000
     arrival.let_go()
     return arrival
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.http.arrival import MOST_HEAD_BYTES, Arrival
+from batchvision.http.arrival import MAX_HEAD_BYTES, Arrival
 from batchvision.http.body import Body
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -115,8 +115,8 @@ def test_an_answer_without_a_body_is_whole_with_its_head(status: int) -> None:
         OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
         OK + b"no colon\r\n\r\n",
-        OK + b"X: " + b"a" * MOST_HEAD_BYTES,
-        b"HTTP/1.1 100 Continue\r\n\r\n" * (MOST_HEAD_BYTES // 20),
+        OK + b"X: " + b"a" * MAX_HEAD_BYTES,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * (MAX_HEAD_BYTES // 20),
     ],
     ids=range(11),
 )
@@ -129,7 +129,7 @@ def test_what_is_no_answer_has_no_status(garbage: bytes) -> None:
 
 @pytest.mark.parametrize(
     "rest",
-    [b"zz\r\n", b"2\r\n{}x\r\n", b"0\r\nDigest: " + b"a" * MOST_HEAD_BYTES, b"ffffffffffffffffff\r\n"],
+    [b"zz\r\n", b"2\r\n{}x\r\n", b"0\r\nDigest: " + b"a" * MAX_HEAD_BYTES, b"ffffffffffffffffff\r\n"],
     ids=["no length", "too much in a chunk", "endless trailers", "an absurd length"],
 )
 def test_a_body_that_stops_making_sense_keeps_its_status_and_is_not_whole(rest: bytes) -> None:

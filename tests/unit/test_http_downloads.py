@@ -15,7 +15,7 @@ from loopback_proxy import LoopbackProxy
 from batchvision.errors import ImageForbidden, ImageUnreachable, JobInvalid
 from batchvision.http import ImageAccess, LeanTransport, Trust, httpx
 from batchvision.http.fetch import DownloadRules, HttpFetcher
-from batchvision.http.resolving import Resolver
+from batchvision.http.hops import Resolver
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ from aiohttp import web
 from batchvision.errors import ImageForbidden, ImageTooLarge, ImageUnreachable
 from batchvision.http import LeanTransport, httpx
 from batchvision.http.fetch import DownloadRules, HttpFetcher
-from batchvision.http.resolving import Resolver
+from batchvision.http.hops import Resolver
 from batchvision.images import is_public
 
 pytestmark = pytest.mark.anyio
@@ -322,7 +322,7 @@ async def test_a_name_with_no_public_address_is_forbidden(inside: str) -> None:
 
 
 async def test_a_name_that_is_rebound_between_two_hops_is_judged_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchvision.http.resolving.RESOLVED_SECONDS", 0.0)
+    monkeypatch.setattr("batchvision.http.hops.RESOLVED_SECONDS", 0.0)
     answers = [[PUBLIC], ["127.0.0.1"]]
 
     async def rebinding(host: str, port: int) -> list[str]:

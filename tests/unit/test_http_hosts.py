@@ -19,10 +19,10 @@ def test_requests_to_one_host_keep_its_rate_and_others_do_not_wait() -> None:
         known = Hosts()
         start = anyio.current_time()
         for _ in range(int(REQUESTS_PER_SECOND) * 5):
-            await known["A.example"].turn()
+            await known["A.example"].wait()
         assert anyio.current_time() - start == pytest.approx(4.0, abs=0.1)  # the first second's worth goes at once
         before = anyio.current_time()
-        await known["b.example"].turn()
+        await known["b.example"].wait()
         assert anyio.current_time() - before < 0.01
 
     play(session)
@@ -34,10 +34,10 @@ def test_a_pause_holds_every_turn_and_has_an_end() -> None:
         host.pause(5)
         host.pause(1)
         start = anyio.current_time()
-        await host.turn()
+        await host.wait()
         assert anyio.current_time() - start == pytest.approx(5, abs=0.01)
         host.pause(86_400)
-        await host.turn()
+        await host.wait()
         assert anyio.current_time() - start == pytest.approx(5 + LONGEST_PAUSE_SECONDS, abs=0.1)
 
     play(session)

@@ -1,6 +1,6 @@
-"""Faults that stay until a setting changes: certificates, proxies, and https mixed up with http.
+"""Faults that stay until a setting changes: certificates, proxies, and http in place of https.
 
-Rule: each message names the setting that helps. These requests were not processed, so they cost nothing.
+Each message names the setting that helps. The requests were not processed, so they cost nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from batchvision.http.network import Network
 
 PROXY_AUTHENTICATION_REQUIRED = 407
 _PROBE_SECONDS = 2.0
-#: OpenSSL reports these where the other side speaks no TLS.
+#: OpenSSL reports these errors for a server without TLS.
 _NO_TLS = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 )
-#: Alerts of a server that wants a certificate of ours, or another one.
+#: Alerts of a server that requires a client certificate, or rejects ours.
 _WANTS_OURS = ("CERTIFICATE_REQUIRED", "ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "ALERT_HANDSHAKE_FAILURE")
 _PLAIN_TO_TLS = (
     b"plain HTTP request was sent to HTTPS port",
@@ -29,8 +29,8 @@ _PLAIN_TO_TLS = (
 )
 
 
-def no_way(error: Exception, network: Network) -> NoWayToProvider | None:
-    """The lasting fault that ``error`` is a sign of. None: the error may pass."""
+def lasting_fault(error: Exception, network: Network) -> NoWayToProvider | None:
+    """The lasting fault behind ``error``. ``None``: the error may be temporary."""
     if isinstance(error, httpx.ProxyError):
         return _refused_by_proxy(str(error), network)
     for cause in _causes(error):
@@ -41,8 +41,8 @@ def no_way(error: Exception, network: Network) -> NoWayToProvider | None:
     return None
 
 
-def proxy_wants_password(network: Network) -> ProxyRefused:
-    """For a 407, which only a proxy sends."""
+def proxy_needs_password(network: Network) -> ProxyRefused:
+    """The fault for a 407, which only a proxy sends."""
     proxy = network.proxy
     if proxy is None:
         return ProxyRefused(
@@ -56,18 +56,18 @@ def proxy_wants_password(network: Network) -> ProxyRefused:
     )
 
 
-def says_tls_is_wanted(status: int, body: bytes, network: Network) -> WrongScheme | None:
-    """For a 400 by which a server says that plain http came to its https port."""
+def plain_http_refused(status: int, body: bytes, network: Network) -> WrongScheme | None:
+    """The fault for a 400 that reports plain http at an https port."""
     if status != 400 or network.is_https or not any(words in body[:2000] for words in _PLAIN_TO_TLS):
         return None
     return _wants_https(network)
 
 
 async def probed(network: Network) -> NoWayToProvider | None:
-    """Find out by one handshake without a request why the first request to a server was cut.
+    """Find out by one handshake without a request why a server cut the first request.
 
-    A server that speaks https cuts plain http. One that wants a certificate of ours says so after the handshake, and a
-    request on its way hides that.
+    An https server cuts plain http. A server that requires a client certificate reports it after the handshake, where a
+    request in transit would hide the report.
     """
     if network.proxy is not None:
         return None
@@ -83,13 +83,13 @@ async def probed(network: Network) -> NoWayToProvider | None:
                 writer.transport.abort()
     except ssl.SSLError as error:
         return _of_handshake(error.reason or "", network) if network.is_https else None
-    except OSError:  # TimeoutError too: it waits for a request
+    except OSError:  # also TimeoutError: the server waits for a request
         return None
     return None
 
 
 def _unverified() -> ssl.SSLContext:
-    """Nothing is sent through it."""
+    """A context for a handshake only: no request is sent through it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
@@ -103,10 +103,10 @@ def _wants_https(network: Network) -> WrongScheme:
 
 
 def _refused_by_proxy(said: str, network: Network) -> ProxyRefused | None:
-    """httpcore gives the status of a CONNECT only as text: "403 Forbidden"."""
+    """The fault for a refused CONNECT. httpcore gives its status only as text: "403 Forbidden"."""
     status = int(said[:3]) if said[:3].isdecimal() else 0
     if status == PROXY_AUTHENTICATION_REQUIRED:
-        return proxy_wants_password(network)
+        return proxy_needs_password(network)
     if network.proxy is None or not 400 <= status < 500:
         return None
     return ProxyRefused(
@@ -141,7 +141,7 @@ def _of_handshake(openssl: str, network: Network) -> NoWayToProvider | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it."""
+    """The error and its causes."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
