@@ -239,19 +239,19 @@ def test_a_part_without_a_registered_column_is_told_and_the_next_run_adds_it(out
 def test_a_column_that_a_later_version_adds_is_a_note_until_the_next_run_adds_it(
     output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    column = schema.TableColumn("image_count", pa.int32(), lambda row: len(row.intent.image_ref))
+    column = schema.TableColumn("added_later", pa.int32(), lambda row: len(row.intent.image_ref))
     monkeypatch.setattr(schema, "RESULTS", (*schema.RESULTS, column))
     monkeypatch.setitem(tables._FIXED, "results", schema.RESULTS)
 
     report = output.verify()
     assert wrong(report) == {}
-    assert "lacks image_count" in notes(report)["columns"]
+    assert "lacks added_later" in notes(report)["columns"]
 
     with (output.folder / "photos.csv").open("a") as manifest:
         manifest.write("new,red.png,a new row\n")
     output.run()
     assert notes(output.verify()).keys() == wrong(output.verify()).keys() == set()
-    assert {row["row_id"]: row["image_count"] for row in output.rows("results")}.items() >= {
+    assert {row["row_id"]: row["added_later"] for row in output.rows("results")}.items() >= {
         "r00": None,
         "new": 1,
     }.items()
