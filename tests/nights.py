@@ -25,7 +25,7 @@ from PIL import Image
 
 from batchvision.checkpoint import OutputView
 from batchvision.commands.show import rows_of
-from batchvision.commands.verify import Report, verify
+from batchvision.commands.verify import VerifyReport, verify
 from batchvision.emulator import RunningEmulator
 from batchvision.errors import BatchvisionError
 from batchvision.job import Job
@@ -207,7 +207,7 @@ class Nights:
         assert len(shown) == len(rows), "a row is shown twice"
         return shown
 
-    def verify(self) -> Report:
+    def verify(self) -> VerifyReport:
         return anyio.run(verify, self.output)
 
     def is_right(self) -> bool:

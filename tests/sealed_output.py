@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from batchvision.commands.verify import Report, verify
+from batchvision.commands.verify import VerifyReport, verify
 from batchvision.job import Job
 from batchvision.runner.session import run
 
@@ -35,7 +35,7 @@ class Output:
     def run(self, **overrides: Any) -> Any:
         return run(self.job(**overrides), environ={})
 
-    def verify(self) -> Report:
+    def verify(self) -> VerifyReport:
         return anyio.run(verify, self.path)
 
     def copy(self, folder: Path) -> Output:

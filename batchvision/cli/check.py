@@ -28,5 +28,5 @@ def command(job: str, settings: tuple[str, ...], as_json: bool, **flags: Any) ->
     if as_json:
         print_document(report.document())
     else:
-        print_lines(f"{'ok ' if f.exit_code == 0 else 'NO '} {f.topic:<9} {f.says}" for f in report.findings)
+        print_lines(f"{'ok ' if f.exit_code == 0 else 'NO '} {f.topic:<9} {f.text}" for f in report.findings)
     return report.exit_code

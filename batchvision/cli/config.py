@@ -11,7 +11,7 @@ import click
 from batchvision.cli.command import Command
 from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job
 from batchvision.cli.output import print_document, print_table
-from batchvision.cli.table import TableColumn
+from batchvision.cli.table import TextColumn
 
 
 @click.group(name="config", no_args_is_help=True)
@@ -30,7 +30,7 @@ def show(job: str, settings: tuple[str, ...], as_json: bool, **flags: Any) -> No
         print_document({"config": chosen.config(), "origins": dict(chosen.origins)})
         return
     rows = [[key, _as_text(value), chosen.origins.get(key, "default")] for key, value in flat(chosen.config())]
-    print_table([TableColumn("key"), TableColumn("value"), TableColumn("from")], rows)
+    print_table([TextColumn("key"), TextColumn("value"), TextColumn("from")], rows)
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

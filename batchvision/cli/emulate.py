@@ -21,7 +21,7 @@ class _Flag(NamedTuple):
     flag: str
     field: str
     kind: Any
-    says: str
+    help: str
 
 
 _SECONDS = "SECONDS|LOW-HIGH"
@@ -51,7 +51,7 @@ FLAGS: tuple[_Flag, ...] = (
 def _flags(function: Any) -> Any:
     for flag in reversed(FLAGS):
         shown = {"metavar": flag.kind, "type": str} if flag.kind is _SECONDS else {"type": flag.kind}
-        function = click.option(flag.flag, flag.field, default=None, help=flag.says, **shown)(function)
+        function = click.option(flag.flag, flag.field, default=None, help=flag.help, **shown)(function)
     return function
 
 

@@ -27,7 +27,7 @@ GC_THRESHOLDS = (50_000, 10, 10)
 
 class _Entry(NamedTuple):
     module: str
-    says: str
+    help: str
 
 
 #: All commands in the order of ``--help``: the module that holds ``command``, and its help line.
@@ -72,7 +72,7 @@ class CommandTable(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands of the table, without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.says) for name, entry in COMMANDS.items()])
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
 
 def _remember_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:

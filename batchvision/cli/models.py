@@ -8,7 +8,7 @@ import click
 
 from batchvision.cli.command import Command
 from batchvision.cli.output import print_document, print_table
-from batchvision.cli.table import TableColumn
+from batchvision.cli.table import TextColumn
 
 if TYPE_CHECKING:
     from batchvision.providers import ModelListing
@@ -46,7 +46,7 @@ def command(provider: str, base_url: str | None, refresh: bool, every: bool, as_
         )
         return
     print_table(
-        [TableColumn("model"), TableColumn("aliases"), *(TableColumn(name, right=True) for name in _NUMBERS)],
+        [TextColumn("model"), TextColumn("aliases"), *(TextColumn(name, right=True) for name in _NUMBERS)],
         [_cells(model) for model in models],
     )
     of = listed.at.strftime("%Y-%m-%d %H:%M UTC")

@@ -20,7 +20,7 @@ class JobFlag(NamedTuple):
     flag: str
     key: str
     kind: Any  #: the type for click
-    says: str
+    help: str
 
     @property
     def parameter(self) -> str:
@@ -103,7 +103,7 @@ def job_flags(flags: tuple[JobFlag, ...]) -> Callable[[Function], Function]:
             help="Any key of the job file, e.g. limits.max_attempts=3.",
         )(function)
         for flag in reversed(flags):
-            function = click.option(flag.flag, flag.parameter, type=flag.kind, default=None, help=flag.says)(function)
+            function = click.option(flag.flag, flag.parameter, type=flag.kind, default=None, help=flag.help)(function)
         return function
 
     return decorate

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from batchvision.cli.table import TableColumn, table_lines
+from batchvision.cli.table import TextColumn, table_lines
 from batchvision.cli.terminal import safe_csv_cell, safe_json, safe_line, safe_text, terminal_columns, wrapped
 
 
@@ -24,7 +24,7 @@ def print_document(document: Mapping[str, Any]) -> None:
     click.echo(safe_json(json.dumps(document, ensure_ascii=False, indent=2, default=str)))
 
 
-def print_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]]) -> None:
+def print_table(columns: Sequence[TextColumn], rows: Sequence[Sequence[str]]) -> None:
     """A table fitted to the terminal."""
     for line in table_lines(columns, rows, terminal_columns()):
         click.echo(line)

@@ -55,16 +55,16 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
         return _plan(chosen, flags, as_json=as_json)
     if flags["show_requests"]:
         raise click.UsageError("--show-request and --pilot are two things: look at the requests first, then ask.")
-    told = _pilot(job, chosen, settings, flags)
+    result = _pilot(job, chosen, settings, flags)
     if as_json:
-        print_document(told.document())
+        print_document(result.document())
     else:
-        print_lines((*plan_lines(told.plan), *pilot_lines(told, _at_once(chosen))))
-        _print_sweep(told)
-    if told.stopped is not None:
-        say(f"{told.stopped.reason}: {told.stopped.message}")
+        print_lines((*plan_lines(result.plan), *pilot_lines(result, _at_once(chosen))))
+        _print_sweep(result)
+    if result.stopped is not None:
+        say(f"{result.stopped.reason}: {result.stopped.message}")
         click.echo(f"To go on: {typed_command(ctx, without=('--json',))}", err=True)
-    return told.exit_code
+    return result.exit_code
 
 
 def _plan(job: Job, flags: dict[str, Any], *, as_json: bool) -> int:
@@ -74,11 +74,11 @@ def _plan(job: Job, flags: dict[str, Any], *, as_json: bool) -> int:
 
     if flags["sweeps"]:
         raise click.UsageError("--sweep asks the rows of a pilot: give --pilot N with it.")
-    drawn = anyio.run(partial(plan, job, show_requests=flags["show_requests"]))
+    planned = anyio.run(partial(plan, job, show_requests=flags["show_requests"]))
     if as_json:
-        print_document(drawn.document())
+        print_document(planned.document())
     else:
-        print_lines(plan_lines(drawn))
+        print_lines(plan_lines(planned))
     return 0
 
 
@@ -106,10 +106,10 @@ def _pilot(path: str, job: Job, settings: tuple[str, ...], flags: dict[str, Any]
     return anyio.run(start)
 
 
-def plan_lines(drawn: Plan) -> Iterator[str]:
+def plan_lines(planned: Plan) -> Iterator[str]:
     """The lines of a plan."""
-    rows, images = drawn.rows, drawn.images
-    yield f"rows      {rows.total:,} in the manifest: {', '.join(_row_words(drawn))}"
+    rows, images = planned.rows, planned.images
+    yield f"rows      {rows.total:,} in the manifest: {', '.join(_row_words(planned))}"
     formats = ", ".join(f"{count:,} {name}" for name, count in images.by_format.most_common())
     sides = ", ".join(f"{count:,} {_side_words(most)}" for most, count in images.sides())
     if images.count:
@@ -117,23 +117,23 @@ def plan_lines(drawn: Plan) -> Iterator[str]:
         yield f"images    {images.count:,} ({formats}), {size_text(images.bytes)}{converted}"
     if sides:
         yield f"          {sides}"
-    yield f"requests  {', '.join(_request_words(drawn))}"
-    yield f"cost      {_cost_words(drawn)}"
-    if drawn.price_warning:
-        yield f"          {drawn.price_warning}"
-    if drawn.seconds:
-        yield f"time      {', '.join(_time_words(drawn))} at the job's own limits"
+    yield f"requests  {', '.join(_request_words(planned))}"
+    yield f"cost      {_cost_words(planned)}"
+    if planned.price_warning:
+        yield f"          {planned.price_warning}"
+    if planned.seconds:
+        yield f"time      {', '.join(_time_words(planned))} at the job's own limits"
     if rows.to_do:
-        yield f"disk      about {size_text(drawn.disk_bytes)}, the journal included"
-    for refusal in drawn.refusals:
+        yield f"disk      about {size_text(planned.disk_bytes)}, the journal included"
+    for refusal in planned.refusals:
         yield f"refused   {refusal}"
-    if drawn.done_elsewhere[0] and not drawn.refusals:
-        yield f"recipe    {drawn.done_elsewhere[0]:,} rows are done under another recipe: see --on-recipe-change"
-    for number, (row_id, reason) in enumerate(drawn.reasons):
+    if planned.done_elsewhere[0] and not planned.refusals:
+        yield f"recipe    {planned.done_elsewhere[0]:,} rows are done under another recipe: see --on-recipe-change"
+    for number, (row_id, reason) in enumerate(planned.reasons):
         yield f"{'invalid' if number == 0 else '':<8}  {row_id}: {reason}"
-    if rows.invalid > len(drawn.reasons):
-        yield f"          and {rows.invalid - len(drawn.reasons):,} more"
-    for shown in drawn.requests_shown:
+    if rows.invalid > len(planned.reasons):
+        yield f"          and {rows.invalid - len(planned.reasons):,} more"
+    for shown in planned.requests_shown:
         yield ""
         yield from json.dumps(shown, ensure_ascii=False, indent=2).splitlines()
 
@@ -149,8 +149,8 @@ def _side_words(most: int | None) -> str:
     return "larger" if most is None else f"up to {most:,} px"
 
 
-def _request_words(drawn: Plan) -> Iterator[str]:
-    rows, cost = drawn.rows, drawn.cost
+def _request_words(planned: Plan) -> Iterator[str]:
+    rows, cost = planned.rows, planned.cost
     shared = rows.to_do - cost.requests
     yield f"{cost.requests:,}" + (f" ({shared:,} rows share the answer of another)" if shared else "")
     if cost.requests:
@@ -159,17 +159,17 @@ def _request_words(drawn: Plan) -> Iterator[str]:
         yield f"about {cost.prompt_tokens:,} tokens in prompts{of_cache} and {cost.output_tokens:,} in answers"
 
 
-def _time_words(drawn: Plan) -> Iterator[str]:
+def _time_words(planned: Plan) -> Iterator[str]:
     from batchvision.cli.progress import duration
 
-    for lane, seconds in sorted(drawn.seconds.items(), key=lambda each: each[0] is not drawn.lane):
+    for lane, seconds in sorted(planned.seconds.items(), key=lambda each: each[0] is not planned.lane):
         yield f"{duration(seconds)} {lane.value}"
 
 
-def _row_words(drawn: Plan) -> Iterator[str]:
-    rows = drawn.rows
+def _row_words(planned: Plan) -> Iterator[str]:
+    rows = planned.rows
     yield f"{rows.done:,} done"
-    parts = [*_change_words(drawn), *([f"{rows.retried:,} of them failed before"] if rows.retried else [])]
+    parts = [*_change_words(planned), *([f"{rows.retried:,} of them failed before"] if rows.retried else [])]
     yield f"{rows.to_do:,} to do" + (f" ({', '.join(parts)})" if parts else "")
     counts = {
         "failed before and left alone": rows.failed_kept,
@@ -181,27 +181,27 @@ def _row_words(drawn: Plan) -> Iterator[str]:
     yield from (f"{count:,} {says}" for says, count in counts.items() if count)
 
 
-def _change_words(drawn: Plan) -> Iterator[str]:
+def _change_words(planned: Plan) -> Iterator[str]:
     """New rows, and rows that would be bought again."""
-    found = drawn.changes
+    found = planned.changes
     if not found.changed and not found.rows_again:
         return
-    yield f"{max(0, drawn.rows.to_do - found.changed - found.rows_again):,} new"
+    yield f"{max(0, planned.rows.to_do - found.changed - found.rows_again):,} new"
     if found.changed:
         yield f"{found.changed:,} changed"
     if found.rows_again:
         yield f"{found.rows_again:,} paid for under another recipe"
 
 
-def _cost_words(drawn: Plan) -> str:
+def _cost_words(planned: Plan) -> str:
     from batchvision.ticks import format_usd
 
-    cost = drawn.cost
-    if not drawn.rows.to_do:
+    cost = planned.cost
+    if not planned.rows.to_do:
         return "nothing"
     if cost.likely_ticks is None:
         return "not known: give [provider] prices, USD per million tokens, e.g. { input = 1.25, output = 2.5 }"
-    words = f"about {format_usd(cost.likely_ticks)} by {drawn.prices.source}"
+    words = f"about {format_usd(cost.likely_ticks)} by {planned.prices.source}"
     if cost.bound_ticks is not None:
         return f"{words}, at most {format_usd(cost.bound_ticks)}"
     return f"{words}; no upper bound without max_tokens in [provider.parameters]"
@@ -210,33 +210,35 @@ def _cost_words(drawn: Plan) -> str:
 # ---------------------------------------------------------------------------------- a pilot
 
 
-def pilot_lines(told: Pilot, concurrency: int) -> Iterator[str]:
+def pilot_lines(result: Pilot, concurrency: int) -> Iterator[str]:
     """The lines of a pilot, without the table of its sweep."""
     from batchvision.cli.progress import duration
     from batchvision.ticks import cost_words, format_usd
     from batchvision.wording import counted
 
-    if not told.wanted:
+    if not result.wanted:
         yield "pilot     nothing to ask"
         return
-    cost = cost_words(told.spent_ticks, told.unknown_cost)
-    sent = f"{counted(told.sent, 'request')} sent now for {cost}" if told.sent else ""
-    asked = f"{told.ended:,} of {counted(told.wanted, 'row')} asked, of {counted(told.requests, 'request')} in all"
+    cost = cost_words(result.spent_ticks, result.unknown_cost)
+    sent = f"{counted(result.sent, 'request')} sent now for {cost}" if result.sent else ""
+    asked = (
+        f"{result.ended:,} of {counted(result.wanted, 'row')} asked, of {counted(result.requests, 'request')} in all"
+    )
     yield f"pilot     {asked}; {sent or 'nothing sent now'}"
-    if told.cost is not None and told.cost.is_known:
-        yield f"          all of them cost {format_usd(round(told.cost.value))}: all were asked"
-    elif told.cost is not None:
-        cost, low, high = (format_usd(round(ticks)) for ticks in (told.cost.value, told.cost.low, told.cost.high))
-        yield f"          all of them cost {cost}; 95% sure: {low} to {high} (±{told.cost.share:.1%})"
+    if result.cost is not None and result.cost.is_known:
+        yield f"          all of them cost {format_usd(round(result.cost.value))}: all were asked"
+    elif result.cost is not None:
+        cost, low, high = (format_usd(round(ticks)) for ticks in (result.cost.value, result.cost.low, result.cost.high))
+        yield f"          all of them cost {cost}; 95% sure: {low} to {high} (±{result.cost.share:.1%})"
     else:
         yield "          what all of them cost is not known: fewer than two rows tell, or one did not say its cost"
-    if told.tokens is not None and not told.tokens.is_known:
-        low, high = f"{told.tokens.low:,.0f}", f"{told.tokens.high:,.0f}"
-        yield f"          {told.tokens.value:,.0f} tokens; 95% sure: {low} to {high} (±{told.tokens.share:.1%})"
-    if told.cost is not None and told.cost.is_wide:
-        yield f"          that is wide: {_narrower(told)}"
-    if (seconds := told.seconds(concurrency)) is not None:
-        yield f"          about {duration(seconds)} at the pilot's pace ({told.latency_seconds:.2g} s an answer)"
+    if result.tokens is not None and not result.tokens.is_known:
+        low, high = f"{result.tokens.low:,.0f}", f"{result.tokens.high:,.0f}"
+        yield f"          {result.tokens.value:,.0f} tokens; 95% sure: {low} to {high} (±{result.tokens.share:.1%})"
+    if result.cost is not None and result.cost.is_wide:
+        yield f"          that is wide: {_narrower(result)}"
+    if (seconds := result.seconds(concurrency)) is not None:
+        yield f"          about {duration(seconds)} at the pilot's pace ({result.latency_seconds:.2g} s an answer)"
 
 
 def _at_once(job: Job) -> int:
@@ -247,36 +249,36 @@ def _at_once(job: Job) -> int:
     return job.delivery.max_open_tickets if is_deferred else job.limits.concurrency
 
 
-def _narrower(told: Pilot) -> str:
+def _narrower(result: Pilot) -> str:
     from batchvision.commands.pilot import WIDE_SHARE
 
-    if told.cost is None:
+    if result.cost is None:
         raise RuntimeError("a cost that is not known cannot be narrowed")
-    rows = told.cost.rows_for(WIDE_SHARE)
-    return f"about {rows:,} rows would make it ±{WIDE_SHARE:.0%}: --pilot {rows} asks {rows - told.ended:,} more"
+    rows = result.cost.rows_for(WIDE_SHARE)
+    return f"about {rows:,} rows would make it ±{WIDE_SHARE:.0%}: --pilot {rows} asks {rows - result.ended:,} more"
 
 
-def _print_sweep(told: Pilot) -> None:
-    from batchvision.cli.table import TableColumn
+def _print_sweep(result: Pilot) -> None:
+    from batchvision.cli.table import TextColumn
 
-    if len(told.compared) < 2:
+    if len(result.compared) < 2:
         return
     numbers = ("rows", "all requests", "95% sure", "tokens", "of own cost", "same answer", "alike")
     print_lines([""])
     print_table(
-        [TableColumn("setting"), *(TableColumn(title, right=True) for title in numbers)], [*map(list, sweep_rows(told))]
+        [TextColumn("setting"), *(TextColumn(title, right=True) for title in numbers)], [*map(list, sweep_rows(result))]
     )
     print_lines(
         ["", "same answer: every word and value. alike: values that are equal, and text by the words in common."]
     )
 
 
-def sweep_rows(told: Pilot) -> Iterator[tuple[str, ...]]:
+def sweep_rows(result: Pilot) -> Iterator[tuple[str, ...]]:
     """The rows of the sweep table, one for each setting."""
     from batchvision.ticks import format_usd
 
-    own = next((each for each in told.compared if each.is_own), None)
-    for each in told.compared:
+    own = next((each for each in result.compared if each.is_own), None)
+    for each in result.compared:
         cost, agreed = each.cost, each.agreement
         is_comparable = cost is not None and own is not None and own.cost is not None and own.cost.value
         yield (

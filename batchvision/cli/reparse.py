@@ -43,10 +43,10 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
 
 def reparsed_lines(reparsed: Reparsed, again: str) -> Iterator[str]:
     """The counts of rows, and the commands for the remaining rows."""
-    from batchvision.commands.reparse import Why
+    from batchvision.commands.reparse import NoAnswerReason
     from batchvision.wording import counted
 
-    none, not_kept, changed, unfit = (reparsed.without[why] for why in Why)
+    none, not_kept, changed, unfit = (reparsed.without[why] for why in NoAnswerReason)
     published = counted(reparsed.published, "row")
     yield f"{published} of {reparsed.rows:,} got an answer that was stored before; nothing was sent"
     if reparsed.refreshed:

@@ -12,7 +12,7 @@ import click
 from batchvision.cli.command import Command
 from batchvision.cli.output import csv_line, json_line, print_table, write
 from batchvision.cli.place import output_of, place_argument
-from batchvision.cli.table import TableColumn
+from batchvision.cli.table import TextColumn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +61,7 @@ def show_table(output: Path, status: str = "completed", limit: int = 0, columns:
         cells = [cell_text(row[name]) for name in names]
         lines.append((str(row.get("row_id", "")), [" ".join(cell.split())[:CELL_CHARACTERS] for cell in cells]))
     shown = sorted(lines[: limit or None], key=lambda line: line[0])
-    titles = [TableColumn(_title(name), right=name in numeric) for name in names]
+    titles = [TextColumn(_title(name), right=name in numeric) for name in names]
     print_table(titles, [cells for _, cells in shown])
     if len(lines) > len(shown):
         click.echo("... and more: --limit 0 shows all rows, --format csv writes them", err=True)

@@ -36,11 +36,11 @@ def command(place: str, as_json: bool, ledger_csv: str | None) -> None:
     if ledger_csv is not None:
         _write_ledger(output_of(place), ledger_csv)
         return
-    seen = look(output_of(place))
+    status = look(output_of(place))
     if as_json:
-        print_document(seen.document())
+        print_document(status.document())
     else:
-        print_lines(status_lines(seen))
+        print_lines(status_lines(status))
 
 
 def _write_ledger(output: Path, to: str) -> None:
@@ -75,67 +75,68 @@ def _csv_lines(batch: pa.RecordBatch) -> Iterator[str]:
         yield csv_line(plain(row[name]) for name in LEDGER_COLUMNS)
 
 
-def status_lines(seen: OutputStatus) -> Iterator[str]:
+def status_lines(status: OutputStatus) -> Iterator[str]:
     """The lines of a status."""
     from batchvision.money import UNCLEAR
     from batchvision.ticks import bound_words, cost_words, format_usd
 
-    yield f"{seen.output}"
-    superseded = seen.answers - seen.rows_answered
-    yield f"  answers   {seen.rows_answered:,} rows" + (f" ({superseded:,} older answers kept)" if superseded else "")
-    for kind, count in seen.failures_by_kind.items():
+    yield f"{status.output}"
+    superseded = status.answers - status.rows_answered
+    yield f"  answers   {status.rows_answered:,} rows" + (f" ({superseded:,} older answers kept)" if superseded else "")
+    for kind, count in status.failures_by_kind.items():
         yield f"  failed    {count:,} {kind}"
-    if seen.rows_quarantined:
-        yield f"  set aside {seen.rows_quarantined:,} of the failed rows (--retry-quarantined)"
-    if seen.rows_held:
-        yield f'  on hold   {seen.rows_held:,} rows that a crash cut short (ambiguous = "retry" sends them again)'
-    if seen.tickets_open:
-        yield f"  tickets   {seen.tickets_open:,} open: batchvision run collects their answers"
-    if seen.in_flight:
-        yield f"  in flight {seen.in_flight:,} requests: a run is under way, or was killed (run again)"
-    for notice in seen.waiting:
+    if status.rows_quarantined:
+        yield f"  set aside {status.rows_quarantined:,} of the failed rows (--retry-quarantined)"
+    if status.rows_held:
+        yield f'  on hold   {status.rows_held:,} rows that a crash cut short (ambiguous = "retry" sends them again)'
+    if status.tickets_open:
+        yield f"  tickets   {status.tickets_open:,} open: batchvision run collects their answers"
+    if status.in_flight:
+        yield f"  in flight {status.in_flight:,} requests: a run is under way, or was killed (run again)"
+    for notice in status.waiting:
         yield f"  waiting   {notice.words()}"
-    projected = seen.projected_ticks
+    projected = status.projected_ticks
     rest = (
-        f", about {format_usd(projected)} when all rows are done" if projected not in (None, seen.spent_ticks) else ""
+        f", about {format_usd(projected)} when all rows are done" if projected not in (None, status.spent_ticks) else ""
     )
-    total = seen.spending.total
+    total = status.spending.total
     yield f"  spent     {cost_words(total.cost_ticks, total.unknown_cost)}{rest}"
-    for state, each in seen.attempts.items():
+    for state, each in status.attempts.items():
         cost = cost_words(each.cost_ticks, each.unknown_cost)
         if state in UNCLEAR and each.unbounded:
             cost = bound_words(each.bound_ticks, each.unbounded)
         elif each.bound_ticks:
             cost += f", perhaps up to {format_usd(each.bound_ticks)}"
         yield f"            {each.attempts:,} attempts {state}: {cost}"
-    yield from _spending(seen)
-    for number, attempt in enumerate(seen.unclear):
+    yield from _spending(status)
+    for number, attempt in enumerate(status.unclear):
         bound = f", {bound_words(attempt.bound_ticks, attempt.bound_ticks is None)}"
         yield f"  {'unclear' if number == 0 else '':<8}  row {attempt.row_id}: {attempt.state}{bound}"
-    yield from _last_run(seen)
+    yield from _last_run(status)
 
 
-def _spending(seen: OutputStatus) -> Iterator[str]:
+def _spending(status: OutputStatus) -> Iterator[str]:
     """Lines about waste, models, days and the prompt cache, if they add to the total."""
     from batchvision.money import NO_MODEL
     from batchvision.ticks import cost_words, format_usd
 
-    wasted = {name: each for name, each in seen.spending.wasted().items() if each.cost_ticks}
+    wasted = {name: each for name, each in status.spending.wasted().items() if each.cost_ticks}
     if wasted:
         words = ", ".join(f"{cost_words(each.cost_ticks, each.unknown_cost)} {name}" for name, each in wasted.items())
         yield f"  wasted    {format_usd(sum(each.cost_ticks for each in wasted.values()))}: {words}"
-    models = {name: each for name, each in seen.spending.by_model().items() if name != NO_MODEL}
-    for title, sums, most in (("by model", models, 20), ("by day", seen.spending.by_day(), 14)):
+    models = {name: each for name, each in status.spending.by_model().items() if name != NO_MODEL}
+    for title, sums, most in (("by model", models, 20), ("by day", status.spending.by_day(), 14)):
         shown = list(sums.items())[-most:] if len(sums) > 1 else []
         for number, (name, each) in enumerate(shown):
             cost, sent = cost_words(each.cost_ticks, each.unknown_cost), f"{each.attempts:,} attempts"
             yield f"  {title if number == 0 else '':<8}  {name}: {cost} for {sent}"
-    if seen.tokens.cached:
-        yield f"  tokens    {seen.tokens.prompt:,} in prompts, {seen.tokens.cached_share:.0%} of them from the cache"
+    if status.tokens.cached:
+        tokens = status.tokens
+        yield f"  tokens    {tokens.prompt:,} in prompts, {tokens.cached_share:.0%} of them from the cache"
 
 
-def _last_run(seen: OutputStatus) -> Iterator[str]:
-    last = seen.latest
+def _last_run(status: OutputStatus) -> Iterator[str]:
+    last = status.latest
     if last is None:
         yield "  last run  none has ended yet"
         return

@@ -13,14 +13,14 @@ MIN_COLUMN = 6
 MAX_LINES = 6
 
 
-class TableColumn(NamedTuple):
+class TextColumn(NamedTuple):
     """One column. Numbers are aligned to the right."""
 
     title: str
     right: bool = False
 
 
-def table_lines(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+def table_lines(columns: Sequence[TextColumn], rows: Sequence[Sequence[str]], width: int) -> list[str]:
     """Header, rule and rows, at most ``width`` wide. A blank line separates rows if a cell wraps."""
     if not columns:
         return []
@@ -41,7 +41,7 @@ def _one_paragraph(cell: str) -> str:
     return safe_text(" ".join(cell.split()))
 
 
-def _natural(column: TableColumn, cells: Sequence[str]) -> int:
+def _natural(column: TextColumn, cells: Sequence[str]) -> int:
     return max([cell_width(column.title), *(cell_width(cell) for cell in cells)])
 
 
@@ -83,7 +83,7 @@ def _wrap(cell: str, width: int) -> list[str]:
     return lines
 
 
-def _block(cells: Sequence[Sequence[str]], columns: Sequence[TableColumn], widths: Sequence[int]) -> list[str]:
+def _block(cells: Sequence[Sequence[str]], columns: Sequence[TextColumn], widths: Sequence[int]) -> list[str]:
     """The lines of one row."""
     height = max(len(lines) for lines in cells)
     out = []

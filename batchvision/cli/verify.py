@@ -12,7 +12,7 @@ from batchvision.cli.output import print_document, print_lines
 from batchvision.cli.place import output_of, place_argument
 
 if TYPE_CHECKING:
-    from batchvision.commands.verify import Report
+    from batchvision.commands.verify import VerifyReport
 
 MARKS = {"ok": "ok ", "note": "-- ", "wrong": "NO "}
 
@@ -38,10 +38,10 @@ def command(place: str, as_json: bool) -> int:
     return report.exit_code
 
 
-def report_lines(report: Report) -> Iterator[str]:
+def report_lines(report: VerifyReport) -> Iterator[str]:
     """A line for each finding, and the next step after a wrong one."""
     for finding in report.findings:
-        yield f"{MARKS[finding.mark]} {finding.topic:<8}  {finding.says}"
+        yield f"{MARKS[finding.mark]} {finding.topic:<8}  {finding.text}"
         if finding.next_step:
             yield f"{'':<12}  next: {finding.next_step}"
     wrong = sum(finding.mark == "wrong" for finding in report.findings)

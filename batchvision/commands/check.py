@@ -43,7 +43,7 @@ class CheckFinding:
     """The result of one check. ``exit_code`` is 0 if all is well."""
 
     topic: str
-    says: str
+    text: str
     exit_code: int = 0
 
 
@@ -60,7 +60,7 @@ class CheckReport:
 
     def document(self) -> dict[str, Any]:
         """JSON content for ``check --json``."""
-        findings = [{"topic": f.topic, "ok": f.exit_code == 0, "says": f.says} for f in self.findings]
+        findings = [{"topic": f.topic, "ok": f.exit_code == 0, "says": f.text} for f in self.findings]
         return {"ok": self.exit_code == 0, "exit_code": self.exit_code, "findings": findings}
 
 
@@ -151,13 +151,13 @@ def _output(job: Job) -> CheckFinding:
 
 
 def _labels(job: Job) -> Iterator[CheckFinding]:
-    if said := fallback_warning(job):
-        yield CheckFinding("labels", said)
+    if warning := fallback_warning(job):
+        yield CheckFinding("labels", warning)
 
 
 def _prompt(job: Job) -> Iterator[CheckFinding]:
-    if said := system_warning(job):
-        yield CheckFinding("prompt", said)
+    if warning := system_warning(job):
+        yield CheckFinding("prompt", warning)
 
 
 def _extras() -> Iterator[CheckFinding]:
@@ -190,8 +190,8 @@ async def _provider(job: Job, speaks: Dialect, headers: Mapping[str, str], ask: 
         models = await ask(speaks, job.base_url, None, headers)  # the key is one of the headers
         remember(speaks.name, job.base_url, models, datetime.now(UTC))
     except (ModelNotFound, RequestRejected) as error:
-        says = f"{job.base_url} has no list of models, so that {job.provider.model} could not be looked up"
-        return [CheckFinding("provider", f"{says} ({error.what})"), _prices(job)]
+        text = f"{job.base_url} has no list of models, so that {job.provider.model} could not be looked up"
+        return [CheckFinding("provider", f"{text} ({error.what})"), _prices(job)]
     except StopRun as error:
         return [CheckFinding("provider", error.message, error.exit_code)]
     except BatchvisionError as error:
@@ -209,8 +209,8 @@ def _prices(job: Job) -> CheckFinding:
         )
     cents = (format_usd(quoted.prices.input_ticks_per_mtok), format_usd(quoted.prices.output_ticks_per_mtok))
     dated = f", of {quoted.as_of}" if quoted.as_of else ""
-    says = f"{cents[0]} in, {cents[1]} out for a million tokens ({quoted.source}{dated})"
-    return CheckFinding("prices", quoted.warning(datetime.now(UTC).date(), job) or says)
+    text = f"{cents[0]} in, {cents[1]} out for a million tokens ({quoted.source}{dated})"
+    return CheckFinding("prices", quoted.warning(datetime.now(UTC).date(), job) or text)
 
 
 def _model(name: str, provider: str, models: Sequence[ModelListing]) -> CheckFinding:

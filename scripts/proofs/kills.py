@@ -73,7 +73,7 @@ def verify_says(output: Path) -> list[str]:
     """What ``batchvision verify`` finds wrong: nothing, also right after a kill, whatever that has left."""
     if not (output / ".batchvision").is_dir():  # killed before there was anything
         return []
-    return [f"verify: {each.says}" for each in anyio.run(verify, output).findings if each.mark is Mark.WRONG]
+    return [f"verify: {each.text}" for each in anyio.run(verify, output).findings if each.mark is Mark.WRONG]
 
 
 # ---------------------------------------------------------------------------------- which kills

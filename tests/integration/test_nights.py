@@ -540,7 +540,7 @@ def test_a_clock_that_is_set_back_makes_no_duration_negative(job, monkeypatch):
 
 def says_of_runs(job: Nights) -> list[str]:
     findings = job.verify().findings
-    return [each.says for each in findings if each.topic == "runs" and each.mark == "note"]
+    return [each.text for each in findings if each.topic == "runs" and each.mark == "note"]
 
 
 def test_verify_tells_that_a_summary_is_gone(job):

@@ -117,7 +117,7 @@ class Bench:
         spent = sum(row["cost_ticks"] or 0 for row in ledger)
         assert spent <= self.provider.billed_ticks <= spent + unsure
         checked = anyio.run(verify, self.folder / "out")
-        assert [each.says for each in checked.findings if each.mark == "wrong"] == []
+        assert [each.text for each in checked.findings if each.mark == "wrong"] == []
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_a_run_without_prices_costs_something_unknown_and_not_nothing(nights):
     report = anyio.run(verify, nights.folder / "out")
     assert report.is_right
     assert (report.document()["cost_ticks"], report.document()["unknown_cost"]) == (None, 6)
-    lines = [finding.says for finding in report.findings if finding.topic == "ledger"]
+    lines = [finding.text for finding in report.findings if finding.topic == "ledger"]
     assert "6 attempts of unknown cost" in lines[0]
 
 

@@ -46,7 +46,7 @@ def make_job(folder: Path, **overrides: Any) -> Job:
 
 
 def said(report: CheckReport, topic: str) -> str:
-    return "; ".join(finding.says for finding in report.findings if finding.topic == topic)
+    return "; ".join(finding.text for finding in report.findings if finding.topic == topic)
 
 
 @pytest.mark.anyio

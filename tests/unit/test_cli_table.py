@@ -8,7 +8,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.cli.table import MAX_LINES, MIN_COLUMN, TableColumn, table_lines
+from batchvision.cli.table import MAX_LINES, MIN_COLUMN, TextColumn, table_lines
 from batchvision.cli.terminal import cell_width, cut_to_width, safe_csv_cell, safe_json, safe_text
 
 TEXT = st.text(st.characters(codec=None), max_size=60)
@@ -17,7 +17,7 @@ BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u
 
 def test_short_columns_keep_their_width_and_the_long_one_wraps() -> None:
     lines = table_lines(
-        [TableColumn("id"), TableColumn("answer"), TableColumn("cost", right=True)],
+        [TextColumn("id"), TextColumn("answer"), TextColumn("cost", right=True)],
         [["a1", "a red shoe on a white floor seen from above", "1"], ["b2", "a bag", "22"]],
         width=30,
     )
@@ -33,17 +33,17 @@ def test_short_columns_keep_their_width_and_the_long_one_wraps() -> None:
 
 
 def test_a_table_that_fits_stays_on_one_line_a_row() -> None:
-    lines = table_lines([TableColumn("id"), TableColumn("answer")], [["1", "shoe"], ["2", "bag"]], width=80)
+    lines = table_lines([TextColumn("id"), TextColumn("answer")], [["1", "shoe"], ["2", "bag"]], width=80)
     assert lines == ["id  answer", "──  ──────", "1   shoe", "2   bag"]
 
 
 def test_a_table_without_rows_is_a_header() -> None:
-    assert table_lines([TableColumn("id")], [], width=80) == ["id", "──"]
+    assert table_lines([TextColumn("id")], [], width=80) == ["id", "──"]
     assert table_lines([], [], width=80) == []
 
 
 def test_a_very_long_cell_ends_in_an_ellipsis() -> None:
-    lines = table_lines([TableColumn("answer")], [["word " * 500]], width=40)
+    lines = table_lines([TextColumn("answer")], [["word " * 500]], width=40)
     assert len(lines) == 2 + MAX_LINES
     assert lines[-1].endswith("…")
 
@@ -52,14 +52,14 @@ def test_wide_characters_take_two_columns() -> None:
     assert cell_width("靴") == 2
     assert cell_width("e\u0301") == 1
     assert cut_to_width("靴靴", 3) == "靴"
-    lines = table_lines([TableColumn("a"), TableColumn("b")], [["靴", "x"], ["ab", "y"]], width=80)
+    lines = table_lines([TextColumn("a"), TextColumn("b")], [["靴", "x"], ["ab", "y"]], width=80)
     assert lines[2:] == ["靴  x", "ab  y"]
 
 
 @given(st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=5), st.integers(min_value=40, max_value=120))
 def test_no_line_is_wider_than_the_terminal(rows: list[tuple[str, str, str]], width: int) -> None:
     assert 3 * MIN_COLUMN + 4 <= 40
-    columns = [TableColumn("one"), TableColumn("two"), TableColumn("three", right=True)]
+    columns = [TextColumn("one"), TextColumn("two"), TextColumn("three", right=True)]
     for line in table_lines(columns, rows, width):
         assert cell_width(line) <= width
 

@@ -9,8 +9,8 @@ import pytest
 from batchvision.cli.reparse import reparsed_lines
 from batchvision.cli.verify import report_lines
 from batchvision.commands.reparse import Reparsed
-from batchvision.commands.reparse.reading import Why
-from batchvision.commands.verify import Finding, Mark, Report
+from batchvision.commands.reparse.reading import NoAnswerReason
+from batchvision.commands.verify import Finding, Mark, VerifyReport
 from batchvision.commands.verify.tables import TableContents
 
 GOOD = Finding("parts", Mark.OK, "3 files")
@@ -18,8 +18,8 @@ ODD = Finding("manifest", Mark.NOTE, "is gone", "put it back")
 BAD = Finding("ledger", Mark.WRONG, "the sum is wrong", "restore it")
 
 
-def report(*findings: Finding) -> Report:
-    return Report(Path("out"), findings, TableContents(), None)
+def report(*findings: Finding) -> VerifyReport:
+    return VerifyReport(Path("out"), findings, TableContents(), None)
 
 
 def test_every_finding_has_its_mark_and_its_next_step() -> None:
@@ -62,21 +62,21 @@ def test_when_all_is_published_there_is_nothing_to_type() -> None:
 @pytest.mark.parametrize(
     ("why", "says"),
     [
-        (Why.UNFIT, "whose stored answers do not satisfy [answer]"),
-        (Why.NOT_KEPT, "there is nothing to read again"),
-        (Why.CHANGED, "whose text or images are not those"),
-        (Why.NONE, "that no answer has come for yet"),
+        (NoAnswerReason.UNFIT, "whose stored answers do not satisfy [answer]"),
+        (NoAnswerReason.NOT_KEPT, "there is nothing to read again"),
+        (NoAnswerReason.CHANGED, "whose text or images are not those"),
+        (NoAnswerReason.NONE, "that no answer has come for yet"),
     ],
 )
-def test_every_reason_is_said_and_what_to_type_for_the_rest(why: Why, says: str) -> None:
-    without = {**dict.fromkeys(Why, 0), why: 3}
+def test_every_reason_is_said_and_what_to_type_for_the_rest(why: NoAnswerReason, says: str) -> None:
+    without = {**dict.fromkeys(NoAnswerReason, 0), why: 3}
     lines = list(reparsed_lines(Reparsed(rows=5, published=2, without=without), "batchvision run j"))
     assert sum(says in line and "3 rows" in line for line in lines) == 1
     assert lines[-1] == "  next      batchvision run j   (asks these rows: 3)"
 
 
 def test_the_first_reasons_stand_under_the_rows_that_do_not_fit() -> None:
-    without = {**dict.fromkeys(Why, 0), Why.UNFIT: 1}
+    without = {**dict.fromkeys(NoAnswerReason, 0), NoAnswerReason.UNFIT: 1}
     reparsed = Reparsed(rows=1, without=without, problems=[("a", "no label")], waiting=0, invalid=0)
     assert "            row a: no label" in list(reparsed_lines(reparsed, "x"))
     assert reparsed.document()["problems"] == [{"row_id": "a", "problem": "no label"}]

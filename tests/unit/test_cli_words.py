@@ -390,5 +390,5 @@ def test_every_command_has_help_and_a_line_in_the_list(name: str) -> None:
     command = group.get_command(click.Context(group), name)
     assert command is not None
     assert command.help
-    assert COMMANDS[name].says.endswith(".")
-    assert len(COMMANDS[name].says) <= 64
+    assert COMMANDS[name].help.endswith(".")
+    assert len(COMMANDS[name].help) <= 64

@@ -16,7 +16,7 @@ from sealed_output import ROWS, Output, a_manifest, an_output
 
 from batchvision.checkpoint import OutputView, Store
 from batchvision.commands.reparse import Reparsed, recipes_alike, reparse
-from batchvision.commands.reparse.reading import Why
+from batchvision.commands.reparse.reading import NoAnswerReason
 from batchvision.commands.verify import Mark
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid, OutputHeld
@@ -93,7 +93,7 @@ def test_the_ledger_stays_as_it_is_and_verify_agrees(output: Output) -> None:
     read_again(output, **ANY)
     assert tree(output.path, "attempts") == ledger
     assert OutputView(output.path).sums() == spent
-    assert [each.says for each in output.verify().findings if each.mark is not Mark.OK] == []
+    assert [each.text for each in output.verify().findings if each.mark is not Mark.OK] == []
 
 
 def test_a_second_time_publishes_nothing_and_changes_no_byte(output: Output) -> None:
@@ -110,13 +110,13 @@ def test_answers_that_do_not_satisfy_it_are_counted_with_the_reason(output: Outp
     fitting = sum(row["answer_label"] == one for row in output.rows("results"))
     reparsed = read_again(output, labels=[one, "another"])
     assert reparsed.published == fitting
-    assert reparsed.without[Why.UNFIT] == ROWS - fitting
+    assert reparsed.without[NoAnswerReason.UNFIT] == ROWS - fitting
     assert len(labels) == 1 or reparsed.problems
 
 
 def test_a_fallback_takes_in_nothing_that_did_not_fit(output: Output) -> None:
     reparsed = read_again(output, labels=["nothing of it"], labels_fallback="other")
-    assert (reparsed.published, reparsed.without[Why.UNFIT]) == (0, ROWS)
+    assert (reparsed.published, reparsed.without[NoAnswerReason.UNFIT]) == (0, ROWS)
     assert new_rows(output) == []
 
 
@@ -267,7 +267,7 @@ def test_a_row_whose_text_or_image_has_changed_is_left_to_a_run(output: Output) 
     shutil.copy(output.folder / "red.png", output.folder / "blue.png")
     reparsed = read_again(output, **ANY)
     changed = 1 + ROWS // 2 - 1  # a text, and the rows of the image that was replaced (one of them left the manifest)
-    assert (reparsed.without[Why.CHANGED], reparsed.without[Why.NONE]) == (changed, 1)
+    assert (reparsed.without[NoAnswerReason.CHANGED], reparsed.without[NoAnswerReason.NONE]) == (changed, 1)
     assert reparsed.published + changed + 1 == ROWS
 
 
@@ -279,14 +279,14 @@ def test_a_touched_image_is_read_and_known_again(output: Output) -> None:
 def test_an_image_that_is_gone_leaves_its_rows_to_a_run(output: Output) -> None:
     (output.folder / "red.png").unlink()
     reparsed = read_again(output, **ANY)
-    assert reparsed.without[Why.CHANGED] == ROWS // 2
+    assert reparsed.without[NoAnswerReason.CHANGED] == ROWS // 2
 
 
 def test_without_raw_answers_there_is_nothing_to_read(tmp_path: Path, emulator: RunningEmulator) -> None:
     output = an_output(tmp_path, emulator.url, answer=RED)
     output.run(output__keep_raw_answers=False)
     reparsed = read_again(output, **ANY)
-    assert (reparsed.published, reparsed.without[Why.NOT_KEPT]) == (0, ROWS)
+    assert (reparsed.published, reparsed.without[NoAnswerReason.NOT_KEPT]) == (0, ROWS)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ async def wrong(output: Path) -> list[str]:
     """What ``verify`` finds wrong of files and rows; the answers here are no provider's, and no recipe is written."""
     report = await verify(output)
     topics = ("journal", "parts", "columns", "once", "runs")
-    return [each.says for each in report.findings if each.topic in topics and each.mark is Mark.WRONG]
+    return [each.text for each in report.findings if each.topic in topics and each.mark is Mark.WRONG]
 
 
 # ---------------------------------------------------------------------------------- shards

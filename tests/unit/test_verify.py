@@ -20,7 +20,7 @@ from batchvision.checkpoint import Store, compact, schema
 from batchvision.checkpoint.lease import LEASE_NAME
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, holder_at_work
 from batchvision.checkpoint.parts import ancestors_of, earlier_sha256, read_part
-from batchvision.commands.verify import Mark, Report, tables, verify
+from batchvision.commands.verify import Mark, VerifyReport, tables, verify
 from batchvision.commands.verify import hashes as by_hash
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid
@@ -46,16 +46,16 @@ def output(pristine: Output, tmp_path: Path) -> Output:
     return pristine.copy(tmp_path)
 
 
-def wrong(report: Report) -> dict[str, str]:
+def wrong(report: VerifyReport) -> dict[str, str]:
     """What is said to be wrong, by topic; each with a next step."""
     found = {each.topic: each for each in report.findings if each.mark is Mark.WRONG}
     assert all(each.next_step for each in found.values())
     assert (report.exit_code == 7) is bool(found)
-    return {topic: each.says for topic, each in found.items()}
+    return {topic: each.text for topic, each in found.items()}
 
 
-def notes(report: Report) -> dict[str, str]:
-    return {each.topic: each.says for each in report.findings if each.mark is Mark.NOTE}
+def notes(report: VerifyReport) -> dict[str, str]:
+    return {each.topic: each.text for each in report.findings if each.mark is Mark.NOTE}
 
 
 def flip(path: Path, at: int) -> None:
@@ -74,7 +74,7 @@ def whole_tree(folder: Path) -> dict[str, tuple[bytes, int]]:
 def test_a_finished_output_is_right_in_every_point(output: Output) -> None:
     report = output.verify()
     assert [each.topic for each in report.findings if each.mark is not Mark.OK] == []
-    says = {each.topic: each.says for each in report.findings}
+    says = {each.topic: each.text for each in report.findings}
     assert f"{ROWS} rows = {ROWS - 1} completed, 1 failed, 0 pending" in says["manifest"]
     assert "25 attempts" in says["ledger"]
     assert report.exit_code == 0
@@ -210,7 +210,7 @@ def test_a_wrong_ledger_sum_is_found_without_the_raw_answers_too(output: Output)
     output.rewrite("attempts", dearer)
     report = output.verify()
     assert set(wrong(report)) == {"costs"}
-    assert "25 could not be rechecked" in next(each.says for each in report.findings if each.topic == "ledger")
+    assert "25 could not be rechecked" in next(each.text for each in report.findings if each.topic == "ledger")
 
 
 def test_a_cost_without_an_answer_is_found(output: Output) -> None:
@@ -316,7 +316,7 @@ def killed_run(folder: Path, answers: int = 0, in_flight: int = 0, tickets: int 
 
 def test_what_a_killed_run_left_open_is_counted_with_its_bound(tmp_path: Path) -> None:
     report = anyio.run(verify, killed_run(tmp_path, answers=2, in_flight=3, tickets=1))
-    says = [each.says for each in report.findings if each.topic == "open"]
+    says = [each.text for each in report.findings if each.topic == "open"]
     assert ["2 answers" in says[0], "3 requests in flight" in says[1], "1 ticket" in says[2]] == [True] * 3
     assert report.exit_code == 0
 
@@ -412,7 +412,7 @@ def test_a_part_that_had_columns_added_is_known_by_what_it_was(output: Output) -
     assert len(earlier_sha256(path)) == 1
     report = output.verify()
     assert wrong(report) == {}
-    assert "had columns added" in next(each.says for each in report.findings if each.topic == "parts")
+    assert "had columns added" in next(each.text for each in report.findings if each.topic == "parts")
     flip(path, path.stat().st_size // 3)
     assert path.name in wrong(output.verify())["parts"]
 
@@ -462,8 +462,8 @@ def merged(compacted: Output, tmp_path: Path) -> Output:
     return compacted.copy(tmp_path)
 
 
-def parts_line(report: Report) -> str:
-    return next(each.says for each in report.findings if each.topic == "parts" and each.mark is Mark.OK)
+def parts_line(report: VerifyReport) -> str:
+    return next(each.text for each in report.findings if each.topic == "parts" and each.mark is Mark.OK)
 
 
 def test_parts_that_were_merged_are_not_missed(merged: Output) -> None:
@@ -489,7 +489,7 @@ def test_a_flipped_byte_anywhere_in_a_merged_part_is_found_though_nothing_lists_
 def test_a_merged_part_that_is_missing_is_named_by_what_it_was_made_of(merged: Output) -> None:
     (path,) = merged.parts("results")
     path.unlink()
-    found = [each.says for each in merged.verify().findings if each.mark is Mark.WRONG]
+    found = [each.text for each in merged.verify().findings if each.mark is Mark.WRONG]
     assert len(found) == 2
     assert all("is missing" in says and "results/" in says for says in found)
 

@@ -126,11 +126,11 @@ def estimate(found: Sequence[Stratum]) -> Interval | None:
         return Interval(rows, asked, asked_value, certain, certain, certain) if asked else None
     if sum(len(each.asked) for each in unknown) < 2:
         return None
-    seen = sum(each.rows * fmean(pair.size for pair in each.asked) for each in unknown)
-    ratio = sum(each.rows * fmean(pair.value for pair in each.asked) for each in unknown) / seen
+    asked_size = sum(each.rows * fmean(pair.size for pair in each.asked) for each in unknown)
+    ratio = sum(each.rows * fmean(pair.value for pair in each.asked) for each in unknown) / asked_size
     value = certain + ratio * sum(each.size for each in unknown)
     spread, freedom = max(_by_strata(unknown, ratio), _by_all(unknown))
-    scale = sum(each.size for each in unknown) / seen
+    scale = sum(each.size for each in unknown) / asked_size
     least = LEAST_SHARE * max(0.0, value - asked_value)
     half = max(t_quantile(freedom) * sqrt(spread) * scale, least)
     return Interval(rows, asked, asked_value, value, max(asked_value, value - half), value + half)

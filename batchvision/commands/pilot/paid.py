@@ -47,7 +47,7 @@ class Answered:
 
 
 @dataclass(slots=True)
-class Taken:
+class PaidRow:
     """Sums over the attempts of one row. ``ticks`` and ``tokens`` are ``None`` if an answer did not report them."""
 
     ticks: int | None = 0
@@ -71,22 +71,20 @@ class Taken:
 class Paid:
     """Rows by row_id."""
 
-    rows: Mapping[str, Taken] = field(default_factory=dict)
+    rows: Mapping[str, PaidRow] = field(default_factory=dict)
 
     @property
     def ended(self) -> frozenset[str]:
-        return frozenset(row_id for row_id, taken in self.rows.items() if taken.has_ended)
+        return frozenset(row_id for row_id, paid in self.rows.items() if paid.has_ended)
 
     @property
     def unclear(self) -> frozenset[str]:
         """Rows that have not ended and may have been billed. With ``ambiguous = "hold"`` they are not asked again."""
-        return frozenset(row_id for row_id, taken in self.rows.items() if taken.is_unclear and not taken.has_ended)
+        return frozenset(row_id for row_id, paid in self.rows.items() if paid.is_unclear and not paid.has_ended)
 
     def answers(self, row_ids: frozenset[str]) -> dict[str, Answered]:
         return {
-            row_id: taken.answer
-            for row_id, taken in self.rows.items()
-            if taken.answer is not None and row_id in row_ids
+            row_id: paid.answer for row_id, paid in self.rows.items() if paid.answer is not None and row_id in row_ids
         }
 
     def ticks(self) -> dict[str, float] | None:
@@ -98,7 +96,7 @@ class Paid:
 
     def latency_seconds(self) -> float | None:
         """The mean latency of answers."""
-        known = [taken.latency_ms for taken in self.rows.values() if taken.latency_ms is not None]
+        known = [paid.latency_ms for paid in self.rows.values() if paid.latency_ms is not None]
         return sum(known) / len(known) / 1000 if known else None
 
 
@@ -117,17 +115,17 @@ def paid_for(output: Path, recipe: Recipe, keys: Mapping[str, str]) -> Paid:
     Attempts under an earlier request_key do not count. Rows that failed before a request was sent cost nothing.
     """
     view = OutputView(output)
-    rows: dict[str, Taken] = {}
+    rows: dict[str, PaidRow] = {}
     for row in _rows(view, "attempts", _LEDGER, recipe, keys):
-        taken = rows.setdefault(row["row_id"], Taken())
-        taken.add(row)
+        paid = rows.setdefault(row["row_id"], PaidRow())
+        paid.add(row)
         if row["state"] == AttemptState.OK:
-            taken.answer = _read(row, recipe)
+            paid.answer = _read(row, recipe)
     for row in _rows(view, "failures", ("row_id", "request_key"), recipe, keys):
-        rows.setdefault(row["row_id"], Taken()).has_ended = True
+        rows.setdefault(row["row_id"], PaidRow()).has_ended = True
     for row in _rows(view, "results", ("row_id", "request_key", "output_text", "output_json"), recipe, keys):
-        taken = rows.setdefault(row["row_id"], Taken())
-        taken.has_ended, taken.answer = True, Answered(row["output_text"], row["output_json"])
+        paid = rows.setdefault(row["row_id"], PaidRow())
+        paid.has_ended, paid.answer = True, Answered(row["output_text"], row["output_json"])
     return Paid(rows)
 
 

@@ -29,7 +29,7 @@ from batchvision.runner.feed import NoKnownRows, Selection, feed, survey
 from batchvision.ticks import known_or_none
 
 
-class Stopped(NamedTuple):
+class PilotStop(NamedTuple):
     """Why a pilot ended early."""
 
     reason: str
@@ -55,7 +55,7 @@ class Pilot:
     tokens: Interval | None = None
     latency_seconds: float | None = None
     compared: tuple[Compared, ...] = ()
-    stopped: Stopped | None = None
+    stopped: PilotStop | None = None
 
     @property
     def exit_code(self) -> int:
@@ -188,7 +188,7 @@ class _PilotRuns:
     sent: int = 0
     spent_ticks: int = 0  #: bounds of ambiguous attempts included
     unknown_cost: int = 0
-    stopped: Stopped | None = None
+    stopped: PilotStop | None = None
 
     async def paid(
         self, job: Job, choice: Choice, wanted: frozenset[str], purpose: Purpose, name: str, capped: Job | None = None
@@ -219,9 +219,9 @@ class _PilotRuns:
         self.spent_ticks += sum((each["cost_ticks"] or 0) + (each["bound_ticks"] or 0) for each in by_state.values())
         self.unknown_cost += summary.unknown_cost
         if summary.stop_reason is not None:
-            self.stopped = Stopped(summary.stop_reason, summary.exit_code, summary.message or "")
+            self.stopped = PilotStop(summary.stop_reason, summary.exit_code, summary.message or "")
         elif summary.tickets_open:
-            self.stopped = Stopped("tickets_open", summary.exit_code, "answers are still to come")
+            self.stopped = PilotStop("tickets_open", summary.exit_code, "answers are still to come")
 
 
 def _intervals(choice: Choice, paid: Paid) -> tuple[Interval | None, Interval | None]:
@@ -239,7 +239,7 @@ async def _swept(
             f"limits.max_cost_usd_per_run is spent: nothing is left of it for {setting.name}",
             key="limits.max_cost_usd_per_run",
         )
-        runs.stopped = Stopped(spent.kind, spent.exit_code, spent.message)
+        runs.stopped = PilotStop(spent.kind, spent.exit_code, spent.message)
     return await runs.paid(variant, choice, own.ended, Purpose.SWEEP, setting.name, capped)
 
 

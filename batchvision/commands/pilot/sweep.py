@@ -81,13 +81,13 @@ def settings(sweeps: Iterable[str]) -> tuple[Setting, ...]:
 
 def variants(job: Job, wanted: Iterable[Setting], remake: Remake) -> Iterator[tuple[Setting, Job]]:
     """The job under each setting. Settings with the same recipe are used once. Raises JobInvalid."""
-    seen: set[str] = set()
+    recipe_ids: set[str] = set()
     for setting in wanted:
         variant = remake(setting.overrides)
         if variant.output_path != job.output_path:
             raise RuntimeError("a setting of the sweep moved the output")
-        if variant.recipe.recipe_id not in seen:
-            seen.add(variant.recipe.recipe_id)
+        if variant.recipe.recipe_id not in recipe_ids:
+            recipe_ids.add(variant.recipe.recipe_id)
             yield setting, variant
 
 

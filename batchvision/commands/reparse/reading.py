@@ -31,7 +31,7 @@ from batchvision.runner import Classifier, payloads_of
 from batchvision.runner.feed import skip_key_of
 
 
-class Why(Enum):
+class NoAnswerReason(Enum):
     """Why a row has no answer."""
 
     NONE = "none"  #: no attempt was answered
@@ -40,11 +40,11 @@ class Why(Enum):
     UNFIT = "unfit"  #: no stored answer satisfies [answer]
 
 
-class Read(NamedTuple):
+class ReadRow(NamedTuple):
     """The result for one row: the completed row, or why it has no answer."""
 
     completed: Completed | None
-    why: Why | None = None
+    why: NoAnswerReason | None = None
     problem: str | None = None  #: why the answer is unfit
     follower: Request | None = None  #: the row's request, if it shared the answer of another row
 
@@ -62,31 +62,31 @@ class Reader:
             ImageFolder(job.root), ImageSettings(job.recipe.images, "url", job.manifest.image_identity)
         )
 
-    async def read(self, row: Row, stored: Stored) -> Read:
+    async def read(self, row: Row, stored: Stored) -> ReadRow:
         """The newest stored answer of ``row`` that satisfies the job."""
         answered = [attempt for attempt in stored.attempts if attempt.was_answered]
         kept = [attempt for attempt in answered if attempt.raw_answer is not None]
-        pictures = _Pictures(self._job, self._images, row, stored.results)
+        images = _RowImages(self._job, self._images, row, stored.results)
         if not answered:
-            return Read(None, Why.NONE, follower=await self._follower(row, stored, pictures))
+            return ReadRow(None, NoAnswerReason.NONE, follower=await self._follower(row, stored, images))
         if not kept:
-            return Read(None, Why.NOT_KEPT)
+            return ReadRow(None, NoAnswerReason.NOT_KEPT)
         problem: str | None = None
         is_same = False
         for attempt in sorted(kept, key=lambda each: each.received_at or each.sent_at, reverse=True):
-            payloads = await pictures.asked_with(attempt.request_key, attempt.recipe_id)
+            payloads = await images.asked_with(attempt.request_key, attempt.recipe_id)
             if payloads is None:
                 continue
             is_same = True
-            completed, says = self._judged(row, attempt, payloads, stored.attempts)
+            completed, reason = self._judged(row, attempt, payloads, stored.attempts)
             if completed is not None:
-                return Read(completed)
-            problem = problem or says
-        return Read(None, Why.UNFIT if is_same else Why.CHANGED, problem)
+                return ReadRow(completed)
+            problem = problem or reason
+        return ReadRow(None, NoAnswerReason.UNFIT if is_same else NoAnswerReason.CHANGED, problem)
 
-    async def _follower(self, row: Row, stored: Stored, pictures: _Pictures) -> Request | None:
+    async def _follower(self, row: Row, stored: Stored, images: _RowImages) -> Request | None:
         for result in stored.results.values():
-            payloads = await pictures.asked_with(result.request_key, result.recipe_id)
+            payloads = await images.asked_with(result.request_key, result.recipe_id)
             if payloads is not None:
                 return Request(
                     row_id=row.row_id,
@@ -149,7 +149,7 @@ class Reader:
         return completed._replace(answer=answer, row_cost_ticks=row_ticks, updated_at=self._now)
 
 
-class _Pictures:
+class _RowImages:
     """The images of one row as they are now, read only where the tables do not know them."""
 
     def __init__(self, job: Job, images: ImageSource, row: Row, results: Mapping[str, StoredResult]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from batchvision.checkpoint import Columns, OutputLock, RowIndex, RowState, Store, StoreSettings, load_recipe
 from batchvision.commands.reparse.kept import refresh_kept_cells
-from batchvision.commands.reparse.reading import Reader, Why
+from batchvision.commands.reparse.reading import NoAnswerReason, Reader
 from batchvision.commands.reparse.stored import StoredRows
 from batchvision.commands.status import open_output
 from batchvision.errors import CheckpointDamaged, JobInvalid
@@ -49,7 +49,7 @@ class Reparsed:
     done: int = 0
     waiting: int = 0
     invalid: int = 0
-    without: dict[Why, int] = field(default_factory=lambda: dict.fromkeys(Why, 0))
+    without: dict[NoAnswerReason, int] = field(default_factory=lambda: dict.fromkeys(NoAnswerReason, 0))
     problems: list[tuple[str, str]] = field(default_factory=list)
     refreshed: int = 0  #: answered rows with refreshed kept cells
 
@@ -221,7 +221,7 @@ class _Session:
         self.followers, self.early = self.early, []
         await self._share()
         self.row_index.met.is_complete = True
-        self.reparsed.without[Why.NONE] += len(self.early)
+        self.reparsed.without[NoAnswerReason.NONE] += len(self.early)
 
     async def _follow(self, follower: Request) -> None:
         self.followers.append(follower)
@@ -242,7 +242,7 @@ class _Session:
             elif len(self.early) < EARLY_ROWS:
                 self.early.append(follower)
             else:
-                self.reparsed.without[Why.NONE] += 1
+                self.reparsed.without[NoAnswerReason.NONE] += 1
 
     async def _publish(self, completed: Completed) -> None:
         """Publish the row, unless its touched image is unchanged and it has an answer or a ticket."""
@@ -260,9 +260,9 @@ class _Session:
                 self.counters.rows_completed += 1
                 self.counters.rows_fallback += names_fallback(self.job.recipe.answer, completed.answer_columns)
 
-    def _note(self, row: Row, why: Why, problem: str | None) -> None:
+    def _note(self, row: Row, why: NoAnswerReason, problem: str | None) -> None:
         self.reparsed.without[why] += 1
-        if why is Why.UNFIT and problem and len(self.reparsed.problems) < PROBLEMS_SHOWN:
+        if why is NoAnswerReason.UNFIT and problem and len(self.reparsed.problems) < PROBLEMS_SHOWN:
             self.reparsed.problems.append((row.row_id, problem))
 
     def _summarize(self) -> None:

@@ -20,17 +20,17 @@ class Finding:
 
     topic: str
     mark: Mark
-    says: str
+    text: str
     next_step: str | None = None
 
 
-def ok(topic: str, says: str) -> Finding:
-    return Finding(topic, Mark.OK, says)
+def ok(topic: str, text: str) -> Finding:
+    return Finding(topic, Mark.OK, text)
 
 
-def note(topic: str, says: str, next_step: str | None = None) -> Finding:
-    return Finding(topic, Mark.NOTE, says, next_step)
+def note(topic: str, text: str, next_step: str | None = None) -> Finding:
+    return Finding(topic, Mark.NOTE, text, next_step)
 
 
-def wrong(topic: str, says: str, next_step: str) -> Finding:
-    return Finding(topic, Mark.WRONG, says, next_step)
+def wrong(topic: str, text: str, next_step: str) -> Finding:
+    return Finding(topic, Mark.WRONG, text, next_step)

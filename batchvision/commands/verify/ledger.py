@@ -43,7 +43,7 @@ class Reread:
     """Sums over the ledger, from its columns and from its raw answers."""
 
     spent_ticks: int = 0
-    said_ticks: int = 0  #: reported by answers
+    reported_ticks: int = 0  #: reported by answers
     computed_ticks: int = 0  #: computed from tokens and prices of answers without a cost
     attempts: int = 0
     checked: int = 0
@@ -84,27 +84,27 @@ class Reread:
             self._cannot(cost)
             return
         # a cached answer costs nothing; the header that marks it is not stored
-        said = 0 if source == "cached" else _said_ticks(reader, row)
-        if said is None and source == "computed":
+        reported = 0 if source == "cached" else _reported_ticks(reader, row)
+        if reported is None and source == "computed":
             self.computed += 1
             self.computed_ticks += cost or 0
-        elif said is None and ("\ufffd" in raw or (source == "reported" and not reader.has_cost_in_body)):
+        elif reported is None and ("\ufffd" in raw or (source == "reported" and not reader.has_cost_in_body)):
             self._cannot(cost)  # the answer was not UTF-8, or a gateway sent the cost in a header
         else:
             self.checked += 1
-            self.said_ticks += said or 0
-            if (cost or 0) != (said or 0):
-                self._differs(row, f"its answer says {format_usd(said)}" if said else "its answer says nothing")
+            self.reported_ticks += reported or 0
+            if (cost or 0) != (reported or 0):
+                self._differs(row, f"its answer says {format_usd(reported)}" if reported else "its answer says nothing")
 
     def _cannot(self, cost: int | None) -> None:
         self.not_kept += 1
         self.not_kept_ticks += cost or 0
 
-    def _differs(self, row: dict[str, Any], says: str) -> None:
+    def _differs(self, row: dict[str, Any], text: str) -> None:
         self.differing += 1
         if len(self.named) < _NAMED:
             stands = format_usd(row["cost_ticks"]) if row["cost_ticks"] is not None else "unknown"
-            self.named.append(f"row {row['row_id']}, attempt {row['attempt']}: the ledger says {stands}, {says}")
+            self.named.append(f"row {row['row_id']}, attempt {row['attempt']}: the ledger says {stands}, {text}")
 
 
 @cache
@@ -115,7 +115,7 @@ def _reader(provider: str) -> Dialect | None:
         return None  # the provider comes from an entry point that is not installed
 
 
-def _said_ticks(reader: Dialect, row: dict[str, Any]) -> int | None:
+def _reported_ticks(reader: Dialect, row: dict[str, Any]) -> int | None:
     """The cost that a raw answer reports."""
     status = row["http_status"] or 200
     if row["ticket"] is not None and status in _GONE:
@@ -130,15 +130,16 @@ def _said_ticks(reader: Dialect, row: dict[str, Any]) -> int | None:
 def ledger_findings(reread: Reread, is_broken: bool) -> Iterator[Finding]:
     """``is_broken``: a part of the ledger is damaged or missing, so the sum is incomplete."""
     if reread.differing:
-        says = (
+        by_answers = reread.reported_ticks + reread.computed_ticks + reread.not_kept_ticks
+        text = (
             f"the sum is wrong: {format_usd(reread.spent_ticks)} in {counted(reread.attempts, 'attempt')}, but "
-            f"{format_usd(reread.said_ticks + reread.computed_ticks + reread.not_kept_ticks)} by the stored answers; "
+            f"{format_usd(by_answers)} by the stored answers; "
             f"{counted(reread.differing, 'attempt')} differ: {'; '.join(reread.named)}"
         )
         more = reread.differing - len(reread.named)
         yield wrong(
             TOPIC,
-            says + (f"; and {more:,} more" if more else ""),
+            text + (f"; and {more:,} more" if more else ""),
             "the raw answers are what the provider billed: restore these parts of attempts/ from a backup",
         )
     elif is_broken:

@@ -68,8 +68,8 @@ def read_runs(output: Path) -> Runs:
 def run_findings(runs: Runs, sealed_by: Set[str], at_work: Set[str]) -> Iterator[Finding]:
     """``sealed_by``: runs with parts that no summary lists. ``at_work``: the last run of each shard."""
     yield from _missing(runs, sealed_by, at_work)
-    for says in runs.unreadable:
-        yield wrong("runs", says, "delete the file, or restore it: the parts it lists are then checked by pages alone")
+    for text in runs.unreadable:
+        yield wrong("runs", text, "delete the file, or restore it: the parts it lists are then checked by pages alone")
     if runs.latest is None and runs.count:
         yield note("runs", "runs/latest.json is missing; the next run writes it")
     elif runs.latest is None and not runs.unreadable:
@@ -89,8 +89,8 @@ def _missing(runs: Runs, sealed_by: Set[str], at_work: Set[str]) -> Iterator[Fin
     """Missing summaries. A killed run writes no summary; the next run lists its parts."""
     if not runs.count and not runs.latest and not runs.unreadable:
         if sealed_by:
-            says = "runs/ holds no summary, and there are parts: no run has ended yet, or runs/ was removed"
-            yield note("runs", says, _RESTORE)
+            text = "runs/ holds no summary, and there are parts: no run has ended yet, or runs/ was removed"
+            yield note("runs", text, _RESTORE)
         return
     gone = set(sealed_by - runs.ended - at_work)
     if runs.latest is not None and not runs.unreadable and runs.latest.run_id not in runs.ended:

@@ -29,7 +29,7 @@ TOPIC = "manifest"
 
 
 @dataclass(slots=True)
-class Counts:
+class ManifestCounts:
     """The rows of the manifest. ``asked_anew``: pending rows with a changed text or image."""
 
     rows: int = 0
@@ -44,7 +44,7 @@ class Counts:
 
 async def manifest_findings(
     output: Path, latest: RunSummary | None, tables: TableContents, journals: Sequence[ShardJournal]
-) -> tuple[list[Finding], Counts | None]:
+) -> tuple[list[Finding], ManifestCounts | None]:
     """Compare the tables with the last run's manifest."""
     if latest is None:
         return [note(TOPIC, "not compared: no run has ended here yet, so that no manifest is named")], None
@@ -52,8 +52,8 @@ async def manifest_findings(
         where = " and ".join(f"{table}/" for table in sorted(broken))
         return [note(TOPIC, f"not compared: a part of {where} is damaged or missing")], None
     if _is_gone(latest):
-        says = f"{latest.manifest} is gone, so that its rows could not be compared with the tables"
-        return [note(TOPIC, says, "to compare, put it back and type the same again")], None
+        text = f"{latest.manifest} is gone, so that its rows could not be compared with the tables"
+        return [note(TOPIC, text, "to compare, put it back and type the same again")], None
     try:
         job = job_of(output, latest)
         surveyed = survey(job)
@@ -90,8 +90,8 @@ def job_of(output: Path, latest: RunSummary) -> Job:
 # ---------------------------------------------------------------------------------- counting
 
 
-async def _count(job: Job, surveyed: Survey, tables: TableContents) -> Counts:
-    counts = Counts(rows=surveyed.rows)
+async def _count(job: Job, surveyed: Survey, tables: TableContents) -> ManifestCounts:
+    counts = ManifestCounts(rows=surveyed.rows)
     row_index = row_index_of(job)
     images = ImageSource(ImageFolder(job.root), ImageSettings(job.recipe.images, "url", job.manifest.image_identity))
     for batch in feed(job, surveyed, row_index, Selection(retry_failed=frozenset())):
@@ -133,7 +133,11 @@ async def _state(
 
 
 def _judged(
-    counts: Counts, tables: TableContents, surveyed: Survey, latest: RunSummary, journals: Sequence[ShardJournal]
+    counts: ManifestCounts,
+    tables: TableContents,
+    surveyed: Survey,
+    latest: RunSummary,
+    journals: Sequence[ShardJournal],
 ) -> Iterator[Finding]:
     if counts.completed + counts.failed + counts.pending != counts.rows:
         yield wrong(

@@ -113,10 +113,10 @@ def _look_for_missing(tables: TableContents, output: Path, runs: Runs, merged: M
             continue
         table = relative.split("/")[0]
         tables.broken.add(table)
-        says = f"{relative} is missing: {counted(listed.rows, 'row')} that the run {listed.run_id} wrote"
+        text = f"{relative} is missing: {counted(listed.rows, 'row')} that the run {listed.run_id} wrote"
         if there is not None:
-            says = f"{relative} was not what the run {listed.run_id} wrote when it was merged (its sha256 differs)"
-        tables.findings.append(wrong("parts", says, _RESTORE.get(table, _RESTORE[RESULTS_TABLE])))
+            text = f"{relative} was not what the run {listed.run_id} wrote when it was merged (its sha256 differs)"
+        tables.findings.append(wrong("parts", text, _RESTORE.get(table, _RESTORE[RESULTS_TABLE])))
 
 
 def _registry(output: Path, tables: TableContents) -> Columns | None:
@@ -127,8 +127,8 @@ def _registry(output: Path, tables: TableContents) -> Columns | None:
         tables.findings.append(wrong("columns", fault.what, restore))
         return None
     if columns is None and any(part_paths(output, table) for table in DATED):
-        says = ".batchvision/columns.json is missing: the next parts would not have the columns of these"
-        tables.findings.append(wrong("columns", says, restore))
+        text = ".batchvision/columns.json is missing: the next parts would not have the columns of these"
+        tables.findings.append(wrong("columns", text, restore))
     return columns
 
 
@@ -164,10 +164,10 @@ def _read_part(
         tables.broken.add(table)
         tables.damaged.add(relative)
         if isinstance(fault, CheckpointDamaged):
-            says = fault.what
+            text = fault.what
         else:  # a damaged footer
-            says = f"{relative} does not hold what was written ({fault})"
-        tables.findings.append(wrong("parts", says, _RESTORE[table]))
+            text = f"{relative} does not hold what was written ({fault})"
+        tables.findings.append(wrong("parts", text, _RESTORE[table]))
     if is_sealing:
         tables.sealing.append(relative)
 
@@ -187,16 +187,16 @@ def _check_columns(
     missing = [name for name in wanted.names if name not in schema.names]
     if missing:
         names = ", ".join(missing)
-        says = f"{relative} lacks {names}, of a later version or of a run that was cut off; the next run adds it"
-        tables.findings.append(note("columns", says))
+        text = f"{relative} lacks {names}, of a later version or of a run that was cut off; the next run adds it"
+        tables.findings.append(note("columns", text))
     for column in wanted:
         actual = column.type if column.name in missing else schema.field(column.name).type
         if actual != column.type and is_number(actual) and is_number(column.type):
-            says = f"{relative}: the column {column.name} is {actual}, and will be {column.type}; the next run goes on"
-            tables.findings.append(note("columns", says))
+            text = f"{relative}: the column {column.name} is {actual}, and will be {column.type}; the next run goes on"
+            tables.findings.append(note("columns", text))
         elif actual != column.type:
-            says = f"{relative}: the column {column.name} is {actual}, not {column.type}"
-            tables.findings.append(wrong("columns", says, _RESTORE[table]))
+            text = f"{relative}: the column {column.name} is {actual}, not {column.type}"
+            tables.findings.append(wrong("columns", text, _RESTORE[table]))
 
 
 def _check_file(tables: TableContents, relative: str, table: str, path: Path, runs: Runs, are_ended: bool) -> None:
@@ -269,13 +269,13 @@ _TAKE: dict[str, Callable[[TableContents, pa.RecordBatch, Runs], None]] = {
 def table_findings(tables: TableContents) -> Iterator[Finding]:
     yield from tables.findings
     if tables.sealing:
-        says = f"{counted(len(tables.sealing), 'part')} about to be sealed: {', '.join(tables.sealing[:3])}"
-        yield note("parts", f"{says}; a run that was cut off there is completed by the next one")
+        text = f"{counted(len(tables.sealing), 'part')} about to be sealed: {', '.join(tables.sealing[:3])}"
+        yield note("parts", f"{text}; a run that was cut off there is completed by the next one")
     if tables.left:
-        says = (
+        text = (
             f"{counted(tables.left, 'file')} merged into others and not removed yet: nothing of them is counted twice"
         )
-        yield note("parts", f"{says}, and the next run removes them")
+        yield note("parts", f"{text}, and the next run removes them")
     if not any(finding.topic == "parts" and finding.mark == "wrong" for finding in tables.findings):
         yield ok("parts", _all_right(tables))
     if not any(finding.topic == "columns" for finding in tables.findings):

@@ -16,20 +16,20 @@ from batchvision.commands.verify.journals import journal_findings, open_findings
 from batchvision.commands.verify.ledger import ledger_findings
 from batchvision.commands.verify.listed import index_findings, read_runs, recipe_findings, run_findings
 from batchvision.commands.verify.once import cost_findings, once_findings
-from batchvision.commands.verify.rows import Counts, manifest_findings
+from batchvision.commands.verify.rows import ManifestCounts, manifest_findings
 from batchvision.commands.verify.tables import ATTEMPTS_TABLE, TableContents, read_tables, table_findings
 from batchvision.errors import CheckpointDamaged
 from batchvision.ticks import known_or_none
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class VerifyReport:
     """All findings in the order of the checks."""
 
     output: Path
     findings: tuple[Finding, ...]
     tables: TableContents
-    manifest: Counts | None
+    manifest: ManifestCounts | None
 
     @property
     def is_right(self) -> bool:
@@ -47,7 +47,7 @@ class Report:
             "ok": self.is_right,
             "exit_code": self.exit_code,
             "findings": [
-                {"topic": each.topic, "mark": each.mark.value, "says": each.says, "next": each.next_step}
+                {"topic": each.topic, "mark": each.mark.value, "says": each.text, "next": each.next_step}
                 for each in self.findings
             ],
             "rows": dict(self.tables.rows),
@@ -64,7 +64,7 @@ class Report:
         }
 
 
-async def verify(output: Path) -> Report:
+async def verify(output: Path) -> VerifyReport:
     """Check an output. Raises JobInvalid if there is no output; all problems are in the report."""
     open_output(output)
     journals = read_journals(output)
@@ -83,4 +83,4 @@ async def verify(output: Path) -> Report:
         *of_rows,
         *open_findings(journals),
     )
-    return Report(output, findings, tables, counts)
+    return VerifyReport(output, findings, tables, counts)
