@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -17,21 +16,12 @@ from batchvision.records import ImageSlot, Payload, Prompt
 KEY_BYTES = 16
 
 
-def _framed(parts: Iterable[str]) -> bytes:
+def _hash(*parts: str) -> str:
     framed: list[bytes] = []
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass")
         framed += (b"%d:" % len(raw), raw)
-    return b"".join(framed)
-
-
-@lru_cache(maxsize=8)  # in most jobs all rows have one text
-def _start(kind: str, recipe: str, text: str) -> bytes:
-    return _framed((kind, recipe, text))
-
-
-def _hexdigest(framed: bytes) -> str:
-    return blake2b(framed, digest_size=KEY_BYTES).hexdigest()
+    return blake2b(b"".join(framed), digest_size=KEY_BYTES).hexdigest()
 
 
 def canonical_json(document: Any) -> str:
@@ -41,12 +31,12 @@ def canonical_json(document: Any) -> str:
 
 def recipe_id(document: Mapping[str, Any]) -> str:
     """The hash of a recipe document: everything in a job that decides its answers."""
-    return _hexdigest(_framed(["recipe-1", canonical_json(document)]))
+    return _hash("recipe-1", canonical_json(document))
 
 
 def request_key(recipe: str, text: str, image_identities: Iterable[str]) -> str:
     """The hash of a request: recipe, rendered text, and the identities of the images in order."""
-    return _hexdigest(_start("request-1", recipe, text) + _framed(image_identities))
+    return _hash("request-1", recipe, text, *image_identities)
 
 
 def slot_text(name: str) -> str:
@@ -70,7 +60,7 @@ def request_key_of(recipe: str, prompt: Prompt, payloads: Sequence[Payload]) -> 
 
 def skip_key(recipe: str, text: str, image_stamps: Iterable[str]) -> str:
     """As :func:`request_key`, with cheap facts of an image (path, size, mtime) in place of its content."""
-    return _hexdigest(_start("skip-1", recipe, text) + _framed(image_stamps))
+    return _hash("skip-1", recipe, text, *image_stamps)
 
 
 def key_bytes(key: str) -> bytes:

@@ -106,12 +106,10 @@ class Prices:
     def ticks(self, prompt: int, output: int, cached: int = 0, images: int = 0) -> int:
         """The cost of that many tokens; ``cached`` are part of ``prompt``."""
         cached = min(cached, prompt)
-        rates = self._long if self._is_long(prompt) else self._short
+        is_long = self.long_context_tokens is not None and prompt >= self.long_context_tokens
+        rates = self._long if is_long else self._short
         total = (prompt - cached) * rates[0] + cached * rates[1] + output * rates[2]
         return _divide_half_even(total, TOKENS_PER_MTOK) + images * self.image_ticks + self.request_ticks
-
-    def _is_long(self, prompt: int) -> bool:
-        return self.long_context_tokens is not None and prompt >= self.long_context_tokens
 
     @property
     def _short(self) -> tuple[int, int, int]:

@@ -16,7 +16,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from batchvision.providers import sse
+from batchvision.providers import is_stream as is_event_stream
+from batchvision.providers import masked_stream
 from batchvision.records import EndedWithout, Intent, Lane, Purpose, RawAnswer, Tries
 from batchvision.secrets import Secrets
 from batchvision.ticks import Prices
@@ -190,12 +191,12 @@ def _raw_document(raw: RawAnswer) -> dict[str, Any]:
 def masked_answer(raw: RawAnswer, secrets: Secrets) -> RawAnswer:
     """The answer as it may be written: the only change ever made to it. In a stream a secret may come in pieces."""
     together = b"\n".join(("\n".join(raw.headers.values()).encode("utf-8", "surrogatepass"), raw.body))
-    is_stream = sse.is_stream(raw.body)
+    is_stream = is_event_stream(raw.body)
     if secrets.mask_bytes(together) == together and not is_stream:
         return raw
     headers = {name: secrets.mask(value) for name, value in raw.headers.items()}
     body = secrets.mask_bytes(raw.body)
-    return raw._replace(headers=headers, body=sse.masked(body, secrets.mask) if is_stream else body)
+    return raw._replace(headers=headers, body=masked_stream(body, secrets.mask) if is_stream else body)
 
 
 # ---------------------------------------------------------------------------------- from JSON

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from batchvision.money import image_tokens
-from batchvision.money.learned import LearnedImages, Mean
+from batchvision.money.image_tokens import LearnedImages, Mean, rule
 from batchvision.prompt import system_text
 from batchvision.providers import output_limit
 from batchvision.records import Estimate, ImageSize, Recipe, Usage
@@ -37,7 +36,7 @@ class Estimator:
         """``caches_prefix``: the provider caches the common prefix of requests, which lowers likely costs."""
         self._prices = prices
         self._cached = _prefix_tokens(recipe) // CACHE_BLOCK_TOKENS * CACHE_BLOCK_TOKENS if caches_prefix else 0
-        self._images = LearnedImages(image_tokens.rule(recipe.model), recipe.detail)
+        self._images = LearnedImages(rule(recipe.model), recipe.detail)
         self._constant_chars = _constant_chars(recipe)
         self._messages = 2 + 2 * len(recipe.examples)
         self._example_images = sum(len(example.images) for example in recipe.examples)

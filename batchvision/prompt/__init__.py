@@ -14,11 +14,9 @@ from batchvision.prompt.answer import (
     build_answer_spec,
     column_name,
     response_format,
-    schema_instruction,
 )
-from batchvision.prompt.check import CheckedAnswer, check_answer, names_fallback
-from batchvision.prompt.conversation import Conversation, system_text, with_final_text
-from batchvision.prompt.nesting import is_deeper
+from batchvision.prompt.check import CheckedAnswer, check_answer, is_deeper, names_fallback
+from batchvision.prompt.conversation import Conversation, schema_instruction, system_text, with_final_text
 from batchvision.prompt.spoken import thoughts_in
 from batchvision.prompt.template import ColumnField, Template, TemplateError, joined
 

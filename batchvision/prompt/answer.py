@@ -5,7 +5,6 @@ All of this happens once per job. ``check.py`` checks each answer.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -60,14 +59,6 @@ def response_format(spec: AnswerSpec, form: str = "json_schema") -> dict[str, An
     if form == "json_object":
         return {"type": "json_object"}
     return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": dict(spec.schema)}}
-
-
-def schema_instruction(spec: AnswerSpec, form: str) -> str | None:
-    """The final text of a prompt that states the schema; ``None`` where ``response_format`` carries it."""
-    if spec.schema is None or form == "json_schema":
-        return None
-    schema = json.dumps(spec.schema, ensure_ascii=False, separators=(",", ":"))
-    return f"Answer with one JSON object and nothing else. It must satisfy this JSON schema:\n{schema}"
 
 
 def build_answer_spec(

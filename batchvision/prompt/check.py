@@ -17,11 +17,14 @@ from typing import Any, NamedTuple
 from batchvision.errors import InvalidAnswer
 from batchvision.prompt.answer import LABEL, AnswerColumn, answer_columns, column_name, compile_schema
 from batchvision.prompt.labels import Labels
-from batchvision.prompt.nesting import MOST_DEPTH, is_deeper
 from batchvision.prompt.spoken import unfenced, without_thoughts
 from batchvision.prompt.whole_values import whole_values
 from batchvision.records import AnswerSpec
 
+#: No schema that is sent allows a deeper answer.
+MOST_DEPTH = 64
+
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _LABEL_COLUMN = column_name(f"answer_{LABEL}")
@@ -58,6 +61,24 @@ def check_answer(spec: AnswerSpec, text: str) -> CheckedAnswer:
 
 
 # ---------------------------------------------------------------------------------- JSON
+
+
+def is_deeper(text: str, most: int = MOST_DEPTH, start: int = 0) -> bool:
+    """Whether arrays and objects are nested more than ``most`` deep. Checked before any recursive code runs."""
+    if text.count("[", start) + text.count("{", start) <= most:
+        return False
+    depth = 0
+    for found in _BRACKETS.finditer(text, start):
+        match text[found.start()]:
+            case "[" | "{":
+                depth += 1
+                if depth > most:
+                    return True
+            case "]" | "}":
+                depth -= 1
+                if depth <= 0:  # text after a closed value is not read
+                    return False
+    return False
 
 
 def _no_constant(name: str) -> Any:

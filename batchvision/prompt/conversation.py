@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from batchvision.prompt.template import Template
-from batchvision.records import ImageSlot, Label, Payload, Prompt, Recipe
+from batchvision.records import AnswerSpec, ImageSlot, Label, Payload, Prompt, Recipe
 
 try:
     from pybase64 import b64encode  # three times as fast
@@ -68,6 +68,14 @@ def _content(prompt: Prompt, payloads: Sequence[Payload], images_first: bool, de
     for part in _order(prompt, payloads, images_first) or [""]:
         parts += [_text_part(part)] if isinstance(part, str) else _image_parts(part, detail)
     return b",".join(parts)
+
+
+def schema_instruction(spec: AnswerSpec, form: str) -> str | None:
+    """The final text of a prompt that states the schema; ``None`` where ``response_format`` carries it."""
+    if spec.schema is None or form == "json_schema":
+        return None
+    schema = json.dumps(spec.schema, ensure_ascii=False, separators=(",", ":"))
+    return f"Answer with one JSON object and nothing else. It must satisfy this JSON schema:\n{schema}"
 
 
 def with_final_text(messages: bytes, text: str) -> bytes:

@@ -14,6 +14,7 @@ from batchvision.providers.base import (
     output_limit,
 )
 from batchvision.providers.caching import Caching, caching
+from batchvision.providers.documents import is_aborted_stream, is_stream, masked_stream
 from batchvision.providers.forms import ResponseForm, ResponseForms
 from batchvision.providers.registry import dialect, names
 
@@ -31,6 +32,9 @@ __all__ = [
     "TicketEnd",
     "caching",
     "dialect",
+    "is_aborted_stream",
+    "is_stream",
+    "masked_stream",
     "names",
     "output_limit",
 ]

@@ -1,7 +1,7 @@
 """A dialect: how requests to one provider are written and its answers read. Sans-IO: bytes in, bytes out, no clock.
 
 Each supported server offers OpenAI's chat completions; a dialect states the differences, mostly as class attributes.
-The modules beside this one read: ``decode`` (bytes to document), ``chat`` (document to answer), ``faults`` (error to
+The modules beside this one read: ``documents`` (bytes to document), ``chat`` (document to answer), ``faults`` (error to
 exception), ``signs`` (headers to rate limits).
 """
 
@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from batchvision.errors import AnswerCutShort, BatchvisionError, ModelNotFound, RateLimited, RowFault
 from batchvision.prompt import response_format, schema_instruction, with_final_text
-from batchvision.providers import chat, decode, faults, signs, wire
+from batchvision.providers import chat, documents, faults, signs, wire
 from batchvision.providers.forms import ResponseForm
 from batchvision.providers.signs import RateSigns
 from batchvision.records import Answer, Lane, RawAnswer, Recipe
@@ -229,7 +229,7 @@ class Dialect:
 
     def read(self, raw: RawAnswer) -> Reading:
         """The answer or the error in ``raw``. Nothing raises, for any bytes."""
-        document = decode.document(raw.body)
+        document = documents.document_of(raw.body)
         parts = chat.parts_of(document)
         facts = chat.facts(parts, raw.headers, self.usage_rule, self.request_id_headers)
         if not 200 <= raw.status < 300:
@@ -238,7 +238,7 @@ class Dialect:
 
     def read_ticket(self, raw: RawAnswer) -> str | BatchvisionError:
         """The ticket in the answer to a deferred POST, or the error."""
-        document = decode.document(raw.body)
+        document = documents.document_of(raw.body)
         ticket = document.value.get("request_id") if isinstance(document.value, dict) else None
         if 200 <= raw.status < 300 and isinstance(ticket, str) and ticket.isprintable() and 0 < len(ticket) <= 256:
             return ticket
@@ -250,7 +250,7 @@ class Dialect:
         if raw.status == 202:
             return NotReady(signs.retry_after_seconds(raw))
         if raw.status in (404, 410):
-            return Gone(faults.error_text(decode.document(raw.body)) or f"{self.name} does not know the ticket")
+            return Gone(faults.error_text(documents.document_of(raw.body)) or f"{self.name} does not know the ticket")
         return self.read(raw)
 
     def ticket_end(self, raw: RawAnswer) -> TicketEnd:
@@ -264,7 +264,7 @@ class Dialect:
             return TicketEnd.YES
         if raw.status == 200:
             return TicketEnd.YES if raw.complete or self.read(raw).error is None else TicketEnd.NO
-        if raw.status < 400 or raw.status in _OF_GATEWAYS or not faults.is_own_shape(decode.document(raw.body)):
+        if raw.status < 400 or raw.status in _OF_GATEWAYS or not faults.is_own_shape(documents.document_of(raw.body)):
             return TicketEnd.NO
         error = self.read(raw).error
         if raw.status >= 500:
@@ -278,7 +278,7 @@ class Dialect:
 
     def read_models(self, raw: RawAnswer) -> tuple[ModelListing, ...]:
         """The models in the answer of ``models_path``. Raises the answer's error."""
-        document = decode.document(raw.body)
+        document = documents.document_of(raw.body)
         if not 200 <= raw.status < 300:
             raise faults.from_answer(raw, document, self.voice)
         rows = wire.mapping(document.value)

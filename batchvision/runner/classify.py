@@ -29,7 +29,7 @@ from batchvision.errors import (
     Truncated,
 )
 from batchvision.prompt import REASONING_COLUMN, CheckedAnswer, check_answer, thoughts_in
-from batchvision.providers import Dialect, Gone, Reading, sse
+from batchvision.providers import Dialect, Gone, Reading, is_aborted_stream
 from batchvision.records import (
     Answer,
     Attempt,
@@ -235,7 +235,7 @@ class Classifier:
 
 def _given_up(exchange: Exchange, raw: RawAnswer) -> Truncated | None:
     """The Python server of llama.cpp ends a stream early when another request arrives."""
-    if exchange.ticket is not None or not sse.is_given_up(raw.body):
+    if exchange.ticket is not None or not is_aborted_stream(raw.body):
         return None
     return Truncated(
         "the stream ended without a finish_reason: the server gives an answer up when another request comes. Set "

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batchvision.errors import AnswerCutShort, InvalidAnswer
 from batchvision.prompt import build_answer_spec, check_answer
-from batchvision.prompt.nesting import MOST_DEPTH, is_deeper
+from batchvision.prompt.check import MOST_DEPTH, is_deeper
 from batchvision.providers import dialect, wire
 from batchvision.records import RawAnswer
 

@@ -1,4 +1,7 @@
-"""Assemble a chat completion from a stream of server-sent events."""
+"""Decode the body of an answer: JSON, or a stream of server-sent events. Nothing here raises.
+
+Closed JSON is a whole answer, even if the connection was cut after it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import Any
 from batchvision.prompt import is_deeper
 from batchvision.providers import wire
 
+_SSE_FIELD = re.compile(r"(?:data|event|id|retry)\s*:")
+_HTML = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _DONE = "[DONE]"
 #: A field of the JSON itself: inside a text its quotes would be escaped.
@@ -21,7 +26,39 @@ _GIVEN_REASON = re.compile(rb'"finish_reason"\s{0,8}:\s{0,8}"')
 _FACTS = ("id", "model", "provider", "system_fingerprint", "service_tier", "usage")
 
 
-def assemble(text: str) -> wire.Document:
+def document_of(body: bytes) -> wire.Document:
+    """The document in ``body``: JSON after any blank or comment lines, or server-sent events."""
+    is_plain = body[:1] == b"{" and body[1:2] != b"\x00"  # UTF-8; detect_encoding agrees
+    text = body.decode("utf-8" if is_plain else json.detect_encoding(body), "replace")
+    start = _content_start(text)
+    if start == len(text):
+        return wire.Document(problem="an empty body")
+    if _SSE_FIELD.match(text, start):
+        return _assembled(text)
+    value, problem = wire.parse(text, start)
+    if problem is None:
+        return wire.Document(value)
+    return wire.Document(
+        problem="an HTML page" if _HTML.match(text, start) else problem, text=text[start : start + 4000]
+    )
+
+
+def _content_start(text: str) -> int:
+    """The start of the document: after blank lines and keep-alive comments."""
+    start = 0
+    while True:
+        while start < len(text) and text[start] in " \t\r\n\ufeff":
+            start += 1
+        if not text.startswith(":", start):
+            return start
+        line_end = text.find("\n", start)
+        start = len(text) if line_end < 0 else line_end
+
+
+# ---------------------------------------------------------------------------------- streams
+
+
+def _assembled(text: str) -> wire.Document:
     """One chat completion of the events that arrived. Comment lines and unknown fields are skipped.
 
     A stream is whole if it holds ``[DONE]``, a finish reason or an error.
@@ -65,7 +102,7 @@ def is_stream(body: bytes) -> bool:
     return body.startswith(b"data:") or b"\ndata:" in body
 
 
-def is_given_up(body: bytes) -> bool:
+def is_aborted_stream(body: bytes) -> bool:
     """Whether ``finish_reason`` stays null to the end of a stream: the server aborted the answer.
 
     A stream without the field, or with an empty reason, was not aborted.
@@ -73,7 +110,7 @@ def is_given_up(body: bytes) -> bool:
     return is_stream(body) and _REASON.search(body) is not None and _GIVEN_REASON.search(body) is None
 
 
-def masked(body: bytes, mask: Callable[[str], str]) -> bytes:
+def masked_stream(body: bytes, mask: Callable[[str], str]) -> bytes:
     """The stream with secrets masked, also secrets that are split between events.
 
     If the joined text holds a secret, the first event holds the whole masked text and the later ones hold "".
