@@ -1,9 +1,8 @@
-"""A lease on an output whose file system is shared by machines: where a flock may be this machine's alone.
+"""A lease on an output whose file system several machines share: there a flock may hold on one machine only.
 
-The lease is a small file that its holder rewrites every 20 seconds, from a thread of its own. The rule: it is another's
-as long as it is fresh *by the file server's clock*, the only one all machines share; when it has not been renewed for
-three minutes, it is taken over. Who finds that it is no longer its own, or could not renew it in time (a machine that
-slept, a server that was away), has lost it and sends nothing more.
+The lease is a small file. Its holder rewrites it every 20 seconds from a thread. It belongs to its holder while it is
+fresh by the file server's clock, which is the same for all machines. After three minutes without a renewal another
+process may take it over. A holder that could not renew it in time has lost it, and sends nothing more.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from batchvision.errors import OutputHeld
 
 LEASE_NAME = "lease"
 BEAT_SECONDS = 20.0
-#: Longer than servers are away when they fail over, and than a laptop's lid is closed by accident.
+#: A lease that was not renewed for so long may be taken over. A file server's failover is shorter.
 STALE_SECONDS = 180.0
-#: Between taking over a stale lease and believing it: another may have had the same thought.
+#: Wait between a takeover and its confirmation, in case two processes take over at the same time.
 SETTLE_SECONDS = 2.0
 
-#: Types of file system that several machines can mount at once.
+#: File system types that several machines can mount at once.
 SHARED = frozenset(
     {
         "nfs",
@@ -47,18 +46,18 @@ SHARED = frozenset(
         "gfs2",
     }
 )
-#: FUSE says "fuse" or "fuse.<what>"; these alone are known to be of one machine.
+#: FUSE types ("fuse.<name>") that belong to one machine.
 LOCAL_FUSE = frozenset({"fuseblk", "fusectl", "fuse.portal", "fuse.gvfsd-fuse", "fuse.lxcfs", "fuse.fuse-overlayfs"})
 
 
 def is_shared(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether ``path`` is on a file system that other machines may write to. Where nobody tells: no."""
+    """Whether other machines may write to the file system of ``path``. False where the mounts are unknown."""
     kind = _type_of(path.resolve(), mounts)
     return kind in SHARED or (kind.startswith("fuse") and kind not in LOCAL_FUSE)
 
 
 def _type_of(path: Path, mounts: Path) -> str:
-    """The type of the deepest mount that ``path`` is in; of several in one place, the last."""
+    """The type of the deepest mount above ``path``. The last of several mounts in one place counts."""
     best, kind = -1, ""
     with suppress(OSError):
         for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
@@ -76,7 +75,7 @@ def _unescaped(text: str) -> str:
 
 
 class Lease:
-    """A held lease. Used beside a flock, never instead of one: on one machine the flock has decided already."""
+    """A held lease, used beside a flock."""
 
     def __init__(self, path: Path, holder: dict[str, Any], clock: Callable[[], float]) -> None:
         self._path = path
@@ -85,6 +84,7 @@ class Lease:
         self._token = secrets.token_hex(8)
         self._renewed_at = clock()
         self._is_lost = False
+        self._pid = os.getpid()
         self._released = threading.Event()
 
     @classmethod
@@ -96,8 +96,8 @@ class Lease:
         clock: Callable[[], float] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> Lease:
-        """Take it, or raise OutputHeld at once. ``holder`` (host, pid, boot_id) is told to others. Raises OSError."""
-        lease = cls(path, holder, clock or _time_awake_or_not)
+        """Take the lease. Raises OutputHeld at once, OSError. ``holder`` (host, pid, boot_id) is written into it."""
+        lease = cls(path, holder, clock or _time_with_sleep)
         found = _read(path)
         if found is not None:
             if not _has_ended_here(found, holder) and (fresh := lease._fresh_seconds()) > 0:
@@ -118,20 +118,19 @@ class Lease:
     # ---------------------------------------------------------------------------- taking
 
     def _fresh_seconds(self) -> float:
-        """For how much longer another's lease must be respected. Both times are the server's: of the lease, and of a
-        file that is written just now."""
+        """Return how long another holder's lease stays valid, by the server's time of a file written now."""
         probe = self._path.with_name(f".{LEASE_NAME}.{self._token}.tmp")
         try:
             _write(probe, {})
             age = probe.stat().st_mtime - self._path.stat().st_mtime
         except FileNotFoundError:
-            return 0.0  # given back just now
+            return 0.0  # it was given back meanwhile
         finally:
             probe.unlink(missing_ok=True)
         return STALE_SECONDS - age
 
     def _remove_stale(self, found: dict[str, Any]) -> None:
-        """Of two who take over at once, only one removes what both have seen; a lease that is new by now stays."""
+        """Remove a stale lease. Of two processes only one removes it, and a lease that is new by then stays."""
         aside = self._path.with_name(f".{LEASE_NAME}.{self._token}.tmp")
         try:
             self._path.rename(aside)
@@ -155,13 +154,13 @@ class Lease:
         self._renewed_at = self._clock()
 
     def _content(self) -> bytes:
-        """Always the same bytes, so that a beat can write over them in place; the time is the file's own."""
+        """The same bytes each time, so that a renewal overwrites them in place. The time is the file's own."""
         return json.dumps({**self._holder, "token": self._token}).encode() + b"\n"
 
     # ---------------------------------------------------------------------------- keeping
 
     def beat(self) -> None:
-        """Renew it from now on, until it is released or lost. The thread dies with the process."""
+        """Renew the lease from now on, until it is released or lost. The thread ends with the process."""
         threading.Thread(target=self._beat, name="batchvision-lease", daemon=True).start()
 
     def _beat(self) -> None:
@@ -169,7 +168,7 @@ class Lease:
             self.renew()
 
     def renew(self) -> None:
-        """One beat: look whether it is still ours, and rewrite it. An error is no loss yet; time will tell."""
+        """Check that the lease is still ours, and rewrite it. An error loses it only when it lasts."""
         at = self._clock()
         with suppress(OSError):
             found = _read(self._path)
@@ -181,12 +180,11 @@ class Lease:
                     file.write(self._content())
                 self._renewed_at = at
 
-    def forget(self) -> None:
-        """In a forked child: it is the parent's, and so is the thread, whose locks are not to be touched here."""
-        self._is_lost = True
-
     def release(self) -> None:
-        """Give it back."""
+        """Give the lease back. In a forked child the parent keeps it, and its thread's locks stay untouched."""
+        if self._pid != os.getpid():
+            self._is_lost = True
+            return
         self._released.set()
         if self._is_lost:
             return
@@ -197,7 +195,7 @@ class Lease:
 
 
 def lease_at_work(path: Path) -> dict[str, Any] | None:
-    """Who holds the lease now, by this machine's clock: good enough for whoever only looks and must write nothing."""
+    """Return the holder of the lease by this machine's clock: a query writes no file for the server's time."""
     found = _read(path)
     with suppress(FileNotFoundError):
         if found and time.time() - path.stat().st_mtime < STALE_SECONDS:
@@ -206,16 +204,18 @@ def lease_at_work(path: Path) -> dict[str, Any] | None:
 
 
 def held(path: Path, holder: dict[str, Any], fresh_seconds: float) -> OutputHeld:
-    who = f"process {holder.get('pid', '?')} on {holder.get('host', 'another machine')}"
+    process = f"process {holder.get('pid', '?')} on {holder.get('host', 'another machine')}"
     return OutputHeld(
-        f"{path.parents[2]} is in use by {who}: nothing was sent. Wait until it has ended, or give this run another "
-        f"output.path. If that machine is gone, its lease ({path}) ends in {max(1, round(fresh_seconds))} s."
+        f"{path.parents[2]} is in use by {process}: nothing was sent. Wait until it has ended, or give this run "
+        f"another output.path. If that machine is gone, its lease ({path}) ends in {max(1, round(fresh_seconds))} s."
     )
 
 
 def _has_ended_here(found: dict[str, Any], holder: dict[str, Any]) -> bool:
-    """Whether the lease is of a process of this machine that is no more; in a container that was started again, the
-    process before us may have had our very number."""
+    """Whether the lease's process ran on this machine and has ended.
+
+    In a restarted container the earlier process may have had this process's number.
+    """
     if not holder["boot_id"] or found.get("boot_id") != holder["boot_id"] or not isinstance(found.get("pid"), int):
         return False
     if found["pid"] == holder["pid"]:
@@ -229,7 +229,7 @@ def _has_ended_here(found: dict[str, Any], holder: dict[str, Any]) -> bool:
     return False
 
 
-def _time_awake_or_not() -> float:
+def _time_with_sleep() -> float:
     """Seconds that also pass while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
@@ -239,7 +239,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What a lease says; {} for one that says nothing (it is being written), None where there is none."""
+    """The content of a lease; {} while it is being written, None without a lease."""
     try:
         found = json.loads(path.read_bytes() or b"{}")
     except FileNotFoundError:

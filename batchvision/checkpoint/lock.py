@@ -1,8 +1,8 @@
-"""One run at a time on an output (and shard): a flock that dies with the process that took it.
+"""One run at a time on an output (and shard).
 
-The rule: the lock is the kernel's, never the file's content, so a stale file holds nothing. Who holds it is written
-inside only to be told. A child that was forked lets go of its copy at once; one that was spawned never gets it. On a
-file system that other machines share, a lease stands beside it (``lease.py``).
+The kernel's flock on a file is the lock, so a stale file locks nothing. The file's content only names the holder for
+messages. A forked child releases its copy at once, and a spawned one gets none. A file system that several machines
+share needs a lease too (``lease.py``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
 from batchvision.checkpoint.disk import PUBLIC, LocalDisk, disk_failures, make_folders
@@ -24,16 +24,16 @@ from batchvision.checkpoint.lease import LEASE_NAME, Lease, is_shared, lease_at_
 from batchvision.checkpoint.storage import JournalFiles
 from batchvision.errors import OutputHeld
 
-_LOOKS = 10  #: at a folder that somebody removes again and again
-#: How a file system without flock says so.
+_TRIES = 10  #: Locking is tried so often while the folder is being removed.
+#: Errors of file systems without flock.
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-#: Where all that is not a result lives, inside the output.
+#: The folder inside the output for everything but tables, recipes and summaries.
 STATE_FOLDER = ".batchvision"
 LOCK_NAME = "lock"
 
 
 class Holder(NamedTuple):
-    """The process that holds, or was the last to hold, an output."""
+    """The process that holds an output, or held it last."""
 
     host: str
     pid: int
@@ -54,7 +54,7 @@ class Holder(NamedTuple):
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is certain that the process is no more: it was of this machine, and is not there."""
+        """Whether the process has certainly ended: it ran on this machine and does not exist."""
         here = Holder.this_process()
         if self.host != here.host:
             return False
@@ -69,23 +69,50 @@ class Holder(NamedTuple):
         return False
 
 
+class Fence(Protocol):
+    """A claim on an output. It is checked before each request and each seal."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process still holds the claim. Does no I/O."""
+
+    def release(self) -> None:
+        """Give the claim back. A second call does nothing; in a forked child the parent keeps its claim."""
+
+
+class Flock:
+    """An open descriptor with the kernel's lock on a file. The lock ends with the process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+        self._pid = os.getpid()
+
+    @property
+    def is_held(self) -> bool:
+        return self._descriptor is not None and self._pid == os.getpid()
+
+    def release(self) -> None:
+        """Close the descriptor. LOCK_UN would free the parent's lock too."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+
 class OutputLock:
-    """A held output (and shard). A context manager; :meth:`release` may be called twice."""
+    """A held output (and shard): a flock, and on a shared file system a lease. A context manager."""
 
     def __init__(self, output: Path, shard: str, descriptor: int, lease: Lease | None = None) -> None:
         self.output = output
         self.shard = shard
-        self._descriptor: int | None = descriptor
-        self._lease = lease
-        self._pid = os.getpid()
+        self._fences: list[Fence] = [Flock(descriptor)] if lease is None else [lease, Flock(descriptor)]
         self._identity = Identity.of(descriptor)
         _held.add(self)
 
     @classmethod
     def take(cls, output: Path, shard: str = "0of1", files: JournalFiles | None = None) -> OutputLock:
-        """Take the lock, or raise OutputHeld at once with the name of who has it."""
+        """Take the lock. Raises OutputHeld at once, with the name of the holder."""
         path = lock_path(output, shard)
-        for _ in range(_LOOKS):
+        for _ in range(_TRIES):
             lock = cls._take(output, shard, path, files or LocalDisk())
             if lock.is_in_place:
                 return lock
@@ -113,38 +140,30 @@ class OutputLock:
 
     @property
     def folder(self) -> Path:
-        """Where this shard's journal lives."""
+        """The folder of this shard's journal."""
         return self.output / STATE_FOLDER / self.shard
 
     @property
     def is_held(self) -> bool:
-        """Whether this process holds it: a forked child's copy of the object holds nothing, nor does a lease that could
-        not be renewed in time."""
-        is_own = self._descriptor is not None and self._pid == os.getpid()
-        return is_own and (self._lease is None or self._lease.is_held)
+        """Whether this process holds the output: False in a forked child, and after a lease was lost."""
+        return all(fence.is_held for fence in self._fences)
 
     @property
     def is_in_place(self) -> bool:
-        """Whether the lock's name still leads to the file that is locked. Raises OSError where nobody can tell."""
+        """Whether the lock's name still leads to the locked file. Raises OSError."""
         return self._identity.is_at(lock_path(self.output, self.shard))
 
     def check_in_place(self) -> None:
-        """Raises DiskFailed where the output was removed or replaced: what is there now is not this run's."""
+        """Raise DiskFailed where the output was removed or replaced."""
         path = lock_path(self.output, self.shard)
         with disk_failures(f"looking for {path}"):
             if not self.is_in_place:
                 raise output_gone(self.output, path)
 
     def release(self) -> None:
-        """Closing lets go of the lock; LOCK_UN is never used, as in a child it would free the parent's."""
-        if self._descriptor is None:
-            return
-        descriptor, self._descriptor = self._descriptor, None
-        if self._lease is not None and self._pid != os.getpid():
-            self._lease.forget()
-        elif self._lease is not None:
-            self._lease.release()
-        os.close(descriptor)
+        """Release the output. A second call does nothing."""
+        for fence in self._fences:
+            fence.release()
 
     def __enter__(self) -> OutputLock:
         return self
@@ -160,8 +179,10 @@ def lock_path(output: Path, shard: str) -> Path:
 
 
 def holder_at_work(output: Path, shard: str) -> Holder | None:
-    """The process that holds the output now. Asks the kernel only where that process may be alive, so that whoever
-    looks does not stand in the way of a run that is about to start; where the kernel knows of nobody, a lease may."""
+    """Return the process that holds the output now.
+
+    The kernel is asked only where that process may be alive, so that a query does not keep a run from starting.
+    """
     holder = Holder.written_in(lock_path(output, shard))
     if holder is None or holder.has_ended:
         return None
@@ -169,7 +190,7 @@ def holder_at_work(output: Path, shard: str) -> Holder | None:
 
 
 def is_held(output: Path, shard: str) -> bool:
-    """Whether a process, this one included, holds the output (and shard) now: the kernel says so, or a lease."""
+    """Whether any process, this one included, holds the output (and shard) now, by flock or lease."""
     path = lock_path(output, shard)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -192,19 +213,19 @@ def _lock_at_once(descriptor: int, path: Path, output: Path, *, shared: bool = F
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as fault:
         if shared and fault.errno in NO_FLOCK:
-            return  # the lease alone decides
+            return  # only the lease decides
         if not isinstance(fault, BlockingIOError):
             raise
         holder = Holder.written_in(path)
-        who = f"process {holder.pid} on {holder.host}" if holder else "another process"
+        process = f"process {holder.pid} on {holder.host}" if holder else "another process"
         raise OutputHeld(
-            f"{output} is in use by {who}: nothing was sent. Wait until it has ended (`batchvision status {output}` "
-            f"shows how far it is), or give this run another output.path."
+            f"{output} is in use by {process}: nothing was sent. Wait until it has ended (`batchvision status "
+            f"{output}` shows how far it is), or give this run another output.path."
         ) from None
 
 
 def _write_holder(descriptor: int) -> None:
-    """Only to be told to others: nothing depends on it, so it needs no fsync and a failure is no matter."""
+    """Name the holder for messages. Nothing depends on it, so it needs no fsync and may fail."""
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(Holder.this_process()._asdict()).encode() + b"\n", 0)
@@ -213,9 +234,9 @@ def _write_holder(descriptor: int) -> None:
 _held: WeakSet[OutputLock] = WeakSet()
 
 
-def _let_go_in_child() -> None:
+def _release_in_child() -> None:
     for lock in list(_held):
         lock.release()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_release_in_child)
