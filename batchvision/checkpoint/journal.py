@@ -1,12 +1,11 @@
-"""The append-only log that makes things durable: append -> group -> one write, one fdatasync -> acknowledged.
+"""The journal: an append-only log with group commit (append, one write, one fdatasync, acknowledge).
 
-Text, one record a line: ``crc32hex SP json LF``; every record has its group's number ``g``, the last of a group says
-how many there are (``"last":3``). The rule: a group is written only after the fdatasync of the one before has returned.
-So a bad record with nothing of a later group behind it is a torn tail (never acknowledged as a whole), and one with a
-later group behind it is damage. A failed write or fsync is never tried again.
+It is text, one record a line: ``crc32hex SP json LF``. Each record has its group's number ``g``. The last record of a
+group has the group's length (``"last":3``). A group is written only after the fdatasync of the group before returned.
+So a bad record without a later group behind it is a torn tail, which was never acknowledged. A bad record with a later
+group behind it is damage. A failed write or fsync is never tried again.
 
-Only one segment exists at a time; a new one appears whole (hidden name, fsync, rename, fsync of the folder) and holds
-all that is still open, before the old one goes.
+One segment exists at a time. A new one appears whole, with every open record, before the old one is removed.
 """
 
 from __future__ import annotations
@@ -29,7 +28,9 @@ from batchvision.eventloop import loop_time
 from batchvision.offload import Offload
 from batchvision.wakeup import Wakeup
 
-GROUP_SECONDS = 0.001  #: a slot on the wire waits for its intent, so this is what the disk costs a full provider
+#: A group is written so long after its first record. A slot on the wire waits for it.
+GROUP_SECONDS = 0.001
+#: A group of so many bytes is written at once.
 GROUP_BYTES = 64 * 1024
 
 # ---------------------------------------------------------------------------------- append, group, fsync, acknowledge
@@ -55,7 +56,7 @@ class Group:
             self._changed.tell()
 
     async def filled(self, patience_seconds: float) -> None:
-        """Return a millisecond after the first record, or at 64 KiB, or when nothing came for so long."""
+        """Return ``GROUP_SECONDS`` after the first record, at ``GROUP_BYTES``, or after ``patience_seconds``."""
         latest = loop_time() + patience_seconds
         while not self.bodies and not self._is_hurried and loop_time() < latest:
             await self._changed.wait(until=latest)
@@ -82,7 +83,7 @@ class Group:
 
 
 class Journal:
-    """The open segment and the group that is gathering. One caller at a time commits (the store sees to it)."""
+    """The open segment and the gathering group. One caller at a time commits."""
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class Journal:
         mask: Callable[[str], str],
         check: Callable[[Segment], None] = lambda segment: None,
     ) -> None:
-        """``check`` is asked, off the loop, after each group and before it is acknowledged. It raises StopRun."""
+        """``check`` runs off the loop, after each write and before its acknowledgement. It raises StopRun."""
         self.segment = segment
         self._check = check
         self.gathering = Group()
@@ -100,7 +101,7 @@ class Journal:
         self._mask = mask
 
     def append(self, entry: Entry) -> Group:
-        """Take a record in; it is durable when the group that is returned says so."""
+        """Append a record. It is durable when the returned group is."""
         if self.failure is not None:
             raise self.failure
         self.gathering.add(encode(entry, self._mask))
@@ -134,7 +135,7 @@ class Journal:
 
     @contextmanager
     def failing(self, doing: str, *groups: Group) -> Iterator[None]:
-        """Whatever goes wrong inside, nobody waits for ever: all who wait, or come later, are told."""
+        """Fail the groups, and every later record, after any error inside the block."""
         try:
             yield
         except OSError as fault:
@@ -148,7 +149,7 @@ class Journal:
             raise
 
     def fail(self, failure: StopRun) -> None:
-        """Nothing can, or may, be written any more."""
+        """Refuse every later record."""
         self._fail(failure, ())
 
     def _fail(self, failure: StopRun, groups: Iterable[Group]) -> None:
@@ -166,7 +167,7 @@ class Segment:
     def __init__(self, files: JournalFiles, path: Path, header: SegmentHeader, descriptor: int) -> None:
         self.path = path
         self.header = header
-        self.appended_bytes = 0  #: since it was created: what the carried records take is not counted
+        self.appended_bytes = 0  #: without the records that it began with
         self._files = files
         self._descriptor: int | None = descriptor
         self._identity = Identity.of(path)
@@ -181,13 +182,13 @@ class Segment:
         entries: Iterable[Entry],
         mask: Callable[[str], str],
     ) -> Segment:
-        """A new segment that begins with ``entries``; it is durable, with its name, when this returns."""
+        """Make a segment that begins with ``entries``. It is durable under its name when this returns."""
         bodies = [encode(header, mask), *(encode(entry, mask) for entry in entries)]
         path = segment_path(folder, header.seq)
         return cls(files, path, header, start_file(files, path, frame_group(0, bodies), PRIVATE))
 
     def append(self, bodies: list[bytes]) -> None:
-        """Write one group and return when it is durable."""
+        """Write one group. It is durable when this returns."""
         if not bodies:
             return
         if self._descriptor is None:
@@ -200,7 +201,7 @@ class Segment:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether its name still leads to it. Raises OSError where nobody can tell."""
+        """Whether its name still leads to the open file. Raises OSError."""
         return self._identity.is_at(self.path)
 
     def close(self) -> None:
@@ -214,7 +215,7 @@ def segment_path(folder: Path, seq: int) -> Path:
 
 
 def segment_paths(folder: Path) -> list[Path]:
-    """All segments of a shard, oldest first. The newest alone counts: it was whole before an older one went."""
+    """All segments of a shard, oldest first. Only the newest counts: it was whole before an older one was removed."""
     named = re.compile(r"journal-\d{8,}\.log")
     found = [path for path in folder.glob("journal-*.log") if named.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.stem.removeprefix("journal-")))
@@ -235,21 +236,21 @@ def _frame(group: int, body: bytes, last: int) -> bytes:
 
 
 class Frame(NamedTuple):
-    """A line whose checksum is right."""
+    """A line with a correct checksum."""
 
     offset: int
     group: int
-    last: int  #: how many records its group has, on the last of them; 0 on the others
+    last: int  #: on a group's last record the length of the group, otherwise 0
     document: dict[str, Any]
 
     @property
     def next_group(self) -> int:
-        """The group of the record behind it."""
+        """The group of the next record."""
         return self.group + 1 if self.last else self.group
 
 
 class Scan(NamedTuple):
-    """What a segment holds. ``torn_bytes``: at its end, cut off: written when the power went, never acknowledged."""
+    """The content of a segment. ``torn_bytes`` at its end were never acknowledged, and are cut off."""
 
     header: SegmentHeader
     entries: list[Entry]
@@ -257,7 +258,7 @@ class Scan(NamedTuple):
 
 
 def read_segment(path: Path) -> Scan:
-    """Read a segment, its checksums checked. Raises CheckpointDamaged where it does not hold what was written."""
+    """Read a segment and check its checksums. Raises CheckpointDamaged."""
     raw = path.read_bytes()
     frames, torn_bytes = scan(raw, path)
     entries = [_entry(frame, path) for frame in frames]
@@ -268,9 +269,9 @@ def read_segment(path: Path) -> Scan:
 
 
 def scan(raw: bytes, path: Path) -> tuple[list[Frame], int]:
-    """The records up to the torn tail, and how many bytes that has. The first group was whole before it had a name."""
+    """Return the records before the torn tail, and its size. The first group was whole before it had a name."""
     whole: list[Frame] = []
-    count = 0  #: of the records of this group so far
+    count = 0  #: records of this group so far
     lines = _lines(raw)
     for offset, frame in lines:
         if frame is None:
@@ -287,7 +288,7 @@ def scan(raw: bytes, path: Path) -> tuple[list[Frame], int]:
 
 
 def _is_torn_tail(whole: list[Frame], rest: Iterator[tuple[int, Frame | None]]) -> bool:
-    """Whether a bad record after ``whole`` is of the last group: then no record behind it is of a later one."""
+    """Whether a bad record after ``whole`` belongs to the last group: no record of a later group follows."""
     if not whole:
         return False
     broken = whole[-1].next_group
@@ -295,7 +296,7 @@ def _is_torn_tail(whole: list[Frame], rest: Iterator[tuple[int, Frame | None]]) 
 
 
 def _lines(raw: bytes) -> Iterator[tuple[int, Frame | None]]:
-    """Each line with its offset; None for one whose checksum is wrong. A newline is where reading finds its feet."""
+    """Each line with its offset, and ``None`` for a wrong checksum. Reading resumes after a newline."""
     offset = 0
     while offset < len(raw):
         end = raw.find(b"\n", offset)

@@ -6,7 +6,9 @@ a wrong "yes" comes less than once in 10^14 runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import mmap
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,14 @@ from batchvision.keys import KEY_BYTES
 #: Single keys are kept as Python objects until there are so many.
 FRESH = 4_096
 #: Packed keys are sorted at the first question, or when there are so many bytes of them.
-UNSORTED_BYTES = 16 * 1024 * 1024
+UNSORTED_BYTES = 8 * 1024 * 1024
 #: A key belongs to the bucket of its first 4 bits. Sorting one bucket at a time needs little memory.
 _BUCKET_BITS = 4
+
+#: A run of a bucket is more than so many times as long as the next one.
+_GROWTH = 4
+#: Larger arrays are mapped, so that their memory returns to the system when they are replaced.
+_MAPPED_BYTES = 128 * 1024
 
 Heads = NDArray[np.uint64]  #: the first 8 bytes of keys
 Tails = NDArray[np.uint32]  #: the 4 bytes after them
@@ -107,7 +114,7 @@ class KeySet:
 
 
 class _Bucket:
-    """Keys in sorted runs, each more than twice as long as the next."""
+    """Keys in sorted runs, each several times as long as the next."""
 
     __slots__ = ("runs",)
 
@@ -118,12 +125,11 @@ class _Bucket:
         """Add a sorted run, merged with the shorter ones."""
         merged = [(heads, tails)]
         count = len(heads)
-        while self.runs and len(self.runs[-1][0]) <= 2 * count:
+        while self.runs and len(self.runs[-1][0]) <= _GROWTH * count:
             merged.append(self.runs.pop())
             count += len(merged[-1][0])
-        heads, tails = (np.concatenate(parts) for parts in zip(*merged, strict=True))
-        order = np.argsort(heads, kind="stable")  # timsort: linear for sorted runs
-        self.runs.append((heads[order], tails[order]))
+        order = np.argsort(np.concatenate([run[0] for run in merged]), kind="stable")  # linear for sorted runs
+        self.runs.append((_taken([run[0] for run in merged], order), _taken([run[1] for run in merged], order)))
 
     def contains_one(self, head: np.uint64, tail: int) -> bool:
         for heads, tails in self.runs:
@@ -144,3 +150,12 @@ class _Bucket:
                 places += 1
                 has_head &= ~found & (places < len(own_heads)) & (own_heads.take(places, mode="clip") == heads)
         return found
+
+
+def _taken(parts: Sequence[NDArray[Any]], order: NDArray[np.intp]) -> NDArray[Any]:
+    """The elements of all parts in the given order."""
+    whole = np.concatenate(parts)
+    if whole.nbytes < _MAPPED_BYTES:
+        return whole[order]
+    memory = mmap.mmap(-1, whole.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return whole.take(order, out=np.frombuffer(memory, whole.dtype), mode="clip")

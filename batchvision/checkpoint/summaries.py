@@ -1,6 +1,6 @@
-"""The small JSON files beside the tables: what was asked (``recipes/``) and what each run did (``runs/``).
+"""The JSON files beside the tables: recipes in ``recipes/``, and run summaries in ``runs/``.
 
-The rule: every file is replaced by one rename, and not at all where it would stay the same.
+Each file is replaced by one rename, and only where it changes.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ def summary_document(summary: RunSummary) -> dict[str, Any]:
 
 
 def summary_text(summary: RunSummary) -> str:
-    """The summary on one line: what ``run --json`` prints and ``runs/<run_id>.json`` holds."""
+    """The summary on one line, as in ``run --json`` and ``runs/<run_id>.json``."""
     return json.dumps(summary_document(summary), ensure_ascii=False, default=str)
 
 
 def write_summary(store: PartStore, output: Path, summary: RunSummary, secrets: Secrets, shard: str = "0of1") -> None:
-    """``runs/<run_id>.json``, then ``runs/latest.json``, which other shards write too. A sweep is never the latest: it
-    changes no row. Raises DiskFailed."""
+    """Write ``runs/<run_id>.json``, then ``runs/latest.json``, which every shard writes.
+
+    A sweep changes no row, so it is never the latest. Raises DiskFailed.
+    """
     content = secrets.mask_bytes(summary_text(summary).encode("utf-8", "replace")) + b"\n"
     with disk_failures(f"writing {output / 'runs'}"):
         for name in (f"{summary.run_id}.json", *([] if summary.command == Purpose.SWEEP else [LATEST])):
@@ -47,7 +49,7 @@ def write_summary(store: PartStore, output: Path, summary: RunSummary, secrets: 
 
 
 def read_latest(output: Path) -> RunSummary | None:
-    """The summary of the last run that ended; None where none has."""
+    """The summary of the last run that ended, if any."""
     path = output / "runs" / LATEST
     return read_summary(path) if path.exists() else None
 
@@ -58,8 +60,7 @@ def summary_paths(output: Path) -> list[Path]:
 
 
 def newest_summaries(output: Path) -> Iterator[RunSummary]:
-    """The summaries of runs that ended, the newest first; those that cannot be read are left out. A name says the
-    second in which a run began, and no more."""
+    """The readable summaries of runs that ended, the newest first. A file name holds the start to the second only."""
     for _, paths in groupby(reversed(summary_paths(output)), key=lambda path: path.name.partition("-")[0]):
         found: list[RunSummary] = []
         for path in paths:
@@ -69,13 +70,12 @@ def newest_summaries(output: Path) -> Iterator[RunSummary]:
 
 
 def has_ended(output: Path, run_id: str) -> bool:
-    """Whether a run came to its end, and listed its parts."""
+    """Whether a run ended and listed its parts."""
     return (output / "runs" / f"{run_id}.json").exists()
 
 
 def unlisted(output: Path, shard: str) -> Iterator[Path]:
-    """The parts of a shard that no summary lists as they are: their run was killed before it could. Of ``failures``
-    nobody knows, so it is always among them."""
+    """The parts of a shard that no summary lists as they are, and always ``failures``."""
     listed: dict[str, str] = {}
     for path in summary_paths(output):
         with suppress(CheckpointDamaged):
@@ -89,7 +89,7 @@ def unlisted(output: Path, shard: str) -> Iterator[Path]:
 
 
 def read_summary(path: Path) -> RunSummary:
-    """The summary in a file; fields of later versions are left out. Raises CheckpointDamaged."""
+    """Read a summary without the fields of later versions. Raises CheckpointDamaged."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         document["parts"] = tuple(PartFile(**part) for part in document["parts"])
@@ -112,7 +112,7 @@ def recipe_path(output: Path, recipe_id: str) -> Path:
 def write_recipe(
     store: PartStore, output: Path, recipe_id: str, document: Mapping[str, Any], secrets: Secrets, shard: str = "0of1"
 ) -> None:
-    """``recipes/<recipe_id>.json``; a recipe never changes, so one that is there stays. Raises DiskFailed."""
+    """Write ``recipes/<recipe_id>.json`` where it is missing or differs. Raises DiskFailed."""
     text = json.dumps(document, indent=1, ensure_ascii=False)
     content = secrets.mask_bytes(text.encode("utf-8", "surrogatepass")) + b"\n"
     path = recipe_path(output, recipe_id)
@@ -123,7 +123,7 @@ def write_recipe(
 
 
 def load_recipe(output: Path, recipe_id: str) -> dict[str, Any]:
-    """What was asked under a recipe_id of this output."""
+    """The stored recipe of a recipe_id. Raises JobInvalid, CheckpointDamaged."""
     path = recipe_path(output, recipe_id)
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))

@@ -1,9 +1,8 @@
-"""Rows of one table that wait for the next seal: the newest as records, the others as Arrow already, and the oldest as
-Parquet where :meth:`Unsealed.encode` was called.
+"""Rows of one table that wait for the next seal.
 
-Rule: the same rows in the same order make the same part, byte for byte, whenever they were encoded. As Arrow a row
-takes a third of what its objects take, and as Parquet a fraction of that; a seal, which holds back the journal, has
-the less left to do.
+The newest rows are records, older ones Arrow, and the oldest Parquet where :meth:`Unsealed.encode` was called. An Arrow
+row takes a third of the memory of its record, and Parquet still less. A seal, which holds the journal, has less to do.
+The same rows in the same order make the same part, byte for byte, whenever they were encoded.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import pyarrow as pa
 
 from batchvision.checkpoint.parts import SEALED_GROUP_ROWS, Encoded
 
-#: So many at once become Arrow: a few milliseconds of the loop's time. Row groups are multiples of it.
+#: So many rows at once become Arrow, in a few milliseconds. Row groups are multiples of it.
 AT_ONCE = 256
 _GROUP_TABLES = SEALED_GROUP_ROWS // AT_ONCE
 
@@ -23,7 +22,7 @@ R = TypeVar("R")
 
 
 class Unsealed(Generic[R]):
-    """``table_of`` None: of books that are only looked at, nothing of which is sealed."""
+    """Without ``table_of`` rows stay records, and cannot be sealed."""
 
     def __init__(self, table_of: Callable[[Sequence[R]], pa.Table] | None = None) -> None:
         self.newest: list[R] = []
@@ -53,19 +52,19 @@ class Unsealed(Generic[R]):
         return len(self.tables) >= _GROUP_TABLES
 
     def encode(self) -> None:
-        """A row group becomes Parquet, and is in ``tables`` no more. Blocking; others may append meanwhile."""
+        """Move one row group from ``tables`` to Parquet. Blocking. The event loop may append meanwhile."""
         self._encoded.add(pa.concat_tables(self.tables[:_GROUP_TABLES]))
         del self.tables[:_GROUP_TABLES]
 
     def encoded(self) -> Encoded:
-        """All of them, in the order in which they came."""
+        """Every row as Parquet, in the order of its arrival."""
         self._convert()
         while self.tables:
             self.encode()
         return self._encoded
 
     def cut(self) -> Unsealed[R]:
-        """Hand over all there is, and begin anew."""
+        """Hand over every row, and begin empty."""
         cut: Unsealed[R] = Unsealed(self._table_of)
         cut.newest, cut.tables, cut._converted, cut._encoded = self.newest, self.tables, self._converted, self._encoded
         self.newest, self.tables, self._converted, self._encoded = [], [], 0, Encoded()

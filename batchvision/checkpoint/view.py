@@ -1,6 +1,6 @@
-"""An output as others see it: read only, without its lock, also while a run writes to it.
+"""A read-only view of an output, without its lock, also while a run writes to it.
 
-The rule: nothing here writes or waits. Sealed parts never change under a reader; the journal is read as it stands.
+Nothing here writes or waits. Sealed parts never change under a reader. The journal is read as it stands.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from batchvision.records import Intent, RunSummary, WaitNotice
 
 
 class AmbiguousAttempt(NamedTuple):
-    """A ledger line of unknown end, by row."""
+    """An attempt in the ledger that may have been billed without an answer."""
 
     row_id: str
     state: str
@@ -36,7 +36,7 @@ class AmbiguousAttempt(NamedTuple):
 
 
 class OpenWork(NamedTuple):
-    """What the journals say is under way, or was when the run ended without an end."""
+    """Work that the journals hold open, of a run at work or of one that was cut off."""
 
     in_flight: tuple[Intent, ...]
     tickets: tuple[Intent, ...]
@@ -44,14 +44,14 @@ class OpenWork(NamedTuple):
 
 
 class OutputView:
-    """The tables of one output, and what is open."""
+    """The tables of one output, and its open work."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
 
     @property
     def exists(self) -> bool:
-        """Whether any run has ever written here."""
+        """Whether a run has ever written here."""
         return (self.output / STATE_FOLDER).is_dir()
 
     def latest(self) -> RunSummary | None:
@@ -59,7 +59,7 @@ class OutputView:
         return read_latest(self.output)
 
     def holder(self, shard: str = "0of1") -> Holder | None:
-        """Who holds the output, or was the last to hold it: the file outlives the lock."""
+        """The process that holds the output, or held it last."""
         return Holder.written_in(lock_path(self.output, shard))
 
     # ---------------------------------------------------------------------------- tables
@@ -67,7 +67,7 @@ class OutputView:
     def rows(self, table: str, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """All rows of ``results``, ``failures`` or ``attempts``, a batch at a time, oldest part name first."""
         for path in part_paths(self.output, table):
-            with suppress(FileNotFoundError):  # somebody has moved it away since it was listed
+            with suppress(FileNotFoundError):  # removed since it was listed
                 yield from batches_of(path, names)
 
     def count(self, table: str) -> int:
@@ -85,7 +85,7 @@ class OutputView:
                     at += batch.num_rows
 
     def failures_by_kind(self) -> dict[str, int]:
-        """How many rows are failed now, by ``error_kind``, the most frequent first."""
+        """Numbers of failed rows by ``error_kind``, the most frequent first."""
         counts: dict[str, int] = {}
         for batch in self.rows("failures", ("error_kind",)):
             for pair in pc.value_counts(batch["error_kind"]).to_pylist():
@@ -96,11 +96,11 @@ class OutputView:
         return sum(pc.sum(batch["quarantined"]).as_py() or 0 for batch in self.rows("failures", ("quarantined",)))
 
     def sums(self) -> LedgerSums:
-        """What the ledger adds up to."""
+        """The sums of the ledger."""
         return read_sums(self.output)
 
     def ambiguous(self) -> Iterator[AmbiguousAttempt]:
-        """Every attempt that may have been billed without its answer reaching us."""
+        """Every attempt that may have been billed without an answer."""
         for batch in self.rows("attempts", ("row_id", "state", "bound_ticks", "run_id")):
             unsure = batch.filter(pc.is_in(batch["state"], pa.array(["ambiguous", "lost_after_read"])))
             for row in unsure.to_pylist():
@@ -109,14 +109,16 @@ class OutputView:
     # ---------------------------------------------------------------------------- the journals
 
     def is_cut_off(self) -> bool:
-        """Whether a run has not come to its end, so that what it paid for may stand in its journal only. (Or it is
-        still under way.) Raises CheckpointDamaged."""
+        """Whether a run was cut off, or is still at work. Then only its journal may hold paid answers.
+
+        Raises CheckpointDamaged.
+        """
         folders = (self.output / STATE_FOLDER).glob("*of*")
         newest = [segments[-1] for folder in folders if (segments := segment_paths(folder))]
         return any(not has_ended(self.output, read_segment(path).header.run_id) for path in newest)
 
     def waits(self, now: datetime) -> tuple[WaitNotice, ...]:
-        """What the runs at work wait for."""
+        """The current waits of runs at work."""
         return tuple(waits.read(self.output, now))
 
     def open_work(self) -> OpenWork:
@@ -131,7 +133,7 @@ class OutputView:
 
 
 def _newest_entries(folder: Path) -> list[Entry]:
-    """A running writer may turn the segment between the look and the read: then look again."""
+    """The records of the newest segment. A running writer may replace it between listing and reading."""
     while segments := segment_paths(folder):
         with suppress(FileNotFoundError):
             return read_segment(segments[-1]).entries
@@ -146,7 +148,7 @@ def _apply(
             in_flight[exchange_id] = entry
         case Accepted(exchange_id=exchange_id):
             intent = in_flight.pop(exchange_id, None)
-            if intent is not None:  # otherwise the ticket is recorded again, as unread
+            if intent is not None:  # a second record of the ticket only marks it as unread
                 tickets[exchange_id] = intent
         case Received(exchange_id=exchange_id) | Ended(exchange_id=exchange_id) | Voided(exchange_id=exchange_id):
             in_flight.pop(exchange_id, None)
