@@ -9,12 +9,12 @@ import anyio
 import pytest
 from virtual_time import VIRTUAL
 
-from batchvision.providers import Dialect
+from batchvision.providers import dialect
 from batchvision.runner.lanes.ticket_queue import PLANNED_SHARE, URGENT_SECONDS, QueuedTicket, TicketQueue
 
 pytestmark = pytest.mark.anyio
 
-RULES = Dialect()
+RULES = dialect("xai")
 
 
 @pytest.fixture
