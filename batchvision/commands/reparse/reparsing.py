@@ -7,19 +7,19 @@ that would be sent now. The ledger does not change. A second reparse publishes n
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from batchvision.checkpoint import Columns, OutputLock, RowIndex, RowState, Store, StoreSettings, load_recipe
+from batchvision.checkpoint import Columns, OutputLock, RowIndex, RowState, Store, StoreSettings
 from batchvision.commands.reparse.kept import refresh_kept_cells
 from batchvision.commands.reparse.reading import NoAnswerReason, Reader
+from batchvision.commands.reparse.recipes import recipes_alike
 from batchvision.commands.reparse.stored import StoredRows
 from batchvision.commands.status import open_output
-from batchvision.errors import CheckpointDamaged, JobInvalid
+from batchvision.errors import JobInvalid
 from batchvision.job import Job, recipe_document, recipe_from_document
 from batchvision.prompt import names_fallback
 from batchvision.records import Completed, Counters, Recipe, Request, Row
@@ -84,57 +84,12 @@ async def reparse(
     recipes = recipes_alike(job)
     dependencies, reparsed = dependencies or RunDependencies(), Reparsed()
     with Store.lock(job.output_path, disk=wiring.disk_of(job, dependencies)) as lock:
-        await _Session(job, recipes, lock, environ, dependencies, reparsed).work()
+        await _Reparse(job, recipes, lock, environ, dependencies, reparsed).work()
     reparsed.refreshed = refresh_kept_cells(job, _secrets_of(job, environ), wiring.disk_of(job, dependencies))
     return reparsed
 
 
-# ---------------------------------------------------------------------------------- recipes
-
-
-def recipes_alike(job: Job) -> dict[str, Recipe]:
-    """The recipes of the output that differ from the job's recipe in [answer] at most, by recipe_id.
-
-    Raises JobInvalid if no recipe of the output does.
-    """
-    now = _without_answer(recipe_document(job.recipe))
-    alike: dict[str, Recipe] = {}
-    differing: set[str] = set()
-    for path in sorted((job.output_path / "recipes").glob("*.json")):
-        document = _document(job.output_path, path.stem)
-        if document is None:
-            continue
-        then = _without_answer(document)
-        if then == now:
-            alike[path.stem] = recipe_from_document(document)
-        else:
-            differing |= {name for name in now.keys() | then.keys() if now.get(name) != then.get(name)}
-    if not alike:
-        changed = f": {', '.join(sorted(differing))} changed as well" if differing else ""
-        raise JobInvalid(
-            f"no answer in {job.output_path} can be read again{changed}. reparse serves a job of which only [answer] "
-            "has changed; for the rest, `batchvision run JOB --on-recipe-change redo` asks again"
-        )
-    return alike
-
-
-def _document(output: Path, recipe_id: str) -> dict[str, Any] | None:
-    """A recipe of the output; ``None`` if the file does not hold the recipe of its name."""
-    try:
-        document = load_recipe(output, recipe_id)
-        return document if recipe_from_document(document).recipe_id == recipe_id else None
-    except (CheckpointDamaged, KeyError, TypeError, ValueError):
-        return None
-
-
-def _without_answer(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in document.items() if name != "answer"}
-
-
-# ---------------------------------------------------------------------------------- the session
-
-
-class _Session:
+class _Reparse:
     """One reparse, from the lock to the summary."""
 
     def __init__(
@@ -177,7 +132,7 @@ class _Session:
                 log.warning("%s", sentence)
             self.row_index = self.store.row_index(self.job.recipe.recipe_id)
             self.counters.rows_total = surveyed.rows
-            self.reparsed.rows += surveyed.rows
+            self.reparsed.rows = surveyed.rows
             await self._publish_all(surveyed)
             await self.store.close(complete=False)
             if self.counters.rows_completed:
@@ -200,31 +155,35 @@ class _Session:
     async def _publish_all(self, surveyed: Survey) -> None:
         stored = StoredRows(self.job.output_path, frozenset(self.recipes))
         reader = Reader(self.job, self.classifier, self.run_id, self.started_at)
+        rows: list[Row] = []
         for batch in feed(self.job, surveyed, self.row_index, self.selection):
             self.reparsed.done += batch.counts.done
             self.counters.rows_done_before += batch.counts.done
             self.reparsed.waiting += batch.counts.awaiting + batch.counts.held
-            for rows in _chunks(batch.rows):
-                known = stored.of([row.row_id for row in rows])
-                for row in rows:
-                    if row.problem is not None:
-                        self.reparsed.invalid += 1
-                        continue
-                    read = await reader.read(row, known[row.row_id])
-                    if read.completed is not None:
-                        await self._publish(read.completed)
-                    elif read.follower is not None:
-                        await self._follow(read.follower)
-                    elif read.why is not None:
-                        self._note(row, read.why, read.problem)
+            self.reparsed.invalid += sum(row.problem is not None for row in batch.rows)
+            rows += [row for row in batch.rows if row.problem is None]
+            while len(rows) >= ROWS_AT_ONCE:
+                await self._publish_rows(rows[:ROWS_AT_ONCE], stored, reader)
+                rows = rows[ROWS_AT_ONCE:]
+        await self._publish_rows(rows, stored, reader)
         await self._share()
         self.followers, self.early = self.early, []
         await self._share()
         self.row_index.met.is_complete = True
         self.reparsed.without[NoAnswerReason.NONE] += len(self.early)
 
-    async def _follow(self, follower: Request) -> None:
-        self.followers.append(follower)
+    async def _publish_rows(self, rows: list[Row], stored: StoredRows, reader: Reader) -> None:
+        known = stored.of([row.row_id for row in rows])
+        for row in rows:
+            read = await reader.read(row, known[row.row_id])
+            if read.completed is not None:
+                await self._publish(read.completed)
+            elif read.follower is not None:
+                self.followers.append(read.follower)
+            elif read.why is not None:
+                self.reparsed.without[read.why] += 1
+                if read.why is NoAnswerReason.UNFIT and read.problem and len(self.reparsed.problems) < PROBLEMS_SHOWN:
+                    self.reparsed.problems.append((row.row_id, read.problem))
         if len(self.followers) >= FOLLOWERS_AT_ONCE:
             await self._share()
 
@@ -260,11 +219,6 @@ class _Session:
                 self.counters.rows_completed += 1
                 self.counters.rows_fallback += names_fallback(self.job.recipe.answer, completed.answer_columns)
 
-    def _note(self, row: Row, why: NoAnswerReason, problem: str | None) -> None:
-        self.reparsed.without[why] += 1
-        if why is NoAnswerReason.UNFIT and problem and len(self.reparsed.problems) < PROBLEMS_SHOWN:
-            self.reparsed.problems.append((row.row_id, problem))
-
     def _summarize(self) -> None:
         """Write a summary. It lists the new parts and makes this recipe the current one."""
         recipe_id = self.job.recipe.recipe_id
@@ -295,8 +249,3 @@ def _secrets_of(job: Job, environ: Mapping[str, str] | None) -> Secrets:
     with suppress(JobInvalid):
         found += job.request_headers(environ)[1]
     return Secrets(*found)
-
-
-def _chunks(rows: tuple[Row, ...]) -> Iterator[tuple[Row, ...]]:
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        yield rows[start : start + ROWS_AT_ONCE]
