@@ -1,7 +1,7 @@
 """The plain text and the Python values of the cells of normalised Arrow columns.
 
-Rule: the text of a cell depends on its value alone, never on its neighbours, its encoding or the library's version: it
-decides row_ids and request_keys. Text is exact: 64-bit integers, decimals, UUIDs and times lose nothing.
+Rule: the text of a cell depends on its value alone, because it decides row_ids and request_keys. Neighbours, encoding
+and library version do not change it. 64-bit integers, decimals, UUIDs and times are exact.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pyarrow import types
 
 
 class JsonCells(StrEnum):
-    """What the strings of a column stand for where it comes from JSON Lines (in the field's metadata)."""
+    """The meaning of a string column from JSON Lines. It stands in the metadata of the field."""
 
-    TEXT = ""  #: text like any other
+    TEXT = ""  #: plain text
     NUMBERS = "numbers"  #: numbers as written, at least one with a fraction or an exponent
     ANY = "any"  #: each cell is JSON: several kinds of values, or nested ones
 
@@ -39,13 +39,13 @@ class JsonCells(StrEnum):
 
 # ---------------------------------------------------------------------------------- text
 
-#: Scalars of a given type: to guess a type pyarrow looks for pandas, for 0.1 ms each time where that is not installed.
+#: Scalars with a type. To infer a type, pyarrow tries to import pandas: 0.1 ms each time if it is not installed.
 NO_TEXT = pa.scalar("", pa.string())
 FALSE = pa.scalar(False, pa.bool_())
 
 
 def letters(texts: pa.Array) -> NDArray[np.uint8]:
-    """The bytes of a string column's cells, one behind the other. (Behind a null cell there may be some, too.)"""
+    """The bytes of a string column's cells, joined. A null cell may have bytes too."""
     _, ends, content = texts.buffers()
     if content is None or not len(texts):
         return np.empty(0, dtype=np.uint8)
@@ -54,10 +54,10 @@ def letters(texts: pa.Array) -> NDArray[np.uint8]:
 
 
 def cell_texts(array: pa.Array, field: pa.Field) -> pa.Array:
-    """The plain text of every cell (null stays null) of a normalised column.
+    """The plain text of each cell of a normalised column. Null stays null.
 
-    Numbers in decimal digits, times in ISO 8601 (UTC with Z where there is a zone, no trailing zeros), booleans
-    ``true`` and ``false``, binary in hex, lists joined by ", " (nulls left out), structs and maps as JSON.
+    Numbers have decimal digits. Times are ISO 8601 without trailing zeros, with a zone in UTC with Z. Booleans are
+    ``true`` and ``false``. Binary is hex. Lists are joined by ", " without their nulls. Structs and maps are JSON.
     """
     if JsonCells.of(field) is JsonCells.ANY:
         return _from_cells(array, _json_cell_text)
@@ -84,12 +84,14 @@ def _texts(array: pa.Array) -> pa.Array:
         return _from_cells(array, bytes.hex)
     if types.is_list(given):
         return _joined_lists(array)
-    return pa.array([None if value is None else json_text(value) for value in spoken(array)], pa.string())
+    return pa.array([None if value is None else json_text(value) for value in python_values(array)], pa.string())
 
 
 def iso_texts(array: pa.Array) -> pa.Array:
-    """Timestamps and times in ISO 8601 with all digits of their unit; those with a zone in UTC. Beyond the year 32767
-    Arrow says that the value is out of range."""
+    """Timestamps and times in ISO 8601 with each digit of their unit; with a zone in UTC.
+
+    Beyond the year 32767 Arrow's text is "<value out of range: ...>".
+    """
     if types.is_timestamp(array.type) and array.type.tz is not None:
         array = array.cast(pa.timestamp(array.type.unit, "UTC"))
     return pc.replace_substring_regex(array.cast(pa.string()), r"^([\d-]+) ", r"\1T")
@@ -113,7 +115,7 @@ def float_text(value: float) -> str:
 
 
 def _short_float_text(value: float) -> str:
-    """As :func:`float_text` for 32 bits: 0.1, not 0.10000000149011612."""
+    """:func:`float_text` for 32 bits: 0.1, not 0.10000000149011612."""
     if not math.isfinite(value) or value == int(value):
         return float_text(value)
     candidates = (f"{value:.{digits}g}" for digits in range(1, 10))
@@ -142,7 +144,7 @@ def _json_cell_text(cell: str) -> str:
 
 
 def _value_text(value: Any) -> str:
-    """The text of a value out of JSON."""
+    """The text of a JSON value."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -155,20 +157,23 @@ def _value_text(value: Any) -> str:
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
-def spoken(array: pa.Array) -> list[Any]:
-    """The cells of a normalised column as Python values; times and dates in them are text as :func:`cell_texts` has it,
-    durations seconds: Python's own reach neither as far nor as fine as Arrow's."""
+def python_values(array: pa.Array) -> list[Any]:
+    """The cells of a normalised column as Python values.
+
+    Times and dates are text of :func:`cell_texts`, and durations are seconds: Python's types hold fewer digits and
+    years than Arrow's.
+    """
     given = array.type
     if types.is_map(given):
         pairs = pa.list_(pa.struct([("key", given.key_type), ("value", given.item_type)]))
-        listed = spoken(array.cast(pairs))
+        listed = python_values(array.cast(pairs))
         return [None if cell is None else [(pair["key"], pair["value"]) for pair in cell] for cell in listed]
     if types.is_list(given):
-        elements = iter(spoken(array.flatten()))
+        elements = iter(python_values(array.flatten()))
         lengths = pc.list_value_length(array).to_pylist()
         return [None if length is None else [next(elements) for _ in range(length)] for length in lengths]
     if types.is_struct(given):
-        return _spoken_structs(array)
+        return _struct_values(array)
     if types.is_duration(given):
         return [None if count is None else count / _UNITS[given.unit] for count in array.cast(pa.int64()).to_pylist()]
     if types.is_date(given) or types.is_timestamp(given) or types.is_time(given):
@@ -176,8 +181,8 @@ def spoken(array: pa.Array) -> list[Any]:
     return list(array.to_pylist())
 
 
-def _spoken_structs(array: pa.Array) -> list[dict[str, Any] | None]:
-    parts = [spoken(part) for part in array.flatten()]
+def _struct_values(array: pa.Array) -> list[dict[str, Any] | None]:
+    parts = [python_values(part) for part in array.flatten()]
     names = [field.name for field in array.type]
     cells = zip(*parts, strict=True) if parts else ((),) * len(array)
     is_there = array.is_valid().to_pylist()
@@ -188,18 +193,18 @@ def _spoken_structs(array: pa.Array) -> list[dict[str, Any] | None]:
 
 
 def json_text(value: Any) -> str:
-    """``value`` as compact JSON. Text is what JSON has no word for: decimals, bytes in base64, NaN."""
-    return json.dumps(_speakable(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """``value`` as compact JSON. Decimals, bytes (in base64) and NaN become text."""
+    return json.dumps(_json_value(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def _speakable(value: Any) -> Any:
-    """``value`` rebuilt of what JSON has words for."""
+def _json_value(value: Any) -> Any:
+    """``value`` rebuilt of JSON's own types."""
     match value:
         case dict():
-            return {str(_speakable(key)): _speakable(element) for key, element in value.items()}
+            return {str(_json_value(key)): _json_value(element) for key, element in value.items()}
         case list():
             is_map = bool(value) and all(isinstance(element, tuple) for element in value)
-            return _speakable(dict(value)) if is_map else [_speakable(element) for element in value]
+            return _json_value(dict(value)) if is_map else [_json_value(element) for element in value]
         case bool() | int() | str() | None:
             return value
         case float():

@@ -1,4 +1,4 @@
-"""What a manifest must have for its job: which columns, for what, and the sentence when one is missing. Pure."""
+"""The columns that a job needs, and the messages for missing and repeated columns. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from batchvision.errors import JobInvalid
 if TYPE_CHECKING:
     from batchvision.job import Job
 
-#: More column names than this do not help to find the right one.
-_NAMES_TOLD = 40
+#: A message lists at most this many column names.
+_MOST_NAMES = 40
 
 
 def needed_columns(job: Job) -> dict[str, str]:
-    """Every column the job reads -> the key of the job file that asks for it, in that order."""
+    """Each column that the job reads -> the job key that names it, in this order."""
     needed: dict[str, str] = {}
 
     def need(names: Iterable[str], key: str) -> None:
@@ -32,29 +32,29 @@ def needed_columns(job: Job) -> dict[str, str]:
 
 
 def reject_missing(needed: Mapping[str, str], present: Sequence[str], manifest_name: str) -> None:
-    """JobInvalid with one sentence for each column of ``needed`` that is not ``present``."""
+    """Raise JobInvalid with one sentence for each column of ``needed`` that is not ``present``."""
     problems = [_missing(name, key, present, manifest_name) for name, key in needed.items() if name not in present]
     if problems:
         raise JobInvalid(problems)
 
 
 def _missing(name: str, key: str, present: Sequence[str], manifest_name: str) -> str:
-    there = ", ".join(repr(column) for column in present[:_NAMES_TOLD])
-    more = f" and {len(present) - _NAMES_TOLD} more" if len(present) > _NAMES_TOLD else ""
+    there = ", ".join(repr(column) for column in present[:_MOST_NAMES])
+    more = f" and {len(present) - _MOST_NAMES} more" if len(present) > _MOST_NAMES else ""
     closest = _closest(name, present)
     hint = f" Did you mean {closest!r}?" if closest else ""
     return f"{manifest_name} has no column {name!r}, which {key} names; its columns are {there}{more}.{hint}"
 
 
 def _closest(name: str, present: Collection[str]) -> str | None:
-    """The column that looks most like ``name``, without regard to case and spaces."""
+    """The column most similar to ``name``, without regard to case and spaces."""
     plain = {column.strip().lower(): column for column in present}
     found = get_close_matches(name.strip().lower(), plain, n=1, cutoff=0.6)
     return plain[found[0]] if found else None
 
 
 def reject_repeated(columns: Sequence[str], manifest_name: str) -> None:
-    """JobInvalid where a name stands twice. Columns without a name are tolerated: nothing can ask for them."""
+    """Raise JobInvalid where two columns have one name. Columns without a name are tolerated, as no job names them."""
     repeated = [name for name in dict.fromkeys(columns) if name and columns.count(name) > 1]
     if repeated:
         names = ", ".join(repr(name) for name in repeated)

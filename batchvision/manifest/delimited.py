@@ -1,8 +1,8 @@
-"""CSV and TSV as record batches. Every cell is text, exactly as written (``007`` stays); an empty cell is null.
+"""CSV and TSV as record batches. Each cell is text as written (``007`` stays). An empty cell is null.
 
-Rule: Python's csv module in strict mode decides what a cell is: it alone tells the physical line of every record.
-Blank lines are no rows, nor are rows of empty cells; a first line ``sep=;`` names the separator, as in Excel. A record
-with more or fewer cells than the header is damage, never padded.
+Rule: Python's csv module in strict mode splits the cells, which counts the physical lines of each record. Blank
+lines and rows of empty cells are skipped. A first line ``sep=;`` names the separator, as in Excel. A record with more
+or fewer cells than the header is damage and is never padded.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from batchvision.manifest.columns import reject_repeated
 from batchvision.manifest.inputs import ManifestInput
 from batchvision.manifest.text_file import MAX_LINE_CHARACTERS, TextFile
 
-#: No cell may be longer. The csv module keeps one limit for the process; it is only ever raised.
+#: No cell may be longer. The csv module has one limit for the whole process, which is only raised.
 MAX_CELL_CHARACTERS = 16 * 1024 * 1024
-#: No line may have more cells, no header more characters.
+#: No line may have more cells.
 MAX_CELLS = 1_000_000
 MAX_HEADER_CHARACTERS = 16 * 1024 * 1024
-#: A batch ends at whichever comes first.
+#: Limits of a batch.
 BATCH_ROWS = 8192
 BATCH_CHARACTERS = 16 * 1024 * 1024
-#: So many ragged lines are named before the reading stops.
-FAULTS_TOLD = 5
+#: Reading stops after this number of lines with a wrong number of cells.
+MOST_FAULTS = 5
 _DELIMITERS = (",", ";", "\t")
-_NAMED = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
 class DelimitedManifest:
@@ -40,13 +40,13 @@ class DelimitedManifest:
         self._text = TextFile(source, packing)
         self.inputs: tuple[ManifestInput, ...] = (source,)
         self.byte_columns: frozenset[str] = frozenset()
-        self._head_lines = 0  #: before the header: blank ones, and one that names the separator
+        self._head_lines = 0  #: lines before the header: blank ones, and one that names the separator
         named = self._named_separator()
         self._delimiter, self.columns = self._read_header((named,) if named else ("\t",) if tabs else _DELIMITERS)
         reject_repeated(self.columns, source.name)
 
     def _named_separator(self) -> str | None:
-        """What a first line ``sep=;`` names. Raises JobInvalid for text that is no table."""
+        """The separator of a first line ``sep=;``. Raises JobInvalid for text that is no table."""
         for number, line in enumerate(self._text.lines(), start=1):
             if not line.strip():
                 continue
@@ -59,12 +59,12 @@ class DelimitedManifest:
         raise self._text.empty()
 
     def _lines(self) -> Iterator[str]:
-        """Those from the header on; those before it are empty, so that lines keep their numbers."""
+        """The file's lines, with those before the header blank, so that lines keep their numbers."""
         for number, line in enumerate(self._text.lines(), start=1):
             yield line if number > self._head_lines else "\n"
 
     def _read_header(self, delimiters: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-        """The delimiter that cuts the header into most columns (the first of equals), and these."""
+        """The delimiter that gives the header the most columns (the first of equals), and the columns."""
         best: tuple[str, tuple[str, ...]] | None = None
         fault = ""
         for delimiter in delimiters:
@@ -83,14 +83,14 @@ class DelimitedManifest:
         return best
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """``columns`` of every row, as strings. JobInvalid at the first damage, ragged lines by the handful."""
+        """``columns`` of each row, as strings. Raises JobInvalid at damage, for a few ragged lines together."""
         places = [self.columns.index(name) for name in columns]
         for rows in self._record_lists():
             arrays = [pa.array([row[place] or None for row in rows], pa.string()) for place in places]
             yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
     def _record_lists(self) -> Iterator[list[list[str]]]:
-        """All records behind the header, in lists of bounded size."""
+        """The records after the header, in lists of bounded size."""
         width, faults = len(self.columns), list[str]()
         rows: list[list[str]] = []
         characters, is_header = 0, True
@@ -104,7 +104,7 @@ class DelimitedManifest:
                 continue
             if len(record) != width:
                 faults.append(self._ragged(line_number, len(record)))
-                if len(faults) == FAULTS_TOLD:
+                if len(faults) == MOST_FAULTS:
                     break
                 continue
             rows.append(record)
@@ -140,8 +140,7 @@ class DelimitedManifest:
             raise self._text.line_fault(first_line, self._quoting(str(error), first_line, reader.line_num)) from error
 
     def _capped(self, lines: Iterable[str], delimiter: str, most: int | None = None) -> Iterator[str]:
-        """The lines, as long as none has so many cells that it takes many times its length in memory, and all of them
-        together are no longer than ``most``."""
+        """The lines. Raises JobInvalid at a line of too many cells, and after ``most`` characters."""
         taken = 0
         for number, line in enumerate(lines, start=1):
             taken += len(line)
@@ -152,7 +151,7 @@ class DelimitedManifest:
             yield line
 
     def _ragged(self, line_number: int, cells: int) -> str:
-        separators = _NAMED.get(self._delimiter, repr(self._delimiter))
+        separators = _DELIMITER_NAMES.get(self._delimiter, repr(self._delimiter))
         return (
             f"{self._text.name}, line {line_number}: {cells} cells, but the header has {len(self.columns)} "
             f"columns (separated by {separators}). A cell that holds the separator or a line end must stand in double "

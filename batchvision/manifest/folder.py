@@ -1,6 +1,6 @@
 """A folder of images -> a manifest with the columns ``id`` and ``image``.
 
-Rule: the same folder gives the same file, byte for byte; images are told by their content, never by their names.
+Rule: the same folder gives the same file, byte for byte. Images are recognised by their content, never by name.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class ListedImage(NamedTuple):
 
 
 def make_manifest(folder: Path, out: Path, skipped: Counter[str] | None = None) -> int:
-    """Writes ``out`` (.csv, .tsv, .jsonl or .parquet) with every image below ``folder`` and gives their number.
+    """Write ``out`` (.csv, .tsv, .jsonl or .parquet) with each image below ``folder``. Returns the number of images.
 
-    ``id``: the one that ``out`` has for the image already; otherwise the path within ``folder`` without its suffix,
-    with it where that is no image's own. ``image``: the path from ``out``'s own folder, or the absolute one where the
-    images lie outside of it (then set ``[manifest] root``). ``skipped``: files that are no images are counted there by
-    suffix. Raises JobInvalid, also where ``out`` is there and is no manifest.
+    ``id``: the image keeps the id that it has in ``out``. A new image gets its path within ``folder``, without the
+    suffix if that is unique. ``image``: the path from the folder of ``out``, or the absolute path if the image lies
+    outside (then set ``[manifest] root``). ``skipped``: counts the files that are no images, by suffix. Raises
+    JobInvalid, also where ``out`` exists and is no manifest.
     """
     skipped = Counter() if skipped is None else skipped
     table_format, packing = format_of(out.name)
@@ -53,7 +53,7 @@ def make_manifest(folder: Path, out: Path, skipped: Counter[str] | None = None) 
     if not found:
         there = f" There are {in_words(skipped)}." if skipped else ""
         raise JobInvalid(f"no image was found in {folder}; looked for {', '.join(ImageFormat)}, by content.{there}")
-    _reject_unspeakable(found)
+    _reject_undecodable(found)
     cells = [_image_cell(folder / path, out) for path in found]
     known = _known_ids(out)
     ids = _ids(found, [known.get(cell) for cell in cells])
@@ -68,7 +68,7 @@ def in_words(skipped: Mapping[str, int]) -> str:
 
 
 def _images(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
-    """Every image below ``folder``; hidden files and folders are left out, links to folders not followed."""
+    """Each image below ``folder``. Hidden files and folders are left out, and links to folders are not followed."""
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
@@ -87,8 +87,8 @@ def _is_image(path: Path) -> bool:
         return sniff(file.read(_HEAD_BYTES)) is not None
 
 
-def _reject_unspeakable(paths: Sequence[Path]) -> None:
-    """A name that is no text cannot be written into a table of text."""
+def _reject_undecodable(paths: Sequence[Path]) -> None:
+    """Raise JobInvalid for a name that is no UTF-8: a table of text cannot hold it."""
     for path in paths:
         try:
             str(path).encode()
@@ -98,9 +98,9 @@ def _reject_unspeakable(paths: Sequence[Path]) -> None:
 
 
 def _known_ids(out: Path) -> dict[str, str]:
-    """Image cell -> id of the manifest that is there: an image keeps its id, or all its answers would be bought again.
+    """Image cell -> id in the existing manifest. With a new id, an image's answers would be bought again.
 
-    Raises JobInvalid where the file is none, rather than replace it.
+    Raises JobInvalid where the existing file is no manifest.
     """
     if not out.exists() or (out.is_file() and out.stat().st_size == 0):
         return {}
@@ -120,7 +120,7 @@ def _known_ids(out: Path) -> dict[str, str]:
 
 
 def _ids(paths: Sequence[Path], known: Sequence[str | None]) -> list[str]:
-    """An id for each image, no two alike: ``known`` ones stay."""
+    """A unique id for each image. ``known`` ids stay."""
     whole = [path.as_posix() for path in paths]
     bare = [path.with_suffix("").as_posix() for path in paths]
     times = Counter(bare)
@@ -135,7 +135,7 @@ def _ids(paths: Sequence[Path], known: Sequence[str | None]) -> list[str]:
 
 
 def _free(taken: set[str], own: str, full: str) -> str:
-    """The first of ``own``, ``full`` and ``full`` with a number that no image has; it is taken then."""
+    """The first free one of ``own``, ``full`` and ``full`` with a number. Adds it to ``taken``."""
     row_id = next(name for name in chain((own, full), (f"{full}-{number}" for number in count(2))) if name not in taken)
     taken.add(row_id)
     return row_id
@@ -150,7 +150,7 @@ def _image_cell(image: Path, out: Path) -> str:
 
 
 def _write_whole(out: Path, table_format: TableFormat, rows: Sequence[ListedImage]) -> None:
-    """Writes beside ``out`` and renames, so that a reader never sees half a manifest."""
+    """Write beside ``out`` and rename, so that a reader never sees half a manifest."""
     draft = out.with_name(f".{out.name}.new")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
-"""Image cells of every shape -> image refs. Says where an image is; whether it may be read is for ``images``.
+"""Image cells -> image refs. The package ``images`` decides whether an image may be read.
 
-Shapes: a path, ``file://`` or http(s) URL, ``data:`` URI, bytes, ``struct<bytes, path>``, lists of these; in text also
-several cut by ``manifest.image_separator``, or a JSON array. Null and blank ones are no image.
+A cell is a path, a ``file://`` or http(s) URL, a ``data:`` URI, bytes, ``struct<bytes, path>``, or a list of them.
+Text may hold several images, as a JSON array or separated by ``manifest.image_separator``. Null and blank mean no
+image.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pyarrow import types
 
 from batchvision.errors import JobInvalid
 from batchvision.images import as_data_uri, kind_of, named_url, several_in
-from batchvision.manifest.cells import JsonCells, spoken
+from batchvision.manifest.cells import JsonCells, python_values
 from batchvision.records import ImageKind, ImageRef
 
 _PATH_KEYS = ("path", "url")
@@ -24,7 +25,7 @@ _IMAGE_START = re.compile("data:|https?://", re.IGNORECASE)
 
 
 def reject_no_images(field: pa.Field) -> None:
-    """JobInvalid where a normalised column's type cannot hold images."""
+    """Raise JobInvalid where a normalised column's type cannot hold images."""
     if not _may_hold_images(field.type):
         raise JobInvalid(
             f"the image column {field.name!r} holds {field.type}: an image cell is text (path, URL, data URI), bytes, "
@@ -43,11 +44,11 @@ def _may_hold_images(given: pa.DataType) -> bool:
 def image_refs(
     array: pa.Array, field: pa.Field, separator: str | None = None, versions: Sequence[str | None] = ()
 ) -> list[tuple[ImageRef, ...]]:
-    """The refs in every cell of a normalised column. ``versions``: of each row, borne by all its images."""
+    """The refs in each cell of a normalised column. ``versions``: one for the images of each row."""
     is_json = JsonCells.of(field) is JsonCells.ANY
     return [
         tuple(_refs(json.loads(value) if is_json and value is not None else value, field.name, separator, version))
-        for value, version in zip(spoken(array), versions or [None] * len(array), strict=True)
+        for value, version in zip(python_values(array), versions or [None] * len(array), strict=True)
     ]
 
 
@@ -84,7 +85,7 @@ def _text_refs(text: str, slot: str, separator: str | None, version: str | None)
 
 
 def _json_list(text: str) -> list[Any] | None:
-    """The array of images that ``text`` is, if it is one; a file may well be called ``[1].jpg``."""
+    """The images of a JSON array. Nothing for different text: a file may be called ``[1].jpg``."""
     try:
         listed = json.loads(text)
     except (ValueError, RecursionError):
@@ -107,7 +108,7 @@ def _data_uri_pieces(text: str, separator: str) -> Iterator[str]:
     start = searched = 0
     for found in _IMAGE_START.finditer(text):
         at = found.start()
-        end = searched + len(text[searched:at].rstrip())  # blanks are looked at once
+        end = searched + len(text[searched:at].rstrip())  # linear: each blank is read once
         searched = found.end()
         if text.endswith(separator, start, end):
             yield text[start : end - len(separator)]
@@ -120,8 +121,10 @@ def _data_uri_pieces(text: str, separator: str) -> Iterator[str]:
 
 
 def named_image(text: str, slot: str, version: str | None = None) -> ImageRef:
-    """The ref of one path, URL, data URI or bare base64. Spaces around a URL are dropped; those of a file's name belong
-    to it. Several URLs in one are UNSUPPORTED: what is read of it says so."""
+    """The ref of one path, URL, data URI or bare base64. Several joined URLs are UNSUPPORTED.
+
+    Spaces around a URL are dropped. Spaces around a path belong to the file's name.
+    """
     bare = text.strip()
     kind = kind_of(bare)
     if kind is ImageKind.URL:

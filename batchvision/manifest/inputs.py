@@ -13,7 +13,7 @@ from batchvision.errors import JobInvalid
 
 
 class InputIdentity(NamedTuple):
-    """A content is taken as unchanged while both are the same."""
+    """While both are equal, the content counts as unchanged."""
 
     size: int
     modified_ns: int
@@ -24,7 +24,7 @@ class ManifestInput(Protocol):
 
     @property
     def name(self) -> str:
-        """The name in messages; its suffix tells the format."""
+        """The name in messages. Its suffix decides the format."""
 
     def open(self) -> BinaryIO:
         """The content from its start, seekable. It has a file descriptor, which Parquet needs. Raises JobInvalid."""

@@ -1,8 +1,8 @@
-"""JSON Lines as record batches: one object a line, a missing key is null, numbers of any size stay exact.
+"""JSON Lines as record batches: one object a line. A missing key is null. Numbers of any size stay exact.
 
-Rule: how a cell reads never depends on its neighbours, or one added row would change what another row asks. A column
-whose cells in a batch are all text, all booleans or all 64-bit integers is given as such; all else as text, with the
-field's metadata saying how (see ``cells.JsonCells``).
+Rule: the text of a cell never depends on its neighbours, so an added row changes no other request. A column that has
+only text, only booleans or only 64-bit integers in a batch gets that type. Each other column is text, and the field's
+metadata names its form (see ``cells.JsonCells``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batchvision.manifest.text_file import TextFile
 
 BATCH_ROWS = 8192
 BATCH_CHARACTERS = 16 * 1024 * 1024
-#: An object of a few bytes a value takes many times its length in memory.
+#: Most values in one line: an object of short values takes many times its length in memory.
 MAX_LINE_VALUES = 1_000_000
 
 
@@ -42,9 +42,9 @@ _DECODER = json.JSONDecoder(parse_float=_number, parse_constant=_number)
 
 
 class JsonLinesManifest:
-    """One JSONL file. ``columns`` are those of the first object: others may follow in any line.
+    """One JSONL file. ``columns``: the keys of the first object. Later lines may have more.
 
-    ``needed``: column -> who asks for it; one that no line has is a fault, known when all lines are read.
+    ``needed``: column -> the job key that names it. A column that no line has is a fault, found at the end.
     """
 
     def __init__(self, source: ManifestInput, packing: str | None, needed: Mapping[str, str]) -> None:
@@ -58,7 +58,7 @@ class JsonLinesManifest:
         self.columns = tuple(first[1])
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """``columns`` of every row. JobInvalid with the line at the first damage, and for a column no line has."""
+        """``columns`` of each row. Raises JobInvalid with the line at damage, and for a column that no line has."""
         seen = dict.fromkeys(self.columns)
         unseen = set(self._needed) - seen.keys()
         rows: list[dict[str, Any]] = []
@@ -134,5 +134,5 @@ def _column(name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:
 
 
 def _written(value: Any) -> str:
-    """``value`` as JSON text; numbers with a fraction exactly as they stood in the file."""
+    """``value`` as JSON text. A number with a fraction is written as in the file."""
     return value.literal if isinstance(value, _Number) else json_text(value)

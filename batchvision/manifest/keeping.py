@@ -1,7 +1,7 @@
-"""Kept columns: the Arrow type each has in the results, and their cells as JSON can hold them.
+"""Kept columns: their Arrow types in the results, and their cells in a form that JSON holds.
 
-Rule: only types that every warehouse takes. The checkpoint casts the cells back, so both must agree: times, decimals
-and dates travel as text, binary as base64, numbers that JSON lacks as NaN, Infinity and -Infinity.
+Rule: only types that each warehouse takes. The checkpoint casts the cells back, so both modules must agree. Times,
+decimals and dates travel as text, and binary as base64. ``NaN``, ``Infinity`` and ``-Infinity`` are text too.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from batchvision.manifest.cells import (
     iso_texts,
     json_text,
     letters,
-    spoken,
+    python_values,
 )
 from batchvision.records import Cell
 
-#: A cell that is sent or kept has no more bytes of UTF-8 than this; its row is invalid if it does.
+#: A row is invalid if a sent or kept cell has more bytes of UTF-8.
 MOST_CELL_BYTES = 1024 * 1024
-#: Nor an id; it is a key in warehouses.
+#: A row is invalid if its id has more bytes: ids are keys in warehouses.
 MOST_ID_BYTES = 4096
 LEFT_OF_A_LONG_CELL = 200
 
@@ -48,7 +48,7 @@ _AS_THEY_ARE = frozenset(
 
 
 def keep_type(field: pa.Field) -> pa.DataType:
-    """The results' type of a normalised column: nested ones and times of day are text, as are columns of nulls."""
+    """The type of a normalised column in the results. Nested cells, times of day and columns of nulls become text."""
     given = field.type
     if JsonCells.of(field) is JsonCells.NUMBERS:
         return pa.float64()
@@ -66,7 +66,7 @@ def keep_type(field: pa.Field) -> pa.DataType:
 
 
 def common_type(first: pa.DataType | None, second: pa.DataType | None) -> pa.DataType | None:
-    """The type that holds the cells of both (None: nothing but nulls so far); text where nothing else does."""
+    """The narrowest type for the cells of both, in doubt text. An absent type stands for a column of nulls."""
     if first is None or second is None or first == second:
         return first if second is None else second
     if types.is_integer(first) and types.is_integer(second):
@@ -85,7 +85,7 @@ def _common_decimal(first: pa.DataType, second: pa.DataType) -> pa.DataType:
 
 
 def survey_types(fields: Iterable[pa.Field], known: dict[str, pa.DataType | None]) -> None:
-    """Widens ``known`` (column -> type) so that it holds the cells of one more batch."""
+    """Widen ``known`` (column -> type) for the cells of one more batch."""
     for field in fields:
         given = None if types.is_null(field.type) else keep_type(field)
         known[field.name] = common_type(known.get(field.name), given)
@@ -119,19 +119,18 @@ def _text_cells(array: pa.Array, field: pa.Field) -> list[Cell]:
     if JsonCells.of(field) is JsonCells.ANY:
         return [None if cell is None else _unquoted(cell) for cell in array.to_pylist()]
     if types.is_list(array.type) or types.is_struct(array.type) or types.is_map(array.type):
-        return [None if value is None else json_text(value) for value in spoken(array)]
+        return [None if value is None else json_text(value) for value in python_values(array)]
     return list(cell_texts(array, field).to_pylist())
 
 
 def _unquoted(cell: str) -> str:
-    """A JSON string by its content, all else as the JSON it is."""
+    """The content of a JSON string. Each other value stays JSON."""
     value = json.loads(cell) if cell.startswith('"') else cell
     return str(value)
 
 
 def made_storable(cells: Iterable[Cell]) -> tuple[Cell, ...]:
-    """For rows that fail because of it: NUL, which no warehouse stores in text, is U+FFFD, and what is too long is cut
-    (null, where it is no text of a length that can be cut)."""
+    """Make the cells of an invalid row storable: NUL becomes U+FFFD, and long text is cut."""
     return tuple(_made_storable(cell) if isinstance(cell, str) else cell for cell in cells)
 
 
@@ -141,12 +140,12 @@ def _made_storable(text: str) -> str:
 
 
 def is_longer(texts: pa.Array, most_bytes: int) -> pa.Array:
-    """Which cells of a string or binary column have more bytes (null cells: False)."""
+    """For each cell of a string or binary column: has it more bytes? False for null."""
     return pc.fill_null(pc.greater(pc.binary_length(texts), pa.scalar(most_bytes, pa.int32())), FALSE)
 
 
 def has_nul(texts: pa.Array) -> pa.Array:
-    """Which cells of a string column hold a NUL (null cells: False)."""
+    """For each cell of a string column: does it hold a NUL? False for null."""
     if letters(texts).all():
         return pa.repeat(FALSE, len(texts))
     return pc.fill_null(pc.match_substring(texts, "\x00"), FALSE)

@@ -1,7 +1,6 @@
 """A Parquet file, or a folder of them with hive partitions, as record batches of bounded size.
 
-Rule: only the child process of ``parquet_reader`` looks into a file. Partition values are text as the folder's name has
-it.
+Rule: only the child process of ``parquet_reader`` parses a file. The text in a folder's name is the partition value.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from batchvision.errors import JobInvalid
 from batchvision.manifest.columns import reject_missing, reject_repeated
 from batchvision.manifest.inputs import LocalInput, ManifestInput, unreadable
 from batchvision.manifest.parquet_reader import ParquetReader
-from batchvision.manifest.text_file import read_head, stranger
+from batchvision.manifest.text_file import foreign_format, read_head
 
 _MAGIC = b"PAR1"
 _SUFFIXES = (".parquet", ".parq", ".pq")
@@ -47,7 +46,7 @@ class ParquetManifest:
     def _found_columns(
         self, reader: ParquetReader, needed: Mapping[str, str]
     ) -> tuple[tuple[str, ...], frozenset[str]]:
-        """The columns of as many files as it takes to see all that are ``needed``; those that hold bytes."""
+        """The columns of the first files, up to the one that completes ``needed``; and the columns of bytes."""
         names, byte_columns = dict[str, None](), set[str]()
         for piece in self._pieces:
             with _opened(piece.source) as file:
@@ -60,7 +59,7 @@ class ParquetManifest:
         return tuple(names), frozenset(byte_columns)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """``columns`` of every row, normalised. JobInvalid where a file is damaged or holds text that is not UTF-8."""
+        """``columns`` of each row, normalised. Raises JobInvalid where a file is damaged or its text is not UTF-8."""
         reader, self._reader = self._reader or ParquetReader(), None
         try:
             for piece in self._pieces:
@@ -73,7 +72,7 @@ class ParquetManifest:
 
 
 def _completed(batch: pa.RecordBatch, columns: Sequence[str], partitions: Mapping[str, str | None]) -> pa.RecordBatch:
-    """All of ``columns``: partitions constant, those that the file lacks null."""
+    """Each of ``columns``: a partition column is constant, a column that the file lacks is null."""
     arrays = []
     for name in columns:
         if name in partitions:
@@ -91,7 +90,7 @@ def _opened(source: ManifestInput) -> BinaryIO:
     if not head:
         raise JobInvalid(f"{source.name} is empty: not even a Parquet footer is in it.")
     if not head.startswith(_MAGIC):
-        found = stranger(head) or "text (CSV or JSONL?)"
+        found = foreign_format(head) or "text (CSV or JSONL?)"
         raise JobInvalid(f"{source.name}: the name says Parquet, but the file is {found}.")
     return source.open()
 
@@ -115,8 +114,10 @@ def pieces_below(folder: Path, without: Path | None = None) -> list[Piece]:
 
 
 def _visible_files(folder: Path, excluded: Path | None) -> Iterator[Path]:
-    """Links to folders are not followed: one that leads upward would repeat every row. Answers are never rows: the
-    job's own output (``excluded``) and those of other jobs are passed by."""
+    """The files below ``folder`` without hidden ones. Outputs of jobs, ``excluded`` or any other, are left out.
+
+    Links to folders are not followed: a link upward would repeat each row.
+    """
     for path in folder.iterdir():
         if path.name.startswith((".", "_")):
             continue
@@ -128,7 +129,7 @@ def _visible_files(folder: Path, excluded: Path | None) -> Iterator[Path]:
 
 
 def _is_parquet(path: Path) -> bool:
-    """By name, or by content where the name says nothing (Spark and others write files without suffix)."""
+    """Decide by suffix, or by content where there is no suffix, as in files of Spark."""
     return path.suffix.lower() in _SUFFIXES or (not path.suffix and read_head(LocalInput(path)).startswith(_MAGIC))
 
 

@@ -2,7 +2,7 @@
 
 On a damaged file pyarrow may abort, crash, loop or exhaust the memory. That ends this process and not the run.
 
-Rule: this module runs as a script. It imports pyarrow and the standard library, nothing else.
+Rule: this module runs as a script. It imports only pyarrow and the standard library.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pyarrow import types
 REQUEST = struct.Struct(">I")
 REPLY = struct.Struct(">IQ")
 BATCH_ROWS = 8192
-#: Bytes that each element of a list counts at least: in Arrow a null takes none, in Python it takes a pointer.
+#: Least size of an element of a list. In Arrow a null takes no byte, and in Python a pointer.
 _ELEMENT_BYTES = 8
 #: Read buffer of each column, beside its page.
 _BUFFER_BYTES = 256 * 1024
@@ -41,7 +41,7 @@ Reply = tuple[dict[str, Any], pa.RecordBatch | None]
 
 
 class _Refused(Exception):
-    """The file is whole, and is not read for another reason."""
+    """The file is not damaged, and is not read for another reason."""
 
 
 def main() -> None:
@@ -108,7 +108,7 @@ def _limit_memory(room_bytes: int) -> None:
 def _answered(source: pa.NativeFile, request: dict[str, Any]) -> Iterator[Reply]:
     """The replies to one request: the file's columns, the batches, then an end or a fault.
 
-    ``needed``: columns whose types are checked. ``columns``: those to read; null where only the schema is wanted.
+    ``needed``: columns with a type to check. ``columns``: those to read; null where only the schema is wanted.
     ``row_group``: the only one to read. ``batch_bytes``: a batch is halved until it is as small, or a single row.
     ``most_row_bytes``: a larger row is refused.
     """
@@ -141,7 +141,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _batches(file: pq.ParquetFile, request: dict[str, Any]) -> Iterator[Reply]:
-    """All rows, row group by row group, of those columns that the file has."""
+    """The rows of the columns that the file has, row group by row group."""
     stored = [name for name in request["columns"] if name in file.schema_arrow.names]
     only, count = request["row_group"], file.metadata.num_row_groups
     for number in range(count) if only is None else [only]:
@@ -209,7 +209,7 @@ def _size(array: pa.Array) -> int:
 
 
 def normalised(array: pa.Array) -> pa.Array:
-    """``array`` without dictionaries, views, large and extension types; UUIDs (any 16 fixed bytes) as their text."""
+    """``array`` without dictionaries, views, large and extension types. 16 fixed bytes become the text of a UUID."""
     if isinstance(array.type, pa.BaseExtensionType):
         return normalised(array.storage)
     if types.is_dictionary(array.type):
@@ -222,7 +222,7 @@ def normalised(array: pa.Array) -> pa.Array:
 
 
 def normal_type(given: pa.DataType) -> pa.DataType:
-    """The type that :func:`normalised` gives (inside nested types, 16 fixed bytes stay binary)."""
+    """The type of the result of :func:`normalised`. Inside nested types, 16 fixed bytes stay binary."""
     if isinstance(given, pa.BaseExtensionType):
         return normal_type(given.storage_type)
     if types.is_dictionary(given):
@@ -238,12 +238,12 @@ def normal_type(given: pa.DataType) -> pa.DataType:
     if types.is_map(given):
         return pa.map_(normal_type(given.key_type), normal_type(given.item_type))
     if types.is_float16(given):
-        return pa.float32()  # holds every one of them
+        return pa.float32()  # exact
     return given
 
 
 def _is_list(given: pa.DataType) -> bool:
-    """Lists of all five kinds; no maps."""
+    """Lists of each of the five kinds, without maps."""
     kinds = (
         types.is_list,
         types.is_large_list,

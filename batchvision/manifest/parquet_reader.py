@@ -54,7 +54,7 @@ class _Fault(Exception):
         super().__init__(before, after)
         self.before, self.after, self.is_slow = before, after, is_slow
 
-    def told(self, name: str, where: str = "") -> JobInvalid:
+    def about(self, name: str, where: str = "") -> JobInvalid:
         return JobInvalid(f"{name}{self.before}{where}{self.after}")
 
 
@@ -81,11 +81,11 @@ class ParquetReader:
         self.close = weakref.finalize(self, _end, self._process, self._connection)
 
     def columns(self, name: str, file: BinaryIO, needed: Sequence[str]) -> ParquetColumns:
-        """The columns of ``file``. Raises JobInvalid, also for a ``needed`` column whose type is not read."""
+        """The columns of ``file``. Raises JobInvalid, also for a ``needed`` column of a refused type."""
         try:
             (message, _), *_ = self._replies(file, needed, None)
         except _Fault as fault:
-            raise fault.told(name) from fault
+            raise fault.about(name) from fault
         return ParquetColumns(message["columns"], message["byte_columns"])
 
     def batches(self, name: str, file: BinaryIO, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -104,7 +104,7 @@ class ParquetReader:
         except _Fault as fault:
             if row_group is not None and not fault.is_slow:
                 where += _column_at_fault(file, columns, row_group)
-            raise fault.told(name, where) from fault
+            raise fault.about(name, where) from fault
 
     def _replies(
         self, file: BinaryIO, needed: Sequence[str], columns: Sequence[str] | None, row_group: int | None = None

@@ -20,7 +20,7 @@ import pyarrow as pa
 from batchvision.errors import JobInvalid
 from batchvision.manifest.inputs import ManifestInput, unreadable
 
-#: No line may be longer: a line is held in memory whole, and a file without line ends is one line.
+#: No line may be longer: a whole line is in memory, and a file without line ends is one line.
 MAX_LINE_CHARACTERS = 64 * 1024 * 1024
 _HEAD_BYTES = 4096
 _BLOCK_BYTES = 1024 * 1024
@@ -37,7 +37,7 @@ class TableFormat(Enum):
 
 
 class FileFormat(NamedTuple):
-    """The format by a file's name; ``packing``: the codec, or None."""
+    """The format by a file's name. ``packing``: the codec of a packed file."""
 
     table: TableFormat
     packing: str | None
@@ -54,7 +54,7 @@ _FORMATS = {
 }
 _PACKINGS = {".gz": "gzip", ".zst": "zstd"}
 _PACKING_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
-#: Byte order marks, longest first: UTF-32's begins with UTF-16's.
+#: Byte order marks, longest first: the mark of UTF-32 begins with the mark of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -62,8 +62,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-#: What a file is that is no table of ours, by its first bytes.
-_STRANGERS = (
+#: Files that are no text table, by their first bytes.
+_FOREIGN = (
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"GIF8", "a GIF image"),
@@ -99,9 +99,9 @@ def format_of(name: str) -> FileFormat:
     return FileFormat(table, packing)
 
 
-def stranger(head: bytes) -> str | None:
-    """What kind of file begins with ``head``, if it is none that a text manifest begins with."""
-    for magic, name in _STRANGERS:
+def foreign_format(head: bytes) -> str | None:
+    """The kind of file that begins with ``head``, if it is no text table."""
+    for magic, name in _FOREIGN:
         if head.startswith(magic):
             return name
     has_mark = any(head.startswith(mark) for mark, _ in _MARKS)
@@ -124,7 +124,7 @@ class TextFile:
         self._source = source
         self._packing = packing
         head = self._unpacked_head()
-        name = stranger(head)
+        name = foreign_format(head)
         if name:
             raise JobInvalid(f"{self.name}: the name says {format_of(self.name).table.value}, but the file is {name}.")
         self._encoding = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "utf-8")
@@ -137,21 +137,21 @@ class TextFile:
             return head
         if not head.startswith(_PACKING_MAGIC[self._packing]):
             raise JobInvalid(f"{self.name}: the name says that it is packed with {self._packing}, but it is not.")
-        with self._faults_told(), closing(self._open()) as raw:
+        with self._faults_as_job_invalid(), closing(self._open()) as raw:
             return raw.read(_HEAD_BYTES)
 
     def empty(self) -> JobInvalid:
-        """The sentence for a file with nothing in it."""
+        """The error for an empty file."""
         return JobInvalid(f"{self.name} is empty: it has no header and no rows.")
 
     def line_fault(self, number: int, fault: str) -> JobInvalid:
-        """The sentence for damage in physical line ``number``."""
+        """The error for damage in physical line ``number``."""
         return JobInvalid(f"{self.name}, line {number}: {fault}")
 
     def lines(self) -> Iterator[str]:
-        """Every physical line with its end, which may be LF, CRLF or CR."""
+        """Each physical line with its end: LF, CRLF or CR."""
         number = 0
-        with self._faults_told(), closing(self._open()) as raw:
+        with self._faults_as_job_invalid(), closing(self._open()) as raw:
             text = io.TextIOWrapper(io.BufferedReader(raw, _BLOCK_BYTES), encoding=self._encoding, newline="")  # type: ignore[type-var]
             try:
                 while line := text.readline(MAX_LINE_CHARACTERS):
@@ -167,7 +167,7 @@ class TextFile:
         return stream
 
     @contextmanager
-    def _faults_told(self) -> Iterator[None]:
+    def _faults_as_job_invalid(self) -> Iterator[None]:
         try:
             yield
         except UnicodeDecodeError as error:
@@ -180,7 +180,7 @@ class TextFile:
             raise unreadable(self.name, error) from error
 
     def _not_text(self) -> JobInvalid:
-        """Reads again from the start to find the line that cannot be decoded: slow, but only on the way out."""
+        """Read again from the start to find the line that cannot be decoded. Slow, but only before an error."""
         decoder = codecs.getincrementaldecoder(self._encoding)()
         number, tail = 1, ""
         with closing(self._open()) as raw:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchvision.checkpoint.cells import array_of, caster, storable
-from batchvision.manifest.cells import cell_texts, json_text, spoken
+from batchvision.manifest.cells import cell_texts, json_text, python_values
 from batchvision.manifest.keeping import common_type, has_nul, keep_cells, keep_type, made_storable, survey_types
 from batchvision.manifest.parquet_child import normal_type, normalised
 
@@ -153,8 +153,8 @@ def test_times_inside_nested_cells_have_their_own_text_however_far_or_fine(
 def test_nested_cells_of_a_slice_are_those_of_the_slice() -> None:
     rows = [[("a", {"x": [1]})], None, [("b", None), ("c", {"x": None})], []]
     array = pa.array(rows, pa.map_(pa.string(), pa.struct([("x", pa.list_(pa.int8()))])))
-    assert spoken(array.slice(1)) == array.slice(1).to_pylist() == rows[1:]
-    assert spoken(pa.array([{}, None], pa.struct([]))) == [{}, None]
+    assert python_values(array.slice(1)) == array.slice(1).to_pylist() == rows[1:]
+    assert python_values(pa.array([{}, None], pa.struct([]))) == [{}, None]
 
 
 def test_of_two_parts_of_one_name_the_last_is_read() -> None:

@@ -171,7 +171,7 @@ def test_ragged_lines_are_told_by_their_physical_line(put: Put) -> None:
 
 
 def test_only_a_handful_of_ragged_lines_is_told(put: Put) -> None:
-    assert len(fault(put("a,b\n" + "1\n" * 50)).splitlines()) == delimited.FAULTS_TOLD
+    assert len(fault(put("a,b\n" + "1\n" * 50)).splitlines()) == delimited.MOST_FAULTS
 
 
 def test_a_quote_that_never_closes_is_told_where_it_opens(put: Put) -> None:

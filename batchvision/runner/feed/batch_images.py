@@ -1,7 +1,7 @@
-"""The images of one batch: their stamps for the skip_key, and their refs where a row is to do.
+"""The images of one batch: their stamps for the skip_keys, and their refs for the rows to do.
 
-Rule: a cell that is one plain URL is dealt with over the column; only the others become ``ImageRef`` objects to be
-stamped (a local file is looked at, bytes are hashed).
+Rule: a column of plain URLs is stamped as a column. In each other column every cell becomes ``ImageRef`` objects, which
+are stamped one by one: a local file is looked up, bytes are hashed.
 """
 
 from __future__ import annotations
@@ -25,31 +25,33 @@ _COLON, _URL_FRAME = pa.scalar(":", pa.string()), pa.scalar(f":{_URL}", pa.strin
 
 
 def are_plain(urls: pa.Array) -> bool:
-    """Whether all are URLs that are their own identity, or null: lower-case host, no user name, query or fragment,
-    nothing a URL cannot hold."""
+    """Whether each cell is null or a URL that is its own identity.
+
+    Such a URL has a lower-case host, no user name, query or fragment, and only characters that a URL may hold.
+    """
     written = letters(urls)
     if written.min(initial=0xFF) <= ord(" ") or (written == ord("?")).any() or (written == ord("#")).any():
         return False
-    if pc.any(pc.greater(pc.count_substring(urls, "://"), ONE)).as_py():  # one URL in another, or several in a cell
+    if pc.any(pc.greater(pc.count_substring(urls, "://"), ONE)).as_py():  # a URL inside a URL, or several in a cell
         return False
     return pc.all(pc.match_substring_regex(urls, _PLAIN_HOST)).as_py() is not False
 
 
 def _with_name(name: str, stamps: pa.Array) -> pa.Array:
-    """The column's name before its stamps; nothing where it has none."""
+    """The column's name before its stamps. A row without a stamp in it gets no name."""
     named = pc.binary_join_element_wise(pa.scalar(frame(name), pa.string()), stamps, NO_TEXT)
     return pc.replace_with_mask(named, pc.equal(stamps, NO_TEXT), NO_TEXT)
 
 
 class ImageColumns(NamedTuple):
-    """How a job reads images out of a batch."""
+    """A job's settings for image columns."""
 
     names: tuple[str, ...]
     separator: str | None
     version: str | None
     files: ImageFiles
     identity_mode: str
-    #: the prompt places images by column: which one an image is in decides what is asked
+    #: the prompt places images by column, so the column is part of the request
     are_placed_by_name: bool = False
     #: parameters of URLs that do not change the image
     ignored_parameters: frozenset[str] = frozenset()
@@ -66,11 +68,11 @@ class BatchImages:
 
     @property
     def are_all_plain(self) -> bool:
-        """Whether all are plain URLs: the stamp of such a one is its identity, and there is no more to know of it."""
+        """Whether each image is a plain URL. The stamp of a plain URL is its identity."""
         return None not in self._plain
 
     def plain_counts(self, chosen: pa.Array) -> list[int]:
-        """How many plain URLs each of some rows has."""
+        """The number of plain URLs in each of the rows at ``chosen``."""
         counts = np.zeros(len(chosen), dtype=np.int64)
         for urls in self._plain:
             if urls is not None:
@@ -78,7 +80,7 @@ class BatchImages:
         return list(counts.tolist())
 
     def _plain_urls(self, name: str) -> pa.Array | None:
-        """The column where every cell is a plain URL or null; None where it has to be taken apart."""
+        """The column, if each of its cells is a plain URL or null; otherwise its cells have to be parsed."""
         field, array = self._batch.schema.field(name), self._batch.column(name)
         if types.is_null(field.type):
             return array.cast(pa.string())
@@ -103,7 +105,7 @@ class BatchImages:
         ]
 
     def _known(self, rows: list[tuple[ImageRef, ...]]) -> list[tuple[ImageRef, ...]]:
-        """URLs are known without the parameters that do not change the image."""
+        """Give each URL its form without the ignored parameters."""
         ignored = self._columns.ignored_parameters
         if not ignored:
             return rows
@@ -122,7 +124,7 @@ class BatchImages:
         return list(cell_texts(self._batch.column(name), self._batch.schema.field(name)).to_pylist())
 
     def stamps(self) -> pa.Array:
-        """Of each row the stamps of all its images, framed and joined: "" where it has no image."""
+        """For each row the stamps of its images, framed and joined; "" where it has no image."""
         framed = [
             _framed_urls(plain) if plain is not None else self._stamped(refs or [])
             for plain, refs in zip(self._plain, self._refs, strict=True)
@@ -140,7 +142,7 @@ class BatchImages:
         return pa.array(["".join([frame(stamp(ref, files, mode)) for ref in row]) for row in refs], pa.string())
 
     def of_rows(self, places: list[int]) -> list[tuple[ImageRef, ...]]:
-        """The refs of some rows, each in the order of the columns."""
+        """The refs of the rows at ``places``, in the order of the columns."""
         columns = [
             [self._with_sizes(refs[place]) for place in places] if refs is not None else _url_refs(plain, name, places)
             for name, plain, refs in zip(self._columns.names, self._plain, self._refs, strict=True)
@@ -152,11 +154,11 @@ class BatchImages:
         )
 
     def _with_sizes(self, refs: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
-        """Looked up here, in the feed's thread: a disk may keep it waiting."""
+        """Sizes are looked up in the feed's thread, because a disk may block."""
         return tuple([with_size(ref, self._columns.files) for ref in refs])
 
     def places_with_nul(self) -> list[int]:
-        """The rows of which an image's name holds a NUL (a plain URL cannot)."""
+        """The rows with a NUL in an image reference. Plain URLs are free of it."""
         return [
             place
             for refs in self._refs
@@ -171,13 +173,13 @@ def _url_refs(urls: pa.Array, slot: str, places: list[int]) -> list[tuple[ImageR
 
 
 def _framed_urls(urls: pa.Array) -> pa.Array:
-    """What ``images.stamp`` says of plain URLs, framed (a test holds the two together)."""
+    """The framed ``images.stamp`` of plain URLs. A test compares the two."""
     lengths = pc.add(pc.binary_length(urls), pa.scalar(len(_URL), pa.int32()))
     return pc.binary_join_element_wise(lengths.cast(pa.string()), _URL_FRAME, urls, NO_TEXT)
 
 
 def framed_texts(texts: pa.Array) -> pa.Array:
-    """Each text with its length in bytes before it, as ``keys`` frames the parts of a hash; null stays null."""
+    """Each text after its length in bytes, the form in which ``keys`` hashes its parts. Null stays null."""
     return pc.binary_join_element_wise(pc.cast(pc.binary_length(texts), pa.string()), _COLON, texts, NO_TEXT)
 
 

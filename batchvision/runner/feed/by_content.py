@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Known(Protocol):
-    """The one question to the checkpoint."""
+    """The checkpoint's answer about one row."""
 
     def state(self, row_id: str, key: str) -> RowState: ...
 
@@ -38,7 +38,7 @@ class ByContent:
         self.images_read = 0
 
     def would_be_sent(self, row: Row, row_index: Known) -> bool:
-        """Whether a run would send the row, by the content of its images."""
+        """Whether a run would send the row. Decided by the content of its images."""
         try:
             key = self._key(row, list(self._payloads(row)))
         except RowFault:  # nothing can be sent
@@ -58,7 +58,7 @@ class ByContent:
         return self._key(row, payloads) == answer.request_key
 
     def _as_answered(self, ref: ImageRef, name: str) -> ImageRef | None:
-        """``ref`` under the stored ``name``. None for another image."""
+        """``ref`` under the stored ``name``. Nothing for another image."""
         if ref.kind is not ImageKind.URL:
             return ref
         if trimmed_url(ref.reference, self._ignored) != trimmed_url(name, self._ignored):
@@ -69,7 +69,7 @@ class ByContent:
         return request_key_of(self._recipe.recipe_id, row.prompt, payloads)
 
     def _payloads(self, row: Row) -> Iterator[Payload]:
-        """As far as the request_key goes by them. Raises RowFault where the row cannot be sent."""
+        """The identities of the images for the request_key. Raises RowFault where the row cannot be sent."""
         fault: RowFault | None = None
         usable = 0
         for ref in row.images:

@@ -22,18 +22,20 @@ from batchvision.runner.feed.stretch import Stretch
 if TYPE_CHECKING:
     from batchvision.job import Job
 
-#: Rows with an answer are looked at so many at a time.
+#: Rows with an answer are compared in groups of this size.
 ROWS_AT_ONCE = 128
-#: After so many images were read, only each fourth of the rows that follow is looked at, and so on.
+#: Each time this number of images was read, a smaller share of the rows is compared: a quarter, a sixteenth, ...
 READ_BEFORE_SKIPPING = 1_000
 SKIP_FACTOR = 4
 
 
 @dataclass(slots=True)
 class Changes:
-    """Rows of today's manifest. ``again``: to do, and last paid for under another recipe, by recipe_id. ``changed``: to
-    do, and paid for under this recipe with other cells or images. ``paid``: every row ever paid for under this recipe.
-    ``kept``: rows that keep an older answer by the job's policy. ``ticks``: cost of ``again`` and ``changed`` rows.
+    """Counts of rows of today's manifest.
+
+    ``again``: to do, and last paid for under another recipe, by recipe_id. ``changed``: to do, and paid for under this
+    recipe with different cells or images. ``paid``: ever paid for under this recipe. ``kept``: keeping an older answer
+    by the job's policy. ``ticks``: cost of the rows of ``again`` and ``changed``.
     """
 
     rows: int = 0
@@ -43,7 +45,7 @@ class Changes:
     kept: int = 0
     again: Counter[str] = field(default_factory=Counter)
     ticks: int = 0
-    #: some changed rows, to find the changed columns
+    #: a few changed rows, to find the changed columns
     examples: list[Row] = field(default_factory=list)
 
     @property
@@ -51,7 +53,7 @@ class Changes:
         return self.again.total()
 
 
-#: Changed rows that are kept to be looked at.
+#: This many changed rows are kept as examples.
 EXAMPLES = 50
 
 
@@ -63,16 +65,16 @@ class ChangeCounter:
         self._row_index = row_index
         self._by_content = ByContent(job)
         self._paid: PaidRows | None = None
-        self._weight = 1  #: rows that each row looked at stands for
+        self._weight = 1  #: number of rows that each compared row stands for
         self._skipped = 0
 
     @property
     def nothing_was_paid(self) -> bool:
-        """Whether it is known that all rows are new."""
+        """Whether each row is known to be new."""
         return self._paid is not None and not len(self._paid)
 
     def add(self, stretch: Stretch) -> None:
-        """The rows to do of a stretch."""
+        """Count the rows of a stretch."""
         found, tally = self.found, stretch.tally
         found.rows += len(stretch.ids)
         found.kept += tally.counts.kept
@@ -91,7 +93,7 @@ class ChangeCounter:
         self._add_by_content(stretch, sound[has_current], known[has_current], self._paid)
 
     def _add(self, known: NDArray[np.int64], paid: PaidRows, weight: int = 1) -> None:
-        """Rows that are asked again, by their places in ``paid``; each counts ``weight`` times."""
+        """Count rows that are asked again. ``known``: their places in ``paid``. Each counts ``weight`` times."""
         self.found.ticks += weight * paid.ticks(known)
         for number, count in enumerate(np.bincount(paid.newest_recipes(known)).tolist()):
             if count and number:
@@ -102,7 +104,7 @@ class ChangeCounter:
     def _add_by_content(
         self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows
     ) -> None:
-        """Rows with an answer of this recipe: they may be done, and their images only touched."""
+        """Compare rows with an answer of this recipe: perhaps only the times of their images have changed."""
         if not len(places):
             return
         if stretch.images.are_all_plain:
@@ -114,7 +116,7 @@ class ChangeCounter:
     def _add_by_url(
         self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows
     ) -> None:
-        """As :meth:`_add_by_content` for rows of plain URLs, without reading an image or making a ``Row``."""
+        """:meth:`_add_by_content` for rows of plain URLs. Reads no image and makes no ``Row`` of an unchanged row."""
         keys = stretch.url_rows(places.tolist(), paid.recipes[0]).request_keys.hex()
         ids = stretch.ids.take(pa.array(places.tolist(), pa.int64())).to_pylist()
         digits = 2 * KEY_BYTES
@@ -138,7 +140,7 @@ class ChangeCounter:
                 self.found.examples.append(row)
 
     def _weight_of_next(self) -> int:
-        """How many rows the next one stands for; 0: it is not looked at."""
+        """How many rows the next one stands for. 0: it is not compared."""
         if self._by_content.images_read >= READ_BEFORE_SKIPPING:
             self._by_content.images_read, self._weight = 0, self._weight * SKIP_FACTOR
         self._skipped = (self._skipped + 1) % self._weight

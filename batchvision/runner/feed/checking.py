@@ -77,7 +77,7 @@ class StretchBuilder:
         return Stretch(batch, positions, ids, prompts, images, stamps, skip_keys, problems, self._keep)
 
     def _checked_ids(self, ids: pa.Array, positions: Sequence[int], problems: dict[int, str]) -> pa.Array:
-        """Each row with an id of its own. Adds the problems of rows whose id is missing, repeated or not storable."""
+        """Each row with an id of its own. Adds a problem where the id is missing, repeated or not storable."""
         if ids.null_count or self._repeats.expected:
             ids = self._unique_ids(ids, positions, problems)
         if nul_places := true_places(has_nul(ids)):
@@ -156,7 +156,7 @@ class _RepeatedIds:
         self._times: dict[str, int] = {}
 
     def seen_again(self, row_id: str, position: int) -> tuple[str, str | None] | None:
-        """None at the first time. Later the row's own id, and its problem where ids must be unique."""
+        """A repeated row's own id, and its problem where ids must be unique. Nothing at the first time."""
         if hash(row_id) not in self.expected:
             return None
         times = self._times[row_id] = self._times.get(row_id, 0) + 1

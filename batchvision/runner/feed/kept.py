@@ -1,4 +1,4 @@
-"""The kept cells that answered rows have in the manifest now. One pass over it; changes nothing."""
+"""Compare the kept cells of answered rows with today's manifest. One pass, which changes nothing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class KeptNow(NamedTuple):
-    """Of some answered rows: ids joined with skip_keys, 16 bytes each, and their kept cells."""
+    """Answered rows of one stretch. ``rows``: hashes of id and skip_key, 16 bytes each. ``cells``: their kept cells."""
 
     rows: bytes
     cells: Sequence[tuple[Cell, ...]]
 
 
 def kept_cells_of(job: Job, survey: Survey, row_index: KnownRows, mask: Callable[[str], str]) -> KeptCells:
-    """Today's kept cells of all answered rows, to be compared with the stored ones."""
+    """Today's kept cells of the answered rows, ready to be compared with the stored cells."""
     kept = KeptCells(job.output_path, job.recipe.recipe_id, [column.name for column in job.keep_columns], mask)
     for now in kept_now(job, survey, row_index):
         kept.add(now.rows, now.cells)
@@ -35,8 +35,10 @@ def kept_cells_of(job: Job, survey: Survey, row_index: KnownRows, mask: Callable
 def count_other_cells(
     job: Job, survey: Survey, row_index: KnownRows, mask: Callable[[str], str], latest: RunSummary | None
 ) -> int:
-    """How many answered rows have other kept cells than those stored. ``latest``: the run before this one. Without it,
-    or where the manifest is as old and the same columns are kept, nothing can have changed and nothing is read."""
+    """How many answered rows have kept cells that differ from the stored ones. ``latest``: the run before this one.
+
+    Reads nothing where nothing can have changed: no run came before, or manifest and kept columns are as they were.
+    """
     if latest is None or not job.keep_columns:
         return 0
     began_ns = datetime.fromisoformat(latest.started_at).timestamp() * 1e9
@@ -48,7 +50,7 @@ def count_other_cells(
 
 
 def kept_now(job: Job, survey: Survey, row_index: KnownRows) -> Iterator[KeptNow]:
-    """Stretch by stretch. Raises JobInvalid as ``stretches`` does."""
+    """The answered rows, stretch by stretch. Raises as ``stretches``."""
     for stretch in stretches(job, survey, row_index, Selection(limit=0)):
         others = set(row_index.not_done(stretch.ids, stretch.keys))
         done = [place for place in range(len(stretch.ids)) if place not in others and place not in stretch.problems]

@@ -1,6 +1,6 @@
-"""row_ids, texts and keys of a whole batch at once: Arrow joins strings, and one tight loop hashes them.
+"""row_ids, prompts and keys of a whole batch at once: Arrow joins strings, and one loop hashes them.
 
-Rule: the same values as ``keys`` gives row by row; tests hold the two together, golden vectors hold both still.
+Rule: the values are those that ``keys`` gives row by row. Tests compare the two, and golden vectors pin both.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def _texts_of(batch: pa.RecordBatch, name: str) -> pa.Array:
 
 
 def row_ids(batch: pa.RecordBatch, job: Job, secrets: Secrets) -> pa.Array:
-    """The id of every row as exact text; null where a cell of it is null or empty.
+    """The id of each row as exact text; null where one of its cells is null or empty.
 
-    Several columns are joined by ``|`` (in a cell, ``|`` and ``\\`` stand after a ``\\``). Without id columns: 16 hex
-    digits of the hash of the image refs and of the cells the prompt reads; rows alike in all of these are alike here.
+    Several columns are joined by ``|``. Inside a cell, ``|`` and ``\\`` are escaped by ``\\``. Without id columns the
+    id is a hash of the image refs and of the cells that the prompt reads: 16 hex digits. Equal rows have equal ids.
     """
     if not job.id_columns:
         return _content_ids(batch, job)
@@ -51,8 +51,7 @@ def row_ids(batch: pa.RecordBatch, job: Job, secrets: Secrets) -> pa.Array:
 
 
 def _masked(ids: pa.Array, secrets: Secrets) -> pa.Array:
-    """The ids as they are stored. They are compared in this form, so that a signed URL is recognised under a new
-    signature."""
+    """The ids in their stored form. They are compared in it, so a signed URL is recognised under a new signature."""
     written = ids.buffers()[2]
     if written is None or secrets.mask_bytes(found := written.to_pybytes()) == found:
         return ids
@@ -62,7 +61,7 @@ def _masked(ids: pa.Array, secrets: Secrets) -> pa.Array:
 def _empty_as_null(texts: pa.Array) -> pa.Array:
     if not pc.any(pc.equal(texts, NO_TEXT)).as_py():
         return texts
-    # not pc.if_else: pyarrow 18 reads the wrong stretch of a sliced column with it
+    # pc.if_else of pyarrow 18 reads the wrong part of a sliced column
     return pa.array([text or None for text in texts.to_pylist()], pa.string())
 
 
@@ -73,7 +72,7 @@ def _escaped(texts: pa.Array) -> pa.Array:
 def _content_ids(batch: pa.RecordBatch, job: Job) -> pa.Array:
     parts = [pa.scalar(frame("row-1"), pa.string())]
     parts += [pc.fill_null(framed_texts(_texts_of(batch, name)), _DASH) for name in job.prompt_columns]
-    # by reference: an id must survive a touched file and a URL that is signed anew
+    # by reference: the id stays when a file is touched or a URL gets a new signature
     by_reference = image_columns(job)._replace(version=None, identity_mode="ref")
     parts.append(BatchImages(batch, by_reference).stamps())
     joined = pc.binary_join_element_wise(*parts, NO_TEXT).cast(pa.binary())
@@ -81,7 +80,7 @@ def _content_ids(batch: pa.RecordBatch, job: Job) -> pa.Array:
 
 
 def image_columns(job: Job) -> ImageColumns:
-    """How the job reads images."""
+    """The job's settings for image columns."""
     manifest = job.manifest
     return ImageColumns(
         job.image_columns,
@@ -100,15 +99,15 @@ def image_columns(job: Job) -> ImageColumns:
 class BatchPrompts(NamedTuple):
     """The rendered prompts of a batch.
 
-    ``texts``: as keys hash them, null where the prompt column is null. One text where the prompt reads no cell.
-    ``parts``: columns of texts, and what is the same for each row; None where a row's text is its whole prompt.
+    ``texts``: the hashed form, null where the prompt column is null. One text where the prompt reads no cell.
+    ``parts``: texts by column, and the parts that each row shares. Absent where the text is the whole prompt.
     """
 
     texts: pa.Array | str
     parts: Sequence[pa.Array | str | ImageSlot] | None = None
 
     def of_rows(self, places: pa.Array) -> list[Prompt]:
-        """The prompts of some rows; a null text is ""."""
+        """The prompts of the rows at ``places``. A null text becomes ""."""
         parts = [self.texts] if self.parts is None else self.parts
         columns = [
             pc.fill_null(part.take(places), NO_TEXT).to_pylist() if isinstance(part, pa.Array) else repeat(part)
@@ -119,7 +118,7 @@ class BatchPrompts(NamedTuple):
 
 
 def prompts_of(batch: pa.RecordBatch, job: Job) -> BatchPrompts:
-    """The prompts of a batch; in a template a null cell is ""."""
+    """The prompts of a batch. In a template a null cell is ""."""
     template = job.template
     if template is None:
         return BatchPrompts(_texts_of(batch, job.prompt_columns[0]))
@@ -142,13 +141,12 @@ def _joined_texts(parts: Sequence[pa.Array | str | ImageSlot]) -> pa.Array:
 
 
 def skip_digests(recipe_id: str, texts: pa.Array | str, stamps: pa.Array) -> bytes:
-    """``keys.skip_key`` of every row, in its 16 bytes, one behind the other; ``stamps`` framed and joined. A null text
-    counts as ""."""
+    """``keys.skip_key`` of each row, 16 bytes each. ``stamps``: framed and joined. A null text counts as ""."""
     return _digests("skip-1", recipe_id, texts, stamps)
 
 
 def request_digests(recipe_id: str, texts: pa.Array | str, identities: pa.Array) -> bytes:
-    """``keys.request_key`` of every row, as :func:`skip_digests`."""
+    """``keys.request_key`` of each row, in the form of :func:`skip_digests`."""
     return _digests("request-1", recipe_id, texts, identities)
 
 
@@ -161,7 +159,7 @@ def _digests(kind: str, recipe_id: str, texts: pa.Array | str, images: pa.Array)
 
 
 def skip_key_of(row: Row, job: Job, recipe_id: str) -> str:
-    """The skip_key of one row under another recipe of the same prompt; its images are looked at again."""
+    """The skip_key of one row under another recipe with the same prompt. Its images are stamped again."""
     parts: list[str] = []
     columns = image_columns(job)
     for slot, refs in groupby(row.images, key=lambda ref: ref.slot):

@@ -1,6 +1,6 @@
-"""Whether the local images of the rows to do are there at all: a folder that is not mounted is no fault of its rows.
+"""Find out whether the local images exist at all: a folder that is not mounted is no fault of its rows.
 
-Rule: it looks at the first images only, and opens no file.
+Rule: only the first images are looked up, and no file is opened.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from batchvision.runner.feed.stretch import Stretch
 if TYPE_CHECKING:
     from batchvision.job import Job
 
-#: So many local images are looked at.
+#: The search ends after this number of local images.
 LOOKED_AT = 100
-#: Fewer missing ones may well be the fault of their rows.
+#: Fewer missing images may be the fault of their rows.
 LEAST_MISSING = 20
 #: The search ends after this number of rows without a local image.
 ROWS_LOOKED_AT = 10_000
@@ -24,18 +24,18 @@ _ROWS_AT_ONCE = 128
 
 
 class LocalImages:
-    """The first local images of the rows to do."""
+    """Counts the first local images of the rows to do."""
 
     def __init__(self, job: Job) -> None:
         self._files = ImageFolder(job.root)
         self._rows = 0
         self.found = 0
         self.missing = 0
-        self.example = ""  #: the first that is missing, as the manifest names it
+        self.example = ""  #: the first missing image, as the manifest names it
 
     @property
     def is_settled(self) -> bool:
-        """Whether enough was looked at."""
+        """Whether the search has ended."""
         return self.found + self.missing >= LOOKED_AT or self.found > 0 or self._rows >= ROWS_LOOKED_AT
 
     @property
@@ -43,7 +43,7 @@ class LocalImages:
         return not self.found and self.missing >= LEAST_MISSING
 
     def add(self, stretch: Stretch) -> None:
-        """The rows to do of a stretch."""
+        """Look up the images of a stretch's rows to do."""
         if stretch.images.are_all_plain:
             self._rows += len(stretch.tally.places)
             return

@@ -1,6 +1,6 @@
-"""Which rows of the manifest a run is about, and which of those it sends. Pure.
+"""Choose the rows of a run. Pure.
 
-A *shard* is about its own rows only; ``limit``, ``sample`` and ``only`` leave rows to a later run, which stay pending.
+A shard has its own rows only. Rows that ``limit``, ``sample`` and ``only`` leave out stay pending for a later run.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from batchvision.records import Failed, Shard
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the flags of ``run`` choose.
+    """The choice that the flags of ``run`` make.
 
-    ``limit``: the first so many rows that are to do. ``sample``, ``seed``: so many drawn at random from the rows that
-    are to do, the same ones for the same seed and rows; ``positions``: those drawn. ``shard`` of ``shards`` counts from
-    0.
-    ``retry_failed``: the kinds that are tried again (None: all). ``only``: ``row_digest(row_id, "")`` of the rows
-    that this pass is for. ``allow_empty``: a manifest without rows is meant, although the output has answers.
+    ``limit``: the number of rows to do, from the first. ``sample``: the number of rows to draw from those to do. The
+    same ``seed`` and rows give the same draw. ``positions``: the drawn rows. ``shard``: counts from 0.
+    ``retry_failed``: error kinds that are tried again (None: each kind). ``only``: ``row_digest(row_id, "")`` of the
+    only rows of this pass. ``allow_empty``: a manifest without rows is accepted, even if the output has answers.
     """
 
     limit: int | None = None
@@ -40,26 +39,26 @@ class Selection:
 
     @property
     def shard_name(self) -> str:
-        """As the output's files name it."""
+        """The shard's name in the output's files."""
         return self.own_shard.name
 
     @property
     def sees_all(self) -> bool:
-        """Whether a pass asks about every row there is: what it does not meet is not in the manifest."""
+        """Whether a pass covers each row of the manifest. Then a row that it does not meet has left the manifest."""
         return self.limit is None and self.sample is None and self.only is None
 
     @property
     def is_trial(self) -> bool:
-        """Whether a user has chosen some rows to try a job with."""
+        """Whether the user tries the job with a few rows."""
         return self.limit is not None or self.sample is not None
 
     def own(self, row_ids: Iterable[str]) -> list[int]:
-        """The places of the rows that belong to this shard."""
+        """The places of this shard's rows."""
         own = self.own_shard
         return [place for place, row_id in enumerate(row_ids) if own.owns(row_id)]
 
     def retries(self, failed: Failed | None) -> bool:
-        """Whether a row that has failed before is to do again."""
+        """Whether a row that failed before is to do again."""
         if failed is None:
             return True
         if failed.quarantined and not self.retry_quarantined:
@@ -68,7 +67,7 @@ class Selection:
 
 
 class Chooser:
-    """Decides for each row that is to do, in order, whether this pass sends it."""
+    """Decides for each row to do, in order, whether this pass sends it."""
 
     def __init__(self, selection: Selection) -> None:
         self._only = selection.only
@@ -77,21 +76,21 @@ class Chooser:
 
     @property
     def counts(self) -> bool:
-        """Whether there is a limit to the rows that are sent, or a sample of them is drawn."""
+        """Whether the number of sent rows is limited."""
         return self._left is not None
 
     @property
     def takes_none(self) -> bool:
-        """Whatever still comes."""
+        """Whether the limit is reached."""
         return self._left is not None and self._left <= 0
 
     @property
     def takes_some(self) -> bool:
-        """Neither all nor none of what still comes: each row is to be asked about."""
+        """Whether ``takes`` has to decide about each row that comes: it takes neither each row nor no row."""
         return not self.takes_none and (self._drawn, self._only, self._left) != (None, None, None)
 
     def takes(self, position: int, row_id: str, *, is_sent: bool) -> bool:
-        """``is_sent``: False for a row that is invalid; it costs nothing and does not count toward the limit."""
+        """``is_sent``: False for a row that costs nothing. It does not count toward the limit."""
         if self._drawn is not None and position not in self._drawn:
             return False
         if self._only is not None and row_digest(row_id, "") not in self._only:

@@ -94,14 +94,14 @@ class Stretch:
         return self.keys[place * keys.KEY_BYTES : (place + 1) * keys.KEY_BYTES].hex()
 
     def count_local(self, places: Sequence[int]) -> int:
-        """How many of these rows have a local image that exists."""
+        """The number of these rows with an existing local image."""
         if self.images.are_all_plain or not places:
             return 0
         found = pc.match_substring_regex(self.stamps.take(pa.array(places, pa.int64())), r"\d+:path:")
         return int(pc.sum(found).as_py() or 0)
 
     def altered_places(self, places: list[int], ignores_parameters: bool) -> list[int]:
-        """The rows among these whose local image is gone, or whose URL may differ in an ignored parameter only."""
+        """The rows among these with a missing local image, or with a URL that may differ in an ignored part only."""
         if not places:
             return []
         signs = r"\d+:missing:|\d+:url:" if ignores_parameters else r"\d+:missing:"

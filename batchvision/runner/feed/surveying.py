@@ -1,6 +1,6 @@
-"""The first look at the whole manifest, before anything is sent: is it whole, how many rows, which ids come twice.
+"""The first pass over the manifest, before anything is sent: find damage, count rows, find repeated ids.
 
-Rule: it reads every row once and no image, holds eight bytes a row and nothing else.
+Rule: it reads each row once and no image. It holds eight bytes a row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from batchvision.job import Job
 
 
-#: Rows of more bytes in the manifest hold images as text.
+#: A larger row holds images as text.
 LARGE_ROW_BYTES = 32 * 1024
 
 
@@ -45,11 +45,11 @@ class SurveyedInput(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What is known of a manifest before the first send. ``rows``: those this run is about (its shard's).
+    """The facts about a manifest before the first request.
 
-    ``repeated``: hashes of ids that (very probably) come more than once, by Python's own ``hash``, which another
-    process does not share. ``keep_types``: output name and Arrow type of each kept column. ``only_nulls``: those of
-    them that have no cell yet, so that their type is not known.
+    ``rows``: the rows of this run's shard. ``repeated``: hashes of ids that very probably come more than once, by
+    Python's ``hash``, which differs between processes. ``keep_types``: output name and Arrow type of each kept column.
+    ``only_nulls``: the kept columns without any cell, and so without a known type.
     """
 
     rows: int
@@ -58,12 +58,12 @@ class Survey:
     keep_types: tuple[tuple[str, pa.DataType], ...]
     inputs: tuple[SurveyedInput, ...]
     only_nulls: frozenset[str] = frozenset()
-    holds_images: bool = False  #: rows hold the bytes of images, or their text: few are read ahead
+    holds_images: bool = False  #: rows hold whole images, so few rows are read ahead
     secrets: Secrets = field(default_factory=Secrets)  #: masked in row ids
 
     @property
     def typed_keep(self) -> tuple[tuple[str, pa.DataType], ...]:
-        """The kept columns whose cells tell a type."""
+        """The kept columns of a known type."""
         return tuple((name, arrow) for name, arrow in self.keep_types if name not in self.only_nulls)
 
     def reject_changed(self, inputs: Iterable[SurveyedInput] | None = None) -> None:
@@ -104,13 +104,13 @@ def survey(
     found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, inputs, only_nulls, holds_images, secrets)
     try:
         found.reject_changed()
-    except ManifestChanged as error:  # nothing was sent: the run has not begun
+    except ManifestChanged as error:  # the run has not begun
         raise JobInvalid(error.problems) from error
     return found
 
 
 def _surveyed_columns(job: Job, manifest: Manifest) -> list[str]:
-    """All that the job reads, without the bytes of images where ids do not need them."""
+    """The columns that the job reads. Images as bytes are left out where no id needs them."""
     needed = needed_columns(job)
     unread = manifest.byte_columns if job.id_columns else frozenset()
     kept = {column.source for column in job.keep_columns} | set(job.prompt_columns) | set(job.id_columns)
@@ -136,12 +136,12 @@ def own_places(ids: pa.Array, selection: Selection, rows_before: int) -> list[in
 
 
 def position_id(position: int) -> str:
-    """The row_id of a row that has none: it is invalid, and listed by its number."""
+    """The row_id of an invalid row without an id of its own."""
     return f"#{position}"
 
 
 def _repeated(hashes: array[int]) -> list[int]:
-    """The values that stand more than once. Sorts ``hashes`` where they are."""
+    """The values that come more than once. Sorts ``hashes`` in place."""
     ordered = np.frombuffer(hashes, dtype=np.int64)
     ordered.sort()
     return sorted(set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()))

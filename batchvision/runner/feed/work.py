@@ -168,7 +168,7 @@ class _Sorter:
             self._sort_alike(stretch, others, ids)
 
     def _sort_alike(self, stretch: Stretch, places: list[int], ids: list[str]) -> None:
-        """All new rows are to do, or none is: only rows that are not new are looked at one by one."""
+        """The new rows are to do together, or left together. Only rows that may not be new are sorted one by one."""
         met = dict.fromkeys(self._row_index.met_before(ids))
         for at in met:
             self._sort_one(stretch, places[at], ids[at])
