@@ -47,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, emulator: RunningEmulator
 # ---------------------------------------------------------------------------------- run
 
 
-def test_the_closing_words_say_what_failed_and_what_to_type(bench: Workbench, emulator: RunningEmulator) -> None:
+def test_the_closing_lines_name_failures_and_next_commands(bench: Workbench, emulator: RunningEmulator) -> None:
     job = bench.job(bench.manifest(bench.rows(4, faults={1: "rejected"})))
     done = bench.call("run", job.name, *to(emulator))
     assert done.returncode == 3
@@ -65,7 +65,7 @@ def test_progress_on_a_pipe_is_a_first_and_a_last_line(bench: Workbench, emulato
     assert "3 of 3 rows done" in told[-1]
 
 
-def test_quiet_says_nothing_and_json_goes_to_stdout(bench: Workbench, emulator: RunningEmulator) -> None:
+def test_quiet_prints_nothing_and_json_goes_to_stdout(bench: Workbench, emulator: RunningEmulator) -> None:
     done = bench.call("run", bench.job(bench.manifest(bench.rows(3))), *to(emulator), "--quiet", "--json")
     assert done.stderr == ""
     assert json.loads(done.stdout)["rows_completed"] == 3
@@ -79,7 +79,7 @@ def test_json_logs_are_one_object_a_line(bench: Workbench, emulator: RunningEmul
     assert events[-1]["exit_code"] == 0
 
 
-def test_limit_and_retry_failed_do_what_they_say(bench: Workbench, emulator: RunningEmulator) -> None:
+def test_limit_and_retry_failed_choose_rows(bench: Workbench, emulator: RunningEmulator) -> None:
     job = bench.job(bench.manifest(bench.rows(6, faults={0: "rejected:1", 1: "refusal:1"})))
     first = bench.run(job, *to(emulator), "--limit", "4", expect=3)
     assert (first["rows_completed"], first["rows_failed"], first["rows_pending"]) == (2, 2, 2)
@@ -103,7 +103,7 @@ def test_limit_and_retry_failed_do_what_they_say(bench: Workbench, emulator: Run
         (["job.toml", "--retry-failed", "--no-retry-failed"], "contradict"),
     ],
 )
-def test_a_newcomers_mistake_ends_with_what_to_do(bench: Workbench, arguments: list[str], says: str) -> None:
+def test_a_usage_mistake_ends_with_a_next_step(bench: Workbench, arguments: list[str], says: str) -> None:
     bench.job(bench.manifest(bench.rows(2)))
     done = bench.call("run", *arguments)
     assert done.returncode == 2, done.stderr
@@ -123,7 +123,7 @@ def test_a_missing_key_names_the_variable_to_set(bench: Workbench) -> None:
 # ---------------------------------------------------------------------------------- plan and check
 
 
-def test_plan_counts_what_a_run_would_do_and_sends_nothing(bench: Workbench, emulator: RunningEmulator) -> None:
+def test_plan_counts_the_rows_of_a_run_and_sends_nothing(bench: Workbench, emulator: RunningEmulator) -> None:
     rows = bench.rows(5)
     rows[1]["image"] = ""
     rows[2]["image"] = "images/missing.png"
@@ -146,7 +146,7 @@ def test_plan_counts_what_a_run_would_do_and_sends_nothing(bench: Workbench, emu
     assert not (bench.folder / "out").exists()
 
 
-def test_plan_sees_what_earlier_runs_did(finished: Workbench, emulator: RunningEmulator) -> None:
+def test_plan_counts_rows_of_earlier_runs_as_done(finished: Workbench, emulator: RunningEmulator) -> None:
     before = finished.fingerprint()
     plan = json.loads(finished.call("plan", "job.toml", *to(emulator), "--json").stdout)
     assert (plan["rows"]["done"], plan["rows"]["failed_before"]) == (10, 2)
@@ -181,7 +181,7 @@ def test_check_is_content_with_a_good_job(bench: Workbench, emulator: RunningEmu
         ("emulator-key", ["--set", "manifest.id=sqk"], 2, "sku"),
     ],
 )
-def test_check_finds_what_would_stop_a_run(
+def test_check_finds_problems_that_stop_a_run(
     bench: Workbench, emulator: RunningEmulator, key: str, arguments: list[str], code: int, says: str
 ) -> None:
     job = bench.job(bench.manifest(bench.rows(2)))
@@ -204,7 +204,7 @@ def test_status_adds_up_tables_and_ledger(finished: Workbench) -> None:
     assert finished.call("status", "job.toml").stdout.startswith("out\n")
 
 
-def test_status_of_nothing_says_how_to_make_something(bench: Workbench) -> None:
+def test_status_of_a_missing_output_names_the_command_that_makes_one(bench: Workbench) -> None:
     done = bench.call("status", "nowhere")
     assert done.returncode == 2
     assert "batchvision run JOB" in done.stderr
@@ -234,7 +234,7 @@ def test_show_jsonl_keeps_every_value(finished: Workbench) -> None:
     assert rows["row-00007"] == "=1+1 \x1b[2J\u202eevil"
 
 
-def test_show_failed_says_why(finished: Workbench) -> None:
+def test_show_failed_prints_the_reasons(finished: Workbench) -> None:
     done = finished.call("show", "job.toml", "--status", "failed", "--format", "jsonl")
     kinds = {row["row_id"]: row["error_kind"] for row in map(json.loads, done.stdout.splitlines())}
     assert kinds == {"row-00003": "request_rejected", "row-00005": "image_unreadable"}
@@ -246,7 +246,7 @@ def test_show_of_a_column_that_is_not_there_names_those_that_are(finished: Workb
     assert "title" in done.stderr
 
 
-def test_a_reader_who_leaves_early_is_no_error(finished: Workbench) -> None:
+def test_a_reader_that_closes_stdout_early_is_no_error(finished: Workbench) -> None:
     command = " ".join(finished.command("show", "out", "--format", "csv"))
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command} | true"],
@@ -261,7 +261,7 @@ def test_a_reader_who_leaves_early_is_no_error(finished: Workbench) -> None:
 # ---------------------------------------------------------------------------------- the others
 
 
-def test_config_show_says_where_each_value_came_from(bench: Workbench) -> None:
+def test_config_show_prints_the_source_of_each_value(bench: Workbench) -> None:
     job = bench.job(bench.manifest(bench.rows(1)))
     shown = json.loads(bench.call("config", "show", job, "--max-attempts", "3", "--json").stdout)
     assert shown["config"]["limits"]["max_attempts"] == 3
@@ -280,7 +280,7 @@ def test_a_manifest_of_a_folder_runs_with_the_caption_job(bench: Workbench, emul
     assert summary["rows_completed"] == 3
 
 
-def test_a_manifest_elsewhere_says_which_root_its_job_needs(bench: Workbench, emulator: RunningEmulator) -> None:
+def test_a_manifest_elsewhere_names_the_root_for_its_job(bench: Workbench, emulator: RunningEmulator) -> None:
     """What the command says is what the job file needs: as it stands the job runs no row, with that line every row."""
     bench.images(3)
     made = bench.call("manifest", "images", "-o", "tables/manifest.csv")
@@ -324,7 +324,7 @@ def test_emulate_serves_until_it_is_stopped(bench: Workbench) -> None:
     assert "stopped after" in said
 
 
-def test_a_port_that_is_taken_is_told(bench: Workbench, emulator: RunningEmulator) -> None:
+def test_a_taken_port_is_a_usage_error(bench: Workbench, emulator: RunningEmulator) -> None:
     port = emulator.url.rpartition(":")[2]
     done = bench.call("emulate", "--port", port)
     assert done.returncode == 2

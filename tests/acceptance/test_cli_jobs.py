@@ -49,7 +49,7 @@ def test_a_ready_job_answers_every_sample(job: Path, jobs: Workbench, emulator: 
     assert jobs.run(f"jobs/{job.name}", *to)["requests_sent"] == 0
 
 
-def test_the_script_beside_the_jobs_draws_what_they_read(tmp_path: Path) -> None:
+def test_the_script_beside_the_jobs_draws_their_images(tmp_path: Path) -> None:
     import subprocess
     import sys
 

@@ -42,7 +42,7 @@ def job(tmp_path: Path, emulator: RunningEmulator) -> Path:
     )
 
 
-def test_a_pilot_asks_a_few_rows_tells_the_whole_and_the_run_asks_the_others(
+def test_a_pilot_asks_a_few_rows_and_the_run_asks_the_remaining_ones(
     tmp_path: Path, job: Path, emulator: RunningEmulator
 ) -> None:
     bench = Workbench(tmp_path)
@@ -80,9 +80,7 @@ def test_in_words_and_a_second_time_for_nothing(tmp_path: Path, job: Path, emula
     assert emulator.bill().requests == 16
 
 
-def test_a_setting_that_is_taken_in_the_end_keeps_what_its_sweep_paid_for(
-    tmp_path: Path, job: Path, emulator: RunningEmulator
-) -> None:
+def test_a_run_under_a_swept_setting_after_its_sweep(tmp_path: Path, job: Path, emulator: RunningEmulator) -> None:
     bench = Workbench(tmp_path)
     assert bench.call("plan", job, "--pilot", "8", "--sweep", "detail=low").returncode == 0
     kept = bench.call("reparse", job, "--detail", "low")
@@ -101,7 +99,7 @@ def test_a_setting_that_is_taken_in_the_end_keeps_what_its_sweep_paid_for(
         (("--pilot", "4", "--show-request", "1"), "two things"),
     ],
 )
-def test_what_cannot_be_done_is_told_and_nothing_is_sent(
+def test_an_invalid_pilot_is_refused_and_sends_nothing(
     tmp_path: Path, job: Path, emulator: RunningEmulator, flags: tuple[str, ...], says: str
 ) -> None:
     done = Workbench(tmp_path).call("plan", job, *flags)

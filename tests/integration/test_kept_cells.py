@@ -60,7 +60,7 @@ def read_again(job: Nights) -> Reparsed:
     return anyio.run(reparse, job.job())
 
 
-def test_changed_kept_cells_are_said_and_refreshed_and_nothing_else_changes(job):
+def test_changed_kept_cells_are_reported_and_refreshed_alone(job):
     before = {row["row_id"]: row for row in job.table("results")}
     job.prices = {"r2": "9"}
     session = job.run()
@@ -115,7 +115,7 @@ def test_a_row_that_has_failed_or_is_new_is_not_counted(job):
     assert session.summary is not None and session.summary.rows_with_other_kept_cells == 0
 
 
-def test_it_is_said_with_the_command_that_refreshes_them(job):
+def test_the_report_names_the_command_that_refreshes_cells(job):
     from batchvision.cli.closing import Typed, closing_lines
 
     job.prices = {"r2": "9", "r3": "9"}

@@ -97,7 +97,7 @@ def test_a_column_that_is_not_kept_is_named_too(tmp_path, running):
     assert "asked again: title." in refused.message
 
 
-def test_plan_counts_changed_rows_beside_new_ones_and_says_the_same(job):
+def test_plan_counts_changed_rows_beside_new_ones_and_refuses_as_the_run(job):
     job.url, job.rows_there = "https://cdn.example/{row}.jpg?v=2", range(ROWS + 5)
     drawn, refused = planned(job), job.run()
     assert (drawn.changes.changed, drawn.changes.new, drawn.rows.done) == (120, 5, 0)
@@ -151,7 +151,7 @@ def test_redo_asks_them_again(job):
     assert spent(job.run()) == 0
 
 
-def test_keep_asks_only_new_rows_and_says_how_many_keep_an_older_answer(job):
+def test_keep_asks_only_new_rows_and_counts_the_kept_answers(job):
     job.url, job.rows_there = "https://img.other.example/{row}.jpg", range(ROWS + 2)
     session = job.run({"manifest.on_row_change": "keep"})
     assert (session.exit_code, spent(session), session.counts) == (3, 2, (2, 0, ROWS))
@@ -159,7 +159,7 @@ def test_keep_asks_only_new_rows_and_says_how_many_keep_an_older_answer(job):
     assert job.is_right()
 
 
-def test_keep_does_not_keep_back_a_row_whose_image_was_only_touched(tmp_path, running):
+def test_keep_does_not_hold_back_a_row_with_a_touched_image(tmp_path, running):
     running.reset()
     nights = Nights(tmp_path, running)
     nights.rows("shoe", "r1", "r2", "r3")

@@ -111,7 +111,7 @@ def test_fewer_than_twenty_missing_images_are_the_fault_of_their_rows(job):
     assert (session.exit_code, session.counts) == (3, (0, 19, 0))
 
 
-def test_nights_without_images_set_no_row_aside_and_never_end_green(job):
+def test_runs_without_images_quarantine_no_row_and_never_exit_0(job):
     job.rows("shoe", *TWENTY[:10])
     job.write_manifest()
     with job.images_away():
@@ -121,7 +121,7 @@ def test_nights_without_images_set_no_row_aside_and_never_end_green(job):
     assert (back.exit_code, back.counts) == (0, (10, 0, 0))
 
 
-def test_a_row_whose_image_is_missing_for_good_is_set_aside_among_rows_that_are_done(job):
+def test_a_row_with_a_missing_image_is_quarantined_among_done_rows(job):
     job.rows("shoe", *TWENTY[:5])
     job.run()
     job.rows("shoe", "gone")
@@ -146,7 +146,7 @@ def test_a_manifest_of_which_no_row_has_an_answer_ends_with_3(job):
 # ---------------------------------------------------------------------------------- images that were archived
 
 
-def test_answered_rows_whose_image_is_gone_stay_completed(job):
+def test_answered_rows_with_a_missing_image_stay_completed(job):
     job.rows("shoe", *TWENTY)
     job.run()
     before = bytes_of_tables(job)
@@ -158,7 +158,7 @@ def test_answered_rows_whose_image_is_gone_stay_completed(job):
     assert bytes_of_tables(job) == before
 
 
-def test_new_rows_are_asked_beside_answered_ones_whose_image_is_gone(job):
+def test_new_rows_are_asked_beside_answered_rows_with_a_missing_image(job):
     job.rows("shoe", *TWENTY)
     job.run()
     shutil.rmtree(job.folder / "images")
@@ -171,7 +171,7 @@ def test_new_rows_are_asked_beside_answered_ones_whose_image_is_gone(job):
     assert job.is_right()
 
 
-def test_a_row_whose_cell_changed_too_is_not_answered(job):
+def test_a_row_with_a_changed_cell_and_a_missing_image_is_not_answered(job):
     job.rows("shoe", "r1", "r2")
     job.run()
     job.rows("boot", "r2")
@@ -225,7 +225,7 @@ def test_a_sample_is_of_rows_that_are_to_do(job):
     assert job.run(selection=Selection(sample=10)).billed.total() == 1
 
 
-def test_a_limit_is_of_rows_that_are_sent_and_what_it_leaves_is_said(job):
+def test_a_limit_counts_sent_rows_and_the_rest_is_shown(job):
     job.rows("shoe", *TWENTY)
     job.run(selection=Selection(limit=5))
     for path in (job.folder / "images").iterdir():

@@ -143,7 +143,7 @@ def test_going_back_to_a_recipe_after_cells_have_changed_is_refused(job):
     assert "4 rows" in back.message
 
 
-def test_going_back_to_a_recipe_whose_answers_are_there_costs_nothing(job):
+def test_going_back_to_an_answered_recipe_costs_nothing(job):
     job.run()
     job.run({**OTHER, **REDO})
     back = job.run()
@@ -159,7 +159,7 @@ def test_rows_that_have_left_the_manifest_do_not_count(job):
     assert "1 row of this manifest was paid for" in mixed.message
 
 
-def test_a_row_whose_image_was_only_touched_is_no_row_to_ask_again(job):
+def test_a_row_with_a_touched_image_is_not_asked_again(job):
     job.run({**OTHER, **REDO})
     job.run(REDO)
     for path in (job.folder / "images").glob("*.png"):
@@ -171,7 +171,7 @@ def test_a_row_whose_image_was_only_touched_is_no_row_to_ask_again(job):
 # ---------------------------------------------------------------------------------- the price of each way out
 
 
-def test_the_quote_is_what_is_sent_and_about_what_it_costs(job):
+def test_the_quote_matches_requests_and_cost(job):
     job.run()
     job.rows("bag", "r5", "r6")
     refused = job.run({**OTHER, "limits.concurrency": 2})
@@ -183,7 +183,7 @@ def test_the_quote_is_what_is_sent_and_about_what_it_costs(job):
     assert times(redo.billed) == 4
 
 
-def test_plan_says_the_same_as_the_run(job):
+def test_plan_and_run_refuse_with_the_same_message(job):
     job.run()
     job.rows("bag", "r5")
     refused, drawn = job.run(OTHER), planned(job, OTHER)
@@ -271,7 +271,7 @@ def test_summaries_of_an_earlier_version_are_consent_as_they_were(job):
 # ---------------------------------------------------------------------------------- new_rows_only
 
 
-def test_new_rows_only_with_nothing_new_says_how_many_rows_keep_an_older_answer(job):
+def test_new_rows_only_without_new_rows_counts_the_kept_answers(job):
     job.run()
     session = job.run({**OTHER, **NEW_ROWS_ONLY})
     assert (session.exit_code, times(session.billed), session.counts) == (3, 0, (0, 0, 4))

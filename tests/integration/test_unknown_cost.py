@@ -59,7 +59,7 @@ def test_a_run_without_prices_costs_something_unknown_and_not_nothing(nights):
     assert "6 attempts of unknown cost" in lines[0]
 
 
-def test_a_sum_that_is_partly_known_says_how_many_answers_it_leaves_out(nights):
+def test_a_partly_known_sum_counts_the_answers_left_out(nights):
     nights.rows(3)
     nights.run(FakeProvider(by_tokens), **PRICED)
     nights.rows(5)
@@ -77,7 +77,7 @@ def test_a_sum_that_is_partly_known_says_how_many_answers_it_leaves_out(nights):
     }
 
 
-def test_what_was_refused_or_failed_at_the_provider_is_free_and_not_unknown(nights):
+def test_refused_and_failed_requests_are_free_and_not_unknown(nights):
     nights.rows(4)
     busy = FakeProvider(lambda asked: error(503, "busy") if asked.try_ == 1 else error(400, "no image here"))
     summary = nights.run(busy, **UNPRICED)
@@ -87,7 +87,7 @@ def test_what_was_refused_or_failed_at_the_provider_is_free_and_not_unknown(nigh
 
 
 @pytest.mark.parametrize(("settings", "ticks"), [(UNPRICED, None), (PRICED, 0)])
-def test_what_may_have_been_billed_without_a_bound_is_listed_as_unknown(nights, settings, ticks):
+def test_ambiguous_attempts_without_a_bound_are_listed_as_unknown(nights, settings, ticks):
     """Neither ``max_tokens`` nor a price bounds a request that was cut off: the list must not say that it is $0.00."""
     nights.rows(4)
     script = FakeProvider(lambda asked: RequestTimedOut("slow") if asked.row == "r2" else by_tokens(asked))
@@ -106,7 +106,7 @@ def test_what_may_have_been_billed_without_a_bound_is_listed_as_unknown(nights, 
         assert "row r2: ambiguous, at most $" in words
 
 
-def test_progress_says_unknown_as_well() -> None:
+def test_progress_shows_unknown_cost() -> None:
     from fake_provider import NIGHTFALL
 
     counters = Counters(rows_total=100, rows_completed=50, unknown_cost=50)

@@ -1,4 +1,4 @@
-"""Check finds, for free, what would stop a run."""
+"""check finds, for free, problems that would stop a run."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_an_alias_is_a_name_too(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.anyio
-async def test_what_the_provider_refuses_is_exit_5(tmp_path: Path, provider: Provider, topic: str, says: str) -> None:
+async def test_a_refusal_of_the_provider_is_exit_5(tmp_path: Path, provider: Provider, topic: str, says: str) -> None:
     report = await check(make_job(tmp_path), environ=KEY, ask=provider)
     assert report.exit_code == 5
     assert says in said(report, topic)
@@ -89,7 +89,7 @@ async def test_a_server_that_lists_nothing_is_taken_at_its_word(tmp_path: Path) 
 
 
 @pytest.mark.anyio
-async def test_without_a_key_nobody_is_asked(tmp_path: Path) -> None:
+async def test_without_a_key_no_request_is_sent(tmp_path: Path) -> None:
     provider = Provider()
     report = await check(make_job(tmp_path), environ={}, ask=provider)
     assert (report.exit_code, provider.asked) == (2, 0)
@@ -97,7 +97,7 @@ async def test_without_a_key_nobody_is_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_is_wrong_here_comes_before_what_is_wrong_there(tmp_path: Path) -> None:
+async def test_a_problem_of_the_job_comes_before_one_of_the_provider(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     (tmp_path / "photos.csv").write_text("id,image\n1,a.png,too,many\n", encoding="utf-8")
     report = await check(job, environ=KEY, ask=Provider(error=AuthenticationFailed("no")))
@@ -136,7 +136,7 @@ async def test_a_server_without_a_list_of_models_is_no_reason_against_the_job(
 
 
 @pytest.mark.anyio
-async def test_a_fallback_that_is_no_label_is_told(tmp_path: Path) -> None:
+async def test_a_fallback_that_is_no_label_is_a_finding(tmp_path: Path) -> None:
     provider = Provider(ModelListing("grok-4.3"))
     job = make_job(tmp_path, **{"answer.labels": ["shoe"], "answer.labels_fallback": "other"})
     report = await check(job, environ=KEY, ask=provider)

@@ -1,4 +1,4 @@
-"""The last words of a run name what failed, what it cost and exactly what to type next."""
+"""The closing lines of a run name failures, cost and the next command."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ def test_the_advice_of_a_kind_fits_each_of_its_causes(kind: str, cause: str, hel
         ("too_many_open_files", "after `ulimit -n 4096`"),
     ],
 )
-def test_after_a_stop_that_passes_by_itself_the_next_command_says_when(stop_reason: str, when: str) -> None:
+def test_after_a_temporary_stop_the_next_step_names_the_time(stop_reason: str, when: str) -> None:
     steps = next_steps(replace(DONE, exit_code=4, stop_reason=stop_reason), OUT, TYPED)
     assert steps == [f"{TYPED.again}   ({when})"]
 
 
-def test_a_good_run_says_rows_cost_and_place_and_nothing_to_do() -> None:
+def test_a_complete_run_shows_rows_cost_and_folder_and_no_next_step() -> None:
     assert closing_lines(DONE, OUT, TYPED) == [
         "captions: 2,000 of 2,000 rows have answers",
         "  answers   out/captions/results   (batchvision show out/captions)",
@@ -103,7 +103,7 @@ def test_a_run_with_nothing_to_do_spends_nothing() -> None:
     assert "nothing sent, nothing spent" in words
 
 
-def test_failures_are_listed_by_kind_with_what_to_do() -> None:
+def test_failures_are_listed_by_kind_with_advice() -> None:
     failed = replace(
         DONE,
         rows_completed=1940,
@@ -187,7 +187,7 @@ def test_no_hint_buys_all_paid_failures_again(kind: str) -> None:
     ("setting", "steps"),
     [("none", [SHOW]), ("all", [SHOW, f"{RUN}   (asks failed rows again, as limits.retry_failed says)"])],
 )
-def test_a_plain_rerun_is_told_as_the_job_sets_it(setting: str, steps: list[str]) -> None:
+def test_the_next_step_follows_the_retry_setting_of_the_job(setting: str, steps: list[str]) -> None:
     config = {"limits": {"retry_failed": setting}}
     summary = replace(DONE, exit_code=3, rows_failed=1, failures_by_kind={"truncated": 1}, config=config)
     assert next_steps(summary, OUT, TYPED) == steps
@@ -237,7 +237,7 @@ def test_each_cap_has_its_own_next_step(key: str, step: str) -> None:
     assert next_steps(summary, OUT, TYPED) == [step]
 
 
-def test_what_the_cache_gave_and_what_was_wasted_is_told() -> None:
+def test_cached_tokens_and_waste_are_shown() -> None:
     wasted = {"retried": {"attempts": 3, "cost_ticks": TICKS_PER_USD // 100, "bound_ticks": 0}}
     summary = replace(DONE, prompt_tokens=1000, cached_tokens=250, spent={"wasted": wasted})
     lines = closing_lines(summary, OUT, TYPED)
@@ -245,7 +245,7 @@ def test_what_the_cache_gave_and_what_was_wasted_is_told() -> None:
     assert "  wasted    $0.0100 of it: $0.0100 retried" in lines
 
 
-def test_what_stopped_the_run_is_told_line_by_line() -> None:
+def test_the_stop_message_is_shown_line_by_line() -> None:
     summary = replace(
         DONE, exit_code=5, stop_reason="authentication_failed", message="The key is refused.\nSet it again."
     )
@@ -253,14 +253,14 @@ def test_what_stopped_the_run_is_told_line_by_line() -> None:
     assert lines[1:3] == ["  stopped   The key is refused.", "            Set it again."]
 
 
-def test_an_interrupted_run_says_that_nothing_is_lost() -> None:
+def test_an_interrupted_run_shows_that_nothing_is_lost() -> None:
     summary = replace(DONE, exit_code=130, stop_reason="interrupted", message="SIGINT", rows_pending=5)
     words = "\n".join(closing_lines(summary, OUT, TYPED))
     assert "stopped   SIGINT: nothing more was sent, what was in flight was waited for" in words
     assert "5 still to do" in words
 
 
-def test_what_may_have_been_billed_and_what_is_still_out_is_told() -> None:
+def test_ambiguous_rows_and_open_tickets_are_shown() -> None:
     summary = replace(DONE, rows_ambiguous=2, ambiguous_ticks=TICKS_PER_USD, tickets_open=7, rows_quarantined=1)
     words = "\n".join(closing_lines(summary, OUT, TYPED))
     assert "2 rows may have been billed without an answer, at most $1.00" in words

@@ -14,9 +14,7 @@ from batchvision.cli.compact import compacted_lines
 from batchvision.cli.exits import run_and_report
 
 
-def test_files_and_rows_before_and_after_are_told_on_stderr_and_nothing_on_stdout(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_and_rows_before_and_after_go_to_stderr_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = an_output(tmp_path / "out")
     assert run_and_report(group, ["compact", str(output)]) == 0
     told = capsys.readouterr()

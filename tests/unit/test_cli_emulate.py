@@ -1,4 +1,4 @@
-"""Every option of the emulator has a flag, and says what is wrong in the emulator's words."""
+"""Every option of the emulator has a flag. A wrong value gives the emulator's message."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_latencies_and_faults_are_read() -> None:
         ((), {"latency_seconds": "soon"}, "LOW-HIGH"),
     ],
 )
-def test_what_is_wrong_is_a_usage_error(faults: tuple[str, ...], given: dict[str, str], says: str) -> None:
+def test_a_wrong_option_is_a_usage_error(faults: tuple[str, ...], given: dict[str, str], says: str) -> None:
     with pytest.raises(click.UsageError, match=says):
         options(faults, dict(given))
 

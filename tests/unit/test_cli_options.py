@@ -18,7 +18,7 @@ def test_a_limits_flag_is_its_key_with_dashes(flag: object) -> None:
     assert flag.key == "limits." + flag.flag.removeprefix("--").replace("-", "_")  # type: ignore[attr-defined]
 
 
-def test_only_what_was_given_overrides_the_job() -> None:
+def test_only_given_flags_override_the_job() -> None:
     given = dict.fromkeys(ALL_FLAGS) | {"max_attempts": 3, "retry_quarantined": True}
     assert overrides(given, ()) == {"limits.max_attempts": 3}
 
@@ -46,7 +46,7 @@ def test_set_hands_the_text_to_the_job(setting: str, key: str, value: str) -> No
     assert overrides({}, (setting,)) == {key: value}
 
 
-def test_set_without_a_value_says_what_it_takes() -> None:
+def test_set_without_a_value_names_its_form() -> None:
     with pytest.raises(click.UsageError, match="KEY=VALUE"):
         overrides({}, ("limits.max_attempts",))
 
@@ -78,7 +78,7 @@ def test_retry_failed_stands_alone_or_names_kinds(args: list[str], kinds: str | 
     assert seen == ["job.toml", kinds]
 
 
-def test_the_next_command_is_the_one_typed_without_what_was_asked_once() -> None:
+def test_the_next_command_leaves_out_flags_of_one_run() -> None:
     seen: list[str] = []
 
     @click.command(cls=Command, name="batchvision run")

@@ -33,14 +33,14 @@ def test_every_finding_has_its_mark_and_its_next_step() -> None:
     ]
 
 
-def test_what_is_only_worth_knowing_leaves_the_output_right() -> None:
+def test_a_note_leaves_the_output_right() -> None:
     assert list(report_lines(report(GOOD, ODD)))[-1] == "out: all is right"
     assert report(GOOD, ODD).exit_code == 0
     assert list(report_lines(report(BAD, BAD)))[-1] == "out: 2 things are not right"
     assert report(BAD).exit_code == 7
 
 
-def test_a_report_as_json_says_the_same() -> None:
+def test_a_report_as_json_holds_the_same_findings() -> None:
     document = report(GOOD, BAD).document()
     assert (document["ok"], document["exit_code"], document["manifest"]) == (False, 7, None)
     assert document["findings"][1] == {
@@ -68,7 +68,7 @@ def test_when_all_is_published_there_is_nothing_to_type() -> None:
         (NoAnswerReason.NONE, "that no answer has come for yet"),
     ],
 )
-def test_every_reason_is_said_and_what_to_type_for_the_rest(why: NoAnswerReason, says: str) -> None:
+def test_every_reason_and_the_next_command_are_shown(why: NoAnswerReason, says: str) -> None:
     without = {**dict.fromkeys(NoAnswerReason, 0), why: 3}
     lines = list(reparsed_lines(Reparsed(rows=5, published=2, without=without), "batchvision run j"))
     assert sum(says in line and "3 rows" in line for line in lines) == 1

@@ -1,4 +1,4 @@
-"""What the commands say, made from what they were given: no file, no provider."""
+"""The lines that commands print, made from plain values."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ PLANNED = Plan(
 )
 
 
-def test_a_plan_says_rows_images_requests_cost_and_time() -> None:
+def test_a_plan_shows_rows_images_requests_cost_and_time() -> None:
     assert list(plan_lines(PLANNED)) == [
         "rows      2,000 in the manifest: 1,500 done, 480 to do (20 of them failed before), "
         "10 failed before and left alone, 10 invalid",
@@ -103,7 +103,7 @@ def test_a_plan_says_rows_images_requests_cost_and_time() -> None:
         ({"requests_shown": [{"row_id": "A-1", "body": {"model": "m"}}]}, '"model": "m"'),
     ],
 )
-def test_a_plan_says_what_is_not_usual(change: dict[str, object], says: str) -> None:
+def test_a_plan_shows_unusual_counts(change: dict[str, object], says: str) -> None:
     assert says in "\n".join(plan_lines(replace(PLANNED, **change)))  # type: ignore[arg-type]
 
 
@@ -129,7 +129,7 @@ PILOTED = Pilot(
 )
 
 
-def test_a_pilot_says_what_all_costs_and_how_sure_that_is() -> None:
+def test_a_pilot_shows_the_cost_of_all_rows_and_its_interval() -> None:
     assert list(pilot_lines(PILOTED, 100)) == [
         "pilot     20 of 20 rows asked, of 2,000 requests in all; 18 requests sent now for $0.0200",
         "          all of them cost $2.00; 95% sure: $1.80 to $2.20 (±10.0%)",
@@ -148,7 +148,7 @@ def test_a_pilot_says_what_all_costs_and_how_sure_that_is() -> None:
         ({"cost": Interval(20, 20, 9, 1e10, 1e10, 1e10)}, "all of them cost $1.00: all were asked"),
     ],
 )
-def test_a_pilot_says_what_it_cannot(change: dict[str, object], says: str) -> None:
+def test_a_pilot_shows_why_it_has_no_estimate(change: dict[str, object], says: str) -> None:
     assert says in "\n".join(pilot_lines(replace(PILOTED, **change), 100))  # type: ignore[arg-type]
 
 
@@ -201,7 +201,7 @@ SEEN = OutputStatus(
 )
 
 
-def test_a_status_says_rows_money_and_what_is_open() -> None:
+def test_a_status_shows_rows_cost_and_open_requests() -> None:
     assert list(status_lines(SEEN)) == [
         "out",
         "  answers   10 rows (2 older answers kept)",
@@ -321,7 +321,7 @@ def test_a_shard_is_counted_from_zero(text: str | None, expected: tuple[int, int
 
 
 @pytest.mark.parametrize("text", ["4/4", "1", "a/b", "-1/4", "1/"])
-def test_a_shard_that_is_none_says_what_one_is(text: str) -> None:
+def test_an_invalid_shard_names_the_valid_form(text: str) -> None:
     with pytest.raises(click.UsageError, match="--shard 0/4"):
         _shard(text)
 
@@ -355,7 +355,7 @@ def test_the_way_back_out_of_a_linked_folder_leads_to_where_the_link_points(tmp_
     assert from_here(tmp_path / "jobs" / ".." / "out") == Path("elsewhere", "out")
 
 
-def test_a_demo_that_sent_nothing_says_why() -> None:
+def test_a_demo_without_requests_gives_the_reason() -> None:
     folder, job = Path("out/demo"), Path("out/demo/demo.toml")
     assert "nothing was sent" in closing(folder, job, 0)[0]
     assert not any("nothing was sent" in line for line in closing(folder, job, 9))

@@ -34,7 +34,7 @@ def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", 0),
     ],
 )
-def test_a_long_line_is_broken_at_words_and_goes_on_below_its_own_text(before: str, indent: int) -> None:
+def test_a_long_line_is_broken_at_words_and_indented_below_its_text(before: str, indent: int) -> None:
     lines = wrapped(before + LONG, Terminal()).split("\n")
     assert len(lines) == 2
     assert max(map(cell_width, lines)) <= 80

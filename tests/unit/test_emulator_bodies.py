@@ -1,4 +1,4 @@
-"""What each face says: whole answers, streams, errors, lists; and the words inside."""
+"""The bodies of each face: whole answers, streams, errors and lists."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_xai_has_three_shapes_of_errors() -> None:
     assert Refusal(Reason.FIELD, "m").document(Face.XAI) == {"error": "m"}
 
 
-def test_every_reason_is_told_in_every_dialect() -> None:
+def test_every_reason_has_a_body_in_every_dialect() -> None:
     for reason in Reason:
         refusal = Refusal(reason, "words")
         for face in Face:
@@ -129,7 +129,7 @@ def test_every_reason_is_told_in_every_dialect() -> None:
         assert set(refusal.document(Face.OPENAI)["error"]) == {"message", "type", "param", "code"}
 
 
-def test_no_credit_is_told_with_each_providers_status() -> None:
+def test_no_credit_has_the_status_of_each_provider() -> None:
     refusal = refused_by_fault(FaultKind.CREDIT).refusal
     assert [refusal.status(face) for face in Face] == [403, 402, 429]
     assert "used all available credits" in refusal.message
@@ -151,11 +151,11 @@ def test_an_error_in_a_200_names_its_code_inside() -> None:
 # ---------------------------------------------------------------------------------- words
 
 
-def test_an_answer_repeats_the_prompt_and_the_echo_and_says_that_there_is_no_image() -> None:
+def test_an_answer_without_images_repeats_the_prompt_and_the_echo() -> None:
     assert make_answer(asked(), None).text == "No image. Prompt: Describe it. [[echo:7]]"
 
 
-def test_urls_are_told_as_not_fetched() -> None:
+def test_urls_are_described_as_not_fetched() -> None:
     parts = [{"type": "image_url", "image_url": {"url": f"https://example.com/{name}.jpg"}} for name in "ab"]
     document = {"model": "m", "messages": [{"role": "user", "content": parts}]}
     one = read_request(Face.XAI, json.dumps(document).encode(), EmulatorOptions(), PictureMemory())
@@ -222,6 +222,6 @@ def test_prices_are_listed_in_each_providers_unit() -> None:
     assert "grok-4.3" in [model["id"] for model in json.loads(models_body(Face.OPENAI))["data"]]
 
 
-def test_the_key_page_tells_what_was_spent() -> None:
+def test_the_key_page_shows_the_cost() -> None:
     assert json.loads(key_body(Face.OPENROUTER, 5 * 10**9))["data"]["usage"] == 0.5
     assert json.loads(key_body(Face.XAI, 0))["api_key_blocked"] is False

@@ -1,4 +1,4 @@
-"""What the emulator refuses before it answers, and what it understands of a request."""
+"""The requests that the emulator refuses, and the parsing of valid ones."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_wrong_parameter_is_refused(fields: dict[str, Any], words: str) -> Non
     assert words in refused(body(**fields)).refusal.message
 
 
-def test_unknown_models_are_told_in_each_dialect() -> None:
+def test_unknown_models_are_refused_in_each_dialect() -> None:
     content = body(model="no-such-model")
     told = {face: refused(content, face).refusal for face in Face}
     assert told[Face.XAI].document(Face.XAI) == {
@@ -234,7 +234,7 @@ def test_a_real_image_is_seen(face: Face, form: str) -> None:
         ("s3://bucket/a.png", Reason.IMAGE),
     ],
 )
-def test_what_is_no_good_image_is_refused(url: str, reason: Reason) -> None:
+def test_a_bad_image_is_refused(url: str, reason: Reason) -> None:
     assert refused(body(url)).refusal.reason is reason
 
 

@@ -1,4 +1,4 @@
-"""Instances of schemas: valid, deterministic, and made of what was seen."""
+"""Instances of schemas are valid, deterministic and made of image facts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def made(schema: dict[str, Any], clue: Clue = CLUE) -> Any:
     return compose(schema, clue)
 
 
-def test_text_carries_the_sentence_and_named_properties_carry_what_was_seen() -> None:
+def test_text_holds_the_sentence_and_named_properties_hold_image_facts() -> None:
     names = ("caption", "main_colour", "format", "width", "height", "label_confidence", "count", "is_new")
     kinds = ("string", "string", "string", "integer", "number", "number", "integer", "boolean")
     properties = {name: {"type": kind} for name, kind in zip(names, kinds, strict=True)}
@@ -57,13 +57,13 @@ def test_lists_of_labels_are_distinct_and_hold_as_many_as_are_asked_for() -> Non
     assert len(made({**schema, "maxItems": 1}, two)) == 1
 
 
-def test_unique_items_are_told_apart() -> None:
+def test_unique_items_differ() -> None:
     for kind in ("string", "integer"):
         items = made({"type": "array", "items": {"type": kind}, "minItems": 3, "uniqueItems": True})
         assert len(items) == len({json.dumps(item) for item in items}) == 3
 
 
-def test_nullable_and_alternative_schemas_take_the_part_that_says_something() -> None:
+def test_nullable_and_alternative_schemas_take_the_part_with_content() -> None:
     assert made({"type": ["null", "string"]}) == CLUE.sentence
     assert made({"anyOf": [{"type": "null"}, {"const": 5}]}) == 5
     assert made({"oneOf": [{"type": "integer", "minimum": 3}]}) == 3

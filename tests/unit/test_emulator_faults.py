@@ -41,7 +41,7 @@ def test_a_kind_is_found_by_word_by_dashed_word_and_by_http_status() -> None:
 @pytest.mark.parametrize(
     ("word", "hint"), [("sever_error", "did you mean server_error?"), ("zzz", "there are: rejected")]
 )
-def test_an_unknown_kind_names_what_there_is(word: str, hint: str) -> None:
+def test_an_unknown_kind_names_the_most_similar_one(word: str, hint: str) -> None:
     with pytest.raises(ValueError, match="no fault the emulator knows") as caught:
         FaultKind.named(word)
     assert hint in str(caught.value)

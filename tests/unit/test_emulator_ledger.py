@@ -1,4 +1,4 @@
-"""The bill adds up, and what is bought twice shows."""
+"""The bill adds up, and repeated generations are counted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def bought(ledger: Ledger, content_hash: int, ticks: int, echo: str = "", delive
     return entry
 
 
-def test_sums_hold_what_was_charged_and_what_was_delivered() -> None:
+def test_sums_hold_charges_and_deliveries() -> None:
     ledger = Ledger(10)
     bought(ledger, 1, 100)
     bought(ledger, 2, 50, delivered=False)

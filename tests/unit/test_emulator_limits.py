@@ -35,7 +35,7 @@ def admitted(of: Limits, times: int) -> int:
     return count
 
 
-def test_without_limits_everything_is_admitted_and_nothing_is_told() -> None:
+def test_without_limits_every_request_is_admitted_and_no_header_is_sent() -> None:
     free = limits(Clock())
     assert admitted(free, 1000) == 1000
     free.spend("grok-4.3", 10**9)
@@ -56,7 +56,7 @@ def test_a_burst_can_be_chosen() -> None:
     assert admitted(limits(Clock(), requests_per_minute=600, burst=1), 50) == 1
 
 
-def test_xai_says_actual_and_limit_for_each_second_or_minute() -> None:
+def test_xai_names_actual_and_limit_for_each_second_or_minute() -> None:
     each_second = limits(Clock(), requests_per_minute=120, burst=1)
     each_minute = limits(Clock(), requests_per_minute=90, burst=1)
     each_second.admit()
@@ -90,7 +90,7 @@ def test_headers_tell_limits_where_the_provider_does() -> None:
     assert limits(Clock(), Face.OPENAI, requests_per_minute=600).headers()["x-ratelimit-reset-requests"] == "0.000s"
 
 
-def test_openrouter_tells_its_limits_with_a_429_only() -> None:
+def test_openrouter_sends_its_limits_with_a_429_only() -> None:
     tight = limits(Clock(), Face.OPENROUTER, requests_per_minute=60)
     tight.admit()
     with pytest.raises(RequestRefused) as caught:
@@ -101,7 +101,7 @@ def test_openrouter_tells_its_limits_with_a_429_only() -> None:
     assert len(headers["X-RateLimit-Reset"]) == 13
 
 
-def test_retry_after_is_told_when_asked_for() -> None:
+def test_retry_after_is_sent_if_configured() -> None:
     tight = limits(Clock(), requests_per_minute=6, burst=1, retry_after=True)
     tight.admit()
     with pytest.raises(RequestRefused) as caught:

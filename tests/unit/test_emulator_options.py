@@ -11,7 +11,7 @@ import batchvision.emulator as emulator
 from batchvision.emulator import EmulatorOptions, Face
 
 
-def test_the_package_names_what_it_promises_and_loads_servers_late() -> None:
+def test_the_package_exports_its_public_names_and_imports_servers_late() -> None:
     assert all(getattr(emulator, name) is not None for name in emulator.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = emulator.nothing
@@ -42,7 +42,7 @@ def test_a_key_is_any_unless_one_is_named_and_times_are_seconds_or_a_span() -> N
         ({"port": 5}, "no option that can be changed"),
     ],
 )
-def test_a_wrong_option_says_what_would_be_right(changes: dict[str, object], words: str) -> None:
+def test_a_wrong_option_names_a_valid_value(changes: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         EmulatorOptions().changed(changes)
 

@@ -1,4 +1,4 @@
-"""What is seen in an image, and that damage is seen."""
+"""Size, format and colours of images, and damage."""
 
 from __future__ import annotations
 

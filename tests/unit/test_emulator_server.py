@@ -1,4 +1,4 @@
-"""The emulator over real connections: what a client meets on the wire, and what the bill says of it."""
+"""The emulator over real connections: the bytes on the wire, and the bill."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_each_face_answers_from_the_pixels_and_bills_it(emulator: RunningEmulato
     assert bill.by_echo() == {"row-1": 1}
 
 
-def test_a_request_id_is_told_in_the_header_and_listed_in_the_bill(emulator: RunningEmulator) -> None:
+def test_a_request_id_is_in_the_header_and_in_the_bill(emulator: RunningEmulator) -> None:
     routed = call(emulator, "/openrouter/api/v1/chat/completions", question())
     plain = call(emulator, CHAT, question())
     assert routed.headers["x-generation-id"] == routed.document["id"]
@@ -122,7 +122,7 @@ def test_max_tokens_cuts_the_answer_and_the_price(emulator: RunningEmulator) -> 
     assert emulator.bill().ticks == usage["cost_in_usd_ticks"]
 
 
-def test_a_large_image_is_read_without_stopping_the_others(emulator: RunningEmulator) -> None:
+def test_a_large_image_does_not_block_other_requests(emulator: RunningEmulator) -> None:
     target = io.BytesIO()
     Image.effect_noise((900, 700), 90).convert("RGB").save(target, "PNG")
     url = "data:image/png;base64," + base64.b64encode(target.getvalue()).decode()
@@ -151,7 +151,7 @@ def test_keys_are_checked_and_only_the_default_address_goes_without(emulator: Ru
     assert bad.document["error"].startswith("Incorrect API key provided")
 
 
-def test_a_wrong_content_type_path_or_method_is_told_in_the_faces_words(emulator: RunningEmulator) -> None:
+def test_a_wrong_content_type_path_or_method_is_refused_in_the_dialect_of_the_face(emulator: RunningEmulator) -> None:
     key = {"Authorization": "Bearer k"}
     assert call(emulator, CHAT, question(), headers=key).status == 415
     assert call(emulator, CHAT, method="PUT").status == 405
@@ -320,7 +320,7 @@ def test_an_answer_cut_while_it_is_collected_is_lost_and_billed(emulator: Runnin
     assert emulator.bill().ticks > emulator.bill().ticks_delivered == 0
 
 
-def test_a_submission_can_be_accepted_without_its_ticket_being_told(emulator: RunningEmulator) -> None:
+def test_a_submission_can_be_accepted_without_returning_its_ticket(emulator: RunningEmulator) -> None:
     with pytest.raises(ConnectionError):
         call(emulator, CHAT, question("[[fault:submit_reset]]", deferred=True))
     assert emulator.bill().generated == 1
@@ -388,7 +388,7 @@ def test_lists_want_a_key_but_for_openrouters_models(emulator: RunningEmulator) 
     assert [call(emulator, path, headers={}).status for path in paths] == [401, 401, 401, 200]
 
 
-def test_the_greeting_says_that_it_is_no_model_and_lists_the_faults(emulator: RunningEmulator) -> None:
+def test_the_start_page_lists_the_faults(emulator: RunningEmulator) -> None:
     text = call(emulator, "/").body.decode()
     assert "It is no model" in text
     assert "half_body" in text
@@ -428,7 +428,7 @@ def test_a_wrong_change_is_refused_and_changes_nothing(emulator: RunningEmulator
 
 
 @pytest.mark.anyio
-async def test_serve_tells_its_address_and_ends_when_cancelled() -> None:
+async def test_serve_reports_its_address_and_ends_when_cancelled() -> None:
     import anyio
 
     urls: list[str] = []

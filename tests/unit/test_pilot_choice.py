@@ -41,7 +41,7 @@ def test_rows_of_all_sizes_are_chosen() -> None:
     assert min(quarters) >= 3
 
 
-def test_the_same_seed_chooses_the_same_rows_and_another_others() -> None:
+def test_the_same_seed_chooses_the_same_rows_and_another_seed_different_ones() -> None:
     once, again, other = frame().choose(20), frame().choose(20), frame().choose(20, seed=1)
 
     assert once.row_ids == again.row_ids
@@ -69,7 +69,7 @@ def test_a_pilot_larger_than_the_job_is_all_of_it() -> None:
     assert (told.low, told.value, told.high) == (35, 35, 35)
 
 
-def test_rows_alike_in_cost_are_told_apart_by_their_pixels() -> None:
+def test_rows_of_equal_cost_are_ordered_by_pixels() -> None:
     found = SamplingFrame()
     for number in range(100):
         found.add(seen(f"r{number}", 100, (number + 1, 10)))
@@ -129,7 +129,7 @@ def test_nothing_to_compare_is_no_agreement() -> None:
 # ---------------------------------------------------------------------------------- sweeps
 
 
-def test_each_value_of_a_key_is_combined_with_each_of_the_others() -> None:
+def test_each_value_of_a_key_is_combined_with_each_value_of_the_next() -> None:
     found = settings(["detail=low,high", "max_side=512,1024"])
 
     assert [each.name for each in found] == [
@@ -153,7 +153,7 @@ def test_each_value_of_a_key_is_combined_with_each_of_the_others() -> None:
         ("max_side=" + ",".join(map(str, range(1, MOST_SETTINGS + 2))), f"at most {MOST_SETTINGS}"),
     ],
 )
-def test_what_cannot_be_swept_is_told_before_anything_is_sent(sweep: str, says: str) -> None:
+def test_an_invalid_sweep_is_refused_before_a_request_is_sent(sweep: str, says: str) -> None:
     with pytest.raises(JobInvalid, match=says):
         settings([sweep])
 

@@ -1,4 +1,4 @@
-"""The whole by a few of its rows: which are asked, what they tell, and how often that is true."""
+"""The sample of a pilot, its estimate, and how often the interval holds the true sum."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def stratum(rows: int, *pairs: tuple[float, float], size: float | None = None) -
     return Stratum(rows, rows * asked[0].size if size is None else size, asked)
 
 
-def test_a_whole_that_was_asked_is_known() -> None:
+def test_a_fully_asked_sum_is_certain() -> None:
     told = estimate([stratum(2, (1, 5), (1, 6)), stratum(1, (9, 20))])
     assert told == Interval(rows=3, asked=3, asked_value=31, value=31, low=31, high=31)
 
 
-def test_the_whole_is_what_was_expected_times_how_far_off_that_was() -> None:
+def test_the_estimate_is_the_expected_sum_times_the_measured_ratio() -> None:
     told = estimate([stratum(100, (10, 5), (10, 5)), stratum(10, (100, 50), (100, 50))])
 
     assert told is not None
@@ -95,7 +95,7 @@ def test_few_rows_tell_nothing_and_a_lone_one_goes_with_its_neighbour() -> None:
     assert estimate([Stratum(5, 5.0, ()), stratum(5, (1, 3), (1, 3))]) is not None
 
 
-def test_it_says_about_how_many_rows_make_it_narrow() -> None:
+def test_a_wide_interval_names_the_rows_that_make_it_narrow() -> None:
     told = Interval(rows=1000, asked=20, asked_value=2, value=100, low=70, high=130)
 
     assert told.is_wide
@@ -126,7 +126,7 @@ def test_of_a_hundred_intervals_about_ninety_five_hold(kind: str) -> None:
     assert hits >= 90
 
 
-def test_the_first_rows_of_a_sorted_table_do_not_tell_the_whole() -> None:
+def test_the_first_rows_of_a_sorted_table_are_a_bad_sample() -> None:
     """The sabotaged twin: without the choice across sizes, the same formula misses."""
     rng, hits = random.Random(7), 0
     for _ in range(50):

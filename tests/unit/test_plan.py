@@ -1,4 +1,4 @@
-"""A plan counts what a run would do, by the run's own survey and feed, and changes nothing."""
+"""A plan counts the requests of a run by the run's own survey and feed, and changes nothing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_every_row_is_in_one_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_images_are_counted_by_what_they_are(tmp_path: Path) -> None:
+async def test_images_are_counted_by_format_and_size(tmp_path: Path) -> None:
     job = make_job(tmp_path, "a,red.png,x\nb,odd.webp,x\nc,big.png,x\nd,https://example.com/a.jpg,x\n")
     images = (await plan(job)).document()["images"]
     assert images["count"] == 4
@@ -111,7 +111,7 @@ async def test_rows_that_ask_the_same_are_one_request(tmp_path: Path) -> None:
     assert each["cost_usd"]["expected"] == pytest.approx(1.5 * document["cost_usd"]["expected"], rel=0.01)
 
 
-def test_the_first_of_each_request_is_counted_wherever_the_others_stand() -> None:
+def test_each_distinct_request_is_counted_once_across_batches() -> None:
     """Beside it, in a stretch before, or answered by an earlier run."""
     answered = KeySet([key_bytes("old")])
     row_index = RowIndex(RunState({}, {}, {}), KeySet(), lambda: PaidRows("r"), LedgerSums(0, 0), answered)
@@ -136,7 +136,7 @@ async def test_an_image_counts_as_large_as_it_is_sent(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_row_is_asked_without_its_bad_image_where_the_job_says_so(tmp_path: Path) -> None:
+async def test_a_bad_image_is_left_out_if_the_job_allows_it(tmp_path: Path) -> None:
     settings = {"manifest.image_separator": ";", "manifest.on_bad_image": "skip_image"}
     drawn = await plan(make_job(tmp_path, "a,red.png;missing.png,x\nb,missing.png,x\n", **settings))
     assert (drawn.rows.to_do, drawn.rows.invalid) == (1, 1)
@@ -152,7 +152,7 @@ async def test_the_cached_share_of_prompts_is_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_prices_older_than_thirty_days_are_told(tmp_path: Path) -> None:
+async def test_prices_older_than_thirty_days_give_a_warning(tmp_path: Path) -> None:
     (tmp_path / "prices.toml").write_text('as_of = 2020-01-01\n["grok-4.3"]\ninput = 1\noutput = 2\n')
     job = make_job(tmp_path, "a,red.png,x\n", **{"provider.prices_file": "prices.toml"})
     assert "days old" in (await plan(job)).document()["warning"]
@@ -172,7 +172,7 @@ async def test_a_shown_request_is_the_body_with_its_base64_cut(tmp_path: Path) -
 
 
 @pytest.mark.anyio
-async def test_a_request_that_would_need_a_download_says_so(tmp_path: Path) -> None:
+async def test_a_request_that_needs_a_download_is_not_shown(tmp_path: Path) -> None:
     job = make_job(tmp_path, "a,https://example.com/a.jpg,x\n", **{"provider.image_mode": "inline"})
     (shown,) = (await plan(job, show_requests=1)).requests_shown
     assert "downloads nothing" in shown["cannot_be_made"]

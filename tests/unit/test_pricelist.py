@@ -180,7 +180,7 @@ def test_a_prices_file_that_is_not_there_is_a_problem_too(tmp_path: Path) -> Non
     assert "there is no file" in problem
 
 
-def test_prices_older_than_thirty_days_are_told(tmp_path: Path, environ: dict[str, str]) -> None:
+def test_prices_older_than_thirty_days_give_a_warning(tmp_path: Path, environ: dict[str, str]) -> None:
     remember("xai", XAI, (GROK,), NOW, environ)
     job = xai_job(tmp_path)
     found = quote(job, environ)

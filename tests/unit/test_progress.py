@@ -200,7 +200,7 @@ async def test_a_line_is_written_each_interval() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_bar_shows_rows_money_and_what_is_in_flight() -> None:
+async def test_the_bar_shows_rows_cost_and_requests_in_flight() -> None:
     stream = io.StringIO()
     watch = watcher(Style.BAR, stream)
     assert watch is not None

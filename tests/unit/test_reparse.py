@@ -1,4 +1,4 @@
-"""Stored answers, read again: published where they satisfy the job as it is now and answer what would be asked now."""
+"""reparse publishes stored answers that satisfy the job and answer the requests of today."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def test_answers_lie_in_many_parts_and_hashes_may_meet(
 # ---------------------------------------------------------------------------------- what is not
 
 
-def test_a_row_whose_text_or_image_has_changed_is_left_to_a_run(output: Output) -> None:
+def test_a_row_with_changed_text_or_image_is_left_to_a_run(output: Output) -> None:
     lines = (output.folder / "photos.csv").read_text().splitlines()
     lines[1] += "!"
     (output.folder / "photos.csv").write_text("\n".join([*lines[:-1], "new,red.png,never asked"]) + "\n")
@@ -303,7 +303,7 @@ def test_another_change_than_of_the_answer_is_refused_and_named(
     assert tree(output.folder, ".") == before
 
 
-def test_a_recipe_file_that_is_not_what_its_name_says_is_not_used(output: Output) -> None:
+def test_a_recipe_file_with_a_wrong_name_is_not_used(output: Output) -> None:
     path = next((output.path / "recipes").glob("*.json"))
     path.write_text(path.read_text().replace('"blue"', '"green"'))
     with pytest.raises(JobInvalid, match="can be read again"):

@@ -1,4 +1,4 @@
-"""Status and show read an output's tables, whatever has been written so far."""
+"""status and show read the tables of an output, also while a run is at work."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_document_is_json_and_holds_the_last_summary(output: Path) -> None:
     assert document["cost_ticks"] == look(output).spent_ticks
 
 
-def test_money_is_told_by_model_and_day_and_what_was_wasted(output: Path) -> None:
+def test_cost_is_summed_by_model_and_day_and_waste(output: Path) -> None:
     seen = look(output)
     models, days, wasted = (getattr(seen.spending, part)() for part in ("by_model", "by_day", "wasted"))
     assert set(models) == {"grok-4.3", "grok-4.6"}
@@ -78,7 +78,7 @@ def test_money_is_told_by_model_and_day_and_what_was_wasted(output: Path) -> Non
     assert document["tokens"]["prompt"] == seen.tokens.prompt > 0
 
 
-def test_the_summary_of_a_run_says_what_the_run_spent_it_on(output: Path) -> None:
+def test_the_summary_of_a_run_splits_its_cost(output: Path) -> None:
     latest = look(output).latest
     assert latest is not None
     spent = latest.spent
@@ -88,7 +88,7 @@ def test_the_summary_of_a_run_says_what_the_run_spent_it_on(output: Path) -> Non
     assert spent["wasted"] == {}
 
 
-def test_what_is_left_is_projected_by_what_a_row_of_this_recipe_has_cost(output: Path, tmp_path: Path) -> None:
+def test_pending_rows_are_projected_at_the_mean_cost_of_a_row_of_the_recipe(output: Path, tmp_path: Path) -> None:
     shutil.copytree(output, tmp_path / "out")
     latest = tmp_path / "out" / "runs" / "latest.json"
     document = json.loads(latest.read_text())
@@ -129,7 +129,7 @@ def test_show_gives_each_row_its_current_answer(output: Path) -> None:
     assert rows == {"a": "grok-4.6", "b": "grok-4.3", "c": "grok-4.3"}
 
 
-def test_a_terminal_is_shown_what_tells_most(output: Path) -> None:
+def test_a_table_shows_id_kept_columns_answers_and_cost(output: Path) -> None:
     assert default_columns(rows_of(output, "completed").columns, "completed") == (
         "row_id",
         "title",
@@ -143,7 +143,7 @@ def test_a_column_that_is_not_there_names_those_that_are(output: Path) -> None:
         rows_of(output, "completed", ["labell"])
 
 
-def test_an_output_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None:
+def test_a_missing_output_names_the_command_that_makes_one(tmp_path: Path) -> None:
     with pytest.raises(JobInvalid, match="batchvision run JOB"):
         look(tmp_path / "nowhere")
 

@@ -1,4 +1,4 @@
-"""Whatever is not what was written is found, and said so that a user knows what to do; what is right is left alone."""
+"""verify finds damage and inconsistent numbers and names the next step; a sound output passes."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_a_recipe_that_was_edited_or_is_gone_is_found(output: Output) -> None:
 
 
 @pytest.mark.parametrize("table", ["results", "failures", "attempts"])
-def test_a_missing_part_is_named_with_what_it_held(output: Output, table: str) -> None:
+def test_a_missing_part_is_named_with_its_rows(output: Output, table: str) -> None:
     path = output.parts(table)[0]
     path.unlink()
     assert f"{path.relative_to(output.path)} is missing" in wrong(output.verify())["parts"]
@@ -227,7 +227,7 @@ def test_a_row_that_is_completed_and_failed_at_once_is_found(output: Output) -> 
     assert f"at once, under one key: {done['row_id']}" in wrong(output.verify())["once"]
 
 
-def test_a_part_without_a_registered_column_is_told_and_the_next_run_adds_it(output: Output) -> None:
+def test_a_part_without_a_registered_column_is_a_note_and_the_next_run_adds_it(output: Output) -> None:
     path = output.path / STATE_FOLDER / "columns.json"
     document = json.loads(path.read_text())
     path.write_text(json.dumps({**document, "answers": [["answer_price", "float64"]]}))
@@ -273,7 +273,7 @@ def test_an_image_that_was_replaced_leaves_its_rows_pending(output: Output) -> N
     assert "text or image has changed" in notes(report)["manifest"]
 
 
-def test_a_manifest_that_has_changed_or_is_gone_is_said_and_is_no_damage(output: Output) -> None:
+def test_a_changed_or_missing_manifest_is_a_note(output: Output) -> None:
     a_manifest(output.folder, ["r00,red.png,thing 0 ", "new,red.png,new"])
     report = output.verify()
     assert "has changed since the last run" in notes(report)["manifest"]
@@ -314,7 +314,7 @@ def killed_run(folder: Path, answers: int = 0, in_flight: int = 0, tickets: int 
     return folder
 
 
-def test_what_a_killed_run_left_open_is_counted_with_its_bound(tmp_path: Path) -> None:
+def test_open_requests_of_a_killed_run_are_counted_with_their_bound(tmp_path: Path) -> None:
     report = anyio.run(verify, killed_run(tmp_path, answers=2, in_flight=3, tickets=1))
     says = [each.text for each in report.findings if each.topic == "open"]
     assert ["2 answers" in says[0], "3 requests in flight" in says[1], "1 ticket" in says[2]] == [True] * 3
@@ -325,7 +325,7 @@ def test_what_a_killed_run_left_open_is_counted_with_its_bound(tmp_path: Path) -
     ("bounds", "says"),
     [([100, 200], "at most $0.0000000300:"), ([100, None], "for 1 of them, the others without"), ([None], "not known")],
 )
-def test_what_may_have_been_billed_is_told_with_its_bound(output: Output, bounds: list[int | None], says: str) -> None:
+def test_ambiguous_attempts_are_shown_with_their_bound(output: Output, bounds: list[int | None], says: str) -> None:
     def unclear(rows: list[dict[str, Any]]) -> None:
         for row, bound in zip(rows[-len(bounds) :], bounds, strict=True):
             nothing = dict.fromkeys(("cost_ticks", "cost_usd", "raw_answer", "http_status"))
@@ -335,7 +335,7 @@ def test_what_may_have_been_billed_is_told_with_its_bound(output: Output, bounds
     assert says in notes(output.verify())["unclear"]
 
 
-def test_the_next_run_lists_what_a_killed_one_had_sealed_and_what_it_padded(tmp_path: Path) -> None:
+def test_the_next_run_lists_the_sealed_and_padded_parts_of_a_killed_run(tmp_path: Path) -> None:
     async def sealed(run_id: str, number: int) -> set[str]:
         with open_store(tmp_path, run_id=run_id) as store:
             store.recover(lambda exchange: pytest.fail("nothing to judge"))
@@ -403,7 +403,7 @@ def test_a_seal_that_was_cut_off_raises_no_alarm(output: Output) -> None:
     assert name in notes(report)["parts"]
 
 
-def test_a_part_that_had_columns_added_is_known_by_what_it_was(output: Output) -> None:
+def test_a_padded_part_is_compared_with_its_former_hash(output: Output) -> None:
     path = output.parts("results")[0]
     before = path.read_bytes()
     with open_store(output.path, job_name="sealed", columns=_more_columns()):
@@ -427,7 +427,7 @@ def _more_columns() -> Any:
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 1_000_000])
-def test_portions_find_what_the_whole_would(monkeypatch: pytest.MonkeyPatch, rows_at_once: int) -> None:
+def test_portions_give_the_same_result_as_the_whole(monkeypatch: pytest.MonkeyPatch, rows_at_once: int) -> None:
     monkeypatch.setattr(by_hash, "PORTION_ROWS", rows_at_once)
     keys = pa.array([*range(50), 7, 7, -9, -9], pa.int64())
     assert by_hash.repeated(keys) == {7, -9}
@@ -486,7 +486,7 @@ def test_a_flipped_byte_anywhere_in_a_merged_part_is_found_though_nothing_lists_
     assert wrong(merged.verify()) == {}
 
 
-def test_a_merged_part_that_is_missing_is_named_by_what_it_was_made_of(merged: Output) -> None:
+def test_a_missing_merged_part_is_named_by_its_sources(merged: Output) -> None:
     (path,) = merged.parts("results")
     path.unlink()
     found = [each.text for each in merged.verify().findings if each.mark is Mark.WRONG]

@@ -1,4 +1,4 @@
-"""Pilots and sweeps over whole nights in virtual time: what is kept, what is paid, what a crash costs."""
+"""Pilots and sweeps in virtual time: kept answers, cost, and the cost of a crash."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def cut(bench: Bench, rows: int, *sweeps: str, writes: int) -> None:
 # ---------------------------------------------------------------------------------- a pilot
 
 
-def test_the_rows_of_a_pilot_are_kept_and_the_night_asks_only_the_others(bench: Bench) -> None:
+def test_answers_of_a_pilot_are_kept_and_a_run_asks_the_remaining_rows(bench: Bench) -> None:
     told = bench.pilot(8)
 
     assert (told.requests, told.wanted, told.ended, told.sent) == (ROWS, 8, 8, 8)
@@ -171,14 +171,14 @@ def test_a_row_that_has_changed_since_is_asked_again_by_pilot_and_sweep_alone(be
     assert again.ended == again.compared[1].rows == 8
 
 
-def test_a_pilot_of_everything_knows_the_whole_to_the_tick(bench: Bench) -> None:
+def test_a_pilot_of_all_rows_knows_their_cost_to_the_tick(bench: Bench) -> None:
     told = bench.pilot(ROWS)
 
     assert told.cost is not None
     assert (told.cost.low, told.cost.high) == (bench.provider.billed_ticks, bench.provider.billed_ticks)
 
 
-def test_rows_that_share_an_answer_are_no_requests_of_the_whole(bench: Bench) -> None:
+def test_rows_that_share_an_answer_count_as_one_request(bench: Bench) -> None:
     lines = [f"s{number},{number % 10}.png,same words" for number in range(ROWS)]
     (bench.folder / "photos.csv").write_text("\n".join(["sku,image,hint", *lines]) + "\n")
     told = bench.pilot(4)
@@ -191,7 +191,7 @@ def test_rows_that_share_an_answer_are_no_requests_of_the_whole(bench: Bench) ->
     assert told.cost.low <= bench.provider.billed_ticks <= told.cost.high
 
 
-def test_rows_that_fail_are_part_of_what_the_whole_costs(bench: Bench) -> None:
+def test_failed_rows_are_part_of_the_cost(bench: Bench) -> None:
     bench.provider.refuses = lambda requests: requests % 4 == 0
     told = bench.pilot(8)
 
@@ -238,7 +238,7 @@ def test_a_sweep_is_booked_and_published_nowhere(bench: Bench) -> None:
     bench.assert_right()
 
 
-def test_a_sweep_shows_what_is_cheaper_and_how_alike_its_answers_are(bench: Bench) -> None:
+def test_a_sweep_shows_cost_and_likeness_of_each_setting(bench: Bench) -> None:
     own, low = bench.pilot(8, "detail=auto,low").compared
 
     assert own.is_own
@@ -273,7 +273,7 @@ def test_a_setting_that_is_chosen_in_the_end_finds_its_rows_in_the_ledger(bench:
 
 
 @pytest.mark.parametrize(("ambiguous", "asked_again"), [("hold", 0), ("retry", 1)])
-def test_what_may_have_been_billed_is_asked_again_only_where_the_job_says_so(
+def test_ambiguous_rows_are_asked_again_only_if_the_job_allows_it(
     bench: Bench, ambiguous: str, asked_again: int
 ) -> None:
     bench.overrides = {"limits.ambiguous": ambiguous, "limits.max_attempts": 1, "limits.concurrency": 1}
@@ -307,7 +307,7 @@ def test_caps_hold_for_pilot_and_sweep_together(bench: Bench, key: str) -> None:
     other.assert_right()
 
 
-def test_a_cap_in_the_middle_of_a_pilot_leaves_what_was_asked(bench: Bench) -> None:
+def test_a_cap_in_the_middle_of_a_pilot_keeps_its_answers(bench: Bench) -> None:
     bench.overrides = {"limits.max_cost_usd": 0.012, "limits.concurrency": 1}
     told = bench.pilot(20)
 
@@ -334,7 +334,7 @@ def writes_of(folder: Path, *sweeps: str) -> int:
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
-def test_after_a_crash_in_a_pilot_only_what_was_in_flight_is_asked_again(bench: Bench, share: float) -> None:
+def test_after_a_crash_in_a_pilot_only_requests_in_flight_are_asked_again(bench: Bench, share: float) -> None:
     cut(bench, 8, writes=round(writes_of(bench.folder / "whole") * share))
     told = bench.pilot(8)
 
