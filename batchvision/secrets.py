@@ -1,9 +1,8 @@
-"""The key, and the one place that hides it: nothing is written, logged or shown before :meth:`Secrets.mask`.
+"""The one place that masks secrets. Every text passes :meth:`Secrets.mask` before it is written, logged or shown.
 
-Hidden are the run's secrets as they are, percent-encoded, in base64 (whatever stands before them: ``user:key`` too),
-and with any of their characters escaped as JSON, URLs or HTML may; and, in whatever text, the credentials of a signed
-URL (``X-Amz-Signature=...``, ``://user:password@``), which open an image to whoever reads them. Masking what is masked
-changes nothing.
+Masked are the run's secrets: as they are, percent-encoded, in base64 (also as part of ``user:key``), and with
+characters escaped as in JSON, URLs or HTML. Masked in any text are the credentials of signed URLs
+(``X-Amz-Signature=...``, ``://user:password@``). Masking a masked text changes nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 from weakref import WeakSet
 
 MASK = "***"
-#: Shorter values ("EMPTY", "none", "test" of servers without keys) are words that answers and ids hold by chance.
+#: Shorter values, as "EMPTY" or "test" of servers without keys, are common words. They are not masked.
 _LEAST_CHARACTERS = 8
 
 #: Parameters of a URL that are credentials wherever they stand.
@@ -34,22 +33,22 @@ _PASSWORD = (
     r"((?::|%(?:25)*3a)(?:\\{0,8}/|%(?:25)*2f){2}[^\s/@:\"'<>\\%]{0,100}(?::|%(?:25)*3a))"
     r"[^\s/@\"'<>\\]{1,200}(?=@|%(?:25)*40|\\{1,8}u0040)"
 )
-#: What every signed URL holds at least one of.
+#: Every signed URL holds one of these words.
 _SIGNED_WORDS = ("ignature", "IGNATURE", "sig=", "sig%", "sig\\", "redential", "ecurity-", "ccess", "air-")
-#: Signs of what a pattern finds: without one of the first there is nothing to find; with it, one of the second must be
-#: there too, if any are named. The first are short: a single character is found ten times as fast as two.
+#: First signs of a pattern, each with its second signs. A match holds one first sign, and one of its second signs where
+#: there are any. First signs are short: a single character is found ten times as fast as two.
 Signs = Mapping[AnyStr, tuple[AnyStr, ...]]
 _SIGNED_SIGNS: Signs[str] = dict.fromkeys(("=", "%", "\\u00"), _SIGNED_WORDS)
 _PASSWORD_SIGNS: Signs[str] = {"@": (), "%": ("%40", "%2540"), "\\u00": ("\\u0040",)}
 _ESCAPE_SIGNS: Signs[str] = {"%": (), "&": ("&#",), "\\u00": (), "\\/": ()}
-#: The other parameters that open a door, where it is known that they stand in an image's URL.
+#: Names of further credentials among the parameters of an image's URL.
 _CREDENTIAL_NAME = re.compile(
     r"signature|credential|token|secret|passw|auth|jwt|hmac|policy|api_?key|access_?key|^(?:sig|key)$", re.IGNORECASE
 )
 
 
 class Secret:
-    """A value that never shows itself by accident; ``reveal()`` is for the Authorization header alone."""
+    """A value that is not shown by accident. ``reveal()`` is for the Authorization header only."""
 
     __slots__ = ("_value",)
 
@@ -69,13 +68,15 @@ class Secret:
 
 
 class Secrets:
-    """The secrets of one run, to be masked wherever text or bytes leave the process."""
+    """The secrets of one run, masked in every text that leaves the process."""
 
     __slots__ = ("__weakref__", "_bytes", "_text", "_values")
 
     def __init__(self, *values: Secret, of_one_answer: bool = False) -> None:
-        """``of_one_answer``: a row's own secrets. They are looked for escaped only where a long piece of them is seen,
-        so that they cost little to prepare; and :func:`all_known` does not know them."""
+        """``of_one_answer``: secrets of one row. Their escaped forms are searched only where a long piece is found.
+
+        :func:`all_known` leaves them out.
+        """
         self._values = values
         if not of_one_answer:
             _known.add(self)
@@ -92,8 +93,8 @@ class Secrets:
         return "Secrets(***)"
 
     def add(self, value: Secret) -> None:
-        """Hide another value from now on, beside those of before: a key that was renewed."""
-        self.__init__(*self._values, value)  # type: ignore[misc]  # all is made of the values, in one place
+        """Mask another value too, for example a renewed key."""
+        self.__init__(*self._values, value)  # type: ignore[misc]  # one place makes every field from the values
 
     def mask(self, text: str) -> str:
         return self._text(text)
@@ -120,21 +121,21 @@ _known: WeakSet[Secrets] = WeakSet()
 
 
 def all_known() -> Secrets:
-    """All of them together, to mask what the command prints."""
+    """The secrets of every run of this process, to mask the command's output."""
     return _together(frozenset(value.reveal() for secrets in tuple(_known) for value in secrets._values))
 
 
 @lru_cache(maxsize=4)
 def _together(values: frozenset[str]) -> Secrets:
     together = Secrets(*map(Secret, sorted(values)))
-    _known.discard(together)  # it must not keep alive what it is made of
+    _known.discard(together)  # it must not keep the runs' secrets alive
     return together
 
 
 def url_credentials(url: str) -> tuple[Secret, ...]:
-    """What of an image's URL opens a door: its password, and signatures and tokens among its parameters.
+    """The credentials in an image's URL: its password, and signatures and tokens among its parameters.
 
-    Whoever hands the URL over masks these in what comes back.
+    The sender of the URL masks them in the answer.
     """
     if "?" not in url and "@" not in url:
         return ()
@@ -161,8 +162,10 @@ def _forms(value: str) -> Iterator[str]:
 
 
 def _base64_forms(value: bytes) -> Iterator[str]:
-    """What any base64 of text with ``value`` in it holds, by where in a group of three bytes it begins. The characters
-    at its ends also depend on its neighbours, and are left out."""
+    """The base64 forms of ``value`` inside a longer text, for each place in a group of three bytes.
+
+    Characters at both ends depend on the neighbours and are left out.
+    """
     for before in range(3):
         encoded = b64encode(bytes(before) + value).decode()
         end = len(encoded.rstrip("=")) - ((before + len(value)) % 3 != 0)
@@ -185,7 +188,7 @@ def _escaped_character(code: int) -> str:
 
 
 def _longest_word(value: str) -> str:
-    """What of ``value`` no usual encoding changes."""
+    """The longest part of ``value`` that no usual encoding changes."""
     return max(re.findall("[A-Za-z0-9]*", value), key=len) or value
 
 
@@ -217,7 +220,7 @@ class _Escaped(Generic[AnyStr]):
 
 
 class _Search(NamedTuple, Generic[AnyStr]):
-    """A pattern for what is hidden, the signs without which it cannot be there, and what takes its place."""
+    """A pattern, the signs that a match must hold, and the replacement."""
 
     pattern: re.Pattern[AnyStr] | _Escaped[AnyStr]
     signs: Signs[AnyStr]
@@ -225,7 +228,7 @@ class _Search(NamedTuple, Generic[AnyStr]):
 
 
 class _Masker(Generic[AnyStr]):
-    """Masks text, or bytes. What is looked for first is cheap; the patterns run only where they may find something."""
+    """Masks text or bytes. Patterns run only where a cheap search finds their signs."""
 
     __slots__ = ("_backslash", "_first_signs", "_forms", "_mask", "_searches", "_single_signs")
 
@@ -250,7 +253,7 @@ class _Masker(Generic[AnyStr]):
                 text = text.replace(form, self._mask)
         first_signs = self._first_signs if self._backslash in text else self._single_signs
         seen = [first for first in first_signs if first in text]
-        if seen:  # most text has none
+        if seen:
             for pattern, signs, instead in self._searches:
                 if _may_be_there(signs, text, seen):
                     text = pattern.sub(instead, text)

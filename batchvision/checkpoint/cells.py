@@ -1,7 +1,7 @@
-"""Values to Arrow and back: a value that does not fit its column becomes null, the row is never lost. Pure.
+"""Values to Arrow and back. A value that does not fit its column becomes null, and its row is kept. Pure.
 
-Kept cells travel as what JSON can hold: timestamps as ISO text, decimals as plain text, binaries as base64, NaN and
-the infinities as text. The registered type of a column says what they are.
+Kept cells travel as JSON values: timestamps as ISO text, decimals as plain text, binaries as base64, NaN and the
+infinities as text. The column registry holds their types.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def type_of(name: str) -> pa.DataType:
 
 
 def name_of(arrow: pa.DataType) -> str:
-    """The name :func:`type_of` knows ``arrow`` by; list items have no name of their own."""
+    """The name of a type, as :func:`type_of` reads it. List items have no name."""
     if types.is_list(arrow):
         return f"list<{name_of(arrow.value_type)}>"
     if types.is_decimal128(arrow):
@@ -71,7 +71,7 @@ def name_of(arrow: pa.DataType) -> str:
 
 
 def storable(arrow: pa.DataType) -> pa.DataType:
-    """The type every warehouse takes for it: no unsigned integers, nanoseconds, nulls, structs or maps."""
+    """The type that every warehouse accepts: no unsigned integers, nanoseconds, nulls, structs or maps."""
     if types.is_dictionary(arrow):
         return storable(arrow.value_type)
     if types.is_unsigned_integer(arrow):
@@ -95,7 +95,7 @@ def storable(arrow: pa.DataType) -> pa.DataType:
 
 
 def array_of(values: Iterable[Any], arrow: pa.DataType) -> pa.Array:
-    """``values`` as a column; the few that do not fit become null."""
+    """``values`` as a column. Misfits become null."""
     values = list(values)
     try:
         return pa.array(values, arrow)
@@ -114,7 +114,7 @@ def _or_null(value: Any, arrow: pa.DataType) -> Any:
 
 
 def caster(arrow: pa.DataType) -> Callable[[Any], Any]:
-    """What turns a kept cell, or an answer's value, into a value of ``arrow``; None for one that does not fit."""
+    """Return a function from a kept cell or answer value to a value of ``arrow``. A misfit becomes null."""
     return partial(_cast, _converter(arrow))
 
 

@@ -77,7 +77,7 @@ def merge(
     """Replace ``sources``, neighbours in one folder and in order, by one part.
 
     ``dropped`` names rows to leave out. ``altered`` changes each batch before it is written. Raises OSError,
-    CheckpointDamaged. After an error no row is lost and none is stored twice.
+    CheckpointDamaged. After an error no row is lost or stored twice.
     """
     dropped, folder = dropped or {}, sources[0].parent
     table = folder.parent.name
@@ -162,7 +162,7 @@ def finish(store: PartStore, output: Path, shard: str) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the part has the bytes whose hash is in its name. Only then its sources may be removed."""
+    """Whether the part's bytes match the hash in its name. Only then its sources may be removed."""
     name = Name.of(path.name)
     return name is not None and name.agrees([*earlier_sha256(path), sha256_of(path)])
 
@@ -253,8 +253,9 @@ class Compacted:
 def compact(output: Path, *, drop_superseded: bool = False, disk: Disk | None = None) -> Compacted:
     """Merge the small parts of all runs of an output.
 
-    ``drop_superseded`` leaves out answers whose row has another current answer by the index of the manifest. The ledger
-    keeps every attempt. Holds the locks of all shards. Raises OutputHeld, CheckpointDamaged, DiskFailed.
+    ``drop_superseded`` leaves out answers that the index of the manifest supersedes. The ledger keeps every attempt.
+
+    Holds the locks of all shards. Raises OutputHeld, CheckpointDamaged, DiskFailed.
     """
     disk, compacted = disk or LocalDisk(), Compacted()
     with all_locked(output, disk) as locks, disk_failures(f"compacting {output}"):
@@ -295,7 +296,7 @@ def final_parts(output: Path, table: str) -> list[Path]:
 
 
 class _Final:
-    """Tells final parts from parts of a shard's newest segment, which the next run makes again."""
+    """Selects final parts. The next run makes the parts of a shard's newest segment again."""
 
     def __init__(self, newest: Mapping[str, tuple[str, int] | None]) -> None:
         self._newest = newest  #: run_id and number of each shard's newest segment

@@ -1,7 +1,7 @@
-"""What the lines of the journal say: one frozen value for each kind of record, and its JSON. Pure.
+"""The records of the journal: one frozen value for each kind, and its JSON. Pure.
 
-An exchange's records, in order: ``intent``, perhaps ``ticket``, then ``answer``, ``end`` or ``void``. A segment begins
-with its ``segment`` header; ``carry`` records keep what earlier tries of a row, still pending, have used up.
+The records of an exchange are ``intent``, perhaps ``ticket``, then ``answer``, ``end`` or ``void``. A segment begins
+with its ``segment`` header. ``carry`` records hold the attempts and cost of rows that are still pending.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from batchvision.records import EndedWithout, Intent, Lane, Purpose, RawAnswer, 
 from batchvision.secrets import Secrets
 from batchvision.ticks import Prices
 
-#: Of the journal's format. A journal of a later version is refused, never guessed at.
+#: Version of the journal's format. A journal of a later version is refused.
 VERSION = 1
 
-#: Where a body stands that is no UTF-8, in base64.
+#: JSON key of a body that is not UTF-8, in base64.
 _NO_TEXT = "body_base64"
 
 _FILE_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -34,7 +34,7 @@ _MOST_SEGMENTS = 10**9
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
-    """The first record of a segment. Parts sealed from it are named by it, so that a replay overwrites itself."""
+    """The first record of a segment. Its fields name the parts, so that a replay overwrites itself."""
 
     job: str
     run_id: str
@@ -46,10 +46,10 @@ class SegmentHeader:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The provider has taken the work and gave a ticket for it.
+    """The provider has accepted the work and given a ticket.
 
     ``place``: the base URL that gave it (see ``places.place_of``). ``is_unread``: written when a run ends in order and
-    no poll of the ticket can have taken its answer. A run that is killed leaves no such record.
+    no poll of the ticket can have taken its answer. A killed run does not write it.
     """
 
     exchange_id: str
@@ -61,7 +61,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """The raw answer, before anything has looked at it."""
+    """The raw answer, before it is parsed."""
 
     exchange_id: str
     raw: RawAnswer
@@ -77,16 +77,16 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Voided:
-    """The request was never sent: nothing is owed and nothing is listed."""
+    """The request was never sent. It costs nothing and has no line in the ledger."""
 
     exchange_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Carry:
-    """What earlier attempts of a row that is still pending have used up. ``held``: not sent again until a run says so.
+    """Attempts and cost of a row that is still pending. A ``held`` row waits for a run that sends ambiguous rows again.
 
-    ``bound_ticks`` is what its ambiguous attempts may have cost. ``empties``: answers that said nothing.
+    ``bound_ticks``: cost bound of its ambiguous attempts. ``empties``: number of empty answers.
     """
 
     row_id: str
@@ -107,8 +107,10 @@ Entry = SegmentHeader | Intent | Accepted | Received | Ended | Voided | Carry
 
 
 def encode(entry: Entry, mask: Callable[[str], str]) -> bytes:
-    """The record's JSON object, on one line; every text in it passes ``mask``, at once where nothing changes. Those of
-    an answer have passed it as they came (:func:`masked_answer`)."""
+    """Return the record's JSON object on one line, with every text masked.
+
+    An answer was masked before (:func:`masked_answer`).
+    """
     document = _document(entry)
     line = _line(document)
     if isinstance(entry, Received):
@@ -118,10 +120,10 @@ def encode(entry: Entry, mask: Callable[[str], str]) -> bytes:
 
 
 def _line(document: dict[str, Any]) -> bytes:
-    """What cells may hold, JSON holds too: NaN, infinities, integers of any size, halves of characters."""
+    """Encode everything that cells may hold: NaN, infinities, large integers, lone surrogates."""
     try:
         return to_json(document, inf_nan_mode="constants")
-    except ValueError:  # half a character is no UTF-8
+    except ValueError:  # a lone surrogate is not UTF-8
         return _ENCODE(document).encode("utf-8", "surrogatepass")
 
 
@@ -133,7 +135,7 @@ def _masked(value: Any, mask: Callable[[str], str]) -> Any:
         case str():
             return mask(value)
         case dict():
-            # what is no text was masked as bytes; to mask its base64, too, would make it unreadable
+            # its bytes were masked before; masking base64 would damage it
             return {key: cell if key == _NO_TEXT else _masked(cell, mask) for key, cell in value.items()}
         case list() | tuple():
             return [_masked(cell, mask) for cell in value]
@@ -189,7 +191,7 @@ def _raw_document(raw: RawAnswer) -> dict[str, Any]:
 
 
 def masked_answer(raw: RawAnswer, secrets: Secrets) -> RawAnswer:
-    """The answer as it may be written: the only change ever made to it. In a stream a secret may come in pieces."""
+    """Mask the secrets in an answer, its only change ever. In a stream a secret may come in pieces."""
     together = b"\n".join(("\n".join(raw.headers.values()).encode("utf-8", "surrogatepass"), raw.body))
     is_stream = is_event_stream(raw.body)
     if secrets.mask_bytes(together) == together and not is_stream:
@@ -203,7 +205,7 @@ def masked_answer(raw: RawAnswer, secrets: Secrets) -> RawAnswer:
 
 
 def decode(document: dict[str, Any]) -> Entry:
-    """The record of a JSON object. Raises KeyError, TypeError or ValueError where it is none that we wrote."""
+    """The record of a JSON object. Raises KeyError, TypeError or ValueError for a foreign object."""
     match document["kind"]:
         case "segment":
             return _header(document)
@@ -228,7 +230,7 @@ def decode(document: dict[str, Any]) -> Entry:
 
 
 def _header(document: dict[str, Any]) -> SegmentHeader:
-    """Files are named after it, so it is looked at more closely than the rest."""
+    """Decode a header. Files are named after it, so its fields are checked strictly."""
     run_id, shard, seq, version = (document[name] for name in ("run_id", "shard", "seq", "version"))
     if not (_FILE_WORD.fullmatch(run_id) and _FILE_WORD.fullmatch(shard)):
         raise ValueError("a run or a shard of no such name")

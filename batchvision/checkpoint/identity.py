@@ -1,7 +1,6 @@
-"""Whether a name on the disk still leads to the file that this run has opened: a folder may be removed or replaced.
+"""Whether a path still leads to the file that this run has opened. A folder may be removed or replaced meanwhile.
 
-The rule: it is asked through the full path, in the writer's thread, after each group was synced and before it is
-acknowledged. A lock and a journal that are found under their names also show that their folder is still there.
+The writer checks the lock and the journal by their full paths, after each sync and before the acknowledgement.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Identity(NamedTuple):
 
 
 def output_gone(output: Path, path: Path) -> DiskFailed:
-    """The error for an output whose lock or journal was removed or replaced."""
+    """The error for a removed or replaced lock or journal."""
     return DiskFailed(
         f"{output} was removed or replaced while the run went on: {path.name} is not the file that this run has "
         "opened. Nothing more was sent; answers that were in flight, or not yet in the tables, went with the folder. "

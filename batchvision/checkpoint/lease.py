@@ -1,4 +1,4 @@
-"""A lease on an output whose file system several machines share: there a flock may hold on one machine only.
+"""A lease on an output in a file system that several machines share. There a flock may hold on one machine only.
 
 The lease is a small file. Its holder rewrites it every 20 seconds from a thread. It belongs to its holder while it is
 fresh by the file server's clock, which is the same for all machines. After three minutes without a renewal another
@@ -239,7 +239,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a lease; {} while it is being written, None without a lease."""
+    """The content of a lease, {} while it is being written, ``None`` without a lease."""
     try:
         found = json.loads(path.read_bytes() or b"{}")
     except FileNotFoundError:

@@ -1,8 +1,7 @@
-"""What a merged part says of itself: the files that it was made of, and where their rows are in it now. Pure.
+"""The metadata of a merged part: its source files, and where their rows are in it now. Pure.
 
-The rule: a merged part stands for every file it names. Its one rename is the moment of the change: from then on those
-files count no more, whether or not they are still there. Its name holds the hash of its bytes, so that it can be
-checked though nobody has listed it, and so that no two merged parts, and no sealed one, have the same.
+A merged part replaces every file that it names. Its rename is the commit point: from then on readers ignore the source
+files. Its name holds the hash of its bytes. So it can be checked without a summary, and no two parts share a name.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-#: In a merged part's metadata.
+#: Metadata key of a merged part.
 MADE_OF = b"batchvision.made_of"
 _DIGEST_DIGITS = 16
 _NAME = re.compile(r"part-(?P<shard>\d+of\d+)-(?P<run>.+)-(?P<seq>\d{6,})(?:-m(?P<digest>[0-9a-f]{16}))?\.parquet")
 
 
 class Name(NamedTuple):
-    """What the name of a dated part says. ``digest``: how the sha256 of a merged one begins; None: it was sealed."""
+    """The fields of a dated part's name. Only a merged part has a ``digest``, the beginning of its sha256."""
 
     shard: str
     run_id: str
@@ -28,19 +27,19 @@ class Name(NamedTuple):
 
     @classmethod
     def of(cls, name: str) -> Name | None:
-        """None: it is no name of ours."""
+        """Parse a name. Other names give ``None``."""
         part = _NAME.fullmatch(name)
         return None if part is None else cls(part["shard"], part["run"], int(part["seq"]), part["digest"])
 
     def agrees(self, sha256: Iterable[str]) -> bool:
-        """Whether a merged part has, or had before columns were added to it, the bytes that its name says."""
+        """Whether one of the hashes, of the part or of its unpadded forms, matches the name."""
         return self.digest is None or any(each.startswith(self.digest) for each in sha256)
 
 
 class Ancestor(NamedTuple):
-    """A file that a part was made of, itself or through others; its rows are ``start`` to ``stop`` of the part.
+    """A direct or indirect source of a merged part. Its rows are ``start`` to ``stop`` of the part.
 
-    ``sha256``: of its bytes, those that it had before columns were added to it first. ``rows``: how many it had.
+    ``sha256``: its hashes, of unpadded forms first. ``rows``: its number of rows.
     """
 
     name: str
@@ -56,8 +55,7 @@ def is_merged(name: str) -> bool:
 
 
 def first_of(name: str) -> str:
-    """The stem of the sealed part that begins the file of this name: what is made of it begins with the same, and so
-    stands in its place in the order of the names."""
+    """The stem of the first sealed part in the file. Merged parts keep it, and so keep the order of names."""
     part = _NAME.fullmatch(name)
     if part is None:
         raise ValueError(f"{name} is no name of a dated part")
@@ -65,17 +63,17 @@ def first_of(name: str) -> str:
 
 
 def merged_name(first: str, sha256: str) -> str:
-    """``first``: as :func:`first_of` gives it."""
+    """The name of a merged part. ``first`` comes from :func:`first_of`."""
     return f"{first}-m{sha256[:_DIGEST_DIGITS]}.parquet"
 
 
 def written(ancestors: Iterable[Ancestor]) -> bytes:
-    """For a part's metadata."""
+    """Encode ancestors for a part's metadata."""
     return json.dumps([[*each[:2], list(each.sha256), *each[3:]] for each in ancestors], separators=(",", ":")).encode()
 
 
 def read(metadata: Mapping[bytes, bytes] | None) -> tuple[Ancestor, ...]:
-    """From a part's metadata; none where it was sealed as it is. ValueError: it does not hold what was written."""
+    """Decode ancestors from a part's metadata; a sealed part has no ancestors. Raises ValueError on damage."""
     try:
         return tuple(_ancestor(*each) for each in json.loads((metadata or {}).get(MADE_OF, b"[]")))
     except (TypeError, RecursionError) as fault:

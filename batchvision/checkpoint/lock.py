@@ -1,7 +1,7 @@
 """One run at a time on an output (and shard).
 
 The kernel's flock on a file is the lock, so a stale file locks nothing. The file's content only names the holder for
-messages. A forked child releases its copy at once, and a spawned one gets none. A file system that several machines
+messages. A forked child releases its copy at once. A spawned child gets no copy. A file system that several machines
 share needs a lease too (``lease.py``).
 """
 

@@ -1,9 +1,8 @@
-"""Sealed Parquet files: written to a hidden name, fsync, rename, fsync of the folder; small ones whole from memory,
-those that are made of others a row group at a time.
+"""Parts: the sealed Parquet files of an output. Only this module writes or opens Parquet.
 
-The rule: only this module writes or opens Parquet. Parquet's own writer swallows a full disk, so it never sees one.
-Page checksums are written, and checked on every read. A part that was merged into another while somebody read the table
-is found there, row for row.
+Sealed parts are written whole from memory, and merged ones a row group at a time. Parquet's own writer hides a full
+disk, so it never writes to one. Page checksums are written, and checked at each read. A reader finds the rows of a part
+that was merged meanwhile in the merged part.
 """
 
 from __future__ import annotations
@@ -26,26 +25,26 @@ from batchvision.checkpoint.storage import Disk, NewFile, PartStore
 from batchvision.errors import CheckpointDamaged
 from batchvision.records import PartFile
 
-#: The tables that grow by parts, one folder for each date of a run's start.
+#: Tables with one folder for each date of a run's start.
 DATED = ("results", "attempts")
 FAILURES_TABLE = "failures"
-#: In a padded part's metadata: the sha256 of the files it was before.
+#: Metadata key of a padded part: the sha256 values of its earlier files.
 EARLIER = b"batchvision.earlier_sha256"
-#: A row group of a part that is made of others, and a batch of any: what a reader has in memory of a column at once.
+#: Limits of a merged part's row group and of every batch, so that a reader needs little memory.
 GROUP_ROWS = 4_000
 GROUP_BYTES = 16 * 1024 * 1024
 _BUFFER_BYTES = 1024 * 1024
-#: Texts of a few dozen bytes: ids, keys and words of closed sets.
+#: Text columns with short cells: ids, keys and words of closed sets.
 _SHORT_TEXTS = frozenset(
     {"job", "row_id", "request_key", "skip_key", "recipe_id", "run_id", "lane", "state", "error_kind"}
 )
-_SHORT_BYTES = 64  #: about what a cell without a long text takes
-#: And of a sealed one: its pages are in memory, encoded and not, until a group is whole.
+_SHORT_BYTES = 64  #: A short cell takes about so many bytes.
+#: Rows of a sealed part's row group. Its pages are in memory until the group is whole.
 SEALED_GROUP_ROWS = 1_024
 
 
 def dated_path(table: str, shard: str, run_id: str, started_at: datetime, seq: int) -> str:
-    """Where a part belongs, relative to the output. Named by what it was made of: a replay overwrites itself."""
+    """The path of a part inside the output. It follows from the segment, so that a replay overwrites itself."""
     return f"{table}/run_date={started_at.astimezone(UTC):%Y-%m-%d}/part-{shard}-{run_id}-{seq:06d}.parquet"
 
 
@@ -54,13 +53,12 @@ def failures_path(shard: str) -> str:
 
 
 def part_paths(output: Path, table: str) -> list[Path]:
-    """The parts of a table that count, all shards and dates, in the order of their names: without those that others
-    were made of and that are still there."""
+    """The parts of a table, of all shards and dates, in the order of their names, without merged sources."""
     if table == FAILURES_TABLE:
         return sorted((output / table).glob("part-*.parquet"))
     for _ in range(LOOKS):
         paths = _listed(output / table, "run_date=*/part-*.parquet")
-        with suppress(FileNotFoundError):  # one of them was merged since: look again
+        with suppress(FileNotFoundError):  # a part was merged since: list again
             gone = replaced(paths)
             return [path for path in paths if path not in gone]
     raise _unsteady(output / table)
@@ -74,7 +72,7 @@ def _unsteady(where: Path) -> CheckpointDamaged:
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:
-    """As it is twice in a row: while parts are merged, one look may miss both the new name and an old one."""
+    """List until two lists agree: while parts are merged, one list may miss the new name and an old one."""
     paths, before = sorted(folder.glob(pattern)), None
     while paths != before:
         paths, before = sorted(folder.glob(pattern)), paths
@@ -82,8 +80,7 @@ def _listed(folder: Path, pattern: str) -> list[Path]:
 
 
 def replaced(paths: Sequence[Path]) -> set[Path]:
-    """Those of the parts that others among them were made of. A part that cannot be read replaces none: it is damage,
-    which whoever reads it is told."""
+    """The sources of merged parts among ``paths``. A damaged part replaces nothing here; its reader reports it."""
     found: set[Path] = set()
     neighbours = Counter(map(_whose, paths))
     for path in paths:
@@ -99,7 +96,7 @@ def _whose(path: Path) -> tuple[Path, str | None]:
 
 
 class Encoded:
-    """What a part will hold, as Parquet in memory already: a fraction of the room it takes as a table."""
+    """A part as Parquet in memory: much smaller than as a table."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -113,47 +110,43 @@ class Encoded:
         return encoded
 
     def add(self, table: pa.Table) -> None:
-        """As row groups of its own; but for the last, tables have ``SEALED_GROUP_ROWS`` rows, or that many times.
+        """Add a table as its own row groups. Each but the last has a multiple of ``SEALED_GROUP_ROWS`` rows.
 
-        Long texts make smaller row groups, so that a reader never holds more than ``GROUP_BYTES`` of them.
+        Long texts make smaller row groups, so that a reader holds at most ``GROUP_BYTES`` of text.
         """
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._sink, table.schema, **_written(table.schema))
-        for start in range(0, max(1, table.num_rows), SEALED_GROUP_ROWS):  # a part without rows has a row group too
+        for start in range(0, max(1, table.num_rows), SEALED_GROUP_ROWS):  # an empty part has one row group
             rows = table.slice(start, SEALED_GROUP_ROWS)
             self._writer.write_table(rows, row_group_size=_rows_of_a_group(rows))
         self.rows += table.num_rows
 
     def content(self) -> memoryview:
-        """The whole file; nothing can be added any more."""
+        """Finish the file and return it."""
         if self._writer is not None:
             self._writer.close()
         return memoryview(self._sink.getvalue())
 
 
 def _rows_of_a_group(table: pa.Table) -> int:
-    """By the length of the texts alone: the same rows make the same groups, however the table was put together."""
+    """Depends on text lengths only, so that the same rows make the same groups."""
     texts = [column for column in table.columns if pa.types.is_string(column.type)]
     size_bytes: int = sum(pc.sum(pc.binary_length(column)).as_py() or 0 for column in texts)
     rows: int = table.num_rows
     return max(1, min(SEALED_GROUP_ROWS, GROUP_BYTES * rows // max(1, size_bytes)))
 
 
-def seal(store: PartStore, output: Path, relative: str, table: pa.Table) -> PartFile:
-    """Write a part; it is durable under its name when this returns. Raises OSError."""
-    return seal_encoded(store, output, relative, Encoded.of(table))
-
-
-def seal_encoded(store: PartStore, output: Path, relative: str, encoded: Encoded) -> PartFile:
-    """:func:`seal`, of what is Parquet already."""
+def seal(store: PartStore, output: Path, relative: str, rows: pa.Table | Encoded) -> PartFile:
+    """Write a part. It is durable under its name when this returns. Raises OSError."""
+    encoded = rows if isinstance(rows, Encoded) else Encoded.of(rows)
     content = encoded.content()
     store.put(output / relative, content)
     return PartFile(relative.split("/")[0], relative, encoded.rows, sha256(content).hexdigest())
 
 
-#: How often one looks for what was merged at that very moment.
+#: A reader looks so often for a part that is being merged.
 LOOKS = 100
-#: Columns of which hardly a value stands twice: a dictionary of them takes time and room, and makes them slow to read.
+#: Columns with mostly distinct values. A dictionary there would take time and memory, and slow down reading.
 _UNALIKE = frozenset({"row_id", "request_key", "skip_key", "provider_request_id", "ticket"}) | {
     *("output_text", "output_json", "raw_answer", "image_ref", "image_sha256"),
     *("started_at", "finished_at", "updated_at", "failed_at", "sent_at", "received_at"),
@@ -214,7 +207,7 @@ def _whole(path: Path) -> Iterator[None]:
 
 
 class _Opened(NamedTuple):
-    """A part, or the part that it was merged into: then only the rows from ``start`` to ``stop`` are its own."""
+    """A part, or the merged part that holds its rows from ``start`` to ``stop``."""
 
     part: pq.ParquetFile
     start: int
@@ -222,7 +215,7 @@ class _Opened(NamedTuple):
 
     def batches(self, names: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         at, columns = 0, None if names is None else list(names)
-        for rows, groups in _portions(self.part, names):  # one reader keeps all chunks that it has read
+        for rows, groups in _portions(self.part, names):  # one reader keeps every chunk that it has read
             for batch in self.part.iter_batches(rows, groups, columns):
                 first, last = max(self.start - at, 0), min(self.stop - at, batch.num_rows)
                 if first < last:
@@ -231,9 +224,9 @@ class _Opened(NamedTuple):
 
 
 def _portions(part: pq.ParquetFile, names: Sequence[str] | None) -> Iterator[tuple[int, list[int]]]:
-    """Row groups to read together, and how many of their rows ``GROUP_BYTES`` hold of these columns.
+    """Row groups to read together, each with the number of rows that fit into ``GROUP_BYTES``.
 
-    The size of a single column chunk is not asked: pyarrow aborts there where a footer is damaged.
+    pyarrow aborts at the size of a column chunk in a damaged footer, so that size is not read.
     """
     footer, are_short = part.metadata, names is not None and _are_short(part.schema_arrow, names)
     gathered: list[int] = []
@@ -256,14 +249,14 @@ def _rows_at_once(rows: int, size_bytes: int) -> int:
 
 
 def _are_short(schema: pa.Schema, names: Sequence[str]) -> bool:
-    """Whether no cell of these columns is a long text."""
+    """Whether every cell of the columns is short."""
     found = [schema.field(name) for name in names if name in schema.names]
     return all(field.name in _SHORT_TEXTS or pa.types.is_primitive(field.type) for field in found)
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[_Opened]:
-    """Raises FileNotFoundError where it is nowhere, CheckpointDamaged also for what is found while reading."""
+    """Raises FileNotFoundError, and CheckpointDamaged also for damage found while reading."""
     with _whole(path):
         opened = _found(path)
         with opened.part:
@@ -282,7 +275,7 @@ def _found(path: Path) -> _Opened:
 
 
 def _parquet(path: Path) -> pq.ParquetFile:
-    """Open a file. Column chunks are read whole unless a row group is large: then a buffer at a time."""
+    """Open a file. Column chunks of a large row group are read a buffer at a time, and small ones whole."""
     part = pq.ParquetFile(path, page_checksum_verification=True)
     if _largest_group_bytes(part.metadata) <= GROUP_BYTES:
         return part
@@ -292,12 +285,12 @@ def _parquet(path: Path) -> pq.ParquetFile:
 
 
 def _largest_group_bytes(footer: pq.FileMetaData) -> int:
-    """Before compression."""
+    """Size before compression."""
     return max((footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)), default=0)
 
 
 def _merged_into(path: Path) -> _Opened | None:
-    """None: what it was merged into was itself merged at this moment. Raises FileNotFoundError."""
+    """Nothing where the merged part was itself merged at this moment. Raises FileNotFoundError."""
     for heir in filter(lambda heir: lineage.is_merged(heir.name), _listed(path.parent, "part-*.parquet")):
         try:
             own = next((each for each in ancestors_of(heir) if each.name == path.name), None)
@@ -306,12 +299,12 @@ def _merged_into(path: Path) -> _Opened | None:
         except FileNotFoundError:
             return None
         except CheckpointDamaged:
-            continue  # whoever reads that one is told
+            continue  # its own reader reports the damage
     raise FileNotFoundError(path)
 
 
 def read_part(path: Path, names: Sequence[str] | None = None) -> pa.Table:
-    """A part's table, or the columns of it that are named. Raises CheckpointDamaged."""
+    """A part's table, or its named columns. Raises CheckpointDamaged."""
     with _open(path) as (part, start, stop):
         table = part.read(columns=None if names is None else list(names))
         return table if table.num_rows == stop - start else table.slice(start, stop - start)
@@ -324,7 +317,7 @@ def batches_of(path: Path, names: Sequence[str] | None = None) -> Iterator[pa.Re
 
 
 def rows_with(path: Path, name: str, values: pa.Array) -> Iterator[pa.Table]:
-    """The rows of a part whose cell in one column is one of these; of the other columns only what they need is read."""
+    """The rows of a part with one of ``values`` in the column ``name``. Other row groups are not read."""
     with _open(path) as (part, start, stop):
         at = 0
         for number in range(part.num_row_groups):
@@ -349,10 +342,9 @@ def row_count(path: Path) -> int:
 
 
 def pad_part(store: PartStore, path: Path, schema: pa.Schema) -> bool:
-    """Give a part the columns of ``schema`` that it lacks, as nulls and in order, and its numbers the wider type that
-    they have there. False: nothing was to do.
+    """Give a part the missing columns of ``schema``, filled with nulls, and wider number types.
 
-    A column that only the part has stays, at the end: nothing that was paid for is dropped.
+    False: the part had them already. A column that only the part has stays, at the end.
     """
     there = schema_of(path)
     has_all = there.names[: len(schema.names)] == schema.names
@@ -388,19 +380,19 @@ def schema_of(path: Path) -> pa.Schema:
 
 
 def earlier_sha256(path: Path) -> list[str]:
-    """Of what the part was before columns were added to it, oldest first: a summary may list it so."""
+    """The sha256 values of a part before it was padded, oldest first. A summary may list one."""
     metadata = schema_of(path).metadata or {}
     return list(metadata.get(EARLIER, b"").decode().split())
 
 
 def ancestors_of(path: Path) -> tuple[lineage.Ancestor, ...]:
-    """What a part was made of; nothing where it was sealed as it is. Raises CheckpointDamaged."""
+    """The files that a merged part was made of, and nothing for a sealed one. Raises CheckpointDamaged."""
     with _whole(path):
         return lineage.read(pq.read_schema(path).metadata)
 
 
 def remove_leftovers(disk: Disk, output: Path, shard: str) -> None:
-    """Hidden files of this shard that never got their name: a crash left them."""
+    """Remove incomplete files of this shard that a crash has left."""
     hidden = hidden_name(Path(f"part-{shard}")).name.removesuffix(".tmp")
     patterns = [f"{table}/run_date=*/{hidden}-*.tmp" for table in DATED] + [f"{FAILURES_TABLE}/{hidden}.*tmp"]
     patterns += [f"{folder}/.*.json.{shard}.tmp" for folder in ("recipes", "runs")]

@@ -1,4 +1,4 @@
-"""What a crash left: the newest segment, read record by record into the books. Writes nothing."""
+"""Replay of the newest segment of a crashed run into the run state. Writes nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchvision.ticks import bound_words
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What was found at the start. ``ambiguous``: sent, perhaps answered and billed, and no answer reached the disk."""
+    """Result of a recovery. ``ambiguous`` requests were sent, perhaps billed, and have no stored answer."""
 
     ambiguous: tuple[Intent, ...] = ()
     tickets: tuple[Exchange, ...] = ()
@@ -41,7 +41,7 @@ class Recovery:
         )
 
     def sentences(self) -> Iterator[str]:
-        """For people: nothing where the last run ended as it should."""
+        """Sentences for the terminal, where the last run did not end in order."""
         if self.torn_bytes:
             yield f"the journal ended in {self.torn_bytes} bytes that were never acknowledged: cut off"
         if self.completed or self.failed:
@@ -62,10 +62,13 @@ class Recovery:
 
 
 def replay(
-    path: Path, run_state: RunState, classifier: Callable[[Exchange], BookedEnd], hold: bool
+    path: Path, run_state: RunState, classify: Callable[[Exchange], BookedEnd], hold: bool
 ) -> tuple[SegmentHeader, Recovery]:
-    """Apply a segment to the books: what has an answer or an end is judged, what has neither is ambiguous, and what has
-    a ticket stays open. The same segment always gives the same books. Raises CheckpointDamaged."""
+    """Apply a segment to the run state.
+
+    Exchanges with an answer or an end are classified, those with a ticket stay open, and the rest is ambiguous. The
+    same segment always gives the same state. Raises CheckpointDamaged.
+    """
     scan = read_segment(path)
     run_state.run_id = scan.header.run_id
     completed = failed = 0
@@ -73,11 +76,11 @@ def replay(
         try:
             exchange_id = run_state.apply(entry)
         except (KeyError, ValueError) as fault:
-            raise damaged(path, 0, f"a record tells of an exchange that is not open ({fault})") from fault
+            raise damaged(path, 0, f"a record names an exchange that is not open ({fault})") from fault
         if exchange_id is None:
             continue
         exchange = run_state.open[exchange_id]
-        end = classifier(exchange)
+        end = classify(exchange)
         run_state.book(exchange_id, end, hold=hold and is_unclear(end))
         if exchange.intent.is_trial:
             continue
@@ -87,7 +90,7 @@ def replay(
         run_state.release_held()
     ambiguous = tuple(open_ for open_ in run_state.open.values() if open_.ticket is None)
     for open_ in ambiguous:
-        run_state.book(open_.intent.exchange_id, classifier(open_), hold=hold)
+        run_state.book(open_.intent.exchange_id, classify(open_), hold=hold)
     return scan.header, Recovery(
         ambiguous=tuple(open_.intent for open_ in ambiguous),
         tickets=tuple(run_state.open.values()),

@@ -1,7 +1,7 @@
 """The column registry of an output, ``.batchvision/columns.json``. It only grows.
 
 The registry is durable before the first part that needs it. Older parts are padded with new columns, each by one
-rename, before a new part is sealed. After a crash in between the next start goes on with the padding.
+rename, before a new part is sealed. After a crash in between the next start finishes the padding.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def register(
 
 
 def read_registry(output: Path, job_name: str | None = None) -> Columns | None:
-    """Return the registered columns; None for a new output.
+    """Return the registered columns. A new output has ``None``.
 
     With ``job_name``: raises JobInvalid where the output belongs to another job.
     """
@@ -146,7 +146,7 @@ _NEXT = {
 
 
 def _wider(known: pa.DataType, given: pa.DataType) -> pa.DataType | None:
-    """The type that holds the cells of both types, or None. Integers widen to longer ones and to floats."""
+    """The type that holds the cells of both types, if there is one. Integers widen to longer ones and to floats."""
     if types.is_integer(known) and types.is_integer(given):
         return max(known, given, key=lambda arrow: int(arrow.bit_width))
     if is_number(known) and is_number(given):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def missing_right(path: Path) -> str | None:
-    """A sentence on the first obstacle on the way to ``path``. None: there is no obstacle. Never raises."""
+    """A sentence on the first obstacle on the way to ``path``. Never raises."""
     with suppress(OSError):
         obstacle = _obstacle(path)
         if obstacle is not None:

@@ -1,7 +1,7 @@
-"""Where every row stands before it is asked: read once from the parts, kept up by what this run books.
+"""The row index: which rows are done, failed or waiting. It is read once from the parts, and this run keeps it current.
 
-The rule: a row is known by its row_id and one of its two keys; only the columns needed are read, and a done row is 30
-bytes (under its skip_key, under its request_key, and a hint that its request is answered), never an object.
+A row is identified by its row_id and one of its two keys. A done row takes 36 bytes and no Python object: one key set
+entry for its skip_key, one for its request_key, and one for the answered request.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _RESULT_COLUMNS = ("row_id", "request_key", "skip_key", "recipe_id")
 
 
 class RowState(Enum):
-    """What a rerun finds of a row under its current key."""
+    """The state of a row under its current key."""
 
     NEW = "new"  #: no answer yet
     DONE = "done"  #: in results
@@ -43,7 +43,7 @@ class RowState(Enum):
 
 
 class Carried(NamedTuple):
-    """What earlier attempts of the same request have used up."""
+    """Attempts and cost of earlier tries of the same request."""
 
     attempts: int = 0
     cost_ticks: int = 0
@@ -54,7 +54,7 @@ _NOTHING_CARRIED = Carried()
 
 
 class RowIndex:
-    """The answers to the feed's and the lanes' questions, which the feed's thread and the loop ask at the same time."""
+    """Answers questions of the feed thread and of the event loop, also at the same time."""
 
     def __init__(
         self,
@@ -67,8 +67,8 @@ class RowIndex:
         stored_answers: Callable[[], StoredAnswers] = StoredAnswers.none,
     ) -> None:
         for keys in (done, answered):
-            keys.settle()  # else two who ask at once both sort them, and find what is done not to be
-        #: request_keys that (very probably) have an answer under this recipe, whosever it is
+            keys.settle()  # a question must not sort: two threads ask at the same time
+        #: request_keys with an answer under this recipe, of any row
         self.answered = answered
         self._run_state = run_state
         self._done = done
@@ -83,7 +83,7 @@ class RowIndex:
             if open_.ticket is not None
             for key in (open_.intent.request_key, open_.intent.skip_key)
         }
-        #: the loop takes from ``_awaiting`` while the feed's thread asks, so that it cannot be walked through there
+        #: a copy for the feed thread: the event loop removes from ``_awaiting``
         self._had_tickets = frozenset(row_id for row_id, _ in self._awaiting)
         #: row_id and a key of each row of the manifest that has a failure, a carry or a ticket under it
         self.seen: set[tuple[str, str]] = set()
@@ -93,7 +93,7 @@ class RowIndex:
 
     @classmethod
     def read(cls, output: Path, run_state: RunState, recipe_id: str) -> RowIndex:
-        """From the parts of all shards. Raises CheckpointDamaged."""
+        """Read the parts of all shards. Raises CheckpointDamaged."""
         done, answered = _read_results(output, recipe_id)
 
         def is_wanted(row_id: str, request_key: str) -> bool:
@@ -111,24 +111,24 @@ class RowIndex:
     # ---------------------------------------------------------------------------- one row
 
     def state(self, row_id: str, key: str) -> RowState:
-        """``key`` is the row's request_key or its skip_key. A failure, carry or ticket asked for counts as seen."""
+        """The state under ``key``, a request_key or skip_key. A failure, carry or ticket found here counts as seen."""
         if not self.is_done(row_id, key):
             return self.open_state(row_id, key)
         self.met.add_one(pair(row_id, key))
         return RowState.DONE
 
     def open_state(self, row_id: str, key: str) -> RowState:
-        """As :meth:`state`, of a row that :meth:`not_done` has named."""
+        """As :meth:`state`, for a row of :meth:`not_done`."""
         if (row_id, key) in self._awaiting:
             self.seen.add((row_id, key))
             return RowState.AWAITING
         carry = self._carry(row_id, key)
-        if carry is not None:  # also of a failed row that is being tried again
+        if carry is not None:  # a failed row that is tried again has one too
             return RowState.HELD if carry.held else RowState.NEW
         return RowState.NEW if self.failed_before(row_id, key) is None else RowState.FAILED
 
     def failed_before(self, row_id: str, key: str) -> Failed | None:
-        """The row's record in ``failures`` under this key, kept cells and all, or what the ledger has of it."""
+        """The row's failure under this key, from ``failures`` or from the ledger."""
         failed = self._run_state.failures.get(row_id)
         if failed is None or key not in (failed.request_key, failed.skip_key):
             failed = self._paid_failures.get((row_id, key))
@@ -137,19 +137,21 @@ class RowIndex:
         return failed
 
     def keep_failed(self, row_id: str, key: str, skip_key: str | None = None) -> None:
-        """The row stays failed in this run: its record outlives a complete pass over the manifest. ``skip_key``: where
-        ``key`` is the request_key."""
+        """Keep the row failed in this run, beyond a complete pass over the manifest.
+
+        ``skip_key`` is added to a record of the ledger, which lacks it.
+        """
         failed = self.failed_before(row_id, key)
-        if failed is not None and skip_key is not None and not failed.skip_key:  # as the ledger has it
+        if failed is not None and skip_key is not None and not failed.skip_key:
             self._run_state.keep(replace(failed, skip_key=skip_key))
 
     def has_seen(self, record: Failed | Carry | Completed) -> bool:
-        """Whether the manifest has the row, under this very request."""
+        """Whether the manifest has the row under the same request."""
         keys = (record.request_key, record.skip_key)
         return any(key and (record.row_id, key) in self.seen for key in keys)
 
     def carried(self, row_id: str, key: str) -> Carried:
-        """What the next attempt counts on from: of a pending row its carry, of a failed one its record."""
+        """Attempts and cost before the next attempt: a pending row's carry, or a failed row's record."""
         carry = self._carry(row_id, key)
         if carry is not None:
             return Carried(carry.attempts, carry.cost_ticks, carry.runs_failed)
@@ -159,7 +161,7 @@ class RowIndex:
         return _NOTHING_CARRIED
 
     def empties(self, row_id: str, key: str) -> int:
-        """How often earlier attempts of a pending request said nothing: one more is bought, whichever run buys it."""
+        """Number of empty answers of a pending request. One retry of an empty answer is bought, over all runs."""
         carry = self._carry(row_id, key)
         return 0 if carry is None else carry.empties
 
@@ -170,7 +172,7 @@ class RowIndex:
         return carry
 
     def collected(self, intent: Intent) -> None:
-        """The ticket has ended and its row has not: it is to be asked again."""
+        """Note that a ticket ended without an outcome: its row is asked again."""
         self._awaiting -= {(intent.row_id, intent.request_key), (intent.row_id, intent.skip_key)}
 
     # ---------------------------------------------------------------------------- all rows
@@ -180,7 +182,7 @@ class RowIndex:
         return len(self._done) > 0 and self._done.contains(pair(row_id, key))
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
-        """The places of the rows that were not; ``keys``: 16 bytes each, one behind the other."""
+        """The places of rows that were not done. ``keys`` holds 16 bytes for each row."""
         rows = pairs(packed_ids(ids), keys)
         self.met.add(rows)
         if not len(self._done):
@@ -188,7 +190,7 @@ class RowIndex:
         return np.flatnonzero(~self._done.contains_packed(rows)).tolist()
 
     def met_before(self, row_ids: Sequence[str]) -> list[int]:
-        """The places of those that have failed, wait for a ticket, or carry something, under whatever key."""
+        """The places of rows with a failure, a ticket or a carry under any key."""
         failures, carries, tickets = self._run_state.failures, self._run_state.carries, self._had_tickets
         paid = self._failed_before
         if not (failures or carries or tickets or paid):
@@ -200,31 +202,30 @@ class RowIndex:
         ]
 
     def paid_rows(self) -> PaidRows:
-        """Which rows were paid for, under whatever key. Read when first asked for, which is before anything is sent.
-        Raises CheckpointDamaged."""
+        """The rows that were paid for under any key, read at the first call. Raises CheckpointDamaged."""
         if self._paid_rows is None:
             self._paid_rows = self._read_paid_rows()
         return self._paid_rows
 
     def were_paid(self, ids: pa.Array) -> list[bool]:
-        """Of each row whether it was ever paid for under this recipe, with whatever cells and images."""
+        """Whether each row was ever paid for under this recipe, with any cells and images."""
         paid = self.paid_rows()
         places = paid.find(ids)
         return [place >= 0 and bool(paid.have_current(places[at : at + 1])[0]) for at, place in enumerate(places)]
 
     def answers_of(self, row_id: str) -> list[StoredAnswer]:
-        """The row's answers under this recipe, whatever was asked. Raises CheckpointDamaged."""
+        """The row's answers under this recipe, to any request. Raises CheckpointDamaged."""
         if self._stored_answers is None:
             self._stored_answers = self._read_stored_answers()
         return self._stored_answers.of(row_id)
 
     def are_elsewhere(self, ids: pa.Array) -> list[bool]:
-        """Of each row whether it was last paid for under another recipe."""
+        """Whether each row was last paid for under another recipe."""
         return list(self.paid_rows().are_elsewhere(ids).tolist())
 
     @property
     def spent_ticks(self) -> int:
-        """By all runs of the output before this one."""
+        """Cost of all earlier runs of the output."""
         return self._sums.spent_ticks
 
     @property
@@ -238,7 +239,7 @@ class RowIndex:
 def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet]:
     """The done rows of this recipe under both keys, and its answered request_keys."""
     done, answered = KeySet(), KeySet()
-    current = pa.scalar(recipe_id, pa.string())  # of a given type: to guess one takes pyarrow 0.1 ms
+    current = pa.scalar(recipe_id, pa.string())  # pyarrow needs 0.1 ms to guess a type
     for table in _tables(part_paths(output, "results"), _RESULT_COLUMNS):
         is_current = pc.equal(table["recipe_id"], current)
         _add_done(done, answered, table if pc.all(is_current).as_py() else table.filter(is_current))
@@ -246,7 +247,7 @@ def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet]:
 
 
 def _tables(paths: Sequence[Path], names: Sequence[str]) -> Iterator[pa.Table]:
-    """Some columns of parts, some thousand rows at a time: a merged one has a quarter of a million."""
+    """Some columns of parts, a few thousand rows at a time."""
     for path in paths:
         for batch in batches_of(path, names):
             yield pa.Table.from_batches([batch])

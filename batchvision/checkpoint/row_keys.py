@@ -1,8 +1,8 @@
 """Rows as keys of 16 bytes: the hash of a row_id joined with the row's request_key or skip_key.
 
-The rule: hashes of row_ids live in one process and are written nowhere. Those of up to 64 bytes are hashed over columns
-by a family of functions (multilinear, strongly universal: Lemire and Kaser, "Strongly universal string hashing is
-fast") of which each process draws its own: whatever two different ids are, their 128 bits are equal once in 2^128.
+Hashes of row_ids live in one process and are written nowhere. Ids of up to 64 bytes are hashed over columns by
+multilinear, strongly universal functions (Lemire and Kaser, "Strongly universal string hashing is fast"). Each process
+draws its own functions. Two different ids have equal hashes once in 2^128.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is open, and what has been booked since the last seal: one set of rules, live and when a journal is replayed.
+"""The run state: open exchanges, and rows booked since the last seal. The same rules hold live and on replay.
 
-No I/O and no clock: the same records in the same order give the same books. That is what makes a replay write the same
-parts that the crashed run wrote, or would have written.
+There is no I/O and no clock here. The same records in the same order give the same state, so a replay writes the same
+parts as the crashed run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from batchvision.records import (
 class BookedEnd(Protocol):
     """How an exchange ended: its line in the ledger, and the outcome of its row.
 
-    ``outcome`` None: the row is still pending.
+    A row without an outcome is still pending.
     """
 
     @property
@@ -40,7 +40,7 @@ class BookedEnd(Protocol):
 
 
 def end_of(end: BookedEnd) -> EndedWithout | None:
-    """An end that a replay can judge again. One that was only interrupted has no end: a replay finds it open."""
+    """The record of an end without an answer. An interrupted exchange gets no record: it stays open on replay."""
     attempt, outcome = end.attempt, end.outcome
     if attempt.error_kind not in ROW_FAULTS and attempt.error_kind not in TRANSIENTS:
         return None
@@ -50,12 +50,12 @@ def end_of(end: BookedEnd) -> EndedWithout | None:
 
 
 def is_unclear(end: BookedEnd) -> bool:
-    """Whether a row is pending because nobody knows if it was billed: ``ambiguous = "hold"`` keeps it so."""
+    """Whether a row is pending after an attempt that may have been billed. ``ambiguous = "hold"`` keeps it pending."""
     return end.outcome is None and end.attempt.state is AttemptState.AMBIGUOUS
 
 
 class Cut(NamedTuple):
-    """What one seal writes. ``failures`` is None where that table has not changed."""
+    """The input of one seal. ``failures`` is missing where that table has not changed."""
 
     attempts: Unsealed[Attempt]
     completed: Unsealed[Completed]
@@ -68,7 +68,7 @@ class Cut(NamedTuple):
         return bool(self.attempts or self.completed) or self.failures is not None
 
     def entries(self) -> Iterator[Entry]:
-        """What the next segment begins with, so that the one before can go."""
+        """The first records of the next segment, which replaces the one before."""
         yield from self.carries
         for exchange in self.open:
             yield from entries_of(exchange)
@@ -93,7 +93,7 @@ def accepted(exchange: Exchange) -> Accepted:
 
 
 class Carries:
-    """What pending requests have used up, by row_id and request_key: a row may have several, one for each cell."""
+    """Attempts and cost of pending requests, by row_id and request_key. A row may have several requests."""
 
     def __init__(self, carries: Iterable[Carry] = ()) -> None:
         self._by_row: dict[str, dict[str, Carry]] = {}
@@ -129,33 +129,36 @@ class Carries:
 
 @dataclass(slots=True)
 class RunState:
-    """The writer's memory. ``is_done``: whether earlier parts have a (row_id, request_key) already (promise P9)."""
+    """The state that a journal's records add up to.
 
-    #: of this run, or of the run that is replayed
+    ``is_done`` is True where earlier parts hold a (row_id, request_key) (promise P9).
+    """
+
+    #: the run at work, or the replayed one
     run_id: str = ""
-    #: the rows that are failed now, by row_id; what was paid under their other requests stands in the ledger
+    #: the rows that are failed now, by row_id; the ledger has their failures under other requests
     failures: dict[str, Failed] = field(default_factory=dict)
     carries: Carries = field(default_factory=Carries)
     open: dict[str, Exchange] = field(default_factory=dict)
     attempts: Unsealed[Attempt] = field(default_factory=Unsealed)
     completed: Unsealed[Completed] = field(default_factory=Unsealed)
-    #: (row_id, request_key) of those
+    #: (row_id, request_key) of the completed rows
     answered: set[tuple[str, str]] = field(default_factory=set)
     failures_changed: bool = False
-    #: tickets of which a poll may have taken the answer
+    #: tickets after a poll that may have taken the answer
     doubted: set[str] = field(default_factory=set)
-    #: tickets whose poll is on the wire, or was cut off there
+    #: tickets with a poll on the wire, or cut off there
     polled: set[str] = field(default_factory=set)
     #: rows that this run has found failed
     touched: set[str] = field(default_factory=set)
-    #: row_id and request_key of those that this run leaves pending after an attempt
+    #: (row_id, request_key) that this run leaves pending after an attempt
     carried: set[tuple[str, str]] = field(default_factory=set)
     is_done: Callable[[str, str], bool] = lambda row_id, request_key: False
 
     # ---------------------------------------------------------------------------- an exchange
 
     def start(self, intent: Intent) -> None:
-        """The row is pending again: its failure goes, what it has cost lives on in the intent."""
+        """Open an exchange. Its row is pending again: the failure is dropped, and the intent carries the cost."""
         self.open[intent.exchange_id] = Exchange(intent)
         if not intent.is_trial:
             self._drop_failure(intent.row_id)
@@ -175,11 +178,11 @@ class RunState:
             self.doubted.add(exchange_id)
 
     def is_doubted(self, exchange_id: str) -> bool:
-        """Whether a ticket that its provider does not know may have been read by this run."""
+        """Whether a poll of this run may have taken the ticket's answer."""
         return exchange_id in self.doubted or exchange_id in self.polled
 
     def unread(self, run_id: str) -> Iterator[Accepted]:
-        """The open tickets whose answers no poll of ``run_id``, or of an earlier run, can have taken."""
+        """The open tickets that no poll, of ``run_id`` or of an earlier run, can have read."""
         for exchange_id, exchange in self.open.items():
             is_open = exchange.ticket is not None and exchange.answer is None
             was_unread = exchange.intent.run_id == run_id or exchange.is_unread
@@ -193,18 +196,18 @@ class RunState:
         self.open[exchange_id] = self.open[exchange_id]._replace(ended=ended)
 
     def void(self, exchange_id: str) -> None:
-        """The request never left: the row is where it was, and what it had cost is carried on."""
+        """Drop an exchange that was never sent. The row's earlier attempts and cost are carried on."""
         intent = self.open.pop(exchange_id).intent
         if intent.is_trial:
             return
         is_carried = self.carries.get(intent.row_id, intent.request_key) is not None
         if (intent.attempt > 1 or intent.runs_failed) and not is_carried:
-            self._carry(intent, intent.attempt - 1, 0, None)  # its tries tell how often it said nothing
+            self._carry(intent, intent.attempt - 1, 0, None)  # the intent's tries count the empty answers
 
     # ---------------------------------------------------------------------------- its end
 
     def book(self, exchange_id: str, end: BookedEnd, hold: bool = False) -> Exchange:
-        """Close an exchange. KeyError: it is not open, or has been booked before."""
+        """Close an exchange. Raises KeyError where it is not open."""
         exchange = self.open.pop(exchange_id)
         attempt, intent = end.attempt, exchange.intent
         self.attempts.append(attempt)
@@ -225,10 +228,10 @@ class RunState:
         return exchange
 
     def publish(self, completed: Completed, *, is_current: bool = True) -> None:
-        """The row has its answer. P9: once in results; each attempt is in the ledger all the same.
+        """Book an answer, once for each request (P9).
 
-        ``is_current`` False: the answer to a ticket of an earlier run, and the row may have another cell by now. Then
-        only a failure of the same request goes.
+        ``is_current`` is False for a ticket of an earlier run: the row's cells may have changed since. Then only a
+        failure of the same request is dropped.
         """
         self.carries.pop(completed.row_id, completed.request_key)
         failed = self.failures.get(completed.row_id)
@@ -240,8 +243,7 @@ class RunState:
             self.completed.append(completed)
 
     def file(self, failed: Failed) -> None:
-        """The row is failed. One that has failed in the same way before keeps its record, and the table its bytes. The
-        record has what was carried of the same request."""
+        """Book a failed row. A row that failed in the same way before keeps its record, and the table its bytes."""
         stored = replace(failed, at_provider=False)
         if failed.request_key is not None:
             self.carries.pop(failed.row_id, failed.request_key)
@@ -253,14 +255,14 @@ class RunState:
         self.failures_changed = True
 
     def _file_collected(self, failed: Failed) -> None:
-        """A ticket of an earlier run has failed: the failure of another cell of its row stays."""
+        """Book a failed ticket of an earlier run. A failure of another request of the row stays."""
         before = self.failures.get(failed.row_id)
         if before is None or before.request_key == failed.request_key:
             self.failures[failed.row_id] = replace(failed, at_provider=False)
             self.failures_changed = True
 
     def keep(self, failed: Failed) -> None:
-        """The row is failed now, as the ledger says that it was before."""
+        """Book a failure that the ledger holds."""
         if self.failures.get(failed.row_id) != failed:
             self.failures[failed.row_id] = failed
             self.failures_changed = True
@@ -298,27 +300,27 @@ class RunState:
     # ---------------------------------------------------------------------------- between runs and seals
 
     def begin(self, run_id: str) -> None:
-        """Recovery is over: what is booked from now on is of this run, and of rows that its manifest has."""
+        """End the recovery: later records are of this run."""
         self.run_id, self.touched, self.carried = run_id, set(), set()
 
     def held_count(self, is_seen: Callable[[Carry], bool]) -> int:
-        """Held rows of the manifest; ``is_seen``: of those that were held before this run."""
+        """Count the held rows of the manifest. ``is_seen`` is asked about rows held before this run."""
         held = [carry for carry in self.carries if carry.held]
         return sum((carry.row_id, carry.request_key) in self.carried or is_seen(carry) for carry in held)
 
     def release_held(self) -> None:
-        """A run that sends ambiguous rows again."""
+        """Release every held row: this run sends ambiguous rows again."""
         self.carries = Carries(replace(carry, held=False) for carry in self.carries)
 
     def drop_answered(self) -> None:
-        """A seal that was cut off may have left a row in both tables: it is completed."""
+        """Drop failures of completed rows: a seal that was cut off may leave a row in both tables."""
         for failed in list(self.failures.values()):
             if failed.request_key and self.is_done(failed.row_id, failed.request_key):
                 del self.failures[failed.row_id]
                 self.failures_changed = True
 
     def drop_unseen(self, is_seen: Callable[[Failed], bool]) -> None:
-        """After a complete pass over the manifest: ``failures/`` lists no row that has left it or has another cell."""
+        """Drop failures of rows that a complete pass over the manifest did not meet under the same request."""
         for failed in list(self.failures.values()):
             if failed.row_id not in self.touched and not is_seen(failed):
                 self._drop_failure(failed.row_id)
@@ -328,7 +330,7 @@ class RunState:
         return bool(self.attempts or self.completed) or self.failures_changed
 
     def cut(self) -> Cut:
-        """Hand over what has been booked, and begin anew."""
+        """Hand over every booked row, and begin empty."""
         cut = Cut(
             attempts=self.attempts.cut(),
             completed=self.completed.cut(),
@@ -342,7 +344,7 @@ class RunState:
     # ---------------------------------------------------------------------------- replay
 
     def apply(self, entry: Entry) -> str | None:
-        """Take a record in as when it was written. The id of an exchange that is now to be judged, or None."""
+        """Apply a record as when it was written. Return the id of an exchange that is now to be classified, if any."""
         match entry:
             case Intent():
                 self.start(entry)

@@ -1,7 +1,7 @@
 """The columns of the three tables, exactly, and rows made of records. Pure.
 
-Fixed columns first, then the kept ones, then (in ``results``) ``answer_*``. To the fixed columns that DESIGN names for
-``failures`` one is added at their end, ``skip_key``: a rerun must know a failed row again without reading its images.
+Fixed columns come first, then kept ones, then ``answer_*`` in ``results``. ``failures`` has ``skip_key``, so that a
+rerun recognises a failed row without reading its images.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TEXTS = pa.list_(pa.string())
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What an output's tables have beside the fixed columns: kept cells and, in ``results``, the answer's values."""
+    """The columns of an output beside the fixed ones: kept cells and, in ``results``, answer columns."""
 
     keep: tuple[tuple[str, pa.DataType], ...] = ()
     answers: tuple[tuple[str, pa.DataType], ...] = ()
@@ -49,7 +49,7 @@ def _milliseconds(row: Completed) -> int:
     return max(0, round((row.finished_at - row.intent.sent_at).total_seconds() * 1000))
 
 
-#: What an answer took, in both tables.
+#: Usage and cost of an answer, in both tables.
 _USAGE: tuple[TableColumn[Any], ...] = (
     TableColumn("prompt_tokens", _INT64, attrgetter("answer.usage.prompt_tokens")),
     TableColumn("image_tokens", _INT64, attrgetter("answer.usage.image_tokens")),

@@ -23,7 +23,6 @@ from batchvision.checkpoint.parts import (
     failures_path,
     part_file,
     seal,
-    seal_encoded,
     sha256_of,
 )
 from batchvision.checkpoint.run_state import Cut
@@ -87,7 +86,7 @@ class Sealer:
         return {path: self._seal(path, rows)}
 
     def _seal(self, relative: str, rows: Unsealed[Any]) -> PartFile:
-        return seal_encoded(self._store, self._output, relative, rows.encoded())
+        return seal(self._store, self._output, relative, rows.encoded())
 
     def find(self, paths: Iterable[Path]) -> None:
         """Note parts that no summary lists as they are: of a killed run, or padded by this one."""

@@ -24,7 +24,7 @@ class JournalFiles(Protocol):
         """Make a file that takes so much space and holds nothing. Where the space is missing, leave no file."""
 
     def write(self, descriptor: int, content: bytes | memoryview) -> None:
-        """Append all of ``content``, or nothing where that fails."""
+        """Append ``content`` whole, or nothing where that fails."""
 
     def sync(self, descriptor: int) -> None:
         """Return when every written byte is durable (fdatasync)."""
@@ -68,16 +68,19 @@ class PartStore(Protocol):
         """Store a file, or replace it whole. ``owner`` names the writer where several may write the same file."""
 
     def replace_if(self, path: Path, content: bytes, expected: bytes | None) -> bool:
-        """Replace a file that holds ``expected`` (None: that does not exist). False: it holds something else."""
+        """Replace a file that holds ``expected``. Return False where it holds other bytes.
+
+        ``expected`` is ``None`` for a file that does not exist.
+        """
 
     def growing(self, path: Path) -> AbstractContextManager[NewFile]:
         """Begin a file that is too large for memory. Without ``publish`` nothing is stored."""
 
     def get(self, path: Path) -> bytes | None:
-        """The content of a file. None: there is no file."""
+        """The content of a file. A missing file has ``None``."""
 
     def list(self, folder: Path, pattern: str) -> list[Path]:
-        """The files in a folder whose relative path matches the glob pattern, in order."""
+        """The files in a folder that match the glob pattern, in order of their paths."""
 
     def delete(self, paths: Iterable[Path]) -> None:
         """Remove files."""

@@ -272,7 +272,7 @@ class Store:
         self._run_state.file(failed)
 
     async def publish(self, completed: Completed) -> None:
-        """Book a row whose answer was durable under another key. It becomes durable with the next seal."""
+        """Book a row with an answer that was durable under another key. It becomes durable with the next seal."""
         self._run_state.publish(completed)
         if self._writer.is_seal_due():
             await self._writer.commit()
@@ -282,7 +282,7 @@ class Store:
         self._run_state.publish(completed)
 
     async def answers(self, request_keys: Set[str], offload: Offload | None = None) -> dict[str, list[Completed]]:
-        """Return the completed rows of these requests, by request_key.
+        """Return the completed rows with the given keys, by request_key.
 
         ``offload`` reads parts while a run lasts, so that the journal does not wait.
         """

@@ -34,7 +34,7 @@ Classify = Callable[[Exchange], BookedEnd]
 
 @dataclass(slots=True)
 class DeadShard:
-    """A shard that no process holds, as its last run left it. ``header`` is None where it has no segment."""
+    """A shard that no process holds, as its last run left it. Without a segment there is no ``header``."""
 
     lock: OutputLock
     run_state: RunState
@@ -137,9 +137,9 @@ def read_failures(output: Path, shard: str) -> dict[str, Failed]:
 
 
 def take_over(dead: RunState, own: RunState, owns: Callable[[str], bool]) -> bool:
-    """Move failures, carries and tickets of our rows from the books of a dead shard to our own. False: it had none.
+    """Move failures, carries and tickets of our rows from a dead shard's state to our own. False: nothing was moved.
 
-    After a crash between two steps both books hold the same records. Of two failures of a row the later one counts.
+    After a crash between two steps both states hold the same records. The later of two failures of a row counts.
     """
     failures = [failed for row_id, failed in dead.failures.items() if owns(row_id)]
     for failed in failures:
