@@ -20,6 +20,23 @@ from batchvision.ticks import known_or_none
 INTERRUPTED = "interrupted"
 VERSIONS_OF = ("batchvision", "pyarrow", "httptools", "httpx", "anyio", "pydantic", "Pillow")
 
+#: Fields of the summary that are counters of the same name.
+COPIED = (
+    "rows_total",
+    "rows_ambiguous",
+    "requests_sent",
+    "retries",
+    "prompt_tokens",
+    "completion_tokens",
+    "reasoning_tokens",
+    "image_tokens",
+    "cached_tokens",
+    "unknown_cost",
+    "unbounded",
+    "rows_left",
+    "rows_with_other_kept_cells",
+)
+
 
 class Left(NamedTuple):
     """The work that a run leaves: failed rows as ``failures/`` lists them, and open and held rows."""
@@ -68,30 +85,20 @@ def summarize(
     completed = counters.rows_done_before + counters.rows_completed
     failed = len(left.failures)
     return RunSummary(
+        **{name: getattr(counters, name) for name in COPIED},
         run_id=run_id,
         job=job.name,
         recipe_id=job.recipe.recipe_id,
         manifest=str(job.manifest_path),
-        rows_total=counters.rows_total,
         rows_completed=completed,
         rows_failed=failed,
         rows_pending=max(0, counters.rows_total - completed - failed),
-        rows_ambiguous=counters.rows_ambiguous,
         rows_quarantined=sum(row.quarantined for row in left.failures),
         tickets_open=left.tickets,
-        requests_sent=counters.requests_sent,
-        retries=counters.retries,
         failures_by_kind=dict(sorted(Counter(row.error_kind for row in left.failures).items())),
-        prompt_tokens=counters.prompt_tokens,
-        completion_tokens=counters.completion_tokens,
-        reasoning_tokens=counters.reasoning_tokens,
-        image_tokens=counters.image_tokens,
-        cached_tokens=counters.cached_tokens,
         cost_usd=None if cost_ticks is None else cost_ticks / TICKS_PER_USD,
         cost_ticks=cost_ticks,
         ambiguous_ticks=known_or_none(counters.ambiguous_ticks, counters.unbounded),
-        unknown_cost=counters.unknown_cost,
-        unbounded=counters.unbounded,
         started_at=started_at.isoformat(),
         finished_at=finished_at.isoformat(),
         duration_seconds=round(duration_seconds, 3),
@@ -104,8 +111,6 @@ def summarize(
         stop_key=reason.key if isinstance(reason, StopRun) else None,
         spent=spent or {},
         rows_kept=left.kept,
-        rows_left=counters.rows_left,
-        rows_with_other_kept_cells=counters.rows_with_other_kept_cells,
         fallbacks={"by_model": counters.rows_fallback, "by_us": 0},
         provider_answered=provider_answered,
         stopped_by=stopped_by,
