@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from batchvision import providers
 from batchvision import ticks as money
@@ -28,7 +28,7 @@ from batchvision.errors import (
     Transient,
     Truncated,
 )
-from batchvision.prompt import REASONING_COLUMN, CheckedAnswer, check_answer, thoughts_in
+from batchvision.prompt import REASONING_COLUMN, check_answer, thoughts_in
 from batchvision.providers import Dialect, Gone, Reading, is_aborted_stream
 from batchvision.records import (
     Answer,
@@ -171,21 +171,18 @@ class Classifier:
         if recipe is None or recipe.recipe_id != intent.recipe_id:
             recipe = self._recipe(intent.recipe_id)
         checked = check_answer(recipe.answer, answer.text)
+        columns = checked.columns
+        if self._keep_reasoning:
+            columns = {**columns, REASONING_COLUMN: thoughts or thoughts_in(answer.text)}
         completed = Completed(
             intent,
             answer,
             checked.output_json,
-            self._columns(checked, answer.text, thoughts),
-            row_cost_ticks=_row_cost(exchange, answer),
+            columns,
+            row_cost_ticks=intent.cost_before_ticks + (answer.usage.cost_ticks or 0),
             finished_at=raw.received_at,
         )
-        return Classification(_attempt(exchange, AttemptState.OK, answer, None), completed, None, None)
-
-    def _columns(self, checked: CheckedAnswer, text: str, thoughts: str | None) -> Mapping[str, Any]:
-        """The values of the answer and, if they are kept, the thoughts of the model."""
-        if not self._keep_reasoning:
-            return checked.columns
-        return {**checked.columns, REASONING_COLUMN: thoughts or thoughts_in(text)}
+        return Classification(_attempt(exchange, AttemptState.OK, answer, None), completed)
 
     # ------------------------------------------------------------------------------ no answer
 
@@ -222,7 +219,7 @@ class Classifier:
             error_message=_shortened(fault),
             last_error_kind=error.kind if error.kind != fault.kind else None,
             attempt_count=intent.attempt,
-            row_cost_ticks=_row_cost(exchange, answer),
+            row_cost_ticks=intent.cost_before_ticks + (answer.usage.cost_ticks or 0),
             runs_failed=runs_failed,
             quarantined=runs_failed >= self._policy.quarantine_after_runs,
             last_output_text=answer.text or None,
@@ -281,8 +278,10 @@ def _state(exchange: Exchange, error: BatchvisionError, answer: Answer, otherwis
 
 
 def _attempt(exchange: Exchange, state: AttemptState, answer: Answer, error: BatchvisionError | None) -> Attempt:
+    raw = exchange.answer
     may_be_billed = state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ)
-    is_unknown = may_be_billed or _has_unknown_cost(exchange.answer, answer, error)
+    is_answer = raw is not None and 200 <= raw.status < 300 and not isinstance(error, Transient | StopRun)
+    is_unknown = may_be_billed or (is_answer and answer.usage.cost_ticks is None)
     return Attempt(
         exchange,
         answer,
@@ -291,16 +290,6 @@ def _attempt(exchange: Exchange, state: AttemptState, answer: Answer, error: Bat
         error_message=None if error is None else _shortened(error),
         bound_ticks=exchange.intent.bound_ticks if is_unknown else None,
     )
-
-
-def _has_unknown_cost(raw: RawAnswer | None, answer: Answer, error: BatchvisionError | None) -> bool:
-    """Whether the model has answered without reporting its cost or its tokens."""
-    is_answer = raw is not None and 200 <= raw.status < 300 and not isinstance(error, Transient | StopRun)
-    return is_answer and answer.usage.cost_ticks is None
-
-
-def _row_cost(exchange: Exchange, answer: Answer) -> int:
-    return exchange.intent.cost_before_ticks + (answer.usage.cost_ticks or 0)
 
 
 def _shortened(error: BatchvisionError) -> str:

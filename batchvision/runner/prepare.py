@@ -54,7 +54,7 @@ class Preparer:
         """
         if row.problem is not None:
             raise RowInvalid(row.problem)
-        payloads = await self._payloads(row, inline=inline)
+        payloads = await payloads_of(self._images, row, inline=inline, skip_bad_images=self._skip_bad_images)
         messages = self._conversation.messages(row.prompt, payloads)
         urls = [payload.url for payload in payloads if payload.url]
         return Request(
@@ -77,9 +77,6 @@ class Preparer:
         """``request`` again, with its image URLs downloaded here; keys and references stay."""
         inlined = await self.prepare(row, inline=True)
         return inlined._replace(request_key=request.request_key, image_ref=request.image_ref)
-
-    async def _payloads(self, row: Row, *, inline: bool) -> list[Payload]:
-        return await payloads_of(self._images, row, inline=inline, skip_bad_images=self._skip_bad_images)
 
     def _estimate(
         self, row: Row, payloads: list[Payload], messages_bytes: int, max_tokens: int | None = None
