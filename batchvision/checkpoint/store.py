@@ -73,7 +73,8 @@ class StoreSettings:
     started_at: datetime
     columns: Columns
     keep_raw: bool = True
-    seal_after: SealAfter = field(default_factory=SealAfter)
+    #: looked up at each opening, so that a test can make parts small
+    seal_after: SealAfter = field(default_factory=lambda: SealAfter())
     reserve_bytes: int = 0
     ticket_place: str | None = None
 
