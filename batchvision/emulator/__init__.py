@@ -12,20 +12,14 @@ A request passes these modules in order:
 A user text may hold markers. ``[[echo:TOKEN]]`` is copied into the answer and the bill. ``[[fault:KIND]]`` asks for a
 fault (see :class:`FaultKind`), ``[[fault:KIND:N]]`` asks for it N times.
 
-The emulator imports only ``records`` from batchvision. aiohttp and Pillow are imported with ``start_in_thread`` or
-``serve``, not with ``FaultKind`` or ``EmulatorOptions``.
+The emulator imports only ``records`` from batchvision. aiohttp and Pillow are imported when an emulator
+starts.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from batchvision.emulator.faults import FaultKind
-    from batchvision.emulator.ledger import Bill, BillEntry
-    from batchvision.emulator.options import DEFAULT_KEY, DEFAULT_PORT, EmulatorOptions, Face
-    from batchvision.emulator.server import RunningEmulator, serve, start_in_thread
+from batchvision.emulator.faults import FaultKind
+from batchvision.emulator.ledger import Bill, BillEntry
+from batchvision.emulator.options import DEFAULT_KEY, DEFAULT_PORT, EmulatorOptions, Face
+from batchvision.emulator.server import RunningEmulator, serve, start_in_thread
 
 __all__ = [
     "DEFAULT_KEY",
@@ -39,18 +33,3 @@ __all__ = [
     "serve",
     "start_in_thread",
 ]
-
-_HOMES = {
-    "Bill": "ledger",
-    "BillEntry": "ledger",
-    "FaultKind": "faults",
-    "RunningEmulator": "server",
-    "serve": "server",
-    "start_in_thread": "server",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'options')}"), name)

@@ -11,14 +11,13 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from aiohttp import web
-
-from batchvision.emulator.app import Emulator
 from batchvision.emulator.ledger import Bill
 from batchvision.emulator.options import DEFAULT_KEY, EmulatorOptions, Face
-from batchvision.emulator.routes import make_app
+
+if TYPE_CHECKING:
+    from batchvision.emulator.app import Emulator
 
 _HOST = "127.0.0.1"
 _BACKLOG = 4096
@@ -40,6 +39,8 @@ class _Listening(NamedTuple):
 
 async def serve(options: EmulatorOptions | None = None, ready: Callable[[str], None] | None = None) -> None:
     """Serve until cancelled. ``ready`` is called once with the URL. Raises OSError if the port is taken."""
+    from batchvision.emulator.app import Emulator
+
     async with _listening(Emulator(options or EmulatorOptions())) as port:
         if ready is not None:
             ready(f"http://{_HOST}:{port}")
@@ -48,6 +49,10 @@ async def serve(options: EmulatorOptions | None = None, ready: Callable[[str], N
 
 @asynccontextmanager
 async def _listening(emulator: Emulator) -> AsyncIterator[int]:
+    from aiohttp import web
+
+    from batchvision.emulator.routes import make_app
+
     runner = web.AppRunner(make_app(emulator), access_log=None, shutdown_timeout=_GRACE_SECONDS)
     await runner.setup()
     try:
@@ -114,16 +119,16 @@ class RunningEmulator:
 
     def _inside(self, ask: Callable[[], _Result]) -> _Result:
         """Run ``ask`` in the emulator's event loop, which owns its state."""
-        told: Future[_Result] = Future()
+        result: Future[_Result] = Future()
 
         def run() -> None:
             try:
-                told.set_result(ask())
+                result.set_result(ask())
             except BaseException as error:  # noqa: BLE001  raised again in the calling thread
-                told.set_exception(error)
+                result.set_exception(error)
 
         self._loop.call_soon_threadsafe(run)
-        return told.result(_PATIENCE_SECONDS)
+        return result.result(_PATIENCE_SECONDS)
 
 
 def start_in_thread(options: EmulatorOptions | None = None, **changes: Any) -> RunningEmulator:
@@ -132,6 +137,8 @@ def start_in_thread(options: EmulatorOptions | None = None, **changes: Any) -> R
     started: Future[_Listening] = Future()
 
     async def live() -> None:
+        from batchvision.emulator.app import Emulator
+
         emulator = Emulator(asked)
         leave = asyncio.Event()
         async with _listening(emulator) as port:
