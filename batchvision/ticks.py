@@ -1,4 +1,4 @@
-"""Prices, ticks and the spend cap. Money is integers: 1 USD = 10^10 ticks; nothing here is a float.
+"""Prices and ticks. Money is integers: 1 USD = 10^10 ticks; nothing here is a float.
 
 Prices serve estimates, and the cost of answers without a reported cost.
 """
@@ -211,65 +211,3 @@ def overlaid(known: Prices | None, given: Mapping[str, Any]) -> Prices | None:
 def prices_for(provider: str, model: str, overrides: Mapping[str, Any] | None = None) -> Prices | None:
     """The built-in prices of a model under the job's ``provider.prices``; ``None`` where too few are known."""
     return overlaid(built_in(provider, model), overrides or {})
-
-
-# ---------------------------------------------------------------------------------- the spend cap
-
-
-class SpendCap:
-    """One cap over money spent and money that requests in flight may cost.
-
-    A request must ``reserve`` its bound before it leaves, then ``settle`` or ``release`` it. A bill above its bound
-    counts at once and raises every bound, those of requests in flight included, by the largest excess seen: estimates
-    that were too low once will be again. An unknown bound counts as 0 before that excess.
-    """
-
-    __slots__ = ("_excess_ticks", "_open", "_reserved_ticks", "cap_ticks", "spent_ticks")
-
-    def __init__(self, cap_ticks: int | None, spent_ticks: int = 0) -> None:
-        self.cap_ticks = cap_ticks
-        self.spent_ticks = spent_ticks
-        self._reserved_ticks = 0
-        self._open = 0
-        self._excess_ticks = 0
-
-    def __repr__(self) -> str:
-        return f"<SpendCap {self.spent_ticks} spent, {self.leased_ticks} leased, of {self.cap_ticks}>"
-
-    @property
-    def leased_ticks(self) -> int:
-        """What the open reservations may cost."""
-        return self._reserved_ticks + self._open * self._excess_ticks
-
-    @property
-    def left_ticks(self) -> int | None:
-        """What may still be reserved; None without a cap."""
-        return None if self.cap_ticks is None else max(0, self.cap_ticks - self.spent_ticks - self.leased_ticks)
-
-    def reserve(self, bound_ticks: int | None) -> bool:
-        """Set the bound of one request aside. False, and nothing changed, where the cap does not allow it."""
-        left = self.left_ticks
-        if left is not None and (left == 0 or (bound_ticks or 0) + self._excess_ticks > left):
-            return False
-        self.commit(bound_ticks)
-        return True
-
-    def commit(self, bound_ticks: int | None) -> None:
-        """Set aside without asking: the money of a ticket that an earlier run was given."""
-        self._reserved_ticks += bound_ticks or 0
-        self._open += 1
-
-    def settle(self, bound_ticks: int | None, real_ticks: int | None) -> None:
-        """Replace a reservation by its bill; by its bound, where the bill is unknown (``None``)."""
-        self.release(bound_ticks)
-        bound = bound_ticks or 0
-        real = bound if real_ticks is None else real_ticks
-        self.spent_ticks += real
-        self._excess_ticks = max(self._excess_ticks, real - bound)
-
-    def release(self, bound_ticks: int | None) -> None:
-        """Give a reservation back: the request cost nothing."""
-        if self._open <= 0:
-            raise RuntimeError("a reservation was given back twice")
-        self._reserved_ticks -= bound_ticks or 0
-        self._open -= 1

@@ -49,7 +49,6 @@ class LateLoop(VirtualTimeLoop):
     """As on a busy machine, every timer is late: by ``late_seconds`` in the mean, now and then by much more."""
 
     late_seconds = 0.0001
-    nap_late_seconds = 0.00008  #: of a sleep that holds the thread
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -57,11 +56,6 @@ class LateLoop(VirtualTimeLoop):
 
     def _jump(self, seconds: float) -> None:
         super()._jump(seconds + self._random.expovariate(1 / self.late_seconds))
-
-    def nap_until(self, moment: float) -> bool:
-        """The thread sleeps, and the loop with it."""
-        self._virtual_seconds = max(self._virtual_seconds, moment) + self._random.expovariate(1 / self.nap_late_seconds)
-        return True
 
 
 class StallingLoop(LateLoop):

@@ -1,29 +1,58 @@
-"""When a request may be sent: rate, concurrency, outages and money."""
+"""Decide when a request may be sent: rate limiter and controller, circuit breaker, spend caps, permits."""
 
-from batchvision.limits.budget import Budget, Lease, LocalBudget
-from batchvision.limits.caps import Caps, PeriodCap, day_of, month_of, share_of
-from batchvision.limits.gate import OUTAGE_AFTER_FAILURES, Gate
-from batchvision.limits.pace import Pace
-from batchvision.limits.pacing import Pacing, PacingLimits
-from batchvision.limits.room import Room
-from batchvision.limits.tokens import TokenBucket
-from batchvision.limits.trouble import Wait
+from batchvision.limits.byte_budget import ByteBudget
+from batchvision.limits.circuit_breaker import OUTAGE_AFTER_FAILURES, CircuitBreaker, LocalCircuitBreaker
+from batchvision.limits.controller import RateController, RateState
+from batchvision.limits.limiter import (
+    FIRST_WINDOW,
+    LocalRateLimiter,
+    PauseSignal,
+    RateFacts,
+    RateLimiter,
+    RateSettings,
+    ReportWait,
+    SendSlot,
+    no_report,
+)
+from batchvision.limits.outage import WaitPeriod
+from batchvision.limits.permits import Permit, Permits
+from batchvision.limits.rate_history import RateHistory, RateSample
+from batchvision.limits.spend_caps import (
+    LocalSpendCap,
+    PeriodCap,
+    SpendCap,
+    SpendCaps,
+    day_of,
+    month_of,
+    share_of,
+)
 
 __all__ = [
+    "FIRST_WINDOW",
     "OUTAGE_AFTER_FAILURES",
-    "Budget",
-    "Caps",
-    "Gate",
-    "Lease",
-    "LocalBudget",
-    "Pace",
-    "Pacing",
-    "PacingLimits",
+    "ByteBudget",
+    "CircuitBreaker",
+    "LocalCircuitBreaker",
+    "LocalRateLimiter",
+    "LocalSpendCap",
+    "PauseSignal",
     "PeriodCap",
-    "Room",
-    "TokenBucket",
-    "Wait",
+    "Permit",
+    "Permits",
+    "RateController",
+    "RateFacts",
+    "RateHistory",
+    "RateLimiter",
+    "RateSample",
+    "RateSettings",
+    "RateState",
+    "ReportWait",
+    "SendSlot",
+    "SpendCap",
+    "SpendCaps",
+    "WaitPeriod",
     "day_of",
     "month_of",
+    "no_report",
     "share_of",
 ]

@@ -1,4 +1,7 @@
-"""Departures and 429s of the last minute, counted: what the pace judges a rate by."""
+"""Count requests and refusals of the last minute, in tenths of a second: the evidence of the rate controller.
+
+Shares are of requests sent, not of answers: an answer takes seconds and a 429 milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -6,58 +9,71 @@ from collections import deque
 from math import sqrt
 from typing import NamedTuple
 
-LONGEST_METER_SECONDS = 60.0
+MEMORY_SECONDS = 60.0  #: Older counts are dropped.
 
 
-class Seen(NamedTuple):
-    """What happened over a while: departures, and 429s for them."""
+class Look(NamedTuple):
+    """The counts of the last ``seconds``. ``refused`` is a part of ``turned_away``."""
 
-    departed: float
-    refused: float
-    span_seconds: float
+    sent: int
+    refused: int  #: 429s that speak of the rate of requests
+    turned_away: int  #: these, and all other answers that ask to come again later
+    seconds: float
+
+    @property
+    def sent_per_second(self) -> float:
+        return self.sent / self.seconds
 
     @property
     def accepted_per_second(self) -> float:
-        """While a limit is felt, this *is* the limit."""
-        return max(0.0, self.departed - self.refused) / self.span_seconds
+        """While the provider refuses requests, this is its limit."""
+        return max(0, self.sent - self.refused) / self.seconds
 
     @property
     def refused_share(self) -> float:
-        return self.refused / max(1.0, self.departed, self.refused)
+        return self.refused / max(1, self.sent, self.refused)
 
-    def is_surely_above(self, share: float) -> bool:
-        """Whether so many 429s are no accident at ``share`` (two standard deviations)."""
-        return self.refused - 2 * sqrt(self.refused) > share * self.departed
+    @property
+    def turned_away_share(self) -> float:
+        return self.turned_away / max(1, self.sent, self.turned_away)
+
+    @property
+    def sure_share(self) -> float:
+        """The share of refusals that is no accident: two standard deviations less."""
+        return (self.refused - 2 * sqrt(self.refused)) / max(1, self.sent, self.refused)
 
 
 class Meter:
-    """Counts departures and 429s since the last cut, by tenths of a second: what was before a cut is settled.
-
-    Departures and not answers: an answer takes much longer than a 429, and what is on its way has not been refused.
-    """
+    """Counts from ``since`` (None: from the first request); a cut or a pause begins a new meter."""
 
     def __init__(self, since: float | None = None) -> None:
         self._since = since
-        self._tenths: deque[list[float]] = deque()
+        self._tenths: deque[list[float]] = deque()  #: of [begin, sent, refused, turned away]
 
-    def departed(self, now: float) -> None:
+    def sent(self, now: float) -> None:
         self._tenth(now)[1] += 1
 
-    def refused(self, now: float) -> None:
-        self._tenth(now)[2] += 1
+    def turned_away(self, now: float, *, is_rate: bool) -> None:
+        tenth = self._tenth(now)
+        tenth[2] += is_rate
+        tenth[3] += 1
 
     def _tenth(self, now: float) -> list[float]:
         self._since = now if self._since is None else self._since
         if not self._tenths or now - self._tenths[-1][0] >= 0.1:
-            self._tenths.append([now, 0, 0])
-            while self._tenths[0][0] < now - LONGEST_METER_SECONDS:
+            self._tenths.append([now, 0, 0, 0])
+            while self._tenths[0][0] < now - MEMORY_SECONDS:
                 self._tenths.popleft()
         return self._tenths[-1]
 
-    def seen(self, now: float, span_seconds: float) -> Seen:
-        departed = refused = 0.0
-        for at, left, bad in reversed(self._tenths):
-            if at < now - span_seconds:
-                break
-            departed, refused = departed + left, refused + bad
-        return Seen(departed, refused, min(span_seconds, max(1.0, now - (self._since or now))))
+    def look(self, now: float, seconds: float, least_sent: int = 0) -> Look:
+        """The last ``seconds``, or longer until ``least_sent`` requests are seen."""
+        sent = refused = turned_away = 0
+        oldest = now - seconds
+        for begin, *counts in reversed(self._tenths):
+            if begin < oldest:
+                if sent >= least_sent:
+                    break
+                seconds = now - begin
+            sent, refused, turned_away = sent + int(counts[0]), refused + int(counts[1]), turned_away + int(counts[2])
+        return Look(sent, refused, turned_away, min(seconds, max(0.1, now - (self._since or now))))

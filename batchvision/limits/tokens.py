@@ -1,101 +1,91 @@
-"""Tokens a minute: a bucket of our own, first come first served, with give-back (aiolimiter starves large amounts)."""
+"""Tokens a minute: a token bucket with give-back. aiolimiter would starve large rows and takes nothing back.
+
+No I/O and no clock: each method is given the time.
+"""
 
 from __future__ import annotations
 
 import logging
 
-from batchvision.eventloop import loop_time
-from batchvision.wakeup import Wakeup
-
 log = logging.getLogger(__name__)
 
-TOKEN_BURST_SECONDS = 5.0  #: how many seconds' worth of tokens may leave at once
-RAISE_FACTOR = 1.25  #: a step upwards from a limit without its window,
-RAISE_SECONDS = 1.0  #: and how long it is looked at
-DEBT_SHARE = (
-    0.5  #: of new tokens pay what earlier rows used beyond their estimate: nobody waits for more than his own twice
-)
+TOKEN_BURST_SECONDS = 5.0  #: The bucket holds the tokens of so many seconds.
+RAISE_FACTOR = 1.25  #: A limit without its window is raised by this factor, at most once a second.
+DEBT_SHARE = 0.5  #: This share of new tokens pays what earlier rows used beyond their estimates.
 
 
 class TokenBucket:
-    """Tokens a minute, taken before and corrected after. No row is too large to be sent, and what rows needed beyond
-    their estimates is paid off beside those that follow; where it grows beyond a bucket, before them."""
+    """Tokens are taken by estimate before a request, and corrected by its usage.
 
-    def __init__(self, per_minute: float, *, is_floor: bool = False) -> None:
-        """``is_floor``: the limit came without the time that it is for. More is tried while nothing is refused."""
-        self._per_second = per_minute / 60
-        self._capacity = self._per_second * TOKEN_BURST_SECONDS
+    A row larger than the bucket takes all of it and leaves the bucket overdrawn. Usage beyond an estimate is a debt; a
+    debt of more than a bucket is paid before the next row. ``is_floor``: the limit came without its window.
+    """
+
+    def __init__(self, per_minute: float, now: float, *, is_floor: bool = False) -> None:
+        self.per_minute = per_minute
         self._level = self._capacity
         self._debt = 0.0
-        self._at: float | None = None
-        self._more = Wakeup()
-        self._has_warned = False
+        self._at = now
         self._floor_per_minute = per_minute if is_floor else None
-        self._has_held_back, self._raised_at = False, float("-inf")
+        self._raised_at = float("-inf")
+        self._has_held_back = self._has_warned = False
 
     def __repr__(self) -> str:
         return f"<TokenBucket {self._level:.0f} of {self._capacity:.0f}, {self._per_second:.1f}/s>"
 
-    def refused(self) -> None:
-        """A 429: the limit is as it was named, for a minute."""
-        if self._floor_per_minute is not None:
-            self._set(self._floor_per_minute)
-            self._floor_per_minute = None
+    @property
+    def _per_second(self) -> float:
+        return self.per_minute / 60
 
-    def accepted(self) -> None:
-        """An answer. Where a floor has held requests back, feel upwards."""
-        now = loop_time()
-        if self._floor_per_minute is not None and self._has_held_back and now - self._raised_at >= RAISE_SECONDS:
+    @property
+    def _capacity(self) -> float:
+        return self._per_second * TOKEN_BURST_SECONDS
+
+    def refused(self, now: float, per_minute: float | None = None) -> None:
+        """A 429. ``per_minute``: the limit in its words. A floor proves to be the limit."""
+        known = self._floor_per_minute or self.per_minute
+        self._floor_per_minute = None
+        self._set(min(known, per_minute or known), now)
+
+    def accepted(self, now: float) -> None:
+        """An answer: a floor that has held requests back is raised."""
+        if self._floor_per_minute is not None and self._has_held_back and now - self._raised_at >= 1.0:
             self._has_held_back, self._raised_at = False, now
-            self._set(self._per_second * 60 * RAISE_FACTOR)
+            self._set(self.per_minute * RAISE_FACTOR, now)
 
-    def _set(self, per_minute: float) -> None:
-        self._refill()
-        self._per_second = per_minute / 60
-        self._capacity = self._per_second * TOKEN_BURST_SECONDS
+    def _set(self, per_minute: float, now: float) -> None:
+        self._refill(now)
+        self.per_minute = per_minute
         self._level = min(self._level, self._capacity)
-        self._more.tell()
 
-    def _refill(self) -> None:
-        now = loop_time()
-        if self._at is not None:
-            gained = (now - self._at) * self._per_second
-            paid = min(self._debt, gained * (DEBT_SHARE if self._debt <= self._capacity else 1.0))
-            self._debt -= paid
-            self._level = min(self._capacity, self._level + gained - paid)
+    def _refill(self, now: float) -> None:
+        gained = (now - self._at) * self._per_second
         self._at = now
+        paid = min(self._debt, gained * (DEBT_SHARE if self._debt <= self._capacity else 1.0))
+        self._debt -= paid
+        self._level = min(self._capacity, self._level + gained - paid)
 
-    def _seconds_until(self, level: float) -> float:
-        missing = level - self._level
+    def seconds_to_wait(self, tokens: float, now: float) -> float:
+        """How long until a row may take ``tokens``; 0: now."""
+        self._refill(now)
+        missing = min(tokens, self._capacity) - self._level
+        if missing <= 0 and self._debt <= self._capacity:
+            return 0.0
+        self._has_held_back = True
         if self._debt > self._capacity:
             return max(self._debt - self._capacity, 1.0) / self._per_second
         return min(missing / (1 - DEBT_SHARE) if self._debt else missing, missing + self._debt) / self._per_second
 
-    async def take(self, tokens: float) -> None:
-        """Wait until ``tokens`` are there (or the bucket is full, for a row larger than it), then take them all."""
-        needed = min(tokens, self._capacity)
-        if tokens > self._per_second * 60 and not self._has_warned:
+    def take(self, tokens: float, now: float) -> None:
+        if tokens > self.per_minute and not self._has_warned:
             self._has_warned = True
             log.warning("a row needs about %d tokens, more than a whole minute allows: it is sent alone", tokens)
-        self._refill()
-        while self._level < needed or self._debt > self._capacity:
-            self._has_held_back = True
-            await self._more.wait(until=loop_time() + self._seconds_until(needed))
-            self._refill()
+        self._refill(now)
         self._level -= tokens
 
-    def has(self, tokens: float) -> bool:
-        """Whether ``take`` would not wait."""
-        self._refill()
-        return self._level >= min(tokens, self._capacity) and self._debt <= self._capacity
-
-    def take_nowait(self, tokens: float) -> None:
-        self._level -= tokens
-
-    def give_back(self, tokens: float) -> None:
-        """Return what was not used (negative: owe what was used beyond the estimate)."""
-        self._refill()
+    def give_back(self, tokens: float, now: float) -> None:
+        """Return tokens that were not used. Negative: usage beyond the estimate."""
+        self._refill(now)
         paid = min(self._debt, tokens)
         self._debt -= paid
         self._level = min(self._capacity, self._level + tokens - paid)
-        self._more.tell()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from batchvision.http import ProviderClient
 from batchvision.images import ImageSource
-from batchvision.limits import Caps, Wait
+from batchvision.limits import ReportWait, SpendCaps
 from batchvision.runner import wiring
 from batchvision.runner.booking import Booking
 from batchvision.runner.deduplicator import RequestDeduplicator
@@ -25,21 +23,20 @@ def delivery_of(
     output: OpenedOutput,
     client: ProviderClient,
     images: ImageSource,
-    tell: Callable[[Wait | None], None],
+    tell: ReportWait,
     *,
     is_capped: bool = True,
 ) -> Delivery:
     """The delivery of a run. ``tell`` is called at each wait. ``is_capped`` False: nothing is sent."""
     job, stop, counts, dependencies = setup.job, setup.stop, setup.counts, setup.dependencies
     row_index, classifier, store = output.row_index, output.classifier, output.store
-    caps = Caps([])
+    caps = SpendCaps()
     if is_capped:
         shard = output.selection.own_shard
         caps = wiring.caps_of(job, setup.prices, setup.estimator, output.spent, dependencies.now, shard)
     caps.commit(output.tickets.not_here_ticks)
     refusals = wiring.refusals_of(job, output.latest)
-    budget = wiring.budget_of(job, caps, was_answered=refusals.is_proven)
-    budget.pacing.tell = tell
+    budget = wiring.permits_of(job, caps, tell, was_answered=refusals.is_proven)
     terms = terms_of(setup)
     provider = ProviderCalls(terms, client, setup.dialect, wiring.forms_of(job), setup.key)
     settlement = Settlement(provider, classifier, budget, stop, setup.estimator.learn, dependencies.rng)

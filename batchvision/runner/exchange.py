@@ -23,7 +23,7 @@ from batchvision.errors import (
     Transient,
     shows_access,
 )
-from batchvision.limits import Budget, Lease
+from batchvision.limits import Permit, Permits
 from batchvision.providers import Gone, NotReady, RateSigns, Reading, ResponseForm, TicketEnd
 from batchvision.records import (
     AttemptState,
@@ -48,7 +48,7 @@ class OpenTicket(NamedTuple):
     """Work that the provider has accepted, with the lease that holds its money."""
 
     exchange: Exchange
-    lease: Lease
+    lease: Permit
     credentials: tuple[Secret, ...] = ()  #: of the image URLs, if this run sent the request
     asked: Estimate | None = None  #: of the request, if this run sent it
 
@@ -110,7 +110,7 @@ class Settlement:
         self,
         provider: ProviderCalls,
         classifier: Classifier,
-        budget: Budget,
+        budget: Permits,
         stop: StopSignal,
         learn: Callable[[Usage, Estimate | None], None],
         rng: random.Random,
@@ -123,14 +123,14 @@ class Settlement:
         self._random = rng
 
     def settle(
-        self, exchange: Exchange, lease: Lease, asked: Estimate | None, form: ResponseForm | None = None
+        self, exchange: Exchange, lease: Permit, asked: Estimate | None, form: ResponseForm | None = None
     ) -> Classification:
         """``form``: the response form of the request; ``None`` for a ticket."""
         raw = exchange.answer
         classification = self._classifier.classify(exchange, self._random.random())
         is_refused_form = form is not None and self._provider.forms.has_left(form, raw, classification.error)
         error = None if is_refused_form else classification.error  # a refused form is no outage
-        self.observe(error, raw, None if exchange.ticket else lease.departed_at)
+        self.observe(error, raw, None if exchange.ticket else lease.sent_at)
         if classification.attempt.state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ):
             lease.keep()
         elif _is_free(raw, classification):
@@ -150,7 +150,9 @@ class Settlement:
     ) -> None:
         """Tell the budget how a request or a poll ended. Stop the run when the provider stays away too long."""
         signs: RateSigns | None = self._provider.dialect.limits(raw) if raw else None
-        if reason := self._budget.observe(error, signs, departed_at):
+        if signs is not None:
+            self._budget.rate.learn(signs)
+        if reason := self._budget.rate.observe(error, departed_at):
             self._stop.request(reason)
 
     async def with_new_key(self, classification: Classification, sent_as: SentAs) -> Classification:
@@ -185,7 +187,7 @@ class Exchanges:
         intents: Intents,
         provider: ProviderCalls,
         store: Store,
-        budget: Budget,
+        budget: Permits,
         settlement: Settlement,
         counts: RunCounts,
         stop: StopSignal,
@@ -201,7 +203,7 @@ class Exchanges:
     # ---------------------------------------------------------------------------- requests
 
     async def send(
-        self, request: Request, tries: Tries, lease: Lease, lane: Lane
+        self, request: Request, tries: Tries, lease: Permit, lane: Lane
     ) -> Classification | OpenTicket | None:
         """Make one attempt. ``None``: the run stopped before the request left.
 
@@ -210,11 +212,11 @@ class Exchanges:
         """
         sent_as = self._provider.current
         try:
-            intent = self._intents.new(request, tries._replace(probe=self.budget.is_provider_away), lane)
+            intent = self._intents.new(request, tries._replace(probe=self.budget.rate.is_provider_down), lane)
             await self._store.intent(intent)  # P2: durable before a byte leaves
             if not lease.is_due:
                 with self._stop.interruptible():
-                    await lease.departure()
+                    await lease.wait()
             if self._stop.is_set:
                 self._void(intent, lease)
                 return None
@@ -228,11 +230,11 @@ class Exchanges:
             return await self._settlement.with_new_key(classification, sent_as)
         self._provider.forms.answered(sent_as.form)
         self._provider.key.answered(sent_as.generation)
-        self._settlement.observe(None, departed_at=lease.departed_at)
+        self._settlement.observe(None, departed_at=lease.sent_at)
         self._counts.ticket_opened()
         return OpenTicket(exchange, lease, request.credentials, request.estimate)
 
-    async def _on_the_wire(self, intent: Intent, request: Request, form: ResponseForm, lease: Lease) -> Exchange:
+    async def _on_the_wire(self, intent: Intent, request: Request, form: ResponseForm, lease: Permit) -> Exchange:
         """Send the request, and make its ticket (P2) or its raw answer (P3) durable before it is read."""
         self._counts.sent(intent.tries)
         try:
@@ -257,7 +259,7 @@ class Exchanges:
         raw = await self._store.answer(intent.exchange_id, _without(request.credentials, raw))
         return Exchange(intent, answer=raw)
 
-    def _void(self, intent: Intent, lease: Lease) -> None:
+    def _void(self, intent: Intent, lease: Permit) -> None:
         """The request did not leave."""
         self._store.void(intent.exchange_id)
         lease.void()
@@ -277,7 +279,7 @@ class Exchanges:
         exchange, lease, credentials, asked = ticket
         if exchange.ticket is None:
             raise RuntimeError("an exchange without a ticket was polled")
-        await self.budget.admit_poll()
+        await self.budget.rate.acquire_poll()
         await checkpoint_if_cancelled()  # without it a poller with a due ticket could only be cancelled behind a shield
         generation, exchange_id = self._provider.key.generation, exchange.intent.exchange_id
         with anyio.CancelScope(shield=True):

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 
 from batchvision.checkpoint import RowIndex, RowState
 from batchvision.errors import RowFault
-from batchvision.limits import Room
+from batchvision.limits import ByteBudget
 from batchvision.records import Completed, Failed, Intent, Request, Row, Tries
 from batchvision.runner.booking import Booking
 from batchvision.runner.deduplicator import LATE_ROWS, RequestDeduplicator
@@ -37,14 +37,14 @@ class RowRequests:
         self._deduplicator = deduplicator
         self._later = later
         self._stop = stop
-        self._room = Room()
+        self._bytes = ByteBudget()
 
     async def room_for(self, row: Row) -> AbstractAsyncContextManager[None]:
         """Memory for the row's images, from their reading until its request has ended. Rows wait in order."""
         weight_bytes = 0
         with self._stop.interruptible():
             weight_bytes = await self._preparer.weight_bytes(row)
-        return self._room.of(weight_bytes)
+        return self._bytes.hold(weight_bytes)
 
     async def request_of(self, row: Row) -> Request | None:
         """The row's request. ``None``: it failed here, is done, shares an answer, or waits for a later pass."""

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import anyio
 
 from batchvision.eventloop import loop_time
-from batchvision.limits import Wait
+from batchvision.limits import WaitPeriod
 from batchvision.records import Counters, WaitNotice
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Waits:
         self._now = now
         self._changed = anyio.Event()
 
-    def tell(self, wait: Wait | None) -> None:
+    def tell(self, wait: WaitPeriod | None) -> None:
         """Take a wait that begins or lasts longer; ``None`` means that the provider answers again."""
         before = self._counters.waiting
         if wait is None:

@@ -22,7 +22,18 @@ from batchvision.images import (
     load_local,
 )
 from batchvision.job import Job
-from batchvision.limits import Caps, LocalBudget, Pacing, PacingLimits, PeriodCap, day_of, month_of, share_of
+from batchvision.limits import (
+    LocalRateLimiter,
+    PeriodCap,
+    Permits,
+    RateSettings,
+    ReportWait,
+    SpendCaps,
+    day_of,
+    month_of,
+    no_report,
+    share_of,
+)
 from batchvision.money import Estimator, quote
 from batchvision.prompt import REASONING_COLUMN, Conversation, answer_columns
 from batchvision.providers import Caching, Dialect, ResponseForms, caching, dialect
@@ -123,7 +134,7 @@ def caps_of(
     spent: Spent,
     now: Callable[[], datetime],
     shard: Shard = WHOLE,
-) -> Caps:
+) -> SpendCaps:
     """A shard's share of the cost caps, less the money already spent. Raises JobInvalid if a cap could not be kept."""
     limits, zone = job.limits, ZoneInfo(job.timezone)
     whose = f" (the share of shard {shard})" if shard.of > 1 else ""
@@ -141,7 +152,7 @@ def caps_of(
     if caps and estimator.estimate(0, [], 0).bound_ticks is None:
         missing = "a price: set provider.prices" if prices is None else "a bound: set provider.parameters.max_tokens"
         raise JobInvalid(f"limits.{caps[0].key} cannot be kept without {missing}")
-    return Caps(caps)
+    return SpendCaps(caps)
 
 
 def spent_of(job: Job, now: datetime) -> Spent:
@@ -161,11 +172,11 @@ def spent_of(job: Job, now: datetime) -> Spent:
     )
 
 
-def budget_of(job: Job, caps: Caps, *, was_answered: bool = False) -> LocalBudget:
+def permits_of(job: Job, caps: SpendCaps, report: ReportWait = no_report, *, was_answered: bool = False) -> Permits:
     limits = job.limits
     per_second = [limits.requests_per_second, limits.requests_per_minute and limits.requests_per_minute / 60]
     given = [rate for rate in per_second if rate is not None]
-    pacing = PacingLimits(
+    rate = RateSettings(
         requests_per_second=min(given) if given else None,
         tokens_per_minute=limits.tokens_per_minute,
         in_flight=limits.concurrency
@@ -175,7 +186,7 @@ def budget_of(job: Job, caps: Caps, *, was_answered: bool = False) -> LocalBudge
         timeout_seconds=limits.request_timeout_seconds,
         was_answered=was_answered,
     )
-    return LocalBudget(Pacing(pacing), caps)
+    return Permits(LocalRateLimiter(rate, report), caps)
 
 
 def images_of(

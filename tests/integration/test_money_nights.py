@@ -25,8 +25,7 @@ from virtual_time import VIRTUAL
 
 from batchvision import Job
 from batchvision.errors import ConnectionCut, SpendCapReached
-from batchvision.limits.budget import LocalBudget
-from batchvision.limits.caps import Caps
+from batchvision.limits import Permits, SpendCaps
 from batchvision.records import RunSummary
 from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.session import run_async
@@ -131,28 +130,28 @@ class Watched:
 @contextmanager
 def watching(watched: Watched) -> Iterator[None]:
     """Every step of the caps is checked as it is made."""
-    real = {name: getattr(Caps, name) for name in ("reserve", "commit", "settle", "release")}
-    reached = LocalBudget._cap_reached
+    real = {name: getattr(SpendCaps, name) for name in ("reserve", "commit", "settle", "release")}
+    reached = Permits._cap_reached
 
     def checked(name: str) -> Any:
-        def step(self: Caps, *arguments: Any) -> Any:
+        def step(self: SpendCaps, *arguments: Any) -> Any:
             result = real[name](self, *arguments)
             watched.steps += 1
             for each in self._caps:
                 cap = each.cap
-                assert cap.cap_ticks is None or cap.spent_ticks + cap.leased_ticks <= cap.cap_ticks, f"{name}: {cap}"
+                assert cap.cap_ticks is None or cap.spent_ticks + cap.reserved_ticks <= cap.cap_ticks, f"{name}: {cap}"
             return result
 
         return step
 
-    def refusing(self: LocalBudget, bound: int | None) -> SpendCapReached:
-        watched.refused.append((bound or 0, self._caps.left_ticks or 0))
+    def refusing(self: Permits, bound: int | None) -> SpendCapReached:
+        watched.refused.append((bound or 0, self._cap.left_ticks or 0))
         return reached(self, bound)
 
     with pytest.MonkeyPatch.context() as patch:
         for name in real:
-            patch.setattr(Caps, name, checked(name))
-        patch.setattr(LocalBudget, "_cap_reached", refusing)
+            patch.setattr(SpendCaps, name, checked(name))
+        patch.setattr(Permits, "_cap_reached", refusing)
         yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fake_provider import Asked, FakeProvider, Reply, error
 
-from batchvision.limits.pace import UNPROVEN_IN_FLIGHT
+from batchvision.limits import FIRST_WINDOW
 
 PAGE = b"<!DOCTYPE html><html><body>Sorry, you have been blocked</body></html>"
 BLOCKED = {
@@ -139,7 +139,7 @@ def test_ten_identical_rejections_from_the_start_stop_the_run(nights, concurrenc
     provider = FakeProvider(lambda asked: NO_DB)
     summary = nights.run(provider, limits__concurrency=concurrency)
     assert (summary.exit_code, summary.stop_reason, summary.rows_pending) == (5, "requests_rejected", 200)
-    assert len(provider.asked) <= 10 + UNPROVEN_IN_FLIGHT
+    assert len(provider.asked) <= 10 + FIRST_WINDOW
     assert len(summary.stopped_by) == 10
     assert "No connected db." in (summary.message or "")
 
@@ -189,7 +189,7 @@ def test_until_the_first_success_ten_requests_are_in_flight_at_most(nights):
 
     provider._post = watching  # type: ignore[method-assign]
     nights.run(provider, limits__concurrency=256, limits__max_failed=1000)
-    assert max(most_before) == UNPROVEN_IN_FLIGHT
+    assert max(most_before) == FIRST_WINDOW
     assert provider.most_in_flight > 100
 
 

@@ -13,7 +13,7 @@ import pytest
 from fake_provider import FakeProvider
 
 from batchvision.checkpoint.journal import Segment
-from batchvision.limits.budget import Lease
+from batchvision.limits import Permit
 
 CONCURRENCY = 60
 COMMIT_SECONDS = 0.1
@@ -78,6 +78,6 @@ def test_never_more_intents_are_open_than_may_be_in_flight_and_no_place_waits_fo
 
 
 def test_a_place_that_waited_for_its_answer_to_be_durable_would_be_seen(open_after, monkeypatch):
-    landed = Lease.landed
-    monkeypatch.setattr(Lease, "landed", lambda lease: landed(lease) if lease._ended else None)
+    landed = Permit.landed
+    monkeypatch.setattr(Permit, "landed", lambda permit: landed(permit) if permit._has_ended else None)
     assert {group[-1] for group in steady(open_after())} != {CONCURRENCY}

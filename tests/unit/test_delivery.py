@@ -134,7 +134,7 @@ class Desk:
         )
         classifier = Classifier({}, RetryPolicy())
         refused = RefusedRows(Refusals(), booking.book, classifier.of_the_row, self.stop.request)
-        exchanges = cast(Any, SimpleNamespace(budget=self))
+        exchanges = cast(Any, SimpleNamespace(budget=SimpleNamespace(rate=self)))
         self.delivery = Delivery(
             exchanges, self.requests, booking, refused, self.later, lambda failed, ended: self.allows, self.stop
         )

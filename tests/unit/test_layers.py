@@ -50,7 +50,7 @@ ONLY_IN: dict[str, frozenset[str]] = {
     "httpx2": frozenset({"http"}),
     "aiohttp": frozenset({"emulator"}),
     "yarl": frozenset(),
-    "aiolimiter": frozenset({"limits", "http"}),
+    "aiolimiter": frozenset({"http"}),
     "click": frozenset({"cli", "__main__"}),
     "tqdm": frozenset({"cli"}),
 }

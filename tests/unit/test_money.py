@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from batchvision.limits import LocalSpendCap
 from batchvision.records import TICKS_PER_USD, Usage
-from batchvision.ticks import Prices, SpendCap, cost_ticks, format_usd, overlaid, prices_for, usd_to_ticks, with_cost
+from batchvision.ticks import Prices, cost_ticks, format_usd, overlaid, prices_for, usd_to_ticks, with_cost
 
 GROK_4_3 = Prices(12_500_000_000, 2_000_000_000, 25_000_000_000, 0, 200_000)
 
@@ -137,7 +138,7 @@ def test_a_model_without_prices_needs_those_of_input_and_output() -> None:
 
 
 def test_without_a_cap_everything_may_leave() -> None:
-    cap = SpendCap(None)
+    cap = LocalSpendCap(None)
 
     assert cap.left_ticks is None
     assert cap.reserve(10**18)
@@ -145,7 +146,7 @@ def test_without_a_cap_everything_may_leave() -> None:
 
 
 def test_bounds_are_set_aside_until_the_bill_comes() -> None:
-    cap = SpendCap(100, spent_ticks=10)
+    cap = LocalSpendCap(100, spent_ticks=10)
 
     assert cap.reserve(50)
     assert not cap.reserve(50)
@@ -155,7 +156,7 @@ def test_bounds_are_set_aside_until_the_bill_comes() -> None:
 
 
 def test_a_void_request_gives_its_bound_back() -> None:
-    cap = SpendCap(100)
+    cap = LocalSpendCap(100)
     assert cap.reserve(100)
     cap.release(100)
 
@@ -163,7 +164,7 @@ def test_a_void_request_gives_its_bound_back() -> None:
 
 
 def test_a_lost_bill_counts_as_its_bound() -> None:
-    cap = SpendCap(100)
+    cap = LocalSpendCap(100)
     assert cap.reserve(60)
     cap.settle(60, None)
 
@@ -171,20 +172,20 @@ def test_a_lost_bill_counts_as_its_bound() -> None:
 
 
 def test_a_bill_above_its_bound_counts_at_once_and_raises_every_bound() -> None:
-    cap = SpendCap(100)
+    cap = LocalSpendCap(100)
     assert cap.reserve(10)
     assert cap.reserve(10)
     cap.settle(10, 40)
 
     assert cap.spent_ticks == 40
-    assert cap.leased_ticks == 40  # the other one in flight may cost as much
+    assert cap.reserved_ticks == 40  # the other one in flight may cost as much
     assert not cap.reserve(10)
     cap.settle(10, 10)
     assert cap.reserve(10)
 
 
 def test_an_unknown_bound_is_learned_from_the_first_bill() -> None:
-    cap = SpendCap(100)
+    cap = LocalSpendCap(100)
     assert cap.reserve(None)
     cap.settle(None, 30)
 
@@ -192,13 +193,13 @@ def test_an_unknown_bound_is_learned_from_the_first_bill() -> None:
 
 
 def test_nothing_leaves_when_nothing_is_left() -> None:
-    assert not SpendCap(0).reserve(None)
-    assert not SpendCap(100, spent_ticks=100).reserve(0)
-    assert SpendCap(100, spent_ticks=170).left_ticks == 0
+    assert not LocalSpendCap(0).reserve(None)
+    assert not LocalSpendCap(100, spent_ticks=100).reserve(0)
+    assert LocalSpendCap(100, spent_ticks=170).left_ticks == 0
 
 
 def test_a_ticket_of_an_earlier_run_is_set_aside_whatever_the_cap() -> None:
-    cap = SpendCap(100, spent_ticks=90)
+    cap = LocalSpendCap(100, spent_ticks=90)
     cap.commit(30)
 
     assert cap.left_ticks == 0
@@ -208,7 +209,7 @@ def test_a_ticket_of_an_earlier_run_is_set_aside_whatever_the_cap() -> None:
 
 def test_a_reservation_is_given_back_once() -> None:
     with pytest.raises(RuntimeError, match="given back twice"):
-        SpendCap(100).release(0)
+        LocalSpendCap(100).release(0)
 
 
 class Spending(RuleBasedStateMachine):
@@ -216,7 +217,7 @@ class Spending(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cap = SpendCap(1000)
+        self.cap = LocalSpendCap(1000)
         self.open: list[int] = []
         self.billed = 0
 
@@ -241,7 +242,7 @@ class Spending(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         assert self.cap.spent_ticks == self.billed
-        assert self.cap.leased_ticks == sum(self.open)
+        assert self.cap.reserved_ticks == sum(self.open)
         assert self.billed + sum(self.open) <= 1000
 
 

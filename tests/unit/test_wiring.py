@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 from batchvision import Job, JobInvalid
-from batchvision.limits.caps import Caps
+from batchvision.limits import LocalRateLimiter, SpendCaps
 from batchvision.money.price_lists import quote
 from batchvision.records import Shard
 from batchvision.runner.job_warnings import system_warning, warnings_of
 from batchvision.runner.shares import share_of_job
 from batchvision.runner.wiring import (
     Spent,
-    budget_of,
     caps_of,
     classifier_of,
     estimator_of,
     least_image_of,
+    permits_of,
     prices_of,
 )
 
@@ -68,13 +68,15 @@ def now() -> datetime:
     return datetime(2026, 11, 20, 23, 30, tzinfo=UTC)
 
 
-def caps_for(job: Job, spent: Spent | None = None) -> Caps:
+def caps_for(job: Job, spent: Spent | None = None) -> SpendCaps:
     prices = prices_of(job)
     return caps_of(job, prices, estimator_of(job, prices), spent or Spent({}), now)
 
 
 def rate_of(job: Job, shards: int = 1) -> float | None:
-    return budget_of(share_of_job(job, Shard(0, shards)), caps_for(job)).pacing.pace.per_second
+    limiter = permits_of(share_of_job(job, Shard(0, shards)), caps_for(job)).rate
+    assert isinstance(limiter, LocalRateLimiter)
+    return limiter.controller.per_second
 
 
 def test_the_tightest_of_two_rates_holds(job_of):
@@ -126,9 +128,7 @@ def test_the_tightest_of_all_caps_holds_and_is_named(job_of):
     )
     caps = caps_for(job, Spent(in_all={}, today={Shard(): 10_000_000_000}, this_month={Shard(): 90_000_000_000}))
     assert caps.left_ticks == 10_000_000_000
-    tightest = caps.tightest()
-    assert tightest is not None
-    assert tightest.key == "max_cost_usd_per_month"
+    assert caps.tightest_key == "max_cost_usd_per_month"
 
 
 def test_the_jobs_own_prices_win(job_of):

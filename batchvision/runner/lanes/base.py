@@ -9,7 +9,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from batchvision.errors import StopRun, TooManyFailures
-from batchvision.limits import Lease
+from batchvision.limits import Permit
 from batchvision.records import Exchange, Lane, Request, Row
 from batchvision.runner.booking import Booking
 from batchvision.runner.classify import Classification
@@ -83,7 +83,7 @@ class Delivery:
         self.later = later
         self.stop = stop
         self._failures_allowed = failures_allowed
-        self._suspects = Suspects(booking.book, later, lambda: exchanges.budget.failures_in_a_row)
+        self._suspects = Suspects(booking.book, later, lambda: exchanges.budget.rate.failures_in_a_row)
 
     def adopt(self, exchange: Exchange) -> OpenTicket:
         """A ticket of an earlier run. Rows that ask the same wait for it."""
@@ -118,14 +118,14 @@ class Delivery:
             next_request = await self.requests.next_request(row, next_request, again)
         return None
 
-    async def _lease(self, request: Request) -> Lease | None:
+    async def _lease(self, request: Request) -> Permit | None:
         """Permission to send. ``None``: the run stops first."""
         budget = self.exchanges.budget
-        lease = budget.lease_nowait(request.estimate)
+        lease = budget.acquire_nowait(request.estimate)
         if lease is None:
             with self.stop.interruptible():
                 try:
-                    lease = await budget.lease(request.estimate)
+                    lease = await budget.acquire(request.estimate)
                 except StopRun as reason:
                     self.stop.request(reason)
         return lease

@@ -52,7 +52,7 @@ class DeferredLane:
         self._settings = settings
         self._now = now
         budget = delivery.exchanges.budget
-        self._queue = TicketQueue(settings.rules, rng, lambda: budget.polls_per_second)
+        self._queue = TicketQueue(settings.rules, rng, lambda: budget.rate.polls_per_second)
         self._not_asked_yet = 0
         self._given_up = 0
         self._unknown = 0

@@ -16,7 +16,7 @@ from batchvision.errors import (
     StopRun,
     Transient,
 )
-from batchvision.limits.trouble import Trouble
+from batchvision.limits.outage import OutageRule
 
 START = 1_000.0
 
@@ -28,11 +28,11 @@ START = 1_000.0
 def test_an_outage_ends_the_run_after_max_outage_seconds(
     failure: type[Transient], was_answered: bool, expected: type[StopRun], code: int
 ) -> None:
-    trouble = Trouble(600, was_answered=was_answered)
-    assert trouble.met(failure("refused"), START) is None
-    assert trouble.ends_at(START + 100) == START + 600
-    assert trouble.met(failure("refused"), START + 599) is None
-    reason = trouble.met(failure("refused"), START + 600)
+    rule = OutageRule(600, was_answered=was_answered)
+    assert rule.failed(failure("refused"), START) is None
+    assert rule.ends_at(START + 100) == START + 600
+    assert rule.failed(failure("refused"), START + 599) is None
+    reason = rule.failed(failure("refused"), START + 600)
     assert type(reason) is expected
     assert reason.exit_code == code
     assert "limits.max_outage_seconds" in str(reason)
@@ -43,12 +43,12 @@ def test_an_outage_ends_the_run_after_max_outage_seconds(
 def test_any_answer_begins_the_time_anew_and_only_a_success_counts_as_one(
     is_success: bool, expected: type[StopRun]
 ) -> None:
-    trouble = Trouble(600)
-    trouble.met(ServerError("down"), START)
-    trouble.answered(is_success=is_success)
-    assert trouble.met(ServerError("down"), START + 599) is None
-    assert trouble.met(ServerError("down"), START + 1_198) is None
-    assert type(trouble.met(ServerError("down"), START + 1_199)) is expected
+    rule = OutageRule(600)
+    rule.failed(ServerError("down"), START)
+    rule.answered(is_success=is_success)
+    assert rule.failed(ServerError("down"), START + 599) is None
+    assert rule.failed(ServerError("down"), START + 1_198) is None
+    assert type(rule.failed(ServerError("down"), START + 1_199)) is expected
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_any_answer_begins_the_time_anew_and_only_a_success_counts_as_one(
     ],
 )
 def test_a_wait_that_ends_too_late_ends_the_run_at_once(waits: list[float | None], stops: bool) -> None:
-    trouble, now, reason = Trouble(600), START, None
+    rule, now, reason = OutageRule(600), START, None
     for wait in waits:
         assert reason is None
-        reason = trouble.met(RateLimited("per day", retry_after_seconds=wait), now)
+        reason = rule.failed(RateLimited("per day", retry_after_seconds=wait), now)
         now += wait or 1.0
     assert isinstance(reason, QuotaReached) is stops
     if reason is not None:
@@ -75,6 +75,6 @@ def test_a_wait_that_ends_too_late_ends_the_run_at_once(waits: list[float | None
 
 
 def test_rate_limits_alone_for_so_long_are_a_quota_that_is_used_up() -> None:
-    trouble = Trouble(600)
-    assert trouble.met(RateLimited("slow down"), START) is None
-    assert isinstance(trouble.met(RateLimited("slow down"), START + 600), QuotaReached)
+    rule = OutageRule(600)
+    assert rule.failed(RateLimited("slow down"), START) is None
+    assert isinstance(rule.failed(RateLimited("slow down"), START + 600), QuotaReached)

@@ -9,8 +9,8 @@ import pytest
 from virtual_time import VIRTUAL
 
 from batchvision.errors import RequestTimedOut
-from batchvision.limits import Pacing, PacingLimits
-from batchvision.limits.latency import LANDINGS_SEEN, Landing, LatencyBound
+from batchvision.limits import LocalRateLimiter, RateSettings
+from batchvision.limits.latency import ANSWERS_SEEN, LatencyBound, Timing
 
 pytestmark = pytest.mark.anyio
 
@@ -51,80 +51,79 @@ class SlowServer:
         return None
 
 
-async def session(server: SlowServer, seconds: float, limits: PacingLimits, workers: int = 256) -> Pacing:
-    pacing, start = Pacing(limits), anyio.current_time()
+async def served(server: SlowServer, seconds: float, limits: RateSettings, workers: int = 256) -> LocalRateLimiter:
+    limiter, start = LocalRateLimiter(limits), anyio.current_time()
 
     async def work() -> None:
         while anyio.current_time() < start + seconds:
-            departure = await pacing.admit(0)
-            await pacing.depart(departure)
+            slot = await limiter.acquire(0)
+            await slot.wait()
             error = await server.ask()
-            pacing.land(departure)
-            pacing.observe(error, departure.departed_at)
-            pacing.gate.probe_home(probe=departure.probe)
+            slot.release()
+            limiter.observe(error, slot.sent_at)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(workers):
             tasks.start_soon(work)
-    return pacing
+    return limiter
 
 
 @pytest.mark.parametrize("rate", [None, 100.0])
 async def test_a_server_that_works_on_one_at_a_time_is_kept_busy_and_hardly_anything_times_out(rate):
     server = SlowServer(work_seconds=2.0)
-    limits = PacingLimits(requests_per_second=rate, in_flight=256, timeout_seconds=60.0)
-    pacing = await session(server, 3_600, limits)
+    limits = RateSettings(requests_per_second=rate, in_flight=256, timeout_seconds=60.0)
+    limiter = await served(server, 3_600, limits)
     assert len(server.answered) >= 0.95 * 1_800
     assert server.timed_out <= 2 * 256, "those that had left before it was known"
-    assert 5 <= pacing.pace.bound.most <= 30
+    assert 5 <= limiter.latency.most <= 30
     late = [at for at in server.answered if at > server.answered[-1] - 1_800]
     assert len(late) >= 0.95 * 900
 
 
 async def test_without_the_bound_such_a_server_times_out_for_ever():
     server = SlowServer(work_seconds=2.0)
-    await session(server, 3_600, PacingLimits(requests_per_second=100.0, in_flight=256))
+    await served(server, 3_600, RateSettings(requests_per_second=100.0, in_flight=256))
     assert server.timed_out > 10_000
 
 
 async def test_a_server_that_is_slow_by_itself_keeps_its_requests():
     server = SlowServer(work_seconds=40.0, at_once=1_000)
-    pacing = await session(server, 3_600, PacingLimits(in_flight=256, timeout_seconds=60.0))
-    assert pacing.pace.bound.most == float("inf")
+    limiter = await served(server, 3_600, RateSettings(in_flight=256, timeout_seconds=60.0))
+    assert limiter.latency.most == float("inf")
     assert server.most_in_flight == 256, "after a short trial with fewer"
     assert len(server.answered) >= 0.8 * 3_600 / 40 * 256
 
 
 async def test_a_quick_server_is_not_held_back():
     server = SlowServer(work_seconds=25.0, at_once=1_000)
-    pacing = await session(server, 600, PacingLimits(in_flight=256, timeout_seconds=60.0))
-    assert pacing.pace.bound.most == float("inf")
+    limiter = await served(server, 600, RateSettings(in_flight=256, timeout_seconds=60.0))
+    assert limiter.latency.most == float("inf")
     assert server.most_in_flight == 256
 
 
 @pytest.mark.parametrize("slow", [1, 2, 3])
 async def test_a_few_slow_rows_change_nothing(slow: int):
     bound = LatencyBound(60.0)
-    for number in range(50 * LANDINGS_SEEN):
-        bound.landed(Landing(59.0 if number % LANDINGS_SEEN < slow else 5.0, 256))
+    for number in range(50 * ANSWERS_SEEN):
+        bound.observe(Timing(59.0 if number % ANSWERS_SEEN < slow else 5.0, 256))
     assert bound.most == float("inf")
 
 
 async def test_one_step_lowers_to_half_at_most_and_not_below_what_takes_half_of_the_timeout():
     for seconds, expected in ((40.0, 75), (59.0, 50), (60.0, 50), (200.0, 50)):
         bound = LatencyBound(60.0)
-        for _ in range(LANDINGS_SEEN):
-            bound.landed(Landing(seconds, 100))
+        for _ in range(ANSWERS_SEEN):
+            bound.observe(Timing(seconds, 100))
         assert bound.most == expected
-        for _ in range(10 * LANDINGS_SEEN):  # they left before the step
-            bound.landed(Landing(seconds, 100))
+        for _ in range(10 * ANSWERS_SEEN):  # they left before the step
+            bound.observe(Timing(seconds, 100))
         assert bound.most == expected
 
 
 async def test_where_answers_are_quick_again_more_are_in_flight_again():
     bound = LatencyBound(60.0)
-    for _ in range(LANDINGS_SEEN):
-        bound.landed(Landing(60.0, 100))
-    for _ in range(10 * LANDINGS_SEEN):
-        bound.landed(Landing(5.0, min(bound.most, 256.0)))
+    for _ in range(ANSWERS_SEEN):
+        bound.observe(Timing(60.0, 100))
+    for _ in range(10 * ANSWERS_SEEN):
+        bound.observe(Timing(5.0, min(bound.most, 256.0)))
     assert bound.most > 256

@@ -1,0 +1,56 @@
+"""Bound the bytes of images and bodies in memory, first come, first served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+MAX_BYTES = 256 * 1024 * 1024
+
+
+class ByteBudget:
+    """A bounded number of bytes. More than all of it is held alone."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<ByteBudget {self._held_bytes} of {self._max_bytes} bytes>"
+
+    @asynccontextmanager
+    async def hold(self, size_bytes: int) -> AsyncIterator[None]:
+        """Hold so many bytes for the block. Waits behind all that wait already; 0 bytes never wait."""
+        if size_bytes:
+            await self._take(size_bytes)
+        try:
+            yield
+        finally:
+            self._give_back(size_bytes)
+
+    async def _take(self, size_bytes: int) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((size_bytes, future))
+        self._serve()
+        try:
+            await future
+        except BaseException:
+            self._give_back(size_bytes if future.done() and not future.cancelled() else 0)
+            raise
+
+    def _give_back(self, size_bytes: int) -> None:
+        self._held_bytes -= size_bytes
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._queue:
+            size_bytes, future = self._queue[0]
+            if not future.done():
+                if self._held_bytes and self._held_bytes + size_bytes > self._max_bytes:
+                    return
+                self._held_bytes += size_bytes
+                future.set_result(None)
+            self._queue.popleft()

@@ -1,0 +1,456 @@
+"""Decide when a request may be sent: order, rate, tokens a minute, requests in flight, pauses, outages.
+
+Requests wait in one queue, first come, first served. :meth:`LocalRateLimiter.acquire` ends a little before a request's
+time, so that its intent can become durable; :meth:`SendSlot.wait` ends at that time (generic cell rate algorithm).
+The time is the event loop's, so a virtual clock drives it in tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Protocol
+
+import anyio
+
+from batchvision.errors import (
+    BatchvisionError,
+    ImageDownloadFailed,
+    ProviderRefuses,
+    RateLimited,
+    StopRun,
+    Transient,
+    shows_access,
+)
+from batchvision.eventloop import loop_time
+from batchvision.limits.circuit_breaker import CircuitBreaker, LocalCircuitBreaker
+from batchvision.limits.controller import RateController
+from batchvision.limits.latency import LatencyBound, Timing
+from batchvision.limits.outage import MAX_OUTAGE_SECONDS, OutageRule, WaitPeriod
+from batchvision.limits.rate_history import RateHistory
+from batchvision.limits.tokens import TokenBucket
+
+FIRST_WINDOW = 10  #: So many requests are in flight until the first success: the key or the model may be wrong.
+LEAD_SECONDS = 0.1  #: A request is admitted so long before its time, to make its intent durable on a slow disk.
+REPORTED_SECONDS = 10.0  #: Shorter pauses are not reported: they are over before they are read.
+
+#: Called with each wait that is worth a report, and with None when the provider answers again.
+ReportWait = Callable[[WaitPeriod | None], None]
+
+
+def no_report(wait: WaitPeriod | None) -> None:
+    """For runs whose waits are of no interest."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateSettings:
+    """Limits of the job; None: not given."""
+
+    requests_per_second: float | None = None
+    tokens_per_minute: float | None = None
+    in_flight: int | None = None
+    max_outage_seconds: float = MAX_OUTAGE_SECONDS
+    timeout_seconds: float | None = None  #: of one request
+    was_answered: bool = False  #: the provider has answered in the run before this one
+
+
+class RateFacts(Protocol):
+    """Limits that answers name (``providers.base.RateSigns``)."""
+
+    @property
+    def limit_requests_per_minute(self) -> float | None: ...
+    @property
+    def limit_tokens_per_minute(self) -> float | None: ...
+    @property
+    def is_requests_window_stated(self) -> bool: ...
+    @property
+    def is_tokens_window_stated(self) -> bool: ...
+    @property
+    def reset_requests_seconds(self) -> float | None: ...
+    @property
+    def reset_tokens_seconds(self) -> float | None: ...
+
+
+class PauseSignal(Protocol):
+    """Until when no request may be sent, on the loop's clock. The seam for a pause that processes share."""
+
+    @property
+    def until(self) -> float: ...
+    def extend(self, until: float) -> None: ...
+
+
+class LocalPause:
+    """The pause of one process."""
+
+    def __init__(self) -> None:
+        self.until = -inf
+
+    def extend(self, until: float) -> None:
+        self.until = max(self.until, until)
+
+
+class SendSlot(Protocol):
+    """One request's place in flight, from its admission to :meth:`release`."""
+
+    sent_at: float | None
+
+    @property
+    def is_due(self) -> bool: ...
+    async def wait(self) -> None: ...
+    def release(self) -> None: ...
+    def return_tokens(self, used: int) -> None: ...
+
+
+class RateLimiter(Protocol):
+    """Enforces the current rate. The seam for limits that processes share."""
+
+    @property
+    def polls_per_second(self) -> float | None: ...
+    @property
+    def failures_in_a_row(self) -> int: ...
+    @property
+    def is_provider_down(self) -> bool: ...
+    def acquire_nowait(self, tokens: float) -> SendSlot | None: ...
+    async def acquire(self, tokens: float) -> SendSlot: ...
+    async def acquire_poll(self) -> None: ...
+    def learn(self, facts: RateFacts) -> None: ...
+    def observe(self, error: BatchvisionError | None, sent_at: float | None = None) -> StopRun | None: ...
+
+
+class SlotClock:
+    """The times at which requests may be sent, by the generic cell rate algorithm."""
+
+    def __init__(self) -> None:
+        self.next_at = -inf
+
+    def reserve(self, now: float, per_second: float | None, credit_seconds: float = 0.0) -> float:
+        """The time of one request. ``credit_seconds``: so much unused time may be made up for."""
+        at = max(self.next_at, now)
+        if per_second is not None:
+            self.next_at = max(self.next_at, now - credit_seconds) + 1 / per_second
+        return at
+
+
+class LocalSendSlot:
+    """A place in flight of :class:`LocalRateLimiter`."""
+
+    __slots__ = ("_limiter", "in_flight", "is_probe", "is_released", "sent_at", "tokens")
+
+    def __init__(self, limiter: LocalRateLimiter, tokens: float, *, is_probe: bool) -> None:
+        self._limiter = limiter
+        self.tokens = tokens
+        self.is_probe = is_probe
+        self.sent_at: float | None = None
+        self.in_flight = 0  #: when it was sent, itself included
+        self.is_released = False
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the request may be sent now. If so, it counts as sent."""
+        return self._limiter.send_now(self)
+
+    async def wait(self) -> None:
+        """Wait for the request's time. A pause that has begun since it was admitted holds for it too."""
+        await self._limiter.wait_to_send(self)
+
+    def release(self) -> None:
+        """The request is not in flight any more, or was never sent."""
+        self._limiter.release(self)
+
+    def return_tokens(self, used: int) -> None:
+        """Replace the estimated tokens by those used; 0: nothing was sent."""
+        self._limiter.return_tokens(self, used)
+
+
+class LocalRateLimiter:
+    """The rate limiter of one process."""
+
+    def __init__(
+        self,
+        settings: RateSettings,
+        report: ReportWait = no_report,
+        breaker: CircuitBreaker | None = None,
+        pause: PauseSignal | None = None,
+    ) -> None:
+        self.controller = RateController(settings.requests_per_second, FIRST_WINDOW)
+        self.breaker = breaker or LocalCircuitBreaker()
+        self.pause = pause or LocalPause()
+        self.latency = LatencyBound(settings.timeout_seconds)
+        self.history = RateHistory()
+        self._settings, self._report = settings, report
+        self._most_in_flight = inf if settings.in_flight is None else settings.in_flight
+        self._outage = OutageRule(settings.max_outage_seconds, was_answered=settings.was_answered)
+        self._tokens: TokenBucket | None = None
+        self._slots, self._poll_slots = SlotClock(), SlotClock()
+        self._queue: deque[tuple[float, asyncio.Future[LocalSendSlot]]] = deque()  #: tokens, and the slot to come
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_flight = 0
+        self._unsent = 0  #: admitted and not yet sent
+        self._has_succeeded = False
+        self._has_answered = False
+        self._reported: WaitPeriod | None = None
+        self._least_window_seconds = 60.0  #: of a limit without its window
+        self._limit_without_window: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<LocalRateLimiter {self.controller!r}, {self._in_flight} in flight, {len(self._queue)} wait>"
+
+    @property
+    def failures_in_a_row(self) -> int:
+        return self.breaker.failures_in_a_row
+
+    @property
+    def is_provider_down(self) -> bool:
+        """Each request is a probe then, and spends no attempt."""
+        return self.breaker.is_open
+
+    # ---------------------------------------------------------------- admission
+
+    def acquire_nowait(self, tokens: float) -> LocalSendSlot | None:
+        """A place in flight if no wait is due and no request waits."""
+        return None if self._queue else self._admit(tokens, loop_time())
+
+    async def acquire(self, tokens: float) -> LocalSendSlot:
+        """Wait in the queue for a place in flight. ``tokens``: estimate."""
+        future: asyncio.Future[LocalSendSlot] = asyncio.get_running_loop().create_future()
+        self._queue.append((tokens, future))
+        self._admit_waiting()
+        try:
+            return await future
+        except BaseException:
+            if future.done() and not future.cancelled():  # admitted, and cancelled before it could go on
+                future.result().return_tokens(0)
+                future.result().release()
+            self._admit_waiting()
+            raise
+
+    def _admit_waiting(self) -> None:
+        """Admit requests from the head of the queue; set a timer for the first that must wait."""
+        while self._queue:
+            tokens, future = self._queue[0]
+            if not future.done():
+                now = loop_time()
+                slot = self._admit(tokens, now)
+                if slot is None:
+                    self._set_timer(now + self._seconds_to_wait(tokens, now))
+                    return
+                future.set_result(slot)
+            self._queue.popleft()
+
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None and self._timer.when() > at:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and at < inf:
+            self._timer = asyncio.get_running_loop().call_at(at, self._timer_rings)
+
+    def _timer_rings(self) -> None:
+        self._timer = None
+        self._admit_waiting()
+
+    def _admit(self, tokens: float, now: float) -> LocalSendSlot | None:
+        if self._seconds_to_wait(tokens, now) > 0:
+            return None
+        is_probe = self.breaker.admit(now)
+        bucket = self._token_bucket(now)
+        if bucket is None:
+            tokens = 0.0
+        else:
+            bucket.take(tokens, now)
+        self._in_flight += 1
+        self._unsent += 1
+        return LocalSendSlot(self, tokens, is_probe=is_probe)
+
+    def _seconds_to_wait(self, tokens: float, now: float) -> float:
+        """0: the request may be admitted; infinite: only another event can admit it."""
+        if self._in_flight >= self._most_now:
+            return inf
+        wait = self.breaker.seconds_to_wait(now)
+        bucket = self._token_bucket(now)
+        if bucket is not None:
+            wait = max(wait, bucket.seconds_to_wait(tokens, now))
+        rate = self.controller.per_second
+        earliest = max(self._slots.next_at, self.pause.until)
+        if rate is None:
+            return max(wait, earliest - LEAD_SECONDS - now)
+        until_near = max(earliest - now, -self.controller.credit_seconds(now)) + self._unsent / rate - LEAD_SECONDS
+        if until_near > 0:
+            self.controller.is_saturated = True
+        return max(wait, until_near)
+
+    @property
+    def _most_now(self) -> float:
+        window = self.controller.window if self.controller.per_second is None else inf
+        most = min(self.latency.most, self._most_in_flight, window)
+        return most if self._has_succeeded else min(most, FIRST_WINDOW)
+
+    def _token_bucket(self, now: float) -> TokenBucket | None:
+        if self._tokens is None and self._settings.tokens_per_minute is not None:
+            self._tokens = TokenBucket(self._settings.tokens_per_minute, now)
+        return self._tokens
+
+    # ---------------------------------------------------------------- sending
+
+    def send_now(self, slot: LocalSendSlot) -> bool:
+        """Count the request as sent if its time has come."""
+        now = loop_time()
+        if max(self._slots.next_at, self.pause.until) > now:
+            return False
+        self._slots.reserve(now, self.controller.per_second, self.controller.credit_seconds(now))
+        self._sent(slot, now)
+        return True
+
+    async def wait_to_send(self, slot: LocalSendSlot) -> None:
+        self._sent(slot, await self._slot_time(self._slots))
+
+    async def _slot_time(self, clock: SlotClock, share: float = 1.0) -> float:
+        """Reserve a slot and wait for it; after a pause that began meanwhile, again."""
+        while True:
+            clock.next_at = max(clock.next_at, self.pause.until)  # time in a pause is no credit
+            now, rate = loop_time(), self.controller.per_second
+            at = clock.reserve(now, None if rate is None else rate * share, self.controller.credit_seconds(now))
+            if at > now:
+                await anyio.sleep_until(at)
+            if (now := loop_time()) >= self.pause.until:
+                return now
+
+    def _sent(self, slot: LocalSendSlot, now: float) -> None:
+        self._unsent -= 1
+        slot.sent_at, slot.in_flight = now, self._in_flight
+        self._count_sent(now)
+
+    def _count_sent(self, now: float) -> None:
+        self.controller.sent(now)
+        self.history.add(now, self.controller.per_second, sent=1)
+
+    async def acquire_poll(self) -> None:
+        """Wait until a poll may be sent. Polls take at most half of the rate."""
+        await self._slot_time(self._poll_slots, 0.5)
+        self._count_sent(await self._slot_time(self._slots))
+
+    @property
+    def polls_per_second(self) -> float | None:
+        """How many polls may be sent; None: no rate is known."""
+        rate = self.controller.per_second
+        return None if rate is None else rate / 2
+
+    def release(self, slot: LocalSendSlot) -> None:
+        if slot.is_released:
+            return
+        slot.is_released = True
+        now = loop_time()
+        self._in_flight -= 1
+        if slot.sent_at is None:
+            self._unsent -= 1
+        else:
+            self.latency.observe(Timing(now - slot.sent_at, slot.in_flight))
+        if slot.is_probe:
+            self.breaker.probe_ended(now)
+        self._admit_waiting()
+
+    def return_tokens(self, slot: LocalSendSlot, used: int) -> None:
+        if self._tokens is not None and slot.tokens:
+            self._tokens.give_back(slot.tokens - used, loop_time())
+            self._admit_waiting()
+
+    # ---------------------------------------------------------------- learning
+
+    def learn(self, facts: RateFacts) -> None:
+        """Take the limits that an answer names where the job gives none."""
+        now = loop_time()
+        if self._settings.requests_per_second is None:
+            self._learn_requests(facts, now)
+        if self._token_bucket(now) is None and facts.limit_tokens_per_minute:
+            is_floor = not facts.is_tokens_window_stated
+            share = 60 / max(60.0, facts.reset_tokens_seconds or 0.0) if is_floor else 1.0
+            self._tokens = TokenBucket(facts.limit_tokens_per_minute * share, now, is_floor=is_floor)
+        self._admit_waiting()
+
+    def _learn_requests(self, facts: RateFacts, now: float) -> None:
+        """A limit whose window is stated is exact. Otherwise it is a floor, for a minute or for the largest reset seen:
+        the window is at least that long."""
+        self._least_window_seconds = max(self._least_window_seconds, facts.reset_requests_seconds or 0.0)
+        if facts.limit_requests_per_minute and facts.is_requests_window_stated:
+            self.controller.set_ceiling(facts.limit_requests_per_minute / 60, now)
+            return
+        self._limit_without_window = facts.limit_requests_per_minute or self._limit_without_window
+        if self._limit_without_window is not None:
+            self.controller.set_floor(self._limit_without_window / self._least_window_seconds, now)
+
+    def observe(self, error: BatchvisionError | None, sent_at: float | None = None) -> StopRun | None:
+        """Take the end of a request (``sent_at`` None: of a poll). Returns the reason to stop the run, if there is
+        one: the provider was down, or asks to wait, for too long."""
+        now, reason = loop_time(), None
+        if isinstance(error, Transient) and not isinstance(error, ImageDownloadFailed):
+            reason = self._failed(error, sent_at, now)
+        else:
+            self._answered(error, now)
+        self._admit_waiting()
+        return reason
+
+    def _answered(self, error: BatchvisionError | None, now: float) -> None:
+        if isinstance(error, ProviderRefuses) and not self._has_succeeded:
+            self.breaker.undecided(now)
+        else:
+            self._has_succeeded = self._has_succeeded or shows_access(error)
+            self._close_breaker(now)
+            self.controller.accepted(now)
+            if self._tokens is not None:
+                self._tokens.accepted(now)
+        self._outage.answered(is_success=shows_access(error))
+        if self._reported is not None:
+            self._reported = None
+            self._report(None)
+
+    def _close_breaker(self, now: float) -> None:
+        self.breaker.answered()
+        if not self._has_answered:  # the first request was in flight alone: that time is no credit
+            self._has_answered, self._slots.next_at = True, max(self._slots.next_at, now)
+
+    def _failed(self, error: Transient, sent_at: float | None, now: float) -> StopRun | None:
+        if isinstance(error, RateLimited):
+            self._close_breaker(now)
+            self._rate_limited(error, sent_at, now)
+        else:
+            self.breaker.failed(now)
+            if error.retry_after_seconds:
+                self._pause(self.controller.turned_away(now, sent_at, error.retry_after_seconds, is_rate=False), now)
+        reason = self._outage.failed(error, now)
+        if reason is None:
+            self._report_wait(error, now)
+        return reason
+
+    def _rate_limited(self, error: RateLimited, sent_at: float | None, now: float) -> None:
+        per_minute = error.limit_tokens_per_minute
+        if per_minute is not None and self._token_bucket(now) is None:
+            self._tokens = TokenBucket(per_minute, now)
+        elif self._tokens is not None:
+            self._tokens.refused(now, per_minute)
+        if error.limit_per_second is not None:
+            self.controller.set_ceiling(error.limit_per_second, now)
+        is_rate = sent_at is not None and per_minute is None
+        self._pause(self.controller.turned_away(now, sent_at, error.retry_after_seconds, is_rate=is_rate), now)
+        self.history.add(now, self.controller.per_second, refused=1)
+
+    def _pause(self, seconds: float, now: float) -> None:
+        if now + seconds > max(now, self.pause.until):
+            added_seconds = now + seconds - max(now, self.pause.until)
+            self.history.add(now, self.controller.per_second, paused_seconds=added_seconds)
+            self.pause.extend(now + seconds)
+            self.controller.paused(now, self.pause.until)
+
+    def _report_wait(self, error: Transient, now: float) -> None:
+        """Report each outage and each longer pause once."""
+        if self.breaker.is_open:
+            wait = WaitPeriod(str(error), self._outage.ends_at(now), is_outage=True)
+            is_news = self._reported is None or not self._reported.is_outage
+        else:
+            wait = WaitPeriod(str(error), self.pause.until)
+            known = now if self._reported is None else max(now, self._reported.until)
+            is_news = wait.until - known >= REPORTED_SECONDS
+        if is_news:
+            self._reported = wait
+            self._report(wait)
