@@ -150,6 +150,38 @@ def test_a_header_that_is_damaged_is_damage(tmp_path: Path) -> None:
         read(path)
 
 
+def test_rows_that_do_not_fit_at_first_come_whole_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The footer promises small rows: a dictionary holds the one large value. The child goes on in smaller batches."""
+    monkeypatch.setattr(parquet_reader, "MEMORY_BYTES", 256 * MIB)
+    large = pa.DictionaryArray.from_arrays(pa.array([0] * 300 + [1] * 700, pa.int32()), ["s", "x" * MIB])
+    names = [f"row-{number}" for number in range(1000)]
+    path = written(tmp_path / "m.parquet", {"id": names, "text": large}, dictionary_pagesize_limit=32 * MIB)
+    batches = opened(path, {}).batches(["id", "text"])
+    found = [(batch["id"].to_pylist(), [len(text) for text in batch["text"].to_pylist()]) for batch in batches]
+    assert [name for ids, _ in found for name in ids] == names
+    assert [length for _, lengths in found for length in lengths] == [1] * 300 + [MIB] * 700
+
+
+def test_a_page_that_does_not_fit_is_refused_with_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_reader, "MEMORY_BYTES", 64 * MIB)
+    rng = random.Random(3)
+    images = [rng.randbytes(MIB) for _ in range(100)]
+    path = written(tmp_path / "m.parquet", {"id": list(map(str, range(100))), "image": images}, use_dictionary=False)
+    with pytest.raises(JobInvalid, match=r"too large in row group 1 of 1, column 'image': .* smaller row groups"):
+        list(opened(path, {}).batches(["id", "image"]))
+    assert sum(batch.num_rows for batch in opened(path, {}).batches(["id"])) == 100
+
+
+def test_a_row_of_many_nulls_is_as_large_as_it_becomes_in_python(tmp_path: Path) -> None:
+    nulls = pa.ListArray.from_arrays([0, 40_000_000], pa.nulls(40_000_000))
+    path = written(tmp_path / "m.parquet", {"tags": nulls})
+    assert path.stat().st_size < MIB
+    with pytest.raises(JobInvalid, match=r"column 'tags': a row has 320,000,004 bytes"):
+        list(opened(path, {}).batches(["tags"]))
+
+
 def test_a_page_of_two_hundred_megabytes_is_not_held_by_the_run(tmp_path: Path) -> None:
     """In a process of its own, for its peak."""
     rng = random.Random(5)
