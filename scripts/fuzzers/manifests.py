@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -15,6 +16,8 @@ from batchvision.checkpoint.cells import storable
 from batchvision.errors import JobInvalid
 from batchvision.images import redact_reference
 from batchvision.job import Job
+from batchvision.manifest import parquet, parquet_reader
+from batchvision.manifest.parquet_reader import ParquetReader
 from batchvision.prompt import Conversation
 from batchvision.providers import SendOptions, dialect
 from batchvision.records import Row
@@ -26,6 +29,37 @@ _NAMES = ("m.csv", "m.tsv", "m.jsonl", "m.parquet", "m.csv.gz", "m.jsonl.zst", "
 _IDS = ("id", None, ["id", "title"])
 
 
+_IDLE: list[_LastingReader] = []
+
+
+class _LastingReader(ParquetReader):
+    """A reader that is used for many inputs: to start one takes longer than to read a small file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._end, self._is_idle = self.close, True
+        self.close = self._give_back  # type: ignore[assignment]  # a function in place of a finalizer
+
+    def _replies(self, *arguments: Any) -> Iterator[tuple[dict[str, Any], pa.RecordBatch | None]]:
+        self._is_idle = False
+        try:
+            yield from super()._replies(*arguments)
+            self._is_idle = True
+        except Exception as fault:
+            self._is_idle = fault.__cause__ is None  # the child itself has refused the file, and waits for the next
+            raise
+
+    def _give_back(self) -> None:
+        if self._is_idle:
+            _IDLE.append(self)
+        else:
+            self._end()
+
+
+def _reader() -> ParquetReader:
+    return _IDLE.pop() if _IDLE else _LastingReader()
+
+
 class Manifests:
     """The first byte of an input chooses the form, the id and the prompt; the rest is the file (unpacked)."""
 
@@ -34,6 +68,8 @@ class Manifests:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="fuzz-manifest-"))
         (self._folder / "a.jpg").write_bytes(b"no image")
+        for module in (parquet, parquet_reader):
+            module.ParquetReader = _reader  # type: ignore[attr-defined]  # of this process alone
 
     def seeds(self) -> Sequence[bytes]:
         csv = b'id,image,title\n007,a.jpg,Boot\n8,https://h/b.jpg,\n"9""x","a.jpg","two\nlines"\n'
