@@ -35,9 +35,7 @@ _ELEMENT_BYTES = 8
 _BUFFER_BYTES = 256 * 1024
 #: Extension types that mean no more than their storage type.
 _HARMLESS = frozenset({"arrow.uuid", "arrow.json"})
-
-
-Reply = tuple[dict[str, Any], pa.RecordBatch | None]
+_Reply = tuple[dict[str, Any], pa.RecordBatch | None]
 
 
 class _Refused(Exception):
@@ -49,6 +47,8 @@ def main() -> None:
     descriptor, memory_bytes, deadline_seconds = map(int, sys.argv[1:])
     connection = socket.socket(fileno=descriptor)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even inside a native loop
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the run drains first, and closes the connection then
     _limit_memory(memory_bytes)
     while True:
         head, descriptors, *_ = socket.recv_fds(connection, REQUEST.size, 1)
@@ -105,7 +105,7 @@ def _limit_memory(room_bytes: int) -> None:
 # ---------------------------------------------------------------------------------- a request
 
 
-def _answered(source: pa.NativeFile, request: dict[str, Any]) -> Iterator[Reply]:
+def _answered(source: pa.NativeFile, request: dict[str, Any]) -> Iterator[_Reply]:
     """The replies to one request: the file's columns, the batches, then an end or a fault.
 
     ``needed``: columns with a type to check. ``columns``: those to read; null where only the schema is wanted.
@@ -140,7 +140,7 @@ def _first_line(error: Exception) -> str:
     return "".join(character if character.isprintable() else "?" for character in line) or type(error).__name__
 
 
-def _batches(file: pq.ParquetFile, request: dict[str, Any]) -> Iterator[Reply]:
+def _batches(file: pq.ParquetFile, request: dict[str, Any]) -> Iterator[_Reply]:
     """The rows of the columns that the file has, row group by row group."""
     stored = [name for name in request["columns"] if name in file.schema_arrow.names]
     only, count = request["row_group"], file.metadata.num_row_groups

@@ -312,6 +312,15 @@ def test_a_reply_of_another_form_is_damage(tmp_path: Path, monkeypatch: pytest.M
         list(opened(path, {}).batches(["image"]))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_stops_the_service_leaves_the_child_to_the_run(tmp_path: Path, number: signal.Signals) -> None:
+    """A service manager signals each process of a service, and the run drains first."""
+    path = written(tmp_path / "m.parquet", {"id": [f"row-{number}" for number in range(100_000)]})
+    manifest = opened(path, {})
+    manifest._reader._process.send_signal(number)  # type: ignore[union-attr]
+    assert sum(batch.num_rows for batch in manifest.batches(["id"])) == 100_000
+
+
 def test_a_child_does_not_outlive_its_reader(tmp_path: Path) -> None:
     path = written(tmp_path / "m.parquet", {"id": [f"row-{number}" for number in range(100_000)]})
     manifest = opened(path, {})
