@@ -29,7 +29,7 @@ from batchvision.secrets import MASK
 #: Of one row, in the order of the columns.
 Cells = tuple[Cell, ...]
 #: Places of rows in a part, and the cells that belong there.
-Changes = Mapping[Path, Mapping[int, Cells]]
+ChangedCells = Mapping[Path, Mapping[int, Cells]]
 
 
 class KeptCells:
@@ -92,7 +92,7 @@ class KeptCells:
             if hash(stored) != hashes[places[place]] and not _is_masked(stored):
                 yield place, rows[place].tobytes()
 
-    def refresh(self, changes: Changes, store: PartStore | None = None) -> int:
+    def refresh(self, changes: ChangedCells, store: PartStore | None = None) -> int:
         """Write today's cells, part by part, and return the number of changed rows. Parts that a journal can still make
         again are left. Needs the locks of all shards. Raises DiskFailed, CheckpointDamaged."""
         refreshed = 0
