@@ -11,7 +11,7 @@ from typing import Any
 
 from batchvision.checkpoint import RowIndex
 from batchvision.errors import ImageUnreachable, RowFault
-from batchvision.images import Reserve
+from batchvision.images import ReserveBytes
 from batchvision.job import Job
 from batchvision.money import Estimator, PriceQuote, quote
 from batchvision.providers import SendOptions, dialect
@@ -191,7 +191,7 @@ def _seconds_at_limits(job: Job, totals: RequestTotals) -> dict[Lane, float]:
 class _NoDownloads:
     """A plan downloads nothing."""
 
-    async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes:
+    async def fetch(self, url: str, max_bytes: int, reserve: ReserveBytes | None = None) -> bytes:
         raise ImageUnreachable('plan downloads nothing: with image_mode = "inline" the run would download it')
 
 

@@ -1,7 +1,7 @@
 """Connections to one server. Each carries one request at a time and is then reused, the last used one first.
 
-Before :meth:`Connection.send` no byte of a request has left. So after a failure in :meth:`Connections.connect` it was
-not sent. No request is sent twice.
+Before :meth:`Connection.send` no byte of a request has left. So after a failure in :meth:`ConnectionPool.connect` it
+was not sent. No request is sent twice.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Connection(asyncio.BufferedProtocol):
             self._change.set_result(None)
 
 
-class Connections:
+class ConnectionPool:
     """The connections to one host, in the running loop. ``context`` is ``None`` for plain http. The certificate must be
     for ``server_name``. At most ``most_idle`` idle connections are kept."""
 

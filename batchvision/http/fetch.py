@@ -27,7 +27,7 @@ from batchvision.http.hops import Addresses, Hop, Resolver, hop_to, redirected, 
 from batchvision.http.hosts import CONNECTIONS, Hosts
 from batchvision.http.lean import LeanTransport
 from batchvision.http.library import httpx
-from batchvision.images import Reserve, check_host, redact_url
+from batchvision.images import ReserveBytes, check_host, redact_url
 
 TIMEOUT_SECONDS = 60.0
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -76,7 +76,7 @@ class _Download:
     """One download: its deadline, its byte budget, and whether its first URL is https."""
 
     scope: anyio.CancelScope
-    reserve: Reserve | None
+    reserve: ReserveBytes | None
     is_https: bool
 
     @contextmanager
@@ -129,7 +129,7 @@ class HttpFetcher:
         if self._transport is not None:
             await self._transport.aclose()
 
-    async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes:
+    async def fetch(self, url: str, max_bytes: int, reserve: ReserveBytes | None = None) -> bytes:
         """Return the content at ``url``, of at most ``max_bytes``. One deadline spans all tries and redirects.
 
         ``reserve`` is awaited before the bytes of a response are held. Raises ImageUnreachable, ImageForbidden or

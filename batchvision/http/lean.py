@@ -15,7 +15,7 @@ from typing import NamedTuple
 import anyio
 
 from batchvision.http.arrival import Arrival, reason
-from batchvision.http.connection import Connection, Connections
+from batchvision.http.connection import Connection, ConnectionPool
 from batchvision.http.library import httpx
 from batchvision.http.tls import default_context
 
@@ -53,7 +53,7 @@ class LeanTransport(httpx.AsyncBaseTransport):
     def __init__(self, context: ssl.SSLContext | None = None, *, most_idle: int = 64) -> None:
         self._context = context
         self._most_idle = most_idle
-        self._origins: OrderedDict[Origin, Connections] = OrderedDict()
+        self._origins: OrderedDict[Origin, ConnectionPool] = OrderedDict()
         self._buffer = memoryview(bytearray(_READ_BYTES))
 
     def __repr__(self) -> str:
@@ -90,11 +90,11 @@ class LeanTransport(httpx.AsyncBaseTransport):
                 _, connections = self._origins.popitem()
                 await connections.close(_CLOSE_SECONDS)
 
-    def _connections_to(self, origin: Origin) -> Connections:
+    def _connections_to(self, origin: Origin) -> ConnectionPool:
         connections = self._origins.get(origin)
         if connections is None:
             context = self._verifying() if origin.scheme == "https" else None
-            connections = Connections(origin.host, origin.port, context, origin.name, self._most_idle, self._buffer)
+            connections = ConnectionPool(origin.host, origin.port, context, origin.name, self._most_idle, self._buffer)
             self._origins[origin] = connections
             self._forget_one()
         elif len(self._origins) > 1:
@@ -118,7 +118,7 @@ class LeanTransport(httpx.AsyncBaseTransport):
 class _Body(httpx.AsyncByteStream):
     """The body of a response, encoded as sent. Closing it gives its connection back."""
 
-    def __init__(self, connections: Connections, connection: Connection, arrival: Arrival) -> None:
+    def __init__(self, connections: ConnectionPool, connection: Connection, arrival: Arrival) -> None:
         self._connections = connections
         self._connection: Connection | None = connection
         self._arrival = arrival
@@ -162,7 +162,7 @@ async def _trace(request: httpx.Request, event: str) -> None:
         await trace(event, {"request": request})
 
 
-async def _connected(connections: Connections, request: httpx.Request) -> Connection:
+async def _connected(connections: ConnectionPool, request: httpx.Request) -> Connection:
     """Open a connection. Raises ConnectTimeout or ConnectError."""
     await _trace(request, "connection.connect_tcp.started")
     seconds = request.extensions.get("timeout", {}).get("connect") or CONNECT_TIMEOUT_SECONDS

@@ -24,7 +24,7 @@ from batchvision.images.references import (
     with_size,
     without_parameters,
 )
-from batchvision.images.source import Fetcher, ImageSettings, ImageSource, Reserve, load_local, read_source
+from batchvision.images.source import Fetcher, ImageSettings, ImageSource, ReserveBytes, load_local, read_source
 
 __all__ = [
     "Converter",
@@ -38,7 +38,7 @@ __all__ = [
     "ImageSource",
     "LeastSize",
     "Prepared",
-    "Reserve",
+    "ReserveBytes",
     "as_data_uri",
     "check_host",
     "examine",

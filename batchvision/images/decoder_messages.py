@@ -25,7 +25,7 @@ _BACKGROUNDS = ("auto", "white", "black")
 _MAX = 2**64 - 1
 
 
-class Ending(IntEnum):
+class DecoderEnding(IntEnum):
     """How the conversion of one image ended."""
 
     CONVERTED = 0  #: a JPEG follows
@@ -34,7 +34,7 @@ class Ending(IntEnum):
     NEEDS_MEMORY = 3  #: a message follows: the image needs all memory, with no other image beside it
 
 
-class Task(NamedTuple):
+class DecoderTask(NamedTuple):
     """An image to convert. Its bytes follow."""
 
     header: ImageHeader
@@ -43,10 +43,10 @@ class Task(NamedTuple):
     length: int
 
 
-class Reply(NamedTuple):
+class DecoderReply(NamedTuple):
     """The result of a task. A JPEG or a message follows."""
 
-    ending: Ending
+    ending: DecoderEnding
     width: int
     height: int
     length: int
@@ -55,7 +55,7 @@ class Reply(NamedTuple):
     is_last: bool = False  #: the process holds too much memory for another task
 
 
-def pack_task(task: Task) -> bytes:
+def pack_task(task: DecoderTask) -> bytes:
     wanted = task.preparation
     return _TASK.pack(
         _FORMATS.index(task.header.format),
@@ -70,9 +70,9 @@ def pack_task(task: Task) -> bytes:
     )
 
 
-def unpack_task(raw: bytes) -> Task:
+def unpack_task(raw: bytes) -> DecoderTask:
     number, orientation, is_alone, length, max_bytes, max_side, max_pixels, background, page = _TASK.unpack(raw)
-    return Task(
+    return DecoderTask(
         ImageHeader(_FORMATS[number], orientation=orientation),
         ImagePreparation(
             max_bytes=max_bytes,
@@ -86,11 +86,11 @@ def unpack_task(raw: bytes) -> Task:
     )
 
 
-def pack_reply(reply: Reply) -> bytes:
+def pack_reply(reply: DecoderReply) -> bytes:
     return _REPLY.pack(*reply)
 
 
-def unpack_reply(raw: bytes) -> Reply:
+def unpack_reply(raw: bytes) -> DecoderReply:
     """Raises ValueError for bytes that are no reply."""
     ending, *numbers = _REPLY.unpack(raw)
-    return Reply(Ending(ending), *numbers)
+    return DecoderReply(DecoderEnding(ending), *numbers)

@@ -22,13 +22,13 @@ REMEMBERED_BYTES = 64 * 1024 * 1024
 MAX_BYTES = 160 * 1024 * 1024
 _ENTRY_BYTES = 1024  # an entry without its content
 
-Outcome = Payload | RowFault
+DownloadResult = Payload | RowFault
 
 
 @dataclass(slots=True)
 class _Flight:
     done: anyio.Event = field(default_factory=anyio.Event)
-    outcome: Outcome | None = None  #: stays ``None`` after a cancellation
+    outcome: DownloadResult | None = None  #: stays ``None`` after a cancellation
 
 
 class Downloads:
@@ -37,7 +37,7 @@ class Downloads:
     def __init__(self, remembered_bytes: int = REMEMBERED_BYTES) -> None:
         self._most_bytes = remembered_bytes
         self._bytes = 0
-        self._remembered: OrderedDict[str, Outcome] = OrderedDict()
+        self._remembered: OrderedDict[str, DownloadResult] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
 
     async def get(self, name: str, download: Callable[[], Awaitable[Payload]]) -> Payload:
@@ -55,13 +55,13 @@ class Downloads:
             raise type(known)(known.message)  # a new error for each row: the traceback of a shared one would grow
         return known
 
-    def _known(self, name: str) -> Outcome | None:
+    def _known(self, name: str) -> DownloadResult | None:
         known = self._remembered.get(name)
         if known is not None:
             self._remembered.move_to_end(name)
         return known
 
-    async def _fly(self, name: str, download: Callable[[], Awaitable[Payload]]) -> Outcome:
+    async def _fly(self, name: str, download: Callable[[], Awaitable[Payload]]) -> DownloadResult:
         flight = self._flights[name] = _Flight()
         try:
             try:
@@ -75,7 +75,7 @@ class Downloads:
             self._remember(name, flight.outcome)
         return flight.outcome
 
-    def _remember(self, name: str, outcome: Outcome) -> None:
+    def _remember(self, name: str, outcome: DownloadResult) -> None:
         size = _size(outcome)
         if size > self._most_bytes // 2:
             return
@@ -85,7 +85,7 @@ class Downloads:
             self._bytes -= _size(self._remembered.popitem(last=False)[1])
 
 
-def _size(outcome: Outcome) -> int:
+def _size(outcome: DownloadResult) -> int:
     if not isinstance(outcome, Payload) or outcome.inline is None:
         return _ENTRY_BYTES
     return _ENTRY_BYTES + len(outcome.inline) + sum(len(page.inline) for page in outcome.more)

@@ -42,11 +42,11 @@ class ImageHeader(NamedTuple):
 
 #: A segment of a JPEG header: marker, start and end. Its content begins 4 bytes after the start. Junk between two
 #: segments, which decoders skip, has the marker ``JUNK``.
-Segment = tuple[int, int, int]
+JpegSegment = tuple[int, int, int]
 JUNK = 0
 
 
-class Chunk(NamedTuple):
+class PngChunk(NamedTuple):
     """One PNG chunk ``[start:end]``, its kind, and where its content begins."""
 
     kind: bytes
@@ -161,7 +161,7 @@ def _impostor(content: bytes) -> str:
 # ---------------------------------------------------------------------------------- JPEG
 
 
-def _jpeg_segments(content: bytes, at: int = 2) -> Iterator[Segment]:
+def _jpeg_segments(content: bytes, at: int = 2) -> Iterator[JpegSegment]:
     """The segments up to and including the next start of scan (DA)."""
     last = len(content) - 4
     for _ in range(_MAX_SEGMENTS):
@@ -236,7 +236,7 @@ def _is_jpeg_metadata(content: bytes, marker: int, at: int) -> bool:
 # ---------------------------------------------------------------------------------- PNG
 
 
-def _png_chunks(content: bytes) -> Iterator[Chunk]:
+def _png_chunks(content: bytes) -> Iterator[PngChunk]:
     """All chunks up to IEND, each checked against its checksum."""
     view = memoryview(content)
     at, pieces = len(PNG_SIGNATURE), 0
@@ -249,7 +249,7 @@ def _png_chunks(content: bytes) -> Iterator[Chunk]:
             break
         if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(content[end - 4 : end], "big"):
             raise ImageUnreadable(f"damaged PNG: chunk {kind!r} does not match its checksum")
-        yield Chunk(kind, at, at + 8, end)
+        yield PngChunk(kind, at, at + 8, end)
         if kind == b"IEND":
             return
         at = end

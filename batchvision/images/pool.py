@@ -25,9 +25,9 @@ from batchvision.errors import ImageTooLarge, ImageUnreadable, JobInvalid, TooMa
 from batchvision.images.decoder_messages import (
     READY,
     REPLY_BYTES,
-    Ending,
-    Reply,
-    Task,
+    DecoderEnding,
+    DecoderReply,
+    DecoderTask,
     pack_task,
     unpack_reply,
 )
@@ -92,12 +92,12 @@ class DecodingPool:
         Raises ImageUnreadable or ImageTooLarge; JobInvalid where no process can be started.
         """
         reply, answer = self._ask(content, header, preparation, is_alone=False)
-        if reply.ending is Ending.NEEDS_MEMORY:
+        if reply.ending is DecoderEnding.NEEDS_MEMORY:
             reply, answer = self._ask(content, header, preparation, is_alone=True)
         match reply.ending:
-            case Ending.CONVERTED:
+            case DecoderEnding.CONVERTED:
                 return _checked(reply, answer)
-            case Ending.UNREADABLE:
+            case DecoderEnding.UNREADABLE:
                 raise ImageUnreadable(answer.decode("utf-8", "replace"))
             case _:
                 raise ImageTooLarge(answer.decode("utf-8", "replace"))
@@ -116,9 +116,9 @@ class DecodingPool:
 
     def _ask(
         self, content: bytes, header: ImageHeader, preparation: ImagePreparation, *, is_alone: bool
-    ) -> tuple[Reply, bytes]:
+    ) -> tuple[DecoderReply, bytes]:
         """Send one image to a process. Where the process ends, try another one: the image may not be the cause."""
-        task = Task(header, preparation, is_alone, len(content))
+        task = DecoderTask(header, preparation, is_alone, len(content))
         with self._permitted(is_alone):
             try:
                 return self._ask_one(task, content)
@@ -129,7 +129,7 @@ class DecodingPool:
             except _Ended as ended:
                 raise _fault(header.format, ended) from None
 
-    def _ask_one(self, task: Task, content: bytes) -> tuple[Reply, bytes]:
+    def _ask_one(self, task: DecoderTask, content: bytes) -> tuple[DecoderReply, bytes]:
         decoder = self._taken()
         is_usable = False
         try:
@@ -201,7 +201,7 @@ class DecodingPool:
         decoder.end()
 
 
-def _checked(reply: Reply, answer: bytes) -> Converted:
+def _checked(reply: DecoderReply, answer: bytes) -> Converted:
     """Check that an answer is a JPEG: an image may have taken control of its decoder, which could send anything."""
     header = examine(answer)
     if not header.is_plain or (header.width, header.height) != (reply.width, reply.height):
@@ -251,7 +251,7 @@ class _Decoder:
                 "batchvision.images.worker` says"
             )
 
-    def ask(self, task: Task, content: bytes, deadline: float) -> tuple[Reply, bytes]:
+    def ask(self, task: DecoderTask, content: bytes, deadline: float) -> tuple[DecoderReply, bytes]:
         """Convert one image. After _Ended or _TooSlow the process must be ended."""
         try:
             self._write(pack_task(task), deadline)

@@ -53,13 +53,13 @@ MAX_SOURCE_BYTES = 128 * 1024 * 1024
 DECODING_THREADS = 2 * MOST_PROCESSES
 
 #: Awaited before this number of bytes is held.
-Reserve = Callable[[int], Awaitable[None]]
+ReserveBytes = Callable[[int], Awaitable[None]]
 
 
 class Fetcher(Protocol):
     """Downloads an image; see ``http.fetch``."""
 
-    async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes: ...
+    async def fetch(self, url: str, max_bytes: int, reserve: ReserveBytes | None = None) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,15 @@ from PIL import AvifImagePlugin
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable
 from batchvision.images.convert import NeedsMemory, convert
-from batchvision.images.decoder_messages import READY, TASK_BYTES, Ending, Reply, Task, pack_reply, unpack_task
+from batchvision.images.decoder_messages import (
+    READY,
+    TASK_BYTES,
+    DecoderEnding,
+    DecoderReply,
+    DecoderTask,
+    pack_reply,
+    unpack_task,
+)
 from batchvision.images.formats import ImageFormat
 
 #: Memory of one image beside other images, and alone.
@@ -54,7 +62,7 @@ def main() -> None:
     os._exit(0)
 
 
-def _memory_for(task: Task) -> int:
+def _memory_for(task: DecoderTask) -> int:
     return ALONE_BYTES if task.is_alone else SHARED_BYTES
 
 
@@ -112,27 +120,32 @@ def _held() -> _Held:
     return _Held(mapped, data or mapped)
 
 
-def _serve(task: Task, given: BinaryIO) -> tuple[Reply, bytes]:
+def _serve(task: DecoderTask, given: BinaryIO) -> tuple[DecoderReply, bytes]:
     try:
         content = given.read(task.length)
         ready = convert(content, task.header, task.preparation, _memory_for(task) - SPARE_BYTES - len(content))
     except NeedsMemory as error:
-        return _message(Ending.TOO_LARGE if task.is_alone else Ending.NEEDS_MEMORY, error)
+        return _message(DecoderEnding.TOO_LARGE if task.is_alone else DecoderEnding.NEEDS_MEMORY, error)
     except ImageTooLarge as error:
-        return _message(Ending.TOO_LARGE, error)
+        return _message(DecoderEnding.TOO_LARGE, error)
     except MemoryError:
-        return _message(Ending.TOO_LARGE, MemoryError("the image does not fit into memory when decoded"))
+        return _message(DecoderEnding.TOO_LARGE, MemoryError("the image does not fit into memory when decoded"))
     except ImageUnreadable as error:
-        return _message(Ending.UNREADABLE, error)
-    reply = Reply(
-        Ending.CONVERTED, ready.width, ready.height, len(ready.content), pages=ready.pages, channels=ready.channels
+        return _message(DecoderEnding.UNREADABLE, error)
+    reply = DecoderReply(
+        DecoderEnding.CONVERTED,
+        ready.width,
+        ready.height,
+        len(ready.content),
+        pages=ready.pages,
+        channels=ready.channels,
     )
     return reply, ready.content
 
 
-def _message(ending: Ending, error: Exception) -> tuple[Reply, bytes]:
+def _message(ending: DecoderEnding, error: Exception) -> tuple[DecoderReply, bytes]:
     message = str(error)[:2000].encode("utf-8", "replace")
-    return Reply(ending, 0, 0, len(message)), message
+    return DecoderReply(ending, 0, 0, len(message)), message
 
 
 def _say(answers: BinaryIO, *parts: bytes) -> None:

@@ -14,7 +14,7 @@ from batchvision.errors import ImageTooLarge, ImageUnreadable, RowFault
 from batchvision.images import ImageFolder, kind_of, redact_reference, redact_url, stamp
 from batchvision.images.addresses import check_host, may_be_public
 from batchvision.images.data_uris import read_data_uri
-from batchvision.images.decoder_messages import REPLY_BYTES, TASK_BYTES, Ending, unpack_reply, unpack_task
+from batchvision.images.decoder_messages import REPLY_BYTES, TASK_BYTES, DecoderEnding, unpack_reply, unpack_task
 from batchvision.images.formats import ImageFormat, ImageHeader, check_pixels, examine, without_metadata
 from batchvision.images.references import check_url, identity, url_identity
 from batchvision.records import ImageKind, ImagePreparation, ImageRef
@@ -142,7 +142,7 @@ def _says(raw: bytes) -> str:
         reply = unpack_reply(raw[:REPLY_BYTES].ljust(REPLY_BYTES, b"\0"))
     except ValueError:
         return "no reply"
-    assert isinstance(reply.ending, Ending) and reply.length >= 0
+    assert isinstance(reply.ending, DecoderEnding) and reply.length >= 0
     if len(raw) >= TASK_BYTES:
         with suppress(IndexError):  # a format or a background that no task of ours has
             assert unpack_task(raw[:TASK_BYTES]).length >= 0

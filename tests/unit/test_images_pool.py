@@ -19,7 +19,15 @@ from PIL import Image
 from batchvision.errors import ImageTooLarge, ImageUnreadable, JobInvalid
 from batchvision.images import DecodingPool, ImageFolder, ImageSettings, ImageSource
 from batchvision.images.convert import convert
-from batchvision.images.decoder_messages import Ending, Reply, Task, pack_reply, pack_task, unpack_reply, unpack_task
+from batchvision.images.decoder_messages import (
+    DecoderEnding,
+    DecoderReply,
+    DecoderTask,
+    pack_reply,
+    pack_task,
+    unpack_reply,
+    unpack_task,
+)
 from batchvision.images.formats import Converted, ImageFormat, ImageHeader, examine
 from batchvision.images.pool import _TooSlow, _wait
 from batchvision.records import ImageKind, ImagePreparation, ImageRef
@@ -284,12 +292,12 @@ def test_no_process_outlives_a_run_that_is_killed() -> None:
 @pytest.mark.parametrize("max_side", [None, 1024])
 def test_a_task_arrives_as_it_was_sent(image_format: ImageFormat, max_side: int | None) -> None:
     wanted = ImagePreparation(max_side=max_side, background="black", page=7)
-    task = Task(ImageHeader(image_format, orientation=6), wanted, True, 2**40)
+    task = DecoderTask(ImageHeader(image_format, orientation=6), wanted, True, 2**40)
     assert unpack_task(pack_task(task)) == task
 
 
 def test_a_reply_arrives_as_it_was_sent_and_nonsense_does_not() -> None:
-    reply = Reply(Ending.CONVERTED, 65_500, 1, 2**33, pages=1000, channels=5, is_last=True)
+    reply = DecoderReply(DecoderEnding.CONVERTED, 65_500, 1, 2**33, pages=1000, channels=5, is_last=True)
     assert unpack_reply(pack_reply(reply)) == reply
     with pytest.raises(ValueError, match="255"):
         unpack_reply(b"\xff" * len(pack_reply(reply)))

@@ -22,7 +22,7 @@ from batchvision.errors import (
     RowFault,
     RowInvalid,
 )
-from batchvision.images import ImageFolder, ImageSettings, ImageSource, Reserve, load_local
+from batchvision.images import ImageFolder, ImageSettings, ImageSource, ReserveBytes, load_local
 from batchvision.images.formats import Converted, ImageHeader
 from batchvision.images.reading import FileReaders
 from batchvision.images.source import MAX_SOURCE_BYTES
@@ -53,7 +53,7 @@ class Downloads:
         self.content = content
         self.asked: list[tuple[str, int]] = []
 
-    async def fetch(self, url: str, max_bytes: int, reserve: Reserve | None = None) -> bytes:
+    async def fetch(self, url: str, max_bytes: int, reserve: ReserveBytes | None = None) -> bytes:
         assert reserve is not None
         await reserve(len(self.content))
         self.asked.append((url, max_bytes))
