@@ -1,5 +1,5 @@
-"""What `scripts/bench` runs. Every contender is a process of its own, measured from inside; the server is another.
+"""The benches of `scripts/bench`. Each contender is a process and measures itself; the server is another process.
 
-Rule: nothing here imports batchvision, pyarrow or a client but the processes that are measured (``client.py``) or that
-make material (``material.py``): a small parent does not blur their peak memory.
+Only the measured processes (``client.py``) and ``material.py`` import batchvision, pyarrow or a client: a child process
+would start with the peak memory of a large parent.
 """

@@ -1,7 +1,7 @@
-"""Keeps the cores of this machine from sleeping, for what is measured by the clock: ``python -m benches.awake CORE``.
+"""Keep the cores of this machine awake for benches that a clock measures: ``python -m benches.awake CORE``.
 
-A core of a rented machine that has nothing to do is lent to others, and may come back ten milliseconds late: longer
-than two departures are apart. A loop of idle priority on each core keeps it, and gives way at once to all else.
+An idle core of a rented machine is lent to other machines and may return ten milliseconds late, longer than the time
+between two requests. A loop of idle priority on each core keeps it, and gives way at once to every other process.
 """
 
 from __future__ import annotations

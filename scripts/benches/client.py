@@ -32,18 +32,18 @@ def _loop(send_all: Callable[[loops.Spec], Coroutine[Any, Any, int]], *modules: 
     return ready
 
 
-def _night(name: str) -> Callable[[], Work]:
+def _batchvision(name: str) -> Callable[[], Work]:
     def ready() -> Work:
         from batchvision.cli.entry import GC_THRESHOLDS
-        from benches import nights
+        from benches import batchvision_runs as runs
 
         gc.set_threshold(*GC_THRESHOLDS)
         return {
-            "run": lambda spec: {"rows": nights.with_batchvision(spec)},
-            "memory": nights.memory_of_a_night,
-            "resume": nights.resumed,
-            "tickets": nights.with_tickets,
-            "plan": nights.planned,
+            "run": lambda spec: {"rows": runs.with_batchvision(spec)},
+            "memory": runs.memory_of_a_run,
+            "resume": runs.resumed,
+            "tickets": runs.with_tickets,
+            "plan": runs.planned,
         }[name]
 
     return ready
@@ -60,11 +60,11 @@ CONTENDERS: dict[str, Callable[[], Work]] = {
     "httpx": _loop(loops.with_httpx, "httpx"),
     "transport": _loop(loops.with_transport, "batchvision.http"),
     "openai": _loop(loops.with_openai, "openai"),
-    "batchvision": _night("run"),
-    "memory": _night("memory"),
-    "resume": _night("resume"),
-    "plan": _night("plan"),
-    "tickets": _night("tickets"),
+    "batchvision": _batchvision("run"),
+    "memory": _batchvision("memory"),
+    "resume": _batchvision("resume"),
+    "plan": _batchvision("plan"),
+    "tickets": _batchvision("tickets"),
     "material": lambda: _material(),
 }
 

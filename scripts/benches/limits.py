@@ -90,7 +90,7 @@ def _shorter(case: Case, seconds: float | None) -> Case:
     return Case(case.name, case.title, server, case.limits, seconds, min(case.skip_seconds, seconds / 4), case.limiter)
 
 
-def _night(folder: Path, case: Case, make: str, per_second: float, **more: Any) -> dict[str, Any]:
+def _spec(folder: Path, case: Case, make: str, per_second: float, **more: Any) -> dict[str, Any]:
     rows = int(per_second * case.seconds * 1.3) + 200
     where = {"folder": str(folder), "manifest": f"{case.name}.parquet", "output": case.name}
     client("material", {"make": make, "rows": rows, **where})
@@ -100,7 +100,7 @@ def _night(folder: Path, case: Case, make: str, per_second: float, **more: Any) 
 def requests_a_minute(chosen: Namespace, folder: Path, server: Server, cases: Sequence[Case]) -> None:
     lines = []
     for case in cases:
-        spec = _night(folder, case, "urls", PER_MINUTE / 60)
+        spec = _spec(folder, case, "urls", PER_MINUTE / 60)
         contenders = [Contender("batchvision", "batchvision", spec, case.server)]
         few = {"rows": spec["rows"], "in_flight": IN_FLIGHT, "seconds": case.seconds}
         if case.limiter:
@@ -133,7 +133,7 @@ def _shares(each: Sequence[Result], case: Case) -> list[str]:
 
 
 def tokens_a_minute(chosen: Namespace, folder: Path, server: Server, case: Case) -> None:
-    spec = _night(folder, case, "sizes", TOKENS_PER_MINUTE / 60 / 2_000, question="What is {title}? tokens={tokens}")
+    spec = _spec(folder, case, "sizes", TOKENS_PER_MINUTE / 60 / 2_000, question="What is {title}? tokens={tokens}")
     each = interleaved([Contender("batchvision", "batchvision", spec, case.server)], chosen.rounds, server)
     table(
         f"Server: {TOKENS_PER_MINUTE:,} tokens a minute; images of 200 to 6,000 tokens",
@@ -147,7 +147,7 @@ def tokens_a_minute(chosen: Namespace, folder: Path, server: Server, case: Case)
 
 
 def storm(chosen: Namespace, folder: Path, server: Server, case: Case) -> None:
-    spec = _night(folder, case, "urls", PER_MINUTE / 60)
+    spec = _spec(folder, case, "urls", PER_MINUTE / 60)
     each = interleaved([Contender("batchvision", "batchvision", spec, case.server)], chosen.rounds, server)
     lines = []
     for title, results in each.items():

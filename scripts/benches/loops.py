@@ -1,6 +1,6 @@
-"""The loops that batchvision is measured against: workers over one iterator of rows, nothing durable, nothing checked.
+"""The loops beside batchvision: workers over one iterator of rows, nothing durable, nothing checked.
 
-Rule: each is what a careful person would write with that library, bodies made by hand where it takes bytes.
+Each loop is careful code for its library, with bodies made by hand where the library takes bytes.
 """
 
 from __future__ import annotations

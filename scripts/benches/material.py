@@ -34,7 +34,7 @@ def make(spec: Spec) -> Mapping[str, Any]:
         case "done":
             _done_output(spec)
         case "jobs":
-            from benches.nights import job_file
+            from benches.batchvision_runs import job_file
 
             return {"jobs": [str(job_file({**spec, "output": output})) for output in spec["outputs"]]}
     return {}
@@ -111,7 +111,7 @@ def _sizes(folder: Path, spec: Spec) -> None:
 
 def _done_output(spec: Spec) -> None:
     """Answers for a share of the manifest, as parts like those of a real run, made after one that a real run sealed."""
-    from benches.nights import session, stubbed
+    from benches.batchvision_runs import session, stubbed
 
     _write(Path(spec["folder"]) / spec["manifest"], (_url_rows(first, spec["rows"]) for first in _firsts(spec["rows"])))
     session({**spec, "limit": 2}, dependencies=stubbed())
@@ -133,7 +133,7 @@ def _done_rows(spec: Spec) -> Iterator[tuple[list[str], list[str]]]:
     """Ids and skip_keys of the rows that shall be done, a part's worth at a time."""
     from batchvision.runner.feed import Selection, feed, survey
     from batchvision.runner.feed.work import NoKnownRows
-    from benches.nights import job_of
+    from benches.batchvision_runs import job_of
 
     job, draw = job_of(spec), random.Random(0)
     ids: list[str] = []

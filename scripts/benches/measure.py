@@ -31,7 +31,7 @@ class Server:
     url: str
 
     def set(self, **settings: Any) -> None:
-        """Behave like this from now on, and forget what was seen."""
+        """Set the behaviour of the server and clear its record."""
         self._ask(json.dumps(settings).encode())
 
     def told(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one contender's process measured of itself; ``told`` is what the server saw of it."""
+    """The measurements of one contender. ``told`` is the record of the server."""
 
     rows: int
     seconds: float
@@ -85,7 +85,7 @@ class Result:
 
 
 def client(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one thing of ``client.py`` and give what it printed."""
+    """Run one function of ``client.py`` and return the document that it printed."""
     command = [sys.executable, "-m", "benches.client", name, json.dumps({**spec, "core": CLIENT_CORE})]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -119,7 +119,7 @@ def medians(results: Sequence[Result], name: str) -> float:
 
 
 def median_ratio(over: Sequence[Result], under: Sequence[Result], name: str) -> float:
-    """Of the ratios of each round: both halves of a ratio were measured one after the other."""
+    """The median of the ratios of the rounds. Both halves of a ratio are measured one after the other."""
     return float(median(getattr(a, name) / getattr(b, name) for a, b in zip(over, under, strict=True)))
 
 
@@ -150,7 +150,7 @@ def table(title: str, heads: Sequence[str], lines: Sequence[Sequence[str]], note
 
 
 def head(arguments: Sequence[str]) -> None:
-    """What was measured, where, and when."""
+    """Print the command, the machine and the time."""
     pins = f"client on core {CLIENT_CORE}, server on core {SERVER_CORE}"
     if CLIENT_CORE is None:
         pins = "not pinned: this machine cannot, or has one core"

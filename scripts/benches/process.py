@@ -1,4 +1,4 @@
-"""What a measured process does to itself: its core, its open files, its CPU time and its memory."""
+"""The measured process: its core, its open files, its CPU time and its memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def cores() -> tuple[int | None, int | None]:
-    """One core for the client and another for the server; None where that cannot be had."""
+    """One core for the client and one for the server, or None on other systems than Linux."""
     if not hasattr(os, "sched_getaffinity"):
         return None, None
     own = sorted(os.sched_getaffinity(0))
@@ -40,9 +40,9 @@ def cpu_seconds() -> float:
 
 
 def memory_mib(field: str = "VmHWM") -> float:
-    """``VmHWM``: the most memory this process ever held, ``VmRSS``: what it holds. Elsewhere than on Linux: the most.
+    """``VmHWM`` is the peak memory of this process, ``VmRSS`` its memory now. Systems without /proc give the peak.
 
-    Not ``ru_maxrss``: over there a child begins with what its parent had.
+    ``ru_maxrss`` starts at the parent's peak on Linux, so it is not used there.
     """
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():

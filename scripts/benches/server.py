@@ -1,8 +1,7 @@
 """The provider of the benchmarks: HTTP/1.1 with keep-alive on a bare asyncio protocol, one canned xAI answer.
 
-Rule: as little CPU as can be, so that what is measured is the client. Bodies are counted and let go; only their first
-kilobytes are kept, where a prompt may say ``tokens=1234``. ``POST /bench`` takes new settings and forgets what was
-seen, ``GET /bench`` tells what was seen. Run as ``python -m benches.server CORE``; it prints its port.
+``POST /bench`` takes new settings and clears the record of requests. ``GET /bench`` returns this record. The server
+uses as little CPU as possible, so that the client is measured.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Settings:
 
 
 class Bucket:
-    """Fills at ``per_second`` up to ``capacity``; what is refused takes nothing."""
+    """Fills at ``per_second`` up to ``capacity``. A refused request takes nothing."""
 
     def __init__(self, per_second: float, capacity: float, now: float) -> None:
         self.per_second, self.capacity = per_second, capacity

@@ -22,8 +22,8 @@ def share_of_ideal(arrivals: Sequence[float], in_flight: int, latency_seconds: f
 
 
 def share_of_allowed(told: Mapping[str, Any], skip_seconds: float) -> tuple[float, float]:
-    """What was accepted of what was allowed, and the share of refusals, from ``skip_seconds`` after the first request
-    to the last request. With a limit of tokens: tokens of tokens."""
+    """The accepted share of the allowed requests, and the share of refusals, from ``skip_seconds`` after the first
+    request to the last one. With a limit of tokens, tokens are counted."""
     settings, arrivals = told["settings"], told["arrivals"]
     first = bisect_left(arrivals, arrivals[0] + skip_seconds)
     accepted = told["accepted"][first:]
@@ -38,8 +38,10 @@ def share_of_allowed(told: Mapping[str, Any], skip_seconds: float) -> tuple[floa
 
 
 def longest_wait_of_the_largest(told: Mapping[str, Any]) -> float:
-    """The largest rows go when their tokens have come: the longest wait for one after the request before it, as a
-    multiple of its fair share (the time its tokens take at the allowed rate)."""
+    """The longest wait for a largest row after the request before it, as a multiple of its fair share.
+
+    The fair share is the time that its tokens take at the allowed rate.
+    """
     arrivals, tokens, accepted = told["arrivals"], told["tokens"], told["accepted"]
     largest = max(tokens, default=0)
     fair_seconds = largest / (told["settings"]["tokens_per_minute"] / 60)
@@ -49,7 +51,7 @@ def longest_wait_of_the_largest(told: Mapping[str, Any]) -> float:
 
 
 def early(told: Mapping[str, Any], grace_seconds: float) -> int:
-    """Requests that came while Retry-After said not to; those already on their way in the first moment are excused."""
+    """Requests that arrived during a Retry-After, except those that were already on their way."""
     until = told["storm_until"]
     began = until - told["settings"]["storm_seconds"] + grace_seconds
     return sum(began < at < until for at in told["arrivals"])

@@ -23,7 +23,7 @@ def bench(chosen: Namespace, folder: Path) -> None:
                 slow_answers(chosen, folder, server, latency, in_flight, waves)
 
 
-def _night(folder: Path, rows: int, in_flight: int, output: str, **more: Any) -> dict[str, Any]:
+def _spec(folder: Path, rows: int, in_flight: int, output: str, **more: Any) -> dict[str, Any]:
     where = {"folder": str(folder), "manifest": f"urls-{rows}.parquet", "output": output}
     if not (folder / where["manifest"]).exists():
         client("material", {"make": "urls", "rows": rows, **where})
@@ -38,8 +38,8 @@ def at_full_speed(chosen: Namespace, folder: Path, server: Server) -> None:
     contenders = [
         Contender("aiohttp loop", "aiohttp", few),
         Contender("transport alone", "transport", few),
-        Contender("batchvision", "batchvision", _night(folder, rows, IN_FLIGHT, "plain")),
-        Contender("batchvision, progress bar", "batchvision", _night(folder, rows, IN_FLIGHT, "bar", progress=True)),
+        Contender("batchvision", "batchvision", _spec(folder, rows, IN_FLIGHT, "plain")),
+        Contender("batchvision, progress bar", "batchvision", _spec(folder, rows, IN_FLIGHT, "bar", progress=True)),
         Contender("openai SDK loop", "openai", {**few, "rows": max(IN_FLIGHT, rows // 5)}),
         Contender("httpx, its own pool", "httpx", {**few, "rows": max(IN_FLIGHT, rows // 10)}),
     ]
@@ -75,7 +75,7 @@ def slow_answers(chosen: Namespace, folder: Path, server: Server, latency: float
     few = {"in_flight": in_flight, "rows": rows}
     contenders = [
         Contender("aiohttp loop", "aiohttp", few, slow),
-        Contender("batchvision", "batchvision", _night(folder, rows, in_flight, f"slow-{latency:g}"), slow),
+        Contender("batchvision", "batchvision", _spec(folder, rows, in_flight, f"slow-{latency:g}"), slow),
     ]
     if in_flight <= 512:
         contenders.append(Contender("openai SDK loop", "openai", {**few, "rows": rows // 2}, slow))

@@ -30,7 +30,7 @@ ENVIRON = {"XAI_API_KEY": "bench-key-0000"}
 
 
 def settings_of(spec: Spec) -> dict[str, Any]:
-    """The job as its file would say it."""
+    """The settings of the job file."""
     limits = {"concurrency": spec.get("in_flight", 256), **spec.get("limits", {})}
     if "seconds" in spec:
         limits["max_runtime_seconds"] = spec["seconds"]
@@ -98,7 +98,7 @@ def _bar(stream: TextIO) -> Watch:
 
 
 def stubbed() -> RunDependencies:
-    """A run whose provider answers at once."""
+    """The dependencies of a run with a provider that answers at once."""
     body = chat(PROMPT_TOKENS)
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -108,8 +108,8 @@ def stubbed() -> RunDependencies:
     return RunDependencies(rng=random.Random(0), transport=httpx.MockTransport(answer))
 
 
-def memory_of_a_night(spec: Spec) -> Mapping[str, Any]:
-    """What a run holds after its first ``early`` rows, and at its end."""
+def memory_of_a_run(spec: Spec) -> Mapping[str, Any]:
+    """Memory of a run after its first ``early`` rows and at its end."""
     seen: dict[str, float] = {}
 
     async def watch(counters: Counters) -> None:
@@ -140,12 +140,14 @@ def planned(spec: Spec) -> Mapping[str, Any]:
 
 
 class Enough(Exception):
-    """What was to be seen has been seen."""
+    """The measurement is complete."""
 
 
 def with_tickets(spec: Spec) -> Mapping[str, Any]:
-    """A deferred run until ``rows`` tickets have been open for ``seconds``: the CPU of that time, and by how much each
-    poll left later than the lane's own timetable says."""
+    """Run the deferred lane until ``rows`` tickets have been open for ``seconds``.
+
+    Measure the CPU of that time and the delay of each poll against the timetable of the lane.
+    """
     from batchvision.http import ProviderClient
     from batchvision.runner.lanes.ticket_queue import QueuedTicket, TicketQueue
 
