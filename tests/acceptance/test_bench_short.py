@@ -54,7 +54,7 @@ def test_a_table_sets_batchvision_beside_a_bare_loop(tmp_path: Path, arguments: 
 
 
 def test_limits_print_a_share_of_the_allowed_rate_for_each_case(tmp_path: Path) -> None:
-    printed = _printed(tmp_path, "limits", "--seconds", "1.5", "--only", "given")
+    printed = _printed(tmp_path, "limits", "--seconds", "3", "--only", "given")
     assert float(_figures(printed, "limits given")[1]) > 0
     printed = _printed(tmp_path, "limits", "--seconds", "2", "--only", "storm")
     assert _figures(printed, "batchvision")[0].isdigit()
