@@ -150,7 +150,7 @@ def _check(job: Job, row: Row, columns: Columns) -> None:
 
 
 def _check_body(job: Job, row: Row) -> None:
-    """Whatever a cell holds, it ends inside the text of the one user message."""
+    """A cell ends inside the text of the one user message."""
     speaks = dialect("emulator")
     messages = Conversation(job.recipe, ()).messages(row.prompt, ())
     body = json.loads(speaks.body(job.recipe, messages, SendOptions()))

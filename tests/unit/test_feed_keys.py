@@ -164,7 +164,7 @@ plain_urls = st.builds("{}://{}{}".format, st.sampled_from(["http", "https"]), h
 
 
 @given(st.one_of(plain_urls, st.builds("https://{}".format, text)))
-def test_a_plain_urls_stamp_is_what_images_says(url: str) -> None:
+def test_a_plain_url_has_the_stamp_that_images_gives(url: str) -> None:
     assume(are_plain(pa.array([url])))
     ref = ImageRef(ImageKind.URL, url, "image")
     (found,) = images(batch(image=[url])).stamps().to_pylist()

@@ -104,7 +104,7 @@ def test_bytes_of_images_are_not_read_where_ids_do_not_need_them(
 # ---------------------------------------------------------------------------------- what stops a run
 
 
-def test_a_missing_column_names_those_there_are_and_what_asks_for_it(tmp_path: Path) -> None:
+def test_a_missing_column_is_named_with_the_job_key_and_the_columns_of_the_manifest(tmp_path: Path) -> None:
     put(tmp_path, "m.csv", "sku,Image,title\n1,a.jpg,t\n")
     message = fault(job(tmp_path, "m.csv"))
     assert "m.csv has no column 'id', which [manifest] id names; its columns are 'sku', 'Image', 'title'." in message
@@ -137,7 +137,7 @@ def test_a_table_that_holds_images_is_known_by_its_bytes_or_by_the_length_of_its
     assert not survey(job(tmp_path, "n.csv")).holds_images
 
 
-def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "m.csv", CSV)
     found = survey(job(tmp_path, "m.csv"))
     found.reject_changed()
@@ -158,7 +158,7 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
         ("pipe.csv", "is no regular file"),
     ],
 )
-def test_a_path_that_is_no_manifest_is_told(tmp_path: Path, name: str, words: str) -> None:
+def test_a_path_that_is_no_manifest_is_refused(tmp_path: Path, name: str, words: str) -> None:
     put(tmp_path, name, "x")
     of = job(tmp_path, name)
     if "pipe" in name or "gone" in name:

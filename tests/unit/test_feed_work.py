@@ -135,7 +135,7 @@ HUNDRED = "id,image,title\n" + "".join(f"r{number},https://h/{number}.jpg,t{numb
 # ---------------------------------------------------------------------------------- rows
 
 
-def test_a_row_carries_what_its_request_needs(ask: Ask, tmp_path: Path) -> None:
+def test_a_row_has_all_parts_of_its_request(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"image")
     job = ask("id,front,back,title,price\n007,a.jpg,https://h/b.jpg,Boot,9.90\n", manifest={
         "images": ["front", "back"], "keep": {"cost": "price", "title": "title"},
@@ -212,7 +212,7 @@ def test_images_in_cells_travel_with_their_row(ask: Ask) -> None:
 # ---------------------------------------------------------------------------------- rows that are invalid
 
 
-def test_each_invalid_row_says_why_and_the_others_go_on(ask: Ask) -> None:
+def test_each_invalid_row_has_its_problem_and_valid_rows_are_sent(ask: Ask) -> None:
     job = ask({
         "id": ["ok", None, "ok", "null", "none", "nul", "nul-image", "nul-kept", ""],
         "image": ["a", "b", "c", "d", None, "f", "g\x00.jpg", "h", "i"],
@@ -250,7 +250,7 @@ def test_an_invalid_rows_key_stays_while_its_problem_does(ask: Ask) -> None:
     assert row_index.keys["a#2"] == first == rows[1].skip_key != rows[0].skip_key
 
 
-def test_the_third_of_a_kind_is_told_apart(ask: Ask) -> None:
+def test_a_third_row_with_one_id_gets_an_id_of_its_own(ask: Ask) -> None:
     rows, _ = passed(ask("id,image,title\na,x,t\nb,x,t\na,y,t\na,z,t\n"))
     assert ids(rows) == ["a", "b", "a#2", "a#3"]
     assert rows[3].problem == "row_id a appears first in row 1"
@@ -296,7 +296,7 @@ def test_done_rows_are_known_by_id_and_key_and_never_asked_about_again(ask: Ask)
 
 
 class AskedAbout(Known):
-    """One whose rows are all asked about, one by one."""
+    """Asked about each row, one by one."""
 
     def met_before(self, row_ids: Sequence[str]) -> list[int]:
         return list(range(len(row_ids)))
@@ -364,7 +364,7 @@ def test_a_sample_is_drawn_from_the_rows_to_do_and_the_same_for_its_seed(ask: As
     assert len(passed(job, sample=1000)[0]) == 100
 
 
-def test_shards_share_the_rows_and_keep_them_when_others_come(ask: Ask) -> None:
+def test_shards_share_the_rows_and_keep_them_when_rows_are_added(ask: Ask) -> None:
     shares = [set(ids(passed(ask(HUNDRED), shard=shard, shards=3)[0])) for shard in range(3)]
     assert sorted(row_id for share in shares for row_id in share) == sorted(f"r{number}" for number in range(100))
     longer = ask(HUNDRED.replace("r0,", "new,n.jpg,n\nr0,"))
@@ -408,7 +408,7 @@ def test_a_manifest_that_changed_since_its_survey_stops_the_feed(ask: Ask, tmp_p
         next(feed(job, surveyed, NoKnownRows()))
 
 
-def test_a_manifest_that_grows_under_the_feed_is_told_at_its_end(ask: Ask, tmp_path: Path) -> None:
+def test_a_manifest_that_grows_during_the_pass_is_refused_at_its_end(ask: Ask, tmp_path: Path) -> None:
     job = ask(HUNDRED)
     batches = feed(job, survey(job), NoKnownRows())
     next(batches)
@@ -417,10 +417,10 @@ def test_a_manifest_that_grows_under_the_feed_is_told_at_its_end(ask: Ask, tmp_p
         list(batches)
 
 
-def test_what_is_written_into_a_manifest_meanwhile_is_not_read_as_a_row(
+def test_text_written_into_a_manifest_during_the_pass_is_no_row(
     ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another program overwrites the file in its place: rows of the old content until then, and none of the new."""
+    """Another program overwrites the file: the pass gives rows of the old content only."""
     monkeypatch.setattr("batchvision.manifest.delimited.BATCH_ROWS", 10)
     monkeypatch.setattr("batchvision.manifest.text_file._BLOCK_BYTES", 64)
     job = ask(HUNDRED)

@@ -107,7 +107,7 @@ def test_a_moment_has_the_same_text_in_every_unit_that_can_hold_it(value: int) -
     assert len(found) == 1
 
 
-def test_what_json_has_no_word_for_is_text_in_it() -> None:
+def test_values_without_a_json_type_become_text() -> None:
     value = {
         "n": float("nan"),
         "d": Decimal("1.10"),
@@ -252,5 +252,5 @@ def test_nul_is_found_and_can_be_replaced() -> None:
     assert made_storable(["a\x00b", 1, None]) == ("a\ufffdb", 1, None)
 
 
-def test_what_is_too_long_to_be_kept_is_cut() -> None:
+def test_cells_too_long_to_be_kept_are_cut() -> None:
     assert made_storable(["x" * 300_000, "y" * 1000]) == ("x" * 200 + "...", "y" * 1000)

@@ -1,4 +1,4 @@
-"""CSV and TSV: what is written is what is read, and damage is told with its line."""
+"""CSV and TSV: cells are read as written, and damage is reported with its line."""
 
 from __future__ import annotations
 
@@ -170,11 +170,11 @@ def test_ragged_lines_are_told_by_their_physical_line(put: Put) -> None:
     assert "photos.csv, line 6: 1 cells" in message
 
 
-def test_only_a_handful_of_ragged_lines_is_told(put: Put) -> None:
+def test_only_a_few_ragged_lines_are_reported(put: Put) -> None:
     assert len(fault(put("a,b\n" + "1\n" * 50)).splitlines()) == delimited.MOST_FAULTS
 
 
-def test_a_quote_that_never_closes_is_told_where_it_opens(put: Put) -> None:
+def test_a_quote_that_never_closes_is_reported_where_it_opens(put: Put) -> None:
     assert "photos.csv, line 3: a double quote opens a cell that does not close" in fault(put('a,b\n1,2\n3,"4\n5,6\n'))
 
 
@@ -183,7 +183,7 @@ def test_text_behind_a_closing_quote_is_damage(put: Put) -> None:
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_bytes_that_are_no_utf8_are_told_with_their_line(put: Put, line_end: str) -> None:
+def test_bytes_that_are_no_utf8_are_reported_with_their_line(put: Put, line_end: str) -> None:
     text = line_end.join(["id,t", "1,a", "2,é", ""])
     assert "photos.csv, line 3: not valid UTF-8" in fault(put(text.encode("latin-1")))
 
@@ -194,7 +194,7 @@ def test_a_bad_byte_far_into_the_file_has_the_right_line(put: Put) -> None:
     assert "line 123457: not valid UTF-8" in fault(put(b"\r\n".join(lines)))
 
 
-def test_half_a_utf16_character_is_told_with_its_line(put: Put) -> None:
+def test_half_a_utf16_character_is_reported_with_its_line(put: Put) -> None:
     content = codecs.BOM_UTF16_LE + "id\n1\n2".encode("utf-16-le") + b"x"
     assert "line 3: not valid UTF-16" in fault(put(content))
 
@@ -227,11 +227,11 @@ def test_columns_without_a_name_are_tolerated(put: Put) -> None:
         ("id,image\n1,2\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
     ],
 )
-def test_content_that_contradicts_the_name_is_told(put: Put, content: bytes, words: str) -> None:
+def test_content_that_contradicts_the_name_is_refused(put: Put, content: bytes, words: str) -> None:
     assert words in fault(put(content))
 
 
-def test_a_file_that_is_not_packed_as_its_name_says_is_told(put: Put) -> None:
+def test_a_file_that_is_not_packed_as_its_name_promises_is_refused(put: Put) -> None:
     assert "packed with gzip, but it is not" in fault(put(TEXT, "p.csv.gz"), "gzip")
     assert "packed with zstd, but it is not" in fault(put(TEXT, "p.csv.zst"), "zstd")
 
@@ -243,5 +243,5 @@ def test_a_packed_file_cut_short_is_damage_not_fewer_rows(put: Put, kept: float)
     assert "p.csv.gz is damaged or cut short" in message
 
 
-def test_a_missing_file_is_told_with_the_next_step(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_the_next_step(tmp_path: Path) -> None:
     assert "does not exist: correct [manifest] path" in fault(tmp_path / "none.csv")

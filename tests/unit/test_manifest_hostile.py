@@ -1,4 +1,4 @@
-"""A manifest that somebody else wrote: cells have their limits, and stay in the text that the job puts them in."""
+"""A hostile manifest: cells have limits, and stay in the text that the job puts them in."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ IMAGE = Payload("sha256:0", "a.png", "image", "0" * 64, inline=b"\x89PNG", media
 @given(HOSTILE, HOSTILE)
 @settings(max_examples=300)
 def test_a_cell_fills_the_text_it_stands_in_and_nothing_else(tmp_path_factory: Any, title: str, hint: str) -> None:
-    """Model, parameters, roles, images and the number of messages are the job's, whatever cells hold."""
+    """No cell changes the model, the parameters, the roles, the images or the number of messages."""
     title, hint = (text.encode("utf-8", "replace").decode().replace("\x00", "") for text in (title, hint))
     template = Template.parse("A {title} {{x}} {image} {hint}.")
     prompt = template.render({"title": title, "hint": hint})

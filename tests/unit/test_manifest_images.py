@@ -218,7 +218,7 @@ def test_a_file_that_is_no_manifest_is_not_replaced(tmp_path: Path, name: str, c
     assert (tmp_path / name).read_text() == content
 
 
-def test_what_is_skipped_is_counted_by_suffix(photos: Path, tmp_path: Path) -> None:
+def test_skipped_files_are_counted_by_suffix(photos: Path, tmp_path: Path) -> None:
     for name in ("read.me", "a.PDF", "b.pdf", "sub/c.pdf", "LICENSE"):
         (photos / name).write_text("words")
     skipped = Counter[str]()
@@ -249,7 +249,7 @@ def test_a_hostile_file_name_is_still_that_files_name(tmp_path: Path, name: str)
     assert (tmp_path / ref.reference).read_bytes() == PNG
 
 
-def test_a_folder_without_images_and_a_wrong_suffix_are_told(tmp_path: Path) -> None:
+def test_a_folder_without_images_and_a_wrong_suffix_are_refused(tmp_path: Path) -> None:
     with pytest.raises(JobInvalid, match="no image was found"):
         make_manifest(tmp_path, tmp_path / "m.csv")
     with pytest.raises(JobInvalid, match=r"ends in \.csv"):

@@ -1,4 +1,4 @@
-"""JSON Lines: numbers stay exact, and a cell reads the same whatever stands beside it."""
+"""JSON Lines: numbers stay exact, and the text of a cell does not depend on its neighbours."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_packed_file_streams_like_a_plain_one(tmp_path: Path) -> None:
         (["", " "], "is empty"),
     ],
 )
-def test_damage_is_told_with_its_line(put: Put, lines: list[str], words: str) -> None:
+def test_damage_is_reported_with_its_line(put: Put, lines: list[str], words: str) -> None:
     assert words in fault(put(*lines))
 
 
@@ -142,7 +142,7 @@ def test_deep_nesting_is_damage_not_a_crash(put: Put) -> None:
     assert "line 2: not valid JSON" in fault(put('{"x": 1}', '{"x": ' + "[" * 200_000 + "}"))
 
 
-def test_a_column_that_no_line_has_is_told_with_those_there_are(put: Put) -> None:
+def test_a_column_that_no_line_has_is_reported_with_the_columns_of_the_manifest(put: Put) -> None:
     path = put('{"x": 1}', '{"Image": "a.jpg"}')
     message = fault(path, {"image": "[manifest] images"})
     assert "rows.jsonl has no column 'image', which [manifest] images names; its columns are 'x', 'Image'" in message

@@ -161,7 +161,7 @@ def test_a_column_that_only_later_files_have_is_null_before(tmp_path: Path) -> N
 # ---------------------------------------------------------------------------------- damage
 
 
-def test_a_missing_column_is_told_with_those_there_are(tmp_path: Path) -> None:
+def test_a_missing_column_is_reported_with_the_columns_of_the_manifest(tmp_path: Path) -> None:
     path = write(tmp_path / "m.parquet", {"SKU": [1], "photo": ["a"]})
     message = fault(path, {"sku": "[manifest] id", "image": "[manifest] images"})
     assert "no column 'sku', which [manifest] id names; its columns are 'SKU', 'photo'. Did you mean 'SKU'?" in message
@@ -177,13 +177,13 @@ def test_a_missing_column_is_told_with_those_there_are(tmp_path: Path) -> None:
         (b"PAR1" + bytes(50), "damaged or cut short"),
     ],
 )
-def test_a_file_that_is_no_parquet_is_told(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "m.parquet"
     path.write_bytes(content)
     assert words in fault(path)
 
 
-def test_a_truncated_file_is_told(tmp_path: Path) -> None:
+def test_a_truncated_file_is_damage(tmp_path: Path) -> None:
     path = write(tmp_path / "m.parquet", {"id": list(range(1000))})
     path.write_bytes(path.read_bytes()[:-30])
     assert "m.parquet is damaged or cut short" in fault(path)
@@ -198,7 +198,7 @@ def test_a_page_that_does_not_match_its_checksum_is_damage(tmp_path: Path) -> No
     assert "m.parquet is damaged" in fault(path)
 
 
-def test_text_that_is_no_utf8_is_told(tmp_path: Path) -> None:
+def test_text_that_is_no_utf8_is_damage(tmp_path: Path) -> None:
     bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
     assert "Invalid UTF8" in fault(write(tmp_path / "m.parquet", {"id": bad}))
 

@@ -151,7 +151,7 @@ def test_a_header_that_is_damaged_is_damage(tmp_path: Path) -> None:
 
 
 def test_rows_that_do_not_fit_at_first_come_whole_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The footer promises small rows: a dictionary holds the one large value. The child goes on in smaller batches."""
+    """A dictionary hides the size of the rows. The child continues with smaller batches."""
     monkeypatch.setattr(parquet_reader, "MEMORY_BYTES", 256 * MIB)
     large = pa.DictionaryArray.from_arrays(pa.array([0] * 300 + [1] * 700, pa.int32()), ["s", "x" * MIB])
     names = [f"row-{number}" for number in range(1000)]
@@ -201,7 +201,7 @@ def test_a_page_of_two_hundred_megabytes_is_not_held_by_the_run(tmp_path: Path) 
 
 
 def test_a_footer_that_contradicts_itself_crashes_pyarrow_and_not_the_run(tmp_path: Path) -> None:
-    """The schema says that a column is no list, and its chunk has statistics of one: pyarrow calls abort()."""
+    """In the schema a column is no list, and its chunk has the statistics of a list: pyarrow calls abort()."""
     path = written(tmp_path / "m.parquet", {"id": ["a", "b"], "tags": [["x"], []]}, store_schema=False)
     raw, faults = path.read_bytes(), list[str]()
     footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
@@ -295,7 +295,7 @@ def test_a_caller_may_take_longer_than_the_deadline(tmp_path: Path, monkeypatch:
 
 
 def test_a_reply_of_another_form_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child whose memory is damaged may send anything."""
+    """A child with damaged memory may send any bytes."""
     path = written(tmp_path / "m.parquet", {"image": ["x"]})
     script = sabotaged(tmp_path, "pass")
     made = (
@@ -357,7 +357,7 @@ def test_a_child_does_not_outlive_its_parent(tmp_path: Path) -> None:
         assert ready, "the child is alive"
 
 
-# ---------------------------------------------------------------------------------- types that somebody made up
+# ---------------------------------------------------------------------------------- unknown types
 
 
 class MadeUp(pa.ExtensionType):
