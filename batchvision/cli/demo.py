@@ -18,12 +18,12 @@ def command(out: Path) -> int:
     """Draw sample images and run a real job on them, against a provider on this machine. Free; needs no key."""
     import anyio
 
-    from batchvision.cli.logs import tell_warnings
+    from batchvision.cli.logs import show_warnings
     from batchvision.cli.progress import choose_style, watcher
     from batchvision.commands.demo import demo
 
     out.mkdir(parents=True, exist_ok=True)
-    tell_warnings(as_json=False)
+    show_warnings(as_json=False)
     style = choose_style("auto", quiet=False, is_terminal=sys.stderr.isatty())
     ended = anyio.run(partial(demo, out, watcher(style, sys.stderr)))
     click.echo()

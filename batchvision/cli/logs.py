@@ -31,7 +31,7 @@ class StderrLines(logging.Handler):
             say(line + safe_text(trace), sys.stderr)
 
 
-def tell_warnings(*, as_json: bool, news: bool = False) -> None:
+def show_warnings(*, as_json: bool, news: bool = False) -> None:
     """Send warnings to stderr, and with ``news`` also information. Replaces the handlers of the package."""
     lines = StderrLines(as_json=as_json)
     package = logging.getLogger("batchvision")

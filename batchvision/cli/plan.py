@@ -85,12 +85,12 @@ def _plan(job: Job, flags: dict[str, Any], *, as_json: bool) -> int:
 def _pilot(path: str, job: Job, settings: tuple[str, ...], flags: dict[str, Any]) -> Pilot:
     import anyio
 
-    from batchvision.cli.logs import tell_warnings
+    from batchvision.cli.logs import show_warnings
     from batchvision.cli.progress import choose_style, watcher
     from batchvision.commands import pilot
     from batchvision.job import Job
 
-    tell_warnings(as_json=False)
+    show_warnings(as_json=False)
     style = choose_style("auto", quiet=flags["quiet"], is_terminal=sys.stderr.isatty())
     given = overrides(flags, settings)
     start = partial(

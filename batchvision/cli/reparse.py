@@ -28,10 +28,10 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     """
     import anyio
 
-    from batchvision.cli.logs import tell_warnings
+    from batchvision.cli.logs import show_warnings
     from batchvision.commands.reparse import reparse
 
-    tell_warnings(as_json=False)
+    show_warnings(as_json=False)
     reparsed = anyio.run(reparse, load_job(job, flags, settings))
     if as_json:
         print_document(reparsed.document())

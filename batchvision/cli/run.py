@@ -71,7 +71,7 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     """
     chosen = load_job(job, flags, (*settings, *_retry_setting(flags)))
     summary = _run(chosen, flags)
-    _tell(ctx, job, chosen, summary, flags)
+    _print_closing(ctx, job, chosen, summary, flags)
     if as_json:
         from batchvision.cli.output import print_document
         from batchvision.cli.streams import stdout_may_fail
@@ -85,11 +85,11 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
 def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
     import anyio
 
-    from batchvision.cli.logs import tell_warnings
+    from batchvision.cli.logs import show_warnings
     from batchvision.cli.progress import choose_style, watcher
     from batchvision.runner import run_async
 
-    tell_warnings(as_json=flags["log_format"] == "json", news=not flags["quiet"])
+    show_warnings(as_json=flags["log_format"] == "json", news=not flags["quiet"])
     style = choose_style(flags["log_format"], quiet=flags["quiet"], is_terminal=sys.stderr.isatty())
     start = partial(
         run_async,
@@ -137,7 +137,7 @@ def _shard(text: str | None) -> tuple[int, int]:
     raise click.UsageError(f"--shard takes I/N with I from 0 to N-1, e.g. --shard 0/4 ... --shard 3/4; got {text!r}.")
 
 
-def _tell(ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: dict[str, Any]) -> None:
+def _print_closing(ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: dict[str, Any]) -> None:
     """Write the closing lines to stderr in the chosen format."""
     if flags["quiet"]:
         return

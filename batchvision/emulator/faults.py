@@ -48,7 +48,7 @@ class FaultKind(StrEnum):
     FORBIDDEN = "forbidden", Stage.REQUEST, "403: the key lacks the permission."
     SAFETY = "safety", Stage.REQUEST, "403 for this row's content (OpenAI: 400), found before generation."
     CREDIT = "credit", Stage.REQUEST, "No credit left: 403 at xAI, 402 at OpenRouter, 429 at OpenAI."
-    CREDIT_429 = "credit_429", Stage.REQUEST, "No credit left, told as 429 with the text of xAI's 403."
+    CREDIT_429 = "credit_429", Stage.REQUEST, "No credit left, sent as 429 with the text of xAI's 403."
     PAYMENT_REQUIRED = "payment_required", Stage.REQUEST, "402: no credit left."
     MODEL_NOT_FOUND = "model_not_found", Stage.REQUEST, "Unknown model: 400 at xAI and OpenRouter, 404 at OpenAI."
     NOT_FOUND = "not_found", Stage.REQUEST, "404: nothing is served here."

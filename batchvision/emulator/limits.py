@@ -80,27 +80,27 @@ class Limits:
 
     def headers(self) -> dict[str, str]:
         """The rate limit headers of a good answer. OpenRouter sends none."""
-        told: dict[str, str] = {}
+        headers: dict[str, str] = {}
         if not self._options.rate_headers or self._face is Face.OPENROUTER:
-            return told
+            return headers
         for name, bucket in (("requests", self._requests), ("tokens", self._tokens)):
             if bucket is not None:
-                told[f"x-ratelimit-limit-{name}"] = str(round(bucket.per_minute))
-                told[f"x-ratelimit-remaining-{name}"] = str(max(0, math.floor(bucket.level)))
+                headers[f"x-ratelimit-limit-{name}"] = str(round(bucket.per_minute))
+                headers[f"x-ratelimit-remaining-{name}"] = str(max(0, math.floor(bucket.level)))
                 if self._face is Face.OPENAI:
-                    told[f"x-ratelimit-reset-{name}"] = f"{bucket.seconds_until(bucket.capacity):.3f}s"
-        return told
+                    headers[f"x-ratelimit-reset-{name}"] = f"{bucket.seconds_until(bucket.capacity):.3f}s"
+        return headers
 
     def _refused_headers(self, bucket: Bucket, wait_seconds: float) -> dict[str, str]:
-        told = self.headers()
+        headers = self.headers()
         if self._options.retry_after:
-            told["Retry-After"] = str(max(1, math.ceil(wait_seconds)))
+            headers["Retry-After"] = str(max(1, math.ceil(wait_seconds)))
         if self._face is Face.OPENROUTER and self._options.rate_headers:
             reset = datetime.now(UTC) + timedelta(seconds=wait_seconds)
-            told["X-RateLimit-Limit"] = str(round(bucket.per_minute))
-            told["X-RateLimit-Remaining"] = "0"
-            told["X-RateLimit-Reset"] = str(round(reset.timestamp() * 1000))
-        return told
+            headers["X-RateLimit-Limit"] = str(round(bucket.per_minute))
+            headers["X-RateLimit-Remaining"] = "0"
+            headers["X-RateLimit-Reset"] = str(round(reset.timestamp() * 1000))
+        return headers
 
     def _requests_text(self, model: str) -> str:
         per_minute = self._options.requests_per_minute or 30_000

@@ -30,13 +30,13 @@ TOPIC = "manifest"
 
 @dataclass(slots=True)
 class ManifestCounts:
-    """The rows of the manifest. ``asked_anew``: pending rows with a changed text or image."""
+    """The rows of the manifest. ``changed_since``: pending rows with a changed text or image."""
 
     rows: int = 0
     completed: int = 0
     failed: int = 0
     pending: int = 0
-    asked_anew: int = 0
+    changed_since: int = 0
 
     def __str__(self) -> str:
         return f"{self.completed:,} completed, {self.failed:,} failed, {self.pending:,} pending"
@@ -106,7 +106,7 @@ async def _count(job: Job, surveyed: Survey, tables: TableContents) -> ManifestC
                     counts.failed += 1
                 case state:
                     counts.pending += 1
-                    counts.asked_anew += state is None
+                    counts.changed_since += state is None
     return counts
 
 
@@ -152,7 +152,7 @@ def _judged(
     )
     is_comparable = is_one_shard and latest.stop_reason is None and all(each.holder is None for each in journals)
     # rows that left the manifest keep their answers
-    lost = latest.rows_completed - max(counts.completed + counts.asked_anew, tables.current)
+    lost = latest.rows_completed - max(counts.completed + counts.changed_since, tables.current)
     if changed := _changed(surveyed, latest, is_one_shard):
         yield note(TOPIC, f"{latest.manifest} has changed since the last run ({changed}): of its rows now {counts}")
     elif lost > 0 and is_comparable:
@@ -165,8 +165,8 @@ def _judged(
         )
     else:
         yield ok(TOPIC, f"{counted(counts.rows, 'row')} = {counts}, each in one place")
-        if counts.asked_anew:
-            yield note(TOPIC, f"{counted(counts.asked_anew, 'pending row')}: their text or image has changed since")
+        if counts.changed_since:
+            yield note(TOPIC, f"{counted(counts.changed_since, 'pending row')}: their text or image has changed since")
 
 
 def _changed(surveyed: Survey, latest: RunSummary, is_one_shard: bool) -> str:

@@ -6,7 +6,7 @@ A batch is dropped after it is read. A hash and a number stay for each row.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ from batchvision.errors import CheckpointDamaged
 from batchvision.wording import counted
 
 RESULTS_TABLE, ATTEMPTS_TABLE = "results", "attempts"
+#: Columns that identify an attempt.
+SENT = ("row_id", "request_key", "attempt", "sent_at")
 #: Sources of cost of answers without an attempt of their own.
 BORROWED = ("shared", "cached")
 
@@ -92,175 +94,159 @@ class TableContents:
 
 def read_tables(output: Path, runs: Runs, journals: Sequence[ShardJournal]) -> TableContents:
     """Read all parts. Damage becomes a finding and is not raised."""
-    tables = TableContents()
-    columns = _registry(output, tables)
+    reader = _TableReader(output, runs, journals)
     for table in (RESULTS_TABLE, FAILURES_TABLE, ATTEMPTS_TABLE):
         for path in part_paths(output, table):
-            _read_part(tables, output, table, path, runs, journals, columns)
-    _look_for_missing(tables, output, runs, read_merged(output, tables.damaged))
-    return tables
+            reader.read(table, path)
+    reader.find_missing(read_merged(output, reader.found.damaged))
+    return reader.found
 
 
-def _look_for_missing(tables: TableContents, output: Path, runs: Runs, merged: Merged) -> None:
-    """Find listed parts that neither exist nor were merged."""
-    tables.left = len(merged.left)
-    for relative, listed in sorted(runs.parts.items()):
-        there = merged.sha256.get(relative)
-        if listed.sha256 in (there or ()):
-            tables.merged_from += 1
-            continue
-        if (output / relative).exists() or relative.rpartition("/")[0] in merged.unreadable:
-            continue
-        table = relative.split("/")[0]
-        tables.broken.add(table)
-        text = f"{relative} is missing: {counted(listed.rows, 'row')} that the run {listed.run_id} wrote"
-        if there is not None:
-            text = f"{relative} was not what the run {listed.run_id} wrote when it was merged (its sha256 differs)"
-        tables.findings.append(wrong("parts", text, _RESTORE.get(table, _RESTORE[RESULTS_TABLE])))
+class _TableReader:
+    """Fills ``found`` part by part."""
 
+    def __init__(self, output: Path, runs: Runs, journals: Sequence[ShardJournal]) -> None:
+        self.found = TableContents()
+        self._output = output
+        self._runs = runs
+        self._journals = journals
+        self._columns = self._registry()
 
-def _registry(output: Path, tables: TableContents) -> Columns | None:
-    restore = "restore .batchvision/columns.json from a backup, or run the job again with all columns it ever kept"
-    try:
-        columns = read_registry(output)
-    except CheckpointDamaged as fault:
-        tables.findings.append(wrong("columns", fault.what, restore))
-        return None
-    if columns is None and any(part_paths(output, table) for table in DATED):
-        text = ".batchvision/columns.json is missing: the next parts would not have the columns of these"
-        tables.findings.append(wrong("columns", text, restore))
-    return columns
+    def _registry(self) -> Columns | None:
+        restore = "restore .batchvision/columns.json from a backup, or run the job again with all columns it ever kept"
+        try:
+            columns = read_registry(self._output)
+        except CheckpointDamaged as fault:
+            self.found.findings.append(wrong("columns", fault.what, restore))
+            return None
+        if columns is None and any(part_paths(self._output, table) for table in DATED):
+            text = ".batchvision/columns.json is missing: the next parts would not have the columns of these"
+            self.found.findings.append(wrong("columns", text, restore))
+        return columns
 
-
-# ---------------------------------------------------------------------------------- one part
-
-
-def _read_part(
-    tables: TableContents,
-    output: Path,
-    table: str,
-    path: Path,
-    runs: Runs,
-    journals: Sequence[ShardJournal],
-    columns: Columns | None,
-) -> None:
-    relative = str(path.relative_to(output))
-    is_sealing = table != FAILURES_TABLE and any(journal.is_sealing(path.name, runs.ended) for journal in journals)
-    tables.files += 1
-    try:
-        _check_columns(tables, relative, table, schema_of(path), columns)
-        rows = 0
-        for batch in batches_of(path):
-            rows += batch.num_rows
-            if not is_sealing:
-                _TAKE[table](tables, batch, runs)
-        tables.rows[table] += 0 if is_sealing else rows
-        _check_file(
-            tables, relative, table, path, runs, all(journal.has_ended(runs.ended_whole) for journal in journals)
+    def read(self, table: str, path: Path) -> None:
+        """Read one part. The rows of a part that a journal still holds are not counted."""
+        found, relative = self.found, str(path.relative_to(self._output))
+        is_sealing = table != FAILURES_TABLE and any(
+            journal.is_sealing(path.name, self._runs.ended) for journal in self._journals
         )
-    except FileNotFoundError:
-        return  # a run has replaced it
-    except (CheckpointDamaged, pa.ArrowException, KeyError, ValueError) as fault:
-        tables.broken.add(table)
-        tables.damaged.add(relative)
-        if isinstance(fault, CheckpointDamaged):
-            text = fault.what
-        else:  # a damaged footer
-            text = f"{relative} does not hold what was written ({fault})"
-        tables.findings.append(wrong("parts", text, _RESTORE[table]))
-    if is_sealing:
-        tables.sealing.append(relative)
+        found.files += 1
+        try:
+            self._check_columns(relative, table, schema_of(path))
+            rows = 0
+            for batch in batches_of(path):
+                rows += batch.num_rows
+                if not is_sealing:
+                    self._add(table, batch)
+            found.rows[table] += 0 if is_sealing else rows
+            self._check_file(relative, table, path)
+        except FileNotFoundError:
+            return  # a run has replaced it
+        except (CheckpointDamaged, pa.ArrowException, KeyError, ValueError) as fault:
+            found.broken.add(table)
+            found.damaged.add(relative)
+            if isinstance(fault, CheckpointDamaged):
+                text = fault.what
+            else:  # a damaged footer
+                text = f"{relative} does not hold what was written ({fault})"
+            found.findings.append(wrong("parts", text, _RESTORE[table]))
+        if is_sealing:
+            found.sealing.append(relative)
 
+    def _check_columns(self, relative: str, table: str, schema: pa.Schema) -> None:
+        columns = self._columns
+        for column in _FIXED[table]:
+            is_there = column.name in schema.names
+            if not is_there and table != FAILURES_TABLE:
+                continue  # an earlier version wrote the part; a note below names the column
+            if not is_there or schema.field(column.name).type != column.type:
+                raise CheckpointDamaged(f"{relative} has no column {column.name} of the type {column.type}")
+        if columns is None or table == FAILURES_TABLE:
+            return
+        wanted = results_schema(columns) if table == RESULTS_TABLE else attempts_schema(columns)
+        missing = [name for name in wanted.names if name not in schema.names]
+        if missing:
+            names = ", ".join(missing)
+            text = f"{relative} lacks {names}, of a later version or of a run that was cut off; the next run adds it"
+            self.found.findings.append(note("columns", text))
+        for column in wanted:
+            actual = column.type if column.name in missing else schema.field(column.name).type
+            if actual != column.type and is_number(actual) and is_number(column.type):
+                text = (
+                    f"{relative}: the column {column.name} is {actual}, and will be {column.type}; the next run goes on"
+                )
+                self.found.findings.append(note("columns", text))
+            elif actual != column.type:
+                text = f"{relative}: the column {column.name} is {actual}, not {column.type}"
+                self.found.findings.append(wrong("columns", text, _RESTORE[table]))
 
-def _check_columns(
-    tables: TableContents, relative: str, table: str, schema: pa.Schema, columns: Columns | None
-) -> None:
-    for column in _FIXED[table]:
-        is_there = column.name in schema.names
-        if not is_there and table != FAILURES_TABLE:
-            continue  # an earlier version wrote the part; a note below names the column
-        if not is_there or schema.field(column.name).type != column.type:
-            raise CheckpointDamaged(f"{relative} has no column {column.name} of the type {column.type}")
-    if columns is None or table == FAILURES_TABLE:
-        return
-    wanted = results_schema(columns) if table == RESULTS_TABLE else attempts_schema(columns)
-    missing = [name for name in wanted.names if name not in schema.names]
-    if missing:
-        names = ", ".join(missing)
-        text = f"{relative} lacks {names}, of a later version or of a run that was cut off; the next run adds it"
-        tables.findings.append(note("columns", text))
-    for column in wanted:
-        actual = column.type if column.name in missing else schema.field(column.name).type
-        if actual != column.type and is_number(actual) and is_number(column.type):
-            text = f"{relative}: the column {column.name} is {actual}, and will be {column.type}; the next run goes on"
-            tables.findings.append(note("columns", text))
-        elif actual != column.type:
-            text = f"{relative}: the column {column.name} is {actual}, not {column.type}"
-            tables.findings.append(wrong("columns", text, _RESTORE[table]))
+    def _check_file(self, relative: str, table: str, path: Path) -> None:
+        """Compare a part with its listed sha256 (or that before columns were added), or with the hash in its name.
 
+        Raises CheckpointDamaged.
+        """
+        runs = self._runs
+        listed, name, actual = runs.parts.get(relative), Name.of(path.name), sha256_of(path)
+        if name is not None and not name.agrees([actual, *earlier_sha256(path)]):
+            raise CheckpointDamaged(f"{relative} is not the file that was merged (its sha256 is not that of its name)")
+        if listed is None:
+            is_merged = name is not None and name.digest is not None
+            if name is not None and not is_merged:
+                self.found.unlisted_runs.add(name.run_id)
+            self.found.merged += is_merged
+            self.found.unlisted += not is_merged
+            return
+        if actual == listed.sha256 or (table == FAILURES_TABLE and actual in runs.listed_sha256[relative]):
+            return
+        if listed.sha256 in earlier_sha256(path):
+            self.found.padded += 1
+            return
+        differs = f"{relative} is not the file that the run {listed.run_id} wrote (its sha256 differs)"
+        if table == FAILURES_TABLE and not all(journal.has_ended(runs.ended_whole) for journal in self._journals):
+            self.found.findings.append(note("parts", f"{differs}: a run that has not ended may have replaced it"))
+            return
+        raise CheckpointDamaged(differs)
 
-def _check_file(tables: TableContents, relative: str, table: str, path: Path, runs: Runs, are_ended: bool) -> None:
-    """Compare a part with its listed sha256 (or that before columns were added), or with the hash in its name.
+    def _add(self, table: str, batch: pa.RecordBatch) -> None:
+        """Keep hashes and sums of a batch."""
+        found, latest = self.found, self._runs.latest
+        keys = joined(batch, "row_id", "request_key")
+        if table == ATTEMPTS_TABLE:
+            found.attempts.add(keys)
+            found.attempt_costs.extend(pc.fill_null(batch["cost_ticks"], 0).to_pylist())
+            found.sent.add(joined(batch, *SENT))
+            found.reread.take(batch)
+            return
+        if latest is not None:
+            is_current = pc.equal(batch["recipe_id"], latest.recipe_id)
+            found.answered.add(batch["row_id"].filter(is_current))
+        if table == FAILURES_TABLE:
+            found.failures.add(keys.filter(pc.is_valid(batch["request_key"])))
+            return
+        found.answers.add(keys)
+        found.recipes.update(pc.unique(batch["recipe_id"]).to_pylist())
+        if latest is not None:
+            found.current += pc.sum(is_current).as_py() or 0
+        has_own = pc.invert(pc.is_in(batch["cost_source"], pa.array(BORROWED)))
+        found.billed.add(keys.filter(has_own))
+        found.row_costs.extend(pc.fill_null(batch["row_cost_ticks"], 0).filter(has_own).to_pylist())
 
-    ``are_ended``: no run has written since the last summary. Raises CheckpointDamaged.
-    """
-    listed, name, actual = runs.parts.get(relative), Name.of(path.name), sha256_of(path)
-    if name is not None and not name.agrees([actual, *earlier_sha256(path)]):
-        raise CheckpointDamaged(f"{relative} is not the file that was merged (its sha256 is not that of its name)")
-    if listed is None:
-        is_merged = name is not None and name.digest is not None
-        if name is not None and not is_merged:
-            tables.unlisted_runs.add(name.run_id)
-        tables.merged, tables.unlisted = tables.merged + is_merged, tables.unlisted + (not is_merged)
-        return
-    if actual == listed.sha256 or (table == FAILURES_TABLE and actual in runs.listed_sha256[relative]):
-        return
-    if listed.sha256 in earlier_sha256(path):
-        tables.padded += 1
-        return
-    differs = f"{relative} is not the file that the run {listed.run_id} wrote (its sha256 differs)"
-    if table == FAILURES_TABLE and not are_ended:
-        tables.findings.append(note("parts", f"{differs}: a run that has not ended may have replaced it"))
-        return
-    raise CheckpointDamaged(differs)
-
-
-# ---------------------------------------------------------------------------------- hashes of rows
-
-
-def _take_results(tables: TableContents, batch: pa.RecordBatch, runs: Runs) -> None:
-    keys = joined(batch, "row_id", "request_key")
-    tables.answers.add(keys)
-    tables.recipes.update(pc.unique(batch["recipe_id"]).to_pylist())
-    if runs.latest is not None:
-        is_current = pc.equal(batch["recipe_id"], runs.latest.recipe_id)
-        tables.answered.add(batch["row_id"].filter(is_current))
-        tables.current += pc.sum(is_current).as_py() or 0
-    has_own = pc.invert(pc.is_in(batch["cost_source"], pa.array(BORROWED)))
-    tables.billed.add(keys.filter(has_own))
-    tables.row_costs.extend(pc.fill_null(batch["row_cost_ticks"], 0).filter(has_own).to_pylist())
-
-
-def _take_failures(tables: TableContents, batch: pa.RecordBatch, runs: Runs) -> None:
-    tables.failures.add(joined(batch, "row_id", "request_key").filter(pc.is_valid(batch["request_key"])))
-    if runs.latest is not None:
-        tables.answered.add(batch["row_id"].filter(pc.equal(batch["recipe_id"], runs.latest.recipe_id)))
-
-
-def _take_attempts(tables: TableContents, batch: pa.RecordBatch, runs: Runs) -> None:
-    tables.attempts.add(joined(batch, "row_id", "request_key"))
-    tables.attempt_costs.extend(pc.fill_null(batch["cost_ticks"], 0).to_pylist())
-    tables.sent.add(joined(batch, *SENT))
-    tables.reread.take(batch)
-
-
-#: Columns that identify an attempt.
-SENT = ("row_id", "request_key", "attempt", "sent_at")
-_TAKE: dict[str, Callable[[TableContents, pa.RecordBatch, Runs], None]] = {
-    RESULTS_TABLE: _take_results,
-    FAILURES_TABLE: _take_failures,
-    ATTEMPTS_TABLE: _take_attempts,
-}
+    def find_missing(self, merged: Merged) -> None:
+        """Find listed parts that neither exist nor were merged."""
+        self.found.left = len(merged.left)
+        for relative, listed in sorted(self._runs.parts.items()):
+            there = merged.sha256.get(relative)
+            if listed.sha256 in (there or ()):
+                self.found.merged_from += 1
+                continue
+            if (self._output / relative).exists() or relative.rpartition("/")[0] in merged.unreadable:
+                continue
+            table = relative.split("/")[0]
+            self.found.broken.add(table)
+            text = f"{relative} is missing: {counted(listed.rows, 'row')} that the run {listed.run_id} wrote"
+            if there is not None:
+                text = f"{relative} was not what the run {listed.run_id} wrote when it was merged (its sha256 differs)"
+            self.found.findings.append(wrong("parts", text, _RESTORE.get(table, _RESTORE[RESULTS_TABLE])))
 
 
 # ---------------------------------------------------------------------------------- findings
