@@ -1,31 +1,23 @@
 """Decide when a request may be sent: rate limiter and controller, circuit breaker, spend caps, permits."""
 
 from batchvision.limits.byte_budget import ByteBudget
-from batchvision.limits.circuit_breaker import OUTAGE_AFTER_FAILURES, CircuitBreaker, LocalCircuitBreaker
+from batchvision.limits.circuit_breaker import OUTAGE_AFTER_FAILURES, LocalCircuitBreaker
 from batchvision.limits.controller import RateController, RateState
-from batchvision.limits.limiter import (
-    FIRST_WINDOW,
-    LocalRateLimiter,
+from batchvision.limits.limiter import FIRST_WINDOW, LocalRateLimiter
+from batchvision.limits.outage import WaitPeriod
+from batchvision.limits.permits import Permit, Permits
+from batchvision.limits.protocols import (
+    CircuitBreaker,
     PauseSignal,
     RateFacts,
     RateLimiter,
     RateSettings,
     ReportWait,
     SendSlot,
-    no_report,
-)
-from batchvision.limits.outage import WaitPeriod
-from batchvision.limits.permits import Permit, Permits
-from batchvision.limits.rate_history import RateHistory, RateSample
-from batchvision.limits.spend_caps import (
-    LocalSpendCap,
-    PeriodCap,
     SpendCap,
-    SpendCaps,
-    day_of,
-    month_of,
-    share_of,
 )
+from batchvision.limits.rate_history import RateHistory, RateSample
+from batchvision.limits.spend_caps import LocalSpendCap, PeriodCap, SpendCaps, day_of, month_of, share_of
 
 __all__ = [
     "FIRST_WINDOW",
@@ -53,6 +45,5 @@ __all__ = [
     "WaitPeriod",
     "day_of",
     "month_of",
-    "no_report",
     "share_of",
 ]

@@ -1,13 +1,12 @@
 """The circuit breaker: while the provider is down, one request at a time probes it.
 
-No I/O and no clock: each method is given the time. The Protocol is the seam for a breaker that processes share.
+No I/O and no clock: each method is given the time.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 from math import inf
-from typing import Protocol
 
 FIRST_ALONE_SECONDS = 10.0  #: The first request of a run is in flight alone for at most so long.
 OUTAGE_AFTER_FAILURES = 20  #: So many failures in a row on the provider's side mean that it is down.
@@ -20,21 +19,6 @@ class BreakerState(Enum):
     STARTING = "no answer has come yet: the first request is sent alone"
     CLOSED = "the provider answers: all requests may be sent"
     OPEN = "the provider is down: one probe at a time"
-
-
-class CircuitBreaker(Protocol):
-    """Decides whether a request may be sent, by how requests before it ended."""
-
-    @property
-    def is_open(self) -> bool: ...
-    @property
-    def failures_in_a_row(self) -> int: ...
-    def seconds_to_wait(self, now: float) -> float: ...
-    def admit(self, now: float) -> bool: ...
-    def answered(self) -> None: ...
-    def failed(self, now: float) -> None: ...
-    def undecided(self, now: float) -> None: ...
-    def probe_ended(self, now: float) -> None: ...
 
 
 class LocalCircuitBreaker:
@@ -56,14 +40,12 @@ class LocalCircuitBreaker:
         return self.state is BreakerState.OPEN
 
     def seconds_to_wait(self, now: float) -> float:
-        """How long until a request may be sent; 0: now. An answer may end the wait earlier."""
         if self.state is BreakerState.CLOSED:
             return 0.0
         next_probe_at = inf if self._is_probing else self._next_probe_at
         return max(0.0, min(self._alone_until, next_probe_at) - now)
 
     def admit(self, now: float) -> bool:
-        """Let a request pass. Returns whether it is a probe, which must end with :meth:`probe_ended`."""
         if self.state is not BreakerState.CLOSED and now >= self._alone_until:
             self._close()
         if self.state is BreakerState.CLOSED:
@@ -74,27 +56,23 @@ class LocalCircuitBreaker:
         return True
 
     def answered(self) -> None:
-        """The provider has answered."""
         self.failures_in_a_row = 0
         if self.state is not BreakerState.CLOSED:
             self._close()
 
     def failed(self, now: float) -> None:
-        """A failure on the provider's side, or on the way to it."""
         self.failures_in_a_row += 1
         if self.state is BreakerState.CLOSED and self.failures_in_a_row >= OUTAGE_AFTER_FAILURES:
             self.state = BreakerState.OPEN
             self._schedule_probe(now)
 
     def undecided(self, now: float) -> None:
-        """The first request was refused, perhaps because of its row: one other request may be sent at once."""
         if self.state is BreakerState.STARTING:
             self._next_probe_at, self._alone_until = now, inf
         else:
             self.answered()
 
     def probe_ended(self, now: float) -> None:
-        """A probe is not in flight any more. Until its answer is read, the next one waits."""
         if self.state is not BreakerState.CLOSED:
             self._is_probing = False
             self._schedule_probe(now)

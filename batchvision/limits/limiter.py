@@ -1,18 +1,15 @@
-"""Decide when a request may be sent: order, rate, tokens a minute, requests in flight, pauses, outages.
+"""The rate limiter of one process: order, rate, tokens a minute, requests in flight, pauses and outages.
 
-Requests wait in one queue, first come, first served. :meth:`LocalRateLimiter.acquire` ends a little before a request's
-time, so that its intent can become durable; :meth:`SendSlot.wait` ends at that time (generic cell rate algorithm).
-The time is the event loop's, so a virtual clock drives it in tests.
+Requests wait in one queue, first come, first served. ``acquire`` ends a little before a request's time, so that its
+intent can become durable. The slot's ``wait`` ends at that time (generic cell rate algorithm). The time is the event
+loop's, so a virtual clock drives it in tests.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
-from typing import Protocol
 
 import anyio
 
@@ -26,60 +23,17 @@ from batchvision.errors import (
     shows_access,
 )
 from batchvision.eventloop import loop_time
-from batchvision.limits.circuit_breaker import CircuitBreaker, LocalCircuitBreaker
+from batchvision.limits.circuit_breaker import LocalCircuitBreaker
 from batchvision.limits.controller import RateController
 from batchvision.limits.latency import LatencyBound, Timing
-from batchvision.limits.outage import MAX_OUTAGE_SECONDS, OutageRule, WaitPeriod
-from batchvision.limits.rate_history import RateHistory
+from batchvision.limits.outage import OutageRule, WaitPeriod
+from batchvision.limits.protocols import CircuitBreaker, PauseSignal, RateFacts, RateSettings, ReportWait
+from batchvision.limits.rate_history import RateHistory, RateSample
 from batchvision.limits.tokens import TokenBucket
 
 FIRST_WINDOW = 10  #: So many requests are in flight until the first success: the key or the model may be wrong.
 LEAD_SECONDS = 0.1  #: A request is admitted so long before its time, to make its intent durable on a slow disk.
 REPORTED_SECONDS = 10.0  #: Shorter pauses are not reported: they are over before they are read.
-
-#: Called with each wait that is worth a report, and with None when the provider answers again.
-ReportWait = Callable[[WaitPeriod | None], None]
-
-
-def no_report(wait: WaitPeriod | None) -> None:
-    """For runs whose waits are of no interest."""
-
-
-@dataclass(frozen=True, slots=True)
-class RateSettings:
-    """Limits of the job; None: not given."""
-
-    requests_per_second: float | None = None
-    tokens_per_minute: float | None = None
-    in_flight: int | None = None
-    max_outage_seconds: float = MAX_OUTAGE_SECONDS
-    timeout_seconds: float | None = None  #: of one request
-    was_answered: bool = False  #: the provider has answered in the run before this one
-
-
-class RateFacts(Protocol):
-    """Limits that answers name (``providers.base.RateSigns``)."""
-
-    @property
-    def limit_requests_per_minute(self) -> float | None: ...
-    @property
-    def limit_tokens_per_minute(self) -> float | None: ...
-    @property
-    def is_requests_window_stated(self) -> bool: ...
-    @property
-    def is_tokens_window_stated(self) -> bool: ...
-    @property
-    def reset_requests_seconds(self) -> float | None: ...
-    @property
-    def reset_tokens_seconds(self) -> float | None: ...
-
-
-class PauseSignal(Protocol):
-    """Until when no request may be sent, on the loop's clock. The seam for a pause that processes share."""
-
-    @property
-    def until(self) -> float: ...
-    def extend(self, until: float) -> None: ...
 
 
 class LocalPause:
@@ -90,34 +44,6 @@ class LocalPause:
 
     def extend(self, until: float) -> None:
         self.until = max(self.until, until)
-
-
-class SendSlot(Protocol):
-    """One request's place in flight, from its admission to :meth:`release`."""
-
-    sent_at: float | None
-
-    @property
-    def is_due(self) -> bool: ...
-    async def wait(self) -> None: ...
-    def release(self) -> None: ...
-    def return_tokens(self, used: int) -> None: ...
-
-
-class RateLimiter(Protocol):
-    """Enforces the current rate. The seam for limits that processes share."""
-
-    @property
-    def polls_per_second(self) -> float | None: ...
-    @property
-    def failures_in_a_row(self) -> int: ...
-    @property
-    def is_provider_down(self) -> bool: ...
-    def acquire_nowait(self, tokens: float) -> SendSlot | None: ...
-    async def acquire(self, tokens: float) -> SendSlot: ...
-    async def acquire_poll(self) -> None: ...
-    def learn(self, facts: RateFacts) -> None: ...
-    def observe(self, error: BatchvisionError | None, sent_at: float | None = None) -> StopRun | None: ...
 
 
 class SlotClock:
@@ -149,19 +75,15 @@ class LocalSendSlot:
 
     @property
     def is_due(self) -> bool:
-        """Whether the request may be sent now. If so, it counts as sent."""
         return self._limiter.send_now(self)
 
     async def wait(self) -> None:
-        """Wait for the request's time. A pause that has begun since it was admitted holds for it too."""
         await self._limiter.wait_to_send(self)
 
     def release(self) -> None:
-        """The request is not in flight any more, or was never sent."""
         self._limiter.release(self)
 
     def return_tokens(self, used: int) -> None:
-        """Replace the estimated tokens by those used; 0: nothing was sent."""
         self._limiter.return_tokens(self, used)
 
 
@@ -171,7 +93,7 @@ class LocalRateLimiter:
     def __init__(
         self,
         settings: RateSettings,
-        report: ReportWait = no_report,
+        report: ReportWait | None = None,
         breaker: CircuitBreaker | None = None,
         pause: PauseSignal | None = None,
     ) -> None:
@@ -180,7 +102,8 @@ class LocalRateLimiter:
         self.pause = pause or LocalPause()
         self.latency = LatencyBound(settings.timeout_seconds)
         self.history = RateHistory()
-        self._settings, self._report = settings, report
+        self._settings = settings
+        self._report: ReportWait = report or (lambda wait: None)
         self._most_in_flight = inf if settings.in_flight is None else settings.in_flight
         self._outage = OutageRule(settings.max_outage_seconds, was_answered=settings.was_answered)
         self._tokens: TokenBucket | None = None
@@ -198,23 +121,23 @@ class LocalRateLimiter:
     def __repr__(self) -> str:
         return f"<LocalRateLimiter {self.controller!r}, {self._in_flight} in flight, {len(self._queue)} wait>"
 
+    def rate_samples(self) -> tuple[RateSample, ...]:
+        return self.history.samples()
+
     @property
     def failures_in_a_row(self) -> int:
         return self.breaker.failures_in_a_row
 
     @property
     def is_provider_down(self) -> bool:
-        """Each request is a probe then, and spends no attempt."""
         return self.breaker.is_open
 
     # ---------------------------------------------------------------- admission
 
     def acquire_nowait(self, tokens: float) -> LocalSendSlot | None:
-        """A place in flight if no wait is due and no request waits."""
         return None if self._queue else self._admit(tokens, loop_time())
 
     async def acquire(self, tokens: float) -> LocalSendSlot:
-        """Wait in the queue for a place in flight. ``tokens``: estimate."""
         future: asyncio.Future[LocalSendSlot] = asyncio.get_running_loop().create_future()
         self._queue.append((tokens, future))
         self._admit_waiting()
@@ -265,7 +188,7 @@ class LocalRateLimiter:
         return LocalSendSlot(self, tokens, is_probe=is_probe)
 
     def _seconds_to_wait(self, tokens: float, now: float) -> float:
-        """0: the request may be admitted; infinite: only another event can admit it."""
+        """How long a request must wait; infinite: only another event can admit it."""
         if self._in_flight >= self._most_now:
             return inf
         wait = self.breaker.seconds_to_wait(now)
@@ -327,13 +250,11 @@ class LocalRateLimiter:
         self.history.add(now, self.controller.per_second, sent=1)
 
     async def acquire_poll(self) -> None:
-        """Wait until a poll may be sent. Polls take at most half of the rate."""
         await self._slot_time(self._poll_slots, 0.5)
         self._count_sent(await self._slot_time(self._slots))
 
     @property
     def polls_per_second(self) -> float | None:
-        """How many polls may be sent; None: no rate is known."""
         rate = self.controller.per_second
         return None if rate is None else rate / 2
 
@@ -359,7 +280,6 @@ class LocalRateLimiter:
     # ---------------------------------------------------------------- learning
 
     def learn(self, facts: RateFacts) -> None:
-        """Take the limits that an answer names where the job gives none."""
         now = loop_time()
         if self._settings.requests_per_second is None:
             self._learn_requests(facts, now)
@@ -381,8 +301,6 @@ class LocalRateLimiter:
             self.controller.set_floor(self._limit_without_window / self._least_window_seconds, now)
 
     def observe(self, error: BatchvisionError | None, sent_at: float | None = None) -> StopRun | None:
-        """Take the end of a request (``sent_at`` None: of a poll). Returns the reason to stop the run, if there is
-        one: the provider was down, or asks to wait, for too long."""
         now, reason = loop_time(), None
         if isinstance(error, Transient) and not isinstance(error, ImageDownloadFailed):
             reason = self._failed(error, sent_at, now)

@@ -10,8 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from batchvision.errors import SpendCapReached
-from batchvision.limits.limiter import RateLimiter, SendSlot
-from batchvision.limits.spend_caps import SpendCap
+from batchvision.limits.protocols import RateLimiter, SendSlot, SpendCap
 from batchvision.records import Estimate, Usage
 from batchvision.ticks import format_usd
 from batchvision.wakeup import Wakeup

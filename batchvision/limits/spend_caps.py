@@ -9,25 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from typing import Protocol
 
 from batchvision.records import Shard
-
-
-class SpendCap(Protocol):
-    """A limit on money spent and reserved. The seam for caps that processes share.
-
-    A request must ``reserve`` its bound before it is sent, then ``settle`` or ``release`` it.
-    """
-
-    @property
-    def left_ticks(self) -> int | None: ...
-    @property
-    def tightest_key(self) -> str | None: ...
-    def reserve(self, bound_ticks: int | None) -> bool: ...
-    def commit(self, bound_ticks: int | None) -> None: ...
-    def settle(self, bound_ticks: int | None, real_ticks: int | None) -> None: ...
-    def release(self, bound_ticks: int | None) -> None: ...
 
 
 class LocalSpendCap:
@@ -56,11 +39,9 @@ class LocalSpendCap:
 
     @property
     def left_ticks(self) -> int | None:
-        """The most that may still be reserved; None without a cap."""
         return None if self.cap_ticks is None else max(0, self.cap_ticks - self.spent_ticks - self.reserved_ticks)
 
     def reserve(self, bound_ticks: int | None) -> bool:
-        """Set the bound of one request aside. False, and nothing changed, if the cap does not allow it."""
         left = self.left_ticks
         if left is not None and (left == 0 or (bound_ticks or 0) + self._excess_ticks > left):
             return False
@@ -68,12 +49,10 @@ class LocalSpendCap:
         return True
 
     def commit(self, bound_ticks: int | None) -> None:
-        """Set a bound aside without a check: a ticket of an earlier run is committed already."""
         self._reserved_ticks += bound_ticks or 0
         self._open += 1
 
     def settle(self, bound_ticks: int | None, real_ticks: int | None) -> None:
-        """Replace a reservation by its bill, or by its bound if the bill is unknown (``None``)."""
         self.release(bound_ticks)
         bound = bound_ticks or 0
         real = bound if real_ticks is None else real_ticks
@@ -81,7 +60,6 @@ class LocalSpendCap:
         self._excess_ticks = max(self._excess_ticks, real - bound)
 
     def release(self, bound_ticks: int | None) -> None:
-        """Give a reservation back: the request cost nothing."""
         if self._open <= 0:
             raise RuntimeError("a reservation was given back twice")
         self._reserved_ticks -= bound_ticks or 0
@@ -122,7 +100,6 @@ class SpendCaps:
 
     @property
     def tightest_key(self) -> str | None:
-        """The job key of the cap with the least left; None without a cap."""
         tightest = self._tightest()
         return None if tightest is None else tightest.key
 

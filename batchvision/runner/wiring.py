@@ -31,7 +31,6 @@ from batchvision.limits import (
     SpendCaps,
     day_of,
     month_of,
-    no_report,
     share_of,
 )
 from batchvision.money import Estimator, quote
@@ -172,7 +171,7 @@ def spent_of(job: Job, now: datetime) -> Spent:
     )
 
 
-def permits_of(job: Job, caps: SpendCaps, report: ReportWait = no_report, *, was_answered: bool = False) -> Permits:
+def permits_of(job: Job, caps: SpendCaps, report: ReportWait | None = None, *, was_answered: bool = False) -> Permits:
     limits = job.limits
     per_second = [limits.requests_per_second, limits.requests_per_minute and limits.requests_per_minute / 60]
     given = [rate for rate in per_second if rate is not None]

@@ -6,7 +6,7 @@ All of it is measured by the clock, on cores that are kept awake: see :mod:`benc
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -65,7 +65,15 @@ STORM = Case(
     _GIVEN,
     seconds=60,
 )
-PARTS = tuple(case.name for case in (*CASES, TOKENS, STORM))
+STRAYS = Case(
+    "strays",
+    "no limit; one request in 250 refused with Retry-After: 1",
+    {"latency_seconds": 0.7},
+    seconds=40,
+    skip_seconds=10,
+)
+STRAY_EVERY = 250  #: 0.4 %
+PARTS = tuple(case.name for case in (*CASES, TOKENS, STORM, STRAYS))
 
 
 def bench(chosen: Namespace, folder: Path) -> None:
@@ -78,6 +86,8 @@ def bench(chosen: Namespace, folder: Path) -> None:
             tokens_a_minute(chosen, folder, server, _shorter(TOKENS, chosen.seconds))
         if chosen.only in (None, STORM.name):
             storm(chosen, folder, server, _shorter(STORM, chosen.seconds))
+        if chosen.only in (None, STRAYS.name):
+            strays(chosen, folder, server, _shorter(STRAYS, chosen.seconds))
 
 
 def _shorter(case: Case, seconds: float | None) -> Case:
@@ -167,3 +177,28 @@ def storm(chosen: Namespace, folder: Path, server: Server, case: Case) -> None:
         lines,
         f"Early: at the server after {GRACE_SECONDS} s of the storm and before its end.",
     )
+
+
+def strays(chosen: Namespace, folder: Path, server: Server, case: Case) -> None:
+    spec = _night(folder, case, "urls", IN_FLIGHT / 0.7)
+    kinds = {
+        "no refusals": case.server,
+        "429s": {**case.server, "stray_every": STRAY_EVERY},
+        "503s": {**case.server, "stray_every": STRAY_EVERY, "stray_status": 503},
+    }
+    contenders = [Contender(title, "batchvision", spec, settings) for title, settings in kinds.items()]
+    results = interleaved(contenders, chosen.rounds, server)
+    rates = {title: _of(each, lambda told: _accepted_per_second(told, case)) for title, each in results.items()}
+    table(
+        case.title,
+        ["", "accepted a second", "share of the rate without refusals"],
+        [[title, f"{rate:.1f}", f"{rate / rates['no refusals']:.3f}"] for title, rate in rates.items()],
+        f"The first {case.skip_seconds:g} s are left out.",
+    )
+
+
+def _accepted_per_second(told: Mapping[str, Any], case: Case) -> float:
+    arrivals = told["arrivals"]
+    since, until = arrivals[0] + case.skip_seconds, arrivals[0] + case.seconds
+    good = sum(good for at, good in zip(arrivals, told["accepted"], strict=True) if since <= at < until)
+    return float(good / (until - since))

@@ -31,7 +31,8 @@ class Settings:
     """How the server behaves. ``says``: of "limits" (x-ratelimit headers), "words" (xAI's text) and "retry-after".
 
     ``storm_after`` answers everything is refused for ``storm_seconds``. ``ticket_seconds``: a POST is given a ticket,
-    whose answer is there after so long.
+    whose answer is there after so long. Each ``stray_every``-th request is refused for no reason, with ``stray_status``
+    and ``Retry-After: 1``.
     """
 
     latency_seconds: float = 0.0
@@ -43,6 +44,8 @@ class Settings:
     storm_after: int | None = None
     storm_seconds: float = 0.0
     ticket_seconds: float | None = None
+    stray_every: int | None = None
+    stray_status: int = 429
 
 
 class Bucket:
@@ -139,6 +142,9 @@ class Desk:
             self.storm_until = now + settings.storm_seconds
         if self.storm_until is not None and now < self.storm_until:
             return self._refused("Requests per Second", 0, self.storm_until - now)
+        if settings.stray_every and len(self.arrivals) % settings.stray_every == settings.stray_every // 2:
+            body = b'{"code":"overloaded","error":"Try again later."}'
+            return response(settings.stray_status, body, "Retry-After: 1\r\n")
         if self._requests is not None and self._requests.refuses(1, now):
             return self._refused("Requests per Second", self._requests.per_second, self._requests.seconds_until(1))
         if self._tokens_left is not None and self._tokens_left.refuses(tokens, now):
@@ -218,7 +224,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def response(status: int, body: bytes, headers: str = "") -> bytes:
-    phrase = "OK" if status == 200 else "Too Many Requests"
+    phrase = {200: "OK", 429: "Too Many Requests"}.get(status, "Service Unavailable")
     head = (
         f"HTTP/1.1 {status} {phrase}\r\nDate: Sat, 21 Nov 2026 00:00:00 GMT\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nx-request-id: 6f0c1c1e-9a0b-4b8e-8f0e-3a1d5b7c9e10\r\n{headers}\r\n"

@@ -1,0 +1,161 @@
+"""The seams of the limits: Protocols that one process, a shared file or an actor may implement.
+
+Times are seconds on the event loop's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from batchvision.errors import BatchvisionError, StopRun
+from batchvision.limits.outage import MAX_OUTAGE_SECONDS, WaitPeriod
+from batchvision.limits.rate_history import RateSample
+
+#: Called with each wait that is worth a report, and with ``None`` when the provider answers again.
+ReportWait = Callable[[WaitPeriod | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RateSettings:
+    """Limits of the job. ``None``: the job gives no such limit."""
+
+    requests_per_second: float | None = None
+    tokens_per_minute: float | None = None
+    in_flight: int | None = None
+    max_outage_seconds: float = MAX_OUTAGE_SECONDS
+    timeout_seconds: float | None = None  #: of one request
+    was_answered: bool = False  #: the provider has answered in the run before this one
+
+
+class RateFacts(Protocol):
+    """Limits that an answer names (``providers.base.RateSigns``)."""
+
+    @property
+    def limit_requests_per_minute(self) -> float | None: ...
+    @property
+    def limit_tokens_per_minute(self) -> float | None: ...
+    @property
+    def is_requests_window_stated(self) -> bool: ...
+    @property
+    def is_tokens_window_stated(self) -> bool: ...
+    @property
+    def reset_requests_seconds(self) -> float | None: ...
+    @property
+    def reset_tokens_seconds(self) -> float | None: ...
+
+
+class SendSlot(Protocol):
+    """One request's place in flight, from its admission to its release."""
+
+    sent_at: float | None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the request may be sent now. If so, it counts as sent."""
+
+    async def wait(self) -> None:
+        """Wait for the request's time. A pause that began after the admission holds too."""
+
+    def release(self) -> None:
+        """Free the place: the answer has come, or the request is not sent."""
+
+    def return_tokens(self, used: int) -> None:
+        """Replace the estimated tokens by the used ones; 0: the request cost nothing."""
+
+
+class RateLimiter(Protocol):
+    """Enforces the current rate, pauses and outages."""
+
+    @property
+    def polls_per_second(self) -> float | None:
+        """Polls that may be sent; ``None``: no rate is known."""
+
+    @property
+    def failures_in_a_row(self) -> int: ...
+    @property
+    def is_provider_down(self) -> bool:
+        """Whether each request is a probe, which spends no attempt."""
+
+    def acquire_nowait(self, tokens: float) -> SendSlot | None:
+        """A place in flight, or ``None`` if a wait is due or another request waits. ``tokens``: estimate."""
+
+    async def acquire(self, tokens: float) -> SendSlot:
+        """Wait in the queue for a place in flight."""
+
+    async def acquire_poll(self) -> None:
+        """Wait until a poll may be sent. Polls take at most half of the rate."""
+
+    def learn(self, facts: RateFacts) -> None:
+        """Take the limits that an answer names where the job gives none."""
+
+    def observe(self, error: BatchvisionError | None, sent_at: float | None = None) -> StopRun | None:
+        """Take the end of a request, or of a poll (``sent_at`` is ``None``).
+
+        Returns the reason to stop the run if the provider was down, or asks to wait, for too long.
+        """
+
+    def rate_samples(self) -> tuple[RateSample, ...]:
+        """Rate, 429s and pauses over the time of the run."""
+
+
+class PauseSignal(Protocol):
+    """Until when no request may be sent."""
+
+    @property
+    def until(self) -> float: ...
+    def extend(self, until: float) -> None: ...
+
+
+class CircuitBreaker(Protocol):
+    """Decides whether a request may be sent, by the ends of the requests before it."""
+
+    @property
+    def is_open(self) -> bool: ...
+    @property
+    def failures_in_a_row(self) -> int: ...
+    def seconds_to_wait(self, now: float) -> float:
+        """How long until a request may be sent; 0: now. An answer may end the wait earlier."""
+
+    def admit(self, now: float) -> bool:
+        """Let a request pass. Returns whether it is a probe, which ends with :meth:`probe_ended`."""
+
+    def answered(self) -> None:
+        """The provider has answered."""
+
+    def failed(self, now: float) -> None:
+        """A failure on the provider's side, or on the way to it."""
+
+    def undecided(self, now: float) -> None:
+        """The first request was refused, perhaps because of its row: one other request may be sent at once."""
+
+    def probe_ended(self, now: float) -> None:
+        """A probe is not in flight any longer. Until its answer is read, the next one waits."""
+
+
+class SpendCap(Protocol):
+    """A limit in ticks on money spent and reserved.
+
+    A request must ``reserve`` its bound before it is sent, then ``settle`` or ``release`` it.
+    """
+
+    @property
+    def left_ticks(self) -> int | None:
+        """The most that may still be reserved; ``None`` without a cap."""
+
+    @property
+    def tightest_key(self) -> str | None:
+        """The job key of the cap with the least left; ``None`` without a cap."""
+
+    def reserve(self, bound_ticks: int | None) -> bool:
+        """Set the bound of one request aside. ``False``, and nothing changed, if the cap does not allow it."""
+
+    def commit(self, bound_ticks: int | None) -> None:
+        """Set a bound aside without a check: a ticket of an earlier run is committed already."""
+
+    def settle(self, bound_ticks: int | None, real_ticks: int | None) -> None:
+        """Replace a reservation by its bill, or by its bound if the bill is unknown (``None``)."""
+
+    def release(self, bound_ticks: int | None) -> None:
+        """Give a reservation back: the request cost nothing."""
