@@ -1,4 +1,4 @@
-"""How a run ends early: one object that is asked once, wakes whoever waits to send, and remembers why."""
+"""The stop of a run: requested once, it cancels each wait before a send and keeps its reason."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
+from typing import Protocol
 
 import anyio
 import anyio.lowlevel
@@ -25,14 +26,31 @@ class Interrupted(Exception):
         self.exit_code = 128 + number
 
 
-class StopSignal:
-    """Set at most once (the first reason stays). Waits before the wire end at once; what is in flight goes on."""
+class StopSignal(Protocol):
+    """A stop is requested at most once: the first reason stays. Waits before a send end, requests in flight finish.
+
+    The seam for a stop that processes share.
+    """
+
+    reason: StopRun | Interrupted | None
+    is_interrupted: bool
+
+    @property
+    def is_set(self) -> bool: ...
+    def request(self, reason: StopRun | Interrupted) -> None: ...
+    async def wait(self) -> None: ...
+    def interruptible(self) -> Interruptible:
+        """A scope that a stop cancels: ``with stop.interruptible() as scope``, then ``scope.cancelled_caught``."""
+
+
+class LocalStopSignal:
+    """The stop of one process."""
 
     def __init__(self) -> None:
         self.reason: StopRun | Interrupted | None = None
-        self.is_interrupted = False  #: from outside, perhaps after another reason
-        self._event = anyio.Event()
+        self.is_interrupted = False  #: by a signal or by the caller, perhaps after another reason
         self.waiting: set[anyio.CancelScope] = set()
+        self._event = anyio.Event()
 
     def __repr__(self) -> str:
         return f"<StopSignal {self.reason!r}>"
@@ -52,17 +70,15 @@ class StopSignal:
         await self._event.wait()
 
     def interruptible(self) -> Interruptible:
-        """``with stop.interruptible() as scope``: whatever waits inside is cancelled by a stop;
-        ``scope.cancelled_caught`` tells afterwards."""
         return Interruptible(self)
 
 
 class Interruptible:
-    """A cancel scope that the stop knows of."""
+    """A cancel scope that the stop cancels."""
 
     __slots__ = ("_scope", "_stop")
 
-    def __init__(self, stop: StopSignal) -> None:
+    def __init__(self, stop: LocalStopSignal) -> None:
         self._stop = stop
         self._scope = anyio.CancelScope()
 
@@ -79,7 +95,7 @@ class Interruptible:
 
 
 async def stop_at_deadline(stop: StopSignal, seconds: float | None, began_at: float) -> None:
-    """``limits.max_runtime_seconds``, if there is one; ``began_at``: its start, by the loop's clock."""
+    """Request the stop ``seconds`` after ``began_at`` on the loop's clock. ``None``: never."""
     if seconds is not None:
         await anyio.sleep(max(0.0, began_at + seconds - loop_time()))
         key = "limits.max_runtime_seconds"
@@ -87,9 +103,9 @@ async def stop_at_deadline(stop: StopSignal, seconds: float | None, began_at: fl
 
 
 async def stop_at_signals(stop: StopSignal, wire: anyio.CancelScope, drain_timeout_seconds: float) -> None:
-    """The first signal stops sending and lets what is in flight finish; the second waits for the disk only.
+    """Pass the signals of the process to :func:`interrupt`, also where the run is in another thread.
 
-    ``wire`` is the scope around all that is in flight. A run in another thread is told by the main thread.
+    ``wire`` is the scope around all requests in flight.
     """
     with signals_to_this_run() as signals:
         if signals is not None:
@@ -98,7 +114,7 @@ async def stop_at_signals(stop: StopSignal, wire: anyio.CancelScope, drain_timeo
 
 
 def interrupt(stop: StopSignal, wire: anyio.CancelScope, reason: Interrupted, drain_timeout_seconds: float) -> None:
-    """The first interruption stops sending and sets a deadline for what is in flight; the next one cancels that."""
+    """The first interruption stops sending and sets a deadline for requests in flight. The next one cancels them."""
     if stop.is_interrupted:
         wire.cancel()
         return
@@ -110,8 +126,8 @@ def interrupt(stop: StopSignal, wire: anyio.CancelScope, reason: Interrupted, dr
 
 @asynccontextmanager
 async def listening(most_seconds: float | None, began_at: float) -> AsyncIterator[StopSignal]:
-    """For work that may be left undone: the signal is set by a signal that ends runs, and when the time is over."""
-    leave = StopSignal()
+    """Stop optional work at a signal that ends runs, or when its time is over."""
+    leave = LocalStopSignal()
     async with anyio.create_task_group() as beside:
         beside.start_soon(stop_at_signals, leave, anyio.CancelScope(), 0.0)
         beside.start_soon(stop_at_deadline, leave, most_seconds, began_at)

@@ -1,4 +1,4 @@
-"""Waking those who wait for a change, at no cost while nobody does."""
+"""Wake all waiting tasks when something changes. A change costs nothing while no task waits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import inf
 
 
 class Wakeup:
-    """A condition without a lock, for one event loop: wait, look again, perhaps wait again."""
+    """A condition variable without a lock, for one event loop: a woken task checks its condition and may wait again."""
 
     __slots__ = ("_waiting",)
 
@@ -16,14 +16,14 @@ class Wakeup:
         self._waiting: list[asyncio.Future[None]] = []
 
     def tell(self) -> None:
-        """Something changed: everybody who waits looks again."""
+        """Wake all waiting tasks."""
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
                 future.set_result(None)
 
     async def wait(self, until: float = inf) -> None:
-        """For the next change, or until this moment of the loop's clock: then everybody looks again."""
+        """Wait for the next change, or until this time on the loop's clock; then all waiting tasks are woken."""
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._waiting.append(future)
@@ -31,7 +31,7 @@ class Wakeup:
         try:
             await future
         except BaseException:
-            with suppress(ValueError):  # told, and cancelled before it could look
+            with suppress(ValueError):  # woken, and cancelled before it could go on
                 self._waiting.remove(future)
             raise
         finally:

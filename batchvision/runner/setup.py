@@ -21,7 +21,7 @@ from batchvision.runner.job_warnings import warnings_of
 from batchvision.runner.run_counts import RunCounts
 from batchvision.runner.shares import share_of_job, within_open_files
 from batchvision.secrets import Secrets
-from batchvision.stopping import StopSignal
+from batchvision.stopping import LocalStopSignal
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class RunSetup:
             log.warning("%s", warning)
         self.prices = quoted.prices
         self.estimator = wiring.estimator_of(job, self.prices)
-        self.stop = StopSignal()
+        self.stop = LocalStopSignal()
         self.counts = RunCounts(job.recipe.answer, ZoneInfo(job.timezone))
 
     @property

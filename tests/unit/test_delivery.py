@@ -39,7 +39,7 @@ from batchvision.runner.refusals import Refusals, RefusedRows
 from batchvision.runner.retry import Again, RetryPolicy, Stop
 from batchvision.runner.row_requests import RowRequests
 from batchvision.runner.run_counts import RunCounts
-from batchvision.stopping import StopSignal
+from batchvision.stopping import LocalStopSignal, StopSignal
 
 pytestmark = pytest.mark.anyio
 
@@ -120,7 +120,7 @@ class Desk:
     """A delivery with its parts; the store, the row index and the budget are stand-ins."""
 
     def __init__(self, answered: KeySet | None = None, *, wants_failed: bool = False) -> None:
-        self.books, self.before, self.counts, self.stop = StoreInMemory(), Before(), RunCounts(), StopSignal()
+        self.books, self.before, self.counts, self.stop = StoreInMemory(), Before(), RunCounts(), LocalStopSignal()
         self.counters = self.counts.counters
         self.failures_in_a_row = 0
         self.allows = True
@@ -195,7 +195,7 @@ async def test_a_row_with_a_fault_of_its_own_fails_and_nothing_is_sent():
 
 async def test_the_stream_of_rows_ends_with_the_stop():
     send, receive = anyio.create_memory_object_stream[Row](1)
-    stop = StopSignal()
+    stop = LocalStopSignal()
     with send, receive:
         send.send_nowait(row("a"))
         assert await next_row(receive, stop) == row("a")

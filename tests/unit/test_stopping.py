@@ -7,7 +7,7 @@ import pytest
 from virtual_time import VIRTUAL
 
 from batchvision.errors import OutOfCredit, SpendCapReached
-from batchvision.stopping import Interrupted, StopSignal
+from batchvision.stopping import Interrupted, LocalStopSignal
 
 pytestmark = pytest.mark.anyio
 
@@ -18,14 +18,14 @@ def anyio_backend():
 
 
 async def test_the_first_reason_stays():
-    stop = StopSignal()
+    stop = LocalStopSignal()
     stop.request(OutOfCredit("none left"))
     stop.request(SpendCapReached("cap"))
     assert isinstance(stop.reason, OutOfCredit)
 
 
 async def test_a_stop_wakes_everybody_who_waits_to_send():
-    stop = StopSignal()
+    stop = LocalStopSignal()
     woken: list[bool] = []
 
     async def wait() -> None:
@@ -42,7 +42,7 @@ async def test_a_stop_wakes_everybody_who_waits_to_send():
 
 
 async def test_waiting_after_the_stop_ends_at_once():
-    stop = StopSignal()
+    stop = LocalStopSignal()
     stop.request(Interrupted("SIGINT", 2))
     with stop.interruptible() as scope:
         await anyio.sleep_forever()
@@ -50,7 +50,7 @@ async def test_waiting_after_the_stop_ends_at_once():
 
 
 async def test_what_is_shielded_inside_a_wait_is_finished_and_its_result_kept():
-    stop = StopSignal()
+    stop = LocalStopSignal()
     result = None
     async with anyio.create_task_group() as tasks:
 
