@@ -180,7 +180,7 @@ def storm(chosen: Namespace, folder: Path, server: Server, case: Case) -> None:
 
 
 def strays(chosen: Namespace, folder: Path, server: Server, case: Case) -> None:
-    spec = _night(folder, case, "urls", IN_FLIGHT / 0.7)
+    spec = _spec(folder, case, "urls", IN_FLIGHT / 0.7)
     kinds = {
         "no refusals": case.server,
         "429s": {**case.server, "stray_every": STRAY_EVERY},
