@@ -1,4 +1,4 @@
-"""Power cuts in memory: a small night on a disk that forgets, cut off before its k-th operation, and run again.
+"""Power cuts in memory: a small run on a disk that forgets, cut off before its k-th operation, and run again.
 
 What the disk holds after a cut is drawn by ``proofs.recorded_disk``; here the whole run is under test, and the provider
 goes on from run to run: it knows what it was asked, what it gave, and what it will not give twice.
@@ -21,7 +21,7 @@ from unittest import mock
 from proofs.modelled import in_memory
 from proofs.reckoning import Tally
 from proofs.recorded_disk import RecordedDisk, Remains, lay_out
-from witness import SmallNight, broken_peace, unlisted_payments
+from witness import SmallRun, broken_peace, unlisted_payments
 
 from batchvision.checkpoint import SealAfter, Store, compaction
 from batchvision.checkpoint import store as store_module
@@ -72,11 +72,11 @@ class Told:
     intents: Counter[str] = field(default_factory=Counter)
 
 
-class CrashingNight:
-    """A small night and its cuts."""
+class CrashingRun:
+    """A small run and its cuts."""
 
     def __init__(self, folder: Path, lane: str, forgets: str | None = None) -> None:
-        self.session = SmallNight(folder, lane, concurrency=CONCURRENCY)
+        self.session = SmallRun(folder, lane, concurrency=CONCURRENCY)
         self.told = Told()
         self.cuts = 0
         self.places = 0  #: operations of the last run
@@ -113,7 +113,7 @@ class CrashingNight:
 
 @contextmanager
 def listening(told: Told, disk: CutDisk) -> Iterator[None]:
-    """Write down what is acknowledged and what is judged. A store that seals often, so that a small night does."""
+    """Write down what is acknowledged and what is judged. A store that seals often, so that a small run does."""
     real = Store.intent, Store.ticket, Store.answer, Classifier.classify, store_module.SealAfter, compaction.FEW_PARTS
 
     async def intent(store: Store, intent: Intent) -> None:
@@ -156,7 +156,7 @@ def name_of(raw: RawAnswer) -> set[str]:
 # ---------------------------------------------------------------------------------- what must be true in the end
 
 
-def broken(crashing: CrashingNight) -> list[str]:
+def broken(crashing: CrashingRun) -> list[str]:
     """After the cuts and a run that was not cut; empty: all is as promised."""
     ledger = crashing.session.table("attempts")
     return [
@@ -168,7 +168,7 @@ def broken(crashing: CrashingNight) -> list[str]:
     ]
 
 
-def _broken_of_rows(crashing: CrashingNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
+def _broken_of_rows(crashing: CrashingRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
     """Every row is done, once; all that may fail is a one-time read that was on its way at a cut, and that is said."""
     failed = {row["row_id"]: row["error_kind"] for row in crashing.session.table("failures")}
     done = [row["row_id"] for row in crashing.session.table("results")]
@@ -181,7 +181,7 @@ def _broken_of_rows(crashing: CrashingNight, ledger: list[dict[str, Any]]) -> It
         yield f"lost: the reads of {sorted(unexplained)} were not on their way at any cut"
 
 
-def _broken_of_answers(crashing: CrashingNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
+def _broken_of_answers(crashing: CrashingRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
     """P3, P6, P9: what was acknowledged is there, also what was only read; and nothing is there twice or made up."""
     names = Counter(line["provider_request_id"] for line in ledger if line["cost_ticks"] is not None)
     for what, told in (("acknowledged", crashing.told.answers), ("judged", crashing.told.judged)):
@@ -193,7 +193,7 @@ def _broken_of_answers(crashing: CrashingNight, ledger: list[dict[str, Any]]) ->
         yield f"{unknown} were never delivered"
 
 
-def _broken_of_tickets(crashing: CrashingNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
+def _broken_of_tickets(crashing: CrashingRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
     """P2: what was acknowledged, or asked for, is known."""
     known = {line["ticket"] for line in ledger}
     for what, told in (
@@ -204,7 +204,7 @@ def _broken_of_tickets(crashing: CrashingNight, ledger: list[dict[str, Any]]) ->
             yield f"lost: {sorted(lost)} had been {what}"
 
 
-def _broken_of_crashes(crashing: CrashingNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
+def _broken_of_crashes(crashing: CrashingRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
     """P5: at most what was in flight is ambiguous, and nothing is in the ledger that was never begun."""
     interrupted = [line["row_id"] for line in ledger if line["error_kind"] == "interrupted"]
     if len(interrupted) > crashing.cuts * CONCURRENCY:
@@ -218,7 +218,7 @@ def _broken_of_crashes(crashing: CrashingNight, ledger: list[dict[str, Any]]) ->
 
 
 def sweep(folder: Path, lane: str, variations: int, forgets: str | None = None, until: str | None = None) -> Tally:
-    """Cut a night before each of its operations, so many times with other luck; every second time, cut the next run
+    """Cut a run before each of its operations, so many times with other luck; every second time, cut the next run
     soon after its start too; then let it end. ``until``: in another order, up to the first fault that has
     this in its words."""
     tally, folder = Tally(), in_memory(folder)
@@ -231,7 +231,7 @@ def sweep(folder: Path, lane: str, variations: int, forgets: str | None = None, 
 
 
 def _sweep(tally: Tally, folder: Path, lane: str, variations: int, forgets: str | None, until: str | None) -> None:
-    whole = CrashingNight(folder / "whole", lane, forgets)
+    whole = CrashingRun(folder / "whole", lane, forgets)
     assert whole.run() is not None
     parts = list(whole.session.output.rglob("run_date=*/part-*.parquet"))
     assert len(parts) == 2 and all(is_merged(part.name) for part in parts), "the night merges its parts, too"
@@ -240,14 +240,14 @@ def _sweep(tally: Tally, folder: Path, lane: str, variations: int, forgets: str 
         random.Random(0).shuffle(places)
     for place in places:
         for variation in range(place % 2, place % 2 + variations):
-            crashing = CrashingNight(folder / f"{place}-{variation}", lane, forgets)
+            crashing = CrashingRun(folder / f"{place}-{variation}", lane, forgets)
             found = _cut_and_ended(crashing, place, variation, tally)
             tally.faults += [f"cut before operation {place}, luck {variation}: {sentence}" for sentence in found]
             if until is not None and any(until in sentence for sentence in found):
                 return
 
 
-def _cut_and_ended(crashing: CrashingNight, place: int, variation: int, tally: Tally) -> list[str]:
+def _cut_and_ended(crashing: CrashingRun, place: int, variation: int, tally: Tally) -> list[str]:
     """What is wrong after a cut at this place."""
     luck = random.Random(1_000 * place + variation)
     tally.outputs += 1

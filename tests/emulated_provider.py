@@ -14,7 +14,7 @@ from dataclasses import replace
 import anyio
 from fake_provider import inline, virtual_now
 from in_memory import InMemoryProvider
-from simulated_night import HastyDisk
+from simulated_run import HastyDisk
 
 from batchvision.checkpoint import Disk
 from batchvision.emulator.answers import count_tokens, make_answer

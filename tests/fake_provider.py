@@ -23,7 +23,7 @@ TICKS = 1_000
 
 
 def virtual_now() -> datetime:
-    """The wall clock of a virtual night."""
+    """The wall clock of a virtual run."""
     return NIGHTFALL + timedelta(seconds=anyio.current_time() - 1_000)
 
 

@@ -28,7 +28,7 @@ _FINISH = {Nature.REFUSED: "content_filter", Nature.ENDLESS: "length"}
 
 
 class MoodyProvider(InMemoryProvider):
-    """A transport. ``weather`` None: a calm night, nothing goes wrong."""
+    """A transport. ``weather`` None: a calm run, nothing goes wrong."""
 
     def __init__(self, weather: Weather | None) -> None:
         self.sends: Counter[str] = Counter()

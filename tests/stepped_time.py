@@ -17,7 +17,7 @@ LONGEST_NIGHT_SECONDS = 100 * 3600.0
 
 
 class SteppedLoop(VirtualTimeLoop):
-    """Calls ``act`` before the ``at``-th step; ``steps`` counts them. A night that does not end is an error."""
+    """Calls ``act`` before the ``at``-th step; ``steps`` counts them. A run that does not end is an error."""
 
     def __init__(self, at: int | None = None, act: Callable[[], object] = lambda: None) -> None:
         super().__init__()

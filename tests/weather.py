@@ -1,6 +1,6 @@
-"""What a provider does to a night, drawn from a seed: storms of 429s, an outage, and a fate for each request.
+"""What a provider does to a run, drawn from a seed: storms of 429s, an outage, and a fate for each request.
 
-Everything is a function of (seed, row, try) or of the hour, so a night is the same on every replay.
+Everything is a function of (seed, row, try) or of the hour, so a run is the same on every replay.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ _FATE_BOUNDS, _NATURE_BOUNDS = list(accumulate(FATES.values())), list(accumulate
 
 
 class Weather:
-    """The moods of a night of so many seconds, and the dice for everything else."""
+    """The moods of a run of so many seconds, and the dice for everything else."""
 
     def __init__(self, seed: int, seconds: float) -> None:
         self._seed = seed
         self.moods = tuple(self._storms(seconds))
 
     def _storms(self, seconds: float) -> Iterator[Mood]:
-        """Four storms and, in the middle of the night, an outage of five minutes."""
+        """Four storms and, in the middle of the run, an outage of five minutes."""
         for number, (share, retry_after) in enumerate(((0.1, 20.0), (0.3, None), (0.65, 45.0), (0.85, None))):
             begins = seconds * (share + 0.05 * self.draw("storm", number))
             yield Mood(begins, begins + 0.025 * seconds, self.draw("trickle", number), retry_after)

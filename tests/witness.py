@@ -1,4 +1,4 @@
-"""A small night with a witness: a provider that remembers all, and what must be true however the night was broken off.
+"""A small run with a witness: a provider that remembers all, and what must be true however the run was broken off.
 
 ``SmallNight.run`` plays one run of a handful of rows, in virtual time, on a disk that can be another; the provider goes
 on from run to run. ``broken_promises`` reads the output as a user would and holds it against what the provider saw.
@@ -31,7 +31,7 @@ EVERY_SO_MANY = 8  #: of the cases of a sweep, one is also asked whether a furth
 
 
 class HastyDisk(LocalDisk):
-    """Waits for no disk: the machine itself does not fail in these nights."""
+    """Waits for no disk: the machine itself does not fail in these runs."""
 
     def sync(self, descriptor: int) -> None:
         pass
@@ -101,7 +101,7 @@ class Witness(FakeProvider):
         return self.rows_asked[row] - self.unpaid[row]
 
 
-class SmallNight:
+class SmallRun:
     """One job of a few rows, run after run on one output."""
 
     def __init__(self, folder: Path, lane: str, rows: int = 4, concurrency: int = 2) -> None:
@@ -163,7 +163,7 @@ class SmallNight:
 # ---------------------------------------------------------------------------------- what must be true in the end
 
 
-def broken_promises(session: SmallNight, summary: RunSummary) -> list[str]:
+def broken_promises(session: SmallRun, summary: RunSummary) -> list[str]:
     """After a run that was broken off, and one that was not; empty: all is well."""
     ledger = session.table("attempts")
     return [
@@ -173,7 +173,7 @@ def broken_promises(session: SmallNight, summary: RunSummary) -> list[str]:
     ]
 
 
-def _broken_of_rows(session: SmallNight, summary: RunSummary) -> Iterator[str]:
+def _broken_of_rows(session: SmallRun, summary: RunSummary) -> Iterator[str]:
     """P8, P9."""
     done = sorted(row["row_id"] for row in session.table("results"))
     if done != session.rows:
@@ -182,7 +182,7 @@ def _broken_of_rows(session: SmallNight, summary: RunSummary) -> Iterator[str]:
         yield f"the last run ends with {summary.exit_code}, {summary.rows_completed} completed"
 
 
-def _broken_of_answers(session: SmallNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
+def _broken_of_answers(session: SmallRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
     """P3, P4: what reached us is there, once."""
     booked = Counter(line["provider_request_id"] for line in ledger if line["cost_ticks"] is not None)
     for name, row in session.provider.delivered.items():
@@ -192,7 +192,7 @@ def _broken_of_answers(session: SmallNight, ledger: list[dict[str, Any]]) -> Ite
         yield f"one-time answers of {lost} were read and lost"
 
 
-def _broken_of_money(session: SmallNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
+def _broken_of_money(session: SmallRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
     """P6, and: every request is listed, and paid twice only where that is said."""
     ticks = sum(line["cost_ticks"] or 0 for line in ledger)
     if ticks != session.provider.billed_ticks:
@@ -200,7 +200,7 @@ def _broken_of_money(session: SmallNight, ledger: list[dict[str, Any]]) -> Itera
     yield from unlisted_payments(session, ledger)
 
 
-def unlisted_payments(session: SmallNight, ledger: list[dict[str, Any]]) -> Iterator[str]:
+def unlisted_payments(session: SmallRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
     """P2, P5."""
     lines = Counter(line["row_id"] for line in ledger)
     ambiguous = Counter(line["row_id"] for line in ledger if line["state"] == "ambiguous")
@@ -213,7 +213,7 @@ def unlisted_payments(session: SmallNight, ledger: list[dict[str, Any]]) -> Iter
         yield "an ambiguous attempt has no bound"
 
 
-def broken_peace(session: SmallNight) -> Iterator[str]:
+def broken_peace(session: SmallRun) -> Iterator[str]:
     """P9: one more run, after all is done, does nothing."""
     asked, before = len(session.provider.asked), session.bytes_of_tables()
     session.run()

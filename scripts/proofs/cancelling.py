@@ -1,6 +1,6 @@
 """A run cancelled at every point at which it can be, and run again: nothing that reached us is lost or bought twice.
 
-A small night is played in steps of its event loop; before one of them comes what comes from outside. Then it is played
+A small run is played in steps of its event loop; before one of them comes what comes from outside. Then it is played
 again, undisturbed, and what a user finds in the end is held against what the provider saw.
 """
 
@@ -14,7 +14,7 @@ from unittest import mock
 
 import anyio
 from stepped_time import SteppedLoop
-from witness import EVERY_SO_MANY, SmallNight, broken_peace, broken_promises
+from witness import EVERY_SO_MANY, SmallRun, broken_peace, broken_promises
 
 from batchvision.records import RunSummary
 from batchvision.stopping import Interrupted, StopSignal
@@ -47,20 +47,20 @@ class Signals:
             self.wire.cancel()
 
 
-Way = Callable[[SmallNight, Signals, SteppedLoop], None]
+Way = Callable[[SmallRun, Signals, SteppedLoop], None]
 
 
-def signals_first(session: SmallNight, signals: Signals, loop: SteppedLoop) -> None:
+def signals_first(session: SmallRun, signals: Signals, loop: SteppedLoop) -> None:
     """SIGTERM, and a drain too short for what is in flight."""
     signals.first(loop)
 
 
-def signals_twice(session: SmallNight, signals: Signals, loop: SteppedLoop) -> None:
+def signals_twice(session: SmallRun, signals: Signals, loop: SteppedLoop) -> None:
     """SIGTERM twice: only what has been received is waited for."""
     signals.second(loop)
 
 
-def cancels_all(session: SmallNight, signals: Signals, loop: SteppedLoop) -> None:
+def cancels_all(session: SmallRun, signals: Signals, loop: SteppedLoop) -> None:
     """Whoever called ``run_async`` wants no more of it."""
     if session.everything is not None:
         session.everything.cancel()
@@ -79,15 +79,15 @@ def cancelled_by(signals: Signals) -> Iterator[None]:
 
 
 def steps_of(folder: Path, lane: str) -> int:
-    """How many there are in a night that nobody disturbs."""
+    """How many there are in a run that nobody disturbs."""
     loop = SteppedLoop()
     with cancelled_by(Signals()):
-        assert SmallNight(folder, lane, ROWS).run(loop) is not None
+        assert SmallRun(folder, lane, ROWS).run(loop) is not None
     return loop.steps
 
 
-def cancelled(session: SmallNight, way: Way, at: int) -> list[str]:
-    """What is wrong after the night was cancelled before its ``at``-th step, and played again."""
+def cancelled(session: SmallRun, way: Way, at: int) -> list[str]:
+    """What is wrong after the run was cancelled before its ``at``-th step, and played again."""
     signals = Signals()
     loop = SteppedLoop(at, lambda: way(session, signals, loop))
     with cancelled_by(signals):
@@ -99,7 +99,7 @@ def cancelled(session: SmallNight, way: Way, at: int) -> list[str]:
         return [*wrong, *broken_promises(session, last), *peace]
 
 
-def _wrong_at_once(session: SmallNight, summary: RunSummary) -> list[str]:
+def _wrong_at_once(session: SmallRun, summary: RunSummary) -> list[str]:
     """A run that ended by a signal has its books in order: no answer waits in the journal, every row is counted."""
     booked = {line["provider_request_id"] for line in session.table("attempts")}
     missing = sorted(set(session.provider.delivered) - booked)
@@ -112,7 +112,7 @@ def _wrong_at_once(session: SmallNight, summary: RunSummary) -> list[str]:
 
 
 def at_each_step(folder: Path, lane: str, ways: Sequence[Way] = WAYS, step: int = 1) -> Tally:
-    """Before every ``step``-th step of a night; each way of ``WAYS`` begins at another, so that together they are at
+    """Before every ``step``-th step of a run; each way of ``WAYS`` begins at another, so that together they are at
     more of them."""
     tally, folder = Tally(), in_memory(folder)
     try:
@@ -126,7 +126,7 @@ def at_each_step(folder: Path, lane: str, ways: Sequence[Way] = WAYS, step: int 
 
 
 def _one(folder: Path, lane: str, way: Way, at: int, tally: Tally) -> None:
-    session = SmallNight(folder, lane, ROWS)
+    session = SmallRun(folder, lane, ROWS)
     found = cancelled(session, way, at)
     tally.faults += [f"{way.__name__} before step {at}: {sentence}" for sentence in found]
     tally.outputs, tally.kills = tally.outputs + 1, tally.kills + 1

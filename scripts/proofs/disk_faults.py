@@ -23,7 +23,7 @@ from batchvision.errors import DiskFailed
 from batchvision.runner.lanes import POLLERS, rows_at_once
 from proofs.bench import Bench
 from proofs.kills import settled, verify_says
-from proofs.modelled import CONCURRENCY, RecordedNight, in_memory, job_of, listening, night_over, provider_of
+from proofs.modelled import CONCURRENCY, RecordedRun, in_memory, job_of, listening, provider_of, run_over
 from proofs.power import call
 from proofs.reckoning import Reckoner, Tally, read_table
 from proofs.recorded_disk import RecordedDisk
@@ -74,27 +74,27 @@ class FailingDisk(RecordedDisk):
 
 
 def places_of(folder: Path, lane: str, seed: int) -> int:
-    """How many operations a night has."""
+    """How many operations a run has."""
     output = folder / "out"
     job = job_of(folder, lane)
     output.mkdir()
-    session = RecordedNight(job, RecordedDisk(output))
+    session = RecordedRun(job, RecordedDisk(output))
     with listening(session):
-        night_over(job, provider_of(seed), session.disk, seed)
+        run_over(job, provider_of(seed), session.disk, seed)
     return session.disk.places
 
 
 def one_fault(folder: Path, lane: str, seed: int, fault: Fault) -> Tally:
-    """A night on a disk that fails, and one on the same disk mended."""
+    """A run on a disk that fails, and one on the same disk mended."""
     job, provider, output = job_of(folder, lane), provider_of(seed), folder / "out"
     output.mkdir()
     disk = FailingDisk(output, fault, provider)
-    session, tally = RecordedNight(job, disk), Tally(outputs=1)
+    session, tally = RecordedRun(job, disk), Tally(outputs=1)
     with listening(session):
         told = _code_and_message(job, provider, disk, seed)
         sent = len(provider.asked) - disk.asked_before
         tally.faults += [f"{fault}: {said}" for said in verify_says(output)]
-        summary = night_over(job, provider, RecordedDisk(output), seed + 1)
+        summary = run_over(job, provider, RecordedDisk(output), seed + 1)
     if disk.failed_at is None:
         tally.not_reached = 1
         return tally
@@ -109,7 +109,7 @@ def one_fault(folder: Path, lane: str, seed: int, fault: Fault) -> Tally:
 
 def _code_and_message(job: object, provider: FakeProvider, disk: RecordedDisk, seed: int) -> tuple[int, str]:
     try:
-        summary = night_over(job, provider, disk, seed)  # type: ignore[arg-type]
+        summary = run_over(job, provider, disk, seed)  # type: ignore[arg-type]
     except DiskFailed as reason:
         return reason.exit_code, reason.message
     return summary.exit_code, summary.message or ""
@@ -125,9 +125,7 @@ def _check_end(tally: Tally, fault: Fault, told: tuple[int, str], sent: int, is_
         tally.faults.append(f"{fault}: {sent} requests were sent after it")
 
 
-def _check_ledger(
-    tally: Tally, fault: Fault, session: RecordedNight, disk: FailingDisk, provider: FakeProvider
-) -> None:
+def _check_ledger(tally: Tally, fault: Fault, session: RecordedRun, disk: FailingDisk, provider: FakeProvider) -> None:
     ledger = read_table(disk.root, "attempts")
     states = {(row["row_id"], row["attempt"]): row["state"] for row in ledger}
     for each in session.told:

@@ -1,6 +1,6 @@
-"""The modelled disk: nights in virtual time are recorded, then cut off at any operation and picked up again.
+"""The modelled disk: runs in virtual time are recorded, then cut off at any operation and picked up again.
 
-A night is the real runner, lanes and store over a provider in memory; only the disk writes down what it was told to
+A run is the real runner, lanes and store over a provider in memory; only the disk writes down what it was told to
 do. What the store acknowledged is remembered with the place it had in that record. For a cut at place k, everything
 acknowledged before k must be in the tables after a recovery, whatever the disk made of the rest; and after a recovery
 that was itself cut off.
@@ -57,7 +57,7 @@ class Told(NamedTuple):
 
 
 @dataclass
-class RecordedNight:
+class RecordedRun:
     """What the disk was told to do, and what was told to the lanes."""
 
     job: Job
@@ -109,8 +109,8 @@ def provider_of(seed: int) -> FakeProvider:
     return FakeProvider(partial(_moods, luck), latency_seconds=luck.uniform(0.001, 0.05), ticket_seconds=0.5)
 
 
-def night_over(job: Job, provider: FakeProvider, disk: RecordedDisk, seed: int) -> RunSummary:
-    """A whole night in virtual time. Raises StopRun where it cannot begin."""
+def run_over(job: Job, provider: FakeProvider, disk: RecordedDisk, seed: int) -> RunSummary:
+    """A whole run in virtual time. Raises StopRun where it cannot begin."""
     dependencies = provider.dependencies(seed)
     run = partial(
         run_async,
@@ -123,19 +123,19 @@ def night_over(job: Job, provider: FakeProvider, disk: RecordedDisk, seed: int) 
     return anyio.run(run, backend_options=VIRTUAL)
 
 
-def record(folder: Path, lane: str, seed: int, sabotage: str | None = None) -> RecordedNight:
-    """A whole night on a recorded disk."""
+def record(folder: Path, lane: str, seed: int, sabotage: str | None = None) -> RecordedRun:
+    """A whole run on a recorded disk."""
     job = job_of(folder, lane)
     output = folder / "out"
     output.mkdir()
-    session = RecordedNight(job, RecordedDisk(output, FORGETS.get(sabotage or "")))
+    session = RecordedRun(job, RecordedDisk(output, FORGETS.get(sabotage or "")))
     with listening(session):
-        night_over(job, provider_of(seed), session.disk, seed)
+        run_over(job, provider_of(seed), session.disk, seed)
     return session
 
 
 @contextmanager
-def listening(session: RecordedNight) -> Iterator[None]:
+def listening(session: RecordedRun) -> Iterator[None]:
     """Remember what the store says is durable; and let it seal often."""
     real = Store.intent, Store.ticket, Store.answer, store_module.SealAfter, compaction.FEW_PARTS
 
@@ -178,7 +178,7 @@ class Pieces:
         self.states = 0
         self.answers_checked = 0
 
-    def cut(self, session: RecordedNight, place: int, luck: random.Random, again: int | None = None) -> None:
+    def cut(self, session: RecordedRun, place: int, luck: random.Random, again: int | None = None) -> None:
         """One crash, or two: ``again`` cuts off the recovery too. Raises AssertionError where something is lost."""
         lay_out(session.remains_at(place).draw(luck), self.output)
         self.states += 1
@@ -191,14 +191,14 @@ class Pieces:
             self.states += 1
         self._check(session, place, self._recover(session, RecordedDisk(self.output)))
 
-    def _recover(self, session: RecordedNight, disk: RecordedDisk) -> Recovery:
+    def _recover(self, session: RecordedRun, disk: RecordedDisk) -> Recovery:
         classifier = Classifier({session.job.recipe.recipe_id: session.job.recipe}, RetryPolicy(2, raise_once=False))
         columns = Columns(keep=(("title", pa.string()),), answers=())
         settings = StoreSettings(job_name="night", run_id="rerun", started_at=NIGHTFALL, columns=columns)
         with Store.open(self.output, settings, disk=disk) as store:
             return store.recover(classifier.classify)
 
-    def _check(self, session: RecordedNight, place: int, recovery: Recovery) -> None:
+    def _check(self, session: RecordedRun, place: int, recovery: Recovery) -> None:
         ledger = self._ledger()
         twice = [key for key, times in Counter((row, attempt) for row, attempt, _ in ledger).items() if times > 1]
         assert not twice, f"in the ledger twice: {twice}"
@@ -228,7 +228,7 @@ class Pieces:
         return [tuple(row.values()) for table in tables for row in table.to_pylist()]
 
 
-def try_one(pieces: Pieces, session: RecordedNight, place: int, seed: int, again: int | None) -> None:
+def try_one(pieces: Pieces, session: RecordedRun, place: int, seed: int, again: int | None) -> None:
     """As :meth:`Pieces.cut`; damage counts as lost too."""
     try:
         pieces.cut(session, place, random.Random(seed), again)
@@ -236,31 +236,31 @@ def try_one(pieces: Pieces, session: RecordedNight, place: int, seed: int, again
         raise AssertionError(f"{type(fault).__name__}: {fault}") from fault
 
 
-class Nights:
-    """Recorded nights, each made when it is first asked for."""
+class JobRuns:
+    """Recorded runs, each made when it is first asked for."""
 
     def __init__(self, folder: Path, sabotage: str | None = None) -> None:
         self._folder = folder
         self._sabotage = sabotage
-        self._recorded: dict[tuple[str, int], RecordedNight] = {}
+        self._recorded: dict[tuple[str, int], RecordedRun] = {}
 
-    def of(self, lane: str, seed: int) -> RecordedNight:
+    def of(self, lane: str, seed: int) -> RecordedRun:
         if (lane, seed) not in self._recorded:
             self._recorded[lane, seed] = record(self._folder / f"{lane}-{seed}", lane, seed, self._sabotage)
         return self._recorded[lane, seed]
 
 
-def crash_states(most_nights: int) -> st.SearchStrategy[tuple[str, int, int, int, int | None]]:
-    """lane, night, place of the cut, luck of the disk, place of a second cut during the recovery."""
+def crash_states(most_runs: int) -> st.SearchStrategy[tuple[str, int, int, int, int | None]]:
+    """lane, run, place of the cut, luck of the disk, place of a second cut during the recovery."""
     places, seeds = st.integers(0, 10_000), st.integers(0, 2**32)
     again = st.none() | st.integers(0, 10_000)
-    return st.tuples(st.sampled_from(["online", "deferred"]), st.integers(0, most_nights - 1), places, seeds, again)
+    return st.tuples(st.sampled_from(["online", "deferred"]), st.integers(0, most_runs - 1), places, seeds, again)
 
 
-def search(folder: Path, states: int, seed: int, sabotage: str | None = None, nights: int = 40) -> Tally:
+def search(folder: Path, states: int, seed: int, sabotage: str | None = None, job_runs: int = 40) -> Tally:
     """Draw crash states by hypothesis until there were so many; the first that loses something is shrunk and told."""
-    tally, folder = Tally(outputs=nights), in_memory(folder)
-    recorded, pieces = Nights(folder, sabotage), Pieces(folder)
+    tally, folder = Tally(outputs=job_runs), in_memory(folder)
+    recorded, pieces = JobRuns(folder, sabotage), Pieces(folder)
     keeps = settings(
         max_examples=max(1, states * 2 // 3),  # half of them are cut twice
         deadline=None,
@@ -272,7 +272,7 @@ def search(folder: Path, states: int, seed: int, sabotage: str | None = None, ni
 
     @keeps
     @set_seed(seed)
-    @given(crash_states(nights))
+    @given(crash_states(job_runs))
     def nothing_is_lost(drawn: tuple[str, int, int, int, int | None]) -> None:
         lane, number, place, luck, again = drawn
         session = recorded.of(lane, number)

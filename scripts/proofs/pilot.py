@@ -1,4 +1,4 @@
-"""``scripts/money --pilot``: is what a pilot says of the whole job true? Night after night, in virtual time.
+"""``scripts/money --pilot``: is what a pilot says of the whole job true? Run after run, in virtual time.
 
 Each seed is another manifest of mixed image sizes, sorted by size so that its first rows are its smallest; a pilot of
 some rows, then the run of the rest. The emulator's bill for the whole must lie in the interval that the pilot told.

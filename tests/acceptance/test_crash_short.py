@@ -81,13 +81,13 @@ def test_two_processes_on_one_output_do_not_meet(tmp_path: Path) -> None:
 
 
 def test_in_hundreds_of_states_of_a_disk_after_a_cut_nothing_that_was_acknowledged_is_lost(tmp_path: Path) -> None:
-    tally = held(modelled.search(tmp_path / "states", states=300, seed=0, nights=6))
+    tally = held(modelled.search(tmp_path / "states", states=300, seed=0, job_runs=6))
     assert tally.kills >= 300
 
 
 @pytest.mark.parametrize("sabotage", ["no-fsync", "no-dirsync"])
 def test_the_proof_notices_a_disk_that_only_says_it_synced(tmp_path: Path, sabotage: str) -> None:
-    assert modelled.search(tmp_path / "states", states=200, seed=0, sabotage=sabotage, nights=2).faults
+    assert modelled.search(tmp_path / "states", states=200, seed=0, sabotage=sabotage, job_runs=2).faults
 
 
 @pytest.mark.skipif(bool(power.why_not()), reason=f"no power can be cut here: {power.why_not()}")

@@ -25,7 +25,7 @@ def held(tally: Tally) -> None:
 
 @pytest.mark.parametrize("lane", ["online", "deferred"])
 def test_enospc_and_eio_at_the_nth_operation_once_or_for_good(tmp_path: Path, lane: str) -> None:
-    """``scripts/crash --deep`` tries every operation; here every 23rd, whole nights in virtual time."""
+    """``scripts/crash --deep`` tries every operation; here every 23rd, whole runs in virtual time."""
     held(disk_faults.each_in_turn(tmp_path / "nights", lane, seed=1, step=23))
 
 

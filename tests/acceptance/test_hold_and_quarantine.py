@@ -62,7 +62,7 @@ def test_what_was_in_flight_at_a_crash_is_held_run_after_run_until_the_user_says
     assert {row: times for row, times in emulator.bill().by_echo().items() if times > 1} == dict.fromkeys(hanging, 2)
 
 
-def test_a_row_that_fails_night_after_night_is_set_aside_and_comes_back_when_asked(bench, emulator):
+def test_a_row_that_fails_run_after_run_is_set_aside_and_comes_back_when_asked(bench, emulator):
     rows = bench.rows(10, faults={3: "rejected:2"})
     job = bench.job(bench.manifest(rows), limits="quarantine_after_runs = 2")
     bench.run(job, *to_emulator(emulator), expect=3)

@@ -1,4 +1,4 @@
-"""Labels or schema change after the night was paid for: the stored answers are read again, as a user does it."""
+"""Labels or schema change after the run was paid for: the stored answers are read again, as a user does it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An output is checked as a user does it: after good nights and bad ones, beside a running one, and when damaged."""
+"""An output is checked as a user does it: after good runs and bad ones, beside a running one, and when damaged."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_place_without_an_output_is_a_mistake_of_usage(bench: Workbench) -> No
 
 
 @pytest.mark.parametrize("lane", ["online", "deferred"])
-def test_three_nights_with_faults_and_a_kill_add_up_to_the_tick(bench: Workbench, lane: str) -> None:
+def test_three_runs_with_faults_and_a_kill_add_up_to_the_tick(bench: Workbench, lane: str) -> None:
     kinds = ("server_error", "rate_limited", "refusal", "empty", "half_body", "reset_after")
     faults = {number: f"{kinds[number % len(kinds)]}:1" for number in range(0, 300, 10)}
     rows = bench.rows(300, faults=faults)
@@ -102,7 +102,7 @@ def killed(process: subprocess.Popen[str], emulator: RunningEmulator, after_requ
     process.communicate()
 
 
-def test_beside_a_running_night_it_takes_no_lock_and_finds_nothing_wrong(bench: Workbench) -> None:
+def test_beside_a_running_run_it_takes_no_lock_and_finds_nothing_wrong(bench: Workbench) -> None:
     job = bench.job(bench.manifest(bench.rows(200)), limits="concurrency = 2")
     with start_in_thread(EmulatorOptions(latency_seconds=0.2)) as emulator:
         process = bench.start(job, *to(emulator))

@@ -1,4 +1,4 @@
-"""A job over a manifest of URLs, for nights in virtual time."""
+"""A job over a manifest of URLs, for runs in virtual time."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from batchvision.runner.feed import Selection
 from batchvision.runner.session import Watch, run_async
 
 
-class Nights:
-    """Runs one job night after night, each in virtual time, on one output."""
+class JobRuns:
+    """Runs one job run after run, each in virtual time, on one output."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.nights_run = 0
+        self.runs_made = 0
         self.settings: dict[str, Any] = {
             "name": "night",
             "manifest": {"path": "photos.csv", "id": "sku", "keep": ["title"]},
@@ -50,14 +50,14 @@ class Nights:
         watch: Watch | None = None,
         **overrides: Any,
     ) -> RunSummary:
-        self.nights_run += 1  # each has its own seed: all of them begin in the same second
+        self.runs_made += 1  # each has its own seed: all of them begin in the same second
 
         async def session() -> RunSummary:
             return await run_async(
                 self.job(**overrides),
                 selection=selection,
                 environ={"XAI_API_KEY": "xai-secret-key-000"},
-                dependencies=provider.dependencies(self.nights_run),
+                dependencies=provider.dependencies(self.runs_made),
                 watch=watch if beside is None else (lambda counters: beside()),
             )
 
@@ -76,5 +76,5 @@ def collected_once() -> Iterator[None]:
 
 
 @pytest.fixture
-def nights(tmp_path: Path) -> Nights:
-    return Nights(tmp_path)
+def job_runs(tmp_path: Path) -> JobRuns:
+    return JobRuns(tmp_path)

@@ -1,4 +1,4 @@
-"""Nights with models that wrap their answers in other words, or say nothing in many forms."""
+"""Runs with models that wrap their answers in other words, or say nothing in many forms."""
 
 from __future__ import annotations
 
@@ -33,53 +33,53 @@ def saying(said: dict[str, Any]) -> FakeProvider:
     return FakeProvider(lambda asked: Reply(200, chat(said[asked.row][0])))
 
 
-def labels_of(nights) -> dict[str, str]:
-    return {row["row_id"]: row["answer_label"] for row in nights.table("results")}
+def labels_of(job_runs) -> dict[str, str]:
+    return {row["row_id"]: row["answer_label"] for row in job_runs.table("results")}
 
 
-def test_what_cannot_be_read_fails_and_the_summary_counts_the_fallbacks_that_the_model_chose(nights):
-    nights.rows(len(SAID))
-    nights.settings["answer"] = LABELS
+def test_what_cannot_be_read_fails_and_the_summary_counts_the_fallbacks_that_the_model_chose(job_runs):
+    job_runs.rows(len(SAID))
+    job_runs.settings["answer"] = LABELS
     provider = saying(SAID)
-    summary = nights.run(provider, limits__max_failed="100%")
+    summary = job_runs.run(provider, limits__max_failed="100%")
 
-    assert labels_of(nights) == {row: label for row, (_, label) in SAID.items() if label is not None}
-    failed = {row["row_id"]: row["error_kind"] for row in nights.table("failures")}
+    assert labels_of(job_runs) == {row: label for row, (_, label) in SAID.items() if label is not None}
+    failed = {row["row_id"]: row["error_kind"] for row in job_runs.table("failures")}
     assert failed == {row: "invalid_answer" for row, (_, label) in SAID.items() if label is None}
-    assert {row["row_id"]: row["last_output_text"] for row in nights.table("failures")} == {
+    assert {row["row_id"]: row["last_output_text"] for row in job_runs.table("failures")} == {
         row: said for row, (said, label) in SAID.items() if label is None
     }
     assert summary.fallbacks == {"by_model": 2, "by_us": 0}
     assert (summary.exit_code, summary.requests_sent) == (3, len(SAID))
     assert all(provider.tries_of(row) == 1 for row in SAID)
-    assert nights.run(saying(SAID)).requests_sent == 0, "an answer that cannot be read is paid, and not bought again"
+    assert job_runs.run(saying(SAID)).requests_sent == 0, "an answer that cannot be read is paid, and not bought again"
 
 
-def test_rows_that_share_an_answer_share_the_models_choice(nights):
+def test_rows_that_share_an_answer_share_the_models_choice(job_runs):
     lines = [f"r{n},https://images.example/1.jpg,thing" for n in range(3)]
-    (nights.folder / "photos.csv").write_text("\n".join(["sku,image,title", *lines]) + "\n")
-    nights.settings |= {"answer": LABELS, "prompt": {"user": "Describe {title}"}}
-    summary = nights.run(FakeProvider(lambda asked: Reply(200, chat("other"))))
+    (job_runs.folder / "photos.csv").write_text("\n".join(["sku,image,title", *lines]) + "\n")
+    job_runs.settings |= {"answer": LABELS, "prompt": {"user": "Describe {title}"}}
+    summary = job_runs.run(FakeProvider(lambda asked: Reply(200, chat("other"))))
     assert (summary.rows_completed, summary.requests_sent) == (3, 1)
     assert summary.fallbacks == {"by_model": 3, "by_us": 0}
 
 
-def test_reparse_reads_stored_answers_by_the_rules_of_today(nights, monkeypatch):
+def test_reparse_reads_stored_answers_by_the_rules_of_today(job_runs, monkeypatch):
     """Paid answers that an earlier version could not read."""
 
     def strictly(spec: AnswerSpec, text: str) -> Any:
         raise InvalidAnswer("the answer is not JSON")
 
-    nights.rows(len(SAID))
-    nights.settings["answer"] = LABELS
+    job_runs.rows(len(SAID))
+    job_runs.settings["answer"] = LABELS
     with monkeypatch.context() as earlier:
         earlier.setattr(outcome, "check_answer", strictly)
-        assert nights.run(saying(SAID), limits__max_failed="100%").rows_failed == len(SAID)
+        assert job_runs.run(saying(SAID), limits__max_failed="100%").rows_failed == len(SAID)
 
-    reparsed = anyio.run(reparse, nights.job())
+    reparsed = anyio.run(reparse, job_runs.job())
     assert reparsed.published == 6
-    assert labels_of(nights) == {row: label for row, (_, label) in SAID.items() if label is not None}
-    rerun = nights.run(saying(SAID), limits__max_failed="100%")
+    assert labels_of(job_runs) == {row: label for row, (_, label) in SAID.items() if label is not None}
+    rerun = job_runs.run(saying(SAID), limits__max_failed="100%")
     assert (rerun.requests_sent, rerun.rows_completed, rerun.rows_failed) == (0, 6, 4)
 
 
@@ -103,76 +103,76 @@ SILENT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("document", SILENT.values(), ids=SILENT.keys())
-def test_a_paid_answer_that_says_nothing_is_bought_at_most_once_more(nights, document):
-    nights.rows(2)
+def test_a_paid_answer_that_says_nothing_is_bought_at_most_once_more(job_runs, document):
+    job_runs.rows(2)
     provider = FakeProvider(lambda asked: Reply(200, document) if asked.row == "r1" else None)
-    summary = nights.run(provider)
+    summary = job_runs.run(provider)
     assert provider.tries_of("r1") == 2
-    assert [row["error_kind"] for row in nights.table("failures")] == ["empty"]
+    assert [row["error_kind"] for row in job_runs.table("failures")] == ["empty"]
     assert summary.cost_ticks == provider.billed_ticks == 3_000
 
 
-def test_nothing_said_in_another_form_each_time_is_still_bought_at_most_once_more(nights):
+def test_nothing_said_in_another_form_each_time_is_still_bought_at_most_once_more(job_runs):
     forms = list(SILENT.values())
-    nights.rows(len(forms))
+    job_runs.rows(len(forms))
 
     def script(asked: Asked) -> Reply:
         return Reply(200, forms[(int(asked.row[1:]) + asked.try_) % len(forms)])
 
     provider = FakeProvider(script)
-    summary = nights.run(provider, limits__max_failed="100%")
+    summary = job_runs.run(provider, limits__max_failed="100%")
     assert {provider.tries_of(f"r{number}") for number in range(len(forms))} == {2}
     assert summary.failures_by_kind == {"empty": len(forms)}
 
 
-def test_an_answer_that_reached_max_tokens_is_never_read(nights):
-    nights.rows(1)
-    nights.settings["answer"] = LABELS
-    summary = nights.run(FakeProvider(lambda asked: Reply(200, chat('{"label": "shoe"}', finish="length"))))
+def test_an_answer_that_reached_max_tokens_is_never_read(job_runs):
+    job_runs.rows(1)
+    job_runs.settings["answer"] = LABELS
+    summary = job_runs.run(FakeProvider(lambda asked: Reply(200, chat('{"label": "shoe"}', finish="length"))))
     assert summary.failures_by_kind == {"truncated": 1}
-    assert nights.table("results") == []
+    assert job_runs.table("results") == []
 
 
-def test_a_fallback_that_the_model_is_not_offered_is_told(nights, caplog):
-    nights.rows(1)
-    nights.settings["answer"] = {"labels": ["shoe", "bag"], "labels_fallback": "other"}
-    summary: RunSummary = nights.run(FakeProvider(lambda asked: Reply(200, chat("none of them"))))
+def test_a_fallback_that_the_model_is_not_offered_is_told(job_runs, caplog):
+    job_runs.rows(1)
+    job_runs.settings["answer"] = {"labels": ["shoe", "bag"], "labels_fallback": "other"}
+    summary: RunSummary = job_runs.run(FakeProvider(lambda asked: Reply(200, chat("none of them"))))
     assert "'other' is none of the labels" in caplog.text
     assert summary.failures_by_kind == {"invalid_answer": 1}
 
 
-def test_a_rerun_does_not_buy_again_what_said_nothing_twice(nights):
-    nights.rows(2)
+def test_a_rerun_does_not_buy_again_what_said_nothing_twice(job_runs):
+    job_runs.rows(2)
     silent = FakeProvider(lambda asked: Reply(200, chat("")) if asked.row == "r1" else None)
-    nights.run(silent)
+    job_runs.run(silent)
     rerun = FakeProvider()
-    assert nights.run(rerun).requests_sent == 0
-    asked = nights.run(rerun, limits__retry_failed="empty")
+    assert job_runs.run(rerun).requests_sent == 0
+    asked = job_runs.run(rerun, limits__retry_failed="empty")
     assert (asked.rows_completed, asked.rows_failed, rerun.tries_of("r1")) == (2, 0, 1)
 
 
-def test_a_killed_run_does_not_forget_that_a_row_said_nothing(nights):
+def test_a_killed_run_does_not_forget_that_a_row_said_nothing(job_runs):
     """Its disk stops after the first empty answer is booked: the next run buys one more, and no third."""
-    nights.rows(1)
+    job_runs.rows(1)
     answers = iter([Reply(200, chat("")), ConnectionCut("cut")])
-    first = nights.run(FakeProvider(lambda asked: next(answers)), limits__ambiguous="hold")
+    first = job_runs.run(FakeProvider(lambda asked: next(answers)), limits__ambiguous="hold")
     assert (first.rows_pending, first.requests_sent) == (1, 2)
     second = FakeProvider(lambda asked: Reply(200, chat(" ")))
-    summary = nights.run(second)
+    summary = job_runs.run(second)
     assert (summary.requests_sent, summary.failures_by_kind) == (1, {"empty": 1})
 
 
-def test_the_cost_that_a_gateway_tells_in_a_header_is_booked_and_verify_is_content(nights):
-    nights.rows(3)
-    nights.settings["provider"] = {"name": "openai", "model": "m", "api_key_env": "XAI_API_KEY"}
+def test_the_cost_that_a_gateway_tells_in_a_header_is_booked_and_verify_is_content(job_runs):
+    job_runs.rows(3)
+    job_runs.settings["provider"] = {"name": "openai", "model": "m", "api_key_env": "XAI_API_KEY"}
 
     def script(asked: Asked) -> Reply:
         document = chat("fine")
         del document["usage"]["cost_in_usd_ticks"]
         return Reply(200, document, {"x-litellm-response-cost": "0.000002" if asked.row != "r2" else "0.0"})
 
-    summary = nights.run(FakeProvider(script))
-    rows = {row["row_id"]: (row["cost_ticks"], row["cost_source"]) for row in nights.table("results")}
+    summary = job_runs.run(FakeProvider(script))
+    rows = {row["row_id"]: (row["cost_ticks"], row["cost_source"]) for row in job_runs.table("results")}
     assert rows == {"r0": (20_000, "reported"), "r1": (20_000, "reported"), "r2": (None, "unknown")}
     assert summary.cost_ticks == 40_000
-    assert anyio.run(verify, nights.folder / "out").is_right
+    assert anyio.run(verify, job_runs.folder / "out").is_right

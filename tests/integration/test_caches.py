@@ -38,10 +38,10 @@ def job_of(folder: Path, url: str, rows: int, provider: dict[str, Any], **sectio
 # ---------------------------------------------------------------------------------- prompts
 
 
-def test_grok_is_told_which_requests_begin_alike(nights) -> None:
-    nights.rows(300)
+def test_grok_is_told_which_requests_begin_alike(job_runs) -> None:
+    job_runs.rows(300)
     flaky = FakeProvider(lambda asked: error(500, "boom") if asked.try_ == 1 and asked.number % 10 == 0 else None)
-    assert nights.run(flaky, limits__concurrency=64).exit_code == 0
+    assert job_runs.run(flaky, limits__concurrency=64).exit_code == 0
     by_row: dict[str, set[str]] = {}
     for asked in flaky.asked:
         by_row.setdefault(asked.row, set()).add(asked.headers["x-grok-conv-id"])
@@ -51,10 +51,10 @@ def test_grok_is_told_which_requests_begin_alike(nights) -> None:
     assert min(counts.values()) > 40
 
 
-def test_off_sends_nothing(nights) -> None:
-    nights.rows(20)
+def test_off_sends_nothing(job_runs) -> None:
+    job_runs.rows(20)
     provider = FakeProvider()
-    nights.run(provider, provider__prompt_cache="off")
+    job_runs.run(provider, provider__prompt_cache="off")
     assert not any(asked.headers for asked in provider.asked)
 
 

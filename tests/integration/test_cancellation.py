@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import anyio
 import pytest
 from proofs.cancelling import WAYS, at_each_step, cancelled, signals_twice, steps_of
-from witness import LANES, SmallNight
+from witness import LANES, SmallRun
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine
 
@@ -26,7 +26,7 @@ def test_a_shield_that_does_not_hold_is_caught(tmp_path, monkeypatch):
     leaky = SimpleNamespace(CancelScope=lambda shield: anyio.CancelScope())
     monkeypatch.setattr("batchvision.runner.exchange.anyio", leaky)
     for at in reversed(range(steps_of(tmp_path / "whole", "deferred"))):
-        found = cancelled(SmallNight(tmp_path / str(at), "deferred", 3), signals_twice, at)
+        found = cancelled(SmallRun(tmp_path / str(at), "deferred", 3), signals_twice, at)
         if any("were read and lost" in sentence for sentence in found):
             return
     pytest.fail("no step was found at which it matters")

@@ -1,4 +1,4 @@
-"""The power goes before every operation of a small night, and again soon after: nothing is lost, all doubt is listed.
+"""The power goes before every operation of a small run, and again soon after: nothing is lost, all doubt is listed.
 
 Each promise has a saboteur: a run that breaks it must be caught by the same sweep, or the sweep proves nothing.
 ``scripts/crash`` cuts before each operation more than once, with other luck.

@@ -28,21 +28,22 @@ class Doorkeeper(FakeProvider):
         return httpx.Response(refusal.status, json=refusal.document)
 
 
-def test_polls_and_submissions_go_on_under_a_new_key(nights):
-    nights.rows(20)
-    (nights.folder / "key.sh").write_text('echo x >> calls; echo "secret-token-number-$(wc -l < calls | tr -d " ")"\n')
+def test_polls_and_submissions_go_on_under_a_new_key(job_runs):
+    job_runs.rows(20)
+    script = 'echo x >> calls; echo "secret-token-number-$(wc -l < calls | tr -d " ")"\n'
+    (job_runs.folder / "key.sh").write_text(script)
     provider = Doorkeeper(100, ticket_seconds=250)
-    command = ["sh", str(nights.folder / "key.sh")]
-    summary = nights.run(provider, delivery__lane="deferred", provider__api_key_command=command)
+    command = ["sh", str(job_runs.folder / "key.sh")]
+    summary = job_runs.run(provider, delivery__lane="deferred", provider__api_key_command=command)
     assert (summary.exit_code, summary.rows_completed, summary.tickets_open) == (0, 20, 0)
     assert len(provider.asked) == 20
     assert provider.refused >= 1
-    assert len((nights.folder / "calls").read_text().split()) == 3
+    assert len((job_runs.folder / "calls").read_text().split()) == 3
 
 
-def test_a_key_that_is_never_renewed_keeps_the_tickets(nights):
-    nights.rows(20)
+def test_a_key_that_is_never_renewed_keeps_the_tickets(job_runs):
+    job_runs.rows(20)
     provider = Doorkeeper(100, ticket_seconds=250)
-    summary = nights.run(provider, delivery__lane="deferred", provider__api_key_command=["echo", "secret-token-same"])
+    summary = job_runs.run(provider, delivery__lane="deferred", provider__api_key_command=["echo", "secret-token-same"])
     assert (summary.exit_code, summary.stop_reason, summary.tickets_open) == (5, "authentication_failed", 20)
     assert "printed the same key" in (summary.message or "")

@@ -140,11 +140,11 @@ def test_max_runtime_seconds_counts_the_life_of_the_process_before_the_run(tmp_p
     assert play(job).exit_code == 0
 
 
-def test_a_survey_counts_towards_max_runtime_seconds(nights, monkeypatch):
+def test_a_survey_counts_towards_max_runtime_seconds(job_runs, monkeypatch):
     """In virtual time: an hour goes by before the first row is streamed."""
     from fake_provider import FakeProvider, inline
 
-    nights.rows(3)
+    job_runs.rows(3)
     provider = FakeProvider()
     dependencies = provider.dependencies
 
@@ -154,5 +154,5 @@ def test_a_survey_counts_towards_max_runtime_seconds(nights, monkeypatch):
 
     monkeypatch.setattr("fake_provider.inline", slow)
     monkeypatch.setattr(provider, "dependencies", lambda seed: dependencies(seed))
-    summary = nights.run(provider, limits__max_runtime_seconds=3_000)
+    summary = job_runs.run(provider, limits__max_runtime_seconds=3_000)
     assert (summary.exit_code, provider.asked) == (4, [])

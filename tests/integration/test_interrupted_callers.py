@@ -57,14 +57,14 @@ async def by_a_failing_sibling(start: Caller) -> None:
     assert caught.group_contains(ValueError, match="the sibling")
 
 
-def latest(nights) -> dict[str, Any]:
-    return json.loads((nights.folder / "out" / "runs" / "latest.json").read_text())
+def latest(job_runs) -> dict[str, Any]:
+    return json.loads((job_runs.folder / "out" / "runs" / "latest.json").read_text())
 
 
-def play(nights, provider: FakeProvider, caller: Caller, drain_timeout_seconds: float = 25.0) -> None:
+def play(job_runs, provider: FakeProvider, caller: Caller, drain_timeout_seconds: float = 25.0) -> None:
     def start() -> Any:
         return run_async(
-            nights.job(limits__concurrency=IN_FLIGHT),
+            job_runs.job(limits__concurrency=IN_FLIGHT),
             environ={"XAI_API_KEY": "xai-secret-key-000"},
             dependencies=provider.dependencies(),
             drain_timeout_seconds=drain_timeout_seconds,
@@ -77,32 +77,32 @@ def play(nights, provider: FakeProvider, caller: Caller, drain_timeout_seconds: 
 
 
 @pytest.mark.parametrize("caller", [by_wait_for, by_cancel, by_a_scope, by_a_failing_sibling])
-def test_a_cancelled_run_drains_keeps_its_summary_and_the_rerun_buys_nothing_twice(nights, caller):
-    nights.rows(ROWS)
+def test_a_cancelled_run_drains_keeps_its_summary_and_the_rerun_buys_nothing_twice(job_runs, caller):
+    job_runs.rows(ROWS)
     provider = FakeProvider(latency_seconds=2.0)  # at 3 s the second round is in flight
-    play(nights, provider, caller)
-    summary = latest(nights)
+    play(job_runs, provider, caller)
+    summary = latest(job_runs)
     assert (summary["stop_reason"], summary["exit_code"]) == ("interrupted", 130)
     assert summary["rows_completed"] == len(provider.asked) >= IN_FLIGHT
     assert summary["rows_completed"] + summary["rows_pending"] == ROWS
     assert summary["rows_ambiguous"] == 0
 
-    assert nights.run(provider).exit_code == 0
+    assert job_runs.run(provider).exit_code == 0
     assert len(provider.asked) == ROWS
-    assert sum(line["cost_ticks"] for line in nights.table("attempts")) == provider.billed_ticks
+    assert sum(line["cost_ticks"] for line in job_runs.table("attempts")) == provider.billed_ticks
 
 
-def test_a_cancelled_run_whose_answers_take_longer_than_the_drain_lists_them(nights):
-    nights.rows(ROWS)
+def test_a_cancelled_run_whose_answers_take_longer_than_the_drain_lists_them(job_runs):
+    job_runs.rows(ROWS)
     provider = FakeProvider(latency_seconds=60.0)
-    play(nights, provider, by_wait_for, drain_timeout_seconds=5.0)
-    summary = latest(nights)
+    play(job_runs, provider, by_wait_for, drain_timeout_seconds=5.0)
+    summary = latest(job_runs)
     assert (summary["stop_reason"], summary["rows_completed"]) == ("interrupted", 0)
     assert summary["rows_ambiguous"] == len(provider.asked) > 0
 
 
-def test_a_second_cancellation_cuts_off_what_is_in_flight_and_lists_it(nights):
-    nights.rows(ROWS)
+def test_a_second_cancellation_cuts_off_what_is_in_flight_and_lists_it(job_runs):
+    job_runs.rows(ROWS)
     provider = FakeProvider(latency_seconds=60.0)
     ended_at: list[float] = []
 
@@ -115,13 +115,13 @@ def test_a_second_cancellation_cuts_off_what_is_in_flight_and_lists_it(nights):
             await task
         ended_at.append(anyio.current_time() - 1_000.0)
 
-    play(nights, provider, twice, drain_timeout_seconds=50.0)
-    assert latest(nights)["rows_ambiguous"] == len(provider.asked) > 0
+    play(job_runs, provider, twice, drain_timeout_seconds=50.0)
+    assert latest(job_runs)["rows_ambiguous"] == len(provider.asked) > 0
     assert ended_at[0] < 10.0, "seconds of virtual time"
 
 
-def test_a_run_cancelled_before_anything_is_in_flight_sends_nothing(nights, monkeypatch):
-    nights.rows(3)
+def test_a_run_cancelled_before_anything_is_in_flight_sends_nothing(job_runs, monkeypatch):
+    job_runs.rows(3)
     provider = FakeProvider()
 
     async def at_once(start: Caller) -> None:
@@ -131,9 +131,9 @@ def test_a_run_cancelled_before_anything_is_in_flight_sends_nothing(nights, monk
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    play(nights, provider, at_once)
+    play(job_runs, provider, at_once)
     assert provider.asked == []
-    assert nights.run(provider).exit_code == 0
+    assert job_runs.run(provider).exit_code == 0
 
 
 # ---------------------------------------------------------------------------------- beside a running loop

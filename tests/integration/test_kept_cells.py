@@ -12,7 +12,7 @@ import anyio
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from nights import Nights
+from job_runs import JobRuns
 
 from batchvision.checkpoint import compact
 from batchvision.commands.reparse import Reparsed, reparse
@@ -27,8 +27,8 @@ def running() -> Iterator[RunningEmulator]:
         yield emulator
 
 
-class PricedNights(Nights):
-    """Nights with a column that is kept and not read by the prompt."""
+class PricedRuns(JobRuns):
+    """Runs with a column that is kept and not read by the prompt."""
 
     prices: dict[str, Any]
 
@@ -42,20 +42,20 @@ class PricedNights(Nights):
 
 
 @pytest.fixture
-def job(tmp_path: Path, running: RunningEmulator) -> PricedNights:
+def job(tmp_path: Path, running: RunningEmulator) -> PricedRuns:
     running.reset()
-    nights = PricedNights(tmp_path, running, settings={"manifest.keep": ["title", "price"]})
-    nights.prices = {}
-    nights.rows("shoe", *THREE)
-    assert nights.run().counts == (3, 0, 0)
-    return nights
+    job_runs = PricedRuns(tmp_path, running, settings={"manifest.keep": ["title", "price"]})
+    job_runs.prices = {}
+    job_runs.rows("shoe", *THREE)
+    assert job_runs.run().counts == (3, 0, 0)
+    return job_runs
 
 
-def prices(job: Nights) -> dict[str, Any]:
+def prices(job: JobRuns) -> dict[str, Any]:
     return {row["row_id"]: row["price"] for row in job.table("results")}
 
 
-def read_again(job: Nights) -> Reparsed:
+def read_again(job: JobRuns) -> Reparsed:
     job.write_manifest()
     return anyio.run(reparse, job.job())
 
@@ -151,13 +151,13 @@ def test_cells_of_every_type_that_did_not_change_are_not_counted(tmp_path, runni
     urls = [f"https://images.example/{row}.jpg" for row in THREE]
     table = pa.table({"sku": list(THREE), "image": urls, "title": ["t"] * 3, **KINDS})
     pq.write_table(table, tmp_path / "photos.parquet")
-    nights = Nights(tmp_path, running, settings={"manifest.path": "photos.parquet", "manifest.keep": names})
+    job_runs = JobRuns(tmp_path, running, settings={"manifest.path": "photos.parquet", "manifest.keep": names})
     manifest = tmp_path / "photos.parquet"
-    assert nights.run(manifest=manifest).counts == (3, 0, 0)
+    assert job_runs.run(manifest=manifest).counts == (3, 0, 0)
     pq.write_table(table, manifest)  # written anew, the same cells
-    session = nights.run(manifest=manifest)
+    session = job_runs.run(manifest=manifest)
     assert session.summary is not None and session.summary.rows_with_other_kept_cells == 0
-    assert anyio.run(reparse, nights.job()).refreshed == 0
+    assert anyio.run(reparse, job_runs.job()).refreshed == 0
 
 
 def test_a_masked_cell_is_never_put_back_where_the_key_is_not_known(job):

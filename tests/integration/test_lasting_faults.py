@@ -24,45 +24,45 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 @pytest.mark.parametrize("concurrency", [1, 64])
-def test_an_outage_longer_than_allowed_ends_the_run_and_the_rows_stay_pending(nights, fault, concurrency):
-    nights.rows(1_200)
+def test_an_outage_longer_than_allowed_ends_the_run_and_the_rows_stay_pending(job_runs, fault, concurrency):
+    job_runs.rows(1_200)
     provider = FakeProvider(lambda asked: fault if asked.at > START + 20 else None)
-    summary = nights.run(provider, limits__concurrency=concurrency)
+    summary = job_runs.run(provider, limits__concurrency=concurrency)
     done = summary.rows_completed
     assert summary.exit_code == 4
     assert summary.stop_reason == ("quota_reached" if fault is FAULTS["429"] else "provider_unavailable")
     assert (summary.rows_failed, summary.rows_pending) == (0, 1_200 - done)
     assert done >= 9
     assert 7_200 <= summary.duration_seconds - 20 <= 7_200 + 90
-    assert nights.run(FakeProvider()).exit_code == 0
+    assert job_runs.run(FakeProvider()).exit_code == 0
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_where_nothing_was_ever_answered_it_is_exit_5(nights, fault):
-    nights.rows(60)
-    summary = nights.run(FakeProvider(lambda asked: fault), limits__max_outage_seconds=600)
+def test_where_nothing_was_ever_answered_it_is_exit_5(job_runs, fault):
+    job_runs.rows(60)
+    summary = job_runs.run(FakeProvider(lambda asked: fault), limits__max_outage_seconds=600)
     is_quota = fault is FAULTS["429"]
     assert (summary.exit_code, summary.rows_failed, summary.rows_pending) == (4 if is_quota else 5, 0, 60)
     assert summary.stop_reason == ("quota_reached" if is_quota else "provider_never_answered")
     assert 600 <= summary.duration_seconds <= 690
 
 
-def test_after_a_run_that_was_answered_it_is_exit_4(nights):
-    nights.rows(10)
-    nights.run(FakeProvider())
-    nights.rows(60)
-    summary = nights.run(FakeProvider(lambda asked: FAULTS["503"]), limits__max_outage_seconds=600)
+def test_after_a_run_that_was_answered_it_is_exit_4(job_runs):
+    job_runs.rows(10)
+    job_runs.run(FakeProvider())
+    job_runs.rows(60)
+    summary = job_runs.run(FakeProvider(lambda asked: FAULTS["503"]), limits__max_outage_seconds=600)
     assert (summary.exit_code, summary.stop_reason) == (4, "provider_unavailable")
 
 
-def test_an_outage_that_ends_in_time_costs_no_row(nights):
-    nights.rows(60)
+def test_an_outage_that_ends_in_time_costs_no_row(job_runs):
+    job_runs.rows(60)
     provider = FakeProvider(lambda asked: FAULTS["503"] if asked.at < START + 500 else None)
-    assert nights.run(provider, limits__max_outage_seconds=600).exit_code == 0
+    assert job_runs.run(provider, limits__max_outage_seconds=600).exit_code == 0
 
 
-def test_tickets_outlive_an_outage_that_ends_the_run(nights):
-    nights.rows(20)
+def test_tickets_outlive_an_outage_that_ends_the_run(job_runs):
+    job_runs.rows(20)
 
     class Away(FakeProvider):
         async def _poll(self, path: str) -> Reply:
@@ -70,12 +70,12 @@ def test_tickets_outlive_an_outage_that_ends_the_run(nights):
             return error(503, "down", "unavailable")
 
     provider = Away()
-    summary = nights.run(provider, delivery__lane="deferred", limits__max_outage_seconds=600)
+    summary = job_runs.run(provider, delivery__lane="deferred", limits__max_outage_seconds=600)
     assert (summary.exit_code, summary.tickets_open, summary.rows_failed) == (4, 20, 0)
     assert provider.polls[-1] - provider.polls[0] <= 600 + 90
     kept = FakeProvider()
     kept.tickets = {name: (0.0, answer) for name, (_, answer) in provider.tickets.items()}
-    assert (nights.run(kept, delivery__lane="deferred").exit_code, len(kept.asked)) == (0, 0)
+    assert (job_runs.run(kept, delivery__lane="deferred").exit_code, len(kept.asked)) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_tickets_outlive_an_outage_that_ends_the_run(nights):
         error(429, "Rate limit exceeded: free-models-per-day"),
     ],
 )
-def test_a_quota_that_is_whole_again_in_hours_ends_the_run_at_once_and_says_until_when(nights, reply):
-    nights.rows(60)
+def test_a_quota_that_is_whole_again_in_hours_ends_the_run_at_once_and_says_until_when(job_runs, reply):
+    job_runs.rows(60)
     provider = FakeProvider(lambda asked: reply if asked.number > 2 else None)
-    summary = nights.run(provider, limits__concurrency=1)
+    summary = job_runs.run(provider, limits__concurrency=1)
     assert (summary.exit_code, summary.stop_reason, summary.rows_completed) == (4, "quota_reached", 2)
     assert (summary.rows_failed, summary.rows_pending, len(provider.asked)) == (0, 58, 3)
     assert summary.duration_seconds < 60
@@ -97,8 +97,8 @@ def test_a_quota_that_is_whole_again_in_hours_ends_the_run_at_once_and_says_unti
         assert "until 2026-11-21 04:12 UTC" in (summary.message or "")
 
 
-def test_a_quota_that_is_whole_again_soon_is_waited_for(nights):
-    nights.rows(6)
+def test_a_quota_that_is_whole_again_soon_is_waited_for(job_runs):
+    job_runs.rows(6)
     whole_at = START + 4_000
 
     def script(asked: Asked) -> Reply | None:
@@ -106,23 +106,23 @@ def test_a_quota_that_is_whole_again_soon_is_waited_for(nights):
         return error(429, "requests per day", retry_after=f"{wait:.0f}") if asked.number > 2 and wait > 0 else None
 
     provider = FakeProvider(script)
-    summary = nights.run(provider, limits__concurrency=1)
+    summary = job_runs.run(provider, limits__concurrency=1)
     assert (summary.exit_code, summary.rows_completed) == (0, 6)
     assert len(provider.asked) <= 8
 
 
-def test_a_limit_of_0_ends_the_run_with_exit_5(nights):
-    nights.rows(60)
+def test_a_limit_of_0_ends_the_run_with_exit_5(job_runs):
+    job_runs.rows(60)
     provider = FakeProvider(lambda asked: error(429, "Quota exceeded, limit: 0. Please retry in 3s."))
-    summary = nights.run(provider)
+    summary = job_runs.run(provider)
     assert (summary.exit_code, summary.stop_reason, len(provider.asked)) == (5, "out_of_credit", 1)
 
 
 # ---------------------------------------------------------------------------------- told
 
 
-def wait_file(nights) -> dict | None:
-    files = list((nights.folder / "out").glob(".batchvision/*/waiting.json"))
+def wait_file(job_runs) -> dict | None:
+    files = list((job_runs.folder / "out").glob(".batchvision/*/waiting.json"))
     return json.loads(files[0].read_text()) if files else None
 
 
@@ -133,20 +133,20 @@ def wait_file(nights) -> dict | None:
         (error(429, "slow down", retry_after="300"), "nothing is sent until 2026-11-20 22:0"),
     ],
 )
-def test_a_wait_is_told_in_the_log_and_to_status_with_its_end_and_so_is_its_own_end(nights, caplog, fault, words):
-    nights.rows(60)
+def test_a_wait_is_told_in_the_log_and_to_status_with_its_end_and_so_is_its_own_end(job_runs, caplog, fault, words):
+    job_runs.rows(60)
     seen: list[dict | None] = []
     noticed: list[int] = []
 
     async def look() -> None:
         while True:
             await anyio.sleep(40)
-            seen.append(wait_file(nights))
-            noticed.append(len(OutputView(nights.folder / "out").waits(virtual_now())))
+            seen.append(wait_file(job_runs))
+            noticed.append(len(OutputView(job_runs.folder / "out").waits(virtual_now())))
 
     provider = FakeProvider(lambda asked: fault if START + 20 < asked.at < START + 200 else None)
     with caplog.at_level(logging.WARNING, "batchvision"):
-        summary = nights.run(provider, beside=look, limits__concurrency=2)
+        summary = job_runs.run(provider, beside=look, limits__concurrency=2)
     assert summary.exit_code == 0
     told = [record.getMessage() for record in caplog.records]
     assert [line for line in told if line.startswith(words)], told
@@ -155,13 +155,13 @@ def test_a_wait_is_told_in_the_log_and_to_status_with_its_end_and_so_is_its_own_
     assert during
     assert all(each["reason"] and each["until"] > "2026-11-20T22:0" for each in during)
     assert max(noticed) == 1
-    assert wait_file(nights) is None
+    assert wait_file(job_runs) is None
     if fault is FAULTS["503"]:
         assert "the provider answers again: going on" in told
 
 
-def test_after_a_run_that_ended_in_an_outage_nothing_is_waited_for(nights):
-    nights.rows(60)
-    nights.run(FakeProvider(lambda asked: FAULTS["503"]), limits__max_outage_seconds=600)
-    assert wait_file(nights) is None
-    assert OutputView(nights.folder / "out").waits(NIGHTFALL) == ()
+def test_after_a_run_that_ended_in_an_outage_nothing_is_waited_for(job_runs):
+    job_runs.rows(60)
+    job_runs.run(FakeProvider(lambda asked: FAULTS["503"]), limits__max_outage_seconds=600)
+    assert wait_file(job_runs) is None
+    assert OutputView(job_runs.folder / "out").waits(NIGHTFALL) == ()

@@ -15,7 +15,7 @@ CAPPED = {"provider__parameters": {"max_tokens": 10}, "limits__concurrency": 1}
 
 
 class LaterProvider(FakeProvider):
-    """A provider whose nights begin some days after the first."""
+    """A provider whose runs begin some days after the first."""
 
     def __init__(self, days: float, script: Script) -> None:
         super().__init__(script)
@@ -36,18 +36,18 @@ def ten_cents(asked: Asked) -> Reply:
 
 
 @pytest.mark.parametrize(("cap", "sent"), [(0.1, 0), (0.35, 2)])
-def test_a_daily_cap_counts_what_a_run_that_began_four_days_ago_has_spent_today(nights, cap, sent):
+def test_a_daily_cap_counts_what_a_run_that_began_four_days_ago_has_spent_today(job_runs, cap, sent):
     """Each answer takes half a day and costs $0.10; the second run begins right after the first."""
-    nights.rows(12)
+    job_runs.rows(12)
     first = FakeProvider(ten_cents, latency_seconds=DAY / 2)
     limits = {"limits__request_timeout_seconds": 2 * DAY, **CAPPED}
-    assert nights.run(first, limits__max_runtime_seconds=4 * DAY - 1, **limits).requests_sent == 8
+    assert job_runs.run(first, limits__max_runtime_seconds=4 * DAY - 1, **limits).requests_sent == 8
     since_midnight = [
-        row for row in nights.table("attempts") if row["sent_at"] >= NIGHTFALL + timedelta(hours=2, days=3)
+        row for row in job_runs.table("attempts") if row["sent_at"] >= NIGHTFALL + timedelta(hours=2, days=3)
     ]
     assert len(since_midnight) == 1
 
     later = LaterProvider(4.0, ten_cents)
-    capped = nights.run(later, **limits, limits__max_cost_usd_per_day=cap)
+    capped = job_runs.run(later, **limits, limits__max_cost_usd_per_day=cap)
     assert (capped.stop_reason, capped.exit_code) == ("spend_cap_reached", 4)
     assert len(later.asked) == sent

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from nights import Nights, RunSession
+from job_runs import JobRuns, RunResult
 
 from batchvision.commands.plan import Plan, plan
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
@@ -17,8 +17,8 @@ from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thre
 ROWS = 120
 
 
-class UrlNights(Nights):
-    """Nights over images named by URL, which a night may change."""
+class UrlRuns(JobRuns):
+    """Runs over images named by URL, which a run may change."""
 
     url = "https://cdn.example/{row}.jpg"
     rows_there: range = range(ROWS)
@@ -41,20 +41,20 @@ def running() -> Iterator[RunningEmulator]:
 
 
 @pytest.fixture
-def job(tmp_path: Path, running: RunningEmulator) -> UrlNights:
+def job(tmp_path: Path, running: RunningEmulator) -> UrlRuns:
     running.reset()
-    nights = UrlNights(tmp_path, running)
-    first = nights.run()
+    job_runs = UrlRuns(tmp_path, running)
+    first = job_runs.run()
     assert (first.exit_code, first.counts) == (0, (ROWS, 0, 0))
-    return nights
+    return job_runs
 
 
-def planned(job: Nights, settings: dict[str, Any] | None = None) -> Plan:
+def planned(job: JobRuns, settings: dict[str, Any] | None = None) -> Plan:
     job.write_manifest()
     return anyio.run(plan, job.job(settings))
 
 
-def spent(session: RunSession) -> int:
+def spent(session: RunResult) -> int:
     return session.billed.total()
 
 
@@ -89,10 +89,10 @@ def test_changed_cells_of_the_prompt_are_named_by_their_column(job):
 
 
 def test_a_column_that_is_not_kept_is_named_too(tmp_path, running):
-    nights = UrlNights(tmp_path, running, settings={"manifest.keep": []})
-    nights.run()
-    nights.cells = {f"r{number:03}": "boot" for number in range(110)}
-    refused = nights.run()
+    job_runs = UrlRuns(tmp_path, running, settings={"manifest.keep": []})
+    job_runs.run()
+    job_runs.cells = {f"r{number:03}": "boot" for number in range(110)}
+    refused = job_runs.run()
     assert refused.exit_code == 2
     assert "asked again: title." in refused.message
 
@@ -161,26 +161,26 @@ def test_keep_asks_only_new_rows_and_counts_the_kept_answers(job):
 
 def test_keep_does_not_hold_back_a_row_with_a_touched_image(tmp_path, running):
     running.reset()
-    nights = Nights(tmp_path, running)
-    nights.rows("shoe", "r1", "r2", "r3")
-    nights.run()
+    job_runs = JobRuns(tmp_path, running)
+    job_runs.rows("shoe", "r1", "r2", "r3")
+    job_runs.run()
     (tmp_path / "images" / "r1.png").touch()
-    nights.rows("boot", "r2")
-    session = nights.run({"manifest.on_row_change": "keep"})
+    job_runs.rows("boot", "r2")
+    session = job_runs.run({"manifest.on_row_change": "keep"})
     assert (session.counts, spent(session)) == ((2, 0, 1), 0)
 
 
 @pytest.mark.parametrize("before", ["", "?v=1", "?w=9&v=1", "?v=1&w=9"])
 def test_a_parameter_that_does_not_change_the_image_changes_no_row(tmp_path, running, before):
     running.reset()
-    nights = UrlNights(tmp_path, running)
+    job_runs = UrlRuns(tmp_path, running)
     width = "w=9" if "w=9" in before else ""
-    nights.url = "https://cdn.example/{row}.jpg" + before
-    nights.run()
-    nights.url = "https://cdn.example/{row}.jpg?" + "&".join(filter(None, [width, "V=77"]))
-    session = nights.run({"manifest.ignore_url_parameters": ["v"]})
+    job_runs.url = "https://cdn.example/{row}.jpg" + before
+    job_runs.run()
+    job_runs.url = "https://cdn.example/{row}.jpg?" + "&".join(filter(None, [width, "V=77"]))
+    session = job_runs.run({"manifest.ignore_url_parameters": ["v"]})
     assert (session.exit_code, spent(session), session.counts) == (0, 0, (ROWS, 0, 0))
-    assert nights.run({"manifest.ignore_url_parameters": ["v"]}).counts == (ROWS, 0, 0)
+    assert job_runs.run({"manifest.ignore_url_parameters": ["v"]}).counts == (ROWS, 0, 0)
 
 
 def test_other_parameters_still_count(job):
@@ -190,9 +190,9 @@ def test_other_parameters_still_count(job):
 
 def test_a_row_asked_with_an_ignored_parameter_is_known_by_the_url_without_it(tmp_path, running):
     running.reset()
-    nights = UrlNights(tmp_path, running)
+    job_runs = UrlRuns(tmp_path, running)
     settings = {"manifest.ignore_url_parameters": ["v"]}
-    nights.url = "https://cdn.example/{row}.jpg?v=1"
-    nights.run(settings)
-    nights.url = "https://cdn.example/{row}.jpg"
-    assert spent(nights.run()) == 0
+    job_runs.url = "https://cdn.example/{row}.jpg?v=1"
+    job_runs.run(settings)
+    job_runs.url = "https://cdn.example/{row}.jpg"
+    assert spent(job_runs.run()) == 0

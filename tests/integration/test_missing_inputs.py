@@ -1,4 +1,4 @@
-"""A manifest or a folder of images that is missing for a night: nothing is emptied, set aside, or called green."""
+"""A manifest or a folder of images that is missing for a run: nothing is emptied, set aside, or called green."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from nights import Nights
+from job_runs import JobRuns
 
 from batchvision.cli.closing import Typed, closing_lines
 from batchvision.commands.plan import plan
@@ -26,12 +26,12 @@ def running() -> Iterator[RunningEmulator]:
 
 
 @pytest.fixture
-def job(tmp_path: Path, running: RunningEmulator) -> Nights:
+def job(tmp_path: Path, running: RunningEmulator) -> JobRuns:
     running.reset()
-    return Nights(tmp_path, running)
+    return JobRuns(tmp_path, running)
 
 
-def bytes_of_tables(job: Nights) -> dict[Path, bytes]:
+def bytes_of_tables(job: JobRuns) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in job.output.rglob("part-*.parquet")}
 
 
@@ -128,8 +128,8 @@ def test_a_row_with_a_missing_image_is_quarantined_among_done_rows(job):
     job.write_manifest()
     (job.folder / "images" / "gone.png").unlink()
     manifest = job.folder / "photos.csv"
-    nights = [job.run({"limits.quarantine_after_runs": 2}, manifest=manifest) for _ in range(3)]
-    assert [session.exit_code for session in nights] == [3, 0, 0]
+    job_runs = [job.run({"limits.quarantine_after_runs": 2}, manifest=manifest) for _ in range(3)]
+    assert [session.exit_code for session in job_runs] == [3, 0, 0]
     (failure,) = job.table("failures")
     assert (failure["quarantined"], failure["runs_failed"]) == (True, 2)
 
@@ -183,7 +183,7 @@ def test_a_row_with_a_changed_cell_and_a_missing_image_is_not_answered(job):
 
 
 def test_placed_images_that_are_gone_stay_where_they_were(tmp_path, running):
-    job = Nights(tmp_path, running, settings={"prompt.user": "First {image:image} then {title} [[echo:{sku}]]"})
+    job = JobRuns(tmp_path, running, settings={"prompt.user": "First {image:image} then {title} [[echo:{sku}]]"})
     job.rows("shoe", "r1", "r2")
     job.run()
     with job.images_away():

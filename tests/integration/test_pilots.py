@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from emulated_provider import EmulatedProvider
 from PIL import Image
-from simulated_night import HastyDisk
+from simulated_run import HastyDisk
 from virtual_time import VIRTUAL
 
 from batchvision import Job
@@ -59,7 +59,7 @@ class Bench:
     folder: Path
     overrides: dict[str, Any] = field(default_factory=dict)
     provider: EmulatedProvider = field(default_factory=EmulatedProvider)
-    nights: int = 0
+    job_runs: int = 0
 
     def __post_init__(self) -> None:
         lines = ["sku,image,hint"]
@@ -81,8 +81,8 @@ class Bench:
         return Job.from_mapping(table, self.folder, {**self.overrides, **(more or {})})
 
     def pilot(self, rows: int, *sweeps: str, disk: CutDisk | None = None) -> Pilot:
-        self.nights += 1
-        dependencies = self.provider.dependencies(self.nights, disk)
+        self.job_runs += 1
+        dependencies = self.provider.dependencies(self.job_runs, disk)
 
         async def session() -> Pilot:
             return await pilot(
@@ -92,8 +92,8 @@ class Bench:
         return anyio.run(session, backend_options=VIRTUAL)
 
     def run(self, **selection: Any) -> RunSummary:
-        self.nights += 1
-        dependencies = self.provider.dependencies(self.nights)
+        self.job_runs += 1
+        dependencies = self.provider.dependencies(self.job_runs)
 
         async def session() -> RunSummary:
             return await run_async(

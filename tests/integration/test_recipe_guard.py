@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
-from nights import DEFERRED, Nights, make_ready
+from job_runs import DEFERRED, JobRuns, make_ready
 
 from batchvision.commands.plan import Plan, plan
 from batchvision.commands.reparse import reparse
@@ -37,13 +37,13 @@ def emulator(running: RunningEmulator) -> RunningEmulator:
 
 
 @pytest.fixture
-def job(tmp_path: Path, emulator: RunningEmulator) -> Nights:
-    nights = Nights(tmp_path, emulator)
-    nights.rows("shoe", *FOUR)
-    return nights
+def job(tmp_path: Path, emulator: RunningEmulator) -> JobRuns:
+    job_runs = JobRuns(tmp_path, emulator)
+    job_runs.rows("shoe", *FOUR)
+    return job_runs
 
 
-def planned(job: Nights, settings: dict[str, Any] | None = None) -> Plan:
+def planned(job: JobRuns, settings: dict[str, Any] | None = None) -> Plan:
     return anyio.run(plan, job.job(settings))
 
 

@@ -27,104 +27,104 @@ def blocking(reply: Reply, *rows: str) -> FakeProvider:
     return FakeProvider(lambda asked: reply if asked.row in rows else None)
 
 
-def failed_rows(nights) -> set[str]:
-    return {row["row_id"] for row in nights.table("failures")}
+def failed_rows(job_runs) -> set[str]:
+    return {row["row_id"] for row in job_runs.table("failures")}
 
 
 @pytest.mark.parametrize("reply", BLOCKED.values(), ids=BLOCKED)
-def test_a_refusal_after_successes_fails_its_row_and_the_run_goes_on(nights, reply):
-    nights.rows(20)
-    summary = nights.run(blocking(reply, "r5"), limits__concurrency=1)
+def test_a_refusal_after_successes_fails_its_row_and_the_run_goes_on(job_runs, reply):
+    job_runs.rows(20)
+    summary = job_runs.run(blocking(reply, "r5"), limits__concurrency=1)
     assert (summary.exit_code, summary.rows_completed, summary.rows_failed, summary.rows_pending) == (3, 19, 1, 0)
-    (row,) = nights.table("failures")
+    (row,) = job_runs.table("failures")
     assert (row["row_id"], row["error_kind"]) == ("r5", "request_rejected")
     assert row["last_error_kind"] in ("authentication_failed", "model_not_found")
     assert "this one is refused" in row["error_message"]
     assert "check XAI_API_KEY" not in row["error_message"]
-    states = [row["state"] for row in nights.table("attempts")]
+    states = [row["state"] for row in job_runs.table("attempts")]
     assert sorted(states) == ["failed"] + ["ok"] * 19
 
 
 @pytest.mark.parametrize("kind", UNSURE)
 @pytest.mark.parametrize("concurrency", [1, 64])
-def test_at_the_start_one_other_row_decides(nights, kind, concurrency):
-    nights.rows(50)
+def test_at_the_start_one_other_row_decides(job_runs, kind, concurrency):
+    job_runs.rows(50)
     provider = FakeProvider(lambda asked: BLOCKED[kind])
-    summary = nights.run(provider, limits__concurrency=concurrency)
+    summary = job_runs.run(provider, limits__concurrency=concurrency)
     assert (summary.exit_code, summary.rows_failed, summary.rows_pending) == (5, 0, 50)
     assert len(provider.asked) == 2
     stopped_by = summary.stopped_by
     assert stopped_by == tuple(asked.row for asked in provider.asked)
 
     again = blocking(BLOCKED[kind], "r0")
-    summary = nights.run(again, limits__concurrency=concurrency)
+    summary = job_runs.run(again, limits__concurrency=concurrency)
     assert again.asked[0].row not in stopped_by, "a rerun does not begin with the rows that stopped the last run"
     assert {asked.row for asked in again.asked[-2:]} == set(stopped_by)
-    assert (summary.exit_code, failed_rows(nights), summary.rows_completed) == (3, {"r0"}, 49)
+    assert (summary.exit_code, failed_rows(job_runs), summary.rows_completed) == (3, {"r0"}, 49)
 
 
 @pytest.mark.parametrize("kind", UNSURE)
-def test_a_first_row_that_is_refused_by_itself_does_not_stop_the_run(nights, kind):
-    nights.rows(30)
-    summary = nights.run(blocking(BLOCKED[kind], "r0"))
-    assert (summary.exit_code, failed_rows(nights), summary.rows_completed) == (3, {"r0"}, 29)
+def test_a_first_row_that_is_refused_by_itself_does_not_stop_the_run(job_runs, kind):
+    job_runs.rows(30)
+    summary = job_runs.run(blocking(BLOCKED[kind], "r0"))
+    assert (summary.exit_code, failed_rows(job_runs), summary.rows_completed) == (3, {"r0"}, 29)
 
 
 @pytest.mark.parametrize("kind", ["key", "own key", "model"])
-def test_a_first_answer_about_key_or_model_stops_after_one_request(nights, kind):
-    nights.rows(50)
+def test_a_first_answer_about_key_or_model_stops_after_one_request(job_runs, kind):
+    job_runs.rows(50)
     provider = FakeProvider(lambda asked: BLOCKED[kind])
-    summary = nights.run(provider)
+    summary = job_runs.run(provider)
     assert (summary.exit_code, len(provider.asked), summary.rows_pending) == (5, 1, 50)
 
 
 @pytest.mark.parametrize("reply", BLOCKED.values(), ids=BLOCKED)
-def test_five_rows_in_a_row_stop_the_run_and_stay_pending(nights, reply):
-    nights.rows(40)
+def test_five_rows_in_a_row_stop_the_run_and_stay_pending(job_runs, reply):
+    job_runs.rows(40)
     bad = {f"r{n}" for n in range(10, 40)}
-    summary = nights.run(blocking(reply, *bad), limits__concurrency=1)
+    summary = job_runs.run(blocking(reply, *bad), limits__concurrency=1)
     assert (summary.exit_code, summary.rows_completed, summary.rows_failed, summary.rows_pending) == (5, 10, 0, 30)
     assert summary.stopped_by == ("r10", "r11", "r12", "r13", "r14")
-    assert nights.table("failures") == []
+    assert job_runs.table("failures") == []
 
     provider = FakeProvider()
-    summary = nights.run(provider)
+    summary = job_runs.run(provider)
     assert provider.asked[0].row == "r15"
     assert (summary.exit_code, summary.rows_completed) == (0, 40)
 
 
-def test_four_in_a_row_again_and_again_fail_their_rows(nights):
-    nights.rows(40)
+def test_four_in_a_row_again_and_again_fail_their_rows(job_runs):
+    job_runs.rows(40)
     bad = {f"r{n}" for n in range(5, 40) if n % 5}
-    summary = nights.run(blocking(BLOCKED["page 403"], *bad), limits__concurrency=1, limits__max_failed=1000)
-    assert (summary.exit_code, failed_rows(nights)) == (3, bad)
+    summary = job_runs.run(blocking(BLOCKED["page 403"], *bad), limits__concurrency=1, limits__max_failed=1000)
+    assert (summary.exit_code, failed_rows(job_runs)) == (3, bad)
 
 
-def test_rows_that_are_refused_night_after_night_never_stop_a_run(nights):
+def test_rows_that_are_refused_run_after_run_never_stop_a_run(job_runs):
     """The last five rows of the manifest trip a firewall: the first run cannot know, all later ones do."""
-    nights.rows(20)
+    job_runs.rows(20)
     bad = {f"r{n}" for n in range(15, 20)}
-    exits = [nights.run(blocking(BLOCKED["page 403"], *bad), limits__concurrency=1).exit_code for _ in range(4)]
+    exits = [job_runs.run(blocking(BLOCKED["page 403"], *bad), limits__concurrency=1).exit_code for _ in range(4)]
     assert exits == [5, 3, 3, 3]
-    assert failed_rows(nights) == bad
+    assert failed_rows(job_runs) == bad
 
 
-def test_a_row_refused_alone_stays_a_failed_row_in_reruns_that_ask_nothing_else(nights):
-    nights.rows(10)
-    exits = [nights.run(blocking(BLOCKED["page 403"], "r5")).exit_code for _ in range(4)]
+def test_a_row_refused_alone_stays_a_failed_row_in_reruns_that_ask_nothing_else(job_runs):
+    job_runs.rows(10)
+    exits = [job_runs.run(blocking(BLOCKED["page 403"], "r5")).exit_code for _ in range(4)]
     assert exits == [3, 3, 3, 3]
 
 
-def test_another_model_or_place_is_proven_anew(nights):
-    nights.rows(10)
-    assert nights.run(blocking(BLOCKED["page 403"], "r5")).provider_answered
-    summary = nights.run(blocking(BLOCKED["page 403"], "r5"), provider__base_url="https://other.example/v1")
+def test_another_model_or_place_is_proven_anew(job_runs):
+    job_runs.rows(10)
+    assert job_runs.run(blocking(BLOCKED["page 403"], "r5")).provider_answered
+    summary = job_runs.run(blocking(BLOCKED["page 403"], "r5"), provider__base_url="https://other.example/v1")
     assert (summary.exit_code, summary.provider_answered, summary.stopped_by) == (5, False, ("r5",))
 
 
-def test_a_manifest_of_one_row_that_is_refused_ends_with_the_providers_refusal(nights):
-    nights.rows(1)
-    summary = nights.run(FakeProvider(lambda asked: BLOCKED["page 403"]))
+def test_a_manifest_of_one_row_that_is_refused_ends_with_the_providers_refusal(job_runs):
+    job_runs.rows(1)
+    summary = job_runs.run(FakeProvider(lambda asked: BLOCKED["page 403"]))
     assert (summary.exit_code, summary.rows_pending) == (5, 1)
 
 
@@ -134,17 +134,17 @@ NO_DB = error(400, "Authentication Error, No connected db.")
 
 
 @pytest.mark.parametrize("concurrency", [1, 64])
-def test_ten_identical_rejections_from_the_start_stop_the_run(nights, concurrency):
-    nights.rows(200)
+def test_ten_identical_rejections_from_the_start_stop_the_run(job_runs, concurrency):
+    job_runs.rows(200)
     provider = FakeProvider(lambda asked: NO_DB)
-    summary = nights.run(provider, limits__concurrency=concurrency)
+    summary = job_runs.run(provider, limits__concurrency=concurrency)
     assert (summary.exit_code, summary.stop_reason, summary.rows_pending) == (5, "requests_rejected", 200)
     assert len(provider.asked) <= 10 + FIRST_WINDOW
     assert len(summary.stopped_by) == 10
     assert "No connected db." in (summary.message or "")
 
     again = FakeProvider()
-    nights.run(again)
+    job_runs.run(again)
     assert again.asked[0].row not in summary.stopped_by
 
 
@@ -157,22 +157,22 @@ def test_ten_identical_rejections_from_the_start_stop_the_run(nights, concurrenc
     ],
     ids=["nine", "about an image", "each different"],
 )
-def test_other_rejections_fail_their_rows(nights, script):
-    nights.rows(200)
-    summary = nights.run(FakeProvider(script), limits__max_failed=1000)
+def test_other_rejections_fail_their_rows(job_runs, script):
+    job_runs.rows(200)
+    summary = job_runs.run(FakeProvider(script), limits__max_failed=1000)
     assert summary.exit_code == 3
     assert summary.rows_failed == (9 if summary.rows_failed < 10 else 30)
     assert summary.rows_completed == 200 - summary.rows_failed
 
 
-def test_a_small_manifest_whose_rows_are_all_rejected_lists_them(nights):
-    nights.rows(9)
-    summary = nights.run(FakeProvider(lambda asked: NO_DB))
+def test_a_small_manifest_whose_rows_are_all_rejected_lists_them(job_runs):
+    job_runs.rows(9)
+    summary = job_runs.run(FakeProvider(lambda asked: NO_DB))
     assert (summary.exit_code, summary.rows_failed) == (3, 9)
 
 
-def test_until_the_first_success_ten_requests_are_in_flight_at_most(nights):
-    nights.rows(300)
+def test_until_the_first_success_ten_requests_are_in_flight_at_most(job_runs):
+    job_runs.rows(300)
 
     def script(asked: Asked) -> Reply | None:
         return error(400, "odd " + "z" * asked.number) if asked.number <= 60 else None
@@ -188,12 +188,12 @@ def test_until_the_first_success_ten_requests_are_in_flight_at_most(nights):
         return reply
 
     provider._post = watching  # type: ignore[method-assign]
-    nights.run(provider, limits__concurrency=256, limits__max_failed=1000)
+    job_runs.run(provider, limits__concurrency=256, limits__max_failed=1000)
     assert max(most_before) == FIRST_WINDOW
     assert provider.most_in_flight > 100
 
 
-def test_in_the_deferred_lane_a_refused_submission_fails_its_row(nights):
-    nights.rows(20)
-    summary = nights.run(blocking(BLOCKED["page 403"], "r5"), delivery__lane="deferred")
-    assert (summary.exit_code, failed_rows(nights), summary.rows_completed) == (3, {"r5"}, 19)
+def test_in_the_deferred_lane_a_refused_submission_fails_its_row(job_runs):
+    job_runs.rows(20)
+    summary = job_runs.run(blocking(BLOCKED["page 403"], "r5"), delivery__lane="deferred")
+    assert (summary.exit_code, failed_rows(job_runs), summary.rows_completed) == (3, {"r5"}, 19)

@@ -31,42 +31,42 @@ def by_tokens(asked: Asked) -> Reply:
     return Reply(200, {"id": f"chat-{asked.number}", "model": "m", "choices": choices, "usage": usage})
 
 
-def told(nights: Any, summary: Any) -> str:
+def told(job_runs: Any, summary: Any) -> str:
     """All that people are told of this run and its output."""
-    lines = closing_lines(summary, nights.folder / "out", Typed("again", "retry", "check"))
-    return "\n".join([*lines, *status_lines(look(nights.folder / "out"))])
+    lines = closing_lines(summary, job_runs.folder / "out", Typed("again", "retry", "check"))
+    return "\n".join([*lines, *status_lines(look(job_runs.folder / "out"))])
 
 
-def test_a_run_without_prices_costs_something_unknown_and_not_nothing(nights):
-    nights.rows(6)
+def test_a_run_without_prices_costs_something_unknown_and_not_nothing(job_runs):
+    job_runs.rows(6)
     lines: list[str] = []
-    summary = nights.run(FakeProvider(by_tokens), **UNPRICED)
+    summary = job_runs.run(FakeProvider(by_tokens), **UNPRICED)
     assert (summary.rows_completed, summary.cost_ticks, summary.cost_usd, summary.unknown_cost) == (6, None, None, 6)
-    document = json.loads(json.dumps(look(nights.folder / "out").document()))
+    document = json.loads(json.dumps(look(job_runs.folder / "out").document()))
     assert (document["cost_ticks"], document["cost_usd"], document["unknown_cost"]) == (None, None, 6)
     assert document["projected_usd"] is None
     assert document["attempts"]["ok"]["cost_ticks"] is None
     assert document["spent"]["by_model"]["m"]["cost_ticks"] is None
     assert document["last_run"]["cost_usd"] is None
-    words = told(nights, summary)
+    words = told(job_runs, summary)
     assert "$0.00" not in words
     assert "cost      unknown cost for 6 requests" in words
     assert "spent     unknown cost" in words
-    report = anyio.run(verify, nights.folder / "out")
+    report = anyio.run(verify, job_runs.folder / "out")
     assert report.is_right
     assert (report.document()["cost_ticks"], report.document()["unknown_cost"]) == (None, 6)
     lines = [finding.text for finding in report.findings if finding.topic == "ledger"]
     assert "6 attempts of unknown cost" in lines[0]
 
 
-def test_a_partly_known_sum_counts_the_answers_left_out(nights):
-    nights.rows(3)
-    nights.run(FakeProvider(by_tokens), **PRICED)
-    nights.rows(5)
-    summary = nights.run(FakeProvider(by_tokens), **UNPRICED)
-    document = look(nights.folder / "out").document()
+def test_a_partly_known_sum_counts_the_answers_left_out(job_runs):
+    job_runs.rows(3)
+    job_runs.run(FakeProvider(by_tokens), **PRICED)
+    job_runs.rows(5)
+    summary = job_runs.run(FakeProvider(by_tokens), **UNPRICED)
+    document = look(job_runs.folder / "out").document()
     assert (summary.cost_ticks, document["cost_ticks"], document["unknown_cost"]) == (None, 3 * TICKS, 2)
-    assert "spent     $0.000330 and the unknown cost of 2 answers" in told(nights, summary)
+    assert "spent     $0.000330 and the unknown cost of 2 answers" in told(job_runs, summary)
     assert document["projected_ticks"] is None
     assert document["spent"]["by_state"]["ok"] == {
         "attempts": 5,
@@ -77,24 +77,24 @@ def test_a_partly_known_sum_counts_the_answers_left_out(nights):
     }
 
 
-def test_refused_and_failed_requests_are_free_and_not_unknown(nights):
-    nights.rows(4)
+def test_refused_and_failed_requests_are_free_and_not_unknown(job_runs):
+    job_runs.rows(4)
     busy = FakeProvider(lambda asked: error(503, "busy") if asked.try_ == 1 else error(400, "no image here"))
-    summary = nights.run(busy, **UNPRICED)
+    summary = job_runs.run(busy, **UNPRICED)
     assert summary.rows_completed == 0
     assert (summary.cost_ticks, summary.unknown_cost) == (0, 0)
-    assert look(nights.folder / "out").document()["cost_ticks"] == 0
+    assert look(job_runs.folder / "out").document()["cost_ticks"] == 0
 
 
 @pytest.mark.parametrize(("settings", "ticks"), [(UNPRICED, None), (PRICED, 0)])
-def test_ambiguous_attempts_without_a_bound_are_listed_as_unknown(nights, settings, ticks):
+def test_ambiguous_attempts_without_a_bound_are_listed_as_unknown(job_runs, settings, ticks):
     """Neither ``max_tokens`` nor a price bounds a request that was cut off: the list must not say that it is $0.00."""
-    nights.rows(4)
+    job_runs.rows(4)
     script = FakeProvider(lambda asked: RequestTimedOut("slow") if asked.row == "r2" else by_tokens(asked))
     bounded = {"provider__parameters": {"max_tokens": 10}, "limits__max_attempts": 1}
-    summary = nights.run(script, **settings, **bounded)
-    seen = look(nights.folder / "out")
-    words = told(nights, summary)
+    summary = job_runs.run(script, **settings, **bounded)
+    seen = look(job_runs.folder / "out")
+    words = told(job_runs, summary)
     (unclear,) = seen.document()["ambiguous"]
     if ticks is None:
         assert (summary.ambiguous_ticks, summary.unbounded, unclear["bound_ticks"]) == (None, 1, None)

@@ -37,8 +37,8 @@ async def slowly(work: Callable[..., Any], /, *args: Any) -> Any:
 
 
 @pytest.fixture
-def open_after(nights, monkeypatch) -> Callable[[], list[list[int]]]:
-    """Plays a night; of each group of the journal, how many intents were open after each of its records."""
+def open_after(job_runs, monkeypatch) -> Callable[[], list[list[int]]]:
+    """Plays a run; of each group of the journal, how many intents were open after each of its records."""
 
     def play() -> list[list[int]]:
         groups: list[list[int]] = []
@@ -54,9 +54,9 @@ def open_after(nights, monkeypatch) -> Callable[[], list[list[int]]]:
             append(segment, bodies)
 
         monkeypatch.setattr(Segment, "append", appended)
-        nights.rows(600)
+        job_runs.rows(600)
         provider = OfAllSpeeds()
-        summary = nights.run(provider, limits__concurrency=CONCURRENCY)
+        summary = job_runs.run(provider, limits__concurrency=CONCURRENCY)
         assert summary.rows_completed == 600
         assert provider.most_in_flight == CONCURRENCY
         return [group for group in groups if group]

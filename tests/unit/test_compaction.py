@@ -412,7 +412,7 @@ async def test_a_part_that_the_next_run_seals_anew_is_not_merged(tmp_path: Path)
 # ---------------------------------------------------------------------------------- at the end of a run
 
 
-async def a_night(output: Path, rows: int, run_id: str = "run1", **options: Any) -> Store:
+async def a_run(output: Path, rows: int, run_id: str = "run1", **options: Any) -> Store:
     """A run that seals every answer for itself; it is closed, and its parts are not merged yet."""
     store = open_store(output, run_id=run_id, seal_after=SealAfter(attempts=1), **options)
     store.recover(classify)
@@ -425,7 +425,7 @@ async def a_night(output: Path, rows: int, run_id: str = "run1", **options: Any)
 
 @pytest.mark.anyio
 async def test_what_a_run_has_sealed_is_merged_before_its_summary_lists_it(tmp_path: Path) -> None:
-    with await a_night(tmp_path, compaction.FEW_PARTS + 1) as store:
+    with await a_run(tmp_path, compaction.FEW_PARTS + 1) as store:
         before = store.parts_to_list()
         await store.merge_parts()
         listed = {part.path: part for part in store.parts_to_list() if part.table != "failures"}
@@ -434,14 +434,14 @@ async def test_what_a_run_has_sealed_is_merged_before_its_summary_lists_it(tmp_p
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("run_date=*/*.parquet")} == set(listed)
     assert all(sha256_of(tmp_path / path) == part.sha256 for path, part in listed.items())
     before_rerun = tree(tmp_path, "results", "attempts")
-    with await a_night(tmp_path, 0, "run2") as store:
+    with await a_run(tmp_path, 0, "run2") as store:
         await store.merge_parts()
     assert tree(tmp_path, "results", "attempts") == before_rerun
 
 
 @pytest.mark.anyio
 async def test_a_few_parts_stay_as_they_are(tmp_path: Path) -> None:
-    with await a_night(tmp_path, compaction.FEW_PARTS) as store:
+    with await a_run(tmp_path, compaction.FEW_PARTS) as store:
         before = store.parts_to_list()
         await store.merge_parts()
         assert store.parts_to_list() == before
@@ -450,7 +450,7 @@ async def test_a_few_parts_stay_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_a_merge_that_is_to_end_or_finds_no_room_leaves_all_as_it_is(tmp_path: Path) -> None:
     disk = ModelledDisk(tmp_path)
-    with await a_night(tmp_path, compaction.FEW_PARTS + 1, disk=disk) as store:
+    with await a_run(tmp_path, compaction.FEW_PARTS + 1, disk=disk) as store:
         before, there = store.parts_to_list(), tree(tmp_path, "results", "attempts")
         await store.merge_parts(lambda: False)
         for error in (errno.ENOSPC, errno.EDQUOT):

@@ -1,4 +1,4 @@
-"""The life of one row in any lane: sent or not, its end shared, an outage's victims spared, a bad night stopped."""
+"""The life of one row in any lane: sent or not, its end shared, an outage's victims spared, a bad run stopped."""
 
 from __future__ import annotations
 

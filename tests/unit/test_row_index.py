@@ -72,7 +72,7 @@ def started(output: Path, **options: object) -> Store:
     return store
 
 
-async def a_night(output: Path) -> None:
+async def a_run(output: Path) -> None:
     """Row 1 completed, row 2 failed, row 3 tried once and pending, row 4 with an open ticket, row 5 in flight."""
     with started(output) as store:
         await ask(store, an_intent(1), an_answer())
@@ -89,7 +89,7 @@ async def a_night(output: Path) -> None:
 
 @pytest.mark.parametrize("key", ["key", "skip"])
 async def test_a_row_is_known_by_either_of_its_keys(tmp_path: Path, key: str) -> None:
-    await a_night(tmp_path)
+    await a_run(tmp_path)
     with open_store(tmp_path, run_id="run2") as store:
         store.recover(classify, hold=True)
         row_index = store.row_index("recipe")
@@ -105,7 +105,7 @@ async def test_a_row_is_known_by_either_of_its_keys(tmp_path: Path, key: str) ->
 
 
 async def test_a_row_whose_key_has_changed_is_new_and_carries_nothing(tmp_path: Path) -> None:
-    await a_night(tmp_path)
+    await a_run(tmp_path)
     with open_store(tmp_path, run_id="run2") as store:
         store.recover(classify, hold=True)
         row_index = store.row_index("recipe")
@@ -116,7 +116,7 @@ async def test_a_row_whose_key_has_changed_is_new_and_carries_nothing(tmp_path: 
 
 
 async def test_what_was_used_up_goes_on_whether_the_row_failed_or_is_pending(tmp_path: Path) -> None:
-    await a_night(tmp_path)
+    await a_run(tmp_path)
     with started(tmp_path) as store:
         row_index = store.row_index("recipe")
         assert row_index.carried("row2", "skip2") == (1, 5, 1)
@@ -129,7 +129,7 @@ async def test_what_was_used_up_goes_on_whether_the_row_failed_or_is_pending(tmp
 
 
 async def test_whatever_is_known_of_a_row_that_is_not_done_it_is_met_before(tmp_path: Path) -> None:
-    await a_night(tmp_path)
+    await a_run(tmp_path)
     with open_store(tmp_path, run_id="run2") as store:
         store.recover(classify, hold=True)
         row_index = store.row_index("recipe")
@@ -139,7 +139,7 @@ async def test_whatever_is_known_of_a_row_that_is_not_done_it_is_met_before(tmp_
 
 
 async def test_done_rows_are_passed_over_by_the_batch_under_either_key(tmp_path: Path) -> None:
-    await a_night(tmp_path)
+    await a_run(tmp_path)
     with started(tmp_path) as store:
         row_index = store.row_index("recipe")
         ids = pa.array(["row1", "row1", "row2", "row1", "row2"])
@@ -175,7 +175,7 @@ def ask_from_two_threads(row_index: RowIndex, monkeypatch: pytest.MonkeyPatch) -
 async def test_a_done_row_is_found_by_two_threads_at_the_same_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await a_night(tmp_path)
+    await a_run(tmp_path)
     with started(tmp_path) as store:
         assert ask_from_two_threads(store.row_index("recipe"), monkeypatch) == ([], True)
 
@@ -183,7 +183,7 @@ async def test_a_done_row_is_found_by_two_threads_at_the_same_time(
 async def test_an_index_whose_first_question_sorts_its_keys_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await a_night(tmp_path)
+    await a_run(tmp_path)
     with started(tmp_path) as store:
         with monkeypatch.context() as sabotage:
             sabotage.setattr(KeySet, "settle", lambda keys: None)
@@ -256,7 +256,7 @@ async def test_a_row_that_fails_in_the_same_way_again_keeps_its_record(tmp_path:
 
 
 async def test_a_view_counts_and_lists_without_the_lock(tmp_path: Path) -> None:
-    await a_night(tmp_path)
+    await a_run(tmp_path)
     with started(tmp_path, run_id="run2"):
         view = OutputView(tmp_path)
         assert view.exists
@@ -270,7 +270,7 @@ async def test_a_view_counts_and_lists_without_the_lock(tmp_path: Path) -> None:
 
 
 async def test_a_view_shows_what_is_open_while_a_run_writes(tmp_path: Path) -> None:
-    await a_night(tmp_path)
+    await a_run(tmp_path)
     work = OutputView(tmp_path).open_work()
     assert [intent.row_id for intent in work.in_flight] == ["row5"]
     assert [intent.row_id for intent in work.tickets] == ["row4"]

@@ -1,4 +1,4 @@
-"""A whole night in virtual time: played in seconds, checked to the tick, and told in a table (``scripts/simulate``)."""
+"""A whole run in virtual time: played in seconds, checked to the tick, and told in a table (``scripts/simulate``)."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from batchvision.checkpoint.disk import LocalDisk
 from batchvision.records import RunSummary
 from batchvision.runner.session import run_async
 
-ROWS_AN_HOUR = 12_500  #: 100,000 rows make a night of eight hours
+ROWS_AN_HOUR = 12_500  #: 100,000 rows make a run of eight hours
 ROWS_A_MINUTE_ALLOWED = 260  #: the job's own limit: what the storms cost must be caught up with
 MOST_SENDS_A_ROW = 1.15  #: beside 429s
 
 
 class HastyDisk(LocalDisk):
-    """Waits for no disk: in these nights nobody pulls the plug (``test_crash_in_memory`` does)."""
+    """Waits for no disk: in these runs nobody pulls the plug (``test_crash_in_memory`` does)."""
 
     def sync(self, descriptor: int) -> None:
         pass
@@ -42,8 +42,8 @@ class HastyDisk(LocalDisk):
 
 
 @dataclass(frozen=True)
-class RunSession:
-    """One job on one output, and the nights it is run in."""
+class SimulatedRun:
+    """One job on one output, and the runs it is run in."""
 
     folder: Path
     rows: int
@@ -71,7 +71,7 @@ class RunSession:
         return Weather(self.seed, self.rows / ROWS_AN_HOUR * 3600)
 
     def play(self, provider: MoodyProvider, number: int = 1) -> RunSummary:
-        """Run the job in the ``number``-th night of this seed."""
+        """Run the job in the ``number``-th run of this seed."""
         job, dependencies = self.job(), provider.dependencies(self.seed * 1_000 + number, HastyDisk())
 
         async def run() -> RunSummary:
@@ -99,8 +99,8 @@ class RunSession:
 # ---------------------------------------------------------------------------------- what must be true of it
 
 
-def faults(session: RunSession, summary: RunSummary, *providers: MoodyProvider) -> list[str]:
-    """In words, everything that is not as promised after nights with these providers; empty: all is well."""
+def faults(session: SimulatedRun, summary: RunSummary, *providers: MoodyProvider) -> list[str]:
+    """In words, everything that is not as promised after runs with these providers; empty: all is well."""
     return [
         *_faults_of_rows(session, summary),
         *_faults_of_sends(session, providers),
@@ -108,7 +108,7 @@ def faults(session: RunSession, summary: RunSummary, *providers: MoodyProvider) 
     ]
 
 
-def _faults_of_rows(session: RunSession, summary: RunSummary) -> Iterator[str]:
+def _faults_of_rows(session: SimulatedRun, summary: RunSummary) -> Iterator[str]:
     """Each row is in one table, once, and the counts say so (P8, P9)."""
     done = session.table("results", "row_id")["row_id"].to_pylist()
     failed = session.table("failures", "row_id")["row_id"].to_pylist()
@@ -119,7 +119,7 @@ def _faults_of_rows(session: RunSession, summary: RunSummary) -> Iterator[str]:
         yield f"the summary counts {counts}, the tables hold {(len(done), len(failed), 0)}"
 
 
-def _faults_of_sends(session: RunSession, providers: Sequence[MoodyProvider]) -> Iterator[str]:
+def _faults_of_sends(session: SimulatedRun, providers: Sequence[MoodyProvider]) -> Iterator[str]:
     """Every request is a line of the ledger, few rows need more than one, and none is sent when it is done (P1)."""
     sends = sum((provider.sends for provider in providers), Counter[str]())
     beside_429s = sends.total() - sum(provider.rate_limited for provider in providers)
@@ -134,7 +134,7 @@ def _faults_of_sends(session: RunSession, providers: Sequence[MoodyProvider]) ->
         yield "a row was asked again after it was done"
 
 
-def _faults_of_money(session: RunSession, summary: RunSummary, providers: Sequence[MoodyProvider]) -> Iterator[str]:
+def _faults_of_money(session: SimulatedRun, summary: RunSummary, providers: Sequence[MoodyProvider]) -> Iterator[str]:
     """The ledger is the bill (P6); what was billed and not seen is listed, by row, within its bound (P5)."""
     bill = {name: ticks for provider in providers for name, ticks in provider.delivered.items()}
     ledger = session.table("attempts", "row_id", "state", "provider_request_id", "cost_ticks", "bound_ticks")
@@ -157,9 +157,9 @@ def _faults_of_money(session: RunSession, summary: RunSummary, providers: Sequen
 
 @dataclass(frozen=True)
 class Told:
-    """A night that was played, and how long that took."""
+    """A run that was played, and how long that took."""
 
-    session: RunSession
+    session: SimulatedRun
     provider: MoodyProvider
     summary: RunSummary
     wall_seconds: float
@@ -189,7 +189,7 @@ class Told:
 
 
 def play(folder: Path, rows: int, seed: int, lane: str) -> Told:
-    session = RunSession(folder, rows, seed, lane)
+    session = SimulatedRun(folder, rows, seed, lane)
     session.write_manifest()
     provider = MoodyProvider(session.weather)
     began = perf_counter()
@@ -198,7 +198,7 @@ def play(folder: Path, rows: int, seed: int, lane: str) -> Told:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Play a night, print what happened, and exit 1 where that is not what is promised."""
+    """Play a run, print what happened, and exit 1 where that is not what is promised."""
     parser = argparse.ArgumentParser(prog="scripts/simulate", description=main.__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,6 +1,6 @@
-"""Nights of a cron job for tests: one folder with manifest, images and job, changed and run again night after night.
+"""Runs of a cron job for tests: one folder with manifest, images and job, changed and run again run after run.
 
-The provider is an emulator on loopback. Each night says which requests it billed. A test can move the clock.
+The provider is an emulator on loopback. Each run says which requests it billed. A test can move the clock.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from batchvision.runner.session import run_async
 KEY = "emulator-key"
 #: A row and the cell that its prompt reads.
 Asked = tuple[str, str]
-#: A night that hands its requests in and ends before the answers are ready (see :meth:`Nights.hand_in`).
+#: A run that hands its requests in and ends before the answers are ready (see :meth:`Runs.hand_in`).
 DEFERRED = {"delivery.lane": "deferred", "delivery.max_ticket_wait_seconds": 0.05}
 
 
 @dataclass(frozen=True)
-class RunSession:
+class RunResult:
     """One run: exit code, summary (None: refused), the requests billed meanwhile, and the refusal's message."""
 
     exit_code: int
@@ -58,7 +58,7 @@ class RunSession:
 
 
 @dataclass
-class Nights:
+class JobRuns:
     """The folder of a job. ``cells``: the cell that the prompt reads, by row. Other rows are not in the manifest.
 
     A cell may hold a marker: with ``[[fault:refusal:1]]`` the emulator refuses the first try of the row.
@@ -90,7 +90,7 @@ class Nights:
     def output(self) -> Path:
         return self.folder / "out"
 
-    # ---------------------------------------------------------------------------- between nights
+    # ---------------------------------------------------------------------------- between runs
 
     def rows(self, cell: str, *names: str) -> None:
         """These rows get this cell; rows that are new come to the manifest."""
@@ -118,10 +118,10 @@ class Nights:
         away.rename(self.folder / "images")
 
     def moved_to(self, emulator: RunningEmulator) -> dict[str, Any]:
-        """Settings of a night at another host."""
+        """Settings of a run at another host."""
         return {"provider.base_url": emulator.base_url("xai")}
 
-    # ---------------------------------------------------------------------------- a night
+    # ---------------------------------------------------------------------------- a run
 
     def run(
         self,
@@ -131,7 +131,7 @@ class Nights:
         selection: Selection | None = None,
         bill: Sequence[RunningEmulator] = (),
         watch: Callable[[], Any] | None = None,
-    ) -> RunSession:
+    ) -> RunResult:
         """Write the manifest and run the job, in this process. ``bill``: more emulators that may be asked."""
         if not isinstance(manifest, Path):
             self.write_manifest(cells=manifest)
@@ -139,13 +139,13 @@ class Nights:
         before = sum(map(billed, emulators), Counter[Asked]())
         summary, exit_code, message = None, 0, ""
         try:
-            summary = anyio.run(self._night, {**self.settings, **(settings or {})}, selection)
+            summary = anyio.run(self._run, {**self.settings, **(settings or {})}, selection)
             exit_code, message = summary.exit_code, summary.message or ""
         except BatchvisionError as refusal:
             exit_code, message = refusal.exit_code, str(refusal)
-        return RunSession(exit_code, summary, sum(map(billed, emulators), Counter[Asked]()) - before, message)
+        return RunResult(exit_code, summary, sum(map(billed, emulators), Counter[Asked]()) - before, message)
 
-    async def _night(self, settings: Mapping[str, Any], selection: Selection | None) -> RunSummary:
+    async def _run(self, settings: Mapping[str, Any], selection: Selection | None) -> RunSummary:
         job = self.job(settings)
         return await run_async(
             job, selection=selection, environ={"XAI_API_KEY": self.key}, dependencies=RunDependencies(now=self.now)
@@ -190,15 +190,15 @@ class Nights:
     def now(self) -> datetime:
         return datetime.now(UTC) + self.ahead
 
-    def hand_in(self, settings: Mapping[str, Any] | None = None) -> RunSession:
-        """A night that leaves one ticket a row: the provider is not ready yet when it ends, and is afterwards."""
+    def hand_in(self, settings: Mapping[str, Any] | None = None) -> RunResult:
+        """A run that leaves one ticket a row: the provider is not ready yet when it ends, and is afterwards."""
         self.emulator.configure(deferred_seconds=3_600.0)
         session = self.run({**DEFERRED, **(settings or {})})
         self.emulator.configure(deferred_seconds=0.0)
         make_ready(self.emulator)
         return session
 
-    # ---------------------------------------------------------------------------- after the night
+    # ---------------------------------------------------------------------------- after the run
 
     def show(self, status: str = "completed") -> dict[str, str]:
         """By row: its kept cell, as ``show`` gives it."""

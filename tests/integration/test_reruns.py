@@ -1,4 +1,4 @@
-"""Several nights of one job: each night changes something, and paid work is kept."""
+"""Several runs of one job: each run changes something, and paid work is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from nights import DEFERRED, Nights, make_ready
+from job_runs import DEFERRED, JobRuns, make_ready
 
 from batchvision.checkpoint import compact
 from batchvision.commands.reparse import reparse
@@ -37,10 +37,10 @@ def elsewhere() -> Iterator[RunningEmulator]:
 
 
 @pytest.fixture
-def job(tmp_path: Path, emulator: RunningEmulator) -> Nights:
-    nights = Nights(tmp_path, emulator)
-    nights.rows("shoe", *FOUR)
-    return nights
+def job(tmp_path: Path, emulator: RunningEmulator) -> JobRuns:
+    job_runs = JobRuns(tmp_path, emulator)
+    job_runs.rows("shoe", *FOUR)
+    return job_runs
 
 
 def each(cell: str, *rows: str) -> Counter[tuple[str, str]]:
@@ -72,7 +72,7 @@ def test_a_manifest_that_cannot_be_read_keeps_no_answer_from_being_collected(job
     assert job.is_right()
 
 
-def test_a_refused_start_leaves_an_answer_that_is_not_ready_for_the_next_night(job, emulator):
+def test_a_refused_start_leaves_an_answer_that_is_not_ready_for_the_next_run(job, emulator):
     job.run(manifest={"r1": "shoe"})
     emulator.configure(deferred_seconds=3_600.0)
     job.run(DEFERRED)
@@ -179,7 +179,7 @@ REFUSED = "shoe [[fault:refusal:1]]"  #: billed and refused once; asked again, i
 
 
 @pytest.fixture
-def refused(job: Nights) -> Nights:
+def refused(job: JobRuns) -> JobRuns:
     """Two rows are answered, two are refused for money."""
     job.rows(REFUSED, "r3", "r4")
     session = job.run()
@@ -187,7 +187,7 @@ def refused(job: Nights) -> Nights:
     return job
 
 
-def assert_nothing_was_forgotten(job: Nights) -> None:
+def assert_nothing_was_forgotten(job: JobRuns) -> None:
     session = job.run()
     assert (session.exit_code, session.counts, session.billed) == (3, (2, 2, 0), Counter())
     assert {row["row_id"]: row["error_kind"] for row in job.table("failures")} == {"r3": "refused", "r4": "refused"}
@@ -208,13 +208,13 @@ def test_paid_failures_survive_a_try_with_another_manifest(refused):
     assert_nothing_was_forgotten(refused)
 
 
-def test_paid_failures_survive_a_night_without_images(refused):
+def test_paid_failures_survive_a_run_without_images(refused):
     with refused.images_away():
         assert refused.run().billed == Counter()
     assert_nothing_was_forgotten(refused)
 
 
-def test_paid_failures_survive_a_night_with_another_cell(refused):
+def test_paid_failures_survive_a_run_with_another_cell(refused):
     cells = {**refused.cells, "r3": "", "r4": "boot"}
     assert refused.run(manifest=cells).billed == Counter({("r3", ""): 1, ("r4", "boot"): 1})
     assert_nothing_was_forgotten(refused)
@@ -237,7 +237,7 @@ def test_a_paid_failure_that_was_away_is_tried_again_when_asked_and_its_cost_add
     assert refused.is_right()
 
 
-def test_a_held_row_is_not_released_by_a_nights_absence(job, emulator):
+def test_a_held_row_is_not_released_by_a_runs_absence(job, emulator):
     job.rows("shoe [[fault:reset_after:1]]", "r3", "r4")
     hold = {"limits.ambiguous": "hold"}
     first = job.run(hold)
@@ -250,7 +250,7 @@ def test_a_held_row_is_not_released_by_a_nights_absence(job, emulator):
     assert job.run().counts == (4, 0, 0)
 
 
-def test_attempts_of_a_pending_row_are_counted_on_after_a_nights_absence(job, emulator):
+def test_attempts_of_a_pending_row_are_counted_on_after_a_runs_absence(job, emulator):
     emulator.configure(fault_rates={"payment_required": 1.0})
     job.run()
     emulator.configure(fault_rates={})
@@ -262,7 +262,7 @@ def test_attempts_of_a_pending_row_are_counted_on_after_a_nights_absence(job, em
     assert job.is_right()
 
 
-def test_a_damaged_index_is_found_by_verify_and_written_again_by_the_next_night(job):
+def test_a_damaged_index_is_found_by_verify_and_written_again_by_the_next_run(job):
     job.run()
     (index,) = job.output.rglob("index.parquet")
     index.write_bytes(index.read_bytes()[:-20])
@@ -327,7 +327,7 @@ def test_an_old_ticket_that_is_collected_after_the_new_answer_does_not_replace_i
     assert job.run().billed == Counter()
 
 
-def test_a_night_with_the_clock_ahead_makes_no_answer_current_for_ever(job):
+def test_a_run_with_the_clock_ahead_makes_no_answer_current_for_ever(job):
     job.ahead = timedelta(days=400)
     job.rows("bag", *FOUR)
     job.run()
@@ -340,7 +340,7 @@ def test_a_night_with_the_clock_ahead_makes_no_answer_current_for_ever(job):
     assert job.is_right()
 
 
-def test_a_failed_night_with_the_clock_ahead_is_no_damage_to_verify(job):
+def test_a_failed_run_with_the_clock_ahead_is_no_damage_to_verify(job):
     job.ahead = timedelta(hours=10)
     job.rows(REFUSED, *FOUR)
     job.run()
@@ -397,17 +397,17 @@ def test_shards_write_the_index_together_and_the_last_division_counts(job):
     assert job.run().billed == Counter()
 
 
-# ---------------------------------------------------------------------------------- h: types that a night's data has
+# ---------------------------------------------------------------------------------- h: types that a run's data has
 
 
 @pytest.fixture
-def typed(job: Nights) -> Nights:
+def typed(job: JobRuns) -> JobRuns:
     """A job that keeps a column ``weight`` of a manifest in JSON lines."""
     job.settings |= {"manifest.path": "photos.jsonl", "manifest.keep": ["title", "weight"]}
     return job
 
 
-def with_weights(job: Nights, *weights: object) -> Path:
+def with_weights(job: JobRuns, *weights: object) -> Path:
     job.write_manifest()  # for the images
     rows = [
         {"sku": row, "image": f"images/{row}.png", "title": "shoe", "weight": weight}
@@ -418,7 +418,7 @@ def with_weights(job: Nights, *weights: object) -> Path:
     return path
 
 
-def weights_of(job: Nights) -> dict[str, object]:
+def weights_of(job: JobRuns) -> dict[str, object]:
     return {row["row_id"]: row.get("weight") for row in job.table("results")}
 
 
@@ -429,7 +429,7 @@ def test_a_column_of_nulls_takes_its_type_when_a_cell_comes(typed):
     assert typed.is_right()
 
 
-def test_a_night_of_nulls_leaves_the_registered_type(typed):
+def test_a_run_of_nulls_leaves_the_registered_type(typed):
     assert typed.run(manifest=with_weights(typed, 5, 6)).counts == (2, 0, 0)
     assert typed.run(manifest=with_weights(typed, None, None, None, None)).exit_code == 0
     assert weights_of(typed) == {"r1": 5, "r2": 6, "r3": None, "r4": None}
@@ -446,7 +446,7 @@ def test_whole_numbers_become_fractions_when_one_comes(typed):
     assert typed.is_right()
 
 
-def test_a_whole_number_that_no_fraction_holds_refuses_the_night_and_changes_nothing(typed):
+def test_a_whole_number_that_no_fraction_holds_refuses_the_run_and_changes_nothing(typed):
     typed.run(manifest=with_weights(typed, 2**53 + 1))
     before = {path: path.read_bytes() for path in typed.output.rglob("*.parquet")}
     refused = typed.run(manifest=with_weights(typed, 1, 7.5))
@@ -507,13 +507,13 @@ def test_back_to_a_recipe_after_the_cells_have_changed_is_refused(job):
     assert (back.exit_code, back.billed) == (2, Counter())
 
 
-def test_rows_that_have_left_the_manifest_refuse_no_night_of_a_daily_manifest(job):
+def test_rows_that_have_left_the_manifest_refuse_no_run_of_a_daily_manifest(job):
     job.run()
     session = job.run(OTHER_PROMPT, manifest={"x1": "bag"})
     assert (session.exit_code, session.counts) == (0, (1, 0, 0))
 
 
-def test_a_trial_is_no_leave_for_the_next_night(job):
+def test_a_trial_is_no_leave_for_the_next_run(job):
     job.run()
     redo = {**OTHER_PROMPT, "output.on_recipe_change": "redo"}
     assert job.run(redo, selection=Selection(limit=1)).billed.total() == 1
@@ -538,7 +538,7 @@ def test_a_clock_that_is_set_back_makes_no_duration_negative(job, monkeypatch):
     assert 0 < session.summary.duration_seconds < 300
 
 
-def says_of_runs(job: Nights) -> list[str]:
+def says_of_runs(job: JobRuns) -> list[str]:
     findings = job.verify().findings
     return [each.text for each in findings if each.topic == "runs" and each.mark == "note"]
 
@@ -565,7 +565,7 @@ def test_verify_tells_that_all_summaries_are_gone(job):
     assert "runs/ was removed" in says
 
 
-def test_a_night_that_keeps_older_answers_does_not_end_with_0(job):
+def test_a_run_that_keeps_older_answers_does_not_end_with_0(job):
     job.run()
     kept = job.run({**OTHER_PROMPT, "output.on_recipe_change": "new_rows_only"})
     assert (kept.exit_code, kept.counts, kept.billed) == (3, (0, 0, 4), Counter())

@@ -1,7 +1,7 @@
-"""Promise P7 over whole nights, with crashes and resumes: the cap holds at every step, and stops nothing it need not.
+"""Promise P7 over whole runs, with crashes and resumes: the cap holds at every step, and stops nothing it need not.
 
-A miser's provider bills each request as it arrives, whether or not its answer gets through; a power cut ends a night
-between two operations of the disk; the next night goes on from what is on it.
+A miser's provider bills each request as it arrives, whether or not its answer gets through; a power cut ends a run
+between two operations of the disk; the next run goes on from what is on it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 from fake_provider import Asked, FakeProvider, Reply, chat, error, inline, virtual_now
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from simulated_night import HastyDisk
+from simulated_run import HastyDisk
 from virtual_time import VIRTUAL
 
 from batchvision import Job
@@ -74,7 +74,7 @@ class Story:
     shares: tuple[int, ...]  #: percent of a row's smallest bound, drawn in turn
     fates: tuple[str, ...]  #: ok, cut (billed, not seen), error (not billed); drawn in turn
     cap_percent: int  #: of one bound
-    cuts: tuple[float, ...]  #: virtual seconds into each night; the last night is whole
+    cuts: tuple[float, ...]  #: virtual seconds into each run; the last run is whole
     period: str = ""
 
 
@@ -121,7 +121,7 @@ class Miser(FakeProvider):
 
 @dataclass
 class Watched:
-    """What was asked of the caps, and what they refused for good. ``now``: the caps of the night under way."""
+    """What was asked of the caps, and what they refused for good. ``now``: the caps of the run under way."""
 
     steps: int = 0
     refused: list[tuple[int, int]] = field(default_factory=list)  #: bound, and what was left
@@ -157,11 +157,11 @@ def watching(watched: Watched) -> Iterator[None]:
 
 @dataclass
 class Thrift:
-    """One job, night after night on one output."""
+    """One job, run after run on one output."""
 
     folder: Path
     story: Story
-    nights: int = 0
+    job_runs: int = 0
 
     def job(self, cap_ticks: int) -> Job:
         lines = [f"r{n},https://images.example/{n}.jpg,thing {n}" for n in range(self.story.rows)]
@@ -190,9 +190,9 @@ class Thrift:
 
     def run(self, job: Job, provider: Miser, cut_at_seconds: float | None) -> RunSummary | None:
         """None: the power went."""
-        self.nights += 1
+        self.job_runs += 1
         disk = CutDisk(None if cut_at_seconds is None else 1_000.0 + cut_at_seconds)
-        seed = random.Random(self.nights)
+        seed = random.Random(self.job_runs)
 
         async def session() -> RunSummary:
             dependencies = RunDependencies(now=virtual_now, rng=seed, offload=inline, transport=provider, disk=disk)

@@ -1,4 +1,4 @@
-"""A night of storms, an outage and broken bodies, in virtual time (``scripts/simulate`` plays 100,000 rows of it)."""
+"""A run of storms, an outage and broken bodies, in virtual time (``scripts/simulate`` plays 100,000 rows of it)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from moody_provider import MoodyProvider
-from simulated_night import Told, faults, main, play
+from simulated_run import Told, faults, main, play
 
 LANES = ("online", "deferred")
 ROWS = {"online": 5_000, "deferred": 4_000}
@@ -23,7 +23,7 @@ def test_every_row_ends_in_one_state_and_the_ledger_is_the_bill(told):
     assert told.summary.rows_completed > 0.99 * told.session.rows
 
 
-def test_the_night_was_a_bad_one(told):
+def test_the_run_was_a_bad_one(told):
     """Else the test above proves nothing."""
     provider, ledger = told.provider, told.session.table("attempts", "state", "error_kind").to_pylist()
     kinds = {line["error_kind"] for line in ledger}
@@ -66,7 +66,7 @@ def test_a_replay_with_the_same_seed_is_the_same_to_the_byte(tmp_path_factory, l
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_night_of_eight_hours_and_100_000_rows(tmp_path: Path):
+def test_a_run_of_eight_hours_and_100_000_rows(tmp_path: Path):
     told = play(tmp_path, 100_000, seed=1, lane="online")
     assert faults(told.session, told.summary, told.provider) == []
     assert 7 < told.summary.duration_seconds / 3600 < 8
@@ -77,7 +77,7 @@ def test_the_script_tells_what_happened_and_fails_where_a_promise_is_broken(caps
     said = capsys.readouterr().out
     assert "sends a row beside 429s" in said
     assert "NOT AS PROMISED" not in said
-    monkeypatch.setattr("simulated_night.MOST_SENDS_A_ROW", 0.5)
+    monkeypatch.setattr("simulated_run.MOST_SENDS_A_ROW", 0.5)
     assert main(["--rows", "300"]) == 1
     assert "NOT AS PROMISED" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Random sequences of nights: no paid request is bought again, and ``show`` gives today's answers."""
+"""Random sequences of runs: no paid request is bought again, and ``show`` gives today's answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from nights import DEFERRED, Asked, Nights, make_ready
+from job_runs import DEFERRED, Asked, JobRuns, make_ready
 
 from batchvision.checkpoint import compact
 from batchvision.emulator import RunningEmulator, start_in_thread
@@ -23,7 +23,7 @@ PLACES = ("here", "there")
 
 
 class Plan(NamedTuple):
-    """One night: the cell of each row (None: not in the manifest), and the settings that are changed."""
+    """One run: the cell of each row (None: not in the manifest), and the settings that are changed."""
 
     cells: tuple[str | None, ...]
     prompt: int = 0
@@ -56,7 +56,7 @@ class Model:
         self.open: dict[Request, str] = {}  #: the place that gave the ticket
 
     def play(self, plan: Plan) -> Counter[Asked]:
-        """Apply a night. Return the requests that it buys."""
+        """Apply a run. Return the requests that it buys."""
         for request, place in list(self.open.items()):
             if place == plan.place:
                 del self.open[request]
@@ -84,20 +84,20 @@ def requests_of(plan: Plan) -> list[Request]:
     return [(row, cell, plan.prompt) for row, cell in zip(ROWS, plan.cells, strict=True) if cell is not None]
 
 
-def play(nights: Nights, hosts: dict[str, RunningEmulator], model: Model, plan: Plan) -> None:
-    nights.cells = {row: CELLS[cell] for row, cell, _ in requests_of(plan)}
-    nights.ahead = timedelta(hours=plan.hours_ahead)
+def play(job_runs: JobRuns, hosts: dict[str, RunningEmulator], model: Model, plan: Plan) -> None:
+    job_runs.cells = {row: CELLS[cell] for row, cell, _ in requests_of(plan)}
+    job_runs.ahead = timedelta(hours=plan.hours_ahead)
     expected = model.play(plan)
     for host in hosts.values():
         host.configure(deferred_seconds=3_600.0)
     changed = {
         **(DEFERRED if plan.leaves_tickets else {}),
-        **nights.moved_to(hosts[plan.place]),
+        **job_runs.moved_to(hosts[plan.place]),
         "prompt.user": PROMPTS[plan.prompt] + " {title} [[echo:{sku}]]",
         "output.on_recipe_change": "redo",
     }
-    with nights.images_away() if plan.are_images_away else nullcontext():
-        session = nights.run(changed, bill=[hosts["there"]])
+    with job_runs.images_away() if plan.are_images_away else nullcontext():
+        session = job_runs.run(changed, bill=[hosts["there"]])
         for host in hosts.values():
             make_ready(host)
         assert session.billed == expected
@@ -107,11 +107,11 @@ def play(nights: Nights, hosts: dict[str, RunningEmulator], model: Model, plan: 
         assert session.summary is not None, session.message
         assert session.summary.rows_completed == len(completed)
         if plan.compacts:
-            compact(nights.output, drop_superseded=True)
+            compact(job_runs.output, drop_superseded=True)
             drop_superseded(model, plan)
-        shown = nights.show()
+        shown = job_runs.show()
         assert {row: shown.get(row) for row in completed} == {row: CELLS[cell] for row, cell in completed.items()}
-        assert nights.is_right()
+        assert job_runs.is_right()
 
 
 def drop_superseded(model: Model, plan: Plan) -> None:
@@ -131,11 +131,11 @@ A, B, G = ("shoe",) * 3, ("bag",) * 3, ("glove",) * 3
 @example([Plan(A), Plan(B), Plan(A, compacts=True), Plan(A)])
 @example([Plan(A, leaves_tickets=True), Plan(G, place="there"), Plan(G), Plan(G, compacts=True), Plan(A)])
 @example([Plan(G), Plan(("bag", None, None)), Plan(G, are_images_away=True), Plan(G), Plan(G, prompt=1), Plan(G)])
-def test_whatever_the_nights_change_nothing_paid_is_bought_again_and_today_is_shown(
+def test_whatever_the_runs_change_nothing_paid_is_bought_again_and_today_is_shown(
     tmp_path_factory: pytest.TempPathFactory, plans: list[Plan]
 ) -> None:
     with ExitStack() as servers:
         hosts = {place: servers.enter_context(start_in_thread()) for place in PLACES}
-        nights, model = Nights(tmp_path_factory.mktemp("nights"), hosts["here"]), Model()
+        job_runs, model = JobRuns(tmp_path_factory.mktemp("nights"), hosts["here"]), Model()
         for plan in plans:
-            play(nights, hosts, model, plan)
+            play(job_runs, hosts, model, plan)

@@ -41,46 +41,46 @@ def merged(output: Path) -> list[bool]:
     return [lineage.is_merged(Path(path).name) for path in dated(output)]
 
 
-def test_a_night_ends_with_one_part_a_table_and_a_second_one_changes_no_byte(nights):
-    nights.rows(60)
-    summary = nights.run(FakeProvider(), limits__concurrency=4)
-    output = nights.folder / "out"
+def test_a_run_ends_with_one_part_a_table_and_a_second_one_changes_no_byte(job_runs):
+    job_runs.rows(60)
+    summary = job_runs.run(FakeProvider(), limits__concurrency=4)
+    output = job_runs.folder / "out"
     assert merged(output) == [True, True]
     listed = {part.path: part.sha256 for part in summary.parts if part.table != "failures"}
     assert listed == {path: sha256_of(output / path) for path in dated(output)}
     assert {part.table: part.rows for part in summary.parts if part.rows} == {"results": 60, "attempts": 60}
     before, again = dated(output), FakeProvider()
-    assert nights.run(again).exit_code == 0
+    assert job_runs.run(again).exit_code == 0
     assert (dated(output), again.asked) == (before, [])
 
 
-def test_the_next_night_merges_what_it_has_sealed_itself_and_verify_finds_all_right(nights):
-    nights.rows(30)
-    nights.run(FakeProvider(), limits__concurrency=4)
-    first = dated(nights.folder / "out")
-    nights.rows(60)
-    nights.run(FakeProvider(), limits__concurrency=4)
-    output = nights.folder / "out"
+def test_the_next_run_merges_what_it_has_sealed_itself_and_verify_finds_all_right(job_runs):
+    job_runs.rows(30)
+    job_runs.run(FakeProvider(), limits__concurrency=4)
+    first = dated(job_runs.folder / "out")
+    job_runs.rows(60)
+    job_runs.run(FakeProvider(), limits__concurrency=4)
+    output = job_runs.folder / "out"
     assert merged(output) == [True] * 4
     assert first.items() <= dated(output).items()
-    assert sorted(row["row_id"] for row in nights.table("results")) == sorted(f"r{n}" for n in range(60))
+    assert sorted(row["row_id"] for row in job_runs.table("results")) == sorted(f"r{n}" for n in range(60))
     assert anyio.run(verify, output).exit_code == 0
 
 
-def test_a_run_that_the_provider_has_stopped_still_merges(nights):
-    nights.rows(200)
+def test_a_run_that_the_provider_has_stopped_still_merges(job_runs):
+    job_runs.rows(200)
     empty = error(402, "Your team has no credits left", "insufficient_quota")
-    summary = nights.run(FakeProvider(lambda asked: empty if asked.number > 60 else None), limits__concurrency=4)
+    summary = job_runs.run(FakeProvider(lambda asked: empty if asked.number > 60 else None), limits__concurrency=4)
     assert (summary.exit_code, summary.rows_pending > 0) == (5, True)
-    assert merged(nights.folder / "out") == [True, True]
+    assert merged(job_runs.folder / "out") == [True, True]
 
 
-def test_a_run_that_is_out_of_time_does_not_merge(nights):
-    nights.rows(200)
+def test_a_run_that_is_out_of_time_does_not_merge(job_runs):
+    job_runs.rows(200)
     provider = FakeProvider(latency_seconds=0.2)
-    summary = nights.run(provider, limits__concurrency=4, limits__max_runtime_seconds=3.0)
+    summary = job_runs.run(provider, limits__concurrency=4, limits__max_runtime_seconds=3.0)
     assert (summary.exit_code, summary.rows_pending > 0) == (4, True)
-    found = merged(nights.folder / "out")
+    found = merged(job_runs.folder / "out")
     assert len(found) > 4
     assert not any(found)
 
