@@ -203,7 +203,7 @@ def test_an_idle_process_that_was_killed_costs_no_row(pool: DecodingPool) -> Non
 
 def test_two_images_that_hang_do_not_keep_the_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("batchvision.images.pool.SLOW_SECONDS", 0.2)
-    monkeypatch.setattr("batchvision.images.pool._LOOK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("batchvision.images.pool._POLL_SECONDS", 0.05)
     hung, well = WEBP + b"#hang", WEBP + b"#well"
     with (
         ThreadPoolExecutor(3) as threads,
