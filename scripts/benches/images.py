@@ -1,4 +1,4 @@
-"""JPEGs of 240 KB, read from disk and sent inline."""
+"""Measure photos: JPEGs of 240 KB, read from disk and sent inline."""
 
 from __future__ import annotations
 

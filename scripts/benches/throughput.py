@@ -1,4 +1,4 @@
-"""URL rows: CPU a row at full speed, and how full thousands of slow requests are kept."""
+"""Measure URL rows: CPU a row at full speed, and the share of the ideal rate with slow answers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def speed_line(title: str, each: Sequence[Result], base: Sequence[Result], ours:
 
 
 def slow_answers(chosen: Namespace, folder: Path, server: Server, latency: float, in_flight: int, waves: int) -> None:
-    """Those who hardly get anywhere (httpx and openai with thousands in flight) are left out."""
+    """httpx and openai are left out with thousands in flight, where they make no progress."""
     if chosen.rows:
         in_flight = min(in_flight, max(1, chosen.rows // waves))
     rows = in_flight * waves

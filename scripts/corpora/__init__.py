@@ -1,1 +1,1 @@
-"""A corpus of image files of other projects, and the proof that none of them harms a run."""
+"""Image files of other projects, and the proof that they do not harm a run."""

@@ -1,4 +1,4 @@
-"""scripts/corpus: every file is sent as it must be or fails its own row; nothing crashes, hangs or fills the memory."""
+"""scripts/corpus: check that each file is sent correctly or fails its row, without a crash, a hang or full memory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def collect(folder: Path, seed: int, damages: int) -> dict[str, tuple[bytes, Fate]]:
-    """Every distinct file, with what must come of it."""
+    """Every distinct file, with its expected fate."""
     whole = {name: content for name, content in (*found(folder), *own_files().items()) if content}
     fragile = {name: content for name, content in whole.items() if len(content) <= DAMAGED_BYTES}
     sample = random.Random(seed).sample(sorted(fragile), min(len(fragile), damages))

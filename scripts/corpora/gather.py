@@ -38,7 +38,7 @@ def download(folder: Path) -> None:
 
 
 def found(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every image file in the archives; what is no image at all is among them too."""
+    """Name and content of every file in the archives with the name of an image, also of files that are no images."""
     for wanted, inside in SOURCES:
         for archive in sorted((folder / wanted[-1]).glob("*.*")):
             for name, content in _members(archive):

@@ -1,6 +1,6 @@
-"""12-megapixel photos to 1024 pixels: beside bare Pillow, and beside a run that has nothing to convert.
+"""Scale 12-megapixel photos to 1024 pixels, compared with bare Pillow and with a run without conversion.
 
-Both halves are interleaved round by round, so that a noisy machine is noisy for both.
+The rounds of both alternate, so that noise of the machine affects both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LEAST_OF_BARE, MOST_OFF_PACE = 0.85, 0.03
 
 
 def compare(folder: Path, rounds: int = 5, count: int = 96) -> bool:
-    """Print both comparisons; True where both are as they must be."""
+    """Print both comparisons. Returns whether both are within their limits."""
     photos = [str(folder / f"{number}.jpg") for number in range(8)]
     for path in photos:
         Path(path).write_bytes(_photo())
@@ -39,7 +39,7 @@ def compare(folder: Path, rounds: int = 5, count: int = 96) -> bool:
 
 
 def _photo() -> bytes:
-    """4000 x 3000 with the noise and the size (some 4 MB) that a camera's have."""
+    """A photo of 4000 x 3000 pixels with the noise and the size (about 4 MB) of a camera."""
     coarse = Image.effect_noise((1000, 750), 60).resize(SIZE, Image.Resampling.BICUBIC)
     grain = Image.effect_noise(SIZE, 12)
     return encoded(Image.merge("RGB", [coarse, Image.blend(coarse, grain, 0.3), grain]), "JPEG", quality=88)
@@ -88,7 +88,7 @@ def _conversion(folder: Path, photos: list[str], rounds: int, count: int) -> tup
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of those that have ended."""
+    """CPU of this process and of its ended children."""
     used = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in used)
 
@@ -107,7 +107,7 @@ async def _ours(folder: Path, work: list[str]) -> float:
 
 
 def _pacing(folder: Path, photos: list[str], per_second: float, rows: int = 160) -> float:
-    """How much slower the requests of a run that converts are than those of one that does not."""
+    """By how much conversion slows down the requests of a run."""
     small = folder / "small.jpg"
     small.write_bytes(encoded(Image.open(photos[0]).resize((SIDE, SIDE * 3 // 4)), "JPEG"))
     rates = {
