@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -17,7 +18,7 @@ from typing import NamedTuple, Protocol
 from batchvision.errors import ImageUnreachable, ImageUnreadable, RowInvalid
 from batchvision.images.addresses import check_host
 from batchvision.images.data_uris import read_data_uri
-from batchvision.images.downloads import DownloadBudget, Downloads
+from batchvision.images.downloads import Downloads
 from batchvision.images.files import ImageFiles, ImageFolder
 from batchvision.images.formats import ImageHeader, examine
 from batchvision.images.pool import MOST_PROCESSES, DecodingPool
@@ -42,6 +43,7 @@ from batchvision.images.references import (
     url_identity,
     with_size,
 )
+from batchvision.limits import ByteBudget
 from batchvision.offload import Offload, threads
 from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload
 
@@ -49,6 +51,8 @@ log = logging.getLogger(__name__)
 
 #: Larger sources are not read: the limit bounds memory, and no reasonable photo comes near it.
 MAX_SOURCE_BYTES = 128 * 1024 * 1024
+#: Bound of the bytes of downloads that arrive or are converted.
+MAX_DOWNLOADED_BYTES = 160 * 1024 * 1024
 #: Threads that wait for decoding processes. Images that need no decoder have their own threads.
 DECODING_THREADS = 2 * MOST_PROCESSES
 
@@ -160,7 +164,7 @@ class ImageSource:
         self._offload = offload or threads()
         self._decode = offload or threads(DECODING_THREADS)
         self._readers = None if offload is not None else FileReaders()
-        self._downloads, self._budget = Downloads(), DownloadBudget()
+        self._downloads, self._bytes = Downloads(), ByteBudget(MAX_DOWNLOADED_BYTES)
         if convert is None and offload is None:
             pool = DecodingPool()
             weakref.finalize(self, pool.close)
@@ -214,9 +218,14 @@ class ImageSource:
     async def _download(self, ref: ImageRef) -> Payload:
         if self._fetcher is None:
             raise ImageUnreachable(f"{redact_url(ref.reference)}: nothing here can download it")
-        async with self._budget.reservation() as held:
+        async with AsyncExitStack() as held:
+
+            async def reserve(size_bytes: int) -> None:
+                await held.aclose()  # a further try must not wait for bytes while it holds those of the first
+                await held.enter_async_context(self._bytes.hold(size_bytes))
+
             limit = max_source_bytes(self._settings.preparation)
-            content = await self._fetcher.fetch(ref.reference, limit, held.reserve)
+            content = await self._fetcher.fetch(ref.reference, limit, reserve)
             return await self._decoded(ref, await self._offload(self._examined, ref, content))
 
     async def _loaded(self, ref: ImageRef) -> Payload | _Undecoded:

@@ -1,4 +1,4 @@
-"""One download for each image of a run, remembered within bounds; and budget for bytes is given in order."""
+"""Each image is downloaded once a run, and results are remembered within bounds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from batchvision.errors import ImageForbidden, ImageUnreachable, ImageUnreadable, RowFault
-from batchvision.images.downloads import DownloadBudget, Downloads
+from batchvision.images.downloads import Downloads
 from batchvision.records import Payload
 
 pytestmark = pytest.mark.anyio
@@ -94,48 +94,3 @@ async def test_the_oldest_are_forgotten_and_the_very_large_never_kept() -> None:
     for name in ("a", "b", "a", "c", "a", "b", "L", "L"):
         await downloads.get(name, hosts[name])
     assert {name: host.asked for name, host in hosts.items()} == {"a": 1, "b": 2, "c": 1, "L": 2}
-
-
-# ---------------------------------------------------------------------------------- budget
-
-
-async def test_budget_is_given_in_order_and_given_back() -> None:
-    budget, order = DownloadBudget(10), list[str]()
-
-    async def download(name: str, count: int, over: anyio.Event) -> None:
-        async with budget.reservation() as held:
-            await held.reserve(count)
-            order.append(name)
-            await over.wait()
-
-    first, rest = anyio.Event(), anyio.Event()
-    async with anyio.create_task_group() as tasks:
-        for name, count, over in (("a", 8, first), ("large", 9, rest), ("small", 1, rest)):
-            tasks.start_soon(download, name, count, over)
-            await anyio.wait_all_tasks_blocked()
-        assert order == ["a"]  # small would fit, but large has waited longer
-        first.set()
-        await anyio.wait_all_tasks_blocked()
-        assert order == ["a", "large", "small"]
-        rest.set()
-    with anyio.fail_after(1):
-        assert await budget.take(10) == 10
-
-
-async def test_more_than_all_is_all_and_a_new_reservation_replaces_the_old_one() -> None:
-    budget = DownloadBudget(10)
-    with anyio.fail_after(1):
-        async with budget.reservation() as held:
-            await held.reserve(1_000)
-            await held.reserve(10)
-        assert await budget.take(10) == 10
-
-
-async def test_who_is_cancelled_while_waiting_leaves_nothing_behind() -> None:
-    budget = DownloadBudget(10)
-    await budget.take(10)
-    with anyio.move_on_after(0):
-        await budget.take(5)
-    budget.give_back(10)
-    with anyio.fail_after(1):
-        assert await budget.take(10) == 10

@@ -25,7 +25,7 @@ from batchvision.errors import (
 from batchvision.images import ImageFolder, ImageSettings, ImageSource, ReserveBytes, load_local
 from batchvision.images.formats import Converted, ImageHeader
 from batchvision.images.reading import FileReaders
-from batchvision.images.source import MAX_SOURCE_BYTES
+from batchvision.images.source import MAX_DOWNLOADED_BYTES, MAX_SOURCE_BYTES
 from batchvision.offload import threads
 from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload
 
@@ -127,6 +127,18 @@ async def test_a_url_is_inlined_under_the_same_identity(mode: str, inline: bool,
     assert payload.sha256 == sha256(WEBP).hexdigest()
     assert downloads.asked == [(URL, MAX_SOURCE_BYTES)]
     assert "canary" not in payload.reference
+
+
+async def test_a_second_try_of_a_download_gives_back_the_bytes_of_the_first(tmp_path: Path) -> None:
+    class Retrying(Downloads):
+        async def fetch(self, url: str, max_bytes: int, reserve: ReserveBytes | None = None) -> bytes:
+            assert reserve is not None
+            await reserve(MAX_DOWNLOADED_BYTES)
+            return await super().fetch(url, max_bytes, reserve)
+
+    with anyio.fail_after(60):
+        payload = await source_of(tmp_path, "inline", fetch=Retrying()).payload(ref(ImageKind.URL, URL))
+    assert sent(payload) == JPEG
 
 
 async def test_bytes_and_data_uris_are_checked_like_files(tmp_path: Path) -> None:
