@@ -1,8 +1,9 @@
-"""Measures that keep the package readable: few arguments, plain inits."""
+"""Measures that keep the package readable: unique names, short functions, few arguments, plain inits."""
 
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,20 @@ import batchvision
 
 PACKAGE = Path(batchvision.__file__).parent
 MODULES = {path.relative_to(PACKAGE): ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
+MOST_LINES_OF_A_FUNCTION = 60
 MOST_ARGUMENTS = 7
+
+
+def public_types(module: ast.Module) -> Iterator[str]:
+    """Names of classes and type aliases of a module that have no leading underscore."""
+    for node in module.body:
+        match node:
+            case ast.ClassDef(name=name) if not name.startswith("_"):
+                yield name
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Subscript() | ast.BinOp()) if (
+                name[0].isupper() and not name.isupper()
+            ):
+                yield name
 
 
 def functions() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
@@ -18,6 +32,19 @@ def functions() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]
         for node in ast.walk(module):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield path, node
+
+
+def test_no_public_class_or_type_alias_has_the_name_of_another_one() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for path, module in MODULES.items():
+        for name in public_types(module):
+            places[name].append(str(path))
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+
+
+def test_no_function_is_longer_than_60_lines() -> None:
+    lines = {f"{path}:{node.name}": (node.end_lineno or 0) - node.lineno + 1 for path, node in functions()}
+    assert {name: count for name, count in lines.items() if count > MOST_LINES_OF_A_FUNCTION} == {}
 
 
 def test_no_init_method_has_more_than_7_arguments() -> None:
