@@ -10,10 +10,8 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, AnyStr, Generic, NamedTuple
 from urllib.parse import quote, quote_plus, unquote, urlsplit
-from weakref import WeakSet
 
 MASK = "***"
 #: Shorter values, as "EMPTY" or "test" of servers without keys, are common words. They are not masked.
@@ -70,16 +68,11 @@ class Secret:
 class Secrets:
     """The secrets of one run, masked in every text that leaves the process."""
 
-    __slots__ = ("__weakref__", "_bytes", "_text", "_values")
+    __slots__ = ("_bytes", "_text", "_values")
 
     def __init__(self, *values: Secret, of_one_answer: bool = False) -> None:
-        """``of_one_answer``: secrets of one row. Their escaped forms are searched only where a long piece is found.
-
-        :func:`all_known` leaves them out.
-        """
+        """``of_one_answer``: secrets of one row. Their escaped forms are searched only where a long piece is found."""
         self._values = values
-        if not of_one_answer:
-            _known.add(self)
         revealed = sorted({value.reveal() for value in values}, key=len, reverse=True)
         revealed = [value for value in revealed if len(value) >= _LEAST_CHARACTERS]
         forms = sorted({form for value in revealed for form in _forms(value)}, key=len, reverse=True)
@@ -92,9 +85,9 @@ class Secrets:
     def __repr__(self) -> str:
         return "Secrets(***)"
 
-    def add(self, value: Secret) -> None:
-        """Mask another value too, for example a renewed key."""
-        self.__init__(*self._values, value)  # type: ignore[misc]  # one place makes every field from the values
+    def add(self, *values: Secret) -> None:
+        """Mask further values too, for example a renewed key."""
+        self.__init__(*self._values, *values)  # type: ignore[misc]  # one place makes every field from the values
 
     def mask(self, text: str) -> str:
         return self._text(text)
@@ -113,23 +106,6 @@ class Secrets:
                 return [self.mask_document(each) for each in value]
             case _:
                 return value
-
-
-#: The secrets of the runs of this process, while a run holds them. Global, as standard output and logging are: the
-#: command masks each line it prints, whichever run or library wrote it.
-_known: WeakSet[Secrets] = WeakSet()
-
-
-def all_known() -> Secrets:
-    """The secrets of every run of this process, to mask the command's output."""
-    return _together(frozenset(value.reveal() for secrets in tuple(_known) for value in secrets._values))
-
-
-@lru_cache(maxsize=4)
-def _together(values: frozenset[str]) -> Secrets:
-    together = Secrets(*map(Secret, sorted(values)))
-    _known.discard(together)  # it must not keep the runs' secrets alive
-    return together
 
 
 def url_credentials(url: str) -> tuple[Secret, ...]:

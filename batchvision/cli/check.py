@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -22,9 +23,10 @@ def command(job: str, settings: tuple[str, ...], as_json: bool, **flags: Any) ->
     """
     import anyio
 
+    from batchvision.cli.terminal import HIDDEN
     from batchvision.commands.check import check
 
-    report = anyio.run(check, load_job(job, flags, settings))
+    report = anyio.run(partial(check, load_job(job, flags, settings), secrets=HIDDEN))
     if as_json:
         print_document(report.document())
     else:

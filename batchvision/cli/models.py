@@ -27,12 +27,13 @@ def command(provider: str, base_url: str | None, refresh: bool, every: bool, as_
     Costs nothing; the key is read from the provider's environment variable. The list is remembered: runs, plans and
     caps go by its prices, unless the job has its own.
     """
+    from batchvision.cli.terminal import HIDDEN
     from batchvision.commands.check import current_models
     from batchvision.providers import dialect
 
     speaks = dialect(provider)
     where = base_url or speaks.default_base_url
-    listed = current_models(speaks, where, refresh=refresh)
+    listed = current_models(speaks, where, refresh=refresh, secrets=HIDDEN)
     models = [model for model in listed.models if every or model.takes_images is not False]
     if as_json:
         read_at = listed.at.isoformat(timespec="seconds")

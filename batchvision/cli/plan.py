@@ -87,8 +87,10 @@ def _pilot(path: str, job: Job, settings: tuple[str, ...], flags: dict[str, Any]
 
     from batchvision.cli.logs import show_warnings
     from batchvision.cli.progress import choose_style, watcher
+    from batchvision.cli.terminal import HIDDEN
     from batchvision.commands import pilot
     from batchvision.job import Job
+    from batchvision.runner import RunDependencies
 
     show_warnings(as_json=False)
     style = choose_style("auto", quiet=flags["quiet"], is_terminal=sys.stderr.isatty())
@@ -100,6 +102,7 @@ def _pilot(path: str, job: Job, settings: tuple[str, ...], flags: dict[str, Any]
         remake=lambda more: Job.load(path, overrides={**given, **more}),
         sweep=pilot.settings(flags["sweeps"]),
         seed=flags["seed"],
+        dependencies=RunDependencies(secrets=HIDDEN),
         watch=watcher(style, sys.stderr, rows_wanted=flags["pilot"]),
         begins=lambda what: None if flags["quiet"] else click.echo(what, err=True),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,10 +30,12 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     import anyio
 
     from batchvision.cli.logs import show_warnings
+    from batchvision.cli.terminal import HIDDEN
     from batchvision.commands.reparse import reparse
+    from batchvision.runner import RunDependencies
 
     show_warnings(as_json=False)
-    reparsed = anyio.run(reparse, load_job(job, flags, settings))
+    reparsed = anyio.run(partial(reparse, load_job(job, flags, settings), dependencies=RunDependencies(secrets=HIDDEN)))
     if as_json:
         print_document(reparsed.document())
     else:

@@ -87,7 +87,8 @@ def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
 
     from batchvision.cli.logs import show_warnings
     from batchvision.cli.progress import choose_style, watcher
-    from batchvision.runner import run_async
+    from batchvision.cli.terminal import HIDDEN
+    from batchvision.runner import RunDependencies, run_async
 
     show_warnings(as_json=flags["log_format"] == "json", news=not flags["quiet"])
     style = choose_style(flags["log_format"], quiet=flags["quiet"], is_terminal=sys.stderr.isatty())
@@ -95,6 +96,7 @@ def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
         run_async,
         job,
         selection=selection(flags, job),
+        dependencies=RunDependencies(secrets=HIDDEN),
         drain_timeout_seconds=flags["drain_timeout"],
         elapsed_seconds=monotonic() - BEGAN_AT,
         watch=watcher(style, sys.stderr, rows_wanted=flags["limit"] or flags["sample"]),

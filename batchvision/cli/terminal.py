@@ -12,7 +12,10 @@ import unicodedata
 from collections.abc import Iterator
 from typing import TextIO
 
-from batchvision.secrets import all_known
+from batchvision.secrets import Secrets
+
+#: Masked in each line of the command. The command passes them to a run, which adds its key.
+HIDDEN = Secrets()
 
 #: Control characters (C0 without tab and newline, DEL, C1), line separators, and bidi controls.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -23,7 +26,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d",
 
 def safe_text(text: str) -> str:
     """``text`` with unsafe characters as escapes (``\\x1b``)."""
-    return _UNSAFE.sub(_spell, all_known().mask(text))
+    return _UNSAFE.sub(_spell, HIDDEN.mask(text))
 
 
 def safe_line(text: str) -> str:
@@ -33,7 +36,7 @@ def safe_line(text: str) -> str:
 
 def safe_json(text: str) -> str:
     """JSON text with unsafe characters as JSON escapes. The value stays the same."""
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", all_known().mask(text))
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", HIDDEN.mask(text))
 
 
 def safe_csv_cell(text: str) -> str:

@@ -72,17 +72,19 @@ async def list_models(
     *,
     allow_plain_http: bool = False,
     network: Network | None = None,
-    hidden: Sequence[Secret] = (),
+    secrets: Secrets | None = None,
 ) -> tuple[ModelListing, ...]:
     """List the provider's models by one free GET. Raises the error of its answer.
 
-    Without ``network`` the proxy of the environment is used. ``hidden`` are secrets to mask beside the key.
+    Without ``network`` the proxy of the environment is used. The key and the
+    password of a proxy are added to ``secrets``, which are masked.
     """
     from batchvision.checkpoint import masked_answer
     from batchvision.http import Endpoint, Network, ProviderClient
 
     network = network or Network.to(base_url, os.environ)
-    secrets = Secrets(*([key] if key is not None else []), *hidden, *network.secrets)
+    secrets = Secrets() if secrets is None else secrets
+    secrets.add(*([] if key is None else [key]), *network.secrets)
     endpoint = Endpoint(base_url, speaks.headers(key, headers), allow_plain_http=allow_plain_http)
     async with network.transport(1) as transport:
         client = ProviderClient(endpoint, transport, secrets, network=network)
@@ -90,14 +92,14 @@ async def list_models(
     return speaks.read_models(masked_answer(raw, secrets))
 
 
-def current_models(speaks: Dialect, base_url: str, *, refresh: bool) -> ListedPrices:
+def current_models(speaks: Dialect, base_url: str, *, refresh: bool, secrets: Secrets | None = None) -> ListedPrices:
     """The remembered list of models if it is fresh, otherwise a new one, which is remembered."""
     import anyio
 
     known, now = recall(speaks.name, base_url), datetime.now(UTC)
     if known is not None and not refresh and now - known.at < FRESH_FOR:
         return known
-    models = anyio.run(list_models, speaks, base_url, key_from_environment(speaks), {})
+    models = anyio.run(partial(list_models, speaks, base_url, key_from_environment(speaks), {}, secrets=secrets))
     remember(speaks.name, base_url, models, now)
     return ListedPrices(models, now)
 
@@ -109,8 +111,14 @@ def key_from_environment(speaks: Dialect, environ: Mapping[str, str] | None = No
     return Secret(value) if value else None
 
 
-async def check(job: Job, *, environ: Mapping[str, str] | None = None, ask: ListModels | None = None) -> CheckReport:
-    """Run all checks. Problems become findings and are not raised."""
+async def check(
+    job: Job,
+    *,
+    environ: Mapping[str, str] | None = None,
+    ask: ListModels | None = None,
+    secrets: Secrets | None = None,
+) -> CheckReport:
+    """Run all checks. Problems become findings and are not raised. The job's secrets are added to ``secrets``."""
     findings = [*_manifest(job), _root(job), _output(job), *_extras(), *_labels(job), *_prompt(job)]
     try:
         key = job.api_key(environ)
@@ -119,7 +127,7 @@ async def check(job: Job, *, environ: Mapping[str, str] | None = None, ask: List
     else:
         speaks = dialect(job.provider.name).with_key_from(job.key_source)
         findings.append(CheckFinding("key", "found" if key is not None else f"{speaks.name} needs none"))
-        findings += await _reached(job, speaks, key, environ, ask)
+        findings += await _reached(job, speaks, key, environ, ask, Secrets() if secrets is None else secrets)
     return CheckReport(tuple(findings))
 
 
@@ -167,7 +175,12 @@ def _extras() -> Iterator[CheckFinding]:
 
 
 async def _reached(
-    job: Job, speaks: Dialect, key: Secret | None, environ: Mapping[str, str] | None, ask: ListModels | None
+    job: Job,
+    speaks: Dialect,
+    key: Secret | None,
+    environ: Mapping[str, str] | None,
+    ask: ListModels | None,
+    secrets: Secrets,
 ) -> list[CheckFinding]:
     """Findings about the network, then about the provider's answer."""
     from batchvision.runner import access_of
@@ -176,11 +189,12 @@ async def _reached(
         access = access_of(job, key, environ)
     except JobInvalid as error:
         return [CheckFinding("network", problem, INVALID) for problem in error.problems]
+    secrets.add(*access.secrets)
     asked = ask or partial(
         list_models,
         allow_plain_http=job.provider.allow_plain_http,
         network=access.network,
-        hidden=access.secrets,
+        secrets=secrets,
     )
     return [CheckFinding("network", str(access.network)), *await _provider(job, speaks, access.headers, asked)]
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from batchvision.checkpoint import Disk
 from batchvision.http import httpx
 from batchvision.offload import Offload
+from batchvision.secrets import Secrets
 
 
 def utc_now() -> datetime:
@@ -21,7 +22,8 @@ class RunDependencies:
     """Clock, randomness, disk, threads and HTTP transport of a run. The defaults are the real ones.
 
     ``offload`` runs blocking work off the loop; ``None``: in threads. Virtual time runs it inline.
-    ``transport`` stands in for connections to the job's provider; the caller closes it.
+    ``transport`` stands in for connections to the job's provider; the caller closes it. The run adds its secrets to
+    ``secrets``, so that the caller can mask them too.
     """
 
     now: Callable[[], datetime] = utc_now
@@ -29,3 +31,4 @@ class RunDependencies:
     disk: Disk | None = None
     offload: Offload | None = None
     transport: httpx.AsyncBaseTransport | None = None
+    secrets: Secrets = field(default_factory=Secrets)

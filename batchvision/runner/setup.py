@@ -20,7 +20,6 @@ from batchvision.runner.feed import Selection
 from batchvision.runner.job_warnings import warnings_of
 from batchvision.runner.run_counts import RunCounts
 from batchvision.runner.shares import share_of_job, within_open_files
-from batchvision.secrets import Secrets
 from batchvision.stopping import LocalStopSignal
 
 log = logging.getLogger(__name__)
@@ -58,7 +57,8 @@ class RunSetup:
         self.run_id = purpose.mark(new_run_id(self.started_at, dependencies.rng))
         self.dialect = wiring.dialect_of(job, job.provider.name)
         self.access = access_of(job, key, environ, dependencies.transport)
-        self.secrets = Secrets(*self.access.secrets)
+        self.secrets = dependencies.secrets
+        self.secrets.add(*self.access.secrets)
         self.key = key_of(job, key, environ, self.secrets, self.offload)
         if self.access.network is not None:
             log.info("%s", self.access.network)

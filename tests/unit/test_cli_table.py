@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import unicodedata
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchvision.cli import terminal
 from batchvision.cli.table import MAX_LINES, MIN_COLUMN, TextColumn, table_lines
 from batchvision.cli.terminal import cell_width, cut_to_width, safe_csv_cell, safe_json, safe_text
+from batchvision.secrets import Secret, Secrets
 
 TEXT = st.text(st.characters(codec=None), max_size=60)
 BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
@@ -87,3 +90,10 @@ def test_a_formula_is_text_in_csv() -> None:
     assert safe_csv_cell("=1+1") == "'=1+1"
     assert safe_csv_cell("@SUM(A1)") == "'@SUM(A1)"
     assert safe_csv_cell("plain - text") == "plain - text"
+
+
+def test_a_secret_that_a_run_adds_is_masked_in_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "HIDDEN", Secrets())
+    terminal.HIDDEN.add(Secret("key-of-this-run"))
+    assert safe_text("a key-of-this-run b") == "a *** b"
+    assert safe_json('{"a": "key-of-this-run"}') == '{"a": "***"}'

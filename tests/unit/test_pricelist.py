@@ -206,7 +206,7 @@ def test_a_list_of_today_is_not_asked_for_again(
     monkeypatch.setenv("BATCHVISION_CACHE_DIR", str(tmp_path))
     requests = []
 
-    async def list_models(*arguments: Any) -> tuple[ModelListing, ...]:
+    async def list_models(*arguments: Any, **options: Any) -> tuple[ModelListing, ...]:
         requests.append(arguments)
         return (GROK,)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.secrets import MASK, Secret, Secrets, all_known, url_credentials
+from batchvision.secrets import MASK, Secret, Secrets, url_credentials
 
 KEY = "xai-Abc/123+def=="
 
@@ -128,16 +128,6 @@ def test_nothing_shows_what_the_secrets_are() -> None:
     assert KEY not in f"{secrets} {secrets!r}"
 
 
-def test_all_that_this_process_has_read_is_known() -> None:
-    held = Secrets(Secret("held-for-this-test-only"))
-    own = Secrets(Secret("of-one-answer-only"), of_one_answer=True)
-    assert all_known().mask("held-for-this-test-only") == held.mask("held-for-this-test-only") == MASK
-    assert all_known() is all_known()
-    assert all_known().mask("of-one-answer-only") != own.mask("of-one-answer-only") == MASK
-    del held
-    assert all_known().mask("held-for-this-test-only") == "held-for-this-test-only"
-
-
 # ---------------------------------------------------------------------------------- signed URLs
 
 SIGNED = (
@@ -234,4 +224,3 @@ def test_a_key_that_is_added_later_is_hidden_beside_the_first_also_through_a_bou
     secrets.add(Secret("second-secret-key"))
     assert mask("first-secret-key, second-secret-key") == "***, ***"
     assert mask_bytes(b"second-secret-key") == b"***"
-    assert all_known().mask("second-secret-key") == "***"

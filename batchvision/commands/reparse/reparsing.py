@@ -25,7 +25,7 @@ from batchvision.prompt import names_fallback
 from batchvision.records import Completed, Counters, Recipe, Request, Row
 from batchvision.runner import Left, RunDependencies, new_run_id, shared, summarize, wiring
 from batchvision.runner.feed import Selection, Survey, feed, survey
-from batchvision.secrets import Secret, Secrets
+from batchvision.secrets import Secret
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ async def reparse(
     dependencies, reparsed = dependencies or RunDependencies(), Reparsed()
     with Store.lock(job.output_path, disk=wiring.disk_of(job, dependencies)) as lock:
         await _Reparse(job, recipes, lock, environ, dependencies, reparsed).work()
-    reparsed.refreshed = refresh_kept_cells(job, _secrets_of(job, environ), wiring.disk_of(job, dependencies))
+    reparsed.refreshed = refresh_kept_cells(job, dependencies.secrets, wiring.disk_of(job, dependencies))
     return reparsed
 
 
@@ -108,7 +108,8 @@ class _Reparse:
         self.lock = lock
         self.dependencies = dependencies
         self.reparsed = reparsed
-        self.secrets = _secrets_of(job, environ)
+        self.secrets = dependencies.secrets
+        self.secrets.add(*_secrets_of(job, environ))
         self.started_at: datetime = dependencies.now()
         self.run_id = new_run_id(self.started_at, dependencies.rng)
         self.classifier = wiring.classifier_of(job, wiring.prices_of(job), self._recipe)
@@ -240,7 +241,7 @@ class _Reparse:
         self.store.write_summary(replace(summary, command="reparse", exit_code=0))
 
 
-def _secrets_of(job: Job, environ: Mapping[str, str] | None) -> Secrets:
+def _secrets_of(job: Job, environ: Mapping[str, str] | None) -> list[Secret]:
     """The secrets of the job to mask. A missing key is no error, because nothing is sent."""
     found: list[Secret] = []
     with suppress(JobInvalid):
@@ -248,4 +249,4 @@ def _secrets_of(job: Job, environ: Mapping[str, str] | None) -> Secrets:
         found += [] if key is None else [key]
     with suppress(JobInvalid):
         found += job.request_headers(environ)[1]
-    return Secrets(*found)
+    return found
