@@ -78,6 +78,7 @@ class ParquetReader:
             except OSError as error:
                 self._connection.close()
                 raise JobInvalid(f"no process could be started to read Parquet: {error.strerror}.") from error
+        self._has_replied = False
         self.close = weakref.finalize(self, _end, self._process, self._connection)
 
     def columns(self, name: str, file: BinaryIO, needed: Sequence[str]) -> ParquetColumns:
@@ -127,6 +128,7 @@ class ParquetReader:
         length, batch_length = REPLY.unpack(read_exactly(self._connection, bytearray(REPLY.size)))
         if max(length, batch_length) > _MOST_REPLY_BYTES:
             raise EOFError
+        self._has_replied = True
         message = json.loads(read_exactly(self._connection, bytearray(length)))
         if "damaged" in message:
             raise _damaged(message["damaged"])
@@ -151,6 +153,8 @@ class ParquetReader:
             return _Fault("", f": no row could be read in {DEADLINE_SECONDS} s. Write the file again.", is_slow=True)
         if code == -signal.SIGKILL:
             return _too_large("the process that read it was killed, most likely for lack of memory")
+        if code > 0 and not self._has_replied:
+            return _Fault("", f": no process starts that reads it. See the error of `{sys.executable} {CHILD_SCRIPT}`.")
         how = signal.Signals(-code).name if code < 0 else f"exit {code}"
         return _Fault(
             " is damaged",

@@ -312,6 +312,17 @@ def test_a_reply_of_another_form_is_damage(tmp_path: Path, monkeypatch: pytest.M
         list(opened(path, {}).batches(["image"]))
 
 
+def test_a_child_that_does_not_start_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "child.py"
+    script.write_text("import a_library_that_does_not_exist\n")
+    monkeypatch.setattr(parquet_reader, "CHILD_SCRIPT", script)
+    path = written(tmp_path / "m.parquet", {"image": ["x"]})
+    with pytest.raises(
+        JobInvalid, match=r"^m.parquet: no process starts that reads it\. See the error of `.*child.py`"
+    ):
+        opened(path, {})
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_that_stops_the_service_leaves_the_child_to_the_run(tmp_path: Path, number: signal.Signals) -> None:
     """A service manager signals each process of a service, and the run drains first."""
