@@ -24,7 +24,7 @@ from proofs.recorded_disk import RecordedDisk, Remains, lay_out
 from witness import SmallRun, broken_peace, unlisted_payments
 
 from batchvision.checkpoint import SealAfter, Store, compaction
-from batchvision.checkpoint import store as store_module
+from batchvision.checkpoint import writer as writer_module
 from batchvision.checkpoint.lineage import is_merged
 from batchvision.errors import StopRun
 from batchvision.records import Exchange, Intent, RawAnswer, RunSummary
@@ -114,7 +114,7 @@ class CrashingRun:
 @contextmanager
 def listening(told: Told, disk: CutDisk) -> Iterator[None]:
     """Write down what is acknowledged and what is judged. A store that seals often, so that a small run does."""
-    real = Store.intent, Store.ticket, Store.answer, Classifier.classify, store_module.SealAfter, compaction.FEW_PARTS
+    real = Store.intent, Store.ticket, Store.answer, Classifier.classify, writer_module.SealAfter, compaction.FEW_PARTS
 
     async def intent(store: Store, intent: Intent) -> None:
         told.intents[intent.row_id] += 1
@@ -138,7 +138,7 @@ def listening(told: Told, disk: CutDisk) -> Iterator[None]:
 
     store: Any = Store
     judges: Any = Classifier
-    module: Any = store_module
+    module: Any = writer_module
     merging: Any = compaction
     store.intent, store.ticket, store.answer, judges.classify = intent, ticket, answer, classify
     module.SealAfter, merging.FEW_PARTS = lambda: SMALL_PARTS, 1

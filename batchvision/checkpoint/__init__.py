@@ -44,7 +44,7 @@ from batchvision.checkpoint.schema import (
 from batchvision.checkpoint.shards import all_locked
 from batchvision.checkpoint.spent import LedgerSums, spent_by_shard
 from batchvision.checkpoint.storage import Disk, JournalFiles, PartStore
-from batchvision.checkpoint.store import Store, StoreSettings
+from batchvision.checkpoint.store import Store
 from batchvision.checkpoint.stored_answers import StoredAnswer, StoredAnswers
 from batchvision.checkpoint.summaries import (
     load_recipe,
@@ -56,7 +56,7 @@ from batchvision.checkpoint.summaries import (
     summary_text,
 )
 from batchvision.checkpoint.view import AmbiguousAttempt, OpenWork, OutputView
-from batchvision.checkpoint.writer import SealAfter
+from batchvision.checkpoint.writer import SealAfter, StoreSettings
 
 __all__ = [
     "ATTEMPTS",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from itertools import chain
@@ -37,13 +37,13 @@ from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.reserve import RESERVE_NAME, Reserve
 from batchvision.checkpoint.row_index import RowIndex
 from batchvision.checkpoint.run_state import BookedEnd, RunState, end_of
-from batchvision.checkpoint.schema import Columns, TableSchemas, completed_of
+from batchvision.checkpoint.schema import TableSchemas, completed_of
 from batchvision.checkpoint.sealing import Sealer, leftovers
 from batchvision.checkpoint.shards import lock_shard
 from batchvision.checkpoint.storage import Disk
 from batchvision.checkpoint.takeover import Takeover, read_failures
 from batchvision.checkpoint.unsealed import Unsealed
-from batchvision.checkpoint.writer import SealAfter, Writer, check_in_place
+from batchvision.checkpoint.writer import StoreSettings, Writer, check_in_place
 from batchvision.errors import DiskFailed, StopRun
 from batchvision.offload import Offload, OwnThread
 from batchvision.records import (
@@ -58,25 +58,6 @@ from batchvision.records import (
     WaitNotice,
 )
 from batchvision.secrets import Secrets
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreSettings:
-    """What a run writes into its output.
-
-    ``ticket_place`` is the base URL that gives this run's tickets. ``reserve_bytes`` is the space that
-    :meth:`Store.recover` sets aside for answers in flight (``reserve.py``).
-    """
-
-    job_name: str
-    run_id: str
-    started_at: datetime
-    columns: Columns
-    keep_raw: bool = True
-    #: looked up at each opening, so that a test can make parts small
-    seal_after: SealAfter = field(default_factory=lambda: SealAfter())
-    reserve_bytes: int = 0
-    ticket_place: str | None = None
 
 
 class Store:
@@ -376,12 +357,8 @@ class Store:
 
     # ---------------------------------------------------------------------------- queries
 
-    def parts(self) -> tuple[PartFile, ...]:
-        """Parts sealed since this store was opened, recovered ones included, and ``failures`` as it is now."""
-        return tuple(self._sealer.parts.values())
-
     def parts_to_list(self) -> tuple[PartFile, ...]:
-        """Parts for the summary: :meth:`parts`, and those that no summary lists yet (of killed runs, padded parts)."""
+        """Parts for the summary: of this run, of killed runs, padded ones, and ``failures`` as it is now."""
         return tuple(self._sealer.listed().values())
 
     def failures(self) -> tuple[Failed, ...]:

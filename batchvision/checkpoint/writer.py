@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import anyio
 
@@ -21,6 +22,7 @@ from batchvision.checkpoint.journal import Group, Journal, Segment
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.reserve import Reserve
 from batchvision.checkpoint.run_state import Cut, RunState
+from batchvision.checkpoint.schema import Columns
 from batchvision.checkpoint.sealing import Sealer
 from batchvision.errors import DiskFailed, OutputHeld, StopRun
 from batchvision.eventloop import loop_time
@@ -34,6 +36,25 @@ class SealAfter:
     attempts: int = 4_000
     journal_bytes: int = 16 * 1024 * 1024
     seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """What a run writes into its output.
+
+    ``ticket_place`` is the base URL that gives this run's tickets. ``reserve_bytes`` is the space that
+    :meth:`Store.recover` sets aside for answers in flight (``reserve.py``).
+    """
+
+    job_name: str
+    run_id: str
+    started_at: datetime
+    columns: Columns
+    keep_raw: bool = True
+    #: looked up at each opening, so that a test can make parts small
+    seal_after: SealAfter = field(default_factory=lambda: SealAfter())
+    reserve_bytes: int = 0
+    ticket_place: str | None = None
 
 
 def check_in_place(lock: OutputLock, segment: Segment) -> None:

@@ -33,7 +33,7 @@ from virtual_time import VIRTUAL
 
 from batchvision import Job
 from batchvision.checkpoint import Columns, Recovery, SealAfter, Store, StoreSettings, compaction
-from batchvision.checkpoint import store as store_module
+from batchvision.checkpoint import writer as writer_module
 from batchvision.errors import BatchvisionError
 from batchvision.records import Intent, RawAnswer, RunSummary
 from batchvision.runner.classify import Classifier
@@ -137,7 +137,7 @@ def record(folder: Path, lane: str, seed: int, sabotage: str | None = None) -> R
 @contextmanager
 def listening(session: RecordedRun) -> Iterator[None]:
     """Remember what the store says is durable; and let it seal often."""
-    real = Store.intent, Store.ticket, Store.answer, store_module.SealAfter, compaction.FEW_PARTS
+    real = Store.intent, Store.ticket, Store.answer, writer_module.SealAfter, compaction.FEW_PARTS
 
     def tell(what: str, exchange_id: str) -> None:
         session.told.append(Told(session.disk.places, what, exchange_id))
@@ -157,7 +157,7 @@ def listening(session: RecordedRun) -> Iterator[None]:
         return written
 
     store: Any = Store
-    module: Any = store_module
+    module: Any = writer_module
     merging: Any = compaction
     store.intent, store.ticket, store.answer, module.SealAfter = intent, ticket, answer, lambda: SMALL_PARTS
     merging.FEW_PARTS = 1

@@ -24,7 +24,7 @@ from typing import Any
 import anyio
 
 from batchvision import cli
-from batchvision.checkpoint import compaction, journal, store
+from batchvision.checkpoint import compaction, journal, store, writer
 from batchvision.checkpoint.disk import LocalDisk
 from batchvision.checkpoint.entries import Accepted, Received, masked_answer
 from batchvision.http import ProviderClient
@@ -256,7 +256,7 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
     if plan.sabotage:
         sabotage(plan.sabotage)
     if plan.seal_after:
-        replace(store, "SealAfter", partial(store.SealAfter, attempts=plan.seal_after))
+        replace(writer, "SealAfter", partial(writer.SealAfter, attempts=plan.seal_after))
         replace(compaction, "FEW_PARTS", FEW_PARTS)
     try:
         return cli.main(list(arguments))

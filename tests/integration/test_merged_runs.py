@@ -13,7 +13,7 @@ from fake_provider import FakeProvider, error
 from sealed_output import ROWS, Output, an_output
 
 from batchvision.checkpoint import SealAfter, Store, compaction, lineage
-from batchvision.checkpoint import store as store_module
+from batchvision.checkpoint import writer as writer_module
 from batchvision.checkpoint.parts import sha256_of
 from batchvision.commands.verify import verify
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
@@ -23,7 +23,7 @@ from batchvision.stopping import Interrupted
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SealAfter", lambda: SealAfter(attempts=3))
+    monkeypatch.setattr(writer_module, "SealAfter", lambda: SealAfter(attempts=3))
     monkeypatch.setattr(compaction, "FEW_PARTS", 1)
 
 

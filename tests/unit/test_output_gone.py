@@ -94,7 +94,7 @@ async def test_a_second_run_may_take_the_place_and_the_first_leaves_it_alone(tmp
             first.release()
             await ask(second, an_intent(5), an_answer())
             await second.close(complete=True)
-            assert {part.table for part in second.parts()} == {"results", "attempts", "failures"}
+            assert {part.table for part in second.parts_to_list()} == {"results", "attempts", "failures"}
 
 
 @pytest.mark.parametrize("way", WAYS)

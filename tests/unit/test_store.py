@@ -68,7 +68,7 @@ async def test_rows_end_in_their_table_and_every_attempt_in_the_ledger(tmp_path:
         await ask(store, an_intent(3), an_answer(b"busy", 503))
         await ask(store, an_intent(33, row_id="row3", request_key="key3", attempt=2), an_answer())
         await store.close(complete=True)
-        assert {part.table: part.rows for part in store.parts()} == {"results": 2, "failures": 1, "attempts": 4}
+        assert {part.table: part.rows for part in store.parts_to_list()} == {"results": 2, "failures": 1, "attempts": 4}
     assert column(tmp_path, "results", "row_id") == ["row1", "row3"]
     assert column(tmp_path, "failures", "row_id") == ["row2"]
     assert column(tmp_path, "attempts", "state") == ["ok", "failed", "retried", "ok"]
@@ -79,7 +79,7 @@ async def test_parts_are_named_by_run_and_sequence_and_dated_by_the_runs_start(t
     with started(tmp_path, started_at=START.replace(hour=23, minute=59), shard="1of4") as store:
         await ask(store, an_intent(1), an_answer())
         await store.close(complete=True)
-        paths = [part.path for part in store.parts()]
+        paths = [part.path for part in store.parts_to_list()]
     assert sorted(paths) == [
         "attempts/run_date=2026-11-20/part-1of4-run1-000001.parquet",
         "failures/part-1of4.parquet",
@@ -121,7 +121,7 @@ async def test_an_idle_run_changes_no_byte_of_the_tables(tmp_path: Path) -> None
         again = a_failed(an_intent(3), "row_invalid", request_key=None, run_id="run2", failed_at=START)
         store.file(again)
         await store.close(complete=True)
-        assert store.parts() == ()
+        assert store.parts_to_list() == ()
     assert tree(tmp_path) == before
 
 
@@ -330,7 +330,7 @@ async def test_a_crash_leaves_answers_tickets_and_ambiguous_rows(tmp_path: Path)
         assert row_index.state("row4", "skip4") is RowState.AWAITING
         assert row_index.ambiguous_ticks == 100
         assert "2 completed" in " ".join(recovery.sentences())
-    assert store.parts()[1].path == "results/run_date=2026-11-20/part-0of1-run1-000001.parquet"
+    assert store.parts_to_list()[1].path == "results/run_date=2026-11-20/part-0of1-run1-000001.parquet"
 
 
 async def test_held_rows_stay_pending_until_a_run_asks_them_again(tmp_path: Path) -> None:
