@@ -14,7 +14,7 @@ import pytest
 from crashing import CutDisk, sweep
 from witness import LANES, Witness
 
-from batchvision.checkpoint import Store, compaction
+from batchvision.checkpoint import Store
 from batchvision.checkpoint.entries import Accepted
 from batchvision.checkpoint.lineage import is_merged
 from batchvision.records import RawAnswer
@@ -96,7 +96,7 @@ def test_parts_that_go_before_the_one_that_was_made_of_them_has_its_name_are_cau
         if is_merged(new.name):
             for path in sorted(new.parent.glob("part-*-0?????.parquet")):
                 disk.remove(path)
-            monkeypatch.setattr(compaction, "remove", lambda *of_files: None)
+            monkeypatch.setattr(CutDisk, "delete", lambda *of_files: None)
         rename(disk, old, new)
 
     monkeypatch.setattr(CutDisk, "rename", removing_first)
