@@ -186,7 +186,10 @@ def strays(chosen: Namespace, folder: Path, server: Server, case: Case) -> None:
         "429s": {**case.server, "stray_every": STRAY_EVERY},
         "503s": {**case.server, "stray_every": STRAY_EVERY, "stray_status": 503},
     }
-    contenders = [Contender(title, "batchvision", spec, settings) for title, settings in kinds.items()]
+    contenders = [
+        Contender(title, "batchvision", {**spec, "output": f"{case.name}-{number}"}, settings)
+        for number, (title, settings) in enumerate(kinds.items())
+    ]
     results = interleaved(contenders, chosen.rounds, server)
     rates = {title: _of(each, lambda told: _accepted_per_second(told, case)) for title, each in results.items()}
     table(
