@@ -11,7 +11,7 @@ MAX_BYTES = 256 * 1024 * 1024
 
 
 class ByteBudget:
-    """A bounded number of bytes. More than all of it is held alone."""
+    """A bounded number of bytes. A larger request than the whole budget is held alone."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -23,7 +23,7 @@ class ByteBudget:
 
     @asynccontextmanager
     async def hold(self, size_bytes: int) -> AsyncIterator[None]:
-        """Hold so many bytes for the block. Waits behind all that wait already; 0 bytes never wait."""
+        """Hold so many bytes for the block. Waits behind earlier holders. 0 bytes never wait."""
         if size_bytes:
             await self._take(size_bytes)
         try:

@@ -1,12 +1,7 @@
 """Decide the rate of requests from the provider's answers: additive increase, multiplicative decrease.
 
-No I/O and no clock: each method is given the time. The states and their changes::
-
-    SLOW_START ──┐  refusals that the rate explains               ┌─► STEADY ──┐ tries pass the rate
-    SEARCHING ───┼──────────────────────────────► COOLING_DOWN ───┤            │ of the last cut
-    STEADY ──────┘  (a cut); a pause                              └─► the state before a pause
-                                                                  SEARCHING ◄──┘
-
+No I/O and no clock: each method is given the time. A cut leads from any state to COOLING_DOWN, then to STEADY. A pause
+leads to COOLING_DOWN and back. Tries that pass the rate of the last cut lead from STEADY to SEARCHING.
 A limit from the job, from headers or from the words of a 429 is a ceiling: the rate begins there and never passes it.
 """
 
@@ -23,14 +18,16 @@ VOLLEY_SHARE = 0.1  #: They pause all requests if they are this share of the req
 STORM_SHARE = 0.8  #: Above this share of refusals the rate is not their cause, so the rate stays and requests pause.
 STEP_SECONDS = 1.0  #: The rate is cut and raised at most once in this time.
 JUDGED_REQUESTS = 100  #: A rate is judged by the last so many requests, and again by those of the last minute.
-FIRST_STEP = 0.02  #: The first raise after a cut adds this share; a cut goes this share below the limit it has found.
+FIRST_STEP = (
+    0.02  #: The first raise after a cut adds this share, and a cut goes this share below the limit that it has found.
+)
 LONGEST_STEP = 0.25  #: Each raise that meets no limit doubles the next one, up to this share.
-IN_A_ROW = 3  #: So many refusals without an answer between pause all requests; so many cuts without help are a test.
+IN_A_ROW = 3  #: So many refusals in a row pause all requests, and so many cuts in a row that do not help are a test.
 CREDIT_SECONDS = 0.5  #: Late requests are made up for, up to the requests of so many seconds: half of a usual burst.
 
 
 class RateState(Enum):
-    """What the controller does with the rate."""
+    """The states of the controller."""
 
     SLOW_START = "no rate is known: one more request may be in flight with each answer"
     SEARCHING = "no limit is known above the rate: each second it grows by a step, and the step doubles"
@@ -39,11 +36,11 @@ class RateState(Enum):
 
 
 class RateController:
-    """The rate and its state. ``ceiling``: requests a second that the job allows, or None."""
+    """The rate and its state. ``ceiling``: requests a second that the job allows, or ``None``."""
 
     def __init__(self, ceiling: float | None = None, first_window: int = 10) -> None:
         self.state = RateState.SLOW_START if ceiling is None else RateState.STEADY
-        self.per_second = ceiling  #: None in slow start
+        self.per_second = ceiling  #: ``None`` in slow start
         self.window: float = first_window  #: requests in flight in slow start
         self.is_saturated = False  #: a request has waited for the rate since the rate was set
         self._first_window = first_window
@@ -69,8 +66,10 @@ class RateController:
         return f"<RateController {self.state.name.lower()}{rate}>"
 
     def credit_seconds(self, now: float) -> float:
-        """How late a request may be made up for. After a cut none for a minute: the provider's burst may be small.
-        None at rates at which it is less than one request."""
+        """How late a request may be and still be made up for.
+
+        0 for a minute after a cut, because the provider's burst may be small. 0 also if it is less than one request.
+        """
         has_credit = now - self._cut_at >= MEMORY_SECONDS and CREDIT_SECONDS * (self.per_second or 0.0) >= 1
         return CREDIT_SECONDS if has_credit else 0.0
 
@@ -114,7 +113,7 @@ class RateController:
     ) -> float:
         """Count a refusal and cut the rate if it explains the refusals. Returns for how long all requests must pause.
 
-        ``is_rate`` False: the refusal says nothing of requests a second (a poll, a 503, a limit of tokens).
+        ``is_rate`` is ``False`` for a poll, a 503 and a limit of tokens: their refusals do not depend on the rate.
         """
         if sent_at is not None and sent_at < self._judged_from:
             return (retry_after_seconds or 0.0) if now < self._paused_until else 0.0
@@ -140,7 +139,7 @@ class RateController:
         return float(min(MEMORY_SECONDS, 0.5 * 2 ** min(self._pauses_in_a_row, 8)))
 
     def paused(self, now: float, until: float) -> None:
-        """All requests pause; what was sent before ``now`` is not judged."""
+        """All requests pause. Refusals of requests sent before ``now`` are not judged."""
         self._paused_until = until
         self._judged_from, self._meter = now, Meter(until)
         self.window = self._first_window

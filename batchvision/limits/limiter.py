@@ -290,7 +290,7 @@ class LocalRateLimiter:
         self._admit_waiting()
 
     def _learn_requests(self, facts: RateFacts, now: float) -> None:
-        """A limit whose window is stated is exact. Otherwise it is a floor, for a minute or for the largest reset seen:
+        """A limit with its window is exact. Otherwise it is a floor, for a minute or for the largest reset seen:
         the window is at least that long."""
         self._least_window_seconds = max(self._least_window_seconds, facts.reset_requests_seconds or 0.0)
         if facts.limit_requests_per_minute and facts.is_requests_window_stated:
@@ -329,6 +329,7 @@ class LocalRateLimiter:
             self._has_answered, self._slots.next_at = True, max(self._slots.next_at, now)
 
     def _failed(self, error: Transient, sent_at: float | None, now: float) -> StopRun | None:
+        paused_until = self.pause.until
         if isinstance(error, RateLimited):
             self._close_breaker(now)
             self._rate_limited(error, sent_at, now)
@@ -337,7 +338,7 @@ class LocalRateLimiter:
             if error.retry_after_seconds:
                 self._pause(self.controller.turned_away(now, sent_at, error.retry_after_seconds, is_rate=False), now)
         reason = self._outage.failed(error, now)
-        if reason is None:
+        if reason is None and (self.breaker.is_open or self.pause.until > paused_until):
             self._report_wait(error, now)
         return reason
 

@@ -44,7 +44,7 @@ class Look(NamedTuple):
 
 
 class Meter:
-    """Counts from ``since`` (None: from the first request); a cut or a pause begins a new meter."""
+    """Counts from ``since``, or from the first request if it is ``None``. A cut or a pause begins a new meter."""
 
     def __init__(self, since: float | None = None) -> None:
         self._since = since

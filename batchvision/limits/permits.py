@@ -19,7 +19,7 @@ from batchvision.wakeup import Wakeup
 class Permit:
     """Permission to send one request. Leaving its ``with`` block before its end keeps the bound as spent.
 
-    ``slot``: None for a ticket of an earlier run. ``on_end`` is called once.
+    ``slot``: ``None`` for a ticket of an earlier run. ``on_end`` is called once.
     """
 
     __slots__ = ("_bound_ticks", "_cap", "_has_ended", "_on_end", "_slot")
@@ -54,13 +54,13 @@ class Permit:
             await self._slot.wait()
 
     def landed(self) -> None:
-        """The request is not in flight any more; the permit goes on until the cost is known."""
+        """The request is not in flight any longer. The permit ends when the cost is known."""
         if self._slot is not None:
             self._slot.release()
 
     @property
     def sent_at(self) -> float | None:
-        """On the loop's clock; None before, and for a ticket of an earlier run."""
+        """On the loop's clock. ``None`` before, and for a ticket of an earlier run."""
         return None if self._slot is None else self._slot.sent_at
 
     def settle(self, usage: Usage) -> None:
@@ -93,7 +93,7 @@ class Permit:
 
 
 class Permits:
-    """Gives permits. ``rate`` and ``cap`` may belong to this process or be shared with others."""
+    """Gives permits. ``rate`` and ``cap`` may belong to this process, or processes may share them."""
 
     def __init__(self, rate: RateLimiter, cap: SpendCap) -> None:
         self.rate = rate
@@ -114,7 +114,7 @@ class Permits:
         return Permit(slot, self._cap, bound, self._ended)
 
     async def acquire(self, estimate: Estimate) -> Permit:
-        """Wait for money, then for the rate. Raises SpendCapReached if no money is left and none can come back."""
+        """Wait for money, then for the rate. Raises SpendCapReached if no open permit can return enough money."""
         bound = estimate.bound_ticks
         while not self._cap.reserve(bound):
             if self._open == 0:

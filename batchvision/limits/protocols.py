@@ -19,7 +19,7 @@ ReportWait = Callable[[WaitPeriod | None], None]
 
 @dataclass(frozen=True, slots=True)
 class RateSettings:
-    """Limits of the job. ``None``: the job gives no such limit."""
+    """Limits of the job. ``None``: the job does not give it."""
 
     requests_per_second: float | None = None
     tokens_per_minute: float | None = None

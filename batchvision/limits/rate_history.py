@@ -8,7 +8,7 @@ MOST_SAMPLES = 240  #: With one more, neighbours are merged and samples become t
 
 
 class RateSample(NamedTuple):
-    """A part of a run. ``per_second``: the last rate in it, None in slow start. Polls count as sent."""
+    """A part of a run. ``per_second``: the last rate in it, ``None`` in slow start. Polls count as sent."""
 
     begins_seconds: float  #: since the first request
     length_seconds: float
@@ -27,7 +27,7 @@ class RateHistory:
         self._samples: list[RateSample] = []
 
     def samples(self) -> tuple[RateSample, ...]:
-        """All samples in order. Minutes without a request have none."""
+        """All samples in order. A minute without a request has no sample."""
         return tuple(self._samples)
 
     def add(

@@ -16,8 +16,8 @@ from batchvision.records import Shard
 class LocalSpendCap:
     """One cap, kept by this process.
 
-    A bill above its bound counts at once and raises every bound, those of requests in flight included, by the largest
-    excess seen: estimates that were too low once will be again. An unknown bound counts as 0 before that excess.
+    A bill above its bound counts at once. Its excess is added to each bound from then on, also of requests in flight:
+    estimates that were too low once will be again. An unknown bound counts as 0 before that excess.
     """
 
     __slots__ = ("_excess_ticks", "_open", "_reserved_ticks", "cap_ticks", "spent_ticks")
@@ -109,7 +109,7 @@ class SpendCaps:
         return None if tightest is None else tightest.cap.left_ticks
 
     def reserve(self, bound_ticks: int | None) -> bool:
-        """Reserve in all caps, or in none."""
+        """Reserve in each cap. If one refuses, nothing is reserved."""
         reserved: list[LocalSpendCap] = []
         for each in self._caps:
             each.roll()
