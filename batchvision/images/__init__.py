@@ -9,7 +9,7 @@ from batchvision.images.addresses import check_host, is_public
 from batchvision.images.data_uris import as_data_uri
 from batchvision.images.files import FileFacts, ImageFiles, ImageFolder
 from batchvision.images.formats import ImageFormat, examine, sniff
-from batchvision.images.pool import DecodingPool
+from batchvision.images.pool import DecodingPool, child_environment
 from batchvision.images.preparing import Converter, LeastSize, Prepared, passes_unchanged, prepare_bytes
 from batchvision.images.references import (
     identity,
@@ -41,6 +41,7 @@ __all__ = [
     "ReserveBytes",
     "as_data_uri",
     "check_host",
+    "child_environment",
     "examine",
     "identity",
     "is_public",

@@ -227,7 +227,7 @@ class _Decoder:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
-                env=_environment(),
+                env=child_environment(),
                 start_new_session=True,  # Ctrl-C in the terminal is meant for the run, not for its decoders
             )
         except OSError as error:
@@ -316,8 +316,8 @@ def _wait(pipe: int, event: int, deadline: float) -> None:
         raise _TooSlow
 
 
-def _environment() -> dict[str, str]:
-    """Only the variables that a decoder needs to import the same code: no key, no token."""
+def child_environment() -> dict[str, str]:
+    """The environment of a child process: enough to import this code, without any key or token."""
     places = [path for path in sys.path if path]
     home = str(Path(__file__).resolve().parents[2])
     if home not in places:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 
 from batchvision.errors import JobInvalid
+from batchvision.images import child_environment
 from batchvision.manifest import parquet_child
 from batchvision.manifest.parquet_child import REPLY, REQUEST, read_exactly
 
@@ -36,8 +37,6 @@ MOST_ROW_BYTES = 256 * 1024 * 1024
 _MOST_REPLY_BYTES = MOST_ROW_BYTES + 16 * 1024 * 1024
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CHILD_SCRIPT = Path(parquet_child.__file__)
-#: Variables that the child keeps. It needs no key and no token.
-_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ")
 
 
 class ParquetColumns(NamedTuple):
@@ -72,7 +71,7 @@ class ParquetReader:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     pass_fds=[child.fileno()],
-                    env=_environment(),
+                    env={**child_environment(), "ARROW_DEFAULT_MEMORY_POOL": "system"},
                     start_new_session=True,  # the terminal's Ctrl-C is for the run
                 )
             except OSError as error:
@@ -193,8 +192,3 @@ def _end(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
     connection.close()
     process.kill()
     process.wait()
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "ARROW_DEFAULT_MEMORY_POOL": "system"}
