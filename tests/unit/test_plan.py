@@ -193,3 +193,12 @@ def test_only_base64_is_shortened() -> None:
     assert cut["text"] == document["text"]
     assert cut["parts"][0]["url"] == "data:image/png;base64," + "A" * 24 + "... (1,000 characters)"
     assert cut["parts"][1] == document["parts"][1]
+
+
+@pytest.mark.anyio
+async def test_the_reason_of_an_invalid_row_names_its_bad_image(tmp_path: Path) -> None:
+    planned = await plan(make_job(tmp_path, "a,red.png;missing.png,x\n", **{"manifest.image_separator": ";"}))
+    ((row_id, reason),) = planned.reasons
+    assert row_id == "a"
+    assert reason.startswith("image_unreadable: image 2 of 2")
+    assert "missing.png" in reason

@@ -94,7 +94,7 @@ def _some(names: list[str]) -> str:
 
 
 @dataclass(slots=True)
-class _Behind:
+class _RowAttempts:
     """The attempts of one request: numbers and cost."""
 
     numbers: list[int]
@@ -132,15 +132,15 @@ def cost_findings(output: Path, tables: TableContents) -> Iterator[Finding]:
 
 
 def _unexplained(output: Path, suspects: set[int]) -> list[str]:
-    behind: dict[RowAndRequestKey, _Behind] = {}
+    behind: dict[RowAndRequestKey, _RowAttempts] = {}
     for _, batch, place in _followed(output, ATTEMPTS_TABLE, KEY, suspects, ("attempt", "cost_ticks")):
-        attempts = behind.setdefault(_key(batch, place), _Behind([], []))
+        attempts = behind.setdefault(_key(batch, place), _RowAttempts([], []))
         attempts.numbers.append(batch["attempt"][place].as_py())
         attempts.ticks.append(batch["cost_ticks"][place].as_py() or 0)
     found = []
     for _, batch, place in _followed(output, RESULTS_TABLE, KEY, suspects, ("attempt_count", "row_cost_ticks")):
         row = batch.slice(place, 1).to_pylist()[0]
-        attempts = behind.get(_key(batch, place), _Behind([], []))
+        attempts = behind.get(_key(batch, place), _RowAttempts([], []))
         if not attempts.agrees(row) or not attempts.numbers:
             costs = format_usd(row["row_cost_ticks"] or 0)
             found.append(f"row {row['row_id']} says {costs}, its attempts {format_usd(sum(attempts.ticks))}")
