@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import anyio
 from fake_provider import inline, virtual_now
-from in_memory import InMemoryProvider
-from simulated_run import HastyDisk
+from provider_transports import InMemoryProvider
+from simulated_run import UnsyncedDisk
 
 from batchvision.checkpoint import Disk
 from batchvision.emulator.answers import count_tokens, make_answer
@@ -54,7 +54,7 @@ class EmulatedProvider(InMemoryProvider):
 
     def dependencies(self, seed: int = 0, disk: Disk | None = None) -> RunDependencies:
         return RunDependencies(
-            now=virtual_now, rng=random.Random(seed), offload=inline, transport=self, disk=disk or HastyDisk()
+            now=virtual_now, rng=random.Random(seed), offload=inline, transport=self, disk=disk or UnsyncedDisk()
         )
 
     @property

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
-from in_memory import InMemoryProvider
+from provider_transports import InMemoryProvider
 
 from batchvision.errors import Transient
 from batchvision.records import RawAnswer

@@ -17,9 +17,9 @@ import anyio
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from moody_provider import MoodyProvider
+from fault_schedule import FaultSchedule
+from faulty_provider import FaultyProvider
 from virtual_time import VIRTUAL
-from weather import Weather
 
 from batchvision import Job
 from batchvision.checkpoint.disk import LocalDisk
@@ -31,7 +31,7 @@ ROWS_A_MINUTE_ALLOWED = 260  #: the job's own limit: what the storms cost must b
 MOST_SENDS_A_ROW = 1.15  #: beside 429s
 
 
-class HastyDisk(LocalDisk):
+class UnsyncedDisk(LocalDisk):
     """Waits for no disk: in these runs nobody pulls the plug (``test_crash_in_memory`` does)."""
 
     def sync(self, descriptor: int) -> None:
@@ -67,12 +67,12 @@ class SimulatedRun:
         return Job.from_mapping(settings, self.folder, {})
 
     @property
-    def weather(self) -> Weather:
-        return Weather(self.seed, self.rows / ROWS_AN_HOUR * 3600)
+    def schedule(self) -> FaultSchedule:
+        return FaultSchedule(self.seed, self.rows / ROWS_AN_HOUR * 3600)
 
-    def play(self, provider: MoodyProvider, number: int = 1) -> RunSummary:
+    def play(self, provider: FaultyProvider, number: int = 1) -> RunSummary:
         """Run the job in the ``number``-th run of this seed."""
-        job, dependencies = self.job(), provider.dependencies(self.seed * 1_000 + number, HastyDisk())
+        job, dependencies = self.job(), provider.dependencies(self.seed * 1_000 + number, UnsyncedDisk())
 
         async def run() -> RunSummary:
             return await run_async(job, environ={"XAI_API_KEY": "xai-secret-key-000"}, dependencies=dependencies)
@@ -99,7 +99,7 @@ class SimulatedRun:
 # ---------------------------------------------------------------------------------- what must be true of it
 
 
-def faults(session: SimulatedRun, summary: RunSummary, *providers: MoodyProvider) -> list[str]:
+def faults(session: SimulatedRun, summary: RunSummary, *providers: FaultyProvider) -> list[str]:
     """In words, everything that is not as promised after runs with these providers; empty: all is well."""
     return [
         *_faults_of_rows(session, summary),
@@ -119,7 +119,7 @@ def _faults_of_rows(session: SimulatedRun, summary: RunSummary) -> Iterator[str]
         yield f"the summary counts {counts}, the tables hold {(len(done), len(failed), 0)}"
 
 
-def _faults_of_sends(session: SimulatedRun, providers: Sequence[MoodyProvider]) -> Iterator[str]:
+def _faults_of_sends(session: SimulatedRun, providers: Sequence[FaultyProvider]) -> Iterator[str]:
     """Every request is a line of the ledger, few rows need more than one, and none is sent when it is done (P1)."""
     sends = sum((provider.sends for provider in providers), Counter[str]())
     beside_429s = sends.total() - sum(provider.rate_limited for provider in providers)
@@ -134,7 +134,7 @@ def _faults_of_sends(session: SimulatedRun, providers: Sequence[MoodyProvider]) 
         yield "a row was asked again after it was done"
 
 
-def _faults_of_money(session: SimulatedRun, summary: RunSummary, providers: Sequence[MoodyProvider]) -> Iterator[str]:
+def _faults_of_money(session: SimulatedRun, summary: RunSummary, providers: Sequence[FaultyProvider]) -> Iterator[str]:
     """The ledger is the bill (P6); what was billed and not seen is listed, by row, within its bound (P5)."""
     bill = {name: ticks for provider in providers for name, ticks in provider.delivered.items()}
     ledger = session.table("attempts", "row_id", "state", "provider_request_id", "cost_ticks", "bound_ticks")
@@ -160,7 +160,7 @@ class Told:
     """A run that was played, and how long that took."""
 
     session: SimulatedRun
-    provider: MoodyProvider
+    provider: FaultyProvider
     summary: RunSummary
     wall_seconds: float
 
@@ -191,7 +191,7 @@ class Told:
 def play(folder: Path, rows: int, seed: int, lane: str) -> Told:
     session = SimulatedRun(folder, rows, seed, lane)
     session.write_manifest()
-    provider = MoodyProvider(session.weather)
+    provider = FaultyProvider(session.schedule)
     began = perf_counter()
     summary = session.play(provider)
     return Told(session, provider, summary, perf_counter() - began)

@@ -10,8 +10,8 @@ import warnings
 from argparse import ArgumentParser
 from pathlib import Path
 
-from hard_pictures import Fate, bombs, damaged, fate_of, fate_when_damaged, impostors, own_files
-from picture_proof import Proof, prove
+from hostile_images import Fate, bombs, damaged, fate_of, fate_when_damaged, impostors, own_files
+from image_checks import Proof, prove
 
 from corpora.gather import download, found
 from corpora.speed import compare

@@ -15,8 +15,8 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import anyio
-from hard_pictures import encoded
 from harness import Workbench
+from hostile_images import encoded
 from PIL import Image
 
 from batchvision.emulator import EmulatorOptions, start_in_thread

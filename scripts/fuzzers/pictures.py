@@ -7,7 +7,7 @@ from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
-from hard_pictures import drawn, encoded, impostors
+from hostile_images import drawn, encoded, impostors
 from PIL import Image
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable, RowFault

@@ -13,8 +13,8 @@ from pathlib import Path
 from unittest import mock
 
 import anyio
+from observed_run import EVERY_SO_MANY, SmallRun, broken_promises, unwanted_activity
 from stepped_time import SteppedLoop
-from witness import EVERY_SO_MANY, SmallRun, broken_peace, broken_promises
 
 from batchvision.records import RunSummary
 from batchvision.stopping import Interrupted, StopSignal
@@ -95,7 +95,7 @@ def cancelled(session: SmallRun, way: Way, at: int) -> list[str]:
         wrong = [] if first is None else _wrong_at_once(session, first)
         last = session.run()
         assert last is not None
-        peace = broken_peace(session) if at % EVERY_SO_MANY == 0 else ()
+        peace = unwanted_activity(session) if at % EVERY_SO_MANY == 0 else ()
         return [*wrong, *broken_promises(session, last), *peace]
 
 

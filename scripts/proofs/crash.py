@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import crashing
+import power_cuts
 
 from proofs import cancelling, disk_faults, kills, lockout, modelled, power, signals
 from proofs.reckoning import Tally
@@ -103,7 +103,7 @@ def proofs(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Iter
         cancelled = partial(cancelling.at_each_step, lane=lane, step=step)
         yield f"cancelled at the N-th step of the event loop, {lane}", iter([cancelled])
     for lane in [chosen.lane] if chosen.lane else LANES:
-        cut = partial(crashing.sweep, lane=lane, variations=8 if chosen.deep else 2)
+        cut = partial(power_cuts.sweep, lane=lane, variations=8 if chosen.deep else 2)
         yield f"power cut before the N-th operation, in memory, {lane}", iter([cut])
     yield "modelled disk", iter([partial(modelled.search, states=chosen.states, seed=chosen.seed)])
     yield "power cut on an ext4 image", power.why_not() or iter([partial(power.cuts, count=8, seed=chosen.seed)])

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import hard_pictures
-import picture_proof
+import hostile_images
+import image_checks
 import pytest
-from hard_pictures import Fate, drawn, encoded
 from harness import Workbench
-from picture_proof import sent_as
+from hostile_images import Fate, drawn, encoded
+from image_checks import sent_as
 
 from batchvision.emulator import EmulatorOptions, start_in_thread
 
@@ -30,14 +30,14 @@ def quiet() -> Iterator[None]:
 
 
 def test_every_picture_is_sent_as_it_must_be_or_fails_its_row(tmp_path: Path) -> None:
-    own = hard_pictures.own_files()
-    files = {name: (content, hard_pictures.fate_of(content)) for name, content in own.items()}
+    own = hostile_images.own_files()
+    files = {name: (content, hostile_images.fate_of(content)) for name, content in own.items()}
     assert sum(fate is Fate.UNCHANGED for _, fate in files.values()) >= 5
     assert sum(fate is Fate.CONVERTED for _, fate in files.values()) >= 20
-    for name, content in hard_pictures.damaged(own, seed=7, each=2):
-        files[name] = (content, hard_pictures.fate_when_damaged(content))
-    files |= {name: (content, Fate.FAILED) for name, content in hard_pictures.impostors().items()}
-    proof = picture_proof.prove(tmp_path, files)
+    for name, content in hostile_images.damaged(own, seed=7, each=2):
+        files[name] = (content, hostile_images.fate_when_damaged(content))
+    files |= {name: (content, Fate.FAILED) for name, content in hostile_images.impostors().items()}
+    proof = image_checks.prove(tmp_path, files)
     assert not proof.wrong
     assert proof.exit_code == 3  # some rows failed, and the run went on
     assert sum(proof.fates.values()) == len(files)
@@ -45,9 +45,9 @@ def test_every_picture_is_sent_as_it_must_be_or_fails_its_row(tmp_path: Path) ->
 
 
 def test_bombs_fail_their_rows_or_are_tamed_within_the_memory_there_is(tmp_path: Path) -> None:
-    files = {name: (content, Fate.ANY) for name, content in hard_pictures.bombs().items()}
-    files["plain.jpg"] = (hard_pictures.encoded(hard_pictures.drawn(), "JPEG"), Fate.UNCHANGED)
-    proof = picture_proof.prove(tmp_path, files)
+    files = {name: (content, Fate.ANY) for name, content in hostile_images.bombs().items()}
+    files["plain.jpg"] = (hostile_images.encoded(hostile_images.drawn(), "JPEG"), Fate.UNCHANGED)
+    proof = image_checks.prove(tmp_path, files)
     assert not proof.wrong
     assert proof.kinds["image_too_large"] >= 5
     assert 0 < proof.peak_mib < 700
@@ -76,7 +76,7 @@ def test_nothing_of_a_forbidden_source_reaches_the_provider(tmp_path: Path, mode
             summary = bench.run(job, "--base-url", provider.url + "/xai/v1", expect=3)
         entries = provider.bill().entries
     assert len(sources) >= 120
-    assert [picture_proof.sku_of(entry) for entry in entries] == ["decoy"]
+    assert [image_checks.sku_of(entry) for entry in entries] == ["decoy"]
     assert entries[0].content_hash == sent_as("decoy", decoy)
     assert server.asked == []
     failed = {row["row_id"]: row for row in bench.table("failures")}
@@ -107,7 +107,7 @@ def test_auto_hands_urls_over_and_inlines_what_the_provider_cannot_download(tmp_
         entries = provider.bill().entries
     assert sorted(path.partition("?")[0] for path in server.asked) == ["/a.jpg", "/b.png"]
     for row, path in zip(rows, paths, strict=True):
-        mine = [entry for entry in entries if picture_proof.sku_of(entry) == row["sku"]]
+        mine = [entry for entry in entries if image_checks.sku_of(entry) == row["sku"]]
         assert [entry.status for entry in mine] == [400, 400, 200]
         assert mine[-1].content_hash == sent_as(row["sku"], pictures[path], marker)
     results = {row["row_id"]: row for row in bench.table("results")}
@@ -209,8 +209,8 @@ def image_job(
         f"""
         name = "hostile"
         manifest = {{ path = "{bench.manifest(rows).name}", id = "sku"{inside} }}
-        prompt = {{ user = "{picture_proof.WORDS} [[echo:{{sku}}]]{more_words}" }}
-        provider = {{ name = "xai", model = "{picture_proof.MODEL}", image_mode = "{mode}" }}
+        prompt = {{ user = "{image_checks.WORDS} [[echo:{{sku}}]]{more_words}" }}
+        provider = {{ name = "xai", model = "{image_checks.MODEL}", image_mode = "{mode}" }}
         limits = {{ concurrency = 8 }}
         output = {{ path = "out" }}
         images = {{ {images} }}

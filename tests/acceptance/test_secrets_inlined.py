@@ -10,8 +10,8 @@ import threading
 import time
 from pathlib import Path
 
-from hard_pictures import drawn, encoded
 from harness import Workbench
+from hostile_images import drawn, encoded
 from test_hostile_images import images_at
 from test_secrets import CANARIES, KEY, OPENERS, Watched, _command_lines, assert_nothing_is_told, found_in
 

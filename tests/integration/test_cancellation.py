@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import anyio
 import pytest
+from observed_run import LANES, SmallRun
 from proofs.cancelling import WAYS, at_each_step, cancelled, signals_twice, steps_of
-from witness import LANES, SmallRun
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crashing import CutDisk, sweep
-from witness import LANES, Witness
+from observed_run import LANES, RecordingProvider
+from power_cuts import CutDisk, sweep
 
 from batchvision.checkpoint import Store
 from batchvision.checkpoint.entries import Accepted
@@ -69,14 +69,14 @@ def test_an_answer_that_is_read_before_it_is_durable_is_caught(tmp_path, monkeyp
 def test_a_ticket_that_is_asked_for_before_it_is_durable_is_caught(tmp_path, monkeypatch):
     """Sabotage: poll-before-ticket. A ticket is written only when it has been asked for."""
     unwritten: dict[str, tuple[Store, Accepted]] = {}
-    ask = Witness.send
+    ask = RecordingProvider.send
 
     async def ticket(store: Store, exchange_id: str, name: str, at: datetime) -> None:
         entry = Accepted(exchange_id, name, at)
         store._run_state.accept(entry)
         unwritten[name] = (store, entry)
 
-    async def send(provider: Witness, method: str, path: str, *more: Any) -> RawAnswer:
+    async def send(provider: RecordingProvider, method: str, path: str, *more: Any) -> RawAnswer:
         raw = await ask(provider, method, path, *more)
         store, entry = unwritten.pop(path.rsplit("/", 1)[1], (None, None))
         if store is not None:
@@ -84,7 +84,7 @@ def test_a_ticket_that_is_asked_for_before_it_is_durable_is_caught(tmp_path, mon
         return raw
 
     monkeypatch.setattr(Store, "ticket", ticket)
-    monkeypatch.setattr(Witness, "send", send)
+    monkeypatch.setattr(RecordingProvider, "send", send)
     assert is_caught(tmp_path, "deferred", "had been polled")
 
 

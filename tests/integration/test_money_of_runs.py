@@ -20,7 +20,7 @@ import pytest
 from fake_provider import Asked, FakeProvider, Reply, chat, error, inline, virtual_now
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from simulated_run import HastyDisk
+from simulated_run import UnsyncedDisk
 from virtual_time import VIRTUAL
 
 from batchvision import Job
@@ -38,7 +38,7 @@ class PowerCut(BaseException):
     """The machine is gone."""
 
 
-class CutDisk(HastyDisk):
+class CutDisk(UnsyncedDisk):
     """Takes nothing more from ``cut_at`` on, on the virtual clock."""
 
     def __init__(self, cut_at: float | None) -> None:

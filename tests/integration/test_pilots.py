@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from emulated_provider import EmulatedProvider
 from PIL import Image
-from simulated_run import HastyDisk
+from simulated_run import UnsyncedDisk
 from virtual_time import VIRTUAL
 
 from batchvision import Job
@@ -34,7 +34,7 @@ class PowerCut(BaseException):
     """The machine is gone."""
 
 
-class CutDisk(HastyDisk):
+class CutDisk(UnsyncedDisk):
     """Takes ``writes`` writes and nothing more."""
 
     def __init__(self, writes: int) -> None:

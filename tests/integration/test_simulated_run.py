@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from moody_provider import MoodyProvider
+from faulty_provider import FaultyProvider
 from simulated_run import Told, faults, main, play
 
 LANES = ("online", "deferred")
@@ -46,12 +46,12 @@ def test_what_was_billed_unseen_is_what_the_ambiguous_bounds_are_for(told):
 def test_a_rerun_asks_only_what_failed_unpaid_and_one_more_changes_no_byte(told):
     failures = told.session.table("failures", "row_id", "error_kind").to_pylist()
     unpaid = {row["row_id"] for row in failures if row["error_kind"] == "request_rejected"}
-    calm = MoodyProvider(None)
+    calm = FaultyProvider(None)
     summary = told.session.play(calm, number=2)
     assert set(calm.sends) == unpaid
     assert summary.rows_failed == len(failures) - len(unpaid)
     digest = told.session.digest()
-    idle = MoodyProvider(None)
+    idle = FaultyProvider(None)
     told.session.play(idle, number=3)
     assert (idle.sends.total(), idle.polls, told.session.digest()) == (0, 0, digest)
 

@@ -150,7 +150,7 @@ def test_a_process_that_cannot_begin_stops_the_run_and_not_each_row() -> None:
         pool.convert(WEBP, examine(WEBP), DEFAULT)
 
 
-# ---------------------------------------------------------------------------------- moods
+# ---------------------------------------------------------------------------------- phases
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Power cuts in memory: a small run on a disk that forgets, cut off before its k-th operation, and run again.
+"""Power cuts in memory: a small run on a modelled disk, cut before its k-th operation, and run again.
 
-What the disk holds after a cut is drawn by ``proofs.recorded_disk``; here the whole run is under test, and the provider
-goes on from run to run: it knows what it was asked, what it gave, and what it will not give twice.
+``proofs.recorded_disk`` draws the contents of the disk after a cut. The provider stays the same from run to run and
+records its requests and answers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from observed_run import SmallRun, unlisted_payments, unwanted_activity
 from proofs.modelled import in_memory
 from proofs.reckoning import Tally
 from proofs.recorded_disk import RecordedDisk, Remains, lay_out
-from witness import SmallRun, broken_peace, unlisted_payments
 
 from batchvision.checkpoint import SealAfter, Store, compaction
 from batchvision.checkpoint import writer as writer_module
@@ -38,7 +38,7 @@ EVERY_SO_MANY = 8  #: cuts, one is also asked whether a further run does nothing
 
 
 class PowerCut(BaseException):
-    """The machine is gone: nothing that runs after this reaches the disk or the provider."""
+    """The machine is off: no later operation reaches the disk or the provider."""
 
 
 class CutDisk(RecordedDisk):
@@ -63,8 +63,7 @@ class CutDisk(RecordedDisk):
 
 @dataclass
 class Told:
-    """What was said while there was power: by name, each answer and ticket that the store acknowledged, and each answer
-    that was judged; by row, how many intents were handed in."""
+    """The records before a cut: ids of acknowledged answers and tickets, ids of classified answers, intents by row."""
 
     answers: set[str] = field(default_factory=set)
     tickets: set[str] = field(default_factory=set)
@@ -72,8 +71,8 @@ class Told:
     intents: Counter[str] = field(default_factory=Counter)
 
 
-class CrashingRun:
-    """A small run and its cuts."""
+class PowerCutRun:
+    """A small run and its power cuts."""
 
     def __init__(self, folder: Path, lane: str, forgets: str | None = None) -> None:
         self.session = SmallRun(folder, lane, concurrency=CONCURRENCY)
@@ -84,7 +83,7 @@ class CrashingRun:
         self._forgets = forgets
 
     def run(self, cut_at: int | None = None, luck: random.Random | None = None) -> RunSummary | None:
-        """One run. None: the power went, and the disk holds one of the states that it may hold then."""
+        """One run. Returns None after a cut; the disk then holds one of its possible states."""
         folder, provider = self.session.folder, self.session.provider
         remains, disk = Remains.of(folder), CutDisk(folder, cut_at, self._forgets)
         provider.check_power = disk.check_power
@@ -107,13 +106,13 @@ class CrashingRun:
         return summary
 
     def _unacknowledged(self) -> set[str]:
-        """Tickets whose answer has reached us, and not the disk."""
+        """Tickets with an answer that arrived and is not on the disk."""
         return {name.replace("chat", "ticket") for name in set(self.session.provider.delivered) - self.told.answers}
 
 
 @contextmanager
 def listening(told: Told, disk: CutDisk) -> Iterator[None]:
-    """Write down what is acknowledged and what is judged. A store that seals often, so that a small run does."""
+    """Record acknowledgements and classifications. The store seals often, so that a small run has seals."""
     real = Store.intent, Store.ticket, Store.answer, Classifier.classify, writer_module.SealAfter, compaction.FEW_PARTS
 
     async def intent(store: Store, intent: Intent) -> None:
@@ -149,78 +148,80 @@ def listening(told: Told, disk: CutDisk) -> Iterator[None]:
 
 
 def name_of(raw: RawAnswer) -> set[str]:
-    """The name of an answer that is one."""
+    """The id of a whole answer, or nothing."""
     return {json.loads(raw.body)["id"]} if raw.status == 200 and b"choices" in raw.body else set()
 
 
-# ---------------------------------------------------------------------------------- what must be true in the end
+# ---------------------------------------------------------------------------------- promises
 
 
-def broken(crashing: CrashingRun) -> list[str]:
-    """After the cuts and a run that was not cut; empty: all is as promised."""
-    ledger = crashing.session.table("attempts")
+def broken(cut_run: PowerCutRun) -> list[str]:
+    """The broken promises after the cuts and one whole run."""
+    ledger = cut_run.session.table("attempts")
     return [
-        *_broken_of_rows(crashing, ledger),
-        *_broken_of_answers(crashing, ledger),
-        *_broken_of_tickets(crashing, ledger),
-        *_broken_of_crashes(crashing, ledger),
-        *unlisted_payments(crashing.session, ledger),
+        *_broken_of_rows(cut_run, ledger),
+        *_broken_of_answers(cut_run, ledger),
+        *_broken_of_tickets(cut_run, ledger),
+        *_broken_of_crashes(cut_run, ledger),
+        *unlisted_payments(cut_run.session, ledger),
     ]
 
 
-def _broken_of_rows(crashing: CrashingRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
-    """Every row is done, once; all that may fail is a one-time read that was on its way at a cut, and that is said."""
-    failed = {row["row_id"]: row["error_kind"] for row in crashing.session.table("failures")}
-    done = [row["row_id"] for row in crashing.session.table("results")]
-    if sorted([*done, *failed]) != crashing.session.rows:
+def _broken_of_rows(cut_run: PowerCutRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
+    """Every row is done once. Only a one-time read in flight at a cut may fail, and it is listed."""
+    failed = {row["row_id"]: row["error_kind"] for row in cut_run.session.table("failures")}
+    done = [row["row_id"] for row in cut_run.session.table("results")]
+    if sorted([*done, *failed]) != cut_run.session.rows:
         yield f"results {sorted(done)}, failures {failed}"
     lost = {line["row_id"]: line["ticket"] for line in ledger if line["state"] == "lost_after_read"}
     if set(failed.values()) - {"lost_after_read"} or set(failed) - set(lost):
         yield f"failures {failed}, lost reads {lost}"
-    if unexplained := set(lost.values()) - crashing.lost_reads:
+    if unexplained := set(lost.values()) - cut_run.lost_reads:
         yield f"lost: the reads of {sorted(unexplained)} were not on their way at any cut"
 
 
-def _broken_of_answers(crashing: CrashingRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
-    """P3, P6, P9: what was acknowledged is there, also what was only read; and nothing is there twice or made up."""
+def _broken_of_answers(cut_run: PowerCutRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
+    """P3, P6, P9: every acknowledged or classified answer is in the ledger once, and no other answer is."""
     names = Counter(line["provider_request_id"] for line in ledger if line["cost_ticks"] is not None)
-    for what, told in (("acknowledged", crashing.told.answers), ("judged", crashing.told.judged)):
+    for what, told in (("acknowledged", cut_run.told.answers), ("judged", cut_run.told.judged)):
         if lost := told - set(names):
             yield f"lost: {sorted(lost)} had been {what}"
     if twice := [name for name, times in names.items() if times > 1]:
         yield f"{twice} are in the ledger more than once"
-    if unknown := set(names) - set(crashing.session.provider.delivered):
+    if unknown := set(names) - set(cut_run.session.provider.delivered):
         yield f"{unknown} were never delivered"
 
 
-def _broken_of_tickets(crashing: CrashingRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
-    """P2: what was acknowledged, or asked for, is known."""
+def _broken_of_tickets(cut_run: PowerCutRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
+    """P2: every acknowledged or polled ticket is in the ledger."""
     known = {line["ticket"] for line in ledger}
     for what, told in (
-        ("acknowledged", crashing.told.tickets),
-        ("polled", crashing.session.provider.tickets_polled),
+        ("acknowledged", cut_run.told.tickets),
+        ("polled", cut_run.session.provider.tickets_polled),
     ):
         if lost := told - known:
             yield f"lost: {sorted(lost)} had been {what}"
 
 
-def _broken_of_crashes(crashing: CrashingRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
-    """P5: at most what was in flight is ambiguous, and nothing is in the ledger that was never begun."""
+def _broken_of_crashes(cut_run: PowerCutRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
+    """P5: only requests in flight are ambiguous, and every ledger line has an intent."""
     interrupted = [line["row_id"] for line in ledger if line["error_kind"] == "interrupted"]
-    if len(interrupted) > crashing.cuts * CONCURRENCY:
-        yield f"{interrupted} were in flight at {crashing.cuts} cuts of {CONCURRENCY} requests"
+    if len(interrupted) > cut_run.cuts * CONCURRENCY:
+        yield f"{interrupted} were in flight at {cut_run.cuts} cuts of {CONCURRENCY} requests"
     lines = Counter(line["row_id"] for line in ledger)
-    if lines - crashing.told.intents:
-        yield f"{lines - crashing.told.intents} are in the ledger and were never begun"
+    if lines - cut_run.told.intents:
+        yield f"{lines - cut_run.told.intents} are in the ledger and were never begun"
 
 
 # ---------------------------------------------------------------------------------- sweeps
 
 
 def sweep(folder: Path, lane: str, variations: int, forgets: str | None = None, until: str | None = None) -> Tally:
-    """Cut a run before each of its operations, so many times with other luck; every second time, cut the next run
-    soon after its start too; then let it end. ``until``: in another order, up to the first fault that has
-    this in its words."""
+    """Cut a run before each of its operations, in ``variations`` states of the disk.
+
+    Every second time the next run is cut soon after its start, too. ``until``: go in random order up to the first
+    fault with this text.
+    """
     tally, folder = Tally(), in_memory(folder)
     try:
         with mock.patch("batchvision.runner.lanes.deferred.POLLERS", FEW_POLLERS):
@@ -231,36 +232,36 @@ def sweep(folder: Path, lane: str, variations: int, forgets: str | None = None, 
 
 
 def _sweep(tally: Tally, folder: Path, lane: str, variations: int, forgets: str | None, until: str | None) -> None:
-    whole = CrashingRun(folder / "whole", lane, forgets)
+    whole = PowerCutRun(folder / "whole", lane, forgets)
     assert whole.run() is not None
     parts = list(whole.session.output.rglob("run_date=*/part-*.parquet"))
-    assert len(parts) == 2 and all(is_merged(part.name) for part in parts), "the night merges its parts, too"
+    assert len(parts) == 2 and all(is_merged(part.name) for part in parts), "the job merges its parts, too"
     places = list(range(whole.places))
     if until is not None:
         random.Random(0).shuffle(places)
     for place in places:
         for variation in range(place % 2, place % 2 + variations):
-            crashing = CrashingRun(folder / f"{place}-{variation}", lane, forgets)
-            found = _cut_and_ended(crashing, place, variation, tally)
+            cut_run = PowerCutRun(folder / f"{place}-{variation}", lane, forgets)
+            found = _cut_and_ended(cut_run, place, variation, tally)
             tally.faults += [f"cut before operation {place}, luck {variation}: {sentence}" for sentence in found]
             if until is not None and any(until in sentence for sentence in found):
                 return
 
 
-def _cut_and_ended(crashing: CrashingRun, place: int, variation: int, tally: Tally) -> list[str]:
-    """What is wrong after a cut at this place."""
+def _cut_and_ended(cut_run: PowerCutRun, place: int, variation: int, tally: Tally) -> list[str]:
+    """The faults after a cut at this place."""
     luck = random.Random(1_000 * place + variation)
     tally.outputs += 1
     try:
-        assert crashing.run(place, luck) is None
-        tally.acknowledged += len(crashing.told.answers)
+        assert cut_run.run(place, luck) is None
+        tally.acknowledged += len(cut_run.told.answers)
         if variation % 2:
-            crashing.run(luck.randrange(LATEST_SECOND_CUT), luck)
-        assert crashing.run() is not None
+            cut_run.run(luck.randrange(LATEST_SECOND_CUT), luck)
+        assert cut_run.run() is not None
     except StopRun as fault:
         return [f"the run after the cut does not begin: {fault}"]
-    tally.kills += crashing.cuts
-    states = Counter(line["state"] for line in crashing.session.table("attempts"))
+    tally.kills += cut_run.cuts
+    states = Counter(line["state"] for line in cut_run.session.table("attempts"))
     tally.ambiguous += states["ambiguous"]
     tally.lost_after_read += states["lost_after_read"]
-    return [*broken(crashing), *(broken_peace(crashing.session) if place % EVERY_SO_MANY == 0 else ())]
+    return [*broken(cut_run), *(unwanted_activity(cut_run.session) if place % EVERY_SO_MANY == 0 else ())]

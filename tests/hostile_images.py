@@ -1,7 +1,7 @@
-"""Image files to be hard on a run with: drawn, damaged with a seed, bombs; and what must come of each.
+"""Hostile image files: drawn, damaged with a seed, and decompression bombs, each with its expected end.
 
-Shared by the acceptance test (a few dozen of its own) and by ``scripts/corpus`` (hundreds from other projects).
-What must come of a file is judged by Pillow, whole and in another way than batchvision does.
+The acceptance test uses a few dozen of them, ``scripts/corpus`` adds hundreds from other projects. Pillow decides the
+expected end, by other code than batchvision uses.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 MAX_PIXELS = 100_000_000
-JUDGED_PIXELS = 30_000_000  #: Pillow is asked to judge no larger ones
+JUDGED_PIXELS = 30_000_000  #: Pillow examines no larger image
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
 class Fate(Enum):
-    """What must come of a file."""
+    """The expected end of a file."""
 
     UNCHANGED = "sent byte for byte, and accepted"
     CONVERTED = "sent converted, and accepted"
@@ -34,11 +34,11 @@ class Fate(Enum):
     ANY = "accepted or a failed row"
 
 
-# ---------------------------------------------------------------------------------- the judge
+# ---------------------------------------------------------------------------------- the expected end
 
 
 def fate_of(content: bytes) -> Fate:
-    """By Pillow alone, in this process: not for bombs."""
+    """Ask Pillow, in this process. Not for bombs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

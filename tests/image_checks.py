@@ -1,6 +1,6 @@
-"""Runs the real command over pictures against the emulator, and compares what came of each with what must.
+"""Run the real command over images against the emulator, and compare the end of each with its expected end.
 
-What was sent is known by the emulator's own hash of it; memory is that of the command with all its processes.
+The emulator hashes the images that it receives. Memory is that of the command and all its processes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hard_pictures import Fate
 from harness import Workbench
+from hostile_images import Fate
 
 from batchvision.emulator import BillEntry, EmulatorOptions, start_in_thread
 
@@ -24,7 +24,7 @@ MODEL, WORDS = "grok-4.3", "What is this?"
 
 @dataclass
 class Proof:
-    """What came of the files; ``wrong`` lists what should not have."""
+    """The ends of the files. ``wrong`` lists the unexpected ones."""
 
     fates: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -36,7 +36,7 @@ class Proof:
 
 
 def prove(folder: Path, files: Mapping[str, tuple[bytes, Fate]], timeout: float = 110, images: str = "") -> Proof:
-    """Run the real command over ``files`` against the emulator, and compare what came of each with its fate."""
+    """Run the command over ``files`` and compare the end of each with its fate."""
     bench = Workbench(folder)
     ids = _write(bench, files)
     rows = [{"sku": sku, "image": path} for sku, path in ids.values()]
@@ -55,7 +55,7 @@ def prove(folder: Path, files: Mapping[str, tuple[bytes, Fate]], timeout: float 
     failed = {row["row_id"]: row for row in bench.table("failures")}
     asked = _by_echo(entries)
     for name, (content, fate) in files.items():
-        _classifier(proof, name, ids[name][0], content, fate, done, failed, asked)
+        _check_fate(proof, name, ids[name][0], content, fate, done, failed, asked)
     return proof
 
 
@@ -99,7 +99,7 @@ def sku_of(entry: BillEntry) -> str:
     return entry.echo or entry.text.rpartition("[[echo:")[2].partition("]]")[0]
 
 
-def _classifier(
+def _check_fate(
     proof: Proof,
     name: str,
     sku: str,

@@ -1,7 +1,7 @@
-"""A small run with a witness: a provider that remembers all, and what must be true however the run was broken off.
+"""A small run, a provider that records every request, and the promises that hold after any interruption.
 
-``SmallNight.run`` plays one run of a handful of rows, in virtual time, on a disk that can be another; the provider goes
-on from run to run. ``broken_promises`` reads the output as a user would and holds it against what the provider saw.
+``SmallRun.run`` runs a few rows in virtual time on a disk of choice. The provider stays the same from run to run.
+``broken_promises`` reads the output as a user would and compares it with the provider's records.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LANES = ("online", "deferred")
 EVERY_SO_MANY = 8  #: of the cases of a sweep, one is also asked whether a further run does nothing
 
 
-class HastyDisk(LocalDisk):
-    """Waits for no disk: the machine itself does not fail in these runs."""
+class UnsyncedDisk(LocalDisk):
+    """Sync nothing: the machine does not fail in these tests."""
 
     def sync(self, descriptor: int) -> None:
         pass
@@ -49,17 +49,17 @@ def some_trouble(asked: Asked) -> Reply | ConnectionCut | None:
     return None
 
 
-class Witness(FakeProvider):
-    """Every answer has a name of its own; ``delivered`` has those that reached us, by name, with their row."""
+class RecordingProvider(FakeProvider):
+    """A provider that gives each answer an id. ``delivered`` holds the row of each id that arrived."""
 
     def __init__(self, trouble: Callable[[Asked], Any] = some_trouble) -> None:
         super().__init__(self._reply, latency_seconds=2.0, ticket_seconds=3.0)
         self.delivered: dict[str, str] = {}
-        self.tickets_given: dict[str, str] = {}  #: those that reached us, with their row
+        self.tickets_given: dict[str, str] = {}  #: the row of each ticket that arrived
         self.tickets_polled: set[str] = set()
         self.reads_on_the_wire: set[str] = set()  #: tickets whose answer may be on its way
-        self.unpaid: Counter[str] = Counter()  #: POSTs that surely cost nothing
-        self.check_power: Callable[[], None] = lambda: None  #: raises where the machine that asks is gone
+        self.unpaid: Counter[str] = Counter()  #: POSTs that cost nothing
+        self.check_power: Callable[[], None] = lambda: None  #: raises after a power cut
         self._trouble = trouble
 
     def _reply(self, asked: Asked) -> Any:
@@ -108,7 +108,7 @@ class SmallRun:
         self.folder = folder
         self.output = folder / "out"
         self.rows = [f"r{n}" for n in range(rows)]
-        self.provider = Witness()
+        self.provider = RecordingProvider()
         self.runs = 0
         self.everything: anyio.CancelScope | None = None
         folder.mkdir(exist_ok=True)
@@ -126,13 +126,13 @@ class SmallRun:
         self.job = Job.from_mapping(settings, folder, {})
 
     def run(self, loop: SteppedLoop | None = None, disk: Disk | None = None) -> RunSummary | None:
-        """One run, an hour after the one before. None: it was cancelled from outside."""
+        """One run, an hour after the one before. Returns None after a cancellation."""
         self.runs += 1
         hours = timedelta(hours=self.runs)
         dependencies = RunDependencies(
             now=lambda: virtual_now() + hours,
             rng=random.Random(self.runs),
-            disk=disk or HastyDisk(),
+            disk=disk or UnsyncedDisk(),
             offload=inline,
             transport=self.provider,
         )
@@ -160,11 +160,11 @@ class SmallRun:
         }
 
 
-# ---------------------------------------------------------------------------------- what must be true in the end
+# ---------------------------------------------------------------------------------- promises
 
 
 def broken_promises(session: SmallRun, summary: RunSummary) -> list[str]:
-    """After a run that was broken off, and one that was not; empty: all is well."""
+    """The broken promises after an interrupted run and a whole one."""
     ledger = session.table("attempts")
     return [
         *_broken_of_rows(session, summary),
@@ -183,7 +183,7 @@ def _broken_of_rows(session: SmallRun, summary: RunSummary) -> Iterator[str]:
 
 
 def _broken_of_answers(session: SmallRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
-    """P3, P4: what reached us is there, once."""
+    """P3, P4: each answer that arrived is in the ledger once."""
     booked = Counter(line["provider_request_id"] for line in ledger if line["cost_ticks"] is not None)
     for name, row in session.provider.delivered.items():
         if booked[name] != 1:
@@ -193,7 +193,7 @@ def _broken_of_answers(session: SmallRun, ledger: list[dict[str, Any]]) -> Itera
 
 
 def _broken_of_money(session: SmallRun, ledger: list[dict[str, Any]]) -> Iterator[str]:
-    """P6, and: every request is listed, and paid twice only where that is said."""
+    """P6: every request is in the ledger, and a second payment is listed as ambiguous."""
     ticks = sum(line["cost_ticks"] or 0 for line in ledger)
     if ticks != session.provider.billed_ticks:
         yield f"the ledger has {ticks} ticks, the bill {session.provider.billed_ticks}"
@@ -213,8 +213,8 @@ def unlisted_payments(session: SmallRun, ledger: list[dict[str, Any]]) -> Iterat
         yield "an ambiguous attempt has no bound"
 
 
-def broken_peace(session: SmallRun) -> Iterator[str]:
-    """P9: one more run, after all is done, does nothing."""
+def unwanted_activity(session: SmallRun) -> Iterator[str]:
+    """P9: a run with nothing to do sends nothing and changes nothing."""
     asked, before = len(session.provider.asked), session.bytes_of_tables()
     session.run()
     if len(session.provider.asked) != asked:

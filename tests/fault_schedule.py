@@ -1,6 +1,6 @@
-"""What a provider does to a run, drawn from a seed: storms of 429s, an outage, and a fate for each request.
+"""The faults of a provider, drawn from a seed: storms of 429s, an outage, and a fate for each request.
 
-Everything is a function of (seed, row, try) or of the hour, so a run is the same on every replay.
+Everything is a function of (seed, row, try) or of the time, so a replay is the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OUTAGE_SECONDS = 300.0
 
 
 class Fate(Enum):
-    """How one request fares."""
+    """The end of one request."""
 
     WELL = "it is answered"
     CUT_BEFORE = "the connection is reset before anything was done"
@@ -32,7 +32,7 @@ class Fate(Enum):
 
 
 class Nature(Enum):
-    """What a row does to every request that asks about it."""
+    """The effect of a row on each of its requests."""
 
     PLAIN = "it is answered"
     REJECTED = "a 400"
@@ -57,8 +57,8 @@ FATES = {
 NATURES = {Nature.REJECTED: 0.001, Nature.REFUSED: 0.0005, Nature.ENDLESS: 0.0005}
 
 
-class Mood(NamedTuple):
-    """What the whole service is like for a while. ``per_second``: requests that still pass; the others are 429s."""
+class Phase(NamedTuple):
+    """The state of the whole service for a time. ``per_second`` requests pass; the rest are answered 429."""
 
     begins: float
     ends: float
@@ -74,27 +74,27 @@ _FATES, _NATURES = (*FATES, Fate.WELL), (*NATURES, Nature.PLAIN)
 _FATE_BOUNDS, _NATURE_BOUNDS = list(accumulate(FATES.values())), list(accumulate(NATURES.values()))
 
 
-class Weather:
-    """The moods of a run of so many seconds, and the dice for everything else."""
+class FaultSchedule:
+    """The phases of a run of ``seconds``, and the draws for each request."""
 
     def __init__(self, seed: int, seconds: float) -> None:
         self._seed = seed
-        self.moods = tuple(self._storms(seconds))
+        self.phases = tuple(self._storms(seconds))
 
-    def _storms(self, seconds: float) -> Iterator[Mood]:
+    def _storms(self, seconds: float) -> Iterator[Phase]:
         """Four storms and, in the middle of the run, an outage of five minutes."""
         for number, (share, retry_after) in enumerate(((0.1, 20.0), (0.3, None), (0.65, 45.0), (0.85, None))):
             begins = seconds * (share + 0.05 * self.draw("storm", number))
-            yield Mood(begins, begins + 0.025 * seconds, self.draw("trickle", number), retry_after)
-        yield Mood(0.5 * seconds, 0.5 * seconds + OUTAGE_SECONDS, 0.0, None, is_away=True)
+            yield Phase(begins, begins + 0.025 * seconds, self.draw("trickle", number), retry_after)
+        yield Phase(0.5 * seconds, 0.5 * seconds + OUTAGE_SECONDS, 0.0, None, is_away=True)
 
     def draw(self, what: str, of: object, number: int = 0) -> float:
-        """In [0, 1), always the same for the same question."""
+        """A number in [0, 1), the same for the same arguments."""
         asked = f"{self._seed}/{what}/{of}/{number}".encode()
         return int.from_bytes(blake2b(asked, digest_size=6).digest()) / 2**48
 
-    def mood_at(self, at: float) -> Mood | None:
-        return next((mood for mood in self.moods if mood.is_on(at)), None)
+    def phase_at(self, at: float) -> Phase | None:
+        return next((phase for phase in self.phases if phase.is_on(at)), None)
 
     def fate_of(self, row: str, try_: int) -> Fate:
         return _FATES[bisect(_FATE_BOUNDS, self.draw("fate", row, try_))]
