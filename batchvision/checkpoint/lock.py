@@ -231,6 +231,7 @@ def _write_holder(descriptor: int) -> None:
         os.pwrite(descriptor, json.dumps(Holder.this_process()._asdict()).encode() + b"\n", 0)
 
 
+#: Locks of this process. Global, because a forked child must release the descriptors that it inherits.
 _held: WeakSet[OutputLock] = WeakSet()
 
 

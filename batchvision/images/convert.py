@@ -71,6 +71,7 @@ MAX_PAGES_COUNTED = 1000
 _SAMPLES_PER_PIXEL = 277  # TIFF's tag
 #: Modes with a padding band: RGBX is RGB and a channel that is not read.
 _PADDED = frozenset({"RGBX"})
+#: Global, because memory is: large images are decoded one at a time in the whole process.
 _one_big_image = threading.Lock()
 
 

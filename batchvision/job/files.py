@@ -45,7 +45,7 @@ def decoded(content: bytes) -> str:
 
 
 def labels_of(text: str) -> list[Label]:
-    """The labels of a CSV file: value and description, with or without a header line of these names.
+    """The labels of a CSV file: value and description, the header line `value,description` is optional.
 
     The separator is a comma, the separator in a first line ``sep=;``, or the semicolon or tab that separates the
     header. Raises ValueError where each line looks separated by semicolons or tabs without a header.

@@ -100,7 +100,7 @@ Validator = Callable[[Any], str | None]
 
 
 def compile_schema(schema: Mapping[str, Any]) -> Validator:
-    """Compile draft 2020-12 with formats asserted. Raises ValueError for an invalid schema (such as a bad pattern)."""
+    """Compile draft 2020-12 with formats asserted. Raises ValueError for an invalid schema (a bad pattern)."""
     import jsonschema_rs  # the native library loads only where answers are checked
 
     validator = jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True)
@@ -111,7 +111,7 @@ def compile_schema(schema: Mapping[str, Any]) -> Validator:
                 place = ".".join(str(step) for step in error.instance_path)
                 message = error.message if len(error.message) <= _MAX_MESSAGE else error.message[:_MAX_MESSAGE] + "..."
                 return f"at {place}: {message}" if place else message
-        except ValueError as error:  # a value that the library refuses, such as a list nested hundreds deep
+        except ValueError as error:  # a value that the library refuses, for example a list nested hundreds deep
             return f"it cannot be checked: {error}"
         return None
 

@@ -33,10 +33,10 @@ _TRUNCATED = frozenset({"length", "max_tokens", "max_output_tokens", "model_leng
 _REFUSED = frozenset({"content_filter", "refusal", "safety", "prohibited_content", "recitation", "blocklist", "spii"})
 _FAILED = frozenset({"error"})
 
-#: In this order: xAI, DeepSeek, vLLM, llama.cpp; OpenRouter; further servers.
+#: Names used by xAI, DeepSeek, vLLM and llama.cpp; by OpenRouter; by further servers.
 _REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
 
-#: Blanks and characters without width: a text of these characters alone is empty.
+#: Blanks and characters without width: a text with nothing else is empty.
 _INVISIBLE = " \t\r\n\xa0\u200b\u200c\u200d\u2060\ufeff"
 
 

@@ -1,6 +1,6 @@
 """The form of a request for JSON: how the schema is handed over, and the next form to try after a refusal.
 
-A form is no part of the recipe. Every answer is checked against the job's schema, whatever the form.
+A form is no part of the recipe. Every answer is checked against the job's schema, under any form.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Read rate limits from responses: limit, remainder, reset and wait. All of it is optional.
+"""Read rate limits from responses: limit, remainder, reset and wait. Every field is optional.
 
 Understands OpenAI, xAI, Groq, Azure, Anthropic, OpenRouter and Gemini. Times are relative to ``received_at``.
 """
@@ -18,7 +18,7 @@ from batchvision.records import RawAnswer
 #: Longer waits are cut to this.
 MOST_SECONDS = 86_400.0
 
-#: A limit whose reset takes longer is not a limit of a minute (Groq counts requests by the day).
+#: A limit with a longer reset holds for more than a minute (Groq counts requests by the day).
 _A_MINUTE_AT_MOST_SECONDS = 90.0
 
 
