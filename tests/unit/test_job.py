@@ -283,7 +283,7 @@ def test_a_share_is_a_part_or_a_number_of_rows(written: object, share: RowLimit)
 
 
 @pytest.mark.parametrize("written", [0.2, True, "many", "120%", "-1", "-1%", "nan%", None, ""])
-def test_a_share_written_otherwise_says_how_to_write_it(written: object) -> None:
+def test_the_error_of_a_wrong_row_limit_names_the_right_forms(written: object) -> None:
     with pytest.raises(ValueError, match='"20%"'):
         RowLimit.parse(written)
 

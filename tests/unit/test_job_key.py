@@ -31,7 +31,7 @@ def test_the_key_is_in_the_providers_variable(tmp_path: Path) -> None:
     assert revealed(own, {"TEAM_KEY": "k-2", "XAI_API_KEY": "k-1"}) == "k-2"
 
 
-def test_without_a_key_the_message_says_what_to_type(tmp_path: Path) -> None:
+def test_without_a_key_the_message_names_the_command_to_type(tmp_path: Path) -> None:
     told = key_problem(load(tmp_path, XAI))
     assert "set XAI_API_KEY: export XAI_API_KEY=..." in told
     assert "export TEAM_KEY=" in key_problem(load(tmp_path, XAI + 'api_key_env = "TEAM_KEY"\n'), {"TEAM_KEY": " "})

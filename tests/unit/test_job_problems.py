@@ -241,7 +241,7 @@ def test_empty_files_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mark", "name"), [(";", "a semicolon"), ("\t", "a tab")])
-def test_labels_with_a_separator_that_is_not_named_are_told(tmp_path: Path, mark: str, name: str) -> None:
+def test_labels_with_an_unnamed_separator_are_a_problem(tmp_path: Path, mark: str, name: str) -> None:
     (tmp_path / "l.csv").write_text(f"shoe{mark}on a foot\nbag{mark}carries\n")
     (told,) = problems(tmp_path, with_lines(answer='labels_file = "l.csv"'))
     assert f"every line has {name}" in told
@@ -267,7 +267,7 @@ keys = st.sampled_from(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=200)
 @given(keys, trees)
-def test_whatever_stands_in_a_job_it_is_a_job_or_invalid(tmp_path: Path, key: str, value: object) -> None:
+def test_any_content_of_a_job_file_is_a_job_or_invalid(tmp_path: Path, key: str, value: object) -> None:
     try:
         job = load(tmp_path, MINIMAL, **{key.replace(".", "__"): value})
     except JobInvalid as error:

@@ -81,7 +81,7 @@ def test_a_typing_error_in_a_variable_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_wrong_flag_says_that_it_is_one(tmp_path: Path) -> None:
+def test_the_error_of_a_wrong_flag_calls_it_a_flag(tmp_path: Path) -> None:
     assert problems(tmp_path, MINIMAL, limits__max_attempts="0") == (
         "limits.max_attempts = 0 (flag): it should be greater than 0",
     )
@@ -174,7 +174,7 @@ def test_headers_of_image_hosts_are_secrets_and_may_be_named_in_the_environment(
         ('headers = { Authorization = "sk-1" }', "images.headers"),
     ],
 )
-def test_headers_of_image_hosts_that_cannot_be_are_told_without_their_values(
+def test_impossible_headers_of_image_hosts_are_named_without_their_values(
     tmp_path: Path, lines: str, words: str
 ) -> None:
     with pytest.raises(JobInvalid, match=words) as caught:

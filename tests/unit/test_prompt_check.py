@@ -113,7 +113,7 @@ def test_what_the_schema_does_not_allow_is_refused_with_its_place(text: str, say
     assert says in refused(PRODUCT, text)
 
 
-def test_a_message_stays_short_whatever_the_answer_is() -> None:
+def test_a_message_stays_short_for_any_answer() -> None:
     assert len(refused(PRODUCT, json.dumps({"name": "x" * 100_000}))) < 400
 
 
@@ -176,7 +176,7 @@ def test_the_fallback_is_chosen_by_the_model_alone(text: str) -> None:
     assert not names_fallback(ONE, check_answer(ONE, "shoe").columns)
 
 
-def test_of_many_labels_each_is_read_and_an_empty_list_says_that_none_fits() -> None:
+def test_of_many_labels_each_is_read_and_an_empty_list_means_the_fallback() -> None:
     assert check_answer(MANY, '{"label": ["Shoe", "bag."]}').columns == {"answer_label": ["shoe", "bag"]}
     assert check_answer(MANY, '["shoe", "BAG"]').columns == {"answer_label": ["shoe", "bag"]}
     assert check_answer(MANY, '{"label": "bag"}').columns == {"answer_label": ["bag"]}
@@ -258,14 +258,14 @@ def test_a_part_of_a_value_is_no_answer(text: str) -> None:
     assert refused(BOX, text)
 
 
-def test_an_empty_object_among_words_says_nothing() -> None:
+def test_an_empty_object_among_words_is_no_answer() -> None:
     spec = build_answer_spec({"type": "object", "properties": {"w": {"type": "integer"}}})
     assert check_answer(spec, "{}").columns == {"answer_w": None}
     assert refused(spec, "I leave {} empty")
     assert refused(spec, '{"result": {}}')
 
 
-def test_the_problem_told_is_that_of_the_last_object() -> None:
+def test_the_problem_is_that_of_the_last_object() -> None:
     assert refused(BOX, 'no {"w": "one"} but {"w": "two"}') == 'at w: "two" is not of type "integer"'
     assert "nothing follows the model's thoughts" in refused(BOX, '<think>{"w": 3}</think> ')
 

@@ -40,7 +40,7 @@ def test_brackets_in_text_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("deep", [MOST_DEPTH + 1, 500, 5_000, 100_000])
-def test_a_deep_answer_is_an_invalid_one_and_a_deep_body_none_at_all(deep: int) -> None:
+def test_a_deep_answer_is_invalid_and_a_deep_body_is_no_answer(deep: int) -> None:
     nested = "[" * deep + "]" * deep
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
     with pytest.raises(InvalidAnswer, match="nested more than 64 deep"):

@@ -44,7 +44,7 @@ def test_what_is_nullable_already_is_not_wrapped_again() -> None:
     assert sent(an_object(a={"type": ["string", "null"]}))["properties"]["a"] == nullable
 
 
-def test_limits_are_told_in_words_and_not_sent() -> None:
+def test_the_description_states_limits_and_the_schema_leaves_them_out() -> None:
     price = {"type": "number", "minimum": 0, "maximum": 10, "description": "In USD."}
     assert sent(an_object(["p"], p=price))["properties"]["p"] == {
         "type": "number",

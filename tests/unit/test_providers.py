@@ -111,7 +111,7 @@ def test_the_key_travels_in_the_authorization_header_alone() -> None:
     assert "Authorization" not in dialect("emulator").headers(None, {})
 
 
-def test_openrouter_is_told_who_asks_only_where_the_job_does() -> None:
+def test_openrouter_gets_the_name_of_an_app_only_from_the_job() -> None:
     names = {name.lower() for name in dialect("openrouter").headers(None, {})}
     own = {"HTTP-Referer": "https://shop.example", "X-Title": "shop"}
 
@@ -119,7 +119,7 @@ def test_openrouter_is_told_who_asks_only_where_the_job_does() -> None:
     assert own.items() <= dialect("openrouter").headers(None, own).items()
 
 
-def test_headers_of_the_job_win_whatever_their_case() -> None:
+def test_headers_of_the_job_win_in_any_case() -> None:
     headers = dialect("openrouter").headers(Secret("k"), {"http-referer": "https://shop.example", "X-Team": "7"})
 
     assert [name for name in headers if name.lower() == "http-referer"] == ["http-referer"]
@@ -140,7 +140,7 @@ def test_a_body_without_parameters_is_json_too() -> None:
     assert body("xai", recipe()) == {"model": "grok-4.3", "messages": [{"role": "user", "content": "ü"}]}
 
 
-def test_a_deferred_body_says_so() -> None:
+def test_a_deferred_body_has_the_field_deferred() -> None:
     assert body("xai", recipe(), deferred=True)["deferred"] is True
 
 
@@ -158,7 +158,7 @@ def test_a_raised_limit_replaces_the_one_of_the_recipe_under_its_own_name(name: 
     assert {key: sent[key] for key in sent.keys() - {"model", "messages"}} == {name: 400, "seed": 7}
 
 
-def test_a_raised_limit_is_set_where_the_recipe_has_none() -> None:
+def test_a_raised_limit_is_set_where_the_recipe_has_no_limit() -> None:
     assert body("xai", recipe(), max_tokens=RAISED_WITHOUT_LIMIT)["max_tokens"] == RAISED_WITHOUT_LIMIT
 
 
@@ -295,7 +295,7 @@ def test_openrouter_lists_steps_requests_and_the_longest_answer() -> None:
 @pytest.mark.parametrize(
     "pricing", [None, {}, {"prompt": "-1", "completion": "-1"}, {"prompt": "x", "completion": "NaN"}]
 )
-def test_prices_that_are_none_are_unknown(pricing: Any) -> None:
+def test_impossible_prices_are_unknown(pricing: Any) -> None:
     assert listed("openrouter", {"data": [{"id": "a", "pricing": pricing}]})[0].prices is None
 
 

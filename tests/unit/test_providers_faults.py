@@ -366,7 +366,7 @@ def test_a_server_error_carries_the_wait_it_asks_for(body: Any, headers: dict[st
     assert error.retry_after_seconds == seconds
 
 
-def test_a_refused_key_says_where_the_key_comes_from_and_how_to_test_it() -> None:
+def test_the_error_of_a_refused_key_names_its_source_and_how_to_test_it() -> None:
     error = dialect("xai").read(raw(400, xai("invalid-argument", "Incorrect API key provided: xa***yz."))).error
 
     assert str(error) == (
@@ -374,20 +374,20 @@ def test_a_refused_key_says_where_the_key_comes_from_and_how_to_test_it() -> Non
     )
 
 
-def test_no_credit_says_where_to_add_some() -> None:
+def test_the_error_of_missing_credit_names_the_page_to_add_credit() -> None:
     error = dialect("openrouter").read(raw(402, openrouter(402, "Insufficient credits"))).error
 
     assert "https://openrouter.ai/settings/credits" in str(error)
 
 
-def test_an_unknown_model_says_how_to_list_models() -> None:
+def test_the_error_of_an_unknown_model_names_the_command_that_lists_models() -> None:
     error = dialect("xai").read(raw(400, xai("invalid-argument", "Model not found: grok-99"))).error
 
     assert "Model not found: grok-99" in str(error)
     assert "`batchvision models --provider xai`" in str(error)
 
 
-def test_a_redirect_says_to_check_the_base_url() -> None:
+def test_the_error_of_a_redirect_names_base_url() -> None:
     error = dialect("openai").read(raw(308, b"", location="https://api.x.ai/v1/chat/completions?token=abc")).error
 
     assert "redirect to https://api.x.ai/v1/chat/completions?...; check provider.base_url" in str(error)
@@ -409,12 +409,12 @@ def test_a_message_is_short_and_on_one_line_and_holds_no_secret() -> None:
     assert message.isprintable()
 
 
-def test_an_error_without_words_says_so() -> None:
+def test_an_error_without_words_has_a_message() -> None:
     assert str(dialect("xai").read(raw(500, b"")).error) == "xai answered 500: no reason given"
     assert str(dialect("xai").read(raw(502, b"<!DOCTYPE html><html></html>")).error) == "xai answered 502: an HTML page"
 
 
-def test_the_upstream_error_behind_openrouters_own_is_told() -> None:
+def test_the_message_holds_the_upstream_error_behind_openrouters_own() -> None:
     body = openrouter(502, "Provider returned error", metadata={"raw": {"detail": "out of memory"}})
 
     assert 'Provider returned error ({"detail": "out of memory"})' in str(
@@ -515,7 +515,7 @@ def test_a_refused_key_names_the_jobs_own_key_source(status, body) -> None:
 # ---------------------------------------------------------------------------------- waits
 
 
-def test_a_long_wait_is_told_with_its_end() -> None:
+def test_the_message_of_a_long_wait_names_its_end() -> None:
     body = openai("Rate limit reached on requests per day (RPD): Limit 1000. Please try again in 6h12m26.4s.")
     error = dialect("openai").read(raw(429, body, retry_after="22346")).error
 
@@ -542,7 +542,7 @@ def test_a_limit_of_0_in_a_header_is_no_matter_of_waiting(limit: str, expected: 
     assert type(dialect("openai").read(answer).error) is expected
 
 
-def test_a_limit_of_0_says_what_helps() -> None:
+def test_the_message_of_a_limit_of_0_names_the_remedy() -> None:
     error = dialect("openai").read(raw(429, openai("Quota exceeded, limit: 0"))).error
 
     assert "choose another model, or raise the account's limit" in str(error)

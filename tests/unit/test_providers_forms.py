@@ -51,7 +51,7 @@ REFUSALS: list[tuple[str, Any, int]] = [
 
 
 @pytest.mark.parametrize(("document", "status"), [row[1:] for row in REFUSALS], ids=[row[0] for row in REFUSALS])
-def test_a_refused_form_is_followed_by_the_next_one_and_told_once(
+def test_a_refused_form_is_followed_by_the_next_one_and_logged_once(
     document: Any, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     forms = ResponseForms(has_schema=True, streams=False)
@@ -77,7 +77,9 @@ def test_a_refused_form_is_followed_by_the_next_one_and_told_once(
         (openai_error("response_format"), 200, None),
     ],
 )
-def test_another_refusal_says_nothing_of_the_form(document: Any, status: int, error: BatchvisionError | None) -> None:
+def test_a_refusal_for_another_reason_keeps_the_form(
+    document: Any, status: int, error: BatchvisionError | None
+) -> None:
     forms = ResponseForms(has_schema=True, streams=False)
     assert not forms.has_left(forms.current, raw(document, status), error)
     assert forms.current == ResponseForm()
@@ -126,7 +128,7 @@ def body(answer: AnswerSpec, form: ResponseForm, *, stream: bool = False) -> dic
     return json.loads(body)
 
 
-def test_the_schema_is_told_where_it_does_not_travel_by_itself() -> None:
+def test_the_prompt_states_the_schema_where_response_format_does_not() -> None:
     strict = body(LABELLED, ResponseForm("json_schema"))
     assert strict["response_format"]["type"] == "json_schema"
     as_object, told = body(LABELLED, ResponseForm("json_object")), body(LABELLED, ResponseForm("prompt"))

@@ -77,7 +77,7 @@ def test_all_facts_of_a_grok_answer_are_read() -> None:
     )
 
 
-def test_openrouter_says_who_answered_and_under_which_id() -> None:
+def test_an_answer_of_openrouter_names_the_upstream_provider_and_its_id() -> None:
     body = chat() | {"model": "x-ai/grok-4.3", "provider": "xAI"}
     answer = read(body, "openrouter", headers={"x-generation-id": "gen-header"}).answer
 
@@ -180,7 +180,7 @@ def test_a_closed_answer_counts_although_the_wire_was_cut_after_it() -> None:
     assert read(GROK, complete=False).error is None
 
 
-def test_a_cut_body_says_that_it_was_cut() -> None:
+def test_the_message_of_a_cut_body_mentions_the_cut() -> None:
     error = read(b'{"choices": [', complete=False).error
 
     assert str(error) == "xai answered 200 with JSON that breaks off, cut short on the way"
@@ -264,7 +264,7 @@ def test_the_last_chunk_of_a_stream_has_the_usage() -> None:
     assert (answer.model, answer.upstream_provider, answer.provider_request_id) == ("grok-4.3", "xAI", "gen-1")
 
 
-def test_a_stream_that_breaks_off_keeps_the_cost_it_has_told() -> None:
+def test_a_stream_that_breaks_off_keeps_its_reported_cost() -> None:
     answer, error = read(sse(delta("A", usage={"cost_in_usd_ticks": 5}), done=False))
 
     assert isinstance(error, AnswerCutShort)
@@ -382,7 +382,7 @@ def test_what_gives_no_ticket_is_an_error(body: Any, status: int, expected: type
     assert type(dialect("xai").read_ticket(raw(body, status))) is expected
 
 
-def test_a_poll_that_must_wait_says_how_long_if_it_does() -> None:
+def test_a_poll_that_must_wait_has_the_requested_wait() -> None:
     assert dialect("xai").read_poll(raw(b"", 202)) == NotReady(None)
     assert dialect("xai").read_poll(raw(b"", 202, {"retry-after": "3"})) == NotReady(3.0)
 

@@ -197,7 +197,7 @@ def test_a_duration_is_the_sum_of_its_parts(hours: int, minutes: int, seconds: f
         ({"ratelimit-limit": "9;policy=x;window=1"}, 540, True, None),
     ],
 )
-def test_a_limit_says_whether_its_window_is_stated(headers, limit, is_stated, reset) -> None:
+def test_a_limit_records_whether_its_window_is_stated(headers, limit, is_stated, reset) -> None:
     found = signs.read(raw(headers))
 
     assert found.limit_requests_per_minute == limit

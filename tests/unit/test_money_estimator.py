@@ -152,7 +152,7 @@ def test_what_is_learned_of_one_size_corrects_the_rule_for_others() -> None:
     assert small_before - estimator.estimate(0, [(64, 64)]).tokens == 512 - 100, "its own size tells more"
 
 
-def test_image_tokens_are_what_text_leaves_where_they_are_not_told() -> None:
+def test_unreported_image_tokens_are_the_prompt_tokens_that_text_leaves() -> None:
     estimator = Estimator(recipe(), None)
     before = estimator.estimate(400, [BIG])
     estimator.learn(Usage(prompt_tokens=820), before)
@@ -216,7 +216,7 @@ def test_few_answers_lower_no_bound() -> None:
     assert image_bound(taught(400, (1000, 800), answers=9), 1000, 800) == 1792
 
 
-def test_tokens_that_are_not_told_apart_bound_the_image_all_the_more() -> None:
+def test_all_prompt_tokens_bound_an_image_without_reported_tokens() -> None:
     estimator = Estimator(recipe(max_tokens=1), PRICES)
     for _ in range(10):
         estimator.learn(Usage(prompt_tokens=480), estimator.estimate(0, [(1000, 800)]))

@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path) ->
         {"models": None},
     ],
 )
-def test_a_list_that_cannot_be_understood_is_none(environ: dict[str, str], change: dict[str, Any]) -> None:
+def test_an_unreadable_list_is_ignored(environ: dict[str, str], change: dict[str, Any]) -> None:
     path = remember("xai", XAI, (GROK,), NOW, environ)
     assert path is not None
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -109,7 +109,7 @@ def test_the_providers_list_is_before_the_built_in_table(tmp_path: Path, environ
     assert quote(job, environ) == PriceQuote(LISTED, "the provider's list", NOW.date())
 
 
-def test_a_listed_model_without_prices_costs_what_the_table_says(tmp_path: Path, environ: dict[str, str]) -> None:
+def test_a_listed_model_without_prices_has_the_prices_of_the_table(tmp_path: Path, environ: dict[str, str]) -> None:
     remember("xai", XAI, (ModelListing("grok-4.3"),), NOW, environ)
     assert quote(xai_job(tmp_path), environ).source == "built-in table"
 

@@ -99,7 +99,7 @@ def test_images_may_have_a_price_of_their_own() -> None:
     assert Prices(0, 0, 0, image_ticks=5).ticks(10, 10, images=3) == 15
 
 
-def test_a_computed_cost_says_so_and_a_reported_one_stays() -> None:
+def test_a_computed_cost_is_marked_and_a_reported_one_stays() -> None:
     tokens = Usage(prompt_tokens=1000, completion_tokens=100)
 
     assert with_cost(tokens, GROK_4_3).cost_source == "computed"

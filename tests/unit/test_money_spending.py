@@ -23,7 +23,7 @@ SUMS = st.builds(Sum, st.integers(1, 9), st.integers(0, 10**12), st.integers(0, 
 
 
 @given(parts=st.lists(st.tuples(KINDS, SUMS)))
-def test_whatever_it_is_told_by_the_sum_is_the_same(parts: list[tuple[Kind, Sum]]) -> None:
+def test_each_way_of_adding_gives_the_same_sum(parts: list[tuple[Kind, Sum]]) -> None:
     spending = Spending()
     for kind, each in parts:
         spending.add(kind, each)

@@ -132,7 +132,7 @@ CHANGES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_whatever_decides_answers_decides_the_id(name: str) -> None:
+def test_each_setting_that_decides_answers_decides_the_id(name: str) -> None:
     assert with_id(replace(PLAIN, **{name: CHANGES[name]})).recipe_id != with_id(PLAIN).recipe_id
 
 
