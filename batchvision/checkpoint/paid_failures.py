@@ -1,6 +1,6 @@
 """Paid failures, read from the ledger. ``failures/`` shows only the rows that are failed under today's request.
 
-A row may leave the manifest, or have another cell, for a night. Its failure under the first request stays paid.
+A row may leave the manifest, or have another cell, for one run. Its failure under the first request stays paid.
 """
 
 from __future__ import annotations

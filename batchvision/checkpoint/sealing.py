@@ -47,7 +47,7 @@ class Sealer:
         self._files = files
         self._store = store
 
-    def turn(self, old: Segment, cut: Cut) -> Segment:
+    def replace_segment(self, old: Segment, cut: Cut) -> Segment:
         """Seal ``cut`` under the old segment's name, and return a new segment that begins with the open records.
 
         Until the new segment exists, a later seal may write the same parts again. Only then does this run list them.

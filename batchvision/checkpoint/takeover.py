@@ -62,7 +62,7 @@ class Takeover:
 
     @contextmanager
     def beginning(self, run_state: RunState, classifier: Classify, hold: bool) -> Iterator[None]:
-        """Inside the block the caller makes ``books`` durable. They then hold our rows of every dead shard.
+        """Inside the block the caller makes ``run_state`` durable. It then holds our rows of every dead shard.
 
         Raises OSError, CheckpointDamaged. The next start can recover after a crash or an error at any step.
         """

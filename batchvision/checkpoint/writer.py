@@ -87,7 +87,7 @@ class Writer:
         self._reserve = reserve
         self._offload = offload
         self._failure: DiskFailed | None = None  #: the first failure of the disk
-        self._turn = asyncio.Lock()
+        self._one_at_a_time = asyncio.Lock()
         self._is_closing = False
         self._sealed_at: float | None = None
 
@@ -151,12 +151,12 @@ class Writer:
     @asynccontextmanager
     async def between_seals(self) -> AsyncIterator[None]:
         """Inside the block each booked row is either in memory or in a part with its final name."""
-        async with self._turn:
+        async with self._one_at_a_time:
             yield
 
     async def commit(self) -> None:
         """Write the gathered records, and seal if a limit is reached."""
-        async with self._turn:
+        async with self._one_at_a_time:
             with anyio.CancelScope(shield=True):
                 await self._write()
                 if self.ending is None and self.is_seal_due():
@@ -204,17 +204,17 @@ class Writer:
         group, cut, old = journal.take(), self._run_state.cut(), journal.segment
         with journal.failing(doing, group):
             try:
-                journal.segment = await self._offload(self._turn_segment, old, cut)
+                journal.segment = await self._offload(self._replace_segment, old, cut)
             except OSError as fault:
                 self._note_failure(doing, fault)
-                journal.segment = await self._offload(self._turn_segment, old, cut)
+                journal.segment = await self._offload(self._replace_segment, old, cut)
         group.settle()
         self._sealed_at = loop_time()
 
-    def _turn_segment(self, old: Segment, cut: Cut) -> Segment:
+    def _replace_segment(self, old: Segment, cut: Cut) -> Segment:
         """Seal where the folder still belongs to this run. Runs off the loop."""
         check_in_place(self._lock, old)
-        new = self._sealer.turn(old, cut)
+        new = self._sealer.replace_segment(old, cut)
         check_in_place(self._lock, new)
         return new
 
@@ -226,7 +226,7 @@ class Writer:
         if self.journal.failure is not None:
             return
         with anyio.CancelScope(shield=True):
-            async with self._turn:
+            async with self._one_at_a_time:
                 await self._write()
                 if self.ending is None:
                     before_the_last_seal()

@@ -182,7 +182,7 @@ async def test_what_gathers_while_a_seal_runs_is_durable_with_the_new_segment(tm
     store: Store
 
     async def slow(work: Any, /, *args: Any) -> Any:
-        if work.__name__ == "_turn_segment" and not late:
+        if work.__name__ == "_replace_segment" and not late:
             late.append(store._journal.append(Voided("x9")))
             store._run_state.start(an_intent(9))
         return work(*args)
@@ -201,7 +201,7 @@ async def the_answer_looked_for_during_a_seal(output: Path) -> bool:
     found: dict[str, Any] = {}
 
     async def slow(work: Any, /, *args: Any) -> Any:
-        if work.__name__ == "_turn_segment":
+        if work.__name__ == "_replace_segment":
             begun.set()
             await goes_on.wait()
         return work(*args)
@@ -709,7 +709,7 @@ async def test_an_answer_that_comes_while_a_seal_finds_the_disk_full_is_still_wr
     store: Store
 
     async def full_at_the_seal(work: Any, /, *args: Any) -> Any:
-        if work.__name__ == "_turn_segment" and "x2" in store._run_state.open and not late:
+        if work.__name__ == "_replace_segment" and "x2" in store._run_state.open and not late:
             late.append(store._journal.append(Received("x2", an_answer(b"came late"))))
             disk._fail_at = len(disk.operations)
         return work(*args)
