@@ -126,7 +126,7 @@ class Office:
     async def network_said(self, base_url: str, **provider: Any) -> str:
         """What check says of the way, and of the provider."""
         report = await check(self.job(base_url, **provider), environ=self.environ)
-        return "\n".join(found.says for found in report.findings if found.topic in ("network", "provider"))
+        return "\n".join(found.text for found in report.findings if found.topic in ("network", "provider"))
 
     def written(self) -> bytes:
         """All bytes of all files of the output."""
