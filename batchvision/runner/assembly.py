@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchvision.http import ProviderClient
 from batchvision.images import ImageSource
-from batchvision.limits import ReportWait, SpendCaps
+from batchvision.limits import Permits, RateLimiter, ReportWait, SpendCap, SpendCaps
 from batchvision.runner import wiring
 from batchvision.runner.booking import Booking
 from batchvision.runner.deduplicator import RequestDeduplicator
@@ -30,18 +30,19 @@ def delivery_of(
     """The delivery of a run. ``tell`` is called at each wait. ``is_capped`` False: nothing is sent."""
     job, stop, counts, dependencies = setup.job, setup.stop, setup.counts, setup.dependencies
     row_index, classifier, store = output.row_index, output.classifier, output.store
-    caps = SpendCaps()
-    if is_capped:
+    cap: SpendCap = dependencies.spend_cap or SpendCaps()
+    if is_capped and dependencies.spend_cap is None:
         shard = output.selection.own_shard
-        caps = wiring.caps_of(job, setup.prices, setup.estimator, output.spent, dependencies.now, shard)
-    caps.commit(output.tickets.not_here_ticks)
+        cap = wiring.caps_of(job, setup.prices, setup.estimator, output.spent, dependencies.now, shard)
+    cap.commit(output.tickets.not_here_ticks)
     refusals = wiring.refusals_of(job, output.latest)
-    budget = wiring.permits_of(job, caps, tell, was_answered=refusals.is_proven)
+    rate: RateLimiter | None = dependencies.rate_limiter
+    permits = Permits(rate or wiring.rate_limiter_of(job, tell, was_answered=refusals.is_proven), cap)
     terms = terms_of(setup)
     provider = ProviderCalls(terms, client, setup.dialect, wiring.forms_of(job), setup.key)
-    settlement = Settlement(provider, classifier, budget, stop, setup.estimator.learn, dependencies.rng)
+    settlement = Settlement(provider, classifier, permits, stop, setup.estimator.learn, dependencies.rng)
     intents = Intents(terms, row_index, provider)
-    exchanges = Exchanges(intents, provider, store, budget, settlement, counts, stop)
+    exchanges = Exchanges(intents, provider, store, permits, settlement, counts, stop)
     later = LaterRows(frozenset(output.latest.stopped_by if output.latest is not None else ()))
     deduplicator = RequestDeduplicator(row_index.answered, is_on=job.limits.deduplicate and not setup.is_trial)
     booking = Booking(terms, store, row_index, counts, deduplicator, later, setup.offload)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from batchvision.checkpoint import Disk
 from batchvision.http import httpx
+from batchvision.limits import RateLimiter, SpendCap
 from batchvision.offload import Offload
 from batchvision.secrets import Secrets
 
@@ -19,11 +20,12 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class RunDependencies:
-    """Clock, randomness, disk, threads and HTTP transport of a run. The defaults are the real ones.
+    """Clock, randomness, disk, threads, HTTP transport, rate and money of a run. The defaults are the real ones.
 
     ``offload`` runs blocking work off the loop; ``None``: in threads. Virtual time runs it inline.
     ``transport`` stands in for connections to the job's provider; the caller closes it. The run adds its secrets to
-    ``secrets``, so that the caller can mask them too.
+    ``secrets``, so that the caller can mask them too. ``rate_limiter`` and ``spend_cap`` stand in for those of this
+    process; several runs may share them.
     """
 
     now: Callable[[], datetime] = utc_now
@@ -32,3 +34,5 @@ class RunDependencies:
     offload: Offload | None = None
     transport: httpx.AsyncBaseTransport | None = None
     secrets: Secrets = field(default_factory=Secrets)
+    rate_limiter: RateLimiter | None = None
+    spend_cap: SpendCap | None = None

@@ -45,10 +45,10 @@ from batchvision.stopping import StopSignal
 
 
 class OpenTicket(NamedTuple):
-    """Work that the provider has accepted, with the lease that holds its money."""
+    """Work that the provider has accepted, with the permit that holds its money."""
 
     exchange: Exchange
-    lease: Permit
+    permit: Permit
     credentials: tuple[Secret, ...] = ()  #: of the image URLs, if this run sent the request
     asked: Estimate | None = None  #: of the request, if this run sent it
 
@@ -110,34 +110,34 @@ class Settlement:
         self,
         provider: ProviderCalls,
         classifier: Classifier,
-        budget: Permits,
+        permits: Permits,
         stop: StopSignal,
         learn: Callable[[Usage, Estimate | None], None],
         rng: random.Random,
     ) -> None:
         self._provider = provider
         self._classifier = classifier
-        self._budget = budget
+        self._permits = permits
         self._stop = stop
         self._learn = learn
         self._random = rng
 
     def settle(
-        self, exchange: Exchange, lease: Permit, asked: Estimate | None, form: ResponseForm | None = None
+        self, exchange: Exchange, permit: Permit, asked: Estimate | None, form: ResponseForm | None = None
     ) -> Classification:
         """``form``: the response form of the request; ``None`` for a ticket."""
         raw = exchange.answer
         classification = self._classifier.classify(exchange, self._random.random())
         is_refused_form = form is not None and self._provider.forms.has_left(form, raw, classification.error)
         error = None if is_refused_form else classification.error  # a refused form is no outage
-        self.observe(error, raw, None if exchange.ticket else lease.sent_at)
+        self.observe(error, raw, None if exchange.ticket else permit.sent_at)
         if classification.attempt.state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ):
-            lease.keep()
+            permit.keep()
         elif _is_free(raw, classification):
-            lease.void()
+            permit.void()
         else:
             usage = classification.attempt.answer.usage
-            lease.settle(usage)
+            permit.settle(usage)
             if usage.cost_source != "cached":  # an answer from a cache reports no tokens
                 self._learn(usage, asked)
         if not is_refused_form:
@@ -148,11 +148,11 @@ class Settlement:
     def observe(
         self, error: BatchvisionError | None, raw: RawAnswer | None = None, departed_at: float | None = None
     ) -> None:
-        """Tell the budget how a request or a poll ended. Stop the run when the provider stays away too long."""
+        """Tell the rate limiter how a request or a poll ended. Stop the run when the provider stays away too long."""
         signs: RateSigns | None = self._provider.dialect.limits(raw) if raw else None
         if signs is not None:
-            self._budget.rate.learn(signs)
-        if reason := self._budget.rate.observe(error, departed_at):
+            self._permits.rate.learn(signs)
+        if reason := self._permits.rate.observe(error, departed_at):
             self._stop.request(reason)
 
     async def with_new_key(self, classification: Classification, sent_as: SentAs) -> Classification:
@@ -187,12 +187,12 @@ class Exchanges:
         intents: Intents,
         provider: ProviderCalls,
         store: Store,
-        budget: Permits,
+        permits: Permits,
         settlement: Settlement,
         counts: RunCounts,
         stop: StopSignal,
     ) -> None:
-        self.budget = budget
+        self.permits = permits
         self._intents = intents
         self._provider = provider
         self._store = store
@@ -203,38 +203,38 @@ class Exchanges:
     # ---------------------------------------------------------------------------- requests
 
     async def send(
-        self, request: Request, tries: Tries, lease: Permit, lane: Lane
+        self, request: Request, tries: Tries, permit: Permit, lane: Lane
     ) -> Classification | OpenTicket | None:
         """Make one attempt. ``None``: the run stopped before the request left.
 
-        The verdict is not booked: the lane decides whether it is final. The lease of a ticket stays open.
+        The verdict is not booked: the lane decides whether it is final. The permit of a ticket stays open.
         Raises DiskFailed, OutputHeld, NoWayToProvider.
         """
         sent_as = self._provider.current
         try:
-            intent = self._intents.new(request, tries._replace(probe=self.budget.rate.is_provider_down), lane)
+            intent = self._intents.new(request, tries._replace(probe=self.permits.rate.is_provider_down), lane)
             await self._store.intent(intent)  # P2: durable before a byte leaves
-            if not lease.is_due:
+            if not permit.is_due:
                 with self._stop.interruptible():
-                    await lease.wait()
+                    await permit.wait()
             if self._stop.is_set:
-                self._void(intent, lease)
+                self._void(intent, permit)
                 return None
-            exchange = await self._on_the_wire(intent, request, sent_as.form, lease)
+            exchange = await self._on_the_wire(intent, request, sent_as.form, permit)
             if exchange.ticket is None:
-                classification = self._settlement.settle(exchange, lease, request.estimate, sent_as.form)
+                classification = self._settlement.settle(exchange, permit, request.estimate, sent_as.form)
         except BaseException:  # cancelled on the wire: the provider may have accepted the request
-            lease.keep()
+            permit.keep()
             raise
         if exchange.ticket is None:
             return await self._settlement.with_new_key(classification, sent_as)
         self._provider.forms.answered(sent_as.form)
         self._provider.key.answered(sent_as.generation)
-        self._settlement.observe(None, departed_at=lease.sent_at)
+        self._settlement.observe(None, departed_at=permit.sent_at)
         self._counts.ticket_opened()
-        return OpenTicket(exchange, lease, request.credentials, request.estimate)
+        return OpenTicket(exchange, permit, request.credentials, request.estimate)
 
-    async def _on_the_wire(self, intent: Intent, request: Request, form: ResponseForm, lease: Permit) -> Exchange:
+    async def _on_the_wire(self, intent: Intent, request: Request, form: ResponseForm, permit: Permit) -> Exchange:
         """Send the request, and make its ticket (P2) or its raw answer (P3) durable before it is read."""
         self._counts.sent(intent.tries)
         try:
@@ -243,11 +243,11 @@ class Exchanges:
             return Exchange(intent, ended=EndedWithout(error.kind, str(error), self._provider.now()))
         except NoWayToProvider:
             self._counts.not_sent()
-            self._void(intent, lease)
+            self._void(intent, permit)
             raise
         finally:
             self._counts.landed()
-            lease.landed()
+            permit.landed()
         if intent.lane is Lane.DEFERRED:
             ticket = self._provider.dialect.read_ticket(raw)
             if isinstance(ticket, str):
@@ -259,27 +259,27 @@ class Exchanges:
         raw = await self._store.answer(intent.exchange_id, _without(request.credentials, raw))
         return Exchange(intent, answer=raw)
 
-    def _void(self, intent: Intent, lease: Permit) -> None:
+    def _void(self, intent: Intent, permit: Permit) -> None:
         """The request did not leave."""
         self._store.void(intent.exchange_id)
-        lease.void()
+        permit.void()
 
     # ---------------------------------------------------------------------------- tickets
 
     def adopt(self, exchange: Exchange) -> OpenTicket:
         """A ticket of an earlier run."""
         self._counts.ticket_opened()
-        return OpenTicket(exchange, self.budget.adopt(exchange.intent.bound_ticks))
+        return OpenTicket(exchange, self.permits.adopt(exchange.intent.bound_ticks))
 
     async def collect(self, ticket: OpenTicket, *, has_stayed: bool = False) -> Classification | StillOpen:
         """Poll a ticket. ``has_stayed``: it has failed for so long that one more failure ends it.
 
         P4: the provider gives the answer once. So nothing cancels the time between the read and its durable bytes.
         """
-        exchange, lease, credentials, asked = ticket
+        exchange, permit, credentials, asked = ticket
         if exchange.ticket is None:
             raise RuntimeError("an exchange without a ticket was polled")
-        await self.budget.rate.acquire_poll()
+        await self.permits.rate.acquire_poll()
         await checkpoint_if_cancelled()  # without it a poller with a due ticket could only be cancelled behind a shield
         generation, exchange_id = self._provider.key.generation, exchange.intent.exchange_id
         with anyio.CancelScope(shield=True):
@@ -302,7 +302,7 @@ class Exchanges:
                 raw = await self._store.answer(exchange_id, _without(credentials, raw))
         if has_ended:
             self._counts.ticket_closed()
-            return self._settlement.settle(exchange._replace(answer=raw), lease, asked)
+            return self._settlement.settle(exchange._replace(answer=raw), permit, asked)
         if end is TicketEnd.IF_IT_STAYS:  # of this ticket alone: no sign that the provider is away
             return StillOpen(self._provider.dialect.read(raw).error, says_failed=True)
         try:

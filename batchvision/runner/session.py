@@ -1,7 +1,7 @@
 """One run, from the manifest to the summary. :meth:`RunSession.run` reads from top to bottom as the run happens.
 
 The data flows one way: the feed streams rows, a lane delivers them, and the store's one writer makes everything durable
-and seals the tables. Acknowledgements of the disk, signals of the budget and the stop flow back.
+and seals the tables. Acknowledgements of the disk, signals of the rate limiter and the stop flow back.
 """
 
 from __future__ import annotations

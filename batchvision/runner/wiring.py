@@ -25,7 +25,6 @@ from batchvision.job import Job
 from batchvision.limits import (
     LocalRateLimiter,
     PeriodCap,
-    Permits,
     RateSettings,
     ReportWait,
     SpendCaps,
@@ -171,21 +170,22 @@ def spent_of(job: Job, now: datetime) -> Spent:
     )
 
 
-def permits_of(job: Job, caps: SpendCaps, report: ReportWait | None = None, *, was_answered: bool = False) -> Permits:
+def rate_limiter_of(job: Job, report: ReportWait | None = None, *, was_answered: bool = False) -> LocalRateLimiter:
+    """The rate limiter of this process. ``was_answered``: the provider answered in the run before this one."""
     limits = job.limits
     per_second = [limits.requests_per_second, limits.requests_per_minute and limits.requests_per_minute / 60]
     given = [rate for rate in per_second if rate is not None]
-    rate = RateSettings(
+    # in other lanes the number of submitters limits the requests in flight
+    in_flight = limits.concurrency if job.delivery.lane_used is Lane.ONLINE else None
+    settings = RateSettings(
         requests_per_second=min(given) if given else None,
         tokens_per_minute=limits.tokens_per_minute,
-        in_flight=limits.concurrency
-        if job.delivery.lane_used is Lane.ONLINE
-        else None,  # in other lanes it is the number of submitters
+        in_flight=in_flight,
         max_outage_seconds=limits.max_outage_seconds,
         timeout_seconds=limits.request_timeout_seconds,
         was_answered=was_answered,
     )
-    return Permits(LocalRateLimiter(rate, report), caps)
+    return LocalRateLimiter(settings, report)
 
 
 def images_of(

@@ -117,7 +117,7 @@ class Before:
 
 
 class Desk:
-    """A delivery with its parts; the store, the row index and the budget are stand-ins."""
+    """A delivery with its parts; the store, the row index and the rate limiter are stand-ins."""
 
     def __init__(self, answered: KeySet | None = None, *, wants_failed: bool = False) -> None:
         self.books, self.before, self.counts, self.stop = StoreInMemory(), Before(), RunCounts(), LocalStopSignal()
@@ -134,7 +134,7 @@ class Desk:
         )
         classifier = Classifier({}, RetryPolicy())
         refused = RefusedRows(Refusals(), booking.book, classifier.of_the_row, self.stop.request)
-        exchanges = cast(Any, SimpleNamespace(budget=SimpleNamespace(rate=self)))
+        exchanges = cast(Any, SimpleNamespace(permits=SimpleNamespace(rate=self)))
         self.delivery = Delivery(
             exchanges, self.requests, booking, refused, self.later, lambda failed, ended: self.allows, self.stop
         )

@@ -20,8 +20,8 @@ from batchvision.runner.wiring import (
     classifier_of,
     estimator_of,
     least_image_of,
-    permits_of,
     prices_of,
+    rate_limiter_of,
 )
 
 
@@ -74,7 +74,7 @@ def caps_for(job: Job, spent: Spent | None = None) -> SpendCaps:
 
 
 def rate_of(job: Job, shards: int = 1) -> float | None:
-    limiter = permits_of(share_of_job(job, Shard(0, shards)), caps_for(job)).rate
+    limiter = rate_limiter_of(share_of_job(job, Shard(0, shards)))
     assert isinstance(limiter, LocalRateLimiter)
     return limiter.controller.per_second
 

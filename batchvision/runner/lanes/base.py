@@ -83,7 +83,7 @@ class Delivery:
         self.later = later
         self.stop = stop
         self._failures_allowed = failures_allowed
-        self._suspects = Suspects(booking.book, later, lambda: exchanges.budget.rate.failures_in_a_row)
+        self._suspects = Suspects(booking.book, later, lambda: exchanges.permits.rate.failures_in_a_row)
 
     def adopt(self, exchange: Exchange) -> OpenTicket:
         """A ticket of an earlier run. Rows that ask the same wait for it."""
@@ -104,10 +104,10 @@ class Delivery:
         tries = self.later.first_tries(row.row_id)
         next_request: Request | None = request
         while next_request is not None and not self.stop.is_set:
-            lease = await self._lease(next_request)
-            if lease is None:
+            permit = await self._permit(next_request)
+            if permit is None:
                 return None
-            result = await self.exchanges.send(next_request, tries, lease, lane)
+            result = await self.exchanges.send(next_request, tries, permit, lane)
             if isinstance(result, OpenTicket):
                 self.refused.succeeded(result.exchange.intent.sent_at)
                 return result
@@ -118,17 +118,17 @@ class Delivery:
             next_request = await self.requests.next_request(row, next_request, again)
         return None
 
-    async def _lease(self, request: Request) -> Permit | None:
+    async def _permit(self, request: Request) -> Permit | None:
         """Permission to send. ``None``: the run stops first."""
-        budget = self.exchanges.budget
-        lease = budget.acquire_nowait(request.estimate)
-        if lease is None:
+        permits = self.exchanges.permits
+        permit = permits.acquire_nowait(request.estimate)
+        if permit is None:
             with self.stop.interruptible():
                 try:
-                    lease = await budget.acquire(request.estimate)
+                    permit = await permits.acquire(request.estimate)
                 except StopRun as reason:
                     self.stop.request(reason)
-        return lease
+        return permit
 
     async def _pause(self, seconds: float) -> bool:
         """Sleep before a retry. False: the run stops instead."""

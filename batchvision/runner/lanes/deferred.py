@@ -51,8 +51,8 @@ class DeferredLane:
         self._delivery = delivery
         self._settings = settings
         self._now = now
-        budget = delivery.exchanges.budget
-        self._queue = TicketQueue(settings.rules, rng, lambda: budget.rate.polls_per_second)
+        permits = delivery.exchanges.permits
+        self._queue = TicketQueue(settings.rules, rng, lambda: permits.rate.polls_per_second)
         self._not_asked_yet = 0
         self._given_up = 0
         self._unknown = 0

@@ -1,4 +1,4 @@
-"""Online: a fixed number of workers, each with one row. The budget lets ``concurrency`` of them be on the wire.
+"""Online: a fixed number of workers, each with one row. The rate limiter lets ``concurrency`` of them be on the wire.
 
 The other workers prepare the next rows or wait for the disk. So the next request leaves as soon as one is back.
 Rule (P5): at most ``concurrency`` exchanges are open in the journal. A place on the wire is reused after its answer was

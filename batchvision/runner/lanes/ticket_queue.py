@@ -15,7 +15,7 @@ from batchvision.providers import Dialect
 from batchvision.runner.exchange import OpenTicket
 from batchvision.wakeup import Wakeup
 
-PLANNED_SHARE = 0.92  #: of the polls that the budget allows, so that the queue catches up after a stall
+PLANNED_SHARE = 0.92  #: of the polls that the rate limiter allows, so that the queue catches up after a stall
 FAILED_POLLS = 3  #: polls in a row that report failed work end a ticket,
 FAILED_SECONDS = 600.0  #: if the first and the last are so far apart
 URGENT_SECONDS = 4 * 3600.0  #: a ticket with so little of its lifetime left goes first
@@ -50,7 +50,7 @@ class QueuedTicket:
 class TicketQueue:
     """Open tickets by the time of their next poll; those near their expiry first.
 
-    ``rules``: the poll rules of the provider. ``polls_per_second``: the rate that the budget allows; ``None``: unknown.
+    ``rules``: the poll rules of the provider. ``polls_per_second``: the allowed rate; ``None``: unknown.
     Each poll has a slot in a timetable that holds at most as many polls as are allowed. So with many tickets each one
     waits longer, and a due poll leaves at once.
     """
