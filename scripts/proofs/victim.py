@@ -150,7 +150,7 @@ class Lives:
         opened = store.Store.open
 
         def opening(*arguments: Any, **named: Any) -> store.Store:
-            cls.run_id = named["run_id"]
+            cls.run_id = arguments[1].run_id  # its StoreSettings
             return opened(*arguments, **named)
 
         replace(store.Store, "open", staticmethod(opening))
