@@ -124,7 +124,8 @@ async def send_rows(
 ) -> list[tuple[float, float]]:
     """Workers that always have a row to send, for so long. Returns (tokens, wait) of each request.
 
-    ``estimate``: of every row's tokens; None: exact. A refused row is sent again after its Retry-After, as in a lane.
+    ``estimate``: tokens of every row, or ``None`` for the exact ones. A refused row is sent
+    again after its Retry-After, as in a lane.
     """
     start, rng = anyio.current_time(), random.Random(7)
     waits: list[tuple[float, float]] = []

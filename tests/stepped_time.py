@@ -1,7 +1,7 @@
 """Virtual time in which something can happen between any two steps of the program.
 
-All code of a run is in the callbacks of its event loop, and every ``await`` that waits ends one. So what is done before
-the k-th callback, for every k, is done at every point at which something from outside can reach the program.
+All code of a run is in the callbacks of its event loop, and every ``await`` that waits ends one. An action
+before the k-th callback, for every k, therefore reaches the program at every point at which an event can reach it.
 """
 
 from __future__ import annotations

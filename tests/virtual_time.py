@@ -1,4 +1,6 @@
-"""An event loop whose clock jumps to the next timer instead of waiting: hours pass in milliseconds, always alike.
+"""An event loop whose clock jumps to the next timer instead of waiting.
+
+Hours pass in milliseconds, in the same way each time.
 
 Use it with ``anyio.run(f, backend_options=VIRTUAL)`` or through the fixture ``anyio_backend``.
 """
@@ -12,7 +14,7 @@ from typing import Any
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Never sleeps: what the loop would have waited is added to its clock."""
+    """Never sleeps: the time of a wait is added to the loop's clock."""
 
     jump = staticmethod(lambda seconds: None)
 

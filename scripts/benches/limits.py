@@ -1,6 +1,6 @@
 """How much of a provider's limit is used, and how often it is overstepped. Each case takes a minute or two.
 
-All of it is measured by the clock, on cores that are kept awake: see :mod:`benches.awake`.
+Shares are measured by the clock, on cores that are kept awake (:mod:`benches.awake`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GRACE_SECONDS = 0.15
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A server, what the job says of it, and how long the beginning is that does not count."""
+    """A server, the limits in the job, and the seconds at the start that do not count."""
 
     name: str
     title: str

@@ -35,7 +35,7 @@ async def test_no_more_bytes_than_the_budget_are_held_at_once():
     assert await entered(ByteBudget(100), [60, 30, 30, 60]) == [(60, 0), (30, 0), (30, 1), (60, 1)]
 
 
-async def test_a_large_one_is_not_overtaken_by_small_ones_behind_it():
+async def test_a_large_holder_is_not_overtaken_by_small_ones():
     assert await entered(ByteBudget(100), [60, 90, 10, 10]) == [(60, 0), (90, 1), (10, 1), (10, 2)]
 
 

@@ -22,7 +22,7 @@ def anyio_backend():
 
 @dataclass
 class SlowServer:
-    """Works on so many requests at once, each for so long; what the client gives up it works on all the same."""
+    """Works on ``at_once`` requests, each for ``work_seconds``, also on those that the client has given up."""
 
     work_seconds: float
     at_once: int = 1
@@ -69,12 +69,12 @@ async def served(server: SlowServer, seconds: float, limits: RateSettings, worke
 
 
 @pytest.mark.parametrize("rate", [None, 100.0])
-async def test_a_server_that_works_on_one_at_a_time_is_kept_busy_and_hardly_anything_times_out(rate):
+async def test_a_server_that_works_on_one_at_a_time_is_kept_busy_and_few_requests_time_out(rate):
     server = SlowServer(work_seconds=2.0)
     limits = RateSettings(requests_per_second=rate, in_flight=256, timeout_seconds=60.0)
     limiter = await served(server, 3_600, limits)
     assert len(server.answered) >= 0.95 * 1_800
-    assert server.timed_out <= 2 * 256, "those that had left before it was known"
+    assert server.timed_out <= 2 * 256, "requests sent before the bound was lowered"
     assert 5 <= limiter.latency.most <= 30
     late = [at for at in server.answered if at > server.answered[-1] - 1_800]
     assert len(late) >= 0.95 * 900
@@ -109,18 +109,18 @@ async def test_a_few_slow_rows_change_nothing(slow: int):
     assert bound.most == float("inf")
 
 
-async def test_one_step_lowers_to_half_at_most_and_not_below_what_takes_half_of_the_timeout():
+async def test_one_step_lowers_to_half_at_most_and_to_the_requests_that_take_half_of_the_timeout():
     for seconds, expected in ((40.0, 75), (59.0, 50), (60.0, 50), (200.0, 50)):
         bound = LatencyBound(60.0)
         for _ in range(ANSWERS_SEEN):
             bound.observe(Timing(seconds, 100))
         assert bound.most == expected
-        for _ in range(10 * ANSWERS_SEEN):  # they left before the step
+        for _ in range(10 * ANSWERS_SEEN):  # sent before the step
             bound.observe(Timing(seconds, 100))
         assert bound.most == expected
 
 
-async def test_where_answers_are_quick_again_more_are_in_flight_again():
+async def test_quick_answers_raise_the_bound_again():
     bound = LatencyBound(60.0)
     for _ in range(ANSWERS_SEEN):
         bound.observe(Timing(60.0, 100))

@@ -1,4 +1,4 @@
-"""When waiting for a provider is no use any more: the time without an answer, and waits that it asks for."""
+"""A run ends after too long without an answer, or at a request to wait for too long."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_any_answer_begins_the_time_anew_and_only_a_success_counts_as_one(
         ([None] * 10, False),
     ],
 )
-def test_a_wait_that_ends_too_late_ends_the_run_at_once(waits: list[float | None], stops: bool) -> None:
+def test_a_requested_wait_that_ends_too_late_ends_the_run_at_once(waits: list[float | None], stops: bool) -> None:
     rule, now, reason = OutageRule(600), START, None
     for wait in waits:
         assert reason is None
@@ -74,7 +74,7 @@ def test_a_wait_that_ends_too_late_ends_the_run_at_once(waits: list[float | None
         assert "limits.max_outage_seconds (600)" in str(reason)
 
 
-def test_rate_limits_alone_for_so_long_are_a_quota_that_is_used_up() -> None:
+def test_429s_alone_for_max_outage_seconds_mean_a_used_up_quota() -> None:
     rule = OutageRule(600)
     assert rule.failed(RateLimited("slow down"), START) is None
     assert isinstance(rule.failed(RateLimited("slow down"), START + 600), QuotaReached)

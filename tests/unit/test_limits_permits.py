@@ -58,7 +58,7 @@ async def test_an_answer_of_unknown_cost_counts_as_its_bound():
     assert cap.spent_ticks == 60
 
 
-async def test_the_cap_is_never_exceeded_and_says_what_to_do():
+async def test_the_cap_is_never_exceeded_and_its_message_names_the_next_step():
     permits, _ = permits_of(100)
     with await permits.acquire(asking(60)) as permit:
         permit.settle(Usage(cost_ticks=60))
@@ -105,7 +105,7 @@ async def test_money_of_an_earlier_ticket_is_committed_even_beyond_the_cap():
         await permits.acquire(asking(1))
 
 
-async def test_tokens_settle_to_what_was_used():
+async def test_tokens_settle_to_the_used_ones():
     permits, _ = permits_of(tokens_per_minute=60)
     permit = await permits.acquire(asking(None, tokens=5))
     permit.settle(Usage(prompt_tokens=1, completion_tokens=0, cost_ticks=1))

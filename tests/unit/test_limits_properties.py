@@ -23,7 +23,7 @@ pauses = st.lists(st.tuples(st.floats(0, SECONDS), st.floats(0.05, 5)), max_size
 
 @dataclass
 class Run:
-    """When requests were sent, and the pauses in which none may be sent."""
+    """When requests were sent, and the pauses in which no request may be sent."""
 
     sent: list[float] = field(default_factory=list)
     pauses: list[tuple[float, float]] = field(default_factory=list)

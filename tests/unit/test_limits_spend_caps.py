@@ -1,12 +1,14 @@
-"""Several caps at once: all or none, the tightest named, a new day begins with nothing spent."""
+"""Spend caps: bounds and bills of one cap, several caps at once, new days and months, shares of shards."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from batchvision.limits import LocalSpendCap, PeriodCap, SpendCaps, day_of, month_of, share_of
 from batchvision.records import Shard
@@ -20,14 +22,14 @@ class Clock:
         return self.now
 
 
-def test_without_caps_everything_is_allowed():
+def test_without_caps_any_request_is_allowed():
     caps = SpendCaps()
     assert caps.reserve(10**18)
     assert caps.left_ticks is None
     caps.settle(10**18, None)
 
 
-def test_a_cap_that_refuses_leaves_the_others_as_they_were():
+def test_a_cap_that_refuses_leaves_the_other_caps_unchanged():
     wide, narrow = LocalSpendCap(1_000), LocalSpendCap(50)
     caps = SpendCaps([PeriodCap("max_cost_usd", wide), PeriodCap("max_cost_usd_per_run", narrow)])
     assert not caps.reserve(60)
@@ -48,7 +50,7 @@ def test_a_day_is_the_jobs_own_and_begins_with_nothing_spent():
     assert caps.left_ticks == 85
 
 
-def test_what_is_in_flight_at_midnight_counts_in_the_new_day():
+def test_a_request_in_flight_at_midnight_counts_in_the_new_day():
     clock = Clock()
     caps = SpendCaps([PeriodCap("max_cost_usd_per_day", LocalSpendCap(100), day_of(clock, UTC))])
     assert caps.reserve(60)
@@ -91,13 +93,13 @@ def left_of(cap: int, spent: dict[str, int], shard: str) -> int | None:
     return share_of(cap, {Shard.named(name): ticks for name, ticks in spent.items()}, Shard.named(shard)).left_ticks
 
 
-def test_the_whole_manifest_may_spend_what_no_shard_has_spent():
+def test_the_whole_manifest_may_spend_the_money_left_by_all_shards():
     assert left_of(100, {}, "0of1") == 100
     assert left_of(100, {"0of1": 30, "0of2": 10, "3of4": 5}, "0of1") == 55
     assert left_of(100, {"0of1": 30, "0of2": 90}, "0of1") == 0
 
 
-def test_a_shard_may_spend_its_part_of_what_other_divisions_left_minus_its_own():
+def test_a_shard_may_spend_its_part_of_the_money_that_other_divisions_left_minus_its_own():
     assert left_of(100, {}, "1of4") == 25
     assert left_of(100, {"0of1": 20, "0of4": 20, "1of4": 5}, "1of4") == 15
     assert left_of(100, {"0of1": 20, "0of4": 20, "1of4": 5}, "2of4") == 20
@@ -122,7 +124,7 @@ def test_a_new_day_gives_a_shard_its_part_of_the_whole_cap():
     cap=st.integers(1, 10_000),
     steps=st.lists(st.tuples(st.integers(1, 4), st.permutations(range(4)), st.integers(0, 100)), max_size=8),
 )
-def test_whatever_divisions_follow_each_other_they_never_exceed_the_cap(
+def test_divisions_that_follow_each_other_never_exceed_the_cap(
     cap: int, steps: list[tuple[int, list[int], int]]
 ) -> None:
     """Each step: some shards of one division, all begun before any has spent; each spends a part of its share."""
@@ -134,3 +136,118 @@ def test_whatever_divisions_follow_each_other_they_never_exceed_the_cap(
             assert share_of(cap, spent, shard).left_ticks == share, "another shard's spending moved this one's share"
             spent[shard] = spent.get(shard, 0) + share * percent // 100
         assert sum(spent.values()) <= cap
+
+
+# ---------------------------------------------------------------------------------- one cap
+
+
+def test_without_a_cap_any_bound_is_reserved() -> None:
+    cap = LocalSpendCap(None)
+
+    assert cap.left_ticks is None
+    assert cap.reserve(10**18)
+    assert cap.reserve(None)
+
+
+def test_bounds_are_set_aside_until_the_bill_comes() -> None:
+    cap = LocalSpendCap(100, spent_ticks=10)
+
+    assert cap.reserve(50)
+    assert not cap.reserve(50)
+    assert cap.left_ticks == 40
+    cap.settle(50, 20)
+    assert (cap.spent_ticks, cap.left_ticks) == (30, 70)
+
+
+def test_a_void_request_gives_its_bound_back() -> None:
+    cap = LocalSpendCap(100)
+    assert cap.reserve(100)
+    cap.release(100)
+
+    assert cap.left_ticks == 100
+
+
+def test_a_lost_bill_counts_as_its_bound() -> None:
+    cap = LocalSpendCap(100)
+    assert cap.reserve(60)
+    cap.settle(60, None)
+
+    assert cap.spent_ticks == 60
+
+
+def test_a_bill_above_its_bound_counts_at_once_and_raises_every_bound() -> None:
+    cap = LocalSpendCap(100)
+    assert cap.reserve(10)
+    assert cap.reserve(10)
+    cap.settle(10, 40)
+
+    assert cap.spent_ticks == 40
+    assert cap.reserved_ticks == 40  # the other request in flight may cost as much
+    assert not cap.reserve(10)
+    cap.settle(10, 10)
+    assert cap.reserve(10)
+
+
+def test_an_unknown_bound_is_learned_from_the_first_bill() -> None:
+    cap = LocalSpendCap(100)
+    assert cap.reserve(None)
+    cap.settle(None, 30)
+
+    assert [cap.reserve(None) for _ in range(4)] == [True, True, False, False]
+
+
+def test_no_request_is_allowed_when_no_money_is_left() -> None:
+    assert not LocalSpendCap(0).reserve(None)
+    assert not LocalSpendCap(100, spent_ticks=100).reserve(0)
+    assert LocalSpendCap(100, spent_ticks=170).left_ticks == 0
+
+
+def test_a_ticket_of_an_earlier_run_is_set_aside_even_beyond_the_cap() -> None:
+    cap = LocalSpendCap(100, spent_ticks=90)
+    cap.commit(30)
+
+    assert cap.left_ticks == 0
+    cap.settle(30, 5)
+    assert cap.left_ticks == 5
+
+
+def test_a_reservation_is_given_back_once() -> None:
+    with pytest.raises(RuntimeError, match="given back twice"):
+        LocalSpendCap(100).release(0)
+
+
+class Spending(RuleBasedStateMachine):
+    """P7: with honest bounds, spent + reserved never exceeds the cap, in any order of events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cap = LocalSpendCap(1000)
+        self.open: list[int] = []
+        self.billed = 0
+
+    @rule(bound=st.integers(0, 400))
+    def reserve(self, bound: int) -> None:
+        if self.cap.reserve(bound):
+            self.open.append(bound)
+
+    @precondition(lambda self: bool(self.open))
+    @rule(share=st.floats(0, 1), lost=st.booleans())
+    def settle(self, share: float, lost: bool) -> None:
+        bound = self.open.pop()
+        real = int(bound * share)
+        self.cap.settle(bound, None if lost else real)
+        self.billed += bound if lost else real
+
+    @precondition(lambda self: bool(self.open))
+    @rule()
+    def void(self) -> None:
+        self.cap.release(self.open.pop(0))
+
+    @invariant()
+    def holds(self) -> None:
+        assert self.cap.spent_ticks == self.billed
+        assert self.cap.reserved_ticks == sum(self.open)
+        assert self.billed + sum(self.open) <= 1000
+
+
+TestSpending = Spending.TestCase

@@ -1,4 +1,4 @@
-"""The stop: the first reason stays, waits before the wire end, what is shielded goes on."""
+"""The stop: the first reason stays, waits before a send end, shielded work is finished."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def test_the_first_reason_stays():
     assert isinstance(stop.reason, OutOfCredit)
 
 
-async def test_a_stop_wakes_everybody_who_waits_to_send():
+async def test_a_stop_ends_each_wait_before_a_send():
     stop = LocalStopSignal()
     woken: list[bool] = []
 
@@ -49,7 +49,7 @@ async def test_waiting_after_the_stop_ends_at_once():
     assert scope.cancelled_caught
 
 
-async def test_what_is_shielded_inside_a_wait_is_finished_and_its_result_kept():
+async def test_shielded_work_inside_a_wait_is_finished_and_its_result_kept():
     stop = LocalStopSignal()
     result = None
     async with anyio.create_task_group() as tasks:

@@ -1,4 +1,4 @@
-"""Money is integers: exact to the tick, and never above the cap as far as bounds can be known."""
+"""Money is integers: exact to the tick."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from batchvision.limits import LocalSpendCap
 from batchvision.records import TICKS_PER_USD, Usage
 from batchvision.ticks import Prices, cost_ticks, format_usd, overlaid, prices_for, usd_to_ticks, with_cost
 
@@ -132,121 +130,6 @@ def test_a_model_without_prices_needs_those_of_input_and_output() -> None:
     assert prices_for("openai", "gpt-5", {"input": 1, "output": "4", "image": Decimal("0.5")}) == Prices(
         TICKS_PER_USD, TICKS_PER_USD, 4 * TICKS_PER_USD, TICKS_PER_USD // 2
     )
-
-
-# ---------------------------------------------------------------------------------- the spend cap
-
-
-def test_without_a_cap_everything_may_leave() -> None:
-    cap = LocalSpendCap(None)
-
-    assert cap.left_ticks is None
-    assert cap.reserve(10**18)
-    assert cap.reserve(None)
-
-
-def test_bounds_are_set_aside_until_the_bill_comes() -> None:
-    cap = LocalSpendCap(100, spent_ticks=10)
-
-    assert cap.reserve(50)
-    assert not cap.reserve(50)
-    assert cap.left_ticks == 40
-    cap.settle(50, 20)
-    assert (cap.spent_ticks, cap.left_ticks) == (30, 70)
-
-
-def test_a_void_request_gives_its_bound_back() -> None:
-    cap = LocalSpendCap(100)
-    assert cap.reserve(100)
-    cap.release(100)
-
-    assert cap.left_ticks == 100
-
-
-def test_a_lost_bill_counts_as_its_bound() -> None:
-    cap = LocalSpendCap(100)
-    assert cap.reserve(60)
-    cap.settle(60, None)
-
-    assert cap.spent_ticks == 60
-
-
-def test_a_bill_above_its_bound_counts_at_once_and_raises_every_bound() -> None:
-    cap = LocalSpendCap(100)
-    assert cap.reserve(10)
-    assert cap.reserve(10)
-    cap.settle(10, 40)
-
-    assert cap.spent_ticks == 40
-    assert cap.reserved_ticks == 40  # the other one in flight may cost as much
-    assert not cap.reserve(10)
-    cap.settle(10, 10)
-    assert cap.reserve(10)
-
-
-def test_an_unknown_bound_is_learned_from_the_first_bill() -> None:
-    cap = LocalSpendCap(100)
-    assert cap.reserve(None)
-    cap.settle(None, 30)
-
-    assert [cap.reserve(None) for _ in range(4)] == [True, True, False, False]
-
-
-def test_nothing_leaves_when_nothing_is_left() -> None:
-    assert not LocalSpendCap(0).reserve(None)
-    assert not LocalSpendCap(100, spent_ticks=100).reserve(0)
-    assert LocalSpendCap(100, spent_ticks=170).left_ticks == 0
-
-
-def test_a_ticket_of_an_earlier_run_is_set_aside_whatever_the_cap() -> None:
-    cap = LocalSpendCap(100, spent_ticks=90)
-    cap.commit(30)
-
-    assert cap.left_ticks == 0
-    cap.settle(30, 5)
-    assert cap.left_ticks == 5
-
-
-def test_a_reservation_is_given_back_once() -> None:
-    with pytest.raises(RuntimeError, match="given back twice"):
-        LocalSpendCap(100).release(0)
-
-
-class Spending(RuleBasedStateMachine):
-    """P7: with honest bounds, spent + leased never exceeds the cap, in any order of events."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cap = LocalSpendCap(1000)
-        self.open: list[int] = []
-        self.billed = 0
-
-    @rule(bound=st.integers(0, 400))
-    def reserve(self, bound: int) -> None:
-        if self.cap.reserve(bound):
-            self.open.append(bound)
-
-    @precondition(lambda self: bool(self.open))
-    @rule(share=st.floats(0, 1), lost=st.booleans())
-    def settle(self, share: float, lost: bool) -> None:
-        bound = self.open.pop()
-        real = int(bound * share)
-        self.cap.settle(bound, None if lost else real)
-        self.billed += bound if lost else real
-
-    @precondition(lambda self: bool(self.open))
-    @rule()
-    def void(self) -> None:
-        self.cap.release(self.open.pop(0))
-
-    @invariant()
-    def holds(self) -> None:
-        assert self.cap.spent_ticks == self.billed
-        assert self.cap.reserved_ticks == sum(self.open)
-        assert self.billed + sum(self.open) <= 1000
-
-
-TestSpending = Spending.TestCase
 
 
 # ---------------------------------------------------------------------------------- a long context

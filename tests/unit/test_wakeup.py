@@ -1,4 +1,4 @@
-"""A change wakes all who wait, and who has gone leaves nothing behind."""
+"""A change wakes all waiting tasks, and a cancelled task leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def anyio_backend():
     return ("asyncio", VIRTUAL)
 
 
-async def test_a_change_wakes_all_who_wait_and_nobody_who_comes_later():
+async def test_a_change_wakes_the_waiting_tasks_and_no_later_one():
     wakeup, woken = Wakeup(), []
 
     async def wait(name: str) -> None:
@@ -36,7 +36,7 @@ async def test_a_change_wakes_all_who_wait_and_nobody_who_comes_later():
     assert woken == ["first", "second", "late"]
 
 
-async def test_a_moment_that_comes_wakes_all_too():
+async def test_the_end_of_one_wait_wakes_all_waiting_tasks():
     wakeup, woken = Wakeup(), []
 
     async def wait(until: float) -> None:
@@ -50,7 +50,7 @@ async def test_a_moment_that_comes_wakes_all_too():
     assert woken == pytest.approx([start + 3] * 2)
 
 
-async def test_who_is_cancelled_leaves_nothing_behind_and_the_others_are_woken():
+async def test_a_cancelled_wait_leaves_nothing_behind_and_other_tasks_are_woken():
     wakeup, woken = Wakeup(), []
 
     async def wait() -> None:
@@ -68,7 +68,7 @@ async def test_who_is_cancelled_leaves_nothing_behind_and_the_others_are_woken()
     assert wakeup._waiting == []
 
 
-async def test_who_is_told_and_cancelled_at_once_is_cancelled():
+async def test_a_task_woken_and_cancelled_at_once_is_cancelled():
     wakeup = Wakeup()
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as waiters:
