@@ -266,7 +266,7 @@ class LocalRateLimiter:
         self._in_flight -= 1
         if slot.sent_at is None:
             self._unsent -= 1
-        else:
+        elif not slot.is_probe:  # timeouts of probes come from the outage
             self.latency.observe(Timing(now - slot.sent_at, slot.in_flight))
         if slot.is_probe:
             self.breaker.probe_ended(now)

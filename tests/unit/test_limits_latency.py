@@ -127,3 +127,18 @@ async def test_quick_answers_raise_the_bound_again():
     for _ in range(10 * ANSWERS_SEEN):
         bound.observe(Timing(5.0, min(bound.most, 256.0)))
     assert bound.most > 256
+
+
+async def test_timeouts_of_probes_in_an_outage_do_not_lower_the_bound():
+    limiter = LocalRateLimiter(RateSettings(in_flight=256, timeout_seconds=60.0))
+    limiter.observe(None)
+    for _ in range(20):
+        limiter.observe(RequestTimedOut("late"))
+    assert limiter.is_provider_down
+    for _ in range(2 * ANSWERS_SEEN):
+        slot = await limiter.acquire(0)
+        await slot.wait()
+        await anyio.sleep(60)
+        slot.release()
+        limiter.observe(RequestTimedOut("late"), slot.sent_at)
+    assert limiter.latency.most == float("inf")
