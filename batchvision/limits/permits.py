@@ -130,10 +130,12 @@ class Permits:
         return Permit(slot, self._cap, bound, self._ended)
 
     def _cap_reached(self, bound: int | None) -> SpendCapReached:
+        key = f"limits.{self._cap.tightest_key or 'max_cost_usd'}"
+        left, needed = format_usd(self._cap.left_ticks or 0), format_usd(bound or 0)
         return SpendCapReached(
-            f"limits.{self._cap.tightest_key or 'max_cost_usd'} leaves {format_usd(self._cap.left_ticks or 0)}, and "
-            f"the next request may cost {format_usd(bound or 0)}: raise it, or wait for its period to end, and run "
-            "again to go on"
+            f"{key} leaves {left}, and the next request may cost {needed}",
+            next_step="raise it, or wait for its period to end, then run again to continue",
+            key=key,
         )
 
     def adopt(self, bound_ticks: int | None) -> Permit:

@@ -62,8 +62,9 @@ async def test_the_cap_is_never_exceeded_and_its_message_names_the_next_step():
     permits, _ = permits_of(100)
     with await permits.acquire(asking(60)) as permit:
         permit.settle(Usage(cost_ticks=60))
-    with pytest.raises(SpendCapReached, match="max_cost_usd"):
+    with pytest.raises(SpendCapReached, match="max_cost_usd") as caught:
         await permits.acquire(asking(60))
+    assert caught.value.key == "limits.max_cost_usd"
 
 
 async def test_a_request_waits_for_money_that_may_still_come_back():
