@@ -55,7 +55,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
         (64, 64, 320, 0, False),
     ],
 )
-def test_how_many_connections_fit(
+def test_connections_are_limited_by_open_files(
     limits: Limits, soft: int, hard: int, wanted: int, fits: int, is_raised: bool
 ) -> None:
     history = limits(soft, hard)
@@ -63,7 +63,7 @@ def test_how_many_connections_fit(
     assert (history[-1][0] > soft if soft != resource.RLIM_INFINITY else False) is is_raised
 
 
-def test_a_lowered_concurrency_is_told_once_with_the_number_to_type(
+def test_a_lowered_concurrency_is_reported_once_with_the_number_to_set(
     limits: Limits, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits(256, 256)
@@ -84,14 +84,14 @@ def test_a_job_that_fits_stays_as_it_is(limits: Limits, tmp_path: Path, caplog: 
     assert not caplog.messages
 
 
-def test_a_process_without_room_for_one_connection_is_refused(limits: Limits, tmp_path: Path) -> None:
+def test_a_process_that_allows_no_connection_is_refused(limits: Limits, tmp_path: Path) -> None:
     limits(64, 64)
     with pytest.raises(JobInvalid, match="ulimit -n"):
         within_open_files(load(tmp_path, limits__concurrency=256))
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
-def test_an_image_that_cannot_be_opened_for_want_of_descriptors_is_not_unreadable(
+def test_an_image_is_not_unreadable_for_lack_of_descriptors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
@@ -105,7 +105,7 @@ def test_an_image_that_cannot_be_opened_for_want_of_descriptors_is_not_unreadabl
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
-def test_a_write_that_fails_for_want_of_descriptors_blames_no_disk(code: int) -> None:
+def test_a_write_that_fails_for_lack_of_descriptors_is_no_fault_of_the_disk(code: int) -> None:
     message = str(disk_failed("sealing", OSError(code, os.strerror(code))))
     assert "ulimit -n" in message
     assert "ree space" not in message

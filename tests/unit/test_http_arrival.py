@@ -1,4 +1,4 @@
-"""An answer is what its bytes say, in whatever pieces they come; garbage is never an answer."""
+"""A response does not depend on the cuts between its pieces, and garbage is no response."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ def test_without_a_length_a_broken_connection_is_no_end() -> None:
     ],
     ids=["close", "1.0", "two answers to one request", "garbage behind"],
 )
-def test_nothing_follows_an_answer_that_is_the_last_or_brings_more_than_was_asked(answer: bytes) -> None:
+def test_no_response_follows_the_last_one_or_unrequested_bytes(answer: bytes) -> None:
     arrival = arrived(answer)
     assert (arrival.is_whole, body(arrival), arrival.may_be_followed) == (True, b'{"a": "bc"}', False)
 
 
-def test_bytes_that_come_after_the_end_let_nothing_follow() -> None:
+def test_no_response_follows_bytes_after_the_end() -> None:
     arrival = arrived(LENGTH)
     assert arrival.may_be_followed
     arrival.feed(LENGTH)
@@ -120,7 +120,7 @@ def test_an_answer_without_a_body_is_whole_with_its_head(status: int) -> None:
     ],
     ids=range(11),
 )
-def test_what_is_no_answer_has_no_status(garbage: bytes) -> None:
+def test_bytes_that_are_no_response_have_no_status(garbage: bytes) -> None:
     arrival = arrived(garbage)
     assert (arrival.is_over, arrival.status, arrival.may_be_followed) == (True, None, False)
     assert arrival.error is not None
@@ -139,7 +139,7 @@ def test_a_body_that_stops_making_sense_keeps_its_status_and_is_not_whole(rest: 
 
 
 @given(st.binary(max_size=400))
-def test_bytes_from_anywhere_raise_nothing(data: bytes) -> None:
+def test_random_bytes_raise_no_error(data: bytes) -> None:
     for beginning in (b"", OK, OK + b"Transfer-Encoding: chunked\r\n\r\n"):
         arrival = arrived(beginning + data)
         arrival.hang_up(None)

@@ -87,12 +87,12 @@ def test_members_of_nothing_without_end_are_damage() -> None:
     assert not body.is_readable
 
 
-def test_a_coding_nobody_asked_for_is_kept_but_not_readable() -> None:
+def test_an_unrequested_encoding_is_kept_but_not_readable() -> None:
     body = Body("br", 10_000)
     body.feed(b"\x8b\x02\x80{}\x03")
     assert body.content() == b"\x8b\x02\x80{}\x03"
     assert not body.is_readable
 
 
-def test_an_empty_body_is_whole_whatever_it_was_to_be_packed_in() -> None:
+def test_an_empty_body_is_complete_in_each_encoding() -> None:
     assert Body("gzip", 10).is_readable

@@ -220,7 +220,7 @@ async def test_no_status_line_before_the_deadline_may_have_been_billed() -> None
             await wire.send("POST", "/x", b"{}", 0.2)
 
 
-async def test_each_deadline_holds_whatever_others_are_waited_for() -> None:
+async def test_each_deadline_holds_beside_earlier_and_later_ones() -> None:
     """One timer watches over all of them: one for a later moment, for an earlier one, and one that has just rung."""
     late: list[float] = []
 
@@ -242,7 +242,7 @@ async def test_each_deadline_holds_whatever_others_are_waited_for() -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
-async def test_a_kept_connection_that_breaks_is_reported_and_not_repeated_behind_our_back(method: str) -> None:
+async def test_a_request_on_a_broken_kept_connection_is_reported_and_not_repeated(method: str) -> None:
     requests: list[bytes] = []
 
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -349,7 +349,7 @@ async def test_requests_travel_side_by_side_up_to_the_connections_there_are() ->
         ("https://\u3002/v1", "not a URL"),
     ],
 )
-def test_a_base_url_that_cannot_be_right_is_refused_with_the_next_step(base_url: str, says: str) -> None:
+def test_an_invalid_base_url_is_refused_with_the_next_step(base_url: str, says: str) -> None:
     with pytest.raises(JobInvalid, match=says) as caught:
         Endpoint(base_url, HEADERS)
     assert "pw" not in caught.value.message
@@ -360,7 +360,7 @@ def test_plain_http_is_for_loopback(host: str) -> None:
     assert Endpoint(f"http://{host}:8000/v1", HEADERS).base_url == f"http://{host}:8000/v1"
 
 
-def test_plain_http_elsewhere_is_for_those_who_ask() -> None:
+def test_plain_http_to_another_machine_needs_a_setting() -> None:
     Endpoint("http://vllm.internal:8000/v1", HEADERS, allow_plain_http=True)
 
 

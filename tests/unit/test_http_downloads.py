@@ -184,7 +184,7 @@ async def test_a_proxy_is_used_only_where_the_job_names_it(monkeypatch: pytest.M
     assert len(host.seen) == 3
 
 
-async def test_a_proxy_that_wants_another_password_is_told_and_the_password_is_not() -> None:
+async def test_a_proxy_that_requires_another_password_is_named_without_the_password() -> None:
     async with LoopbackProxy("user", "right").running() as proxy, Host().running() as host:
         address = proxy.url.removeprefix("http://")
         async with through(f"http://user:right@{address}") as images:
@@ -198,14 +198,14 @@ async def test_a_proxy_that_wants_another_password_is_told_and_the_password_is_n
 
 
 @pytest.mark.parametrize("inside", ["127.0.0.1", "[::1]", "2130706433", "0x7f.1", "169.254.169.254", "printer.local"])
-async def test_a_proxy_is_not_asked_for_hosts_inside(inside: str) -> None:
+async def test_a_proxy_is_not_asked_for_private_hosts(inside: str) -> None:
     async with LoopbackProxy().running() as proxy, through(proxy.url, allow_private_hosts=False) as images:
         with pytest.raises(ImageForbidden):
             await images.fetch(f"http://{inside}/a.jpg", 100)
     assert proxy.asked == []
 
 
-async def test_a_redirect_through_a_proxy_is_judged_like_the_first_url() -> None:
+async def test_a_redirect_through_a_proxy_is_checked_like_the_first_url() -> None:
     """The proxy resolves img.example.com; it is not asked for what the redirect names."""
     asked: list[str] = []
 
@@ -233,6 +233,6 @@ async def test_a_secure_url_goes_through_a_tunnel_and_is_sent_as_it_is_written(t
     assert host.seen == [("/a.jpg", TOKEN)]
 
 
-def test_a_proxy_that_cannot_be_right_is_told_at_the_start() -> None:
+def test_an_invalid_proxy_is_reported_at_the_start() -> None:
     with pytest.raises(JobInvalid, match=r"images\.proxy is no URL of a proxy"):
         through("http://")

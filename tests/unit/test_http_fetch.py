@@ -155,7 +155,7 @@ async def test_one_host_has_eight_connections_and_waiting_for_one_is_not_slownes
 
 
 @pytest.mark.parametrize(("announced", "reserved"), [(True, 7), (False, 100)])
-async def test_room_is_reserved_before_a_body_is_read(announced: bool, reserved: int) -> None:
+async def test_bytes_are_reserved_before_a_body_is_read(announced: bool, reserved: int) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         if announced:
             return web.Response(body=b"picture")
@@ -175,7 +175,7 @@ async def test_room_is_reserved_before_a_body_is_read(announced: bool, reserved:
     assert asked == [reserved]
 
 
-async def test_what_is_not_there_is_not_asked_again() -> None:
+async def test_a_missing_image_is_not_asked_for_again() -> None:
     sleeps = Sleeps()
     async with server_of(answering(404)) as url, fetcher(sleeps) as images:
         with pytest.raises(ImageUnreachable, match="HTTP 404 Not Found"):
@@ -249,7 +249,7 @@ async def test_private_and_metadata_addresses_are_refused_before_a_connection(ur
             await images.fetch(url, 100)
 
 
-async def test_a_name_that_turns_to_a_private_address_is_refused_where_the_socket_is_made(
+async def test_a_name_that_changes_to_a_private_address_is_refused_before_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with server_of(no_answer) as url, fetcher(allow_private_hosts=False) as images:
@@ -302,7 +302,7 @@ async def public_fetcher(elsewhere: Elsewhere, resolver: Resolver, **options: An
 PUBLIC, OTHER = "93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
 
 
-async def test_the_connection_goes_to_the_address_that_was_judged_and_the_host_is_named_in_the_request() -> None:
+async def test_the_connection_goes_to_the_checked_address_and_the_request_names_the_host() -> None:
     async with server_of(answering()) as url:
         elsewhere = Elsewhere({PUBLIC: url, OTHER: url})
         async with public_fetcher(elsewhere, names(a=[PUBLIC], b=["10.0.0.1", OTHER])) as images:
@@ -321,7 +321,7 @@ async def test_a_name_with_no_public_address_is_forbidden(inside: str) -> None:
     assert not elsewhere.asked
 
 
-async def test_a_name_that_is_rebound_between_two_hops_is_judged_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_that_is_rebound_between_two_hops_is_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("batchvision.http.hops.RESOLVED_SECONDS", 0.0)
     answers = [[PUBLIC], ["127.0.0.1"]]
 
@@ -347,7 +347,7 @@ async def test_a_name_that_is_rebound_between_two_hops_is_judged_anew(monkeypatc
         "http://169.254.169.254/latest/meta-data/",
     ],
 )
-async def test_a_redirect_is_judged_like_the_first_url(location: str) -> None:
+async def test_a_redirect_is_checked_like_the_first_url(location: str) -> None:
     async with server_of(answering(302, location=location)) as url:
         elsewhere = Elsewhere({PUBLIC: url})
         async with public_fetcher(elsewhere, names(a=[PUBLIC], inside=["10.1.2.3"])) as images:

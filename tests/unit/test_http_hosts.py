@@ -14,7 +14,7 @@ def play(session: object) -> None:
     anyio.run(session, backend_options=VIRTUAL)  # type: ignore[arg-type]
 
 
-def test_requests_to_one_host_keep_its_rate_and_others_do_not_wait() -> None:
+def test_requests_to_one_host_keep_its_rate_and_further_hosts_do_not_wait() -> None:
     async def session() -> None:
         known = Hosts()
         start = anyio.current_time()
@@ -28,7 +28,7 @@ def test_requests_to_one_host_keep_its_rate_and_others_do_not_wait() -> None:
     play(session)
 
 
-def test_a_pause_holds_every_turn_and_has_an_end() -> None:
+def test_a_pause_holds_every_request_and_has_an_end() -> None:
     async def session() -> None:
         host = Hosts()["a.example"]
         host.pause(5)

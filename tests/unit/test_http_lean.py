@@ -85,7 +85,7 @@ async def test_an_idle_connection_that_the_server_closed_is_replaced_before_anyt
     assert requests == 3
 
 
-async def test_a_connection_that_speaks_unasked_is_not_used_again() -> None:
+async def test_a_connection_with_unrequested_bytes_is_not_used_again() -> None:
     spoken = asyncio.Event()
     seen = 0
 
@@ -165,7 +165,7 @@ async def test_a_head_without_end_is_cut_off() -> None:
             await wire.send("POST", "/x", b"{}", 5)
 
 
-async def test_requests_are_written_as_http_asks() -> None:
+async def test_requests_are_written_as_http_requires() -> None:
     peer = Counting()
     async with raw_server(peer) as url, client(url) as wire:
         await wire.send("POST", "/chat/completions", b"{}", 5, {"X-Own": "1", "Content-Type": "text/plain"})
@@ -197,7 +197,7 @@ def _has_ipv6() -> bool:
 
 
 @pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback")
-async def test_ipv6_literals_are_spoken_to_and_named_as_they_should() -> None:
+async def test_ipv6_literals_are_connected_to_and_named_in_brackets() -> None:
     peer = Counting()
     async with raw_server(peer, host="[::1]") as url, client(url) as wire:
         assert (await wire.send("POST", "/x", b"{}", 5)).complete

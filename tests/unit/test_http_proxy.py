@@ -66,7 +66,7 @@ def test_no_proxy_names_hosts_domains_ports_and_ranges(listed: str, url: str, is
         assert (shown({"HTTPS_PROXY": "http://p:1", name: listed}, url) is None) == is_direct
 
 
-def test_the_jobs_own_proxy_wins_and_none_turns_all_off() -> None:
+def test_the_proxy_of_the_job_wins_and_the_value_none_disables_proxies() -> None:
     environ = {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "*"}
     assert shown(environ, setting="http://own:2") == "http://own:2 (provider.proxy)"
     assert shown({"HTTPS_PROXY": "http://p:1"}, setting="none") is None
@@ -83,7 +83,7 @@ def test_user_and_password_are_decoded_and_shown_nowhere() -> None:
 
 
 @pytest.mark.parametrize("value", ["ftp://p:1", "http://:3128", "http://p:port", "http://[::1"])
-def test_what_is_no_proxy_is_named_without_its_value(value: str) -> None:
+def test_an_invalid_proxy_is_named_without_its_value(value: str) -> None:
     with pytest.raises(JobInvalid, match="HTTPS_PROXY is no URL of a proxy") as caught:
         shown({"HTTPS_PROXY": value})
     assert value not in caught.value.message

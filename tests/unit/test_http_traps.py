@@ -65,7 +65,7 @@ async def test_an_answer_that_waited_while_the_process_was_stopped_is_read_befor
 
 
 @each_transport
-async def test_proxies_of_the_environment_are_not_found_behind_our_back(
+async def test_httpx_does_not_use_proxies_of_the_environment_by_itself(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
@@ -147,7 +147,7 @@ async def test_a_proxy_that_never_answers_has_sent_nothing_on() -> None:
     assert asked == [b"CONNECT api.example:443 HTTP/1.1\r\n"]
 
 
-async def test_a_cancelled_request_gives_its_place_in_the_pool_back() -> None:
+async def test_a_cancelled_request_frees_its_connection_in_the_pool() -> None:
     asked, gone = asyncio.Event(), asyncio.Event()
 
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -200,7 +200,7 @@ print(httpx.__name__, connections)
 """
 
 
-def test_where_only_httpx2_is_installed_both_transports_stand_on_it() -> None:
+def test_both_transports_work_with_httpx2_alone() -> None:
     pytest.importorskip("httpx2")
     done = subprocess.run([sys.executable, "-c", _ON_HTTPX2], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (0, "httpx2 2\n"), done.stderr

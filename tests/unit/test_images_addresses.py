@@ -23,12 +23,12 @@ from batchvision.images.addresses import check_host, is_public, may_be_public
         "2002:a9fe:a9fe::",
     ],
 )
-def test_ranges_that_python_takes_for_public_and_roads_to_private_ones_are_not(address: str) -> None:
+def test_special_ranges_and_forms_of_private_addresses_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", ["2606:4700::5efe:808:808", "64:ff9b::808:808", "2002:808:808::", "8.8.8.8"])
-def test_a_road_to_a_public_address_is_public(address: str) -> None:
+def test_an_ipv6_form_of_a_public_address_is_public(address: str) -> None:
     assert is_public(address)
 
 
@@ -54,14 +54,14 @@ def test_a_road_to_a_public_address_is_public(address: str) -> None:
         "",
     ],
 )
-def test_no_spelling_of_a_host_inside_may_be_public(host: str) -> None:
+def test_no_spelling_of_a_private_host_may_be_public(host: str) -> None:
     assert not may_be_public(host)
 
 
 @pytest.mark.parametrize(
     "host", ["example.com", "8.8.8.8", "134744072", "2001:4860:4860::8888", "fade.cafe", "bücher.example", "local.net"]
 )
-def test_everything_else_may_be(host: str) -> None:
+def test_other_hosts_may_be_public(host: str) -> None:
     assert may_be_public(host)
 
 

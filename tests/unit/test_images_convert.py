@@ -128,7 +128,7 @@ def test_a_turned_image_is_set_upright(image_format: str, orientation: int) -> N
 
 
 @pytest.mark.parametrize("image_format", ["WEBP", "GIF", "TIFF", "AVIF"])
-def test_what_is_transparent_becomes_white(image_format: str) -> None:
+def test_transparent_pixels_become_white(image_format: str) -> None:
     clear = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
     clear.paste((255, 0, 0, 255), (20, 0, 40, 20))
     image = prepared(encoded(clear, image_format))

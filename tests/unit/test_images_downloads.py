@@ -39,7 +39,7 @@ class Host:
 # ---------------------------------------------------------------------------------- one download each
 
 
-async def test_who_asks_for_the_same_image_meanwhile_or_later_has_the_same_download() -> None:
+async def test_callers_of_the_same_image_share_one_download_during_and_after_it() -> None:
     downloads, host, got = Downloads(), Host(), list[Payload]()
 
     async def ask() -> None:
@@ -55,7 +55,7 @@ async def test_who_asks_for_the_same_image_meanwhile_or_later_has_the_same_downl
     assert host.asked == 1
 
 
-async def test_another_takes_over_where_the_first_is_cancelled() -> None:
+async def test_a_second_caller_downloads_after_the_first_is_cancelled() -> None:
     downloads, host, got = Downloads(), Host(), list[Payload]()
     first = anyio.CancelScope()
 
@@ -78,7 +78,7 @@ async def test_another_takes_over_where_the_first_is_cancelled() -> None:
 @pytest.mark.parametrize(
     ("fault", "asked"), [(ImageUnreadable("no image"), 1), (ImageForbidden("inside"), 1), (ImageUnreachable("503"), 2)]
 )
-async def test_a_fault_of_the_content_is_remembered_and_one_of_the_way_is_not(fault: RowFault, asked: int) -> None:
+async def test_a_fault_of_the_content_is_remembered_and_a_failed_connection_is_not(fault: RowFault, asked: int) -> None:
     downloads, host = Downloads(), Host(fault).opened()
     for _ in range(2):
         with pytest.raises(type(fault), match=fault.message):
@@ -86,7 +86,7 @@ async def test_a_fault_of_the_content_is_remembered_and_one_of_the_way_is_not(fa
     assert host.asked == asked
 
 
-async def test_the_oldest_are_forgotten_and_the_very_large_never_kept() -> None:
+async def test_the_oldest_results_are_forgotten_and_very_large_ones_are_not_kept() -> None:
     downloads = Downloads(remembered_bytes=100_000)
     hosts = {name: Host(payload(bytes(40_000))).opened() for name in "abc"} | {
         "L": Host(payload(bytes(60_000))).opened()

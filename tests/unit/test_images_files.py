@@ -69,7 +69,7 @@ def test_a_root_that_is_itself_a_link_is_a_root(root: Path, tmp_path: Path) -> N
         "link-to-outside/secret.jpg",
     ],
 )
-def test_no_way_leads_outside(root: Path, reference: str) -> None:
+def test_no_path_outside_the_root_is_read(root: Path, reference: str) -> None:
     (root / "link-to-secret.jpg").symlink_to(root.parent / "secret.jpg")
     (root / "link-to-outside").symlink_to("..")
     with pytest.raises(ImageForbidden) as caught:
@@ -78,7 +78,7 @@ def test_no_way_leads_outside(root: Path, reference: str) -> None:
 
 
 @pytest.mark.parametrize("reference", ["/proc/self/environ", "/sys/kernel/notes", "/dev/null", "/dev/fd/0"])
-def test_the_kernel_s_own_files_are_no_images_even_where_the_root_is_everything(reference: str) -> None:
+def test_files_of_the_kernel_are_no_images_even_below_the_root_slash(reference: str) -> None:
     with pytest.raises((ImageForbidden, ImageUnreadable)):
         ImageFolder(Path("/")).read(reference, LIMIT)
 
@@ -103,7 +103,7 @@ def test_a_link_in_a_circle_is_forbidden(root: Path) -> None:
 
 
 @pytest.mark.parametrize("swapped", ["sub/b.jpg", "sub"])
-def test_a_link_put_in_the_way_after_the_check_is_not_followed(
+def test_a_link_created_after_the_check_is_not_followed(
     root: Path, swapped: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (root.parent / "b.jpg").write_bytes(b"secret")
@@ -122,7 +122,7 @@ def test_a_link_put_in_the_way_after_the_check_is_not_followed(
 
 
 @pytest.mark.parametrize("swapped", ["sub/b.jpg", "sub"])
-def test_a_link_put_in_the_way_between_two_rows_is_not_followed_either(root: Path, swapped: str) -> None:
+def test_a_link_created_between_two_rows_is_not_followed(root: Path, swapped: str) -> None:
     (root.parent / "b.jpg").write_bytes(b"secret")
     assert ImageFolder(root).read("sub/b.jpg", LIMIT) != b"secret"
     (root / swapped).rename(root / "moved")
@@ -131,7 +131,7 @@ def test_a_link_put_in_the_way_between_two_rows_is_not_followed_either(root: Pat
         ImageFolder(root).read("sub/b.jpg", LIMIT)
 
 
-def test_what_is_missing_is_named_with_its_root(root: Path) -> None:
+def test_a_missing_file_is_named_with_its_root(root: Path) -> None:
     with pytest.raises(ImageUnreadable) as caught:
         ImageFolder(root).read("c.jpg", LIMIT)
     assert caught.value.message == f"no such file: c.jpg (root is {root})"
@@ -139,7 +139,7 @@ def test_what_is_missing_is_named_with_its_root(root: Path) -> None:
         ImageFolder(root).read("a.jpg/c.jpg", LIMIT)
 
 
-def test_sizes_are_judged_before_a_byte_is_read(root: Path) -> None:
+def test_sizes_are_checked_before_a_byte_is_read(root: Path) -> None:
     with (root / "huge.jpg").open("wb") as file:
         file.truncate(10 * 1024**3)  # a hole: it takes no disk, and would not fit into memory
     (root / "empty.jpg").touch()
@@ -175,6 +175,6 @@ def test_no_descriptor_is_left_open(root: Path) -> None:
     assert len(list(folder.iterdir())) == before
 
 
-def test_only_file_urls_are_taken_apart() -> None:
+def test_only_file_urls_are_parsed() -> None:
     assert local_path("a%20b.jpg") == "a%20b.jpg"
     assert local_path("file:///a%20b.jpg") == "/a b.jpg"

@@ -63,7 +63,7 @@ PNG = encoded(picture(), "PNG")
         ("AVIF", ImageFormat.AVIF),
     ],
 )
-def test_each_format_is_told_by_its_content(name: str, expected: ImageFormat) -> None:
+def test_each_format_is_recognised_by_its_content(name: str, expected: ImageFormat) -> None:
     header = examine(encoded(picture(), name))
     assert header.format is expected
     assert header.is_plain is (name in ("JPEG", "PNG"))
@@ -71,7 +71,7 @@ def test_each_format_is_told_by_its_content(name: str, expected: ImageFormat) ->
         assert (header.width, header.height) == (48, 32)
 
 
-def test_heic_is_told_from_avif_by_its_brands() -> None:
+def test_heic_differs_from_avif_by_its_brands() -> None:
     assert sniff(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic") is ImageFormat.HEIC
     assert sniff(b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00mif1heic") is ImageFormat.HEIC
     assert sniff(b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00mif1avif") is ImageFormat.AVIF
@@ -130,7 +130,7 @@ def test_whole_upright_grey_and_rgb_images_are_plain_and_so_are_pngs_with_transp
         PNG + b"a trailer",
     ],
 )
-def test_everything_else_is_not_plain(content: bytes) -> None:
+def test_other_images_are_not_plain(content: bytes) -> None:
     assert not examine(content).is_plain
 
 
@@ -181,7 +181,7 @@ def test_a_flipped_bit_in_a_png_is_seen_by_its_checksum() -> None:
         (PNG[:8] + chunk(b"IEND", b""), "no header or no picture"),
     ],
 )
-def test_what_is_no_image_is_named(content: bytes, says: str) -> None:
+def test_files_that_are_no_images_are_named(content: bytes, says: str) -> None:
     with pytest.raises(ImageUnreadable, match=says):
         examine(content)
 
@@ -218,7 +218,7 @@ def test_more_pixels_than_allowed_are_refused_with_the_next_step() -> None:
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG"])
-def test_metadata_goes_and_the_picture_stays_to_the_byte(name: str) -> None:
+def test_metadata_is_removed_and_the_bytes_of_the_picture_stay(name: str) -> None:
     gps = Image.Exif()
     gps.get_ifd(0x8825)[1] = "N"
     gps[0x010E] = "canary"
@@ -248,7 +248,7 @@ def with_comment_between_scans(note: bytes) -> bytes:
         encoded(picture(), "JPEG", comment=b"canary"),
     ],
 )
-def test_metadata_goes_wherever_it_stands_and_of_whatever_kind_it_is(content: bytes) -> None:
+def test_metadata_of_each_kind_is_removed_at_each_position(content: bytes) -> None:
     header = examine(content)
     assert header.is_plain
     assert b"canary" in content
@@ -260,7 +260,7 @@ def test_metadata_goes_wherever_it_stands_and_of_whatever_kind_it_is(content: by
 
 
 @pytest.mark.parametrize("tail", [b"<script>canary</script>\xff\xd9", encoded(picture(), "JPEG", comment=b"canary")])
-def test_what_follows_the_end_of_a_jpeg_goes_too(tail: bytes) -> None:
+def test_bytes_after_the_end_of_a_jpeg_are_removed(tail: bytes) -> None:
     """A second picture behind the first, with its own GPS, ends like a picture that is whole."""
     assert examine(JPEG + tail).is_plain
     assert without_metadata(JPEG + tail, examine(JPEG + tail)) == without_metadata(JPEG, examine(JPEG))

@@ -55,7 +55,7 @@ def test_all_pages_are_sent_in_their_order(image_format: str) -> None:
 
 
 @pytest.mark.parametrize("page", ["first", "all", 2, 7])
-def test_a_file_of_one_page_is_sent_whatever_page_is_named(page: str | int) -> None:
+def test_a_file_of_one_page_is_sent_for_each_setting_of_page(page: str | int) -> None:
     for image_format in ("PNG", "TIFF", "WEBP", "GIF"):
         ready = prepare_bytes(pages(image_format, ("lime",)), ImagePreparation(page=page))
         assert (colour_of(ready.content), ready.pages, ready.more) == ("lime", 1, ())
@@ -105,7 +105,7 @@ def ref(content: bytes, path: str = "") -> ImageRef:
 
 
 @pytest.mark.anyio
-async def test_what_is_not_sent_is_said_once_with_the_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_unsent_pages_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = ImageSource(ImageFolder(tmp_path), ImageSettings(ImagePreparation()))
     with caplog.at_level(logging.WARNING):
         for number in range(3):
@@ -117,7 +117,7 @@ async def test_what_is_not_sent_is_said_once_with_the_count(tmp_path: Path, capl
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("page", ["all", 2])
-async def test_who_has_chosen_pages_is_not_warned(
+async def test_a_chosen_page_causes_no_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, page: str | int
 ) -> None:
     await ImageSource(ImageFolder(tmp_path), ImageSettings(ImagePreparation(page=page))).payload(ref(TIFF))
@@ -126,7 +126,7 @@ async def test_who_has_chosen_pages_is_not_warned(
 
 
 @pytest.mark.anyio
-async def test_channels_that_cannot_be_shown_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_hidden_channels_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Red, green, blue and infrared: Pillow shows the first three."""
     target = io.BytesIO()
     Image.new("RGBX", (40, 30), "lime").save(target, "TIFF")

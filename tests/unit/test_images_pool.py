@@ -99,7 +99,7 @@ def processes(pool: DecodingPool) -> list[int]:
 
 
 @pytest.mark.parametrize(("image_format", "mode"), [("WEBP", "RGB"), ("PNG", "RGBA"), ("TIFF", "CMYK"), ("GIF", "P")])
-def test_a_conversion_elsewhere_is_the_same_as_here(pool: DecodingPool, image_format: str, mode: str) -> None:
+def test_a_decoding_process_converts_as_this_process_does(pool: DecodingPool, image_format: str, mode: str) -> None:
     content = encoded(image_format, mode=mode)
     for wanted in (DEFAULT, ImagePreparation(max_side=20)):
         assert pool.convert(content, examine(content), wanted) == convert(content, examine(content), wanted)
@@ -113,7 +113,7 @@ def test_a_conversion_elsewhere_is_the_same_as_here(pool: DecodingPool, image_fo
         (WEBP, ImagePreparation(max_bytes=10), ImageTooLarge),
     ],
 )
-def test_faults_have_the_same_kind_and_words_as_here(
+def test_faults_of_a_decoding_process_have_the_same_kind_and_message(
     pool: DecodingPool, content: bytes, preparation: ImagePreparation, fault: type[Exception]
 ) -> None:
     with pytest.raises(fault) as here:
@@ -173,7 +173,7 @@ def test_a_bad_end_is_a_fault_of_its_row_and_the_next_image_is_converted(
     assert moody("well").width == 64
 
 
-def test_what_a_decoder_prints_is_no_answer(moody: Callable[[str], Converted]) -> None:
+def test_output_of_a_decoder_is_no_answer(moody: Callable[[str], Converted]) -> None:
     assert moody("print").width == 64
 
 
@@ -201,7 +201,7 @@ def test_an_idle_process_that_was_killed_costs_no_row(pool: DecodingPool) -> Non
     assert pool.convert(WEBP, examine(WEBP), DEFAULT).width == 64
 
 
-def test_two_images_that_hang_do_not_keep_the_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_images_that_hang_do_not_delay_further_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("batchvision.images.pool.SLOW_SECONDS", 0.2)
     monkeypatch.setattr("batchvision.images.pool._POLL_SECONDS", 0.05)
     hung, well = WEBP + b"#hang", WEBP + b"#well"
@@ -226,13 +226,13 @@ def test_an_image_that_needs_much_memory_is_decoded_alone(pool: DecodingPool) ->
     assert [job.result()[1:3] for job in jobs] == [(64, 32), (5_000, 3_500), (64, 32), (64, 32)]
 
 
-def test_an_image_that_needs_more_than_there_is_says_so_before_it_is_decoded(pool: DecodingPool) -> None:
+def test_an_image_that_needs_too_much_memory_is_refused_before_decoding(pool: DecodingPool) -> None:
     huge = encoded("PNG", (20_000, 20_000), "L")
     with pytest.raises(ImageTooLarge, match=r"20000 x 20000 takes [\d,]+ MB to decode"):
         pool.convert(huge, examine(huge), ImagePreparation(max_pixels=10**9))
 
 
-def test_what_decoders_keep_takes_no_room_from_later_images(moody: Callable[[str], Converted]) -> None:
+def test_memory_that_decoders_keep_does_not_count_against_later_images(moody: Callable[[str], Converted]) -> None:
     for _ in range(6):  # 600 MB in all; each image may take 256
         assert moody("keep").width == 64
 

@@ -55,7 +55,7 @@ def ref(kind: ImageKind, reference: str, content: bytes | None = None, version: 
         ("gs://bucket/a.jpg", ImageKind.UNSUPPORTED),
     ],
 )
-def test_a_reference_tells_its_kind(reference: str, kind: ImageKind) -> None:
+def test_a_reference_has_a_kind(reference: str, kind: ImageKind) -> None:
     assert kind_of(reference) is kind
 
 
@@ -115,7 +115,7 @@ def test_unusable_urls_are_unreachable(url: str) -> None:
         check_url(url)
 
 
-def test_what_makes_a_url_unusable_is_said() -> None:
+def test_the_cause_of_an_unusable_url_is_named() -> None:
     for url, words in (
         ("https://h/a b.jpg", "image_separator"),
         ("https://h/a.jpg\nhttps://h/b.jpg", "image_separator"),
@@ -335,7 +335,7 @@ def test_a_missing_file_has_a_stamp_that_says_so(tmp_path: Path, reference: str)
         (ref(ImageKind.BYTES, "", PIXELS, "7"), "content", f"version:sha256:{DIGEST}:7"),
     ],
 )
-def test_what_needs_no_reading_has_its_identity_for_a_stamp(
+def test_an_image_that_is_not_read_has_its_identity_as_stamp(
     image: ImageRef, mode: str, expected: str, tmp_path: Path
 ) -> None:
     assert stamp(image, ImageFolder(tmp_path), mode) == expected

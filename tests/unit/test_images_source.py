@@ -204,9 +204,7 @@ def reads(monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> list[str]:
     return by
 
 
-async def test_two_files_that_hang_cost_their_rows_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_two_files_that_hang_fail_only_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     by = reads(monkeypatch, gate)
     source = source_of(tmp_path)
@@ -234,9 +232,7 @@ async def test_two_files_that_hang_cost_their_rows_and_no_other(
     assert threading.current_thread().name not in by
 
 
-async def test_where_every_read_hangs_each_row_fails_and_none_waits_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_each_row_fails_in_time_where_every_read_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     by = reads(monkeypatch, gate)
     source = source_of(tmp_path)
@@ -251,7 +247,7 @@ async def test_where_every_read_hangs_each_row_fails_and_none_waits_for_ever(
     assert sent(await source.payload(ref(ImageKind.PATH, "a.jpg"))) == JPEG
 
 
-async def test_what_a_read_raises_is_raised_where_it_is_awaited_and_a_cancelled_one_is_forgotten() -> None:
+async def test_an_error_of_a_read_reaches_its_caller_and_a_cancelled_read_is_forgotten() -> None:
     readers, gate = FileReaders(), threading.Event()
     for error in (ImageForbidden("outside"), TimeoutError("the disk's own")):
         with pytest.raises(type(error), match=str(error)):
@@ -328,7 +324,7 @@ def test_an_example_s_image_is_a_file_or_a_data_uri(tmp_path: Path) -> None:
         assert "canary" not in caught.value.message
 
 
-async def test_a_file_that_is_read_as_the_time_is_over_is_taken() -> None:
+async def test_a_file_that_is_read_at_the_deadline_is_used() -> None:
     """A process that was stopped and resumed finds the time over before its thread has handed over the file."""
     readers = FileReaders(read_seconds=0.0)
     assert await readers.read("a.png", lambda: b"an image") == b"an image"

@@ -37,7 +37,7 @@ def test_a_file_is_found_in_either_unicode_form(tmp_path: Path, stored: str, ask
 
 
 @pytest.mark.parametrize("asked", [r"sub\a.jpg", r".\sub\a.jpg", r"sub/..\sub\a.jpg", " sub/a.jpg", "sub/a.jpg\t"])
-def test_backslashes_and_blanks_around_a_path_are_looked_through(tmp_path: Path, asked: str) -> None:
+def test_a_path_is_found_despite_backslashes_and_surrounding_blanks(tmp_path: Path, asked: str) -> None:
     put(tmp_path, "sub/a.jpg")
     if ".." in asked:  # what leads upward is not respelled
         with pytest.raises(ImageUnreadable):
@@ -46,7 +46,7 @@ def test_backslashes_and_blanks_around_a_path_are_looked_through(tmp_path: Path,
     assert ImageFolder(tmp_path).read(asked, 100) == b"photo"
 
 
-def test_a_file_that_is_there_as_it_is_written_is_never_taken_for_another(tmp_path: Path) -> None:
+def test_an_existing_path_is_never_replaced_by_another_spelling(tmp_path: Path) -> None:
     for name in (r"sub\a.jpg", " b.jpg", NFD):
         put(tmp_path, name, b"as written")
     for name in ("sub/a.jpg", "b.jpg", NFC):
@@ -77,13 +77,13 @@ def test_no_spelling_leads_out_of_the_root(tmp_path: Path, asked: str) -> None:
         ("a.jpg, b.jpg", "manifest.image_separator"),
     ],
 )
-def test_a_missing_file_is_told_with_what_the_cell_may_mean(tmp_path: Path, asked: str, words: str) -> None:
+def test_a_missing_file_is_reported_with_its_probable_meaning(tmp_path: Path, asked: str, words: str) -> None:
     with pytest.raises((ImageForbidden, ImageUnreadable)) as caught:
         ImageFolder(tmp_path).read(asked, 100)
     assert words in caught.value.message
 
 
-def test_a_missing_file_of_an_ordinary_name_is_told_without_guesses(tmp_path: Path) -> None:
+def test_a_missing_file_of_an_ordinary_name_is_reported_without_guesses(tmp_path: Path) -> None:
     for name in ("a.jpg", "sub/a.b.jpg", "photos.v2/a.jpg"):
         with pytest.raises(ImageUnreadable, match=r"\(root is [^)]+\)$"):
             ImageFolder(tmp_path).read(name, 100)

@@ -72,14 +72,14 @@ def test_metadata_is_cut_out_of_a_transparent_png_and_its_transparency_is_not() 
         ((200, 30, 30, 255), True),
     ],
 )
-def test_the_ground_keeps_the_contrast(image_format: str, colour: tuple[int, ...], is_ground_white: bool) -> None:
+def test_the_background_keeps_the_contrast(image_format: str, colour: tuple[int, ...], is_ground_white: bool) -> None:
     corner, middle = ground_and_bar(encoded(writing(colour), image_format), max_side=60)
     assert (corner > 240) is is_ground_white
     assert (corner < 15) is not is_ground_white
     assert abs(corner - middle) > 100
 
 
-def test_faint_shadows_do_not_decide_the_ground() -> None:
+def test_faint_shadows_do_not_decide_the_background() -> None:
     drawn = writing((250, 250, 250, 255))
     ImageDraw.Draw(drawn).rectangle((0, 32, 80, 40), fill=(0, 0, 0, 40))
     corner, middle = ground_and_bar(encoded(drawn, "WEBP", lossless=True))
@@ -89,7 +89,7 @@ def test_faint_shadows_do_not_decide_the_ground() -> None:
 
 @pytest.mark.parametrize(("background", "corner"), [("white", 255), ("black", 0)])
 @pytest.mark.parametrize("colour", [(255, 255, 255, 255), (0, 0, 0, 255)])
-def test_the_job_may_name_the_ground(background: str, corner: int, colour: tuple[int, ...]) -> None:
+def test_the_job_may_name_the_background(background: str, corner: int, colour: tuple[int, ...]) -> None:
     found, _ = ground_and_bar(encoded(writing(colour), "WEBP", lossless=True), background=background)
     assert abs(found - corner) < 10
 
