@@ -1,4 +1,4 @@
-"""A manifest of a million rows, most of them done: how fast they are passed over, and what it takes in memory."""
+"""A manifest of a million rows, most of them done: speed and memory of passing over them."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _TOKENS = re.compile(rb"tokens=(\d+)")
 class Settings:
     """How the server behaves. ``says``: of "limits" (x-ratelimit headers), "words" (xAI's text) and "retry-after".
 
-    ``storm_after`` answers everything is refused for ``storm_seconds``. ``ticket_seconds``: a POST is given a ticket,
+    ``storm_after`` answers everything is refused for ``storm_seconds``. ``ticket_seconds``: a POST gets a ticket,
     whose answer is there after so long. Each ``stray_every``-th request is refused for no reason, with ``stray_status``
     and ``Retry-After: 1``.
     """

@@ -39,7 +39,7 @@ A job is one TOML file. This page lists every key. It is made by `scripts/docs` 
 `jobs/` holds jobs to start from, with every line explained.
 """
 
-#: What a kind of value is called on the page.
+#: The name of a type of value on the page.
 _WORDS = {
     "Text": "text",
     "str": "text",
@@ -71,7 +71,7 @@ class Key(NamedTuple):
     meaning: str
     value: str
     default: str
-    example: str | None  #: TOML; None: the key is a table whose keys are listed
+    example: str | None  #: TOML, or None if the key is a table with listed keys
 
 
 class Table(NamedTuple):
@@ -123,7 +123,7 @@ def _key(section: type[BaseModel], name: str, field: FieldInfo) -> Key:
 
 
 def _value(node: ast.expr) -> str:
-    """What may be written, in words."""
+    """The allowed values, in words."""
     match node:
         case ast.BinOp():
             return " or ".join(word for word in (_value(node.left), _value(node.right)) if word)
@@ -208,7 +208,7 @@ def _in_markdown(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page; with ``--check`` only say whether it is what it should be."""
+    """Write the page. With ``--check`` only report whether it is up to date."""
     wanted = page()
     if "--check" not in arguments:
         PAGE.write_text(wanted, encoding="utf-8")
