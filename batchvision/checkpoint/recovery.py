@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchvision.checkpoint.entries import SegmentHeader
+from batchvision.checkpoint.entries import Entry, SegmentHeader
 from batchvision.checkpoint.journal import damaged, read_segment
 from batchvision.checkpoint.run_state import BookedEnd, RunState, is_unclear
 from batchvision.records import Completed, Exchange, Failed, Intent
@@ -61,6 +61,14 @@ class Recovery:
             )
 
 
+def apply_entry(path: Path, run_state: RunState, entry: Entry) -> str | None:
+    """Apply a record of a segment. Return the id of an exchange that has now ended. Raises CheckpointDamaged."""
+    try:
+        return run_state.apply(entry)
+    except (KeyError, ValueError) as fault:
+        raise damaged(path, 0, f"a record names an exchange that is not open ({fault})") from fault
+
+
 def replay(
     path: Path, run_state: RunState, classify: Callable[[Exchange], BookedEnd], hold: bool
 ) -> tuple[SegmentHeader, Recovery]:
@@ -73,10 +81,7 @@ def replay(
     run_state.run_id = scan.header.run_id
     completed = failed = 0
     for entry in scan.entries:
-        try:
-            exchange_id = run_state.apply(entry)
-        except (KeyError, ValueError) as fault:
-            raise damaged(path, 0, f"a record names an exchange that is not open ({fault})") from fault
+        exchange_id = apply_entry(path, run_state, entry)
         if exchange_id is None:
             continue
         exchange = run_state.open[exchange_id]

@@ -61,7 +61,7 @@ class Takeover:
         self._giving: list[tuple[DeadShard, Cut]] = []
 
     @contextmanager
-    def beginning(self, run_state: RunState, classifier: Classify, hold: bool) -> Iterator[None]:
+    def beginning(self, run_state: RunState, classify: Classify, hold: bool) -> Iterator[None]:
         """Inside the block the caller makes ``run_state`` durable. It then holds our rows of every dead shard.
 
         Raises OSError, CheckpointDamaged. The next start can recover after a crash or an error at any step.
@@ -73,21 +73,21 @@ class Takeover:
         with ExitStack() as held:
             held.enter_context(mutex(self._output, self._disk))
             for other in others:
-                self._recover(other, run_state, classifier, hold, held)
+                self._recover(other, run_state, classify, hold, held)
             yield
             for dead, cut in self._giving:
                 self._let_go(dead, cut)
 
     # ---------------------------------------------------------------------------- one dead shard
 
-    def _recover(self, other: Shard, run_state: RunState, classifier: Classify, hold: bool, held: ExitStack) -> None:
+    def _recover(self, other: Shard, run_state: RunState, classify: Classify, hold: bool, held: ExitStack) -> None:
         try:
             lock = OutputLock.take(self._output, other.name, self._disk)
         except OutputHeld:
             return  # its own run is at work
         with ExitStack() as until_kept:
             until_kept.callback(lock.release)
-            dead = self._read(lock, classifier, hold)
+            dead = self._read(lock, classify, hold)
             dead.has_given = take_over(dead.run_state, run_state, self._shard.owns)
             self.recovery = self.recovery.plus(dead.recovery)
             if not dead.is_changed:
@@ -99,14 +99,14 @@ class Takeover:
             else:
                 self._let_go(dead, cut)
 
-    def _read(self, lock: OutputLock, classifier: Classify, hold: bool) -> DeadShard:
+    def _read(self, lock: OutputLock, classify: Classify, hold: bool) -> DeadShard:
         run_state = RunState(
             failures=read_failures(self._output, lock.shard),
             attempts=Unsealed(self._tables.attempts),
             completed=Unsealed(self._tables.results),
         )
         segments = segment_paths(lock.folder)
-        header, recovery = replay(segments[-1], run_state, classifier, hold) if segments else (None, Recovery())
+        header, recovery = replay(segments[-1], run_state, classify, hold) if segments else (None, Recovery())
         return DeadShard(lock, run_state, segments, header, recovery)
 
     def _seal(self, dead: DeadShard) -> Cut:

@@ -17,13 +17,15 @@ import pyarrow.compute as pc
 
 from batchvision.checkpoint import waits
 from batchvision.checkpoint.current import current_places
-from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Received, Voided
+from batchvision.checkpoint.entries import Carry
 from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
 from batchvision.checkpoint.parts import batches_of, part_paths, row_count
+from batchvision.checkpoint.recovery import apply_entry
+from batchvision.checkpoint.run_state import RunState
 from batchvision.checkpoint.spent import LedgerSums, read_sums
 from batchvision.checkpoint.summaries import has_ended, read_latest
-from batchvision.records import Intent, RunSummary, WaitNotice
+from batchvision.records import Exchange, Intent, RunSummary, WaitNotice
 
 
 class AmbiguousAttempt(NamedTuple):
@@ -122,36 +124,31 @@ class OutputView:
         return tuple(waits.read(self.output, now))
 
     def open_work(self) -> OpenWork:
-        """From the newest segment of every shard. Raises CheckpointDamaged."""
-        in_flight: dict[str, Intent] = {}
-        tickets: dict[str, Intent] = {}
+        """The open work of every shard's newest segment. Raises CheckpointDamaged."""
+        open_: dict[str, Exchange] = {}
         held: dict[tuple[str, str], Carry] = {}
         for folder in sorted((self.output / STATE_FOLDER).glob("*of*")):
-            for entry in _newest_entries(folder):
-                _apply(entry, in_flight, tickets, held)
-        return OpenWork(tuple(in_flight.values()), tuple(tickets.values()), tuple(held.values()))
+            run_state = _newest_state(folder)
+            open_ |= run_state.open
+            held |= {(carry.row_id, carry.request_key): carry for carry in run_state.carries if carry.held}
+        return OpenWork(
+            in_flight=tuple(each.intent for each in open_.values() if each.ticket is None),
+            tickets=tuple(each.intent for each in open_.values() if each.ticket is not None),
+            held=tuple(held.values()),
+        )
 
 
-def _newest_entries(folder: Path) -> list[Entry]:
-    """The records of the newest segment. A running writer may replace it between listing and reading."""
+def _newest_state(folder: Path) -> RunState:
+    """The state after the newest segment, without ended exchanges.
+
+    A running writer may replace the segment between listing and reading. Then it is listed again.
+    """
+    run_state = RunState()
     while segments := segment_paths(folder):
         with suppress(FileNotFoundError):
-            return read_segment(segments[-1]).entries
-    return []
-
-
-def _apply(
-    entry: Entry, in_flight: dict[str, Intent], tickets: dict[str, Intent], held: dict[tuple[str, str], Carry]
-) -> None:
-    match entry:
-        case Intent(exchange_id=exchange_id):
-            in_flight[exchange_id] = entry
-        case Accepted(exchange_id=exchange_id):
-            intent = in_flight.pop(exchange_id, None)
-            if intent is not None:  # a second record of the ticket only marks it as unread
-                tickets[exchange_id] = intent
-        case Received(exchange_id=exchange_id) | Ended(exchange_id=exchange_id) | Voided(exchange_id=exchange_id):
-            in_flight.pop(exchange_id, None)
-            tickets.pop(exchange_id, None)
-        case Carry(held=True):
-            held[entry.row_id, entry.request_key] = entry
+            for entry in read_segment(segments[-1]).entries:
+                ended = apply_entry(segments[-1], run_state, entry)
+                if ended is not None:
+                    del run_state.open[ended]
+            break
+    return run_state
