@@ -1,4 +1,4 @@
-"""A whole run in virtual time: played in seconds, checked to the tick, and told in a table (``scripts/simulate``)."""
+"""A whole run in virtual time: played in seconds, checked to the tick, and shown in a table (``scripts/simulate``)."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _faults_of_money(session: SimulatedRun, summary: RunSummary, providers: Sequ
 
 
 @dataclass(frozen=True)
-class Told:
+class PlayedRun:
     """A run that was played, and how long that took."""
 
     session: SimulatedRun
@@ -188,13 +188,13 @@ class Told:
         yield "digest of the tables", self.session.digest()
 
 
-def play(folder: Path, rows: int, seed: int, lane: str) -> Told:
+def play(folder: Path, rows: int, seed: int, lane: str) -> PlayedRun:
     session = SimulatedRun(folder, rows, seed, lane)
     session.write_manifest()
     provider = FaultyProvider(session.schedule)
     began = perf_counter()
     summary = session.play(provider)
-    return Told(session, provider, summary, perf_counter() - began)
+    return PlayedRun(session, provider, summary, perf_counter() - began)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -208,11 +208,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     digests, wrong = [], []
     for _ in range(1 + chosen.replay):
         with tempfile.TemporaryDirectory() as folder:
-            told = play(Path(folder), chosen.rows, chosen.seed, chosen.lane)
-            for name, value in told.lines():
+            played = play(Path(folder), chosen.rows, chosen.seed, chosen.lane)
+            for name, value in played.lines():
                 sys.stdout.write(f"{name:30} {value}\n")
-            digests.append(told.session.digest())
-            wrong += faults(told.session, told.summary, told.provider)
+            digests.append(played.session.digest())
+            wrong += faults(played.session, played.summary, played.provider)
     if len(set(digests)) > 1:
         wrong.append("the replay is not the same")
     for sentence in wrong:

@@ -207,7 +207,7 @@ class Exchanges:
     ) -> Classification | OpenTicket | None:
         """Make one attempt. ``None``: the run stopped before the request left.
 
-        The verdict is not booked: the lane decides whether it is final. The permit of a ticket stays open.
+        The classification is not booked: the lane decides whether it is final. The permit of a ticket stays open.
         Raises DiskFailed, OutputHeld, NoWayToProvider.
         """
         sent_as = self._provider.current

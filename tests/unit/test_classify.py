@@ -1,4 +1,4 @@
-"""Exchanges and their verdicts: what enters the ledger, what ends the row, what is done about the rest."""
+"""Classified exchanges: lines in the ledger, outcomes of rows, and next steps."""
 
 from __future__ import annotations
 

@@ -38,109 +38,109 @@ def answered(*keys: str) -> KeySet:
 
 
 def test_the_first_row_asks_and_the_others_wait_without_their_images():
-    sharing = RequestDeduplicator(KeySet())
-    assert sharing.answer_for(request("a", "k")) is False
-    assert sharing.answer_for(request("b", "k")) is True
-    assert sharing.answer_for(request("c", "k")) is True
-    followers = sharing.ended("k", answer("k"))
+    deduplicator = RequestDeduplicator(KeySet())
+    assert deduplicator.answer_for(request("a", "k")) is False
+    assert deduplicator.answer_for(request("b", "k")) is True
+    assert deduplicator.answer_for(request("c", "k")) is True
+    followers = deduplicator.ended("k", answer("k"))
     assert [(each.row_id, each.messages) for each in followers] == [("b", b""), ("c", b"")]
 
 
 def test_rows_that_wait_are_bounded_in_all_and_their_room_comes_back(monkeypatch):
     monkeypatch.setattr(module, "MOST_FOLLOWERS", 2)
-    sharing = RequestDeduplicator(KeySet())
+    deduplicator = RequestDeduplicator(KeySet())
     for key in ("k", "l"):
-        assert sharing.answer_for(request(f"leader of {key}", key)) is False
-        assert sharing.answer_for(request(f"follower of {key}", key)) is True
-    assert sharing.is_full(request("c", "k"))
-    assert not sharing.is_full(request("leader of k", "k")), "its own request is tried again"
-    assert not sharing.is_full(request("d", "another"))
-    assert [each.row_id for each in sharing.ended("l", failure("l", "timeout"))] == ["follower of l"]
-    assert not sharing.is_full(request("c", "k"))
+        assert deduplicator.answer_for(request(f"leader of {key}", key)) is False
+        assert deduplicator.answer_for(request(f"follower of {key}", key)) is True
+    assert deduplicator.is_full(request("c", "k"))
+    assert not deduplicator.is_full(request("leader of k", "k")), "its own request is tried again"
+    assert not deduplicator.is_full(request("d", "another"))
+    assert [each.row_id for each in deduplicator.ended("l", failure("l", "timeout"))] == ["follower of l"]
+    assert not deduplicator.is_full(request("c", "k"))
 
 
 def test_rows_that_come_after_the_answer_have_it_at_once():
-    sharing = RequestDeduplicator(KeySet())
-    sharing.answer_for(request("a", "k"))
-    told = answer("k")
-    assert sharing.ended("k", told) == []
-    assert sharing.answer_for(request("b", "k")) is told
-    assert sharing.late == []
+    deduplicator = RequestDeduplicator(KeySet())
+    deduplicator.answer_for(request("a", "k"))
+    shared_answer = answer("k")
+    assert deduplicator.ended("k", shared_answer) == []
+    assert deduplicator.answer_for(request("b", "k")) is shared_answer
+    assert deduplicator.late == []
 
 
 def test_another_request_is_asked_by_itself():
-    sharing = RequestDeduplicator(KeySet())
-    sharing.answer_for(request("a", "k"))
-    assert sharing.answer_for(request("b", "other")) is False
-    assert sharing.ended("other", answer("other")) == []
+    deduplicator = RequestDeduplicator(KeySet())
+    deduplicator.answer_for(request("a", "k"))
+    assert deduplicator.answer_for(request("b", "other")) is False
+    assert deduplicator.ended("other", answer("other")) == []
 
 
 def test_a_leader_that_comes_again_asks_again_and_keeps_its_followers():
     """Its images were let go of between two tries."""
-    sharing = RequestDeduplicator(KeySet())
-    sharing.answer_for(request("a", "k"))
-    sharing.answer_for(request("b", "k"))
-    assert sharing.answer_for(request("a", "k")) is False
-    assert [each.row_id for each in sharing.ended("k", answer("k"))] == ["b"]
+    deduplicator = RequestDeduplicator(KeySet())
+    deduplicator.answer_for(request("a", "k"))
+    deduplicator.answer_for(request("b", "k"))
+    assert deduplicator.answer_for(request("a", "k")) is False
+    assert [each.row_id for each in deduplicator.ended("k", answer("k"))] == ["b"]
 
 
 def test_rows_wait_for_a_ticket_of_an_earlier_run():
-    sharing = RequestDeduplicator(KeySet())
-    sharing.lead("a", "k")
-    assert sharing.answer_for(request("b", "k")) is True
-    assert [each.row_id for each in sharing.ended("k", answer("k"))] == ["b"]
+    deduplicator = RequestDeduplicator(KeySet())
+    deduplicator.lead("a", "k")
+    assert deduplicator.answer_for(request("b", "k")) is True
+    assert [each.row_id for each in deduplicator.ended("k", answer("k"))] == ["b"]
 
 
 def test_after_a_failure_the_next_row_leads():
-    sharing = RequestDeduplicator(KeySet())
-    sharing.answer_for(request("a", "k"))
-    sharing.answer_for(request("b", "k"))
-    assert [each.row_id for each in sharing.ended("k", failure("k", "server_error"))] == ["b"]
-    assert sharing.answer_for(request("b", "k")) is False
-    assert sharing.answer_for(request("c", "k")) is True
+    deduplicator = RequestDeduplicator(KeySet())
+    deduplicator.answer_for(request("a", "k"))
+    deduplicator.answer_for(request("b", "k"))
+    assert [each.row_id for each in deduplicator.ended("k", failure("k", "server_error"))] == ["b"]
+    assert deduplicator.answer_for(request("b", "k")) is False
+    assert deduplicator.answer_for(request("c", "k")) is True
 
 
 def test_switched_off_every_row_asks_for_itself():
-    sharing = RequestDeduplicator(answered("old"), is_on=False)
-    sharing.lead("a", "k")
-    assert [sharing.answer_for(request(row, key)) for row in "abc" for key in ("k", "old")] == [False] * 6
-    assert sharing.ended("k", answer("k")) == []
-    assert sharing.answer_for(request("d", "k")) is False
+    deduplicator = RequestDeduplicator(answered("old"), is_on=False)
+    deduplicator.lead("a", "k")
+    assert [deduplicator.answer_for(request(row, key)) for row in "abc" for key in ("k", "old")] == [False] * 6
+    assert deduplicator.ended("k", answer("k")) == []
+    assert deduplicator.answer_for(request("d", "k")) is False
 
 
 # ---------------------------------------------------------------------------------- answers on the disk
 
 
 def test_what_an_earlier_run_has_an_answer_for_is_read_from_the_disk_and_not_asked():
-    sharing = RequestDeduplicator(answered("k"))
-    assert sharing.answer_for(request("b", "k")) is True
-    assert [(each.row_id, each.messages) for each in sharing.late] == [("b", b"")]
-    assert [each.row_id for each in sharing.take_late()] == ["b"]
-    assert sharing.take_late() == []
+    deduplicator = RequestDeduplicator(answered("k"))
+    assert deduplicator.answer_for(request("b", "k")) is True
+    assert [(each.row_id, each.messages) for each in deduplicator.late] == [("b", b"")]
+    assert [each.row_id for each in deduplicator.take_late()] == ["b"]
+    assert deduplicator.take_late() == []
 
 
 def test_where_the_answer_is_not_on_the_disk_after_all_its_rows_are_asked_once():
-    sharing = RequestDeduplicator(answered("k"))
-    sharing.answer_for(request("b", "k"))
-    sharing.take_late()
-    sharing.not_found("k")
-    assert sharing.answer_for(request("b", "k")) is False
-    assert sharing.answer_for(request("c", "k")) is True
-    assert sharing.late == []
+    deduplicator = RequestDeduplicator(answered("k"))
+    deduplicator.answer_for(request("b", "k"))
+    deduplicator.take_late()
+    deduplicator.not_found("k")
+    assert deduplicator.answer_for(request("b", "k")) is False
+    assert deduplicator.answer_for(request("c", "k")) is True
+    assert deduplicator.late == []
 
 
 def test_an_answer_that_memory_has_let_go_of_is_read_from_the_disk_and_never_asked_again(monkeypatch):
     monkeypatch.setattr(module, "ANSWERS_KEPT", 3)
-    sharing = RequestDeduplicator(KeySet())
+    deduplicator = RequestDeduplicator(KeySet())
     for number in range(5):
-        sharing.answer_for(request(f"row{number}", f"k{number}"))
-        sharing.ended(f"k{number}", answer(f"k{number}"))
-    said = [sharing.answer_for(request(f"twin{number}", f"k{number}")) for number in range(5)]
+        deduplicator.answer_for(request(f"row{number}", f"k{number}"))
+        deduplicator.ended(f"k{number}", answer(f"k{number}"))
+    said = [deduplicator.answer_for(request(f"twin{number}", f"k{number}")) for number in range(5)]
     assert said[:2] == [True, True]
     assert [each.answer.text for each in said[2:] if isinstance(each, Completed)] == [
         f"answer to k{number}" for number in (2, 3, 4)
     ]
-    assert [each.row_id for each in sharing.late] == ["twin0", "twin1"]
+    assert [each.row_id for each in deduplicator.late] == ["twin0", "twin1"]
 
 
 # ---------------------------------------------------------------------------------- what is shared
@@ -173,7 +173,7 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(module, "ANSWERS_KEPT", 1)
-        self.sharing = RequestDeduplicator(answered(self.OLD))
+        self.deduplicator = RequestDeduplicator(answered(self.OLD))
         self.under_way: dict[str, Request] = {}
         self.waiting: dict[str, Request] = {}
         self.served: set[str] = set()
@@ -187,7 +187,7 @@ class AnyOrder(RuleBasedStateMachine):
         self._come(request(f"row{self.rows}", key))
 
     def _come(self, asked: Request) -> None:
-        match self.sharing.answer_for(asked):
+        match self.deduplicator.answer_for(asked):
             case Completed() as shared:
                 assert shared.request_key == asked.request_key
                 self.served.add(asked.row_id)
@@ -205,7 +205,7 @@ class AnyOrder(RuleBasedStateMachine):
         key, leader = sorted(self.under_way.items())[choose % len(self.under_way)]
         del self.under_way[key]
         self.bought[key] += is_answer
-        followers = self.sharing.ended(key, answer(key) if is_answer else failure(key, "attempts_exhausted"))
+        followers = self.deduplicator.ended(key, answer(key) if is_answer else failure(key, "attempts_exhausted"))
         assert all(each.request_key == key for each in followers)
         (self.served if is_answer else self.failed).add(leader.row_id)
         for each in followers:
@@ -217,7 +217,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def the_disk_is_read(self) -> None:
-        for each in self.sharing.take_late():
+        for each in self.deduplicator.take_late():
             assert self.bought[each.request_key] or each.request_key == self.OLD
             del self.waiting[each.row_id]
             self.served.add(each.row_id)
@@ -230,7 +230,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def whoever_waits_waits_for_something(self) -> None:
-        late = {each.row_id for each in self.sharing.late}
+        late = {each.row_id for each in self.deduplicator.late}
         assert all(each.request_key in self.under_way or row in late for row, each in self.waiting.items())
 
     def teardown(self) -> None:

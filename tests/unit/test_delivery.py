@@ -1,4 +1,4 @@
-"""The life of one row in any lane: sent or not, its end shared, an outage's victims spared, a bad run stopped."""
+"""The steps of one row in any lane: sent or not, an outcome shared, spared in an outage, stopped by many failures."""
 
 from __future__ import annotations
 
@@ -116,18 +116,18 @@ class Before:
         return Carried()
 
 
-class Desk:
+class DeliveryBench:
     """A delivery with its parts; the store, the row index and the rate limiter are stand-ins."""
 
     def __init__(self, answered: KeySet | None = None, *, wants_failed: bool = False) -> None:
-        self.books, self.before, self.counts, self.stop = StoreInMemory(), Before(), RunCounts(), LocalStopSignal()
+        self.store, self.before, self.counts, self.stop = StoreInMemory(), Before(), RunCounts(), LocalStopSignal()
         self.counters = self.counts.counters
         self.failures_in_a_row = 0
         self.allows = True
         self.later = LaterRows()
         terms = Terms("run1", Recipe("xai", "m", None, "What?", None, recipe_id="recipe"), (), 1.0)
         deduplicator = RequestDeduplicator(answered or KeySet())
-        store, row_index, preparer = cast(Any, self.books), cast(Any, self.before), cast(Any, Requests())
+        store, row_index, preparer = cast(Any, self.store), cast(Any, self.before), cast(Any, Requests())
         booking = Booking(terms, store, row_index, self.counts, deduplicator, self.later, threads())
         self.requests = RowRequests(
             preparer, row_index, lambda failed: wants_failed, booking, deduplicator, self.later, self.stop
@@ -172,25 +172,25 @@ def digests(*row_ids: str) -> set[bytes]:
 
 
 async def test_only_rows_that_have_no_end_yet_are_sent():
-    desk = Desk()
+    bench = DeliveryBench()
     states = (RowState.DONE, RowState.FAILED, RowState.AWAITING, RowState.HELD, RowState.NEW)
-    desk.before.states = dict(zip("abcde", states, strict=True))
-    assert await desk.asked(*"abcde") == ["e"]
-    assert (desk.counters.rows_done_before, desk.counters.rows_failed, desk.counters.rows_quarantined) == (1, 1, 1)
-    assert desk.before.kept == ["b"]
+    bench.before.states = dict(zip("abcde", states, strict=True))
+    assert await bench.asked(*"abcde") == ["e"]
+    assert (bench.counters.rows_done_before, bench.counters.rows_failed, bench.counters.rows_quarantined) == (1, 1, 1)
+    assert bench.before.kept == ["b"]
 
 
 async def test_a_row_that_failed_before_is_sent_where_it_is_wanted():
-    desk = Desk(wants_failed=True)
-    desk.before.states = {"a": RowState.FAILED}
-    assert await desk.asked("a") == ["a"]
-    assert desk.before.kept == []
+    bench = DeliveryBench(wants_failed=True)
+    bench.before.states = {"a": RowState.FAILED}
+    assert await bench.asked("a") == ["a"]
+    assert bench.before.kept == []
 
 
 async def test_a_row_with_a_fault_of_its_own_fails_and_nothing_is_sent():
-    desk = Desk()
-    assert await desk.asked("bad", "a") == ["a"]
-    assert desk.books.failed == ["bad"]
+    bench = DeliveryBench()
+    assert await bench.asked("bad", "a") == ["a"]
+    assert bench.store.failed == ["bad"]
 
 
 async def test_the_stream_of_rows_ends_with_the_stop():
@@ -213,120 +213,120 @@ async def _stop_soon(stop: StopSignal) -> None:
 
 
 async def test_a_rows_answer_is_that_of_all_who_ask_the_same():
-    desk = Desk()
-    assert await desk.asked("a1", "a2", "b1", "a3") == ["a1", "b1"]
-    desk.concludes("a1")
-    assert desk.books.shared == ["a2", "a3"]
-    assert await desk.asked("a4") == []
-    assert desk.books.shared == ["a2", "a3", "a4"]
+    bench = DeliveryBench()
+    assert await bench.asked("a1", "a2", "b1", "a3") == ["a1", "b1"]
+    bench.concludes("a1")
+    assert bench.store.shared == ["a2", "a3"]
+    assert await bench.asked("a4") == []
+    assert bench.store.shared == ["a2", "a3", "a4"]
 
 
 async def test_a_paid_failure_is_shared_and_another_lets_the_others_ask():
-    desk = Desk()
-    await desk.asked("a1", "a2", "b1", "b2")
-    desk.concludes("a1", "refused")
-    desk.concludes("b1", "image_unreachable")
-    assert desk.books.shared == ["a2"]
-    assert desk.again == digests("b2")
-    assert desk.later.first_tries("b2") == Tries()
-    assert desk.again == set()
+    bench = DeliveryBench()
+    await bench.asked("a1", "a2", "b1", "b2")
+    bench.concludes("a1", "refused")
+    bench.concludes("b1", "image_unreachable")
+    assert bench.store.shared == ["a2"]
+    assert bench.again == digests("b2")
+    assert bench.later.first_tries("b2") == Tries()
+    assert bench.again == set()
 
 
 async def test_a_row_of_the_next_pass_keeps_its_tries_and_one_that_is_not_met_there_is_not_waited_for():
-    desk = Desk()
-    desk.later.add("a", Tries(spent=2))
-    desk.later.add("b", Tries(spent=3))
-    assert desk.later.next_pass() == digests("a", "b")
-    assert desk.later.first_tries("a") == Tries(spent=2)
-    assert desk.later.first_tries("a") == Tries(), "once"
-    assert desk.later.next_pass() == frozenset(), "b was not met: no pass after pass for it"
+    bench = DeliveryBench()
+    bench.later.add("a", Tries(spent=2))
+    bench.later.add("b", Tries(spent=3))
+    assert bench.later.next_pass() == digests("a", "b")
+    assert bench.later.first_tries("a") == Tries(spent=2)
+    assert bench.later.first_tries("a") == Tries(), "once"
+    assert bench.later.next_pass() == frozenset(), "b was not met: no pass after pass for it"
 
 
 async def test_answers_of_earlier_runs_are_read_from_the_disk_once_for_all_late_rows():
-    desk = Desk(KeySet(map(key_bytes, "ab")))
-    desk.books.on_disk = {"a": [a_completed(an_intent(1, row_id="a0", request_key="a"))]}
-    assert await desk.asked("a0", "a1", "b1") == []
-    await desk.requests.serve_late()
-    assert desk.books.shared == ["a1"]
-    assert desk.counters.rows_done_before == 1, "its own answer: nothing is shared with itself"
-    assert desk.again == digests("b1"), "no answer is there after all"
-    assert await desk.asked("b1") == ["b1"]
+    bench = DeliveryBench(KeySet(map(key_bytes, "ab")))
+    bench.store.on_disk = {"a": [a_completed(an_intent(1, row_id="a0", request_key="a"))]}
+    assert await bench.asked("a0", "a1", "b1") == []
+    await bench.requests.serve_late()
+    assert bench.store.shared == ["a1"]
+    assert bench.counters.rows_done_before == 1, "its own answer: nothing is shared with itself"
+    assert bench.again == digests("b1"), "no answer is there after all"
+    assert await bench.asked("b1") == ["b1"]
 
 
 # ---------------------------------------------------------------------------------- outages
 
 
 async def test_a_row_out_of_attempts_in_a_streak_fails_when_somebody_else_is_answered():
-    desk = Desk()
-    desk.failures_in_a_row = 3
-    desk.concludes("a", EXHAUSTED)
-    assert desk.books.ends == {}
-    desk.failures_in_a_row = 0
-    desk.concludes("b")
-    assert desk.books.ends == {"b": "completed", "a": EXHAUSTED}
-    assert desk.again == set()
+    bench = DeliveryBench()
+    bench.failures_in_a_row = 3
+    bench.concludes("a", EXHAUSTED)
+    assert bench.store.ends == {}
+    bench.failures_in_a_row = 0
+    bench.concludes("b")
+    assert bench.store.ends == {"b": "completed", "a": EXHAUSTED}
+    assert bench.again == set()
 
 
 async def test_rows_that_failed_in_an_outage_are_asked_again_once():
-    desk = Desk()
-    desk.failures_in_a_row = OUTAGE_AFTER_FAILURES - 1
-    desk.concludes("a", EXHAUSTED)
-    desk.failures_in_a_row = OUTAGE_AFTER_FAILURES
-    desk.concludes("b", EXHAUSTED)
-    assert desk.again == digests("a", "b")
-    assert desk.books.booked == [("a", None), ("b", None)], "their attempts are listed, the rows have not ended"
-    desk.concludes("a", EXHAUSTED)
-    assert desk.books.ends == {"a": EXHAUSTED}, "a row is spared once"
+    bench = DeliveryBench()
+    bench.failures_in_a_row = OUTAGE_AFTER_FAILURES - 1
+    bench.concludes("a", EXHAUSTED)
+    bench.failures_in_a_row = OUTAGE_AFTER_FAILURES
+    bench.concludes("b", EXHAUSTED)
+    assert bench.again == digests("a", "b")
+    assert bench.store.booked == [("a", None), ("b", None)], "their attempts are listed, the rows have not ended"
+    bench.concludes("a", EXHAUSTED)
+    assert bench.store.ends == {"a": EXHAUSTED}, "a row is spared once"
 
 
 async def test_another_failure_is_no_suspect_even_in_a_streak():
-    desk = Desk()
-    desk.failures_in_a_row = 3
-    desk.concludes("a", "request_rejected")
-    assert desk.books.ends == {"a": "request_rejected"}
+    bench = DeliveryBench()
+    bench.failures_in_a_row = 3
+    bench.concludes("a", "request_rejected")
+    assert bench.store.ends == {"a": "request_rejected"}
 
 
 @pytest.mark.parametrize(("is_stopped", "streak"), [(True, 3), (True, 0), (False, 3)])
 async def test_suspects_stay_pending_only_where_the_run_stops_in_the_streak(is_stopped: bool, streak: int):
-    desk = Desk()
-    desk.failures_in_a_row = 3
-    desk.concludes("a", EXHAUSTED)
+    bench = DeliveryBench()
+    bench.failures_in_a_row = 3
+    bench.concludes("a", EXHAUSTED)
     if is_stopped:
-        desk.stop.request(OutOfCredit("none left"))
-    desk.failures_in_a_row = streak
-    desk.delivery.end_suspects()
-    assert desk.books.ends == ({} if is_stopped and streak else {"a": EXHAUSTED})
-    assert Counter(row_id for row_id, _ in desk.books.booked) == {"a": 1}
+        bench.stop.request(OutOfCredit("none left"))
+    bench.failures_in_a_row = streak
+    bench.delivery.end_suspects()
+    assert bench.store.ends == ({} if is_stopped and streak else {"a": EXHAUSTED})
+    assert Counter(row_id for row_id, _ in bench.store.booked) == {"a": 1}
 
 
 # ---------------------------------------------------------------------------------- what follows
 
 
 async def test_a_step_is_handed_to_the_caller_or_stops_the_run():
-    desk = Desk()
+    bench = DeliveryBench()
     again = Again(2.0, Tries(spent=2))
-    assert desk.concludes("a", "server_error", again, ends=False) is again
-    assert not desk.stop.is_set
-    assert desk.concludes("a", "out_of_credit", Stop(OutOfCredit("none left")), ends=False) is None
-    assert isinstance(desk.stop.reason, OutOfCredit)
+    assert bench.concludes("a", "server_error", again, ends=False) is again
+    assert not bench.stop.is_set
+    assert bench.concludes("a", "out_of_credit", Stop(OutOfCredit("none left")), ends=False) is None
+    assert isinstance(bench.stop.reason, OutOfCredit)
 
 
 async def test_too_many_failures_stop_the_run_once_enough_rows_have_ended():
-    desk = Desk()
-    desk.allows = False
-    desk.counters.rows_failed_at_provider = ENDED_BEFORE_SHARE_COUNTS - 2
-    desk.counters.rows_completed = 1
-    desk.concludes("a", "refused")
-    assert not desk.stop.is_set, "a share of few rows says nothing"
-    desk.counters.rows_completed = 2
-    desk.concludes("b", "refused")
-    assert isinstance(desk.stop.reason, TooManyFailures)
-    assert "--status failed" in str(desk.stop.reason)
+    bench = DeliveryBench()
+    bench.allows = False
+    bench.counters.rows_failed_at_provider = ENDED_BEFORE_SHARE_COUNTS - 2
+    bench.counters.rows_completed = 1
+    bench.concludes("a", "refused")
+    assert not bench.stop.is_set, "a share of few rows says nothing"
+    bench.counters.rows_completed = 2
+    bench.concludes("b", "refused")
+    assert isinstance(bench.stop.reason, TooManyFailures)
+    assert "--status failed" in str(bench.stop.reason)
 
 
 async def test_a_pause_before_a_retry_ends_with_the_stop():
-    desk = Desk()
-    assert await desk.delivery._pause(1.0) is True
+    bench = DeliveryBench()
+    assert await bench.delivery._pause(1.0) is True
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_soon, desk.stop)
-        assert await desk.delivery._pause(1_000.0) is False
+        tasks.start_soon(_stop_soon, bench.stop)
+        assert await bench.delivery._pause(1_000.0) is False

@@ -1,4 +1,4 @@
-"""Lanes: ways to deliver requests. A lane takes rows and tickets of earlier runs, and books how each one ended."""
+"""Lanes: ways to deliver requests. A lane takes rows and tickets of earlier runs, and books their ends."""
 
 from batchvision.runner.lanes.base import Delivery, RequestLane, SubmissionControl, TicketLane
 from batchvision.runner.lanes.deferred import POLLERS, DeferredLane, DeferredSettings
