@@ -222,7 +222,7 @@ class RateController:
         if self._found == inf:
             return STEP_SECONDS
         is_first = self.state is RateState.STEADY and not self._has_tried and self._cuts < IN_A_ROW
-        judged_seconds = min(MEMORY_SECONDS, JUDGED_REQUESTS * max(1, self._cuts) / rate)
+        judged_seconds = min(10 * STEP_SECONDS, JUDGED_REQUESTS * max(1, self._cuts) / rate)
         return max(self._try_seconds if is_first else STEP_SECONDS, judged_seconds)
 
     def _set(self, per_second: float | None, now: float) -> None:
