@@ -20,7 +20,7 @@ from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thre
 from proofs.victim import Plan
 
 PATIENCE_SECONDS = 120.0
-#: For the processes that are started: the code beside this script, whatever is installed.
+#: The environment of child processes: they import the code beside this script.
 PATHS = os.pathsep.join(
     str(Path(__file__).resolve().parents[2] / folder) for folder in (".", "scripts", "tests/acceptance")
 )
@@ -117,7 +117,7 @@ class Bench:
         return summary
 
     def kill_at_random(self, luck: random.Random, plan: Plan | None = None, flags: Sequence[str] = ()) -> Killed:
-        """Kill -9 when a random part of what is left has been asked, or at a random time before anything is."""
+        """SIGKILL after a random share of the open rows, or at a random time before the first request."""
         running = self.start(plan, flags=flags)
         if luck.random() < 0.25:  # start-up and recovery
             time.sleep(luck.uniform(0.2, 1.6))

@@ -1,7 +1,7 @@
-"""A run cancelled at every point at which it can be, and run again: nothing that reached us is lost or bought twice.
+"""A run cancelled at every step, and repeated: no answer that arrived is lost or bought twice.
 
-A small run is played in steps of its event loop; before one of them comes what comes from outside. Then it is played
-again, undisturbed, and what a user finds in the end is held against what the provider saw.
+A small run goes in steps of its event loop. Before one step the interruption comes. Then the run is repeated without
+one, and its output is compared with the records of the provider.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FEW_POLLERS = 2  #: so that there are few steps
 
 
 class Signals:
-    """In the place of the operating system's: they come when the proof says so."""
+    """Signals at a chosen step, in place of the operating system's."""
 
     def __init__(self) -> None:
         self.stop: StopSignal | None = None
@@ -51,17 +51,17 @@ Way = Callable[[SmallRun, Signals, SteppedLoop], None]
 
 
 def signals_first(session: SmallRun, signals: Signals, loop: SteppedLoop) -> None:
-    """SIGTERM, and a drain too short for what is in flight."""
+    """SIGTERM, and a drain too short for the requests in flight."""
     signals.first(loop)
 
 
 def signals_twice(session: SmallRun, signals: Signals, loop: SteppedLoop) -> None:
-    """SIGTERM twice: only what has been received is waited for."""
+    """SIGTERM twice: only received answers are kept."""
     signals.second(loop)
 
 
 def cancels_all(session: SmallRun, signals: Signals, loop: SteppedLoop) -> None:
-    """Whoever called ``run_async`` wants no more of it."""
+    """The caller of ``run_async`` cancels its task."""
     if session.everything is not None:
         session.everything.cancel()
 
@@ -79,7 +79,7 @@ def cancelled_by(signals: Signals) -> Iterator[None]:
 
 
 def steps_of(folder: Path, lane: str) -> int:
-    """How many there are in a run that nobody disturbs."""
+    """The steps of an undisturbed run."""
     loop = SteppedLoop()
     with cancelled_by(Signals()):
         assert SmallRun(folder, lane, ROWS).run(loop) is not None
@@ -87,7 +87,7 @@ def steps_of(folder: Path, lane: str) -> int:
 
 
 def cancelled(session: SmallRun, way: Way, at: int) -> list[str]:
-    """What is wrong after the run was cancelled before its ``at``-th step, and played again."""
+    """The faults after a run was cancelled before its ``at``-th step and repeated."""
     signals = Signals()
     loop = SteppedLoop(at, lambda: way(session, signals, loop))
     with cancelled_by(signals):

@@ -1,6 +1,6 @@
-"""``scripts/crash``: is anything lost, or paid for twice, whatever is done to a run?
+"""``scripts/crash``: interrupt runs in every way, and check that no answer is lost or paid for twice.
 
-Exit 0: every proof held. 1: one did not; with ``--sabotage`` that is what should come out. 2: usage.
+Exit codes: 0 every proof held, 1 a proof failed (expected with ``--sabotage``), 2 usage.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def sabotaged_proofs(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple
 
 
 def prove(name: str, tasks: Iterator[Proof] | str, folder: Path, workers: int) -> Tally | None:
-    """Run one proof and print what it found; None: it cannot be made here."""
+    """Run one proof and print its result. None: this machine cannot run it."""
     if isinstance(tasks, str):
         print(f"\n{name}: skipped: {tasks}", flush=True)
         return None

@@ -1,7 +1,7 @@
-"""ENOSPC and EIO at each operation of the disk in turn, for once or for good; and a disk that is really full.
+"""ENOSPC and EIO at each operation of the disk in turn, once or for good, and a disk that is really full.
 
-After each: exit 7 with its own message, nothing new is sent, every answer that was acknowledged is on the disk, and
-the rerun pays for nothing twice but what it lists as ambiguous.
+After each fault the run ends with exit 7 and its own message, and sends nothing new. Every acknowledged answer is on
+the disk. The rerun pays twice only for requests that it lists as ambiguous.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from proofs.reckoning import Reckoner, Tally, read_table
 from proofs.recorded_disk import RecordedDisk
 
 DISK_FAILED = 7
-#: Operations that find no room on a full disk; the others do not need any.
+#: Operations that find no room on a full disk; all other operations need none.
 NEED_ROOM = ("make_folder", "create", "write", "rename")
 
 
@@ -65,8 +65,7 @@ class FailingDisk(RecordedDisk):
 
     @property
     def is_late(self) -> bool:
-        """Whether all was sealed already: parts were being merged, for which a full disk ends no run, or only the
-        summary, for which there was room in reserve, or the reserve itself, was still to be written or removed."""
+        """Whether everything was sealed: parts were being merged, or only summary and reserve were left to write."""
         until_then = self.operations[: self._fault.place + 1]
         path = until_then[-1].path
         is_merging = any(each.name == "create" and "-merging" in each.path.name for each in until_then)

@@ -26,7 +26,7 @@ SYSCALLS = {"fdatasync": 20, "rename": 5, "unlink": 1, "write": 20, "fsync": 11}
 
 
 def one_output(folder: Path, lane: str, plans: Sequence[Plan | None], luck: random.Random, rows: int = 40) -> Tally:
-    """Kill one run after the other as planned (None: at a random time), finish, and reckon."""
+    """Kill each run as planned (None: at a random time), finish, and compare."""
     with Bench(folder, lane, rows) as bench:
         reckoner = Reckoner(bench.output, bench.concurrency)
         for plan in plans:
@@ -70,7 +70,7 @@ def settled(bench: Bench, reckoner: Reckoner) -> Tally:
 
 
 def verify_says(output: Path) -> list[str]:
-    """What ``batchvision verify`` finds wrong: nothing, also right after a kill, whatever that has left."""
+    """The faults that ``batchvision verify`` reports. There must be none, also right after a kill."""
     if not (output / ".batchvision").is_dir():  # killed before there was anything
         return []
     return [f"verify: {each.text}" for each in anyio.run(verify, output).findings if each.mark is Mark.WRONG]

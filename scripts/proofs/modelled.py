@@ -1,9 +1,8 @@
-"""The modelled disk: runs in virtual time are recorded, then cut off at any operation and picked up again.
+"""The modelled disk: runs in virtual time are recorded, cut at any operation and continued.
 
-A run is the real runner, lanes and store over a provider in memory; only the disk writes down what it was told to
-do. What the store acknowledged is remembered with the place it had in that record. For a cut at place k, everything
-acknowledged before k must be in the tables after a recovery, whatever the disk made of the rest; and after a recovery
-that was itself cut off.
+A run is the real runner, lanes and store over a provider in memory. The disk records its operations, and the proof
+records each acknowledgement with its place among them. After a cut at place k and a recovery, the tables must hold
+everything that was acknowledged before k, also if the recovery itself was cut.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Told(NamedTuple):
 
 @dataclass
 class RecordedRun:
-    """What the disk was told to do, and what was told to the lanes."""
+    """The operations of the disk and the acknowledgements to the lanes."""
 
     job: Job
     disk: RecordedDisk
@@ -136,7 +135,7 @@ def record(folder: Path, lane: str, seed: int, sabotage: str | None = None) -> R
 
 @contextmanager
 def listening(session: RecordedRun) -> Iterator[None]:
-    """Remember what the store says is durable; and let it seal often."""
+    """Record acknowledgements, and let the store seal often."""
     real = Store.intent, Store.ticket, Store.answer, writer_module.SealAfter, compaction.FEW_PARTS
 
     def tell(what: str, exchange_id: str) -> None:
@@ -258,7 +257,7 @@ def crash_states(most_runs: int) -> st.SearchStrategy[tuple[str, int, int, int, 
 
 
 def search(folder: Path, states: int, seed: int, sabotage: str | None = None, job_runs: int = 40) -> Tally:
-    """Draw crash states by hypothesis until there were so many; the first that loses something is shrunk and told."""
+    """Draw that many crash states by hypothesis. The first one with a loss is shrunk and reported."""
     tally, folder = Tally(outputs=job_runs), in_memory(folder)
     recorded, pieces = JobRuns(folder, sabotage), Pieces(folder)
     keeps = settings(

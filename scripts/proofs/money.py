@@ -1,7 +1,7 @@
-"""``scripts/money``: three runs under faults of every kind, one of them killed; then every tick is looked for.
+"""``scripts/money``: three runs under faults of every kind, one of them killed, compared with the bill to the tick.
 
-The emulator's bill is the truth. What it delivered whole to a process that lived is in the ledger, to the tick; the
-rest of the bill is listed row by row as of unknown end, each row's within its bounds; ``verify`` says the same.
+The emulator's bill is the truth. The ledger holds every answer that arrived whole at a living process. The rest of the
+bill is listed by row as ambiguous, each row within its bounds. ``verify`` must agree.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CONCURRENCY = 32
 
 @dataclass
 class Account:
-    """What was found; ``wrong``: a sentence for everything that should not be."""
+    """The findings. ``wrong`` has a sentence for each broken promise."""
 
     rows: int
     requests: int = 0
@@ -72,7 +72,7 @@ class Account:
 
 
 def play(folder: Path, rows: int, seed: int, share: float = 0.10) -> Account:
-    """Three runs of ``rows`` rows: the first is killed on its way, the others end by themselves."""
+    """Three runs of ``rows`` rows. The first one is killed."""
     bench = Workbench(folder)
     rates = {str(kind): share / len(RATES_OF) for kind in RATES_OF}
     options = EmulatorOptions(
@@ -137,7 +137,7 @@ def reckon(account: Account, bill: Bill, output: Path) -> None:
 
 
 def _check_unsure(account: Account, ledger: list[dict[str, Any]], unseen: dict[str, list[int]]) -> None:
-    """What was billed and not seen is listed under its row, within what is listed of it."""
+    """A billed answer that did not arrive is listed under its row, within the listed bounds."""
     unsure = [row for row in ledger if row["state"] in UNSURE]
     listed = Counter(row["row_id"] for row in unsure)
     bounds: Counter[str] = Counter()

@@ -1,7 +1,7 @@
-"""``scripts/money --pilot``: is what a pilot says of the whole job true? Run after run, in virtual time.
+"""``scripts/money --pilot``: compare the estimate of a pilot with the cost of the whole job, in virtual time.
 
-Each seed is another manifest of mixed image sizes, sorted by size so that its first rows are its smallest; a pilot of
-some rows, then the run of the rest. The emulator's bill for the whole must lie in the interval that the pilot told.
+Each seed is a manifest of mixed image sizes, sorted by size, so that its first rows are its smallest. A pilot of some
+rows is followed by a run of the rest. The emulator's bill must lie in the interval of the pilot.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HITS_WANTED, WIDEST = 0.9, 0.15
 
 @dataclass(frozen=True)
 class Told:
-    """One seed: what the pilot said, and what the whole came to."""
+    """One seed: the estimate of the pilot and the cost of the whole."""
 
     seed: int
     low_ticks: float
@@ -136,7 +136,7 @@ def faults(found: list[Told]) -> list[str]:
 
 
 def prove(rows: int, asked: int, seeds: int, rule: str, restless: float, *, sabotage: bool) -> int:
-    """Play all seeds and print them; 1 where that is not what is promised."""
+    """Run all seeds and print them. Returns 1 if a promise is broken."""
     if sabotage:
         SamplingFrame.choose = first_rows  # type: ignore[method-assign]
     found = []

@@ -28,7 +28,7 @@ NEEDED = ("mkfs.ext4", "mount", "umount")
 
 
 def why_not_mount() -> str | None:
-    """None, or the reason why nothing can be mounted here."""
+    """None, or the reason that nothing can be mounted here."""
     if os.geteuid() != 0:
         return "mounting needs root"
     with tempfile.TemporaryDirectory() as name:
@@ -39,7 +39,7 @@ def why_not_mount() -> str | None:
 
 
 def why_not() -> str | None:
-    """Why no power can be cut here; None: it can."""
+    """The reason that this machine cannot run the proof, or None."""
     if reason := why_not_mount():
         return reason
     missing = [name for name in NEEDED if shutil.which(name) is None]
@@ -54,7 +54,7 @@ def call(*arguments: str | Path) -> None:
 
 @contextmanager
 def mounted(image: Path, where: Path) -> Iterator[Path]:
-    """``commit=600``: nothing is written because time has passed, only because somebody asked for it."""
+    """``commit=600``: the kernel writes nothing because of elapsed time, only after a sync."""
     where.mkdir(exist_ok=True)
     call("mount", "-o", "loop,commit=600", image, where)
     try:
@@ -104,7 +104,7 @@ def one_cut(folder: Path, lane: str, luck: random.Random, sabotage: str | None =
 
 
 def _place(luck: random.Random) -> str | None:
-    """Before one of the first operations of a kind, or (None) at a random time."""
+    """Before one of the first operations of a kind, or at a random time (None)."""
     places = {"write": 40, "sync": 40, "sync_folder": 30, "rename": 15, "remove": 4}
     kind = luck.choice([None, *places])
     return None if kind is None else f"{kind}:{luck.randint(1, places[kind])}"
@@ -121,7 +121,7 @@ def _stopped(bench: Bench, running: Running, luck: random.Random) -> bool:
 
 
 def is_still(pid: int) -> bool:
-    """Whether every thread of a process is stopped: none is inside a system call."""
+    """Whether every thread of a process is stopped outside of a system call."""
     try:
         stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
     except (FileNotFoundError, ProcessLookupError):
@@ -130,7 +130,7 @@ def is_still(pid: int) -> bool:
 
 
 def missing(acknowledged: list[str], output: Path) -> list[str]:
-    """What had been acknowledged and is not on the disk that the cut left: a sentence each."""
+    """A sentence for each acknowledged answer that is not on the disk after the cut."""
     left, ledger = on_disk(output), read_table(output, "attempts")
     known = {
         "answer": {*left.answers.values(), *(row["provider_request_id"] for row in ledger)},

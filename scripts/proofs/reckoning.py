@@ -1,7 +1,7 @@
-"""What was lost, and what was paid twice: the emulator's bill held against the output.
+"""Lost answers and double payments: the emulator's bill compared with the output.
 
-The rule: the bill is the truth. The output's tables are read as any user would read them, and its journal, right after
-a kill, as text: nothing here trusts the code that wrote it.
+The bill is the truth. The tables are read as a user reads them, and the journal right after a kill as text, without
+the code that wrote it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNSURE = ("ambiguous", "lost_after_read")
 
 
 class OnDisk(NamedTuple):
-    """What a dead process has left in its journal: exchanges by id."""
+    """The exchanges in the journal of a dead process, by id."""
 
     rows: dict[str, str]  #: of every exchange, its row
     answers: dict[str, str]  #: the provider's id of each answer
@@ -180,7 +180,7 @@ class Reckoner:
             self._say(f"the last run left with exit {summary['exit_code']}: {summary['message']}")
 
     def _check_acknowledged(self, attempts: list[dict[str, Any]]) -> None:
-        """What was on disk at a kill is in the ledger."""
+        """Every answer on disk at a kill is in the ledger."""
         known = {row["provider_request_id"] for row in attempts}
         lost = [answer for answer in (*self._answers.values(), *self._sealed) if answer and answer not in known]
         tickets = {row["ticket"] for row in attempts if row["state"] in ("ok", "lost_after_read")}
@@ -190,8 +190,10 @@ class Reckoner:
             self._say(f"acknowledged and not in the ledger: {_some(lost)}")
 
     def _check_bill(self, bill: Bill, attempts: list[dict[str, Any]], unsure: list[dict[str, Any]]) -> None:
-        """Every answer that was handed to us is in the ledger, with its price, or its row is listed as unsure; and
-        what a row was charged beyond its first answer is no more than what is listed of it."""
+        """Every delivered answer is in the ledger with its price, or its row is listed as unsure.
+
+        The charges of a row beyond its first answer are within its listed bounds.
+        """
         booked = Counter(row["provider_request_id"] for row in attempts if row["provider_request_id"])
         listed = Counter(row["row_id"] for row in unsure)
         if twice := [name for name, times in booked.items() if times > 1]:
@@ -213,7 +215,7 @@ class Reckoner:
             self._say(f"the ledger says {ledger} ticks, the bill {charged} for the same answers")
 
     def _check_listed(self, unsure: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-        """Unsure is what the journal showed in flight at the kills, and nothing else; each is listed once."""
+        """A row is unsure only if the journal showed it in flight at a kill. Each is listed once."""
         ambiguous = Counter(row["row_id"] for row in unsure if row["state"] == "ambiguous")
         in_flight = Counter(self.in_flight.values())
         if ambiguous != in_flight:

@@ -1,8 +1,8 @@
-"""A disk that keeps a record of every operation, and what a real one could hold after a cut at any of them.
+"""A disk that records every operation, and the possible states of a real disk after a cut.
 
-The model: a file's bytes are durable up to its last sync, a name after a sync of its folder. Whatever came later may
-be there, or in part, in any order: bytes lost, cut, zero-filled, or whole sectors missing under later ones; names old
-or new, a folder's one by one. No code of the product is asked what survives.
+The bytes of a file are durable up to its last sync, a name after a sync of its folder. Later bytes may be there in
+part and in any order: lost, cut, zero-filled, or with sectors missing. Each name may be old or new. No code of the
+product decides this.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SECTOR_BYTES = 512
 
 
 class Operation(NamedTuple):
-    """One call. ``file``: which file of those ever created it is about; -1: none."""
+    """One call. ``file`` is the number of the created file; -1: no file."""
 
     name: str
     path: Path
@@ -35,7 +35,7 @@ class RecordedDisk(LocalDisk):
     def __init__(self, root: Path, forgets: str | None = None) -> None:
         self.root = root
         self.operations: list[Operation] = []
-        self._forgets = forgets  #: ``sync`` or ``sync_folder``: says that it did, and did not
+        self._forgets = forgets  #: ``sync`` or ``sync_folder``: reported as done, but not done
         self._open: dict[int, tuple[Path, int]] = {}
         self._files: dict[Path, int] = {}
         self._created = 0
@@ -89,7 +89,7 @@ class RecordedDisk(LocalDisk):
         self._note("sync_folder", path)
 
 
-# ---------------------------------------------------------------------------------- what a cut leaves
+# ---------------------------------------------------------------------------------- states after a cut
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class _File:
 
 @dataclass
 class Remains:
-    """What was durable, and what was not yet, when the power went."""
+    """The durable and the unsynced operations at a power cut."""
 
     files: dict[int, _File] = field(default_factory=dict)
     names: dict[Path, int] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class Remains:
 
     @classmethod
     def of(cls, root: Path) -> Remains:
-        """A folder as it stands, all of it durable."""
+        """A folder with all its contents durable."""
         remains = cls()
         for path in sorted(root.rglob("*")):
             name = path.relative_to(root)
@@ -149,7 +149,7 @@ class Remains:
         self.durable_folders |= {folder for folder in self.folders if folder.parent == path}
 
     def draw(self, luck: random.Random) -> Iterator[tuple[Path, bytes | None]]:
-        """One of the states the disk may be in: folders (None) and files."""
+        """One possible state of the disk: folders (None) and files."""
         folders = {folder for folder in self.folders if folder in self.durable_folders or luck.random() < 0.5}
         reachable = {folder for folder in folders if all(parent in folders for parent in folder.parents)}
         yield from ((folder, None) for folder in sorted(reachable - {Path()}))
@@ -162,7 +162,7 @@ class Remains:
 
 
 def _surviving(file: _File, temper: float, luck: random.Random) -> bytes:
-    """The durable bytes, and of those behind them: none, some, zeros, or sectors here and there."""
+    """The durable bytes and, of the bytes behind them: none, some, zeros, or single sectors."""
     content, durable = bytes(file.content), file.durable_bytes
     if temper == 0.0 or durable == len(content):
         return content[:durable]

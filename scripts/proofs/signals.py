@@ -1,4 +1,4 @@
-"""The one-time read against those who would cut it off: two signals in a row while answers drip in."""
+"""The one-time read under two signals in a row, while answers arrive slowly."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ SLOW_SECONDS = 1.5
 
 
 def interrupted_reads(folder: Path, sabotage: str | None = None, rows: int = 12) -> Tally:
-    """Deferred answers that take a while to read; SIGTERM, and SIGTERM again, in the middle of it. Every read that was
-    on the wire must still come home: none may be lost, as nothing was killed."""
+    """Deferred answers that arrive slowly; SIGTERM twice meanwhile.
+
+    Every read in flight must end with its answer, because nothing was killed.
+    """
     with Bench(folder, "deferred", rows) as bench:
         bench.emulator.configure(
             slow_seconds=SLOW_SECONDS, fault_rates={"slow_body": 1.0}, deferred_seconds=0.1, latency_seconds=0.0

@@ -1,7 +1,7 @@
-"""The command line, in a process that dies, or whose disk fails, exactly where it is told to.
+"""The command line in a process that dies, or has a failing disk, at a planned operation.
 
-``python -m proofs.victim '{"die": "write:3"}' run JOB ...`` is ``batchvision run JOB ...`` but for what the plan says.
-All is done by replacing methods in this process: the product has no switch for any of it.
+``python -m proofs.victim '{"die": "write:3"}' run JOB ...`` is ``batchvision run JOB ...`` with that plan. Methods are
+replaced in this process: the product has no switch for it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from batchvision.records import RawAnswer
 from batchvision.runner import exchange
 from batchvision.runner.classify import Classifier
 
-#: The operations of the disk, and what else a plan may name: a POST about to leave, an answer that has come, a poll
-#: about to leave, an answer about to be read.
+#: The steps that a plan may name: operations of the disk, before a POST, after an answer, before a poll, before a read.
 DISK = ("make_folder", "create", "write", "sync", "close", "rename", "remove", "sync_folder")
 MOMENTS = ("post", "answered", "poll", "parse")
 #: Where parts are small: more of them than this are merged at the end of a run.
@@ -81,7 +80,7 @@ class Fate:
         self._fails_on = error.endswith("+")
 
     def meets(self, kind: str, *, last_words: str = "", half: Callable[[], None] = lambda: None) -> None:
-        """One more of ``kind``. ``half``: what of it is still done by one that dies."""
+        """One more of ``kind``. ``half``: the part of the operation before the death."""
         self.seen[kind] += 1
         if self._die == (kind, self.seen[kind]):
             half()
@@ -141,7 +140,7 @@ def haunt_the_wire(fate: Fate) -> None:
 
 
 class Lives:
-    """Which run this process is, so that what it replays of an earlier one is told apart."""
+    """The id of this run. Records of an earlier run that it replays have another id."""
 
     run_id = ""
 
@@ -157,7 +156,7 @@ class Lives:
 
 
 def tell(path: Path) -> None:
-    """Write down, outside of the output, what the store says is durable, and each poll as it leaves."""
+    """Record each acknowledgement of the store and each poll in a file outside of the output."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     answer, ticket = store.Store.answer, store.Store.ticket
 
