@@ -1,4 +1,4 @@
-"""Measures that keep the package readable: unique names, short functions, few arguments, plain inits."""
+"""Measures that keep the package readable: unique names, short files and functions, few arguments, plain inits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import batchvision
 
 PACKAGE = Path(batchvision.__file__).parent
 MODULES = {path.relative_to(PACKAGE): ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
+MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
 MOST_ARGUMENTS = 7
 
@@ -40,6 +41,11 @@ def test_no_public_class_or_type_alias_has_the_name_of_another_one() -> None:
         for name in public_types(module):
             places[name].append(str(path))
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+
+
+def test_no_file_is_longer_than_400_lines() -> None:
+    lines = {str(path): len((PACKAGE / path).read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
 
 
 def test_no_function_is_longer_than_60_lines() -> None:
