@@ -106,6 +106,16 @@ def test_the_links_of_the_readme_lead_somewhere() -> None:
     assert [link for link in links if "://" not in link and not (job_file.PAGE.parents[1] / link).exists()] == []
 
 
+def test_every_file_that_contributing_names_is_there() -> None:
+    root = job_file.PAGE.parents[1]
+    named = re.findall(
+        r"`((?:[\w.]+/)+[\w.]*\w\.(?:py|md|toml|json))`", (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    )
+    missing = [path for path in named if not ((root / path).exists() or (root / "batchvision" / path).exists())]
+    assert len(named) > 20
+    assert missing == ["batchvision/commands/NAME.py", "batchvision/cli/NAME.py"], "these are for the reader to write"
+
+
 def test_the_python_of_the_readme_runs_a_job_without_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
