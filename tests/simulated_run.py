@@ -32,7 +32,7 @@ MOST_SENDS_A_ROW = 1.15  #: beside 429s
 
 
 class UnsyncedDisk(LocalDisk):
-    """Waits for no disk: in these runs nobody pulls the plug (``test_crash_in_memory`` does)."""
+    """Waits for no disk: these runs have no power cut (``test_crash_in_memory`` has)."""
 
     def sync(self, descriptor: int) -> None:
         pass
@@ -120,7 +120,7 @@ def _faults_of_rows(session: SimulatedRun, summary: RunSummary) -> Iterator[str]
 
 
 def _faults_of_sends(session: SimulatedRun, providers: Sequence[FaultyProvider]) -> Iterator[str]:
-    """Every request is a line of the ledger, few rows need more than one, and none is sent when it is done (P1)."""
+    """Each request is a line of the ledger, few rows need several, and a done row is not sent again (P1)."""
     sends = sum((provider.sends for provider in providers), Counter[str]())
     beside_429s = sends.total() - sum(provider.rate_limited for provider in providers)
     if beside_429s > MOST_SENDS_A_ROW * session.rows:
@@ -135,7 +135,7 @@ def _faults_of_sends(session: SimulatedRun, providers: Sequence[FaultyProvider])
 
 
 def _faults_of_money(session: SimulatedRun, summary: RunSummary, providers: Sequence[FaultyProvider]) -> Iterator[str]:
-    """The ledger is the bill (P6); what was billed and not seen is listed, by row, within its bound (P5)."""
+    """The ledger is the bill (P6). Bills that were not seen are listed by row, within their bounds (P5)."""
     bill = {name: ticks for provider in providers for name, ticks in provider.delivered.items()}
     ledger = session.table("attempts", "row_id", "state", "provider_request_id", "cost_ticks", "bound_ticks")
     paid = ledger.filter(pc.is_valid(ledger["cost_ticks"]))
@@ -198,7 +198,7 @@ def play(folder: Path, rows: int, seed: int, lane: str) -> PlayedRun:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Play a run, print what happened, and exit 1 where that is not what is promised."""
+    """Play a run and print its figures. Exit 1 if a promise is broken."""
     parser = argparse.ArgumentParser(prog="scripts/simulate", description=main.__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)

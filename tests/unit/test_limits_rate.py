@@ -215,6 +215,14 @@ async def test_soon_after_another_program_took_half_of_a_given_limit_all_of_it_i
     assert refusals <= 0.005
 
 
+async def test_a_slow_given_rate_is_back_within_two_minutes():
+    start = anyio.current_time()
+    provider = Provider(per_second=4, burst=4, half_taken=[(start + 60, start + 120)])
+    await send_rows(given(4), provider, 330, workers=32)
+    assert provider.share(start + 90, start + 120) < 0.6
+    assert provider.share(start + 240, start + 330) >= 0.95
+
+
 async def test_the_test_of_two_programs_fails_if_the_steps_up_stay_small(monkeypatch):
     monkeypatch.setattr(f"{CONTROLLER}.LONGEST_STEP", 0.001)
     monkeypatch.setattr(f"{CONTROLLER}.FIRST_STEP", 0.001)
