@@ -27,7 +27,7 @@ _ORDER = ("row_id", "is_indexed", "is_of_recipe", "updated_at", "request_key")
 
 
 def current_places(output: Path, recipe_id: str | None) -> Mapping[Path, Places]:
-    """Return the positions of the current answers, by part of ``results``. Rows that are failed now have none."""
+    """Return the positions of the current answers, by part of ``results``. A failed row has no current answer."""
     indexed = _indexed_answers(output)
     failed = _failed_ids(output)
     paths = part_paths(output, "results")

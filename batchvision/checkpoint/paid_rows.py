@@ -92,7 +92,7 @@ class PaidRows:
         return self._has_current[places]
 
     def ticks(self, places: NDArray[np.int64]) -> int:
-        """Cost of the newest work of these rows."""
+        """Cost of the newest work of the rows."""
         return int(self._ticks[places].sum())
 
     def are_elsewhere(self, ids: pa.Array) -> NDArray[np.bool_]:

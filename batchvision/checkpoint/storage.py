@@ -1,6 +1,6 @@
 """Where an output is stored: local files for its journal, and a store of whole files for its parts.
 
-Every change to a file goes through one of these two interfaces. A test replaces them to fail or lose any operation.
+Every change to a file goes through one of the two interfaces. A test replaces them to fail or lose any operation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class JournalFiles(Protocol):
         """Make a file that takes so much space and holds nothing. Where the space is missing, leave no file."""
 
     def write(self, descriptor: int, content: bytes | memoryview) -> None:
-        """Append ``content`` whole, or nothing where that fails."""
+        """Append ``content`` whole, or nothing on an error."""
 
     def sync(self, descriptor: int) -> None:
         """Return when every written byte is durable (fdatasync)."""
