@@ -43,7 +43,6 @@ class RateController:
         self.per_second = ceiling  #: ``None`` in slow start
         self.window: float = first_window  #: requests in flight in slow start
         self.is_saturated = False  #: a request has waited for the rate since the rate was set
-        self._first_window = first_window
         self._ceiling = inf if ceiling is None else ceiling
         self._floor = 0.0
         self._meter = Meter()
@@ -142,7 +141,7 @@ class RateController:
         """All requests pause. Refusals of requests sent before ``now`` are not judged."""
         self._paused_until = until
         self._judged_from, self._meter = now, Meter(until)
-        self.window = self._first_window
+        self.window = 1  # a storm may go on: the next request is a probe
         self._cool_down(until, self._state_after if self.state is RateState.COOLING_DOWN else self.state)
 
     # ---------------------------------------------------------------- down

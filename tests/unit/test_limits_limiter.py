@@ -350,9 +350,10 @@ async def test_a_pause_that_another_process_sets_holds_too():
 @pytest.mark.parametrize("error", [None, RequestRejected("no"), ImageDownloadFailed("no"), RateLimited("slow")])
 async def test_any_answer_of_the_provider_lets_all_requests_pass(error):
     limiter = limiter_of()
-    await limiter.acquire(0)
+    slot = await limiter.acquire(0)
     assert limiter.acquire_nowait(0) is None
     limiter.observe(error, anyio.current_time())
+    slot.release()
     await anyio.sleep(2)
     assert limiter.acquire_nowait(0) is not None
 
