@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from batchvision.checkpoint.rights import missing_right
 from batchvision.checkpoint.storage import JournalFiles
@@ -24,6 +25,7 @@ PRIVATE = 0o600
 #: Mode of every other file, before the umask.
 PUBLIC = 0o666
 _GROUP_READS = 0o040
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP)
 _NO_RIGHT = (errno.EACCES, errno.EPERM)
 #: Errors of file systems without F_FULLFSYNC (network drives, FAT).
 _NO_FULLFSYNC = (errno.ENOTSUP, errno.ENOTTY, errno.EINVAL)
@@ -137,6 +139,39 @@ def flush(descriptor: int, sync: Callable[[int], None]) -> None:
             if fault.errno not in _NO_FULLFSYNC:
                 raise
     sync(descriptor)
+
+
+class OpenedFile(NamedTuple):
+    """A path, and the device and inode of the file that this run has opened there.
+
+    A folder may be removed or replaced meanwhile. The writer checks the lock and the journal by their full paths, after
+    each sync and before the acknowledgement.
+    """
+
+    path: Path
+    device: int
+    inode: int
+
+    @classmethod
+    def at(cls, path: Path, descriptor: int) -> OpenedFile:
+        found = os.fstat(descriptor)
+        return cls(path, found.st_dev, found.st_ino)
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to this file. Raises OSError where the file system does not answer."""
+        try:
+            found = self.path.stat()
+        except OSError as fault:
+            if fault.errno in _GONE:
+                return False
+            raise
+        return (found.st_dev, found.st_ino) == (self.device, self.inode)
+
+    def check_in_place(self, output: Path) -> None:
+        """Raise DiskFailed where the output was removed or replaced. Blocking."""
+        with disk_failures(f"looking for {self.path}"):
+            if not self.is_in_place():
+                raise output_gone(output, self.path)
 
 
 # ---------------------------------------------------------------------------------- composed operations
@@ -273,4 +308,13 @@ def disk_failed(doing: str, fault: OSError) -> DiskFailed:
     return DiskFailed(
         f"{doing} failed: {reason}. Nothing more was sent. Free space or repair the disk, then start the same run "
         f"again: every answer that had been written is used."
+    )
+
+
+def output_gone(output: Path, path: Path) -> DiskFailed:
+    """The error for a removed or replaced lock or journal."""
+    return DiskFailed(
+        f"{output} was removed or replaced while the run went on: {path.name} is not the file that this run has "
+        "opened. Nothing more was sent; answers that were in flight, or not yet in the tables, went with the folder. "
+        "Put it back from a copy if there is one, then start the same run again."
     )

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from batchvision.checkpoint.disk import PRIVATE, disk_failed, start_file
+from batchvision.checkpoint.disk import PRIVATE, OpenedFile, disk_failed, start_file
 from batchvision.checkpoint.entries import VERSION, Entry, SegmentHeader, decode, encode
-from batchvision.checkpoint.identity import Identity
 from batchvision.checkpoint.storage import JournalFiles
 from batchvision.errors import CheckpointDamaged, DiskFailed, StopRun
 from batchvision.eventloop import loop_time
@@ -166,11 +165,11 @@ class Segment:
 
     def __init__(self, files: JournalFiles, path: Path, header: SegmentHeader, descriptor: int) -> None:
         self.path = path
+        self.file = OpenedFile.at(path, descriptor)
         self.header = header
         self.appended_bytes = 0  #: without the records that it began with
         self._files = files
         self._descriptor: int | None = descriptor
-        self._identity = Identity.of(path)
         self._groups = 1
 
     @classmethod
@@ -199,11 +198,6 @@ class Segment:
         self._groups += 1
         self.appended_bytes += len(content)
 
-    @property
-    def is_in_place(self) -> bool:
-        """Whether its name still leads to the open file. Raises OSError."""
-        return self._identity.is_at(self.path)
-
     def close(self) -> None:
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
@@ -223,13 +217,12 @@ def segment_paths(folder: Path) -> list[Path]:
 
 def frame_group(number: int, bodies: list[bytes]) -> bytes:
     """The lines of one group."""
-    count = len(bodies)
-    return b"".join(_frame(number, body, count if at == count else 0) for at, body in enumerate(bodies, start=1))
-
-
-def _frame(group: int, body: bytes, last: int) -> bytes:
-    content = b'{"g":%d,%s%s' % (group, b'"last":%d,' % last if last else b"", body[1:])
-    return b"%08x %s\n" % (crc32(content), content)
+    lines = []
+    for at, body in enumerate(bodies, start=1):
+        last = b'"last":%d,' % at if at == len(bodies) else b""
+        content = b'{"g":%d,%s%s' % (number, last, body[1:])
+        lines.append(b"%08x %s\n" % (crc32(content), content))
+    return b"".join(lines)
 
 
 # ---------------------------------------------------------------------------------- reading back

@@ -15,11 +15,10 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from weakref import WeakSet
 
-from batchvision.checkpoint.disk import PUBLIC, LocalDisk, disk_failures, make_folders
-from batchvision.checkpoint.identity import Identity, output_gone
+from batchvision.checkpoint.disk import PUBLIC, LocalDisk, OpenedFile, disk_failures, make_folders, output_gone
 from batchvision.checkpoint.lease import LEASE_NAME, Lease, is_shared, lease_at_work
 from batchvision.checkpoint.storage import JournalFiles
 from batchvision.errors import OutputHeld
@@ -69,43 +68,16 @@ class Holder(NamedTuple):
         return False
 
 
-class Fence(Protocol):
-    """A claim on an output. It is checked before each request and each seal."""
-
-    @property
-    def is_held(self) -> bool:
-        """Whether this process still holds the claim. Does no I/O."""
-
-    def release(self) -> None:
-        """Give the claim back. A second call does nothing; in a forked child the parent keeps its claim."""
-
-
-class Flock:
-    """An open descriptor with the kernel's lock on a file. The lock ends with the process."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
-        self._pid = os.getpid()
-
-    @property
-    def is_held(self) -> bool:
-        return self._descriptor is not None and self._pid == os.getpid()
-
-    def release(self) -> None:
-        """Close the descriptor. LOCK_UN would free the parent's lock too."""
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
-            os.close(descriptor)
-
-
 class OutputLock:
     """A held output (and shard): a flock, and on a shared file system a lease. A context manager."""
 
     def __init__(self, output: Path, shard: str, descriptor: int, lease: Lease | None = None) -> None:
         self.output = output
         self.shard = shard
-        self._fences: list[Fence] = [Flock(descriptor)] if lease is None else [lease, Flock(descriptor)]
-        self._identity = Identity.of(descriptor)
+        self.file = OpenedFile.at(lock_path(output, shard), descriptor)
+        self._lease = lease
+        self._descriptor: int | None = descriptor  #: the kernel's lock ends with it
+        self._pid = os.getpid()
         _held.add(self)
 
     @classmethod
@@ -114,7 +86,7 @@ class OutputLock:
         path = lock_path(output, shard)
         for _ in range(_TRIES):
             lock = cls._take(output, shard, path, files or LocalDisk())
-            if lock.is_in_place:
+            if lock.file.is_in_place():
                 return lock
             lock.release()  # the folder was removed between opening the file and locking it
         raise output_gone(output, path)
@@ -146,24 +118,16 @@ class OutputLock:
     @property
     def is_held(self) -> bool:
         """Whether this process holds the output: False in a forked child, and after a lease was lost."""
-        return all(fence.is_held for fence in self._fences)
-
-    @property
-    def is_in_place(self) -> bool:
-        """Whether the lock's name still leads to the locked file. Raises OSError."""
-        return self._identity.is_at(lock_path(self.output, self.shard))
-
-    def check_in_place(self) -> None:
-        """Raise DiskFailed where the output was removed or replaced."""
-        path = lock_path(self.output, self.shard)
-        with disk_failures(f"looking for {path}"):
-            if not self.is_in_place:
-                raise output_gone(self.output, path)
+        has_lease = self._lease is None or self._lease.is_held
+        return has_lease and self._descriptor is not None and self._pid == os.getpid()
 
     def release(self) -> None:
-        """Release the output. A second call does nothing."""
-        for fence in self._fences:
-            fence.release()
+        """Release the output. A second call does nothing. In a forked child the parent keeps its lock."""
+        if self._lease is not None:
+            self._lease.release()
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)  # LOCK_UN would free the parent's lock too
 
     def __enter__(self) -> OutputLock:
         return self

@@ -189,7 +189,7 @@ class Store:
         if self._opened is not None:
             self._opened.journal.segment.close()
         with suppress(DiskFailed):
-            self._lock.check_in_place()  # a folder that was replaced is not this run's
+            self._lock.file.check_in_place(self.output)  # a folder that was replaced is not this run's
             self._reserve.give_back()
         if self._owns_lock:
             self._lock.release()
@@ -347,7 +347,7 @@ class Store:
         return summaries.load_recipe(self.output, recipe_id)
 
     def write_summary(self, summary: RunSummary) -> RunSummary:
-        self._lock.check_in_place()
+        self._lock.file.check_in_place(self.output)
         summaries.write_summary(self._disk, self.output, summary, self._secrets, self._lock.shard)
         return summary
 

@@ -15,10 +15,9 @@ from datetime import datetime
 
 import anyio
 
-from batchvision.checkpoint.disk import disk_failed, disk_failures
+from batchvision.checkpoint.disk import disk_failed
 from batchvision.checkpoint.entries import Entry
-from batchvision.checkpoint.identity import output_gone
-from batchvision.checkpoint.journal import Group, Journal, Segment
+from batchvision.checkpoint.journal import Journal, Segment
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.reserve import Reserve
 from batchvision.checkpoint.run_state import Cut, RunState
@@ -59,10 +58,8 @@ class StoreSettings:
 
 def check_in_place(lock: OutputLock, segment: Segment) -> None:
     """Raise DiskFailed where the output was removed or replaced. Blocking."""
-    lock.check_in_place()
-    with disk_failures(f"looking for {segment.path}"):
-        if not segment.is_in_place:
-            raise output_gone(lock.output, segment.path)
+    for file in (lock.file, segment.file):
+        file.check_in_place(lock.output)
 
 
 class Writer:
@@ -118,18 +115,19 @@ class Writer:
 
     async def durable(self, entry: Entry) -> None:
         """Return when the record is durable. Raises DiskFailed or OutputHeld where it never will be."""
-        await self._settled(self.journal.append(entry))
-
-    async def flush(self) -> None:
-        """Return when every appended record is durable."""
-        if self.journal.gathering.bodies:
-            with anyio.CancelScope(shield=True):
-                await self._settled(self.journal.gathering)
-
-    async def _settled(self, group: Group) -> None:
+        group = self.journal.append(entry)
         if not self.is_running:
             await self.commit()
         await group.durable()
+
+    async def flush(self) -> None:
+        """Return when every appended record is durable."""
+        group = self.journal.gathering
+        if group.bodies:
+            with anyio.CancelScope(shield=True):
+                if not self.is_running:
+                    await self.commit()
+                await group.durable()
 
     async def run(self) -> None:
         """Commit group after group until :meth:`close`.

@@ -10,7 +10,7 @@ import pytest
 from checkpoint_rows import an_answer, an_intent, ask, classify, open_store, tree
 
 from batchvision.checkpoint import OutputLock, SealAfter, Store, lock, writer
-from batchvision.checkpoint.identity import Identity
+from batchvision.checkpoint.disk import OpenedFile
 from batchvision.errors import DiskFailed
 
 pytestmark = pytest.mark.anyio
@@ -126,17 +126,19 @@ def test_a_lock_whose_folder_went_between_opening_and_locking_is_taken_anew(
 
     monkeypatch.setattr(lock, "_lock_at_once", late)
     with OutputLock.take(output) as held:
-        assert held.is_in_place
-        assert Identity.of(output / ".batchvision/0of1/lock").is_at(output / ".batchvision/0of1/lock")
+        assert held.file.path == output / ".batchvision/0of1/lock"
+        assert held.file.is_in_place()
     monkeypatch.setattr(lock, "_lock_at_once", lambda descriptor, *_, **__: remove(output))
     with pytest.raises(DiskFailed, match="was removed or replaced"):
         OutputLock.take(output)
 
 
 def test_what_cannot_be_found_out_is_not_taken_for_gone(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    identity = Identity.of(tmp_path / "file")
-    assert identity.is_at(tmp_path / "file")
-    assert not identity.is_at(tmp_path / "file" / "below")
+    path = tmp_path / "file"
+    path.touch()
+    found = path.stat()
+    opened = OpenedFile(path, found.st_dev, found.st_ino)
+    assert opened.is_in_place()
+    assert not opened._replace(path=path / "below").is_in_place()
     with pytest.raises(OSError, match="File name too long"):
-        identity.is_at(tmp_path / ("x" * (os.pathconf(tmp_path, "PC_NAME_MAX") + 1)))
+        opened._replace(path=tmp_path / ("x" * (os.pathconf(tmp_path, "PC_NAME_MAX") + 1))).is_in_place()
