@@ -14,9 +14,9 @@ from batchvision.providers.base import (
     output_limit,
 )
 from batchvision.providers.caching import Caching, caching
-from batchvision.providers.documents import is_aborted_stream, is_stream, masked_stream
 from batchvision.providers.forms import ResponseForm, ResponseForms
 from batchvision.providers.registry import dialect, names
+from batchvision.providers.wire import is_aborted_stream, is_stream, masked_stream
 
 __all__ = [
     "Caching",

@@ -1,7 +1,7 @@
 """A dialect: how requests to one provider are written and its answers read. Sans-IO: bytes in, bytes out, no clock.
 
 Each supported server offers OpenAI's chat completions; a dialect states the differences, mostly as class attributes.
-The modules beside this one read: ``documents`` (bytes to document), ``chat`` (document to answer), ``faults`` (error to
+The modules beside this one read: ``wire`` (bytes to document), ``chat`` (document to answer), ``faults`` (error to
 exception), ``signs`` (headers to rate limits).
 """
 
@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from batchvision.errors import AnswerCutShort, BatchvisionError, ModelNotFound, RateLimited, RowFault
 from batchvision.prompt import response_format, schema_instruction, with_final_text
-from batchvision.providers import chat, documents, faults, signs, wire
+from batchvision.providers import chat, faults, signs, wire
 from batchvision.providers.forms import ResponseForm
 from batchvision.providers.signs import RateSigns
 from batchvision.records import Answer, Lane, RawAnswer, Recipe
@@ -144,13 +144,16 @@ class Dialect:
     has_cost_in_body: ClassVar[bool] = False
     #: Whether the provider supports ``provider.response_cache``.
     has_response_cache: ClassVar[bool] = False
+    #: The header with the id of a conversation: its requests reach the server that caches their common prefix.
+    conversation_header: ClassVar[str | None] = None
     #: The smallest accepted image: pixels of each side, and pixels in all.
     least_image: ClassVar[tuple[int, int]] = (1, 1)
     #: Response headers that name the request, best first; then the body's ``id``.
     request_id_headers: ClassVar[tuple[str, ...]] = ("x-request-id",)
 
     def __init__(self) -> None:
-        self._key_source = self.default_key_env
+        #: The provider's names in messages.
+        self.voice = faults.Voice(self.name, self.default_key_env, self.account_url)
         self._tails: dict[tuple[int, SendOptions], tuple[Recipe, bytes, bytes]] = {}
 
     # ------------------------------------------------------------------------------ asking
@@ -169,10 +172,6 @@ class Dialect:
 
     def own_headers(self) -> dict[str, str]:
         """Further headers that this provider needs."""
-        return {}
-
-    def routing_headers(self, conversation: str) -> dict[str, str]:
-        """Headers that route requests of one ``conversation`` to the server that caches their common prefix."""
         return {}
 
     def response_cache_headers(self, ttl_seconds: int | None, *, is_wanted: bool) -> dict[str, str]:
@@ -229,7 +228,7 @@ class Dialect:
 
     def read(self, raw: RawAnswer) -> Reading:
         """The answer or the error in ``raw``. Nothing raises, for any bytes."""
-        document = documents.document_of(raw.body)
+        document = wire.document_of(raw.body)
         parts = chat.parts_of(document)
         facts = chat.facts(parts, raw.headers, self.usage_rule, self.request_id_headers)
         if not 200 <= raw.status < 300:
@@ -238,7 +237,7 @@ class Dialect:
 
     def read_ticket(self, raw: RawAnswer) -> str | BatchvisionError:
         """The ticket in the answer to a deferred POST, or the error."""
-        document = documents.document_of(raw.body)
+        document = wire.document_of(raw.body)
         ticket = document.value.get("request_id") if isinstance(document.value, dict) else None
         if 200 <= raw.status < 300 and isinstance(ticket, str) and ticket.isprintable() and 0 < len(ticket) <= 256:
             return ticket
@@ -250,7 +249,7 @@ class Dialect:
         if raw.status == 202:
             return NotReady(signs.retry_after_seconds(raw))
         if raw.status in (404, 410):
-            return Gone(faults.error_text(documents.document_of(raw.body)) or f"{self.name} does not know the ticket")
+            return Gone(faults.error_text(wire.document_of(raw.body)) or f"{self.name} does not know the ticket")
         return self.read(raw)
 
     def ticket_end(self, raw: RawAnswer) -> TicketEnd:
@@ -264,7 +263,7 @@ class Dialect:
             return TicketEnd.YES
         if raw.status == 200:
             return TicketEnd.YES if raw.complete or self.read(raw).error is None else TicketEnd.NO
-        if raw.status < 400 or raw.status in _OF_GATEWAYS or not faults.is_own_shape(documents.document_of(raw.body)):
+        if raw.status < 400 or raw.status in _OF_GATEWAYS or not faults.is_own_shape(wire.document_of(raw.body)):
             return TicketEnd.NO
         error = self.read(raw).error
         if raw.status >= 500:
@@ -278,7 +277,7 @@ class Dialect:
 
     def read_models(self, raw: RawAnswer) -> tuple[ModelListing, ...]:
         """The models in the answer of ``models_path``. Raises the answer's error."""
-        document = documents.document_of(raw.body)
+        document = wire.document_of(raw.body)
         if not 200 <= raw.status < 300:
             raise faults.from_answer(raw, document, self.voice)
         rows = wire.mapping(document.value)
@@ -290,15 +289,10 @@ class Dialect:
         """Read one entry of the list of models."""
         return ModelListing(name=listed_name(entry), aliases=listed_aliases(entry))
 
-    @property
-    def voice(self) -> faults.Voice:
-        """The provider's names in messages."""
-        return faults.Voice(self.name, self._key_source, self.account_url)
-
     def with_key_from(self, key_source: str | None) -> Self:
         """A copy for a job with that source of its key; messages about the key name the source."""
         mine = copy.copy(self)
-        mine._key_source = key_source
+        mine.voice = self.voice._replace(key_source=key_source)
         mine._tails = {}
         return mine
 

@@ -36,9 +36,8 @@ class Caching:
     def headers(self, request_key: str, tries: Tries, runs_failed: int) -> dict[str, str]:
         """The headers of one request. ``runs_failed``: earlier runs in which its row failed."""
         headers: dict[str, str] = {}
-        if self.conversations:
-            number = crc32(request_key.encode()) % len(self.conversations)
-            headers |= self.dialect.routing_headers(self.conversations[number])
+        if self.conversations and (name := self.dialect.conversation_header):
+            headers[name] = self.conversations[crc32(request_key.encode()) % len(self.conversations)]
         if self.answers:
             is_spoilt = tries.empties > 0 or tries.spent >= FRESH_FROM_TRY or runs_failed > 0
             headers |= self.dialect.response_cache_headers(self.answers_ttl_seconds, is_wanted=not is_spoilt)
@@ -68,7 +67,7 @@ def caching(
     """The caches of a job. ``own_headers`` (``provider.headers``) win over the headers of a cache."""
     given = {name.lower() for name in own_headers}
     ids = conversations(recipe_id, concurrency) if prompt_cache else ()
-    if given & {name.lower() for name in dialect.routing_headers("")}:
+    if dialect.conversation_header is None or dialect.conversation_header.lower() in given:
         ids = ()
     if given & {name.lower() for name in dialect.response_cache_headers(None, is_wanted=True)}:
         answers = False

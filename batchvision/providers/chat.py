@@ -63,24 +63,22 @@ def facts(parts: Parts, headers: Mapping[str, str], rule: UsageRule, request_id_
     usage = read_usage(wire.mapping(body.get("usage")), rule, is_cached=cached)
     if usage.cost_ticks is None and (ticks := _ticks_of_gateway(headers)) is not None:
         usage = usage._replace(cost_ticks=ticks, cost_source="reported")
+    content = message.get("content")
+    if not isinstance(content, str):  # parts with texts
+        parts_of_content = (wire.mapping(part).get("text") for part in wire.sequence(content))
+        content = "".join(part for part in parts_of_content if isinstance(part, str))
+    named = (wire.text(headers.get(name)) for name in request_id_headers)
     return Answer(
-        text=_content(message),
+        text=wire.storable(content),
         finish_reason=wire.text(choice.get("finish_reason")),
         usage=usage,
         model=wire.text(body.get("model")),
         upstream_provider=wire.text(body.get("provider")),
-        provider_request_id=_named(headers, request_id_headers) or wire.text(body.get("id")),
+        provider_request_id=next(filter(None, named), None) or wire.text(body.get("id")),
         system_fingerprint=wire.text(body.get("system_fingerprint")),
         service_tier=wire.text(body.get("service_tier")),
         reasoning_text=_reasoning(message),
     )
-
-
-def _named(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
-    for name in names:
-        if named := wire.text(headers.get(name)):
-            return named
-    return None
 
 
 def read(
@@ -88,7 +86,11 @@ def read(
 ) -> tuple[Answer, BatchvisionError | None]:
     """The answer in a 2xx body, and the error that makes it unusable. An error object comes before a bad answer."""
     body, choice, message = parts
-    if document.problem is None and faults.is_error(body or wire.mapping(faults.unwrapped(document.value))):
+    found = body or wire.mapping(faults.unwrapped(document.value))
+    has_error = found.get("error") or found.get("object") == "error"
+    if not has_error and not found.get("choices"):
+        has_error = found.get("code") and isinstance(found.get("message"), str)
+    if document.problem is None and has_error:
         return known, faults.from_document(raw, document, voice)
     if document.problem is None and not body.get("choices") and _is_accounted(known.usage):
         return known, EmptyAnswer("the answer has usage and no content")  # whole and paid for, so not cut short
@@ -136,15 +138,6 @@ def _cut_short(raw: RawAnswer, document: wire.Document, voice: faults.Voice) -> 
     return AnswerCutShort(f"{voice.name} answered {raw.status} with {found}{cut}")
 
 
-def _content(message: Mapping[str, Any]) -> str:
-    """The content verbatim: text, or the text of its parts."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return wire.storable(content)
-    parts = (part.get("text") for part in wire.sequence(content) if isinstance(part, dict))
-    return wire.storable("".join(part for part in parts if isinstance(part, str)))
-
-
 def _reasoning(message: Mapping[str, Any]) -> str | None:
     """The thoughts beside the content, under the names that servers use."""
     for name in _REASONING_NAMES:
@@ -188,7 +181,9 @@ def read_usage(usage: Mapping[str, Any], rule: UsageRule, *, is_cached: bool = F
     if completion is not None and reasoning and _includes_reasoning(usage, prompt, completion, reasoning, rule):
         completion -= reasoning
     details = wire.mapping(usage.get("prompt_tokens_details"))
-    cost = _reported_ticks(usage, rule)
+    cost = wire.count(usage.get("cost_in_usd_ticks"))
+    if cost is None and rule.reports_cost_usd:
+        cost = _ticks_of_usd_fields(usage)
     return Usage(
         prompt_tokens=prompt,
         image_tokens=wire.count(details.get("image_tokens")),
@@ -218,10 +213,7 @@ def _includes_reasoning(
     return rule.completion_includes_reasoning
 
 
-def _reported_ticks(usage: Mapping[str, Any], rule: UsageRule) -> int | None:
-    ticks = wire.count(usage.get("cost_in_usd_ticks"))
-    if ticks is not None or not rule.reports_cost_usd:
-        return ticks
+def _ticks_of_usd_fields(usage: Mapping[str, Any]) -> int | None:
     cost = _usd_ticks(usage.get("cost"))
     if cost is None or usage.get("is_byok") is not True:
         return cost

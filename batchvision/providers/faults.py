@@ -67,13 +67,6 @@ def unwrapped(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-def is_error(body: Mapping[str, Any]) -> bool:
-    """Whether a 2xx body is an error: it is marked as one, or has a code and a message and no choices."""
-    if body.get("error") or body.get("object") == "error":
-        return True
-    return not body.get("choices") and bool(body.get("code")) and isinstance(body.get("message"), str)
-
-
 def is_own_shape(document: wire.Document) -> bool:
     """Whether a body is an error as providers write it. Firewalls and gateways write pages, or ``{"message": ...}``
     alone."""

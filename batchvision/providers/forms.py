@@ -19,7 +19,7 @@ from batchvision.errors import (
     StopRun,
     Transient,
 )
-from batchvision.providers import documents, faults, wire
+from batchvision.providers import faults, wire
 from batchvision.records import RawAnswer
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class ResponseForms:
 
 def _words(raw: RawAnswer) -> str:
     """The server's error text, and the field it names; of a list of details (FastAPI) without the repeated input."""
-    document = documents.document_of(raw.body)
+    document = wire.document_of(raw.body)
     body = wire.mapping(faults.unwrapped(document.value))
     details = [wire.mapping(detail) for detail in wire.sequence(body.get("detail"))]
     if details:

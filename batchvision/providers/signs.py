@@ -12,7 +12,7 @@ from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-from batchvision.providers import documents, wire
+from batchvision.providers import wire
 from batchvision.records import RawAnswer
 
 #: Longer waits are cut to this.
@@ -158,7 +158,7 @@ def names_zero_limit(raw: RawAnswer) -> bool:
 
 
 def _error_of(raw: RawAnswer) -> Mapping[str, Any]:
-    value = documents.document_of(raw.body).value
+    value = wire.document_of(raw.body).value
     value = value[0] if isinstance(value, list) and value else value
     return wire.mapping(wire.mapping(value).get("error"))
 

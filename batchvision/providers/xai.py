@@ -26,13 +26,11 @@ class XaiDialect(Dialect):
     has_cost_in_body: ClassVar[bool] = True
     models_path: ClassVar[str] = "/language-models"
     usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule(completion_includes_reasoning=False)
+    conversation_header: ClassVar[str | None] = "x-grok-conv-id"
     least_image: ClassVar[tuple[int, int]] = (8, 512)
 
     def ticket_path(self, ticket: str) -> str:
         return f"/chat/deferred-completion/{quote(ticket, safe='')}"
-
-    def routing_headers(self, conversation: str) -> dict[str, str]:
-        return {"x-grok-conv-id": conversation}
 
     def listing(self, entry: Mapping[str, Any]) -> ModelListing:
         modalities = entry.get("input_modalities")

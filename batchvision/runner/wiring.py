@@ -121,7 +121,7 @@ def caching_of(job: Job) -> Caching:
 
 
 def estimator_of(job: Job, prices: Prices | None) -> Estimator:
-    is_kept = bool(dialect(job.provider.name).routing_headers(""))
+    is_kept = dialect(job.provider.name).conversation_header is not None
     return Estimator(job.recipe, prices, caches_prefix=is_kept and job.provider.prompt_cache == "auto")
 
 

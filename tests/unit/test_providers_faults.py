@@ -451,10 +451,10 @@ def test_every_rule_is_reachable() -> None:
 
 
 def _facts_of(provider: str, status: int, body: Any) -> Facts:
-    from batchvision.providers import documents, faults
+    from batchvision.providers import faults, wire
 
     answer = raw(status, body)
-    document = documents.document_of(answer.body)
+    document = wire.document_of(answer.body)
     error = faults._error_object(document)
     own_status = faults._status_in(error) if status == 200 else status
     return faults._facts(answer, own_status, error, faults.error_text(document))

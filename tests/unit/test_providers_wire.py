@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchvision.checkpoint.entries import masked_answer
-from batchvision.providers import documents
+from batchvision.providers import wire
 from batchvision.records import RawAnswer
 from batchvision.secrets import Secret, Secrets
 
@@ -30,7 +30,7 @@ def written(body: bytes) -> bytes:
 
 
 def text_of(body: bytes) -> str:
-    (choice,) = documents.document_of(body).value["choices"]
+    (choice,) = wire.document_of(body).value["choices"]
     content = choice["message"]["content"]
     assert isinstance(content, str)
     return content
@@ -55,7 +55,7 @@ def test_a_stream_without_secrets_stays_as_it_came(pieces: list[str]) -> None:
 def test_no_bytes_are_too_strange_to_be_masked(strange: bytes, lines: list[str]) -> None:
     body = b"data: " + strange + b"\n" + "\n".join(f"data: {line}" for line in lines).encode() + a_stream([KEY])
     assert KEY.encode() not in written(body)
-    assert documents.is_stream(body)
+    assert wire.is_stream(body)
 
 
 @pytest.mark.parametrize(
