@@ -107,20 +107,16 @@ class Prices:
         """The cost of that many tokens; ``cached`` are part of ``prompt``."""
         cached = min(cached, prompt)
         is_long = self.long_context_tokens is not None and prompt >= self.long_context_tokens
-        rates = self._long if is_long else self._short
+        rates: tuple[int, ...]
+        rates = self.input_ticks_per_mtok, self.cached_ticks_per_mtok, self.output_ticks_per_mtok
+        if is_long:
+            listed = self.long_input_ticks_per_mtok, self.long_cached_ticks_per_mtok, self.long_output_ticks_per_mtok
+            pairs = zip(rates, listed, strict=True)
+            rates = tuple(usual * self.long_context_factor if long is None else long for usual, long in pairs)
         total = (prompt - cached) * rates[0] + cached * rates[1] + output * rates[2]
-        return _divide_half_even(total, TOKENS_PER_MTOK) + images * self.image_ticks + self.request_ticks
-
-    @property
-    def _short(self) -> tuple[int, int, int]:
-        return self.input_ticks_per_mtok, self.cached_ticks_per_mtok, self.output_ticks_per_mtok
-
-    @property
-    def _long(self) -> tuple[int, int, int]:
-        listed = self.long_input_ticks_per_mtok, self.long_cached_ticks_per_mtok, self.long_output_ticks_per_mtok
-        usual = (each * self.long_context_factor for each in self._short)
-        first, second, third = (own if long is None else long for own, long in zip(usual, listed, strict=True))
-        return first, second, third
+        whole, rest = divmod(total, TOKENS_PER_MTOK)
+        is_rounded_up = 2 * rest > TOKENS_PER_MTOK or (2 * rest == TOKENS_PER_MTOK and whole % 2 == 1)  # half-even
+        return whole + is_rounded_up + images * self.image_ticks + self.request_ticks
 
 
 def cost_ticks(usage: Usage, prices: Prices | None, images: int = 0) -> int | None:
@@ -141,11 +137,6 @@ def with_cost(usage: Usage, prices: Prices | None, images: int = 0) -> Usage:
     if ticks is None:
         return usage
     return usage._replace(cost_ticks=ticks, cost_source="computed")
-
-
-def _divide_half_even(dividend: int, divisor: int) -> int:
-    whole, rest = divmod(dividend, divisor)
-    return whole + (2 * rest > divisor or (2 * rest == divisor and whole % 2 == 1))
 
 
 def _per_mtok(input_usd: str, cached_usd: str, output_usd: str) -> Prices:

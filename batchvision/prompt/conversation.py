@@ -30,8 +30,11 @@ def _text_part(text: str) -> bytes:
     return b'{"type":"text","text":' + _json(text) + b"}"
 
 
-def _order(prompt: Prompt, payloads: Sequence[Payload], images_first: bool) -> list[str | Payload]:
-    """Texts and images in the order they are sent. Images without a slot come last, or first."""
+def _content(prompt: Prompt, payloads: Sequence[Payload], images_first: bool, detail: bytes) -> bytes:
+    """The content parts, separated by commas; at least one, as providers refuse a message without content.
+
+    Images without a slot come last, or first.
+    """
     named = {part.name for part in prompt if isinstance(part, ImageSlot)} - {""}
     of_slots = [payload for payload in payloads if payload.slot in named]
     free = [payload for payload in payloads if payload.slot not in named]
@@ -47,7 +50,11 @@ def _order(prompt: Prompt, payloads: Sequence[Payload], images_first: bool) -> l
             case ImageSlot(name):
                 ordered += [payload for payload in of_slots if payload.slot == name]
                 of_slots = [payload for payload in of_slots if payload.slot != name]
-    return [*free, *ordered] if images_first else [*ordered, *free]
+    ordered = [*free, *ordered] if images_first else [*ordered, *free]
+    parts: list[bytes] = []
+    for each in ordered or [""]:
+        parts += [_text_part(each)] if isinstance(each, str) else _image_parts(each, detail)
+    return b",".join(parts)
 
 
 def _image_parts(payload: Payload, detail: bytes) -> list[bytes]:
@@ -60,14 +67,6 @@ def _image_parts(payload: Payload, detail: bytes) -> list[bytes]:
         b'{"type":"image_url","image_url":{"url":"data:%b;base64,%b"%b' % (kind.encode(), b64encode(content), detail)
         for kind, content in pages
     ]
-
-
-def _content(prompt: Prompt, payloads: Sequence[Payload], images_first: bool, detail: bytes) -> bytes:
-    """The content parts, separated by commas; at least one, as providers refuse a message without content."""
-    parts: list[bytes] = []
-    for part in _order(prompt, payloads, images_first) or [""]:
-        parts += [_text_part(part)] if isinstance(part, str) else _image_parts(part, detail)
-    return b",".join(parts)
 
 
 def schema_instruction(spec: AnswerSpec, form: str) -> str | None:

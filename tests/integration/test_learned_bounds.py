@@ -13,7 +13,7 @@ from PIL import Image
 from virtual_time import VIRTUAL
 
 from batchvision import Job
-from batchvision.money import image_tokens
+from batchvision.money import estimator
 from batchvision.records import RunSummary
 from batchvision.runner.session import run_async
 
@@ -58,15 +58,15 @@ def test_a_cap_lets_rows_go_that_what_is_left_covers(
 ) -> None:
     cap_ticks = round(cap_usd * 1e10)
     left = {}
-    for name, answers in (("learned", image_tokens.ANSWERS_BEFORE_TRUST), ("never learned", 10**9)):
-        monkeypatch.setattr(image_tokens, "ANSWERS_BEFORE_TRUST", answers)
+    for name, answers in (("learned", estimator.ANSWERS_BEFORE_TRUST), ("never learned", 10**9)):
+        monkeypatch.setattr(estimator, "ANSWERS_BEFORE_TRUST", answers)
         provider = EmulatedProvider()
         summary = run(tmp_path / name, provider, cap_ticks, concurrency)
         assert summary.stop_reason == "spend_cap_reached"
         assert spent(tmp_path / name) == provider.billed_ticks <= cap_ticks
         left[name] = cap_ticks - provider.billed_ticks
     text = 2 * 30 + 40  # characters, two tokens each at most, and what stands around messages
-    assert left["learned"] < (text + image_tokens.MARGIN * 512) * PROMPT + MAX_TOKENS * OUTPUT
+    assert left["learned"] < (text + estimator.MARGIN * 512) * PROMPT + MAX_TOKENS * OUTPUT
     assert left["never learned"] >= 1792 * PROMPT - 512 * PROMPT, "by the first bound, money for rows would be left"
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchvision.money import Estimator
-from batchvision.money.image_tokens import rule
+from batchvision.money.estimator import LearnedImages, rule
 from batchvision.records import AnswerSpec, Example, Recipe, Usage
 from batchvision.ticks import Prices
 
@@ -61,7 +61,7 @@ def recipe(model: str = "grok-4.3", max_tokens: int | None = None, **more: objec
 )
 def test_images_count_as_published(model: str, size: tuple[int, int], detail: str, tokens: int) -> None:
     assert rule(model).tokens(*size, detail) == tokens
-    assert rule(model).most(*size, detail) >= tokens
+    assert LearnedImages(rule(model), detail).most(size) >= tokens
 
 
 @given(
@@ -73,12 +73,12 @@ def test_images_count_as_published(model: str, size: tuple[int, int], detail: st
 def test_any_image_has_a_count_within_bounds(model: str, width: int, height: int, detail: str) -> None:
     tokens = rule(model).tokens(width, height, detail)
 
-    assert 1 <= tokens <= max(rule(model).most(width, height, detail), 12_000)
+    assert 1 <= tokens <= max(LearnedImages(rule(model), detail).most((width, height)), 12_000)
 
 
 def test_an_image_of_unknown_size_is_assumed_ordinary_and_at_most_large() -> None:
     assert rule("gpt-4o").tokens(None, None, "high") == 765
-    assert rule("gpt-5.4").most(None, None, "high") == 3000
+    assert LearnedImages(rule("gpt-5.4"), "high").most((None, None)) == 3000
 
 
 # ---------------------------------------------------------------------------------- requests
