@@ -1,14 +1,13 @@
 """The HTTP client of batchvision, on httpx. Only this package imports httpx.
 
-``client`` sends requests of an ``endpoint`` and reports whether they may have been billed. ``network`` chooses the
+``client`` sends requests to an endpoint and reports whether they may have been billed. ``network`` chooses the
 transport: ``lean`` with its ``connection`` and ``arrival`` connects directly, and ``pooled`` is httpx's own, for the
 proxies of ``proxy``. ``tls`` holds the trusted certificates. ``lasting_faults`` recognises errors that stay until a
 setting changes. ``body`` decodes up to a bound. ``downloads``, ``fetch``, ``hops`` and ``hosts`` download images.
 """
 
-from batchvision.http.client import ProviderClient
+from batchvision.http.client import Endpoint, ProviderClient
 from batchvision.http.downloads import ImageAccess
-from batchvision.http.endpoint import Endpoint
 from batchvision.http.lean import LeanTransport
 from batchvision.http.library import httpx
 from batchvision.http.network import Network

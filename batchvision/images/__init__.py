@@ -1,18 +1,19 @@
 """Turn an image reference of the manifest into bytes, or a URL, that a provider accepts.
 
-``references`` name and identify images. ``source`` loads them from ``files``, ``data_uris`` or ``downloads``.
-``formats`` examines bytes without decoding. ``preparing`` decides about conversion. ``convert`` and ``flatten`` do it
-with Pillow, mostly in the decoding processes of ``pool`` and ``worker``. ``addresses`` recognises public hosts.
+``references`` name and identify images, and recognise public hosts. ``source`` loads them from ``files``, ``data_uris``
+or ``downloads``. ``formats`` examines bytes without decoding. ``preparing`` decides about conversion. ``convert`` and
+``flatten`` do it with Pillow, mostly in the decoding processes of ``pool`` and ``worker``.
 """
 
-from batchvision.images.addresses import check_host, is_public
 from batchvision.images.data_uris import as_data_uri
 from batchvision.images.files import FileFacts, ImageFiles, ImageFolder
 from batchvision.images.formats import ImageFormat, examine, sniff
 from batchvision.images.pool import DecodingPool, child_environment
 from batchvision.images.preparing import Converter, LeastSize, Prepared, passes_unchanged, prepare_bytes
 from batchvision.images.references import (
+    check_host,
     identity,
+    is_public,
     kind_of,
     named_url,
     needs_reading,

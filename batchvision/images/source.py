@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from batchvision.errors import ImageUnreachable, ImageUnreadable, RowInvalid
-from batchvision.images.addresses import check_host
 from batchvision.images.data_uris import read_data_uri
 from batchvision.images.downloads import Downloads
 from batchvision.images.files import ImageFiles, ImageFolder
@@ -34,6 +33,7 @@ from batchvision.images.preparing import (
 )
 from batchvision.images.reading import FileReaders
 from batchvision.images.references import (
+    check_host,
     check_url,
     identity,
     kind_of,
@@ -172,22 +172,24 @@ class ImageSource:
         self._convert: Converter = convert or convert_here
 
     async def size_bytes(self, refs: Sequence[ImageRef]) -> int:
-        """The size of these images together, from references and file sizes: no image is read."""
+        """The size of these images together, from references and file sizes: no image is read.
+
+        A URL that is downloaded counts as the largest image that is sent, a URL that is handed over as nothing.
+        """
         if any(ref.kind is ImageKind.PATH and ref.size_bytes is None for ref in refs):
             refs = await self._offload(lambda: [with_size(ref, self._files) for ref in refs])
-        return sum(map(self._size_bytes, refs))
-
-    def _size_bytes(self, ref: ImageRef) -> int:
-        """A URL that is downloaded counts as the largest image that is sent, a URL that is handed over as nothing."""
-        match ref.kind:
-            case ImageKind.URL:
-                return self._settings.preparation.max_bytes if self._settings.mode == "inline" else 0
-            case ImageKind.BYTES:
-                return len(ref.content or b"")
-            case ImageKind.DATA:
-                return len(ref.reference)
-            case _:
-                return ref.size_bytes or 0
+        total = 0
+        for ref in refs:
+            match ref.kind:
+                case ImageKind.URL:
+                    total += self._settings.preparation.max_bytes if self._settings.mode == "inline" else 0
+                case ImageKind.BYTES:
+                    total += len(ref.content or b"")
+                case ImageKind.DATA:
+                    total += len(ref.reference)
+                case _:
+                    total += ref.size_bytes or 0
+        return total
 
     async def payload(self, ref: ImageRef, inline: bool = False) -> Payload:
         """The image, checked and ready to be placed in a request. Raises a RowFault."""

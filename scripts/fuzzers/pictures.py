@@ -12,11 +12,10 @@ from PIL import Image
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable, RowFault
 from batchvision.images import ImageFolder, kind_of, redact_reference, redact_url, stamp
-from batchvision.images.addresses import check_host, may_be_public
 from batchvision.images.data_uris import read_data_uri
 from batchvision.images.decoder_messages import REPLY_BYTES, TASK_BYTES, DecoderEnding, unpack_reply, unpack_task
 from batchvision.images.formats import ImageFormat, ImageHeader, check_pixels, examine, without_metadata
-from batchvision.images.references import check_url, identity, url_identity
+from batchvision.images.references import check_host, check_url, identity, may_be_public, url_identity
 from batchvision.records import ImageKind, ImagePreparation, ImageRef
 from batchvision.secrets import Secrets
 

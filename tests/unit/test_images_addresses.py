@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchvision.errors import ImageForbidden
-from batchvision.images.addresses import check_host, is_public, may_be_public
+from batchvision.images.references import check_host, is_public, may_be_public
 
 
 @pytest.mark.parametrize(
