@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -91,12 +92,24 @@ class KeySet:
         head, tail = int.from_bytes(key[:8]), int.from_bytes(key[8:12])
         return self._buckets[key[0] >> (8 - _BUCKET_BITS)].contains_one(np.uint64(head), tail)
 
+    def find_packed(self, keys: bytes) -> NDArray[np.int64]:
+        """The number of each key among the sorted keys, -1 without one. Numbers hold until the next addition.
+
+        ``keys``: 16 bytes each, one after the other.
+        """
+        self.settle()
+        found = np.full(len(keys) // KEY_BYTES, -1, np.int64)
+        if not self._length:
+            return found
+        firsts = dict(zip(self._buckets, accumulate(map(len, self._buckets), initial=0), strict=False))
+        for bucket, places, heads, tails in self._by_bucket(keys):
+            numbers = bucket.find(heads, tails)
+            found[places] = np.where(numbers < 0, numbers, numbers + firsts[bucket])
+        return found
+
     def contains_packed(self, keys: bytes) -> NDArray[np.bool_]:
         """The answer for each of the keys of 16 bytes, one after the other."""
-        self.settle()
-        found = np.zeros(len(keys) // KEY_BYTES, np.bool_)
-        for bucket, places, heads, tails in self._by_bucket(keys):
-            found[places] = bucket.contains(heads, tails)
+        found: NDArray[np.bool_] = self.find_packed(keys) >= 0
         if self._fresh:
             asked = (keys[at : at + KEY_BYTES] in self._fresh for at in range(0, len(keys), KEY_BYTES))
             found |= np.fromiter(asked, np.bool_, len(found))
@@ -121,6 +134,9 @@ class _Bucket:
     def __init__(self) -> None:
         self.runs: list[tuple[Heads, Tails]] = []
 
+    def __len__(self) -> int:
+        return sum(len(heads) for heads, _ in self.runs)
+
     def add(self, heads: Heads, tails: Tails) -> None:
         """Add a sorted run, merged with the shorter ones."""
         merged = [(heads, tails)]
@@ -140,15 +156,18 @@ class _Bucket:
                 place += 1
         return False
 
-    def contains(self, heads: Heads, tails: Tails) -> NDArray[np.bool_]:
-        found = np.zeros(len(heads), np.bool_)
+    def find(self, heads: Heads, tails: Tails) -> NDArray[np.int64]:
+        """The number of each key in this bucket, -1 without one."""
+        found, first = np.full(len(heads), -1, np.int64), 0
         for own_heads, own_tails in self.runs:
             places = np.searchsorted(own_heads, heads)
             has_head = own_heads.take(places, mode="clip") == heads
             while has_head.any():  # a second pass only where two keys have the same head
-                found |= has_head & (own_tails.take(places, mode="clip") == tails)
+                is_here = has_head & (own_tails.take(places, mode="clip") == tails)
+                found[is_here] = first + places[is_here]
                 places += 1
-                has_head &= ~found & (places < len(own_heads)) & (own_heads.take(places, mode="clip") == heads)
+                has_head &= ~is_here & (places < len(own_heads)) & (own_heads.take(places, mode="clip") == heads)
+            first += len(own_heads)
         return found
 
 

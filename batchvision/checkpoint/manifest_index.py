@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from batchvision.checkpoint.parts import batches_of, part_paths, schema_of, writ
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pairs
 from batchvision.checkpoint.storage import PartStore
 from batchvision.errors import CheckpointDamaged
+from batchvision.keys import KEY_BYTES
 from batchvision.records import Failed
 
 INDEX_NAME = "index.parquet"
@@ -34,29 +34,37 @@ _SCHEMA = pa.schema([("row_id", pa.string()), ("request_key", pa.string()), ("st
 _ANSWER_KEYS = ("row_id", "request_key", "skip_key")
 
 
-@dataclass(slots=True)
 class RowsMet:
     """The rows of one pass over the manifest, each under its skip_key, or its request_key where only that is known.
 
-    Two threads add rows, each by a method of its own; a row takes 13 bytes.
+    The feed thread and the event loop add rows. A row of ``done`` takes one byte, another row 12.
     """
 
-    is_complete: bool = False  #: later passes ask about rows of the first again, and add nothing
-    _by_skip_key: KeySet = field(default_factory=KeySet)
-    _by_request_key: KeySet = field(default_factory=KeySet)
+    def __init__(self, done: KeySet | None = None) -> None:
+        self.is_complete = False  #: later passes ask about rows of the first again, and add nothing
+        self._done = KeySet() if done is None else done
+        self._is_met = np.zeros(len(self._done), np.bool_)
+        self._others = KeySet()
 
-    def add(self, packed: bytes) -> None:
-        """``row_keys.pairs`` of rows and their skip_keys: for the thread that reads the manifest."""
+    def add(self, packed: bytes) -> NDArray[np.int64]:
+        """Add ``row_keys.pairs`` of rows and their skip_keys. Returns the places of those that are not done."""
+        numbers = self._done.find_packed(packed)
+        places = np.flatnonzero(numbers < 0)
         if not self.is_complete:
-            self._by_skip_key.add_packed(packed)
+            self._is_met[numbers[numbers >= 0]] = True
+            self._others.add_packed(np.frombuffer(packed, f"V{KEY_BYTES}")[places].tobytes())
+        return places
 
-    def add_one(self, key: bytes) -> None:
-        """``row_keys.pair`` of a row and a request_key that is answered: for the event loop."""
-        self._by_request_key.add(key)
+    def add_done(self, key: bytes) -> None:
+        """Add ``row_keys.pair`` of a done row and one of its keys."""
+        self._is_met[self._done.find_packed(key)] = True
 
     def contain(self, packed: bytes) -> NDArray[np.bool_]:
         """Of each pair whether the manifest has it. Only after the pass."""
-        return self._by_skip_key.contains_packed(packed) | self._by_request_key.contains_packed(packed)
+        numbers = self._done.find_packed(packed)
+        found: NDArray[np.bool_] = numbers >= 0
+        found[found] = self._is_met[numbers[found]]
+        return found | self._others.contains_packed(packed)
 
 
 # ---------------------------------------------------------------------------------- writing
@@ -78,9 +86,9 @@ def _lines(output: Path, met: RowsMet, failures: Iterable[Failed]) -> Iterator[p
     for path in part_paths(output, "results"):
         for batch in batches_of(path, _ANSWER_KEYS):
             ids = packed_ids(batch["row_id"])
-            is_current = np.zeros(batch.num_rows, np.bool_)
-            for name in ("request_key", "skip_key"):
-                is_current |= met.contain(pairs(ids, packed_keys(batch[name])))
+            is_current = met.contain(pairs(ids, packed_keys(batch["skip_key"])))
+            if not is_current.all():
+                is_current |= met.contain(pairs(ids, packed_keys(batch["request_key"])))
             chosen = batch.filter(pa.array(is_current.tolist(), pa.bool_()))  # of an array, pyarrow loads numpy.ma
             if chosen.num_rows:
                 yield _batch(chosen["row_id"], chosen["request_key"], COMPLETED)

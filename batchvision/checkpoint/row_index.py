@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -88,7 +87,7 @@ class RowIndex:
         #: row_id and a key of each row of the manifest that has a failure, a carry or a ticket under it
         self.seen: set[tuple[str, str]] = set()
         self._paid_failures = {} if paid_failures is None else paid_failures
-        self.met = RowsMet()
+        self.met = RowsMet(done)
         self._failed_before = frozenset(row_id for row_id, _ in self._paid_failures)
 
     @classmethod
@@ -114,7 +113,7 @@ class RowIndex:
         """The state under ``key``, a request_key or skip_key. A failure, carry or ticket found here counts as seen."""
         if not self.is_done(row_id, key):
             return self.open_state(row_id, key)
-        self.met.add_one(pair(row_id, key))
+        self.met.add_done(pair(row_id, key))
         return RowState.DONE
 
     def open_state(self, row_id: str, key: str) -> RowState:
@@ -183,11 +182,8 @@ class RowIndex:
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
         """The places of rows that were not done. ``keys`` holds 16 bytes for each row."""
-        rows = pairs(packed_ids(ids), keys)
-        self.met.add(rows)
-        if not len(self._done):
-            return list(range(len(ids)))
-        return np.flatnonzero(~self._done.contains_packed(rows)).tolist()
+        places: list[int] = self.met.add(pairs(packed_ids(ids), keys)).tolist()
+        return places
 
     def met_before(self, row_ids: Sequence[str]) -> list[int]:
         """The places of rows with a failure, a ticket or a carry under any key."""

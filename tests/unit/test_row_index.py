@@ -25,9 +25,10 @@ from checkpoint_rows import (
 from batchvision.checkpoint import KeySet, OutputView, RowIndex, RowState, Store, read_latest, summary_document
 from batchvision.checkpoint.keyset import Heads, Tails, _Bucket
 from batchvision.checkpoint.lock import lock_path
+from batchvision.checkpoint.manifest_index import RowsMet
 from batchvision.checkpoint.summaries import load_recipe
 from batchvision.errors import CheckpointDamaged, JobInvalid
-from batchvision.keys import key_bytes
+from batchvision.keys import KEY_BYTES, key_bytes
 from batchvision.records import PartFile, RunSummary
 
 pytestmark = pytest.mark.anyio
@@ -189,6 +190,19 @@ async def test_an_index_whose_first_question_sorts_its_keys_is_caught(
             sabotage.setattr(KeySet, "settle", lambda keys: None)
             row_index = store.row_index("recipe")
         assert ask_from_two_threads(row_index, monkeypatch) == ([], False)
+
+
+def test_rows_met_are_those_of_the_manifest_done_or_not() -> None:
+    keys = [bytes([number]) * KEY_BYTES for number in range(5)]
+    done = KeySet(keys[:3])
+    done.settle()
+    met = RowsMet(done)
+    assert met.add(keys[1] + keys[3]).tolist() == [1], "the place of the row that is not done"
+    met.add_done(keys[2])
+    assert met.contain(b"".join(keys)).tolist() == [False, True, True, True, False]
+    met.is_complete = True
+    assert met.add(keys[0] + keys[4]).tolist() == [1]
+    assert met.contain(b"".join(keys)).tolist() == [False, True, True, True, False], "nothing is added after the pass"
 
 
 async def test_digests_of_the_parts_are_those_of_keys_whatever_the_row_id(tmp_path: Path) -> None:
