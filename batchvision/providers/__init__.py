@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from batchvision.providers.base import (
+    Caching,
     Dialect,
     Gone,
     ModelListing,
@@ -11,9 +12,9 @@ from batchvision.providers.base import (
     Reading,
     SendOptions,
     TicketEnd,
+    caching,
     output_limit,
 )
-from batchvision.providers.caching import Caching, caching
 from batchvision.providers.forms import ResponseForm, ResponseForms
 from batchvision.providers.registry import dialect, names
 from batchvision.providers.wire import is_aborted_stream, is_stream, masked_stream

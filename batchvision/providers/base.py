@@ -10,25 +10,33 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from hashlib import sha256
 from typing import Any, ClassVar, NamedTuple, Self
+from uuid import UUID
+from zlib import crc32
 
 from batchvision.errors import AnswerCutShort, BatchvisionError, ModelNotFound, RateLimited, RowFault
 from batchvision.prompt import response_format, schema_instruction, with_final_text
 from batchvision.providers import chat, faults, signs, wire
 from batchvision.providers.forms import ResponseForm
 from batchvision.providers.signs import RateSigns
-from batchvision.records import Answer, Lane, RawAnswer, Recipe
+from batchvision.records import Answer, Lane, RawAnswer, Recipe, Tries
 from batchvision.secrets import Secret
 from batchvision.ticks import Prices
 
-__all__ = ["Dialect", "Gone", "ModelListing", "NotReady", "RateSigns", "Reading", "SendOptions", "TicketEnd"]
+__all__ = ["Caching", "Dialect", "Gone", "ModelListing", "NotReady", "RateSigns", "Reading", "SendOptions", "TicketEnd"]
 
 #: The retry of a truncated answer multiplies its limit of output tokens by this.
 RAISE_FACTOR = 4
 #: The limit of that retry where the recipe has no limit.
 RAISED_WITHOUT_LIMIT = 16_384
+#: Requests in flight that share one conversation id.
+REQUESTS_A_CONVERSATION = 16
+#: From this try on a cached answer is known to be unusable.
+FRESH_FROM_TRY = 3
 
 _MAX_TOKENS_NAMES = ("max_completion_tokens", "max_tokens")
 _KEPT_TAILS = 16
@@ -295,6 +303,63 @@ class Dialect:
         mine.voice = self.voice._replace(key_source=key_source)
         mine._tails = {}
         return mine
+
+
+# ---------------------------------------------------------------------------------- caches
+
+
+@dataclass(frozen=True, slots=True)
+class Caching:
+    """Request headers for the provider's caches.
+
+    ``conversations``: ids of the prompt cache; empty: send no id. An id brings requests with a common prefix to the
+    same server. A run uses several ids, to use several servers. A request keeps its id in each try and each run.
+
+    ``answers``: use the answer cache (OpenRouter): an identical body gets the earlier answer free of charge. It serves
+    answers that were cut off, not answers that arrived and were unusable.
+    """
+
+    dialect: Dialect
+    conversations: tuple[str, ...] = ()
+    answers: bool = False
+    answers_ttl_seconds: int | None = None
+
+    def headers(self, request_key: str, tries: Tries, runs_failed: int) -> dict[str, str]:
+        """The headers of one request. ``runs_failed``: earlier runs in which its row failed."""
+        headers: dict[str, str] = {}
+        if self.conversations and (name := self.dialect.conversation_header):
+            headers[name] = self.conversations[crc32(request_key.encode()) % len(self.conversations)]
+        if self.answers:
+            is_spoilt = tries.empties > 0 or tries.spent >= FRESH_FROM_TRY or runs_failed > 0
+            headers |= self.dialect.response_cache_headers(self.answers_ttl_seconds, is_wanted=not is_spoilt)
+        return headers
+
+
+def conversations(recipe_id: str, concurrency: int) -> tuple[str, ...]:
+    """The conversation ids for ``concurrency`` requests in flight, the same in each run of a recipe."""
+    count = max(1, concurrency // REQUESTS_A_CONVERSATION)
+    seeds = (f"{recipe_id}/{number}" for number in range(count))
+    return tuple(str(UUID(bytes=sha256(seed.encode()).digest()[:16], version=4)) for seed in seeds)
+
+
+def caching(
+    dialect: Dialect,
+    recipe_id: str,
+    concurrency: int,
+    *,
+    prompt_cache: bool,
+    answers: bool,
+    answers_ttl_seconds: int | None,
+    own_headers: Mapping[str, str],
+) -> Caching:
+    """The caches of a job. ``own_headers`` (``provider.headers``) win over the headers of a cache."""
+    given = {name.lower() for name in own_headers}
+    ids = conversations(recipe_id, concurrency) if prompt_cache else ()
+    if dialect.conversation_header is None or dialect.conversation_header.lower() in given:
+        ids = ()
+    if given & {name.lower() for name in dialect.response_cache_headers(None, is_wanted=True)}:
+        answers = False
+    return Caching(dialect, ids, answers, answers_ttl_seconds)
 
 
 def _dumps(document: Any) -> bytes:

@@ -84,13 +84,13 @@ def facts(parts: Parts, headers: Mapping[str, str], rule: UsageRule, request_id_
 def read(
     raw: RawAnswer, document: wire.Document, parts: Parts, known: Answer, voice: faults.Voice
 ) -> tuple[Answer, BatchvisionError | None]:
-    """The answer in a 2xx body, and the error that makes it unusable. An error object comes before a bad answer."""
+    """The answer in a 2xx body, and the error that makes it unusable. The first problem in this order counts."""
     body, choice, message = parts
     found = body or wire.mapping(faults.unwrapped(document.value))
-    has_error = found.get("error") or found.get("object") == "error"
-    if not has_error and not found.get("choices"):
-        has_error = found.get("code") and isinstance(found.get("message"), str)
-    if document.problem is None and has_error:
+    is_error = found.get("error") or found.get("object") == "error"
+    if not is_error and not found.get("choices"):
+        is_error = found.get("code") and isinstance(found.get("message"), str)
+    if document.problem is None and is_error:
         return known, faults.from_document(raw, document, voice)
     if document.problem is None and not body.get("choices") and _is_accounted(known.usage):
         return known, EmptyAnswer("the answer has usage and no content")  # whole and paid for, so not cut short
@@ -101,15 +101,6 @@ def read(
         return known, faults.from_choice(raw, choice["error"], voice)
     if reason in _FAILED:
         return known, ServerError(f"{voice.name} failed while answering and gives no reason")
-    return _delivered(known, message, reason)
-
-
-def _is_accounted(usage: Usage) -> bool:
-    return any(count is not None for count in (usage.prompt_tokens, usage.completion_tokens, usage.cost_ticks))
-
-
-def _delivered(known: Answer, message: Mapping[str, Any], reason: str) -> tuple[Answer, BatchvisionError | None]:
-    """A delivered choice: refused, truncated, empty, or an answer."""
     refusal = "".join(wire.strings(message.get("refusal"))).strip()
     if refusal:
         refused = known if known.text.strip() else known._replace(text=refusal)
@@ -121,6 +112,10 @@ def _delivered(known: Answer, message: Mapping[str, Any], reason: str) -> tuple[
     if not known.text.strip(_INVISIBLE).strip():
         return known, EmptyAnswer(f"the answer has no content (finish_reason {reason or 'not given'})")
     return known, None
+
+
+def _is_accounted(usage: Usage) -> bool:
+    return any(count is not None for count in (usage.prompt_tokens, usage.completion_tokens, usage.cost_ticks))
 
 
 def _truncation(known: Answer) -> str:

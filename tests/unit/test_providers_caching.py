@@ -10,7 +10,7 @@ import pytest
 
 from batchvision.keys import request_key
 from batchvision.providers import dialect
-from batchvision.providers.caching import Caching, caching, conversations
+from batchvision.providers.base import Caching, caching, conversations
 from batchvision.records import Tries
 
 
