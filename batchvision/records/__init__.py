@@ -6,8 +6,19 @@ Times are aware UTC datetimes. Money is integer ticks (1 USD = 10^10 ticks). Tok
 
 from __future__ import annotations
 
-from batchvision.records.exchanges import EndedWithout, Exchange, Intent, RawAnswer
-from batchvision.records.outcomes import Answer, Attempt, AttemptState, Completed, Failed, Outcome, Usage
+from batchvision.records.exchanges import (
+    Answer,
+    Attempt,
+    AttemptState,
+    Completed,
+    EndedWithout,
+    Exchange,
+    Failed,
+    Intent,
+    Outcome,
+    RawAnswer,
+    Usage,
+)
 from batchvision.records.requests import (
     TICKS_PER_USD,
     AnswerSpec,

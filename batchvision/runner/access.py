@@ -16,8 +16,8 @@ from batchvision.job import Job
 from batchvision.offload import Offload
 from batchvision.providers import dialect
 from batchvision.runner.dependencies import RunDependencies
-from batchvision.runner.key_renewal import KeyRenewal
 from batchvision.runner.lanes import POLLERS
+from batchvision.runner.provider_calls import KeyRenewal
 from batchvision.runner.wiring import images_of, least_image_of
 from batchvision.secrets import Secret, Secrets
 

@@ -7,15 +7,14 @@ from batchvision.images import ImageSource
 from batchvision.limits import Permits, RateLimiter, ReportWait, SpendCap, SpendCaps
 from batchvision.runner import wiring
 from batchvision.runner.booking import Booking
-from batchvision.runner.deduplicator import RequestDeduplicator
 from batchvision.runner.exchange import Exchanges, Intents, Settlement
 from batchvision.runner.lanes import Delivery
-from batchvision.runner.later_rows import LaterRows
 from batchvision.runner.opening import OpenedOutput
+from batchvision.runner.prepare import RowRequests
 from batchvision.runner.provider_calls import ProviderCalls, Terms
 from batchvision.runner.refusals import RefusedRows
-from batchvision.runner.row_requests import RowRequests
 from batchvision.runner.setup import RunSetup
+from batchvision.runner.waiting_rows import LaterRows, RequestDeduplicator
 
 
 def delivery_of(

@@ -37,9 +37,9 @@ from batchvision.records import (
     Tries,
     Usage,
 )
+from batchvision.runner.booking import RunCounts
 from batchvision.runner.classify import Classification, Classifier
 from batchvision.runner.provider_calls import ProviderCalls, SentAs, Terms
-from batchvision.runner.run_counts import RunCounts
 from batchvision.secrets import Secret, Secrets
 from batchvision.stopping import StopSignal
 

@@ -13,8 +13,8 @@ from batchvision.errors import StopRun
 from batchvision.job import Job
 from batchvision.offload import Offload
 from batchvision.records import Row
+from batchvision.runner.booking import RunCounts
 from batchvision.runner.feed import Selection, Survey, feed
-from batchvision.runner.run_counts import RunCounts
 from batchvision.stopping import StopSignal
 
 LARGE_ROWS_READ_AHEAD = 16  #: rows that hold images: each batch of them takes much memory

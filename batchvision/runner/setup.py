@@ -15,10 +15,10 @@ from batchvision.offload import threads
 from batchvision.records import Purpose
 from batchvision.runner import wiring
 from batchvision.runner.access import access_of, key_of
+from batchvision.runner.booking import RunCounts
 from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection
 from batchvision.runner.job_warnings import warnings_of
-from batchvision.runner.run_counts import RunCounts
 from batchvision.runner.shares import share_of_job, within_open_files
 from batchvision.stopping import LocalStopSignal
 

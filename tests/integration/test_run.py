@@ -12,8 +12,8 @@ from fake_provider import Asked, FakeProvider, Reply, chat, error
 
 from batchvision.errors import ConnectFailed, ConnectionCut, RequestTimedOut
 from batchvision.records import Counters, Request
-from batchvision.runner.deduplicator import RequestDeduplicator
 from batchvision.runner.lanes.deferred import LAST_ROUND_SECONDS
+from batchvision.runner.waiting_rows import RequestDeduplicator
 
 START = 1_000.0  #: the virtual clock's beginning
 
@@ -532,7 +532,7 @@ def test_a_thousand_rows_of_ten_contents_are_ten_requests_and_a_thousand_results
 
 @pytest.mark.parametrize("lane", ["online", "deferred"])
 def test_more_rows_than_may_wait_for_one_slow_request_come_after_it_and_share_its_answer(job_runs, monkeypatch, lane):
-    monkeypatch.setattr("batchvision.runner.deduplicator.MOST_FOLLOWERS", 5)
+    monkeypatch.setattr("batchvision.runner.waiting_rows.MOST_FOLLOWERS", 5)
     most: list[int] = []
     wait = RequestDeduplicator.answer_for
 

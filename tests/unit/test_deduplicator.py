@@ -14,8 +14,8 @@ from batchvision.checkpoint import KeySet
 from batchvision.errors import PAID_FAILURES
 from batchvision.keys import key_bytes
 from batchvision.records import Completed, Estimate, Failed, Request
-from batchvision.runner import deduplicator as module
-from batchvision.runner.deduplicator import RequestDeduplicator, is_shared
+from batchvision.runner import waiting_rows as module
+from batchvision.runner.waiting_rows import RequestDeduplicator, is_shared
 
 
 def request(row_id: str, key: str) -> Request:

@@ -29,16 +29,14 @@ from batchvision.records import (
     Row,
     Tries,
 )
-from batchvision.runner.booking import Booking
+from batchvision.runner.booking import Booking, RunCounts
 from batchvision.runner.classify import Classification, Classifier
-from batchvision.runner.deduplicator import RequestDeduplicator
 from batchvision.runner.lanes.base import ENDED_BEFORE_SHARE_COUNTS, Delivery, next_row
-from batchvision.runner.later_rows import LaterRows
+from batchvision.runner.prepare import RowRequests
 from batchvision.runner.provider_calls import Terms
 from batchvision.runner.refusals import Refusals, RefusedRows
 from batchvision.runner.retry import Again, RetryPolicy, Stop
-from batchvision.runner.row_requests import RowRequests
-from batchvision.runner.run_counts import RunCounts
+from batchvision.runner.waiting_rows import LaterRows, RequestDeduplicator
 from batchvision.stopping import LocalStopSignal, StopSignal
 
 pytestmark = pytest.mark.anyio

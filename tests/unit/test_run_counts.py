@@ -5,7 +5,7 @@ from __future__ import annotations
 from checkpoint_rows import a_completed, a_failed, an_attempt, an_intent
 
 from batchvision.records import AttemptState
-from batchvision.runner.run_counts import RunCounts
+from batchvision.runner.booking import RunCounts
 
 
 def test_ambiguous_rows_of_a_crash_and_of_the_run_are_counted_together() -> None:

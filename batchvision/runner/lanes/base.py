@@ -14,10 +14,10 @@ from batchvision.records import Exchange, Lane, Request, Row
 from batchvision.runner.booking import Booking
 from batchvision.runner.classify import Classification
 from batchvision.runner.exchange import Exchanges, OpenTicket
-from batchvision.runner.later_rows import LaterRows, Suspects
+from batchvision.runner.prepare import RowRequests
 from batchvision.runner.refusals import RefusedRows
 from batchvision.runner.retry import Again, Stop
-from batchvision.runner.row_requests import RowRequests
+from batchvision.runner.waiting_rows import LaterRows, Suspects
 from batchvision.stopping import StopSignal
 
 ENDED_BEFORE_SHARE_COUNTS = 100  #: a share of failures is no sign in fewer rows
