@@ -1,10 +1,97 @@
-"""The running event loop's clock: monotonic seconds, or virtual seconds in tests."""
+"""Waiting on the running event loop: its clock, a condition variable and a bound on bytes in memory."""
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from math import inf
+
+MAX_BYTES = 256 * 1024 * 1024  #: of images and bodies in memory
 
 
 def loop_time() -> float:
-    """Seconds on the loop's clock. ``anyio.current_time`` looks up the event loop's library first."""
-    return get_running_loop().time()
+    """Monotonic seconds, or virtual seconds in tests. ``anyio.current_time`` first looks up the loop's library."""
+    return asyncio.get_running_loop().time()
+
+
+class Wakeup:
+    """A condition variable without a lock, for one event loop: a woken task checks its condition and may wait again.
+
+    A change costs nothing while no task waits.
+    """
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def tell(self) -> None:
+        """Wake all waiting tasks."""
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def wait(self, until: float = inf) -> None:
+        """Wait for the next change, or until this time on the loop's clock; then all waiting tasks are woken."""
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._waiting.append(future)
+        timer = None if until == inf else loop.call_at(until, self.tell)
+        try:
+            await future
+        except BaseException:
+            with suppress(ValueError):  # woken, and cancelled before it could go on
+                self._waiting.remove(future)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+class ByteBudget:
+    """A bounded number of bytes, first come, first served. A larger request than the whole budget is held alone."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<ByteBudget {self._held_bytes} of {self._max_bytes} bytes>"
+
+    @asynccontextmanager
+    async def hold(self, size_bytes: int) -> AsyncIterator[None]:
+        """Hold so many bytes for the block. Waits behind earlier holders. 0 bytes never wait."""
+        if size_bytes:
+            await self._take(size_bytes)
+        try:
+            yield
+        finally:
+            self._give_back(size_bytes)
+
+    async def _take(self, size_bytes: int) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((size_bytes, future))
+        self._serve()
+        try:
+            await future
+        except BaseException:
+            self._give_back(size_bytes if future.done() and not future.cancelled() else 0)
+            raise
+
+    def _give_back(self, size_bytes: int) -> None:
+        self._held_bytes -= size_bytes
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._queue:
+            size_bytes, future = self._queue[0]
+            if not future.done():
+                if self._held_bytes and self._held_bytes + size_bytes > self._max_bytes:
+                    return
+                self._held_bytes += size_bytes
+                future.set_result(None)
+            self._queue.popleft()

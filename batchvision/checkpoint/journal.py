@@ -23,9 +23,8 @@ from batchvision.checkpoint.disk import PRIVATE, OpenedFile, disk_failed, start_
 from batchvision.checkpoint.entries import VERSION, Entry, SegmentHeader, decode, encode
 from batchvision.checkpoint.storage import JournalFiles
 from batchvision.errors import CheckpointDamaged, DiskFailed, StopRun
-from batchvision.eventloop import loop_time
+from batchvision.eventloop import Wakeup, loop_time
 from batchvision.offload import Offload
-from batchvision.wakeup import Wakeup
 
 #: A group is written so long after its first record. A slot on the wire waits for it.
 GROUP_SECONDS = 0.001

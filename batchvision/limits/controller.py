@@ -1,16 +1,24 @@
-"""Decide the rate of requests from the provider's answers: additive increase, multiplicative decrease.
+"""Decide the rate of requests from refusals, and bound the requests in flight by the latency of answers.
 
-No I/O and no clock: each method is given the time. A cut leads from any state to COOLING_DOWN, then to STEADY. A pause
-leads to COOLING_DOWN and back. Tries that pass the rate of the last cut lead from STEADY to SEARCHING.
+No I/O and no clock: each method is given the time.
+
+The rate: additive increase, multiplicative decrease. A cut leads from any state to COOLING_DOWN, then to STEADY. A
+pause leads to COOLING_DOWN and back. Tries that pass the rate of the last cut lead from STEADY to SEARCHING.
 A limit from the job, from headers or from the words of a 429 is a ceiling: the rate begins there and never passes it.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from enum import Enum
 from math import inf
+from statistics import median
+from typing import NamedTuple
 
 from batchvision.limits.meter import MEMORY_SECONDS, Look, Meter
+
+log = logging.getLogger(__name__)
 
 TOLERATED_SHARE = 0.006  #: A smaller share of 429s changes nothing: stray refusals are no limit.
 VOLLEY = 5  #: So many requests turned away at once may pause all requests.
@@ -24,6 +32,14 @@ FIRST_STEP = (
 LONGEST_STEP = 0.25  #: Each raise that meets no limit doubles the next one, up to this share.
 IN_A_ROW = 3  #: So many refusals in a row pause all requests, and so many cuts in a row that do not help are a test.
 CREDIT_SECONDS = 0.5  #: Late requests are made up for, up to the requests of so many seconds: half of a usual burst.
+
+SHARE_OF_TIMEOUT = 0.5  #: Slower answers than this share of the timeout lower the bound.
+RAISE_BELOW = 0.8  #: Quicker answers than this part of that share raise it.
+BOUND_RAISE_FACTOR = 1.25  #: One raise multiplies the bound by this factor.
+SATURATED_SHARE = 0.7  #: The bound is raised only if so large a part of it was in flight.
+DEEPEST_STEP = 0.5  #: One step lowers the bound to this part at most; the next one needs a step that has helped.
+HELPED_BELOW = 0.85  #: With half of the requests in flight, answers of a busy server take less than this part.
+ANSWERS_SEEN = 8  #: Each decision uses the medians of so many answers.
 
 
 class RateState(Enum):
@@ -226,3 +242,65 @@ class RateController:
 
     def _set(self, per_second: float | None, now: float) -> None:
         self.per_second, self._changed_at, self.is_saturated = per_second, now, False
+
+
+class Timing(NamedTuple):
+    """An answer or a timeout: how long it took, and the requests in flight when its request was sent."""
+
+    seconds: float
+    in_flight: float
+
+
+class LatencyBound:
+    """The most requests in flight: fewer where answers take over half of ``timeout_seconds`` (of one request).
+
+    A busy server works on one request at a time. By Little's law the latency grows with the requests in flight. Fewer
+    of them cost no throughput, and many of them end in timeouts that are billed. A trial finds a server that is slow
+    by itself: with fewer requests its answers are no quicker.
+    """
+
+    def __init__(self, timeout_seconds: float | None) -> None:
+        self._slow_seconds = inf if timeout_seconds is None else SHARE_OF_TIMEOUT * timeout_seconds
+        self._timings: deque[Timing] = deque(maxlen=ANSWERS_SEEN)
+        self._before_step: Timing | None = None
+        self._is_slow_by_itself = False
+        self.most: float = inf
+
+    def __repr__(self) -> str:
+        return f"<LatencyBound {self.most:g}>"
+
+    def observe(self, timing: Timing) -> None:
+        """Count an answer or a timeout. The medians of the last few decide: a single slow row changes nothing."""
+        if self._is_slow_by_itself or timing.in_flight > self.most + 1:  # it was sent before the last step
+            return
+        self._timings.append(timing)
+        if len(self._timings) < ANSWERS_SEEN:
+            return
+        seen = Timing(median(each.seconds for each in self._timings), median(each.in_flight for each in self._timings))
+        if seen.seconds > self._slow_seconds:
+            self._lower(seen)
+        elif seen.seconds < RAISE_BELOW * self._slow_seconds:
+            self._before_step = None
+            if seen.in_flight >= SATURATED_SHARE * self.most:
+                self.most = self.most * BOUND_RAISE_FACTOR + 1
+        else:
+            return
+        self._timings.clear()
+
+    def _lower(self, seen: Timing) -> None:
+        """Lower the bound to where answers take half of the timeout. If they still take longer, try half of it."""
+        before, self._before_step = self._before_step, None
+        is_timeout = before is not None and before.seconds * SHARE_OF_TIMEOUT >= self._slow_seconds
+        if before is not None and not is_timeout and seen.seconds > HELPED_BELOW * before.seconds:
+            self._is_slow_by_itself, self.most = True, inf
+            return
+        share = max(DEEPEST_STEP, self._slow_seconds / seen.seconds)
+        if self.most == inf:
+            log.warning(
+                "answers take over half of limits.request_timeout_seconds: about %d requests are in flight from now "
+                "on; set limits.concurrency to what the server works on at once",
+                max(1, int(seen.in_flight * share)),
+            )
+        elif before is None and seen.in_flight > 1:  # until the first step the requests in flight became ever more
+            self._before_step, share = seen, DEEPEST_STEP
+        self.most = max(1, int(seen.in_flight * share))

@@ -23,12 +23,10 @@ from batchvision.errors import (
     shows_access,
 )
 from batchvision.eventloop import loop_time
-from batchvision.limits.circuit_breaker import LocalCircuitBreaker
-from batchvision.limits.controller import RateController
-from batchvision.limits.latency import LatencyBound, Timing
-from batchvision.limits.outage import OutageRule, WaitPeriod
+from batchvision.limits.controller import LatencyBound, RateController, Timing
+from batchvision.limits.meter import RateHistory, RateSample
+from batchvision.limits.outage import LocalCircuitBreaker, OutageRule, WaitPeriod
 from batchvision.limits.protocols import CircuitBreaker, PauseSignal, RateFacts, RateSettings, ReportWait
-from batchvision.limits.rate_history import RateHistory, RateSample
 from batchvision.limits.tokens import TokenBucket
 
 FIRST_WINDOW = 10  #: So many requests are in flight until the first success: the key or the model may be wrong.

@@ -27,7 +27,6 @@ LAYERS: tuple[frozenset[str], ...] = (
             "secrets",
             "stopping",
             "ticks",
-            "wakeup",
             "wording",
         }
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from batchvision.limits import OUTAGE_AFTER_FAILURES, LocalCircuitBreaker
-from batchvision.limits.circuit_breaker import BreakerState
+from batchvision.limits.outage import BreakerState
 
 
 def closed() -> LocalCircuitBreaker:

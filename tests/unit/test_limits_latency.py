@@ -10,7 +10,7 @@ from virtual_time import VIRTUAL
 
 from batchvision.errors import RequestTimedOut
 from batchvision.limits import LocalRateLimiter, RateSettings
-from batchvision.limits.latency import ANSWERS_SEEN, LatencyBound, Timing
+from batchvision.limits.controller import ANSWERS_SEEN, LatencyBound, Timing
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from itertools import count
 from math import inf
 
-from batchvision.eventloop import loop_time
+from batchvision.eventloop import Wakeup, loop_time
 from batchvision.providers import Dialect
 from batchvision.runner.exchange import OpenTicket
-from batchvision.wakeup import Wakeup
 
 PLANNED_SHARE = 0.92  #: of the polls that the rate limiter allows, so that the queue catches up after a stall
 FAILED_POLLS = 3  #: polls in a row that report failed work end a ticket,

@@ -6,8 +6,7 @@ import anyio
 import pytest
 from virtual_time import VIRTUAL
 
-from batchvision.eventloop import loop_time
-from batchvision.wakeup import Wakeup
+from batchvision.eventloop import Wakeup, loop_time
 
 pytestmark = pytest.mark.anyio
 
