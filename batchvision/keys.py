@@ -34,11 +34,6 @@ def recipe_id(document: Mapping[str, Any]) -> str:
     return _hash("recipe-1", canonical_json(document))
 
 
-def request_key(recipe: str, text: str, image_identities: Iterable[str]) -> str:
-    """The hash of a request: recipe, rendered text, and the identities of the images in order."""
-    return _hash("request-1", recipe, text, *image_identities)
-
-
 def slot_text(name: str) -> str:
     """An image slot as keys hash it, in the form of version 1. No text of a prompt holds a NUL."""
     return f"\x00{name}\x00"
@@ -50,16 +45,19 @@ def hashed_text(prompt: Prompt) -> str:
 
 
 def request_key_of(recipe: str, prompt: Prompt, payloads: Sequence[Payload]) -> str:
-    """The request_key of a prompt with its images. Columns count where the prompt places images by column."""
+    """The hash of a request: recipe, prompt, and the identities of the images in order.
+
+    Columns count where the prompt places images by column.
+    """
     is_placed_by_column = any(isinstance(part, ImageSlot) and part.name for part in prompt)
     identities = [
         text for each in payloads for text in ((each.slot, each.identity) if is_placed_by_column else (each.identity,))
     ]
-    return request_key(recipe, hashed_text(prompt), identities)
+    return _hash("request-1", recipe, hashed_text(prompt), *identities)
 
 
 def skip_key(recipe: str, text: str, image_stamps: Iterable[str]) -> str:
-    """As :func:`request_key`, with cheap facts of an image (path, size, mtime) in place of its content."""
+    """As :func:`request_key_of`, with cheap facts of an image (path, size, mtime) in place of its content."""
     return _hash("skip-1", recipe, text, *image_stamps)
 
 

@@ -16,7 +16,7 @@ from batchvision.errors import ImageUnreachable, ImageUnreadable, RowInvalid
 from batchvision.images import ImageFolder, ImageSettings, ImageSource
 from batchvision.money import Estimator
 from batchvision.prompt import Conversation
-from batchvision.records import ImageKind, ImagePreparation, ImageRef, ImageSlot, Prompt, Recipe, Request, Row
+from batchvision.records import ImageKind, ImagePreparation, ImageRef, ImageSlot, Payload, Prompt, Recipe, Request, Row
 from batchvision.runner.prepare import Preparer
 from batchvision.ticks import Prices
 
@@ -95,7 +95,8 @@ async def test_a_request_carries_its_row_and_the_keys_of_what_is_asked(photos: P
     request = await preparer(photos).prepare(row("red.png"))
     assert (request.row_id, request.skip_key, request.keep) == ("a", "skip", ("thing",))
     (digest,) = request.image_sha256
-    assert request.request_key == keys.request_key("recipe", "What is it?", [f"sha256:{digest}"])
+    payload = Payload(f"sha256:{digest}", "red.png", "", digest)
+    assert request.request_key == keys.request_key_of("recipe", ("What is it?",), [payload])
     assert request.image_ref == ("red.png",)
     assert [part["type"] for part in parts_of(request)] == ["text", "image_url"]
 

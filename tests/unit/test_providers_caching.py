@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from batchvision.keys import request_key
+from batchvision.keys import request_key_of
 from batchvision.providers import dialect
 from batchvision.providers.base import Caching, caching, conversations
 from batchvision.records import Tries
@@ -39,7 +39,7 @@ def test_ids_are_the_same_for_every_run_of_a_recipe_and_no_other() -> None:
 
 def test_requests_spread_evenly_over_the_ids_and_each_keeps_its_own() -> None:
     held = caching_of()
-    keys = [request_key("recipe-1", f"row {number}", []) for number in range(4_000)]
+    keys = [request_key_of("recipe-1", (f"row {number}",), []) for number in range(4_000)]
     counts = Counter(held.headers(key, Tries(), 0)["x-grok-conv-id"] for key in keys)
     assert set(counts) == set(held.conversations)
     assert min(counts.values()) > 800

@@ -146,7 +146,7 @@ def skip_digests(recipe_id: str, texts: pa.Array | str, stamps: pa.Array) -> byt
 
 
 def request_digests(recipe_id: str, texts: pa.Array | str, identities: pa.Array) -> bytes:
-    """``keys.request_key`` of each row, in the form of :func:`skip_digests`."""
+    """``keys.request_key_of`` of each row, in the form of :func:`skip_digests`."""
     return _digests("request-1", recipe_id, texts, identities)
 
 
