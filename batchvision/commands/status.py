@@ -179,7 +179,7 @@ def _ledger(view: OutputView, timezone: str) -> tuple[Spending, TokenCounts, Map
 
 
 def _unknown(batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
-    """Two masks: attempts with an answer of unknown cost (as ``has_unknown_cost``), and attempts without a bound."""
+    """Two masks: attempts with an answer of unknown cost (as ``is_of_unknown_cost``), and attempts without a bound."""
     status = pc.fill_null(batch["http_status"], 0)
     is_unclear = pc.is_in(batch["state"], pa.array(sorted(UNCLEAR)))
     is_answer = pc.and_(pc.greater_equal(status, 200), pc.less(status, 300))

@@ -9,7 +9,6 @@ from batchvision.money.spending import (
     Kind,
     Spending,
     Sum,
-    has_unknown_cost,
     is_of_unknown_cost,
 )
 
@@ -24,7 +23,6 @@ __all__ = [
     "PriceQuote",
     "Spending",
     "Sum",
-    "has_unknown_cost",
     "is_of_unknown_cost",
     "quote",
     "recall",

@@ -57,13 +57,16 @@ class Spending:
         self._zone = zone
         self._sums: dict[Kind, Sum] = {}
 
-    def take(self, attempt: Attempt) -> None:
+    def take(self, attempt: Attempt) -> Sum:
+        """Add an attempt; returns its own sum."""
         usage = attempt.answer.usage
         day = attempt.intent.sent_at.astimezone(self._zone).date().isoformat()
         kind = Kind(attempt.state, attempt.error_kind, attempt.answer.model, day)
-        is_unknown = has_unknown_cost(attempt)
+        is_unknown = is_of_unknown_cost(attempt.state, attempt.http_status, attempt.error_kind, usage.cost_ticks)
         is_unbounded = attempt.bound_ticks is None and (is_unknown or attempt.state in UNCLEAR)
-        self.add(kind, Sum(1, usage.cost_ticks or 0, attempt.bound_ticks or 0, is_unknown, is_unbounded))
+        taken = Sum(1, usage.cost_ticks or 0, attempt.bound_ticks or 0, is_unknown, is_unbounded)
+        self.add(kind, taken)
+        return taken
 
     def add(self, kind: Kind, more: Sum) -> None:
         self._sums[kind] = self._sums.get(kind, Sum()).plus(more)
@@ -108,13 +111,8 @@ class Spending:
         return {part: {name: each.document() for name, each in sums.items()} for part, sums in parts.items()}
 
 
-def has_unknown_cost(attempt: Attempt) -> bool:
-    """Whether the model answered at an unknown cost."""
-    return is_of_unknown_cost(attempt.state, attempt.http_status, attempt.error_kind, attempt.answer.usage.cost_ticks)
-
-
 def is_of_unknown_cost(state: str, http_status: int | None, error_kind: str | None, cost_ticks: int | None) -> bool:
-    """:func:`has_unknown_cost`, of a line of the ledger."""
+    """Whether the model answered an attempt at an unknown cost."""
     is_answer = http_status is not None and 200 <= http_status < 300 and error_kind not in NO_ANSWER_KINDS
     return is_answer and cost_ticks is None and state not in UNCLEAR
 

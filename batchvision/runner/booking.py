@@ -9,7 +9,7 @@ from datetime import UTC, tzinfo
 from batchvision.checkpoint import RowIndex, Store, is_unclear
 from batchvision.errors import ImageUnreachable, RowFault
 from batchvision.keys import row_digest
-from batchvision.money import Spending, has_unknown_cost
+from batchvision.money import Spending
 from batchvision.offload import Offload
 from batchvision.prompt import names_fallback
 from batchvision.records import (
@@ -106,14 +106,13 @@ class RunCounts:
     def attempt(self, attempt: Attempt) -> None:
         """Add up the tokens and the cost of an attempt."""
         counters, usage = self.counters, attempt.answer.usage
-        self.spending.take(attempt)
         counters.prompt_tokens += usage.prompt_tokens or 0
         counters.completion_tokens += usage.completion_tokens or 0
         counters.reasoning_tokens += usage.reasoning_tokens or 0
         counters.image_tokens += usage.image_tokens or 0
         counters.cached_tokens += usage.cached_tokens or 0
         counters.cost_ticks += usage.cost_ticks or 0
-        counters.unknown_cost += has_unknown_cost(attempt)
+        counters.unknown_cost += self.spending.take(attempt).unknown_cost
         if attempt.state is AttemptState.AMBIGUOUS:
             self._ambiguous(attempt.intent, attempt.bound_ticks)
 
