@@ -21,8 +21,7 @@ FRESH = 4_096
 #: Packed keys are sorted at the first question, or when there are so many bytes of them.
 UNSORTED_BYTES = 2 * 1024 * 1024
 #: A key belongs to the bucket of its first 4 bits. Sorting one bucket at a time needs little memory.
-_BUCKET_BITS = 4
-
+BUCKET_BITS = 4
 #: A run of a bucket is more than so many times as long as the next one.
 _GROWTH = 4
 #: Larger arrays are mapped, so that their memory returns to the system when they are replaced.
@@ -46,7 +45,7 @@ class KeySet:
         self._fresh: set[bytes] = set()
         self._unsorted: list[bytes] = []
         self._unsorted_bytes = 0
-        self._buckets = [_Bucket() for _ in range(1 << _BUCKET_BITS)]
+        self._buckets = [Bucket() for _ in range(1 << BUCKET_BITS)]
         self.add_packed(b"".join(keys))
 
     def __len__(self) -> int:
@@ -90,7 +89,7 @@ class KeySet:
         if key in self._fresh:
             return True
         head, tail = int.from_bytes(key[:8]), int.from_bytes(key[8:12])
-        return self._buckets[key[0] >> (8 - _BUCKET_BITS)].contains_one(np.uint64(head), tail)
+        return self._buckets[key[0] >> (8 - BUCKET_BITS)].contains_one(np.uint64(head), tail)
 
     def find_packed(self, keys: bytes) -> NDArray[np.int64]:
         """The number of each key among the sorted keys, -1 without one. Numbers hold until the next addition.
@@ -115,37 +114,37 @@ class KeySet:
             found |= np.fromiter(asked, np.bool_, len(found))
         return found
 
-    def _by_bucket(self, packed: bytes) -> Iterable[tuple[_Bucket, NDArray[np.intp], Heads, Tails]]:
+    def _by_bucket(self, packed: bytes) -> Iterable[tuple[Bucket, NDArray[np.intp], Heads, Tails]]:
         """The keys of each bucket in ascending order, with their places in ``packed``."""
         heads = np.frombuffer(packed, ">u8")[::2].astype(np.uint64)
         tails = np.frombuffer(packed, ">u4")[2::4].astype(np.uint32)
         order = np.argsort(heads)
-        firsts = np.arange(1, len(self._buckets), dtype=np.uint64) << np.uint64(64 - _BUCKET_BITS)
+        firsts = np.arange(1, len(self._buckets), dtype=np.uint64) << np.uint64(64 - BUCKET_BITS)
         for bucket, places in zip(self._buckets, np.split(order, np.searchsorted(heads[order], firsts)), strict=True):
             if len(places):
                 yield bucket, places, heads[places], tails[places]
 
 
-class _Bucket:
-    """Keys in sorted runs, each several times as long as the next."""
+class Bucket:
+    """Heads with more columns beside them, in sorted runs. Each run is several times as long as the next."""
 
     __slots__ = ("runs",)
 
     def __init__(self) -> None:
-        self.runs: list[tuple[Heads, Tails]] = []
+        self.runs: list[tuple[NDArray[Any], ...]] = []
 
     def __len__(self) -> int:
-        return sum(len(heads) for heads, _ in self.runs)
+        return sum(len(run[0]) for run in self.runs)
 
-    def add(self, heads: Heads, tails: Tails) -> None:
-        """Add a sorted run, merged with the shorter ones."""
-        merged = [(heads, tails)]
-        count = len(heads)
+    def add(self, *columns: NDArray[Any]) -> None:
+        """Add rows, sorted together with the shorter runs. Of equal heads the first added comes first."""
+        merged = [columns]
+        count = len(columns[0])
         while self.runs and len(self.runs[-1][0]) <= _GROWTH * count:
-            merged.append(self.runs.pop())
-            count += len(merged[-1][0])
+            merged.insert(0, self.runs.pop())
+            count += len(merged[0][0])
         order = np.argsort(np.concatenate([run[0] for run in merged]), kind="stable")  # linear for sorted runs
-        self.runs.append((_taken([run[0] for run in merged], order), _taken([run[1] for run in merged], order)))
+        self.runs.append(tuple(_taken(parts, order) for parts in zip(*merged, strict=True)))
 
     def contains_one(self, head: np.uint64, tail: int) -> bool:
         for heads, tails in self.runs:

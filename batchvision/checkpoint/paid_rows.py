@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from batchvision.checkpoint.keyset import BUCKET_BITS, Bucket
 from batchvision.checkpoint.parts import batches_of, part_paths
 from batchvision.checkpoint.row_keys import packed_ids
 from batchvision.errors import PAID_FAILURES
 from batchvision.records import Exchange, Failed
 
 _COLUMNS = ("row_id", "recipe_id", "updated_at", "row_cost_ticks")
+#: Added rows are sorted when there are so many.
+_UNSORTED_ROWS = 65_536
 _NO_IDS: NDArray[np.uint64] = np.empty(0, np.uint64)
 
 
@@ -40,6 +43,8 @@ class PaidRows:
         self.recipes = [recipe_id]
         self._numbers = {recipe_id: 0}
         self._added: list[_PaidColumns] = []
+        self._rows_added = 0
+        self._buckets = [Bucket() for _ in range(1 << BUCKET_BITS)]
         self._ids = _NO_IDS
         self._newest: NDArray[np.uint16] = np.empty(0, np.uint16)
         self._has_current: NDArray[np.bool_] = np.empty(0, np.bool_)
@@ -109,7 +114,7 @@ class PaidRows:
             return
         encoded = pc.dictionary_encode(batch["recipe_id"])
         numbers = np.array([self._number(each) for each in encoded.dictionary.to_pylist()], np.uint16)
-        self._added.append(
+        self._add_columns(
             _PaidColumns(
                 _hashes(batch["row_id"]),
                 numbers[encoded.indices.to_numpy(zero_copy_only=False)],
@@ -121,7 +126,22 @@ class PaidRows:
     def _add(self, ids: list[str], recipes: list[str], at: list[int], ticks: list[int]) -> None:
         numbers = np.array([self._number(each) for each in recipes], np.uint16)
         hashes = _hashes(pa.array(ids, pa.string()))
-        self._added.append(_PaidColumns(hashes, numbers, np.array(at, np.int64), np.array(ticks, np.int64)))
+        self._add_columns(_PaidColumns(hashes, numbers, np.array(at, np.int64), np.array(ticks, np.int64)))
+
+    def _add_columns(self, columns: _PaidColumns) -> None:
+        self._added.append(columns)
+        self._rows_added += len(columns.ids)
+        if self._rows_added >= _UNSORTED_ROWS:
+            self._sort_added()
+
+    def _sort_added(self) -> None:
+        columns = [np.concatenate(parts) for parts in zip(*self._added, strict=True)]
+        self._added.clear()
+        self._rows_added = 0
+        numbers = columns[0] >> np.uint64(64 - BUCKET_BITS)
+        for number, bucket in enumerate(self._buckets):
+            is_in = numbers == number
+            bucket.add(*(column[is_in] for column in columns))
 
     def _number(self, recipe_id: str) -> int:
         if recipe_id not in self._numbers:
@@ -130,28 +150,27 @@ class PaidRows:
         return self._numbers[recipe_id]
 
     def _settle(self) -> None:
-        """Of each row the newest work, and whether any is of the current recipe."""
-        columns = [list(column) for column in zip(*self._added, strict=True)]
-        self._added.clear()
-        ids, recipes, at, ticks = map(_joined, columns)
-        if not len(ids):
-            return
-        order = np.lexsort((at, ids))
-        del at
-        ids = ids[order]
-        is_last = np.append(ids[1:] != ids[:-1], True)
-        starts = np.flatnonzero(np.append(True, is_last[:-1]))
-        self._has_current = np.logical_or.reduceat(recipes[order] == 0, starts)
-        self._ids = ids[is_last]
-        self._newest = recipes[order][is_last]
-        self._ticks = ticks[order][is_last]
-
-
-def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """One array of all parts, which are given up: a column at a time stands twice in memory."""
-    whole = np.concatenate(parts)
-    parts.clear()
-    return whole
+        """Of each row the newest work, and whether any is of the current recipe. A bucket at a time, to save memory."""
+        self._sort_added()
+        most = sum(map(len, self._buckets))
+        ids, newest, ticks = np.empty(most, np.uint64), np.empty(most, np.uint16), np.empty(most, np.int64)
+        has_current, end = np.empty(most, np.bool_), 0
+        for bucket in self._buckets:
+            if not len(bucket):
+                continue
+            work = _PaidColumns(*map(np.concatenate, zip(*bucket.runs, strict=True)))
+            bucket.runs.clear()
+            order = np.lexsort((work.at, work.ids))
+            sorted_ids = work.ids[order]
+            last = np.flatnonzero(np.append(sorted_ids[1:] != sorted_ids[:-1], True))
+            firsts = np.append(0, last[:-1] + 1)
+            start, end = end, end + len(last)
+            ids[start:end] = sorted_ids[last]
+            newest[start:end] = work.recipes[order[last]]
+            ticks[start:end] = work.ticks[order[last]]
+            has_current[start:end] = np.logical_or.reduceat(work.recipes[order] == 0, firsts)
+        self._ids, self._newest = ids[:end], newest[:end]
+        self._ticks, self._has_current = ticks[:end], has_current[:end]
 
 
 def _hashes(ids: pa.Array) -> NDArray[np.uint64]:

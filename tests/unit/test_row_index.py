@@ -23,7 +23,7 @@ from checkpoint_rows import (
 )
 
 from batchvision.checkpoint import KeySet, OutputView, RowIndex, RowState, Store, read_latest, summary_document
-from batchvision.checkpoint.keyset import Heads, Tails, _Bucket
+from batchvision.checkpoint.keyset import Bucket, Heads, Tails
 from batchvision.checkpoint.lock import lock_path
 from batchvision.checkpoint.manifest_index import RowsMet
 from batchvision.checkpoint.summaries import load_recipe
@@ -154,14 +154,14 @@ async def test_done_rows_are_passed_over_by_the_batch_under_either_key(tmp_path:
 def ask_from_two_threads(row_index: RowIndex, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], bool]:
     """The answers for a done row: of the feed thread, and of the event loop, which asks while the first question sorts
     keys, if it does."""
-    sorts, has_asked, add = Event(), Event(), _Bucket.add
+    sorts, has_asked, add = Event(), Event(), Bucket.add
 
-    def waiting_add(bucket: _Bucket, heads: Heads, tails: Tails) -> None:
+    def waiting_add(bucket: Bucket, heads: Heads, tails: Tails) -> None:
         sorts.set()
         has_asked.wait(60)
         add(bucket, heads, tails)
 
-    monkeypatch.setattr(_Bucket, "add", waiting_add)
+    monkeypatch.setattr(Bucket, "add", waiting_add)
     with ThreadPoolExecutor(1) as feed:
         asked = feed.submit(row_index.not_done, pa.array(["row1"]), key_bytes("skip1"))
         asked.add_done_callback(lambda _: sorts.set())
