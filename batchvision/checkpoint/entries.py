@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from batchvision.providers import is_stream as is_event_stream
 from batchvision.providers import masked_stream
-from batchvision.records import EndedWithout, Intent, Lane, Purpose, RawAnswer, Tries
+from batchvision.records import EndedWithout, Exchange, Intent, Lane, Purpose, RawAnswer, Tries
 from batchvision.secrets import Secrets
 from batchvision.ticks import Prices
 
@@ -103,6 +103,24 @@ class Carry:
 Entry = SegmentHeader | Intent | Accepted | Received | Ended | Voided | Carry
 
 
+def entries_of(exchange: Exchange) -> Iterator[Entry]:
+    """An exchange as the records that made it."""
+    intent = exchange.intent
+    yield intent
+    if exchange.ticket is not None:
+        yield accepted(exchange)
+    if exchange.answer is not None:
+        yield Received(intent.exchange_id, exchange.answer)
+
+
+def accepted(exchange: Exchange) -> Accepted:
+    """The record of the exchange's ticket."""
+    intent = exchange.intent
+    if exchange.ticket is None:
+        raise RuntimeError("an exchange without a ticket was recorded as accepted")
+    return Accepted(intent.exchange_id, exchange.ticket, exchange.ticket_at or intent.sent_at, exchange.ticket_place)
+
+
 # ---------------------------------------------------------------------------------- to JSON
 
 
@@ -165,7 +183,12 @@ def _document(entry: Entry) -> dict[str, Any]:
             unread = {"unread": True} if is_unread else {}
             return {"kind": "ticket", "exchange_id": exchange_id, "ticket": ticket, "at": at, **where, **unread}
         case Received(exchange_id, raw):
-            return {"kind": "answer", "exchange_id": exchange_id, **_raw_document(raw)}
+            document = {"kind": "answer", "exchange_id": exchange_id, "status": raw.status}
+            document |= {"received_at": raw.received_at, "complete": raw.complete, "headers": raw.headers}
+            try:
+                return {**document, "body": raw.body.decode("utf-8")}
+            except UnicodeDecodeError:
+                return {**document, _NO_TEXT: b64encode(raw.body).decode("ascii")}
         case Ended(exchange_id, ended):
             end = {"error": ended.kind, "message": ended.message, "at": ended.at}
             return {"kind": "end", "exchange_id": exchange_id, **end}
@@ -174,20 +197,6 @@ def _document(entry: Entry) -> dict[str, Any]:
         case Carry():
             values = {name: getattr(entry, name) for name in Carry.__slots__ if name != "empties" or entry.empties}
             return {"kind": "carry", **values}
-
-
-def _raw_document(raw: RawAnswer) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "status": raw.status,
-        "received_at": raw.received_at,
-        "complete": raw.complete,
-        "headers": raw.headers,
-    }
-    try:
-        document["body"] = raw.body.decode("utf-8")
-    except UnicodeDecodeError:
-        document[_NO_TEXT] = b64encode(raw.body).decode("ascii")
-    return document
 
 
 def masked_answer(raw: RawAnswer, secrets: Secrets) -> RawAnswer:

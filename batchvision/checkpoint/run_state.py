@@ -6,12 +6,24 @@ parts as the crashed run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Received, SegmentHeader, Voided
-from batchvision.checkpoint.unsealed import Unsealed
+import pyarrow as pa
+
+from batchvision.checkpoint.entries import (
+    Accepted,
+    Carry,
+    Ended,
+    Entry,
+    Received,
+    SegmentHeader,
+    Voided,
+    accepted,
+    entries_of,
+)
+from batchvision.checkpoint.parts import SEALED_GROUP_ROWS, Encoded
 from batchvision.errors import ROW_FAULTS, TRANSIENTS, EmptyAnswer
 from batchvision.records import (
     Attempt,
@@ -22,8 +34,13 @@ from batchvision.records import (
     Failed,
     Intent,
     Outcome,
-    RawAnswer,
 )
+
+#: So many rows at once become Arrow, in a few milliseconds. Row groups are multiples of it.
+AT_ONCE = 256
+_GROUP_TABLES = SEALED_GROUP_ROWS // AT_ONCE
+
+R = TypeVar("R")
 
 
 class BookedEnd(Protocol):
@@ -54,6 +71,59 @@ def is_unclear(end: BookedEnd) -> bool:
     return end.outcome is None and end.attempt.state is AttemptState.AMBIGUOUS
 
 
+class Unsealed(Generic[R]):
+    """Rows of one table that wait for the next seal. Without ``table_of`` they stay records, and cannot be sealed.
+
+    The newest rows are records, older ones Arrow, and the oldest Parquet where :meth:`encode` was called. An Arrow row
+    takes a third of the memory of its record, and Parquet still less. A seal, which holds the journal, has less to do.
+    The same rows in the same order make the same part, byte for byte, whenever they were encoded.
+    """
+
+    def __init__(self, table_of: Callable[[Sequence[R]], pa.Table] | None = None) -> None:
+        self.newest: list[R] = []
+        self.tables: list[pa.Table] = []
+        self._table_of = table_of
+        self._converted = 0
+        self._encoded = Encoded()
+
+    def __len__(self) -> int:
+        return self._converted + len(self.newest)
+
+    def append(self, row: R) -> None:
+        self.newest.append(row)
+        if len(self.newest) >= AT_ONCE:
+            self._convert()
+
+    def _convert(self) -> None:
+        if self._table_of is not None and self.newest:
+            self.tables.append(self._table_of(self.newest))
+            self._converted += len(self.newest)
+            self.newest = []
+
+    @property
+    def has_group(self) -> bool:
+        return len(self.tables) >= _GROUP_TABLES
+
+    def encode(self) -> None:
+        """Move one row group from ``tables`` to Parquet. Blocking. The event loop may append meanwhile."""
+        self._encoded.add(pa.concat_tables(self.tables[:_GROUP_TABLES]))
+        del self.tables[:_GROUP_TABLES]
+
+    def encoded(self) -> Encoded:
+        """Every row as Parquet, in the order of its arrival."""
+        self._convert()
+        while self.tables:
+            self.encode()
+        return self._encoded
+
+    def cut(self) -> Unsealed[R]:
+        """Hand over every row, and begin empty."""
+        cut: Unsealed[R] = Unsealed(self._table_of)
+        cut.newest, cut.tables, cut._converted, cut._encoded = self.newest, self.tables, self._converted, self._encoded
+        self.newest, self.tables, self._converted, self._encoded = [], [], 0, Encoded()
+        return cut
+
+
 class Cut(NamedTuple):
     """The input of one seal. ``failures`` is missing where that table has not changed."""
 
@@ -72,24 +142,6 @@ class Cut(NamedTuple):
         yield from self.carries
         for exchange in self.open:
             yield from entries_of(exchange)
-
-
-def entries_of(exchange: Exchange) -> Iterator[Entry]:
-    """An exchange as the records that made it."""
-    intent = exchange.intent
-    yield intent
-    if exchange.ticket is not None:
-        yield accepted(exchange)
-    if exchange.answer is not None:
-        yield Received(intent.exchange_id, exchange.answer)
-
-
-def accepted(exchange: Exchange) -> Accepted:
-    """The record of the exchange's ticket."""
-    intent = exchange.intent
-    if exchange.ticket is None:
-        raise RuntimeError("an exchange without a ticket was recorded as accepted")
-    return Accepted(intent.exchange_id, exchange.ticket, exchange.ticket_at or intent.sent_at, exchange.ticket_place)
 
 
 class Carries:
@@ -157,17 +209,30 @@ class RunState:
 
     # ---------------------------------------------------------------------------- an exchange
 
-    def start(self, intent: Intent) -> None:
-        """Open an exchange. Its row is pending again: the failure is dropped, and the intent carries the cost."""
-        self.open[intent.exchange_id] = Exchange(intent)
-        if not intent.is_trial:
-            self._drop_failure(intent.row_id)
-
-    def accept(self, entry: Accepted) -> None:
-        exchange = self.open[entry.exchange_id]
-        self.open[entry.exchange_id] = exchange._replace(
-            ticket=entry.ticket, ticket_at=entry.at, ticket_place=entry.place, is_unread=entry.is_unread
-        )
+    def apply(self, entry: Entry) -> str | None:
+        """Apply a record, live or on replay. Return the id of an exchange that is now to be classified, if any."""
+        match entry:
+            case Intent(exchange_id=exchange_id):
+                self.open[exchange_id] = Exchange(entry)
+                if not entry.is_trial:  # the row is pending again, and the intent carries the failure's cost
+                    self._drop_failure(entry.row_id)
+            case Accepted(exchange_id, ticket, at, place, is_unread):
+                self.open[exchange_id] = self.open[exchange_id]._replace(
+                    ticket=ticket, ticket_at=at, ticket_place=place, is_unread=is_unread
+                )
+            case Received(exchange_id, raw):
+                self.open[exchange_id] = self.open[exchange_id]._replace(answer=raw)
+                return exchange_id
+            case Ended(exchange_id, ended):
+                self.open[exchange_id] = self.open[exchange_id]._replace(ended=ended)
+                return exchange_id
+            case Voided(exchange_id):
+                self.void(exchange_id)
+            case Carry():
+                self.carries.put(entry)
+            case SegmentHeader():
+                raise ValueError("a second segment header")
+        return None
 
     def poll_begins(self, exchange_id: str) -> None:
         self.polled.add(exchange_id)
@@ -189,12 +254,6 @@ class RunState:
             if is_open and was_unread and not self.is_doubted(exchange_id):
                 yield replace(accepted(exchange), is_unread=True)
 
-    def receive(self, exchange_id: str, raw: RawAnswer) -> None:
-        self.open[exchange_id] = self.open[exchange_id]._replace(answer=raw)
-
-    def end(self, exchange_id: str, ended: EndedWithout) -> None:
-        self.open[exchange_id] = self.open[exchange_id]._replace(ended=ended)
-
     def void(self, exchange_id: str) -> None:
         """Drop an exchange that was never sent. The row's earlier attempts and cost are carried on."""
         intent = self.open.pop(exchange_id).intent
@@ -203,8 +262,6 @@ class RunState:
         is_carried = self.carries.get(intent.row_id, intent.request_key) is not None
         if (intent.attempt > 1 or intent.runs_failed) and not is_carried:
             self._carry(intent, intent.attempt - 1, 0, None)  # the intent's tries count the empty answers
-
-    # ---------------------------------------------------------------------------- its end
 
     def book(self, exchange_id: str, end: BookedEnd, hold: bool = False) -> Exchange:
         """Close an exchange. Raises KeyError where it is not open."""
@@ -340,26 +397,3 @@ class RunState:
         )
         self.answered, self.failures_changed = set(), False
         return cut
-
-    # ---------------------------------------------------------------------------- replay
-
-    def apply(self, entry: Entry) -> str | None:
-        """Apply a record as when it was written. Return the id of an exchange that is now to be classified, if any."""
-        match entry:
-            case Intent():
-                self.start(entry)
-            case Accepted():
-                self.accept(entry)
-            case Received(exchange_id, raw):
-                self.receive(exchange_id, raw)
-                return exchange_id
-            case Ended(exchange_id, ended):
-                self.end(exchange_id, ended)
-                return exchange_id
-            case Voided(exchange_id):
-                self.void(exchange_id)
-            case Carry():
-                self.carries.put(entry)
-            case SegmentHeader():
-                raise ValueError("a second segment header")
-        return None

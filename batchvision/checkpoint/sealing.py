@@ -25,10 +25,9 @@ from batchvision.checkpoint.parts import (
     seal,
     sha256_of,
 )
-from batchvision.checkpoint.run_state import Cut
+from batchvision.checkpoint.run_state import Cut, Unsealed
 from batchvision.checkpoint.schema import TableSchemas
 from batchvision.checkpoint.storage import JournalFiles, PartStore
-from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.records import PartFile
 
 

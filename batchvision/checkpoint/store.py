@@ -36,13 +36,12 @@ from batchvision.checkpoint.recovery import Recovery, replay
 from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.reserve import RESERVE_NAME, Reserve
 from batchvision.checkpoint.row_index import RowIndex
-from batchvision.checkpoint.run_state import BookedEnd, RunState, end_of
+from batchvision.checkpoint.run_state import BookedEnd, RunState, Unsealed, end_of
 from batchvision.checkpoint.schema import TableSchemas, completed_of
 from batchvision.checkpoint.sealing import Sealer, leftovers
 from batchvision.checkpoint.shards import lock_shard
 from batchvision.checkpoint.storage import Disk
 from batchvision.checkpoint.takeover import Takeover, read_failures
-from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.checkpoint.writer import StoreSettings, Writer, check_in_place
 from batchvision.errors import DiskFailed, StopRun
 from batchvision.offload import Offload, OwnThread
@@ -201,7 +200,7 @@ class Store:
         writer = self._writer
         writer.check_disk()
         writer.check_lock()
-        self._run_state.start(intent)
+        self._run_state.apply(intent)
         try:
             await writer.durable(intent)
             writer.check_disk()
@@ -212,7 +211,7 @@ class Store:
     async def ticket(self, exchange_id: str, ticket: str, at: datetime) -> None:
         """Return when the ticket is durable (P2). Only then may it be polled."""
         entry, writer = Accepted(exchange_id, ticket, at, self._settings.ticket_place), self._writer
-        self._run_state.accept(entry)
+        self._run_state.apply(entry)
         await writer.durable(entry)
 
     def poll_begins(self, exchange_id: str) -> None:
@@ -230,8 +229,9 @@ class Store:
     async def answer(self, exchange_id: str, raw: RawAnswer) -> RawAnswer:
         """Return the stored answer, with secrets masked, when it is durable (P3). Only then may it be read."""
         written, writer = masked_answer(raw, self._secrets), self._writer
-        self._run_state.receive(exchange_id, written)
-        await writer.durable(Received(exchange_id, written))
+        entry = Received(exchange_id, written)
+        self._run_state.apply(entry)
+        await writer.durable(entry)
         return written
 
     def void(self, exchange_id: str) -> None:

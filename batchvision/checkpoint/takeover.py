@@ -19,12 +19,11 @@ from batchvision.checkpoint.journal import segment_paths
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.parts import failures_path, read_part, remove_leftovers
 from batchvision.checkpoint.recovery import Recovery, replay
-from batchvision.checkpoint.run_state import BookedEnd, Cut, RunState
+from batchvision.checkpoint.run_state import BookedEnd, Cut, RunState, Unsealed
 from batchvision.checkpoint.schema import TableSchemas, failures_of
 from batchvision.checkpoint.sealing import Sealer, leftovers
 from batchvision.checkpoint.shards import mutex, shards_of
 from batchvision.checkpoint.storage import Disk
-from batchvision.checkpoint.unsealed import Unsealed
 from batchvision.errors import OutputHeld
 from batchvision.records import Exchange, Failed, Shard
 

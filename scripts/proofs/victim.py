@@ -202,8 +202,9 @@ def _parse_before_journal() -> None:
     async def answer(self: store.Store, exchange_id: str, raw: RawAnswer) -> RawAnswer:
         written = masked_answer(raw, self._secrets)
         opened = self._journal
-        self._run_state.receive(exchange_id, written)
-        asyncio.get_running_loop().call_soon(partial(journal.Journal.append, opened, Received(exchange_id, written)))
+        entry = Received(exchange_id, written)
+        self._run_state.apply(entry)
+        asyncio.get_running_loop().call_soon(partial(journal.Journal.append, opened, entry))
         return written
 
     replace(store.Store, "answer", answer)
@@ -216,7 +217,7 @@ def _poll_before_ticket() -> None:
 
     async def ticket(self: store.Store, exchange_id: str, name: str, at: datetime) -> None:
         kept[exchange_id] = Accepted(exchange_id, name, at)
-        self._run_state.accept(kept[exchange_id])
+        self._run_state.apply(kept[exchange_id])
 
     async def answered(self: store.Store, exchange_id: str, raw: RawAnswer) -> RawAnswer:
         if exchange_id in kept:

@@ -73,7 +73,7 @@ def test_a_ticket_that_is_asked_for_before_it_is_durable_is_caught(tmp_path, mon
 
     async def ticket(store: Store, exchange_id: str, name: str, at: datetime) -> None:
         entry = Accepted(exchange_id, name, at)
-        store._run_state.accept(entry)
+        store._run_state.apply(entry)
         unwritten[name] = (store, entry)
 
     async def send(provider: RecordingProvider, method: str, path: str, *more: Any) -> RawAnswer:

@@ -25,8 +25,8 @@ from batchvision.checkpoint.parts import (
     seal,
 )
 from batchvision.checkpoint.registry import register
+from batchvision.checkpoint.run_state import AT_ONCE, Unsealed
 from batchvision.checkpoint.schema import TableSchemas
-from batchvision.checkpoint.unsealed import AT_ONCE, Unsealed
 from batchvision.records import Answer, Exchange, Usage
 
 TABLES = TableSchemas("night", COLUMNS, lambda text: text)

@@ -30,7 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelled_disk import Choose, ModelledDisk, PowerCut, keep_all, lose_all
 
-from batchvision.checkpoint import Columns, OutputView, RowState, SealAfter, Store, parts, unsealed
+from batchvision.checkpoint import Columns, OutputView, RowState, SealAfter, Store, parts, run_state
 from batchvision.checkpoint.entries import Carry, Ended, Received, Voided
 from batchvision.checkpoint.journal import Group, read_segment, segment_paths
 from batchvision.checkpoint.parts import part_file
@@ -121,7 +121,7 @@ async def test_an_idle_run_changes_no_byte_of_the_tables(tmp_path: Path) -> None
         again = a_failed(an_intent(3), "row_invalid", request_key=None, run_id="run2", failed_at=START)
         store.file(again)
         await store.close(complete=True)
-        assert store.parts_to_list() == ()
+        assert not store._sealer.parts
     assert tree(tmp_path) == before
 
 
@@ -184,7 +184,7 @@ async def test_what_gathers_while_a_seal_runs_is_durable_with_the_new_segment(tm
     async def slow(work: Any, /, *args: Any) -> Any:
         if work.__name__ == "_replace_segment" and not late:
             late.append(store._journal.append(Voided("x9")))
-            store._run_state.start(an_intent(9))
+            store._run_state.apply(an_intent(9))
         return work(*args)
 
     with started(tmp_path, offload=slow, seal_after=SealAfter(attempts=1)) as store:
@@ -252,8 +252,8 @@ async def test_a_failure_is_dropped_when_its_row_is_asked_again_and_its_costs_go
 async def test_what_a_run_made_parquet_of_on_the_way_a_replay_after_a_crash_makes_byte_for_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unsealed, "AT_ONCE", 4)
-    monkeypatch.setattr(unsealed, "_GROUP_TABLES", 2)
+    monkeypatch.setattr(run_state, "AT_ONCE", 4)
+    monkeypatch.setattr(run_state, "_GROUP_TABLES", 2)
     monkeypatch.setattr(parts, "SEALED_GROUP_ROWS", 8)
     sealed, crashed = tmp_path / "sealed", tmp_path / "crashed"
     for output in (sealed, crashed):
@@ -330,7 +330,7 @@ async def test_a_crash_leaves_answers_tickets_and_ambiguous_rows(tmp_path: Path)
         assert row_index.state("row4", "skip4") is RowState.AWAITING
         assert row_index.ambiguous_ticks == 100
         assert "2 completed" in " ".join(recovery.sentences())
-    assert store.parts_to_list()[1].path == "results/run_date=2026-11-20/part-0of1-run1-000001.parquet"
+    assert list(store._sealer.parts.values())[1].path == "results/run_date=2026-11-20/part-0of1-run1-000001.parquet"
 
 
 async def test_held_rows_stay_pending_until_a_run_asks_them_again(tmp_path: Path) -> None:

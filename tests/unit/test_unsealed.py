@@ -11,8 +11,8 @@ import pytest
 from checkpoint_rows import an_answer, an_attempt, an_intent
 
 from batchvision.checkpoint.parts import SEALED_GROUP_ROWS
+from batchvision.checkpoint.run_state import AT_ONCE, Unsealed
 from batchvision.checkpoint.schema import Columns, TableSchemas
-from batchvision.checkpoint.unsealed import AT_ONCE, Unsealed
 from batchvision.records import Attempt, AttemptState, Exchange
 
 GROUP = SEALED_GROUP_ROWS
