@@ -205,10 +205,6 @@ class Payload(NamedTuple):
     height: int | None = None
     more: tuple[Page, ...] = ()
 
-    def sizes(self) -> list[ImageSize]:
-        """The sizes of all pages that are sent."""
-        return [(self.width, self.height), *((page.width, page.height) for page in self.more)]
-
 
 class Tries(NamedTuple):
     """The attempts of a request in this run, the current one included."""

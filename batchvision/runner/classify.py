@@ -53,6 +53,12 @@ INTERRUPTED = "interrupted"
 
 MOST_MESSAGE_CHARS = 500
 
+#: The Python server of llama.cpp ends a stream early when another request arrives.
+_GIVEN_UP = (
+    "the stream ended without a finish_reason: the server gives an answer up when another request comes. Set "
+    "limits.concurrency to 1, or delivery.stream to false"
+)
+
 
 class Classification(NamedTuple):
     """The meaning of an attempt. A row without an ``outcome`` has not ended; ``step`` is its next step.
@@ -112,11 +118,22 @@ class Classifier:
 
     def classify(self, exchange: Exchange, jitter: float = 0.0) -> Classification:
         """Classify ``exchange``. ``jitter`` in [0, 1) changes only the delay of a retry."""
-        if exchange.answer is not None:
-            return self._answered(exchange, exchange.answer, jitter)
-        if exchange.ended is not None:
-            return self._ended(exchange, exchange.ended, jitter)
-        return _interrupted(exchange, "the run ended before the answer came")
+        raw = exchange.answer
+        if raw is None:
+            return self._without_answer(exchange, jitter)
+        reading = self._read(exchange, raw)
+        answer, thoughts = reading.answer, reading.answer.reasoning_text
+        if thoughts is not None:  # long, and kept only in a column of its own
+            answer = answer._replace(reasoning_text=None)
+        if answer.usage.cost_ticks is None:
+            prices, images = self._prices_of(exchange.intent), len(exchange.intent.image_ref)
+            answer = answer._replace(usage=money.with_cost(answer.usage, prices, images))
+        if reading.error is not None:
+            return self._failing(exchange, answer, reading.error, jitter)
+        try:
+            return self._completed(exchange, raw, answer, thoughts)
+        except InvalidAnswer as error:
+            return self._failing(exchange, answer, error, jitter)
 
     def of_the_row(self, classification: Classification) -> Classification:
         """A refusal of the whole run as the failure of its row, after other rows were answered."""
@@ -131,21 +148,6 @@ class Classifier:
 
     # ------------------------------------------------------------------------------ an answer
 
-    def _answered(self, exchange: Exchange, raw: RawAnswer, jitter: float) -> Classification:
-        reading = self._read(exchange, raw)
-        answer, thoughts = reading.answer, reading.answer.reasoning_text
-        if thoughts is not None:  # long, and kept only in a column of its own
-            answer = answer._replace(reasoning_text=None)
-        if answer.usage.cost_ticks is None:
-            prices, images = self._prices_of(exchange.intent), len(exchange.intent.image_ref)
-            answer = answer._replace(usage=money.with_cost(answer.usage, prices, images))
-        if error := reading.error or _given_up(exchange, raw):
-            return self._failing(exchange, answer, error, jitter)
-        try:
-            return self._completed(exchange, raw, answer, thoughts)
-        except InvalidAnswer as error:
-            return self._failing(exchange, answer, error, jitter)
-
     def _prices_of(self, intent: Intent) -> Prices | None:
         if intent.prices is not None:
             return Prices.recorded(intent.prices) if intent.prices else None
@@ -157,12 +159,15 @@ class Classifier:
     def _read(self, exchange: Exchange, raw: RawAnswer) -> Reading:
         dialect = self._dialect(exchange.intent.provider)
         if exchange.ticket is None:
-            return dialect.read(raw)
-        reading = dialect.read_poll(raw)
-        if isinstance(reading, Reading):
+            reading = dialect.read(raw)
+            if reading.error is None and is_aborted_stream(raw.body):
+                return reading._replace(error=Truncated(_GIVEN_UP))
             return reading
-        if isinstance(reading, Gone):
-            return Reading(Answer(), _gone(exchange, raw.received_at, reading.message, dialect.ticket_lifetime))
+        polled = dialect.read_poll(raw)
+        if isinstance(polled, Reading):
+            return polled
+        if isinstance(polled, Gone):
+            return Reading(Answer(), _gone(exchange, raw.received_at, polled.message, dialect.ticket_lifetime))
         return dialect.read(raw)  # "not yet" is no answer: the dialect reports an error
 
     def _completed(self, exchange: Exchange, raw: RawAnswer, answer: Answer, thoughts: str | None) -> Classification:
@@ -186,7 +191,10 @@ class Classifier:
 
     # ------------------------------------------------------------------------------ no answer
 
-    def _ended(self, exchange: Exchange, ended: EndedWithout, jitter: float) -> Classification:
+    def _without_answer(self, exchange: Exchange, jitter: float) -> Classification:
+        ended = exchange.ended
+        if ended is None:
+            return _interrupted(exchange, "the run ended before the answer came")
         error = _error_of(ended)
         if error is None:
             return _interrupted(exchange, ended.message)
@@ -228,16 +236,6 @@ class Classifier:
             keep=intent.keep,
             at_provider=fault.at_provider or said_by_provider,
         )
-
-
-def _given_up(exchange: Exchange, raw: RawAnswer) -> Truncated | None:
-    """The Python server of llama.cpp ends a stream early when another request arrives."""
-    if exchange.ticket is not None or not is_aborted_stream(raw.body):
-        return None
-    return Truncated(
-        "the stream ended without a finish_reason: the server gives an answer up when another request comes. Set "
-        "limits.concurrency to 1, or delivery.stream to false"
-    )
 
 
 def _gone(exchange: Exchange, now: datetime, message: str, lifetime: timedelta) -> RowFault:

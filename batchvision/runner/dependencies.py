@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from batchvision.checkpoint import Disk
 from batchvision.http import httpx
@@ -13,9 +14,7 @@ from batchvision.limits import RateLimiter, SpendCap
 from batchvision.offload import Offload
 from batchvision.secrets import Secrets
 
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
+utc_now: Callable[[], datetime] = partial(datetime.now, UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,12 +131,13 @@ class Settlement:
         is_refused_form = form is not None and self._provider.forms.has_left(form, raw, classification.error)
         error = None if is_refused_form else classification.error  # a refused form is no outage
         self.observe(error, raw, None if exchange.ticket else permit.sent_at)
+        usage = classification.attempt.answer.usage
+        is_failed = isinstance(classification.error, Transient | StopRun)  # a 200 may hold an error too
         if classification.attempt.state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ):
             permit.keep()
-        elif _is_free(raw, classification):
-            permit.void()
+        elif raw is None or raw.status >= 300 or (is_failed and usage.cost_ticks is None):
+            permit.void()  # the provider refused the request, or failed before it made an answer
         else:
-            usage = classification.attempt.answer.usage
             permit.settle(usage)
             if usage.cost_source != "cached":  # an answer from a cache reports no tokens
                 self._learn(usage, asked)
@@ -170,15 +171,6 @@ class Settlement:
         return classification.again_at_once() if is_renewed else classification
 
 
-def _is_free(raw: RawAnswer | None, classification: Classification) -> bool:
-    """Whether the provider refused the request or failed before it made an answer; a 200 may hold an error too."""
-    if raw is None or raw.status >= 300:
-        return True
-    return (
-        isinstance(classification.error, Transient | StopRun) and classification.attempt.answer.usage.cost_ticks is None
-    )
-
-
 class Exchanges:
     """Makes attempts. Every request and every poll of a run, in each lane, goes through here."""
 
@@ -210,7 +202,7 @@ class Exchanges:
         The classification is not booked: the lane decides whether it is final. The permit of a ticket stays open.
         Raises DiskFailed, OutputHeld, NoWayToProvider.
         """
-        sent_as = self._provider.current
+        sent_as = SentAs(self._provider.forms.current, self._provider.key.generation)
         try:
             intent = self._intents.new(request, tries._replace(probe=self.permits.rate.is_provider_down), lane)
             await self._store.intent(intent)  # P2: durable before a byte leaves

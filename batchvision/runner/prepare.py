@@ -13,7 +13,7 @@ from batchvision.images import ImageSource, redact_reference
 from batchvision.limits import ByteBudget
 from batchvision.money import Estimator
 from batchvision.prompt import Conversation
-from batchvision.records import Completed, Estimate, Failed, ImageRef, Intent, Payload, Request, Row, Tries
+from batchvision.records import Completed, Estimate, Failed, ImageRef, ImageSize, Intent, Payload, Request, Row, Tries
 from batchvision.runner.booking import Booking
 from batchvision.runner.retry import Again
 from batchvision.runner.waiting_rows import LATE_ROWS, LaterRows, RequestDeduplicator
@@ -89,7 +89,9 @@ class Preparer:
     def _estimate(
         self, row: Row, payloads: list[Payload], messages_bytes: int, max_tokens: int | None = None
     ) -> Estimate:
-        sizes = [size for payload in payloads for size in payload.sizes()]
+        sizes: list[ImageSize] = []
+        for payload in payloads:
+            sizes += [(payload.width, payload.height), *((page.width, page.height) for page in payload.more)]
         return self._estimator.estimate(len(keys.hashed_text(row.prompt)), sizes, messages_bytes, max_tokens)
 
 
@@ -156,7 +158,7 @@ class RowRequests:
         return self._bytes.hold(weight_bytes)
 
     async def request_of(self, row: Row) -> Request | None:
-        """The row's request. ``None``: it failed here, is done, shares an answer, or waits for a later pass."""
+        """The row's request. ``None``: it failed here, is done, waits, or an identical request has an answer."""
         if self._later.put_off(row.row_id):
             return None
         request: Request | None = None
@@ -167,9 +169,18 @@ class RowRequests:
             self._booking.fail(row, fault)
         else:
             self._booking.counts.images_found(row)
-        if request is None or not self._is_to_be_sent(row, request) or await self._is_answered(request):
+        if request is None or not self._is_to_be_sent(row, request):
             return None
-        return request
+        if self._deduplicator.is_full(request):
+            self._later.add(request.row_id)
+            return None
+        answer = self._deduplicator.answer_for(request)
+        if isinstance(answer, Completed):
+            self._booking.share(answer, request)
+            return None
+        if len(self._deduplicator.late) >= LATE_ROWS:
+            await self.serve_late()
+        return None if answer else request
 
     async def next_request(self, row: Row, request: Request, again: Again) -> Request | None:
         """The same request for its next try: with its images inlined or with more tokens, if ``again`` asks for it."""
@@ -207,19 +218,6 @@ class RowRequests:
                 return True
 
     # ---------------------------------------------------------------------------- identical requests
-
-    async def _is_answered(self, request: Request) -> bool:
-        """Whether an identical request has an answer, or will have one."""
-        if self._deduplicator.is_full(request):
-            self._later.add(request.row_id)
-            return True
-        answer = self._deduplicator.answer_for(request)
-        if isinstance(answer, Completed):
-            self._booking.share(answer, request)
-            return True
-        if len(self._deduplicator.late) >= LATE_ROWS:
-            await self.serve_late()
-        return answer
 
     async def serve_late(self) -> None:
         """Give the rows their answers that are on the disk already, from earlier runs or from early in this run."""

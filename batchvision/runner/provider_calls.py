@@ -144,10 +144,6 @@ class ProviderCalls:
         self._terms = terms
         self._client = client
 
-    @property
-    def current(self) -> SentAs:
-        return SentAs(self.forms.current, self.key.generation)
-
     async def send(self, intent: Intent, messages: bytes, form: ResponseForm) -> RawAnswer:
         """POST a request. Raises Transient, NoWayToProvider."""
         terms = self._terms

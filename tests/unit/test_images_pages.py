@@ -144,7 +144,7 @@ async def test_all_pages_are_one_image_to_the_keys_and_several_to_the_provider(t
     one = await ImageSource(ImageFolder(tmp_path), ImageSettings(ImagePreparation())).payload(ref(TIFF))
     whole = await ImageSource(ImageFolder(tmp_path), ImageSettings(ImagePreparation(page="all"))).payload(ref(TIFF))
     assert (whole.identity, whole.sha256, whole.reference) == (one.identity, one.sha256, one.reference)
-    assert whole.sizes() == [(40, 30)] * 3
+    assert [(page.width, page.height) for page in (whole, *whole.more)] == [(40, 30)] * 3
     recipe = Recipe(provider="xai", model="m", system=None, user="See {image} and {image}.", user_column=None)
     other = Payload("i", "r", "image", None, url="https://h/b.jpg")
     sent = Conversation(recipe).messages(("See ", ImageSlot(""), " and ", ImageSlot(""), "."), [whole, other]).decode()

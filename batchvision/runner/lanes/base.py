@@ -9,7 +9,6 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from batchvision.errors import StopRun, TooManyFailures
-from batchvision.limits import Permit
 from batchvision.records import Exchange, Lane, Request, Row
 from batchvision.runner.booking import Booking
 from batchvision.runner.classify import Classification
@@ -96,15 +95,18 @@ class Delivery:
             async with await self.requests.room_for(row):
                 request = await self.requests.request_of(row)
                 return None if request is None else await self._attempts(row, request, lane)
-        except StopRun as reason:  # the disk failed, or there is no way to the provider
+        except StopRun as reason:  # a cap is reached, the disk failed, or there is no way to the provider
             self.stop.request(reason)
         return None
 
     async def _attempts(self, row: Row, request: Request, lane: Lane) -> OpenTicket | None:
-        tries = self.later.first_tries(row.row_id)
+        tries, permits = self.later.first_tries(row.row_id), self.exchanges.permits
         next_request: Request | None = request
         while next_request is not None and not self.stop.is_set:
-            permit = await self._permit(next_request)
+            permit = permits.acquire_nowait(next_request.estimate)
+            if permit is None:
+                with self.stop.interruptible():
+                    permit = await permits.acquire(next_request.estimate)
             if permit is None:
                 return None
             result = await self.exchanges.send(next_request, tries, permit, lane)
@@ -117,18 +119,6 @@ class Delivery:
             tries = again.tries
             next_request = await self.requests.next_request(row, next_request, again)
         return None
-
-    async def _permit(self, request: Request) -> Permit | None:
-        """Permission to send. ``None``: the run stops first."""
-        permits = self.exchanges.permits
-        permit = permits.acquire_nowait(request.estimate)
-        if permit is None:
-            with self.stop.interruptible():
-                try:
-                    permit = await permits.acquire(request.estimate)
-                except StopRun as reason:
-                    self.stop.request(reason)
-        return permit
 
     async def _pause(self, seconds: float) -> bool:
         """Sleep before a retry. False: the run stops instead."""
