@@ -39,7 +39,8 @@ REQUESTS_A_CONVERSATION = 16
 FRESH_FROM_TRY = 3
 
 _MAX_TOKENS_NAMES = ("max_completion_tokens", "max_tokens")
-_KEPT_TAILS = 16
+#: Recipes and options whose constant part of the body is kept.
+_KEPT_FRAMES = 16
 
 #: Statuses of gateways and of unavailable providers: they leave the state of a ticket unknown.
 _OF_GATEWAYS = frozenset({502, 503, 504})
@@ -162,7 +163,7 @@ class Dialect:
     def __init__(self) -> None:
         #: The provider's names in messages.
         self.voice = faults.Voice(self.name, self.default_key_env, self.account_url)
-        self._tails: dict[tuple[int, SendOptions], tuple[Recipe, bytes, bytes]] = {}
+        self._frames: dict[tuple[int, SendOptions], tuple[Recipe, bytes, str | None, bytes]] = {}
 
     # ------------------------------------------------------------------------------ asking
 
@@ -191,20 +192,23 @@ class Dialect:
 
         The order of keys never changes: providers cache by the bytes of a body.
         """
-        known = self._tails.get((id(recipe), options))
+        known = self._frames.get((id(recipe), options))
         if known is None or known[0] is not recipe:
             known = (recipe, *self._around_messages(recipe, options))
-            if len(self._tails) >= _KEPT_TAILS:
-                self._tails.clear()
-            self._tails[id(recipe), options] = known
-        if instruction := schema_instruction(recipe.answer, options.form.response_format):
+            if len(self._frames) >= _KEPT_FRAMES:
+                self._frames.clear()
+            self._frames[id(recipe), options] = known
+        _, head, instruction, rest = known
+        if instruction is not None:
             messages = with_final_text(messages, instruction)
-        return b"%b%b%b" % (known[1], messages, known[2])
+        return b"%b%b%b" % (head, messages, rest)
 
-    def _around_messages(self, recipe: Recipe, options: SendOptions) -> tuple[bytes, bytes]:
+    def _around_messages(self, recipe: Recipe, options: SendOptions) -> tuple[bytes, str | None, bytes]:
+        """The body before the messages, the text that states the schema, and the body after the messages."""
         head = _dumps({"model": recipe.model})[:-1] + b',"messages":'
+        instruction = schema_instruction(recipe.answer, options.form.response_format)
         rest = self.fields(recipe, options)
-        return head, b"," + _dumps(rest)[1:] if rest else b"}"
+        return head, instruction, b"," + _dumps(rest)[1:] if rest else b"}"
 
     def fields(self, recipe: Recipe, options: SendOptions) -> dict[str, Any]:
         """The fields of the body after model and messages, in the order sent."""
@@ -301,7 +305,7 @@ class Dialect:
         """A copy for a job with that source of its key; messages about the key name the source."""
         mine = copy.copy(self)
         mine.voice = self.voice._replace(key_source=key_source)
-        mine._tails = {}
+        mine._frames = {}
         return mine
 
 
