@@ -82,6 +82,8 @@ class BatchvisionError(Exception):
 
     kind: ClassVar[str]
     disposition: ClassVar[Disposition]
+    #: Whether the error proves that the provider accepted key, URL and model. A usable answer proves it too.
+    shows_access: ClassVar[bool] = False
     #: Stands between ``what`` and ``next_step`` in the message.
     joint: ClassVar[str] = "; "
 
@@ -228,15 +230,10 @@ class OutputHeld(StopRun):
 
 
 class RowFault(BatchvisionError):
-    """The row is failed.
-
-    ``at_provider``: reported by the provider, so that the row counts toward ``limits.max_failed``. ``shows_access``:
-    the provider accepted key, URL and model.
-    """
+    """The row is failed. ``at_provider``: the provider reported it, so the row counts toward ``limits.max_failed``."""
 
     disposition = Disposition.FAIL_ROW
     at_provider: ClassVar[bool] = True
-    shows_access: ClassVar[bool] = False
 
 
 class RowInvalid(RowFault):
@@ -378,11 +375,6 @@ class AnswerCutShort(Transient):
 
 
 # ---------------------------------------------------------------------------------- tables
-
-
-def shows_access(error: BatchvisionError | None) -> bool:
-    """Whether the end of a request proves key, URL and model: no error, or an error after reaching the model."""
-    return error is None or (isinstance(error, RowFault) and error.shows_access)
 
 
 #: The closed set of row failures, by kind.

@@ -20,7 +20,6 @@ from batchvision.errors import (
     RateLimited,
     StopRun,
     Transient,
-    shows_access,
 )
 from batchvision.eventloop import loop_time
 from batchvision.limits.controller import LatencyBound, RateController, Timing
@@ -308,15 +307,16 @@ class LocalRateLimiter:
         return reason
 
     def _answered(self, error: BatchvisionError | None, now: float) -> None:
+        is_success = error is None or error.shows_access
         if isinstance(error, ProviderRefuses) and not self._has_succeeded:
             self.breaker.undecided(now)
         else:
-            self._has_succeeded = self._has_succeeded or shows_access(error)
+            self._has_succeeded = self._has_succeeded or is_success
             self._close_breaker(now)
             self.controller.accepted(now)
             if self._tokens is not None:
                 self._tokens.accepted(now)
-        self._outage.answered(is_success=shows_access(error))
+        self._outage.answered(is_success=is_success)
         if self._reported is not None:
             self._reported = None
             self._report(None)

@@ -21,7 +21,6 @@ from batchvision.errors import (
     ServerError,
     StopRun,
     Transient,
-    shows_access,
 )
 from batchvision.limits import Permit, Permits
 from batchvision.providers import Gone, NotReady, RateSigns, Reading, ResponseForm, TicketEnd
@@ -159,7 +158,7 @@ class Settlement:
     async def with_new_key(self, classification: Classification, sent_as: SentAs) -> Classification:
         """Send the request again if its key has expired and there is a new one."""
         error, key = classification.error, self._provider.key
-        if shows_access(error):
+        if error is None or error.shows_access:
             key.answered(sent_as.generation)
         if not isinstance(error, AuthenticationFailed) or not error.is_certain:
             return classification

@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
-from batchvision.errors import OutOfCredit, ProviderRefuses, RequestRejected, RequestsRejected, StopRun, shows_access
+from batchvision.errors import OutOfCredit, ProviderRefuses, RequestRejected, RequestsRejected, StopRun
 from batchvision.runner.classify import Classification
 from batchvision.runner.retry import Stop
 
@@ -173,7 +173,7 @@ class RefusedRows:
     def take(self, classification: Classification) -> bool:
         """Book a refusal, or keep it until it is decided. False: it is no refusal, and the caller's to book."""
         error, outcome = classification.error, classification.outcome
-        if shows_access(error):
+        if error is None or error.shows_access:
             self.succeeded(classification.intent.sent_at)
             return False
         if not isinstance(error, ProviderRefuses | RequestRejected) or classification.exchange.answer is None:
