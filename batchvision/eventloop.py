@@ -70,7 +70,8 @@ class ByteBudget:
         try:
             yield
         finally:
-            self._give_back(size_bytes)
+            self._held_bytes -= size_bytes
+            self._serve()
 
     async def _take(self, size_bytes: int) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -79,12 +80,10 @@ class ByteBudget:
         try:
             await future
         except BaseException:
-            self._give_back(size_bytes if future.done() and not future.cancelled() else 0)
+            if future.done() and not future.cancelled():
+                self._held_bytes -= size_bytes
+            self._serve()
             raise
-
-    def _give_back(self, size_bytes: int) -> None:
-        self._held_bytes -= size_bytes
-        self._serve()
 
     def _serve(self) -> None:
         while self._queue:

@@ -47,6 +47,7 @@ class LocalStopSignal:
     """The stop of one process."""
 
     def __init__(self) -> None:
+        self.is_set = False
         self.reason: StopRun | Interrupted | None = None
         self.is_interrupted = False  #: by a signal or by the caller, perhaps after another reason
         self.waiting: set[anyio.CancelScope] = set()
@@ -55,13 +56,9 @@ class LocalStopSignal:
     def __repr__(self) -> str:
         return f"<StopSignal {self.reason!r}>"
 
-    @property
-    def is_set(self) -> bool:
-        return self.reason is not None
-
     def request(self, reason: StopRun | Interrupted) -> None:
-        if self.reason is None:
-            self.reason = reason
+        if not self.is_set:
+            self.is_set, self.reason = True, reason
             self._event.set()
             for scope in tuple(self.waiting):
                 scope.cancel()

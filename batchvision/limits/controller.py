@@ -111,7 +111,7 @@ class RateController:
     # ---------------------------------------------------------------- what happens to requests
 
     def sent(self, now: float) -> None:
-        self._meter.sent(now)
+        self._meter.add(now, sent=1)
 
     def accepted(self, now: float) -> None:
         """Count an answer that was no refusal."""
@@ -133,7 +133,7 @@ class RateController:
         if sent_at is not None and sent_at < self._judged_from:
             return (retry_after_seconds or 0.0) if now < self._paused_until else 0.0
         self._end_cooling(now)
-        self._meter.turned_away(now, is_rate=is_rate)
+        self._meter.add(now, refused=int(is_rate), turned_away=1)
         self._refused_in_a_row += 1
         recent = self._meter.look(now, STEP_SECONDS, least_sent=10)
         is_storm = recent.turned_away_share >= STORM_SHARE and (recent.turned_away >= VOLLEY or not self._has_accepted)

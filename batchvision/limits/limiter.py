@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 from math import inf
 
 import anyio
@@ -57,31 +58,29 @@ class SlotClock:
         return at
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class LocalSendSlot:
     """A place in flight of :class:`LocalRateLimiter`."""
 
-    __slots__ = ("_limiter", "in_flight", "is_probe", "is_released", "sent_at", "tokens")
-
-    def __init__(self, limiter: LocalRateLimiter, tokens: float, *, is_probe: bool) -> None:
-        self._limiter = limiter
-        self.tokens = tokens
-        self.is_probe = is_probe
-        self.sent_at: float | None = None
-        self.in_flight = 0  #: when it was sent, itself included
-        self.is_released = False
+    limiter: LocalRateLimiter
+    tokens: float
+    is_probe: bool
+    sent_at: float | None = None
+    in_flight: int = 0  #: when it was sent, itself included
+    is_released: bool = False
 
     @property
     def is_due(self) -> bool:
-        return self._limiter.send_now(self)
+        return self.limiter.send_now(self)
 
     async def wait(self) -> None:
-        await self._limiter.wait_to_send(self)
+        await self.limiter.wait_to_send(self)
 
     def release(self) -> None:
-        self._limiter.release(self)
+        self.limiter.release(self)
 
     def return_tokens(self, used: int) -> None:
-        self._limiter.return_tokens(self, used)
+        self.limiter.return_tokens(self, used)
 
 
 class LocalRateLimiter:
@@ -99,11 +98,12 @@ class LocalRateLimiter:
         self.pause = pause or LocalPause()
         self.latency = LatencyBound(settings.timeout_seconds)
         self.history = RateHistory()
-        self._settings = settings
+        self._is_rate_given = settings.requests_per_second is not None
         self._report: ReportWait = report or (lambda wait: None)
         self._most_in_flight = inf if settings.in_flight is None else settings.in_flight
         self._outage = OutageRule(settings.max_outage_seconds, was_answered=settings.was_answered)
-        self._tokens: TokenBucket | None = None
+        per_minute = settings.tokens_per_minute
+        self._tokens = None if per_minute is None else TokenBucket(per_minute, -inf)
         self._slots, self._poll_slots = SlotClock(), SlotClock()
         self._queue: deque[tuple[float, asyncio.Future[LocalSendSlot]]] = deque()  #: tokens, and the slot to come
         self._timer: asyncio.TimerHandle | None = None
@@ -175,24 +175,24 @@ class LocalRateLimiter:
         if self._seconds_to_wait(tokens, now) > 0:
             return None
         is_probe = self.breaker.admit(now)
-        bucket = self._token_bucket(now)
-        if bucket is None:
+        if self._tokens is None:
             tokens = 0.0
         else:
-            bucket.take(tokens, now)
+            self._tokens.take(tokens, now)
         self._in_flight += 1
         self._unsent += 1
-        return LocalSendSlot(self, tokens, is_probe=is_probe)
+        return LocalSendSlot(self, tokens, is_probe)
 
     def _seconds_to_wait(self, tokens: float, now: float) -> float:
         """How long a request must wait; infinite: only another event can admit it."""
-        if self._in_flight >= self._most_now:
+        rate = self.controller.per_second
+        window = self.controller.window if rate is None else inf
+        most_at_first = inf if self._has_succeeded else FIRST_WINDOW
+        if self._in_flight >= min(self.latency.most, self._most_in_flight, window, most_at_first):
             return inf
         wait = self.breaker.seconds_to_wait(now)
-        bucket = self._token_bucket(now)
-        if bucket is not None:
-            wait = max(wait, bucket.seconds_to_wait(tokens, now))
-        rate = self.controller.per_second
+        if self._tokens is not None:
+            wait = max(wait, self._tokens.seconds_to_wait(tokens, now))
         earliest = max(self._slots.next_at, self.pause.until)
         if rate is None:
             return max(wait, earliest - LEAD_SECONDS - now)
@@ -200,17 +200,6 @@ class LocalRateLimiter:
         if until_near > 0:
             self.controller.is_saturated = True
         return max(wait, until_near)
-
-    @property
-    def _most_now(self) -> float:
-        window = self.controller.window if self.controller.per_second is None else inf
-        most = min(self.latency.most, self._most_in_flight, window)
-        return most if self._has_succeeded else min(most, FIRST_WINDOW)
-
-    def _token_bucket(self, now: float) -> TokenBucket | None:
-        if self._tokens is None and self._settings.tokens_per_minute is not None:
-            self._tokens = TokenBucket(self._settings.tokens_per_minute, now)
-        return self._tokens
 
     # ---------------------------------------------------------------- sending
 
@@ -220,11 +209,11 @@ class LocalRateLimiter:
         if max(self._slots.next_at, self.pause.until) > now:
             return False
         self._slots.reserve(now, self.controller.per_second, self.controller.credit_seconds(now))
-        self._sent(slot, now)
+        self._sent(now, slot)
         return True
 
     async def wait_to_send(self, slot: LocalSendSlot) -> None:
-        self._sent(slot, await self._slot_time(self._slots))
+        self._sent(await self._slot_time(self._slots), slot)
 
     async def _slot_time(self, clock: SlotClock, share: float = 1.0) -> float:
         """Reserve a slot and wait for it; after a pause that began meanwhile, again."""
@@ -237,18 +226,17 @@ class LocalRateLimiter:
             if (now := loop_time()) >= self.pause.until:
                 return now
 
-    def _sent(self, slot: LocalSendSlot, now: float) -> None:
-        self._unsent -= 1
-        slot.sent_at, slot.in_flight = now, self._in_flight
-        self._count_sent(now)
-
-    def _count_sent(self, now: float) -> None:
+    def _sent(self, now: float, slot: LocalSendSlot | None = None) -> None:
+        """Count a request, or a poll: it has no slot."""
+        if slot is not None:
+            self._unsent -= 1
+            slot.sent_at, slot.in_flight = now, self._in_flight
         self.controller.sent(now)
         self.history.add(now, self.controller.per_second, sent=1)
 
     async def acquire_poll(self) -> None:
         await self._slot_time(self._poll_slots, 0.5)
-        self._count_sent(await self._slot_time(self._slots))
+        self._sent(await self._slot_time(self._slots))
 
     @property
     def polls_per_second(self) -> float | None:
@@ -277,25 +265,22 @@ class LocalRateLimiter:
     # ---------------------------------------------------------------- learning
 
     def learn(self, facts: RateFacts) -> None:
+        """A limit of requests with its window is exact. Otherwise it is a floor, for a minute or for the largest reset
+        seen: the window is at least that long."""
         now = loop_time()
-        if self._settings.requests_per_second is None:
-            self._learn_requests(facts, now)
-        if self._token_bucket(now) is None and facts.limit_tokens_per_minute:
+        if not self._is_rate_given:
+            self._least_window_seconds = max(self._least_window_seconds, facts.reset_requests_seconds or 0.0)
+            if facts.limit_requests_per_minute and facts.is_requests_window_stated:
+                self.controller.set_ceiling(facts.limit_requests_per_minute / 60, now)
+            else:
+                self._limit_without_window = facts.limit_requests_per_minute or self._limit_without_window
+                if self._limit_without_window is not None:
+                    self.controller.set_floor(self._limit_without_window / self._least_window_seconds, now)
+        if self._tokens is None and facts.limit_tokens_per_minute:
             is_floor = not facts.is_tokens_window_stated
             share = 60 / max(60.0, facts.reset_tokens_seconds or 0.0) if is_floor else 1.0
             self._tokens = TokenBucket(facts.limit_tokens_per_minute * share, now, is_floor=is_floor)
         self._admit_waiting()
-
-    def _learn_requests(self, facts: RateFacts, now: float) -> None:
-        """A limit with its window is exact. Otherwise it is a floor, for a minute or for the largest reset seen:
-        the window is at least that long."""
-        self._least_window_seconds = max(self._least_window_seconds, facts.reset_requests_seconds or 0.0)
-        if facts.limit_requests_per_minute and facts.is_requests_window_stated:
-            self.controller.set_ceiling(facts.limit_requests_per_minute / 60, now)
-            return
-        self._limit_without_window = facts.limit_requests_per_minute or self._limit_without_window
-        if self._limit_without_window is not None:
-            self.controller.set_floor(self._limit_without_window / self._least_window_seconds, now)
 
     def observe(self, error: BatchvisionError | None, sent_at: float | None = None) -> StopRun | None:
         now, reason = loop_time(), None
@@ -342,7 +327,7 @@ class LocalRateLimiter:
 
     def _rate_limited(self, error: RateLimited, sent_at: float | None, now: float) -> None:
         per_minute = error.limit_tokens_per_minute
-        if per_minute is not None and self._token_bucket(now) is None:
+        if per_minute is not None and self._tokens is None:
             self._tokens = TokenBucket(per_minute, now)
         elif self._tokens is not None:
             self._tokens.refused(now, per_minute)

@@ -54,21 +54,15 @@ class Meter:
         self._since = since
         self._tenths: deque[list[float]] = deque()  #: of [begin, sent, refused, turned away]
 
-    def sent(self, now: float) -> None:
-        self._tenth(now)[1] += 1
-
-    def turned_away(self, now: float, *, is_rate: bool) -> None:
-        tenth = self._tenth(now)
-        tenth[2] += is_rate
-        tenth[3] += 1
-
-    def _tenth(self, now: float) -> list[float]:
+    def add(self, now: float, *, sent: int = 0, refused: int = 0, turned_away: int = 0) -> None:
+        """Count events at ``now``."""
         self._since = now if self._since is None else self._since
         if not self._tenths or now - self._tenths[-1][0] >= 0.1:
             self._tenths.append([now, 0, 0, 0])
             while self._tenths[0][0] < now - MEMORY_SECONDS:
                 self._tenths.popleft()
-        return self._tenths[-1]
+        tenth = self._tenths[-1]
+        tenth[1], tenth[2], tenth[3] = tenth[1] + sent, tenth[2] + refused, tenth[3] + turned_away
 
     def look(self, now: float, seconds: float, least_sent: int = 0) -> Look:
         """The last ``seconds``, or longer until ``least_sent`` requests are seen."""

@@ -91,10 +91,13 @@ class Permit:
             self._on_end()
 
     def _end(self) -> bool:
-        has_ended, self._has_ended = self._has_ended, True
-        if not has_ended:
-            self.landed()
-        return not has_ended
+        """Free the place in flight. False: the permit has ended before."""
+        if self._has_ended:
+            return False
+        self._has_ended = True
+        if self._slot is not None:
+            self._slot.release()
+        return True
 
 
 class Permits:
