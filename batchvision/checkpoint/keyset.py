@@ -84,6 +84,12 @@ class KeySet:
         for bucket, _, heads, tails in self._by_bucket(packed):
             bucket.add(heads, tails)
 
+    def merge(self) -> None:
+        """Sort each bucket into one run, once every key was added: a question then searches one run, not several."""
+        self.settle()
+        for bucket in self._buckets:
+            bucket.merge()
+
     def contains(self, key: bytes) -> bool:
         self.settle()
         if key in self._fresh:
@@ -145,6 +151,11 @@ class Bucket:
             count += len(merged[0][0])
         order = np.argsort(np.concatenate([run[0] for run in merged]), kind="stable")  # linear for sorted runs
         self.runs.append(tuple(_taken(parts, order) for parts in zip(*merged, strict=True)))
+
+    def merge(self) -> None:
+        if len(self.runs) > 1:
+            runs, self.runs = self.runs, []
+            self.add(*map(np.concatenate, zip(*runs, strict=True)))
 
     def contains_one(self, head: np.uint64, tail: int) -> bool:
         for heads, tails in self.runs:

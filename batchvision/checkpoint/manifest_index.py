@@ -64,7 +64,7 @@ class RowsMet:
         numbers = self._done.find_packed(packed)
         found: NDArray[np.bool_] = numbers >= 0
         found[found] = self._is_met[numbers[found]]
-        return found | self._others.contains_packed(packed)
+        return found if found.all() else found | self._others.contains_packed(packed)
 
 
 # ---------------------------------------------------------------------------------- writing

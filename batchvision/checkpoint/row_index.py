@@ -66,7 +66,7 @@ class RowIndex:
         stored_answers: Callable[[], StoredAnswers] = StoredAnswers.none,
     ) -> None:
         for keys in (done, answered):
-            keys.settle()  # a question must not sort: two threads ask at the same time
+            keys.merge()  # a question must not sort: two threads ask at the same time
         #: request_keys with an answer under this recipe, of any row
         self.answered = answered
         self._run_state = run_state

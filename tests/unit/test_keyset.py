@@ -98,3 +98,16 @@ def test_single_keys_take_half_a_mebibyte_before_they_are_sorted() -> None:
         assert sys.getsizeof(keys._fresh) + len(keys._fresh) * (sys.getsizeof(key(0)) + 15) <= 512 * 1024
     assert keys.contains(key(0))
     assert keys.nbytes == 12 * count
+
+
+def test_a_merged_set_has_one_run_a_bucket_and_numbers_each_key_once() -> None:
+    keys, each = KeySet(), 1_000
+    for turn in range(10):
+        keys.add_packed(b"".join(key(number) for number in range(turn * each, (turn + 1) * each)))
+        keys.settle()
+    assert any(len(bucket.runs) > 1 for bucket in keys._buckets)
+    keys.merge()
+    assert all(len(bucket.runs) == 1 for bucket in keys._buckets)
+    numbers = keys.find_packed(b"".join(map(key, range(10 * each))))
+    assert sorted(numbers.tolist()) == list(range(10 * each))
+    assert keys.find_packed(b"".join(map(key, range(10 * each, 11 * each)))).tolist() == [-1] * each

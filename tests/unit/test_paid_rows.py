@@ -54,3 +54,23 @@ def test_the_newest_answer_of_a_row_counts_wherever_it_stands(output: Path) -> N
     assert [paid.recipes[number] for number in paid.newest_recipes(places[:2])] == ["newer", "old"]
     assert paid.ticks(places[:2]) == 2 + 1
     assert not paid.have_current(places[:2]).any()
+
+
+def test_of_works_of_the_same_time_the_one_stored_last_counts(tmp_path: Path) -> None:
+    count = 70_000
+    for seq, recipe in enumerate(["old", "newer"], 1):
+        path = tmp_path / dated_path("results", "0of1", "run1", START, seq)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = {
+            "row_id": [f"row-{row:08d}" for row in range(count)],
+            "recipe_id": [recipe] * count,
+            "updated_at": pa.array(np.zeros(count, np.int64), pa.timestamp("us", "UTC")),
+            "row_cost_ticks": pa.array(np.full(count, seq), pa.int64()),
+        }
+        pq.write_table(pa.table(table), path)
+    paid = PaidRows.read(tmp_path, "old", (), ())
+    places = paid.find(pa.array(table["row_id"]))
+    assert sorted(places.tolist()) == list(range(count)) and len(paid) == count
+    assert {paid.recipes[number] for number in np.unique(paid.newest_recipes(places))} == {"newer"}
+    assert paid.have_current(places).all()
+    assert paid.ticks(places) == 2 * count
