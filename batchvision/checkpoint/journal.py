@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -34,18 +35,17 @@ GROUP_BYTES = 64 * 1024
 # ---------------------------------------------------------------------------------- append, group, fsync, acknowledge
 
 
+@dataclass(slots=True, eq=False)
 class Group:
     """Records that become durable together, with one acknowledgement."""
 
-    __slots__ = ("_changed", "_failure", "_is_hurried", "_settled", "bodies", "size_bytes")
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        self.size_bytes = 0
-        self._failure: StopRun | None = None
-        self._is_hurried = False
-        self._changed = Wakeup()
-        self._settled = asyncio.Event()  # wakes its waiters in the order in which they came
+    bodies: list[bytes] = field(default_factory=list)
+    size_bytes: int = 0
+    _failure: StopRun | None = None
+    _is_hurried: bool = False
+    _changed: Wakeup = field(default_factory=Wakeup)
+    #: wakes its waiters in the order in which they came
+    _settled: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, body: bytes) -> None:
         self.bodies.append(body)
