@@ -21,18 +21,27 @@ from batchvision.records import Estimate, Shard, Usage
 from batchvision.ticks import format_usd
 
 
+class SlotOfTicket:
+    """The slot of a ticket from an earlier run: its request was sent, and it takes no place in flight."""
+
+    sent_at: float | None = None
+    is_due = True
+
+    async def wait(self) -> None: ...
+    def release(self) -> None: ...
+    def return_tokens(self, used: int) -> None: ...
+
+
 class Permit:
     """Permission to send one request. Leaving its ``with`` block before its end keeps the bound as spent.
 
-    ``slot``: ``None`` for a ticket of an earlier run. ``on_end`` is called once.
+    ``slot`` is the request's place in flight. ``on_end`` is called once.
     """
 
-    __slots__ = ("_bound_ticks", "_cap", "_has_ended", "_on_end", "_slot")
+    __slots__ = ("_bound_ticks", "_cap", "_has_ended", "_on_end", "slot")
 
-    def __init__(
-        self, slot: SendSlot | None, cap: SpendCap, bound_ticks: int | None, on_end: Callable[[], None]
-    ) -> None:
-        self._slot = slot
+    def __init__(self, slot: SendSlot, cap: SpendCap, bound_ticks: int | None, on_end: Callable[[], None]) -> None:
+        self.slot = slot
         self._cap = cap
         self._bound_ticks = bound_ticks
         self._on_end = on_end
@@ -48,38 +57,21 @@ class Permit:
         if not self._has_ended:
             self.keep()
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the request may be sent now. If so, it counts as sent."""
-        return self._slot is None or self._slot.is_due
-
-    async def wait(self) -> None:
-        """Wait for the time at which the request may be sent."""
-        if self._slot is not None:
-            await self._slot.wait()
-
     def landed(self) -> None:
         """The request is not in flight any longer. The permit ends when the cost is known."""
-        if self._slot is not None:
-            self._slot.release()
-
-    @property
-    def sent_at(self) -> float | None:
-        """On the loop's clock. ``None`` before, and for a ticket of an earlier run."""
-        return None if self._slot is None else self._slot.sent_at
+        self.slot.release()
 
     def settle(self, usage: Usage) -> None:
         """Replace the estimates by an answer's cost and tokens."""
-        if self._slot is not None and usage.total_tokens is not None:
-            self._slot.return_tokens(usage.total_tokens)
+        if usage.total_tokens is not None:
+            self.slot.return_tokens(usage.total_tokens)
         if self._end():
             self._cap.settle(self._bound_ticks, usage.cost_ticks)
             self._on_end()
 
     def void(self) -> None:
         """Give everything back: no request was sent, or it surely cost nothing."""
-        if self._slot is not None:
-            self._slot.return_tokens(0)
+        self.slot.return_tokens(0)
         if self._end():
             self._cap.release(self._bound_ticks)
             self._on_end()
@@ -95,8 +87,7 @@ class Permit:
         if self._has_ended:
             return False
         self._has_ended = True
-        if self._slot is not None:
-            self._slot.release()
+        self.slot.release()
         return True
 
 
@@ -150,7 +141,7 @@ class Permits:
         """The permit of a ticket from an earlier run: its money is committed already."""
         self._cap.commit(bound_ticks)
         self._open += 1
-        return Permit(None, self._cap, bound_ticks, self._ended)
+        return Permit(SlotOfTicket(), self._cap, bound_ticks, self._ended)
 
     def _ended(self) -> None:
         self._open -= 1

@@ -129,7 +129,7 @@ class Settlement:
         classification = self._classifier.classify(exchange, self._random.random())
         is_refused_form = form is not None and self._provider.forms.has_left(form, raw, classification.error)
         error = None if is_refused_form else classification.error  # a refused form is no outage
-        self.observe(error, raw, None if exchange.ticket else permit.sent_at)
+        self.observe(error, raw, None if exchange.ticket else permit.slot.sent_at)
         usage = classification.attempt.answer.usage
         is_failed = isinstance(classification.error, Transient | StopRun)  # a 200 may hold an error too
         if classification.attempt.state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ):
@@ -205,9 +205,9 @@ class Exchanges:
         try:
             intent = self._intents.new(request, tries._replace(probe=self.permits.rate.is_provider_down), lane)
             await self._store.intent(intent)  # P2: durable before a byte leaves
-            if not permit.is_due:
+            if not permit.slot.is_due:
                 with self._stop.interruptible():
-                    await permit.wait()
+                    await permit.slot.wait()
             if self._stop.is_set:
                 self._void(intent, permit)
                 return None
@@ -221,7 +221,7 @@ class Exchanges:
             return await self._settlement.with_new_key(classification, sent_as)
         self._provider.forms.answered(sent_as.form)
         self._provider.key.answered(sent_as.generation)
-        self._settlement.observe(None, departed_at=permit.sent_at)
+        self._settlement.observe(None, departed_at=permit.slot.sent_at)
         self._counts.ticket_opened()
         return OpenTicket(exchange, permit, request.credentials, request.estimate)
 

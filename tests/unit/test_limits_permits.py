@@ -89,7 +89,7 @@ async def test_a_request_waits_for_money_that_may_still_come_back():
 async def test_a_cancelled_wait_for_the_rate_returns_the_money():
     permits, cap = permits_of(100, requests_per_second=0.001)
     first = await permits.acquire(asking(1))
-    await first.wait()
+    await first.slot.wait()
     first.settle(Usage(cost_ticks=1))
     with anyio.move_on_after(2):
         await permits.acquire(asking(50))
