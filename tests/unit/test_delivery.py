@@ -31,7 +31,7 @@ from batchvision.records import (
 )
 from batchvision.runner.booking import Booking, RunCounts
 from batchvision.runner.classify import Classification, Classifier
-from batchvision.runner.lanes.base import ENDED_BEFORE_SHARE_COUNTS, Delivery, next_row
+from batchvision.runner.lanes.delivery import ENDED_BEFORE_SHARE_COUNTS, Delivery, next_row
 from batchvision.runner.prepare import RowRequests
 from batchvision.runner.provider_calls import Terms
 from batchvision.runner.refusals import Refusals, RefusedRows

@@ -17,7 +17,7 @@ from batchvision.checkpoint.disk import disk_failed
 from batchvision.descriptors import SPARE_FILES, room_for_connections
 from batchvision.errors import JobInvalid, TooManyOpenFiles
 from batchvision.images import ImageFolder, files
-from batchvision.runner.shares import within_open_files
+from batchvision.runner.setup import within_open_files
 
 OPEN = 20
 Limits = Callable[[int, int], list[tuple[int, int]]]

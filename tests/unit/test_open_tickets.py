@@ -11,7 +11,7 @@ from checkpoint_rows import an_intent
 
 from batchvision.checkpoint.entries import Accepted, decode, encode
 from batchvision.records import Exchange
-from batchvision.runner.open_tickets import OpenTickets, place_of
+from batchvision.runner.opening import OpenTickets, place_of
 
 HERE = "https://api.x.ai/v1"
 

@@ -13,7 +13,7 @@ from batchvision.limits import LocalRateLimiter, SpendCaps
 from batchvision.money.price_lists import quote
 from batchvision.records import Shard
 from batchvision.runner.job_warnings import system_warning, warnings_of
-from batchvision.runner.shares import share_of_job
+from batchvision.runner.setup import share_of_job
 from batchvision.runner.wiring import (
     Spent,
     caps_of,

@@ -1,8 +1,14 @@
 """Lanes: ways to deliver requests. A lane takes rows and tickets of earlier runs, and books their ends."""
 
-from batchvision.runner.lanes.base import Delivery, RequestLane, SubmissionControl, TicketLane
 from batchvision.runner.lanes.deferred import POLLERS, DeferredLane, DeferredSettings
-from batchvision.runner.lanes.online import OnlineLane, rows_at_once
+from batchvision.runner.lanes.delivery import (
+    Delivery,
+    OnlineLane,
+    RequestLane,
+    SubmissionControl,
+    TicketLane,
+    rows_at_once,
+)
 
 __all__ = [
     "POLLERS",

@@ -22,7 +22,7 @@ from batchvision.providers import Dialect
 from batchvision.records import Exchange, Lane, Row
 from batchvision.runner.classify import Classification
 from batchvision.runner.exchange import StillOpen
-from batchvision.runner.lanes.base import Delivery
+from batchvision.runner.lanes.delivery import Delivery
 from batchvision.runner.lanes.ticket_queue import QueuedTicket, TicketQueue
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The steps that each lane takes with a row: permission to send, attempts, and the end."""
+"""The steps that each lane takes with a row (permission to send, attempts, the end), and the online lane."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from batchvision.runner.retry import Again, Stop
 from batchvision.runner.waiting_rows import LaterRows, Suspects
 from batchvision.stopping import StopSignal
 
+MOST_AHEAD = 256  #: rows that are prepared or written to disk, beside the requests in flight
 ENDED_BEFORE_SHARE_COUNTS = 100  #: a share of failures is no sign in fewer rows
 
 
@@ -168,3 +169,34 @@ class Delivery:
                     "`batchvision show --status failed`, mend the cause, and run again to go on"
                 )
             )
+
+
+def rows_at_once(concurrency: int) -> int:
+    """The number of rows in memory for so many requests in flight."""
+    return concurrency + min(MOST_AHEAD, -(-concurrency // 6))
+
+
+class OnlineLane:
+    """A fixed number of workers, each with one row. The rate limiter lets ``concurrency`` of them be on the wire.
+
+    The other workers prepare the next rows or wait for the disk. So the next request leaves as soon as one is back.
+    Rule (P5): at most ``concurrency`` exchanges are open in the journal. A place on the wire is reused after its answer
+    was appended: in the same commit group as the next intent, or earlier.
+    """
+
+    def __init__(self, delivery: Delivery, *, concurrency: int) -> None:
+        self._delivery = delivery
+        self._workers = rows_at_once(concurrency)
+
+    async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange] = ()) -> None:
+        """Deliver every row of the stream. This lane has no tickets."""
+        with rows:
+            async with anyio.create_task_group() as workers:
+                for _ in range(self._workers):
+                    workers.start_soon(self._work, rows)
+        self._delivery.end_suspects()
+
+    async def _work(self, rows: MemoryObjectReceiveStream[Row]) -> None:
+        stop = self._delivery.stop
+        while not stop.is_set and (row := await next_row(rows, stop)) is not None:
+            await self._delivery.deliver(row, Lane.ONLINE)
