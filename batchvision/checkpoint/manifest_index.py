@@ -46,6 +46,10 @@ class RowsMet:
         self._is_met = np.zeros(len(self._done), np.bool_)
         self._others = KeySet()
 
+    def begin(self) -> None:
+        """A complete pass begins. It meets the rows of earlier passes again: those that are not done are dropped."""
+        self._others = KeySet()
+
     def add(self, packed: bytes) -> NDArray[np.int64]:
         """Add ``row_keys.pairs`` of rows and their skip_keys. Returns the places of those that are not done."""
         numbers = self._done.find_packed(packed)

@@ -1,7 +1,7 @@
 """Rows with paid work (an answer, a failure that cost money, an open ticket), and the recipe of the newest of it.
 
-The rule: questions concern rows that are not done under today's key. A row takes 20 bytes and is identified by 64 bits
-of hash. A collision can only refuse a run, or leave one row pending.
+The rule: questions concern rows that are not done under today's key. A row takes 19 bytes, 26 while it is read, and is
+identified by 64 bits of hash. A collision can only refuse a run, or leave one row pending.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The row index: which rows are done, failed or waiting. It is read once from the parts, and this run keeps it current.
 
-A row is identified by its row_id and one of its two keys. A done row takes 36 bytes and no Python object: one key set
-entry for its skip_key, one for its request_key, and one for the answered request.
+A row is identified by its row_id and one of its two keys. A done row takes 38 bytes and no Python object: one key set
+entry for its skip_key, one for its request_key, one for the answered request, and two marks of the pass that meets it.
 """
 
 from __future__ import annotations

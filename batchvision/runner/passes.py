@@ -54,6 +54,8 @@ class ManifestPasses:
         """
         is_first = only is None
         selection = self._selection if only is None else replace(self._selection, only=only)
+        if is_first:
+            self._row_index.met.begin()
         batches = feed(self._job, self._survey, self._row_index, selection)
         with rows:
             try:

@@ -200,6 +200,9 @@ def test_rows_met_are_those_of_the_manifest_done_or_not() -> None:
     assert met.add(keys[1] + keys[3]).tolist() == [1], "the place of the row that is not done"
     met.add_done(keys[2])
     assert met.contain(b"".join(keys)).tolist() == [False, True, True, True, False]
+    met.begin()
+    assert met.contain(b"".join(keys)).tolist() == [False, True, True, False, False], "the pass meets the others again"
+    met.add(keys[3])
     met.is_complete = True
     assert met.add(keys[0] + keys[4]).tolist() == [1]
     assert met.contain(b"".join(keys)).tolist() == [False, True, True, True, False], "nothing is added after the pass"
