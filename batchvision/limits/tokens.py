@@ -17,7 +17,7 @@ DEBT_SHARE = 0.5  #: This share of new tokens pays what earlier rows used beyond
 class TokenBucket:
     """Tokens are taken by estimate before a request, and corrected by its usage.
 
-    A row larger than the bucket takes all of it and leaves the bucket overdrawn. Usage beyond an estimate is a debt; a
+    A row larger than the bucket overdraws it. Usage beyond an estimate is a debt; a
     debt of more than a bucket is paid before the next row. ``is_floor``: the limit came without its window.
     """
 
