@@ -319,7 +319,7 @@ class LocalRateLimiter:
         else:
             self.breaker.failed(now)
             if error.retry_after_seconds:
-                self._pause(self.controller.turned_away(now, sent_at, error.retry_after_seconds, is_rate=False), now)
+                self._turned_away(error, sent_at, now, is_rate=False)
         reason = self._outage.failed(error, now)
         if reason is None and (self.breaker.is_open or self.pause.until > paused_until):
             self._report_wait(error, now)
@@ -334,8 +334,14 @@ class LocalRateLimiter:
         if error.limit_per_second is not None:
             self.controller.set_ceiling(error.limit_per_second, now)
         is_rate = sent_at is not None and per_minute is None
-        self._pause(self.controller.turned_away(now, sent_at, error.retry_after_seconds, is_rate=is_rate), now)
+        self._turned_away(error, sent_at, now, is_rate=is_rate)
         self.history.add(now, self.controller.per_second, refused=1)
+
+    def _turned_away(self, error: Transient, sent_at: float | None, now: float, *, is_rate: bool) -> None:
+        seconds = self.controller.turned_away(now, sent_at, error.retry_after_seconds, is_rate=is_rate)
+        if not self._in_flight and not self._queue:  # each row that was sent waits for its own retry
+            seconds = max(seconds, error.retry_after_seconds or 0.0)
+        self._pause(seconds, now)
 
     def _pause(self, seconds: float, now: float) -> None:
         if now + seconds > max(now, self.pause.until):

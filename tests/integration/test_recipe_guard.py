@@ -124,7 +124,7 @@ def test_new_rows_only_does_not_take_rows_with_a_ticket_for_new(job, emulator):
     emulator.configure(deferred_seconds=3_600.0)
     job.run(DEFERRED)
     job.rows("bag", "r5")
-    session = job.run({**NEW_ROWS_ONLY, **OTHER, "delivery.max_ticket_wait_seconds": 0.05})
+    session = job.run({**NEW_ROWS_ONLY, **OTHER, "delivery.max_ticket_wait_seconds": 5.0})
     assert {row for row, _ in session.billed} == {"r5"}
     assert session.summary is not None and session.summary.rows_kept == 4
     make_ready(emulator)

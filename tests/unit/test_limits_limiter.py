@@ -266,10 +266,23 @@ def refuse(limiter: LocalRateLimiter, count: int, retry_after_seconds: float | N
 async def test_a_retry_after_of_a_lone_429_pauses_no_other_request(count):
     limiter = limiter_of(requests_per_second=100)
     await sent_times(limiter, 100)
+    other = await send(limiter)
     start = anyio.current_time()
     refuse(limiter, count, 7)
     times = await sent_times(limiter, 20)
     assert max(times) - start < 1
+    other.release()
+
+
+@pytest.mark.parametrize("error", [RateLimited, ServerError])
+async def test_a_retry_after_is_a_pause_of_all_if_no_other_request_is_under_way(error):
+    reported = []
+    limiter = LocalRateLimiter(RateSettings(requests_per_second=100), report=reported.append)
+    await sent_times(limiter, 100)
+    start = anyio.current_time()
+    limiter.observe(error("slow down", retry_after_seconds=700), start)
+    assert min(await sent_times(limiter, 1)) - start >= 700
+    assert reported[0].until == start + 700
 
 
 async def test_a_retry_after_of_several_429s_at_once_pauses_all_requests_once():
