@@ -48,7 +48,7 @@ class SegmentHeader:
 class Accepted:
     """The provider has accepted the work and given a ticket.
 
-    ``place``: the base URL that gave it (see ``places.place_of``). ``is_unread``: written when a run ends in order and
+    ``place``: the base URL that gave it (see ``opening.place_of``). ``is_unread``: written when a run ends in order and
     no poll of the ticket can have taken its answer. A killed run does not write it.
     """
 

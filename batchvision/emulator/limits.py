@@ -16,7 +16,7 @@ from batchvision.emulator.options import EmulatorOptions, Face
 from batchvision.emulator.refusals import Reason, RequestRefused
 
 
-class Bucket:
+class LimitBucket:
     """Fills at ``per_minute`` up to ``capacity``. A large request may overdraw it."""
 
     def __init__(self, per_minute: float, capacity: float, clock: Callable[[], float]) -> None:
@@ -48,7 +48,7 @@ class Limits:
         self._face = face
         self._requests = _requests_bucket(options, clock)
         per_minute = options.tokens_per_minute
-        self._tokens = Bucket(per_minute, per_minute, clock) if per_minute else None
+        self._tokens = LimitBucket(per_minute, per_minute, clock) if per_minute else None
 
     def admit(self, model: str = "grok") -> None:
         """Take one request. Raises RequestRefused with 429."""
@@ -91,7 +91,7 @@ class Limits:
                     headers[f"x-ratelimit-reset-{name}"] = f"{bucket.seconds_until(bucket.capacity):.3f}s"
         return headers
 
-    def _refused_headers(self, bucket: Bucket, wait_seconds: float) -> dict[str, str]:
+    def _refused_headers(self, bucket: LimitBucket, wait_seconds: float) -> dict[str, str]:
         headers = self.headers()
         if self._options.retry_after:
             headers["Retry-After"] = str(max(1, math.ceil(wait_seconds)))
@@ -123,11 +123,11 @@ def tokens_text(model: str, actual: int, limit: int) -> str:
     )
 
 
-def _requests_bucket(options: EmulatorOptions, clock: Callable[[], float]) -> Bucket | None:
+def _requests_bucket(options: EmulatorOptions, clock: Callable[[], float]) -> LimitBucket | None:
     per_minute = options.requests_per_minute
     if per_minute is None:
         return None
-    return Bucket(per_minute, options.burst or max(1, math.ceil(per_minute / 60)), clock)
+    return LimitBucket(per_minute, options.burst or max(1, math.ceil(per_minute / 60)), clock)
 
 
 def _asked_headers(kind: FaultKind, options: EmulatorOptions) -> Mapping[str, str]:
