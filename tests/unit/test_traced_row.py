@@ -7,7 +7,7 @@ from pathlib import Path
 
 from traced_row import trace
 
-MOST_FUNCTIONS = 236
+MOST_FUNCTIONS = 240
 MOST_FILES = 44
 
 
