@@ -205,13 +205,18 @@ class Writer:
                 journal.segment = await self._offload(self._replace_segment, old, cut)
             except OSError as fault:
                 self._note_failure(doing, fault)
-                journal.segment = await self._offload(self._replace_segment, old, cut)
+                journal.segment = await self._offload(self._replace_segment_again, old, cut)
         group.settle()
         self._sealed_at = loop_time()
 
     def _replace_segment(self, old: Segment, cut: Cut) -> Segment:
         """Seal where the folder still belongs to this run. Runs off the loop."""
         check_in_place(self._lock, old)
+        return self._replace_segment_again(old, cut)
+
+    def _replace_segment_again(self, old: Segment, cut: Cut) -> Segment:
+        """As above, where a seal that failed may have removed the old segment already."""
+        self._lock.file.check_in_place(self._lock.output)
         new = self._sealer.replace_segment(old, cut)
         check_in_place(self._lock, new)
         return new

@@ -7,6 +7,7 @@ was not sent. No request is sent twice.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import ssl
 from collections import deque
@@ -46,6 +47,13 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_closing(self) -> bool:
         return self._transport.is_closing()
+
+    @property
+    def has_unread_bytes(self) -> bool:
+        """Whether the server has sent something, or hung up, that the event loop has not read yet."""
+        watch = select.poll()
+        watch.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(watch.poll(0))
 
     def send(self, head: bytes, body: bytes, arrival: Arrival) -> None:
         """Send a request. ``arrival`` receives its response."""
@@ -149,7 +157,7 @@ class ConnectionPool:
         oldest = self._loop.time() - KEPT_IDLE_SECONDS
         while self._idle:
             connection = self._idle.pop()
-            if connection.idle_since >= oldest and connection.is_usable:
+            if connection.idle_since >= oldest and connection.is_usable and not connection.has_unread_bytes:
                 self._in_use += 1
                 return connection
             connection.close()
