@@ -215,7 +215,7 @@ class Writer:
         return self._replace_segment_again(old, cut)
 
     def _replace_segment_again(self, old: Segment, cut: Cut) -> Segment:
-        """As above, where a seal that failed may have removed the old segment already."""
+        """Seal without a look at the old segment: a seal that failed may have removed it already."""
         self._lock.file.check_in_place(self._lock.output)
         new = self._sealer.replace_segment(old, cut)
         check_in_place(self._lock, new)

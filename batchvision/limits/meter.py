@@ -26,11 +26,6 @@ class Look(NamedTuple):
         return self.sent / self.seconds
 
     @property
-    def accepted_per_second(self) -> float:
-        """While the provider refuses requests, this is its limit."""
-        return max(0, self.sent - self.refused) / self.seconds
-
-    @property
     def refused_share(self) -> float:
         return self.refused / max(1, self.sent, self.refused)
 

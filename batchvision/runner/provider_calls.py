@@ -12,7 +12,7 @@ import anyio
 
 from batchvision.errors import AuthenticationFailed, JobInvalid
 from batchvision.http import ProviderClient
-from batchvision.offload import Offload, threads
+from batchvision.offload import Offload
 from batchvision.providers import Caching, Dialect, ResponseForm, ResponseForms, SendOptions
 from batchvision.records import Intent, Lane, Purpose, RawAnswer, Recipe
 from batchvision.runner.dependencies import utc_now
@@ -48,11 +48,6 @@ class KeyRenewal:
         self._answered_generation = -1
         self._failed: AuthenticationFailed | None = None
         self._one_at_a_time = anyio.Lock()
-
-    @classmethod
-    def of_a_key_that_stays(cls) -> KeyRenewal:
-        """A key without a command to renew it."""
-        return cls(None, None, lambda key: {}, Secrets(), threads())
 
     def answered(self, generation: int) -> None:
         """A request under the key of ``generation`` was answered."""

@@ -114,10 +114,6 @@ class Stretch:
         """The valid rows to do."""
         return [place for place in self.tally.places if place not in self.problems]
 
-    def problem_places(self) -> list[int]:
-        """The invalid rows to do."""
-        return [place for place in self.tally.places if place in self.problems]
-
     def url_rows(self, places: list[int], recipe_id: str) -> UrlRows:
         """The requests of valid rows. Only where ``images.are_all_plain``: there a stamp is the image's identity."""
         chosen = pa.array(places, pa.int64())
