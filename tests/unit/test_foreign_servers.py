@@ -1,4 +1,4 @@
-"""``scripts/servers``: what it says where a server cannot be had, and what its relay counts."""
+"""Servers of other projects: the message where one cannot be had, and what the relay counts."""
 
 from __future__ import annotations
 
@@ -6,43 +6,13 @@ import json
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from foreign import servers
 from foreign.installed import Missing, Venv
-from foreign.kinds import Kind, Started
 from foreign.relay import relaying
 
 from batchvision.emulator import EmulatorOptions, start_in_thread
-
-
-@contextmanager
-def never(venv: Venv, folder: Path) -> Iterator[Started]:
-    raise Missing("it needs another machine")
-    yield
-
-
-@pytest.fixture
-def absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A server whose packages are there, and which does not start."""
-    folder = tmp_path / "venv-absent"
-    (folder / "bin").mkdir(parents=True)
-    (folder / "installed").touch()
-    monkeypatch.setattr(servers, "KINDS", (Kind("absent", ("nothing",), never),))
-    monkeypatch.setattr(Venv, "versions", lambda self: "nothing 1.0")
-    return tmp_path
-
-
-@pytest.mark.parametrize(("flags", "code"), [((), 3), (("--allow-missing",), 0)])
-def test_a_server_that_cannot_be_had_is_named(
-    absent: Path, flags: tuple[str, ...], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["servers", "--venvs", str(absent), *flags])
-    assert servers.main() == code
-    assert "MISSING absent: it needs another machine" in capsys.readouterr().out
 
 
 def test_a_step_that_fails_says_which_and_why(tmp_path: Path) -> None:

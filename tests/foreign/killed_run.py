@@ -148,7 +148,7 @@ class ServerJob:
 
 
 def kill_and_rerun(job: ServerJob) -> str:
-    """Run, kill, rerun and check. Returns one line for the terminal; raises NotSo."""
+    """Run, kill, rerun and check. Returns one line for the report; raises NotSo."""
     job.prepare()
     job.killed_run()
     rerun = job.summary_of(job.call("run", "job.toml", "--json"))

@@ -1,5 +1,0 @@
-"""``scripts/servers``: batchvision on the servers of other projects.
-
-``servers``: the command. ``installed``: a server out of PyPI. ``kinds``: how each is made and started.
-``relay``: counts requests and answers. ``killed_run``: a run, its kill, its rerun, and the checks.
-"""
