@@ -17,7 +17,7 @@ from batchvision.checkpoint.disk import disk_failures
 from batchvision.checkpoint.parts import DATED, earlier_sha256, failures_path, part_paths
 from batchvision.checkpoint.storage import PartStore
 from batchvision.errors import CheckpointDamaged, JobInvalid
-from batchvision.records import PartFile, Purpose, RunSummary
+from batchvision.records import PartFile, Purpose, RateSample, RunSummary
 from batchvision.secrets import Secrets
 
 LATEST = "latest.json"
@@ -26,7 +26,8 @@ LATEST = "latest.json"
 def summary_document(summary: RunSummary) -> dict[str, Any]:
     """The summary as JSON content."""
     document = {part.name: getattr(summary, part.name) for part in fields(summary)}
-    document["parts"] = [part._asdict() for part in summary.parts]
+    for name in ("parts", "rate_history"):
+        document[name] = [each._asdict() for each in document[name]]
     for name in ("failures_by_kind", "versions", "config"):
         document[name] = dict(document[name])
     return document
@@ -93,6 +94,7 @@ def read_summary(path: Path) -> RunSummary:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         document["parts"] = tuple(PartFile(**part) for part in document["parts"])
+        document["rate_history"] = tuple(RateSample(**each) for each in document.get("rate_history", ()))
         for name in ("stopped_by", "redo_recipes"):
             if document.get(name) is not None:
                 document[name] = tuple(document[name])

@@ -146,4 +146,9 @@ def _last_run(status: OutputStatus) -> Iterator[str]:
         f"            {last.rows_completed:,} of {last.rows_total:,} rows completed, {last.rows_failed:,} failed, "
         f"{last.rows_pending:,} pending"
     )
+    if rate_limited := sum(each.rate_limited for each in last.rate_history):
+        paused_seconds = sum(each.paused_seconds for each in last.rate_history)
+        rate = last.rate_history[-1].rate_per_second
+        rate_words = "" if rate is None else f", then {rate:,.1f} requests a second"
+        yield f"            {rate_limited:,} answers 429, {paused_seconds:,.0f} s of pauses{rate_words}"
     yield f"  manifest  {last.manifest}"

@@ -24,10 +24,11 @@ from batchvision.errors import (
 )
 from batchvision.eventloop import loop_time
 from batchvision.limits.controller import LatencyBound, RateController, Timing
-from batchvision.limits.meter import RateHistory, RateSample
+from batchvision.limits.meter import RateHistory
 from batchvision.limits.outage import LocalCircuitBreaker, OutageRule, WaitPeriod
 from batchvision.limits.protocols import CircuitBreaker, PauseSignal, RateFacts, RateSettings, ReportWait
 from batchvision.limits.tokens import TokenBucket
+from batchvision.records import RateSample
 
 FIRST_WINDOW = 10  #: So many requests are in flight until the first success: the key or the model may be wrong.
 LEAD_SECONDS = 0.1  #: A request is admitted so long before its time, to make its intent durable on a slow disk.
@@ -335,7 +336,7 @@ class LocalRateLimiter:
             self.controller.set_ceiling(error.limit_per_second, now)
         is_rate = sent_at is not None and per_minute is None
         self._turned_away(error, sent_at, now, is_rate=is_rate)
-        self.history.add(now, self.controller.per_second, refused=1)
+        self.history.add(now, self.controller.per_second, rate_limited=1)
 
     def _turned_away(self, error: Transient, sent_at: float | None, now: float, *, is_rate: bool) -> None:
         seconds = self.controller.turned_away(now, sent_at, error.retry_after_seconds, is_rate=is_rate)

@@ -6,8 +6,10 @@ from collections import deque
 from math import sqrt
 from typing import NamedTuple
 
+from batchvision.records import RateSample
+
 MEMORY_SECONDS = 60.0  #: The meter drops older counts.
-MOST_SAMPLES = 240  #: With one more, neighbours are merged and samples become twice as long.
+MOST_SAMPLES = 200  #: With one more, neighbours are merged and samples become twice as long.
 
 
 class Look(NamedTuple):
@@ -72,17 +74,6 @@ class Meter:
         return Look(sent, refused, turned_away, min(seconds, max(0.1, now - (self._since or now))))
 
 
-class RateSample(NamedTuple):
-    """A part of a run. ``per_second``: the last rate in it, ``None`` in slow start. Polls count as sent."""
-
-    begins_seconds: float  #: since the first request
-    length_seconds: float
-    sent: int = 0
-    refused: int = 0  #: 429s
-    paused_seconds: float = 0.0  #: of pauses that began in it
-    per_second: float | None = None
-
-
 class RateHistory:
     """At most :data:`MOST_SAMPLES` samples, a minute each at first."""
 
@@ -93,10 +84,16 @@ class RateHistory:
 
     def samples(self) -> tuple[RateSample, ...]:
         """All samples in order. A minute without a request has no sample."""
-        return tuple(self._samples)
+        return tuple(
+            each._replace(
+                paused_seconds=round(each.paused_seconds, 3),
+                rate_per_second=None if each.rate_per_second is None else round(each.rate_per_second, 3),
+            )
+            for each in self._samples
+        )
 
     def add(
-        self, now: float, per_second: float | None, *, sent: int = 0, refused: int = 0, paused_seconds: float = 0.0
+        self, now: float, per_second: float | None, *, sent: int = 0, rate_limited: int = 0, paused_seconds: float = 0.0
     ) -> None:
         """Count what happened at ``now``."""
         if self._began_at is None:
@@ -111,9 +108,9 @@ class RateHistory:
         last = self._samples[-1]
         self._samples[-1] = last._replace(
             sent=last.sent + sent,
-            refused=last.refused + refused,
+            rate_limited=last.rate_limited + rate_limited,
             paused_seconds=last.paused_seconds + paused_seconds,
-            per_second=per_second,
+            rate_per_second=per_second,
         )
 
     def _merge(self) -> None:
@@ -124,8 +121,8 @@ class RateHistory:
             before = merged.get(begins, RateSample(begins, self._length_seconds))
             merged[begins] = before._replace(
                 sent=before.sent + each.sent,
-                refused=before.refused + each.refused,
+                rate_limited=before.rate_limited + each.rate_limited,
                 paused_seconds=before.paused_seconds + each.paused_seconds,
-                per_second=each.per_second,
+                rate_per_second=each.rate_per_second,
             )
         self._samples = list(merged.values())

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from batchvision.errors import BatchvisionError, StopRun
-from batchvision.limits.meter import RateSample
 from batchvision.limits.outage import MAX_OUTAGE_SECONDS, WaitPeriod
+from batchvision.records import RateSample
 
 #: Called with each wait that is worth a report, and with ``None`` when the provider answers again.
 ReportWait = Callable[[WaitPeriod | None], None]

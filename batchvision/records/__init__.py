@@ -43,7 +43,7 @@ from batchvision.records.requests import (
     Tries,
 )
 from batchvision.records.shard import Shard
-from batchvision.records.summaries import Counters, PartFile, RunSummary, WaitNotice
+from batchvision.records.summaries import Counters, PartFile, RateSample, RunSummary, WaitNotice
 
 __all__ = [
     "TICKS_PER_USD",
@@ -74,6 +74,7 @@ __all__ = [
     "Payload",
     "Prompt",
     "Purpose",
+    "RateSample",
     "RawAnswer",
     "Recipe",
     "Request",

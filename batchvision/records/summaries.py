@@ -72,6 +72,17 @@ class PartFile(NamedTuple):
     sha256: str
 
 
+class RateSample(NamedTuple):
+    """A part of a run. A part without a request has no sample."""
+
+    begins_seconds: float  #: since the first request
+    length_seconds: float
+    sent: int = 0  #: requests and polls
+    rate_limited: int = 0  #: 429s
+    paused_seconds: float = 0.0  #: of pauses that began in it
+    rate_per_second: float | None = None  #: the last rate in it; ``None``: no limit is known yet
+
+
 @dataclass(frozen=True, slots=True)
 class RunSummary:
     """The result of one run, as ``runs/<run_id>.json``, ``runs/latest.json`` and ``run --json`` hold it."""
@@ -129,3 +140,5 @@ class RunSummary:
     spent: JsonObject = field(default_factory=dict)
     #: rows of this run with the fallback label: chosen by_model; by_us is always 0
     fallbacks: Mapping[str, int] = field(default_factory=dict)
+    #: rate, 429s and pauses over time: at most 200 samples, a minute each at first, longer ones in longer runs
+    rate_history: tuple[RateSample, ...] = ()

@@ -98,6 +98,7 @@ class RunEnd:
             duration_seconds=loop_time() - began_at,
             provider_answered=refused.is_proven,
             stopped_by=refused.stopped_by,
+            rate_history=self._delivery.exchanges.permits.rate.rate_samples(),
         )
         summary = replace(
             summary,

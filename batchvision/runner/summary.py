@@ -13,7 +13,7 @@ from typing import NamedTuple
 from batchvision import __version__
 from batchvision.errors import BatchvisionError, StopRun
 from batchvision.job import Job
-from batchvision.records import TICKS_PER_USD, Counters, Failed, JsonObject, PartFile, RunSummary
+from batchvision.records import TICKS_PER_USD, Counters, Failed, JsonObject, PartFile, RateSample, RunSummary
 from batchvision.stopping import Interrupted
 from batchvision.ticks import known_or_none
 
@@ -74,6 +74,7 @@ def summarize(
     duration_seconds: float | None = None,
     provider_answered: bool = False,
     stopped_by: tuple[str, ...] = (),
+    rate_history: tuple[RateSample, ...] = (),
 ) -> RunSummary:
     """The summary of the run. The three counts of rows add up to those of the manifest (promise P8).
 
@@ -114,6 +115,7 @@ def summarize(
         fallbacks={"by_model": counters.rows_fallback, "by_us": 0},
         provider_answered=provider_answered,
         stopped_by=stopped_by,
+        rate_history=rate_history,
     )
 
 

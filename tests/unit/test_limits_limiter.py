@@ -458,6 +458,6 @@ async def test_the_history_counts_requests_429s_and_pauses_of_each_minute():
     samples = limiter.history.samples()
     assert [sample.begins_seconds for sample in samples] == [0, 60]
     assert sum(sample.sent for sample in samples) == 900
-    assert [sample.refused for sample in samples] == [0, 10]
+    assert [sample.rate_limited for sample in samples] == [0, 10]
     assert [round(sample.paused_seconds) for sample in samples] == [0, 30]
-    assert samples[0].per_second == 10
+    assert samples[0].rate_per_second == 10
