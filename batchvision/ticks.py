@@ -197,8 +197,3 @@ def overlaid(known: Prices | None, given: Mapping[str, Any]) -> Prices | None:
     if not {"input_ticks_per_mtok", "output_ticks_per_mtok"} <= ticks.keys():
         return None
     return Prices(**({"cached_ticks_per_mtok": ticks["input_ticks_per_mtok"]} | long | ticks))
-
-
-def prices_for(provider: str, model: str, overrides: Mapping[str, Any] | None = None) -> Prices | None:
-    """The built-in prices of a model under the job's ``provider.prices``; ``None`` where too few are known."""
-    return overlaid(built_in(provider, model), overrides or {})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from datetime import UTC, tzinfo
+from functools import reduce
 from typing import Any, NamedTuple
 
 from batchvision.errors import RUN_STOPS, TRANSIENTS
@@ -75,7 +76,7 @@ class Spending:
 
     @property
     def total(self) -> Sum:
-        return sum_of(self._sums.values())
+        return reduce(Sum.plus, self._sums.values(), Sum())
 
     def by_state(self) -> dict[str, Sum]:
         return self._by(lambda kind: kind.state)
@@ -117,13 +118,6 @@ def is_of_unknown_cost(state: str, http_status: int | None, error_kind: str | No
     return is_answer and cost_ticks is None and state not in UNCLEAR
 
 
-def sum_of(sums: Iterable[Sum]) -> Sum:
-    total = Sum()
-    for each in sums:
-        total = total.plus(each)
-    return total
-
-
 def _waste(kind: Kind) -> str:
     match kind.state:
         case AttemptState.OK:
@@ -132,8 +126,3 @@ def _waste(kind: Kind) -> str:
             return kind.error_kind or "failed"
         case state:
             return str(state)
-
-
-def wasted_ticks(wasted: Mapping[str, Sum]) -> int:
-    """The known cost without an answer; bounds are not counted."""
-    return sum(each.cost_ticks for each in wasted.values())

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchvision.records import TICKS_PER_USD, Usage
-from batchvision.ticks import Prices, cost_ticks, format_usd, overlaid, prices_for, usd_to_ticks, with_cost
+from batchvision.ticks import Prices, built_in, cost_ticks, format_usd, overlaid, usd_to_ticks, with_cost
 
 GROK_4_3 = Prices(12_500_000_000, 2_000_000_000, 25_000_000_000, 0, 200_000)
 
@@ -108,16 +108,16 @@ def test_a_computed_cost_is_marked_and_a_reported_one_stays() -> None:
 
 
 def test_grok_has_built_in_prices() -> None:
-    assert prices_for("xai", "grok-4.3") == GROK_4_3
-    assert prices_for("emulator", "grok-4.3") == GROK_4_3
-    assert prices_for("openrouter", "x-ai/grok-4.3:floor") == GROK_4_3
-    grok = prices_for("xai", "grok-4.7")
+    assert built_in("xai", "grok-4.3") == GROK_4_3
+    assert built_in("emulator", "grok-4.3") == GROK_4_3
+    assert built_in("openrouter", "x-ai/grok-4.3:floor") == GROK_4_3
+    grok = built_in("xai", "grok-4.7")
     assert grok is not None
     assert grok.ticks(1_000_000 // 10, 0) == TICKS_PER_USD // 5
 
 
 def test_prices_of_the_job_win_over_built_in_ones() -> None:
-    prices = prices_for("xai", "grok-4.3", {"output": 3.0, "input": None})
+    prices = overlaid(built_in("xai", "grok-4.3"), {"output": 3.0, "input": None})
 
     assert prices is not None
     assert prices.output_ticks_per_mtok == 30_000_000_000
@@ -125,9 +125,10 @@ def test_prices_of_the_job_win_over_built_in_ones() -> None:
 
 
 def test_a_model_without_prices_needs_those_of_input_and_output() -> None:
-    assert prices_for("openai", "gpt-5") is None
-    assert prices_for("openai", "gpt-5", {"input": 1}) is None
-    assert prices_for("openai", "gpt-5", {"input": 1, "output": "4", "image": Decimal("0.5")}) == Prices(
+    assert built_in("openai", "gpt-5") is None
+    assert overlaid(None, {}) is None
+    assert overlaid(None, {"input": 1}) is None
+    assert overlaid(None, {"input": 1, "output": "4", "image": Decimal("0.5")}) == Prices(
         TICKS_PER_USD, TICKS_PER_USD, 4 * TICKS_PER_USD, TICKS_PER_USD // 2
     )
 
@@ -137,7 +138,7 @@ def test_a_model_without_prices_needs_those_of_input_and_output() -> None:
 
 def test_a_long_context_costs_the_long_prices_of_the_job() -> None:
     given = {"input": 1, "output": 2, "long_above_tokens": 1_000, "long_input": 3, "long_output": 5}
-    prices = prices_for("openai", "m", given)
+    prices = overlaid(None, given)
     assert prices is not None
     assert prices.ticks(999, 10) == 999 * 10_000 + 10 * 20_000
     assert prices.ticks(1_000, 10) == 1_000 * 30_000 + 10 * 50_000
@@ -145,7 +146,7 @@ def test_a_long_context_costs_the_long_prices_of_the_job() -> None:
 
 
 def test_a_long_context_without_prices_of_its_own_costs_twice() -> None:
-    prices = prices_for("openai", "m", {"input": 1, "output": 2, "long_above_tokens": 1_000})
+    prices = overlaid(None, {"input": 1, "output": 2, "long_above_tokens": 1_000})
     assert prices is not None
     assert prices.ticks(1_000, 10) == 2 * (1_000 * 10_000 + 10 * 20_000)
 
@@ -157,7 +158,7 @@ def test_the_jobs_long_context_is_before_the_known_one() -> None:
     assert above is not None
     assert above.ticks(999, 0) == 999 * 10_000
     assert above.ticks(1_000, 10) == 1_000 * 30_000 + 10 * 90_000, "a long price that is known stays"
-    assert prices_for("openai", "m", {"long_above_tokens": 1_000}) is None
+    assert overlaid(None, {"long_above_tokens": 1_000}) is None
 
 
 @pytest.mark.parametrize(
@@ -169,5 +170,5 @@ def test_the_jobs_long_context_is_before_the_known_one() -> None:
 )  # fmt: skip
 def test_every_grok_has_a_built_in_price(model: str) -> None:
     for provider, name in (("xai", model), ("emulator", model), ("openrouter", f"x-ai/{model}")):
-        prices = prices_for(provider, name)
+        prices = built_in(provider, name)
         assert prices is not None and prices.ticks(200_000, 0) == 2 * prices.ticks(100_000, 0) * 2
