@@ -65,8 +65,10 @@ class ByteBudget:
     @asynccontextmanager
     async def hold(self, size_bytes: int) -> AsyncIterator[None]:
         """Hold so many bytes for the block. Waits behind earlier holders. 0 bytes never wait."""
-        if size_bytes:
-            await self._take(size_bytes)
+        if not size_bytes:
+            yield
+            return
+        await self._take(size_bytes)
         try:
             yield
         finally:

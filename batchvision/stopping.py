@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import Protocol
+from weakref import WeakSet
 
 import anyio
 import anyio.lowlevel
@@ -39,7 +39,7 @@ class StopSignal(Protocol):
     def is_set(self) -> bool: ...
     def request(self, reason: StopRun | Interrupted) -> None: ...
     async def wait(self) -> None: ...
-    def interruptible(self) -> Interruptible:
+    def interruptible(self) -> anyio.CancelScope:
         """A scope that a stop cancels: ``with stop.interruptible() as scope``, then ``scope.cancelled_caught``."""
 
 
@@ -50,7 +50,7 @@ class LocalStopSignal:
         self.is_set = False
         self.reason: StopRun | Interrupted | None = None
         self.is_interrupted = False  #: by a signal or by the caller, perhaps after another reason
-        self.waiting: set[anyio.CancelScope] = set()
+        self._scopes: WeakSet[anyio.CancelScope] = WeakSet()
         self._event = anyio.Event()
 
     def __repr__(self) -> str:
@@ -60,35 +60,18 @@ class LocalStopSignal:
         if not self.is_set:
             self.is_set, self.reason = True, reason
             self._event.set()
-            for scope in tuple(self.waiting):
+            for scope in tuple(self._scopes):
                 scope.cancel()
 
     async def wait(self) -> None:
         await self._event.wait()
 
-    def interruptible(self) -> Interruptible:
-        return Interruptible(self)
-
-
-class Interruptible:
-    """A cancel scope that the stop cancels."""
-
-    __slots__ = ("_scope", "_stop")
-
-    def __init__(self, stop: LocalStopSignal) -> None:
-        self._stop = stop
-        self._scope = anyio.CancelScope()
-
-    def __enter__(self) -> anyio.CancelScope:
-        scope = self._scope.__enter__()
-        if self._stop.is_set:
+    def interruptible(self) -> anyio.CancelScope:
+        scope = anyio.CancelScope()
+        if self.is_set:
             scope.cancel()
-        self._stop.waiting.add(scope)
+        self._scopes.add(scope)
         return scope
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
-        self._stop.waiting.discard(self._scope)
-        return self._scope.__exit__(kind, error, at)
 
 
 async def stop_at_deadline(stop: StopSignal, seconds: float | None, began_at: float) -> None:
