@@ -12,14 +12,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from enum import Enum
-from math import inf
+from math import inf, sqrt
 from statistics import median
 from typing import NamedTuple
 
-from batchvision.limits.meter import MEMORY_SECONDS, Look, Meter
-
 log = logging.getLogger(__name__)
 
+MEMORY_SECONDS = 60.0  #: Older requests and refusals are not counted.
 TOLERATED_SHARE = 0.006  #: A smaller share of 429s changes nothing: stray refusals are no limit.
 VOLLEY = 5  #: So many requests turned away at once may pause all requests.
 VOLLEY_SHARE = 0.1  #: They pause all requests if they are this share of the requests sent in the last second.
@@ -49,6 +48,68 @@ class RateState(Enum):
     SEARCHING = "no limit is known above the rate: each second it grows by a step, and the step doubles"
     STEADY = "a limit has been met: a try goes half of the way to it, and comes later after each failed try"
     COOLING_DOWN = "the rate was cut or requests pause: the rate stays until the effect can be seen"
+
+
+class Look(NamedTuple):
+    """The counts of the last ``seconds``. ``refused`` is a part of ``turned_away``.
+
+    Shares are of requests sent, not of answers: an answer takes seconds and a 429 milliseconds.
+    """
+
+    sent: int
+    refused: int  #: 429s that speak of the rate of requests
+    turned_away: int  #: these, and all other answers that ask to come again later
+    seconds: float
+
+    @property
+    def sent_per_second(self) -> float:
+        return self.sent / self.seconds
+
+    @property
+    def refused_share(self) -> float:
+        return self.refused / max(1, self.sent, self.refused)
+
+    @property
+    def turned_away_share(self) -> float:
+        return self.turned_away / max(1, self.sent, self.turned_away)
+
+    @property
+    def sure_share(self) -> float:
+        """The share of refusals that is no accident: two standard deviations less."""
+        return (self.refused - 2 * sqrt(self.refused)) / max(1, self.sent, self.refused)
+
+
+class Meter:
+    """Counts in tenths of a second from ``since``, or from the first request if it is ``None``.
+
+    A cut or a pause begins a new meter.
+    """
+
+    def __init__(self, since: float | None = None) -> None:
+        self._since = since
+        self._tenths: deque[list[float]] = deque()  #: of [begin, sent, refused, turned away]
+
+    def add(self, now: float, *, sent: int = 0, refused: int = 0, turned_away: int = 0) -> None:
+        """Count events at ``now``."""
+        self._since = now if self._since is None else self._since
+        if not self._tenths or now - self._tenths[-1][0] >= 0.1:
+            self._tenths.append([now, 0, 0, 0])
+            while self._tenths[0][0] < now - MEMORY_SECONDS:
+                self._tenths.popleft()
+        tenth = self._tenths[-1]
+        tenth[1], tenth[2], tenth[3] = tenth[1] + sent, tenth[2] + refused, tenth[3] + turned_away
+
+    def look(self, now: float, seconds: float, least_sent: int = 0) -> Look:
+        """The last ``seconds``, or longer until ``least_sent`` requests are seen."""
+        sent = refused = turned_away = 0
+        oldest = now - seconds
+        for begin, *counts in reversed(self._tenths):
+            if begin < oldest:
+                if sent >= least_sent:
+                    break
+                seconds = now - begin
+            sent, refused, turned_away = sent + int(counts[0]), refused + int(counts[1]), turned_away + int(counts[2])
+        return Look(sent, refused, turned_away, min(seconds, max(0.1, now - (self._since or now))))
 
 
 class RateController:

@@ -24,12 +24,12 @@ from batchvision.errors import (
 )
 from batchvision.eventloop import loop_time
 from batchvision.limits.controller import LatencyBound, RateController, Timing
-from batchvision.limits.meter import RateHistory
 from batchvision.limits.outage import LocalCircuitBreaker, OutageRule, WaitPeriod
 from batchvision.limits.protocols import CircuitBreaker, PauseSignal, RateFacts, RateSettings, ReportWait
 from batchvision.limits.tokens import TokenBucket
 from batchvision.records import RateSample
 
+MOST_SAMPLES = 200  #: With one more, neighbours are merged and samples become twice as long.
 FIRST_WINDOW = 10  #: So many requests are in flight until the first success: the key or the model may be wrong.
 LEAD_SECONDS = 0.1  #: A request is admitted so long before its time, to make its intent durable on a slow disk.
 REPORTED_SECONDS = 10.0  #: Shorter pauses are not reported: they are over before they are read.
@@ -45,23 +45,16 @@ class LocalPause:
         self.until = max(self.until, until)
 
 
+@dataclass(slots=True)
 class SlotClock:
-    """The times at which requests may be sent, by the generic cell rate algorithm."""
+    """From when the next request may be sent."""
 
-    def __init__(self) -> None:
-        self.next_at = -inf
-
-    def reserve(self, now: float, per_second: float | None, credit_seconds: float = 0.0) -> float:
-        """The time of one request. ``credit_seconds``: so much unused time may be made up for."""
-        at = max(self.next_at, now)
-        if per_second is not None:
-            self.next_at = max(self.next_at, now - credit_seconds) + 1 / per_second
-        return at
+    next_at: float = -inf
 
 
 @dataclass(eq=False, repr=False, slots=True)
 class LocalSendSlot:
-    """A place in flight of :class:`LocalRateLimiter`."""
+    """A place in flight of :class:`LocalRateLimiter`. It belongs to the limiter and changes its counts."""
 
     limiter: LocalRateLimiter
     tokens: float
@@ -72,16 +65,90 @@ class LocalSendSlot:
 
     @property
     def is_due(self) -> bool:
-        return self.limiter.send_now(self)
+        limiter, now = self.limiter, loop_time()
+        if max(limiter.slots.next_at, limiter.pause.until) > now:
+            return False
+        limiter.reserve(limiter.slots, now)
+        limiter.count_sent(now, self)
+        return True
 
     async def wait(self) -> None:
-        await self.limiter.wait_to_send(self)
+        limiter = self.limiter
+        limiter.count_sent(await limiter.slot_time(limiter.slots), self)
 
     def release(self) -> None:
-        self.limiter.release(self)
+        if self.is_released:
+            return
+        self.is_released = True
+        limiter, now = self.limiter, loop_time()
+        limiter.in_flight -= 1
+        if self.sent_at is None:
+            limiter.unsent -= 1
+        elif not self.is_probe:  # timeouts of probes come from the outage
+            limiter.latency.observe(Timing(now - self.sent_at, self.in_flight))
+        if self.is_probe:
+            limiter.breaker.probe_ended(now)
+        limiter.admit_waiting()
 
     def return_tokens(self, used: int) -> None:
-        self.limiter.return_tokens(self, used)
+        limiter = self.limiter
+        if limiter.token_bucket is not None and self.tokens:
+            limiter.token_bucket.give_back(self.tokens - used, loop_time())
+            limiter.admit_waiting()
+
+
+class RateHistory:
+    """At most :data:`MOST_SAMPLES` samples, a minute each at first."""
+
+    def __init__(self, length_seconds: float = 60.0) -> None:
+        self._length_seconds = length_seconds
+        self._began_at: float | None = None
+        self._samples: list[RateSample] = []
+
+    def samples(self) -> tuple[RateSample, ...]:
+        """All samples in order. A minute without a request has no sample."""
+        return tuple(
+            each._replace(
+                paused_seconds=round(each.paused_seconds, 3),
+                rate_per_second=None if each.rate_per_second is None else round(each.rate_per_second, 3),
+            )
+            for each in self._samples
+        )
+
+    def add(
+        self, now: float, per_second: float | None, *, sent: int = 0, rate_limited: int = 0, paused_seconds: float = 0.0
+    ) -> None:
+        """Count what happened at ``now``."""
+        if self._began_at is None:
+            self._began_at = now
+        since = now - self._began_at
+        if not self._samples or since >= self._samples[-1].begins_seconds + self._length_seconds:
+            if len(self._samples) == MOST_SAMPLES:
+                self._merge()
+            begins = since // self._length_seconds * self._length_seconds
+            if not self._samples or begins > self._samples[-1].begins_seconds:
+                self._samples.append(RateSample(begins, self._length_seconds))
+        last = self._samples[-1]
+        self._samples[-1] = last._replace(
+            sent=last.sent + sent,
+            rate_limited=last.rate_limited + rate_limited,
+            paused_seconds=last.paused_seconds + paused_seconds,
+            rate_per_second=per_second,
+        )
+
+    def _merge(self) -> None:
+        self._length_seconds *= 2
+        merged: dict[float, RateSample] = {}
+        for each in self._samples:
+            begins = each.begins_seconds // self._length_seconds * self._length_seconds
+            before = merged.get(begins, RateSample(begins, self._length_seconds))
+            merged[begins] = before._replace(
+                sent=before.sent + each.sent,
+                rate_limited=before.rate_limited + each.rate_limited,
+                paused_seconds=before.paused_seconds + each.paused_seconds,
+                rate_per_second=each.rate_per_second,
+            )
+        self._samples = list(merged.values())
 
 
 class LocalRateLimiter:
@@ -104,12 +171,12 @@ class LocalRateLimiter:
         self._most_in_flight = inf if settings.in_flight is None else settings.in_flight
         self._outage = OutageRule(settings.max_outage_seconds, was_answered=settings.was_answered)
         per_minute = settings.tokens_per_minute
-        self._tokens = None if per_minute is None else TokenBucket(per_minute, -inf)
-        self._slots, self._poll_slots = SlotClock(), SlotClock()
+        self.token_bucket = None if per_minute is None else TokenBucket(per_minute, -inf)
+        self.slots, self._poll_slots = SlotClock(), SlotClock()
         self._queue: deque[tuple[float, asyncio.Future[LocalSendSlot]]] = deque()  #: tokens, and the slot to come
         self._timer: asyncio.TimerHandle | None = None
-        self._in_flight = 0
-        self._unsent = 0  #: admitted and not yet sent
+        self.in_flight = 0
+        self.unsent = 0  #: admitted and not yet sent
         self._has_succeeded = False
         self._has_answered = False
         self._reported: WaitPeriod | None = None
@@ -117,7 +184,7 @@ class LocalRateLimiter:
         self._limit_without_window: float | None = None
 
     def __repr__(self) -> str:
-        return f"<LocalRateLimiter {self.controller!r}, {self._in_flight} in flight, {len(self._queue)} wait>"
+        return f"<LocalRateLimiter {self.controller!r}, {self.in_flight} in flight, {len(self._queue)} wait>"
 
     def rate_samples(self) -> tuple[RateSample, ...]:
         return self.history.samples()
@@ -138,50 +205,44 @@ class LocalRateLimiter:
     async def acquire(self, tokens: float) -> LocalSendSlot:
         future: asyncio.Future[LocalSendSlot] = asyncio.get_running_loop().create_future()
         self._queue.append((tokens, future))
-        self._admit_waiting()
+        self.admit_waiting()
         try:
             return await future
         except BaseException:
             if future.done() and not future.cancelled():  # admitted, and cancelled before it could go on
                 future.result().return_tokens(0)
                 future.result().release()
-            self._admit_waiting()
+            self.admit_waiting()
             raise
 
-    def _admit_waiting(self) -> None:
+    def admit_waiting(self) -> None:
         """Admit requests from the head of the queue; set a timer for the first that must wait."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         while self._queue:
             tokens, future = self._queue[0]
             if not future.done():
                 now = loop_time()
                 slot = self._admit(tokens, now)
                 if slot is None:
-                    self._set_timer(now + self._seconds_to_wait(tokens, now))
+                    wait = self._seconds_to_wait(tokens, now)
+                    if wait < inf:
+                        self._timer = asyncio.get_running_loop().call_at(now + wait, self.admit_waiting)
                     return
                 future.set_result(slot)
             self._queue.popleft()
-
-    def _set_timer(self, at: float) -> None:
-        if self._timer is not None and self._timer.when() > at:
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None and at < inf:
-            self._timer = asyncio.get_running_loop().call_at(at, self._timer_rings)
-
-    def _timer_rings(self) -> None:
-        self._timer = None
-        self._admit_waiting()
 
     def _admit(self, tokens: float, now: float) -> LocalSendSlot | None:
         if self._seconds_to_wait(tokens, now) > 0:
             return None
         is_probe = self.breaker.admit(now)
-        if self._tokens is None:
+        if self.token_bucket is None:
             tokens = 0.0
         else:
-            self._tokens.take(tokens, now)
-        self._in_flight += 1
-        self._unsent += 1
+            self.token_bucket.take(tokens, now)
+        self.in_flight += 1
+        self.unsent += 1
         return LocalSendSlot(self, tokens, is_probe)
 
     def _seconds_to_wait(self, tokens: float, now: float) -> float:
@@ -189,79 +250,55 @@ class LocalRateLimiter:
         rate = self.controller.per_second
         window = self.controller.window if rate is None else inf
         most_at_first = inf if self._has_succeeded else FIRST_WINDOW
-        if self._in_flight >= min(self.latency.most, self._most_in_flight, window, most_at_first):
+        if self.in_flight >= min(self.latency.most, self._most_in_flight, window, most_at_first):
             return inf
         wait = self.breaker.seconds_to_wait(now)
-        if self._tokens is not None:
-            wait = max(wait, self._tokens.seconds_to_wait(tokens, now))
-        earliest = max(self._slots.next_at, self.pause.until)
+        if self.token_bucket is not None:
+            wait = max(wait, self.token_bucket.seconds_to_wait(tokens, now))
+        earliest = max(self.slots.next_at, self.pause.until)
         if rate is None:
             return max(wait, earliest - LEAD_SECONDS - now)
-        until_near = max(earliest - now, -self.controller.credit_seconds(now)) + self._unsent / rate - LEAD_SECONDS
+        until_near = max(earliest - now, -self.controller.credit_seconds(now)) + self.unsent / rate - LEAD_SECONDS
         if until_near > 0:
             self.controller.is_saturated = True
         return max(wait, until_near)
 
     # ---------------------------------------------------------------- sending
 
-    def send_now(self, slot: LocalSendSlot) -> bool:
-        """Count the request as sent if its time has come."""
-        now = loop_time()
-        if max(self._slots.next_at, self.pause.until) > now:
-            return False
-        self._slots.reserve(now, self.controller.per_second, self.controller.credit_seconds(now))
-        self._sent(now, slot)
-        return True
+    def reserve(self, clock: SlotClock, now: float, share: float = 1.0) -> float:
+        """Reserve the next time (generic cell rate algorithm). Late requests are made up for within the credit."""
+        at, rate = max(clock.next_at, now), self.controller.per_second
+        if rate is not None:
+            clock.next_at = max(clock.next_at, now - self.controller.credit_seconds(now)) + 1 / (rate * share)
+        return at
 
-    async def wait_to_send(self, slot: LocalSendSlot) -> None:
-        self._sent(await self._slot_time(self._slots), slot)
-
-    async def _slot_time(self, clock: SlotClock, share: float = 1.0) -> float:
-        """Reserve a slot and wait for it; after a pause that began meanwhile, again."""
+    async def slot_time(self, clock: SlotClock, share: float = 1.0) -> float:
+        """Reserve a time and wait for it; after a pause that began meanwhile, again."""
         while True:
             clock.next_at = max(clock.next_at, self.pause.until)  # time in a pause is no credit
-            now, rate = loop_time(), self.controller.per_second
-            at = clock.reserve(now, None if rate is None else rate * share, self.controller.credit_seconds(now))
+            now = loop_time()
+            at = self.reserve(clock, now, share)
             if at > now:
                 await anyio.sleep_until(at)
             if (now := loop_time()) >= self.pause.until:
                 return now
 
-    def _sent(self, now: float, slot: LocalSendSlot | None = None) -> None:
+    def count_sent(self, now: float, slot: LocalSendSlot | None = None) -> None:
         """Count a request, or a poll: it has no slot."""
         if slot is not None:
-            self._unsent -= 1
-            slot.sent_at, slot.in_flight = now, self._in_flight
+            self.unsent -= 1
+            slot.sent_at, slot.in_flight = now, self.in_flight
         self.controller.sent(now)
         self.history.add(now, self.controller.per_second, sent=1)
 
     async def acquire_poll(self) -> None:
-        await self._slot_time(self._poll_slots, 0.5)
-        self._sent(await self._slot_time(self._slots))
+        await self.slot_time(self._poll_slots, 0.5)
+        self.count_sent(await self.slot_time(self.slots))
 
     @property
     def polls_per_second(self) -> float | None:
         rate = self.controller.per_second
         return None if rate is None else rate / 2
-
-    def release(self, slot: LocalSendSlot) -> None:
-        if slot.is_released:
-            return
-        slot.is_released = True
-        now = loop_time()
-        self._in_flight -= 1
-        if slot.sent_at is None:
-            self._unsent -= 1
-        elif not slot.is_probe:  # timeouts of probes come from the outage
-            self.latency.observe(Timing(now - slot.sent_at, slot.in_flight))
-        if slot.is_probe:
-            self.breaker.probe_ended(now)
-        self._admit_waiting()
-
-    def return_tokens(self, slot: LocalSendSlot, used: int) -> None:
-        if self._tokens is not None and slot.tokens:
-            self._tokens.give_back(slot.tokens - used, loop_time())
-            self._admit_waiting()
 
     # ---------------------------------------------------------------- learning
 
@@ -277,40 +314,37 @@ class LocalRateLimiter:
                 self._limit_without_window = facts.limit_requests_per_minute or self._limit_without_window
                 if self._limit_without_window is not None:
                     self.controller.set_floor(self._limit_without_window / self._least_window_seconds, now)
-        if self._tokens is None and facts.limit_tokens_per_minute:
+        if self.token_bucket is None and facts.limit_tokens_per_minute:
             is_floor = not facts.is_tokens_window_stated
             share = 60 / max(60.0, facts.reset_tokens_seconds or 0.0) if is_floor else 1.0
-            self._tokens = TokenBucket(facts.limit_tokens_per_minute * share, now, is_floor=is_floor)
-        self._admit_waiting()
+            self.token_bucket = TokenBucket(facts.limit_tokens_per_minute * share, now, is_floor=is_floor)
+        self.admit_waiting()
 
     def observe(self, error: BatchvisionError | None, sent_at: float | None = None) -> StopRun | None:
         now, reason = loop_time(), None
         if isinstance(error, Transient) and not isinstance(error, ImageDownloadFailed):
             reason = self._failed(error, sent_at, now)
         else:
-            self._answered(error, now)
-        self._admit_waiting()
+            is_success = error is None or error.shows_access
+            if isinstance(error, ProviderRefuses) and not self._has_succeeded:
+                self.breaker.undecided(now)
+            else:
+                self._has_succeeded = self._has_succeeded or is_success
+                self._close_breaker(now)
+                self.controller.accepted(now)
+                if self.token_bucket is not None:
+                    self.token_bucket.accepted(now)
+            self._outage.answered(is_success=is_success)
+            if self._reported is not None:
+                self._reported = None
+                self._report(None)
+        self.admit_waiting()
         return reason
-
-    def _answered(self, error: BatchvisionError | None, now: float) -> None:
-        is_success = error is None or error.shows_access
-        if isinstance(error, ProviderRefuses) and not self._has_succeeded:
-            self.breaker.undecided(now)
-        else:
-            self._has_succeeded = self._has_succeeded or is_success
-            self._close_breaker(now)
-            self.controller.accepted(now)
-            if self._tokens is not None:
-                self._tokens.accepted(now)
-        self._outage.answered(is_success=is_success)
-        if self._reported is not None:
-            self._reported = None
-            self._report(None)
 
     def _close_breaker(self, now: float) -> None:
         self.breaker.answered()
         if not self._has_answered:  # the first request was in flight alone: that time is no credit
-            self._has_answered, self._slots.next_at = True, max(self._slots.next_at, now)
+            self._has_answered, self.slots.next_at = True, max(self.slots.next_at, now)
 
     def _failed(self, error: Transient, sent_at: float | None, now: float) -> StopRun | None:
         paused_until = self.pause.until
@@ -328,10 +362,10 @@ class LocalRateLimiter:
 
     def _rate_limited(self, error: RateLimited, sent_at: float | None, now: float) -> None:
         per_minute = error.limit_tokens_per_minute
-        if per_minute is not None and self._tokens is None:
-            self._tokens = TokenBucket(per_minute, now)
-        elif self._tokens is not None:
-            self._tokens.refused(now, per_minute)
+        if per_minute is not None and self.token_bucket is None:
+            self.token_bucket = TokenBucket(per_minute, now)
+        elif self.token_bucket is not None:
+            self.token_bucket.refused(now, per_minute)
         if error.limit_per_second is not None:
             self.controller.set_ceiling(error.limit_per_second, now)
         is_rate = sent_at is not None and per_minute is None
@@ -340,7 +374,7 @@ class LocalRateLimiter:
 
     def _turned_away(self, error: Transient, sent_at: float | None, now: float, *, is_rate: bool) -> None:
         seconds = self.controller.turned_away(now, sent_at, error.retry_after_seconds, is_rate=is_rate)
-        if not self._in_flight and not self._queue:  # each row that was sent waits for its own retry
+        if not self.in_flight and not self._queue:  # each row that was sent waits for its own retry
             seconds = max(seconds, error.retry_after_seconds or 0.0)
         self._pause(seconds, now)
 

@@ -32,29 +32,27 @@ class SlotOfTicket:
     def return_tokens(self, used: int) -> None: ...
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class Permit:
     """Permission to send one request. Leaving its ``with`` block before its end keeps the bound as spent.
 
     ``slot`` is the request's place in flight. ``on_end`` is called once.
     """
 
-    __slots__ = ("_bound_ticks", "_cap", "_has_ended", "_on_end", "slot")
-
-    def __init__(self, slot: SendSlot, cap: SpendCap, bound_ticks: int | None, on_end: Callable[[], None]) -> None:
-        self.slot = slot
-        self._cap = cap
-        self._bound_ticks = bound_ticks
-        self._on_end = on_end
-        self._has_ended = False
+    slot: SendSlot
+    cap: SpendCap
+    bound_ticks: int | None
+    on_end: Callable[[], None]
+    has_ended: bool = False
 
     def __repr__(self) -> str:
-        return f"<Permit {self._bound_ticks} ticks{', ended' if self._has_ended else ''}>"
+        return f"<Permit {self.bound_ticks} ticks{', ended' if self.has_ended else ''}>"
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if not self._has_ended:
+        if not self.has_ended:
             self.keep()
 
     def landed(self) -> None:
@@ -66,27 +64,27 @@ class Permit:
         if usage.total_tokens is not None:
             self.slot.return_tokens(usage.total_tokens)
         if self._end():
-            self._cap.settle(self._bound_ticks, usage.cost_ticks)
-            self._on_end()
+            self.cap.settle(self.bound_ticks, usage.cost_ticks)
+            self.on_end()
 
     def void(self) -> None:
         """Give everything back: no request was sent, or it surely cost nothing."""
         self.slot.return_tokens(0)
         if self._end():
-            self._cap.release(self._bound_ticks)
-            self._on_end()
+            self.cap.release(self.bound_ticks)
+            self.on_end()
 
     def keep(self) -> None:
         """Count the bound as spent: the cost is not known."""
         if self._end():
-            self._cap.settle(self._bound_ticks, None)
-            self._on_end()
+            self.cap.settle(self.bound_ticks, None)
+            self.on_end()
 
     def _end(self) -> bool:
         """Free the place in flight. False: the permit has ended before."""
-        if self._has_ended:
+        if self.has_ended:
             return False
-        self._has_ended = True
+        self.has_ended = True
         self.slot.release()
         return True
 

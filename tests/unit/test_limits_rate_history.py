@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from batchvision.limits import RateHistory
-from batchvision.limits.meter import MOST_SAMPLES
+from batchvision.limits.limiter import MOST_SAMPLES
 
 
 def test_a_long_run_keeps_a_bounded_number_of_samples_and_every_count():
