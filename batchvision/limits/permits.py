@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from types import TracebackType
-from typing import Self
 
 from batchvision.errors import SpendCapReached
 from batchvision.eventloop import Wakeup
@@ -34,7 +32,7 @@ class SlotOfTicket:
 
 @dataclass(eq=False, repr=False, slots=True)
 class Permit:
-    """Permission to send one request. Leaving its ``with`` block before its end keeps the bound as spent.
+    """Permission to send one request. Its owner ends it by ``settle``, ``void`` or ``keep``.
 
     ``slot`` is the request's place in flight. ``on_end`` is called once.
     """
@@ -47,13 +45,6 @@ class Permit:
 
     def __repr__(self) -> str:
         return f"<Permit {self.bound_ticks} ticks{', ended' if self.has_ended else ''}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if not self.has_ended:
-            self.keep()
 
     def landed(self) -> None:
         """The request is not in flight any longer. The permit ends when the cost is known."""

@@ -79,5 +79,5 @@ def test_never_more_intents_are_open_than_may_be_in_flight_and_no_place_waits_fo
 
 def test_a_place_that_waited_for_its_answer_to_be_durable_would_be_seen(open_after, monkeypatch):
     landed = Permit.landed
-    monkeypatch.setattr(Permit, "landed", lambda permit: landed(permit) if permit._has_ended else None)
+    monkeypatch.setattr(Permit, "landed", lambda permit: landed(permit) if permit.has_ended else None)
     assert {group[-1] for group in steady(open_after())} != {CONCURRENCY}

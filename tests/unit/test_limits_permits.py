@@ -31,37 +31,37 @@ def asking(bound: int | None, tokens: int = 0) -> Estimate:
 
 async def test_a_settled_permit_books_the_real_cost():
     permits, cap = permits_of(100)
-    with await permits.acquire(asking(60)) as permit:
-        assert cap.left_ticks == 40
-        permit.settle(Usage(cost_ticks=10))
+    permit = await permits.acquire(asking(60))
+    assert cap.left_ticks == 40
+    permit.settle(Usage(cost_ticks=10))
     assert (cap.spent_ticks, cap.left_ticks) == (10, 90)
 
 
-async def test_a_permit_left_open_counts_its_bound_as_spent():
+async def test_a_kept_permit_counts_its_bound_as_spent():
     permits, cap = permits_of(100)
-    with pytest.raises(RuntimeError), await permits.acquire(asking(60)):
-        raise RuntimeError("cut off on the wire")
+    permit = await permits.acquire(asking(60))
+    permit.keep()
     assert cap.spent_ticks == 60
 
 
 async def test_a_void_permit_costs_nothing():
     permits, cap = permits_of(100)
-    with await permits.acquire(asking(60)) as permit:
-        permit.void()
+    permit = await permits.acquire(asking(60))
+    permit.void()
     assert (cap.spent_ticks, cap.left_ticks) == (0, 100)
 
 
 async def test_an_answer_of_unknown_cost_counts_as_its_bound():
     permits, cap = permits_of(100)
-    with await permits.acquire(asking(60)) as permit:
-        permit.settle(Usage())
+    permit = await permits.acquire(asking(60))
+    permit.settle(Usage())
     assert cap.spent_ticks == 60
 
 
 async def test_the_cap_is_never_exceeded_and_its_message_names_the_next_step():
     permits, _ = permits_of(100)
-    with await permits.acquire(asking(60)) as permit:
-        permit.settle(Usage(cost_ticks=60))
+    permit = await permits.acquire(asking(60))
+    permit.settle(Usage(cost_ticks=60))
     with pytest.raises(SpendCapReached, match="max_cost_usd") as caught:
         await permits.acquire(asking(60))
     assert caught.value.key == "limits.max_cost_usd"
@@ -73,9 +73,9 @@ async def test_a_request_waits_for_money_that_may_still_come_back():
     got: list[str] = []
 
     async def second() -> None:
-        with await permits.acquire(asking(60)) as permit:
-            got.append("second")
-            permit.settle(Usage(cost_ticks=60))
+        permit = await permits.acquire(asking(60))
+        got.append("second")
+        permit.settle(Usage(cost_ticks=60))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(second)
