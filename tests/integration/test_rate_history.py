@@ -8,7 +8,7 @@ from fake_provider import Asked, FakeProvider, error
 
 from batchvision.cli.status import status_lines
 from batchvision.commands.status import look
-from batchvision.limits.meter import MOST_SAMPLES
+from batchvision.limits.limiter import MOST_SAMPLES
 
 
 def test_a_429_and_its_pause_are_in_the_summary_and_in_status(job_runs):
