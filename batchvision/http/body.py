@@ -6,6 +6,7 @@ httpx's own decoders have no bound: 200 KB of gzip can become 200 MB.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _RAW_DEFLATE = -zlib.MAX_WBITS
@@ -44,16 +45,17 @@ class Body:
 
     def feed(self, chunk: bytes) -> bool:
         """Add bytes as they arrived. False: the body is too long or damaged, and is read no further."""
-        if self._inflater is None:
-            self._keep(chunk)
-        else:
-            try:
-                self._inflate(self._inflater, chunk)
-            except zlib.error:
-                self.is_damaged = True
+        try:
+            for piece in (chunk,) if self._inflater is None else self._inflated(self._inflater, chunk):
+                if piece:
+                    self._parts.append(piece)
+                self._size += len(piece)
+                self.is_too_long = self._size > self._max_bytes
+        except zlib.error:
+            self.is_damaged = True
         return not (self.is_too_long or self.is_damaged)
 
-    def _inflate(self, inflater: zlib._Decompress, chunk: bytes) -> None:
+    def _inflated(self, inflater: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
         if self._head is not None:
             chunk, self._head = self._head + chunk, None
             if len(chunk) < 2:
@@ -67,15 +69,9 @@ class Body:
                 self.is_damaged = self._members > MOST_MEMBERS
                 inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
             # one byte more than allowed shows that the body is too long
-            self._keep(inflater.decompress(chunk, self._max_bytes - self._size + 1))
+            yield inflater.decompress(chunk, self._max_bytes - self._size + 1)
             chunk = inflater.unconsumed_tail or inflater.unused_data
         self._inflater = inflater
-
-    def _keep(self, piece: bytes) -> None:
-        if piece:
-            self._parts.append(piece)
-        self._size += len(piece)
-        self.is_too_long = self._size > self._max_bytes
 
 
 def _has_zlib_head(start: bytes) -> bool:

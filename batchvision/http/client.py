@@ -254,7 +254,9 @@ class _Progress:
         if event == "connection.connect_tcp.started":
             self.may_have_left = False
             self._set_deadline(self.connect_seconds)
-        elif event == "http11.send_request_headers.started" and not _is_connect(info.get("request")):
+        elif event == "http11.send_request_headers.started":
+            if getattr(info.get("request"), "method", None) == b"CONNECT":  # it asks a proxy for a tunnel
+                return
             self.may_have_left = True
             self._set_deadline(self.timeout_seconds)
 
@@ -267,11 +269,6 @@ class _Progress:
 
     def end(self) -> None:
         self._timer.cancel()
-
-
-def _is_connect(request: object) -> bool:
-    """Whether the request asks a proxy for a tunnel."""
-    return getattr(request, "method", None) == b"CONNECT"
 
 
 class _Outgoing(httpx.AsyncByteStream):

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from math import inf
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +27,7 @@ from batchvision.http.hosts import CONNECTIONS, Hosts
 from batchvision.http.lean import LeanTransport
 from batchvision.http.library import httpx
 from batchvision.images import ReserveBytes, check_host, redact_url
+from batchvision.providers import wait_seconds
 
 TIMEOUT_SECONDS = 60.0
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -90,10 +90,6 @@ class _Download:
             self.scope.deadline = anyio.current_time() + left
 
 
-def _direct() -> httpx.AsyncBaseTransport:
-    return LeanTransport(most_idle=CONNECTIONS)
-
-
 class HttpFetcher:
     """Downloads with its own retries. Each failure is a fault of the row that named the URL.
 
@@ -104,7 +100,7 @@ class HttpFetcher:
         self,
         rules: DownloadRules,
         *,
-        transport: Callable[[], httpx.AsyncBaseTransport] = _direct,
+        transport: Callable[[], httpx.AsyncBaseTransport] = lambda: LeanTransport(most_idle=CONNECTIONS),
         resolver: Resolver = resolve,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         jitter: Callable[[], float] = random.random,
@@ -187,16 +183,15 @@ class HttpFetcher:
         host = self._hosts[hop.host]
         with download.deadline_paused():
             await host.wait()
-        response = await (self._by_proxy(hop, download) if self._rules.is_proxied else self._directly(hop, download))
-        delay = _retry_after_seconds(response) if _is_busy(response.status_code) else None
-        if delay is not None:
-            host.pause(delay)
+        if not self._rules.is_proxied:
+            response = await self._directly(hop, download)
+        else:
+            if not self._rules.allow_private_hosts:
+                check_host(hop.url)
+            response = await self._sent(hop, hop.host, CONNECT_TIMEOUT_SECONDS, download)
+        if _is_busy(response.status_code):
+            host.pause(wait_seconds(response.headers.get("retry-after"), datetime.now(UTC)) or 0.0)
         return response
-
-    async def _by_proxy(self, hop: Hop, download: _Download) -> httpx.Response:
-        if not self._rules.allow_private_hosts:
-            check_host(hop.url)
-        return await self._sent(hop, hop.host, CONNECT_TIMEOUT_SECONDS, download)
 
     async def _directly(self, hop: Hop, download: _Download) -> httpx.Response:
         """Ask the first address of the host that accepts a connection."""
@@ -274,21 +269,8 @@ def _check_status(url: str, response: httpx.Response) -> None:
     if status == 200:
         return
     if _is_busy(status):
-        raise _TryAgain(f"HTTP {status}", _retry_after_seconds(response))
+        raise _TryAgain(f"HTTP {status}", wait_seconds(response.headers.get("retry-after"), datetime.now(UTC)))
     raise ImageUnreachable(f"{redact_url(url)}: HTTP {status} {response.reason_phrase}".rstrip())
-
-
-def _retry_after_seconds(response: httpx.Response) -> float | None:
-    """The delay in seconds or until an HTTP date; ``None`` for any other value."""
-    value = response.headers.get("retry-after", "")[:80]
-    if value.isdecimal() and value.isascii():
-        return float(value[:9])
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return max(0.0, (aware - datetime.now(UTC)).total_seconds())
 
 
 async def _read(url: str, response: httpx.Response, max_bytes: int, download: _Download) -> bytes:

@@ -57,26 +57,19 @@ def hop_to(url: str) -> Hop:
         scheme, port = parts.scheme.lower(), parts.port
         if scheme not in _PORTS:
             raise ImageForbidden(f"{redact_url(url)} leads away from http and https")
-        host = _as_dns_knows_it(parts.hostname or "")
+        host = parts.hostname or ""
+        if ":" not in host:  # no IPv6 address: the form that DNS knows
+            host = host.lower() if host.isascii() else httpx.URL(scheme="http", host=host).raw_host.decode("ascii")
     except (ValueError, httpx.InvalidURL):
         host, port = "", None
     if not host or port == 0:
         raise ImageUnreachable(f"{redact_url(url)}: not a usable URL, or redirected to one")
     target = quote(parts.path or "/", safe=_ASCII) + (f"?{quote(parts.query, safe=_ASCII)}" if parts.query else "")
-    authorization = _basic(parts.username, parts.password)
+    authorization = None
+    if parts.username is not None or parts.password is not None:
+        pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        authorization = "Basic " + b64encode(pair.encode()).decode("ascii")
     return Hop(url, scheme, host, port or _PORTS[scheme], target.encode("ascii"), authorization)
-
-
-def _as_dns_knows_it(host: str) -> str:
-    if ":" in host:
-        return host  # IPv6
-    return host.lower() if host.isascii() else httpx.URL(scheme="http", host=host).raw_host.decode("ascii")
-
-
-def _basic(user: str | None, password: str | None) -> str | None:
-    if user is None and password is None:
-        return None
-    return "Basic " + b64encode(f"{unquote(user or '')}:{unquote(password or '')}".encode()).decode("ascii")
 
 
 def redirected(hop: Hop, response: httpx.Response) -> Hop | None:
@@ -136,7 +129,10 @@ class Addresses:
                 f"{shown} leads to {where}, which is not a public address "
                 "(set images.allow_private_hosts = true to allow your own network)"
             )
-        self._keep(host, port, allowed)
+        self._known[host, port] = _Known(allowed, asyncio.get_running_loop().time() + RESOLVED_SECONDS)
+        self._known.move_to_end((host, port))
+        if len(self._known) > _NAMES_KEPT:
+            self._known.popitem(last=False)
         return allowed
 
     def prefer(self, host: str, port: int, address: str) -> None:
@@ -149,10 +145,3 @@ class Addresses:
     def forget(self, host: str, port: int) -> None:
         """Forget the addresses of a host: no address has answered."""
         self._known.pop((host, port), None)
-
-    def _keep(self, host: str, port: int, addresses: tuple[str, ...]) -> None:
-        until = asyncio.get_running_loop().time() + RESOLVED_SECONDS
-        self._known[host, port] = _Known(addresses, until)
-        self._known.move_to_end((host, port))
-        if len(self._known) > _NAMES_KEPT:
-            self._known.popitem(last=False)

@@ -58,19 +58,13 @@ class Hosts:
         key = (name or "").lower().rstrip(".")
         if key not in self._hosts:
             self._hosts[key] = Host(self._sleep, self._clock)
-            self._forget()
+            if len(self._hosts) > _HOSTS_KEPT:  # forget one idle host among the oldest, in constant time
+                oldest = [name for name, _ in zip(self._hosts, range(64), strict=False)]
+                idle = next((name for name in oldest[:-1] if self._hosts[name].is_idle), None)
+                if idle is not None:
+                    del self._hosts[idle]
         self._hosts.move_to_end(key)
         return self._hosts[key]
 
     def __len__(self) -> int:
         return len(self._hosts)
-
-    def _forget(self) -> None:
-        """Forget one idle host among the oldest for each new one, in constant time."""
-        if len(self._hosts) <= _HOSTS_KEPT:
-            return
-        oldest = [name for name, _ in zip(self._hosts, range(64), strict=False)]
-        for name in oldest[:-1]:
-            if self._hosts[name].is_idle:
-                del self._hosts[name]
-                return

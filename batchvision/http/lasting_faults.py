@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterator
 
 from batchvision.errors import CertificateFailed, NoWayToProvider, ProxyRefused, WrongScheme
 from batchvision.http.arrival import reason
@@ -33,11 +32,17 @@ def lasting_fault(error: Exception, network: Network) -> NoWayToProvider | None:
     """The lasting fault behind ``error``. ``None``: the error may be temporary."""
     if isinstance(error, httpx.ProxyError):
         return _refused_by_proxy(str(error), network)
-    for cause in _causes(error):
+    cause: BaseException | None = error
+    while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return _untrusted(cause, network)
+            return CertificateFailed(
+                f"the certificate of {network.host} cannot be verified: {cause.verify_message or reason(cause)}. If a "
+                "company's own authority has signed it (a proxy that reads TLS does so too), name that authority's "
+                f"file in provider.ca_file or SSL_CERT_FILE. This run {network.trust}"
+            )
         if isinstance(cause, ssl.SSLError):
             return _of_handshake(cause.reason or "", network)
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -71,7 +76,10 @@ async def probed(network: Network) -> NoWayToProvider | None:
     """
     if network.proxy is not None:
         return None
-    context = network.context or _unverified()
+    context = network.context
+    if context is None:  # for the handshake only: no request is sent through it
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         async with asyncio.timeout(_PROBE_SECONDS):
             reader, writer = await asyncio.open_connection(network.host, network.port, ssl=context)
@@ -86,13 +94,6 @@ async def probed(network: Network) -> NoWayToProvider | None:
     except OSError:  # also TimeoutError: the server waits for a request
         return None
     return None
-
-
-def _unverified() -> ssl.SSLContext:
-    """A context for a handshake only: no request is sent through it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
 
 
 def _wants_https(network: Network) -> WrongScheme:
@@ -115,14 +116,6 @@ def _refused_by_proxy(said: str, network: Network) -> ProxyRefused | None:
     )
 
 
-def _untrusted(error: ssl.SSLCertVerificationError, network: Network) -> CertificateFailed:
-    return CertificateFailed(
-        f"the certificate of {network.host} cannot be verified: {error.verify_message or reason(error)}. If a "
-        "company's own authority has signed it (a proxy that reads TLS does so too), name that authority's file in "
-        f"provider.ca_file or SSL_CERT_FILE. This run {network.trust}"
-    )
-
-
 def _of_handshake(openssl: str, network: Network) -> NoWayToProvider | None:
     if openssl in _NO_TLS:
         return WrongScheme(
@@ -138,11 +131,3 @@ def _of_handshake(openssl: str, network: Network) -> NoWayToProvider | None:
         f"{network.host} ends the TLS handshake ({said}): where it asks for a certificate of ours, name it in "
         "provider.client_cert"
     )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and its causes."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__

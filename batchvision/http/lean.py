@@ -93,26 +93,19 @@ class LeanTransport(httpx.AsyncBaseTransport):
     def _connections_to(self, origin: Origin) -> ConnectionPool:
         connections = self._origins.get(origin)
         if connections is None:
-            context = self._verifying() if origin.scheme == "https" else None
+            if origin.scheme == "https" and self._context is None:
+                self._context = default_context()
+            context = self._context if origin.scheme == "https" else None
             connections = ConnectionPool(origin.host, origin.port, context, origin.name, self._most_idle, self._buffer)
             self._origins[origin] = connections
-            self._forget_one()
+            if len(self._origins) > MOST_ORIGINS:  # forget the least recently used one, if it has no request in flight
+                oldest, unused = next(iter(self._origins.items()))
+                if unused.is_idle:
+                    del self._origins[oldest]
+                    unused.close_idle()
         elif len(self._origins) > 1:
             self._origins.move_to_end(origin)
         return connections
-
-    def _forget_one(self) -> None:
-        """Forget the least recently used server, if it has no request in flight."""
-        if len(self._origins) > MOST_ORIGINS:
-            oldest, connections = next(iter(self._origins.items()))
-            if connections.is_idle:
-                del self._origins[oldest]
-                connections.close_idle()
-
-    def _verifying(self) -> ssl.SSLContext:
-        if self._context is None:
-            self._context = default_context()
-        return self._context
 
 
 class _Body(httpx.AsyncByteStream):

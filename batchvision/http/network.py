@@ -59,15 +59,10 @@ class Network:
         if not self.uses_httpx:
             return LeanTransport(self.context, most_idle=connections)
         proxy = None if self.proxy is None else self.proxy.for_httpx(self.context)
-        return PooledTransport(self.context or _trusting_none(), proxy=proxy)
+        return PooledTransport(self.context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), proxy=proxy)
 
     def __str__(self) -> str:
         """A sentence for messages."""
         way = "directly" if self.proxy is None else f"through {self.proxy}"
         trust = "" if self.context is None else f"; {self.trust}"
         return f"{self.host} is reached {way}{trust}"
-
-
-def _trusting_none() -> ssl.SSLContext:
-    """A context for a transport that connects to no https server."""
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -51,7 +51,9 @@ def proxy_for(url: str, setting: str | None, key: str, environ: Mapping[str, str
     if setting is not None:
         return None if setting.strip().lower() == NONE else _parsed(setting, key)
     parts = urlsplit(url)
-    if _is_excepted(parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0), environ):
+    host, port = (parts.hostname or "").lower(), parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+    excepted = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    if any(_names(entry.strip().lower(), host, port) for entry in excepted.split(",")):
         return None
     for name in (f"{parts.scheme}_proxy", "all_proxy"):
         for variable in (name, name.upper()):
@@ -81,13 +83,8 @@ def _parsed(value: str, setting: str) -> Proxy:
     return Proxy(shown, setting, auth, tuple(Secret(each) for each in known if each))
 
 
-def _is_excepted(host: str, port: int, environ: Mapping[str, str]) -> bool:
-    """Whether NO_PROXY names the host: itself, a domain above it, ``host:port``, an address range, or ``*``."""
-    listed = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    return any(_names(entry.strip().lower(), host.lower(), port) for entry in listed.split(","))
-
-
 def _names(entry: str, host: str, port: int) -> bool:
+    """Whether an entry of NO_PROXY names the host: itself, a domain above, ``host:port``, a network, or ``*``."""
     if entry == "*":
         return True
     if "/" in entry:

@@ -39,7 +39,13 @@ class Trust:
     def context(self) -> ssl.SSLContext:
         """Raises JobInvalid, which names the setting, for a file that is missing or holds no certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._load_usual(context)
+        places = ssl.get_default_verify_paths()
+        file, folder = Path(places.openssl_cafile), Path(places.openssl_capath)
+        if file.is_file():  # by its path: OpenSSL's default would let SSL_CERT_FILE replace the system's store
+            context.load_verify_locations(cafile=file)
+        if folder.is_dir():
+            context.load_verify_locations(capath=folder)
+        context.load_verify_locations(cafile=certifi.where())
         for setting, path in self.extra:
             _load(context, setting, path)
         if self.client_cert is not None:
@@ -52,17 +58,6 @@ class Trust:
         roots = ["the system's roots", "certifi's", *(f"{path} ({setting})" for setting, path in self.extra)]
         shown = "" if self.client_cert is None else f", shows {self.client_cert} (provider.client_cert)"
         return f"trusts {', '.join(roots[:-1])} and {roots[-1]}{shown}"
-
-    @staticmethod
-    def _load_usual(context: ssl.SSLContext) -> None:
-        """Load the system's store by its paths: OpenSSL's default would let SSL_CERT_FILE replace it."""
-        places = ssl.get_default_verify_paths()
-        file, folder = Path(places.openssl_cafile), Path(places.openssl_capath)
-        if file.is_file():
-            context.load_verify_locations(cafile=file)
-        if folder.is_dir():
-            context.load_verify_locations(capath=folder)
-        context.load_verify_locations(cafile=certifi.where())
 
 
 def default_context() -> ssl.SSLContext:

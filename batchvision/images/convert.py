@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import partial
+from contextlib import nullcontext, suppress
 from math import sqrt
 
 from PIL import (
@@ -98,8 +97,13 @@ def convert(
                 image.draft(None, target)
             if memory_bytes is not None:
                 _check_memory(image, full, target, header, memory_bytes)
-            with _one_at_a_time(image.size):
-                again = partial(_opened_at, content, header.format, preparation.page, pages)
+            with _one_big_image if image.size[0] * image.size[1] > BIG_PIXELS else nullcontext():
+
+                def again() -> ImageFile.ImageFile:
+                    copy = _open(content, header.format)
+                    _go_to_page(copy, preparation.page, pages)
+                    return copy
+
                 upright = _upright(image, header, target, preparation.background, again)
                 ready = _encode_within(upright, header.format, preparation.max_bytes)
                 return ready._replace(pages=pages, channels=channels)
@@ -113,29 +117,15 @@ def convert(
 
 def _open(content: bytes, image_format: ImageFormat) -> ImageFile.ImageFile:
     if image_format is ImageFormat.HEIC:
-        return _open_heic(content)
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError:
+            raise ImageUnreadable("HEIC images need an extra: pip install 'batchvision[heic]'") from None
+        heic: ImageFile.ImageFile = HeifImageFile(io.BytesIO(content))
+        return heic
     if image_format is ImageFormat.AVIF and not AvifImagePlugin.SUPPORTED:
         raise ImageUnreadable("this build of Pillow cannot read AVIF: pip install --upgrade Pillow")
     return _DECODERS[image_format](io.BytesIO(content))
-
-
-def _opened_at(content: bytes, image_format: ImageFormat, page: str | int, pages: int) -> ImageFile.ImageFile:
-    image = _open(content, image_format)
-    _go_to_page(image, page, pages)
-    return image
-
-
-def _open_heic(content: bytes) -> ImageFile.ImageFile:
-    try:
-        from pillow_heif import HeifImageFile
-    except ImportError:
-        raise ImageUnreadable("HEIC images need an extra: pip install 'batchvision[heic]'") from None
-    image: ImageFile.ImageFile = HeifImageFile(io.BytesIO(content))
-    return image
-
-
-def _one_at_a_time(size: tuple[int, int]) -> AbstractContextManager[object]:
-    return _one_big_image if size[0] * size[1] > BIG_PIXELS else nullcontext()
 
 
 def _target(size: tuple[int, int], preparation: ImagePreparation) -> tuple[int, int]:
@@ -181,7 +171,9 @@ def _upright(
     shrink, spare = 1, 1 if size[0] * size[1] > BIG_PIXELS else 2  # scaling from twice the target looks best
     while image.size[0] >= 2 * spare * shrink * target[0] and shrink < STRIP_ROWS:
         shrink *= 2
-    decoded = _scaled(flattened(picture, shrink, background), target)
+    decoded = flattened(picture, shrink, background)
+    if decoded.size != target:
+        decoded = decoded.resize(target, Image.Resampling.BICUBIC, reducing_gap=2.0)
     rotation = _ROTATIONS.get(_orientation(image, header))
     return decoded if rotation is None else decoded.transpose(rotation)
 
@@ -190,10 +182,6 @@ def _fitting(size: tuple[int, int], side: int) -> tuple[int, int]:
     """``size`` scaled in proportion, so that the longer side is at most ``side``."""
     scale = min(1.0, side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def _orientation(image: ImageFile.ImageFile, header: ImageHeader) -> int:
@@ -214,8 +202,8 @@ def _encode_within(image: Image.Image, source: ImageFormat, max_bytes: int) -> C
     subsampling = 2 if source is ImageFormat.JPEG else 0  # drawn and lossless sources keep sharp colour edges
     for _ in range(SHRINK_ROUNDS):
         target = io.BytesIO()
-        clean = image if not image.info else _bare(image)
-        clean.save(target, "JPEG", quality=JPEG_QUALITY, subsampling=subsampling)
+        image.info = {}  # Pillow would write the metadata again (comment, EXIF, profile)
+        image.save(target, "JPEG", quality=JPEG_QUALITY, subsampling=subsampling)
         encoded = target.getvalue()
         if len(encoded) <= max_bytes:
             return Converted(encoded, *image.size)
@@ -223,12 +211,6 @@ def _encode_within(image: Image.Image, source: ImageFormat, max_bytes: int) -> C
         width, height = (max(1, round(length * scale)) for length in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
     raise ImageTooLarge(f"the image cannot be made smaller than {max_bytes:,} bytes: raise images.max_bytes")
-
-
-def _bare(image: Image.Image) -> Image.Image:
-    """Drop the metadata that Pillow would write again (comment, EXIF, profile)."""
-    image.info = {}
-    return image
 
 
 # ---------------------------------------------------------------------------------- pages and channels

@@ -36,11 +36,6 @@ def as_data_uri(text: str) -> str | None:
     return None
 
 
-def is_image_text(text: str) -> bool:
-    """Whether ``text`` is too long, or too similar to an encoded image, for display."""
-    return len(text) > 4096 or (len(text) > 255 and _BASE64.fullmatch(text[:4096]) is not None)
-
-
 def read_data_uri(uri: str, max_bytes: int) -> bytes:
     """The content of a ``data:`` URI. Raises ImageUnreadable, or ImageTooLarge before anything is decoded."""
     head = _DATA_URI.match(uri)
@@ -105,7 +100,7 @@ def text_digest(text: str) -> str:
 
 
 def shown_path(reference: str) -> str:
-    """A path unchanged; for text that is no path its length and hash."""
-    if not is_image_text(reference):
+    """A path unchanged; for text that is too long, or looks like an encoded image, its length and hash."""
+    if len(reference) <= 4096 and (len(reference) <= 255 or not _BASE64.fullmatch(reference)):
         return reference
     return f"text of {len(reference):,} characters;sha256={text_digest(reference)}"

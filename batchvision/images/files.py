@@ -69,20 +69,17 @@ class ImageFolder:
     def facts(self, reference: str) -> FileFacts | None:
         """Size and time of last change. The file is not opened, and may be outside the folder."""
         try:
-            found = _stat(self.root, local_path(reference))
+            name = local_path(reference)
+            try:
+                found = os.stat(name if name.startswith("/") else f"{self.root}/{name}")  # noqa: PTH116 - a Path is slow
+            except FileNotFoundError:
+                other = respelled(_resolved(self.root), name)
+                if other is None:
+                    return None
+                found = os.stat(f"{self.root}/{other}")  # noqa: PTH116
         except (OSError, ValueError, ImageForbidden, ImageUnreadable):
             return None
         return FileFacts(found.st_size, f"{found.st_size}:{found.st_mtime_ns}")
-
-
-def _stat(root: Path, name: str) -> os.stat_result:
-    try:
-        return os.stat(name if name.startswith("/") else f"{root}/{name}")  # noqa: PTH116 - a Path is slow to make
-    except FileNotFoundError:
-        other = respelled(_resolved(root), name)
-        if other is None:
-            raise
-        return os.stat(f"{root}/{other}")  # noqa: PTH116
 
 
 def _open(root: Path, name: str) -> int:

@@ -199,13 +199,13 @@ def _trimmed(url: str, *, keep_tokens: bool) -> str:
     dropped = set(_SIGNATURES) if keep_tokens else _SIGNATURES | _TOKENS
     if any(name in _SIGNATURES or name.startswith(_SIGNED_PREFIXES) for name in names):
         dropped |= _BESIDE_SIGNATURE | _TOKENS
-    kept = [pair for pair in pairs if not _is_dropped(_parameter_name(pair), dropped)]
+    kept = [
+        pair
+        for pair in pairs
+        if (name := _parameter_name(pair)) not in dropped and not name.startswith(_SIGNED_PREFIXES)
+    ]
     host = parts.netloc.rpartition("@")[2].lower()
     return SplitResult(parts.scheme.lower(), host, parts.path, "&".join(kept), "").geturl()
-
-
-def _is_dropped(name: str, dropped: set[str] | frozenset[str]) -> bool:
-    return name in dropped or name.startswith(_SIGNED_PREFIXES)
 
 
 def _parameter_name(pair: str) -> str:

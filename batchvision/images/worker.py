@@ -132,15 +132,8 @@ def _serve(task: DecoderTask, given: BinaryIO) -> tuple[DecoderReply, bytes]:
         return _message(DecoderEnding.TOO_LARGE, MemoryError("the image does not fit into memory when decoded"))
     except ImageUnreadable as error:
         return _message(DecoderEnding.UNREADABLE, error)
-    reply = DecoderReply(
-        DecoderEnding.CONVERTED,
-        ready.width,
-        ready.height,
-        len(ready.content),
-        pages=ready.pages,
-        channels=ready.channels,
-    )
-    return reply, ready.content
+    size = ready.width, ready.height, len(ready.content)
+    return DecoderReply(DecoderEnding.CONVERTED, *size, ready.pages, ready.channels), ready.content
 
 
 def _message(ending: DecoderEnding, error: Exception) -> tuple[DecoderReply, bytes]:

@@ -17,6 +17,7 @@ from batchvision.providers.base import (
 )
 from batchvision.providers.forms import ResponseForm, ResponseForms
 from batchvision.providers.registry import dialect, names
+from batchvision.providers.signs import wait_seconds
 from batchvision.providers.wire import is_aborted_stream, is_stream, masked_stream
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "masked_stream",
     "names",
     "output_limit",
+    "wait_seconds",
 ]

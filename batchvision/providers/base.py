@@ -259,7 +259,7 @@ class Dialect:
     def read_poll(self, raw: RawAnswer) -> NotReady | Gone | Reading:
         """The result of a poll. After a Reading with a Transient error the ticket is polled again."""
         if raw.status == 202:
-            return NotReady(signs.retry_after_seconds(raw))
+            return NotReady(signs.retry_after_seconds(raw, {}))
         if raw.status in (404, 410):
             return Gone(faults.error_text(wire.document_of(raw.body)) or f"{self.name} does not know the ticket")
         return self.read(raw)

@@ -25,16 +25,11 @@ _A_MINUTE_AT_MOST_SECONDS = 90.0
 class RateSigns(NamedTuple):
     """Rate limits in one response; ``None`` where the response is silent.
 
-    ``reset_seconds``: until the used-up allowance is renewed, otherwise until that of requests is. Where
-    ``is_..._window_stated`` is False, a limit is assumed to hold for a minute.
+    Where ``is_..._window_stated`` is False, a limit is assumed to hold for a minute.
     """
 
     limit_requests_per_minute: float | None = None
-    remaining_requests: float | None = None
     limit_tokens_per_minute: float | None = None
-    remaining_tokens: float | None = None
-    reset_seconds: float | None = None
-    retry_after_seconds: float | None = None
     is_requests_window_stated: bool = False
     is_tokens_window_stated: bool = False
     reset_requests_seconds: float | None = None
@@ -88,19 +83,13 @@ _TOKENS = (
 
 def read(raw: RawAnswer) -> RateSigns:
     """The rate limits in ``raw``."""
-    if raw.status not in (429, 503):
-        names = " ".join(raw.headers)
-        if "rate" not in names and "retry" not in names:
-            return _NONE
+    if "ratelimit" not in " ".join(raw.headers):
+        return _NONE
     requests = _allowance(raw, _REQUESTS)
     tokens = _allowance(raw, _TOKENS)
     return RateSigns(
         limit_requests_per_minute=requests.limit_per_minute,
-        remaining_requests=requests.remaining,
         limit_tokens_per_minute=tokens.limit_per_minute,
-        remaining_tokens=tokens.remaining,
-        reset_seconds=_reset_seconds(requests, tokens),
-        retry_after_seconds=retry_after_seconds(raw),
         is_requests_window_stated=requests.window_seconds is not None,
         is_tokens_window_stated=tokens.window_seconds is not None,
         reset_requests_seconds=requests.reset_seconds,
@@ -108,17 +97,17 @@ def read(raw: RawAnswer) -> RateSigns:
     )
 
 
-def retry_after_seconds(raw: RawAnswer, error: Mapping[str, Any] | None = None) -> float | None:
+def retry_after_seconds(raw: RawAnswer, error: Mapping[str, Any]) -> float | None:
     """The wait that the provider asks for, from headers or the body. For a 429, else the reset of a used-up allowance.
 
-    ``error``: the error object of the body; of a 429 or 503 it is read here.
+    ``error``: the error object of the body, read for a 429 or 503.
     """
     milliseconds = _number(raw.headers.get("retry-after-ms"))
     if milliseconds is not None:
         return _believed(milliseconds / 1000)
-    asked = _seconds(raw.headers.get("retry-after"), raw.received_at)
+    asked = wait_seconds(raw.headers.get("retry-after"), raw.received_at)
     if asked is None and raw.status in (429, 503):
-        asked = body_retry_seconds(_error_of(raw) if error is None else error, raw.received_at)
+        asked = body_retry_seconds(error, raw.received_at)
     if asked is None and raw.status == 429:
         used_up = [a.reset_seconds for a in (_allowance(raw, _REQUESTS), _allowance(raw, _TOKENS)) if a.remaining == 0]
         asked = max((seconds for seconds in used_up if seconds is not None), default=None)
@@ -149,18 +138,12 @@ def _reset_in_body(headers: Mapping[str, Any], now: datetime) -> float | None:
     quoted = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
     if quoted.get("x-ratelimit-remaining") != "0":
         return None
-    return _seconds(quoted.get("x-ratelimit-reset"), now)
+    return wait_seconds(quoted.get("x-ratelimit-reset"), now)
 
 
 def names_zero_limit(raw: RawAnswer) -> bool:
     """Whether the headers forbid the account to send anything."""
     return any(_allowance(raw, names).limit == 0 for names in (_REQUESTS, _TOKENS))
-
-
-def _error_of(raw: RawAnswer) -> Mapping[str, Any]:
-    value = wire.document_of(raw.body).value
-    value = value[0] if isinstance(value, list) and value else value
-    return wire.mapping(wire.mapping(value).get("error"))
 
 
 def _allowance(raw: RawAnswer, names: tuple[tuple[str, ...], ...]) -> _Allowance:
@@ -170,7 +153,7 @@ def _allowance(raw: RawAnswer, names: tuple[tuple[str, ...], ...]) -> _Allowance
         found = _Allowance(
             amount,
             _number(raw.headers.get(remaining)),
-            _seconds(raw.headers.get(reset), raw.received_at),
+            wait_seconds(raw.headers.get(reset), raw.received_at),
             by_name or window_seconds,
         )
         if found != (None, None, None, by_name):
@@ -187,13 +170,6 @@ def _limit(value: str | None) -> tuple[float | None, float | None]:
     if value is None or len(value) > 200 or (stated := _WINDOW.search(value)) is None or not float(stated[2]):
         return _number(value), None
     return float(stated[1]), float(stated[2])
-
-
-def _reset_seconds(requests: _Allowance, tokens: _Allowance) -> float | None:
-    used_up = [a.reset_seconds for a in (requests, tokens) if a.remaining == 0 and a.reset_seconds is not None]
-    if used_up:
-        return max(used_up)
-    return tokens.reset_seconds if requests.reset_seconds is None else requests.reset_seconds
 
 
 # ---------------------------------------------------------------------------------- durations and dates
@@ -226,7 +202,7 @@ def _number(value: Any) -> float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
-def _seconds(value: str | None, now: datetime) -> float | None:
+def wait_seconds(value: str | None, now: datetime) -> float | None:
     """A wait in any form: seconds, a duration, seconds since 1970, an HTTP date, an RFC 3339 time."""
     if value is None or len(value) > 80:
         return None

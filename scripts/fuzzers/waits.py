@@ -78,9 +78,10 @@ class Waits:
             raw = RawAnswer(status, headers, json.dumps({"error": error}).encode(), AT)
             for name in _DIALECTS:
                 signs = dialect(name).limits(raw)
-                wait = signs.retry_after_seconds
+                wait = getattr(dialect(name).read(raw).error, "retry_after_seconds", None)
                 assert wait is None or 0 <= wait <= MOST_SECONDS, wait
-                assert signs.reset_seconds is None or 0 <= signs.reset_seconds <= MOST_SECONDS, signs
+                for reset in (signs.reset_requests_seconds, signs.reset_tokens_seconds):
+                    assert reset is None or 0 <= reset <= MOST_SECONDS, signs
                 assert all(each is None or 0 <= each < 1e19 for each in signs), signs
                 kinds.append("none" if wait is None else f"{min(wait, 100):.0e}")
         assert (duration_seconds(said) or 0) <= MOST_SECONDS

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchvision.errors import RateLimited
 from batchvision.providers import RateSigns, dialect, signs
 from batchvision.records import RawAnswer
 
@@ -30,7 +31,7 @@ def raw(headers: dict[str, str], status: int = 200, body: bytes = b"") -> RawAns
                 "x-ratelimit-limit-tokens": "53000000",
                 "x-ratelimit-remaining-tokens": "52999000",
             },
-            RateSigns(8300, 8299, 53_000_000, 52_999_000),
+            RateSigns(8300, 53_000_000),
         ),
         (  # OpenAI
             {
@@ -41,7 +42,7 @@ def raw(headers: dict[str, str], status: int = 200, body: bytes = b"") -> RawAns
                 "x-ratelimit-remaining-tokens": "0",
                 "x-ratelimit-reset-tokens": "1m30s",
             },
-            RateSigns(60, 59, 150_000, 0, 90, reset_requests_seconds=1, reset_tokens_seconds=90),
+            RateSigns(60, 150_000, reset_requests_seconds=1, reset_tokens_seconds=90),
         ),
         (  # Groq: requests are for a day
             {
@@ -52,7 +53,7 @@ def raw(headers: dict[str, str], status: int = 200, body: bytes = b"") -> RawAns
                 "x-ratelimit-remaining-tokens": "17997",
                 "x-ratelimit-reset-tokens": "7.66s",
             },
-            RateSigns(None, 14370, 18000, 17997, 179.56, reset_requests_seconds=179.56, reset_tokens_seconds=7.66),
+            RateSigns(None, 18000, reset_requests_seconds=179.56, reset_tokens_seconds=7.66),
         ),
         (  # Anthropic
             {
@@ -62,7 +63,7 @@ def raw(headers: dict[str, str], status: int = 200, body: bytes = b"") -> RawAns
                 "anthropic-ratelimit-input-tokens-limit": "40000",
                 "anthropic-ratelimit-input-tokens-remaining": "39000",
             },
-            RateSigns(50, 0, 40000, 39000, 30, reset_requests_seconds=30),
+            RateSigns(50, 40000, reset_requests_seconds=30),
         ),
         (  # OpenRouter: milliseconds since 1970
             {
@@ -70,15 +71,15 @@ def raw(headers: dict[str, str], status: int = 200, body: bytes = b"") -> RawAns
                 "x-ratelimit-remaining": "0",
                 "x-ratelimit-reset": str(int(NOW.timestamp() * 1000) + 45_000),
             },
-            RateSigns(20, 0, None, None, 45, reset_requests_seconds=45),
+            RateSigns(20, None, reset_requests_seconds=45),
         ),
         (
             {"x-ratelimit-limit": "20", "x-ratelimit-reset": str(int(NOW.timestamp()) + 30)},
-            RateSigns(20, None, None, None, 30, reset_requests_seconds=30),
+            RateSigns(20, None, reset_requests_seconds=30),
         ),
         (
             {"ratelimit-limit": "100", "ratelimit-remaining": "9", "ratelimit-reset": "12"},
-            RateSigns(100, 9, None, None, 12, reset_requests_seconds=12),
+            RateSigns(100, None, reset_requests_seconds=12),
         ),
         ({"x-ratelimit-limit-requests": "many", "x-ratelimit-reset-requests": "soon"}, RateSigns()),
         ({"x-ratelimit-limit-requests": "0"}, RateSigns()),
@@ -113,7 +114,7 @@ def test_headers_are_read(headers: dict[str, str], expected: RateSigns) -> None:
     ],
 )
 def test_retry_after_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
-    assert signs.retry_after_seconds(raw(headers)) == pytest.approx(seconds)
+    assert signs.retry_after_seconds(raw(headers), {}) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_retry_after_is_read_in_every_form(headers: dict[str, str], seconds: flo
     ],
 )
 def test_a_429_without_retry_after_waits_for_what_is_used_up(headers: dict[str, str], seconds: float | None) -> None:
-    assert signs.retry_after_seconds(raw(headers, status=429)) == pytest.approx(seconds)
+    assert signs.retry_after_seconds(raw(headers, status=429), {}) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,9 @@ def test_a_429_without_retry_after_waits_for_what_is_used_up(headers: dict[str, 
 def test_the_body_of_a_429_may_say_how_long_to_wait(body: object, seconds: float | None) -> None:
     answer = raw({}, status=429, body=json.dumps(body).encode())
 
-    assert dialect("openai").limits(answer).retry_after_seconds == pytest.approx(seconds)
+    error = dialect("openai").read(answer).error
+    assert isinstance(error, RateLimited)
+    assert error.retry_after_seconds == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
