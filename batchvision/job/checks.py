@@ -105,7 +105,7 @@ class Check:
             answer=spec,
             images_first=s.prompt.images_first,
             detail=s.provider.detail,
-            images=_preparation(s.images),
+            images=ImagePreparation(**{each.name: getattr(s.images, each.name) for each in fields(ImagePreparation)}),
         )
         if self.problems:
             return None
@@ -196,7 +196,9 @@ class Check:
         self._lane(dialect)
         base_url = (section.base_url or dialect.default_base_url).rstrip("/")
         self._base_url(base_url)
-        return dialect, base_url, self._key_env(section, dialect)
+        # for a self-hosted server with OpenAI's API the default variable is optional
+        has_other_source = section.api_key_file or section.api_key_command
+        return dialect, base_url, None if has_other_source else section.api_key_env or dialect.default_key_env
 
     def _lane(self, dialect: Dialect) -> None:
         delivery = self.sections.delivery
@@ -221,16 +223,6 @@ class Check:
             self.problems.append("provider.base_url holds a user or password; give the key by api_key_env instead")
         elif parts.fragment:
             self.problems.append("provider.base_url has a fragment (#); end it with the path, or with ?name=value")
-
-    @staticmethod
-    def _key_env(section: ProviderSection, dialect: Dialect) -> str | None:
-        """The environment variable of the key; ``None`` where a file or command gives the key, or no key is needed.
-
-        For a self-hosted server with OpenAI's API the default variable is optional.
-        """
-        if section.api_key_file or section.api_key_command:
-            return None
-        return section.api_key_env or dialect.default_key_env
 
     def _prices_file(self) -> FilePrices | None:
         section = self.sections.provider
@@ -380,10 +372,6 @@ class Check:
         except OSError as error:
             self.problems.append(f"{key}.images: {image} cannot be read: {error.strerror}")
             return ""
-
-
-def _preparation(section: ImagesSection) -> ImagePreparation:
-    return ImagePreparation(**{each.name: getattr(section, each.name) for each in fields(ImagePreparation)})
 
 
 def _answer_text(given: ExampleSection, spec: AnswerSpec | None) -> str:

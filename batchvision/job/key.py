@@ -34,8 +34,8 @@ def find_key(
     value = environ.get(key_env, "")
     if value.strip():
         return _checked(value, key_env)
-    if _may_want_none(section):
-        return None
+    if section.name == "openai" and section.base_url is not None and section.api_key_env is None:
+        return None  # a self-hosted server often has no key, and the job names it otherwise
     raise JobInvalid(
         f"there is no key for {section.name}: set {key_env}: export {key_env}=... "
         "(or name another variable in provider.api_key_env)"
@@ -49,11 +49,6 @@ def key_source(section: ProviderSection, base_dir: Path, key_env: str | None) ->
     if section.api_key_command is not None:
         return "the output of provider.api_key_command"
     return key_env
-
-
-def _may_want_none(section: ProviderSection) -> bool:
-    """Whether a key is optional: a self-hosted server often has no key, and the job names it otherwise."""
-    return section.name == "openai" and section.base_url is not None and section.api_key_env is None
 
 
 def _from_file(path: Path) -> str:

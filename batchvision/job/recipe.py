@@ -7,7 +7,7 @@ changed recipe. A later field is written only if it is set, so that old recipes 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -83,18 +83,13 @@ def recipe_from_document(document: Mapping[str, Any]) -> Recipe:
             user_column=document["user_column"],
             parameters=dict(document["parameters"]),
             examples=tuple(Example(e["user"], tuple(e["images"]), e["answer"]) for e in examples),
-            example_image_sha256=tuple(_flat(examples)),
+            example_image_sha256=tuple(image for e in examples for image in e["images"]),
             answer=_answer_spec(document["answer"]),
             images_first=document["images_first"],
             detail=document["detail"],
             images=ImagePreparation(**document["images"]),
         )
     )
-
-
-def _flat(examples: list[Mapping[str, Any]]) -> Iterator[str]:
-    for example in examples:
-        yield from example["images"]
 
 
 def _answer_spec(document: Mapping[str, Any]) -> AnswerSpec:

@@ -89,10 +89,6 @@ def page_choice(value: object) -> object:
     raise ValueError('write "first", "all" or the number of a page, counted from 1')
 
 
-def _as_number(value: Decimal) -> float:
-    return float(value)
-
-
 Text = Annotated[str, Field(min_length=1), BeforeValidator(lambda v: _filled(v) if isinstance(v, str) else v)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(one_or_many)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -102,7 +98,7 @@ Money = Annotated[
     Decimal,
     BeforeValidator(no_bool),
     Field(ge=0, allow_inf_nan=False),
-    PlainSerializer(_as_number, when_used="json"),
+    PlainSerializer(float, when_used="json"),
 ]
 RowShare = Annotated[RowLimit, BeforeValidator(RowLimit.parse), PlainSerializer(str, when_used="json")]
 
@@ -114,13 +110,11 @@ def kinds(value: object) -> object:
     if isinstance(value, list | tuple):
         for kind in value:
             if not isinstance(kind, str) or kind not in ROW_FAULTS:
-                raise ValueError(f"{kind!r} is no kind of failure; there are unpaid, all, none and {_all_kinds()}")
+                raise ValueError(
+                    f"{kind!r} is no kind of failure; there are unpaid, all, none and {', '.join(ROW_FAULTS)}"
+                )
         return tuple(value)
     return value
-
-
-def _all_kinds() -> str:
-    return ", ".join(ROW_FAULTS)
 
 
 def zone(name: str) -> str:

@@ -60,7 +60,7 @@ def cell_texts(array: pa.Array, field: pa.Field) -> pa.Array:
     ``true`` and ``false``. Binary is hex. Lists are joined by ", " without their nulls. Structs and maps are JSON.
     """
     if JsonCells.of(field) is JsonCells.ANY:
-        return _from_cells(array, _json_cell_text)
+        return _from_cells(array, lambda cell: _value_text(json.loads(cell)) if cell[:1] in '"[' else cell)
     return _texts(array)
 
 
@@ -77,7 +77,9 @@ def _texts(array: pa.Array) -> pa.Array:
     if types.is_decimal(given):
         return _from_cells(array, _decimal_text)
     if types.is_timestamp(given) or types.is_time(given):
-        return _trimmed(iso_texts(array))
+        # the same moment has the same text in every unit: no zeros at the end of a fraction
+        trimmed = pc.replace_substring_regex(iso_texts(array), r"(\.\d*?)0+(Z?)$", r"\1\2")
+        return pc.replace_substring_regex(trimmed, r"\.(Z?)$", r"\1")
     if types.is_duration(given):
         return array.cast(pa.int64()).cast(pa.string())
     if types.is_binary(given):
@@ -95,12 +97,6 @@ def iso_texts(array: pa.Array) -> pa.Array:
     if types.is_timestamp(array.type) and array.type.tz is not None:
         array = array.cast(pa.timestamp(array.type.unit, "UTC"))
     return pc.replace_substring_regex(array.cast(pa.string()), r"^([\d-]+) ", r"\1T")
-
-
-def _trimmed(texts: pa.Array) -> pa.Array:
-    """The same moment has the same text in every unit: no zeros at the end of a fraction."""
-    without_zeros = pc.replace_substring_regex(texts, r"(\.\d*?)0+(Z?)$", r"\1\2")
-    return pc.replace_substring_regex(without_zeros, r"\.(Z?)$", r"\1")
 
 
 def _from_cells(array: pa.Array, text: Any) -> pa.Array:
@@ -136,11 +132,6 @@ def _joined_lists(array: pa.Array) -> pa.Array:
 
 def _joined(texts: Iterable[str | None]) -> str:
     return ", ".join([text for text in texts if text is not None])
-
-
-def _json_cell_text(cell: str) -> str:
-    value = json.loads(cell)
-    return _value_text(value) if isinstance(value, str | list) else cell
 
 
 def _value_text(value: Any) -> str:

@@ -74,14 +74,11 @@ def common_type(first: pa.DataType | None, second: pa.DataType | None) -> pa.Dat
     if all(types.is_integer(each) or types.is_floating(each) for each in (first, second)):
         return pa.float64()
     if types.is_decimal(first) and types.is_decimal(second):
-        return _common_decimal(first, second)
+        scale = max(first.scale, second.scale)
+        precision = scale + max(first.precision - first.scale, second.precision - second.scale)
+        if precision <= 38:
+            return pa.decimal128(precision, scale)
     return pa.string()
-
-
-def _common_decimal(first: pa.DataType, second: pa.DataType) -> pa.DataType:
-    scale = max(first.scale, second.scale)
-    precision = scale + max(first.precision - first.scale, second.precision - second.scale)
-    return pa.decimal128(precision, scale) if precision <= 38 else pa.string()
 
 
 def survey_types(fields: Iterable[pa.Field], known: dict[str, pa.DataType | None]) -> None:
@@ -96,7 +93,8 @@ def keep_cells(array: pa.Array, field: pa.Field, target: pa.DataType) -> list[Ce
     if types.is_null(array.type):
         return [None] * len(array)
     if types.is_floating(target):
-        return [None if value is None else _float_cell(value) for value in array.to_pylist()]
+        numbers = [None if value is None else float(value) for value in array.to_pylist()]
+        return [each if each is None or math.isfinite(each) else float_text(each) for each in numbers]
     if types.is_binary(target):
         return [None if value is None else base64.b64encode(value).decode() for value in array.to_pylist()]
     if types.is_timestamp(target):
@@ -110,23 +108,13 @@ def keep_cells(array: pa.Array, field: pa.Field, target: pa.DataType) -> list[Ce
     return list(cell_texts(array, field).to_pylist())
 
 
-def _float_cell(value: float | str) -> Cell:
-    number = float(value)
-    return number if math.isfinite(number) else float_text(number)
-
-
 def _text_cells(array: pa.Array, field: pa.Field) -> list[Cell]:
     if JsonCells.of(field) is JsonCells.ANY:
-        return [None if cell is None else _unquoted(cell) for cell in array.to_pylist()]
+        # the content of a JSON string; each other value stays JSON
+        return [json.loads(cell) if cell and cell.startswith('"') else cell for cell in array.to_pylist()]
     if types.is_list(array.type) or types.is_struct(array.type) or types.is_map(array.type):
         return [None if value is None else json_text(value) for value in python_values(array)]
     return list(cell_texts(array, field).to_pylist())
-
-
-def _unquoted(cell: str) -> str:
-    """The content of a JSON string. Each other value stays JSON."""
-    value = json.loads(cell) if cell.startswith('"') else cell
-    return str(value)
 
 
 def made_storable(cells: Iterable[Cell]) -> tuple[Cell, ...]:

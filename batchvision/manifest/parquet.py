@@ -102,7 +102,12 @@ def pieces_below(folder: Path, without: Path | None = None) -> list[Piece]:
     """
     excluded = None if without is None else without.resolve()
     try:
-        paths = sorted(path for path in _visible_files(folder, excluded) if _is_parquet(path))
+        paths = sorted(
+            path
+            for path in _visible_files(folder, excluded)
+            # a file of Spark may have no suffix: then its content decides
+            if path.suffix.lower() in _SUFFIXES or (not path.suffix and read_head(LocalInput(path)).startswith(_MAGIC))
+        )
     except OSError as error:
         raise unreadable(error.filename or folder, error) from error
     if not paths:
@@ -126,11 +131,6 @@ def _visible_files(folder: Path, excluded: Path | None) -> Iterator[Path]:
                 yield from _visible_files(path, excluded)
         else:
             yield path
-
-
-def _is_parquet(path: Path) -> bool:
-    """Decide by suffix, or by content where there is no suffix, as in files of Spark."""
-    return path.suffix.lower() in _SUFFIXES or (not path.suffix and read_head(LocalInput(path)).startswith(_MAGIC))
 
 
 def _partitions(folders: Iterable[str]) -> Iterator[tuple[str, str | None]]:

@@ -120,7 +120,11 @@ def _answered(source: pa.NativeFile, request: dict[str, Any]) -> Iterator[_Reply
             for name in request["needed"]:
                 for place in schema.get_all_field_indices(name):
                     _reject_type(schema.field(place))
-            byte_columns = [field.name for field in schema if _holds_bytes(field)]
+            byte_columns = [
+                field.name
+                for field in schema
+                if any(types.is_binary(normal_type(part.type)) for part in _with_parts(field))
+            ]
             yield {"columns": schema.names, "byte_columns": byte_columns}, None
             if request["columns"] is not None:
                 yield from _batches(file, request)
@@ -214,7 +218,7 @@ def normalised(array: pa.Array) -> pa.Array:
         return normalised(array.storage)
     if types.is_dictionary(array.type):
         return normalised(array.dictionary_decode())
-    if _is_uuid(array.type):
+    if types.is_fixed_size_binary(array.type) and array.type.byte_width == 16:
         texts = [None if raw is None else str(UUID(bytes=raw)) for raw in array.to_pylist()]
         return pa.array(texts, pa.string())
     target = normal_type(array.type)
@@ -252,15 +256,6 @@ def _is_list(given: pa.DataType) -> bool:
         types.is_large_list_view,
     )
     return any(is_kind(given) for is_kind in kinds)
-
-
-def _is_uuid(given: pa.DataType) -> bool:
-    return bool(types.is_fixed_size_binary(given) and given.byte_width == 16)
-
-
-def _holds_bytes(field: pa.Field) -> bool:
-    """Whether reading the column means reading images."""
-    return any(types.is_binary(normal_type(part.type)) for part in _with_parts(field))
 
 
 def _reject_type(field: pa.Field) -> None:
