@@ -62,9 +62,13 @@ class Estimator:
     def __init__(self, recipe: Recipe, prices: Prices | None, *, caches_prefix: bool = False) -> None:
         """``caches_prefix``: the provider caches the common prefix of requests, which lowers likely costs."""
         self._prices = prices
-        self._cached = _prefix_tokens(recipe) // CACHE_BLOCK_TOKENS * CACHE_BLOCK_TOKENS if caches_prefix else 0
+        examples_chars = sum(len(example.user) + len(example.answer) for example in recipe.examples)
+        prefix_tokens = (len(system_text(recipe) or "") + examples_chars) // CHARS_PER_TOKEN
+        self._cached = prefix_tokens // CACHE_BLOCK_TOKENS * CACHE_BLOCK_TOKENS if caches_prefix else 0
         self._images = LearnedImages(rule(recipe.model), recipe.detail)
-        self._constant_chars = _constant_chars(recipe)
+        schema = recipe.answer.schema
+        schema_chars = 0 if schema is None else len(json.dumps(schema, default=str))
+        self._constant_chars = len(recipe.system or "") + examples_chars + schema_chars  #: beside the row's text
         self._messages = 2 + 2 * len(recipe.examples)
         self._example_images = sum(len(example.images) for example in recipe.examples)
         self._max_tokens = output_limit(recipe)
@@ -111,19 +115,6 @@ class Estimator:
             self._output.add(usage.completion_tokens + (usage.reasoning_tokens or 0))
         if asked is not None:
             self._images.learn(usage, asked.sizes, asked.text_tokens)
-
-
-def _prefix_tokens(recipe: Recipe) -> int:
-    """Approximate tokens before a row's own text and images, without the examples' images."""
-    examples = sum(len(example.user) + len(example.answer) for example in recipe.examples)
-    return (len(system_text(recipe) or "") + examples) // CHARS_PER_TOKEN
-
-
-def _constant_chars(recipe: Recipe) -> int:
-    """Characters of each request of a recipe beside the row's text."""
-    examples = sum(len(example.user) + len(example.answer) for example in recipe.examples)
-    schema = recipe.answer.schema
-    return len(recipe.system or "") + examples + (0 if schema is None else len(json.dumps(schema, default=str)))
 
 
 # ---------------------------------------------------------------------------------- rules of images

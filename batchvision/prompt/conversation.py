@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from batchvision.prompt.template import Template
-from batchvision.records import AnswerSpec, ImageSlot, Label, Payload, Prompt, Recipe
+from batchvision.records import AnswerSpec, ImageSlot, Payload, Prompt, Recipe
 
 try:
     from pybase64 import b64encode  # three times as fast
@@ -84,11 +84,6 @@ def with_final_text(messages: bytes, text: str) -> bytes:
     return b"%b,%b%b" % (messages[: -len(_END)], _text_part(text), _END)
 
 
-def _described(labels: Sequence[Label]) -> str:
-    lines = [f"- {label.value}: {label.description}" if label.description else f"- {label.value}" for label in labels]
-    return "The labels:\n" + "\n".join(lines)
-
-
 def system_text(recipe: Recipe) -> str | None:
     """The system message: the job's own and, if labels have descriptions, the list of labels.
 
@@ -97,7 +92,9 @@ def system_text(recipe: Recipe) -> str | None:
     labels = recipe.answer.labels
     if not any(label.description for label in labels):
         return recipe.system
-    return "\n\n".join(part for part in (recipe.system, _described(labels)) if part)
+    lines = [f"- {label.value}: {label.description}" if label.description else f"- {label.value}" for label in labels]
+    described = "The labels:\n" + "\n".join(lines)
+    return f"{recipe.system}\n\n{described}" if recipe.system else described
 
 
 class Conversation:

@@ -173,12 +173,10 @@ class _Expander:
             if name not in _TYPES:
                 self._wrong(path, f"{name!r} is no JSON type; there are {', '.join(_TYPES)}")
         if values is not None:  # "null" beside an enum without null does not allow null
-            types = [name for name in types if _values_of(name, values)] or self._no_value(path)
+            types = [name for name in types if _values_of(name, values)]
+            if not types:
+                self._wrong(path, "no value of the enum has the type; make them agree")
         return [name for name in types if name in _TYPES] or ["null"]
-
-    def _no_value(self, path: str) -> list[str]:
-        self._wrong(path, "no value of the enum has the type; make them agree")
-        return []
 
     def _object(self, schema: Mapping[str, Any], path: str, inside: tuple[str, ...]) -> Schema:
         properties = schema.get("properties")

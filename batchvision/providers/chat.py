@@ -92,7 +92,9 @@ def read(
         is_error = found.get("code") and isinstance(found.get("message"), str)
     if document.problem is None and is_error:
         return known, faults.from_document(raw, document, voice)
-    if document.problem is None and not body.get("choices") and _is_accounted(known.usage):
+    usage = known.usage
+    is_paid = any(count is not None for count in (usage.prompt_tokens, usage.completion_tokens, usage.cost_ticks))
+    if document.problem is None and not body.get("choices") and is_paid:
         return known, EmptyAnswer("the answer has usage and no content")  # whole and paid for, so not cut short
     if document.problem is not None or not isinstance(body.get("choices"), list):
         return known, _cut_short(raw, document, voice)
@@ -112,10 +114,6 @@ def read(
     if not known.text.strip(_INVISIBLE).strip():
         return known, EmptyAnswer(f"the answer has no content (finish_reason {reason or 'not given'})")
     return known, None
-
-
-def _is_accounted(usage: Usage) -> bool:
-    return any(count is not None for count in (usage.prompt_tokens, usage.completion_tokens, usage.cost_ticks))
 
 
 def _truncation(known: Answer) -> str:

@@ -136,7 +136,7 @@ def _codes(error: dict[str, Any]) -> Iterator[str]:
     named = (error.get("code"), error.get("type"), error.get("status"), metadata.get("error_type"))
     for code in (*named, metadata.get("provider_code"), wire.mapping(error.get("availability")).get("code")):
         if isinstance(code, str):
-            yield _as_words(code)
+            yield re.sub(r"[^a-z0-9]+", "_", code[:100].lower()).strip("_")
         elif isinstance(code, int) and 0 < code < len(GRPC_NAMES):
             yield GRPC_NAMES[code]
     if metadata.get("flagged_input") or metadata.get("reasons"):
@@ -145,19 +145,12 @@ def _codes(error: dict[str, Any]) -> Iterator[str]:
         if "retryDelay" in wire.mapping(detail):
             yield "quota_per_minute"
         for violation in wire.sequence(wire.mapping(detail).get("violations")):
-            yield _quota_code(str(wire.mapping(violation).get("quotaId")))
+            is_of_a_day = "PerDay" in str(wire.mapping(violation).get("quotaId"))
+            yield "quota_per_day" if is_of_a_day else "quota_per_minute"
 
 
 #: "limit: 0" as Gemini and OpenAI write it, "(actual/limit): 5/0" as xAI does.
 _ZERO = re.compile(r"\blimit:? ?0(?![\d.,]*\d)|\(actual/limit\):\s*[\d.,]+\s*/\s*0(?![\d.,]*\d)", re.IGNORECASE)
-
-
-def _quota_code(quota_id: str) -> str:
-    return "quota_per_day" if "PerDay" in quota_id else "quota_per_minute"
-
-
-def _as_words(code: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", code[:100].lower()).strip("_")
 
 
 def _status_in(error: Mapping[str, Any]) -> int | None:

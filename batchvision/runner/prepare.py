@@ -44,16 +44,11 @@ class Preparer:
     ) -> None:
         self._recipe_id = recipe_id
         self._conversation = conversation
-        self._images = images
+        self.images = images
         self._estimator = estimator
         self._skip_bad_images = skip_bad_images
         self._may_inline_urls = may_inline_urls
         self._raised_max_tokens = raised_max_tokens
-
-    async def weight_bytes(self, row: Row) -> int:
-        """About how much memory the row's images take until their request has ended: base64 in the messages, and once
-        more in the body while it leaves."""
-        return await self._images.size_bytes(row.images) * 8 // 3
 
     async def prepare(self, row: Row, *, inline: bool = False) -> Request:
         """The request of ``row``; ``inline``: image URLs are downloaded here instead of handed over.
@@ -62,7 +57,7 @@ class Preparer:
         """
         if row.problem is not None:
             raise RowInvalid(row.problem)
-        payloads = await payloads_of(self._images, row, inline=inline, skip_bad_images=self._skip_bad_images)
+        payloads = await payloads_of(self.images, row, inline=inline, skip_bad_images=self._skip_bad_images)
         messages = self._conversation.messages(row.prompt, payloads)
         urls = [payload.url for payload in payloads if payload.url]
         return Request(
@@ -152,10 +147,11 @@ class RowRequests:
 
     async def room_for(self, row: Row) -> AbstractAsyncContextManager[None]:
         """Memory for the row's images, from their reading until its request has ended. Rows wait in order."""
-        weight_bytes = 0
+        size_bytes = 0
         with self._stop.interruptible():
-            weight_bytes = await self._preparer.weight_bytes(row)
-        return self._bytes.hold(weight_bytes)
+            size_bytes = await self._preparer.images.size_bytes(row.images)
+        # base64 in the messages, and once more in the body while it leaves
+        return self._bytes.hold(size_bytes * 8 // 3)
 
     async def request_of(self, row: Row) -> Request | None:
         """The row's request. ``None``: it failed here, is done, waits, or an identical request has an answer."""

@@ -185,11 +185,11 @@ async def test_a_url_that_cannot_be_downloaded_fails_its_row(photos: Path) -> No
 # ---------------------------------------------------------------------------------- sizes
 
 
-async def test_its_weight_is_the_base64_of_its_images_in_messages_and_body(photos: Path) -> None:
+async def test_the_size_of_its_images_is_known_without_reading_them(photos: Path) -> None:
     size = (photos / "red.png").stat().st_size
     several = row("red.png", "red.png", "missing.png", SIGNED)
-    assert await preparer(photos).weight_bytes(several) == 2 * size * 8 // 3
-    assert await preparer(photos).weight_bytes(row()) == 0
+    assert await preparer(photos).images.size_bytes(several.images) == 2 * size
+    assert await preparer(photos).images.size_bytes(row().images) == 0
 
 
 async def test_only_a_job_that_raises_max_tokens_has_a_second_and_larger_bound(photos: Path) -> None:

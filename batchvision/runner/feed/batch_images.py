@@ -37,12 +37,6 @@ def are_plain(urls: pa.Array) -> bool:
     return pc.all(pc.match_substring_regex(urls, _PLAIN_HOST)).as_py() is not False
 
 
-def _with_name(name: str, stamps: pa.Array) -> pa.Array:
-    """The column's name before its stamps. A row without a stamp in it gets no name."""
-    named = pc.binary_join_element_wise(pa.scalar(frame(name), pa.string()), stamps, NO_TEXT)
-    return pc.replace_with_mask(named, pc.equal(stamps, NO_TEXT), NO_TEXT)
-
-
 class ImageColumns(NamedTuple):
     """A job's settings for image columns."""
 
@@ -64,7 +58,10 @@ class BatchImages:
         self._batch = batch
         self._columns = columns
         self._plain = [self._plain_urls(name) for name in columns.names]
-        self._refs = self._refs_of_others()
+        self._refs = [
+            None if plain is not None else self._parsed(name)
+            for name, plain in zip(columns.names, self._plain, strict=True)
+        ]
 
     @property
     def are_all_plain(self) -> bool:
@@ -93,20 +90,12 @@ class BatchImages:
             return None
         return array
 
-    def _refs_of_others(self) -> list[list[tuple[ImageRef, ...]] | None]:
-        versions = self._versions() if None in self._plain else ()
-        return [
-            self._known(
-                image_refs(self._batch.column(name), self._batch.schema.field(name), self._columns.separator, versions)
-            )
-            if plain is None
-            else None
-            for name, plain in zip(self._columns.names, self._plain, strict=True)
-        ]
-
-    def _known(self, rows: list[tuple[ImageRef, ...]]) -> list[tuple[ImageRef, ...]]:
-        """Give each URL its form without the ignored parameters."""
-        ignored = self._columns.ignored_parameters
+    def _parsed(self, name: str) -> list[tuple[ImageRef, ...]]:
+        """The refs of each cell. A URL also has its form without the ignored parameters."""
+        batch, version, ignored = self._batch, self._columns.version, self._columns.ignored_parameters
+        texts = None if version is None else cell_texts(batch.column(version), batch.schema.field(version))
+        versions = [] if texts is None else texts.to_pylist()
+        rows = image_refs(batch.column(name), batch.schema.field(name), self._columns.separator, versions)
         if not ignored:
             return rows
         return [
@@ -117,45 +106,40 @@ class BatchImages:
             for row in rows
         ]
 
-    def _versions(self) -> list[str | None]:
-        name = self._columns.version
-        if name is None:
-            return []
-        return list(cell_texts(self._batch.column(name), self._batch.schema.field(name)).to_pylist())
-
     def stamps(self) -> pa.Array:
         """For each row the stamps of its images, framed and joined; "" where it has no image."""
-        framed = [
-            _framed_urls(plain) if plain is not None else self._stamped(refs or [])
-            for plain, refs in zip(self._plain, self._refs, strict=True)
-        ]
+        files, mode = self._columns.files, self._columns.identity_mode
+        framed: list[pa.Array] = []
+        for name, plain, refs in zip(self._columns.names, self._plain, self._refs, strict=True):
+            if plain is not None:
+                stamps = _framed_urls(plain)
+            else:
+                texts = ["".join([frame(stamp(ref, files, mode)) for ref in row]) for row in refs or ()]
+                stamps = pa.array(texts, pa.string())
+            if self._columns.are_placed_by_name:  # the column's name comes first, except where it has no stamp
+                named = pc.binary_join_element_wise(pa.scalar(frame(name), pa.string()), stamps, NO_TEXT)
+                stamps = pc.replace_with_mask(named, pc.equal(stamps, NO_TEXT), NO_TEXT)
+            framed.append(stamps)
         if not framed:
             return pa.repeat(NO_TEXT, self._batch.num_rows)
-        if self._columns.are_placed_by_name:
-            framed = [_with_name(name, stamps) for name, stamps in zip(self._columns.names, framed, strict=True)]
         if len(framed) == 1:
             return pc.fill_null(framed[0], NO_TEXT)
         return pc.binary_join_element_wise(*framed, NO_TEXT, null_handling="replace", null_replacement="")
 
-    def _stamped(self, refs: list[tuple[ImageRef, ...]]) -> pa.Array:
-        files, mode = self._columns.files, self._columns.identity_mode
-        return pa.array(["".join([frame(stamp(ref, files, mode)) for ref in row]) for row in refs], pa.string())
-
     def of_rows(self, places: list[int]) -> list[tuple[ImageRef, ...]]:
         """The refs of the rows at ``places``, in the order of the columns."""
-        columns = [
-            [self._with_sizes(refs[place]) for place in places] if refs is not None else _url_refs(plain, name, places)
-            for name, plain, refs in zip(self._columns.names, self._plain, self._refs, strict=True)
-        ]
+        files, columns = self._columns.files, list[list[tuple[ImageRef, ...]]]()
+        for name, plain, refs in zip(self._columns.names, self._plain, self._refs, strict=True):
+            if refs is not None:  # sizes are looked up in the feed's thread, because a disk may block
+                columns.append([tuple([with_size(ref, files) for ref in refs[place]]) for place in places])
+            elif plain is not None:
+                urls = plain.take(pa.array(places, pa.int64())).to_pylist()
+                columns.append([() if url is None else (ImageRef(ImageKind.URL, url, name),) for url in urls])
+        if not columns:
+            return [()] * len(places)
         if len(columns) == 1:
             return columns[0]
-        return (
-            [tuple(chain.from_iterable(row)) for row in zip(*columns, strict=True)] if columns else [()] * len(places)
-        )
-
-    def _with_sizes(self, refs: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
-        """Sizes are looked up in the feed's thread, because a disk may block."""
-        return tuple([with_size(ref, self._columns.files) for ref in refs])
+        return [tuple(chain.from_iterable(row)) for row in zip(*columns, strict=True)]
 
     def places_with_nul(self) -> list[int]:
         """The rows with a NUL in an image reference. Plain URLs are free of it."""
@@ -165,11 +149,6 @@ class BatchImages:
             for place, row in enumerate(refs or ())
             if any("\x00" in ref.reference or "\x00" in (ref.version or "") for ref in row)
         ]
-
-
-def _url_refs(urls: pa.Array, slot: str, places: list[int]) -> list[tuple[ImageRef, ...]]:
-    chosen = urls.take(pa.array(places, pa.int64())).to_pylist()
-    return [() if url is None else (ImageRef(ImageKind.URL, url, slot),) for url in chosen]
 
 
 def _framed_urls(urls: pa.Array) -> pa.Array:

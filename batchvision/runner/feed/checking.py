@@ -5,7 +5,7 @@ Rule: an invalid row keeps its place, gets an id of its own, and has a key made 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -73,7 +73,11 @@ class StretchBuilder:
         recipe_id = self._job.recipe.recipe_id
         skip_keys = skip_digests(recipe_id, prompts.texts, stamps)
         if problems:
-            skip_keys = _with_keys(skip_keys, {at: _problem_key(recipe_id, why) for at, why in problems.items()})
+            changed = bytearray(skip_keys)
+            for place, problem in problems.items():
+                key = keys.key_bytes(keys.skip_key(recipe_id, problem, ["row_invalid"]))
+                changed[place * keys.KEY_BYTES : (place + 1) * keys.KEY_BYTES] = key
+            skip_keys = bytes(changed)
         return Stretch(batch, positions, ids, prompts, images, stamps, skip_keys, problems, self._keep)
 
     def _checked_ids(self, ids: pa.Array, positions: Sequence[int], problems: dict[int, str]) -> pa.Array:
@@ -132,18 +136,6 @@ def _add(problems: dict[int, str], places: Iterable[int], problem: str) -> None:
     """A row is listed with its first problem."""
     for place in places:
         problems.setdefault(place, problem)
-
-
-def _problem_key(recipe_id: str, problem: str) -> bytes:
-    """The skip_key of an invalid row."""
-    return keys.key_bytes(keys.skip_key(recipe_id, problem, ["row_invalid"]))
-
-
-def _with_keys(skip_keys: bytes, replaced: Mapping[int, bytes]) -> bytes:
-    changed = bytearray(skip_keys)
-    for place, key in replaced.items():
-        changed[place * keys.KEY_BYTES : (place + 1) * keys.KEY_BYTES] = key
-    return bytes(changed)
 
 
 class _RepeatedIds:

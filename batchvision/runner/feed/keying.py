@@ -45,7 +45,9 @@ def row_ids(batch: pa.RecordBatch, job: Job, secrets: Secrets) -> pa.Array:
         return _content_ids(batch, job)
     texts = [_texts_of(batch, name) for name in job.id_columns]
     if len(texts) > 1:
-        texts = [_escaped(_empty_as_null(text)) for text in texts]
+        texts = [
+            pc.replace_substring(pc.replace_substring(_empty_as_null(text), "\\", "\\\\"), "|", "\\|") for text in texts
+        ]
         return _masked(pc.binary_join_element_wise(*texts, _BAR, null_handling="emit_null"), secrets)
     return _masked(_empty_as_null(texts[0]), secrets)
 
@@ -63,10 +65,6 @@ def _empty_as_null(texts: pa.Array) -> pa.Array:
         return texts
     # pc.if_else of pyarrow 18 reads the wrong part of a sliced column
     return pa.array([text or None for text in texts.to_pylist()], pa.string())
-
-
-def _escaped(texts: pa.Array) -> pa.Array:
-    return pc.replace_substring(pc.replace_substring(texts, "\\", "\\\\"), "|", "\\|")
 
 
 def _content_ids(batch: pa.RecordBatch, job: Job) -> pa.Array:
@@ -126,15 +124,12 @@ def prompts_of(batch: pa.RecordBatch, job: Job) -> BatchPrompts:
         pc.fill_null(_texts_of(batch, part.name), NO_TEXT) if isinstance(part, ColumnField) else part
         for part in template.parts
     ]
-    texts = keys.hashed_text(template.render({})) if not template.columns else _joined_texts(parts)
-    return BatchPrompts(texts, parts if template.slots else None)
-
-
-def _joined_texts(parts: Sequence[pa.Array | str | ImageSlot]) -> pa.Array:
-    """:func:`keys.hashed_text` over columns."""
-    texts = [keys.slot_text(part.name) if isinstance(part, ImageSlot) else part for part in parts]
-    scalars = [pa.scalar(part, pa.string()) if isinstance(part, str) else part for part in texts]
-    return pc.binary_join_element_wise(*scalars, NO_TEXT)
+    kept_parts = parts if template.slots else None
+    if not template.columns:
+        return BatchPrompts(keys.hashed_text(template.render({})), kept_parts)
+    hashed = [keys.slot_text(part.name) if isinstance(part, ImageSlot) else part for part in parts]
+    scalars = [pa.scalar(part, pa.string()) if isinstance(part, str) else part for part in hashed]
+    return BatchPrompts(pc.binary_join_element_wise(*scalars, NO_TEXT), kept_parts)
 
 
 # ---------------------------------------------------------------------------------- keys

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from batchvision import keys
 from batchvision.manifest import keep_cells, made_storable
-from batchvision.records import Cell, ImageRef, Prompt, Row
+from batchvision.records import Cell, Row
 from batchvision.runner.feed.batch_images import BatchImages
 from batchvision.runner.feed.keying import BatchPrompts, request_digests
 
@@ -137,10 +137,14 @@ class Stretch:
             return ()
         chosen = pa.array(places, pa.int64())
         parts = (self.ids.take(chosen).to_pylist(), self.prompts.of_rows(chosen), self.images.of_rows(places))
-        return tuple(
-            self._row(place, row_id, prompt, refs, keep)
-            for place, row_id, prompt, refs, keep in zip(places, *parts, self.kept_cells(places), strict=True)
-        )
+        rows: list[Row] = []
+        for place, row_id, prompt, refs, keep in zip(places, *parts, self.kept_cells(places), strict=True):
+            position, key, problem = self.positions[place], self.key(place), self.problems.get(place)
+            if problem is None:
+                rows.append(Row(position, row_id, prompt, refs, keep, key))
+            else:
+                rows.append(Row(position, row_id, (), (), made_storable(keep), key, problem))
+        return tuple(rows)
 
     def kept_cells(self, places: Sequence[int]) -> list[tuple[Cell, ...]]:
         """The cells of the job's kept columns, row by row."""
@@ -150,11 +154,3 @@ class Stretch:
             for column, target in self.keep
         ]
         return list(zip(*cells, strict=True)) if cells else [()] * len(chosen)
-
-    def _row(
-        self, place: int, row_id: str, prompt: Prompt, images: tuple[ImageRef, ...], keep: tuple[Cell, ...]
-    ) -> Row:
-        position, key, problem = self.positions[place], self.key(place), self.problems.get(place)
-        if problem is None:
-            return Row(position, row_id, prompt, images, keep, key)
-        return Row(position, row_id, (), (), made_storable(keep), key, problem)
