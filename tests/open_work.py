@@ -11,12 +11,14 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 import anyio
-from fake_provider import chat, inline, virtual_now
+from fake_provider import NIGHTFALL, chat, inline, virtual_now
 from provider_transports import InMemoryProvider
 from virtual_time import VIRTUAL
 
@@ -24,9 +26,10 @@ from batchvision import Job
 from batchvision.checkpoint.disk import LocalDisk
 from batchvision.records import Counters, RawAnswer
 from batchvision.runner.dependencies import RunDependencies
-from batchvision.runner.session import run_async
+from batchvision.runner.session import Watch, run_async
 
 REFUSED_EVERY = 50  #: One in so many answered rows fails, so that each seal has new failures.
+AWAY = "https://away.example/v1"  #: Runs with this base URL leave the tickets of the other one open, without polls.
 _MARK = re.compile(rb"\[\[(.*?)\]\]")
 _JSON = {"content-type": "application/json"}
 _SEGMENT = re.compile(r"journal-\d+\.log")
@@ -121,18 +124,6 @@ class OpenWork:
     tickets: int = 0
     failed: int = 0
 
-    def job(self, lane: str, per_second: int) -> Job:
-        settings = {
-            "name": "night",
-            "manifest": {"path": "photos.csv", "id": "sku", "keep": ["title"]},
-            "prompt": {"user": "Describe {title} [[{sku}]]"},
-            "provider": {"name": "xai", "model": "grok-4.3"},
-            "delivery": {"lane": lane, "max_open_tickets": 1_000_000},
-            "limits": {"requests_per_second": per_second, "concurrency": 32, "max_failed": "100%"},
-            "output": {"path": "out"},
-        }
-        return Job.from_mapping(settings, self.folder, {})
-
     def leave(self, watch: Callable[[Counters], None] = lambda counters: None) -> None:
         """Fail the rows without an image, then submit the others until all tickets are open.
 
@@ -145,17 +136,51 @@ class OpenWork:
 
         if self.failed:
             self._write(failed=self.failed)
-            self._play(self.job("online", 2_000), CountingDisk(), lambda counters: False)
+            self._play(self._job("online", 2_000), CountingDisk(), lambda counters: False)
         if self.tickets:
             self._write(open=self.tickets)
-            self._play(self.job("deferred", 2_000), CountingDisk(), is_enough)
+            self._play(self._job("deferred", 500), CountingDisk(), is_enough)
 
     def answer(self, rows: int) -> SealCost:
         """Answer ``rows`` rows online while the tickets are open, and return the cost of the largest seal."""
         disk = CountingDisk()
         self._write(answered=2 * rows)  # the run stops in the middle of its manifest: failed rows do not leave it
-        self._play(self.job("online", 200), disk, lambda counters: counters.rows_completed >= rows)
+        self._play(self._job("online", 200, AWAY), disk, lambda counters: counters.rows_completed >= rows)
         return disk.largest_seal()
+
+    def stalls(self, rows: int, per_second: int) -> list[float]:
+        """Answer ``rows`` rows in real time on the real disk. Return by how many seconds each timer of a millisecond
+        was late, after the first tenth of the rows."""
+        self._write(answered=2 * rows)
+        late: list[float] = []
+
+        async def watch(counters: Counters) -> None:
+            while counters.rows_completed < rows:
+                due = anyio.current_time() + 0.001
+                await anyio.sleep(0.001)
+                if counters.rows_completed > rows / 10:
+                    late.append(anyio.current_time() - due)
+            raise Enough
+
+        began = monotonic()
+        dependencies = RunDependencies(
+            now=lambda: NIGHTFALL + timedelta(hours=1, seconds=monotonic() - began),  # the tickets have not expired
+            transport=TicketsWithoutMemory(),
+        )
+        self._run(self._job("online", per_second, AWAY), dependencies, watch, {})
+        return late
+
+    def _job(self, lane: str, per_second: int, base_url: str = "https://here.example/v1") -> Job:
+        settings: dict[str, Any] = {
+            "name": "night",
+            "manifest": {"path": "photos.csv", "id": "sku", "keep": ["title"]},
+            "prompt": {"user": "Describe {title} [[{sku}]]"},
+            "provider": {"name": "xai", "model": "grok-4.3", "base_url": base_url},
+            "delivery": {"lane": lane, "max_open_tickets": 1_000_000},
+            "limits": {"requests_per_second": per_second, "concurrency": per_second // 16, "max_failed": "100%"},
+            "output": {"path": "out"},
+        }
+        return Job.from_mapping(settings, self.folder, {})
 
     def _write(self, **counts: int) -> None:
         rows = [
@@ -166,6 +191,7 @@ class OpenWork:
         (self.folder / "photos.csv").write_text("\n".join(["sku,image,title", *rows]) + "\n")
 
     def _play(self, job: Job, disk: CountingDisk, is_enough: Callable[[Counters], bool]) -> None:
+        """In virtual time."""
         dependencies = RunDependencies(
             now=virtual_now, rng=random.Random(), offload=inline, transport=TicketsWithoutMemory(), disk=disk
         )  # each run has its own seed: all of them begin in the same second
@@ -175,10 +201,13 @@ class OpenWork:
                 await anyio.sleep(0.2)
             raise Enough
 
+        self._run(job, dependencies, watch, VIRTUAL)
+
+    def _run(self, job: Job, dependencies: RunDependencies, watch: Watch, options: Mapping[str, Any]) -> None:
         async def run() -> None:
             await run_async(job, environ={"XAI_API_KEY": "xai-secret-key-000"}, dependencies=dependencies, watch=watch)
 
         try:
-            anyio.run(run, backend_options=VIRTUAL)
+            anyio.run(run, backend_options=dict(options))
         except* Enough:
             pass

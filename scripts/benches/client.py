@@ -49,6 +49,16 @@ def _batchvision(name: str) -> Callable[[], Work]:
     return ready
 
 
+def _seals(name: str) -> Callable[[], Work]:
+    def ready() -> Work:
+        from benches import seal_runs
+
+        work: Work = getattr(seal_runs, name)
+        return work
+
+    return ready
+
+
 def _material() -> Work:
     from benches.material import make
 
@@ -65,6 +75,9 @@ CONTENDERS: dict[str, Callable[[], Work]] = {
     "resume": _batchvision("resume"),
     "plan": _batchvision("plan"),
     "tickets": _batchvision("tickets"),
+    "seals": _seals("seal_costs"),
+    "accepted": _seals("accepted"),
+    "stall": _seals("stall"),
     "material": lambda: _material(),
 }
 

@@ -71,6 +71,13 @@ def test_tickets_print_how_often_and_how_late_they_are_asked_for(tmp_path: Path)
     assert all(float(_figures(printed, limit)[1]) > 0 for limit in ("200 requests", "1,000 requests"))
 
 
+def test_seals_print_their_bytes_the_memory_of_tickets_and_the_longest_stall(tmp_path: Path) -> None:
+    printed = _printed(tmp_path, "seals", "--rows", "500")
+    assert int(_figures(printed, "500 tickets and 2,000 failed rows")[0].replace(",", "")) > 0
+    assert float(_figures(printed, "batchvision")[1]) > 0
+    assert float(_figures(printed, "without seals")[0]) > 0
+
+
 def test_startup_prints_the_time_to_the_first_request(tmp_path: Path) -> None:
     printed = _printed(tmp_path, "startup", "--rows", "300")
     assert float(_figures(printed, "batchvision run")[0]) > 0
