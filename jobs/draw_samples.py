@@ -1,8 +1,8 @@
-"""Draws the sample images that the jobs beside this file read: jobs/photos/ and its manifest photos.csv."""
+"""Writes the sample images that the jobs beside this file read: jobs/photos/ and its manifest photos.csv."""
 
 from pathlib import Path
 
-from batchvision.samples import draw_samples
+from batchvision.samples import write_samples
 
 if __name__ == "__main__":
-    print(draw_samples(Path(__file__).parent / "photos"))
+    print(write_samples(Path(__file__).parent / "photos"))

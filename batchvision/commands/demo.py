@@ -1,4 +1,4 @@
-"""The demo: draw sample images and run a job on them against the emulator.
+"""The demo: write sample images and run a job on them against the emulator.
 
 The job and its run are ordinary.
 """
@@ -12,7 +12,7 @@ from batchvision.emulator import EmulatorOptions, start_in_thread
 from batchvision.job import Job
 from batchvision.records import RunSummary
 from batchvision.runner import Watch, run_async
-from batchvision.samples import draw_samples
+from batchvision.samples import write_samples
 
 JOB_NAME = "demo.toml"
 #: Bounds that make the progress bar visible for a few seconds.
@@ -65,9 +65,9 @@ class DemoRun(NamedTuple):
 
 
 async def demo(folder: Path, watch: Watch | None = None) -> DemoRun:
-    """Draw the samples, write the job and run it. A second demo finds all rows done. Raises StopRun as a run does."""
+    """Write the samples and the job, then run it. A second demo finds all rows done. Raises StopRun as a run does."""
     if not (folder / "photos" / "photos.csv").exists():
-        draw_samples(folder / "photos")
+        write_samples(folder / "photos")
     job_path = folder / JOB_NAME
     job_path.write_text(JOB_TEXT.format(here=folder), encoding="utf-8")
     with start_in_thread(EmulatorOptions(latency_seconds=LATENCY_SECONDS)) as emulator:

@@ -16,7 +16,7 @@ from aiohttp import web
 from batchvision.job import Job
 from batchvision.records import RunSummary
 from batchvision.runner.session import run_async
-from batchvision.samples import draw_samples
+from batchvision.samples import write_samples
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +73,7 @@ async def a_stub() -> AsyncIterator[Stub]:
 async def run_at(stub: Stub, folder: Path, name: str) -> RunSummary:
     """The job, with the stub in place of its host alone: path and query of its base URL stay."""
     shutil.copytree(JOBS, folder / "jobs" / "providers")
-    draw_samples(folder / "jobs" / "photos")
+    write_samples(folder / "jobs" / "photos")
     path = folder / "jobs" / "providers" / f"{name}.toml"
     parts = urlsplit(Job.load(path, environ={}).base_url)
     there = stub.url + parts.path + (f"?{parts.query}" if parts.query else "")
@@ -160,7 +160,7 @@ async def test_a_variable_that_is_not_set_is_named_before_anything_is_sent(tmp_p
     async with a_stub() as stub:
         with pytest.raises(Exception, match="TEAM_TOKEN is not set: export TEAM_TOKEN") as caught:
             shutil.copytree(JOBS, tmp_path / "jobs" / "providers")
-            draw_samples(tmp_path / "jobs" / "photos")
+            write_samples(tmp_path / "jobs" / "photos")
             job = Job.load(tmp_path / "jobs" / "providers" / "gateway.toml", environ={})
             await run_async(job, environ={"OPENAI_API_KEY": "openai-key-0123456789"})
     assert type(caught.value).__name__ == "JobInvalid"

@@ -119,12 +119,12 @@ def test_every_file_that_contributing_names_is_there() -> None:
 def test_the_python_of_the_readme_runs_a_job_without_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from batchvision.samples import draw_samples
+    from batchvision.samples import write_samples
 
     root = job_file.PAGE.parents[1]
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "caption.toml").write_bytes((root / "jobs" / "caption.toml").read_bytes())
-    draw_samples(tmp_path / "jobs" / "photos")
+    write_samples(tmp_path / "jobs" / "photos")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XAI_API_KEY", "xai-key-0123456789")
     monkeypatch.setenv("BATCHVISION_PROVIDER__BASE_URL", "http://127.0.0.1:9/v1")  # no request leaves this machine
