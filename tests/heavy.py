@@ -9,7 +9,7 @@ import argparse
 import subprocess
 from collections.abc import Mapping
 
-#: By NAME, the command that installs what its tests need into ``.venv``; "" if the tests install it themselves.
+#: The command that installs the packages of a NAME into ``.venv``; "" if its tests install them.
 INSTALL: Mapping[str, str] = {
     "servers": "",  # llama.cpp, LiteLLM and transformers, each in a virtual environment of its own
 }

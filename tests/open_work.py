@@ -41,7 +41,7 @@ class SealCost(NamedTuple):
 
 
 class CountingDisk(LocalDisk):
-    """Count what is written, and wait for no disk.
+    """Count written bytes. No sync waits for the disk.
 
     ``sealed_bytes``: all bytes but the records that are appended to a segment. ``reads``: files read back through the
     disk. ``seals`` holds both at each new part of ``results``.

@@ -1,4 +1,4 @@
-"""What a seal writes, and what an accepted row takes in memory, do not depend on the work that is open.
+"""The bytes of a seal and the memory of an accepted row do not depend on open work.
 
 ``scripts/bench seals`` measures the same with 50,000 tickets and 200,000 failed rows.
 """
