@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,8 @@ import anyio
 import pyarrow.parquet as pq
 from PIL import Image
 
-from batchvision.checkpoint import OutputView
+from batchvision.checkpoint import Disk, OutputView
+from batchvision.commands.pilot import Pilot, pilot
 from batchvision.commands.show import rows_of
 from batchvision.commands.verify import VerifyReport, verify
 from batchvision.emulator import RunningEmulator
@@ -39,6 +40,7 @@ KEY = "emulator-key"
 Asked = tuple[str, str]
 #: A run that hands its requests in and ends before the answers are ready (see :meth:`Runs.hand_in`).
 DEFERRED = {"delivery.lane": "deferred", "delivery.max_ticket_wait_seconds": 0.05}
+READINGS_BEFORE_A_JUMP = 8
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class JobRuns:
     settings: dict[str, Any] = field(default_factory=dict)
     key: str = KEY
     ahead: timedelta = timedelta()  #: how far the machine's clock is ahead of the true one
+    jump: timedelta = timedelta()  #: of the clock, in the middle of each run
+    readings: int = 0  #: of the clock in this run
 
     def __post_init__(self) -> None:
         self.settings = {
@@ -130,26 +134,39 @@ class JobRuns:
         manifest: Mapping[str, str] | Path | None = None,
         selection: Selection | None = None,
         bill: Sequence[RunningEmulator] = (),
-        watch: Callable[[], Any] | None = None,
+        disk: Disk | None = None,
+        pilot_rows: int | None = None,
     ) -> RunResult:
-        """Write the manifest and run the job, in this process. ``bill``: more emulators that may be asked."""
+        """Write the manifest and run the job, in this process. ``bill``: more emulators that may be asked.
+
+        ``pilot_rows``: a pilot of so many rows, which has no summary.
+        """
         if not isinstance(manifest, Path):
             self.write_manifest(cells=manifest)
         emulators = (self.emulator, *bill)
         before = sum(map(billed, emulators), Counter[Asked]())
         summary, exit_code, message = None, 0, ""
+        job, self.readings = self.job(settings), 0
+        dependencies = RunDependencies(now=self.now, disk=disk)
         try:
-            summary = anyio.run(self._run, {**self.settings, **(settings or {})}, selection)
-            exit_code, message = summary.exit_code, summary.message or ""
+            if pilot_rows is not None:
+                exit_code = anyio.run(self._pilot, job, pilot_rows, dependencies).exit_code
+            else:
+                summary = anyio.run(self._run, job, selection, dependencies)
+                exit_code, message = summary.exit_code, summary.message or ""
         except BatchvisionError as refusal:
             exit_code, message = refusal.exit_code, str(refusal)
         return RunResult(exit_code, summary, sum(map(billed, emulators), Counter[Asked]()) - before, message)
 
-    async def _run(self, settings: Mapping[str, Any], selection: Selection | None) -> RunSummary:
-        job = self.job(settings)
-        return await run_async(
-            job, selection=selection, environ={"XAI_API_KEY": self.key}, dependencies=RunDependencies(now=self.now)
-        )
+    async def _run(self, job: Job, selection: Selection | None, dependencies: RunDependencies) -> RunSummary:
+        return await run_async(job, selection=selection, environ=self.environ, dependencies=dependencies)
+
+    async def _pilot(self, job: Job, rows: int, dependencies: RunDependencies) -> Pilot:
+        return await pilot(job, rows, environ=self.environ, dependencies=dependencies)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {"XAI_API_KEY": self.key}
 
     def job(self, settings: Mapping[str, Any] | None = None) -> Job:
         return Job.from_mapping(self._table(settings), self.folder)
@@ -188,7 +205,8 @@ class JobRuns:
         )
 
     def now(self) -> datetime:
-        return datetime.now(UTC) + self.ahead
+        self.readings += 1
+        return datetime.now(UTC) + self.ahead + (self.jump if self.readings > READINGS_BEFORE_A_JUMP else timedelta())
 
     def hand_in(self, settings: Mapping[str, Any] | None = None) -> RunResult:
         """A run that leaves one ticket a row: the provider is not ready yet when it ends, and is afterwards."""
@@ -240,6 +258,12 @@ def make_ready(emulator: RunningEmulator) -> None:
         waiting.update({name: replace(ticket, ready_at=0.0) for name, ticket in waiting.items()})
 
     emulator._inside(ready)
+
+
+def waiting(emulator: RunningEmulator) -> dict[str, str]:
+    """The ids of the answers that wait to be collected, by ticket."""
+    tickets = emulator._emulator._tickets._waiting
+    return emulator._inside(lambda: {name: ticket.entry.request_id for name, ticket in tickets.items()})
 
 
 def billed(emulator: RunningEmulator) -> Counter[Asked]:

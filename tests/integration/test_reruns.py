@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 from job_runs import DEFERRED, JobRuns, make_ready
+from killed_disk import Killed, KilledDisk
 
 from batchvision.checkpoint import compact
 from batchvision.commands.reparse import reparse
@@ -536,6 +537,18 @@ def test_a_clock_that_is_set_back_makes_no_duration_negative(job, monkeypatch):
     assert session.counts == (4, 0, 0)
     assert session.summary.finished_at < session.summary.started_at
     assert 0 < session.summary.duration_seconds < 300
+
+
+def test_verify_counts_the_attempts_of_a_killed_run_after_the_clock_was_set_back(job, emulator):
+    job.ahead = timedelta(hours=10)
+    with pytest.raises(BaseException) as end:
+        job.run(disk=KilledDisk(24))
+    assert isinstance(end.value, Killed) or end.group_contains(Killed)
+    job.ahead = timedelta()
+    session = job.run()
+    assert (session.counts, session.billed) == ((4, 0, 0), Counter())
+    document = job.verify().document()
+    assert (document["ok"], document["cost_ticks"]) == (True, emulator.bill().ticks)
 
 
 def says_of_runs(job: JobRuns) -> list[str]:

@@ -67,9 +67,7 @@ class ShardJournal:
         part = Name.of(name)
         if self.header is None or part is None or part.shard != self.shard or part.digest is not None:
             return False
-        if part.run_id == self.header.run_id:
-            return part.seq >= self.header.seq
-        return part.run_id > self.header.run_id and part.run_id not in ended
+        return part.seq >= self.header.seq and (part.run_id == self.header.run_id or part.run_id not in ended)
 
 
 def read_journals(output: Path) -> tuple[ShardJournal, ...]:
