@@ -174,6 +174,15 @@ def test_a_ticket_whose_one_read_was_cut_is_lost_and_not_bought_again(job):
     assert job.run(DEFERRED).billed == Counter()
 
 
+def test_a_spend_cap_that_open_tickets_use_up_does_not_keep_the_run_waiting(job):
+    settings = {"provider.parameters": {"max_tokens": 60}}
+    session = job.hand_in({**settings, "limits.max_cost_usd_per_run": 0.003})
+    assert (session.exit_code, session.summary.stop_reason) == (4, "spend_cap_reached")
+    assert (session.summary.tickets_open, session.billed.total()) == (1, 1)
+    collected = job.run({**settings, "delivery.lane": "deferred"})
+    assert (collected.counts, collected.billed.total()) == ((4, 0, 0), 3)
+
+
 # ---------------------------------------------------------------------------------- c: paid failures, carries, holds
 
 REFUSED = "shoe [[fault:refusal:1]]"  #: billed and refused once; asked again, it would be answered

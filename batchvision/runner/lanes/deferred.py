@@ -181,16 +181,21 @@ class DeferredLane:
                 self._end(result)
             case StillOpen(is_unknown=True) if waiting.unknown_polls + 1 >= MOST_UNKNOWN_POLLS:
                 self._unknown += 1
-                self._queue.drop(waiting)
+                self._leave_open(waiting)
             case StillOpen() if loop_time() - waiting.adopted_at >= self._settings.max_ticket_wait_seconds:
                 self._given_up += 1
-                self._queue.drop(waiting)
+                self._leave_open(waiting)
             case StillOpen(says_failed=says_failed, is_unknown=is_unknown):
                 waiting.count_poll(loop_time(), says_failed=says_failed)
                 waiting.unknown_polls += is_unknown
                 self._queue.again(waiting)
             case _:
                 self._queue.again(waiting)
+
+    def _leave_open(self, waiting: QueuedTicket) -> None:
+        """Leave a ticket for another run. Its bound counts as spent, so that no request waits for its money."""
+        waiting.ticket.permit.keep()
+        self._queue.drop(waiting)
 
     def _end(self, classification: Classification) -> None:
         again = self._delivery.conclude(classification, is_repeatable=False)
