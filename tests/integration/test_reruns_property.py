@@ -1,141 +1,87 @@
-"""Random sequences of runs: no paid request is bought again, and ``show`` gives today's answers."""
+"""Random sequences of runs: no paid request is bought again, and ``show`` gives today's answers.
+
+``rerun_model`` predicts each run, ``rerun_sequences`` plays and checks it. ``scripts/reruns`` plays more sequences.
+Each sabotage breaks one rule, and the same harness must notice it.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from contextlib import ExitStack, nullcontext
-from datetime import timedelta
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
-from job_runs import DEFERRED, Asked, JobRuns, make_ready
+from job_runs import JobRuns
+from rerun_model import Lane, Plan, Upkeep
+from rerun_sequences import PLANS, RerunSequence
 
-from batchvision.checkpoint import compact
+from batchvision.checkpoint import RowIndex, RowState
 from batchvision.emulator import RunningEmulator, start_in_thread
 
-ROWS = ("r1", "r2", "r3")
-#: The emulator refuses a row with "glove" once, and bills it. It answers rows with another cell.
-CELLS = {"shoe": "shoe", "bag": "bag", "glove": "glove [[fault:refusal:1]]"}
-PROMPTS = ("Describe", "Now tell of")
-PLACES = ("here", "there")
+A, B, G = ("shoe",) * 4, ("bag",) * 4, ("glove",) * 4
+PAID_FAILURES = [Plan(G), Plan(("bag", None, None, None)), Plan(G), Plan(G, prompt=1), Plan(G)]
+OPEN_TICKETS = [
+    Plan(A, lane=Lane.HANDED_IN),
+    Plan(G, place="there"),
+    Plan(A, place="there"),
+    Plan(A, upkeep=Upkeep.DROP),
+]
 
 
-class Plan(NamedTuple):
-    """One run: the cell of each row (None: not in the manifest), and the settings that are changed."""
-
-    cells: tuple[str | None, ...]
-    prompt: int = 0
-    place: str = "here"
-    leaves_tickets: bool = False
-    are_images_away: bool = False
-    hours_ahead: int = 0  #: not a day: tickets would expire, and be bought again with good reason
-    compacts: bool = False
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Sequence[RunningEmulator]]:
+    with start_in_thread() as here, start_in_thread() as there:
+        yield here, there
 
 
-PLANS = st.builds(
-    Plan,
-    cells=st.tuples(*[st.sampled_from([None, *CELLS])] * len(ROWS)).filter(any),
-    prompt=st.sampled_from((0, 0, 0, 1)),
-    place=st.sampled_from(PLACES),
-    leaves_tickets=st.booleans(),
-    are_images_away=st.sampled_from((False, False, False, True)),
-    hours_ahead=st.sampled_from((0, 0, 10)),
-    compacts=st.booleans(),
-)
-
-Request = tuple[str, str, int]  #: row, cell, prompt
+def play(folder: pytest.TempPathFactory, hosts: Sequence[RunningEmulator], plans: Sequence[Plan]) -> None:
+    sequence = RerunSequence(folder.mktemp("runs"), hosts)
+    for plan in plans:
+        sequence.play(plan)
 
 
-class Model:
-    """The promise: each request is bought once, and its end is kept."""
-
-    def __init__(self) -> None:
-        self.ended: dict[Request, str] = {}  #: "answered" or "refused"
-        self.open: dict[Request, str] = {}  #: the place that gave the ticket
-
-    def play(self, plan: Plan) -> Counter[Asked]:
-        """Apply a run. Return the requests that it buys."""
-        for request, place in list(self.open.items()):
-            if place == plan.place:
-                del self.open[request]
-                self._end(request)
-        bought: Counter[Asked] = Counter()
-        for request in requests_of(plan):
-            if request in self.ended or request in self.open or plan.are_images_away:
-                continue
-            bought[request[0], request[1] if request[2] == 0 else f"{PROMPTS[1]} {request[1]}"] += 1
-            if plan.leaves_tickets:
-                self.open[request] = plan.place
-            else:
-                self._end(request)
-        return bought
-
-    def _end(self, request: Request) -> None:
-        self.ended[request] = "refused" if request[1] == "glove" else "answered"
-
-    def completed(self, plan: Plan) -> dict[str, str]:
-        """By row: the cell that was answered."""
-        return {request[0]: request[1] for request in requests_of(plan) if self.ended.get(request) == "answered"}
-
-
-def requests_of(plan: Plan) -> list[Request]:
-    return [(row, cell, plan.prompt) for row, cell in zip(ROWS, plan.cells, strict=True) if cell is not None]
-
-
-def play(job_runs: JobRuns, hosts: dict[str, RunningEmulator], model: Model, plan: Plan) -> None:
-    job_runs.cells = {row: CELLS[cell] for row, cell, _ in requests_of(plan)}
-    job_runs.ahead = timedelta(hours=plan.hours_ahead)
-    expected = model.play(plan)
-    for host in hosts.values():
-        host.configure(deferred_seconds=3_600.0)
-    changed = {
-        **(DEFERRED if plan.leaves_tickets else {}),
-        **job_runs.moved_to(hosts[plan.place]),
-        "prompt.user": PROMPTS[plan.prompt] + " {title} [[echo:{sku}]]",
-        "output.on_recipe_change": "redo",
-    }
-    with job_runs.images_away() if plan.are_images_away else nullcontext():
-        session = job_runs.run(changed, bill=[hosts["there"]])
-        for host in hosts.values():
-            make_ready(host)
-        assert session.billed == expected
-        if plan.are_images_away:
-            return
-        completed = model.completed(plan)
-        assert session.summary is not None, session.message
-        assert session.summary.rows_completed == len(completed)
-        if plan.compacts:
-            compact(job_runs.output, drop_superseded=True)
-            drop_superseded(model, plan)
-        shown = job_runs.show()
-        assert {row: shown.get(row) for row in completed} == {row: CELLS[cell] for row, cell in completed.items()}
-        assert job_runs.is_right()
-
-
-def drop_superseded(model: Model, plan: Plan) -> None:
-    """A compaction drops the answers that a row has beside its current one."""
-    completed = model.completed(plan)
-    answered = [request for request, end in model.ended.items() if end == "answered" and request[0] in completed]
-    for row, cell, prompt in answered:
-        if (cell, prompt) != (completed[row], plan.prompt):
-            del model.ended[row, cell, prompt]
-
-
-A, B, G = ("shoe",) * 3, ("bag",) * 3, ("glove",) * 3
-
-
-@given(plans=st.lists(PLANS, min_size=2, max_size=5))
-@settings(max_examples=6, derandomize=True)
-@example([Plan(A), Plan(B), Plan(A, compacts=True), Plan(A)])
-@example([Plan(A, leaves_tickets=True), Plan(G, place="there"), Plan(G), Plan(G, compacts=True), Plan(A)])
-@example([Plan(G), Plan(("bag", None, None)), Plan(G, are_images_away=True), Plan(G), Plan(G, prompt=1), Plan(G)])
+@given(plans=st.lists(PLANS, min_size=3, max_size=6))
+@settings(max_examples=30, derandomize=True, phases=[Phase.explicit, Phase.generate, Phase.shrink])
+@example([Plan(A), Plan(B), Plan(A, upkeep=Upkeep.DROP), Plan(A)])
+@example([Plan(A, killed_at=24), Plan(B), Plan(A, killed_at=12), Plan(A, upkeep=Upkeep.REPARSE)])
+@example([Plan(A, cap_key="max_cost_usd", cap_ticks=60_000_000), Plan(A, limit=1), Plan(A, limit=2, is_pilot=True)])
+@example(PAID_FAILURES)
+@example(OPEN_TICKETS)
 def test_whatever_the_runs_change_nothing_paid_is_bought_again_and_today_is_shown(
-    tmp_path_factory: pytest.TempPathFactory, plans: list[Plan]
+    tmp_path_factory: pytest.TempPathFactory, hosts: Sequence[RunningEmulator], plans: list[Plan]
 ) -> None:
-    with ExitStack() as servers:
-        hosts = {place: servers.enter_context(start_in_thread()) for place in PLACES}
-        job_runs, model = JobRuns(tmp_path_factory.mktemp("nights"), hosts["here"]), Model()
-        for plan in plans:
-            play(job_runs, hosts, model, plan)
+    play(tmp_path_factory, hosts, plans)
+
+
+# ---------------------------------------------------------------------------------- sabotages
+
+
+@contextmanager
+def forgetting(forgotten: RowState) -> Iterator[None]:
+    """During a run the row index takes rows of this state for new ones."""
+    state, run = RowIndex.open_state, JobRuns.run
+
+    def open_state(row_index: RowIndex, row_id: str, key: str) -> RowState:
+        found = state(row_index, row_id, key)
+        return RowState.NEW if found is forgotten else found
+
+    def forgetful_run(*arguments: Any, **named: Any) -> Any:
+        with mock.patch.object(RowIndex, "open_state", open_state):
+            return run(*arguments, **named)
+
+    with mock.patch.object(JobRuns, "run", forgetful_run):
+        yield
+
+
+@pytest.mark.parametrize(("forgotten", "plans"), [(RowState.FAILED, PAID_FAILURES), (RowState.AWAITING, OPEN_TICKETS)])
+def test_a_row_index_that_forgets_paid_work_is_caught(
+    tmp_path_factory: pytest.TempPathFactory,
+    hosts: Sequence[RunningEmulator],
+    forgotten: RowState,
+    plans: list[Plan],
+) -> None:
+    with forgetting(forgotten), pytest.raises(AssertionError, match="bought again"):
+        play(tmp_path_factory, hosts, plans)

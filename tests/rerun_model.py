@@ -1,0 +1,276 @@
+"""The plan of one run in a sequence of runs of one job, and a model of the requests that each run may buy.
+
+The model knows only the promise: each request is bought once, and its end is kept. It learns from the emulator's bill
+which requests were bought, and from the ledger how they ended. A run that is cut off leaves requests in doubt.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Set
+from enum import Enum
+from typing import NamedTuple
+
+ROWS = ("r1", "r2", "r3", "r4")
+#: The emulator refuses "glove" and bills it. It rejects "blank" unbilled. It answers other cells.
+CELLS = {"shoe": "shoe", "bag": "bag", "glove": "glove [[fault:refusal]]", "blank": "blank [[fault:rejected]]"}
+PROMPTS = ("Describe", "Name")
+#: Provider and host of each place. Two places of one provider share their answers, but not their tickets.
+PLACES = {"here": ("xai", 0), "there": ("xai", 1), "elsewhere": ("emulator", 1)}
+CONCURRENCY = 2
+
+
+class Recipe(NamedTuple):
+    prompt: int
+    provider: str
+
+
+class Request(NamedTuple):
+    row: str
+    cell: str
+    image: str
+    recipe: Recipe
+
+
+class Lane(Enum):
+    ONLINE = "online"
+    DEFERRED = "deferred"  #: the answers are ready at once
+    HANDED_IN = "handed in"  #: deferred, and the run ends before any answer is ready
+
+
+class Upkeep(Enum):
+    """A command between two runs."""
+
+    MERGE = "compact"
+    DROP = "compact --drop-superseded"
+    REPARSE = "reparse"
+
+
+class Plan(NamedTuple):
+    """One run. ``cells`` and ``images`` by row; a cell of None: the row is not in the manifest."""
+
+    cells: tuple[str | None, ...]
+    images: tuple[str, ...] = ("red",) * len(ROWS)  #: "gone": the file is missing
+    are_touched: bool = False  #: the images are written anew, with the same bytes
+    prompt: int = 0
+    place: str = "here"
+    lane: Lane = Lane.ONLINE
+    policy: str = "redo"  #: output.on_recipe_change
+    retries_paid: bool = False  #: limits.retry_failed = "all"
+    cap_key: str = ""  #: the spend cap that this run sets
+    cap_ticks: int = 0  #: of this run; a cap of all runs counts from the bill so far
+    limit: int | None = None
+    is_pilot: bool = False  #: a pilot of ``limit`` rows
+    hours_ahead: int = 0  #: of the clock. Plans differ by less than a ticket's lifetime: 24 hours
+    hours_jumped: int = 0  #: by the clock in the middle of the run
+    killed_at: int | None = None  #: the operation of the disk before which the process ends
+    upkeep: Upkeep | None = None
+    upkeep_killed_at: int | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(self.prompt, PLACES[self.place][0])
+
+    @property
+    def rows(self) -> dict[str, tuple[str, str]]:
+        """Cell and image of each row in the manifest."""
+        rows = zip(ROWS, self.cells, self.images, strict=True)
+        return {row: (cell, image) for row, cell, image in rows if cell is not None}
+
+    @property
+    def requests(self) -> dict[str, Request]:
+        """The request of each row whose image can be read."""
+        return {
+            row: Request(row, cell, image, self.recipe) for row, (cell, image) in self.rows.items() if image != "gone"
+        }
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing keeps this run from asking each row."""
+        return not (self.cap_key or self.is_pilot or self.limit is not None or self.killed_at is not None)
+
+    def text(self, row: str) -> str:
+        """The prompt of a row, as the bill shows it."""
+        return f"{PROMPTS[self.prompt]} {CELLS[self.rows[row][0]]} [[echo:{row}]]"
+
+    def __repr__(self) -> str:
+        """Only what differs from a plain run, so that a plan can be copied into a test."""
+        defaults = self._field_defaults
+        named = {
+            name: value for name, value in self._asdict().items() if name not in defaults or value != defaults[name]
+        }
+        return f"Plan({', '.join(f'{name}={value!r}' for name, value in named.items())})"
+
+
+class Payment(NamedTuple):
+    """An answer on the emulator's bill."""
+
+    name: str  #: the id of the answer
+    request: Request
+    place: str
+    ticks: int
+    is_deferred: bool
+    is_in_doubt: bool  #: bought by a run that was killed
+
+
+class Line(NamedTuple):
+    """A line of the ledger."""
+
+    row: str
+    cell: str
+    recipe: Recipe
+    state: str
+    error_kind: str | None
+    ticks: int | None
+    bound_ticks: int | None
+    name: str | None  #: the id of the answer
+    ticket: str | None
+
+    @property
+    def is_unclear(self) -> bool:
+        return self.state in ("ambiguous", "lost_after_read")
+
+
+class Expected(NamedTuple):
+    """What a run buys: ``least``, and at most ``most``, each request once, ``rows`` requests in all."""
+
+    least: frozenset[Request]
+    most: frozenset[Request]
+    rows: int | None
+    may_refuse: bool
+    must_refuse: bool
+
+
+class End(Enum):
+    ANSWERED = "answered"
+    FAILED = "failed"
+    LOST = "lost after read"
+
+
+class Model:
+    def __init__(self) -> None:
+        self.payments: dict[str, Payment] = {}
+        self.ended: dict[Request, End] = {}
+        self.open: dict[Request, Payment] = {}  #: its ticket is known
+        self.in_doubt: defaultdict[Request, set[str]] = defaultdict(set)  #: payments of runs that were killed
+        self.settled: set[str] = set()  #: payments in the ledger
+        self.last_whole: Recipe | None = None  #: of the last run that ended and was no trial
+
+    # ---------------------------------------------------------------------------- before a run
+
+    def expect(self, plan: Plan) -> Expected:
+        wanted = [request for request in plan.requests.values() if self._may_be_bought(request, plan)]
+        is_short = not plan.is_whole or "gone" in plan.images
+        least = frozenset(request for request in wanted if not self.in_doubt[request]) if not is_short else frozenset()
+        most = frozenset(wanted)
+        if plan.policy == "new_rows_only":
+            least = frozenset(each for each in least if self.recipes_paid(each.row) <= {plan.recipe})
+            most = frozenset(each for each in most if not self._is_surely_kept(each.row, plan.recipe))
+        suspects = plan.policy == "refuse" and [row for row in plan.rows if self._may_be_refused(row, plan.recipe)]
+        must = plan.policy == "refuse" and plan.is_whole and self.last_whole != plan.recipe
+        return Expected(
+            least if not suspects else frozenset(),
+            most,
+            plan.limit,
+            may_refuse=bool(suspects) or "gone" in plan.images,
+            must_refuse=must and any(self._must_be_refused(row, plan.recipe) for row in plan.requests),
+        )
+
+    def _may_be_bought(self, request: Request, plan: Plan) -> bool:
+        if request.cell == "blank" or request in self.open:
+            return False
+        end = self.ended.get(request)
+        return end is None or (end is not End.ANSWERED and plan.retries_paid and not plan.is_pilot)
+
+    def recipes_paid(self, row: str) -> set[Recipe]:
+        """Recipes under which the row was perhaps paid for."""
+        return {each.request.recipe for each in self.payments.values() if each.request.row == row}
+
+    def _surely_paid(self, row: str) -> set[Recipe]:
+        return {request.recipe for request in (*self.ended, *self.open) if request.row == row}
+
+    def _is_surely_kept(self, row: str, recipe: Recipe) -> bool:
+        return bool(self._surely_paid(row) - {recipe}) and recipe not in self.recipes_paid(row)
+
+    def _may_be_refused(self, row: str, recipe: Recipe) -> bool:
+        return bool(self.recipes_paid(row) - {recipe}) and recipe not in self._surely_paid(row)
+
+    def _must_be_refused(self, row: str, recipe: Recipe) -> bool:
+        return self._is_surely_kept(row, recipe)
+
+    # ---------------------------------------------------------------------------- after a run
+
+    def buy(self, payments: Iterable[Payment]) -> None:
+        """Note the new lines of the bill."""
+        for payment in payments:
+            self.payments[payment.name] = payment
+            if payment.is_in_doubt:
+                self.in_doubt[payment.request].add(payment.name)
+            elif payment.is_deferred:
+                self.open[payment.request] = payment
+
+    def learn(self, lines: Iterable[Line], tickets: Mapping[str, str]) -> None:
+        """Take the ends from new lines of the ledger. ``tickets``: the payments of the tickets that were seen."""
+        for line in sorted(lines, key=lambda line: not line.is_unclear):  # a lost answer may be bought again
+            if line.state == "lost_after_read":
+                self._end(self._lost(line, tickets), End.LOST)
+            elif line.ticks is not None and line.name in self.payments:
+                self.settled.add(line.name)
+                self._end(self.payments[line.name], End.ANSWERED if line.state == "ok" else End.FAILED)
+
+    def _lost(self, line: Line, tickets: Mapping[str, str]) -> Payment:
+        """The payment of an answer that was read and did not arrive."""
+        if line.ticket in tickets:
+            return self.payments[tickets[line.ticket]]
+        return next(
+            payment
+            for payment in self.unsettled()
+            if payment.is_deferred
+            and payment.name in self.in_doubt[payment.request]
+            and (payment.request.row, payment.request.cell, payment.request.recipe) == line[:3]
+        )
+
+    def _end(self, payment: Payment, end: End) -> None:
+        self.open.pop(payment.request, None)
+        self.in_doubt[payment.request].discard(payment.name)
+        if self.ended.get(payment.request) is not End.ANSWERED:
+            self.ended[payment.request] = end
+
+    def resolve(self, bought: Set[Request], expected: Expected, *, is_whole: bool) -> None:
+        """End doubts after a run that was not killed. What it bought again was lost; what it left alone is open."""
+        for request, names in self.in_doubt.items():
+            if request in bought:
+                names.clear()
+            elif names and is_whole and request in expected.most:
+                self.open[request] = self.payments[max(names, key=list(self.payments).index)]
+                names.clear()
+
+    @property
+    def is_in_doubt(self) -> bool:
+        return any(self.in_doubt.values())
+
+    def unsettled(self) -> list[Payment]:
+        return [payment for name, payment in self.payments.items() if name not in self.settled]
+
+    def completed(self, plan: Plan) -> dict[str, Request]:
+        """The answered requests by row."""
+        return {row: each for row, each in plan.requests.items() if self.ended.get(each) is End.ANSWERED}
+
+    def superseded(self, plan: Plan) -> set[Request]:
+        """Answers that rows have beside their current one."""
+        completed = self.completed(plan)
+        return {
+            request
+            for request, end in self.ended.items()
+            if end is End.ANSWERED and request.row in completed and request != completed[request.row]
+        }
+
+    def publish(self, names: Iterable[str]) -> None:
+        """These answers are in ``results``: a reparse publishes dropped answers again."""
+        for name in names:
+            self.ended[self.payments[name].request] = End.ANSWERED
+
+    def drop(self, requests: Collection[Request]) -> None:
+        """A compaction has dropped these answers."""
+        for request in requests:
+            del self.ended[request]
