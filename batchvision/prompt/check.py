@@ -238,20 +238,14 @@ class _Check:
         if not self._is_labelled or not isinstance(value, dict) or LABEL not in value:
             return value
         given = value[LABEL]
-        label = self._many_labels(given) if self._many else self._one_label(given)
+        if self._many:
+            chosen = [given] if isinstance(given, str) else given
+            if chosen == [] and self._fallback is not None:  # the model chose no label
+                chosen = [self._fallback]
+            label = [self._named(one) for one in chosen] if isinstance(chosen, list) else given
+        else:
+            label = self._named(given[0] if isinstance(given, list) and len(given) == 1 else given)
         return value if label == given else {**value, LABEL: label}
-
-    def _one_label(self, given: Any) -> Any:
-        if isinstance(given, list) and len(given) == 1:
-            given = given[0]
-        return self._named(given)
-
-    def _many_labels(self, given: Any) -> Any:
-        if isinstance(given, str):
-            return [self._named(given)]
-        if given == [] and self._fallback is not None:
-            return [self._fallback]  # the model chose no label
-        return [self._named(one) for one in given] if isinstance(given, list) else given
 
     def _named(self, given: Any) -> Any:
         found = self._labels.find(given) if isinstance(given, str) else None

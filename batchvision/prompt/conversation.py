@@ -15,6 +15,7 @@ except ImportError:
     from base64 import b64encode
 
 _END = b"]}]"  #: the end of the content parts, of the row's message, and of the messages
+_IMAGE_PART = b'{"type":"image_url","image_url":{"url":"data:%b;base64,%b"%b'
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -53,20 +54,15 @@ def _content(prompt: Prompt, payloads: Sequence[Payload], images_first: bool, de
     ordered = [*free, *ordered] if images_first else [*ordered, *free]
     parts: list[bytes] = []
     for each in ordered or [""]:
-        parts += [_text_part(each)] if isinstance(each, str) else _image_parts(each, detail)
+        if isinstance(each, str):
+            parts.append(_text_part(each))
+        elif each.inline is None:
+            parts.append(b'{"type":"image_url","image_url":{"url":' + _json(each.url or "") + detail)
+        else:  # base64 needs no JSON escapes; each page of a file is a part
+            pages = [(each.media_type or "image/jpeg", each.inline)]
+            pages += [("image/jpeg", page.inline) for page in each.more]
+            parts += [_IMAGE_PART % (kind.encode(), b64encode(content), detail) for kind, content in pages]
     return b",".join(parts)
-
-
-def _image_parts(payload: Payload, detail: bytes) -> list[bytes]:
-    """One part for a URL, otherwise one for each page with the image in base64, which needs no JSON escapes."""
-    if payload.inline is None:
-        return [b'{"type":"image_url","image_url":{"url":' + _json(payload.url or "") + detail]
-    pages = [(payload.media_type or "image/jpeg", payload.inline)]
-    pages += [("image/jpeg", page.inline) for page in payload.more]
-    return [
-        b'{"type":"image_url","image_url":{"url":"data:%b;base64,%b"%b' % (kind.encode(), b64encode(content), detail)
-        for kind, content in pages
-    ]
 
 
 def schema_instruction(spec: AnswerSpec, form: str) -> str | None:

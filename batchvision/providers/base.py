@@ -240,12 +240,7 @@ class Dialect:
 
     def read(self, raw: RawAnswer) -> Reading:
         """The answer or the error in ``raw``. Nothing raises, for any bytes."""
-        document = wire.document_of(raw.body)
-        parts = chat.parts_of(document)
-        facts = chat.facts(parts, raw.headers, self.usage_rule, self.request_id_headers)
-        if not 200 <= raw.status < 300:
-            return Reading(facts, faults.from_answer(raw, document, self.voice))
-        return Reading(*chat.read(raw, document, parts, facts, self.voice))
+        return Reading(*chat.read(raw, self.usage_rule, self.request_id_headers, self.voice))
 
     def read_ticket(self, raw: RawAnswer) -> str | BatchvisionError:
         """The ticket in the answer to a deferred POST, or the error."""

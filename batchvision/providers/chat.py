@@ -40,7 +40,7 @@ _REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
 _INVISIBLE = " \t\r\n\xa0\u200b\u200c\u200d\u2060\ufeff"
 
 
-class Parts(NamedTuple):
+class _Parts(NamedTuple):
     """A body, its first choice and the message of that choice; empty where absent."""
 
     body: Mapping[str, Any]
@@ -48,15 +48,22 @@ class Parts(NamedTuple):
     message: Mapping[str, Any]
 
 
-def parts_of(document: wire.Document) -> Parts:
-    """The parts of any document."""
+def read(
+    raw: RawAnswer, rule: UsageRule, request_id_headers: tuple[str, ...], voice: faults.Voice
+) -> tuple[Answer, BatchvisionError | None]:
+    """The facts of any body, and the error that makes the answer unusable. Nothing raises."""
+    document = wire.document_of(raw.body)
     body = wire.mapping(document.value)
     choices = wire.sequence(body.get("choices"))
     choice = wire.mapping(choices[0]) if choices else {}
-    return Parts(body, choice, wire.mapping(choice.get("message")))
+    parts = _Parts(body, choice, wire.mapping(choice.get("message")))
+    known = _facts(parts, raw.headers, rule, request_id_headers)
+    if not 200 <= raw.status < 300:
+        return known, faults.from_answer(raw, document, voice)
+    return _checked(raw, document, parts, known, voice)
 
 
-def facts(parts: Parts, headers: Mapping[str, str], rule: UsageRule, request_id_headers: tuple[str, ...]) -> Answer:
+def _facts(parts: _Parts, headers: Mapping[str, str], rule: UsageRule, request_id_headers: tuple[str, ...]) -> Answer:
     """The facts in a body, of an error body too. The text is the first choice's, or ""."""
     body, choice, message = parts
     cached = headers.get("x-openrouter-cache-status", "").strip().upper() == "HIT"
@@ -67,6 +74,11 @@ def facts(parts: Parts, headers: Mapping[str, str], rule: UsageRule, request_id_
     if not isinstance(content, str):  # parts with texts
         parts_of_content = (wire.mapping(part).get("text") for part in wire.sequence(content))
         content = "".join(part for part in parts_of_content if isinstance(part, str))
+    thoughts = (message.get(name) for name in _REASONING_NAMES)
+    reasoning = next((text for text in thoughts if isinstance(text, str) and text.strip()), None)
+    if reasoning is None:
+        shown = [*wire.sequence(message.get("reasoning_details")), *wire.sequence(message.get("content"))]
+        reasoning = "".join(text for part in shown if isinstance(part, dict) for text in _thought_in(part))
     named = (wire.text(headers.get(name)) for name in request_id_headers)
     return Answer(
         text=wire.storable(content),
@@ -77,12 +89,12 @@ def facts(parts: Parts, headers: Mapping[str, str], rule: UsageRule, request_id_
         provider_request_id=next(filter(None, named), None) or wire.text(body.get("id")),
         system_fingerprint=wire.text(body.get("system_fingerprint")),
         service_tier=wire.text(body.get("service_tier")),
-        reasoning_text=_reasoning(message),
+        reasoning_text=wire.storable(reasoning) or None,
     )
 
 
-def read(
-    raw: RawAnswer, document: wire.Document, parts: Parts, known: Answer, voice: faults.Voice
+def _checked(
+    raw: RawAnswer, document: wire.Document, parts: _Parts, known: Answer, voice: faults.Voice
 ) -> tuple[Answer, BatchvisionError | None]:
     """The answer in a 2xx body, and the error that makes it unusable. The first problem in this order counts."""
     body, choice, message = parts
@@ -129,16 +141,6 @@ def _cut_short(raw: RawAnswer, document: wire.Document, voice: faults.Voice) -> 
         found += " (if this goes on, check provider.base_url)"
     cut = "" if raw.complete else ", cut short on the way"
     return AnswerCutShort(f"{voice.name} answered {raw.status} with {found}{cut}")
-
-
-def _reasoning(message: Mapping[str, Any]) -> str | None:
-    """The thoughts beside the content, under the names that servers use."""
-    for name in _REASONING_NAMES:
-        if isinstance(thoughts := message.get(name), str) and thoughts.strip():
-            return wire.storable(thoughts)
-    shown = [*wire.sequence(message.get("reasoning_details")), *wire.sequence(message.get("content"))]
-    texts = (text for part in shown if isinstance(part, dict) for text in _thought_in(part))
-    return wire.storable("".join(texts)) or None
 
 
 def _thought_in(part: Mapping[str, Any]) -> Iterator[str]:

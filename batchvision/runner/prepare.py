@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Protocol
 
 from batchvision import keys
@@ -13,7 +14,7 @@ from batchvision.images import ImageSource, redact_reference
 from batchvision.limits import ByteBudget
 from batchvision.money import Estimator
 from batchvision.prompt import Conversation
-from batchvision.records import Completed, Estimate, Failed, ImageRef, ImageSize, Intent, Payload, Request, Row, Tries
+from batchvision.records import Completed, Failed, ImageRef, ImageSize, Intent, Payload, Request, Row, Tries
 from batchvision.runner.booking import Booking
 from batchvision.runner.retry import Again
 from batchvision.runner.waiting_rows import LATE_ROWS, LaterRows, RequestDeduplicator
@@ -60,6 +61,10 @@ class Preparer:
         payloads = await payloads_of(self.images, row, inline=inline, skip_bad_images=self._skip_bad_images)
         messages = self._conversation.messages(row.prompt, payloads)
         urls = [payload.url for payload in payloads if payload.url]
+        sizes: list[ImageSize] = []
+        for payload in payloads:
+            sizes += [(payload.width, payload.height), *((page.width, page.height) for page in payload.more)]
+        estimate = partial(self._estimator.estimate, len(keys.hashed_text(row.prompt)), sizes, len(messages))
         return Request(
             row_id=row.row_id,
             request_key=keys.request_key_of(self._recipe_id, row.prompt, payloads),
@@ -68,26 +73,16 @@ class Preparer:
             image_ref=tuple([payload.reference for payload in payloads]),
             image_sha256=tuple([payload.sha256 for payload in payloads]),
             keep=row.keep,
-            estimate=self._estimate(row, payloads, len(messages)),
+            estimate=estimate(),
             has_urls=self._may_inline_urls and bool(urls),
             credentials=tuple(secret for url in urls for secret in url_credentials(url)),
-            raised_estimate=None
-            if self._raised_max_tokens is None
-            else self._estimate(row, payloads, len(messages), self._raised_max_tokens),
+            raised_estimate=None if self._raised_max_tokens is None else estimate(self._raised_max_tokens),
         )
 
     async def inlined(self, row: Row, request: Request) -> Request:
         """``request`` again, with its image URLs downloaded here; keys and references stay."""
         inlined = await self.prepare(row, inline=True)
         return inlined._replace(request_key=request.request_key, image_ref=request.image_ref)
-
-    def _estimate(
-        self, row: Row, payloads: list[Payload], messages_bytes: int, max_tokens: int | None = None
-    ) -> Estimate:
-        sizes: list[ImageSize] = []
-        for payload in payloads:
-            sizes += [(payload.width, payload.height), *((page.width, page.height) for page in payload.more)]
-        return self._estimator.estimate(len(keys.hashed_text(row.prompt)), sizes, messages_bytes, max_tokens)
 
 
 class PayloadSource(Protocol):
