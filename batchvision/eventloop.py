@@ -68,24 +68,16 @@ class ByteBudget:
         if not size_bytes:
             yield
             return
-        await self._take(size_bytes)
-        try:
-            yield
-        finally:
-            self._held_bytes -= size_bytes
-            self._serve()
-
-    async def _take(self, size_bytes: int) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((size_bytes, future))
         self._serve()
         try:
             await future
-        except BaseException:
-            if future.done() and not future.cancelled():
+            yield
+        finally:
+            if future.done() and not future.cancelled():  # the bytes are held, also where the wait was cancelled then
                 self._held_bytes -= size_bytes
             self._serve()
-            raise
 
     def _serve(self) -> None:
         while self._queue:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image, ImageChops, ImageFile
 
@@ -167,13 +167,12 @@ def widened(image: Image.Image, order: str, again: Callable[[], ImageFile.ImageF
     factor = 255 / (highest * 256 + 255)
     try:
         low = again()
-        low.tile = [tile._replace(args=_with_order(tile.args, order)) for tile in low.tile]
+        low.tile = [
+            tile._replace(args=order if isinstance(tile.args, str) else (order, *(tile.args or ())[1:]))
+            for tile in low.tile
+        ]
         low.load()
         highs = image.point(lambda value: round(value * 256 * factor))
         return ImageChops.add(highs, low.point(lambda value: round(value * factor)))
     except MemoryError:
         return image
-
-
-def _with_order(args: Any, order: str) -> Any:
-    return order if isinstance(args, str) else (order, *args[1:])

@@ -102,6 +102,7 @@ _IMPOSTORS = (
     (b"\x00\x00\x00\x0cjP", "JPEG 2000"),
     (b"8BPS", "a Photoshop document"),
 )
+_UNKNOWN = "an unknown format (read are JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP and, with the extra, HEIC)"
 
 
 def sniff(content: bytes) -> ImageFormat | None:
@@ -119,16 +120,12 @@ def sniff(content: bytes) -> ImageFormat | None:
     if content.startswith(b"BM"):
         return ImageFormat.BMP
     if content[4:8] == b"ftyp":
-        return _sniff_brands(content)
+        end = min(int.from_bytes(content[:4], "big"), 256, len(content))
+        brands = {content[8:12], *(content[at : at + 4] for at in range(16, end - 3, 4))}
+        if brands & _AVIF_BRANDS:
+            return ImageFormat.AVIF
+        return ImageFormat.HEIC if brands & _HEIC_BRANDS else None
     return None
-
-
-def _sniff_brands(content: bytes) -> ImageFormat | None:
-    end = min(int.from_bytes(content[:4], "big"), 256, len(content))
-    brands = {content[8:12], *(content[at : at + 4] for at in range(16, end - 3, 4))}
-    if brands & _AVIF_BRANDS:
-        return ImageFormat.AVIF
-    return ImageFormat.HEIC if brands & _HEIC_BRANDS else None
 
 
 def examine(content: bytes) -> ImageHeader:
@@ -137,7 +134,9 @@ def examine(content: bytes) -> ImageHeader:
         raise ImageUnreadable("the image is empty (0 bytes)")
     match sniff(content):
         case None:
-            raise ImageUnreadable(f"not an image: it looks like {_impostor(content)}")
+            start = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+            known = (name for magic, name in _IMPOSTORS if start.startswith(magic.lower()))
+            raise ImageUnreadable(f"not an image: it looks like {next(known, _UNKNOWN)}")
         case ImageFormat.JPEG:
             return _examine_jpeg(content)
         case ImageFormat.PNG:
@@ -148,14 +147,6 @@ def examine(content: bytes) -> ImageHeader:
             return ImageHeader(ImageFormat.GIF, *_little_size(content[6:10], 2))
         case other:
             return ImageHeader(other)
-
-
-def _impostor(content: bytes) -> str:
-    start = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for magic, name in _IMPOSTORS:
-        if start.startswith(magic.lower()):
-            return name
-    return "an unknown format (read are JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP and, with the extra, HEIC)"
 
 
 # ---------------------------------------------------------------------------------- JPEG
@@ -270,7 +261,7 @@ def _examine_png(content: bytes) -> ImageHeader:
         end = segment.end
     if len(start) != 13 or b"IDAT" not in kinds:
         raise ImageUnreadable("damaged PNG: it has no header or no picture")
-    width, height = _big_size(start, 4)
+    width, height = struct.unpack(">II", start[:8])
     depth, colour, compression, filtering, interlace = start[8:]
     return ImageHeader(
         ImageFormat.PNG,
@@ -298,10 +289,6 @@ def _is_plain_png_colour(depth: int, colour: int, kinds: set[bytes]) -> bool:
 
 
 # ---------------------------------------------------------------------------------- sizes, orientation, stripping
-
-
-def _big_size(raw: bytes, width: int) -> tuple[int, int]:
-    return int.from_bytes(raw[:width], "big"), int.from_bytes(raw[width : 2 * width], "big")
 
 
 def _little_size(raw: bytes, width: int) -> tuple[int, int]:

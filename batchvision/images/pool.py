@@ -120,10 +120,8 @@ class DecodingPool:
         """Send one image to a process. Where the process ends, try another one: the image may not be the cause."""
         task = DecoderTask(header, preparation, is_alone, len(content))
         with self._permitted(is_alone):
-            try:
+            with contextlib.suppress(_Ended):
                 return self._ask_one(task, content)
-            except _Ended:
-                pass
             try:
                 return self._ask_one(task, content)
             except _Ended as ended:
@@ -240,7 +238,9 @@ class _Decoder:
         self._lock = threading.Lock()
         try:
             for pipe in (self._tasks, self._answers):
-                _prepare(pipe)
+                os.set_blocking(pipe, False)
+                with contextlib.suppress(AttributeError, OSError):  # Linux only, and limited for each user
+                    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
             started = self._read(len(READY), time.monotonic() + START_SECONDS)
         except (_Ended, _TooSlow, OSError):
             started = b""
@@ -298,12 +298,6 @@ class _Decoder:
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
                     pipe.close()
-
-
-def _prepare(pipe: int) -> None:
-    os.set_blocking(pipe, False)
-    with contextlib.suppress(AttributeError, OSError):  # Linux only, and limited for each user
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _wait(pipe: int, event: int, deadline: float) -> None:

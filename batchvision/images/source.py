@@ -194,7 +194,9 @@ class ImageSource:
     async def payload(self, ref: ImageRef, inline: bool = False) -> Payload:
         """The image, checked and ready to be placed in a request. Raises a RowFault."""
         if ref.kind is not ImageKind.URL:
-            return await self._decoded(ref, await self._loaded(ref))
+            if ref.kind is ImageKind.PATH and self._readers is not None:
+                return await self._decoded(ref, await self._readers.read(ref.reference, partial(self._load, ref)))
+            return await self._decoded(ref, await self._offload(self._load, ref))
         check_url(ref.reference)
         if not self._settings.allow_private_hosts:
             check_host(ref.reference)
@@ -230,11 +232,6 @@ class ImageSource:
             content = await self._fetcher.fetch(ref.reference, limit, reserve)
             return await self._decoded(ref, await self._offload(self._examined, ref, content))
 
-    async def _loaded(self, ref: ImageRef) -> Payload | _Undecoded:
-        if ref.kind is ImageKind.PATH and self._readers is not None:
-            return await self._readers.read(ref.reference, partial(self._load, ref))
-        return await self._offload(self._load, ref)
-
     async def _decoded(self, ref: ImageRef, found: Payload | _Undecoded) -> Payload:
         return found if isinstance(found, Payload) else await self._decode(self._converted, ref, found)
 
@@ -253,17 +250,14 @@ class ImageSource:
         return self._payload(ref, image.content, prepared)
 
     def _payload(self, ref: ImageRef, content: bytes, prepared: Prepared) -> Payload:
-        self._reject_small(prepared)
-        payload = inline_payload(ref, content, prepared, self._settings.identity)
-        if not self._has_warned and (part := part_sent(prepared, self._settings.preparation)):
-            self._has_warned = True
-            log.warning("%s %s. This is said once; other files may be alike.", payload.reference, part)
-        return payload
-
-    def _reject_small(self, prepared: Prepared) -> None:
         width, height, least = prepared.width, prepared.height, self._settings.least
         if min(width, height) < least.side or width * height < least.pixels:
             raise ImageUnreadable(
                 f"{width} x {height} pixels are too few for the provider, which takes {least.side} a side and "
                 f"{least.pixels:,} in all at least: use a larger image, or scale this one up"
             )
+        payload = inline_payload(ref, content, prepared, self._settings.identity)
+        if not self._has_warned and (part := part_sent(prepared, self._settings.preparation)):
+            self._has_warned = True
+            log.warning("%s %s. This is said once; other files may be alike.", payload.reference, part)
+        return payload

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -33,24 +33,19 @@ def needed_columns(job: Job) -> dict[str, str]:
 
 def reject_missing(needed: Mapping[str, str], present: Sequence[str], manifest_name: str) -> None:
     """Raise JobInvalid with one sentence for each column of ``needed`` that is not ``present``."""
-    problems = [_missing(name, key, present, manifest_name) for name, key in needed.items() if name not in present]
-    if problems:
-        raise JobInvalid(problems)
-
-
-def _missing(name: str, key: str, present: Sequence[str], manifest_name: str) -> str:
     there = ", ".join(repr(column) for column in present[:_MOST_NAMES])
     more = f" and {len(present) - _MOST_NAMES} more" if len(present) > _MOST_NAMES else ""
-    closest = _closest(name, present)
-    hint = f" Did you mean {closest!r}?" if closest else ""
-    return f"{manifest_name} has no column {name!r}, which {key} names; its columns are {there}{more}.{hint}"
-
-
-def _closest(name: str, present: Collection[str]) -> str | None:
-    """The column most similar to ``name``, without regard to case and spaces."""
-    plain = {column.strip().lower(): column for column in present}
-    found = get_close_matches(name.strip().lower(), plain, n=1, cutoff=0.6)
-    return plain[found[0]] if found else None
+    plain = {column.strip().lower(): column for column in present}  # without regard to case and spaces
+    problems: list[str] = []
+    for name, key in needed.items():
+        if name not in present:
+            close = get_close_matches(name.strip().lower(), plain, n=1, cutoff=0.6)
+            hint = f" Did you mean {plain[close[0]]!r}?" if close else ""
+            problems.append(
+                f"{manifest_name} has no column {name!r}, which {key} names; its columns are {there}{more}.{hint}"
+            )
+    if problems:
+        raise JobInvalid(problems)
 
 
 def reject_repeated(columns: Sequence[str], manifest_name: str) -> None:

@@ -79,7 +79,11 @@ def _text_refs(text: str, slot: str, separator: str | None, version: str | None)
     if text.lstrip().startswith("[") and (listed := _json_list(text)) is not None:
         yield from _refs(listed, slot, None, version)
         return
-    for piece in _pieces(text, separator):
+    pieces: Iterable[str] = (text,)
+    if separator and separator in text:
+        is_data = as_data_uri(text.strip()) is not None and (separator in ",;" or separator.isspace())
+        pieces = _data_uri_pieces(text, separator) if is_data else [piece.strip() for piece in text.split(separator)]
+    for piece in pieces:
         if piece.strip():
             yield named_image(piece, slot, version)
 
@@ -93,14 +97,6 @@ def _json_list(text: str) -> list[Any] | None:
     if not isinstance(listed, list) or not all(each is None or isinstance(each, str | dict) for each in listed):
         return None
     return listed
-
-
-def _pieces(text: str, separator: str | None) -> Iterable[str]:
-    if not separator or separator not in text:
-        return (text,)
-    if as_data_uri(text.strip()) is not None and (separator in ",;" or separator.isspace()):
-        return _data_uri_pieces(text, separator)
-    return [piece.strip() for piece in text.split(separator)]
 
 
 def _data_uri_pieces(text: str, separator: str) -> Iterator[str]:

@@ -129,10 +129,7 @@ def _column(name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:
     cells = JsonCells.NUMBERS if kinds <= {int, _Number} and _Number in kinds else JsonCells.ANY
     if kinds == {int}:
         cells = JsonCells.TEXT
-    texts = [None if value is None else _written(value) for value in values]
+    texts = [
+        value.literal if isinstance(value, _Number) else None if value is None else json_text(value) for value in values
+    ]
     return cells.field(name), pa.array(texts, pa.string())
-
-
-def _written(value: Any) -> str:
-    """``value`` as JSON text. A number with a fraction is written as in the file."""
-    return value.literal if isinstance(value, _Number) else json_text(value)

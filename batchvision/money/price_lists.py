@@ -121,7 +121,8 @@ def remember(
 ) -> Path | None:
     """Store a list for later runs, replaced by one rename. Returns ``None`` if it cannot be stored."""
     document = {"version": _VERSION, "provider": provider, "read_at": at.isoformat()}
-    content = json.dumps({**document, "models": [_document(model) for model in models]}, ensure_ascii=False)
+    listed = [{**model._asdict(), "prices": model.prices and asdict(model.prices)} for model in models]
+    content = json.dumps({**document, "models": listed}, ensure_ascii=False)
     temporary: str | None = None
     try:
         path = list_path(provider, base_url, environ)
@@ -149,10 +150,6 @@ def recall(provider: str, base_url: str, environ: Mapping[str, str] | None = Non
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return ListedPrices(models, at.replace(tzinfo=UTC) if at.tzinfo is None else at)
-
-
-def _document(model: ModelListing) -> dict[str, Any]:
-    return {**model._asdict(), "prices": None if model.prices is None else asdict(model.prices)}
 
 
 def _listing(entry: Mapping[str, Any]) -> ModelListing:

@@ -90,7 +90,12 @@ def build_answer_spec(
     allowed = [*values, *([fallback] if fallback is not None and fallback not in values else [])]
     checked = _with_labels(expanded and as_checked(expanded), allowed, many, confidence)
     spec = AnswerSpec(sent, tuple(labels), many, confidence, fallback, checked)
-    if problems := _clashes(answer_columns(spec)) + _check_problems(checked):
+    problems = _clashes(answer_columns(spec))
+    try:
+        compile_schema(checked)
+    except ValueError as error:
+        problems.append(f"the schema is not valid: {str(error).splitlines()[0]}")
+    if problems:
         raise SpecInvalid(problems)
     return spec
 
@@ -116,14 +121,6 @@ def compile_schema(schema: Mapping[str, Any]) -> Validator:
         return None
 
     return first_error
-
-
-def _check_problems(checked: Mapping[str, Any]) -> list[str]:
-    try:
-        compile_schema(checked)
-    except ValueError as error:
-        return [f"the schema is not valid: {str(error).splitlines()[0]}"]
-    return []
 
 
 def _label_problems(labels: Sequence[Label], many: bool, confidence: bool, fallback: str | None) -> list[str]:

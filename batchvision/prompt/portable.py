@@ -101,16 +101,10 @@ class _Expander:
         for word in schema.keys() - _KNOWN:
             if not word.startswith("x-"):  # a tool's own notes
                 self._wrong(path, f"{word} is not understood by all providers; remove it")
-        return self._as_nullable(schema, self._plain(_with_plain_bounds(schema), path, inside), path)
-
-    def _plain(self, schema: Mapping[str, Any], path: str, inside: tuple[str, ...]) -> Schema:
-        result = {word: schema[word] for word in ("description", *_STATED, *_CHECKED) if word in schema}
-        if "anyOf" in schema or "oneOf" in schema:
-            return {**result, **self._branches(schema, path, inside)}
-        return {**result, **self._typed(schema, path, inside)}
-
-    def _as_nullable(self, schema: Mapping[str, Any], result: Schema, path: str) -> Schema:
-        """OpenAPI's way to allow null: beside a type, an enum (which need not name null), a reference or a choice."""
+        plain = _with_plain_bounds(schema)
+        result = {word: plain[word] for word in ("description", *_STATED, *_CHECKED) if word in plain}
+        result |= (self._branches if "anyOf" in plain or "oneOf" in plain else self._typed)(plain, path, inside)
+        # OpenAPI's way to allow null: beside a type, an enum (which need not name null), a reference or a choice
         nullable = schema.get("nullable", False)
         if not isinstance(nullable, bool):
             return self._wrong(path, "nullable is true or false")

@@ -194,7 +194,13 @@ class Dialect:
         """
         known = self._frames.get((id(recipe), options))
         if known is None or known[0] is not recipe:
-            known = (recipe, *self._around_messages(recipe, options))
+            fields = self.fields(recipe, options)
+            known = (
+                recipe,
+                _dumps({"model": recipe.model})[:-1] + b',"messages":',
+                schema_instruction(recipe.answer, options.form.response_format),
+                b"," + _dumps(fields)[1:] if fields else b"}",
+            )
             if len(self._frames) >= _KEPT_FRAMES:
                 self._frames.clear()
             self._frames[id(recipe), options] = known
@@ -202,13 +208,6 @@ class Dialect:
         if instruction is not None:
             messages = with_final_text(messages, instruction)
         return b"%b%b%b" % (head, messages, rest)
-
-    def _around_messages(self, recipe: Recipe, options: SendOptions) -> tuple[bytes, str | None, bytes]:
-        """The body before the messages, the text that states the schema, and the body after the messages."""
-        head = _dumps({"model": recipe.model})[:-1] + b',"messages":'
-        instruction = schema_instruction(recipe.answer, options.form.response_format)
-        rest = self.fields(recipe, options)
-        return head, instruction, b"," + _dumps(rest)[1:] if rest else b"}"
 
     def fields(self, recipe: Recipe, options: SendOptions) -> dict[str, Any]:
         """The fields of the body after model and messages, in the order sent."""

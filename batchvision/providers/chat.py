@@ -112,7 +112,7 @@ def _checked(
         return known, _cut_short(raw, document, voice)
     reason = (known.finish_reason or "").lower()
     if choice.get("error"):
-        return known, faults.from_choice(raw, choice["error"], voice)
+        return known, faults.from_document(raw, wire.Document({"error": choice["error"]}), voice)
     if reason in _FAILED:
         return known, ServerError(f"{voice.name} failed while answering and gives no reason")
     refusal = "".join(wire.strings(message.get("refusal"))).strip()

@@ -57,11 +57,6 @@ def from_document(raw: RawAnswer, document: wire.Document, voice: Voice) -> Batc
     return _error(_facts(raw, _status_in(error), error, error_text(document)), raw, voice, is_own_shape(document))
 
 
-def from_choice(raw: RawAnswer, error: Any, voice: Voice) -> BatchvisionError:
-    """The error in a choice, beside a partial answer."""
-    return from_document(raw, wire.Document({"error": error}), voice)
-
-
 def unwrapped(value: Any) -> Any:
     """``value`` without the list of one that Gemini wraps around errors."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value

@@ -56,7 +56,8 @@ def _listed_prices(pricing: Mapping[str, Any]) -> Prices | None:
     prompt, cached, completion = _rates(pricing)
     if prompt is None or completion is None:
         return None
-    long = _long_context(pricing)
+    steps = (wire.mapping(step) for step in wire.sequence(pricing.get("overrides")))  # some begin at an hour of the day
+    long: Mapping[str, Any] = next((step for step in steps if wire.count(step.get("min_prompt_tokens"))), {})
     long_prompt, long_cached, long_completion = _rates(long)
     return Prices(
         input_ticks_per_mtok=prompt,
@@ -77,12 +78,6 @@ def _rates(pricing: Mapping[str, Any]) -> tuple[int | None, int | None, int | No
     listed = (_usd(pricing.get(name)) for name in ("prompt", "input_cache_read", "completion"))
     prompt, cached, completion = (None if usd is None else usd_to_ticks(usd * _TOKENS_PER_MTOK) for usd in listed)
     return prompt, cached, completion
-
-
-def _long_context(pricing: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The first of ``overrides`` that begins at a prompt length; some begin at an hour of the day."""
-    steps = (wire.mapping(step) for step in wire.sequence(pricing.get("overrides")))
-    return next((step for step in steps if wire.count(step.get("min_prompt_tokens"))), {})
 
 
 def _usd(value: Any) -> Decimal | None:

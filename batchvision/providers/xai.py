@@ -34,12 +34,13 @@ class XaiDialect(Dialect):
 
     def listing(self, entry: Mapping[str, Any]) -> ModelListing:
         modalities = entry.get("input_modalities")
+        lengths = [wire.count(entry.get(name)) for name in ("context_length", "max_prompt_length")]
         return ModelListing(
             name=listed_name(entry),
             aliases=listed_aliases(entry),
             prices=_listed_prices(entry),
             takes_images="image" in modalities if isinstance(modalities, list) else None,
-            context_tokens=_first(entry, "context_length", "max_prompt_length"),
+            context_tokens=next((length for length in lengths if length is not None), None),
         )
 
 
@@ -51,10 +52,6 @@ class EmulatorDialect(XaiDialect):
     default_key_env: ClassVar[str | None] = None
     account_url: ClassVar[str | None] = None
     least_image: ClassVar[tuple[int, int]] = (1, 1)
-
-
-def _first(entry: Mapping[str, Any], *names: str) -> int | None:
-    return next((found for name in names if (found := wire.count(entry.get(name))) is not None), None)
 
 
 def _ticks(entry: Mapping[str, Any], name: str) -> int | None:
