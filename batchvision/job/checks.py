@@ -58,20 +58,20 @@ class Sections:
     limits: LimitsSection | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Resolved:
     """The values that follow from a valid job."""
 
     manifest_path: Path
     root: Path
     output_path: Path
-    keep: tuple[KeepColumn, ...]
+    keep_columns: tuple[KeepColumn, ...]
     template: Template | None
     recipe: Recipe
-    example_paths: tuple[str, ...]
+    example_images: tuple[str, ...]
     base_url: str
     key_env: str | None
-    file_prices: FilePrices | None = None
+    file_prices: FilePrices | None
 
 
 @dataclass(slots=True)

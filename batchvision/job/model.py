@@ -8,15 +8,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from batchvision.errors import JobInvalid
-from batchvision.job.checks import Check, Resolved, Sections
+from batchvision.job.checks import Check, Sections
 from batchvision.job.columns import KeepColumn
 from batchvision.job.files import under
 from batchvision.job.key import find_key, key_source
@@ -56,7 +55,7 @@ class _Top(Section):
 class Job(BaseModel):
     """What to run. Made by :meth:`load` or :meth:`from_mapping`, which raise JobInvalid with every problem."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, defer_build=True)  # sections are validated
 
     name: str
     timezone: str
@@ -69,9 +68,18 @@ class Job(BaseModel):
     limits: LimitsSection
     output: OutputSection
 
-    _base_dir: Path = PrivateAttr()
-    _origins: dict[str, str] = PrivateAttr()
-    _resolved: Resolved = PrivateAttr()
+    base_dir: Path  #: the job file's folder
+    manifest_path: Path
+    root: Path  #: the folder in which local images must lie
+    output_path: Path
+    keep_columns: tuple[KeepColumn, ...]
+    template: Template | None  #: ``None`` where the cells of ``prompt.column`` are sent verbatim
+    recipe: Recipe
+    example_images: tuple[str, ...]  #: absolute paths (or data URIs) of the examples' images, in order
+    base_url: str
+    key_env: str | None  #: the variable of the key
+    file_prices: FilePrices | None  #: the model's prices in ``provider.prices_file``
+    origins: dict[str, str]  #: dotted key -> "flag", "environment NAME", "job file" or "default", for every setting
 
     @classmethod
     def load(
@@ -88,8 +96,8 @@ class Job(BaseModel):
         written = read_toml(file)
         settings = {"name": file.stem, **written}
         job = cls.from_mapping(settings, file.parent, overrides, os.environ if environ is None else environ)
-        if "name" not in written and job._origins["name"] == "job file":
-            job._origins["name"] = "default"
+        if "name" not in written and job.origins["name"] == "job file":
+            job.origins["name"] = "default"
         return job
 
     @classmethod
@@ -114,29 +122,8 @@ class Job(BaseModel):
         problems += check.problems
         if problems or resolved is None or top is None:
             raise JobInvalid(problems)
-        job = cls.model_construct(name=top.name, timezone=top.timezone, **sections)
-        job._base_dir, job._origins, job._resolved = base, _with_defaults(job, origins), resolved
-        return job
-
-    # ------------------------------------------------------------------------------ places
-
-    @property
-    def base_dir(self) -> Path:
-        """The job file's folder."""
-        return self._base_dir
-
-    @property
-    def manifest_path(self) -> Path:
-        return self._resolved.manifest_path
-
-    @property
-    def root(self) -> Path:
-        """The folder in which local images must lie."""
-        return self._resolved.root
-
-    @property
-    def output_path(self) -> Path:
-        return self._resolved.output_path
+        known = {"base_dir": base, "origins": _with_defaults(sections, origins), **vars(resolved)}
+        return cls.model_construct(name=top.name, timezone=top.timezone, **sections, **known)
 
     # ------------------------------------------------------------------------------ columns
 
@@ -152,42 +139,16 @@ class Job(BaseModel):
     @property
     def prompt_columns(self) -> tuple[str, ...]:
         """The columns that the prompt reads."""
-        if self._resolved.template is not None:
-            return self._resolved.template.columns
+        if self.template is not None:
+            return self.template.columns
         return (self.prompt.column,) if self.prompt.column is not None else ()
-
-    @property
-    def keep_columns(self) -> tuple[KeepColumn, ...]:
-        return self._resolved.keep
-
-    # ------------------------------------------------------------------------------ recipe
-
-    @property
-    def template(self) -> Template | None:
-        """The prompt template; ``None`` where the cells of ``prompt.column`` are sent verbatim."""
-        return self._resolved.template
-
-    @property
-    def recipe(self) -> Recipe:
-        return self._resolved.recipe
 
     def asking(self, recipe: Recipe) -> Self:
         """The same manifest under another recipe and its prompt, to compute rows and keys."""
-        job = self.model_copy()
         template = None if recipe.user is None else Template.parse(recipe.user)
-        job._resolved = replace(self._resolved, recipe=recipe, template=template)
-        return job
-
-    @property
-    def example_images(self) -> tuple[str, ...]:
-        """Absolute paths (or data URIs) of the examples' images, in order."""
-        return self._resolved.example_paths
+        return self.model_copy(update={"recipe": recipe, "template": template})
 
     # ------------------------------------------------------------------------------ provider
-
-    @property
-    def base_url(self) -> str:
-        return self._resolved.base_url
 
     @property
     def base_url_secrets(self) -> tuple[Secret, ...]:
@@ -196,24 +157,17 @@ class Job(BaseModel):
         named = (Secret(value) for name, value in query if _SECRET_NAME.search(name))
         return (*named, *url_credentials(self.base_url))
 
-    @property
-    def file_prices(self) -> FilePrices | None:
-        """The model's prices in ``provider.prices_file``."""
-        return self._resolved.file_prices
-
     def api_key(self, environ: Mapping[str, str] | None = None) -> Secret | None:
         """The key from the environment, a file or a command; ``None`` where the provider needs no key.
 
         Raises JobInvalid with the exact next step.
         """
-        return find_key(
-            self.provider, self._base_dir, self._resolved.key_env, os.environ if environ is None else environ
-        )
+        return find_key(self.provider, self.base_dir, self.key_env, os.environ if environ is None else environ)
 
     @property
     def key_source(self) -> str | None:
         """The source of the key, for messages; ``None`` where the provider wants no key."""
-        return key_source(self.provider, self._base_dir, self._resolved.key_env)
+        return key_source(self.provider, self.base_dir, self.key_env)
 
     def request_headers(self, environ: Mapping[str, str] | None = None) -> tuple[dict[str, str], tuple[Secret, ...]]:
         """``provider.headers`` with their values, and the values to mask: those from the environment, and those under a
@@ -245,22 +199,18 @@ class Job(BaseModel):
 
     def file(self, path: str | None) -> Path | None:
         """A file that the job names, absolute."""
-        return None if path is None else under(self._base_dir, path)
+        return None if path is None else under(self.base_dir, path)
 
     # ------------------------------------------------------------------------------ config show
 
-    @property
-    def origins(self) -> Mapping[str, str]:
-        """Dotted key -> "flag", "environment NAME", "job file" or "default", for every setting."""
-        return dict(self._origins)
-
     def config(self) -> dict[str, Any]:
         """The resolved settings, JSON-ready and without secrets; :attr:`origins` has the same keys, dotted."""
-        shown = self.model_dump(mode="json", by_alias=True)
+        sections = {name: getattr(self, name).model_dump(mode="json", by_alias=True) for name in SECTIONS}
+        shown: dict[str, Any] = {"name": self.name, "timezone": self.timezone, **sections}
         shown["manifest"]["root"] = str(self.root)
         provider = shown["provider"]
         provider["base_url"] = Secrets(*self.base_url_secrets, of_one_answer=True).mask(self.base_url)
-        provider["api_key_env"] = self._resolved.key_env
+        provider["api_key_env"] = self.key_env
         provider["headers"] = _shown_headers(self.provider.headers)
         shown["images"]["headers"] = {host: _shown_headers(values) for host, values in self.images.headers.items()}
         if self.images.proxy is not None:
@@ -335,7 +285,7 @@ def _what_is_left(model: type[Section], given: Any, error: ValidationError) -> S
         return None
 
 
-def _with_defaults(job: Job, origins: Mapping[str, str]) -> dict[str, str]:
+def _with_defaults(sections: Mapping[str, Section], origins: Mapping[str, str]) -> dict[str, str]:
     """The origin of every setting, in the order of the job file."""
     found: dict[str, str] = {}
     for name in TOP_LEVEL:
@@ -343,7 +293,7 @@ def _with_defaults(job: Job, origins: Mapping[str, str]) -> dict[str, str]:
     for section, model in SECTIONS.items():
         for field_name, field in model.model_fields.items():
             key = f"{section}.{key_of(field_name, field)}"
-            value = getattr(getattr(job, section), field_name)
+            value = getattr(sections[section], field_name)
             if opens(tuple(key.split("."))):
                 below = list(value) if isinstance(value, dict) else list(type(value).model_fields)
                 found |= {f"{key}.{name}": origins.get(f"{key}.{name}", "default") for name in below}
