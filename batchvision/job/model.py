@@ -133,10 +133,6 @@ class Job(BaseModel):
         return self.manifest.id or ()
 
     @property
-    def image_columns(self) -> tuple[str, ...]:
-        return self.manifest.images
-
-    @property
     def prompt_columns(self) -> tuple[str, ...]:
         """The columns that the prompt reads."""
         if self.template is not None:

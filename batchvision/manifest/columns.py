@@ -24,7 +24,7 @@ def needed_columns(job: Job) -> dict[str, str]:
             needed.setdefault(name, key)
 
     need(job.id_columns, "[manifest] id")
-    need(job.image_columns, "[manifest] images")
+    need(job.manifest.images, "[manifest] images")
     need(job.prompt_columns, "[prompt]")
     need((column.source for column in job.keep_columns), "[manifest] keep")
     need(filter(None, [job.manifest.image_version]), "[manifest] image_version")

@@ -80,10 +80,6 @@ class Refusals:
         self._refused_from: datetime | None = None  # when the first of the refused requests was sent
 
     @property
-    def has_succeeded(self) -> bool:
-        return self._has_succeeded
-
-    @property
     def is_proven(self) -> bool:
         """Whether key, URL and model have worked. The next run relies on it, too."""
         return self._has_succeeded or (self._was_proven and not self._is_disproven)

@@ -28,7 +28,7 @@ def test_a_small_job_has_all_defaults_of_the_design(tmp_path: Path) -> None:
     assert job.root == tmp_path
     assert job.output_path == tmp_path / "out" / "captions"
     assert job.id_columns == ()
-    assert job.image_columns == ("image",)
+    assert job.manifest.images == ("image",)
     assert job.keep_columns == ()
     assert job.manifest.image_identity == "content"
     assert job.manifest.on_bad_image == "fail_row"
@@ -84,7 +84,7 @@ def test_a_job_can_be_made_in_python(tmp_path: Path) -> None:
     assert job.template is None
     assert job.prompt_columns == ("prompt",)
     assert job.id_columns == ("sku",)
-    assert job.image_columns == ("front", "back")
+    assert job.manifest.images == ("front", "back")
     assert job.output_path == tmp_path / "answers"
     assert job.recipe.user is None
     assert job.recipe.user_column == "prompt"
@@ -200,7 +200,7 @@ def test_kept_columns_get_names_that_every_warehouse_takes(tmp_path: Path) -> No
 def test_a_single_column_may_be_written_as_text(tmp_path: Path) -> None:
     job = load(tmp_path, with_lines(manifest='id = "sku"\nimages = "photo"\nkeep = "title"'))
     assert job.id_columns == ("sku",)
-    assert job.image_columns == ("photo",)
+    assert job.manifest.images == ("photo",)
     assert job.keep_columns == (KeepColumn("title", "title"),)
 
 

@@ -49,7 +49,7 @@ def test_environment_values_are_read_as_toml(tmp_path: Path) -> None:
         "BATCHVISION_PROVIDER__PARAMETERS__REASONING_EFFORT": "low",
     }
     job = load(tmp_path, environ=environ)
-    assert job.image_columns == ("front", "back")
+    assert job.manifest.images == ("front", "back")
     assert job.delivery.stream
     assert str(job.limits.max_cost_usd) == "2.5"
     assert str(job.limits.max_failed) == "5%"

@@ -67,8 +67,8 @@ class StretchBuilder:
         if isinstance(prompts.texts, pa.Array) and prompts.texts.null_count:
             null_prompts = true_places(prompts.texts.is_null())
             _add(problems, null_prompts, f"its prompt is null (column {self._job.prompt_columns[0]!r})")
-        if self._job.image_columns:
-            columns = ", ".join(repr(name) for name in self._job.image_columns)
+        if self._job.manifest.images:
+            columns = ", ".join(repr(name) for name in self._job.manifest.images)
             _add(problems, true_places(pc.equal(stamps, NO_TEXT)), f"it has no image (column {columns})")
         recipe_id = self._job.recipe.recipe_id
         skip_keys = skip_digests(recipe_id, prompts.texts, stamps)

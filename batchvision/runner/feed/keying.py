@@ -81,7 +81,7 @@ def image_columns(job: Job) -> ImageColumns:
     """The job's settings for image columns."""
     manifest = job.manifest
     return ImageColumns(
-        job.image_columns,
+        job.manifest.images,
         manifest.image_separator,
         manifest.image_version,
         ImageFolder(job.root),

@@ -100,7 +100,7 @@ def survey(
         hashes.extend(map(hash, ids.drop_null().to_pylist()))
     keep_types = tuple((column.name, known.get(column.source) or pa.string()) for column in job.keep_columns)
     only_nulls = frozenset(column.name for column in job.keep_columns if known.get(column.source) is None)
-    holds_images = not manifest.byte_columns.isdisjoint(job.image_columns) or row_bytes > LARGE_ROW_BYTES
+    holds_images = not manifest.byte_columns.isdisjoint(job.manifest.images) or row_bytes > LARGE_ROW_BYTES
     found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, inputs, only_nulls, holds_images, secrets)
     try:
         found.reject_changed()
@@ -122,7 +122,7 @@ def _check_types(schema: pa.Schema, job: Job) -> None:
         given = schema.field(name).type
         if types.is_list(given) or types.is_struct(given) or types.is_map(given):
             raise JobInvalid(f"the id column {name!r} holds {given}: name a column of single values in [manifest] id.")
-    for name in job.image_columns:
+    for name in job.manifest.images:
         if name in schema.names:
             reject_no_images(schema.field(name))
 
