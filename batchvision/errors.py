@@ -1,4 +1,4 @@
-"""Every exception of batchvision. Each class states its disposition and its ``kind``, the word stored for it.
+"""Every exception of batchvision. The base class says what follows; ``kind`` is the word stored for it.
 
 ::
 
@@ -55,7 +55,6 @@ No message holds a secret (see ``Secrets.mask`` in ``secrets.py``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 from typing import ClassVar
 
 NOT_ON_WINDOWS = "batchvision does not run on Windows itself: run it in WSL (`wsl --install`) or in Docker."
@@ -65,23 +64,14 @@ RAISE_OPEN_FILES = "Raise the limit (`ulimit -n 4096`)"
 MORE_OPEN_FILES = f"{RAISE_OPEN_FILES} or lower limits.concurrency"
 
 
-class Disposition(Enum):
-    """What follows from an error."""
-
-    RETRY = "retry"  #: the same request may succeed later
-    FAIL_ROW = "fail_row"  #: this row is failed, the run continues
-    STOP_RUN = "stop_run"  #: no further request can succeed or is allowed
-
-
 class BatchvisionError(Exception):
-    """Base class. ``kind`` is the stored word, ``disposition`` the consequence.
+    """Base class. ``kind`` is the stored word.
 
     ``what``: what happened, and to which row, file or key. ``next_step``: the user's remedy, if known.
     ``message`` is both in one text.
     """
 
     kind: ClassVar[str]
-    disposition: ClassVar[Disposition]
     #: Whether the error proves that the provider accepted key, URL and model. A usable answer proves it too.
     shows_access: ClassVar[bool] = False
     #: Stands between ``what`` and ``next_step`` in the message.
@@ -103,7 +93,6 @@ class BatchvisionError(Exception):
 class StopRun(BatchvisionError):
     """The run ends with ``exit_code``. ``key``: the key of the job file whose limit or setting is the reason."""
 
-    disposition = Disposition.STOP_RUN
     exit_code: ClassVar[int]
 
     def __init__(self, what: str, *, next_step: str | None = None, key: str | None = None) -> None:
@@ -232,7 +221,6 @@ class OutputHeld(StopRun):
 class RowFault(BatchvisionError):
     """The row is failed. ``at_provider``: the provider reported it, so the row counts toward ``limits.max_failed``."""
 
-    disposition = Disposition.FAIL_ROW
     at_provider: ClassVar[bool] = True
 
 
@@ -318,7 +306,6 @@ class Transient(BatchvisionError):
     although no whole answer arrived. ``retry_after_seconds``: the wait that the provider asks for.
     """
 
-    disposition = Disposition.RETRY
     spends_attempt: ClassVar[bool] = True
     maybe_billed: ClassVar[bool] = False
 
