@@ -1,6 +1,6 @@
-"""The provider's key: from the environment, a file, or a command.
+"""The provider's key (from the environment, a file, or a command), and other values from the environment.
 
-No message repeats the key. Each message ends with the exact next step.
+No message repeats a secret. Each message ends with the exact next step.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from batchvision.errors import JobInvalid
 from batchvision.job.files import under
 from batchvision.job.sections import ProviderSection
-from batchvision.secrets import Secret
+from batchvision.secrets import MASK, Secret
 
 _COMMAND_SECONDS = 30
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u201e\u00ab\u00bb"
@@ -98,3 +99,33 @@ def _wrong_with(key: str) -> str | None:
     if not key.isascii() or not key.isprintable():
         return "it has characters that no key has (copied from a formatted page?)"
     return None
+
+
+# ---------------------------------------------------------------------------------- values from the environment
+
+#: ``"env:TEAM_TOKEN"`` stands for the content of that variable, which is a secret.
+_PREFIX = "env:"
+
+
+def is_named(value: str) -> bool:
+    return value.startswith(_PREFIX)
+
+
+def resolved(key: str, value: str, environ: Mapping[str, str]) -> str:
+    """The value itself, or the content of the variable that it names. Raises JobInvalid where that is not set."""
+    if not is_named(value):
+        return value
+    name = value.removeprefix(_PREFIX).strip()
+    found = environ.get(name, "").strip()
+    if not found:
+        raise JobInvalid(f"{key} is {value!r}, and {name} is not set: export {name}=...")
+    return found
+
+
+def without_user(url: str) -> str:
+    """A URL with its user and password masked; any other text as it is."""
+    if "@" not in url:
+        return url
+    parts = urlsplit(url if "://" in url else f"//{url}")
+    shown = urlunsplit(parts._replace(netloc=f"{MASK}@{parts.netloc.rpartition('@')[2]}"))
+    return shown if "://" in url else shown.removeprefix("//")

@@ -18,9 +18,8 @@ from batchvision.errors import JobInvalid
 from batchvision.job.checks import Check, Sections
 from batchvision.job.columns import KeepColumn
 from batchvision.job.files import under
-from batchvision.job.key import find_key, key_source
+from batchvision.job.key import find_key, is_named, key_source, resolved, without_user
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
-from batchvision.job.named import is_named, resolved, resolved_headers, without_user
 from batchvision.job.prices import FilePrices
 from batchvision.job.problems import sentences, unknown_key
 from batchvision.job.sections import (
@@ -185,13 +184,13 @@ class Job(BaseModel):
         """``images.proxy``, its user and password included. Raises JobInvalid for a variable that is not set."""
         if self.images.proxy is None:
             return None
-        return resolved("images.proxy", self.images.proxy, os.environ if environ is None else environ)[0]
+        return resolved("images.proxy", self.images.proxy, os.environ if environ is None else environ)
 
     def proxy(self, environ: Mapping[str, str] | None = None) -> str | None:
         """``provider.proxy``, its user and password included. Raises JobInvalid for a variable that is not set."""
         if self.provider.proxy is None:
             return None
-        return resolved("provider.proxy", self.provider.proxy, os.environ if environ is None else environ)[0]
+        return resolved("provider.proxy", self.provider.proxy, os.environ if environ is None else environ)
 
     def file(self, path: str | None) -> Path | None:
         """A file that the job names, absolute."""
@@ -222,8 +221,8 @@ def _with_secrets(
     key: str, given: Mapping[str, str], environ: Mapping[str, str]
 ) -> tuple[dict[str, str], tuple[Secret, ...]]:
     """Headers with their values, and the values to mask, with the token of ``Bearer TOKEN`` by itself too."""
-    headers, secrets = resolved_headers(key, given, environ)
-    hidden = [secret.reveal() for secret in secrets]
+    headers = {name: resolved(f"{key}.{name}", value, environ) for name, value in given.items()}
+    hidden = [headers[name] for name, value in given.items() if is_named(value)]
     hidden += [value for name, value in headers.items() if _SECRET_NAME.search(name)]
     words = [word for value in hidden for word in value.split()[1:]]
     return headers, tuple(Secret(value) for value in dict.fromkeys((*hidden, *words)))
