@@ -9,7 +9,7 @@ from batchvision.images.data_uris import as_data_uri
 from batchvision.images.files import FileFacts, ImageFiles, ImageFolder
 from batchvision.images.formats import ImageFormat, examine, sniff
 from batchvision.images.pool import DecodingPool, child_environment
-from batchvision.images.preparing import Converter, LeastSize, Prepared, passes_unchanged, prepare_bytes
+from batchvision.images.preparing import Converter, LeastSize, passes_unchanged, prepare_bytes
 from batchvision.images.references import (
     check_host,
     identity,
@@ -38,7 +38,6 @@ __all__ = [
     "ImageSettings",
     "ImageSource",
     "LeastSize",
-    "Prepared",
     "ReserveBytes",
     "as_data_uri",
     "check_host",

@@ -7,34 +7,14 @@ from __future__ import annotations
 
 from batchvision.job.columns import FIXED_COLUMNS, KeepColumn
 from batchvision.job.files import is_blank, separator_of
-from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.model import Job
 from batchvision.job.recipe import changed_keys, recipe_document, recipe_from_document
-from batchvision.job.sections import (
-    AnswerSection,
-    ExampleSection,
-    ImagesSection,
-    ManifestSection,
-    PricesSection,
-    PromptSection,
-    ProviderSection,
-)
 from batchvision.job.values import RowLimit
 
 __all__ = [
     "FIXED_COLUMNS",
-    "AnswerSection",
-    "DeliverySection",
-    "ExampleSection",
-    "ImagesSection",
     "Job",
     "KeepColumn",
-    "LimitsSection",
-    "ManifestSection",
-    "OutputSection",
-    "PricesSection",
-    "PromptSection",
-    "ProviderSection",
     "RowLimit",
     "changed_keys",
     "is_blank",

@@ -15,7 +15,7 @@ from batchvision.prompt.answer import (
     column_name,
     response_format,
 )
-from batchvision.prompt.check import CheckedAnswer, check_answer, is_deeper, names_fallback
+from batchvision.prompt.check import check_answer, is_deeper, names_fallback
 from batchvision.prompt.conversation import Conversation, schema_instruction, system_text, with_final_text
 from batchvision.prompt.spoken import thoughts_in
 from batchvision.prompt.template import ColumnField, Template, TemplateError, joined
@@ -23,7 +23,6 @@ from batchvision.prompt.template import ColumnField, Template, TemplateError, jo
 __all__ = [
     "REASONING_COLUMN",
     "AnswerColumn",
-    "CheckedAnswer",
     "ColumnField",
     "Conversation",
     "SpecInvalid",

@@ -16,7 +16,7 @@ from batchvision.providers.base import (
     output_limit,
 )
 from batchvision.providers.forms import ResponseForm, ResponseForms
-from batchvision.providers.registry import dialect, names
+from batchvision.providers.registry import dialect
 from batchvision.providers.signs import wait_seconds
 from batchvision.providers.wire import is_aborted_stream, is_stream, masked_stream
 
@@ -37,7 +37,6 @@ __all__ = [
     "is_aborted_stream",
     "is_stream",
     "masked_stream",
-    "names",
     "output_limit",
     "wait_seconds",
 ]

@@ -10,7 +10,7 @@ are the image files there? ``kept``: changed cells of answered rows.
 
 from batchvision.runner.feed.by_content import ByContent
 from batchvision.runner.feed.changes import ChangeCounter, Changes
-from batchvision.runner.feed.kept import KeptNow, count_other_cells, kept_cells_of, kept_now
+from batchvision.runner.feed.kept import count_other_cells, kept_cells_of, kept_now
 from batchvision.runner.feed.keying import skip_key_of
 from batchvision.runner.feed.local_images import LocalImages
 from batchvision.runner.feed.selection import Selection
@@ -23,7 +23,6 @@ __all__ = [
     "ChangeCounter",
     "Changes",
     "FeedBatch",
-    "KeptNow",
     "KnownRows",
     "LocalImages",
     "NoKnownRows",
