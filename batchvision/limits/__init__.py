@@ -4,7 +4,7 @@ from batchvision.eventloop import ByteBudget
 from batchvision.limits.controller import RateController, RateState
 from batchvision.limits.limiter import FIRST_WINDOW, LocalRateLimiter, RateHistory
 from batchvision.limits.outage import OUTAGE_AFTER_FAILURES, LocalCircuitBreaker, WaitPeriod
-from batchvision.limits.permits import LocalSpendCap, PeriodCap, Permit, Permits, SpendCaps, day_of, month_of, share_of
+from batchvision.limits.permits import LocalSpendCap, Permit, Permits, SpendCaps, day_of, month_of, share_of
 from batchvision.limits.protocols import (
     CircuitBreaker,
     PauseSignal,
@@ -25,7 +25,6 @@ __all__ = [
     "LocalRateLimiter",
     "LocalSpendCap",
     "PauseSignal",
-    "PeriodCap",
     "Permit",
     "Permits",
     "RateController",

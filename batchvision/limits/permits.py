@@ -137,24 +137,37 @@ class Permits:
         self._returned.tell()
 
 
+@dataclass(eq=False, slots=True)
 class LocalSpendCap:
-    """One cap, kept by this process.
+    """One cap, kept by this process, under its ``key`` in the job file.
 
-    A bill above its bound counts at once. Its excess is added to each bound from then on, also of requests in flight:
-    estimates that were too low once will be again. An unknown bound counts as 0 before that excess.
+    ``period`` names the current period: in a new one the spending is 0. A bill above its bound counts at once. Its
+    excess is added to each bound from then on, also of requests in flight: estimates that were too low once will be
+    again. An unknown bound counts as 0 before that excess.
     """
 
-    __slots__ = ("_excess_ticks", "_open", "_reserved_ticks", "cap_ticks", "spent_ticks")
+    cap_ticks: int | None
+    spent_ticks: int = 0
+    key: str = "max_cost_usd"
+    period: Callable[[], str] | None = None
+    _current: str | None = None
+    _reserved_ticks: int = 0
+    _open: int = 0
+    _excess_ticks: int = 0
 
-    def __init__(self, cap_ticks: int | None, spent_ticks: int = 0) -> None:
-        self.cap_ticks = cap_ticks
-        self.spent_ticks = spent_ticks
-        self._reserved_ticks = 0
-        self._open = 0
-        self._excess_ticks = 0
+    def __post_init__(self) -> None:
+        self._current = self.period() if self.period else None
 
     def __repr__(self) -> str:
-        return f"<LocalSpendCap {self.spent_ticks} spent, {self.reserved_ticks} reserved, of {self.cap_ticks}>"
+        return (
+            f"<LocalSpendCap {self.key}: {self.spent_ticks} spent, {self.reserved_ticks} reserved, of {self.cap_ticks}>"
+        )
+
+    def roll(self) -> None:
+        """Begin a new period where the last one is over."""
+        if self.period is not None and (now := self.period()) != self._current:
+            self._current = now
+            self.spent_ticks = 0
 
     @property
     def reserved_ticks(self) -> int:
@@ -190,37 +203,19 @@ class LocalSpendCap:
         self._open -= 1
 
 
-@dataclass(slots=True)
-class PeriodCap:
-    """A cap under its key in the job file. ``period`` names the current period: in a new one the spending is 0."""
-
-    key: str
-    cap: LocalSpendCap
-    period: Callable[[], str] | None = None
-    _current: str | None = None
-
-    def __post_init__(self) -> None:
-        self._current = self.period() if self.period else None
-
-    def roll(self) -> None:
-        if self.period is not None and (now := self.period()) != self._current:
-            self._current = now
-            self.cap.spent_ticks = 0
-
-
 class SpendCaps:
     """All caps of a job as one: a request may be sent if each of them allows it."""
 
-    def __init__(self, caps: Sequence[PeriodCap] = ()) -> None:
+    def __init__(self, caps: Sequence[LocalSpendCap] = ()) -> None:
         self._caps = tuple(caps)
 
     def __repr__(self) -> str:
-        return f"<SpendCaps {', '.join(f'{each.key}: {each.cap!r}' for each in self._caps) or 'none'}>"
+        return f"<SpendCaps {', '.join(map(repr, self._caps)) or 'none'}>"
 
-    def _tightest(self) -> PeriodCap | None:
+    def _tightest(self) -> LocalSpendCap | None:
         for each in self._caps:
             each.roll()
-        return min(self._caps, key=lambda each: each.cap.left_ticks or 0, default=None)
+        return min(self._caps, key=lambda each: each.left_ticks or 0, default=None)
 
     @property
     def tightest_key(self) -> str | None:
@@ -230,35 +225,41 @@ class SpendCaps:
     @property
     def left_ticks(self) -> int | None:
         tightest = self._tightest()
-        return None if tightest is None else tightest.cap.left_ticks
+        return None if tightest is None else tightest.left_ticks
 
     def reserve(self, bound_ticks: int | None) -> bool:
         """Reserve in each cap. If one refuses, nothing is reserved."""
         reserved: list[LocalSpendCap] = []
         for each in self._caps:
             each.roll()
-            if not each.cap.reserve(bound_ticks):
+            if not each.reserve(bound_ticks):
                 for cap in reserved:
                     cap.release(bound_ticks)
                 return False
-            reserved.append(each.cap)
+            reserved.append(each)
         return True
 
     def commit(self, bound_ticks: int | None) -> None:
         for each in self._caps:
-            each.cap.commit(bound_ticks)
+            each.commit(bound_ticks)
 
     def settle(self, bound_ticks: int | None, real_ticks: int | None) -> None:
         for each in self._caps:
             each.roll()
-            each.cap.settle(bound_ticks, real_ticks)
+            each.settle(bound_ticks, real_ticks)
 
     def release(self, bound_ticks: int | None) -> None:
         for each in self._caps:
-            each.cap.release(bound_ticks)
+            each.release(bound_ticks)
 
 
-def share_of(cap_ticks: int, spent: Mapping[Shard, int], shard: Shard) -> LocalSpendCap:
+def share_of(
+    cap_ticks: int,
+    spent: Mapping[Shard, int],
+    shard: Shard,
+    key: str = "max_cost_usd",
+    period: Callable[[], str] | None = None,
+) -> LocalSpendCap:
     """The share of ``cap_ticks`` that one shard may spend. ``spent``: ticks by shard of the output.
 
     Shards of other divisions have ended, so their spending is fixed. The shards of this division fill the rest of the
@@ -275,7 +276,7 @@ def share_of(cap_ticks: int, spent: Mapping[Shard, int], shard: Shard) -> LocalS
             break
         left, sharing = left - ticks, sharing - 1
     level = left // sharing if sharing else 0
-    return LocalSpendCap(part, spent_ticks=part - level + own)
+    return LocalSpendCap(part, part - level + own, key, period)
 
 
 def day_of(now: Callable[[], datetime], zone: tzinfo) -> Callable[[], str]:

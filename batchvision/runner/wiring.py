@@ -24,7 +24,6 @@ from batchvision.images import (
 from batchvision.job import Job
 from batchvision.limits import (
     LocalRateLimiter,
-    PeriodCap,
     RateSettings,
     ReportWait,
     SpendCaps,
@@ -143,7 +142,7 @@ def caps_of(
         ("max_cost_usd_per_month", limits.max_cost_usd_per_month, spent.this_month, month_of(now, zone)),
     ]
     caps = [
-        PeriodCap(key + whose, share_of(usd_to_ticks(usd), ticks, shard), period)
+        share_of(usd_to_ticks(usd), ticks, shard, key + whose, period)
         for key, usd, ticks, period in given
         if usd is not None
     ]

@@ -8,7 +8,7 @@ import anyio
 from fake_provider import FakeProvider
 from virtual_time import VIRTUAL
 
-from batchvision.limits import LocalRateLimiter, LocalSpendCap, PeriodCap, RateSettings, SendSlot, SpendCaps
+from batchvision.limits import LocalRateLimiter, LocalSpendCap, RateSettings, SendSlot, SpendCaps
 from batchvision.records import RunSummary
 from batchvision.runner import RunDependencies, run_async
 
@@ -49,7 +49,7 @@ def test_each_request_asks_the_given_rate_limiter(job_runs):
 def test_a_used_up_spend_cap_that_is_given_stops_the_run_before_it_sends(job_runs):
     job_runs.rows(3)
     provider = FakeProvider()
-    cap = SpendCaps([PeriodCap("max_cost_usd", LocalSpendCap(1, spent_ticks=1))])
+    cap = SpendCaps([LocalSpendCap(1, spent_ticks=1)])
     summary = run(job_runs, replace(provider.dependencies(), spend_cap=cap))
     assert (summary.exit_code, summary.stop_reason, summary.rows_pending) == (4, "spend_cap_reached", 3)
     assert len(provider.asked) == 0

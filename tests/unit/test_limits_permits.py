@@ -7,7 +7,7 @@ import pytest
 from virtual_time import VIRTUAL
 
 from batchvision.errors import ServerError, SpendCapReached
-from batchvision.limits import LocalRateLimiter, LocalSpendCap, PeriodCap, Permits, RateSettings, SpendCaps
+from batchvision.limits import LocalRateLimiter, LocalSpendCap, Permits, RateSettings, SpendCaps
 from batchvision.records import Estimate, Usage
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +20,7 @@ def anyio_backend():
 
 def permits_of(cap_ticks: int | None = None, **limits: float) -> tuple[Permits, LocalSpendCap]:
     cap = LocalSpendCap(cap_ticks)
-    permits = Permits(LocalRateLimiter(RateSettings(**limits)), SpendCaps([PeriodCap("max_cost_usd", cap)]))
+    permits = Permits(LocalRateLimiter(RateSettings(**limits)), SpendCaps([cap]))
     permits.rate.observe(None)  # the first answer has come
     return permits, cap
 

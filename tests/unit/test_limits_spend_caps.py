@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from batchvision.limits import LocalSpendCap, PeriodCap, SpendCaps, day_of, month_of, share_of
+from batchvision.limits import LocalSpendCap, SpendCaps, day_of, month_of, share_of
 from batchvision.records import Shard
 
 
@@ -30,8 +30,8 @@ def test_without_caps_any_request_is_allowed():
 
 
 def test_a_cap_that_refuses_leaves_the_other_caps_unchanged():
-    wide, narrow = LocalSpendCap(1_000), LocalSpendCap(50)
-    caps = SpendCaps([PeriodCap("max_cost_usd", wide), PeriodCap("max_cost_usd_per_run", narrow)])
+    wide, narrow = LocalSpendCap(1_000), LocalSpendCap(50, key="max_cost_usd_per_run")
+    caps = SpendCaps([wide, narrow])
     assert not caps.reserve(60)
     assert (wide.left_ticks, narrow.left_ticks) == (1_000, 50)
     assert caps.reserve(50)
@@ -40,9 +40,7 @@ def test_a_cap_that_refuses_leaves_the_other_caps_unchanged():
 
 def test_a_day_is_the_jobs_own_and_begins_with_nothing_spent():
     clock = Clock()
-    daily = LocalSpendCap(100, spent_ticks=90)
-    berlin = ZoneInfo("Europe/Berlin")
-    caps = SpendCaps([PeriodCap("max_cost_usd_per_day", daily, day_of(clock, berlin))])
+    caps = SpendCaps([LocalSpendCap(100, 90, "max_cost_usd_per_day", day_of(clock, ZoneInfo("Europe/Berlin")))])
     assert not caps.reserve(20)
     clock.now += timedelta(minutes=31)  # 00:01 in Berlin
     assert caps.reserve(20)
@@ -52,7 +50,7 @@ def test_a_day_is_the_jobs_own_and_begins_with_nothing_spent():
 
 def test_a_request_in_flight_at_midnight_counts_in_the_new_day():
     clock = Clock()
-    caps = SpendCaps([PeriodCap("max_cost_usd_per_day", LocalSpendCap(100), day_of(clock, UTC))])
+    caps = SpendCaps([LocalSpendCap(100, 0, "max_cost_usd_per_day", day_of(clock, UTC))])
     assert caps.reserve(60)
     clock.now += timedelta(hours=2)
     assert not caps.reserve(60)
@@ -62,9 +60,7 @@ def test_a_request_in_flight_at_midnight_counts_in_the_new_day():
 
 def test_a_month_ends_where_the_jobs_month_ends():
     clock = Clock()
-    caps = SpendCaps(
-        [PeriodCap("max_cost_usd_per_month", LocalSpendCap(100, 100), month_of(clock, ZoneInfo("Asia/Tokyo")))]
-    )
+    caps = SpendCaps([LocalSpendCap(100, 100, "max_cost_usd_per_month", month_of(clock, ZoneInfo("Asia/Tokyo")))])
     assert not caps.reserve(1), "it is the first of December there already, and the month's 100 are spent"
     clock.now += timedelta(days=31)
     assert caps.reserve(1)
@@ -76,7 +72,7 @@ def test_a_month_ends_where_the_jobs_month_ends():
 )
 def test_no_cap_is_exceeded_where_bills_keep_to_their_bounds(limits, requests):
     caps = [LocalSpendCap(limit) for limit in limits]
-    together = SpendCaps([PeriodCap(f"cap {number}", cap) for number, cap in enumerate(caps)])
+    together = SpendCaps(caps)
     for bound, real in requests:
         if together.reserve(bound):
             assert all(cap.spent_ticks + cap.reserved_ticks <= (cap.cap_ticks or 0) for cap in caps)
@@ -113,8 +109,8 @@ def test_a_sibling_that_spent_more_than_its_part_under_an_earlier_division_is_ma
 
 def test_a_new_day_gives_a_shard_its_part_of_the_whole_cap():
     clock = Clock()
-    daily = share_of(100, {Shard(0, 1): 80, Shard(1, 4): 5}, Shard(1, 4))
-    caps = SpendCaps([PeriodCap("max_cost_usd_per_day", daily, day_of(clock, UTC))])
+    spent, day = {Shard(0, 1): 80, Shard(1, 4): 5}, day_of(clock, UTC)
+    caps = SpendCaps([share_of(100, spent, Shard(1, 4), "max_cost_usd_per_day", day)])
     assert caps.left_ticks == 0
     clock.now += timedelta(days=1)
     assert caps.left_ticks == 25
