@@ -9,7 +9,7 @@ A shard has its share of each cap (:func:`share_of`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 
 from batchvision.errors import SpendCapReached
@@ -150,18 +150,16 @@ class LocalSpendCap:
     spent_ticks: int = 0
     key: str = "max_cost_usd"
     period: Callable[[], str] | None = None
-    _current: str | None = None
-    _reserved_ticks: int = 0
-    _open: int = 0
-    _excess_ticks: int = 0
+    _current: str | None = field(init=False, default=None)
+    _reserved_ticks: int = field(init=False, default=0)
+    _open: int = field(init=False, default=0)
+    _excess_ticks: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._current = self.period() if self.period else None
 
     def __repr__(self) -> str:
-        return (
-            f"<LocalSpendCap {self.key}: {self.spent_ticks} spent, {self.reserved_ticks} reserved, of {self.cap_ticks}>"
-        )
+        return f"<{self.key}: {self.spent_ticks} spent, {self.reserved_ticks} reserved, of {self.cap_ticks} ticks>"
 
     def roll(self) -> None:
         """Begin a new period where the last one is over."""
