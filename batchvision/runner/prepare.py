@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Protocol
 
@@ -25,31 +26,18 @@ from batchvision.stopping import StopSignal
 _MOST_SHOWN = 100
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class Preparer:
-    """Makes requests of rows.
+    """Makes requests of rows."""
 
-    ``skip_bad_images``: an image that cannot be used is left out, not the row. ``may_inline_urls``: an image URL that
-    the provider cannot download may be downloaded here. ``raised_max_tokens``: of the one retry of a truncated answer.
-    """
-
-    def __init__(
-        self,
-        recipe_id: str,
-        conversation: Conversation,
-        images: ImageSource,
-        estimator: Estimator,
-        *,
-        skip_bad_images: bool = False,
-        may_inline_urls: bool = True,
-        raised_max_tokens: int | None = None,
-    ) -> None:
-        self._recipe_id = recipe_id
-        self._conversation = conversation
-        self.images = images
-        self._estimator = estimator
-        self._skip_bad_images = skip_bad_images
-        self._may_inline_urls = may_inline_urls
-        self._raised_max_tokens = raised_max_tokens
+    recipe_id: str
+    conversation: Conversation
+    images: ImageSource
+    estimator: Estimator
+    _: KW_ONLY
+    skip_bad_images: bool = False  #: an image that cannot be used is left out, not the row
+    may_inline_urls: bool = True  #: an image URL that the provider cannot download may be downloaded here
+    raised_max_tokens: int | None = None  #: of the one retry of a truncated answer
 
     async def prepare(self, row: Row, *, inline: bool = False) -> Request:
         """The request of ``row``; ``inline``: image URLs are downloaded here instead of handed over.
@@ -58,25 +46,25 @@ class Preparer:
         """
         if row.problem is not None:
             raise RowInvalid(row.problem)
-        payloads = await payloads_of(self.images, row, inline=inline, skip_bad_images=self._skip_bad_images)
-        messages = self._conversation.messages(row.prompt, payloads)
+        payloads = await payloads_of(self.images, row, inline=inline, skip_bad_images=self.skip_bad_images)
+        messages = self.conversation.messages(row.prompt, payloads)
         urls = [payload.url for payload in payloads if payload.url]
         sizes: list[ImageSize] = []
         for payload in payloads:
             sizes += [(payload.width, payload.height), *((page.width, page.height) for page in payload.more)]
-        estimate = partial(self._estimator.estimate, len(keys.hashed_text(row.prompt)), sizes, len(messages))
+        estimate = partial(self.estimator.estimate, len(keys.hashed_text(row.prompt)), sizes, len(messages))
         return Request(
             row_id=row.row_id,
-            request_key=keys.request_key_of(self._recipe_id, row.prompt, payloads),
+            request_key=keys.request_key_of(self.recipe_id, row.prompt, payloads),
             skip_key=row.skip_key,
             messages=messages,
             image_ref=tuple([payload.reference for payload in payloads]),
             image_sha256=tuple([payload.sha256 for payload in payloads]),
             keep=row.keep,
             estimate=estimate(),
-            has_urls=self._may_inline_urls and bool(urls),
+            has_urls=self.may_inline_urls and bool(urls),
             credentials=tuple(secret for url in urls for secret in url_credentials(url)),
-            raised_estimate=None if self._raised_max_tokens is None else estimate(self._raised_max_tokens),
+            raised_estimate=None if self.raised_max_tokens is None else estimate(self.raised_max_tokens),
         )
 
     async def inlined(self, row: Row, request: Request) -> Request:

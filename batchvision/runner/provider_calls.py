@@ -21,33 +21,23 @@ from batchvision.secrets import Secret, Secrets
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class KeyRenewal:
     """The key of a run. Its command is asked again after a 401 that follows answers.
 
     Rule: the old key and each new one are hidden by the run's secrets before a request is sent with them.
-    ``ask`` returns the key again; without it the key never changes. ``headers_of`` maps a key to its request headers.
-    ``generation`` counts the keys: a request under an older key does not ask again.
     """
 
-    def __init__(
-        self,
-        key: Secret | None,
-        ask: Callable[[], Secret | None] | None,
-        headers_of: Callable[[Secret], Mapping[str, str]],
-        secrets: Secrets,
-        offload: Offload,
-    ) -> None:
-        self.generation = 0
-        #: of each request, over those of the first key
-        self.headers: Mapping[str, str] = {}
-        self._key = key
-        self._ask = ask
-        self._headers_of = headers_of
-        self._secrets = secrets
-        self._offload = offload
-        self._answered_generation = -1
-        self._failed: AuthenticationFailed | None = None
-        self._one_at_a_time = anyio.Lock()
+    key: Secret | None
+    ask: Callable[[], Secret | None] | None  #: returns the key again; ``None``: the key never changes
+    headers_of: Callable[[Secret], Mapping[str, str]]  #: the request headers of a key
+    secrets: Secrets
+    offload: Offload
+    generation: int = 0  #: counts the keys: a request under an older key does not ask again
+    headers: Mapping[str, str] = field(default_factory=dict)  #: of each request, over those of the first key
+    _answered_generation: int = field(init=False, default=-1)
+    _failed: AuthenticationFailed | None = field(init=False, default=None)
+    _one_at_a_time: anyio.Lock = field(init=False, default_factory=anyio.Lock)
 
     def answered(self, generation: int) -> None:
         """A request under the key of ``generation`` was answered."""
@@ -58,7 +48,7 @@ class KeyRenewal:
 
         Raises AuthenticationFailed if the command prints the same key or no key, or if the new key is refused too.
         """
-        if self._ask is None or self._answered_generation < 0:
+        if self.ask is None or self._answered_generation < 0:
             return False
         async with self._one_at_a_time:
             if self._failed is not None:
@@ -66,8 +56,8 @@ class KeyRenewal:
             if generation < self.generation:
                 return True
             key = await self._asked(error)
-            self._secrets.add(key)
-            self._key, self.headers = key, self._headers_of(key)
+            self.secrets.add(key)
+            self.key, self.headers = key, self.headers_of(key)
             self.generation += 1
             log.warning("the key has expired: going on with a new one from provider.api_key_command")
             return True
@@ -76,10 +66,10 @@ class KeyRenewal:
         if self._answered_generation < self.generation:
             raise self._no_more(f"{error.what}; the new key that provider.api_key_command printed is refused too")
         try:
-            key = None if self._ask is None else await self._offload(self._ask)
+            key = None if self.ask is None else await self.offload(self.ask)
         except JobInvalid as problem:
             raise self._no_more(f"{error.what}; asked for a new key: {problem}") from None
-        if key is None or (self._key is not None and key.reveal() == self._key.reveal()):
+        if key is None or (self.key is not None and key.reveal() == self.key.reveal()):
             raise self._no_more(
                 f"{error.what}; asked again, provider.api_key_command printed the same key: see to it that it prints "
                 "a key that is valid, then run again"
