@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from math import inf
 
 MAX_BYTES = 256 * 1024 * 1024  #: of images and bodies in memory
@@ -16,16 +17,14 @@ def loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
+@dataclass(eq=False, slots=True)
 class Wakeup:
     """A condition variable without a lock, for one event loop: a woken task checks its condition and may wait again.
 
     A change costs nothing while no task waits.
     """
 
-    __slots__ = ("_waiting",)
-
-    def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []
+    _waiting: list[asyncio.Future[None]] = field(init=False, default_factory=list)
 
     def tell(self) -> None:
         """Wake all waiting tasks."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_address
@@ -271,14 +272,14 @@ class _Progress:
         self._timer.cancel()
 
 
+@dataclass(eq=False, repr=False)
 class _Outgoing(httpx.AsyncByteStream):
     """A request's body, released when it has left: requests that wait for an answer hold it no longer."""
 
-    def __init__(self, body: bytes) -> None:
-        self._body = body
+    body: bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        body, self._body = self._body, b""
+        body, self.body = self.body, b""
         yield body
 
 

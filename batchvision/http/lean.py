@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import anyio
@@ -108,36 +109,36 @@ class LeanTransport(httpx.AsyncBaseTransport):
         return connections
 
 
+@dataclass(eq=False, repr=False)
 class _Body(httpx.AsyncByteStream):
     """The body of a response, encoded as sent. Closing it gives its connection back."""
 
-    def __init__(self, connections: ConnectionPool, connection: Connection, arrival: Arrival) -> None:
-        self._connections = connections
-        self._connection: Connection | None = connection
-        self._arrival = arrival
+    connections: ConnectionPool
+    connection: Connection | None
+    arrival: Arrival
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body. Raises ReadError or RemoteProtocolError at the end of an incomplete body."""
-        arrival = self._arrival
+        arrival = self.arrival
         while True:
             for piece in arrival.take():
                 yield piece
             if arrival.is_over and not arrival.unread_bytes:
                 break
-            if self._connection is None:
+            if self.connection is None:
                 raise RuntimeError("the body was read after it was closed")
-            self._connection.resume()
+            self.connection.resume()
             if not arrival.unread_bytes and not arrival.is_over:
-                await self._connection.changed()
+                await self.connection.changed()
         if not arrival.is_whole:
             if arrival.error is None:
                 raise RuntimeError("an answer ended early without an error")
             raise arrival.error
 
     async def aclose(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self.connection = self.connection, None
         if connection is not None:
-            self._connections.give_back(connection)
+            self.connections.give_back(connection)
 
 
 def _origin(request: httpx.Request) -> Origin:
