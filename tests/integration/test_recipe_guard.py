@@ -286,6 +286,27 @@ def test_new_rows_only_keeps_paid_failures_too(job):
     assert (times(session.billed), session.counts) == (0, (0, 0, 4))
 
 
+def test_new_rows_only_counts_an_answered_row_with_a_touched_image_as_done(job):
+    job.run()
+    job.run({**OTHER, **REDO})
+    for path in (job.folder / "images").glob("*.png"):
+        path.touch()
+    back = job.run(NEW_ROWS_ONLY)
+    assert (back.exit_code, times(back.billed), back.counts) == (0, 0, (4, 0, 0))
+    assert job.is_right()
+
+
+def test_new_rows_only_keeps_the_answer_of_a_row_whose_image_is_missing(job):
+    job.run()
+    job.run({**OTHER, **REDO})
+    (job.folder / "images" / "r4.png").unlink()
+    rows = {**job.cells, "r4": "bag"}
+    manifest = job.write_manifest(cells=rows)
+    (job.folder / "images" / "r4.png").unlink()
+    back = job.run(NEW_ROWS_ONLY, manifest=manifest)
+    assert (times(back.billed), back.counts) == (0, (3, 0, 1))
+
+
 def test_new_rows_only_ends_with_0_when_no_row_keeps_an_older_answer(job):
     job.run(NEW_ROWS_ONLY)
     job.rows("bag", "r5")

@@ -37,13 +37,17 @@ class ByContent:
         self._skips_bad_images = job.manifest.on_bad_image == "skip_image"
         self.images_read = 0
 
-    def would_be_sent(self, row: Row, row_index: Known) -> bool:
-        """Whether a run would send the row. Decided by the content of its images."""
+    def state(self, row: Row, row_index: Known) -> RowState | None:
+        """The state of the row's request, by the content of its images. None: an image cannot be read."""
         try:
             key = self._key(row, list(self._payloads(row)))
-        except RowFault:  # nothing can be sent
-            return False
-        return row_index.state(row.row_id, key) is RowState.NEW
+        except RowFault:
+            return None
+        return row_index.state(row.row_id, key)
+
+    def would_be_sent(self, row: Row, row_index: Known) -> bool:
+        """Whether a run would send the row."""
+        return self.state(row, row_index) is RowState.NEW
 
     def is_answer_to(self, answer: StoredAnswer, row: Row) -> bool:
         """Whether a stored answer belongs to the row. Its images may be missing."""

@@ -230,12 +230,20 @@ class _Sorter:
         )
 
     def _are_kept(self, stretch: Stretch, places: list[int], ids: pa.Array) -> list[bool]:
-        """For each row: does it keep an older answer, as the job demands?"""
-        kept = list(self._row_index.are_elsewhere(ids)) if self._keeps_old_recipes else [False] * len(places)
-        if not self._keeps_changed_rows:
-            return [bool(each) for each in kept]
+        """For each row: does it keep an older answer, as the job demands? A row that only looks new keeps none."""
+        kept = [False] * len(places)
+        if self._keeps_old_recipes:
+            kept = [bool(each) for each in self._row_index.are_elsewhere(ids)]
         were_paid = self._row_index.were_paid(ids)
-        suspects = [at for at, place in enumerate(places) if were_paid[at] and place not in stretch.problems]
+        suspects = [
+            at
+            for at, place in enumerate(places)
+            if were_paid[at] and place not in stretch.problems and (kept[at] or self._keeps_changed_rows)
+        ]
         for at, row in zip(suspects, stretch.rows([places[at] for at in suspects]), strict=True):
-            kept[at] = kept[at] or self._by_content.would_be_sent(row, self._row_index)
-        return [bool(each) for each in kept]
+            match self._by_content.state(row, self._row_index):
+                case RowState.NEW:
+                    kept[at] = True
+                case RowState():
+                    kept[at] = False
+        return kept
