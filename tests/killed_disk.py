@@ -12,7 +12,7 @@ class Killed(BaseException):
 
 
 class KilledDisk(UnsyncedDisk):
-    """Ends the process before its ``at``-th change. Of a write half is written. Nothing is changed afterwards."""
+    """Ends the process before its ``at``-th change or sync. Half of a write is written. Nothing changes afterwards."""
 
     def __init__(self, at: int | None) -> None:
         self.left = at
@@ -31,6 +31,9 @@ class KilledDisk(UnsyncedDisk):
             super().write(descriptor, memoryview(content)[: len(content) // 2])
         self._step()
         super().write(descriptor, content)
+
+    def sync(self, descriptor: int) -> None:
+        self._step()
 
     def make_folder(self, path: Path) -> None:
         self._step()

@@ -57,6 +57,7 @@ class Plan(NamedTuple):
     lane: Lane = Lane.ONLINE
     policy: str = "redo"  #: output.on_recipe_change
     retries_paid: bool = False  #: limits.retry_failed = "all"
+    holds: bool = False  #: limits.ambiguous = "hold"
     cap_key: str = ""  #: the spend cap that this run sets
     cap_ticks: int = 0  #: of this run; a cap of all runs counts from the bill so far
     limit: int | None = None
@@ -64,6 +65,7 @@ class Plan(NamedTuple):
     hours_ahead: int = 0  #: of the clock. Plans differ by less than a ticket's lifetime: 24 hours
     hours_jumped: int = 0  #: by the clock in the middle of the run
     killed_at: int | None = None  #: the operation of the disk before which the process ends
+    is_repeated: bool = False  #: once more, with nothing to do
     upkeep: Upkeep | None = None
     upkeep_killed_at: int | None = None
 
@@ -87,7 +89,7 @@ class Plan(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether nothing keeps this run from asking each row."""
-        return not (self.cap_key or self.is_pilot or self.limit is not None or self.killed_at is not None)
+        return not (self.holds or self.cap_key or self.is_pilot or self.limit is not None or self.killed_at is not None)
 
     def text(self, row: str) -> str:
         """The prompt of a row, as the bill shows it."""
@@ -166,7 +168,7 @@ class Model:
         if plan.policy == "new_rows_only":
             least = frozenset(each for each in least if self.recipes_paid(each.row) <= {plan.recipe})
             most = frozenset(each for each in most if not self._is_surely_kept(each.row, plan.recipe))
-        suspects = plan.policy == "refuse" and [row for row in plan.rows if self._may_be_refused(row, plan.recipe)]
+        suspects = plan.policy == "refuse" and [row for row in plan.rows if self._may_be_refused(row, plan)]
         must = plan.policy == "refuse" and plan.is_whole and self.last_whole != plan.recipe
         return Expected(
             least if not suspects else frozenset(),
@@ -192,8 +194,11 @@ class Model:
     def _is_surely_kept(self, row: str, recipe: Recipe) -> bool:
         return bool(self._surely_paid(row) - {recipe}) and recipe not in self.recipes_paid(row)
 
-    def _may_be_refused(self, row: str, recipe: Recipe) -> bool:
-        return bool(self.recipes_paid(row) - {recipe}) and recipe not in self._surely_paid(row)
+    def _may_be_refused(self, row: str, plan: Plan) -> bool:
+        """Whether the row is perhaps to do, and was last paid for under another recipe."""
+        request = plan.requests.get(row)
+        is_done = request is not None and (request in self.open or self.ended.get(request) is End.ANSWERED)
+        return not is_done and bool(self.recipes_paid(row) - {plan.recipe})
 
     def _must_be_refused(self, row: str, recipe: Recipe) -> bool:
         return self._is_surely_kept(row, recipe)
@@ -256,14 +261,21 @@ class Model:
         """The answered requests by row."""
         return {row: each for row, each in plan.requests.items() if self.ended.get(each) is End.ANSWERED}
 
+    def is_done(self, plan: Plan) -> bool:
+        """Whether the same run would have nothing to do."""
+        ends = [self.ended.get(each) for each in plan.requests.values()]
+        final = {End.ANSWERED} if plan.retries_paid else set(End)
+        return len(ends) == len(plan.rows) and set(ends) <= final and plan.limit is None
+
     def superseded(self, plan: Plan) -> set[Request]:
-        """Answers that rows have beside their current one."""
-        completed = self.completed(plan)
-        return {
-            request
-            for request, end in self.ended.items()
-            if end is End.ANSWERED and request.row in completed and request != completed[request.row]
-        }
+        """Answers that rows have beside their current one. A missing image counts as each image that was answered."""
+        answered = [request for request, end in self.ended.items() if end is End.ANSWERED]
+        current = set(self.completed(plan).values())
+        for request in answered:
+            if plan.rows.get(request.row) == (request.cell, "gone") and request.recipe == plan.recipe:
+                current.add(request)
+        rows = {request.row for request in current}
+        return {request for request in answered if request.row in rows and request not in current}
 
     def publish(self, names: Iterable[str]) -> None:
         """These answers are in ``results``: a reparse publishes dropped answers again."""
