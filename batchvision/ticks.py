@@ -97,11 +97,12 @@ class Prices:
         return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
 
     @classmethod
-    def recorded(cls, record: Mapping[str, int]) -> Prices:
-        """The prices of a record. Raises ValueError or TypeError for an invalid record."""
-        if not all(type(ticks) is int for ticks in record.values()):
-            raise ValueError("prices that are no integers")
-        return cls(**record)
+    def recorded(cls, record: Mapping[str, int | None]) -> Prices:
+        """The prices of a record; a field may be null. Raises ValueError or TypeError for an invalid record."""
+        given = {name: ticks for name, ticks in record.items() if ticks is not None}
+        if not all(type(ticks) is int and ticks >= 0 for ticks in given.values()):
+            raise ValueError("prices that are no counts of ticks")
+        return cls(**given)
 
     def ticks(self, prompt: int, output: int, cached: int = 0, images: int = 0) -> int:
         """The cost of that many tokens; ``cached`` are part of ``prompt``."""

@@ -12,7 +12,6 @@ import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -29,7 +28,6 @@ OLD_AFTER = timedelta(days=30)
 FRESH_FOR = timedelta(days=1)
 
 _VERSION = 1
-_PRICE_NAMES = frozenset(each.name for each in fields(Prices))
 
 
 class ListedPrices(NamedTuple):
@@ -121,7 +119,7 @@ def remember(
 ) -> Path | None:
     """Store a list for later runs, replaced by one rename. Returns ``None`` if it cannot be stored."""
     document = {"version": _VERSION, "provider": provider, "read_at": at.isoformat()}
-    listed = [{**model._asdict(), "prices": model.prices and asdict(model.prices)} for model in models]
+    listed = [{**model._asdict(), "prices": model.prices and model.prices.record()} for model in models]
     content = json.dumps({**document, "models": listed}, ensure_ascii=False)
     temporary: str | None = None
     try:
@@ -158,19 +156,8 @@ def _listing(entry: Mapping[str, Any]) -> ModelListing:
     return ModelListing(
         name=str(entry["name"]),
         aliases=tuple(str(alias) for alias in entry["aliases"]),
-        prices=None if prices is None else _prices(prices),
+        prices=None if prices is None else Prices.recorded(prices),
         takes_images=entry["takes_images"],
         context_tokens=entry["context_tokens"],
         max_output_tokens=entry.get("max_output_tokens"),
     )
-
-
-def _prices(document: Mapping[str, Any]) -> Prices:
-    for name, value in document.items():
-        is_amount = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        if name not in _PRICE_NAMES or not (is_amount or value is None):
-            raise ValueError(f"{name} = {value!r} is no price")
-    known = Prices(**document)
-    if None in (known.input_ticks_per_mtok, known.cached_ticks_per_mtok, known.output_ticks_per_mtok):
-        raise ValueError("a price is missing")
-    return known
