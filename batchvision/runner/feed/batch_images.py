@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import chain
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
@@ -67,14 +66,6 @@ class BatchImages:
     def are_all_plain(self) -> bool:
         """Whether each image is a plain URL. The stamp of a plain URL is its identity."""
         return None not in self._plain
-
-    def plain_counts(self, chosen: pa.Array) -> list[int]:
-        """The number of plain URLs in each of the rows at ``chosen``."""
-        counts = np.zeros(len(chosen), dtype=np.int64)
-        for urls in self._plain:
-            if urls is not None:
-                counts += urls.take(chosen).is_valid().to_numpy(zero_copy_only=False)
-        return list(counts.tolist())
 
     def _plain_urls(self, name: str) -> pa.Array | None:
         """The column, if each of its cells is a plain URL or null; otherwise its cells have to be parsed."""

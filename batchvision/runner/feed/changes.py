@@ -117,7 +117,7 @@ class ChangeCounter:
         self, stretch: Stretch, places: NDArray[np.int64], known: NDArray[np.int64], paid: PaidRows
     ) -> None:
         """:meth:`_add_by_content` for rows of plain URLs. Reads no image and makes no ``Row`` of an unchanged row."""
-        keys = stretch.url_rows(places.tolist(), paid.recipes[0]).request_keys.hex()
+        keys = stretch.url_request_keys(places.tolist(), paid.recipes[0]).hex()
         ids = stretch.ids.take(pa.array(places.tolist(), pa.int64())).to_pylist()
         digits = 2 * KEY_BYTES
         asked = [

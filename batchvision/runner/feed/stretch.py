@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -62,14 +62,6 @@ class Tally:
     counts: PassCounts = field(default_factory=PassCounts)
 
 
-class UrlRows(NamedTuple):
-    """The requests of rows of plain URLs, for counting. ``request_keys``: 16 bytes each."""
-
-    request_keys: bytes
-    text_chars: list[int]
-    images: list[int]
-
-
 @dataclass(slots=True)
 class Stretch:
     """The columns that decide the state of a stretch's rows.
@@ -114,14 +106,14 @@ class Stretch:
         """The valid rows to do."""
         return [place for place in self.tally.places if place not in self.problems]
 
-    def url_rows(self, places: list[int], recipe_id: str) -> UrlRows:
-        """The requests of valid rows. Only where ``images.are_all_plain``: there a stamp is the image's identity."""
-        chosen = pa.array(places, pa.int64())
-        texts = self.prompts.texts
+    def url_request_keys(self, places: list[int], recipe_id: str) -> bytes:
+        """The request_keys of valid rows, 16 bytes each.
+
+        Only where ``images.are_all_plain``: there a stamp is the image's identity.
+        """
+        chosen, texts = pa.array(places, pa.int64()), self.prompts.texts
         texts = texts if isinstance(texts, str) else texts.take(chosen)
-        chars = [len(texts)] * len(places) if isinstance(texts, str) else pc.utf8_length(texts).to_pylist()
-        found = request_digests(recipe_id, texts, self.stamps.take(chosen))
-        return UrlRows(found, chars, self.images.plain_counts(chosen))
+        return request_digests(recipe_id, texts, self.stamps.take(chosen))
 
     # ------------------------------------------------------------------------------ rows to do, as objects
 
