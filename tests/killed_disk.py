@@ -12,10 +12,14 @@ class Killed(BaseException):
 
 
 class KilledDisk(UnsyncedDisk):
-    """Ends the process before its ``at``-th change or sync. Half of a write is written. Nothing changes afterwards."""
+    """Ends the process before its ``at``-th change or sync, or before it begins a part of ``table``.
 
-    def __init__(self, at: int | None) -> None:
+    Half of a write is written. Nothing changes afterwards.
+    """
+
+    def __init__(self, at: int | None = None, table: str = "") -> None:
         self.left = at
+        self.table = table
         self.is_killed = False
 
     def _step(self) -> None:
@@ -40,6 +44,8 @@ class KilledDisk(UnsyncedDisk):
         super().make_folder(path)
 
     def create(self, path: Path, mode: int) -> int:
+        if self.table and self.table in path.parts:
+            self.left = 0
         self._step()
         return super().create(path, mode)
 

@@ -247,6 +247,11 @@ def test_a_paid_failure_that_was_away_is_tried_again_when_asked_and_its_cost_add
     assert refused.is_right()
 
 
+def test_a_limit_counts_paid_failures_that_are_tried_again(refused):
+    session = refused.run({"limits.retry_failed": "all"}, selection=Selection(limit=1))
+    assert session.billed == each("shoe", "r3")
+
+
 def test_a_held_row_is_not_released_by_a_runs_absence(job, emulator):
     job.rows("shoe [[fault:reset_after:1]]", "r3", "r4")
     hold = {"limits.ambiguous": "hold"}
@@ -551,7 +556,7 @@ def test_a_clock_that_is_set_back_makes_no_duration_negative(job, monkeypatch):
 def test_verify_counts_the_attempts_of_a_killed_run_after_the_clock_was_set_back(job, emulator):
     job.ahead = timedelta(hours=10)
     with pytest.raises(BaseException) as end:
-        job.run(disk=KilledDisk(24))
+        job.run(disk=KilledDisk(table="results"))
     assert isinstance(end.value, Killed) or end.group_contains(Killed)
     job.ahead = timedelta()
     session = job.run()

@@ -37,17 +37,17 @@ class ByContent:
         self._skips_bad_images = job.manifest.on_bad_image == "skip_image"
         self.images_read = 0
 
-    def state(self, row: Row, row_index: Known) -> RowState | None:
-        """The state of the row's request, by the content of its images. None: an image cannot be read."""
+    def request_key(self, row: Row) -> str | None:
+        """The key by the content of the row's images. None: an image cannot be read, so the row cannot be sent."""
         try:
-            key = self._key(row, list(self._payloads(row)))
+            return self._key(row, list(self._payloads(row)))
         except RowFault:
             return None
-        return row_index.state(row.row_id, key)
 
     def would_be_sent(self, row: Row, row_index: Known) -> bool:
-        """Whether a run would send the row."""
-        return self.state(row, row_index) is RowState.NEW
+        """Whether a run would send the row as a new one."""
+        key = self.request_key(row)
+        return key is not None and row_index.state(row.row_id, key) is RowState.NEW
 
     def is_answer_to(self, answer: StoredAnswer, row: Row) -> bool:
         """Whether a stored answer belongs to the row. Its images may be missing."""

@@ -207,9 +207,23 @@ class _Sorter:
     def _takes(self, stretch: Stretch, place: int, row_id: str) -> bool:
         is_sent = place not in stretch.problems
         if is_sent and self._chooser.counts and self._row_index.were_paid(stretch.ids.slice(place, 1))[0]:
-            (row,) = stretch.rows([place])  # perhaps only the time of its image has changed
-            is_sent = self._by_content.would_be_sent(row, self._row_index)
+            (row,) = stretch.rows([place])
+            is_sent = self._is_sent(row)
         return self._chooser.takes(stretch.positions[place], row_id, is_sent=is_sent)
+
+    def _is_sent(self, row: Row) -> bool:
+        """Whether this run would send the row. Perhaps only the time of its image has changed."""
+        match self._state_by_content(row):
+            case RowState.NEW, _:
+                return True
+            case RowState.FAILED, key:
+                return self._selection.retries(self._row_index.failed_before(row.row_id, key))
+        return False
+
+    def _state_by_content(self, row: Row) -> tuple[RowState, str] | None:
+        """The state of the row's request, and its key. None: an image cannot be read."""
+        key = self._by_content.request_key(row)
+        return None if key is None else (self._row_index.state(row.row_id, key), key)
 
     # ------------------------------------------------------------------------------ rows that only look new
 
@@ -241,9 +255,6 @@ class _Sorter:
             if were_paid[at] and place not in stretch.problems and (kept[at] or self._keeps_changed_rows)
         ]
         for at, row in zip(suspects, stretch.rows([places[at] for at in suspects]), strict=True):
-            match self._by_content.state(row, self._row_index):
-                case RowState.NEW:
-                    kept[at] = True
-                case RowState():
-                    kept[at] = False
+            if (found := self._state_by_content(row)) is not None:
+                kept[at] = found[0] is RowState.NEW
         return kept
