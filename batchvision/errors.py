@@ -1,4 +1,4 @@
-"""Every exception of batchvision. The base class says what follows; ``kind`` is the word stored for it.
+"""Every exception of batchvision. The base class decides the consequence, and ``kind`` is the stored word.
 
 ::
 
@@ -91,7 +91,7 @@ class BatchvisionError(Exception):
 
 
 class StopRun(BatchvisionError):
-    """The run ends with ``exit_code``. ``key``: the key of the job file whose limit or setting is the reason."""
+    """The run ends with ``exit_code``. ``key``: the key of the limit or setting in the job file."""
 
     exit_code: ClassVar[int]
 

@@ -19,10 +19,10 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 
 from batchvision.http.arrival import Arrival
 
-KEPT_IDLE_SECONDS = 15.0  #: Servers close idle connections. A request that meets such a close may have been billed.
+KEPT_IDLE_SECONDS = 15.0  #: Servers close idle connections. A request that meets this close may have been billed.
 RESOLVED_SECONDS = 10.0  #: Resolved addresses are used for this time.
 _SECOND_ADDRESS_SECONDS = 0.25  #: Delay before the next address is tried in parallel (RFC 8305).
-_LARGE_BYTES = 64 * 1024  #: Larger bodies, such as images, are written without a copy.
+_LARGE_BYTES = 64 * 1024  #: Larger bodies (images) are written without a copy.
 _MAX_UNREAD_BYTES = 256 * 1024  #: With more unread bytes of a body, reading from the socket pauses.
 
 

@@ -58,7 +58,7 @@ def hop_to(url: str) -> Hop:
         if scheme not in _PORTS:
             raise ImageForbidden(f"{redact_url(url)} leads away from http and https")
         host = parts.hostname or ""
-        if ":" not in host:  # no IPv6 address: the form that DNS knows
+        if ":" not in host:  # a name, in the form of DNS
             host = host.lower() if host.isascii() else httpx.URL(scheme="http", host=host).raw_host.decode("ascii")
     except (ValueError, httpx.InvalidURL):
         host, port = "", None

@@ -3,7 +3,7 @@
 httpx's pool compares each request with each connection, and rarely reuses one of more than about 20. So each pool has
 at most 16 connections, and no request waits inside a pool. A connection is reused only if no bytes follow the response.
 
-Caution: ``_is_clean`` reads private attributes of httpcore to see such bytes. Where a new version of httpcore renames
+Caution: ``_is_clean`` reads private attributes of httpcore to see these bytes. Where a new version of httpcore renames
 them, each connection is closed after one response: slower, and still safe.
 """
 

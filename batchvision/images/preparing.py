@@ -1,4 +1,4 @@
-"""Prepare an image for a provider: unchanged where that is possible, otherwise as JPEG.
+"""Prepare an image for a provider: unchanged if possible, otherwise as JPEG.
 
 All functions block. Decoding is the work of a ``Converter``, in this process or in another one.
 """

@@ -23,7 +23,7 @@ from batchvision.records import ImageKind, ImageRef
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _IMAGE_NAME = re.compile(r"\.(jpe?g|jfif|png|webp|gif|avif|tiff?|bmp|hei[cf])$", re.IGNORECASE)
-#: Brackets enclose an IPv6 address only. ``urlsplit`` accepts them after such an address, too.
+#: Brackets enclose an IPv6 address only. ``urlsplit`` accepts them after this address, too.
 _AUTHORITY = re.compile(r"(?:[^\[\]]*@)?(?:\[[^\[\]]+\]|[^\[\]@]+?)(?::[0-9]*)?")
 #: The start of a URL after a separator, in a cell with several URLs.
 _NEXT_URL = re.compile(r"(?<=[,;|\s])(?=https?://)", re.IGNORECASE)
@@ -280,7 +280,7 @@ def _innermost(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 def check_host(url: str) -> None:
-    """Raise ImageForbidden for a URL of a private host. Providers are not asked for such URLs either."""
+    """Raise ImageForbidden for a URL of a private host. It is not handed to a provider either."""
     origin = _TO_HOST_END.match(url)
     try:
         host = _host(url if origin is None else origin[0])

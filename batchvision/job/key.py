@@ -112,7 +112,7 @@ def is_named(value: str) -> bool:
 
 
 def resolved(key: str, value: str, environ: Mapping[str, str]) -> str:
-    """The value itself, or the content of the variable that it names. Raises JobInvalid where that is not set."""
+    """The value itself, or the content of the variable that it names. Raises JobInvalid for an unset variable."""
     if not is_named(value):
         return value
     name = value.removeprefix(_PREFIX).strip()

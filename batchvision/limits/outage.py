@@ -1,4 +1,4 @@
-"""What a run does while the provider is down: the circuit breaker sends probes, the outage rule ends the run.
+"""An outage of the provider: the circuit breaker sends probes, the outage rule ends the run.
 
 No I/O and no clock: each method is given the time.
 """

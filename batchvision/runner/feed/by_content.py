@@ -38,7 +38,7 @@ class ByContent:
         self.images_read = 0
 
     def request_key(self, row: Row) -> str | None:
-        """The key by the content of the row's images. None: an image cannot be read, so the row cannot be sent."""
+        """The key by the content of the row's images. ``None``: an image is unreadable, so the row is not sent."""
         try:
             return self._key(row, list(self._payloads(row)))
         except RowFault:
