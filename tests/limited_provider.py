@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 
 import anyio
 
 from batchvision.errors import RateLimited, ServerError, Transient
 from batchvision.limits import LocalRateLimiter
+from batchvision.providers import RateSigns
 
-
-@dataclass
-class Facts:
-    """Limits that an answer names."""
-
-    limit_requests_per_minute: float | None = None
-    limit_tokens_per_minute: float | None = None
-    is_requests_window_stated: bool = True
-    is_tokens_window_stated: bool = True
-    reset_requests_seconds: float | None = None
-    reset_tokens_seconds: float | None = None
+#: Limits that an answer names with their windows.
+stated = partial(RateSigns, is_requests_window_stated=True, is_tokens_window_stated=True)
 
 
 @dataclass
@@ -82,13 +75,13 @@ class Provider:
         self._tokens -= tokens
         return None
 
-    def facts(self) -> Facts | None:
+    def facts(self) -> RateSigns | None:
         """The limit as its answers name it."""
         if self.names_limit:
-            return Facts(limit_requests_per_minute=self.per_second * 60)
+            return stated(limit_requests_per_minute=self.per_second * 60)
         if self.window_seconds is None:
             return None
-        return Facts(
+        return stated(
             limit_requests_per_minute=self.per_second * self.window_seconds,
             is_requests_window_stated=False,
             reset_requests_seconds=max(0.0, self.burst - self._level) / self.per_second,

@@ -1,6 +1,5 @@
 """Decide when a request may be sent: rate limiter and controller, circuit breaker, spend caps, permits."""
 
-from batchvision.eventloop import ByteBudget
 from batchvision.limits.controller import RateController, RateState
 from batchvision.limits.limiter import FIRST_WINDOW, LocalRateLimiter, RateHistory
 from batchvision.limits.outage import OUTAGE_AFTER_FAILURES, LocalCircuitBreaker, WaitPeriod
@@ -8,7 +7,6 @@ from batchvision.limits.permits import LocalSpendCap, Permit, Permits, SpendCaps
 from batchvision.limits.protocols import (
     CircuitBreaker,
     PauseSignal,
-    RateFacts,
     RateLimiter,
     RateSettings,
     ReportWait,
@@ -19,7 +17,6 @@ from batchvision.limits.protocols import (
 __all__ = [
     "FIRST_WINDOW",
     "OUTAGE_AFTER_FAILURES",
-    "ByteBudget",
     "CircuitBreaker",
     "LocalCircuitBreaker",
     "LocalRateLimiter",
@@ -28,7 +25,6 @@ __all__ = [
     "Permit",
     "Permits",
     "RateController",
-    "RateFacts",
     "RateHistory",
     "RateLimiter",
     "RateSettings",

@@ -25,8 +25,9 @@ from batchvision.errors import (
 from batchvision.eventloop import loop_time
 from batchvision.limits.controller import LatencyBound, RateController, Timing
 from batchvision.limits.outage import LocalCircuitBreaker, OutageRule, WaitPeriod
-from batchvision.limits.protocols import CircuitBreaker, PauseSignal, RateFacts, RateSettings, ReportWait
+from batchvision.limits.protocols import CircuitBreaker, PauseSignal, RateSettings, ReportWait
 from batchvision.limits.tokens import TokenBucket
+from batchvision.providers import RateSigns
 from batchvision.records import RateSample
 
 MOST_SAMPLES = 200  #: With one more, neighbours are merged and samples become twice as long.
@@ -302,22 +303,22 @@ class LocalRateLimiter:
 
     # ---------------------------------------------------------------- learning
 
-    def learn(self, facts: RateFacts) -> None:
+    def learn(self, signs: RateSigns) -> None:
         """A limit of requests with its window is exact. Otherwise it is a floor, for a minute or for the largest reset
         seen: the window is at least that long."""
         now = loop_time()
         if not self._is_rate_given:
-            self._least_window_seconds = max(self._least_window_seconds, facts.reset_requests_seconds or 0.0)
-            if facts.limit_requests_per_minute and facts.is_requests_window_stated:
-                self.controller.set_ceiling(facts.limit_requests_per_minute / 60, now)
+            self._least_window_seconds = max(self._least_window_seconds, signs.reset_requests_seconds or 0.0)
+            if signs.limit_requests_per_minute and signs.is_requests_window_stated:
+                self.controller.set_ceiling(signs.limit_requests_per_minute / 60, now)
             else:
-                self._limit_without_window = facts.limit_requests_per_minute or self._limit_without_window
+                self._limit_without_window = signs.limit_requests_per_minute or self._limit_without_window
                 if self._limit_without_window is not None:
                     self.controller.set_floor(self._limit_without_window / self._least_window_seconds, now)
-        if self.token_bucket is None and facts.limit_tokens_per_minute:
-            is_floor = not facts.is_tokens_window_stated
-            share = 60 / max(60.0, facts.reset_tokens_seconds or 0.0) if is_floor else 1.0
-            self.token_bucket = TokenBucket(facts.limit_tokens_per_minute * share, now, is_floor=is_floor)
+        if self.token_bucket is None and signs.limit_tokens_per_minute:
+            is_floor = not signs.is_tokens_window_stated
+            share = 60 / max(60.0, signs.reset_tokens_seconds or 0.0) if is_floor else 1.0
+            self.token_bucket = TokenBucket(signs.limit_tokens_per_minute * share, now, is_floor=is_floor)
         self.admit_waiting()
 
     def observe(self, error: BatchvisionError | None, sent_at: float | None = None) -> StopRun | None:

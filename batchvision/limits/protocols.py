@@ -11,6 +11,7 @@ from typing import Protocol
 
 from batchvision.errors import BatchvisionError, StopRun
 from batchvision.limits.outage import MAX_OUTAGE_SECONDS, WaitPeriod
+from batchvision.providers import RateSigns
 from batchvision.records import RateSample
 
 #: Called with each wait that is worth a report, and with ``None`` when the provider answers again.
@@ -27,23 +28,6 @@ class RateSettings:
     max_outage_seconds: float = MAX_OUTAGE_SECONDS
     timeout_seconds: float | None = None  #: of one request
     was_answered: bool = False  #: the provider has answered in the run before this one
-
-
-class RateFacts(Protocol):
-    """Limits that an answer names (``providers.base.RateSigns``)."""
-
-    @property
-    def limit_requests_per_minute(self) -> float | None: ...
-    @property
-    def limit_tokens_per_minute(self) -> float | None: ...
-    @property
-    def is_requests_window_stated(self) -> bool: ...
-    @property
-    def is_tokens_window_stated(self) -> bool: ...
-    @property
-    def reset_requests_seconds(self) -> float | None: ...
-    @property
-    def reset_tokens_seconds(self) -> float | None: ...
 
 
 class SendSlot(Protocol):
@@ -87,7 +71,7 @@ class RateLimiter(Protocol):
     async def acquire_poll(self) -> None:
         """Wait until a poll may be sent. Polls take at most half of the rate."""
 
-    def learn(self, facts: RateFacts) -> None:
+    def learn(self, signs: RateSigns) -> None:
         """Take the limits that an answer names where the job gives none."""
 
     def observe(self, error: BatchvisionError | None, sent_at: float | None = None) -> StopRun | None:

@@ -11,8 +11,8 @@ from typing import Protocol
 from batchvision import keys
 from batchvision.checkpoint import RowIndex, RowState
 from batchvision.errors import RowFault, RowInvalid
+from batchvision.eventloop import ByteBudget
 from batchvision.images import ImageSource, redact_reference
-from batchvision.limits import ByteBudget
 from batchvision.money import Estimator
 from batchvision.prompt import Conversation
 from batchvision.records import Completed, Failed, ImageRef, ImageSize, Intent, Payload, Request, Row, Tries

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from virtual_time import VIRTUAL
 
-from batchvision.limits import ByteBudget
+from batchvision.eventloop import ByteBudget
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import itertools
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from limited_provider import Facts
+from limited_provider import stated
 from virtual_time import VIRTUAL
 
 from batchvision.errors import ConnectFailed, ImageDownloadFailed, RateLimited, RequestRejected, ServerError
@@ -112,10 +112,10 @@ async def test_a_limit_in_a_429_is_kept_from_then_on():
 
 async def test_limits_in_headers_are_taken_where_the_job_gives_none():
     limiter = limiter_of()
-    limiter.learn(Facts(limit_requests_per_minute=600))
+    limiter.learn(stated(limit_requests_per_minute=600))
     assert (await sent_times(limiter, 101))[-1] - 1_000 >= 8.9
     given = limiter_of(requests_per_second=1000)
-    given.learn(Facts(limit_requests_per_minute=6))
+    given.learn(stated(limit_requests_per_minute=6))
     start = anyio.current_time()
     await sent_times(given, 50)
     assert anyio.current_time() - start < 1
