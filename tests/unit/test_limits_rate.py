@@ -9,11 +9,12 @@ from typing import Any
 
 import anyio
 import pytest
-from limited_provider import Facts, Provider, send_rows
+from limited_provider import Provider, send_rows
 from virtual_time import VIRTUAL, LateLoop, StallingLoop
 
 from batchvision.errors import RateLimited
 from batchvision.limits import LocalRateLimiter, RateController, RateSettings
+from batchvision.providers import RateSigns
 
 pytestmark = pytest.mark.anyio
 
@@ -354,7 +355,7 @@ async def test_a_limit_of_a_day_without_its_window_holds_nothing_back_while_noth
 async def test_the_largest_reset_seen_is_the_least_window():
     limiter, floors = unknown(), []
     for reset in (6.0, 59.0, 600.0, 30.0, 3_600.0):
-        limiter.learn(Facts(14_400.0, None, False, False, reset))
+        limiter.learn(RateSigns(14_400.0, reset_requests_seconds=reset))
         floors.append(limiter.controller._floor)
     assert floors == [240.0, 240.0, 24.0, 24.0, 4.0]
 
@@ -379,7 +380,7 @@ async def test_a_limit_with_its_window_is_exact():
 
 async def test_tokens_without_their_window_are_a_floor_until_a_request_is_refused():
     limiter = unknown()
-    limiter.learn(Facts(None, 6_000.0, False, False))
+    limiter.learn(RateSigns(None, 6_000.0))
 
     async def sent_in(seconds: float) -> int:
         start, sent = anyio.current_time(), 0
