@@ -38,7 +38,6 @@ class StopSignal(Protocol):
     @property
     def is_set(self) -> bool: ...
     def request(self, reason: StopRun | Interrupted) -> None: ...
-    async def wait(self) -> None: ...
     def interruptible(self) -> anyio.CancelScope:
         """A scope that a stop cancels: ``with stop.interruptible() as scope``, then ``scope.cancelled_caught``."""
 
@@ -51,7 +50,6 @@ class LocalStopSignal:
         self.reason: StopRun | Interrupted | None = None
         self.is_interrupted = False  #: by a signal or by the caller, perhaps after another reason
         self._scopes: WeakSet[anyio.CancelScope] = WeakSet()
-        self._event = anyio.Event()
 
     def __repr__(self) -> str:
         return f"<StopSignal {self.reason!r}>"
@@ -59,12 +57,8 @@ class LocalStopSignal:
     def request(self, reason: StopRun | Interrupted) -> None:
         if not self.is_set:
             self.is_set, self.reason = True, reason
-            self._event.set()
             for scope in tuple(self._scopes):
                 scope.cancel()
-
-    async def wait(self) -> None:
-        await self._event.wait()
 
     def interruptible(self) -> anyio.CancelScope:
         scope = anyio.CancelScope()
