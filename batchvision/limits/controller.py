@@ -151,16 +151,13 @@ class RateController:
 
     # ---------------------------------------------------------------- limits that are named
 
-    def set_ceiling(self, per_second: float, now: float) -> bool:
-        """Take a limit that the provider names. Returns whether it is lower than the known one: then it explains the
-        refusals of all requests that were sent before."""
-        if per_second >= self._ceiling * 0.999:
-            return False
-        self._ceiling, self._met_at = per_second, inf
-        self._judged_from, self._meter = now, Meter(now)
-        self.state = RateState.STEADY
-        self._set(per_second, now)
-        return True
+    def set_ceiling(self, per_second: float, now: float) -> None:
+        """Take a limit that the provider names. A lower one explains the refusals of requests that were sent before."""
+        if per_second < self._ceiling * 0.999:
+            self._ceiling, self._met_at = per_second, inf
+            self._judged_from, self._meter = now, Meter(now)
+            self.state = RateState.STEADY
+            self._set(per_second, now)
 
     def set_floor(self, per_second: float, now: float) -> None:
         """Take a limit without its window: the provider accepts at least ``per_second``, and perhaps more."""
