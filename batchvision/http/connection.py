@@ -21,6 +21,9 @@ from batchvision.http.arrival import Arrival
 
 KEPT_IDLE_SECONDS = 15.0  #: Servers close idle connections. A request that meets this close may have been billed.
 RESOLVED_SECONDS = 10.0  #: Resolved addresses are used for this time.
+PORTS = {"http": 80, "https": 443}  #: the default port of each scheme
+#: No connection could be made. OSError covers timeouts, DNS and TLS, and UnicodeError an invalid name.
+NO_CONNECTION = (OSError, UnicodeError)
 _SECOND_ADDRESS_SECONDS = 0.25  #: Delay before the next address is tried in parallel (RFC 8305).
 _LARGE_BYTES = 64 * 1024  #: Larger bodies (images) are written without a copy.
 _MAX_UNREAD_BYTES = 256 * 1024  #: With more unread bytes of a body, reading from the socket pauses.

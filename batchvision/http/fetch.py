@@ -22,15 +22,15 @@ from batchvision import __version__
 from batchvision.errors import ImageTooLarge, ImageUnreachable
 from batchvision.http.arrival import innermost, reason
 from batchvision.http.body import Body
+from batchvision.http.connection import NO_CONNECTION
 from batchvision.http.hops import Addresses, Hop, Resolver, hop_to, redirected, resolve
 from batchvision.http.hosts import CONNECTIONS, Hosts
-from batchvision.http.lean import LeanTransport
+from batchvision.http.lean import CONNECT_TIMEOUT_SECONDS, LeanTransport
 from batchvision.http.library import httpx
 from batchvision.images import ReserveBytes, check_host, redact_url
 from batchvision.providers import wait_seconds
 
 TIMEOUT_SECONDS = 60.0
-CONNECT_TIMEOUT_SECONDS = 10.0
 #: The connect timeout of an address that is not the last one of its host.
 NEXT_ADDRESS_SECONDS = 2.0
 MAX_REDIRECTS = 5
@@ -43,7 +43,6 @@ _HEADERS = {
     "accept-encoding": "identity",
     "user-agent": f"batchvision/{__version__}",
 }
-_NO_CONNECTION = (OSError, UnicodeError)
 
 #: Header names and values by host: ``img.example.com``, or ``img.example.com:8443`` for one port alone.
 HeadersByHost = Mapping[str, Mapping[str, str]]
@@ -197,7 +196,7 @@ class HttpFetcher:
         """Ask the first address of the host that accepts a connection."""
         try:
             addresses = await self._addresses.of(hop.host, hop.port, redact_url(hop.url))
-        except _NO_CONNECTION as error:
+        except NO_CONNECTION as error:
             raise _no_connection(hop, error) from None
         for address in addresses:
             is_last = address == addresses[-1]

@@ -16,14 +16,12 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from batchvision.errors import ImageForbidden, ImageUnreachable
+from batchvision.http.connection import PORTS, RESOLVED_SECONDS
 from batchvision.http.library import httpx
 from batchvision.images import is_public, redact_url
 
-_PORTS = {"http": 80, "https": 443}
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-#: Resolved addresses are used for this time.
-RESOLVED_SECONDS = 10.0
 _NAMES_KEPT = 1024
 
 #: Resolves a host and port to addresses, best first. Raises OSError or UnicodeError.
@@ -43,7 +41,7 @@ class Hop(NamedTuple):
     @property
     def host_header(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def is_https(self) -> bool:
@@ -55,7 +53,7 @@ def hop_to(url: str) -> Hop:
     try:
         parts = urlsplit(url)
         scheme, port = parts.scheme.lower(), parts.port
-        if scheme not in _PORTS:
+        if scheme not in PORTS:
             raise ImageForbidden(f"{redact_url(url)} leads away from http and https")
         host = parts.hostname or ""
         if ":" not in host:  # a name, in the form of DNS
@@ -69,7 +67,7 @@ def hop_to(url: str) -> Hop:
     if parts.username is not None or parts.password is not None:
         pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
         authorization = "Basic " + b64encode(pair.encode()).decode("ascii")
-    return Hop(url, scheme, host, port or _PORTS[scheme], target.encode("ascii"), authorization)
+    return Hop(url, scheme, host, port or PORTS[scheme], target.encode("ascii"), authorization)
 
 
 def redirected(hop: Hop, response: httpx.Response) -> Hop | None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import anyio
 
 from batchvision.http.arrival import Arrival, reason
-from batchvision.http.connection import Connection, ConnectionPool
+from batchvision.http.connection import NO_CONNECTION, PORTS, Connection, ConnectionPool
 from batchvision.http.library import httpx
 from batchvision.http.tls import default_context
 
@@ -25,8 +25,6 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 MOST_ORIGINS = 64
 _READ_BYTES = 64 * 1024
 _CLOSE_SECONDS = 2.0
-_PORTS = {"http": 80, "https": 443}
-_NO_CONNECTION = (OSError, UnicodeError)  # OSError covers timeouts, DNS and TLS; UnicodeError an invalid name
 
 
 class Origin(NamedTuple):
@@ -144,7 +142,7 @@ class _Body(httpx.AsyncByteStream):
 def _origin(request: httpx.Request) -> Origin:
     url = request.url
     host = url.raw_host.decode("ascii")
-    port = url.port or _PORTS.get(url.scheme)
+    port = url.port or PORTS.get(url.scheme)
     if port is None or not host:
         raise httpx.UnsupportedProtocol("only http:// and https:// URLs can be asked")
     return Origin(url.scheme, host, port, request.extensions.get("sni_hostname") or host)
@@ -164,7 +162,7 @@ async def _connected(connections: ConnectionPool, request: httpx.Request) -> Con
         return await connections.connect(seconds)
     except TimeoutError as error:
         raise httpx.ConnectTimeout(f"no connection within {seconds:g} s") from error
-    except _NO_CONNECTION as error:
+    except NO_CONNECTION as error:
         raise httpx.ConnectError(reason(error)) from error
 
 

@@ -13,12 +13,12 @@ from ipaddress import ip_address, ip_network
 from urllib.parse import unquote, urlsplit
 
 from batchvision.errors import JobInvalid
+from batchvision.http.connection import PORTS
 from batchvision.http.library import httpx
 from batchvision.secrets import Secret
 
 NONE = "none"  #: the setting that turns proxies off
 _SCHEMES = ("http", "https", "socks5", "socks5h")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def proxy_for(url: str, setting: str | None, key: str, environ: Mapping[str, str
     if setting is not None:
         return None if setting.strip().lower() == NONE else _parsed(setting, key)
     parts = urlsplit(url)
-    host, port = (parts.hostname or "").lower(), parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+    host, port = (parts.hostname or "").lower(), parts.port or PORTS.get(parts.scheme, 0)
     excepted = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     if any(_names(entry.strip().lower(), host, port) for entry in excepted.split(",")):
         return None
