@@ -6,14 +6,21 @@ which requests were bought, and from the ledger how they ended. A run that is cu
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Set
 from enum import Enum
 from typing import NamedTuple
 
 ROWS = ("r1", "r2", "r3", "r4")
-#: The emulator refuses "glove" and bills it. It rejects "blank" unbilled. It answers other cells.
-CELLS = {"shoe": "shoe", "bag": "bag", "glove": "glove [[fault:refusal]]", "blank": "blank [[fault:rejected]]"}
+#: The emulator refuses "glove" and bills it. It rejects "blank" unbilled. The first answer to "belt" at each host is
+#: billed and does not arrive. Other cells are answered.
+CELLS = {
+    "shoe": "shoe",
+    "bag": "bag",
+    "glove": "glove [[fault:refusal]]",
+    "blank": "blank [[fault:rejected]]",
+    "belt": "belt [[fault:reset_after:1]]",
+}
 PROMPTS = ("Describe", "Name")
 #: Provider and host of each place. Two places of one provider share their answers, but not their tickets.
 PLACES = {"here": ("xai", 0), "there": ("xai", 1), "elsewhere": ("emulator", 1)}
@@ -134,10 +141,10 @@ class Line(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What a run buys: ``least``, and at most ``most``, each request once, ``rows`` requests in all."""
+    """What a run buys: each of ``least``, each of ``most`` at most so often, and at most ``rows`` requests of these."""
 
     least: frozenset[Request]
-    most: frozenset[Request]
+    most: Counter[Request]
     rows: int | None
     may_refuse: bool
     must_refuse: bool
@@ -164,10 +171,11 @@ class Model:
         wanted = [request for request in plan.requests.values() if self._may_be_bought(request, plan)]
         is_short = not plan.is_whole or "gone" in plan.images
         least = frozenset(request for request in wanted if not self.in_doubt[request]) if not is_short else frozenset()
-        most = frozenset(wanted)
+        most = Counter({request: 2 if request.cell == "belt" else 1 for request in wanted})
         if plan.policy == "new_rows_only":
             least = frozenset(each for each in least if self.recipes_paid(each.row) <= {plan.recipe})
-            most = frozenset(each for each in most if not self._is_surely_kept(each.row, plan.recipe))
+            kept = [each for each in most if self._is_surely_kept(each.row, plan.recipe)]
+            most -= Counter(dict.fromkeys(kept, 2))
         suspects = plan.policy == "refuse" and [row for row in plan.rows if self._may_be_refused(row, plan)]
         must = plan.policy == "refuse" and plan.is_whole and self.last_whole != plan.recipe
         return Expected(
@@ -231,7 +239,7 @@ class Model:
             payment
             for payment in self.unsettled()
             if payment.is_deferred
-            and payment.name in self.in_doubt[payment.request]
+            and (payment.name in self.in_doubt[payment.request] or self.open.get(payment.request) == payment)
             and (payment.request.row, payment.request.cell, payment.request.recipe) == line[:3]
         )
 
@@ -262,10 +270,13 @@ class Model:
         return {row: each for row, each in plan.requests.items() if self.ended.get(each) is End.ANSWERED}
 
     def is_done(self, plan: Plan) -> bool:
-        """Whether the same run would have nothing to do."""
+        """Whether the same run would have nothing to do. A start forgets the failure of a row with an old ticket."""
         ends = [self.ended.get(each) for each in plan.requests.values()]
         final = {End.ANSWERED} if plan.retries_paid else set(End)
-        return len(ends) == len(plan.rows) and set(ends) <= final and plan.limit is None
+        waiting = {request.row for request in (*self.open, *(each for each, names in self.in_doubt.items() if names))}
+        return (
+            len(ends) == len(plan.rows) and set(ends) <= final and plan.limit is None and not waiting & set(plan.rows)
+        )
 
     def superseded(self, plan: Plan) -> set[Request]:
         """Answers that rows have beside their current one. A missing image counts as each image that was answered."""

@@ -100,6 +100,8 @@ class RerunSequence:
         if plan.cap_key:
             spent = self._billed_ticks() - before
             assert spent <= plan.cap_ticks, f"{spent} ticks were spent under a cap of {plan.cap_ticks} (P7)"
+        if not OutputView(self.job.output).exists:  # it was refused, or killed at once
+            return
         if result is None:
             self._check_killed()
         else:
@@ -210,9 +212,9 @@ class RerunSequence:
     ) -> None:
         """P1: nothing is bought twice, and everything else is bought."""
         bought = Counter(payment.request for payment in payments)
-        if again := bought - Counter(expected.most):
+        if again := bought - expected.most:
             raise AssertionError(f"bought again: {dict(again)}")
-        assert expected.rows is None or bought.total() <= expected.rows, f"{bought.total()} rows are above the limit"
+        assert expected.rows is None or len(bought) <= expected.rows, f"{len(bought)} rows are above the limit"
         is_refused = result is not None and result.summary is None and not plan.is_pilot
         if result is not None and (is_refused or result.exit_code == 2):
             assert expected.may_refuse, f"refused: {result.message}"
@@ -329,8 +331,6 @@ class RerunSequence:
 
     def _check_answers_shown(self) -> None:
         """``show`` gives only answers to requests that were bought."""
-        if not OutputView(self.job.output).exists:
-            return
         bought = {(each.request.row, self._as_shown(each.request)) for each in self.model.payments.values()}
         assert bought >= set(self._shown().items()), "an answer is shown that was never bought"
 
@@ -346,8 +346,6 @@ class RerunSequence:
 
     def _keep_up(self, plan: Plan, *, has_ended: bool) -> None:
         """Compact or reparse. Both send nothing, and what is shown stays."""
-        if not OutputView(self.job.output).exists:
-            return
         billed, shown, stored = self._billed_ticks(), self._shown(), self._stored()
         disk = KilledDisk(plan.upkeep_killed_at)
         try:
@@ -403,7 +401,7 @@ class RerunSequence:
 SOME = st.sampled_from
 PLANS: st.SearchStrategy[Plan] = st.builds(
     Plan,
-    cells=st.tuples(*[SOME([None, "shoe", "shoe", "bag", "glove", "blank"])] * len(ROWS)).filter(any),
+    cells=st.tuples(*[SOME([None, "shoe", "shoe", "bag", "glove", "belt", "blank"])] * len(ROWS)).filter(any),
     images=st.tuples(*[SOME(["red", "red", "red", "blue", "gone"])] * len(ROWS)),
     are_touched=SOME([False, False, True]),
     prompt=SOME([0, 0, 1]),

@@ -221,7 +221,7 @@ class _Sorter:
         return False
 
     def _state_by_content(self, row: Row) -> tuple[RowState, str] | None:
-        """The state of the row's request, and its key. None: an image cannot be read."""
+        """The state of the row's request, and its key; ``None`` for a row with an unreadable image."""
         key = self._by_content.request_key(row)
         return None if key is None else (self._row_index.state(row.row_id, key), key)
 
@@ -244,7 +244,7 @@ class _Sorter:
         )
 
     def _are_kept(self, stretch: Stretch, places: list[int], ids: pa.Array) -> list[bool]:
-        """For each row: does it keep an older answer, as the job demands? A row that only looks new keeps none."""
+        """For each row: does it keep an older answer, as the job demands? A row with a touched image may be done."""
         kept = [False] * len(places)
         if self._keeps_old_recipes:
             kept = [bool(each) for each in self._row_index.are_elsewhere(ids)]
