@@ -29,7 +29,8 @@ from stored_outputs import FIXTURES, OUTPUTS, StoredOutput, rows_asked, ticket_d
 
 from batchvision import Job, run
 from batchvision.checkpoint import Store, compact
-from batchvision.checkpoint.journal import read_segment, segment_paths
+from batchvision.checkpoint.journal import segment_paths
+from batchvision.checkpoint.log_file import read_log
 from batchvision.commands.pilot import pilot, settings
 from batchvision.commands.reparse import reparse
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
@@ -262,9 +263,7 @@ def every_record(making: Making) -> None:
     making.set("limits", concurrency=ROWS)
     making.kill(lambda: making.journalled("intent") == ROWS)
     folder = making.folder / "out" / ".batchvision" / "0of1"
-    intents = {
-        each.row_id: each for each in read_segment(segment_paths(folder)[-1]).entries if isinstance(each, Intent)
-    }
+    intents = {each.row_id: each for each in read_log(segment_paths(folder)[-1]).records if isinstance(each, Intent)}
     making.set("limits", concurrency=4)
     with tempfile.TemporaryDirectory() as there:
         copy = Path(there) / "copy"

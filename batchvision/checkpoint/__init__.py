@@ -6,12 +6,13 @@
 from batchvision.checkpoint.cells import type_of
 from batchvision.checkpoint.compaction import Compacted, compact
 from batchvision.checkpoint.disk import LocalDisk, disk_failed
-from batchvision.checkpoint.entries import Entry, SegmentHeader, masked_answer
-from batchvision.checkpoint.journal import Scan, damaged, read_segment, segment_paths
+from batchvision.checkpoint.journal import segment_paths
+from batchvision.checkpoint.journal_records import BookedEnd, Record, SegmentHeader, is_unclear
 from batchvision.checkpoint.kept_cells import KeptCells
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lineage import Name, is_merged
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, OutputLock, holder_at_work
+from batchvision.checkpoint.log_file import Scan, damaged, read_log
 from batchvision.checkpoint.manifest_index import index_paths
 from batchvision.checkpoint.paid_rows import PaidRows
 from batchvision.checkpoint.parts import (
@@ -25,12 +26,13 @@ from batchvision.checkpoint.parts import (
     schema_of,
     sha256_of,
 )
-from batchvision.checkpoint.recovery import Recovery
+from batchvision.checkpoint.record_json import masked_answer
+from batchvision.checkpoint.recovery import Recovery, Unsealed, read_unsealed
 from batchvision.checkpoint.registry import read_registry
 from batchvision.checkpoint.reserve import reserve_bytes
 from batchvision.checkpoint.row_index import Carried, RowIndex, RowState
 from batchvision.checkpoint.row_keys import packed_ids, pairs
-from batchvision.checkpoint.run_state import BookedEnd, Carries, RunState, is_unclear
+from batchvision.checkpoint.run_state import Carries, RunState
 from batchvision.checkpoint.schema import (
     ATTEMPTS,
     FAILURES,
@@ -55,7 +57,7 @@ from batchvision.checkpoint.summaries import (
     summary_paths,
     summary_text,
 )
-from batchvision.checkpoint.view import AmbiguousAttempt, OpenWork, OutputView
+from batchvision.checkpoint.view import AmbiguousAttempt, OpenWork, OutputView, ShardState, read_shard
 from batchvision.checkpoint.writer import SealAfter, StoreSettings
 
 __all__ = [
@@ -72,7 +74,6 @@ __all__ = [
     "Columns",
     "Compacted",
     "Disk",
-    "Entry",
     "Holder",
     "JournalFiles",
     "KeptCells",
@@ -85,6 +86,7 @@ __all__ = [
     "OutputView",
     "PaidRows",
     "PartStore",
+    "Record",
     "Recovery",
     "RowIndex",
     "RowState",
@@ -92,11 +94,13 @@ __all__ = [
     "Scan",
     "SealAfter",
     "SegmentHeader",
+    "ShardState",
     "Store",
     "StoreSettings",
     "StoredAnswer",
     "StoredAnswers",
     "TableColumn",
+    "Unsealed",
     "all_locked",
     "ancestors_of",
     "attempts_schema",
@@ -118,9 +122,11 @@ __all__ = [
     "pairs",
     "part_paths",
     "read_latest",
+    "read_log",
     "read_registry",
-    "read_segment",
+    "read_shard",
     "read_summary",
+    "read_unsealed",
     "reserve_bytes",
     "results_schema",
     "schema_of",

@@ -23,7 +23,6 @@ import pyarrow as pa
 from batchvision.checkpoint import lineage
 from batchvision.checkpoint.current import Places, superseded
 from batchvision.checkpoint.disk import LocalDisk, disk_failures
-from batchvision.checkpoint.journal import read_segment, segment_paths
 from batchvision.checkpoint.lineage import Ancestor, Name
 from batchvision.checkpoint.lock import STATE_FOLDER
 from batchvision.checkpoint.manifest_index import is_up_to_date
@@ -40,6 +39,7 @@ from batchvision.checkpoint.parts import (
     sha256_of,
     write_batches,
 )
+from batchvision.checkpoint.recovery import read_unsealed
 from batchvision.checkpoint.registry import SCHEMAS, padding_held, read_registry
 from batchvision.checkpoint.shards import all_locked
 from batchvision.checkpoint.storage import Disk, PartStore
@@ -262,20 +262,19 @@ def compact(output: Path, *, drop_superseded: bool = False, disk: Disk | None = 
         for lock in locks:
             remove_leftovers(disk, output, lock.shard)
             finish(disk, output, lock.shard)
-        final = _Final({lock.shard: _newest(lock.folder) for lock in locks})
         compacted.is_index_missing = drop_superseded and not is_up_to_date(output)
         is_dropping = drop_superseded and not compacted.is_index_missing
-        dropped = superseded(output, final.parts(output, "results")) if is_dropping else {}
+        dropped = superseded(output, final_parts(output, "results")) if is_dropping else {}
         for table in DATED:
-            _compact_table(disk, output, table, final, dropped, compacted)
+            _compact_table(disk, output, table, dropped, compacted)
     compacted.superseded = sum(map(len, dropped.values()))
     return compacted
 
 
 def _compact_table(
-    store: PartStore, output: Path, table: str, final: _Final, dropped: Mapping[Path, Places], compacted: Compacted
+    store: PartStore, output: Path, table: str, dropped: Mapping[Path, Places], compacted: Compacted
 ) -> None:
-    before, parts = part_paths(output, table), final.parts(output, table)
+    before, parts = part_paths(output, table), final_parts(output, table)
     compacted.files_before[table] = len(before)
     compacted.bytes_before += sum(path.stat().st_size for path in before)
     compacted.waiting += len(before) - len(parts)
@@ -291,29 +290,13 @@ def _compact_table(
 
 def final_parts(output: Path, table: str) -> list[Path]:
     """The parts of all shards that no run will seal again. Needs the locks of all shards."""
-    folders = sorted((output / STATE_FOLDER).glob("*of*"))
-    return _Final({folder.name: _newest(folder) for folder in folders}).parts(output, table)
+    folders = (output / STATE_FOLDER).glob("*of*")
+    unsealed = {folder.name: read_unsealed(folder) for folder in folders if folder.is_dir()}
 
-
-class _Final:
-    """Selects final parts. The next run makes the parts of a shard's newest segment again."""
-
-    def __init__(self, newest: Mapping[str, tuple[str, int] | None]) -> None:
-        self._newest = newest  #: run_id and number of each shard's newest segment
-
-    def parts(self, output: Path, table: str) -> list[Path]:
-        return [path for path in part_paths(output, table) if self._has(Name.of(path.name))]
-
-    def _has(self, name: Name | None) -> bool:
-        if name is None or name.shard not in self._newest:
+    def is_final(path: Path) -> bool:
+        name = Name.of(path.name)
+        if name is None or name.shard not in unsealed:
             return False
-        newest = self._newest[name.shard]
-        return newest is None or name.digest is not None or name.run_id != newest[0] or name.seq < newest[1]
+        return name.digest is not None or not unsealed[name.shard].is_making(name.run_id, name.seq)
 
-
-def _newest(folder: Path) -> tuple[str, int] | None:
-    segments = segment_paths(folder)
-    if not segments:
-        return None
-    header = read_segment(segments[-1]).header
-    return header.run_id, header.seq
+    return [path for path in part_paths(output, table) if is_final(path)]

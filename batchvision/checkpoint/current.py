@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,34 +17,54 @@ from numpy.typing import NDArray
 
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.manifest_index import COMPLETED, index_batches
-from batchvision.checkpoint.parts import FAILURES_TABLE, batches_of, part_paths
+from batchvision.checkpoint.parts import batches_of
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pairs
 from batchvision.keys import KEY_BYTES
 
-Places = NDArray[np.int64]  #: positions of rows in one part, ascending
+Places = NDArray[np.int64]  #: positions of rows in one source, ascending
+
+
+class UnsealedRows(NamedTuple):
+    """Rows of a table that are in no part yet."""
+
+    table: pa.Table
+
+
+Source = Path | UnsealedRows
 
 _COLUMNS = ("row_id", "request_key", "recipe_id", "updated_at")
 _ORDER = ("row_id", "is_indexed", "is_of_recipe", "updated_at", "request_key")
 
 
-def current_places(output: Path, recipe_id: str | None) -> Mapping[Path, Places]:
-    """Return the positions of the current answers, by part of ``results``. A failed row has no current answer."""
+def source_batches(source: Source, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a source, a batch at a time. A part that was removed since it was listed has none."""
+    if isinstance(source, Path):
+        with suppress(FileNotFoundError):
+            yield from batches_of(source, names)
+    else:
+        yield from (source.table if names is None else source.table.select(list(names))).to_batches()
+
+
+def current_places(
+    output: Path, sources: Sequence[Source], failed_ids: pa.Array, recipe_id: str | None
+) -> Iterator[tuple[Source, Places]]:
+    """The positions of the current answers in each source. A failed row has no current answer."""
     indexed = _indexed_answers(output)
-    failed = _failed_ids(output)
-    paths = part_paths(output, "results")
     found: list[pa.Table] = []
-    for number, path in enumerate(paths):
+    for number, source in enumerate(sources):
         at = 0
-        with suppress(FileNotFoundError):  # removed since it was listed
-            for batch in batches_of(path, _COLUMNS):
-                ranked = _ranked(batch, indexed, recipe_id, number, at)
-                found.append(ranked.filter(pc.invert(pc.is_in(ranked["row_id"], value_set=failed))))
-                at += batch.num_rows
+        for batch in source_batches(source, _COLUMNS):
+            ranked = _ranked(batch, indexed, recipe_id, number, at)
+            found.append(ranked.filter(pc.invert(pc.is_in(ranked["row_id"], value_set=failed_ids))))
+            at += batch.num_rows
     if not found:
-        return {}
+        return
     newest = _last_of_each_row(pa.concat_tables(found))
     parts, places = newest["part"].to_numpy(), newest["place"].to_numpy()
-    return {path: np.sort(places[parts == number]) for number, path in enumerate(paths) if (parts == number).any()}
+    for number, source in enumerate(sources):
+        chosen = np.sort(places[parts == number])
+        if len(chosen):
+            yield source, chosen
 
 
 def _ranked(batch: pa.RecordBatch, indexed: KeySet, recipe_id: str | None, part: int, at: int) -> pa.Table:
@@ -69,11 +90,6 @@ def _last_of_each_row(rows: pa.Table) -> pa.Table:
     is_last = np.ones(len(ids), np.bool_)
     is_last[:-1] = pc.not_equal(ids[1:], ids[:-1]).to_numpy()
     return rows.select(["part", "place"]).take(order.filter(pa.array(is_last)))
-
-
-def _failed_ids(output: Path) -> pa.Array:
-    batches = (batch for path in part_paths(output, FAILURES_TABLE) for batch in batches_of(path, ("row_id",)))
-    return pa.concat_arrays([pa.array([], pa.string()), *(batch["row_id"] for batch in batches)])
 
 
 def _indexed_answers(output: Path) -> KeySet:

@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from batchvision.checkpoint.journal import read_segment, segment_paths
+from batchvision.checkpoint.journal import segment_paths
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lock import STATE_FOLDER
+from batchvision.checkpoint.log_file import read_log
 from batchvision.checkpoint.parts import batches_of, part_paths, schema_of, write_batches
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pairs
 from batchvision.checkpoint.storage import PartStore
@@ -150,4 +151,4 @@ def is_up_to_date(output: Path) -> bool:
     runs = {each.run_id for each in _found(output)}
     folders = (output / STATE_FOLDER).glob("*of*")
     newest = [segments[-1] for folder in folders if (segments := segment_paths(folder))]
-    return bool(runs) and all(read_segment(path).header.run_id in runs for path in newest)
+    return bool(runs) and all(read_log(path).header.run_id in runs for path in newest)

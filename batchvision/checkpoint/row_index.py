@@ -7,7 +7,6 @@ entry for its skip_key, one for its request_key, one for the answered request, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchvision.checkpoint.entries import Carry
+from batchvision.checkpoint.journal_records import Carry
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.manifest_index import RowsMet
 from batchvision.checkpoint.paid_failures import read_paid_failures
@@ -135,14 +134,10 @@ class RowIndex:
             self.seen.add((row_id, key))
         return failed
 
-    def keep_failed(self, row_id: str, key: str, skip_key: str | None = None) -> None:
-        """Keep the row failed in this run, beyond a complete pass over the manifest.
-
-        ``skip_key`` is added to a record of the ledger, which lacks it.
-        """
-        failed = self.failed_before(row_id, key)
-        if failed is not None and skip_key is not None and not failed.skip_key:
-            self._run_state.keep(replace(failed, skip_key=skip_key))
+    def found(self, row_id: str, key: str | None) -> None:
+        """Note that this run has asked the row's request, or has failed it: the manifest has it."""
+        if key:
+            self.seen.add((row_id, key))
 
     def has_seen(self, record: Failed | Carry | Completed) -> bool:
         """Whether the manifest has the row under the same request."""

@@ -1,291 +1,286 @@
-"""The run state: open exchanges, and rows booked since the last seal. The same rules hold live and on replay.
+"""The run state: the sum of a journal's records. One pure function applies a record, live and on replay.
 
-There is no I/O and no clock here. The same records in the same order give the same state, so a replay writes the same
-parts as the crashed run.
+There is no I/O, no clock and no reading of answers here. The same records in the same order give the same state, so a
+replay makes the same parts as the run that was cut off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from batchvision.checkpoint.entries import (
+from batchvision.checkpoint.journal_records import (
     Accepted,
     Carry,
+    CarryRemoved,
+    Closed,
     Ended,
-    Entry,
+    ExchangeRemoved,
+    FailureRemoved,
+    ReadDoubts,
     Received,
+    Record,
+    RowFailed,
+    Sealed,
     SegmentHeader,
+    Shared,
     Voided,
-    accepted,
-    entries_of,
+    records_of,
 )
-from batchvision.checkpoint.parts import SEALED_GROUP_ROWS, Encoded
-from batchvision.errors import ROW_FAULTS, TRANSIENTS, EmptyAnswer
-from batchvision.records import (
-    Attempt,
-    AttemptState,
-    Completed,
-    EndedWithout,
-    Exchange,
-    Failed,
-    Intent,
-    Outcome,
-)
+from batchvision.checkpoint.schema import TableSchemas
+from batchvision.errors import EmptyAnswer
+from batchvision.records import Attempt, Completed, Exchange, Failed, Intent
 
-#: So many rows at once become Arrow, in a few milliseconds. Row groups are multiples of it.
-AT_ONCE = 256
-_GROUP_TABLES = SEALED_GROUP_ROWS // AT_ONCE
+#: So many rows at once become Arrow, in a few milliseconds.
+ROWS_AT_ONCE = 256
 
+K = TypeVar("K")
+V = TypeVar("V")
 R = TypeVar("R")
 
 
-class BookedEnd(Protocol):
-    """How an exchange ended: its line in the ledger, and the outcome of its row.
+class Difference(NamedTuple, Generic[K, V]):
+    """The values that were set since the last cut, and the keys that were removed."""
 
-    A row without an outcome is still pending.
-    """
+    put: list[V]
+    removed: list[K]
+
+
+class Tracked(dict[K, V]):
+    """Values that it is made of count as there before the first cut. Only the methods below change it."""
+
+    def __init__(self, *values: Any) -> None:
+        super().__init__(*values)
+        #: keys that were set since the last cut, each with whether the last cut had it
+        self._put: dict[K, bool] = {}
+        self._removed: dict[K, None] = {}
+
+    def __setitem__(self, key: K, value: V) -> None:
+        if key not in self._put:
+            was_there = key in self or key in self._removed
+            self._removed.pop(key, None)
+            self._put[key] = was_there
+        super().__setitem__(key, value)
+
+    def take(self, key: K) -> V:
+        """Remove a key, and return its value. Raises KeyError."""
+        value = super().pop(key)
+        if self._put.pop(key, True):
+            self._removed[key] = None
+        return value
 
     @property
-    def attempt(self) -> Attempt: ...
+    def has_changed(self) -> bool:
+        return bool(self._put or self._removed)
 
-    @property
-    def outcome(self) -> Outcome | None: ...
-
-
-def end_of(end: BookedEnd) -> EndedWithout | None:
-    """The record of an end without an answer. An interrupted exchange gets no record: it stays open on replay."""
-    attempt, outcome = end.attempt, end.outcome
-    if attempt.error_kind not in ROW_FAULTS and attempt.error_kind not in TRANSIENTS:
-        return None
-    exchange = attempt.exchange
-    at = outcome.failed_at if isinstance(outcome, Failed) else exchange.ended_at or exchange.intent.sent_at
-    return EndedWithout(attempt.error_kind, attempt.error_message or "", at)
+    def cut(self) -> Difference[K, V]:
+        """The difference since the last cut."""
+        difference = Difference([self[key] for key in self._put], list(self._removed))
+        self._put, self._removed = {}, {}
+        return difference
 
 
-def is_unclear(end: BookedEnd) -> bool:
-    """Whether a row is pending after an attempt that may have been billed. ``ambiguous = "hold"`` keeps it pending."""
-    return end.outcome is None and end.attempt.state is AttemptState.AMBIGUOUS
+class TableRows(Generic[R]):
+    """The newest rows are records, earlier ones Arrow, which takes a third of the memory.
 
-
-class Unsealed(Generic[R]):
-    """Rows of one table that wait for the next seal. Without ``table_of`` they stay records, and cannot be sealed.
-
-    The newest rows are records, older ones Arrow, and the oldest Parquet where :meth:`encode` was called. An Arrow row
-    takes a third of the memory of its record, and Parquet still less. A seal, which holds the journal, has less to do.
-    The same rows in the same order make the same part, byte for byte, whenever they were encoded.
+    Without ``table_of`` all rows stay records. The same rows in the same order make the same part, byte for byte.
     """
 
     def __init__(self, table_of: Callable[[Sequence[R]], pa.Table] | None = None) -> None:
         self.newest: list[R] = []
         self.tables: list[pa.Table] = []
+        self.count = 0
         self._table_of = table_of
-        self._converted = 0
-        self._encoded = Encoded()
-
-    def __len__(self) -> int:
-        return self._converted + len(self.newest)
 
     def append(self, row: R) -> None:
         self.newest.append(row)
-        if len(self.newest) >= AT_ONCE:
+        self.count += 1
+        if len(self.newest) >= ROWS_AT_ONCE:
             self._convert()
 
     def _convert(self) -> None:
         if self._table_of is not None and self.newest:
             self.tables.append(self._table_of(self.newest))
-            self._converted += len(self.newest)
             self.newest = []
 
-    @property
-    def has_group(self) -> bool:
-        return len(self.tables) >= _GROUP_TABLES
-
-    def encode(self) -> None:
-        """Move one row group from ``tables`` to Parquet. Blocking. The event loop may append meanwhile."""
-        self._encoded.add(pa.concat_tables(self.tables[:_GROUP_TABLES]))
-        del self.tables[:_GROUP_TABLES]
-
-    def encoded(self) -> Encoded:
-        """Every row as Parquet, in the order of its arrival."""
+    def cut(self) -> tuple[pa.Table, ...]:
+        """Hand over every row as Arrow, and begin empty."""
         self._convert()
-        while self.tables:
-            self.encode()
-        return self._encoded
-
-    def cut(self) -> Unsealed[R]:
-        """Hand over every row, and begin empty."""
-        cut: Unsealed[R] = Unsealed(self._table_of)
-        cut.newest, cut.tables, cut._converted, cut._encoded = self.newest, self.tables, self._converted, self._encoded
-        self.newest, self.tables, self._converted, self._encoded = [], [], 0, Encoded()
-        return cut
+        tables, self.tables, self.count = tuple(self.tables), [], 0
+        return tables
 
 
 class Cut(NamedTuple):
-    """The input of one seal. ``failures`` is missing where that table has not changed."""
+    """The input of one seal: the rows of a segment, and the state after its last record.
 
-    attempts: Unsealed[Attempt]
-    completed: Unsealed[Completed]
+    ``open_work`` are records for ``open.log``: the changes since the last cut, or (``is_whole``) the whole open work.
+    ``failures`` are all failed rows, where their table is to be written again.
+    """
+
+    attempts: tuple[pa.Table, ...]
+    results: tuple[pa.Table, ...]
+    open_work: tuple[Record, ...]
+    is_whole: bool
     failures: tuple[Failed, ...] | None
-    open: tuple[Exchange, ...]
-    carries: tuple[Carry, ...]
-
-    @property
-    def has_rows(self) -> bool:
-        return bool(self.attempts or self.completed) or self.failures is not None
-
-    def entries(self) -> Iterator[Entry]:
-        """The first records of the next segment, which replaces the one before."""
-        yield from self.carries
-        for exchange in self.open:
-            yield from entries_of(exchange)
 
 
 class Carries:
     """Attempts and cost of pending requests, by row_id and request_key. A row may have several requests."""
 
     def __init__(self, carries: Iterable[Carry] = ()) -> None:
-        self._by_row: dict[str, dict[str, Carry]] = {}
+        self.stored: Tracked[tuple[str, str], Carry] = Tracked()
+        self._keys: dict[str, list[str]] = {}  #: the request_keys of a row
         for carry in carries:
             self.put(carry)
 
     def __iter__(self) -> Iterator[Carry]:
-        for of_row in self._by_row.values():
-            yield from of_row.values()
+        return iter(self.stored.values())
 
     def __contains__(self, row_id: str) -> bool:
-        return row_id in self._by_row
+        return row_id in self._keys
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_row.values()))
+        return len(self.stored)
 
     def get(self, row_id: str, key: str) -> Carry | None:
         """``key``: request_key or skip_key."""
-        of_row = self._by_row.get(row_id)
-        if of_row is None:
-            return None
-        return of_row.get(key) or next((carry for carry in of_row.values() if carry.skip_key == key), None)
+        carry = self.stored.get((row_id, key))
+        if carry is not None:
+            return carry
+        # the feed thread asks too, so a key may have gone meanwhile
+        found = (self.stored.get((row_id, request_key)) for request_key in tuple(self._keys.get(row_id, ())))
+        return next((each for each in found if each is not None and each.skip_key == key), None)
 
     def put(self, carry: Carry) -> None:
-        self._by_row.setdefault(carry.row_id, {})[carry.request_key] = carry
+        keys = self._keys.setdefault(carry.row_id, [])
+        if carry.request_key not in keys:
+            keys.append(carry.request_key)
+        self.stored[carry.row_id, carry.request_key] = carry
 
     def pop(self, row_id: str, request_key: str) -> None:
-        of_row = self._by_row.get(row_id, {})
-        of_row.pop(request_key, None)
-        if not of_row:
-            self._by_row.pop(row_id, None)
+        if (row_id, request_key) in self.stored:
+            self.stored.take((row_id, request_key))
+            self._keys[row_id].remove(request_key)
+            if not self._keys[row_id]:
+                del self._keys[row_id]
 
 
-@dataclass(slots=True)
+# ---------------------------------------------------------------------------------- the state
+
+
 class RunState:
-    """The state that a journal's records add up to.
+    """``tables`` makes Arrow of the rows. A state that is never sealed needs no ``tables``."""
 
-    ``is_done`` is True where earlier parts hold a (row_id, request_key) (promise P9).
-    """
+    def __init__(
+        self,
+        tables: TableSchemas | None = None,
+        failures: Mapping[str, Failed] | None = None,
+        carries: Iterable[Carry] = (),
+        open_: Mapping[str, Exchange] | None = None,
+    ) -> None:
+        self.run_id = ""  #: of the last segment header
+        self.open: Tracked[str, Exchange] = Tracked(open_ or {})
+        #: the rows that are failed now, by row_id; the ledger has their failures under other requests
+        self.failures: Tracked[str, Failed] = Tracked(failures or {})
+        self.carries = Carries(carries)
+        self.attempts: TableRows[Attempt] = TableRows(None if tables is None else tables.attempts)
+        self.results: TableRows[Completed] = TableRows(None if tables is None else tables.results)
+        self.has_other_failures = False  #: than the table ``failures``
+        self.run_has_ended = False  #: in order: its doubts are known
+        #: open tickets whose one-time answer a poll of an earlier run may have taken
+        self.doubted: set[str] = set()
+        self._new_doubts: ReadDoubts | None = None
+        self._answered: set[tuple[str, str]] = set()  # row_id and request_key of the result rows since the last cut
 
-    #: the run at work, or the replayed one
-    run_id: str = ""
-    #: the rows that are failed now, by row_id; the ledger has their failures under other requests
-    failures: dict[str, Failed] = field(default_factory=dict)
-    carries: Carries = field(default_factory=Carries)
-    open: dict[str, Exchange] = field(default_factory=dict)
-    attempts: Unsealed[Attempt] = field(default_factory=Unsealed)
-    completed: Unsealed[Completed] = field(default_factory=Unsealed)
-    #: (row_id, request_key) of the completed rows
-    answered: set[tuple[str, str]] = field(default_factory=set)
-    failures_changed: bool = False
-    #: tickets after a poll that may have taken the answer
-    doubted: set[str] = field(default_factory=set)
-    #: tickets with a poll on the wire, or cut off there
-    polled: set[str] = field(default_factory=set)
-    #: rows that this run has found failed
-    touched: set[str] = field(default_factory=set)
-    #: (row_id, request_key) that this run leaves pending after an attempt
-    carried: set[tuple[str, str]] = field(default_factory=set)
-    is_done: Callable[[str, str], bool] = lambda row_id, request_key: False
+    # ---------------------------------------------------------------------------- records
 
-    # ---------------------------------------------------------------------------- an exchange
-
-    def apply(self, entry: Entry) -> str | None:
-        """Apply a record, live or on replay. Return the id of an exchange that is now to be classified, if any."""
-        match entry:
+    def apply(self, record: Record) -> None:
+        """Apply one record. Raises KeyError for an exchange that is not open."""
+        match record:
             case Intent(exchange_id=exchange_id):
-                self.open[exchange_id] = Exchange(entry)
-                if not entry.is_trial:  # the row is pending again, and the intent carries the failure's cost
-                    self._drop_failure(entry.row_id)
-            case Accepted(exchange_id, ticket, at, place, is_unread):
-                self.open[exchange_id] = self.open[exchange_id]._replace(
-                    ticket=ticket, ticket_at=at, ticket_place=place, is_unread=is_unread
-                )
+                self.open[exchange_id] = Exchange(record)
+                if not record.is_trial:  # the row is pending again, and the intent carries the failure's cost
+                    self._drop_failure(record.row_id)
+            case Accepted(exchange_id, ticket, at, place):
+                self._change(exchange_id, ticket=ticket, ticket_at=at, ticket_place=place)
             case Received(exchange_id, raw):
-                self.open[exchange_id] = self.open[exchange_id]._replace(answer=raw)
-                return exchange_id
+                self._change(exchange_id, answer=raw)
             case Ended(exchange_id, ended):
-                self.open[exchange_id] = self.open[exchange_id]._replace(ended=ended)
-                return exchange_id
+                self._change(exchange_id, ended=ended)
+            case Closed():
+                self._close(record)
             case Voided(exchange_id):
-                self.void(exchange_id)
+                self._void(exchange_id)
+            case RowFailed(failed):
+                self._fail(failed)
+            case Shared(completed):
+                self._publish(completed)
             case Carry():
-                self.carries.put(entry)
+                self.carries.put(record)
             case SegmentHeader():
-                raise ValueError("a second segment header")
-        return None
+                self._begin(record.run_id)
+            case ExchangeRemoved(exchange_id):
+                if exchange_id in self.open:
+                    self.open.take(exchange_id)
+                self.doubted.discard(exchange_id)
+            case CarryRemoved(row_id, request_key):
+                self.carries.pop(row_id, request_key)
+            case FailureRemoved(row_id):
+                self._drop_failure(row_id)
+            case ReadDoubts():
+                self._doubt(record)
+            case Sealed():
+                pass
 
-    def poll_begins(self, exchange_id: str) -> None:
-        self.polled.add(exchange_id)
+    def _begin(self, run_id: str) -> None:
+        """A run before this one that was killed may have polled any open ticket."""
+        if run_id != self.run_id:
+            self._doubt(ReadDoubts(run_id, tuple(self.doubted) if self.run_has_ended else None, run_has_ended=False))
 
-    def poll_ends(self, exchange_id: str, *, may_be_read: bool) -> None:
-        self.polled.discard(exchange_id)
-        if may_be_read:
-            self.doubted.add(exchange_id)
+    @property
+    def doubted_by_the_next_run(self) -> set[str]:
+        """The tickets that a run after this one doubts."""
+        return set(self.doubted if self.run_has_ended else self.open)
 
-    def is_doubted(self, exchange_id: str) -> bool:
-        """Whether a poll of this run may have taken the ticket's answer."""
-        return exchange_id in self.doubted or exchange_id in self.polled
+    def _doubt(self, record: ReadDoubts) -> None:
+        doubted = self.open if record.exchange_ids is None else self.open.keys() & set(record.exchange_ids)
+        self.doubted, self.run_id, self.run_has_ended = set(doubted), record.run_id, record.run_has_ended
+        self._new_doubts = record
 
-    def unread(self, run_id: str) -> Iterator[Accepted]:
-        """The open tickets that no poll, of ``run_id`` or of an earlier run, can have read."""
-        for exchange_id, exchange in self.open.items():
-            is_open = exchange.ticket is not None and exchange.answer is None
-            was_unread = exchange.intent.run_id == run_id or exchange.is_unread
-            if is_open and was_unread and not self.is_doubted(exchange_id):
-                yield replace(accepted(exchange), is_unread=True)
+    def _change(self, exchange_id: str, **changes: object) -> None:
+        self.open[exchange_id] = self.open[exchange_id]._replace(**changes)  # type: ignore[arg-type]  # fields of Exchange
 
-    def void(self, exchange_id: str) -> None:
-        """Drop an exchange that was never sent. The row's earlier attempts and cost are carried on."""
-        intent = self.open.pop(exchange_id).intent
-        if intent.is_trial:
-            return
-        is_carried = self.carries.get(intent.row_id, intent.request_key) is not None
-        if (intent.attempt > 1 or intent.runs_failed) and not is_carried:
-            self._carry(intent, intent.attempt - 1, 0, None)  # the intent's tries count the empty answers
-
-    def book(self, exchange_id: str, end: BookedEnd, hold: bool = False) -> Exchange:
-        """Close an exchange. Raises KeyError where it is not open."""
-        exchange = self.open.pop(exchange_id)
-        attempt, intent = end.attempt, exchange.intent
+    def _close(self, record: Closed) -> None:
+        exchange = self.open.take(record.exchange_id)
+        self.doubted.discard(record.exchange_id)
+        if record.ended is not None:
+            exchange = exchange._replace(ended=record.ended)
+        attempt = Attempt(
+            exchange, record.answer, record.state, record.error_kind, record.error_message, record.bound_ticks
+        )
+        intent = exchange.intent
         self.attempts.append(attempt)
         if intent.is_trial:
-            return exchange
-        match end.outcome:
-            case Completed() as completed:
-                self.publish(completed, is_current=intent.run_id == self.run_id)
-            case Failed() as failed:
-                self.carries.pop(intent.row_id, intent.request_key)
-                if intent.run_id == self.run_id:
-                    self.file(failed)
-                else:
-                    self._file_collected(failed)
-            case None:
-                ticks = attempt.answer.usage.cost_ticks or 0
-                self._carry(intent, intent.attempt, ticks, attempt.bound_ticks, hold, attempt.error_kind)
-        return exchange
+            return
+        is_current = intent.run_id == self.run_id
+        if record.completed is not None:
+            completed = Completed(intent, record.answer, *record.completed)
+            self._publish(completed, is_current=is_current, is_repeat=record.is_repeat)
+        elif record.failed is not None:
+            self.carries.pop(intent.row_id, intent.request_key)
+            before = self.failures.get(intent.row_id)
+            if is_current or before is None or before.request_key == record.failed.request_key:
+                self._fail(record.failed)
+        else:
+            is_empty = record.error_kind == EmptyAnswer.kind
+            ticks = record.answer.usage.cost_ticks or 0
+            self._carry(intent, intent.attempt, ticks, record.bound_ticks, record.is_held, is_empty)
 
-    def publish(self, completed: Completed, *, is_current: bool = True) -> None:
-        """Book an answer, once for each request (P9).
+    def _publish(self, completed: Completed, *, is_current: bool = True, is_repeat: bool = False) -> None:
+        """Add a result row, once for each request (P9).
 
         ``is_current`` is False for a ticket of an earlier run: the row's cells may have changed since. Then only a
         failure of the same request is dropped.
@@ -295,105 +290,111 @@ class RunState:
         if failed is not None and (is_current or failed.request_key == completed.request_key):
             self._drop_failure(completed.row_id)
         key = (completed.row_id, completed.request_key)
-        if key not in self.answered and not self.is_done(*key):
-            self.answered.add(key)
-            self.completed.append(completed)
+        if key not in self._answered and not is_repeat:
+            self._answered.add(key)
+            self.results.append(completed)
 
-    def file(self, failed: Failed) -> None:
-        """Book a failed row. A row that failed in the same way before keeps its record, and the table its bytes."""
-        stored = replace(failed, at_provider=False)
+    def _fail(self, failed: Failed) -> None:
         if failed.request_key is not None:
             self.carries.pop(failed.row_id, failed.request_key)
-        before = self.failures.get(failed.row_id)
-        self.touched.add(failed.row_id)
-        if before is not None and replace(stored, failed_at=before.failed_at, run_id=before.run_id) == before:
-            return
-        self.failures[failed.row_id] = stored
-        self.failures_changed = True
-
-    def _file_collected(self, failed: Failed) -> None:
-        """Book a failed ticket of an earlier run. A failure of another request of the row stays."""
-        before = self.failures.get(failed.row_id)
-        if before is None or before.request_key == failed.request_key:
-            self.failures[failed.row_id] = replace(failed, at_provider=False)
-            self.failures_changed = True
-
-    def keep(self, failed: Failed) -> None:
-        """Book a failure that the ledger holds."""
-        if self.failures.get(failed.row_id) != failed:
-            self.failures[failed.row_id] = failed
-            self.failures_changed = True
+        self.failures[failed.row_id] = replace(failed, at_provider=False)
+        self.has_other_failures = True
 
     def _drop_failure(self, row_id: str) -> None:
-        if self.failures.pop(row_id, None) is not None:
-            self.failures_changed = True
+        if row_id in self.failures:
+            self.failures.take(row_id)
+            self.has_other_failures = True
+
+    def _void(self, exchange_id: str) -> None:
+        """Drop an exchange that was never sent. The row's earlier attempts and cost are carried on."""
+        intent = self.open.take(exchange_id).intent
+        is_carried = self.carries.get(intent.row_id, intent.request_key) is not None
+        if not intent.is_trial and not is_carried and (intent.attempt > 1 or intent.runs_failed):
+            self._carry(intent, intent.attempt - 1, 0, None)  # the intent's tries count the empty answers
 
     def _carry(
         self,
         intent: Intent,
         attempts: int,
         ticks: int,
-        bound: int | None,
-        hold: bool = False,
-        error_kind: str | None = None,
+        bound_ticks: int | None,
+        is_held: bool = False,
+        is_empty: bool = False,
     ) -> None:
         before = self.carries.get(intent.row_id, intent.request_key)
-        bound = (bound or 0) + (before.bound_ticks or 0 if before else 0)
-        self.carried.add((intent.row_id, intent.request_key))
-        self.carries.put(
-            Carry(
-                row_id=intent.row_id,
-                request_key=intent.request_key,
-                skip_key=intent.skip_key,
-                attempts=attempts,
-                cost_ticks=intent.cost_before_ticks + ticks,
-                runs_failed=intent.runs_failed,
-                held=hold,
-                bound_ticks=bound or None,
-                empties=intent.tries.empties + (error_kind == EmptyAnswer.kind),
-            )
+        bound = (bound_ticks or 0) + (before.bound_ticks or 0 if before else 0)
+        carry = Carry(
+            row_id=intent.row_id,
+            request_key=intent.request_key,
+            skip_key=intent.skip_key,
+            attempts=attempts,
+            cost_ticks=intent.cost_before_ticks + ticks,
+            runs_failed=intent.runs_failed,
+            held=is_held,
+            bound_ticks=bound or None,
+            empties=intent.tries.empties + is_empty,
         )
+        self.carries.put(carry)
 
-    # ---------------------------------------------------------------------------- between runs and seals
+    # ---------------------------------------------------------------------------- seals
 
-    def begin(self, run_id: str) -> None:
-        """End the recovery: later records are of this run."""
-        self.run_id, self.touched, self.carried = run_id, set(), set()
-
-    def held_count(self, is_seen: Callable[[Carry], bool]) -> int:
-        """Count the held rows of the manifest. ``is_seen`` is asked about rows held before this run."""
-        held = [carry for carry in self.carries if carry.held]
-        return sum((carry.row_id, carry.request_key) in self.carried or is_seen(carry) for carry in held)
-
-    def release_held(self) -> None:
-        """Release every held row: this run sends ambiguous rows again."""
-        self.carries = Carries(replace(carry, held=False) for carry in self.carries)
-
-    def drop_answered(self) -> None:
-        """Drop failures of completed rows: a seal that was cut off may leave a row in both tables."""
-        for failed in list(self.failures.values()):
-            if failed.request_key and self.is_done(failed.row_id, failed.request_key):
-                del self.failures[failed.row_id]
-                self.failures_changed = True
-
-    def drop_unseen(self, is_seen: Callable[[Failed], bool]) -> None:
-        """Drop failures of rows that a complete pass over the manifest did not meet under the same request."""
-        for failed in list(self.failures.values()):
-            if failed.row_id not in self.touched and not is_seen(failed):
-                self._drop_failure(failed.row_id)
+    def load(self, records: Iterable[Record]) -> None:
+        """Apply the content of ``open.log``. The next difference is from here on."""
+        before = dict(self.failures)
+        for record in records:
+            self.apply(record)
+        for _ in self._difference():
+            pass
+        self.has_other_failures = dict(self.failures) != before
 
     @property
     def has_unsealed(self) -> bool:
-        return bool(self.attempts or self.completed) or self.failures_changed
-
-    def cut(self) -> Cut:
-        """Hand over every booked row, and begin empty."""
-        cut = Cut(
-            attempts=self.attempts.cut(),
-            completed=self.completed.cut(),
-            failures=tuple(self.failures.values()) if self.failures_changed else None,
-            open=tuple(self.open.values()),
-            carries=tuple(self.carries),
+        changed = self.open.has_changed or self.carries.stored.has_changed or self.failures.has_changed
+        return (
+            bool(self.attempts.count or self.results.count)
+            or changed
+            or self.has_other_failures
+            or self._new_doubts is not None
         )
-        self.answered, self.failures_changed = set(), False
-        return cut
+
+    @property
+    def live_records(self) -> int:
+        """Records that ``open.log`` needs at most."""
+        return 2 * len(self.open) + len(self.carries) + len(self.failures)
+
+    def cut(self, *, with_failures: bool, is_whole: bool = False) -> Cut:
+        """Hand over the rows, and the difference of the rest since the last cut.
+
+        ``with_failures``: hand over all failures, if their table is out of date. ``is_whole``: the whole open work.
+        """
+        failures = tuple(self.failures.values()) if with_failures and self.has_other_failures else None
+        open_work = tuple(self._difference())
+        if is_whole:
+            open_work = tuple(self._everything())
+        self._answered = set()
+        if with_failures:
+            self.has_other_failures = False
+        return Cut(self.attempts.cut(), self.results.cut(), open_work, is_whole, failures)
+
+    def _difference(self) -> Iterator[Record]:
+        """Intents come before failures, because they drop failures."""
+        exchanges, carries, failures = self.open.cut(), self.carries.stored.cut(), self.failures.cut()
+        doubts, self._new_doubts = self._new_doubts, None
+        if doubts is not None and doubts.exchange_ids is None:  # about everything that was open before
+            yield doubts
+        for exchange in exchanges.put:
+            yield from records_of(exchange)
+        yield from map(ExchangeRemoved, exchanges.removed)
+        yield from map(FailureRemoved, failures.removed)
+        yield from map(RowFailed, failures.put)
+        yield from (CarryRemoved(*key) for key in carries.removed)
+        yield from carries.put
+        if doubts is not None and doubts.exchange_ids is not None:
+            yield doubts
+
+    def _everything(self) -> Iterator[Record]:
+        """All but the failures: the same seal writes their table."""
+        for exchange in self.open.values():
+            yield from records_of(exchange)
+        yield from self.carries
+        yield ReadDoubts(self.run_id, tuple(self.doubted), self.run_has_ended)

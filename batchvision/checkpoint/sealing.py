@@ -1,22 +1,24 @@
-"""The file operations of a seal, in this order: write parts, write the next segment, remove the old segment.
+"""The file operations of a seal: write the parts, commit in ``open.log``, remove the segments.
 
-They block, and run off the event loop, one seal at a time. A crash between two steps leaves the old segment or the new
-one whole. The newest segment holds every record that the parts lack.
+They block, and run off the event loop, one seal at a time. A crash before the commit leaves the segments: the next
+start makes the same parts again, byte for byte. After the commit the segments no longer count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from batchvision.checkpoint.compaction import merge_sealed
+import pyarrow as pa
+
 from batchvision.checkpoint.disk import hidden_name
-from batchvision.checkpoint.entries import Entry, SegmentHeader
-from batchvision.checkpoint.journal import Segment
+from batchvision.checkpoint.journal import Segment, segment_paths, segment_seq
+from batchvision.checkpoint.journal_records import Record, SegmentHeader
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.manifest_index import INDEX_NAME
+from batchvision.checkpoint.open_log import OPEN_LOG_NAME, OpenLog
 from batchvision.checkpoint.parts import (
     FAILURES_TABLE,
     dated_path,
@@ -25,67 +27,97 @@ from batchvision.checkpoint.parts import (
     seal,
     sha256_of,
 )
-from batchvision.checkpoint.run_state import Cut, Unsealed
+from batchvision.checkpoint.run_state import Cut, RunState
 from batchvision.checkpoint.schema import TableSchemas
-from batchvision.checkpoint.storage import JournalFiles, PartStore
-from batchvision.records import PartFile
+from batchvision.checkpoint.storage import Disk
+from batchvision.records import Failed, PartFile
+
+
+class ClosedSegment(NamedTuple):
+    """The header of a segment that takes no more records, and the cut of the state at its end."""
+
+    header: SegmentHeader
+    cut: Cut
+
+
+def part_path(table: str, header: SegmentHeader) -> str:
+    """The path of the part that a seal makes of a segment, inside the output."""
+    return dated_path(table, header.shard, header.run_id, header.started_at, header.seq)
 
 
 class Sealer:
-    """Writes the parts and segments of one run in one output (and shard)."""
+    """Writes the parts, the segments and ``open.log`` of one run in one output (and shard)."""
 
-    def __init__(
-        self, lock: OutputLock, header: SegmentHeader, tables: TableSchemas, files: JournalFiles, store: PartStore
-    ) -> None:
+    def __init__(self, lock: OutputLock, header: SegmentHeader, tables: TableSchemas, disk: Disk) -> None:
         self.parts: dict[str, PartFile] = {}  #: parts of this run by path, and ``failures`` as it is now
         self.found: dict[str, PartFile] = {}  #: parts of other runs that this run's summary lists
-        self.header = header
+        self.tables = tables
+        self._header = header
         self._output = lock.output
         self._folder = lock.folder
-        self._tables = tables
-        self._files = files
-        self._store = store
+        self._disk = disk
+        self._open_log = OpenLog(disk, lock.folder, header, tables.mask)
 
-    def replace_segment(self, old: Segment, cut: Cut) -> Segment:
-        """Seal ``cut`` under the old segment's name, and return a new segment that begins with the open records.
+    def cut(self, run_state: RunState, *, with_failures: bool) -> Cut:
+        """Cut the state at the end of a segment. ``open.log`` is written anew only beside the table ``failures``."""
+        is_whole = self._open_log.is_due(run_state.live_records)
+        return run_state.cut(with_failures=with_failures or is_whole, is_whole=is_whole)
 
-        Until the new segment exists, a later seal may write the same parts again. Only then does this run list them.
+    def seal(self, closed: ClosedSegment) -> None:
+        """Seal a closed segment. The same again, after an error, makes the same files. Raises OSError.
+
+        This run lists a part only after the commit: until then a later start may make it again with more rows.
         """
-        sealed = self.write_parts(old.header, cut)
-        segment = self.begin(old.header.seq + 1, cut)
-        self.parts |= sealed
-        old.close()
-        self.remove([old.path])
-        return segment
+        header, cut = closed
+        dated = {
+            **self._dated("results", header, cut.results),
+            **self._dated("attempts", header, cut.attempts),
+        }
+        has_failures = (self._output / failures_path(header.shard)).exists()
+        if cut.failures is not None or (dated and not has_failures):
+            self._write_failures(header.shard, cut.failures or ())
+        self._open_log.write(cut.open_work, header.seq, is_whole=cut.is_whole)
+        (self.parts if header.run_id == self._header.run_id else self.found).update(dated)
+        self._remove_segments(header.seq)
 
-    def write_parts(self, header: SegmentHeader, cut: Cut) -> dict[str, PartFile]:
-        """Write the parts of a cut. Return the dated ones, which are listed when they are final."""
-        if not cut.has_rows:
+    def _dated(self, table: str, header: SegmentHeader, rows: Sequence[pa.Table]) -> dict[str, PartFile]:
+        if not rows:
             return {}
-        dated: dict[str, PartFile] = {}
-        if cut.completed:
-            dated |= self._dated("results", header, cut.completed)
-        path = failures_path(header.shard)
-        if cut.failures is not None or not (self._output / path).exists():
-            self.parts[path] = self.failures(header.shard, cut)
-        if cut.attempts:
-            dated |= self._dated("attempts", header, cut.attempts)
-        return dated
+        path = part_path(table, header)
+        return {path: seal(self._disk, self._output, path, pa.concat_tables(rows))}
 
-    def write_dated(self, header: SegmentHeader, cut: Cut) -> dict[str, PartFile]:
-        """Write the dated parts of another shard's cut."""
-        dated = self._dated("results", header, cut.completed) if cut.completed else {}
-        return dated | (self._dated("attempts", header, cut.attempts) if cut.attempts else {})
+    def _write_failures(self, shard: str, failures: Iterable[Failed]) -> None:
+        path = failures_path(shard)
+        rows = sorted(failures, key=lambda failed: failed.row_id)
+        self.parts[path] = seal(self._disk, self._output, path, self.tables.failures(rows))
 
-    def failures(self, shard: str, cut: Cut) -> PartFile:
-        return seal(self._store, self._output, failures_path(shard), self._tables.failures(cut.failures or ()))
+    def header_of(self, seq: int) -> SegmentHeader:
+        """The header of a segment of this run."""
+        return replace(self._header, seq=seq)
 
-    def _dated(self, table: str, header: SegmentHeader, rows: Unsealed[Any]) -> dict[str, PartFile]:
-        path = dated_path(table, header.shard, header.run_id, header.started_at, header.seq)
-        return {path: self._seal(path, rows)}
+    def begin(self, seq: int, records: Iterable[Record] = ()) -> Segment:
+        """Make a segment of this run."""
+        return Segment.create(self._disk, self._folder, self.header_of(seq), records, self.tables.mask)
 
-    def _seal(self, relative: str, rows: Unsealed[Any]) -> PartFile:
-        return seal(self._store, self._output, relative, rows.encoded())
+    def _remove_segments(self, sealed: int) -> None:
+        paths = [path for path in segment_paths(self._folder) if segment_seq(path) <= sealed]
+        for path in paths:
+            self._disk.remove(path)
+        if paths:
+            self._disk.sync_folder(self._folder)
+
+    def clean(self, sealed: int) -> None:
+        """Remove segments that are sealed, and incomplete files that a crash has left."""
+        self._remove_segments(sealed)
+        for name in ("journal-*.log", INDEX_NAME, OPEN_LOG_NAME):
+            for path in self._folder.glob(hidden_name(Path(name)).name):
+                self._disk.remove(path)
+
+    def close(self) -> None:
+        """Close ``open.log``."""
+        self._open_log.close()
+
+    # ---------------------------------------------------------------------------- the summary's list
 
     def find(self, paths: Iterable[Path]) -> None:
         """Note parts that no summary lists as they are: of a killed run, or padded by this one."""
@@ -101,28 +133,3 @@ class Sealer:
             if part.table != FAILURES_TABLE or sha256_of(self._output / path) == part.sha256
         }
         return {**found, **self.parts}
-
-    def merge(self, goes_on: Callable[[], bool]) -> None:
-        """Merge the parts of this run."""
-        merge_sealed(self._store, self._output, self.parts, goes_on)
-
-    def begin(self, seq: int, cut: Cut) -> Segment:
-        header = replace(self.header, seq=seq)
-        return Segment.create(self._files, self._folder, header, cut.entries(), self._tables.mask)
-
-    def leave(self, folder: Path, shard: str, seq: int, entries: Iterable[Entry]) -> None:
-        """Begin a segment of another shard with its open records, for the next run on that shard."""
-        header = replace(self.header, shard=shard, seq=seq)
-        Segment.create(self._files, folder, header, entries, self._tables.mask).close()
-
-    def remove(self, segments: list[Path]) -> None:
-        for path in segments:
-            if path.exists():  # a seal that is made again may have removed it
-                self._files.remove(path)
-        if segments:
-            self._files.sync_folder(segments[0].parent)
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """Incomplete files that a crash has left in a shard's folder."""
-    return [path for name in ("journal-*.log", INDEX_NAME) for path in folder.glob(hidden_name(Path(name)).name)]

@@ -9,40 +9,49 @@ replay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from batchvision.checkpoint import compaction, summaries, waits
-from batchvision.checkpoint.disk import (
-    LocalDisk,
-    disk_failures,
+from batchvision.checkpoint.compaction import merge_sealed
+from batchvision.checkpoint.disk import LocalDisk, disk_failures
+from batchvision.checkpoint.journal import Journal
+from batchvision.checkpoint.journal_records import (
+    Accepted,
+    BookedEnd,
+    FailureRemoved,
+    ReadDoubts,
+    Received,
+    Record,
+    RowFailed,
+    SegmentHeader,
+    Shared,
+    Voided,
+    closed,
 )
-from batchvision.checkpoint.entries import Accepted, Ended, Received, SegmentHeader, Voided, masked_answer
-from batchvision.checkpoint.journal import Journal, Segment, segment_paths
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.manifest_index import write_index
-from batchvision.checkpoint.parts import part_paths, remove_leftovers, rows_with
-from batchvision.checkpoint.recovery import Recovery, replay
+from batchvision.checkpoint.parts import part_paths, remove_leftovers
+from batchvision.checkpoint.poll_watch import PollWatch
+from batchvision.checkpoint.record_json import masked_answer
+from batchvision.checkpoint.recovery import Classify, Recovery, ShardRecovery
 from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.reserve import RESERVE_NAME, Reserve
 from batchvision.checkpoint.row_index import RowIndex
-from batchvision.checkpoint.run_state import BookedEnd, RunState, Unsealed, end_of
-from batchvision.checkpoint.schema import TableSchemas, completed_of
-from batchvision.checkpoint.sealing import Sealer, leftovers
+from batchvision.checkpoint.run_state import RunState
+from batchvision.checkpoint.schema import TableSchemas
+from batchvision.checkpoint.sealing import Sealer
 from batchvision.checkpoint.shards import lock_shard
 from batchvision.checkpoint.storage import Disk
-from batchvision.checkpoint.takeover import Takeover, read_failures
-from batchvision.checkpoint.writer import StoreSettings, Writer, check_in_place
+from batchvision.checkpoint.stored_answers import answers_to
+from batchvision.checkpoint.takeover import Takeover
+from batchvision.checkpoint.writer import StoreSettings, Threads, Writer
 from batchvision.errors import DiskFailed, StopRun
 from batchvision.offload import Offload, OwnThread
 from batchvision.records import (
@@ -70,7 +79,7 @@ class Store:
         tables: TableSchemas,
         secrets: Secrets,
         disk: Disk,
-        offload: Offload,
+        threads: Threads,
     ) -> None:
         self.output = lock.output
         self._lock = lock
@@ -81,9 +90,10 @@ class Store:
         self._disk = disk
         self._tables = tables
         header = SegmentHeader(settings.job_name, settings.run_id, settings.started_at, lock.shard, 0)
-        self._sealer = Sealer(lock, header, tables, disk, disk)
-        self._offload = offload
-        self._run_state = RunState(attempts=Unsealed(tables.attempts), completed=Unsealed(tables.results))
+        self._sealer = Sealer(lock, header, tables, disk)
+        self._threads = threads
+        self._run_state = RunState(tables)
+        self._polls = PollWatch()
         self._row_index: RowIndex | None = None
         self._opened: Writer | None = None
 
@@ -119,60 +129,53 @@ class Store:
                 lock.release()
             raise
         tables = TableSchemas(settings.job_name, columns, secrets.mask, settings.keep_raw)
-        writer_thread = offload or OwnThread("batchvision-writer")
-        store = cls(lock, lock is not where, settings, tables, secrets, disk, writer_thread)
+        threads = Threads(offload or OwnThread("batchvision-writer"), offload or OwnThread("batchvision-sealer"))
+        store = cls(lock, lock is not where, settings, tables, secrets, disk, threads)
         store._sealer.find(padded)
         return store
 
-    def recover(self, classify: Callable[[Exchange], BookedEnd], hold: bool = False) -> Recovery:
-        """Seal the records of the last segment under the name of its run, and begin this run's segment.
+    def recover(self, classify: Classify, hold: bool = False) -> Recovery:
+        """Seal the segments of the last run under its name, and begin this run's journal.
 
-        ``classify`` reads every durable answer. Requests in flight are booked as ambiguous. With ``hold`` their rows
-        stay pending until a run without it. Journals of dead runs on other shards are recovered too. After a crash in
-        here the next start does the same again. Raises CheckpointDamaged, DiskFailed.
+        ``classify`` reads every durable answer that was not classified. Requests in flight are booked as ambiguous.
+        With ``hold`` their rows stay pending until a run without it. Journals of dead runs on other shards are
+        recovered too. After a crash in here the next start does the same again. Raises CheckpointDamaged, DiskFailed.
         """
         with disk_failures(f"recovering {self.output}"):
             self._reserve.give_back()
-            self._run_state.failures = read_failures(self.output, self._lock.shard)
             remove_leftovers(self._disk, self.output, self._lock.shard)
             waits.write(self._disk, self._lock.folder, None, self._secrets)
             compaction.finish(self._disk, self.output, self._lock.shard)
-            segments = segment_paths(self._lock.folder)
-            old, recovery = replay(segments[-1], self._run_state, classify, hold) if segments else (None, Recovery())
-            takeover = Takeover(self._disk, self._lock, self._sealer, self._tables)
-            with takeover.beginning(self._run_state, classify, hold):
-                segment = self._begin(old, segments)
-        self._run_state.begin(self._settings.run_id)
-        journal = Journal(segment, self._offload, self._secrets.mask, partial(check_in_place, self._lock))
+            own = ShardRecovery(self._lock, self._sealer, classify, hold)
+            own.seal_segments()
+            takeover = Takeover(self._disk, self._lock, self._sealer, classify, hold)
+            with takeover.moving(own.run_state) as moved:
+                own.close_open(moved)
+            if not all(summaries.has_ended(self.output, run_id) for run_id in own.run_ids):
+                self._sealer.find(summaries.unlisted(self.output, self._lock.shard))
+        with disk_failures(f"setting room aside in {self._lock.folder} for the answers in flight"):
+            self._reserve.claim()
+        with disk_failures(f"recovering {self.output}"):
+            segment = self._sealer.begin(own.next_seq)
+        self._run_state = own.run_state
+        self._run_state.apply(segment.header)
         self._opened = Writer(
-            journal,
+            Journal(segment, self._secrets.mask),
             self._run_state,
             self._sealer,
             self._settings.seal_after,
             self._lock,
             self._reserve,
-            self._offload,
+            self._threads,
         )
-        return replace(recovery.plus(takeover.recovery), tickets=tuple(self._run_state.open.values()))
-
-    def _begin(self, old: SegmentHeader | None, segments: list[Path]) -> Segment:
-        """Seal the run state under the old segment's name, and begin this run's segment with its open records."""
-        cut = self._run_state.cut()
-        sealed = self._sealer.write_parts(old or self._sealer.header, cut)
-        self._sealer.parts |= sealed
-        if old is not None and not summaries.has_ended(self.output, old.run_id):
-            self._sealer.find(summaries.unlisted(self.output, self._lock.shard))
-        with disk_failures(f"setting room aside in {self._lock.folder} for the answers in flight"):
-            self._reserve.claim()
-        segment = self._sealer.begin(old.seq + 1 if old else 1, cut)
-        self._sealer.remove([*segments, *leftovers(self._lock.folder)])
-        return segment
+        return own.recovery.plus(replace(takeover.recovery, tickets=()))
 
     def row_index(self, recipe_id: str) -> RowIndex:
         """Index the state of every row, from the parts of all shards and the open records of this shard."""
         self._row_index = RowIndex.read(self.output, self._run_state, recipe_id)
-        self._run_state.is_done = self._row_index.is_done
-        self._run_state.drop_answered()
+        for failed in self.failures():
+            if failed.request_key and self._row_index.is_done(failed.row_id, failed.request_key):
+                self._writer.note(FailureRemoved(failed.row_id))
         return self._row_index
 
     def __enter__(self) -> Store:
@@ -186,7 +189,8 @@ class Store:
     def release(self) -> None:
         """Release the files and the lock, as a crash would. The next start recovers the journal."""
         if self._opened is not None:
-            self._opened.journal.segment.close()
+            self._opened.journal.segment.log.close()
+        self._sealer.close()
         with suppress(DiskFailed):
             self._lock.file.check_in_place(self.output)  # a folder that was replaced is not this run's
             self._reserve.give_back()
@@ -198,92 +202,97 @@ class Store:
     async def intent(self, intent: Intent) -> None:
         """Return when the intent is durable (P2). Only then may its request leave. Raises DiskFailed, OutputHeld."""
         writer = self._writer
-        writer.check_disk()
-        writer.check_lock()
-        self._run_state.apply(intent)
+        await writer.ready()
         try:
             await writer.durable(intent)
             writer.check_disk()
         except StopRun:  # durable or not, the request does not leave
-            (self._run_state if writer.journal.failure else self).void(intent.exchange_id)
+            if intent.exchange_id in self._run_state.open:
+                self.void(intent.exchange_id)
             raise
 
     async def ticket(self, exchange_id: str, ticket: str, at: datetime) -> None:
         """Return when the ticket is durable (P2). Only then may it be polled."""
-        entry, writer = Accepted(exchange_id, ticket, at, self._settings.ticket_place), self._writer
-        self._run_state.apply(entry)
-        await writer.durable(entry)
+        await self._writer.durable(Accepted(exchange_id, ticket, at, self._settings.ticket_place))
 
     def poll_begins(self, exchange_id: str) -> None:
         """Note that a poll is on the wire. It may take the ticket's one-time answer."""
-        self._run_state.poll_begins(exchange_id)
+        self._polls.begin(exchange_id)
 
     def poll_ends(self, exchange_id: str, *, may_be_read: bool) -> None:
         """``may_be_read``: the poll failed in a way that may have taken the answer."""
-        self._run_state.poll_ends(exchange_id, may_be_read=may_be_read)
+        self._polls.end(exchange_id, may_be_read=may_be_read)
 
     def is_unread(self, exchange_id: str) -> bool:
         """Whether no poll can have taken the answer of this ticket of an earlier run."""
-        return self._run_state.open[exchange_id].is_unread and not self._run_state.is_doubted(exchange_id)
+        of_this_run = self._run_state.open[exchange_id].intent.run_id == self._settings.run_id
+        is_doubted = exchange_id in self._run_state.doubted or self._polls.is_doubted(exchange_id)
+        return not of_this_run and not is_doubted
 
     async def answer(self, exchange_id: str, raw: RawAnswer) -> RawAnswer:
         """Return the stored answer, with secrets masked, when it is durable (P3). Only then may it be read."""
-        written, writer = masked_answer(raw, self._secrets), self._writer
-        entry = Received(exchange_id, written)
-        self._run_state.apply(entry)
-        await writer.durable(entry)
+        written = masked_answer(raw, self._secrets)
+        await self._writer.durable(Received(exchange_id, written))
         return written
 
     def void(self, exchange_id: str) -> None:
         """Record that the intent's request was never sent. After a crash it is not ambiguous."""
-        self._run_state.void(exchange_id)
-        self._journal.append(Voided(exchange_id))
+        self._writer.note(Voided(exchange_id))
 
     def book(self, exchange_id: str, end: BookedEnd, hold: bool = False) -> None:
         """Close an exchange. The next seal writes its attempt to the ledger and its row's outcome to the tables.
 
-        ``hold``: the row stays pending until a run that sends ambiguous rows again.
+        ``hold``: the row stays pending until a run that sends ambiguous rows again. Raises KeyError where it is not
+        open.
         """
-        exchange = self._run_state.book(exchange_id, end, hold)
-        ended = None if exchange.answer else end_of(end)
-        if ended is not None:
-            self._journal.append(Ended(exchange_id, ended))
+        intent = self._run_state.open[exchange_id].intent
+        index = self._row_index
+        is_repeat = index is not None and index.is_done(intent.row_id, intent.request_key)
+        if index is not None and intent.run_id == self._settings.run_id and not isinstance(end.outcome, Completed):
+            index.found(intent.row_id, intent.request_key)
+        self._writer.note(closed(end, is_held=hold, is_repeat=is_repeat))
 
     def file(self, failed: Failed) -> None:
-        """Book a row that failed before anything was sent. Not in the journal: the next run finds the failure again."""
-        self._run_state.file(failed)
+        """Book a row that failed before anything was sent. A row that failed in the same way keeps its record."""
+        before = self._run_state.failures.get(failed.row_id)
+        if self._row_index is not None:
+            self._row_index.found(failed.row_id, failed.request_key or failed.skip_key)
+        stored = replace(failed, at_provider=False)
+        if before is None or replace(stored, failed_at=before.failed_at, run_id=before.run_id) != before:
+            self._writer.note(RowFailed(failed))
+
+    def keep_failed(self, row_id: str, key: str, skip_key: str | None = None) -> None:
+        """Keep the row failed in this run, beyond a complete pass over the manifest.
+
+        ``skip_key`` is added to a record of the ledger, which lacks it.
+        """
+        failed = None if self._row_index is None else self._row_index.failed_before(row_id, key)
+        if failed is not None and skip_key is not None and not failed.skip_key:
+            self._writer.note(RowFailed(replace(failed, skip_key=skip_key)))
 
     async def publish(self, completed: Completed) -> None:
-        """Book a row with an answer that was durable under another key. It becomes durable with the next seal."""
-        self._run_state.publish(completed)
+        """Book a row with an answer that was durable under another key."""
+        self.share(completed)
         if self._writer.is_seal_due():
             await self._writer.commit()
 
     def share(self, completed: Completed) -> None:
-        """Book a row answered by an identical request. Not in the journal: after a crash the answer is found again."""
-        self._run_state.publish(completed)
+        """Book a row answered by an identical request."""
+        self._writer.note(Shared(completed))
 
     async def answers(self, request_keys: Set[str], offload: Offload | None = None) -> dict[str, list[Completed]]:
         """Return the completed rows with the given keys, by request_key.
 
         ``offload`` reads parts while a run lasts, so that the journal does not wait.
         """
-        wanted = pa.array(sorted(request_keys), pa.string())
-        async with self._writer.between_seals():
-            newest = [each for each in self._run_state.completed.newest if each.request_key in request_keys]
-            tables = [
-                table.filter(pc.is_in(table["request_key"], wanted)) for table in self._run_state.completed.tables
-            ]
-            paths = part_paths(self.output, "results")
+        newest = [each for each in self._run_state.results.newest if each.request_key in request_keys]
+        tables = [table for each in self._writer.closed for table in each.cut.results] + self._run_state.results.tables
+        paths, columns = part_paths(self.output, "results"), self._tables.columns
+        stored = await (offload or self._threads.seal)(answers_to, request_keys, tables, paths, columns)
         found: dict[str, list[Completed]] = {}
-        for completed in chain(newest, await (offload or self._offload)(self._rows_of, tables, paths, wanted)):
+        for completed in chain(newest, stored):
             found.setdefault(completed.request_key, []).append(completed)
         return found
-
-    def _rows_of(self, tables: list[pa.Table], paths: list[Path], request_keys: pa.Array) -> list[Completed]:
-        parts = (rows_with(path, "request_key", request_keys) for path in paths)
-        found = chain(tables, chain.from_iterable(parts))
-        return [completed for rows in found for completed in completed_of(rows, self._tables.columns)]
 
     # ---------------------------------------------------------------------------- the writer
 
@@ -298,7 +307,7 @@ class Store:
     @property
     def takes_answers(self) -> bool:
         """False: the journal has failed, and no further answer can be stored."""
-        return self._journal.failure is None
+        return self._writer.journal.failure is None
 
     async def close(self, complete: bool) -> None:
         """Seal every booked row. Files that did not change are not rewritten. Raises DiskFailed.
@@ -309,9 +318,15 @@ class Store:
 
         def drop_unseen() -> None:
             if complete and self._row_index is not None:
-                self._run_state.drop_unseen(self._row_index.has_seen)
+                for failed in self.failures():
+                    if not self._row_index.has_seen(failed):
+                        self._writer.note(FailureRemoved(failed.row_id))
 
-        await self._writer.close(drop_unseen, lambda: self._run_state.unread(self._settings.run_id))
+        await self._writer.close(drop_unseen, self._read_doubts)
+
+    def _read_doubts(self) -> Iterator[Record]:
+        doubted = self._run_state.doubted | self._polls.doubted
+        yield ReadDoubts(self._settings.run_id, tuple(sorted(doubted)), run_has_ended=True)
 
     async def write_index(self) -> None:
         """Write the index of the manifest after :meth:`close`, if a pass over the whole manifest is complete.
@@ -323,7 +338,7 @@ class Store:
             return
         named = (self.output, self._lock.shard, self._settings.run_id)
         with disk_failures(f"writing the index of the manifest in {self._lock.folder}"):
-            await self._offload(write_index, self._disk, *named, met, self.failures())
+            await self._threads.seal(write_index, self._disk, *named, met, self.failures())
 
     async def merge_parts(self, goes_on: Callable[[], bool] = lambda: True) -> None:
         """Merge the parts of this run after :meth:`close`, as long as ``goes_on`` returns True.
@@ -331,7 +346,7 @@ class Store:
         Raises DiskFailed, CheckpointDamaged. After an error no row is lost.
         """
         with disk_failures(f"merging the parts of {self.output}"):
-            await self._offload(self._sealer.merge, goes_on)
+            await self._threads.seal(merge_sealed, self._disk, self.output, self._sealer.parts, goes_on)
 
     # ---------------------------------------------------------------------------- small files
 
@@ -350,10 +365,6 @@ class Store:
         self._lock.file.check_in_place(self.output)
         summaries.write_summary(self._disk, self.output, summary, self._secrets, self._lock.shard)
         return summary
-
-    def latest_summary(self) -> RunSummary | None:
-        """The summary of the last run that ended before this one."""
-        return summaries.read_latest(self.output)
 
     # ---------------------------------------------------------------------------- queries
 
@@ -378,14 +389,11 @@ class Store:
     @property
     def held_count(self) -> int:
         """Rows of the manifest that ``ambiguous = "hold"`` keeps pending."""
-        return self._run_state.held_count(lambda carry: self._row_index is None or self._row_index.has_seen(carry))
+        index = self._row_index
+        return sum(carry.held and (index is None or index.has_seen(carry)) for carry in self._run_state.carries)
 
     @property
     def _writer(self) -> Writer:
         if self._opened is None:
             raise RuntimeError("recover() comes before anything is written")
         return self._opened
-
-    @property
-    def _journal(self) -> Journal:
-        return self._writer.journal

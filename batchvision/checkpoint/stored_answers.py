@@ -6,6 +6,8 @@ takes about 200 bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from batchvision.checkpoint.parts import batches_of, part_paths
+from batchvision.checkpoint.parts import batches_of, part_paths, rows_with
 from batchvision.checkpoint.row_keys import packed_ids
+from batchvision.checkpoint.schema import Columns, completed_of
+from batchvision.records import Completed
 
 _COLUMNS = ("row_id", "recipe_id", "request_key", "image_ref", "image_sha256")
 _KEPT = ("row_id", "request_key", "image_ref", "image_sha256")
@@ -79,3 +83,17 @@ _EMPTY = pa.table(
 
 def _hashes(column: pa.ChunkedArray) -> bytes:
     return b"".join(packed_ids(chunk) for chunk in column.chunks)
+
+
+# ---------------------------------------------------------------------------------- whole rows
+
+
+def answers_to(
+    request_keys: Set[str], unsealed: Sequence[pa.Table], paths: Sequence[Path], columns: Columns
+) -> list[Completed]:
+    """The result rows with one of the request_keys, in tables and in parts. Raises CheckpointDamaged."""
+    wanted = pa.array(sorted(request_keys), pa.string())
+    tables = (table.filter(pc.is_in(table["request_key"], wanted)) for table in unsealed)
+    parts = (rows_with(path, "request_key", wanted) for path in paths)
+    found = chain(tables, chain.from_iterable(parts))
+    return [completed for rows in found for completed in completed_of(rows, columns)]

@@ -1,13 +1,14 @@
 """A read-only view of an output, without its lock, also while a run writes to it.
 
-Nothing here writes or waits. Sealed parts never change under a reader. The journal is read as it stands.
+Nothing here writes or waits. A view shows everything that is durable: the parts, and the rows of the segments that are
+not sealed yet. It reads the journals once, at its first use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,13 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchvision.checkpoint import waits
-from batchvision.checkpoint.current import current_places
-from batchvision.checkpoint.entries import Carry
-from batchvision.checkpoint.journal import read_segment, segment_paths
+from batchvision.checkpoint.current import Source, UnsealedRows, current_places, source_batches
+from batchvision.checkpoint.journal_records import Carry, SegmentHeader
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
-from batchvision.checkpoint.parts import batches_of, part_paths, row_count
-from batchvision.checkpoint.recovery import apply_entry
+from batchvision.checkpoint.parts import FAILURES_TABLE, failures_path, part_paths, row_count
+from batchvision.checkpoint.recovery import Unsealed, apply_records, read_failures, read_unsealed
+from batchvision.checkpoint.registry import read_registry
 from batchvision.checkpoint.run_state import RunState
+from batchvision.checkpoint.schema import Columns, TableSchemas
+from batchvision.checkpoint.sealing import part_path
 from batchvision.checkpoint.spent import LedgerSums, read_sums
 from batchvision.checkpoint.summaries import has_ended, read_latest
 from batchvision.records import Exchange, Intent, RunSummary, WaitNotice
@@ -45,6 +48,47 @@ class OpenWork(NamedTuple):
     held: tuple[Carry, ...]
 
 
+class ShardState(NamedTuple):
+    """A shard as its files stand."""
+
+    shard: str
+    run_state: RunState
+    unsealed: Unsealed
+    results: tuple[tuple[SegmentHeader, pa.Table], ...]
+    attempts: tuple[tuple[SegmentHeader, pa.Table], ...]
+    has_other_failures: bool  #: than its table ``failures``
+
+    @property
+    def open(self) -> list[Exchange]:
+        """Exchanges without an end."""
+        return [each for each in self.run_state.open.values() if each.answer is None and each.ended is None]
+
+    @property
+    def unread_answers(self) -> int:
+        """Durable answers that no run has classified yet."""
+        return len(self.run_state.open) - len(self.open)
+
+
+def read_shard(output: Path, shard: str, *, reads_failures: bool = True) -> ShardState:
+    """Replay a shard's journal. ``reads_failures``: begin with its table ``failures``. Raises CheckpointDamaged."""
+    unsealed = read_unsealed(output / STATE_FOLDER / shard)
+    columns = read_registry(output) or Columns()
+    job = unsealed.segments[-1][1].header.job if unsealed.segments else ""
+    # the failures after the journal: where a seal has written both meanwhile, the journal changes them once more
+    failures = read_failures(output, shard) if reads_failures else {}
+    run_state = RunState(TableSchemas(job, columns, str), failures)
+    run_state.load(unsealed.open_work)
+    has_other_failures = run_state.has_other_failures
+    results, attempts = list[tuple[SegmentHeader, pa.Table]](), list[tuple[SegmentHeader, pa.Table]]()
+    for path, scan in unsealed.segments:
+        apply_records(path, run_state, (scan.header, *scan.records))
+        has_other_failures = has_other_failures or run_state.has_other_failures
+        cut = run_state.cut(with_failures=False)
+        results += [(scan.header, pa.concat_tables(cut.results))] if cut.results else []
+        attempts += [(scan.header, pa.concat_tables(cut.attempts))] if cut.attempts else []
+    return ShardState(shard, run_state, unsealed, tuple(results), tuple(attempts), has_other_failures)
+
+
 class OutputView:
     """The tables of one output, and its open work."""
 
@@ -64,27 +108,48 @@ class OutputView:
         """The process that holds the output, or held it last."""
         return Holder.written_in(lock_path(self.output, shard))
 
+    @cached_property
+    def shards(self) -> tuple[ShardState, ...]:
+        """The journals of all shards, as they stood at the first look. Raises CheckpointDamaged."""
+        folders = sorted(path for path in (self.output / STATE_FOLDER).glob("*of*") if path.is_dir())
+        return tuple(read_shard(self.output, folder.name) for folder in folders)
+
     # ---------------------------------------------------------------------------- tables
 
     def rows(self, table: str, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """All rows of ``results``, ``failures`` or ``attempts``, a batch at a time, oldest part name first."""
-        for path in part_paths(self.output, table):
-            with suppress(FileNotFoundError):  # removed since it was listed
-                yield from batches_of(path, names)
+        for source in self._sources(table):
+            yield from source_batches(source, names)
+
+    def _sources(self, table: str) -> list[Source]:
+        """The parts of a table, and the rows that are in no part yet."""
+        shards = self.shards  # before the parts: a segment that is sealed meanwhile has a part then
+        paths = part_paths(self.output, table)
+        if table == FAILURES_TABLE:
+            return [*_failures_parts(paths, shards), *map(self._failures, filter(_has_other_failures, shards))]
+        names = {path.name for path in paths}
+        unsealed = [rows for shard in shards for rows in (shard.results if table == "results" else shard.attempts)]
+        in_no_part = (rows for header, rows in unsealed if Path(part_path(table, header)).name not in names)
+        return [*paths, *map(UnsealedRows, in_no_part)]
+
+    def _failures(self, shard: ShardState) -> UnsealedRows:
+        tables = TableSchemas("", read_registry(self.output) or Columns(), str)
+        return UnsealedRows(tables.failures(list(shard.run_state.failures.values())))
 
     def count(self, table: str) -> int:
-        return sum(row_count(path) for path in part_paths(self.output, table))
+        return sum(row_count(each) if isinstance(each, Path) else each.table.num_rows for each in self._sources(table))
 
     def current_results(self, recipe_id: str | None, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The current answer of each row that has one (see ``current.py``), a batch at a time."""
-        for path, places in current_places(self.output, recipe_id).items():
+        chunks = [batch["row_id"] for batch in self.rows("failures", ("row_id",))]
+        failed = pa.chunked_array(chunks, pa.string()).combine_chunks()
+        for source, places in current_places(self.output, self._sources("results"), failed, recipe_id):
             at = 0
-            with suppress(FileNotFoundError):  # removed since it was listed
-                for batch in batches_of(path, names):
-                    first, last = np.searchsorted(places, (at, at + batch.num_rows))
-                    if first < last:
-                        yield batch.take(pa.array(places[first:last] - at))
-                    at += batch.num_rows
+            for batch in source_batches(source, names):
+                first, last = np.searchsorted(places, (at, at + batch.num_rows))
+                if first < last:
+                    yield batch.take(pa.array(places[first:last] - at))
+                at += batch.num_rows
 
     def failures_by_kind(self) -> dict[str, int]:
         """Numbers of failed rows by ``error_kind``, the most frequent first."""
@@ -115,22 +180,20 @@ class OutputView:
 
         Raises CheckpointDamaged.
         """
-        folders = (self.output / STATE_FOLDER).glob("*of*")
-        newest = [segments[-1] for folder in folders if (segments := segment_paths(folder))]
-        return any(not has_ended(self.output, read_segment(path).header.run_id) for path in newest)
+        newest = [shard.unsealed.segments[-1][1].header for shard in self.shards if shard.unsealed.segments]
+        return any(not has_ended(self.output, header.run_id) for header in newest)
 
     def waits(self, now: datetime) -> tuple[WaitNotice, ...]:
         """The current waits of runs at work."""
         return tuple(waits.read(self.output, now))
 
     def open_work(self) -> OpenWork:
-        """The open work of every shard's newest segment. Raises CheckpointDamaged."""
+        """The open work of every shard. Raises CheckpointDamaged."""
         open_: dict[str, Exchange] = {}
         held: dict[tuple[str, str], Carry] = {}
-        for folder in sorted((self.output / STATE_FOLDER).glob("*of*")):
-            run_state = _newest_state(folder)
-            open_ |= run_state.open
-            held |= {(carry.row_id, carry.request_key): carry for carry in run_state.carries if carry.held}
+        for shard in self.shards:
+            open_ |= {each.intent.exchange_id: each for each in shard.open}
+            held |= {(carry.row_id, carry.request_key): carry for carry in shard.run_state.carries if carry.held}
         return OpenWork(
             in_flight=tuple(each.intent for each in open_.values() if each.ticket is None),
             tickets=tuple(each.intent for each in open_.values() if each.ticket is not None),
@@ -138,17 +201,11 @@ class OutputView:
         )
 
 
-def _newest_state(folder: Path) -> RunState:
-    """The state after the newest segment, without ended exchanges.
+def _has_other_failures(shard: ShardState) -> bool:
+    return shard.has_other_failures
 
-    A running writer may replace the segment between listing and reading. Then it is listed again.
-    """
-    run_state = RunState()
-    while segments := segment_paths(folder):
-        with suppress(FileNotFoundError):
-            for entry in read_segment(segments[-1]).entries:
-                ended = apply_entry(segments[-1], run_state, entry)
-                if ended is not None:
-                    del run_state.open[ended]
-            break
-    return run_state
+
+def _failures_parts(paths: Sequence[Path], shards: Sequence[ShardState]) -> Iterator[Path]:
+    """The parts of ``failures`` that are up to date with their journals."""
+    changed = {failures_path(shard.shard) for shard in shards if shard.has_other_failures}
+    return (path for path in paths if f"{FAILURES_TABLE}/{path.name}" not in changed)

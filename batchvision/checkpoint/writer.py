@@ -1,31 +1,41 @@
-"""The writer of an output: commits groups of records to the journal, and seals booked rows into parts.
+"""The writer of an output: commits groups of records to the journal, and hands closed segments to the seal.
 
-One group, or one seal, runs at a time. The first failed write, full disk included, ends the run: no new request leaves,
-the reserve is given back, and everything in memory is sealed into fresh files, once. Answers in flight go to the new
-segment. After a second failure the journal takes nothing more. No write and no fsync is tried again on the same file.
+One group at a time is written. A segment that is large enough closes at the end of a group, and the run goes on in the
+next segment. Closed segments are sealed one after the other, beside the run.
+
+The first failed write, full disk included, ends the run: no new request leaves, the reserve is given back, and
+everything in memory is sealed into fresh files, once. Answers in flight go to the next segment. After a second failure
+the journal takes nothing more. A seal that fails twice leaves its segment to the next start.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 import anyio
 
 from batchvision.checkpoint.disk import disk_failed
-from batchvision.checkpoint.entries import Entry
-from batchvision.checkpoint.journal import Journal, Segment
+from batchvision.checkpoint.journal import Group, Journal, Segment
+from batchvision.checkpoint.journal_records import Record
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.reserve import Reserve
-from batchvision.checkpoint.run_state import Cut, RunState
+from batchvision.checkpoint.run_state import RunState
 from batchvision.checkpoint.schema import Columns
-from batchvision.checkpoint.sealing import Sealer
+from batchvision.checkpoint.sealing import ClosedSegment, Sealer
 from batchvision.errors import DiskFailed, OutputHeld, StopRun
-from batchvision.eventloop import loop_time
+from batchvision.eventloop import Wakeup, loop_time
 from batchvision.offload import Offload
+
+#: So many closed segments may wait for their seal. Then no request leaves until one is sealed.
+MOST_CLOSED = 4
+#: The table ``failures`` is written at most once in so many seconds while a run lasts.
+FAILURES_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +66,21 @@ class StoreSettings:
     ticket_place: str | None = None
 
 
+class Threads(NamedTuple):
+    """Where blocking work runs: groups of the journal, and seals."""
+
+    journal: Offload
+    seal: Offload
+
+
 def check_in_place(lock: OutputLock, segment: Segment) -> None:
     """Raise DiskFailed where the output was removed or replaced. Blocking."""
-    for file in (lock.file, segment.file):
+    for file in (lock.file, segment.log.file):
         file.check_in_place(lock.output)
 
 
 class Writer:
-    """Owns the open journal. While :meth:`run` is not active, each caller of :meth:`durable` commits its own group."""
+    """Owns the journal. While :meth:`run` is not active, each caller of :meth:`durable` commits its own group."""
 
     def __init__(
         self,
@@ -73,20 +90,24 @@ class Writer:
         seal_after: SealAfter,
         lock: OutputLock,
         reserve: Reserve,
-        offload: Offload,
+        threads: Threads,
     ) -> None:
         self.journal = journal
+        self.closed: deque[ClosedSegment] = deque()  #: segments that wait for their seal, the oldest first
         self.is_running = False
         self._run_state = run_state
         self._sealer = sealer
         self._seal_after = seal_after
         self._lock = lock
         self._reserve = reserve
-        self._offload = offload
+        self._threads = threads
         self._failure: DiskFailed | None = None  #: the first failure of the disk
-        self._one_at_a_time = asyncio.Lock()
+        self._seal_fault: OSError | None = None  #: of a seal that failed twice
+        self._one_group, self._one_seal = asyncio.Lock(), asyncio.Lock()
+        self._closed_changed = Wakeup()
         self._is_closing = False
-        self._sealed_at: float | None = None
+        self._closed_at: float | None = None
+        self._failures_at: float | None = None
 
     # ---------------------------------------------------------------------------- checks before a request
 
@@ -111,11 +132,32 @@ class Writer:
             self.journal.fail(reason)
             raise reason
 
-    # ---------------------------------------------------------------------------- groups
+    async def ready(self) -> None:
+        """Return when a request may leave: few enough closed segments wait for their seal. Raises StopRun."""
+        while len(self.closed) >= MOST_CLOSED and self.ending is None:
+            await self._closed_changed.wait()
+        self.check_disk()
+        self.check_lock()
 
-    async def durable(self, entry: Entry) -> None:
-        """Return when the record is durable. Raises DiskFailed or OutputHeld where it never will be."""
-        group = self.journal.append(entry)
+    # ---------------------------------------------------------------------------- records
+
+    def add(self, record: Record) -> Group:
+        """Apply a record and append it, in one step. It is durable when the returned group is."""
+        if self.journal.failure is not None:
+            raise self.journal.failure
+        self._run_state.apply(record)
+        return self.journal.append(record)
+
+    def note(self, record: Record) -> None:
+        """:meth:`add` for a record that follows from durable ones. A journal that has failed no longer needs it."""
+        if self.journal.failure is None:
+            self.add(record)
+        else:
+            self._run_state.apply(record)
+
+    async def durable(self, record: Record) -> None:
+        """:meth:`add`, and return when it is durable. Raises DiskFailed or OutputHeld where it never will be."""
+        group = self.add(record)
         if not self.is_running:
             await self.commit()
         await group.durable()
@@ -130,46 +172,91 @@ class Writer:
                 await group.durable()
 
     async def run(self) -> None:
-        """Commit group after group until :meth:`close`.
+        """Commit group after group until :meth:`close`, and seal beside it.
 
         Raises DiskFailed: then no new request may leave, and answers in flight are stored if the disk takes them.
         """
         self.is_running = True
         try:
-            while not self._is_closing:
-                await self.journal.gathering.filled(self._seal_after.seconds)
-                await self.commit()
-                self.check_disk()
+            async with anyio.create_task_group() as beside:
+                beside.start_soon(self._seal_beside)
+                with suppress(StopRun):  # raised below, outside the task group
+                    while not self._is_closing and self.ending is None:
+                        await self.journal.gathering.filled(self._seal_after.seconds)
+                        await self.commit()
+                beside.cancel_scope.cancel()
+            self.check_disk()
         finally:
             self.is_running = False
             if self.journal.failure is None:
                 with anyio.CancelScope(shield=True):
                     await self.commit()
 
-    @asynccontextmanager
-    async def between_seals(self) -> AsyncIterator[None]:
-        """Inside the block each booked row is either in memory or in a part with its final name."""
-        async with self._one_at_a_time:
-            yield
+    # ---------------------------------------------------------------------------- groups
 
-    async def commit(self) -> None:
-        """Write the gathered records, and seal if a limit is reached."""
-        async with self._one_at_a_time:
+    async def commit(self, *, closes: bool = False) -> None:
+        """Write the gathered records. ``closes``: close the segment with them, also a small one."""
+        async with self._one_group:
             with anyio.CancelScope(shield=True):
-                await self._write()
-                if self.ending is None and self.is_seal_due():
-                    await self._seal()
-                elif self._run_state.attempts.has_group:  # completed rows stay Arrow: the deduplicator reads them
-                    await self._offload(self._run_state.attempts.encode)
+                await self._write(closes or (self.ending is None and self.is_seal_due()))
+        if not self.is_running:
+            await self.seal_closed()
 
-    async def _write(self) -> None:
+    async def _write(self, closes: bool) -> None:
+        """The cut is taken together with the group: it is the state after the segment's last record."""
         self.check_lock()
-        await self.journal.commit(self._rescue)
+        group, segment = self.journal.take(), self.journal.segment
+        cut = self._cut(segment, with_failures=self._is_closing) if closes else None
+        groups, doing = [group], f"writing the journal {segment.log.path}"
+        with self.journal.failing(doing, groups):
+            try:
+                if group.bodies:
+                    await self._threads.journal(self._append, segment, group.bodies)
+                group.settle()
+            except OSError as fault:  # seal everything in memory, with this group
+                self._note_failure(doing, fault)
+                if cut is None:
+                    groups.append(self.journal.take())
+                    cut = self._cut(segment, with_failures=True)
+                await self._seal_all(cut)
+            else:
+                if cut is not None:
+                    self._close_segment(cut)
+            if cut is not None:
+                await self._begin_after(segment)
+        for each in groups:
+            each.settle()
 
-    async def _rescue(self, fault: OSError) -> None:
-        """The segment has failed: everything in memory goes to fresh files."""
-        self._note_failure(f"writing the journal {self.journal.segment.path}", fault)
-        await self._seal()
+    def _close_segment(self, cut: ClosedSegment) -> None:
+        self.closed.append(cut)
+        self._closed_changed.tell()
+
+    async def _seal_all(self, *closed: ClosedSegment) -> None:
+        """Raises the error of the seal."""
+        for each in closed:
+            self._close_segment(each)
+        await self.seal_closed()
+        if self._seal_fault is not None:
+            raise self._seal_fault
+
+    async def _begin_after(self, segment: Segment) -> None:
+        try:
+            self.journal.segment = await self._threads.journal(self._begin, segment)
+        except OSError as fault:
+            self._note_failure(f"beginning a segment in {segment.log.path.parent}", fault)
+            await self._seal_all()
+            self.journal.segment = await self._threads.journal(self._begin, segment)
+
+    def _append(self, segment: Segment, bodies: list[bytes]) -> None:
+        segment.log.append(bodies)
+        check_in_place(self._lock, segment)
+
+    def _begin(self, old: Segment) -> Segment:
+        """The segment after ``old``. Runs off the loop."""
+        new = self._sealer.begin(old.header.seq + 1)
+        old.log.close()
+        check_in_place(self._lock, new)
+        return new
 
     def _note_failure(self, doing: str, fault: OSError) -> None:
         """Free the reserve after the first failure. Raises ``fault`` after the second."""
@@ -177,67 +264,81 @@ class Writer:
             raise fault
         self._failure = disk_failed(doing, fault)
         self._reserve.give_back()
+        self._closed_changed.tell()
+        self.journal.gathering.hurry()
 
     # ---------------------------------------------------------------------------- seals
 
     def is_seal_due(self) -> bool:
         now = loop_time()
-        if self._sealed_at is None:
-            self._sealed_at = now
+        if self._closed_at is None:
+            self._closed_at = self._failures_at = now
         run_state, limit = self._run_state, self._seal_after
         return (
-            max(len(run_state.attempts), len(run_state.completed)) >= limit.attempts
-            or self.journal.segment.appended_bytes >= limit.journal_bytes
-            or (run_state.has_unsealed and now - self._sealed_at >= limit.seconds)
+            max(run_state.attempts.count, run_state.results.count) >= limit.attempts
+            or self.journal.segment.log.appended_bytes >= limit.journal_bytes
+            or (now - self._closed_at >= limit.seconds and run_state.has_unsealed)
         )
 
-    async def _seal(self) -> None:
-        """Write parts, then a new segment with the open records, then remove the old segment.
+    def _cut(self, segment: Segment, *, with_failures: bool) -> ClosedSegment:
+        now = self._closed_at = loop_time()
+        if with_failures or self._failures_at is None or now - self._failures_at >= FAILURES_SECONDS:
+            self._failures_at, with_failures = now, True
+        return ClosedSegment(segment.header, self._sealer.cut(self._run_state, with_failures=with_failures))
 
-        Gathered records are part of the cut, so the new segment makes them durable too. All files have the same names
-        and contents when a seal is made again.
-        """
-        self.check_lock()
-        journal, doing = self.journal, f"sealing {self._lock.output}"
-        group, cut, old = journal.take(), self._run_state.cut(), journal.segment
-        with journal.failing(doing, group):
-            try:
-                journal.segment = await self._offload(self._replace_segment, old, cut)
-            except OSError as fault:
-                self._note_failure(doing, fault)
-                journal.segment = await self._offload(self._replace_segment_again, old, cut)
-        group.settle()
-        self._sealed_at = loop_time()
+    async def _seal_beside(self) -> None:
+        while True:
+            while not self.closed or self._seal_fault is not None:
+                await self._closed_changed.wait()
+            with anyio.CancelScope(shield=True), suppress(StopRun):  # it is the reason to end the run
+                await self.seal_closed()
 
-    def _replace_segment(self, old: Segment, cut: Cut) -> Segment:
+    async def seal_closed(self) -> None:
+        """Seal the closed segments, the oldest first. After a seal that failed twice they stay."""
+        async with self._one_seal:
+            while self.closed and self._seal_fault is None:
+                try:
+                    await self._threads.seal(self._seal, self.closed[0])
+                except OSError as fault:
+                    await self._seal_again(fault)
+                except StopRun as fault:
+                    self.journal.fail(fault)
+                    raise
+                else:
+                    self.closed.popleft()
+                    self._closed_changed.tell()
+
+    async def _seal_again(self, fault: OSError) -> None:
+        """The next round of the caller tries once more, with the space of the reserve."""
+        try:
+            self._note_failure(f"sealing {self._lock.output}", fault)
+        except OSError:
+            self._seal_fault = fault
+
+    def _seal(self, closed: ClosedSegment) -> None:
         """Seal where the folder still belongs to this run. Runs off the loop."""
-        check_in_place(self._lock, old)
-        return self._replace_segment_again(old, cut)
-
-    def _replace_segment_again(self, old: Segment, cut: Cut) -> Segment:
-        """Seal without a look at the old segment: a seal that failed may have removed it already."""
+        if not self._lock.is_held:
+            raise OutputHeld(f"{self._lock.output} is not this process's any more: its last segments were not sealed")
         self._lock.file.check_in_place(self._lock.output)
-        new = self._sealer.replace_segment(old, cut)
-        check_in_place(self._lock, new)
-        return new
+        self._sealer.seal(closed)
+        self._lock.file.check_in_place(self._lock.output)
 
     async def close(
-        self, before_the_last_seal: Callable[[], None], at_the_end: Callable[[], Iterable[Entry]] = tuple
+        self, before_the_last_seal: Callable[[], None], at_the_end: Callable[[], Iterable[Record]] = tuple
     ) -> None:
         """Commit, seal, and append ``at_the_end``; after a failure only commit. Raises DiskFailed."""
         self._is_closing = True
         if self.journal.failure is not None:
             return
         with anyio.CancelScope(shield=True):
-            async with self._one_at_a_time:
-                await self._write()
-                if self.ending is None:
-                    before_the_last_seal()
-                    if self._run_state.has_unsealed:
-                        await self._seal()
-                    for entry in at_the_end():
-                        self.journal.append(entry)
-                    await self._write()
-                self.journal.gathering.hurry()
+            if self.ending is None:
+                before_the_last_seal()
+                await self.commit(closes=self._run_state.has_unsealed)
+                await self.seal_closed()
+            if self.ending is None:
+                for record in at_the_end():
+                    self.add(record)
+            await self.commit()
+            self.journal.gathering.hurry()
         self._reserve.give_back()  # room for the summary
         self.check_disk()

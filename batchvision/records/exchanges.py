@@ -80,7 +80,6 @@ class Exchange(NamedTuple):
     answer: RawAnswer | None = None
     ended: EndedWithout | None = None
     ticket_place: str | None = None  #: the base URL that gave the ticket; ``None`` in journals of earlier versions
-    is_unread: bool = False  #: no poll of this ticket of an earlier run can have taken the answer
 
     @property
     def accepted_at(self) -> datetime:

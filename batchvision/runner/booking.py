@@ -220,6 +220,10 @@ class Booking:
             self._away.append(failed)
         self.counts.outcome(failed)
 
+    def keep_failed(self, row_id: str, request_key: str, skip_key: str) -> None:
+        """Keep a failed row as an earlier run left it, under today's ``skip_key``."""
+        self._store.keep_failed(row_id, request_key, skip_key)
+
     def spare_missing(self) -> None:
         """Count the failures toward no quarantine if most local images are missing: their folder is away."""
         away, self._away = self._away, []

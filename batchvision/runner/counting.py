@@ -12,7 +12,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from batchvision.checkpoint import Carries, KeySet, OutputView, RowIndex, RunState, failures_of
+from batchvision.checkpoint import KeySet, OutputView, RowIndex, RunState, failures_of
 from batchvision.errors import RowFault, RowInvalid
 from batchvision.images import ImageFolder, examine, identity, passes_unchanged, read_source
 from batchvision.job import Job
@@ -254,8 +254,8 @@ def row_index_of(job: Job) -> KnownRows:
     failed = [failed for batch in view.rows("failures") for failed in failures_of(batch)]
     run_state = RunState(
         failures={each.row_id: each for each in failed},
-        carries=Carries(work.held),
-        open={intent.exchange_id: Exchange(intent, ticket="open") for intent in work.tickets},
+        carries=work.held,
+        open_={intent.exchange_id: Exchange(intent, ticket="open") for intent in work.tickets},
     )
     return RowIndex.read(job.output_path, run_state, job.recipe.recipe_id)
 

@@ -11,7 +11,16 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from batchvision.checkpoint import Columns, OutputLock, Recovery, RowIndex, Store, StoreSettings, reserve_bytes
+from batchvision.checkpoint import (
+    Columns,
+    OutputLock,
+    Recovery,
+    RowIndex,
+    Store,
+    StoreSettings,
+    read_latest,
+    reserve_bytes,
+)
 from batchvision.errors import Expired, JobInvalid
 from batchvision.job import recipe_document, recipe_from_document
 from batchvision.providers import Dialect, dialect
@@ -157,7 +166,7 @@ class OpenedOutput:
         setup, job = self._setup, self._setup.job
         for sentence in (*self.recovery.sentences(), *self.tickets.sentences()):
             log.warning("%s", sentence)
-        self.latest = await setup.offload(self.store.latest_summary)
+        self.latest = await setup.offload(read_latest, self.store.output)
         if not setup.is_trial:
             self.selection = await setup.read(drawn, job, survey, self.row_index, self.selection)
             self.redo_recipes = await refuse_to_buy_again(job, survey, self.row_index, self.selection, setup.offload)

@@ -188,7 +188,7 @@ class RowRequests:
                 before = self._row_index.failed_before(row.row_id, request.request_key)
                 if before is None or self._wants(before):
                     return True
-                self._row_index.keep_failed(row.row_id, request.request_key, row.skip_key)
+                self._booking.keep_failed(row.row_id, request.request_key, row.skip_key)
                 self._booking.counts.failed_before(before)
                 return False
             case RowState.AWAITING | RowState.HELD:

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from checkpoint_rows import an_intent
 
 from batchvision.checkpoint import Columns, type_of
-from batchvision.checkpoint.entries import Received, decode, encode, masked_answer
+from batchvision.checkpoint.journal_records import Received
+from batchvision.checkpoint.record_json import decode, encode, masked_answer
 from batchvision.checkpoint.schema import TableSchemas
 from batchvision.cli.terminal import safe_line
 from batchvision.errors import BatchvisionError, Transient

@@ -9,22 +9,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from zlib import crc32
 
-from checkpoint_rows import START, an_answer, an_intent, classify, open_store
+from checkpoint_rows import START, a_completed, a_failed, an_answer, an_intent, classify, open_store
 
-from batchvision.checkpoint.entries import Accepted, Carry, Ended, Entry, Received, SegmentHeader, Voided, encode
-from batchvision.checkpoint.journal import frame_group, read_segment
+from batchvision.checkpoint.journal_records import (
+    Accepted,
+    Carry,
+    Closed,
+    ReadDoubts,
+    Received,
+    Record,
+    RowFailed,
+    SegmentHeader,
+    Shared,
+    Voided,
+)
+from batchvision.checkpoint.log_file import frame_group, read_log
+from batchvision.checkpoint.record_json import encode
 from batchvision.errors import CheckpointDamaged, JobInvalid
-from batchvision.records import EndedWithout, RawAnswer
+from batchvision.records import Answer, AttemptState, EndedWithout, RawAnswer
 
-_HEADER = SegmentHeader("night", "run0", START, "0of1", 7)
-_GROUPS: list[list[Entry]] = [
+_HEADER = SegmentHeader("night", "run0", START, "0of1", 1)
+_GROUPS: list[list[Record]] = [
     [_HEADER, Carry("row9", "key9", "skip9", 2, 30, 1, held=True, bound_ticks=100)],
     [an_intent(1, run_id="run0"), an_intent(2, run_id="run0", keep={"title": None, "price": 1.5, "x": "a\nb"})],
     [Accepted("x1", "ticket-1", START), an_intent(3, run_id="run0", bound_ticks=None)],
     [Received("x2", an_answer(b'{"a": "\xe2\x82\xac"}', etag="1"))],
     [Received("x3", RawAnswer(500, {}, b"\xff\x00not text", START, complete=False)), an_intent(4, run_id="run0")],
-    [Ended("x4", EndedWithout("timeout", "no answer", START)), an_intent(5, run_id="run0")],
-    [Voided("x5")],
+    [Closed("x4", AttemptState.RETRIED, Answer(), "timeout", "no", 9, EndedWithout("timeout", "no answer", START))],
+    [an_intent(5, run_id="run0"), Voided("x5"), Shared(a_completed(an_intent(8, run_id="run0")))],
+    [
+        RowFailed(a_failed(an_intent(7), "row_invalid", request_key=None)),
+        ReadDoubts("run0", ("x1",), run_has_ended=True),
+    ],
     [an_intent(6, run_id="run0"), Received("x6", an_answer(b"no", 400))],
 ]
 
@@ -41,7 +57,7 @@ class Journals:
         self._written = self._whole(self._bodies)
         path = self._folder / "written.log"
         path.write_bytes(self._written)
-        self._entries = [repr(entry) for entry in read_segment(path).entries]
+        self._entries = [repr(entry) for entry in read_log(path).records]
 
     def seeds(self) -> Sequence[bytes]:
         partial = [self._whole(self._bodies[:number]) for number in range(1, len(self._bodies) + 1)]
@@ -53,13 +69,17 @@ class Journals:
             b'"kind":"answer"',
             b'"kind":"void"',
             b'"kind":"carry"',
+            b'"kind":"closed"',
+            b'"kind":"row_failed"',
+            b'"kind":"shared"',
+            b'"kind":"doubts"',
             b'"last":1',
             b'"g":1,',
             b"x1",
         ]
         words += [
             b'"tries":[1,2]',
-            b'"version":2',
+            b'"version":1',
             b'"body_base64":"!"',
             b'"at":"2026-13-01"',
             b"\n00000000 {}",
@@ -73,17 +93,17 @@ class Journals:
             raw = b"\n".join(_summed(line) for line in raw.split(b"\n"))
         output = self._folder / "out"
         shutil.rmtree(output, ignore_errors=True)
-        path = output / ".batchvision" / "0of1" / "journal-00000007.log"
+        path = output / ".batchvision" / "0of1" / "journal-00000001.log"
         path.parent.mkdir(parents=True)
         path.write_bytes(raw)
         try:
-            scan = read_segment(path)
+            scan = read_log(path)
         except CheckpointDamaged as fault:
             assert "Next:" in str(fault)
             return "damaged: " + "".join(c for c in str(fault).partition("byte")[2] if c.isalpha())[:40]
         if not is_edited and raw.startswith(self._written[:50]):
-            self._check_prefix([repr(entry) for entry in scan.entries], raw)
-        return f"{len(scan.entries)} {'torn' if scan.torn_bytes else 'whole'} {self._recovered(output, path, raw)}"
+            self._check_prefix([repr(entry) for entry in scan.records], raw)
+        return f"{len(scan.records)} {'torn' if scan.torn_bytes else 'whole'} {self._recovered(output, path, raw)}"
 
     def _check_prefix(self, read: list[str], raw: bytes) -> None:
         """Without corrected checksums the journal may only end early."""

@@ -33,15 +33,13 @@ class OnDisk(NamedTuple):
 
 
 def on_disk(output: Path) -> OnDisk:
-    """Read the newest segment of each shard, line by line; lines that are not whole count for nothing."""
+    """Read ``open.log`` and the unsealed segments of each shard; lines that are not whole count for nothing."""
     rows: dict[str, str] = {}
     answers: dict[str, str] = {}
     tickets: dict[str, str] = {}
     open_: set[str] = set()
     accepted: set[str] = set()
-    shards = sorted((output / ".batchvision").glob("*of*"))
-    newest = [segments[-1] for shard in shards if (segments := sorted(shard.glob("journal-*.log")))]
-    for record in chain.from_iterable(map(_records, newest)):
+    for record in chain.from_iterable(map(_unsealed, sorted((output / ".batchvision").glob("*of*")))):
         name = record.get("exchange_id", "")
         match record["kind"]:
             case "intent":
@@ -53,10 +51,24 @@ def on_disk(output: Path) -> OnDisk:
             case "answer":
                 answers[name] = _provider_id(record)
                 tickets.pop(name, None)
-            case "end" | "void":
+            case "closed" | "void" | "exchange_removed":
                 open_.discard(name)
                 tickets.pop(name, None)
     return OnDisk(rows, answers, tickets, frozenset(open_ - answers.keys() - tickets.keys()), frozenset(accepted))
+
+
+def _unsealed(shard: Path) -> Iterable[dict[str, Any]]:
+    """A group of ``open.log`` counts with its last record only."""
+    records, group, sealed = list[dict[str, Any]](), list[dict[str, Any]](), 0
+    for record in _records(shard / "open.log") if (shard / "open.log").exists() else ():
+        group.append(record)
+        if "last" in record:
+            records, group = [*records, *group], []
+            sealed = max([sealed, *(each["seq"] for each in records if each["kind"] == "sealed")])
+    for path in sorted(shard.glob("journal-*.log")):
+        if int(path.stem.removeprefix("journal-")) > sealed:
+            records += _records(path)
+    return records
 
 
 def _records(path: Path) -> Iterable[dict[str, Any]]:

@@ -26,7 +26,8 @@ import anyio
 from batchvision import cli
 from batchvision.checkpoint import compaction, journal, store, writer
 from batchvision.checkpoint.disk import LocalDisk
-from batchvision.checkpoint.entries import Accepted, Received, masked_answer
+from batchvision.checkpoint.journal_records import Accepted, Received
+from batchvision.checkpoint.record_json import masked_answer
 from batchvision.http import ProviderClient
 from batchvision.records import RawAnswer
 from batchvision.runner import exchange
@@ -201,7 +202,7 @@ def _parse_before_journal() -> None:
 
     async def answer(self: store.Store, exchange_id: str, raw: RawAnswer) -> RawAnswer:
         written = masked_answer(raw, self._secrets)
-        opened = self._journal
+        opened = self._writer.journal
         entry = Received(exchange_id, written)
         self._run_state.apply(entry)
         asyncio.get_running_loop().call_soon(partial(journal.Journal.append, opened, entry))
@@ -221,7 +222,7 @@ def _poll_before_ticket() -> None:
 
     async def answered(self: store.Store, exchange_id: str, raw: RawAnswer) -> RawAnswer:
         if exchange_id in kept:
-            append(self._journal, kept.pop(exchange_id))
+            append(self._writer.journal, kept.pop(exchange_id))
         return await answer(self, exchange_id, raw)
 
     replace(store.Store, "ticket", ticket)

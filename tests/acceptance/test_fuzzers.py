@@ -38,13 +38,13 @@ import fuzzers.waits
 signs.MOST_SECONDS = 1e30
 """,
     "journal": """
-from batchvision.checkpoint import journal
+from batchvision.checkpoint import log_file
 import json
 def trusting(offset, line):
     try: document = json.loads(line[9:])
     except ValueError: return None
-    return journal.Frame(offset, int(document["g"]), int(document.get("last", 0)), document)
-journal._checked = trusting
+    return log_file.Frame(offset, int(document["g"]), int(document.get("last", 0)), document)
+log_file._checked = trusting
 """,
     "image": """
 import fuzzers.pictures as pictures

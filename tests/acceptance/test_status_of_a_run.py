@@ -47,7 +47,6 @@ def wait_for_answers(count: float, emulator: RunningEmulator, run: subprocess.Po
     assert run.poll() is None, "the run ended early"
 
 
-@pytest.mark.xfail(strict=True, reason="status counts sealed rows only")
 @pytest.mark.parametrize("rows", ROWS)
 def test_during_a_run_status_lacks_only_answers_in_flight(
     bench: Workbench, emulator: RunningEmulator, rows: int
@@ -64,7 +63,6 @@ def test_during_a_run_status_lacks_only_answers_in_flight(
         run.communicate()
 
 
-@pytest.mark.xfail(strict=True, reason="status counts sealed rows only")
 @pytest.mark.parametrize("rows", ROWS)
 def test_after_kill_9_status_lacks_only_answers_in_flight(
     bench: Workbench, emulator: RunningEmulator, rows: int

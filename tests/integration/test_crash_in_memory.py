@@ -15,7 +15,7 @@ from observed_run import LANES, RecordingProvider
 from power_cuts import CutDisk, sweep
 
 from batchvision.checkpoint import Store
-from batchvision.checkpoint.entries import Accepted
+from batchvision.checkpoint.journal_records import Accepted
 from batchvision.checkpoint.lineage import is_merged
 from batchvision.records import RawAnswer
 from batchvision.runner.classify import Classifier
@@ -80,7 +80,7 @@ def test_a_ticket_that_is_asked_for_before_it_is_durable_is_caught(tmp_path, mon
         raw = await ask(provider, method, path, *more)
         store, entry = unwritten.pop(path.rsplit("/", 1)[1], (None, None))
         if store is not None:
-            store._journal.append(entry)
+            store._writer.journal.append(entry)
         return raw
 
     monkeypatch.setattr(Store, "ticket", ticket)

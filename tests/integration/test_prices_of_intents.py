@@ -9,7 +9,7 @@ import pytest
 from fake_provider import Asked, FakeProvider, Reply
 
 from batchvision.checkpoint import OutputView
-from batchvision.checkpoint.entries import decode, encode
+from batchvision.checkpoint.record_json import decode, encode
 from batchvision.records import Intent
 from batchvision.ticks import Prices
 

@@ -33,7 +33,6 @@ def cost_of_a_seal(folder: Path, tickets: int = 0, failed: int = 0):
     return work.answer(3 * ROWS_OF_A_SEAL)
 
 
-@pytest.mark.xfail(strict=True, reason="a seal rewrites the open tickets and all failed rows")
 def test_a_seal_writes_and_reads_no_more_with_open_tickets_and_failed_rows(tmp_path: Path, small_seals: None) -> None:
     alone = cost_of_a_seal(tmp_path / "alone")
     beside = cost_of_a_seal(tmp_path / "beside", tickets=500, failed=5_000)

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from fake_provider import FakeProvider
 
-from batchvision.checkpoint.journal import Segment
+from batchvision.checkpoint.log_file import LogFile
 from batchvision.limits import Permit
 
 CONCURRENCY = 60
@@ -42,18 +42,18 @@ def open_after(job_runs, monkeypatch) -> Callable[[], list[list[int]]]:
 
     def play() -> list[list[int]]:
         groups: list[list[int]] = []
-        append, is_open = Segment.append, 0
+        append, is_open = LogFile.append, 0
 
-        def appended(segment: Segment, bodies: list[bytes]) -> None:
+        def appended(log: LogFile, bodies: list[bytes]) -> None:
             nonlocal is_open
             group = []
             for body in bodies:
                 is_open += {"intent": 1, "answer": -1}.get(json.loads(body)["kind"], 0)
                 group.append(is_open)
             groups.append(group)
-            append(segment, bodies)
+            append(log, bodies)
 
-        monkeypatch.setattr(Segment, "append", appended)
+        monkeypatch.setattr(LogFile, "append", appended)
         job_runs.rows(600)
         provider = OfAllSpeeds()
         summary = job_runs.run(provider, limits__concurrency=CONCURRENCY)

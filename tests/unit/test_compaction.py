@@ -385,20 +385,24 @@ def test_a_disk_that_fails_at_any_operation_loses_nothing_and_says_so(tmp_path: 
 
 @pytest.mark.anyio
 async def test_a_part_that_the_next_run_seals_anew_is_not_merged(tmp_path: Path) -> None:
-    """The power went when the parts of a seal were there, and its next segment was not."""
-    disk = ModelledDisk(tmp_path)
-    with open_store(tmp_path, disk=disk, seal_after=SealAfter(attempts=1)) as store:
+    """The power went when the parts of a seal were there, and its commit in ``open.log`` was not."""
+    with open_store(tmp_path, seal_after=SealAfter(attempts=1)) as store:
         store.recover(classify)
-        for number in range(3):
+        for number in (0, 1):
             await ask(store, an_intent(number), an_answer())
             await store.flush()
-    before = next((tmp_path / ".batchvision" / "0of1").glob("journal-*.log")).read_bytes()
-    segment = next((tmp_path / ".batchvision" / "0of1").glob("journal-*.log"))
+    with open_store(tmp_path, run_id="run1b") as store:
+        store.recover(classify)
+        await ask(store, an_intent(2), an_answer())
+        await store.flush()
+    folder = tmp_path / ".batchvision" / "0of1"
+    before = {path: path.read_bytes() for path in folder.glob("*.log")}
     with open_store(tmp_path, run_id="run2") as store:
         store.recover(classify)  # seals what the segment has under the name of the run before
-    for path in segment.parent.glob("journal-*.log"):
+    for path in folder.glob("*.log"):
         path.unlink()
-    segment.write_bytes(before)  # ... and that was the moment
+    for path, content in before.items():  # ... and that was the moment
+        path.write_bytes(content)
     paths = part_paths(tmp_path, "results")
     compacted = compact(tmp_path)
     assert compacted.waiting == 2, "one of each table"

@@ -59,7 +59,6 @@ class Known(NoKnownRows):
         self.states = {row_id: RowState[state.upper()] for state, ids in states.items() for row_id in ids}
         self.quarantined: set[str] = set()
         self.elsewhere: set[str] = set()
-        self.kept: list[str] = []
         self.keys: dict[str, str] = {}
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
@@ -91,9 +90,6 @@ class Known(NoKnownRows):
             "run",
             {},
         )
-
-    def keep_failed(self, row_id: str, key: str) -> None:
-        self.kept.append(row_id)
 
     def were_paid(self, ids: pa.Array) -> list[bool]:
         return [False] * len(ids)
@@ -276,7 +272,6 @@ def test_every_standing_is_counted_and_only_new_rows_come(ask: Ask) -> None:
     rows, sums = passed(ask(HUNDRED), row_index, retry_failed=frozenset({"server_error"}))
     assert (sums.done, sums.failed_kept, sums.awaiting, sums.held) == (2, 1, 1, 2)
     assert len(rows) == 94
-    assert row_index.kept == ["r3"]
 
 
 def test_done_rows_are_known_by_id_and_key_and_never_asked_about_again(ask: Ask) -> None:
@@ -311,7 +306,6 @@ def test_rows_counted_at_once_are_counted_as_one_by_one(ask: Ask, limit: int | N
         kind(done=["r1", "r2"], failed=failed, awaiting=["r4"], held=["r5"]) for kind in (Known, AskedAbout)
     )
     assert passed(job, at_once, **selection) == passed(job, one_by_one, **selection)
-    assert at_once.kept == one_by_one.kept
     is_at_once = limit == 0 or (limit is None and not others)
     assert len(at_once.keys) == (len(failed) + 2 if is_at_once else len(one_by_one.keys))
 
@@ -322,7 +316,7 @@ def test_failed_rows_are_retried_by_kind(ask: Ask) -> None:
     assert passed(ask(HUNDRED), Known(failed=failed), retry_failed=frozenset())[1].failed_kept == 2
     row_index = Known(failed=failed)
     rows, sums = passed(ask(HUNDRED), row_index, retry_failed=frozenset({"image_unreachable"}))
-    assert (sums.failed_kept, row_index.kept, "r2" in ids(rows)) == (1, ["r1"], True)
+    assert (sums.failed_kept, "r2" in ids(rows)) == (1, True)
 
 
 def test_rows_set_aside_come_back_only_when_asked(ask: Ask) -> None:
@@ -348,7 +342,6 @@ def test_a_limit_is_of_rows_that_are_sent(ask: Ask) -> None:
     rows, sums = passed(job, row_index, limit=3)
     assert ids(rows) == ["a", "r1", "r2", "r3"]
     assert (sums.done, sums.failed_kept, sums.left) == (1, 1, 95)
-    assert row_index.kept == ["r50"], "a failure that this pass leaves alone stays listed"
 
 
 def test_a_sample_is_drawn_from_the_rows_to_do_and_the_same_for_its_seed(ask: Ask) -> None:
@@ -456,7 +449,7 @@ def test_damage_in_a_manifest_that_was_not_written_to_is_damage(ask: Ask, tmp_pa
 
 def test_the_checkpoints_standing_answers_all_that_the_feed_asks() -> None:
     asked = [name for name in vars(KnownRows) if not name.startswith("_")]
-    assert len(asked) == 9
+    assert len(asked) == 8
     assert all(callable(getattr(RowIndex, name)) for name in asked)
 
 

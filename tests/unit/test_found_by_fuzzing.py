@@ -12,8 +12,9 @@ import pytest
 from checkpoint_rows import START, an_answer
 from manifest_files import opened
 
-from batchvision.checkpoint.entries import Received, SegmentHeader, decode, encode
-from batchvision.checkpoint.journal import read_segment
+from batchvision.checkpoint.journal_records import Received, SegmentHeader
+from batchvision.checkpoint.log_file import read_log
+from batchvision.checkpoint.record_json import decode, encode
 from batchvision.errors import CheckpointDamaged, ImageUnreachable, JobInvalid
 from batchvision.images.references import check_url, redact_url
 from batchvision.secrets import Secret, Secrets
@@ -65,10 +66,10 @@ def test_a_journal_whose_header_somebody_edited_names_no_file_and_is_damage(
         line = json.dumps(document).encode()
         path.write_bytes(b"%08x %s\n" % (crc32(line), line))
         if is_read:
-            assert read_segment(path).header.run_id == "run0"
+            assert read_log(path).header.run_id == "run0"
             continue
         with pytest.raises(CheckpointDamaged, match="Next:"):
-            read_segment(path)
+            read_log(path)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from math import isnan, nan
 from pathlib import Path
@@ -12,43 +12,40 @@ from typing import Any
 
 import anyio
 import pytest
-from checkpoint_rows import START, an_answer, an_intent
+from checkpoint_rows import START, a_completed, a_failed, an_answer, an_intent, classify, open_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelled_disk import ModelledDisk
 
+from batchvision.checkpoint import Store
 from batchvision.checkpoint.disk import LocalDisk
-from batchvision.checkpoint.entries import (
+from batchvision.checkpoint.journal import GROUP_BYTES, Group, Segment, segment_path, segment_paths
+from batchvision.checkpoint.journal_records import (
     Accepted,
     Carry,
+    CarryRemoved,
+    Closed,
     Ended,
-    Entry,
+    ExchangeRemoved,
+    FailureRemoved,
+    ReadDoubts,
     Received,
+    Record,
+    RowAnswer,
+    RowFailed,
+    Sealed,
     SegmentHeader,
+    Shared,
     Voided,
-    decode,
-    encode,
 )
-from batchvision.checkpoint.journal import (
-    GROUP_BYTES,
-    Frame,
-    Group,
-    Journal,
-    Segment,
-    frame_group,
-    read_segment,
-    scan,
-    segment_path,
-    segment_paths,
-)
-from batchvision.checkpoint.storage import JournalFiles
+from batchvision.checkpoint.log_file import Frame, frame_group, read_log, scan
+from batchvision.checkpoint.record_json import decode, encode
 from batchvision.errors import CheckpointDamaged, DiskFailed
-from batchvision.offload import inline
-from batchvision.records import Cell, EndedWithout, Intent, Purpose, RawAnswer
+from batchvision.records import Answer, AttemptState, Cell, EndedWithout, Intent, Purpose, RawAnswer, Usage
 from batchvision.secrets import Secret, Secrets
 
 HEADER = SegmentHeader("night", "run1", START, "0of1", 7)
-ENTRIES: list[Entry] = [
+RECORDS: list[Record] = [
     an_intent(1),
     an_intent(2, keep={"title": None, "price": 1.5, "café": "x\ny"}, bound_ticks=None),
     Accepted("x1", "ticket-1", START),
@@ -57,6 +54,24 @@ ENTRIES: list[Entry] = [
     Ended("x3", EndedWithout("timeout", "no answer in 600 s", START)),
     Voided("x4"),
     Carry("row", "key", "skip", 2, 30, 1, held=True, bound_ticks=100),
+    Closed("x1", AttemptState.RETRIED, Answer(), "timeout", "slow", 0, EndedWithout("timeout", "slow", START)),
+    Closed(
+        "x2",
+        AttemptState.OK,
+        Answer("an answer", "stop", Usage(10, 5, 0, 3, 1, 0, "reported"), "grok", reasoning_text="so"),
+        completed=RowAnswer('{"a": 1.0}', {"answer_score": 1.0, "answer_tags": ["a", "b"], "answer_n": None}, 7, START),
+        is_repeat=True,
+    ),
+    Closed("x3", AttemptState.FAILED, Answer(), "refused", "no", failed=a_failed(an_intent(3)), is_held=True),
+    RowFailed(a_failed(an_intent(4), "row_invalid", request_key=None)),
+    Shared(a_completed(an_intent(5), values={"answer_score": 0.5}, updated_at=START)),
+    Shared(a_completed(an_intent(6, attempt=0), output_json="{}")),
+    ExchangeRemoved("x1"),
+    CarryRemoved("row", "key"),
+    FailureRemoved("row"),
+    ReadDoubts("run1", ("x1", "x2"), run_has_ended=True),
+    ReadDoubts("run1", None, run_has_ended=False),
+    Sealed(3),
 ]
 PATH = Path("out/.batchvision/0of1/journal-00000007.log")
 
@@ -65,9 +80,11 @@ def as_it_is(text: str) -> str:
     return text
 
 
-def a_journal(folder: Path, disk: JournalFiles | None = None) -> Journal:
-    segment = Segment.create(disk or LocalDisk(), folder, HEADER, [], as_it_is)
-    return Journal(segment, inline, as_it_is)
+@contextmanager
+def a_store(folder: Path, **options: Any) -> Iterator[Store]:
+    with open_store(folder, **options) as store:
+        store.recover(classify)
+        yield store
 
 
 def lines_of(*groups: list[bytes]) -> bytes:
@@ -83,8 +100,8 @@ def flipped(raw: bytes, bit: int) -> bytes:
 # ---------------------------------------------------------------------------------- records
 
 
-@pytest.mark.parametrize("entry", [HEADER, *ENTRIES], ids=lambda entry: type(entry).__name__)
-def test_a_record_is_read_back_as_it_was_written(entry: Entry) -> None:
+@pytest.mark.parametrize("entry", [HEADER, *RECORDS], ids=lambda record: type(record).__name__)
+def test_a_record_is_read_back_as_it_was_written(entry: Record) -> None:
     (frame,), torn = scan(frame_group(0, [encode(entry, as_it_is)]), PATH)
     assert decode(frame.document) == entry
     assert torn == 0
@@ -92,7 +109,7 @@ def test_a_record_is_read_back_as_it_was_written(entry: Entry) -> None:
 
 @given(st.text(), st.text(alphabet=st.characters(codec=None)))
 def test_any_text_survives_lone_surrogates_and_newlines_included(message: str, cell: str) -> None:
-    entries: list[Entry] = [
+    entries: list[Record] = [
         Ended("x", EndedWithout("timeout", message, START)),
         an_intent(1, keep={"title": cell}),
     ]
@@ -262,35 +279,36 @@ def test_the_newest_segment_is_found_by_number_and_hidden_ones_are_not_seen(tmp_
     ]
 
 
-def test_a_segment_is_for_the_owners_eyes_only_and_begins_with_what_is_open(tmp_path: Path) -> None:
-    segment = Segment.create(LocalDisk(), tmp_path, HEADER, ENTRIES, as_it_is)
-    segment.append([encode(Voided("x9"), as_it_is)])
-    segment.close()
-    assert segment.path.stat().st_mode & 0o777 == 0o600
-    found = read_segment(segment.path)
-    assert (found.header, found.entries, found.torn_bytes) == (HEADER, [*ENTRIES, Voided("x9")], 0)
+def test_a_segment_is_readable_by_its_owner_only_and_begins_with_its_first_records(tmp_path: Path) -> None:
+    segment = Segment.create(LocalDisk(), tmp_path, HEADER, RECORDS, as_it_is)
+    segment.log.append([encode(Voided("x9"), as_it_is)])
+    segment.log.close()
+    path = segment.log.path
+    assert path.stat().st_mode & 0o777 == 0o600
+    found = read_log(path)
+    assert (found.header, found.records, found.torn_bytes) == (HEADER, [*RECORDS, Voided("x9")], 0)
 
 
 def test_a_segment_has_its_name_only_when_it_is_durable(tmp_path: Path) -> None:
     disk = ModelledDisk(tmp_path)
-    Segment.create(disk, tmp_path, HEADER, [], as_it_is).close()
+    Segment.create(disk, tmp_path, HEADER, [], as_it_is).log.close()
     assert [operation.name for operation in disk.operations] == ["create", "write", "sync", "rename", "sync_folder"]
 
 
 def test_a_segment_of_a_later_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
     later = SegmentHeader("night", "run1", START, "0of1", 7, version=99)
-    Segment.create(LocalDisk(), tmp_path, later, [], as_it_is).close()
+    Segment.create(LocalDisk(), tmp_path, later, [], as_it_is).log.close()
     with pytest.raises(CheckpointDamaged, match="pip install -U"):
-        read_segment(segment_path(tmp_path, 7))
+        read_log(segment_path(tmp_path, 7))
 
 
 @pytest.mark.parametrize("body", [b'{"kind":"void"}', b'{"kind":"answer","exchange_id":"x","body":3}'])
 def test_a_record_that_is_none_of_ours_is_damage(tmp_path: Path, body: bytes) -> None:
     segment = Segment.create(LocalDisk(), tmp_path, HEADER, [], as_it_is)
-    segment.append([body])
-    segment.close()
+    segment.log.append([body])
+    segment.log.close()
     with pytest.raises(CheckpointDamaged, match="cannot be read"):
-        read_segment(segment.path)
+        read_log(segment.log.path)
 
 
 # ---------------------------------------------------------------------------------- group commit
@@ -299,110 +317,85 @@ def test_a_record_that_is_none_of_ours_is_damage(tmp_path: Path, body: bytes) ->
 @pytest.mark.anyio
 async def test_an_acknowledgement_comes_after_the_sync_of_its_group(tmp_path: Path) -> None:
     disk = ModelledDisk(tmp_path)
-    journal = a_journal(tmp_path, disk)
-    before = len(disk.operations)
-    first, second = journal.append(Voided("x1")), journal.append(Voided("x2"))
-    assert first is second
-    assert len(disk.operations) == before
-    with anyio.move_on_after(0) as scope:
+    with a_store(tmp_path, disk=disk) as store:
+        before = len(disk.operations)
+        first, second = (store._writer.add(an_intent(number)) for number in (1, 2))
+        assert first is second
+        assert len(disk.operations) == before
+        with anyio.move_on_after(0) as scope:
+            await first.durable()
+        assert scope.cancelled_caught
+        await store._writer.commit()
         await first.durable()
-    assert scope.cancelled_caught
-    await journal.commit()
-    await first.durable()
-    assert [operation.name for operation in disk.operations[before:]] == ["write", "sync"]
-    journal.segment.close()
-    assert read_segment(journal.segment.path).entries == [Voided("x1"), Voided("x2")]
+        assert [operation.name for operation in disk.operations[before:]] == ["write", "sync"]
+        assert read_log(segment_path(tmp_path / ".batchvision" / "0of1", 1)).records == [an_intent(1), an_intent(2)]
 
 
 @pytest.mark.anyio
 async def test_waiters_are_acknowledged_in_the_order_in_which_they_came_whatever_their_group(tmp_path: Path) -> None:
     """An answer (the account is empty) is acted on before the next request of its slot leaves (P5)."""
-    journal, acknowledged = a_journal(tmp_path), list[int]()
+    acknowledged = list[int]()
 
     async def wait(group: Group, number: int) -> None:
         await group.durable()
         acknowledged.append(number)
 
     count = 40
-    async with anyio.create_task_group() as waiters:
-        for first in (0, count):
-            group = journal.append(Voided("x"))
-            for number in range(first, first + count):
-                waiters.start_soon(wait, group, number)
-            await anyio.lowlevel.checkpoint()
-            await journal.commit()
+    with a_store(tmp_path) as store:
+        async with anyio.create_task_group() as waiters:
+            for first in (0, count):
+                group = store._writer.add(an_intent(first))
+                for number in range(first, first + count):
+                    waiters.start_soon(wait, group, number)
+                await anyio.lowlevel.checkpoint()
+                await store._writer.commit()
     assert acknowledged == list(range(2 * count))
-    journal.segment.close()
 
 
 @pytest.mark.anyio
-async def test_what_is_appended_while_a_group_is_written_waits_for_the_next_group(tmp_path: Path) -> None:
-    journal: Journal
+async def test_a_record_that_comes_while_a_group_is_written_waits_for_the_next_group(tmp_path: Path) -> None:
     late: list[Any] = []
 
     async def slow(work: Callable[..., Any], /, *args: Any) -> Any:
-        late.append(journal.append(Voided("late")))
+        if work.__name__ == "_append":
+            late.append(store._writer.add(an_intent(2)))
         return work(*args)
 
-    segment = Segment.create(LocalDisk(), tmp_path, HEADER, [], as_it_is)
-    journal = Journal(segment, slow, as_it_is)
-    early = journal.append(Voided("early"))
-    await journal.commit()
-    assert late[0] is not early
-    assert read_segment(segment.path).entries == [Voided("early")]
-    segment.close()
+    with a_store(tmp_path, offload=slow) as store:
+        early = store._writer.add(an_intent(1))
+        await store._writer.commit()
+        assert late[0] is not early
+        assert read_log(segment_path(tmp_path / ".batchvision" / "0of1", 1)).records == [an_intent(1)]
 
 
 @pytest.mark.anyio
 async def test_a_full_group_does_not_wait_for_the_clock(tmp_path: Path) -> None:
-    journal = a_journal(tmp_path)
-    journal.append(Received("x", an_answer(b"a" * GROUP_BYTES)))
-    assert journal.gathering.size_bytes >= GROUP_BYTES
-    await journal.gathering.filled(3600)
-    journal.segment.close()
+    with a_store(tmp_path) as store:
+        store._writer.add(an_intent(1, keep={"title": "a" * GROUP_BYTES}))
+        assert store._writer.journal.gathering.size_bytes >= GROUP_BYTES
+        await store._writer.journal.gathering.filled(3600)
 
 
 @pytest.mark.anyio
 async def test_an_empty_group_writes_nothing(tmp_path: Path) -> None:
     disk = ModelledDisk(tmp_path)
-    journal = a_journal(tmp_path, disk)
-    before = list(disk.operations)
-    await journal.commit()
-    assert disk.operations == before
-    journal.segment.close()
+    with a_store(tmp_path, disk=disk) as store:
+        before = list(disk.operations)
+        await store._writer.commit()
+        assert disk.operations == before
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", ["write", "sync"])
-async def test_a_failed_write_or_sync_tells_all_who_wait_and_is_never_tried_again(tmp_path: Path, name: str) -> None:
-    disk = ModelledDisk(tmp_path, fail_at={"write": 5, "sync": 6}[name], error=errno.ENOSPC)
-    journal = a_journal(tmp_path, disk)
-    group = journal.append(Voided("x1"))
-    with pytest.raises(DiskFailed, match="No space left"):
-        await journal.commit()
-    with pytest.raises(DiskFailed, match="start the same run again"):
-        await group.durable()
-    made = len(disk.operations)
-    with pytest.raises(DiskFailed):
-        journal.append(Voided("x2"))
-    with pytest.raises(DiskFailed):
-        await journal.commit()
-    assert len(disk.operations) == made
-    journal.segment.close()
-
-
-@pytest.mark.anyio
-async def test_nobody_waits_for_ever_when_the_writer_breaks(tmp_path: Path) -> None:
+async def test_no_waiter_waits_for_ever_when_the_writer_breaks(tmp_path: Path) -> None:
     async def broken(work: Callable[..., Any], /, *args: Any) -> Any:
         raise RuntimeError("a bug")
 
-    journal = Journal(Segment.create(LocalDisk(), tmp_path, HEADER, [], as_it_is), broken, as_it_is)
-    group = journal.append(Voided("x1"))
-    with pytest.raises(RuntimeError, match="a bug"):
-        await journal.commit()
-    with pytest.raises(DiskFailed, match="broken off"):
-        await group.durable()
-    journal.segment.close()
+    with a_store(tmp_path, offload=broken) as store:
+        group = store._writer.add(an_intent(1))
+        with pytest.raises(RuntimeError, match="a bug"):
+            await store._writer.commit()
+        with pytest.raises(DiskFailed, match="broken off"):
+            await group.durable()
 
 
 def test_times_keep_their_microseconds() -> None:

@@ -9,7 +9,8 @@ import pytest
 from checkpoint_rows import START as NOW
 from checkpoint_rows import an_intent
 
-from batchvision.checkpoint.entries import Accepted, decode, encode
+from batchvision.checkpoint.journal_records import Accepted
+from batchvision.checkpoint.record_json import decode, encode
 from batchvision.records import Exchange
 from batchvision.runner.opening import OpenTickets, place_of
 

@@ -102,9 +102,6 @@ async def test_without_the_look_the_run_would_go_on_into_an_unlinked_journal(
     tmp_path: Path, way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sabotaged twin."""
-    from batchvision.checkpoint import store as module
-
-    monkeypatch.setattr(module, "check_in_place", lambda lock, segment: None)
     monkeypatch.setattr(writer, "check_in_place", lambda lock, segment: None)
     output = tmp_path / "out"
     with started(output) as store:

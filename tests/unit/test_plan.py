@@ -114,7 +114,7 @@ async def test_rows_that_ask_the_same_are_one_request(tmp_path: Path) -> None:
 def test_each_distinct_request_is_counted_once_across_batches() -> None:
     """Beside it, in a stretch before, or answered by an earlier run."""
     answered = KeySet([key_bytes("old")])
-    row_index = RowIndex(RunState({}, {}, {}), KeySet(), lambda: PaidRows("r"), LedgerSums(0, 0), answered)
+    row_index = RowIndex(RunState(), KeySet(), lambda: PaidRows("r"), LedgerSums(0, 0), answered)
     duplicates = DuplicateRequests(row_index)
     asked = [["b", "a", "b", "old", "a"], ["a", "c", "old", "c", "d"], []]
     firsts = [[each.row.row_id for each in duplicates.removed_from(_seen(*keys))] for keys in asked]

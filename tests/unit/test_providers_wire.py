@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.checkpoint.entries import masked_answer
+from batchvision.checkpoint.record_json import masked_answer
 from batchvision.providers import wire
 from batchvision.records import RawAnswer
 from batchvision.secrets import Secret, Secrets

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import random
-from contextlib import nullcontext, suppress
+from collections import deque
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ from hypothesis import strategies as st
 from modelled_disk import Choose, ModelledDisk, PowerCut, keep_all, lose_all
 
 from batchvision.checkpoint import Columns, OutputView, RowState, SealAfter, Store, parts, run_state
-from batchvision.checkpoint.entries import Carry, Ended, Received, Voided
-from batchvision.checkpoint.journal import Group, read_segment, segment_paths
+from batchvision.checkpoint.journal import Group, segment_paths
+from batchvision.checkpoint.journal_records import Carry, Closed, ExchangeRemoved, Received, Sealed, Voided
+from batchvision.checkpoint.log_file import read_log
 from batchvision.checkpoint.parts import part_file
 from batchvision.errors import DiskFailed, OutputHeld
 from batchvision.offload import inline
@@ -117,7 +119,7 @@ async def test_an_idle_run_changes_no_byte_of_the_tables(tmp_path: Path) -> None
     with started(tmp_path, run_id="run2", started_at=START + timedelta(days=1)) as store:
         row_index = store.row_index("recipe")
         assert row_index.state("row1", "key1") is RowState.DONE
-        row_index.keep_failed("row2", "key2")
+        assert row_index.state("row2", "key2") is RowState.FAILED
         again = a_failed(an_intent(3), "row_invalid", request_key=None, run_id="run2", failed_at=START)
         store.file(again)
         await store.close(complete=True)
@@ -162,73 +164,108 @@ async def test_raw_answers_are_left_out_of_the_ledger_on_request(tmp_path: Path)
 # ---------------------------------------------------------------------------------- seals and segments
 
 
-async def test_a_seal_begins_a_new_segment_with_all_that_is_open_and_the_old_one_goes(tmp_path: Path) -> None:
+async def test_a_seal_leaves_open_work_in_open_log_and_its_segment_goes(tmp_path: Path) -> None:
     with started(tmp_path, seal_after=SealAfter(attempts=1)) as store:
         await store.intent(an_intent(1))
         await store.ticket("x1", "ticket-1", START)
         await store.intent(an_intent(2))
         await store.answer("x2", an_answer(b"not booked yet"))
         await ask(store, an_intent(3), an_answer(b"busy", 503))
-        await store.intent(an_intent(4))  # the seal happens here
-        scan = read_segment(segment_of(tmp_path))
-        kinds = [type(entry).__name__ for entry in scan.entries]
-    assert scan.header.seq == 2
-    assert kinds == ["Carry", "Intent", "Accepted", "Intent", "Received", "Intent"]
-    assert scan.entries[0] == Carry("row3", "key3", "skip3", 1, 0, 0)
+        await store.intent(an_intent(4))  # the segment closes with this record
+        await store.intent(an_intent(5))
+        segment = read_log(segment_of(tmp_path))
+        open_log = read_log(tmp_path / ".batchvision" / "0of1" / "open.log").records
+    assert segment.header.seq == 2
+    assert [type(record).__name__ for record in segment.records] == ["Intent"]
+    kinds = ["Intent", "Accepted", "Intent", "Received", "Intent", "Carry", "ReadDoubts", "Sealed"]
+    assert [type(record).__name__ for record in open_log] == kinds
+    assert open_log[5] == Carry("row3", "key3", "skip3", 1, 0, 0)
+    assert open_log[7] == Sealed(1)
 
 
-async def test_what_gathers_while_a_seal_runs_is_durable_with_the_new_segment(tmp_path: Path) -> None:
-    late: list[Any] = []
-    store: Store
-
-    async def slow(work: Any, /, *args: Any) -> Any:
-        if work.__name__ == "_replace_segment" and not late:
-            late.append(store._journal.append(Voided("x9")))
-            store._run_state.apply(an_intent(9))
-        return work(*args)
-
-    with started(tmp_path, offload=slow, seal_after=SealAfter(attempts=1)) as store:
-        await ask(store, an_intent(1), an_answer())
-        await store.intent(an_intent(2))
-        assert late
-        await store.intent(an_intent(3))
-        await late[0].durable()
+async def test_a_later_seal_writes_only_the_difference(tmp_path: Path) -> None:
+    path = tmp_path / ".batchvision" / "0of1" / "open.log"
+    with started(tmp_path, seal_after=SealAfter(attempts=1)) as store:
+        for number in range(20):
+            await store.intent(an_intent(number))
+            await store.ticket(f"x{number}", f"ticket-{number}", START)
+        await ask(store, an_intent(21), an_answer())
+        await store.flush()
+        whole = len(read_log(path).records)
+        raw = await store.answer("x7", an_answer())
+        store.book("x7", classify(Exchange(an_intent(7), "ticket-7", START, raw)))
+        await store.flush()
+        added = read_log(path).records[whole:]
+    assert added == [ExchangeRemoved("x7"), Sealed(2)]
 
 
 async def the_answer_looked_for_during_a_seal(output: Path) -> bool:
-    """Whether it is found: it is in no part yet, and no longer among what waits for a seal."""
+    """Whether it is found while its segment is closed and no part has it."""
     begun, goes_on = anyio.Event(), anyio.Event()
     found: dict[str, Any] = {}
 
     async def slow(work: Any, /, *args: Any) -> Any:
-        if work.__name__ == "_replace_segment":
+        if work.__name__ == "_seal":
             begun.set()
             await goes_on.wait()
         return work(*args)
-
-    async def look() -> None:
-        found.update(await store.answers({"key1"}, inline))
 
     with started(output, offload=slow, seal_after=SealAfter(attempts=1)) as store:
         async with anyio.create_task_group() as tasks:
             await ask(store, an_intent(1), an_answer())
             tasks.start_soon(store.intent, an_intent(2))
             await begun.wait()
-            tasks.start_soon(look)
-            await anyio.wait_all_tasks_blocked()
+            found.update(await store.answers({"key1"}, inline))
             goes_on.set()
     return "key1" in found
 
 
-async def test_a_seal_under_way_hides_no_answer_from_who_looks_for_it(tmp_path: Path) -> None:
+async def test_a_seal_under_way_hides_no_answer(tmp_path: Path) -> None:
     assert await the_answer_looked_for_during_a_seal(tmp_path)
 
 
-async def test_without_waiting_for_the_seal_the_answer_would_be_bought_again(
+async def test_without_the_rows_of_closed_segments_the_answer_would_be_bought_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchvision.checkpoint.writer.Writer.between_seals", lambda self: nullcontext())
+    answers = Store.answers
+
+    async def of_parts_alone(store: Store, *settings: Any) -> Any:
+        closed, store._writer.closed = store._writer.closed, deque()
+        found = await answers(store, *settings)
+        store._writer.closed = closed
+        return found
+
+    monkeypatch.setattr(Store, "answers", of_parts_alone)
     assert not await the_answer_looked_for_during_a_seal(tmp_path)
+
+
+async def test_no_request_leaves_while_four_closed_segments_wait_for_their_seal(tmp_path: Path) -> None:
+    goes_on, sent = anyio.Event(), list[int]()
+
+    async def slow(work: Any, /, *args: Any) -> Any:
+        if work.__name__ == "_seal":
+            await goes_on.wait()
+        return work(*args)
+
+    with started(tmp_path, offload=slow, seal_after=SealAfter(attempts=1)) as store:
+
+        async def lane() -> None:
+            for number in range(9):
+                await store.intent(an_intent(number))
+                sent.append(number)
+                raw = await store.answer(f"x{number}", an_answer())
+                store.book(f"x{number}", classify(Exchange(an_intent(number), answer=raw)))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(store.run)
+            async with anyio.create_task_group() as lanes:
+                lanes.start_soon(lane)
+                await anyio.wait_all_tasks_blocked()
+                waiting, sent_then = len(store._writer.closed), len(sent)
+                goes_on.set()
+            assert (waiting, sent_then, len(sent)) == (5, 5, 9), "the answer in flight has closed one more"
+            await store.close(complete=True)
+    assert len(column(tmp_path, "results", "row_id")) == 9
 
 
 async def test_a_failure_is_dropped_when_its_row_is_asked_again_and_its_costs_go_on(tmp_path: Path) -> None:
@@ -249,11 +286,10 @@ async def test_a_failure_is_dropped_when_its_row_is_asked_again_and_its_costs_go
     assert column(tmp_path, "failures", "row_id") == []
 
 
-async def test_what_a_run_made_parquet_of_on_the_way_a_replay_after_a_crash_makes_byte_for_byte(
+async def test_a_replay_after_a_crash_makes_the_same_parts_byte_for_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_state, "AT_ONCE", 4)
-    monkeypatch.setattr(run_state, "_GROUP_TABLES", 2)
+    monkeypatch.setattr(run_state, "ROWS_AT_ONCE", 4)
     monkeypatch.setattr(parts, "SEALED_GROUP_ROWS", 8)
     sealed, crashed = tmp_path / "sealed", tmp_path / "crashed"
     for output in (sealed, crashed):
@@ -261,8 +297,7 @@ async def test_what_a_run_made_parquet_of_on_the_way_a_replay_after_a_crash_make
             for number in range(21):
                 await ask(store, an_intent(number), an_answer(b"answer %d" % number))
             await store.flush()
-            assert [table.num_rows for table in store._run_state.attempts.tables] == [4], "two row groups are Parquet"
-            assert [table.num_rows for table in store._run_state.completed.tables] == [4] * 5
+            assert [table.num_rows for table in store._run_state.attempts.tables] == [4] * 5
             if output == sealed:
                 await store.close(complete=True)
     with open_store(crashed, run_id="run2") as store:
@@ -330,7 +365,10 @@ async def test_a_crash_leaves_answers_tickets_and_ambiguous_rows(tmp_path: Path)
         assert row_index.state("row4", "skip4") is RowState.AWAITING
         assert row_index.ambiguous_ticks == 100
         assert "2 completed" in " ".join(recovery.sentences())
-    assert list(store._sealer.parts.values())[1].path == "results/run_date=2026-11-20/part-0of1-run1-000001.parquet"
+    assert sorted(part.path for part in store.parts_to_list() if part.table == "results") == [
+        "results/run_date=2026-11-20/part-0of1-run1-000001.parquet",  # closed by the run before
+        "results/run_date=2026-11-20/part-0of1-run2-000002.parquet",  # its answer was classified by this run
+    ]
 
 
 async def test_held_rows_stay_pending_until_a_run_asks_them_again(tmp_path: Path) -> None:
@@ -362,7 +400,7 @@ async def test_a_request_that_never_left_is_not_ambiguous(tmp_path: Path) -> Non
         assert store.row_index("recipe").carried("row2", "key2") == (2, 9, 1)
 
 
-async def test_an_end_without_an_answer_is_in_the_journal_and_judged_again(tmp_path: Path) -> None:
+async def test_an_end_without_an_answer_is_in_the_journal(tmp_path: Path) -> None:
     intent = an_intent(1)
     late = START + timedelta(minutes=10)
     exchange = Exchange(intent, ended=EndedWithout("timeout", "slow", late))
@@ -371,10 +409,28 @@ async def test_an_end_without_an_answer_is_in_the_journal_and_judged_again(tmp_p
         await store.intent(intent)
         store.book("x1", BookedEnd(timed_out, None))
         await store.intent(an_intent(2))
-        ends = [entry for entry in read_segment(segment_of(tmp_path)).entries if isinstance(entry, Ended)]
-        assert ends == [Ended("x1", (("timeout", "slow", late)))]
+        (end,) = [record for record in read_log(segment_of(tmp_path)).records if isinstance(record, Closed)]
+        assert (end.exchange_id, end.state, end.ended) == ("x1", AttemptState.AMBIGUOUS, ("timeout", "slow", late))
     with open_store(tmp_path) as store:
         assert [intent.row_id for intent in store.recover(classify).ambiguous] == ["row2"]
+
+
+async def test_a_replay_needs_no_classifier_for_what_was_closed(tmp_path: Path) -> None:
+    """Today's prices, retry rules and JSON reader may be others than those of the run."""
+    with started(tmp_path) as store:
+        await ask(store, an_intent(1), an_answer(b"as it was read then"))
+        await ask(store, an_intent(2), an_answer(b"no", 400))
+        await ask(store, an_intent(3), an_answer(b"busy", 503))
+        await store.flush()
+
+    def classify_otherwise(exchange: Exchange) -> Any:
+        raise AssertionError(f"{exchange.intent.row_id} was classified again")
+
+    with open_store(tmp_path, run_id="run2") as store:
+        recovery = store.recover(classify_otherwise)
+        assert (recovery.completed, recovery.failed) == (1, 1)
+        assert store.row_index("recipe").carried("row3", "key3").attempts == 1
+    assert column(tmp_path, "results", "output_text") == ["as it was read then"]
 
 
 async def test_an_exchange_is_booked_once(tmp_path: Path) -> None:
@@ -709,8 +765,8 @@ async def test_an_answer_that_comes_while_a_seal_finds_the_disk_full_is_still_wr
     store: Store
 
     async def full_at_the_seal(work: Any, /, *args: Any) -> Any:
-        if work.__name__ == "_replace_segment" and "x2" in store._run_state.open and not late:
-            late.append(store._journal.append(Received("x2", an_answer(b"came late"))))
+        if work.__name__ == "_seal" and "x2" in store._run_state.open and not late:
+            late.append(store._writer.add(Received("x2", an_answer(b"came late"))))
             disk._fail_at = len(disk.operations)
         return work(*args)
 
@@ -805,7 +861,7 @@ async def test_what_was_handed_in_is_flushed_also_where_no_writer_runs_any_more(
         await store.intent(an_intent(1))
         store.void("x1")
         await store.flush()
-        assert read_segment(segment_of(tmp_path)).entries[-1] == Voided("x1")
+        assert read_log(segment_of(tmp_path)).records[-1] == Voided("x1")
         await store.flush()
 
 

@@ -55,7 +55,7 @@ async def die(output: Path, shard: Shard, run_id: str = "dead", start: int = 1) 
         store.row_index("recipe")
         await ask(store, intent(left.answered[0]), an_answer())
         await ask(store, intent(left.failed[0]), an_answer(b"no", 400))
-        await store._writer._seal()
+        await store._writer.commit(closes=True)
         for number in left.answered[1:]:
             await ask(store, intent(number), an_answer())
         await ask(store, intent(left.failed[1]), an_answer(b"no", 400))
@@ -220,7 +220,21 @@ async def test_tickets_that_are_left_to_their_own_shard_stay_known_as_unread(tmp
         await ended.close(complete=True)
     with begin(tmp_path, FOUR[0]) as first, begin(tmp_path, FOUR[1], "beside") as second:
         for store in (first, second):
-            assert [open_.is_unread for open_ in store._run_state.open.values()] == [True, True]
+            assert [store.is_unread(exchange_id) for exchange_id in store._run_state.open] == [True, True]
+
+
+@pytest.mark.parametrize("now", [Shard(0, 2), Shard(0, 1), FOUR[0]])
+async def test_tickets_of_a_killed_run_may_have_been_read(tmp_path: Path, now: Shard) -> None:
+    """The killed run may have polled them. No request was in flight, so there is nothing to close."""
+    numbers = rows_of(FOUR[0], 2)
+    with begin(tmp_path, FOUR[0], "killed") as killed:
+        for number in numbers:
+            await killed.intent(an_intent(number, run_id="killed"))
+            await killed.ticket(f"x{number}", f"ticket{number}", START)
+    for run_id in ("next", "later"):
+        with begin(tmp_path, now, run_id) as store:
+            assert [store.is_unread(f"x{number}") for number in numbers] == [False, False]
+            await store.close(complete=False)
 
 
 async def test_a_dead_shard_of_the_same_division_is_recovered_and_keeps_what_is_open(tmp_path: Path) -> None:
@@ -323,7 +337,7 @@ async def test_a_takeover_that_lets_go_before_its_own_segment_is_durable_loses_r
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sabotaged twin: the other shard is let go of first."""
-    from batchvision.checkpoint.takeover import Takeover
+    from batchvision.checkpoint.recovery import ShardRecovery
 
     async def lost_at(output: Path, at: int) -> bool:
         left = await die(output, FOUR[0])
@@ -336,15 +350,14 @@ async def test_a_takeover_that_lets_go_before_its_own_segment_is_durable_loses_r
 
     count = await operations_of_a_takeover(tmp_path / "count", Shard(0, 2))
     assert not any([await lost_at(tmp_path / f"right{at}", at) for at in range(count)])
-    real = Takeover._seal
+    give = ShardRecovery.give
 
-    def seal_and_let_go(self: Takeover, dead: Any) -> Any:
-        cut = real(self, dead)
-        self._let_go(dead, cut)
-        dead.header = None
-        return cut._replace(failures=None)
+    def give_and_let_go(dead: ShardRecovery, *settings: Any) -> Any:
+        given = give(dead, *settings)
+        dead.let_go()
+        return given
 
-    monkeypatch.setattr(Takeover, "_seal", seal_and_let_go)
+    monkeypatch.setattr(ShardRecovery, "give", give_and_let_go)
     assert any([await lost_at(tmp_path / f"wrong{at}", at) for at in range(count)])
 
 

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from batchvision.checkpoint import (
     STATE_FOLDER,
-    Entry,
     Holder,
     Name,
-    RunState,
-    Scan,
     SegmentHeader,
-    damaged,
+    Unsealed,
     holder_at_work,
-    read_segment,
-    segment_paths,
+    read_shard,
 )
 from batchvision.commands.verify.findings import Finding, note, ok, wrong
 from batchvision.errors import CheckpointDamaged
-from batchvision.records import Intent
+from batchvision.records import Exchange, Intent
 from batchvision.ticks import bound_words
 from batchvision.wording import counted
 
@@ -31,84 +26,69 @@ TOPIC, OPEN = "journal", "open"
 
 @dataclass(slots=True)
 class ShardJournal:
-    """One shard's journal. ``waiting``: outcomes that are not sealed yet."""
+    """One shard's journal. ``waiting``: outcomes and answers that are not sealed yet."""
 
     shard: str
     holder: Holder | None  #: the run at work
-    path: Path | None = None
-    header: SegmentHeader | None = None
-    run_state: RunState = field(default_factory=RunState)
-    records: int = 0
+    unsealed: Unsealed = field(default_factory=Unsealed)
+    open: list[Exchange] = field(default_factory=list)
+    held: int = 0
     waiting: int = 0
-    torn_bytes: int = 0
     fault: CheckpointDamaged | None = None
 
     @property
+    def path(self) -> Path | None:
+        """The newest segment."""
+        return self.unsealed.segments[-1][0] if self.unsealed.segments else None
+
+    @property
+    def header(self) -> SegmentHeader | None:
+        return self.unsealed.segments[-1][1].header if self.unsealed.segments else None
+
+    @property
+    def records(self) -> int:
+        return sum(1 + len(scan.records) for _, scan in self.unsealed.segments)
+
+    @property
     def in_flight(self) -> list[Intent]:
-        return [exchange.intent for exchange in self.run_state.open.values() if exchange.ticket is None]
+        return [exchange.intent for exchange in self.open if exchange.ticket is None]
 
     @property
     def tickets(self) -> list[Intent]:
-        return [exchange.intent for exchange in self.run_state.open.values() if exchange.ticket is not None]
-
-    @property
-    def held(self) -> int:
-        return sum(carry.held for carry in self.run_state.carries)
+        return [exchange.intent for exchange in self.open if exchange.ticket is not None]
 
     def has_ended(self, ended: frozenset[str]) -> bool:
         """Whether the last run on this shard is in ``ended``."""
         return self.holder is None and self.header is not None and self.header.run_id in ended
 
-    def is_sealing(self, name: str, ended: frozenset[str]) -> bool:
+    def is_sealing(self, name: str) -> bool:
         """Whether a seal of this journal was writing a part of this name when the run was cut off.
 
         The part may stand without the parts of the other tables.
         """
         part = Name.of(name)
-        if self.header is None or part is None or part.shard != self.shard or part.digest is not None:
+        if part is None or part.shard != self.shard or part.digest is not None:
             return False
-        return part.seq >= self.header.seq and (part.run_id == self.header.run_id or part.run_id not in ended)
+        return self.unsealed.is_making(part.run_id, part.seq)
 
 
 def read_journals(output: Path) -> tuple[ShardJournal, ...]:
     """The journals of all shards."""
     folders = sorted(path for path in (output / STATE_FOLDER).glob("*of*") if path.is_dir())
-    return tuple(_read(output, folder) for folder in folders)
+    return tuple(_read(output, folder.name) for folder in folders)
 
 
-def _read(output: Path, folder: Path) -> ShardJournal:
-    journal = ShardJournal(folder.name, holder_at_work(output, folder.name))
+def _read(output: Path, shard: str) -> ShardJournal:
+    journal = ShardJournal(shard, holder_at_work(output, shard))
     try:
-        newest = _newest(folder)
-        if newest is None:
-            return journal
-        journal.path, scan = newest
-        journal.header, journal.torn_bytes, journal.records = scan.header, scan.torn_bytes, len(scan.entries) + 1
-        journal.waiting = _replay(journal.path, scan.entries, journal.run_state)
+        read = read_shard(output, shard, reads_failures=False)
     except CheckpointDamaged as fault:
         journal.fault = fault
+        return journal
+    journal.unsealed, journal.open = read.unsealed, read.open
+    journal.held = sum(carry.held for carry in read.run_state.carries)
+    journal.waiting = read.unread_answers + sum(rows.num_rows for _, rows in read.attempts)
     return journal
-
-
-def _newest(folder: Path) -> tuple[Path, Scan] | None:
-    """The newest segment. If a writer replaces it during the read, it is read again."""
-    while segments := segment_paths(folder):
-        with suppress(FileNotFoundError):
-            return segments[-1], read_segment(segments[-1])
-    return None
-
-
-def _replay(path: Path, entries: Sequence[Entry], run_state: RunState) -> int:
-    waiting = 0
-    for entry in entries:
-        try:
-            exchange_id = run_state.apply(entry)
-        except (KeyError, ValueError) as fault:
-            raise damaged(path, 0, f"a record tells of an exchange that is not open ({fault})") from fault
-        if exchange_id is not None:
-            del run_state.open[exchange_id]
-            waiting += 1
-    return waiting
 
 
 # ---------------------------------------------------------------------------------- findings
@@ -135,17 +115,18 @@ def _state(journal: ShardJournal, ended_whole: frozenset[str]) -> Finding:
         )
     if journal.path is None or journal.header is None:
         return ok(TOPIC, f"shard {journal.shard} has no segment: nothing was ever sent")
-    if journal.torn_bytes and journal.holder is None:
+    torn_bytes = journal.unsealed.torn_bytes
+    if torn_bytes and journal.holder is None:
         if journal.header.run_id in ended_whole:
             return wrong(
                 TOPIC,
-                f"{journal.path} ends in {counted(journal.torn_bytes, 'byte')} that are not what was written, and the "
+                f"{journal.path} ends in {counted(torn_bytes, 'byte')} that are not what was written, and the "
                 f"run {journal.header.run_id} that wrote it ended as it should",
                 "restore the file from a backup; otherwise run again, which cuts these bytes off",
             )
         return note(
             TOPIC,
-            f"{journal.path.name} ends in {counted(journal.torn_bytes, 'byte')} that were written when the run was cut "
+            f"{journal.path.name} ends in {counted(torn_bytes, 'byte')} that were written when the run was cut "
             "off, and never acknowledged; the next run cuts them off",
         )
     return ok(TOPIC, f"{journal.path.name}: {counted(journal.records, 'record')}, every checksum is right")

@@ -127,9 +127,7 @@ class _TableReader:
     def read(self, table: str, path: Path) -> None:
         """Read one part. The rows of a part that a journal still holds are not counted."""
         found, relative = self.found, str(path.relative_to(self._output))
-        is_sealing = table != FAILURES_TABLE and any(
-            journal.is_sealing(path.name, self._runs.ended) for journal in self._journals
-        )
+        is_sealing = table != FAILURES_TABLE and any(journal.is_sealing(path.name) for journal in self._journals)
         found.files += 1
         try:
             self._check_columns(relative, table, schema_of(path))

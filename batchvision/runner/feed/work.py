@@ -47,9 +47,6 @@ class KnownRows(Protocol):
 
     def failed_before(self, row_id: str, key: str) -> Failed | None: ...
 
-    def keep_failed(self, row_id: str, key: str) -> None:
-        """Leave a failed row as it is."""
-
     def are_elsewhere(self, ids: pa.Array) -> Sequence[bool]:
         """For each row: was it last paid for under another recipe?"""
 
@@ -77,9 +74,6 @@ class NoKnownRows:
 
     def failed_before(self, row_id: str, key: str) -> Failed | None:
         return None
-
-    def keep_failed(self, row_id: str, key: str) -> None:
-        raise AssertionError(f"row {row_id} has not failed before")
 
     def are_elsewhere(self, ids: pa.Array) -> Sequence[bool]:
         return [False] * len(ids)
@@ -192,7 +186,6 @@ class _Sorter:
                     tally.places.append(place)
                     tally.retried.add(stretch.positions[place])
                 else:
-                    self._row_index.keep_failed(row_id, key)
                     counts.failed_kept += 1
                     counts.quarantined += failed is not None and failed.quarantined
             case RowState.NEW:

@@ -1,7 +1,6 @@
-"""The records of the journal: one frozen value for each kind, and its JSON. Pure.
+"""The records of the journal as JSON, one object on one line, and back. Pure.
 
-The records of an exchange are ``intent``, perhaps ``ticket``, then ``answer``, ``end`` or ``void``. A segment begins
-with its ``segment`` header. ``carry`` records hold the attempts and cost of rows that are still pending.
+Fields that were added to a record later are optional when decoded.
 """
 
 from __future__ import annotations
@@ -9,21 +8,48 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_core import to_json
 
+from batchvision.checkpoint.journal_records import (
+    Accepted,
+    Carry,
+    CarryRemoved,
+    Closed,
+    Ended,
+    ExchangeRemoved,
+    FailureRemoved,
+    ReadDoubts,
+    Received,
+    Record,
+    RowAnswer,
+    RowFailed,
+    Sealed,
+    SegmentHeader,
+    Shared,
+    Voided,
+)
 from batchvision.providers import is_stream as is_event_stream
 from batchvision.providers import masked_stream
-from batchvision.records import EndedWithout, Exchange, Intent, Lane, Purpose, RawAnswer, Tries
+from batchvision.records import (
+    Answer,
+    AttemptState,
+    Completed,
+    EndedWithout,
+    Failed,
+    Intent,
+    Lane,
+    Purpose,
+    RawAnswer,
+    Tries,
+    Usage,
+)
 from batchvision.secrets import Secrets
 from batchvision.ticks import Prices
-
-#: Version of the journal's format. A journal of a later version is refused.
-VERSION = 1
 
 #: JSON key of a body that is not UTF-8, in base64.
 _NO_TEXT = "body_base64"
@@ -32,106 +58,17 @@ _FILE_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MOST_SEGMENTS = 10**9
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentHeader:
-    """The first record of a segment. Its fields name the parts, so that a replay overwrites itself."""
-
-    job: str
-    run_id: str
-    started_at: datetime
-    shard: str
-    seq: int
-    version: int = VERSION
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The provider has accepted the work and given a ticket.
-
-    ``place``: the base URL that gave it (see ``opening.place_of``). ``is_unread``: written when a run ends in order and
-    no poll of the ticket can have taken its answer. A killed run does not write it.
-    """
-
-    exchange_id: str
-    ticket: str
-    at: datetime
-    place: str | None = None
-    is_unread: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """The raw answer, before it is parsed."""
-
-    exchange_id: str
-    raw: RawAnswer
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The exchange ended without an answer."""
-
-    exchange_id: str
-    ended: EndedWithout
-
-
-@dataclass(frozen=True, slots=True)
-class Voided:
-    """The request was never sent. It costs nothing and has no line in the ledger."""
-
-    exchange_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Carry:
-    """Attempts and cost of a row that is still pending. A ``held`` row waits for a run that sends ambiguous rows again.
-
-    ``bound_ticks``: cost bound of its ambiguous attempts. ``empties``: number of empty answers.
-    """
-
-    row_id: str
-    request_key: str
-    skip_key: str
-    attempts: int
-    cost_ticks: int
-    runs_failed: int
-    held: bool = False
-    bound_ticks: int | None = None
-    empties: int = 0
-
-
-Entry = SegmentHeader | Intent | Accepted | Received | Ended | Voided | Carry
-
-
-def entries_of(exchange: Exchange) -> Iterator[Entry]:
-    """An exchange as the records that made it."""
-    intent = exchange.intent
-    yield intent
-    if exchange.ticket is not None:
-        yield accepted(exchange)
-    if exchange.answer is not None:
-        yield Received(intent.exchange_id, exchange.answer)
-
-
-def accepted(exchange: Exchange) -> Accepted:
-    """The record of the exchange's ticket."""
-    intent = exchange.intent
-    if exchange.ticket is None:
-        raise RuntimeError("an exchange without a ticket was recorded as accepted")
-    return Accepted(intent.exchange_id, exchange.ticket, exchange.ticket_at or intent.sent_at, exchange.ticket_place)
-
-
 # ---------------------------------------------------------------------------------- to JSON
 
 
-def encode(entry: Entry, mask: Callable[[str], str]) -> bytes:
+def encode(record: Record, mask: Callable[[str], str]) -> bytes:
     """Return the record's JSON object on one line, with every text masked.
 
     An answer was masked before (:func:`masked_answer`).
     """
-    document = _document(entry)
+    document = _document(record)
     line = _line(document)
-    if isinstance(entry, Received):
+    if isinstance(record, Received):
         return line
     text = line.decode("utf-8", "surrogatepass")
     return line if mask(text) == text else _line(_masked(document, mask))
@@ -161,23 +98,10 @@ def _masked(value: Any, mask: Callable[[str], str]) -> Any:
             return value
 
 
-def _document(entry: Entry) -> dict[str, Any]:
-    match entry:
-        case SegmentHeader():
-            return {
-                "kind": "segment",
-                "version": entry.version,
-                "job": entry.job,
-                "run_id": entry.run_id,
-                "started_at": entry.started_at,
-                "shard": entry.shard,
-                "seq": entry.seq,
-            }
+def _document(record: Record) -> dict[str, Any]:
+    match record:
         case Intent():
-            values = dict(zip(Intent._fields, entry, strict=True))
-            if entry.purpose is Purpose.RUN:
-                del values["purpose"]  # as in journals of earlier versions
-            return {"kind": "intent", **values}
+            return {"kind": "intent", **_intent_document(record)}
         case Accepted(exchange_id, ticket, at, place, is_unread):
             where = {} if place is None else {"place": place}
             unread = {"unread": True} if is_unread else {}
@@ -189,14 +113,88 @@ def _document(entry: Entry) -> dict[str, Any]:
                 return {**document, "body": raw.body.decode("utf-8")}
             except UnicodeDecodeError:
                 return {**document, _NO_TEXT: b64encode(raw.body).decode("ascii")}
+        case Closed():
+            return {"kind": "closed", **_closed_document(record)}
+        case RowFailed(failed):
+            return {"kind": "row_failed", **_failed_document(failed)}
+        case Shared(completed):
+            return {"kind": "shared", **_completed_document(completed)}
+        case SegmentHeader():
+            return {"kind": "segment", **_fields(record)}
         case Ended(exchange_id, ended):
             end = {"error": ended.kind, "message": ended.message, "at": ended.at}
             return {"kind": "end", "exchange_id": exchange_id, **end}
-        case Voided(exchange_id):
-            return {"kind": "void", "exchange_id": exchange_id}
         case Carry():
-            values = {name: getattr(entry, name) for name in Carry.__slots__ if name != "empties" or entry.empties}
+            values = {name: getattr(record, name) for name in Carry.__slots__ if name != "empties" or record.empties}
             return {"kind": "carry", **values}
+        case ReadDoubts():
+            return {"kind": "doubts", **_fields(record)}
+        case Voided() | ExchangeRemoved() | CarryRemoved() | FailureRemoved() | Sealed():
+            return {"kind": _PLAIN_KINDS[type(record)], **_fields(record)}
+
+
+#: Records whose fields JSON can hold as they are.
+_PLAIN_KINDS: dict[type, str] = {
+    Voided: "void",
+    ExchangeRemoved: "exchange_removed",
+    CarryRemoved: "carry_removed",
+    FailureRemoved: "failure_removed",
+    Sealed: "sealed",
+}
+_PLAIN = {kind: record for record, kind in _PLAIN_KINDS.items()}
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    return {each.name: getattr(record, each.name) for each in fields(record)}
+
+
+def _set(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with a value. The others have their default when decoded."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _intent_document(intent: Intent) -> dict[str, Any]:
+    values = dict(zip(Intent._fields, intent, strict=True))
+    if intent.purpose is Purpose.RUN:
+        del values["purpose"]  # as in journals of version 1
+    return values
+
+
+def _answer_document(answer: Answer) -> dict[str, Any]:
+    facts = _set(answer._asdict())
+    usage = _set(answer.usage._asdict())
+    return {**facts, "usage": usage}
+
+
+def _closed_document(record: Closed) -> dict[str, Any]:
+    values = _set(_fields(record)) | {"answer": _answer_document(record.answer)}
+    if record.ended is not None:
+        values["ended"] = record.ended._asdict()
+    if record.completed is not None:
+        values["completed"] = record.completed._asdict()
+    if record.failed is not None:
+        values["failed"] = _failed_document(record.failed)
+    for flag in ("is_held", "is_repeat"):
+        if not values[flag]:
+            del values[flag]
+    return values
+
+
+def _failed_document(failed: Failed) -> dict[str, Any]:
+    values = _fields(failed)
+    del values["at_provider"]
+    return values
+
+
+def _completed_document(completed: Completed) -> dict[str, Any]:
+    return {
+        "intent": _intent_document(completed.intent),
+        "answer": _answer_document(completed.answer),
+        **RowAnswer(
+            completed.output_json, completed.answer_columns, completed.row_cost_ticks, completed.finished_at
+        )._asdict(),
+        "updated_at": completed.updated_at,
+    }
 
 
 def masked_answer(raw: RawAnswer, secrets: Secrets) -> RawAnswer:
@@ -213,7 +211,7 @@ def masked_answer(raw: RawAnswer, secrets: Secrets) -> RawAnswer:
 # ---------------------------------------------------------------------------------- from JSON
 
 
-def decode(document: dict[str, Any]) -> Entry:
+def decode(document: dict[str, Any]) -> Record:
     """The record of a JSON object. Raises KeyError, TypeError or ValueError for a foreign object."""
     match document["kind"]:
         case "segment":
@@ -226,14 +224,25 @@ def decode(document: dict[str, Any]) -> Entry:
             return Accepted(document["exchange_id"], document["ticket"], at, place, is_unread)
         case "answer":
             return Received(document["exchange_id"], _raw(document))
+        case "closed":
+            return _closed(document)
+        case "row_failed":
+            return RowFailed(_failed(document))
+        case "shared":
+            return Shared(_completed(document))
+        case "doubts":
+            exchange_ids = document["exchange_ids"]
+            named = None if exchange_ids is None else tuple(exchange_ids)
+            return ReadDoubts(document["run_id"], named, document["run_has_ended"])
         case "end":
             at = datetime.fromisoformat(document["at"])
             return Ended(document["exchange_id"], EndedWithout(document["error"], document["message"], at))
-        case "void":
-            return Voided(document["exchange_id"])
         case "carry":
             values = {name: document[name] for name in Carry.__slots__ if name != "empties"}
             return Carry(**values, empties=document.get("empties", 0))
+        case kind if kind in _PLAIN:
+            record: Record = _PLAIN[kind](**{each.name: document[each.name] for each in fields(_PLAIN[kind])})
+            return record
         case other:
             raise ValueError(f"a record of the kind {other!r}")
 
@@ -271,3 +280,44 @@ def _raw(document: dict[str, Any]) -> RawAnswer:
     body = b64decode(document[_NO_TEXT]) if text is None else text.encode("utf-8", "surrogatepass")
     at = datetime.fromisoformat(document["received_at"])
     return RawAnswer(document["status"], document["headers"], body, at, document["complete"])
+
+
+def _answer(document: dict[str, Any]) -> Answer:
+    return Answer(**{**document, "usage": Usage(**document["usage"])})
+
+
+def _row_answer(document: dict[str, Any]) -> RowAnswer:
+    at = datetime.fromisoformat(document["finished_at"])
+    return RowAnswer(document["output_json"], document["answer_columns"], document["row_cost_ticks"], at)
+
+
+def _closed(document: dict[str, Any]) -> Closed:
+    ended, completed, failed = (document.get(name) for name in ("ended", "completed", "failed"))
+    return Closed(
+        exchange_id=document["exchange_id"],
+        state=AttemptState(document["state"]),
+        answer=_answer(document["answer"]),
+        error_kind=document.get("error_kind"),
+        error_message=document.get("error_message"),
+        bound_ticks=document.get("bound_ticks"),
+        ended=ended and EndedWithout(ended["kind"], ended["message"], datetime.fromisoformat(ended["at"])),
+        completed=completed and _row_answer(completed),
+        failed=failed and _failed(failed),
+        is_held=document.get("is_held", False),
+        is_repeat=document.get("is_repeat", False),
+    )
+
+
+def _failed(document: dict[str, Any]) -> Failed:
+    names = [each.name for each in fields(Failed) if each.name not in ("failed_at", "at_provider")]
+    return Failed(**{name: document[name] for name in names}, failed_at=datetime.fromisoformat(document["failed_at"]))
+
+
+def _completed(document: dict[str, Any]) -> Completed:
+    updated_at = document["updated_at"]
+    return Completed(
+        _intent(document["intent"]),
+        _answer(document["answer"]),
+        *_row_answer(document),
+        updated_at=updated_at and datetime.fromisoformat(updated_at),
+    )
