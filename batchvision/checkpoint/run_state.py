@@ -1,7 +1,6 @@
 """The run state: the sum of a journal's records. One pure function applies a record, live and on replay.
 
-There is no I/O, no clock and no reading of answers here. The same records in the same order give the same state, so a
-replay makes the same parts as the run that was cut off.
+There is no I/O, no clock and no reading of answers here. The same records give the same state, and the same parts.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ from batchvision.records import Attempt, Completed, Exchange, Failed, Intent
 
 #: So many rows at once become Arrow, in a few milliseconds.
 ROWS_AT_ONCE = 256
-
 K = TypeVar("K")
 V = TypeVar("V")
 R = TypeVar("R")
@@ -308,8 +306,8 @@ class RunState:
     def _void(self, exchange_id: str) -> None:
         """Drop an exchange that was never sent. The row's earlier attempts and cost are carried on."""
         intent = self.open.take(exchange_id).intent
-        is_carried = self.carries.get(intent.row_id, intent.request_key) is not None
-        if not intent.is_trial and not is_carried and (intent.attempt > 1 or intent.runs_failed):
+        is_new = self.carries.get(intent.row_id, intent.request_key) is None and not intent.is_trial
+        if is_new and (intent.attempt > 1 or intent.runs_failed):
             self._carry(intent, intent.attempt - 1, 0, None)  # the intent's tries count the empty answers
 
     def _carry(
@@ -342,9 +340,11 @@ class RunState:
         """Apply the content of ``open.log``. The next difference is from here on."""
         before = dict(self.failures)
         for record in records:
-            self.apply(record)
-        for _ in self._difference():
-            pass
+            if isinstance(record, Intent):  # it dropped a failure when it was sent; the row may have another since
+                self.open[record.exchange_id] = Exchange(record)
+            else:
+                self.apply(record)
+        list(self._difference())
         self.has_other_failures = dict(self.failures) != before
 
     @property

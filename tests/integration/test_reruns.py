@@ -607,3 +607,27 @@ def test_changed_kept_cells_are_counted_and_refreshed_by_reparse(typed):
     assert weights_of(typed) == {"r1": 5, "r2": 7}
     assert typed.run(manifest=with_weights(typed, 5, 7)).summary.rows_with_other_kept_cells == 0
     assert typed.is_right()
+
+
+# ---------------------------------------------------------------------------------- failures beside tickets
+
+
+def test_a_start_that_is_killed_keeps_the_failures_of_rows_with_an_old_ticket(job, elsewhere):
+    job.hand_in()
+    job.rows("bag [[fault:refusal]]", *FOUR)
+    job.run(job.moved_to(elsewhere), bill=[elsewhere])
+    with pytest.raises(Killed):
+        job.run(job.moved_to(elsewhere), bill=[elsewhere], disk=KilledDisk(5))
+    assert job.is_right()
+    assert set(job.show("failed")) == set(FOUR)
+
+
+def test_an_old_ticket_changes_no_byte_of_the_failure_of_another_cell(job, elsewhere):
+    job.hand_in()
+    job.rows("bag [[fault:refusal]]", *FOUR)
+    there = {"settings": job.moved_to(elsewhere), "bill": [elsewhere]}
+    job.run(**there)
+    before = {path: path.read_bytes() for path in job.output.rglob("part-*.parquet")}
+    assert before
+    job.run(**there)
+    assert {path: path.read_bytes() for path in job.output.rglob("part-*.parquet")} == before

@@ -6,6 +6,7 @@ import errno
 import json
 import random
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -33,9 +34,19 @@ from modelled_disk import Choose, ModelledDisk, PowerCut, keep_all, lose_all
 
 from batchvision.checkpoint import Columns, OutputView, RowState, SealAfter, Store, parts, run_state
 from batchvision.checkpoint.journal import Group, segment_paths
-from batchvision.checkpoint.journal_records import Carry, Closed, ExchangeRemoved, Received, Sealed, Voided
+from batchvision.checkpoint.journal_records import (
+    Carry,
+    Closed,
+    ExchangeRemoved,
+    Received,
+    Record,
+    Sealed,
+    Voided,
+    closed,
+)
 from batchvision.checkpoint.log_file import read_log
 from batchvision.checkpoint.parts import part_file
+from batchvision.checkpoint.recovery import ShardRecovery
 from batchvision.errors import DiskFailed, OutputHeld
 from batchvision.offload import inline
 from batchvision.records import AttemptState, EndedWithout, Exchange, Failed
@@ -415,9 +426,9 @@ async def test_an_end_without_an_answer_is_in_the_journal(tmp_path: Path) -> Non
         assert [intent.row_id for intent in store.recover(classify).ambiguous] == ["row2"]
 
 
-async def test_a_replay_needs_no_classifier_for_what_was_closed(tmp_path: Path) -> None:
-    """Today's prices, retry rules and JSON reader may be others than those of the run."""
-    with started(tmp_path) as store:
+async def replayed_under_other_rules(output: Path) -> None:
+    """Raises AssertionError where the replay classifies an exchange that was closed."""
+    with started(output) as store:
         await ask(store, an_intent(1), an_answer(b"as it was read then"))
         await ask(store, an_intent(2), an_answer(b"no", 400))
         await ask(store, an_intent(3), an_answer(b"busy", 503))
@@ -426,11 +437,33 @@ async def test_a_replay_needs_no_classifier_for_what_was_closed(tmp_path: Path) 
     def classify_otherwise(exchange: Exchange) -> Any:
         raise AssertionError(f"{exchange.intent.row_id} was classified again")
 
-    with open_store(tmp_path, run_id="run2") as store:
+    with open_store(output, run_id="run2") as store:
         recovery = store.recover(classify_otherwise)
         assert (recovery.completed, recovery.failed) == (1, 1)
         assert store.row_index("recipe").carried("row3", "key3").attempts == 1
-    assert column(tmp_path, "results", "output_text") == ["as it was read then"]
+    assert column(output, "results", "output_text") == ["as it was read then"]
+    assert OutputView(output).sums() == (COST_TICKS, 0)
+
+
+async def test_a_replay_needs_no_prices_no_retry_rules_and_no_reader_of_answers(tmp_path: Path) -> None:
+    await replayed_under_other_rules(tmp_path)
+
+
+async def test_a_replay_with_todays_prices_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sabotaged twin."""
+    apply = ShardRecovery._apply
+
+    def reclassifying(recovery: ShardRecovery, path: Path, records: Iterable[Record]) -> None:
+        for record in records:
+            if isinstance(record, Closed):
+                end = recovery._classify(recovery.run_state.open[record.exchange_id])
+                apply(recovery, path, (closed(end),))
+            else:
+                apply(recovery, path, (record,))
+
+    monkeypatch.setattr(ShardRecovery, "_apply", reclassifying)
+    with pytest.raises(AssertionError, match="classified again"):
+        await replayed_under_other_rules(tmp_path)
 
 
 async def test_an_exchange_is_booked_once(tmp_path: Path) -> None:
