@@ -157,6 +157,8 @@ class End(Enum):
 
 
 class Model:
+    """What was bought so far, and how it ended."""
+
     def __init__(self) -> None:
         self.payments: dict[str, Payment] = {}
         self.ended: dict[Request, End] = {}
@@ -169,22 +171,21 @@ class Model:
 
     def expect(self, plan: Plan) -> Expected:
         wanted = [request for request in plan.requests.values() if self._may_be_bought(request, plan)]
-        is_short = not plan.is_whole or "gone" in plan.images
-        least = frozenset(request for request in wanted if not self.in_doubt[request]) if not is_short else frozenset()
+        least = {request for request in wanted if not self.in_doubt[request]}
         most = Counter({request: 2 if request.cell == "belt" else 1 for request in wanted})
-        if plan.policy == "new_rows_only":
-            least = frozenset(each for each in least if self.recipes_paid(each.row) <= {plan.recipe})
-            kept = [each for each in most if self._is_surely_kept(each.row, plan.recipe)]
-            most -= Counter(dict.fromkeys(kept, 2))
-        suspects = plan.policy == "refuse" and [row for row in plan.rows if self._may_be_refused(row, plan)]
-        must = plan.policy == "refuse" and plan.is_whole and self.last_whole != plan.recipe
-        return Expected(
-            least if not suspects else frozenset(),
-            most,
-            plan.limit,
-            may_refuse=bool(suspects) or "gone" in plan.images,
-            must_refuse=must and any(self._must_be_refused(row, plan.recipe) for row in plan.requests),
-        )
+        may_refuse = must_refuse = False
+        match plan.policy:
+            case "new_rows_only":
+                least = {each for each in least if self._recipes_paid(each.row) <= {plan.recipe}}
+                most = Counter({each: most[each] for each in most if not self._is_of_another_recipe(each.row, plan)})
+            case "refuse":
+                may_refuse = any(self._may_be_refused(row, plan) for row in plan.rows)
+                has_consent = self.last_whole == plan.recipe or not plan.is_whole
+                must_refuse = not has_consent and any(self._is_of_another_recipe(row, plan) for row in plan.requests)
+        is_any_gone = "gone" in plan.images  # a run without any image is refused
+        if may_refuse or is_any_gone or not plan.is_whole:
+            least = set()
+        return Expected(frozenset(least), most, plan.limit, may_refuse or is_any_gone, must_refuse)
 
     def _may_be_bought(self, request: Request, plan: Plan) -> bool:
         if request.cell == "blank" or request in self.open:
@@ -192,24 +193,20 @@ class Model:
         end = self.ended.get(request)
         return end is None or (end is not End.ANSWERED and plan.retries_paid and not plan.is_pilot)
 
-    def recipes_paid(self, row: str) -> set[Recipe]:
+    def _recipes_paid(self, row: str) -> set[Recipe]:
         """Recipes under which the row was perhaps paid for."""
         return {each.request.recipe for each in self.payments.values() if each.request.row == row}
 
-    def _surely_paid(self, row: str) -> set[Recipe]:
-        return {request.recipe for request in (*self.ended, *self.open) if request.row == row}
-
-    def _is_surely_kept(self, row: str, recipe: Recipe) -> bool:
-        return bool(self._surely_paid(row) - {recipe}) and recipe not in self.recipes_paid(row)
+    def _is_of_another_recipe(self, row: str, plan: Plan) -> bool:
+        """Whether the row was surely paid for, and never under today's recipe."""
+        surely_paid = any(request.row == row for request in (*self.ended, *self.open))
+        return surely_paid and plan.recipe not in self._recipes_paid(row)
 
     def _may_be_refused(self, row: str, plan: Plan) -> bool:
         """Whether the row is perhaps to do, and was last paid for under another recipe."""
         request = plan.requests.get(row)
         is_done = request is not None and (request in self.open or self.ended.get(request) is End.ANSWERED)
-        return not is_done and bool(self.recipes_paid(row) - {plan.recipe})
-
-    def _must_be_refused(self, row: str, recipe: Recipe) -> bool:
-        return self._is_surely_kept(row, recipe)
+        return not is_done and bool(self._recipes_paid(row) - {plan.recipe})
 
     # ---------------------------------------------------------------------------- after a run
 
@@ -274,9 +271,8 @@ class Model:
         ends = [self.ended.get(each) for each in plan.requests.values()]
         final = {End.ANSWERED} if plan.retries_paid else set(End)
         waiting = {request.row for request in (*self.open, *(each for each, names in self.in_doubt.items() if names))}
-        return (
-            len(ends) == len(plan.rows) and set(ends) <= final and plan.limit is None and not waiting & set(plan.rows)
-        )
+        is_whole = len(ends) == len(plan.rows) and plan.limit is None
+        return is_whole and set(ends) <= final and waiting.isdisjoint(plan.rows)
 
     def superseded(self, plan: Plan) -> set[Request]:
         """Answers that rows have beside their current one. A missing image counts as each image that was answered."""
