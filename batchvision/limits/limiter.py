@@ -64,15 +64,6 @@ class LocalSendSlot:
     in_flight: int = 0  #: when it was sent, itself included
     is_released: bool = False
 
-    @property
-    def is_due(self) -> bool:
-        limiter, now = self.limiter, loop_time()
-        if max(limiter.slots.next_at, limiter.pause.until) > now:
-            return False
-        limiter.reserve(limiter.slots, now)
-        limiter.count_sent(now, self)
-        return True
-
     async def wait(self) -> None:
         limiter = self.limiter
         limiter.count_sent(await limiter.slot_time(limiter.slots), self)
@@ -200,9 +191,6 @@ class LocalRateLimiter:
 
     # ---------------------------------------------------------------- admission
 
-    def acquire_nowait(self, tokens: float) -> LocalSendSlot | None:
-        return None if self._queue else self._admit(tokens, loop_time())
-
     async def acquire(self, tokens: float) -> LocalSendSlot:
         future: asyncio.Future[LocalSendSlot] = asyncio.get_running_loop().create_future()
         self._queue.append((tokens, future))
@@ -266,19 +254,15 @@ class LocalRateLimiter:
 
     # ---------------------------------------------------------------- sending
 
-    def reserve(self, clock: SlotClock, now: float, share: float = 1.0) -> float:
-        """Reserve the next time (generic cell rate algorithm). Late requests are made up for within the credit."""
-        at, rate = max(clock.next_at, now), self.controller.per_second
-        if rate is not None:
-            clock.next_at = max(clock.next_at, now - self.controller.credit_seconds(now)) + 1 / (rate * share)
-        return at
-
     async def slot_time(self, clock: SlotClock, share: float = 1.0) -> float:
-        """Reserve a time and wait for it; after a pause that began meanwhile, again."""
+        """Reserve the next time and wait for it (generic cell rate algorithm); after a pause that began meanwhile,
+        again. Late requests are made up for within the credit."""
         while True:
             clock.next_at = max(clock.next_at, self.pause.until)  # time in a pause is no credit
-            now = loop_time()
-            at = self.reserve(clock, now, share)
+            now, rate = loop_time(), self.controller.per_second
+            at = max(clock.next_at, now)
+            if rate is not None:
+                clock.next_at = max(clock.next_at, now - self.controller.credit_seconds(now)) + 1 / (rate * share)
             if at > now:
                 await anyio.sleep_until(at)
             if (now := loop_time()) >= self.pause.until:

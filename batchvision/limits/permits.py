@@ -23,7 +23,6 @@ class SlotOfTicket:
     """The slot of a ticket from an earlier run: its request was sent, and it takes no place in flight."""
 
     sent_at: float | None = None
-    is_due = True
 
     async def wait(self) -> None: ...
     def release(self) -> None: ...
@@ -45,10 +44,6 @@ class Permit:
 
     def __repr__(self) -> str:
         return f"<Permit {self.bound_ticks} ticks{', ended' if self.has_ended else ''}>"
-
-    def landed(self) -> None:
-        """The request is not in flight any longer. The permit ends when the cost is known."""
-        self.slot.release()
 
     def settle(self, usage: Usage) -> None:
         """Replace the estimates by an answer's cost and tokens."""
@@ -88,18 +83,6 @@ class Permits:
         self._cap = cap
         self._open = 0
         self._returned = Wakeup()
-
-    def acquire_nowait(self, estimate: Estimate) -> Permit | None:
-        """A permit if neither money nor rate need a wait and no request waits."""
-        bound = estimate.bound_ticks
-        if not self._cap.reserve(bound):
-            return None
-        slot = self.rate.acquire_nowait(estimate.tokens)
-        if slot is None:
-            self._cap.release(bound)
-            return None
-        self._open += 1
-        return Permit(slot, self._cap, bound, self._ended)
 
     async def acquire(self, estimate: Estimate) -> Permit:
         """Wait for money, then for the rate. Raises SpendCapReached if no open permit can return enough money."""

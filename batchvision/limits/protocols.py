@@ -35,10 +35,6 @@ class SendSlot(Protocol):
 
     sent_at: float | None
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the request may be sent now. If so, it counts as sent."""
-
     async def wait(self) -> None:
         """Wait for the request's time. A pause that began after the admission holds too."""
 
@@ -61,9 +57,6 @@ class RateLimiter(Protocol):
     @property
     def is_provider_down(self) -> bool:
         """Whether each request is a probe, which spends no attempt."""
-
-    def acquire_nowait(self, tokens: float) -> SendSlot | None:
-        """A place in flight, or ``None`` if a wait is due or another request waits. ``tokens``: estimate."""
 
     async def acquire(self, tokens: float) -> SendSlot:
         """Wait in the queue for a place in flight."""

@@ -205,9 +205,8 @@ class Exchanges:
         try:
             intent = self._intents.new(request, tries._replace(probe=self.permits.rate.is_provider_down), lane)
             await self._store.intent(intent)  # P2: durable before a byte leaves
-            if not permit.slot.is_due:
-                with self._stop.interruptible():
-                    await permit.slot.wait()
+            with self._stop.interruptible():
+                await permit.slot.wait()
             if self._stop.is_set:
                 self._void(intent, permit)
                 return None
@@ -238,7 +237,7 @@ class Exchanges:
             raise
         finally:
             self._counts.landed()
-            permit.landed()
+            permit.slot.release()  # the permit ends when the cost is known
         if intent.lane is Lane.DEFERRED:
             ticket = self._provider.dialect.read_ticket(raw)
             if isinstance(ticket, str):

@@ -18,11 +18,6 @@ class CountingLimiter(LocalRateLimiter):
 
     given = 0
 
-    def acquire_nowait(self, tokens: float) -> SendSlot | None:
-        slot = super().acquire_nowait(tokens)
-        self.given += slot is not None
-        return slot
-
     async def acquire(self, tokens: float) -> SendSlot:
         slot = await super().acquire(tokens)
         self.given += 1

@@ -14,6 +14,7 @@ from fake_provider import FakeProvider
 
 from batchvision.checkpoint.log_file import LogFile
 from batchvision.limits import Permit
+from batchvision.limits.limiter import LocalSendSlot
 
 CONCURRENCY = 60
 COMMIT_SECONDS = 0.1
@@ -78,6 +79,14 @@ def test_never_more_intents_are_open_than_may_be_in_flight_and_no_place_waits_fo
 
 
 def test_a_place_that_waited_for_its_answer_to_be_durable_would_be_seen(open_after, monkeypatch):
-    landed = Permit.landed
-    monkeypatch.setattr(Permit, "landed", lambda permit: landed(permit) if permit.has_ended else None)
+    release = LocalSendSlot.release
+    settled: set[int] = set()
+    end = Permit._end
+
+    def noted_end(permit: Permit) -> bool:
+        settled.add(id(permit.slot))
+        return end(permit)
+
+    monkeypatch.setattr(Permit, "_end", noted_end)
+    monkeypatch.setattr(LocalSendSlot, "release", lambda slot: release(slot) if id(slot) in settled else None)
     assert {group[-1] for group in steady(open_after())} != {CONCURRENCY}

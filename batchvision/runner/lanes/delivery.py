@@ -9,6 +9,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from batchvision.errors import StopRun, TooManyFailures
+from batchvision.limits import Permit
 from batchvision.records import Exchange, Lane, Request, Row
 from batchvision.runner.booking import Booking
 from batchvision.runner.classify import Classification
@@ -104,10 +105,9 @@ class Delivery:
         tries, permits = self.later.first_tries(row.row_id), self.exchanges.permits
         next_request: Request | None = request
         while next_request is not None and not self.stop.is_set:
-            permit = permits.acquire_nowait(next_request.estimate)
-            if permit is None:
-                with self.stop.interruptible():
-                    permit = await permits.acquire(next_request.estimate)
+            permit: Permit | None = None
+            with self.stop.interruptible():
+                permit = await permits.acquire(next_request.estimate)
             if permit is None:
                 return None
             result = await self.exchanges.send(next_request, tries, permit, lane)
