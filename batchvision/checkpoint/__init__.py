@@ -7,7 +7,18 @@ from batchvision.checkpoint.cells import type_of
 from batchvision.checkpoint.compaction import Compacted, compact
 from batchvision.checkpoint.disk import LocalDisk, disk_failed
 from batchvision.checkpoint.journal import segment_paths
-from batchvision.checkpoint.journal_records import BookedEnd, Record, SegmentHeader, is_unclear
+from batchvision.checkpoint.journal_records import (
+    Accepted,
+    BookedEnd,
+    Closed,
+    Received,
+    Record,
+    RowAnswer,
+    RowFailed,
+    SegmentHeader,
+    Shared,
+    is_unclear,
+)
 from batchvision.checkpoint.kept_cells import KeptCells
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lineage import Name, is_merged
@@ -58,7 +69,7 @@ from batchvision.checkpoint.summaries import (
     summary_text,
 )
 from batchvision.checkpoint.view import AmbiguousAttempt, OpenWork, OutputView, ShardState, read_shard
-from batchvision.checkpoint.writer import SealAfter, StoreSettings
+from batchvision.checkpoint.writer import Projection, SealAfter, StoreSettings
 
 __all__ = [
     "ATTEMPTS",
@@ -67,10 +78,12 @@ __all__ = [
     "FAILURES_TABLE",
     "RESULTS",
     "STATE_FOLDER",
+    "Accepted",
     "AmbiguousAttempt",
     "BookedEnd",
     "Carried",
     "Carries",
+    "Closed",
     "Columns",
     "Compacted",
     "Disk",
@@ -86,8 +99,12 @@ __all__ = [
     "OutputView",
     "PaidRows",
     "PartStore",
+    "Projection",
+    "Received",
     "Record",
     "Recovery",
+    "RowAnswer",
+    "RowFailed",
     "RowIndex",
     "RowState",
     "RunState",
@@ -95,6 +112,7 @@ __all__ = [
     "SealAfter",
     "SegmentHeader",
     "ShardState",
+    "Shared",
     "Store",
     "StoreSettings",
     "StoredAnswer",

@@ -101,12 +101,22 @@ class Closed:
     is_held: bool = False
     is_repeat: bool = False
 
+    def attempt_of(self, exchange: Exchange) -> Attempt:
+        """The ledger line of the exchange that this record closes."""
+        if self.ended is not None:
+            exchange = exchange._replace(ended=self.ended)
+        return Attempt(exchange, self.answer, self.state, self.error_kind, self.error_message, self.bound_ticks)
+
 
 @dataclass(frozen=True, slots=True)
 class RowFailed:
-    """A row that failed before anything was sent, or whose stored failure has changed."""
+    """A row that failed before anything was sent.
+
+    ``is_correction``: the stored failure of the row is replaced, and the row did not fail again.
+    """
 
     failed: Failed
+    is_correction: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,8 +115,9 @@ def _document(record: Record) -> dict[str, Any]:
                 return {**document, _NO_TEXT: b64encode(raw.body).decode("ascii")}
         case Closed():
             return {"kind": "closed", **_closed_document(record)}
-        case RowFailed(failed):
-            return {"kind": "row_failed", **_failed_document(failed)}
+        case RowFailed(failed, is_correction):
+            correction = {"correction": True} if is_correction else {}
+            return {"kind": "row_failed", **_failed_document(failed), **correction}
         case Shared(completed):
             return {"kind": "shared", **_completed_document(completed)}
         case SegmentHeader():
@@ -227,7 +228,7 @@ def decode(document: dict[str, Any]) -> Record:
         case "closed":
             return _closed(document)
         case "row_failed":
-            return RowFailed(_failed(document))
+            return RowFailed(_failed(document), document.get("correction", False))
         case "shared":
             return Shared(_completed(document))
         case "doubts":

@@ -254,13 +254,8 @@ class RunState:
     def _close(self, record: Closed) -> None:
         exchange = self.open.take(record.exchange_id)
         self.doubted.discard(record.exchange_id)
-        if record.ended is not None:
-            exchange = exchange._replace(ended=record.ended)
-        attempt = Attempt(
-            exchange, record.answer, record.state, record.error_kind, record.error_message, record.bound_ticks
-        )
         intent = exchange.intent
-        self.attempts.append(attempt)
+        self.attempts.append(record.attempt_of(exchange))
         if intent.is_trial:
             return
         is_current = intent.run_id == self.run_id

@@ -51,7 +51,7 @@ from batchvision.checkpoint.shards import lock_shard
 from batchvision.checkpoint.storage import Disk
 from batchvision.checkpoint.stored_answers import answers_to
 from batchvision.checkpoint.takeover import Takeover
-from batchvision.checkpoint.writer import StoreSettings, Threads, Writer
+from batchvision.checkpoint.writer import Projection, StoreSettings, Threads, Writer
 from batchvision.errors import DiskFailed, StopRun
 from batchvision.offload import Offload, OwnThread
 from batchvision.records import (
@@ -178,6 +178,10 @@ class Store:
                 self._writer.note(FailureRemoved(failed.row_id))
         return self._row_index
 
+    def project(self, projection: Projection) -> None:
+        """Hand each further record to ``projection``, in the step that applies it to the run state."""
+        self._writer.projections.append(projection)
+
     def __enter__(self) -> Store:
         return self
 
@@ -252,14 +256,19 @@ class Store:
             index.found(intent.row_id, intent.request_key)
         self._writer.note(closed(end, is_held=hold, is_repeat=is_repeat))
 
-    def file(self, failed: Failed) -> None:
-        """Book a row that failed before anything was sent. A row that failed in the same way keeps its record."""
+    def file(self, failed: Failed, *, is_correction: bool = False) -> bool:
+        """Book a row that failed before anything was sent. False: its stored failure is the same, and stays.
+
+        ``is_correction``: the stored failure is replaced, and the row did not fail again.
+        """
         before = self._run_state.failures.get(failed.row_id)
         if self._row_index is not None:
             self._row_index.found(failed.row_id, failed.request_key or failed.skip_key)
         stored = replace(failed, at_provider=False)
-        if before is None or replace(stored, failed_at=before.failed_at, run_id=before.run_id) != before:
-            self._writer.note(RowFailed(failed))
+        is_new = before is None or replace(stored, failed_at=before.failed_at, run_id=before.run_id) != before
+        if is_new:
+            self._writer.note(RowFailed(failed, is_correction))
+        return is_new
 
     def keep_failed(self, row_id: str, key: str, skip_key: str | None = None) -> None:
         """Keep the row failed in this run, beyond a complete pass over the manifest.
@@ -268,7 +277,7 @@ class Store:
         """
         failed = None if self._row_index is None else self._row_index.failed_before(row_id, key)
         if failed is not None and skip_key is not None and not failed.skip_key:
-            self._writer.note(RowFailed(replace(failed, skip_key=skip_key)))
+            self._writer.note(RowFailed(replace(failed, skip_key=skip_key), is_correction=True))
 
     async def publish(self, completed: Completed) -> None:
         """Book a row with an answer that was durable under another key."""

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import anyio
 
 from batchvision.checkpoint.disk import disk_failed
 from batchvision.checkpoint.journal import Group, Journal, Segment
-from batchvision.checkpoint.journal_records import Record
+from batchvision.checkpoint.journal_records import Closed, Received, Record
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.reserve import Reserve
 from batchvision.checkpoint.run_state import RunState
@@ -31,6 +31,7 @@ from batchvision.checkpoint.sealing import ClosedSegment, Sealer
 from batchvision.errors import DiskFailed, OutputHeld, StopRun
 from batchvision.eventloop import Wakeup, loop_time
 from batchvision.offload import Offload
+from batchvision.records import Exchange
 
 #: So many closed segments may wait for their seal. Then no request leaves until one is sealed.
 MOST_CLOSED = 4
@@ -73,6 +74,13 @@ class Threads(NamedTuple):
     seal: Offload
 
 
+class Projection(Protocol):
+    """A view of a run that is kept up to date from its records."""
+
+    def apply(self, record: Record, exchange: Exchange | None) -> None:
+        """``exchange``: of an answer or a ``closed`` record, as it was before the record."""
+
+
 def check_in_place(lock: OutputLock, segment: Segment) -> None:
     """Raise DiskFailed where the output was removed or replaced. Blocking."""
     for file in (lock.file, segment.log.file):
@@ -95,6 +103,7 @@ class Writer:
         self.journal = journal
         self.closed: deque[ClosedSegment] = deque()  #: segments that wait for their seal, the oldest first
         self.is_running = False
+        self.projections: list[Projection] = []
         self._run_state = run_state
         self._sealer = sealer
         self._seal_after = seal_after
@@ -145,15 +154,17 @@ class Writer:
         """Apply a record and append it, in one step. It is durable when the returned group is."""
         if self.journal.failure is not None:
             raise self.journal.failure
-        self._run_state.apply(record)
-        return self.journal.append(record)
+        self.note(record)
+        return self.journal.gathering
 
     def note(self, record: Record) -> None:
         """:meth:`add` for a record that follows from durable ones. A journal that has failed no longer needs it."""
+        exchange = self._run_state.open.get(record.exchange_id) if isinstance(record, Received | Closed) else None
+        self._run_state.apply(record)
+        for projection in self.projections:
+            projection.apply(record, exchange)
         if self.journal.failure is None:
-            self.add(record)
-        else:
-            self._run_state.apply(record)
+            self.journal.append(record)
 
     async def durable(self, record: Record) -> None:
         """:meth:`add`, and return when it is durable. Raises DiskFailed or OutputHeld where it never will be."""

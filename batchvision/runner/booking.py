@@ -1,4 +1,4 @@
-"""The end of rows: ledger line and outcome to the store, counters, and the rows that ask the same."""
+"""The end of rows: ledger line and outcome to the store, the rows that ask the same, and the counters of the run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, tzinfo
 
-from batchvision.checkpoint import RowIndex, Store, is_unclear
+from batchvision.checkpoint import (
+    Accepted,
+    Closed,
+    Received,
+    Record,
+    RowAnswer,
+    RowFailed,
+    RowIndex,
+    Shared,
+    Store,
+    is_unclear,
+)
 from batchvision.errors import ImageUnreachable, RowFault
 from batchvision.keys import row_digest
 from batchvision.money import Spending
@@ -14,10 +25,10 @@ from batchvision.offload import Offload
 from batchvision.prompt import names_fallback
 from batchvision.records import (
     AnswerSpec,
-    Attempt,
     AttemptState,
     Completed,
     Counters,
+    Exchange,
     Failed,
     ImageKind,
     Intent,
@@ -33,14 +44,15 @@ from batchvision.runner.waiting_rows import LaterRows, RequestDeduplicator, is_s
 
 
 class RunCounts:
-    """The counters of a run: a projection of the events of its rows. Only this class writes them.
+    """The counters of a run: a projection of its journal's records, and of the few events that no record holds.
 
-    It takes one event a call. ``counters`` and ``spending`` are for readers.
+    Only this class writes ``counters`` and ``spending``.
     """
 
-    def __init__(self, answer: AnswerSpec | None = None, zone: tzinfo = UTC) -> None:
+    def __init__(self, run_id: str, answer: AnswerSpec | None = None, zone: tzinfo = UTC) -> None:
         self.counters = Counters()
         self.spending = Spending(zone)
+        self._run_id = run_id
         self._answer = answer or AnswerSpec()
         self._ambiguous_rows: set[bytes] = set()
 
@@ -95,26 +107,44 @@ class RunCounts:
         """Take back a request that found no way to the provider."""
         self.counters.requests_sent -= 1
 
-    def ticket_opened(self) -> None:
+    def ticket_adopted(self) -> None:
+        """Count an open ticket of an earlier run that this run collects."""
         self.counters.tickets_open += 1
 
-    def ticket_closed(self) -> None:
-        self.counters.tickets_open -= 1
+    # ---------------------------------------------------------------------------- records
 
-    # ---------------------------------------------------------------------------- ends
-
-    def attempt(self, attempt: Attempt) -> None:
-        """Add up the tokens and the cost of an attempt."""
-        counters, usage = self.counters, attempt.answer.usage
-        counters.prompt_tokens += usage.prompt_tokens or 0
-        counters.completion_tokens += usage.completion_tokens or 0
-        counters.reasoning_tokens += usage.reasoning_tokens or 0
-        counters.image_tokens += usage.image_tokens or 0
-        counters.cached_tokens += usage.cached_tokens or 0
-        counters.cost_ticks += usage.cost_ticks or 0
-        counters.unknown_cost += self.spending.take(attempt).unknown_cost
-        if attempt.state is AttemptState.AMBIGUOUS:
-            self._ambiguous(attempt.intent, attempt.bound_ticks)
+    def apply(self, record: Record, exchange: Exchange | None) -> None:
+        """Count a record. The outcomes of tickets of earlier runs are counted by :meth:`end`."""
+        counters = self.counters
+        completed: Completed | RowAnswer | None = None
+        failed: Failed | None = None
+        match record:
+            case Closed() if exchange is not None:
+                attempt, usage = record.attempt_of(exchange), record.answer.usage
+                counters.prompt_tokens += usage.prompt_tokens or 0
+                counters.completion_tokens += usage.completion_tokens or 0
+                counters.reasoning_tokens += usage.reasoning_tokens or 0
+                counters.image_tokens += usage.image_tokens or 0
+                counters.cached_tokens += usage.cached_tokens or 0
+                counters.cost_ticks += usage.cost_ticks or 0
+                counters.unknown_cost += self.spending.take(attempt).unknown_cost
+                if record.state is AttemptState.AMBIGUOUS:
+                    self._ambiguous(exchange.intent, record.bound_ticks)
+                if exchange.intent.run_id == self._run_id:
+                    completed, failed = record.completed, record.failed
+            case Shared():
+                completed = record.completed
+            case RowFailed(is_correction=False):
+                failed = record.failed
+            case Accepted():
+                counters.tickets_open += 1
+            case Received() if exchange is not None and exchange.ticket is not None:
+                counters.tickets_open -= 1
+        if completed is not None:
+            counters.rows_completed += 1
+            counters.rows_fallback += names_fallback(self._answer, completed.answer_columns)
+        if failed is not None:
+            self.failed(failed)
 
     def _ambiguous(self, intent: Intent, bound_ticks: int | None) -> None:
         self._ambiguous_rows.add(row_digest(intent.row_id, ""))
@@ -122,17 +152,15 @@ class RunCounts:
         self.counters.ambiguous_ticks += bound_ticks or 0
         self.counters.unbounded += bound_ticks is None
 
-    def outcome(self, outcome: Outcome) -> None:
-        """Count a row that has ended in this run."""
+    # ---------------------------------------------------------------------------- ends
+
+    def failed(self, failed: Failed) -> None:
+        """Count a row that has failed in this run. Call it only for a failure that the store writes no record of."""
         counters = self.counters
-        if isinstance(outcome, Completed):
-            counters.rows_completed += 1
-            counters.rows_fallback += names_fallback(self._answer, outcome.answer_columns)
-            return
         counters.rows_failed += 1
-        counters.rows_quarantined += outcome.quarantined
-        counters.rows_failed_at_provider += outcome.at_provider
-        counters.failures_by_kind[outcome.error_kind] = counters.failures_by_kind.get(outcome.error_kind, 0) + 1
+        counters.rows_quarantined += failed.quarantined
+        counters.rows_failed_at_provider += failed.at_provider
+        counters.failures_by_kind[failed.error_kind] = counters.failures_by_kind.get(failed.error_kind, 0) + 1
 
     def no_quarantine(self, failed: Failed) -> None:
         """Take back the quarantine of a row that failed because the folder of images is away."""
@@ -175,13 +203,10 @@ class Booking:
         """Close an exchange. The row's end is also the end of the rows that ask the same."""
         intent, outcome = classification.intent, classification.outcome
         self._store.book(intent.exchange_id, classification, self._terms.holds and is_unclear(classification))
-        self.counts.attempt(classification.attempt)
         if outcome is None:
             return
         if intent.run_id != self._terms.run_id:
             self.collected.append(outcome)
-        else:
-            self.counts.outcome(outcome)
         for follower in self._deduplicator.ended(intent.request_key, outcome):
             if is_shared(outcome):
                 self.share(outcome, follower)
@@ -214,11 +239,10 @@ class Booking:
             run_id=terms.run_id,
             keep=dict(zip(terms.keep_names, row.keep, strict=True)),
         )
-        if not terms.is_trial:
-            self._store.file(failed)
+        if terms.is_trial or not self._store.file(failed):
+            self.counts.failed(failed)
         if self.counts.images_missing(row) or fault.kind == ImageUnreachable.kind:
             self._away.append(failed)
-        self.counts.outcome(failed)
 
     def keep_failed(self, row_id: str, request_key: str, skip_key: str) -> None:
         """Keep a failed row as an earlier run left it, under today's ``skip_key``."""
@@ -232,7 +256,8 @@ class Booking:
             return
         for failed in away:
             self.counts.no_quarantine(failed)
-            self._store.file(replace(failed, runs_failed=failed.runs_failed - 1, quarantined=False))
+            spared = replace(failed, runs_failed=failed.runs_failed - 1, quarantined=False)
+            self._store.file(spared, is_correction=True)
 
     def share(self, outcome: Outcome, follower: Request) -> None:
         """Give a row the outcome of an identical request. Nothing is sent for it."""
@@ -240,9 +265,8 @@ class Booking:
         own = shared(outcome, follower, terms.keep_names, terms.run_id, terms.now())
         if isinstance(own, Completed):
             self._store.share(own)
-        else:
-            self._store.file(own)
-        self.counts.outcome(own)
+        elif not self._store.file(own):
+            self.counts.failed(own)
 
     async def read_answers(self, request_keys: Set[str]) -> dict[str, list[Completed]]:
         """Read the completed rows of the requests from the disk."""

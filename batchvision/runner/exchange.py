@@ -221,7 +221,6 @@ class Exchanges:
         self._provider.forms.answered(sent_as.form)
         self._provider.key.answered(sent_as.generation)
         self._settlement.observe(None, departed_at=permit.slot.sent_at)
-        self._counts.ticket_opened()
         return OpenTicket(exchange, permit, request.credentials, request.estimate)
 
     async def _on_the_wire(self, intent: Intent, request: Request, form: ResponseForm, permit: Permit) -> Exchange:
@@ -258,7 +257,7 @@ class Exchanges:
 
     def adopt(self, exchange: Exchange) -> OpenTicket:
         """A ticket of an earlier run."""
-        self._counts.ticket_opened()
+        self._counts.ticket_adopted()
         return OpenTicket(exchange, self.permits.adopt(exchange.intent.bound_ticks))
 
     async def collect(self, ticket: OpenTicket, *, has_stayed: bool = False) -> Classification | StillOpen:
@@ -291,7 +290,6 @@ class Exchanges:
             if has_ended:
                 raw = await self._store.answer(exchange_id, _without(credentials, raw))
         if has_ended:
-            self._counts.ticket_closed()
             return self._settlement.settle(exchange._replace(answer=raw), permit, asked)
         if end is TicketEnd.IF_IT_STAYS:  # of this ticket alone: no sign that the provider is away
             return StillOpen(self._provider.dialect.read(raw).error, says_failed=True)

@@ -158,6 +158,7 @@ class OpenedOutput:
         self.tickets = OpenTickets.sorted(self.recovery.tickets, setup.dialect.name, place, now)
         for exchange in self.tickets.expired:
             store.book(exchange.intent.exchange_id, self.classifier.classify(exchange))
+        store.project(setup.counts)  # what was booked so far belongs to earlier runs
         self.row_index = await setup.offload(store.row_index, setup.job.recipe.recipe_id)
         self.spent = await setup.offload(wiring.spent_of, setup.job, now)
 

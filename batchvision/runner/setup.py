@@ -125,7 +125,7 @@ class RunSetup:
         self.prices = quoted.prices
         self.estimator = wiring.estimator_of(job, self.prices)
         self.stop = LocalStopSignal()
-        self.counts = RunCounts(job.recipe.answer, ZoneInfo(job.timezone))
+        self.counts = RunCounts(self.run_id, job.recipe.answer, ZoneInfo(job.timezone))
 
     @property
     def holds(self) -> bool:

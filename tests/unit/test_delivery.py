@@ -12,7 +12,8 @@ import pytest
 from checkpoint_rows import a_completed, a_failed, an_attempt, an_intent
 from virtual_time import VIRTUAL
 
-from batchvision.checkpoint import Carried, KeySet, RowState
+from batchvision.checkpoint import Carried, KeySet, RowFailed, RowState, Shared
+from batchvision.checkpoint.journal_records import closed
 from batchvision.errors import AttemptsExhausted, OutOfCredit, RowInvalid, ServerError, TooManyFailures
 from batchvision.keys import key_bytes, row_digest
 from batchvision.limits import OUTAGE_AFTER_FAILURES
@@ -56,7 +57,8 @@ def row(row_id: str) -> Row:
 class StoreInMemory:
     """Stands in for the store: what was booked, shared and failed, by row."""
 
-    def __init__(self) -> None:
+    def __init__(self, counts: RunCounts) -> None:
+        self.counts = counts
         self.booked: list[tuple[str, Outcome | None]] = []
         self.shared: list[str] = []
         self.failed: list[str] = []
@@ -65,12 +67,16 @@ class StoreInMemory:
 
     def book(self, exchange_id: str, classification: Classification, hold: bool = False) -> None:
         self.booked.append((classification.intent.row_id, classification.outcome))
+        self.counts.apply(closed(classification), classification.exchange)
 
     def share(self, completed: Completed) -> None:
         self.shared.append(completed.row_id)
+        self.counts.apply(Shared(completed), None)
 
-    def file(self, failed: Failed) -> None:
+    def file(self, failed: Failed, *, is_correction: bool = False) -> bool:
         (self.shared if "asked once" in failed.error_message else self.failed).append(failed.row_id)
+        self.counts.apply(RowFailed(failed, is_correction), None)
+        return True
 
     def keep_failed(self, row_id: str, request_key: str, skip_key: str) -> None:
         self.kept.append(row_id)
@@ -122,7 +128,8 @@ class DeliveryBench:
     """A delivery with its parts; the store, the row index and the rate limiter are stand-ins."""
 
     def __init__(self, answered: KeySet | None = None, *, wants_failed: bool = False) -> None:
-        self.store, self.before, self.counts, self.stop = StoreInMemory(), Before(), RunCounts(), LocalStopSignal()
+        self.before, self.counts, self.stop = Before(), RunCounts("run1"), LocalStopSignal()
+        self.store = StoreInMemory(self.counts)
         self.counters = self.counts.counters
         self.failures_in_a_row = 0
         self.allows = True

@@ -64,6 +64,7 @@ RECORDS: list[Record] = [
     ),
     Closed("x3", AttemptState.FAILED, Answer(), "refused", "no", failed=a_failed(an_intent(3)), is_held=True),
     RowFailed(a_failed(an_intent(4), "row_invalid", request_key=None)),
+    RowFailed(a_failed(an_intent(4)), is_correction=True),
     Shared(a_completed(an_intent(5), values={"answer_score": 0.5}, updated_at=START)),
     Shared(a_completed(an_intent(6, attempt=0), output_json="{}")),
     ExchangeRemoved("x1"),
