@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Protocol
 from weakref import WeakSet
 
 import anyio
-import anyio.lowlevel
 
 from batchvision.errors import DeadlineReached, StopRun
 from batchvision.eventloop import loop_time
@@ -96,15 +93,3 @@ def interrupt(stop: StopSignal, wire: anyio.CancelScope, reason: Interrupted, dr
     stop.is_interrupted = True
     stop.request(reason)
     wire.deadline = loop_time() + drain_timeout_seconds
-
-
-@asynccontextmanager
-async def listening(most_seconds: float | None, began_at: float) -> AsyncIterator[StopSignal]:
-    """Stop optional work at a signal that ends runs, or when its time is over."""
-    leave = LocalStopSignal()
-    async with anyio.create_task_group() as beside:
-        beside.start_soon(stop_at_signals, leave, anyio.CancelScope(), 0.0)
-        beside.start_soon(stop_at_deadline, leave, most_seconds, began_at)
-        await anyio.lowlevel.checkpoint()  # from here on they do
-        yield leave
-        beside.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""Power cuts in memory: a small run on a modelled disk, cut before its k-th operation, and run again.
+"""Power cuts in memory: a small run and ``compact`` on a modelled disk, cut before the k-th operation, and run again.
 
 ``proofs.recorded_disk`` draws the contents of the disk after a cut. The provider stays the same from run to run and
 records its requests and answers.
@@ -23,7 +23,7 @@ from proofs.modelled import in_memory
 from proofs.reckoning import Tally
 from proofs.recorded_disk import RecordedDisk, Remains, lay_out
 
-from batchvision.checkpoint import SealAfter, Store, compaction
+from batchvision.checkpoint import SealAfter, Store, compact
 from batchvision.checkpoint import writer as writer_module
 from batchvision.checkpoint.lineage import is_merged
 from batchvision.errors import StopRun
@@ -83,7 +83,7 @@ class PowerCutRun:
         self._forgets = forgets
 
     def run(self, cut_at: int | None = None, luck: random.Random | None = None) -> RunSummary | None:
-        """One run. Returns None after a cut; the disk then holds one of its possible states."""
+        """One run, then one ``compact``. Returns None after a cut; the disk then holds one of its possible states."""
         folder, provider = self.session.folder, self.session.provider
         remains, disk = Remains.of(folder), CutDisk(folder, cut_at, self._forgets)
         provider.check_power = disk.check_power
@@ -92,6 +92,7 @@ class PowerCutRun:
         try:
             with listening(self.told, disk):
                 summary = self.session.run(disk=disk)
+                compact(self.session.output, disk=disk)
         except BaseException:
             if not disk.is_cut:
                 raise
@@ -113,7 +114,7 @@ class PowerCutRun:
 @contextmanager
 def listening(told: Told, disk: CutDisk) -> Iterator[None]:
     """Record acknowledgements and classifications. The store seals often, so that a small run has seals."""
-    real = Store.intent, Store.ticket, Store.answer, Classifier.classify, writer_module.SealAfter, compaction.FEW_PARTS
+    real = Store.intent, Store.ticket, Store.answer, Classifier.classify, writer_module.SealAfter
 
     async def intent(store: Store, intent: Intent) -> None:
         told.intents[intent.row_id] += 1
@@ -138,13 +139,12 @@ def listening(told: Told, disk: CutDisk) -> Iterator[None]:
     store: Any = Store
     judges: Any = Classifier
     module: Any = writer_module
-    merging: Any = compaction
     store.intent, store.ticket, store.answer, judges.classify = intent, ticket, answer, classify
-    module.SealAfter, merging.FEW_PARTS = lambda: SMALL_PARTS, 1
+    module.SealAfter = lambda: SMALL_PARTS
     try:
         yield
     finally:
-        store.intent, store.ticket, store.answer, judges.classify, module.SealAfter, merging.FEW_PARTS = real
+        store.intent, store.ticket, store.answer, judges.classify, module.SealAfter = real
 
 
 def name_of(raw: RawAnswer) -> set[str]:
@@ -217,7 +217,7 @@ def _broken_of_crashes(cut_run: PowerCutRun, ledger: list[dict[str, Any]]) -> It
 
 
 def sweep(folder: Path, lane: str, variations: int, forgets: str | None = None, until: str | None = None) -> Tally:
-    """Cut a run before each of its operations, in ``variations`` states of the disk.
+    """Cut a run and a ``compact`` before each of their operations, in ``variations`` states of the disk.
 
     Every second time the next run is cut soon after its start, too. ``until``: go in random order up to the first
     fault with this text.
@@ -235,7 +235,7 @@ def _sweep(tally: Tally, folder: Path, lane: str, variations: int, forgets: str 
     whole = PowerCutRun(folder / "whole", lane, forgets)
     assert whole.run() is not None
     parts = list(whole.session.output.rglob("run_date=*/part-*.parquet"))
-    assert len(parts) == 2 and all(is_merged(part.name) for part in parts), "the job merges its parts, too"
+    assert len(parts) == 2 and all(is_merged(part.name) for part in parts), "the sweep compacts, too"
     places = list(range(whole.places))
     if until is not None:
         random.Random(0).shuffle(places)

@@ -9,9 +9,7 @@ A merge needs the lock of the shard, and touches no part that a journal can make
 
 from __future__ import annotations
 
-import errno
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -46,21 +44,12 @@ from batchvision.checkpoint.storage import Disk, PartStore
 from batchvision.errors import CheckpointDamaged
 from batchvision.records import PartFile
 
-log = logging.getLogger(__name__)
-
 #: Limits of a merged part, so that a reader can hold one of its columns.
 PART_ROWS = 256 * 1024
 PART_BYTES = 256 * 1024 * 1024
-#: A run does not merge up to so many parts of one table and date.
-FEW_PARTS = 8
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 #: Makes a new batch of the same length from a batch and the place of its first row in its part.
 Altered = Callable[[pa.RecordBatch, int], pa.RecordBatch]
-
-
-class _NotNow(Exception):
-    """The merge was given up, and nothing has changed."""
 
 
 # ---------------------------------------------------------------------------------- one part of several
@@ -71,7 +60,6 @@ def merge(
     output: Path,
     sources: Sequence[Path],
     dropped: Mapping[Path, Places] | None = None,
-    goes_on: Callable[[], bool] = lambda: True,
     altered: Altered = lambda batch, at: batch,
 ) -> PartFile:
     """Replace ``sources``, neighbours in one folder and in order, by one part.
@@ -86,7 +74,7 @@ def merge(
         ancestors = tuple(_ancestors(sources, dropped))
         schema = _schema(output, table, sources).with_metadata({lineage.MADE_OF: lineage.written(ancestors)})
         with store.growing(folder / f"{first}-merging.parquet") as file:
-            write_batches(file, schema, _kept(sources, dropped, goes_on, altered))
+            write_batches(file, schema, _kept(sources, dropped, altered))
             path = folder / lineage.merged_name(first, file.sha256)
             file.publish(path)
     store.delete(sources)
@@ -129,14 +117,10 @@ def _schema(output: Path, table: str, sources: Sequence[Path]) -> pa.Schema:
     return pa.schema(list(fields.values()))
 
 
-def _kept(
-    sources: Sequence[Path], dropped: Mapping[Path, Places], goes_on: Callable[[], bool], altered: Altered
-) -> Iterator[pa.RecordBatch]:
+def _kept(sources: Sequence[Path], dropped: Mapping[Path, Places], altered: Altered) -> Iterator[pa.RecordBatch]:
     for path in sources:
         gone, at = dropped.get(path, _NONE), 0
         for batch in batches_of(path):
-            if not goes_on():
-                raise _NotNow
             whole = altered(batch, at)
             yield _without(whole, gone, at) if len(gone) else whole
             at += batch.num_rows
@@ -167,46 +151,7 @@ def _is_whole(path: Path) -> bool:
     return name is not None and name.agrees([*earlier_sha256(path), sha256_of(path)])
 
 
-# ---------------------------------------------------------------------------------- at the end of a run
-
-
-def merge_sealed(
-    store: PartStore, output: Path, parts: MutableMapping[str, PartFile], goes_on: Callable[[], bool] = lambda: True
-) -> None:
-    """Merge the parts that a run has sealed, and update ``parts``, which no summary lists yet.
-
-    Stops when ``goes_on`` returns False, or when the disk has no space for a copy.
-    """
-    sealed = sorted((part for part in parts.values() if part.table in DATED), key=lambda part: part.path)
-    for _, of_folder in groupby(sealed, lambda part: part.path.rpartition("/")[0]):
-        neighbours = list(of_folder)
-        if len(neighbours) <= FEW_PARTS:
-            continue
-        for group in _groups([_Sized.of(output / part.path, part.rows) for part in neighbours]):
-            if len(group) > 1 and not _merge_into(store, output, parts, group, goes_on):
-                return
-
-
-def _merge_into(
-    store: PartStore,
-    output: Path,
-    parts: MutableMapping[str, PartFile],
-    group: Sequence[Path],
-    goes_on: Callable[[], bool],
-) -> bool:
-    try:
-        merged = merge(store, output, group, goes_on=goes_on)
-    except _NotNow:
-        return False
-    except OSError as fault:
-        if fault.errno not in _FULL:
-            raise
-        log.warning("the parts of %s stay as they are: there is no room to merge them", group[0].parent)
-        return False
-    for path in group:
-        del parts[str(path.relative_to(output))]
-    parts[merged.path] = merged
-    return True
+# ---------------------------------------------------------------------------------- a whole output
 
 
 class _Sized(NamedTuple):
@@ -231,9 +176,6 @@ def _groups(parts: Iterable[_Sized]) -> Iterator[list[Path]]:
         rows, size_bytes = rows + part.rows, size_bytes + part.size_bytes
     if group:
         yield group
-
-
-# ---------------------------------------------------------------------------------- a whole output
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ replay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any
 
 from batchvision.checkpoint import compaction, summaries, waits
-from batchvision.checkpoint.compaction import merge_sealed
 from batchvision.checkpoint.disk import LocalDisk, disk_failures
 from batchvision.checkpoint.journal import Journal
 from batchvision.checkpoint.journal_records import (
@@ -348,14 +347,6 @@ class Store:
         named = (self.output, self._lock.shard, self._settings.run_id)
         with disk_failures(f"writing the index of the manifest in {self._lock.folder}"):
             await self._threads.seal(write_index, self._disk, *named, met, self.failures())
-
-    async def merge_parts(self, goes_on: Callable[[], bool] = lambda: True) -> None:
-        """Merge the parts of this run after :meth:`close`, as long as ``goes_on`` returns True.
-
-        Raises DiskFailed, CheckpointDamaged. After an error no row is lost.
-        """
-        with disk_failures(f"merging the parts of {self.output}"):
-            await self._threads.seal(merge_sealed, self._disk, self.output, self._sealer.parts, goes_on)
 
     # ---------------------------------------------------------------------------- small files
 

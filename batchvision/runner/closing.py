@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from batchvision.errors import DeadlineReached, DiskFailed, OutputHeld, StopRun
+from batchvision.errors import DiskFailed, OutputHeld, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.records import Completed, Failed, Purpose, RunSummary
 from batchvision.runner.feed import Survey, count_other_cells
@@ -13,7 +13,6 @@ from batchvision.runner.lanes import Delivery
 from batchvision.runner.opening import OpenedOutput
 from batchvision.runner.setup import RunSetup
 from batchvision.runner.summary import Left, summarize
-from batchvision.stopping import Interrupted, listening
 
 
 class RunEnd:
@@ -51,19 +50,6 @@ class RunEnd:
         self._failures = [failed for failed in failures if (failed.row_id, failed.request_key) not in gone]
         completed = (each for each in collected if isinstance(each, Completed) and has_seen(each))
         self._setup.counts.end(completed, self._failures)
-
-    async def merge_parts(self, began_at: float) -> None:
-        """Merge small parts, so that the next start reads few files. A signal or the deadline ends it."""
-        stop = self._setup.stop
-        if isinstance(stop.reason, Interrupted | DeadlineReached | DiskFailed | OutputHeld):
-            return
-        async with listening(self._setup.job.limits.max_runtime_seconds, began_at) as leave:
-            try:
-                await self._output.store.merge_parts(lambda: not (leave.is_set or stop.is_interrupted))
-            except StopRun as reason:
-                stop.request(reason)
-        if isinstance(leave.reason, Interrupted):
-            stop.request(leave.reason)
 
     async def count_kept_cells(self, survey: Survey) -> None:
         """Count the answered rows with changed kept cells, unless the run was stopped."""

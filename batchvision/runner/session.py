@@ -140,7 +140,6 @@ class RunSession:
                         await end.close(has_seen_all=passes.has_seen_all)
                         end.count(surveyed)
                         watching.cancel_scope.cancel()
-            await end.merge_parts(self._began_at)
             await end.count_kept_cells(surveyed)
             return end.finish(surveyed, self._started)
 

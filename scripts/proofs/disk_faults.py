@@ -65,11 +65,9 @@ class FailingDisk(RecordedDisk):
 
     @property
     def is_late(self) -> bool:
-        """Whether everything was sealed: parts were being merged, or only summary and reserve were left to write."""
-        until_then = self.operations[: self._fault.place + 1]
-        path = until_then[-1].path
-        is_merging = any(each.name == "create" and "-merging" in each.path.name for each in until_then)
-        return is_merging or "runs" in path.parts or path.name == "reserve"
+        """Whether everything was sealed, and only summary and reserve were left to write."""
+        path = self.operations[self._fault.place].path
+        return "runs" in path.parts or path.name == "reserve"
 
 
 def places_of(folder: Path, lane: str, seed: int) -> int:

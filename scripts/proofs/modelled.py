@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from virtual_time import VIRTUAL
 
 from batchvision import Job
-from batchvision.checkpoint import Columns, Recovery, SealAfter, Store, StoreSettings, compaction
+from batchvision.checkpoint import Columns, Recovery, SealAfter, Store, StoreSettings, compact
 from batchvision.checkpoint import writer as writer_module
 from batchvision.errors import BatchvisionError
 from batchvision.records import Intent, RawAnswer, RunSummary
@@ -123,20 +123,21 @@ def run_over(job: Job, provider: FakeProvider, disk: RecordedDisk, seed: int) ->
 
 
 def record(folder: Path, lane: str, seed: int, sabotage: str | None = None) -> RecordedRun:
-    """A whole run on a recorded disk."""
+    """A whole run and ``compact`` on a recorded disk."""
     job = job_of(folder, lane)
     output = folder / "out"
     output.mkdir()
     session = RecordedRun(job, RecordedDisk(output, FORGETS.get(sabotage or "")))
     with listening(session):
         run_over(job, provider_of(seed), session.disk, seed)
+        compact(output, disk=session.disk)
     return session
 
 
 @contextmanager
 def listening(session: RecordedRun) -> Iterator[None]:
     """Record acknowledgements, and let the store seal often."""
-    real = Store.intent, Store.ticket, Store.answer, writer_module.SealAfter, compaction.FEW_PARTS
+    real = Store.intent, Store.ticket, Store.answer, writer_module.SealAfter
 
     def tell(what: str, exchange_id: str) -> None:
         session.told.append(Told(session.disk.places, what, exchange_id))
@@ -157,13 +158,11 @@ def listening(session: RecordedRun) -> Iterator[None]:
 
     store: Any = Store
     module: Any = writer_module
-    merging: Any = compaction
     store.intent, store.ticket, store.answer, module.SealAfter = intent, ticket, answer, lambda: SMALL_PARTS
-    merging.FEW_PARTS = 1
     try:
         yield
     finally:
-        store.intent, store.ticket, store.answer, module.SealAfter, merging.FEW_PARTS = real
+        store.intent, store.ticket, store.answer, module.SealAfter = real
 
 
 # ---------------------------------------------------------------------------------- cutting, and picking up

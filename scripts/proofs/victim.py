@@ -24,7 +24,7 @@ from typing import Any
 import anyio
 
 from batchvision import cli
-from batchvision.checkpoint import compaction, journal, store, writer
+from batchvision.checkpoint import compact, journal, store, writer
 from batchvision.checkpoint.disk import LocalDisk
 from batchvision.checkpoint.journal_records import Accepted, Received
 from batchvision.checkpoint.record_json import masked_answer
@@ -36,8 +36,6 @@ from batchvision.runner.classify import Classifier
 #: The steps that a plan may name: operations of the disk, before a POST, after an answer, before a poll, before a read.
 DISK = ("make_folder", "create", "write", "sync", "close", "rename", "remove", "sync_folder")
 MOMENTS = ("post", "answered", "poll", "parse")
-#: Where parts are small: more of them than this are merged at the end of a run.
-FEW_PARTS = 1
 SABOTAGES = ("no-fsync", "no-dirsync", "parse-before-journal", "poll-before-ticket", "no-shield")
 
 
@@ -45,8 +43,9 @@ SABOTAGES = ("no-fsync", "no-dirsync", "parse-before-journal", "poll-before-tick
 class Plan:
     """``die``: the operation or moment, and which one of its kind, e.g. ``rename:2``. ``fail``: the same and an errno's
     name, e.g. ``write:3:ENOSPC``; with ``+`` behind, every later one too. ``stop``: as ``die``, but by SIGSTOP.
-    ``seal_after``: attempts in a part. ``count``: where to write how many there were of each kind. ``told``: where to
-    write each answer and ticket as the store acknowledges it, and each poll as it leaves."""
+    ``seal_after``: attempts in a part; after the run the parts are compacted. ``count``: where to write how many there
+    were of each kind. ``told``: where to write each answer and ticket as the store acknowledges it, and each poll as it
+    leaves."""
 
     die: str | None = None
     stop: str | None = None
@@ -141,16 +140,18 @@ def haunt_the_wire(fate: Fate) -> None:
 
 
 class Lives:
-    """The id of this run. Records of an earlier run that it replays have another id."""
+    """The id and the output of this run. Records of an earlier run that it replays have another id."""
 
     run_id = ""
+    output: Path | None = None
 
     @classmethod
     def remember(cls) -> None:
         opened = store.Store.open
 
         def opening(*arguments: Any, **named: Any) -> store.Store:
-            cls.run_id = arguments[1].run_id  # its StoreSettings
+            lock, settings = arguments[:2]
+            cls.output, cls.run_id = lock.output, settings.run_id
             return opened(*arguments, **named)
 
         replace(store.Store, "open", staticmethod(opening))
@@ -258,9 +259,11 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
         sabotage(plan.sabotage)
     if plan.seal_after:
         replace(writer, "SealAfter", partial(writer.SealAfter, attempts=plan.seal_after))
-        replace(compaction, "FEW_PARTS", FEW_PARTS)
     try:
-        return cli.main(list(arguments))
+        code = cli.main(list(arguments))
+        if plan.seal_after and Lives.output is not None and code in (0, 3):
+            compact(Lives.output)
+        return code
     finally:
         if plan.count:
             Path(plan.count).write_text(json.dumps(fate.seen))

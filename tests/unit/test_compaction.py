@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -411,61 +410,6 @@ async def test_a_part_that_the_next_run_seals_anew_is_not_merged(tmp_path: Path)
         store.recover(classify)
     compact(tmp_path)
     assert sorted(rows_of(tmp_path)) == sorted(rows_of(tmp_path, "attempts")) == ["row0", "row1", "row2"]
-
-
-# ---------------------------------------------------------------------------------- at the end of a run
-
-
-async def a_run(output: Path, rows: int, run_id: str = "run1", **options: Any) -> Store:
-    """A run that seals every answer for itself; it is closed, and its parts are not merged yet."""
-    store = open_store(output, run_id=run_id, seal_after=SealAfter(attempts=1), **options)
-    store.recover(classify)
-    for number in range(rows):
-        await ask(store, an_intent(number, run_id=run_id), an_answer())
-        await store.flush()
-    await store.close(complete=True)
-    return store
-
-
-@pytest.mark.anyio
-async def test_what_a_run_has_sealed_is_merged_before_its_summary_lists_it(tmp_path: Path) -> None:
-    with await a_run(tmp_path, compaction.FEW_PARTS + 1) as store:
-        before = store.parts_to_list()
-        await store.merge_parts()
-        listed = {part.path: part for part in store.parts_to_list() if part.table != "failures"}
-    assert len(before) > 2 * compaction.FEW_PARTS
-    assert {part.table: part.rows for part in listed.values()} == {"results": 9, "attempts": 9}
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("run_date=*/*.parquet")} == set(listed)
-    assert all(sha256_of(tmp_path / path) == part.sha256 for path, part in listed.items())
-    before_rerun = tree(tmp_path, "results", "attempts")
-    with await a_run(tmp_path, 0, "run2") as store:
-        await store.merge_parts()
-    assert tree(tmp_path, "results", "attempts") == before_rerun
-
-
-@pytest.mark.anyio
-async def test_a_few_parts_stay_as_they_are(tmp_path: Path) -> None:
-    with await a_run(tmp_path, compaction.FEW_PARTS) as store:
-        before = store.parts_to_list()
-        await store.merge_parts()
-        assert store.parts_to_list() == before
-
-
-@pytest.mark.anyio
-async def test_a_merge_that_is_to_end_or_finds_no_room_leaves_all_as_it_is(tmp_path: Path) -> None:
-    disk = ModelledDisk(tmp_path)
-    with await a_run(tmp_path, compaction.FEW_PARTS + 1, disk=disk) as store:
-        before, there = store.parts_to_list(), tree(tmp_path, "results", "attempts")
-        await store.merge_parts(lambda: False)
-        for error in (errno.ENOSPC, errno.EDQUOT):
-            disk._fail_at, disk._error = len(disk.operations) + 1, error
-            await store.merge_parts()
-        assert store.parts_to_list() == before
-        assert tree(tmp_path, "results", "attempts") == there
-        disk._fail_at, disk._error = len(disk.operations) + 1, errno.EIO
-        with pytest.raises(DiskFailed, match="merging"):
-            await store.merge_parts()
-        assert store.parts_to_list() == before
 
 
 # ---------------------------------------------------------------------------------- answers that newer ones replaced

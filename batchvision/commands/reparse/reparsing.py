@@ -138,7 +138,6 @@ class _Reparse:
             await self.store.close(complete=False)
             if self.counters.rows_completed:
                 await self.store.write_index()
-            await self.store.merge_parts()
             if self.counters.rows_completed:
                 self._summarize()
 
