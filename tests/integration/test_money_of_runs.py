@@ -137,8 +137,7 @@ def watching(watched: Watched) -> Iterator[None]:
         def step(self: SpendCaps, *arguments: Any) -> Any:
             result = real[name](self, *arguments)
             watched.steps += 1
-            for each in self._caps:
-                cap = each.cap
+            for cap in self._caps:
                 assert cap.cap_ticks is None or cap.spent_ticks + cap.reserved_ticks <= cap.cap_ticks, f"{name}: {cap}"
             return result
 
