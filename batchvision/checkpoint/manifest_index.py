@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from batchvision.checkpoint.journal import segment_paths
+from batchvision.checkpoint.journal_records import Carry
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lock import STATE_FOLDER
 from batchvision.checkpoint.log_file import read_log
@@ -26,7 +27,7 @@ from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pairs
 from batchvision.checkpoint.storage import PartStore
 from batchvision.errors import CheckpointDamaged
 from batchvision.keys import KEY_BYTES
-from batchvision.records import Failed
+from batchvision.records import Completed, Failed
 
 INDEX_NAME = "index.parquet"
 COMPLETED, FAILED = "completed", "failed"
@@ -38,7 +39,9 @@ _ANSWER_KEYS = ("row_id", "request_key", "skip_key")
 class RowsMet:
     """The rows of one pass over the manifest, each under its skip_key, or its request_key where only that is known.
 
-    The feed thread and the event loop add rows. A row of ``done`` takes one byte, another row 12.
+    The feed thread and the event loop add each row that they meet. No query adds one. The store reads the result at the
+    end of the run. A row of ``done`` takes one byte, another row 12. Only a row with a failure, a carry or a ticket
+    takes a Python object.
     """
 
     def __init__(self, done: KeySet | None = None) -> None:
@@ -46,23 +49,31 @@ class RowsMet:
         self._done = KeySet() if done is None else done
         self._is_met = np.zeros(len(self._done), np.bool_)
         self._others = KeySet()
+        self._open: set[tuple[str, str]] = set()  #: row_id and key of rows with a failure, a carry or a ticket
 
     def begin(self) -> None:
         """A complete pass begins. It meets the rows of earlier passes again: those that are not done are dropped."""
         self._others = KeySet()
 
-    def add(self, packed: bytes) -> NDArray[np.int64]:
-        """Add ``row_keys.pairs`` of rows and their skip_keys. Returns the places of those that are not done."""
+    def add(self, packed: bytes) -> None:
+        """Add ``row_keys.pairs`` of rows and their skip_keys."""
+        if self.is_complete:
+            return
         numbers = self._done.find_packed(packed)
-        places = np.flatnonzero(numbers < 0)
-        if not self.is_complete:
-            self._is_met[numbers[numbers >= 0]] = True
-            self._others.add_packed(np.frombuffer(packed, f"V{KEY_BYTES}")[places].tobytes())
-        return places
+        self._is_met[numbers[numbers >= 0]] = True
+        self._others.add_packed(np.frombuffer(packed, f"V{KEY_BYTES}")[numbers < 0].tobytes())
 
     def add_done(self, key: bytes) -> None:
         """Add ``row_keys.pair`` of a done row and one of its keys."""
         self._is_met[self._done.find_packed(key)] = True
+
+    def add_open(self, row_id: str, key: str) -> None:
+        """Add a row with a failure, a carry or a ticket under ``key``, a request_key or skip_key."""
+        self._open.add((row_id, key))
+
+    def has(self, record: Failed | Carry | Completed) -> bool:
+        """Whether the manifest has the row under the request of its failure, carry or collected ticket."""
+        return not self._open.isdisjoint((record.row_id, key) for key in (record.request_key, record.skip_key) if key)
 
     def contain(self, packed: bytes) -> NDArray[np.bool_]:
         """Of each pair whether the manifest has it. Only after the pass."""

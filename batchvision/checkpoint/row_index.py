@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchvision.checkpoint.journal_records import Carry
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.manifest_index import RowsMet
 from batchvision.checkpoint.paid_failures import read_paid_failures
@@ -25,7 +25,7 @@ from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pair, pairs
 from batchvision.checkpoint.run_state import RunState
 from batchvision.checkpoint.spent import LedgerSums, read_sums
 from batchvision.checkpoint.stored_answers import StoredAnswer, StoredAnswers
-from batchvision.records import Completed, Failed, Intent
+from batchvision.records import Failed, Intent
 
 _RESULT_COLUMNS = ("row_id", "request_key", "skip_key", "recipe_id")
 
@@ -83,10 +83,8 @@ class RowIndex:
         }
         #: a copy for the feed thread: the event loop removes from ``_awaiting``
         self._had_tickets = frozenset(row_id for row_id, _ in self._awaiting)
-        #: row_id and a key of each row of the manifest that has a failure, a carry or a ticket under it
-        self.seen: set[tuple[str, str]] = set()
         self._paid_failures = {} if paid_failures is None else paid_failures
-        self.met = RowsMet(done)
+        self.met = RowsMet(done)  #: no query changes it
         self._failed_before = frozenset(row_id for row_id, _ in self._paid_failures)
 
     @classmethod
@@ -109,18 +107,14 @@ class RowIndex:
     # ---------------------------------------------------------------------------- one row
 
     def state(self, row_id: str, key: str) -> RowState:
-        """The state under ``key``, a request_key or skip_key. A failure, carry or ticket found here counts as seen."""
-        if not self.is_done(row_id, key):
-            return self.open_state(row_id, key)
-        self.met.add_done(pair(row_id, key))
-        return RowState.DONE
+        """The state under ``key``, a request_key or skip_key."""
+        return RowState.DONE if self.is_done(row_id, key) else self.open_state(row_id, key)
 
     def open_state(self, row_id: str, key: str) -> RowState:
         """As :meth:`state`, for a row of :meth:`not_done`."""
         if (row_id, key) in self._awaiting:
-            self.seen.add((row_id, key))
             return RowState.AWAITING
-        carry = self._carry(row_id, key)
+        carry = self._run_state.carries.get(row_id, key)
         if carry is not None:  # a failed row that is tried again has one too
             return RowState.HELD if carry.held else RowState.NEW
         return RowState.NEW if self.failed_before(row_id, key) is None else RowState.FAILED
@@ -130,23 +124,11 @@ class RowIndex:
         failed = self._run_state.failures.get(row_id)
         if failed is None or key not in (failed.request_key, failed.skip_key):
             failed = self._paid_failures.get((row_id, key))
-        if failed is not None:
-            self.seen.add((row_id, key))
         return failed
-
-    def found(self, row_id: str, key: str | None) -> None:
-        """Note that this run has asked the row's request, or has failed it: the manifest has it."""
-        if key:
-            self.seen.add((row_id, key))
-
-    def has_seen(self, record: Failed | Carry | Completed) -> bool:
-        """Whether the manifest has the row under the same request."""
-        keys = (record.request_key, record.skip_key)
-        return any(key and (record.row_id, key) in self.seen for key in keys)
 
     def carried(self, row_id: str, key: str) -> Carried:
         """Attempts and cost before the next attempt: a pending row's carry, or a failed row's record."""
-        carry = self._carry(row_id, key)
+        carry = self._run_state.carries.get(row_id, key)
         if carry is not None:
             return Carried(carry.attempts, carry.cost_ticks, carry.runs_failed)
         failed = self.failed_before(row_id, key)
@@ -156,14 +138,8 @@ class RowIndex:
 
     def empties(self, row_id: str, key: str) -> int:
         """Number of empty answers of a pending request. One retry of an empty answer is bought, over all runs."""
-        carry = self._carry(row_id, key)
-        return 0 if carry is None else carry.empties
-
-    def _carry(self, row_id: str, key: str) -> Carry | None:
         carry = self._run_state.carries.get(row_id, key)
-        if carry is not None:
-            self.seen.add((row_id, key))
-        return carry
+        return 0 if carry is None else carry.empties
 
     def collected(self, intent: Intent) -> None:
         """Note that a ticket ended without an outcome: its row is asked again."""
@@ -177,7 +153,7 @@ class RowIndex:
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
         """The places of rows that were not done. ``keys`` holds 16 bytes for each row."""
-        places: list[int] = self.met.add(pairs(packed_ids(ids), keys)).tolist()
+        places: list[int] = np.flatnonzero(self._done.find_packed(pairs(packed_ids(ids), keys)) < 0).tolist()
         return places
 
     def met_before(self, row_ids: Sequence[str]) -> list[int]:
@@ -213,6 +189,25 @@ class RowIndex:
     def are_elsewhere(self, ids: pa.Array) -> list[bool]:
         """Whether each row was last paid for under another recipe."""
         return list(self.paid_rows().are_elsewhere(ids).tolist())
+
+    # ---------------------------------------------------------------------------- the pass over the manifest
+
+    def meet_all(self, ids: pa.Array, keys: bytes) -> None:
+        """Note that the manifest has these rows under their skip_keys. ``keys`` holds 16 bytes for each row."""
+        self.met.add(pairs(packed_ids(ids), keys))
+
+    def meet(self, row_id: str, key: str) -> None:
+        """Note that the manifest has the row under ``key``, if it is done, failed, pending or awaiting under it."""
+        if self.is_done(row_id, key):
+            self.met.add_done(pair(row_id, key))
+        elif (
+            (row_id, key) in self._awaiting
+            or self._run_state.carries.get(row_id, key) is not None
+            or self.failed_before(row_id, key) is not None
+        ):
+            self.met.add_open(row_id, key)
+
+    # ---------------------------------------------------------------------------- sums
 
     @property
     def spent_ticks(self) -> int:

@@ -252,7 +252,7 @@ class Store:
         index = self._row_index
         is_repeat = index is not None and index.is_done(intent.row_id, intent.request_key)
         if index is not None and intent.run_id == self._settings.run_id and not isinstance(end.outcome, Completed):
-            index.found(intent.row_id, intent.request_key)
+            index.met.add_open(intent.row_id, intent.request_key)
         self._writer.note(closed(end, is_held=hold, is_repeat=is_repeat))
 
     def file(self, failed: Failed, *, is_correction: bool = False) -> bool:
@@ -261,8 +261,8 @@ class Store:
         ``is_correction``: the stored failure is replaced, and the row did not fail again.
         """
         before = self._run_state.failures.get(failed.row_id)
-        if self._row_index is not None:
-            self._row_index.found(failed.row_id, failed.request_key or failed.skip_key)
+        if self._row_index is not None and (key := failed.request_key or failed.skip_key):
+            self._row_index.met.add_open(failed.row_id, key)
         stored = replace(failed, at_provider=False)
         is_new = before is None or replace(stored, failed_at=before.failed_at, run_id=before.run_id) != before
         if is_new:
@@ -327,7 +327,7 @@ class Store:
         def drop_unseen() -> None:
             if complete and self._row_index is not None:
                 for failed in self.failures():
-                    if not self._row_index.has_seen(failed):
+                    if not self._row_index.met.has(failed):
                         self._writer.note(FailureRemoved(failed.row_id))
 
         await self._writer.close(drop_unseen, self._read_doubts)
@@ -390,7 +390,7 @@ class Store:
     def held_count(self) -> int:
         """Rows of the manifest that ``ambiguous = "hold"`` keeps pending."""
         index = self._row_index
-        return sum(carry.held and (index is None or index.has_seen(carry)) for carry in self._run_state.carries)
+        return sum(carry.held and (index is None or index.met.has(carry)) for carry in self._run_state.carries)
 
     @property
     def _writer(self) -> Writer:

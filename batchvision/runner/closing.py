@@ -44,11 +44,11 @@ class RunEnd:
 
     def count(self, survey: Survey) -> None:
         """Count the collected answers and the failed rows. Rows that left the manifest do not count."""
-        collected, has_seen = self._delivery.booking.collected, self._output.row_index.has_seen
-        gone = {(each.row_id, each.request_key) for each in collected if not has_seen(each)}
+        collected, met = self._delivery.booking.collected, self._output.row_index.met
+        gone = {(each.row_id, each.request_key) for each in collected if not met.has(each)}
         failures = self._output.store.failures() if survey.rows_in_manifest else ()
         self._failures = [failed for failed in failures if (failed.row_id, failed.request_key) not in gone]
-        completed = (each for each in collected if isinstance(each, Completed) and has_seen(each))
+        completed = (each for each in collected if isinstance(each, Completed) and met.has(each))
         self._setup.counts.end(completed, self._failures)
 
     async def count_kept_cells(self, survey: Survey) -> None:

@@ -180,6 +180,7 @@ class RowRequests:
 
     def _is_to_be_sent(self, row: Row, request: Request) -> bool:
         """P1 by content. The feed compares paths, sizes and times, so a touched image looks new to it."""
+        self._row_index.meet(row.row_id, request.request_key)
         match self._row_index.state(row.row_id, request.request_key):
             case RowState.DONE:
                 self._booking.counts.done_before()

@@ -111,6 +111,9 @@ class Before:
         self.states: dict[str, RowState] = {}
         self.kept: list[str] = []
 
+    def meet(self, row_id: str, key: str) -> None:
+        pass
+
     def state(self, row_id: str, key: str) -> RowState:
         return self.states.get(row_id, RowState.NEW)
 

@@ -26,6 +26,7 @@ from batchvision.checkpoint import KeySet, OutputView, RowIndex, RowState, Store
 from batchvision.checkpoint.keyset import Bucket, Heads, Tails
 from batchvision.checkpoint.lock import lock_path
 from batchvision.checkpoint.manifest_index import RowsMet
+from batchvision.checkpoint.row_keys import pair
 from batchvision.checkpoint.summaries import load_recipe
 from batchvision.errors import CheckpointDamaged, JobInvalid
 from batchvision.keys import KEY_BYTES, key_bytes
@@ -113,7 +114,6 @@ async def test_a_row_whose_key_has_changed_is_new_and_carries_nothing(tmp_path: 
         assert {row_index.state(f"row{number}", "changed") for number in range(1, 6)} == {RowState.NEW}
         assert row_index.carried("row3", "changed") == (0, 0, 0)
         assert row_index.failed_before("row2", "changed") is None
-        assert row_index.seen == set()
 
 
 async def test_what_was_used_up_goes_on_whether_the_row_failed_or_is_pending(tmp_path: Path) -> None:
@@ -197,15 +197,61 @@ def test_rows_met_are_those_of_the_manifest_done_or_not() -> None:
     done = KeySet(keys[:3])
     done.settle()
     met = RowsMet(done)
-    assert met.add(keys[1] + keys[3]).tolist() == [1], "the place of the row that is not done"
+    met.add(keys[1] + keys[3])
     met.add_done(keys[2])
     assert met.contain(b"".join(keys)).tolist() == [False, True, True, True, False]
     met.begin()
     assert met.contain(b"".join(keys)).tolist() == [False, True, True, False, False], "the pass meets the others again"
     met.add(keys[3])
     met.is_complete = True
-    assert met.add(keys[0] + keys[4]).tolist() == [1]
+    met.add(keys[0] + keys[4])
     assert met.contain(b"".join(keys)).tolist() == [False, True, True, True, False], "nothing is added after the pass"
+
+
+def noted(row_index: RowIndex) -> tuple[list[str], list[bool]]:
+    """The open rows that were met, and which rows of :func:`a_run` were met under a key."""
+    rows, keys = [f"row{number}" for number in range(1, 7)], [f"key{number}" for number in range(1, 7)]
+    records = [a_failed(an_intent(number), "refused") for number in range(1, 7)]
+    met = row_index.met.contain(b"".join(map(pair, rows, keys)))
+    return [each.row_id for each in records if row_index.met.has(each)], met.tolist()
+
+
+async def test_a_question_to_the_row_index_notes_nothing(tmp_path: Path) -> None:
+    await a_run(tmp_path)
+    with open_store(tmp_path, run_id="run2") as store:
+        store.recover(classify, hold=True)
+        row_index = store.row_index("recipe")
+        rows = [f"row{number}" for number in range(1, 7)]
+        for number, row_id in enumerate(rows, 1):
+            for key in (f"key{number}", f"skip{number}"):
+                row_index.state(row_id, key)
+                row_index.open_state(row_id, key)
+                row_index.is_done(row_id, key)
+                row_index.failed_before(row_id, key)
+                row_index.carried(row_id, key)
+                row_index.empties(row_id, key)
+            row_index.answers_of(row_id)
+        ids = pa.array(rows)
+        row_index.not_done(ids, b"".join(key_bytes(f"key{number}") for number in range(1, 7)))
+        row_index.met_before(rows)
+        row_index.were_paid(ids)
+        row_index.are_elsewhere(ids)
+        assert noted(row_index) == ([], [False] * 6)
+        assert store.held_count == 0
+
+
+async def test_of_the_rows_that_a_pass_meets_only_done_and_open_ones_are_noted_one_by_one(tmp_path: Path) -> None:
+    await a_run(tmp_path)
+    with open_store(tmp_path, run_id="run2") as store:
+        store.recover(classify, hold=True)
+        row_index = store.row_index("recipe")
+        for number in range(1, 7):
+            row_index.meet(f"row{number}", f"key{number}")
+            row_index.meet(f"row{number}", "changed")
+        assert noted(row_index) == (["row2", "row3", "row4", "row5"], [True, *[False] * 5])
+        assert store.held_count == 1
+        row_index.meet_all(pa.array(["row1", "row6"]), key_bytes("skip1") + key_bytes("key6"))
+        assert noted(row_index)[1] == [True, *[False] * 4, True]
 
 
 async def test_digests_of_the_parts_are_those_of_keys_whatever_the_row_id(tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ async def test_an_idle_run_changes_no_byte_of_the_tables(tmp_path: Path) -> None
         row_index = store.row_index("recipe")
         assert row_index.state("row1", "key1") is RowState.DONE
         assert row_index.state("row2", "key2") is RowState.FAILED
+        row_index.meet("row2", "key2")
         again = a_failed(an_intent(3), "row_invalid", request_key=None, run_id="run2", failed_at=START)
         store.file(again)
         await store.close(complete=True)
@@ -331,8 +332,8 @@ async def test_failures_of_rows_that_left_go_after_a_complete_pass_and_carries_s
     for complete, left in ((False, ["row1", "row2"]), (True, ["row1"])):
         with started(tmp_path, run_id=f"run-{complete}") as store:
             row_index = store.row_index("recipe")
-            row_index.state("row1", "key1")
-            row_index.state("row3", "key3")
+            row_index.meet("row1", "key1")
+            row_index.meet("row3", "key3")
             await store.close(complete=complete)
         assert column(tmp_path, "failures", "row_id") == left
     with started(tmp_path, run_id="run4") as store:
@@ -388,7 +389,10 @@ async def test_held_rows_stay_pending_until_a_run_asks_them_again(tmp_path: Path
     for _ in range(2):
         with open_store(tmp_path) as store:
             recovery = store.recover(classify, hold=True)
-            assert store.row_index("recipe").state("row1", "key1") is RowState.HELD
+            row_index = store.row_index("recipe")
+            assert row_index.state("row1", "key1") is RowState.HELD
+            assert store.held_count == 0, "no pass over the manifest has met the row"
+            row_index.meet("row1", "key1")
             assert store.held_count == 1
             await store.close(complete=False)
     assert recovery.ambiguous == ()

@@ -205,6 +205,7 @@ class _Reparse:
 
     async def _publish(self, completed: Completed) -> None:
         """Publish the row, unless its touched image is unchanged and it has an answer or a ticket."""
+        self.row_index.meet(completed.row_id, completed.request_key)
         match self.row_index.state(completed.row_id, completed.request_key):
             case RowState.DONE:
                 self.reparsed.done += 1
@@ -225,7 +226,7 @@ class _Reparse:
         failures = [
             failed
             for failed in self.store.failures()
-            if failed.recipe_id == recipe_id and self.row_index.has_seen(failed)
+            if failed.recipe_id == recipe_id and self.row_index.met.has(failed)
         ]
         summary = summarize(
             self.given,

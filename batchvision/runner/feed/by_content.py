@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import sha256
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from batchvision.checkpoint import RowState, StoredAnswer
+from batchvision.checkpoint import StoredAnswer
 from batchvision.errors import RowFault
 from batchvision.images import ImageFolder, identity, needs_reading, read_source, trimmed_url
 from batchvision.keys import request_key_of
@@ -18,12 +18,6 @@ from batchvision.records import ImageKind, ImageRef, Payload, Row
 
 if TYPE_CHECKING:
     from batchvision.job import Job
-
-
-class Known(Protocol):
-    """The checkpoint's answer about one row."""
-
-    def state(self, row_id: str, key: str) -> RowState: ...
 
 
 class ByContent:
@@ -43,11 +37,6 @@ class ByContent:
             return self._key(row, list(self._payloads(row)))
         except RowFault:
             return None
-
-    def would_be_sent(self, row: Row, row_index: Known) -> bool:
-        """Whether a run would send the row as a new one."""
-        key = self.request_key(row)
-        return key is not None and row_index.state(row.row_id, key) is RowState.NEW
 
     def is_answer_to(self, answer: StoredAnswer, row: Row) -> bool:
         """Whether a stored answer belongs to the row. Its images may be missing."""

@@ -1,6 +1,6 @@
 """Count the rows that a pass would buy again, because the recipe, their cells or their images changed.
 
-Rule: it reads the manifest and, where a local image may only have been touched, that image; it changes nothing.
+Rule: it reads the manifest, and each local image that may only have been touched. It changes only ``RowsMet``.
 """
 
 from __future__ import annotations
@@ -120,11 +120,10 @@ class ChangeCounter:
         keys = stretch.url_request_keys(places.tolist(), paid.recipes[0]).hex()
         ids = stretch.ids.take(pa.array(places.tolist(), pa.int64())).to_pylist()
         digits = 2 * KEY_BYTES
-        asked = [
-            at
-            for at, row_id in enumerate(ids)
-            if self._row_index.state(row_id, keys[at * digits : (at + 1) * digits]) is RowState.NEW
-        ]
+        requests = [(row_id, keys[at * digits : (at + 1) * digits]) for at, row_id in enumerate(ids)]
+        for row_id, key in requests:
+            self._row_index.meet(row_id, key)
+        asked = [at for at, each in enumerate(requests) if self._row_index.state(*each) is RowState.NEW]
         self._add(known[asked], paid)
         few = places[asked][: EXAMPLES - len(self.found.examples)]
         self.found.examples += stretch.rows(few.tolist())
@@ -133,7 +132,11 @@ class ChangeCounter:
         weights = [self._weight_of_next() for _ in range(len(places))]
         looked_at = [at for at, weight in enumerate(weights) if weight]
         for at, row in zip(looked_at, stretch.rows(places[looked_at].tolist()), strict=True):
-            if not self._by_content.would_be_sent(row, self._row_index):
+            key = self._by_content.request_key(row)
+            if key is None:
+                continue
+            self._row_index.meet(row.row_id, key)
+            if self._row_index.state(row.row_id, key) is not RowState.NEW:
                 continue
             self._add(known[at : at + 1], paid, weights[at])
             if len(self.found.examples) < EXAMPLES:

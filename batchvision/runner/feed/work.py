@@ -32,7 +32,13 @@ _FILES_CHECKED = 64
 
 
 class KnownRows(Protocol):
-    """The feed's questions to the checkpoint about rows and their skip_keys."""
+    """The feed's questions to the checkpoint about rows and their skip_keys, and its notes of the rows it meets."""
+
+    def meet_all(self, ids: pa.Array, keys: bytes) -> None:
+        """Note that the manifest has the rows; ``keys``: 16 bytes each."""
+
+    def meet(self, row_id: str, key: str) -> None:
+        """Note that the manifest has the row under ``key``."""
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
         """The places of the rows that are not done; ``keys``: 16 bytes each."""
@@ -59,6 +65,12 @@ class KnownRows(Protocol):
 
 class NoKnownRows:
     """An output that does not exist yet: each row is new."""
+
+    def meet_all(self, ids: pa.Array, keys: bytes) -> None:
+        pass
+
+    def meet(self, row_id: str, key: str) -> None:
+        pass
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
         return list(range(len(ids)))
@@ -145,6 +157,7 @@ class _Sorter:
 
     def sort(self, stretch: Stretch) -> None:
         """Fill the stretch's tally."""
+        self._row_index.meet_all(stretch.ids, stretch.keys)
         counts, others = stretch.tally.counts, self._row_index.not_done(stretch.ids, stretch.keys)
         counts.images_found = stretch.count_local(range(len(stretch.ids))) - stretch.count_local(others)
         others = self._without_answered(stretch, others)
@@ -175,6 +188,7 @@ class _Sorter:
     def _sort_one(self, stretch: Stretch, place: int, row_id: str, *, is_kept: bool = False) -> None:
         """A row that is not done: it is to do, waits, or is left alone."""
         tally, counts, key = stretch.tally, stretch.tally.counts, stretch.key(place)
+        self._row_index.meet(row_id, key)
         match self._row_index.open_state(row_id, key):
             case RowState.AWAITING:
                 counts.awaiting += 1
@@ -214,9 +228,12 @@ class _Sorter:
         return False
 
     def _state_by_content(self, row: Row) -> tuple[RowState, str] | None:
-        """The state of the row's request, and its key; ``None`` for a row with an unreadable image."""
+        """The state of the row's request, and its key. The row is met under it. ``None``: an image is unreadable."""
         key = self._by_content.request_key(row)
-        return None if key is None else (self._row_index.state(row.row_id, key), key)
+        if key is None:
+            return None
+        self._row_index.meet(row.row_id, key)
+        return self._row_index.state(row.row_id, key), key
 
     # ------------------------------------------------------------------------------ rows that only look new
 
@@ -229,12 +246,13 @@ class _Sorter:
         return [place for place in places if place not in answered] if answered else places
 
     def _is_answered(self, row: Row) -> bool:
-        """Whether a stored answer fits the row's request. The row counts as met under the stored key."""
-        return any(
-            self._row_index.state(row.row_id, answer.request_key) is RowState.DONE
-            for answer in self._row_index.answers_of(row.row_id)
-            if self._by_content.is_answer_to(answer, row)
-        )
+        """Whether a stored answer fits the row's request. The row is met under the stored key."""
+        for answer in self._row_index.answers_of(row.row_id):
+            if self._by_content.is_answer_to(answer, row):
+                self._row_index.meet(row.row_id, answer.request_key)
+                if self._row_index.state(row.row_id, answer.request_key) is RowState.DONE:
+                    return True
+        return False
 
     def _are_kept(self, stretch: Stretch, places: list[int], ids: pa.Array) -> list[bool]:
         """For each row: does it keep an older answer, as the job demands? A row with a touched image may be done."""
