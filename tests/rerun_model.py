@@ -267,12 +267,10 @@ class Model:
         return {row: each for row, each in plan.requests.items() if self.ended.get(each) is End.ANSWERED}
 
     def is_done(self, plan: Plan) -> bool:
-        """Whether the same run would have nothing to do. A start forgets the failure of a row with an old ticket."""
+        """Whether the same run would have nothing to do."""
         ends = [self.ended.get(each) for each in plan.requests.values()]
         final = {End.ANSWERED} if plan.retries_paid else set(End)
-        waiting = {request.row for request in (*self.open, *(each for each, names in self.in_doubt.items() if names))}
-        is_whole = len(ends) == len(plan.rows) and plan.limit is None
-        return is_whole and set(ends) <= final and waiting.isdisjoint(plan.rows)
+        return len(ends) == len(plan.rows) and set(ends) <= final and plan.limit is None
 
     def superseded(self, plan: Plan) -> set[Request]:
         """Answers that rows have beside their current one. A missing image counts as each image that was answered."""
