@@ -388,6 +388,19 @@ def test_a_compaction_drops_nothing_where_the_last_run_has_not_written_the_index
     assert compact(job.output, drop_superseded=True).superseded == 4
 
 
+def test_a_run_that_ends_at_once_keeps_the_answers_of_rows_with_touched_images(job):
+    job.run()
+    job.rows("bag", *FOUR)
+    job.run()
+    job.rows("shoe", *FOUR)
+    for path in (job.folder / "images").glob("*.png"):
+        path.touch()
+    assert job.run({"limits.max_runtime_seconds": 0.000001}).exit_code == 4
+    assert compact(job.output, drop_superseded=True).superseded == 4
+    assert job.show() == dict.fromkeys(FOUR, "shoe")
+    assert job.run().billed == Counter()
+
+
 def test_rows_that_left_the_manifest_keep_all_their_answers(job):
     job.run()
     job.rows("bag", *FOUR)
