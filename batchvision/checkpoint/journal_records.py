@@ -73,7 +73,7 @@ class Ended:
 
 
 class RowAnswer(NamedTuple):
-    """What a result row holds beside the intent and the answer's facts."""
+    """The cells of a result row that neither the intent nor the answer has."""
 
     output_json: str | None
     answer_columns: Mapping[str, Any]

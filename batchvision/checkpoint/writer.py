@@ -3,7 +3,7 @@
 One group at a time is written. A segment that is large enough closes at the end of a group, and the run goes on in the
 next segment. Closed segments are sealed one after the other, beside the run.
 
-The first failed write, full disk included, ends the run: no new request leaves, the reserve is given back, and
+The first failed write ends the run, also on a full disk. No new request leaves, the reserve is given back, and
 everything in memory is sealed into fresh files, once. Answers in flight go to the next segment. After a second failure
 the journal takes nothing more. A seal that fails twice leaves its segment to the next start.
 """
@@ -50,7 +50,7 @@ class SealAfter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSettings:
-    """What a run writes into its output.
+    """Settings of one run's output.
 
     ``ticket_place`` is the base URL that gives this run's tickets. ``reserve_bytes`` is the space that
     :meth:`Store.recover` sets aside for answers in flight (``reserve.py``).

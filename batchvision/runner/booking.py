@@ -44,9 +44,9 @@ from batchvision.runner.waiting_rows import LaterRows, RequestDeduplicator, is_s
 
 
 class RunCounts:
-    """The counters of a run: a projection of its journal's records, and of the few events that no record holds.
+    """The counters of a run: a projection of the records of its journal.
 
-    Only this class writes ``counters`` and ``spending``.
+    The other methods take events without a record. Only this class writes ``counters`` and ``spending``.
     """
 
     def __init__(self, run_id: str, answer: AnswerSpec | None = None, zone: tzinfo = UTC) -> None:
