@@ -232,7 +232,7 @@ class ShardRecovery:
                 completed, failed = record.completed is not None, record.failed is not None
             case Shared():
                 completed = True
-            case RowFailed():
+            case RowFailed(is_correction=False):
                 failed = True
         now = self.recovery
         self.recovery = replace(now, completed=now.completed + completed, failed=now.failed + failed)

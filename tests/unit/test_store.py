@@ -8,6 +8,7 @@ import random
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -450,6 +451,17 @@ async def replayed_under_other_rules(output: Path) -> None:
         assert store.row_index("recipe").carried("row3", "key3").attempts == 1
     assert column(output, "results", "output_text") == ["as it was read then"]
     assert OutputView(output).sums() == (COST_TICKS, 0)
+
+
+async def test_a_corrected_failure_is_recovered_as_one_failed_row(tmp_path: Path) -> None:
+    failed = a_failed(an_intent(1), "image_unreadable", request_key=None, runs_failed=3)
+    with started(tmp_path) as store:
+        assert store.file(failed)
+        assert store.file(replace(failed, runs_failed=2), is_correction=True)
+        await store.flush()
+    with open_store(tmp_path) as store:
+        assert store.recover(classify).failed == 1
+        assert [each.runs_failed for each in store.failures()] == [2]
 
 
 async def test_a_replay_needs_no_prices_no_retry_rules_and_no_reader_of_answers(tmp_path: Path) -> None:
