@@ -43,8 +43,8 @@ FAILURES_SECONDS = 600.0
 class SealAfter:
     """Limits of booked rows that wait for a seal. The first one reached starts it."""
 
-    attempts: int = 16_000
-    journal_bytes: int = 64 * 1024 * 1024
+    attempts: int = 8_000
+    journal_bytes: int = 32 * 1024 * 1024
     seconds: float = 600.0
 
 
