@@ -248,8 +248,7 @@ class RerunSequence:
             self.model.last_whole = plan.recipe
         counts = (summary.rows_completed, summary.rows_failed, summary.rows_pending)
         completed = self.model.completed(plan)
-        if plan.limit is None:  # a limited run counts failures of other cells
-            assert sum(counts) == summary.rows_total == len(plan.rows), f"{counts} of {len(plan.rows)} rows (P8)"
+        assert sum(counts) == summary.rows_total == len(plan.rows), f"{counts} of {len(plan.rows)} rows (P8)"
         # a limited or stopped run takes a row whose touched image it has not read for a new one
         if summary.stop_reason is None and plan.limit is None and "gone" not in plan.images:
             assert summary.rows_completed == len(completed), f"{summary.rows_completed} completed, not {completed}"

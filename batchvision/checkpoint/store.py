@@ -325,16 +325,16 @@ class Store:
         """
 
         def drop_unseen() -> None:
-            if complete and self._row_index is not None:
-                for failed in self.failures():
-                    if not self._row_index.met.has(failed):
-                        self._writer.note(FailureRemoved(failed.row_id))
+            met = None if self._row_index is None else self._row_index.met
+            for failed in self.failures():  # a limited pass knows rows by their skip_keys only
+                if met and (complete or (met.is_complete and failed.skip_key)) and not met.has(failed):
+                    self._writer.note(FailureRemoved(failed.row_id))
 
-        await self._writer.close(drop_unseen, self._read_doubts)
+        def doubts() -> Iterator[Record]:
+            doubted = self._run_state.doubted | self._polls.doubted
+            yield ReadDoubts(self._settings.run_id, tuple(sorted(doubted)), run_has_ended=True)
 
-    def _read_doubts(self) -> Iterator[Record]:
-        doubted = self._run_state.doubted | self._polls.doubted
-        yield ReadDoubts(self._settings.run_id, tuple(sorted(doubted)), run_has_ended=True)
+        await self._writer.close(drop_unseen, doubts)
 
     async def write_index(self) -> None:
         """Write the index of the manifest after :meth:`close`, if a pass over the whole manifest is complete.

@@ -47,7 +47,8 @@ class RunEnd:
         collected, met = self._delivery.booking.collected, self._output.row_index.met
         gone = {(each.row_id, each.request_key) for each in collected if not met.has(each)}
         failures = self._output.store.failures() if survey.rows_in_manifest else ()
-        self._failures = [failed for failed in failures if (failed.row_id, failed.request_key) not in gone]
+        own = (each for each in failures if each.run_id == self._setup.run_id or met.has(each))
+        self._failures = [failed for failed in own if (failed.row_id, failed.request_key) not in gone]
         completed = (each for each in collected if isinstance(each, Completed) and met.has(each))
         self._setup.counts.end(completed, self._failures)
 

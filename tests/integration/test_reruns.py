@@ -644,3 +644,16 @@ def test_an_old_ticket_changes_no_byte_of_the_failure_of_another_cell(job, elsew
     assert before
     job.run(**there)
     assert {path: path.read_bytes() for path in job.output.rglob("part-*.parquet")} == before
+
+
+def test_a_limited_run_counts_no_failure_of_rows_that_left_the_manifest(job):
+    job.rows("shoe [[fault:refusal]]", *FOUR)
+    job.run()
+    assert job.run(manifest={"r5": "bag"}, selection=Selection(limit=1)).counts == (1, 0, 0)
+
+
+def test_a_limited_run_hides_no_answer_of_a_row_whose_other_cell_failed(job):
+    job.run()
+    job.run(manifest=dict.fromkeys(FOUR, "bag [[fault:refusal]]"))
+    assert job.run(selection=Selection(limit=1)).counts == (4, 0, 0)
+    assert job.show() == dict.fromkeys(FOUR, "shoe")
