@@ -278,6 +278,11 @@ class ShardRecovery:
         return frozenset(scan.header.run_id for _, scan in self._unsealed.segments)
 
     @property
+    def was_cut_off(self) -> bool:
+        """Whether the last start was cut off between its seal and its first segment."""
+        return self._unsealed.sealed > 0 and not self._unsealed.segments
+
+    @property
     def is_orderly(self) -> bool:
         """Whether the last run ended in order. Then there is nothing to recover."""
         unsealed = self._unsealed

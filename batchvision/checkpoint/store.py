@@ -150,7 +150,7 @@ class Store:
             takeover = Takeover(self._disk, self._lock, self._sealer, classify, hold)
             with takeover.moving(own.run_state) as moved:
                 own.close_open(moved)
-            if not all(summaries.has_ended(self.output, run_id) for run_id in own.run_ids):
+            if own.was_cut_off or not all(summaries.has_ended(self.output, run_id) for run_id in own.run_ids):
                 self._sealer.find(summaries.unlisted(self.output, self._lock.shard))
         with disk_failures(f"setting room aside in {self._lock.folder} for the answers in flight"):
             self._reserve.claim()

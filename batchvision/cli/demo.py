@@ -1,4 +1,4 @@
-"""``batchvision demo``: a whole run on drawn images, without a key."""
+"""``batchvision demo``: a whole run on sample images, without a key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchvision.cli.show import show_table
 @click.command(cls=Command, name="demo")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 def command(out: Path) -> int:
-    """Draw sample images and run a real job on them, against a provider on this machine. Free; needs no key."""
+    """Write sample images and run a real job on them, against a provider on this machine. Free; needs no key."""
     import anyio
 
     from batchvision.cli.logs import show_warnings

@@ -812,6 +812,35 @@ async def test_a_part_is_listed_only_when_nothing_will_seal_it_again(tmp_path: P
     assert [part.sha256 for part in listed] == [part_file(tmp_path, tmp_path / part.path).sha256 for part in listed]
 
 
+async def test_the_parts_of_a_start_that_was_cut_off_are_listed_by_the_next_run(tmp_path: Path) -> None:
+    async def left_by_a_killed_run(output: Path) -> None:
+        with started(output) as store:
+            await ask(store, an_intent(1), an_answer())
+            await ask(store, an_intent(2), an_answer(b"no", 400))
+            await store.flush()
+
+    output = an_output(tmp_path, "counted")
+    await left_by_a_killed_run(output)
+    counted = ModelledDisk(output)
+    with open_store(counted.root, run_id="run2", disk=counted) as store:
+        store.recover(classify)
+        operations = len(counted.operations)
+    for at in range(1, operations):
+        output = an_output(tmp_path, at)
+        await left_by_a_killed_run(output)
+        disk = ModelledDisk(output, cut_at=at)
+        with pytest.raises(PowerCut), open_store(output, run_id="run2", disk=disk) as store:
+            store.recover(classify)
+        disk.after_cut(keep_all)
+        with started(output, run_id="run3") as store:
+            await store.close(complete=False)
+            listed = {part.path: part.sha256 for part in store.parts_to_list()}
+        there = {
+            str(path.relative_to(output)): part_file(output, path).sha256 for path in output.glob("**/part-*.parquet")
+        }
+        assert listed == there, f"cut at {at}"
+
+
 async def test_an_answer_that_comes_while_a_seal_finds_the_disk_full_is_still_written(tmp_path: Path) -> None:
     disk = ModelledDisk(tmp_path)
     store: Store

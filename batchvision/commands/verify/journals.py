@@ -59,8 +59,7 @@ class ShardJournal:
 
     def has_ended(self, ended: frozenset[str]) -> bool:
         """Whether the last run on this shard is in ``ended``."""
-        is_sealed = self.header is None and self.unsealed.sealed > 0  # a run on another shard has recovered it
-        return self.holder is None and (is_sealed or (self.header is not None and self.header.run_id in ended))
+        return self.holder is None and self.header is not None and self.header.run_id in ended
 
     def is_sealing(self, name: str) -> bool:
         """Whether a seal of this journal was writing a part of this name when the run was cut off.
