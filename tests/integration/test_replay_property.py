@@ -300,15 +300,15 @@ def test_segments_that_go_before_the_commit_of_their_seal_are_caught(monkeypatch
 
 def test_a_closed_record_that_is_lost_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sabotage: ``closed`` is applied and not written."""
-    add = Writer.add
+    note = Writer.note
 
-    def adding(writer: Writer, record: Record) -> Any:
+    def noting(writer: Writer, record: Record) -> None:
         if isinstance(record, Closed):
             writer._run_state.apply(record)
-            return writer.journal.gathering
-        return add(writer, record)
+        else:
+            note(writer, record)
 
-    monkeypatch.setattr(Writer, "add", adding)
+    monkeypatch.setattr(Writer, "note", noting)
     assert is_caught()
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from batchvision import providers
 from batchvision.errors import AuthenticationFailed, JobInvalid
 from batchvision.prompt import build_answer_spec
 from batchvision.providers import Dialect, ModelListing, SendOptions, dialect, registry
@@ -35,7 +34,7 @@ def body(provider: str, of: Recipe, **options: Any) -> Any:
 
 
 def test_the_providers_there_are() -> None:
-    assert providers.names() == ("xai", "openrouter", "openai", "emulator")
+    assert registry.names() == ("xai", "openrouter", "openai", "emulator")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +88,7 @@ POINTS = {"elsewhere": "Elsewhere", "shared": "INSTANCE", "wrong": "MESSAGES"}
 def test_other_packages_add_providers() -> None:
     assert type(dialect("elsewhere")) is Elsewhere
     assert dialect("shared") is INSTANCE
-    assert "elsewhere" in providers.names()
+    assert "elsewhere" in registry.names()
 
 
 @pytest.mark.usefixtures("entry_points")
