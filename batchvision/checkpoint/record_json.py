@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
@@ -149,9 +149,9 @@ def _fields(record: Any) -> dict[str, Any]:
     return {each.name: getattr(record, each.name) for each in fields(record)}
 
 
-def _set(values: Mapping[str, Any]) -> dict[str, Any]:
+def _set(names: tuple[str, ...], values: Iterable[Any]) -> dict[str, Any]:
     """Fields with a value. The others have their default when decoded."""
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 
 def _intent_document(intent: Intent) -> dict[str, Any]:
@@ -162,22 +162,24 @@ def _intent_document(intent: Intent) -> dict[str, Any]:
 
 
 def _answer_document(answer: Answer) -> dict[str, Any]:
-    facts = _set(answer._asdict())
-    usage = _set(answer.usage._asdict())
-    return {**facts, "usage": usage}
+    return _set(Answer._fields, answer) | {"usage": _set(Usage._fields, answer.usage)}
 
 
 def _closed_document(record: Closed) -> dict[str, Any]:
-    values = _set(_fields(record)) | {"answer": _answer_document(record.answer)}
+    values: dict[str, Any] = {"exchange_id": record.exchange_id, "state": record.state}
+    values["answer"] = _answer_document(record.answer)
+    errors = (record.error_kind, record.error_message, record.bound_ticks)
+    values |= _set(("error_kind", "error_message", "bound_ticks"), errors)
     if record.ended is not None:
         values["ended"] = record.ended._asdict()
     if record.completed is not None:
         values["completed"] = record.completed._asdict()
     if record.failed is not None:
         values["failed"] = _failed_document(record.failed)
-    for flag in ("is_held", "is_repeat"):
-        if not values[flag]:
-            del values[flag]
+    if record.is_held:
+        values["is_held"] = True
+    if record.is_repeat:
+        values["is_repeat"] = True
     return values
 
 
