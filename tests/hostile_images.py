@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 
 MAX_PIXELS = 100_000_000
 JUDGED_PIXELS = 30_000_000  #: Pillow examines no larger image
+FEWEST_A_SIDE = 8  #: the provider takes no smaller image
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -48,6 +49,7 @@ def fate_of(content: bytes) -> Fate:
                     return Fate.FAILED if pixels > MAX_PIXELS else Fate.ANY
                 is_plain, is_odd = _is_plain(image, content), _is_odd(image, content)
                 image.load()
+                is_too_small = min(image.size) < FEWEST_A_SIDE
             if image.format == "PNG":
                 with Image.open(io.BytesIO(content)) as image:
                     image.verify()  # checksums, to the very end
@@ -56,6 +58,8 @@ def fate_of(content: bytes) -> Fate:
     end = {b"\xff\xd8": b"\xff\xd9", PNG_START[:2]: PNG_END}.get(content[:2], b"")
     if end not in content[-(1 << 16) :]:
         return Fate.FAILED  # Pillow reads on where the end is missing
+    if is_too_small:
+        return Fate.FAILED
     if is_odd:
         return Fate.ACCEPTED
     return Fate.UNCHANGED if is_plain else Fate.CONVERTED
@@ -68,8 +72,15 @@ def fate_when_damaged(content: bytes) -> Fate:
 
 
 def _is_odd(image: Image.Image, content: bytes) -> bool:
-    """Whole, but told in a way that one may or may not call plain: junk in a header, EXIF as text, a broken MPO."""
+    """Whole, but told in a way that one may or may not call plain: junk in a header, EXIF as text, a broken MPO.
+
+    Also a PNG with the header of an animation and one frame, and an orientation in XMP alone, which browsers ignore.
+    """
     if "mp" in image.info or any(str(name).startswith("Raw profile") for name in image.info):
+        return True
+    is_still = getattr(image, "n_frames", 1) == 1
+    is_turned = b"tiff:Orientation" in content and b"eXIf" not in content
+    if content.startswith(PNG_START) and is_still and (b"acTL" in content or is_turned):
         return True
     at = 2
     while (
