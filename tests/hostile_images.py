@@ -78,9 +78,8 @@ def _is_odd(image: Image.Image, content: bytes) -> bool:
     """
     if "mp" in image.info or any(str(name).startswith("Raw profile") for name in image.info):
         return True
-    is_still = getattr(image, "n_frames", 1) == 1
     is_turned = b"tiff:Orientation" in content and b"eXIf" not in content
-    if content.startswith(PNG_START) and is_still and (b"acTL" in content or is_turned):
+    if content.startswith(PNG_START) and (b"acTL" in content or is_turned) and getattr(image, "n_frames", 1) == 1:
         return True
     at = 2
     while (
