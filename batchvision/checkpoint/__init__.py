@@ -6,10 +6,8 @@
 from batchvision.checkpoint.cells import type_of
 from batchvision.checkpoint.compaction import Compacted, compact
 from batchvision.checkpoint.disk import LocalDisk, disk_failed
-from batchvision.checkpoint.journal import segment_paths
 from batchvision.checkpoint.journal_records import (
     Accepted,
-    BookedEnd,
     Closed,
     Received,
     Record,
@@ -23,7 +21,6 @@ from batchvision.checkpoint.kept_cells import KeptCells
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lineage import Name, is_merged
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, OutputLock, holder_at_work
-from batchvision.checkpoint.log_file import Scan, damaged, read_log
 from batchvision.checkpoint.manifest_index import index_paths
 from batchvision.checkpoint.paid_rows import PaidRows
 from batchvision.checkpoint.parts import (
@@ -38,12 +35,12 @@ from batchvision.checkpoint.parts import (
     sha256_of,
 )
 from batchvision.checkpoint.record_json import masked_answer
-from batchvision.checkpoint.recovery import Recovery, Unsealed, read_unsealed
+from batchvision.checkpoint.recovery import Recovery, Unsealed
 from batchvision.checkpoint.registry import read_registry
 from batchvision.checkpoint.reserve import reserve_bytes
 from batchvision.checkpoint.row_index import Carried, RowIndex, RowState
 from batchvision.checkpoint.row_keys import packed_ids, pairs
-from batchvision.checkpoint.run_state import Carries, RunState
+from batchvision.checkpoint.run_state import RunState
 from batchvision.checkpoint.schema import (
     ATTEMPTS,
     FAILURES,
@@ -80,9 +77,7 @@ __all__ = [
     "STATE_FOLDER",
     "Accepted",
     "AmbiguousAttempt",
-    "BookedEnd",
     "Carried",
-    "Carries",
     "Closed",
     "Columns",
     "Compacted",
@@ -108,7 +103,6 @@ __all__ = [
     "RowIndex",
     "RowState",
     "RunState",
-    "Scan",
     "SealAfter",
     "SegmentHeader",
     "ShardState",
@@ -124,7 +118,6 @@ __all__ = [
     "attempts_schema",
     "batches_of",
     "compact",
-    "damaged",
     "disk_failed",
     "earlier_sha256",
     "failures_of",
@@ -140,15 +133,12 @@ __all__ = [
     "pairs",
     "part_paths",
     "read_latest",
-    "read_log",
     "read_registry",
     "read_shard",
     "read_summary",
-    "read_unsealed",
     "reserve_bytes",
     "results_schema",
     "schema_of",
-    "segment_paths",
     "sha256_of",
     "spent_by_shard",
     "summary_document",

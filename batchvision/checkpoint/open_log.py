@@ -27,7 +27,6 @@ class OpenWorkRead(NamedTuple):
 
     records: Sequence[Record] = ()
     sealed: int = 0
-    torn_bytes: int = 0
     exists: bool = False
 
 
@@ -38,7 +37,7 @@ def read_open_log(folder: Path) -> OpenWorkRead:
     except FileNotFoundError:
         return OpenWorkRead()
     sealed = max((record.seq for record in scan.records if isinstance(record, Sealed)), default=0)
-    return OpenWorkRead(scan.records, sealed, scan.torn_bytes, exists=True)
+    return OpenWorkRead(scan.records, sealed, exists=True)
 
 
 class OpenLog:

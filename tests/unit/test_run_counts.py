@@ -20,8 +20,9 @@ from checkpoint_rows import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchvision.checkpoint import Received, RowFailed, RunState, Shared, Store, read_unsealed
+from batchvision.checkpoint import Received, RowFailed, RunState, Shared, Store
 from batchvision.checkpoint.journal_records import Closed, closed
+from batchvision.checkpoint.recovery import read_unsealed
 from batchvision.records import Answer, AnswerSpec, AttemptState, Exchange, Intent, Outcome, Usage
 from batchvision.runner.booking import RunCounts
 
