@@ -36,7 +36,7 @@ from batchvision.checkpoint.parts import (
 )
 from batchvision.checkpoint.record_json import masked_answer
 from batchvision.checkpoint.recovery import Recovery, Unsealed
-from batchvision.checkpoint.registry import read_registry
+from batchvision.checkpoint.registry import read_registry, registered_job
 from batchvision.checkpoint.reserve import reserve_bytes
 from batchvision.checkpoint.row_index import Carried, RowIndex, RowState
 from batchvision.checkpoint.row_keys import packed_ids, pairs
@@ -49,6 +49,7 @@ from batchvision.checkpoint.schema import (
     TableColumn,
     attempts_schema,
     failures_of,
+    failures_schema,
     results_schema,
 )
 from batchvision.checkpoint.shards import all_locked
@@ -121,6 +122,7 @@ __all__ = [
     "disk_failed",
     "earlier_sha256",
     "failures_of",
+    "failures_schema",
     "holder_at_work",
     "index_paths",
     "is_merged",
@@ -136,6 +138,7 @@ __all__ = [
     "read_registry",
     "read_shard",
     "read_summary",
+    "registered_job",
     "reserve_bytes",
     "results_schema",
     "schema_of",

@@ -67,6 +67,12 @@ def read_registry(output: Path, job_name: str | None = None) -> Columns | None:
     return _parsed(output, path.read_bytes() if path.exists() else None, job_name)
 
 
+def registered_job(output: Path) -> str | None:
+    """Return the name of the job that the output belongs to. A new output has ``None``."""
+    path = registry_path(output)
+    return None if read_registry(output) is None else str(json.loads(path.read_bytes())["job"])
+
+
 def _parsed(output: Path, stored: bytes | None, job_name: str | None) -> Columns | None:
     if stored is None:
         return None

@@ -40,6 +40,7 @@ COMMANDS: dict[str, _Entry] = {
     "show": _Entry("batchvision.cli.show", "Print answers or failures as a table, CSV or JSON lines."),
     "verify": _Entry("batchvision.cli.verify", "Check an output, byte for byte and number for number."),
     "compact": _Entry("batchvision.cli.compact", "Merge an output's small files into few."),
+    "ddl": _Entry("batchvision.cli.ddl", "Print SQL that loads an output into a warehouse."),
     "reparse": _Entry("batchvision.cli.reparse", "Read stored answers again after [answer] changed. Sends nothing."),
     "config": _Entry("batchvision.cli.config", "Print a job's settings and where each came from."),
     "manifest": _Entry("batchvision.cli.manifest", "Write a manifest of the images in a folder."),

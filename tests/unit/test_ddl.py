@@ -1,0 +1,243 @@
+"""The SQL of ``ddl``: every statement parses in its dialect, and what runs in process keeps the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import sqlglot
+from sqlglot import exp
+from stored_outputs import StoredOutput
+
+from batchvision.checkpoint import Columns, attempts_schema, failures_schema, results_schema
+from batchvision.cli import ddl as cli_ddl
+from batchvision.cli.entry import group
+from batchvision.cli.exits import run_and_report
+from batchvision.commands.ddl import DIALECTS, Statement, Target, statements
+
+JOB = "o'clock \\ größe"
+NOON = datetime(2026, 11, 20, 12, 0, 0, 123456, tzinfo=UTC)
+#: Kept and answer columns of every type, with reserved and non-ASCII names.
+COLUMNS = Columns(
+    keep=(
+        ("order", pa.string()),
+        ("größe", pa.list_(pa.string())),
+        ("select", pa.decimal128(38, 10)),
+        ('quo"te', pa.int16()),
+        ("bytes", pa.binary()),
+        ("day", pa.date32()),
+        ("naive", pa.timestamp("us")),
+        ("aware", pa.timestamp("us", tz="UTC")),
+        ("tiny", pa.int8()),
+        ("real", pa.float32()),
+    ),
+    answers=(
+        ("answer_label", pa.string()),
+        ("answer_tags", pa.list_(pa.string())),
+        ("answer_scores", pa.list_(pa.float64())),
+        ("answer_json", pa.string()),
+        ("answer_whole", pa.int64()),
+        ("answer_is_new", pa.bool_()),
+    ),
+)
+KEPT: dict[str, Any] = {
+    "order": "é\n\"'\\; DROP",
+    "größe": ["ä", "", "b,c"],
+    "select": Decimal("12345678901234567890.0123456789"),
+    'quo"te': -7,
+    "bytes": b"\x00\xff",
+    "day": date(2026, 2, 28),
+    "naive": datetime.fromisoformat("2026-03-29T02:30"),
+    "aware": NOON,
+    "tiny": 3,
+    "real": 0.5,
+}
+ANSWER: dict[str, Any] = {
+    "answer_label": "shoe",
+    "answer_tags": ["a", "b"],
+    "answer_scores": [0.25, 1.0],
+    "answer_json": '{"größe": [1, null]}',
+    "answer_whole": 2**62,
+    "answer_is_new": True,
+}
+
+
+def result(row_id: str, hours: int, **cells: Any) -> dict[str, Any]:
+    at = NOON + timedelta(hours=hours)
+    return {
+        **dict.fromkeys(results_schema(COLUMNS).names),
+        **{"job": JOB, "row_id": row_id, "request_key": f"{row_id}-{hours}", "updated_at": at, "finished_at": at},
+        **{"image_ref": ["a.jpg", None], "cost_usd": Decimal("0.000000123"), "cost_ticks": 1230 + hours},
+        **KEPT,
+        **ANSWER,
+        **cells,
+    }
+
+
+def other(schema: pa.Schema, row_id: str, **cells: Any) -> dict[str, Any]:
+    return {**dict.fromkeys(schema.names), "job": JOB, "row_id": row_id, "request_key": "k", **KEPT, **cells}
+
+
+class SampleOutput:
+    """A folder with parts of the three tables."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._schemas = {
+            "results": results_schema(COLUMNS),
+            "failures": failures_schema(COLUMNS),
+            "attempts": attempts_schema(COLUMNS),
+        }
+
+    def write(self, table: str, part: str, rows: Sequence[dict[str, Any]]) -> None:
+        path = self.folder / table / part
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=self._schemas[table]), path)
+
+    def failed(self, *row_ids: str) -> None:
+        self.write("failures", "part-0of1.parquet", [other(self._schemas["failures"], row_id) for row_id in row_ids])
+
+    def attempt(self, part: str, *numbers: int) -> None:
+        rows = [other(self._schemas["attempts"], "r1", attempt=number, run_id="run") for number in numbers]
+        self.write("attempts", f"run_date=2026-11-20/{part}", rows)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> SampleOutput:
+    made = SampleOutput(tmp_path / "o'ut")
+    made.write("results", "run_date=2026-11-20/part-1.parquet", [result("r1", 0), result("r2", 0)])
+    made.write("results", "run_date=2026-11-21/part-2.parquet", [result("r1", 5, answer_label="bag")])
+    made.failed("f1", "f2")
+    made.attempt("part-1.parquet", 1, 2)
+    return made
+
+
+def sql_of(dialect: str, location: str = "s3://bucket/o'ut", **names: str) -> list[Statement]:
+    return [each for each in statements(JOB, COLUMNS, Target(dialect, **names), location) if each.sql]
+
+
+# ---------------------------------------------------------------------------------- parsed
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_statement_parses_in_its_dialect_without_an_opaque_command(dialect: str) -> None:
+    for purpose, sql in sql_of(dialect, db_schema="my-project.order", table_prefix="größe_"):
+        parsed = sqlglot.parse(sql, read=dialect, error_level=sqlglot.ErrorLevel.RAISE)
+        assert len(parsed) == 1, purpose
+        assert parsed[0] is not None
+        assert not list(parsed[0].find_all(exp.Command)), purpose
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_script_is_read_back_as_the_same_statements(dialect: str) -> None:
+    script = "\n".join(cli_ddl.script(statements(JOB, COLUMNS, Target(dialect), "s3://bucket/out")))
+    parsed = [each for each in sqlglot.parse(script, read=dialect) if each and not isinstance(each, exp.Semicolon)]
+    expected = [sqlglot.parse_one(each.sql, read=dialect) for each in sql_of(dialect, "s3://bucket/out")]
+    assert [each.sql(dialect, comments=False) for each in parsed] == [each.sql(dialect) for each in expected]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_each_table_has_the_columns_of_its_parts_in_their_order(dialect: str) -> None:
+    created = {}
+    for _, sql in sql_of(dialect):
+        tree = sqlglot.parse_one(sql, read=dialect)
+        if isinstance(tree, exp.Create) and tree.kind == "TABLE" and isinstance(tree.this, exp.Schema):
+            columns = [each for each in tree.this.expressions if isinstance(each, exp.ColumnDef)]
+            created[tree.this.this.name.lower()] = [column.name.lower() for column in columns]
+    for table, schema in (("results", results_schema), ("failures", failures_schema), ("attempts", attempts_schema)):
+        names = [name.lower() for name in schema(COLUMNS).names]
+        assert created[f"batchvision_{table}"] == created[f"batchvision_{table}_parts"] == names
+
+
+def test_the_command_offers_each_dialect() -> None:
+    assert tuple(DIALECTS) == cli_ddl._DIALECTS
+
+
+# ---------------------------------------------------------------------------------- run
+
+
+def check_merged(rows: list[dict[str, Any]]) -> None:
+    """The results of ``output``, whatever the engine: the newest answer of each row, each cell as it was."""
+    assert sorted(row["row_id"] for row in rows) == ["r1", "r2"]
+    expected = {"r1": result("r1", 5, answer_label="bag"), "r2": result("r2", 0)}
+    for row in rows:
+        assert row == expected[row["row_id"]]
+
+
+class InDuckDB:
+    def __init__(self) -> None:
+        self._connection = duckdb.connect()
+        self._connection.execute("SET TimeZone = 'UTC'")
+
+    def run(self, output: SampleOutput) -> None:
+        for _, sql in sql_of("duckdb", str(output.folder)):
+            self._connection.execute(sql).fetchall()
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._connection.sql(f"FROM batchvision_{table}").to_arrow_table().to_pylist()
+        return rows
+
+
+def test_duckdb_keeps_every_cell_and_the_newest_answer_of_each_row(output: SampleOutput) -> None:
+    warehouse = InDuckDB()
+    warehouse.run(output)
+    check_merged(warehouse.rows("results"))
+    check_merged(warehouse.rows("results_latest"))
+    assert sorted(row["row_id"] for row in warehouse.rows("failures")) == ["f1", "f2"]
+    assert sorted(row["attempt"] for row in warehouse.rows("attempts")) == [1, 2]
+
+
+def test_a_script_that_runs_again_adds_only_new_rows(output: SampleOutput) -> None:
+    warehouse = InDuckDB()
+    warehouse.run(output)
+    warehouse.run(output)
+    check_merged(warehouse.rows("results"))
+    output.write("results", "run_date=2026-11-22/part-3.parquet", [result("r2", 9), result("r3", 9)])
+    output.failed("f2")
+    output.attempt("part-2.parquet", 2, 3)
+    warehouse.run(output)
+    assert {row["row_id"]: row["cost_ticks"] for row in warehouse.rows("results")} == {
+        "r1": 1235,
+        "r2": 1239,
+        "r3": 1239,
+    }
+    assert [row["row_id"] for row in warehouse.rows("failures")] == ["f2"]
+    assert sorted(row["attempt"] for row in warehouse.rows("attempts")) == [1, 2, 3]
+
+
+def test_failures_of_another_job_stay(output: SampleOutput) -> None:
+    warehouse = InDuckDB()
+    warehouse.run(output)
+    warehouse._connection.execute("UPDATE batchvision_failures SET job = 'another' WHERE row_id = 'f1'").fetchall()
+    warehouse.run(output)
+    rows = {(row["job"], row["row_id"]) for row in warehouse.rows("failures")}
+    assert rows == {("another", "f1"), (JOB, "f1"), (JOB, "f2")}
+
+
+# ---------------------------------------------------------------------------------- typed
+
+
+def test_the_printed_script_loads_a_stored_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = StoredOutput.unpack("two-recipes", tmp_path)
+    assert run_and_report(group, ["ddl", str(stored.output), "--dialect", "duckdb", "--table-prefix", "night_"]) == 0
+    connection = duckdb.connect()
+    for each in duckdb.extract_statements(capsys.readouterr().out):
+        connection.execute(each).fetchall()
+    answers = connection.sql("SELECT row_id, sum(cost_ticks) FROM night_results GROUP BY ALL ORDER BY ALL").fetchall()
+    newest: dict[str, list[Any]] = {}
+    for path in sorted((stored.output / "results").rglob("*.parquet")):
+        for row in pq.ParquetFile(path).read(["row_id", "updated_at", "cost_ticks"]).to_pylist():
+            newest[row["row_id"]] = max(newest.get(row["row_id"], []), [row["updated_at"], row["cost_ticks"]])
+    assert answers == [(row_id, newest[row_id][1]) for row_id in sorted(newest)]
+
+
+def test_a_folder_without_an_output_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_and_report(group, ["ddl", str(tmp_path / "nowhere"), "--dialect", "duckdb"]) == 2
+    assert "there is no output at" in capsys.readouterr().err
