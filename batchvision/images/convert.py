@@ -30,6 +30,7 @@ from batchvision.images.formats import Converted, ImageFormat, ImageHeader, chec
 from batchvision.records import ImagePreparation
 
 JPEG_QUALITY = 90
+WEBP_QUALITY = 60  #: of thumbnails
 JPEG_MAX_SIDE = 65_500  # a limit of the format
 #: A converted image has at most this many pixels: no model sees more.
 MOST_PIXELS = 25_000_000
@@ -113,6 +114,17 @@ def convert(
         raise ImageTooLarge(f"the image does not fit into memory when decoded: {error}") from error
     except Exception as error:  # decoders raise any error; a bad image must not end the run
         raise ImageUnreadable(f"damaged {header.format.value.upper()}: {error or type(error).__name__}") from error
+
+
+def thumbnail(
+    content: bytes, header: ImageHeader, preparation: ImagePreparation, memory_bytes: int | None = None
+) -> Converted:
+    """The image as a small WebP with sides of at most ``preparation.max_side``. Raises as :func:`convert` does."""
+    ready = convert(content, header, preparation, memory_bytes)
+    target = io.BytesIO()
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(ready.content)) as image:
+        image.save(target, "WEBP", quality=WEBP_QUALITY, method=4)
+    return ready._replace(content=target.getvalue())
 
 
 def _open(content: bytes, image_format: ImageFormat) -> ImageFile.ImageFile:

@@ -15,8 +15,8 @@ from batchvision.records import ImagePreparation
 #: First output of a process, when it can convert.
 READY = b"batchvision images 1\n"
 #: Fields: format, orientation, is_alone, length of the content, max_bytes, max_side (0: unlimited), max_pixels,
-#: background, page (0: the first).
-_TASK = struct.Struct("!BB?QQQQBI")
+#: background, page (0: the first), is_thumbnail.
+_TASK = struct.Struct("!BB?QQQQBI?")
 #: Fields: ending, width, height, length of the content, pages, channels, is_last.
 _REPLY = struct.Struct("!BIIQII?")
 TASK_BYTES, REPLY_BYTES = _TASK.size, _REPLY.size
@@ -28,7 +28,7 @@ _MAX = 2**64 - 1
 class DecoderEnding(IntEnum):
     """How the conversion of one image ended."""
 
-    CONVERTED = 0  #: a JPEG follows
+    CONVERTED = 0  #: the image follows
     UNREADABLE = 1  #: a message follows
     TOO_LARGE = 2  #: a message follows
     NEEDS_MEMORY = 3  #: a message follows: the image needs all memory, with no other image beside it
@@ -41,10 +41,11 @@ class DecoderTask(NamedTuple):
     preparation: ImagePreparation
     is_alone: bool
     length: int
+    is_thumbnail: bool = False  #: a small WebP is wanted, not a JPEG
 
 
 class DecoderReply(NamedTuple):
-    """The result of a task. A JPEG or a message follows."""
+    """The result of a task. An image or a message follows."""
 
     ending: DecoderEnding
     width: int
@@ -67,11 +68,13 @@ def pack_task(task: DecoderTask) -> bytes:
         min(wanted.max_pixels, _MAX),
         _BACKGROUNDS.index(wanted.background),
         wanted.page if isinstance(wanted.page, int) else 0,
+        task.is_thumbnail,
     )
 
 
 def unpack_task(raw: bytes) -> DecoderTask:
-    number, orientation, is_alone, length, max_bytes, max_side, max_pixels, background, page = _TASK.unpack(raw)
+    number, orientation, is_alone, length, *limits, background, page, is_thumbnail = _TASK.unpack(raw)
+    max_bytes, max_side, max_pixels = limits
     return DecoderTask(
         ImageHeader(_FORMATS[number], orientation=orientation),
         ImagePreparation(
@@ -83,6 +86,7 @@ def unpack_task(raw: bytes) -> DecoderTask:
         ),
         is_alone,
         length,
+        is_thumbnail,
     )
 
 

@@ -91,12 +91,27 @@ class DecodingPool:
 
         Raises ImageUnreadable or ImageTooLarge; JobInvalid where no process can be started.
         """
-        reply, answer = self._ask(content, header, preparation, is_alone=False)
+        task = DecoderTask(header, preparation, is_alone=False, length=len(content))
+        reply, answer = self._converted(task, content)
+        return _checked(reply, answer)
+
+    def thumbnail(self, content: bytes, header: ImageHeader, preparation: ImagePreparation) -> bytes:
+        """A small WebP, as :func:`batchvision.images.convert.thumbnail`. Blocking, and thread-safe. Raises as
+        :meth:`convert` does."""
+        task = DecoderTask(header, preparation, is_alone=False, length=len(content), is_thumbnail=True)
+        _, answer = self._converted(task, content)
+        if examine(answer).format is not ImageFormat.WEBP:
+            raise ImageUnreadable("its thumbnail is not the WebP it should be")
+        return answer
+
+    def _converted(self, task: DecoderTask, content: bytes) -> tuple[DecoderReply, bytes]:
+        """Ask beside other images, and alone where the image needs all memory."""
+        reply, answer = self._ask(task, content)
         if reply.ending is DecoderEnding.NEEDS_MEMORY:
-            reply, answer = self._ask(content, header, preparation, is_alone=True)
+            reply, answer = self._ask(task._replace(is_alone=True), content)
         match reply.ending:
             case DecoderEnding.CONVERTED:
-                return _checked(reply, answer)
+                return reply, answer
             case DecoderEnding.UNREADABLE:
                 raise ImageUnreadable(answer.decode("utf-8", "replace"))
             case _:
@@ -114,18 +129,15 @@ class DecodingPool:
 
     # ---------------------------------------------------------------------------- one image
 
-    def _ask(
-        self, content: bytes, header: ImageHeader, preparation: ImagePreparation, *, is_alone: bool
-    ) -> tuple[DecoderReply, bytes]:
+    def _ask(self, task: DecoderTask, content: bytes) -> tuple[DecoderReply, bytes]:
         """Send one image to a process. Where the process ends, try another one: the image may not be the cause."""
-        task = DecoderTask(header, preparation, is_alone, len(content))
-        with self._permitted(is_alone):
+        with self._permitted(task.is_alone):
             with contextlib.suppress(_Ended):
                 return self._ask_one(task, content)
             try:
                 return self._ask_one(task, content)
             except _Ended as ended:
-                raise _fault(header.format, ended) from None
+                raise _fault(task.header.format, ended) from None
 
     def _ask_one(self, task: DecoderTask, content: bytes) -> tuple[DecoderReply, bytes]:
         decoder = self._taken()

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 from PIL import AvifImagePlugin
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable
-from batchvision.images.convert import NeedsMemory, convert
+from batchvision.images.convert import NeedsMemory, convert, thumbnail
 from batchvision.images.decoder_messages import (
     READY,
     TASK_BYTES,
@@ -123,7 +123,8 @@ def _held() -> _Held:
 def _serve(task: DecoderTask, given: BinaryIO) -> tuple[DecoderReply, bytes]:
     try:
         content = given.read(task.length)
-        ready = convert(content, task.header, task.preparation, _memory_for(task) - SPARE_BYTES - len(content))
+        work = thumbnail if task.is_thumbnail else convert
+        ready = work(content, task.header, task.preparation, _memory_for(task) - SPARE_BYTES - len(content))
     except NeedsMemory as error:
         return _message(DecoderEnding.TOO_LARGE if task.is_alone else DecoderEnding.NEEDS_MEMORY, error)
     except ImageTooLarge as error:

@@ -316,3 +316,23 @@ def test_an_answer_that_has_arrived_is_taken_after_the_deadline_too() -> None:
     finally:
         os.close(answers)
         os.close(tasks)
+
+
+def test_a_thumbnail_is_a_small_webp() -> None:
+    content = encoded("PNG", (640, 320))
+    with DecodingPool(1) as pool:
+        small = pool.thumbnail(content, examine(content), ImagePreparation(max_side=160))
+    with Image.open(io.BytesIO(small)) as image:
+        assert (image.format, image.size) == ("WEBP", (160, 80))
+
+
+def test_a_thumbnail_of_a_damaged_image_is_a_fault_of_its_row() -> None:
+    content = encoded("PNG", (640, 320))
+    with DecodingPool(1) as pool, pytest.raises(ImageUnreadable):
+        pool.thumbnail(content[:200], examine(content), ImagePreparation(max_side=160))
+
+
+def test_a_decoder_that_answers_with_another_image_makes_no_thumbnail() -> None:
+    program = MOODY.replace("worker.convert = moody", "worker.thumbnail = convert")  # a JPEG
+    with DecodingPool(1, command=(sys.executable, "-c", program)) as pool, pytest.raises(ImageUnreadable):
+        pool.thumbnail(WEBP, examine(WEBP), ImagePreparation(max_side=160))
