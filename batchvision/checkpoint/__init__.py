@@ -44,6 +44,7 @@ from batchvision.checkpoint.run_state import RunState
 from batchvision.checkpoint.schema import (
     ATTEMPTS,
     FAILURES,
+    LATER_FAILURE_COLUMNS,
     RESULTS,
     Columns,
     TableColumn,
@@ -74,6 +75,7 @@ __all__ = [
     "DATED",
     "FAILURES",
     "FAILURES_TABLE",
+    "LATER_FAILURE_COLUMNS",
     "RESULTS",
     "STATE_FOLDER",
     "Accepted",

@@ -312,8 +312,12 @@ def _closed(document: dict[str, Any]) -> Closed:
 
 
 def _failed(document: dict[str, Any]) -> Failed:
-    names = [each.name for each in fields(Failed) if each.name not in ("failed_at", "at_provider")]
-    return Failed(**{name: document[name] for name in names}, failed_at=datetime.fromisoformat(document["failed_at"]))
+    names = [each.name for each in fields(Failed) if each.name not in ("failed_at", "image_ref", "at_provider")]
+    return Failed(
+        **{name: document[name] for name in names},
+        failed_at=datetime.fromisoformat(document["failed_at"]),
+        image_ref=tuple(document.get("image_ref", ())),
+    )
 
 
 def _completed(document: dict[str, Any]) -> Completed:

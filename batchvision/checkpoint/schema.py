@@ -105,6 +105,7 @@ FAILURES: tuple[TableColumn[Failed], ...] = (
     TableColumn("last_output_text", _STRING, attrgetter("last_output_text")),
     TableColumn("failed_at", TIMESTAMP, attrgetter("failed_at")),
     TableColumn("run_id", _STRING, attrgetter("run_id")),
+    TableColumn("image_ref", _TEXTS, attrgetter("image_ref")),
     TableColumn("skip_key", _STRING, attrgetter("skip_key")),
 )
 
@@ -224,9 +225,10 @@ class TableSchemas:
 
 # ---------------------------------------------------------------------------------- and back
 
-_STORED_FAILURE = tuple(
-    column.name for column in FAILURES if column.name != "job"
-)  #: the fields of Failed that have a column of their own
+#: Columns of ``failures`` that earlier versions did not write.
+LATER_FAILURE_COLUMNS = frozenset({"image_ref"})
+#: Fields of Failed that have a column in every version.
+_STORED_FAILURE = tuple(column.name for column in FAILURES if column.name not in {"job", *LATER_FAILURE_COLUMNS})
 
 
 def failures_of(table: pa.Table) -> Iterator[Failed]:
@@ -236,6 +238,7 @@ def failures_of(table: pa.Table) -> Iterator[Failed]:
     for row in table.to_pylist():
         yield Failed(
             **{name: row[name] for name in _STORED_FAILURE},
+            image_ref=tuple(row.get("image_ref") or ()),
             keep={name: cell_of(row[name]) for name in keep},
         )
 

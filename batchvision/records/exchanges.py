@@ -220,6 +220,7 @@ class Failed:
     failed_at: datetime
     run_id: str
     keep: Mapping[str, Cell]
+    image_ref: tuple[str, ...] = ()  #: redacted; empty in failures of earlier versions
     at_provider: bool = False  #: counts toward limits.max_failed (not stored)
 
 

@@ -19,6 +19,7 @@ from batchvision.checkpoint import (
     is_unclear,
 )
 from batchvision.errors import ImageUnreachable, RowFault
+from batchvision.images import redact_reference
 from batchvision.keys import row_digest
 from batchvision.money import Spending
 from batchvision.offload import Offload
@@ -238,6 +239,7 @@ class Booking:
             failed_at=terms.now(),
             run_id=terms.run_id,
             keep=dict(zip(terms.keep_names, row.keep, strict=True)),
+            image_ref=tuple(map(redact_reference, row.images)),
         )
         if terms.is_trial or not self._store.file(failed):
             self.counts.failed(failed)

@@ -234,6 +234,7 @@ class Classifier:
             failed_at=exchange.ended_at or intent.sent_at,
             run_id=intent.run_id,
             keep=intent.keep,
+            image_ref=intent.image_ref,
             at_provider=fault.at_provider or said_by_provider,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
@@ -99,6 +100,7 @@ def test_failures_have_exactly_these_columns_and_skip_key_behind_the_fixed_ones(
         "last_output_text",
         "failed_at",
         "run_id",
+        "image_ref",
         "skip_key",
         "title",
     ]
@@ -200,9 +202,17 @@ def test_empty_tables_have_all_columns() -> None:
 @pytest.mark.parametrize("cell", [None, "text", "a\ud800b"])
 def test_a_failed_record_comes_back_from_its_table(cell: str | None) -> None:
     failed = a_failed(an_intent(1, keep={"title": cell}), "truncated", last_output_text="half", quarantined=True)
+    failed = replace(failed, image_ref=("a.jpg", "b.jpg"))
     (back,) = failures_of(the_tables().failures([failed]))
     assert back.keep == {"title": None if cell is None else cell.replace("\ud800", "?")}
     assert (back.row_id, back.failed_at, back.quarantined) == (failed.row_id, failed.failed_at, True)
+    assert back.image_ref == ("a.jpg", "b.jpg")
+
+
+def test_a_failure_of_an_earlier_version_has_no_image_reference() -> None:
+    stored = the_tables().failures([a_failed(an_intent(1))]).drop_columns(["image_ref"])
+    (back,) = failures_of(stored)
+    assert back.image_ref == ()
 
 
 # ---------------------------------------------------------------------------------- money

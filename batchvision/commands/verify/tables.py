@@ -19,6 +19,7 @@ from batchvision.checkpoint import (
     DATED,
     FAILURES,
     FAILURES_TABLE,
+    LATER_FAILURE_COLUMNS,
     RESULTS,
     Columns,
     Name,
@@ -155,7 +156,7 @@ class _TableReader:
         columns = self._columns
         for column in _FIXED[table]:
             is_there = column.name in schema.names
-            if not is_there and table != FAILURES_TABLE:
+            if not is_there and (table != FAILURES_TABLE or column.name in LATER_FAILURE_COLUMNS):
                 continue  # an earlier version wrote the part; a note below names the column
             if not is_there or schema.field(column.name).type != column.type:
                 raise CheckpointDamaged(f"{relative} has no column {column.name} of the type {column.type}")
