@@ -101,11 +101,11 @@ class Snowflake(WarehouseDialect):
 
     def bulk_load(self, table: str, folder: str, schema: pa.Schema, *, replaces: bool) -> Sequence[str]:
         source = f"{folder}/" if folder.startswith("@") else self.text(f"{folder}/")
-        return [
-            *([f"TRUNCATE TABLE {table}"] if replaces else []),  # it also forgets the files that were loaded
+        copy = (
             f"COPY INTO {table}\nFROM {source}\nFILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE)\n"
-            "MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE",
-        ]
+            "MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE"
+        )
+        return [f"TRUNCATE TABLE {table}", f"{copy}\nFORCE = TRUE"] if replaces else [copy]
 
 
 class Redshift(WarehouseDialect):
