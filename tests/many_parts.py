@@ -15,7 +15,7 @@ from batchvision.checkpoint.parts import dated_path, seal
 from batchvision.checkpoint.registry import register
 from batchvision.checkpoint.row_keys import pair
 from batchvision.checkpoint.schema import TableSchemas
-from batchvision.records import Completed
+from batchvision.records import Completed, PartFile, RunSummary
 
 SIZES = (3, 1, 4, 2)
 ROWS = [f"row{number}" for number in range(sum(SIZES))]
@@ -86,3 +86,39 @@ OLD_AND_NEW = (
 )
 #: What a manifest may have of them; row 5 has left it.
 CURRENT = (OLD_AND_NEW[1][0], OLD_AND_NEW[0][1], OLD_AND_NEW[0][2], OLD_AND_NEW[1][2])
+
+
+def a_summary() -> RunSummary:
+    """Of a run with three rows."""
+    return RunSummary(
+        run_id="run1",
+        job="night",
+        recipe_id="recipe",
+        manifest="photos.csv",
+        rows_total=3,
+        rows_completed=1,
+        rows_failed=1,
+        rows_pending=1,
+        rows_ambiguous=0,
+        rows_quarantined=0,
+        tickets_open=0,
+        requests_sent=2,
+        retries=0,
+        failures_by_kind={"refused": 1},
+        prompt_tokens=1,
+        completion_tokens=2,
+        reasoning_tokens=3,
+        image_tokens=4,
+        cached_tokens=5,
+        cost_usd=0.1,
+        cost_ticks=10**9,
+        ambiguous_ticks=0,
+        started_at="2026-11-20T22:30:00+00:00",
+        finished_at="2026-11-20T22:31:00+00:00",
+        duration_seconds=60.0,
+        stop_reason=None,
+        exit_code=3,
+        parts=(PartFile("results", "results/run_date=2026-11-20/part-0of1-run1-000001.parquet", 1, "ab"),),
+        versions={"batchvision": "0"},
+        config={"name": "night"},
+    )

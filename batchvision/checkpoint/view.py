@@ -118,10 +118,10 @@ class OutputView:
 
     def rows(self, table: str, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """All rows of ``results``, ``failures`` or ``attempts``, a batch at a time, oldest part name first."""
-        for source in self._sources(table):
+        for source in self.sources(table):
             yield from source_batches(source, names)
 
-    def _sources(self, table: str) -> list[Source]:
+    def sources(self, table: str) -> list[Source]:
         """The parts of a table, and the rows that are in no part yet."""
         shards = self.shards  # before the parts: a segment that is sealed meanwhile has a part then
         paths = part_paths(self.output, table)
@@ -137,13 +137,13 @@ class OutputView:
         return UnsealedRows(tables.failures(list(shard.run_state.failures.values())))
 
     def count(self, table: str) -> int:
-        return sum(row_count(each) if isinstance(each, Path) else each.table.num_rows for each in self._sources(table))
+        return sum(row_count(each) if isinstance(each, Path) else each.table.num_rows for each in self.sources(table))
 
     def current_results(self, recipe_id: str | None, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The current answer of each row that has one (see ``current.py``), a batch at a time."""
         chunks = [batch["row_id"] for batch in self.rows("failures", ("row_id",))]
         failed = pa.chunked_array(chunks, pa.string()).combine_chunks()
-        for source, places in current_places(self.output, self._sources("results"), failed, recipe_id):
+        for source, places in current_places(self.output, self.sources("results"), failed, recipe_id):
             at = 0
             for batch in source_batches(source, names):
                 first, last = np.searchsorted(places, (at, at + batch.num_rows))
