@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from batchvision.checkpoint.rights import missing_right
-from batchvision.checkpoint.storage import JournalFiles
+from batchvision.checkpoint.storage import Hold, JournalFiles, StoreFault
 from batchvision.descriptors import EXHAUSTED
 from batchvision.errors import MORE_OPEN_FILES, DiskFailed
 
@@ -35,6 +35,13 @@ _GATHERED_BYTES = 1024 * 1024
 
 class WholeFiles:
     """A ``PartStore`` made of a local disk's ``JournalFiles`` operations."""
+
+    def hold(self, output: Path) -> Hold | None:
+        """Nothing to do: a file system that machines share has a lease (``lease.py``)."""
+        return None
+
+    def replicate(self) -> None:
+        """Nothing to do."""
 
     def put(self: JournalFiles, path: Path, content: bytes | memoryview, owner: str = "") -> None:
         self.close(start_file(self, path, content, PUBLIC, owner))
@@ -297,6 +304,8 @@ def disk_failures(doing: str) -> Iterator[None]:
 
 
 def disk_failed(doing: str, fault: OSError) -> DiskFailed:
+    if isinstance(fault, StoreFault):
+        return DiskFailed(f"{doing} failed: {fault}")
     reason = fault.strerror or str(fault)
     if fault.errno in _NO_RIGHT and isinstance(fault.filename, str | Path):
         right = missing_right(Path(fault.filename))

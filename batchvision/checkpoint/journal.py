@@ -149,7 +149,10 @@ def segment_seq(path: Path) -> int:
     return int(path.stem.removeprefix("journal-"))
 
 
+def is_segment(path: Path) -> bool:
+    return re.fullmatch(r"journal-\d{8,}\.log", path.name) is not None
+
+
 def segment_paths(folder: Path) -> list[Path]:
     """The segments of a shard, oldest first."""
-    named = re.compile(r"journal-\d{8,}\.log")
-    return sorted((path for path in folder.glob("journal-*.log") if named.fullmatch(path.name)), key=segment_seq)
+    return sorted(filter(is_segment, folder.glob("journal-*.log")), key=segment_seq)

@@ -97,7 +97,7 @@ class Lease:
         sleep: Callable[[float], None] = time.sleep,
     ) -> Lease:
         """Take the lease. Raises OutputHeld at once, OSError. ``holder`` (host, pid, boot_id) is written into it."""
-        lease = cls(path, holder, clock or _time_with_sleep)
+        lease = cls(path, holder, clock or time_with_sleep)
         found = _read(path)
         if found is not None:
             if not _has_ended_here(found, holder) and (fresh := lease._fresh_seconds()) > 0:
@@ -229,7 +229,7 @@ def _has_ended_here(found: dict[str, Any], holder: dict[str, Any]) -> bool:
     return False
 
 
-def _time_with_sleep() -> float:
+def time_with_sleep() -> float:
     """Seconds that also pass while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from weakref import WeakSet
 
 from batchvision.checkpoint.disk import PUBLIC, LocalDisk, OpenedFile, disk_failures, make_folders, output_gone
 from batchvision.checkpoint.lease import LEASE_NAME, Lease, is_shared, lease_at_work
-from batchvision.checkpoint.storage import JournalFiles
+from batchvision.checkpoint.storage import Disk, Hold
 from batchvision.errors import OutputHeld
 
 _TRIES = 10  #: Locking is tried so often while the folder is being removed.
@@ -69,34 +70,34 @@ class Holder(NamedTuple):
 
 
 class OutputLock:
-    """A held output (and shard): a flock, and on a shared file system a lease. A context manager."""
+    """A held output (and shard): a flock, and a hold against other machines. A context manager."""
 
-    def __init__(self, output: Path, shard: str, descriptor: int, lease: Lease | None = None) -> None:
+    def __init__(self, output: Path, shard: str, descriptor: int, holds: Sequence[Hold] = ()) -> None:
         self.output = output
         self.shard = shard
         self.file = OpenedFile.at(lock_path(output, shard), descriptor)
-        self._lease = lease
+        self._holds = holds
         self._descriptor: int | None = descriptor  #: the kernel's lock ends with it
         self._pid = os.getpid()
         _held.add(self)
 
     @classmethod
-    def take(cls, output: Path, shard: str = "0of1", files: JournalFiles | None = None) -> OutputLock:
+    def take(cls, output: Path, shard: str = "0of1", disk: Disk | None = None) -> OutputLock:
         """Take the lock. Raises OutputHeld at once, with the name of the holder."""
         path = lock_path(output, shard)
         for _ in range(_TRIES):
-            lock = cls._take(output, shard, path, files or LocalDisk())
+            lock = cls._take(output, shard, path, disk or LocalDisk())
             if lock.file.is_in_place():
                 return lock
             lock.release()  # the folder was removed between opening the file and locking it
         raise output_gone(output, path)
 
     @classmethod
-    def _take(cls, output: Path, shard: str, path: Path, files: JournalFiles) -> OutputLock:
+    def _take(cls, output: Path, shard: str, path: Path, disk: Disk) -> OutputLock:
         with disk_failures(f"making {path.parent}"):
-            make_folders(files, path.parent)
+            make_folders(disk, path.parent)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PUBLIC)
-        lease: Lease | None = None
+        holds = list[Hold]()
         try:
             with disk_failures(f"locking {path}"):
                 shared = is_shared(path.parent)
@@ -104,11 +105,17 @@ class OutputLock:
                 _write_holder(descriptor)
                 if shared:
                     lease = Lease.take(path.with_name(LEASE_NAME), Holder.this_process()._asdict())
+                    holds.append(lease)
                     lease.beat()
+            with disk_failures(f"opening {output}"):
+                if (held := disk.hold(output)) is not None:
+                    holds.append(held)
         except BaseException:
+            for hold in holds:
+                hold.release()
             os.close(descriptor)
             raise
-        return cls(output, shard, descriptor, lease)
+        return cls(output, shard, descriptor, holds)
 
     @property
     def folder(self) -> Path:
@@ -118,13 +125,12 @@ class OutputLock:
     @property
     def is_held(self) -> bool:
         """Whether this process holds the output: False in a forked child, and after a lease was lost."""
-        has_lease = self._lease is None or self._lease.is_held
-        return has_lease and self._descriptor is not None and self._pid == os.getpid()
+        return all(hold.is_held for hold in self._holds) and self._descriptor is not None and self._pid == os.getpid()
 
     def release(self) -> None:
         """Release the output. A second call does nothing. In a forked child the parent keeps its lock."""
-        if self._lease is not None:
-            self._lease.release()
+        for hold in reversed(self._holds):
+            hold.release()
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)  # LOCK_UN would free the parent's lock too

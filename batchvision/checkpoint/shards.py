@@ -15,17 +15,17 @@ from pathlib import Path
 from batchvision.checkpoint.disk import PUBLIC, LocalDisk, disk_failures, make_folders
 from batchvision.checkpoint.lock import NO_FLOCK, STATE_FOLDER, Holder, OutputLock, is_held, lock_path
 from batchvision.checkpoint.parts import FAILURES_TABLE, part_paths
-from batchvision.checkpoint.storage import JournalFiles
+from batchvision.checkpoint.storage import Disk
 from batchvision.errors import OutputHeld
 from batchvision.records import Shard
 
 MUTEX_NAME = "shards.lock"
 
 
-def lock_shard(output: Path, shard: Shard, files: JournalFiles | None = None) -> OutputLock:
+def lock_shard(output: Path, shard: Shard, disk: Disk | None = None) -> OutputLock:
     """Hold a shard. Raises OutputHeld where a run holds it, or a shard of another division."""
-    with mutex(output, files):
-        lock = OutputLock.take(output, shard.name, files)
+    with mutex(output, disk):
+        lock = OutputLock.take(output, shard.name, disk)
         try:
             _refuse_other_divisions(output, shard)
         except BaseException:
@@ -35,21 +35,21 @@ def lock_shard(output: Path, shard: Shard, files: JournalFiles | None = None) ->
 
 
 @contextmanager
-def all_locked(output: Path, files: JournalFiles | None = None) -> Iterator[list[OutputLock]]:
+def all_locked(output: Path, disk: Disk | None = None) -> Iterator[list[OutputLock]]:
     """Hold every shard of an output. Raises OutputHeld where a run is at work on any of them."""
     with ExitStack() as held:
-        with mutex(output, files):
+        with mutex(output, disk):
             names = [shard.name for shard in shards_of(output)] or [Shard().name]
-            locks = [held.enter_context(OutputLock.take(output, name, files)) for name in names]
+            locks = [held.enter_context(OutputLock.take(output, name, disk)) for name in names]
         yield locks
 
 
 @contextmanager
-def mutex(output: Path, files: JournalFiles | None = None) -> Iterator[None]:
+def mutex(output: Path, disk: Disk | None = None) -> Iterator[None]:
     """One process at a time; the kernel lets go of it when that process dies. Waits while another recovers journals."""
     path = output / STATE_FOLDER / MUTEX_NAME
     with disk_failures(f"making {path.parent}"):
-        make_folders(files or LocalDisk(), path.parent)
+        make_folders(disk or LocalDisk(), path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PUBLIC)
     try:
         with disk_failures(f"locking {path}"):

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 
+class StoreFault(OSError):
+    """An object store has failed for good. The message names the next step."""
+
+
 class JournalFiles(Protocol):
     """Local files, changed by one small operation at a time. Each operation raises OSError when it fails."""
 
@@ -40,6 +44,15 @@ class JournalFiles(Protocol):
 
     def sync_folder(self, path: Path) -> None:
         """Return when the names in a folder are durable."""
+
+
+class Hold(Protocol):
+    """An output that is held against other machines."""
+
+    @property
+    def is_held(self) -> bool: ...
+
+    def release(self) -> None: ...
 
 
 class NewFile(Protocol):
@@ -88,3 +101,12 @@ class PartStore(Protocol):
 
 class Disk(JournalFiles, PartStore, Protocol):
     """A local file system: both in one."""
+
+    def hold(self, output: Path) -> Hold | None:
+        """Hold an output where other machines can write to it, and bring it up to date. A local one has ``None``.
+
+        The caller has locked it on this machine. Raises OutputHeld, OSError.
+        """
+
+    def replicate(self) -> None:
+        """Return when everything that is durable here outlives this machine as far as the storage allows."""

@@ -9,6 +9,7 @@ replay.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import replace
@@ -95,6 +96,8 @@ class Store:
         self._polls = PollWatch()
         self._row_index: RowIndex | None = None
         self._opened: Writer | None = None
+        self._tickets_here = set[str]()  # tickets of this run that may be on this machine alone
+        self._one_replication = asyncio.Lock()
 
     # ---------------------------------------------------------------------------- opening
 
@@ -128,7 +131,11 @@ class Store:
                 lock.release()
             raise
         tables = TableSchemas(settings.job_name, columns, secrets.mask, settings.keep_raw)
-        threads = Threads(offload or OwnThread("batchvision-writer"), offload or OwnThread("batchvision-sealer"))
+        threads = Threads(
+            offload or OwnThread("batchvision-writer"),
+            offload or OwnThread("batchvision-sealer"),
+            offload or OwnThread("batchvision-replication"),
+        )
         store = cls(lock, lock is not where, settings, tables, secrets, disk, threads)
         store._sealer.find(padded)
         return store
@@ -217,6 +224,17 @@ class Store:
     async def ticket(self, exchange_id: str, ticket: str, at: datetime) -> None:
         """Return when the ticket is durable (P2). Only then may it be polled."""
         await self._writer.durable(Accepted(exchange_id, ticket, at, self._settings.ticket_place))
+        self._tickets_here.add(exchange_id)
+
+    async def outlasts(self, exchange_id: str) -> None:
+        """Return when the ticket outlives this machine (P2). Only then may it be polled. Raises StopRun."""
+        while exchange_id in self._tickets_here:
+            async with self._one_replication:
+                tickets = self._tickets_here.copy()
+                if exchange_id in tickets:
+                    with disk_failures(f"storing the tickets of {self.output}"):
+                        await self._threads.replication(self._disk.replicate)
+                    self._tickets_here -= tickets
 
     def poll_begins(self, exchange_id: str) -> None:
         """Note that a poll is on the wire. It may take the ticket's one-time answer."""

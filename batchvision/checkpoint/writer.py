@@ -68,10 +68,11 @@ class StoreSettings:
 
 
 class Threads(NamedTuple):
-    """Where blocking work runs: groups of the journal, and seals."""
+    """Where blocking work runs: groups of the journal, seals, and waiting for an object store."""
 
     journal: Offload
     seal: Offload
+    replication: Offload
 
 
 class Projection(Protocol):

@@ -18,6 +18,7 @@ from batchvision.errors import InvalidAnswer, JobInvalid
 from batchvision.job.columns import KeepColumn, clashes, keep_columns
 from batchvision.job.files import decoded, exists, is_folder, labels_of, under
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
+from batchvision.job.object_urls import OBJECT_STORES, is_object_url, local_copy
 from batchvision.job.prices import FilePrices, file_prices
 from batchvision.job.recipe import with_id
 from batchvision.job.sections import (
@@ -160,9 +161,12 @@ class Check:
         return path, root
 
     def _output_path(self, section: OutputSection) -> Path | None:
+        if is_object_url(section.path):
+            return local_copy(section.path, self.path(section.state_dir) if section.state_dir else None)
         if "://" in section.path:
             self.problems.append(
-                f"output.path = {section.path!r}: remote outputs are not supported yet; name a local folder"
+                f"output.path = {section.path!r}: name a local folder, or an object store with "
+                f"{', '.join(OBJECT_STORES)}"
             )
             return None
         path = self.path(section.path)

@@ -102,7 +102,14 @@ class OutputSection(Section):
     """The output and its contents."""
 
     path: Text
-    """The folder of the output. Example: `path = "out/captions"`."""
+    """The folder of the output, or its place in an object store: `s3://`, `gs://` or `az://`. Example: `path =
+    "out/captions"`."""
+    state_dir: Text | None = None
+    """Where the local copy of an output in an object store is kept. Default: a folder in the user's state directory.
+    Example: `state_dir = "/var/lib/batchvision"`."""
+    sync_seconds: Amount = 5.0
+    """A machine that is lost takes along at most the last so many seconds of an output in an object store. Their
+    answers may be bought again. Example: `sync_seconds = 2`."""
     keep_raw_answers: Flag = True
     """Keeps the provider's raw answers in the ledger. `reparse` reads them again. Example: `keep_raw_answers =
     false`."""

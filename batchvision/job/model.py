@@ -20,6 +20,7 @@ from batchvision.job.columns import KeepColumn
 from batchvision.job.files import under
 from batchvision.job.key import find_key, is_named, key_source, resolved, without_user
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
+from batchvision.job.object_urls import is_object_url
 from batchvision.job.prices import FilePrices
 from batchvision.job.problems import sentences, unknown_key
 from batchvision.job.sections import (
@@ -70,7 +71,7 @@ class Job(BaseModel):
     base_dir: Path  #: the job file's folder
     manifest_path: Path
     root: Path  #: the folder in which local images must lie
-    output_path: Path
+    output_path: Path  #: of an output in an object store: its local copy
     keep_columns: tuple[KeepColumn, ...]
     template: Template | None  #: ``None`` where the cells of ``prompt.column`` are sent verbatim
     recipe: Recipe
@@ -125,6 +126,11 @@ class Job(BaseModel):
         return cls.model_construct(name=top.name, timezone=top.timezone, **sections, **known)
 
     # ------------------------------------------------------------------------------ columns
+
+    @property
+    def output_url(self) -> str | None:
+        """The place of the output in an object store. ``output_path`` is its local copy then."""
+        return self.output.path if is_object_url(self.output.path) else None
 
     @property
     def id_columns(self) -> tuple[str, ...]:

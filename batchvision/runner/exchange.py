@@ -268,6 +268,7 @@ class Exchanges:
         exchange, permit, credentials, asked = ticket
         if exchange.ticket is None:
             raise RuntimeError("an exchange without a ticket was polled")
+        await self._store.outlasts(exchange.intent.exchange_id)
         await self.permits.rate.acquire_poll()
         await checkpoint_if_cancelled()  # without it a poller with a due ticket could only be cancelled behind a shield
         generation, exchange_id = self._provider.key.generation, exchange.intent.exchange_id

@@ -34,6 +34,8 @@ def share_of_job(job: Job, shard: Shard) -> Job:
     """
     if shard.of == 1:
         return job
+    if job.output_url is not None:
+        raise JobInvalid("an output in an object store has no shards: give each shard's job its own output.path")
     limits, n = job.limits, shard.of
     if limits.concurrency < n:
         raise JobInvalid(
@@ -107,6 +109,7 @@ class RunSetup:
         self.offload = dependencies.offload or threads()
         #: of the manifest: a thread of its own, because a disk with images may hang
         self.read = dependencies.offload or threads(1, may_abandon=True)
+        self.disk = wiring.disk_of(job, dependencies)
         self.started_at = dependencies.now()
         self.purpose = purpose
         self.run_id = purpose.mark(new_run_id(self.started_at, dependencies.rng))

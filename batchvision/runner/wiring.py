@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
-from batchvision.checkpoint import Disk, LocalDisk, spent_by_shard, type_of
+from batchvision.checkpoint import Disk, disk_at, spent_by_shard, type_of
 from batchvision.errors import JobInvalid
 from batchvision.images import (
     Converter,
@@ -59,7 +59,9 @@ class Spent(NamedTuple):
 
 def disk_of(job: Job, dependencies: RunDependencies) -> Disk:
     """The disk of the output."""
-    return dependencies.disk or LocalDisk(group_readable=job.output.group_readable)
+    if dependencies.disk is not None:
+        return dependencies.disk
+    return disk_at(job.output_path, job.output_url, job.output.sync_seconds, group_readable=job.output.group_readable)
 
 
 def prices_of(job: Job) -> Prices | None:

@@ -240,8 +240,9 @@ def test_who_has_lost_the_lease_sends_nothing_and_writes_nothing_more(tmp_path: 
             await store.intent(an_intent(1))
             path = tmp_path / ".batchvision" / "0of1" / LEASE_NAME
             path.write_text(json.dumps({**THERE, "token": "another's"}))
-            assert store._lock._lease is not None
-            store._lock._lease.renew()
+            (lease,) = store._lock._holds
+            assert isinstance(lease, Lease)
+            lease.renew()
             before = {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()}
             with pytest.raises(OutputHeld):
                 await store.answer("x1", an_answer())

@@ -1,0 +1,331 @@
+"""The disk of an output in an object store: each change is made to the local copy, and then to the store.
+
+At each moment the store holds a state that the local copy had. So recovery from the store is recovery after a power
+cut. Three rules keep it true. Bytes of the journal go to the store before any later change of another file. A segment
+is removed only after the ``open.log`` that no longer needs it is in the store. Only the holder of the lock writes.
+
+Bytes of the journal that are durable here reach the store within ``sync_seconds``. Where the store is slower, the next
+group of records waits. After a failure that lasts, the run ends as with a failing disk, and all is kept in the copy.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from batchvision.checkpoint.disk import LocalDisk
+from batchvision.checkpoint.journal import is_segment
+from batchvision.checkpoint.local_copy import LocalCopy, StoreListing, is_mirrored, segment_key
+from batchvision.checkpoint.object_lock import FoundLock, ObjectLock, held, wait_for_expiry
+from batchvision.checkpoint.objects import ObjectChanged, ObjectFolder, Version
+from batchvision.checkpoint.open_log import OPEN_LOG_NAME
+from batchvision.checkpoint.parts import FAILURES_TABLE
+from batchvision.checkpoint.storage import Hold, StoreFault
+from batchvision.errors import OutputHeld
+
+log = logging.getLogger(__name__)
+
+#: The journal goes to the store when its oldest new byte has this share of ``sync_seconds``.
+_SYNC_SHARE = 0.5
+#: Files and folders in the order in which a run writes them. The index and the summaries come last.
+_ORDER = ("columns.json", "recipes", "results", "attempts", FAILURES_TABLE, OPEN_LOG_NAME)
+
+
+@dataclass(slots=True)
+class _Tail:
+    """A segment: bytes that are durable here, bytes in the store, and the segment's objects."""
+
+    synced_bytes: int = 0
+    stored_bytes: int = 0
+    keys: list[str] = field(default_factory=list)
+
+
+class MirroredDisk(LocalDisk):
+    """Owns the objects of one output while :meth:`hold` lasts. Before it, changes are local."""
+
+    def __init__(
+        self, objects: ObjectFolder, copy: LocalCopy, sync_seconds: float, *, group_readable: bool = False
+    ) -> None:
+        super().__init__(group_readable=group_readable)
+        self._objects = objects
+        self._copy = copy
+        self._sync_seconds = sync_seconds
+        self._lock: ObjectLock | None = None
+        self._fault: StoreFault | None = None
+        self._is_reported = False  #: the run knows of the fault
+        self._versions: dict[str, Version] = {}  # of the whole files in the store
+        self._paths: dict[int, Path] = {}  # of open descriptors
+        self._tails: dict[Path, _Tail] = {}
+        self._putting = threading.RLock()  # the journal's bytes go to the store in order
+        self._changed = threading.Condition()
+        self._oldest_at: float | None = None  #: since when a byte of the journal is not in the store
+        self._is_ended = False
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._sync_beside, name="batchvision-mirror", daemon=True)
+
+    # ---------------------------------------------------------------------------- holding
+
+    def hold(self, output: Path) -> Hold:
+        """Take the lock. Then bring the copy up to date, or the store where the copy is ahead.
+
+        The copy is ahead if no other process has held the lock since. Raises OutputHeld, OSError, CheckpointDamaged.
+        """
+        copy, token = self._copy, secrets.token_hex(8)
+        tokens, found = copy.tokens, FoundLock.of(self._objects)
+        if found is not None and not found.content.is_released and not _has_ended_here(found, tokens):
+            found = wait_for_expiry(self._objects, found)
+        listing = StoreListing.of(self._objects)
+        is_ahead = listing.is_empty if found is None else found.content.token in tokens
+        before = [] if found is None else [found.content.token]
+        copy.set_tokens(*([*before, token] if is_ahead else []))
+        lock = ObjectLock.take(self._objects, found, token, self._sync_seconds)
+        try:
+            listing = StoreListing.of(self._objects)  # nothing changes from now on
+            copy.open_record()
+            if not is_ahead:
+                copy.fetch(self._objects, listing)
+            self._lock = lock
+            self._begin(listing)
+            copy.set_tokens(token)
+        except BaseException:
+            self.release(releases=False)
+            raise
+        if found is not None and not found.content.is_released and not is_ahead:
+            _report_lost(self._objects, found, listing)
+        self._thread.start()
+        return HeldCopy(self)
+
+    def _begin(self, listing: StoreListing) -> None:
+        """Put the files of the copy that differ, in the order in which a run writes them. Then delete the rest."""
+        self._versions = {key: each.version for key, each in listing.files.items()}
+        for key, pieces in listing.segments.items():
+            stored = sum(each.size_bytes for each in pieces)
+            self._tails[self._copy.path(key)] = _Tail(stored, stored, [each.key for each in pieces])
+        paths = {self._copy.key(path): path for path in self._copy.files()}
+        for path in filter(is_segment, paths.values()):
+            self._tails.setdefault(path, _Tail()).synced_bytes = path.stat().st_size
+        self.replicate()
+        for key in sorted(paths, key=_written_after):
+            known = listing.files.get(key)
+            if not is_segment(paths[key]) and (known is None or not self._copy.holds(known)):
+                self._put(paths[key])
+        for key in sorted({*listing.files, *listing.segments} - {*paths}):
+            self._delete(self._copy.path(key))
+
+    @property
+    def is_held(self) -> bool:
+        return self._lock is not None and self._lock.is_held
+
+    def release(self, *, releases: bool = True) -> None:
+        """Put what is left, and give the lock back, unless the store lacks something."""
+        if self._pid != os.getpid():
+            return  # a forked child: the parent keeps the lock
+        with suppress(StoreFault, OutputHeld):
+            self.replicate()
+        with self._changed:
+            self._is_ended = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._lock is not None:
+            self._lock.end(releases=releases and self._fault is None)
+        self._copy.close()
+
+    # ---------------------------------------------------------------------------- operations of the disk
+
+    def create(self, path: Path, mode: int) -> int:
+        descriptor = super().create(path, mode)
+        self._paths[descriptor] = path
+        return descriptor
+
+    def close(self, descriptor: int) -> None:
+        self._paths.pop(descriptor, None)
+        super().close(descriptor)
+
+    def sync(self, descriptor: int) -> None:
+        super().sync(descriptor)
+        path = self._paths.get(descriptor)
+        if path is None or not is_mirrored(path):
+            return
+        if is_segment(path):
+            self._note_synced(path, os.fstat(descriptor).st_size)
+        else:
+            self._put(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        super().rename(old, new)
+        self._paths.update({descriptor: new for descriptor, path in self._paths.copy().items() if path == old})
+        if not is_mirrored(new):
+            return
+        self.sync_folder(new.parent)  # the store may not be ahead of the copy
+        if is_segment(new):
+            self._note_synced(new, new.stat().st_size)
+        else:
+            self._put(new)
+
+    def remove(self, path: Path) -> None:
+        if self._fault is not None and is_segment(path):
+            return  # the next start puts it, before the files that were made of it, and removes it
+        super().remove(path)
+        if is_mirrored(path):
+            self._delete(path)
+
+    # ---------------------------------------------------------------------------- the store
+
+    def replicate(self) -> None:
+        """Put the durable bytes of the journal. Raises StoreFault, OutputHeld."""
+        with self._putting:
+            began = time.monotonic()
+            self._check()
+            try:
+                for path in sorted(self._tails):
+                    self._put_tail(path, self._tails[path])
+            except StoreFault as fault:
+                raise self._failed(fault) from fault
+            with self._changed:
+                is_behind = any(tail.stored_bytes < tail.synced_bytes for tail in self._tails.values())
+                self._oldest_at = began if is_behind else None
+
+    def _put_tail(self, path: Path, tail: _Tail) -> None:
+        start, stop = tail.stored_bytes, tail.synced_bytes
+        if start == stop:
+            return
+        with path.open("rb") as file:
+            file.seek(start)
+            content = file.read(stop - start)
+        key = segment_key(self._copy.key(path), start)
+        tail.keys.append(key)
+        self._store(key, content, None)
+        tail.stored_bytes = stop
+
+    def _put(self, path: Path) -> None:
+        """Put a file whole, after the journal. A fault is raised once; then all stays in the copy."""
+        if self._lock is None or self._is_reported:
+            return
+        self.replicate()
+        key = self._copy.key(path)
+        try:
+            version = self._store(key, path.read_bytes(), self._versions.get(key))
+        except StoreFault as fault:
+            raise self._failed(fault) from fault
+        self._versions[key] = version
+        self._copy.note(key, version)
+
+    def _store(self, key: str, content: bytes, expected: Version | None) -> Version:
+        try:
+            return self._objects.put(key, content, expected)
+        except ObjectChanged:
+            raise StoreFault(
+                f"{self._objects.url}/{key} is not what this output's runs wrote: another program has changed it"
+            ) from None
+
+    def _delete(self, path: Path) -> None:
+        if self._lock is None or self._is_reported:
+            return
+        key = self._copy.key(path)
+        with self._putting:
+            tail = self._tails.pop(path, None)
+        keys = [] if tail is None else tail.keys
+        if self._versions.pop(key, None) is not None:
+            keys = [key]
+        self._check()
+        try:
+            self._objects.delete(keys)
+        except StoreFault as fault:
+            raise self._failed(fault) from fault
+
+    def _check(self) -> None:
+        """Raise if the store has failed, or the lock is lost."""
+        if self._fault is not None:
+            self._is_reported = True
+            raise self._fault
+        if self._lock is not None and not self._lock.is_held:
+            raise held(self._objects, None)
+
+    def _failed(self, fault: StoreFault) -> StoreFault:
+        if self._fault is None:
+            self._fault = StoreFault(
+                f"{fault}. Nothing more was sent. Every answer is in the local copy, {self._copy.output}: start the "
+                "same run again on this machine when the store takes writes, and it puts them there"
+            )
+        return self._fault
+
+    # ---------------------------------------------------------------------------- the open segment
+
+    def _note_synced(self, path: Path, synced_bytes: int) -> None:
+        """Bytes of a segment are durable here. Returns when none of them has waited too long for the store."""
+        if self._is_reported:
+            return
+        with self._changed:
+            self._tails.setdefault(path, _Tail()).synced_bytes = synced_bytes
+            if self._oldest_at is None:
+                self._oldest_at = time.monotonic()
+                self._changed.notify_all()
+            is_late = time.monotonic() - self._oldest_at > self._sync_seconds
+        if is_late or self._fault is not None:
+            self.replicate()
+
+    def _sync_beside(self) -> None:
+        while self._wait_for_bytes():
+            with suppress(StoreFault, OutputHeld):  # the next write of the run raises it
+                self.replicate()
+
+    def _wait_for_bytes(self) -> bool:
+        """Return when bytes have waited long enough. False: it is over."""
+        with self._changed:
+            while not self._is_ended and self._fault is None and self.is_held:
+                oldest_at = self._oldest_at
+                left = None if oldest_at is None else oldest_at + _SYNC_SHARE * self._sync_seconds - time.monotonic()
+                if left is not None and left <= 0:
+                    return True
+                self._changed.wait(left)
+        return False
+
+
+class HeldCopy:
+    """The lock of an output in a store, for the local lock that it belongs to."""
+
+    def __init__(self, disk: MirroredDisk) -> None:
+        self._disk = disk
+
+    @property
+    def is_held(self) -> bool:
+        return self._disk.is_held
+
+    def release(self) -> None:
+        self._disk.release()
+
+
+def _has_ended_here(found: FoundLock, tokens: list[str]) -> bool:
+    """Whether the holder worked on this copy, whose local lock is ours now."""
+    return found.content.token in tokens and found.content.host == socket.gethostname()
+
+
+def _written_after(key: str) -> tuple[int, str]:
+    """The place of a file in the order in which a run writes: each needs those before it."""
+    names = key.split("/")
+    return next((place for place, name in enumerate(_ORDER) if name in names), len(_ORDER)), key
+
+
+def _report_lost(objects: ObjectFolder, found: FoundLock, listing: StoreListing) -> None:
+    """State the time for which answers may be bought again."""
+    written = [each.modified_at for pieces in listing.segments.values() for each in pieces]
+    last = f"{max(written):%Y-%m-%d %H:%M:%S} UTC" if written else "no journal"
+    log.warning(
+        "the last run on %s, process %d on %s, did not end here. The store has its records until %s, and its lock was "
+        "renewed last at %s UTC. Answers of at most %g s after these records are not known here: their rows may be "
+        "bought again",
+        objects.url,
+        found.content.pid,
+        found.content.host,
+        last,
+        f"{found.renewed_at:%Y-%m-%d %H:%M:%S}",
+        found.content.sync_seconds,
+    )

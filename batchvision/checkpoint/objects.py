@@ -1,0 +1,136 @@
+"""The objects of an output below one URL. Each write names the version that it replaces.
+
+An operation is tried again while the store is away, for at most ``PATIENCE_SECONDS``. Then it raises StoreFault.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import obstore
+from obstore import exceptions as refusals
+
+from batchvision.checkpoint.storage import StoreFault
+
+T = TypeVar("T")
+
+#: An operation is tried again for so long. It is shorter than the time for which a lock is certain.
+PATIENCE_SECONDS = 60.0
+_FIRST_WAIT_SECONDS = 0.2
+_LONGEST_WAIT_SECONDS = 5.0
+_CHANGED = (refusals.AlreadyExistsError, refusals.PreconditionError, refusals.NotModifiedError)
+#: The store is away, or has too much to do.
+_PASSING = (refusals.GenericError, refusals.JoinError)
+#: A missing bucket and a wrong region arrive as generic errors too. Their status is in the text only.
+_FINAL = re.compile(r"status code: 4(?!08|29)\d\d")
+
+
+class ObjectChanged(Exception):
+    """The object is not the version that a write names: another writer was faster."""
+
+
+class Version(NamedTuple):
+    """The version of an object. Each store uses one of the two, or both."""
+
+    e_tag: str | None
+    version: str | None
+
+
+class ListedObject(NamedTuple):
+    key: str
+    size_bytes: int
+    version: Version
+    modified_at: datetime  #: by the store's clock
+
+
+class StoredObject(NamedTuple):
+    content: bytes
+    version: Version
+    modified_at: datetime  #: by the store's clock
+
+
+class ObjectFolder:
+    """Keys are relative to the URL. Methods may be called from several threads. They raise StoreFault."""
+
+    def __init__(self, url: str, store: Any) -> None:
+        self.url = url.rstrip("/")
+        self._store = store
+
+    @classmethod
+    def at(cls, url: str) -> ObjectFolder:
+        return cls(url, obstore.store.from_url(url))
+
+    def list(self, prefix: str = "") -> list[ListedObject]:
+        def listed() -> list[ListedObject]:
+            found = obstore.list(self._store, prefix or None).collect()
+            return [ListedObject(each["path"], each["size"], _version(each), each["last_modified"]) for each in found]
+
+        return self._tried("list", prefix, listed)
+
+    def get(self, key: str) -> StoredObject | None:
+        """An object. A missing one has ``None``."""
+
+        def got() -> StoredObject | None:
+            try:
+                found = obstore.get(self._store, key)
+                return StoredObject(bytes(found.bytes()), _version(found.meta), found.meta["last_modified"])
+            except (refusals.NotFoundError, FileNotFoundError):
+                return None
+
+        return self._tried("read", key, got)
+
+    def put(self, key: str, content: bytes, expected: Version | None) -> Version:
+        """Replace the version ``expected`` of an object, or make a new one (``None``). Raises ObjectChanged.
+
+        An object that already has this content is fine: an earlier try may have written it.
+        """
+        mode: Any = "create" if expected is None else {k: v for k, v in expected._asdict().items() if v is not None}
+
+        def put() -> Version:
+            try:
+                return _version(obstore.put(self._store, key, content, mode=mode, use_multipart=False))
+            except _CHANGED as changed:
+                found = self.get(key)
+                if found is not None and found.content == content:
+                    return found.version
+                raise ObjectChanged(key) from changed
+
+        return self._tried("write", key, put)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects. Missing ones are fine."""
+        for key in keys:
+            self._tried("delete", key, partial(obstore.delete, self._store, key))
+
+    def _tried(self, doing: str, key: str, operation: Callable[[], T]) -> T:
+        until, wait = time.monotonic() + PATIENCE_SECONDS, _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                return operation()
+            except _PASSING as fault:
+                if _FINAL.search(str(fault)):
+                    raise self._refused(doing, key, fault) from fault
+                if time.monotonic() + wait > until:
+                    what = f"{self.url} did not {doing} {key or 'its objects'} for {PATIENCE_SECONDS:g} s"
+                    raise StoreFault(f"{what} ({_reason(fault)})") from fault
+            except refusals.BaseError as fault:
+                raise self._refused(doing, key, fault) from fault
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+    def _refused(self, doing: str, key: str, fault: Exception) -> StoreFault:
+        return StoreFault(f"{self.url} refused to {doing} {key or 'its objects'} ({_reason(fault)})")
+
+
+def _version(found: Any) -> Version:
+    return Version(found.get("e_tag"), found.get("version"))
+
+
+def _reason(fault: Exception) -> str:
+    """The first line of obstore's message, which goes on with debug output."""
+    return (str(fault).strip().splitlines() or [type(fault).__name__])[0][:300]

@@ -1,0 +1,72 @@
+"""Runs with an output in an object store, against a real S3 interface."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import obstore
+import pytest
+from job_runs import JobRuns
+from obstore.store import from_url
+from s3_server import BUCKET, S3Server, s3_server
+
+from batchvision.emulator import start_in_thread
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The output of one test. The state folder of this machine is ``tmp_path/state``."""
+    for name, value in server.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BATCHVISION_STATE_DIR", str(tmp_path / "state"))
+    return f"s3://{BUCKET}/{tmp_path.name}/captions"
+
+
+@pytest.fixture
+def runs(url: str, tmp_path: Path) -> Iterator[JobRuns]:
+    with start_in_thread() as emulator:
+        runs = JobRuns(tmp_path, emulator, settings={"output.path": url})
+        runs.rows("red shoe", *(f"row-{number}" for number in range(20)))
+        yield runs
+
+
+def another_machine(tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "state")
+
+
+def keys(url: str) -> list[str]:
+    return sorted(each["path"] for each in obstore.list(from_url(url)).collect())
+
+
+def content(url: str, key: str) -> bytes:
+    return bytes(obstore.get(from_url(url), key).bytes())
+
+
+def test_a_rerun_on_another_machine_asks_only_for_new_rows(runs: JobRuns, tmp_path: Path) -> None:
+    first = runs.run()
+    assert (first.exit_code, first.counts, first.billed.total()) == (0, (20, 0, 0), 20)
+    another_machine(tmp_path)
+    runs.rows("blue shoe", "new-1", "new-2")
+    second = runs.run()
+    assert (second.exit_code, second.counts, second.billed.total()) == (0, (22, 0, 0), 2)
+
+
+def test_after_an_orderly_end_the_store_holds_every_file_of_the_copy(runs: JobRuns, url: str) -> None:
+    runs.run()
+    copy = runs.job().output_path
+    here = {path.relative_to(copy).as_posix(): path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    there = {key: content(url, key) for key in keys(url)}
+    pieces = [key for key in there if "/journal-" in key]
+    segment = ".batchvision/0of1/journal-00000002.log"
+    assert here.pop(segment) == b"".join(there.pop(key) for key in pieces)
+    assert {Path(key).name for key in set(here) - set(there)} == {"lock", "shards.lock", "columns.lock"}
+    assert set(there) - set(here) == {".batchvision/lock.json"}
+    assert all(here[key] == there[key] for key in here.keys() & there.keys())
