@@ -24,6 +24,7 @@
     │   ├── TooManyOpenFiles      exit 4   the process may open no further file
     │   ├── DiskFailed            exit 7   a write or an fsync failed
     │   ├── CheckpointDamaged     exit 7   a file of the output does not hold what was written
+    │   ├── LoadFailed            exit 8   the destination of a load is unreachable, refuses, or is full or locked
     │   └── OutputHeld            exit 11  another process is running on this output
     ├── RowFault                      fail the row: the closed set of failures
     │   ├── RowInvalid                null prompt, no image, a NUL in a cell, a row_id seen before
@@ -208,6 +209,11 @@ class CheckpointDamaged(StopRun):
     kind = "checkpoint_damaged"
     exit_code = 7
     joint = ". Nothing was changed and nothing was sent. Next: "
+
+
+class LoadFailed(StopRun):
+    kind = "load_failed"
+    exit_code = 8
 
 
 class OutputHeld(StopRun):

@@ -3,8 +3,9 @@
 :class:`Store` is the one owner of an output's files. :class:`OutputView` reads them without a lock.
 """
 
-from batchvision.checkpoint.cells import type_of
+from batchvision.checkpoint.cells import MONEY, TIMESTAMP, type_of, usd_of
 from batchvision.checkpoint.compaction import Compacted, compact
+from batchvision.checkpoint.current import UnsealedRows, source_batches
 from batchvision.checkpoint.disk import LocalDisk, disk_failed
 from batchvision.checkpoint.journal_records import (
     Accepted,
@@ -21,7 +22,7 @@ from batchvision.checkpoint.kept_cells import KeptCells
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lineage import Name, is_merged
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, OutputLock, holder_at_work
-from batchvision.checkpoint.manifest_index import index_paths
+from batchvision.checkpoint.manifest_index import index_batches, index_paths
 from batchvision.checkpoint.opening import disk_at
 from batchvision.checkpoint.paid_rows import PaidRows
 from batchvision.checkpoint.parts import (
@@ -31,6 +32,7 @@ from batchvision.checkpoint.parts import (
     batches_of,
     earlier_sha256,
     is_number,
+    part_file,
     part_paths,
     schema_of,
     sha256_of,
@@ -77,8 +79,10 @@ __all__ = [
     "FAILURES",
     "FAILURES_TABLE",
     "LATER_FAILURE_COLUMNS",
+    "MONEY",
     "RESULTS",
     "STATE_FOLDER",
+    "TIMESTAMP",
     "Accepted",
     "AmbiguousAttempt",
     "Carried",
@@ -117,6 +121,7 @@ __all__ = [
     "StoredAnswers",
     "TableColumn",
     "Unsealed",
+    "UnsealedRows",
     "all_locked",
     "ancestors_of",
     "attempts_schema",
@@ -128,6 +133,7 @@ __all__ = [
     "failures_of",
     "failures_schema",
     "holder_at_work",
+    "index_batches",
     "index_paths",
     "is_merged",
     "is_number",
@@ -137,6 +143,7 @@ __all__ = [
     "newest_summaries",
     "packed_ids",
     "pairs",
+    "part_file",
     "part_paths",
     "read_latest",
     "read_registry",
@@ -147,9 +154,11 @@ __all__ = [
     "results_schema",
     "schema_of",
     "sha256_of",
+    "source_batches",
     "spent_by_shard",
     "summary_document",
     "summary_paths",
     "summary_text",
     "type_of",
+    "usd_of",
 ]

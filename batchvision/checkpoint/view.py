@@ -12,17 +12,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchvision.checkpoint import waits
-from batchvision.checkpoint.current import Source, UnsealedRows, current_places, source_batches
+from batchvision.checkpoint.current import Source, UnsealedRows, current_batches, source_batches
 from batchvision.checkpoint.journal_records import Carry, SegmentHeader
+from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
 from batchvision.checkpoint.parts import FAILURES_TABLE, failures_path, part_paths, row_count
 from batchvision.checkpoint.recovery import Unsealed, apply_records, read_failures, read_unsealed
 from batchvision.checkpoint.registry import read_registry
+from batchvision.checkpoint.row_keys import packed_ids
 from batchvision.checkpoint.run_state import RunState
 from batchvision.checkpoint.schema import Columns, TableSchemas
 from batchvision.checkpoint.sealing import part_path
@@ -118,10 +119,10 @@ class OutputView:
 
     def rows(self, table: str, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """All rows of ``results``, ``failures`` or ``attempts``, a batch at a time, oldest part name first."""
-        for source in self._sources(table):
+        for source in self.sources(table):
             yield from source_batches(source, names)
 
-    def _sources(self, table: str) -> list[Source]:
+    def sources(self, table: str) -> list[Source]:
         """The parts of a table, and the rows that are in no part yet."""
         shards = self.shards  # before the parts: a segment that is sealed meanwhile has a part then
         paths = part_paths(self.output, table)
@@ -137,19 +138,20 @@ class OutputView:
         return UnsealedRows(tables.failures(list(shard.run_state.failures.values())))
 
     def count(self, table: str) -> int:
-        return sum(row_count(each) if isinstance(each, Path) else each.table.num_rows for each in self._sources(table))
+        return sum(row_count(each) if isinstance(each, Path) else each.table.num_rows for each in self.sources(table))
 
-    def current_results(self, recipe_id: str | None, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The current answer of each row that has one (see ``current.py``), a batch at a time."""
-        chunks = [batch["row_id"] for batch in self.rows("failures", ("row_id",))]
-        failed = pa.chunked_array(chunks, pa.string()).combine_chunks()
-        for source, places in current_places(self.output, self._sources("results"), failed, recipe_id):
-            at = 0
-            for batch in source_batches(source, names):
-                first, last = np.searchsorted(places, (at, at + batch.num_rows))
-                if first < last:
-                    yield batch.take(pa.array(places[first:last] - at))
-                at += batch.num_rows
+    def current_results(
+        self, recipe_id: str | None, names: Sequence[str] | None = None, *, with_in_manifest: bool = False
+    ) -> Iterator[pa.RecordBatch]:
+        """The current answer of each row that has one (see ``current.py``), a batch at a time.
+
+        ``with_in_manifest``: add the last column ``in_manifest``, true where the index of the manifest names the row.
+        """
+        failed = KeySet()
+        for batch in self.rows("failures", ("row_id",)):
+            failed.add_packed(packed_ids(batch["row_id"]))
+        sources = self.sources("results")
+        yield from current_batches(self.output, sources, failed, recipe_id, names, with_in_manifest=with_in_manifest)
 
     def failures_by_kind(self) -> dict[str, int]:
         """Numbers of failed rows by ``error_kind``, the most frequent first."""

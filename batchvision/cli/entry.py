@@ -38,6 +38,7 @@ COMMANDS: dict[str, _Entry] = {
     "check": _Entry("batchvision.cli.check", "Check key, model, manifest and folders. Costs nothing."),
     "status": _Entry("batchvision.cli.status", "Say how far an output is and what it cost."),
     "show": _Entry("batchvision.cli.show", "Print answers or failures as a table, CSV or JSON lines."),
+    "load": _Entry("batchvision.cli.load", "Load answers, failures and costs of an output into a database."),
     "verify": _Entry("batchvision.cli.verify", "Check an output, byte for byte and number for number."),
     "compact": _Entry("batchvision.cli.compact", "Merge an output's small files into few."),
     "ddl": _Entry("batchvision.cli.ddl", "Print SQL that loads an output into a warehouse."),

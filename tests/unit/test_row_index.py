@@ -21,6 +21,7 @@ from checkpoint_rows import (
     classify,
     open_store,
 )
+from many_parts import a_summary
 
 from batchvision.checkpoint import KeySet, OutputView, RowIndex, RowState, Store, read_latest, summary_document
 from batchvision.checkpoint.keyset import Bucket, Heads, Tails
@@ -30,42 +31,10 @@ from batchvision.checkpoint.row_keys import pair
 from batchvision.checkpoint.summaries import load_recipe
 from batchvision.errors import CheckpointDamaged, JobInvalid
 from batchvision.keys import KEY_BYTES, key_bytes
-from batchvision.records import PartFile, RunSummary
 
 pytestmark = pytest.mark.anyio
 
-SUMMARY = RunSummary(
-    run_id="run1",
-    job="night",
-    recipe_id="recipe",
-    manifest="photos.csv",
-    rows_total=3,
-    rows_completed=1,
-    rows_failed=1,
-    rows_pending=1,
-    rows_ambiguous=0,
-    rows_quarantined=0,
-    tickets_open=0,
-    requests_sent=2,
-    retries=0,
-    failures_by_kind={"refused": 1},
-    prompt_tokens=1,
-    completion_tokens=2,
-    reasoning_tokens=3,
-    image_tokens=4,
-    cached_tokens=5,
-    cost_usd=0.1,
-    cost_ticks=10**9,
-    ambiguous_ticks=0,
-    started_at="2026-11-20T22:30:00+00:00",
-    finished_at="2026-11-20T22:31:00+00:00",
-    duration_seconds=60.0,
-    stop_reason=None,
-    exit_code=3,
-    parts=(PartFile("results", "results/run_date=2026-11-20/part-0of1-run1-000001.parquet", 1, "ab"),),
-    versions={"batchvision": "0"},
-    config={"name": "night"},
-)
+SUMMARY = a_summary()
 
 
 def started(output: Path, **options: object) -> Store:

@@ -1,0 +1,75 @@
+"""``batchvision load OUT --to URL``: load an output into a database."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batchvision.cli.command import Command
+from batchvision.cli.output import print_document, print_lines
+from batchvision.cli.place import output_of, place_argument
+
+if TYPE_CHECKING:
+    from batchvision.commands.load import Loaded, Progress
+
+
+@click.command(cls=Command, name="load")
+@place_argument
+@click.option(
+    "--to",
+    required=True,
+    metavar="URL",
+    help="duckdb:///relative.db, duckdb:////absolute.db, or env:NAME: the variable NAME holds the URL.",
+)
+@click.option(
+    "--db-schema", metavar="NAME", help="The database's schema for the tables.  [default: the database's own]"
+)
+@click.option("--table-prefix", default="batchvision_", show_default=True, metavar="TEXT")
+@click.option(
+    "--include", default="results,failures,attempts,runs", show_default=True, metavar="A,B,...", help="Which tables."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def command(place: str, to: str, db_schema: str | None, table_prefix: str, include: str, as_json: bool) -> int:
+    """Load the current answer of each row, the failures, the attempts and the runs of an output into a database. Tables
+    and missing columns are made. A repeated load writes only what is new. OUT is a folder or a job file.
+
+    Exit codes: 0 done, 2 bad URL or missing extra, 7 the output is damaged, 8 the database is unreachable, refuses, or
+    is full or locked: load again later.
+    """
+    from batchvision.commands.load import LoadPlace, load, open_destination, table_names
+
+    destination = open_destination(LoadPlace(to, Path.cwd(), db_schema))
+    with _progress() as progress:
+        loaded = load(output_of(place), destination, table_names(include.split(",")), table_prefix, progress)
+    if as_json:
+        print_document(loaded.document())
+    else:
+        print_lines(loaded_lines(loaded))
+    return 0
+
+
+def loaded_lines(loaded: Loaded) -> Iterator[str]:
+    """A line for each table."""
+    yield f"loaded into {loaded.destination}"
+    for name, table in loaded.tables.items():
+        deleted = f", {table.deleted:,} deleted" if table.deleted else ""
+        yield f"  {name:<8}  {table.merged:,} merged{deleted}, {table.unchanged:,} unchanged"
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show the rows of each table on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(unit=" rows", disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def show(table: str, rows: int) -> None:
+            bar.set_description(table, refresh=False)
+            bar.update(rows - bar.n)
+
+        yield show

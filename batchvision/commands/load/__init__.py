@@ -1,0 +1,20 @@
+"""Load an output into a database or a table store."""
+
+from batchvision.commands.load.destination import Destination, LoadTransaction, WarehouseTable
+from batchvision.commands.load.loading import DEFAULT_PREFIX, TABLES, Loaded, Progress, TableLoad, load, table_names
+from batchvision.commands.load.opening import LoadPlace, open_destination
+
+__all__ = [
+    "DEFAULT_PREFIX",
+    "TABLES",
+    "Destination",
+    "LoadPlace",
+    "LoadTransaction",
+    "Loaded",
+    "Progress",
+    "TableLoad",
+    "WarehouseTable",
+    "load",
+    "open_destination",
+    "table_names",
+]

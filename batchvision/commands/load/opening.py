@@ -1,0 +1,79 @@
+"""Find the destination of a URL. Its driver is imported only here, when it is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from batchvision.commands.load.destination import Destination
+from batchvision.errors import JobInvalid
+
+FROM_ENVIRONMENT = "env:"
+SPELLINGS = "duckdb:///relative.db, duckdb:////absolute.db, postgresql://user@host:port/db"
+
+
+class LoadPlace(NamedTuple):
+    """A destination as the user wrote it. Relative paths start at ``folder``."""
+
+    to: str
+    folder: Path
+    db_schema: str | None = None
+
+
+def open_destination(place: LoadPlace, environ: Mapping[str, str] = os.environ) -> Destination:
+    """The destination of a URL or ``env:NAME``. Connects to nothing.
+
+    Raises JobInvalid for an unknown URL, an unset variable or a missing extra. No message holds a password.
+    """
+    url = _revealed(place.to, environ)
+    scheme = url.partition(":")[0]
+    opener = _OPENERS.get(scheme)
+    if opener is None:
+        raise JobInvalid(f"--to does not name a destination that can be loaded: the choices are {SPELLINGS}")
+    try:
+        return opener(url, place)
+    except ImportError as missing:
+        extra = _EXTRAS[scheme]
+        raise JobInvalid(
+            f"{scheme}: needs the package {missing.name}: install it with `pip install 'batchvision[{extra}]'`"
+        ) from missing
+
+
+def _revealed(to: str, environ: Mapping[str, str]) -> str:
+    if not to.startswith(FROM_ENVIRONMENT):
+        if "://" in to and has_password(to):
+            raise JobInvalid(
+                "--to holds a password, which every user of this machine can read in the list of processes: set the "
+                "URL in an environment variable and name that, as in --to env:WAREHOUSE_URL, or use PGPASSWORD or "
+                "~/.pgpass"
+            )
+        return to
+    name = to.removeprefix(FROM_ENVIRONMENT)
+    if not (url := environ.get(name, "").strip()):
+        raise JobInvalid(f"--to env:{name}: the environment variable {name} is not set: export {name}=URL")
+    return url
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL holds a password, before its host or among its parameters."""
+    try:
+        parts = urlsplit(url)
+        return parts.password is not None or "password=" in parts.query.lower()
+    except ValueError:
+        return "@" in url
+
+
+def _duckdb(url: str, place: LoadPlace) -> Destination:
+    from batchvision.commands.load.duckdb import DuckDBFile
+
+    host, slash, path = url.removeprefix("duckdb://").partition("/")
+    if host or not slash or not path:
+        raise JobInvalid("--to duckdb: write duckdb:///relative.db or, with one more slash, duckdb:////absolute.db")
+    return DuckDBFile(place.folder / path, place.db_schema)
+
+
+_OPENERS: dict[str, Callable[[str, LoadPlace], Destination]] = {"duckdb": _duckdb}
+_EXTRAS = {"duckdb": "duckdb"}
