@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from batchvision.commands.read import read
     from batchvision.errors import BatchvisionError, JobInvalid
     from batchvision.job import Job
     from batchvision.records import RunSummary
@@ -22,11 +23,12 @@ _HOMES = {
     "Job": "batchvision.job",
     "JobInvalid": "batchvision.errors",
     "RunSummary": "batchvision.records",
+    "read": "batchvision.commands.read",
     "run": "batchvision.runner.session",
     "run_async": "batchvision.runner.session",
 }
 
-__all__ = ["BatchvisionError", "Job", "JobInvalid", "RunSummary", "__version__", "run", "run_async"]
+__all__ = ["BatchvisionError", "Job", "JobInvalid", "RunSummary", "__version__", "read", "run", "run_async"]
 
 
 def __getattr__(name: str) -> Any:

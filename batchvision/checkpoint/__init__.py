@@ -5,7 +5,7 @@
 
 from batchvision.checkpoint.cells import MONEY, TIMESTAMP, type_of, usd_of
 from batchvision.checkpoint.compaction import Compacted, compact
-from batchvision.checkpoint.current import UnsealedRows, source_batches
+from batchvision.checkpoint.current import IN_MANIFEST, UnsealedRows, source_batches
 from batchvision.checkpoint.disk import LocalDisk, disk_failed
 from batchvision.checkpoint.journal_records import (
     Accepted,
@@ -22,7 +22,7 @@ from batchvision.checkpoint.kept_cells import KeptCells
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lineage import Name, is_merged
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, OutputLock, holder_at_work
-from batchvision.checkpoint.manifest_index import index_batches, index_paths
+from batchvision.checkpoint.manifest_index import index_paths
 from batchvision.checkpoint.opening import disk_at
 from batchvision.checkpoint.paid_rows import PaidRows
 from batchvision.checkpoint.parts import (
@@ -31,6 +31,7 @@ from batchvision.checkpoint.parts import (
     ancestors_of,
     batches_of,
     earlier_sha256,
+    fitted,
     is_number,
     part_file,
     part_paths,
@@ -78,6 +79,7 @@ __all__ = [
     "DATED",
     "FAILURES",
     "FAILURES_TABLE",
+    "IN_MANIFEST",
     "LATER_FAILURE_COLUMNS",
     "MONEY",
     "RESULTS",
@@ -132,8 +134,8 @@ __all__ = [
     "earlier_sha256",
     "failures_of",
     "failures_schema",
+    "fitted",
     "holder_at_work",
-    "index_batches",
     "index_paths",
     "is_merged",
     "is_number",

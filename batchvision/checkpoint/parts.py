@@ -163,11 +163,12 @@ def _written(schema: pa.Schema) -> dict[str, Any]:
 def write_batches(file: NewFile, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
     """A part, a row group at a time; columns that a batch lacks are null. Raises OSError, or what ``batches`` does."""
     with pq.ParquetWriter(file, schema, **_written(schema)) as writer:
-        for group in _groups(_fitted(batch, schema) for batch in batches):
+        for group in _groups(fitted(batch, schema) for batch in batches):
             writer.write_table(group, row_group_size=max(1, group.num_rows))
 
 
-def _fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch with exactly these columns: wider number types, and nulls for columns that it lacks."""
     return pa.RecordBatch.from_arrays([_column(batch, field) for field in schema], schema=schema)
 
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from batchvision.checkpoint import IN_MANIFEST
+from batchvision.commands.read import read
 from batchvision.commands.status import open_output
-from batchvision.errors import JobInvalid
 
 
 class OutputRows(NamedTuple):
@@ -21,13 +22,7 @@ class OutputRows(NamedTuple):
 
 def rows_of(output: Path, status: str, columns: Sequence[str] | None = None) -> OutputRows:
     """The rows that are "completed" or "failed", each once. Raises JobInvalid for an unknown column."""
-    view = open_output(output)
-    first = next(view.rows("failures" if status == "failed" else "results"), None)
-    names = () if first is None else tuple(first.schema.names)  # all parts have all columns
-    unknown = [name for name in columns or () if name not in names]
-    if names and unknown:
-        raise JobInvalid(f"there is no column {', '.join(unknown)}; there are: {', '.join(names)}")
-    if status == "failed":
-        return OutputRows(names, view.rows("failures", columns))
-    latest = view.latest()
-    return OutputRows(names, view.current_results(None if latest is None else latest.recipe_id, columns))
+    table = "failures" if status == "failed" else "results"
+    names = [name for name in read(output, table).schema.names if name != IN_MANIFEST]
+    is_empty = open_output(output).count(table) == 0
+    return OutputRows(() if is_empty else tuple(names), iter(read(output, table, columns=columns or names)))

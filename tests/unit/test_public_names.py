@@ -9,7 +9,7 @@ import pytest
 
 import batchvision
 
-PUBLIC = {"BatchvisionError", "Job", "JobInvalid", "RunSummary", "__version__", "run", "run_async"}
+PUBLIC = {"BatchvisionError", "Job", "JobInvalid", "RunSummary", "__version__", "read", "run", "run_async"}
 
 
 def test_the_public_names_are_these() -> None:

@@ -20,13 +20,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batchvision.checkpoint import (
+    IN_MANIFEST,
     Columns,
     KeySet,
     OutputView,
     UnsealedRows,
     attempts_schema,
     failures_schema,
-    index_batches,
     packed_ids,
     pairs,
     read_registry,
@@ -35,14 +35,13 @@ from batchvision.checkpoint import (
 )
 from batchvision.commands.load.destination import Destination, LoadTransaction, WarehouseTable
 from batchvision.commands.load.known_parts import LOADS, LOADS_KEY, NewPart, load_rows, new_part
-from batchvision.commands.load.run_rows import RUNS, run_batches
+from batchvision.commands.run_table import RUNS, run_batches
 from batchvision.commands.status import open_output
 from batchvision.errors import JobInvalid, LoadFailed
 
 DEFAULT_PREFIX = "batchvision_"
 #: The tables that a load can include, in the order of loading. ``loads`` is always written.
 TABLES = ("results", "failures", "attempts", "runs")
-IN_MANIFEST = "in_manifest"
 
 _KEYS = {
     "results": ("job", "row_id"),
@@ -230,19 +229,13 @@ class _Loading:
     def _current_rows(self, name: str) -> Iterator[pa.RecordBatch]:
         match name:
             case "results":
-                return self._current_results()
+                latest = self.view.latest()
+                recipe_id = None if latest is None else latest.recipe_id
+                return self.view.current_results(recipe_id, with_in_manifest=True)
             case "failures":
                 return self.view.rows(name)
             case _:
                 return run_batches(self.view.output)
-
-    def _current_results(self) -> Iterator[pa.RecordBatch]:
-        latest, manifest = self.view.latest(), KeySet()
-        for batch in index_batches(self.view.output):
-            manifest.add_packed(packed_ids(batch["row_id"]))
-        for batch in self.view.current_results(None if latest is None else latest.recipe_id):
-            is_in = manifest.contains_packed(packed_ids(batch["row_id"]))
-            yield batch.append_column(IN_MANIFEST, pa.array(is_in, pa.bool_()))
 
     def _fitted(self, table: WarehouseTable, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The batches with the columns of the table, in its order and types."""
