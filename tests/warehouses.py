@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import duckdb
+import pyarrow as pa
+from deltalake import DeltaTable
 
 from batchvision.checkpoint import OutputView, newest_summaries
 from batchvision.commands.load import Loaded, LoadPlace, load, open_destination
+
+LOADED_TABLES = ("results", "failures", "attempts", "runs", "loads")
 
 
 class Warehouse(Protocol):
@@ -34,6 +38,27 @@ class DuckDBWarehouse:
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with duckdb.connect(str(self.path)) as connection:
+            return connection.execute(query).fetchall()
+
+
+class DeltaWarehouse:
+    """Delta tables, queried through DuckDB. The version of each row is the one of its table."""
+
+    row_version = "version"
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self.url = f"delta:{location}"
+
+    def table(self, name: str) -> DeltaTable:
+        return DeltaTable(f"{self.location}/batchvision_{name}")
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with duckdb.connect() as connection:
+            for name in LOADED_TABLES:
+                table = self.table(name)
+                version = pa.repeat(table.version(), table.count())
+                connection.register(f"batchvision_{name}", table.to_pyarrow_table().append_column("version", version))
             return connection.execute(query).fetchall()
 
 
@@ -80,6 +105,7 @@ def _rows(batches: Any) -> Counter[tuple[Any, ...]]:
 
 def row_versions(warehouse: Warehouse, prefix: str = "batchvision_") -> dict[str, list[tuple[Any, ...]]]:
     """Every row of every table with its version: a load that changes nothing leaves them equal."""
-    names = ("results", "failures", "attempts", "runs", "loads")
     version = warehouse.row_version
-    return {name: sorted(map(repr, warehouse.rows(f"SELECT {version}, * FROM {prefix}{name}"))) for name in names}
+    return {
+        name: sorted(map(repr, warehouse.rows(f"SELECT {version}, * FROM {prefix}{name}"))) for name in LOADED_TABLES
+    }

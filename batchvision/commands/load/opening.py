@@ -12,7 +12,7 @@ from batchvision.commands.load.destination import Destination
 from batchvision.errors import JobInvalid
 
 FROM_ENVIRONMENT = "env:"
-SPELLINGS = "duckdb:///relative.db, duckdb:////absolute.db, postgresql://user@host:port/db"
+SPELLINGS = "duckdb:///relative.db, duckdb:////absolute.db, postgresql://user@host:port/db, delta:PATH"
 
 
 class LoadPlace(NamedTuple):
@@ -75,5 +75,14 @@ def _duckdb(url: str, place: LoadPlace) -> Destination:
     return DuckDBFile(place.folder / path, place.db_schema)
 
 
-_OPENERS: dict[str, Callable[[str, LoadPlace], Destination]] = {"duckdb": _duckdb}
-_EXTRAS = {"duckdb": "duckdb"}
+def _delta(url: str, place: LoadPlace) -> Destination:
+    from batchvision.commands.load.delta import DeltaFolder
+
+    location = url.removeprefix("delta:")
+    if not location.strip("/"):
+        raise JobInvalid("--to delta: write delta:FOLDER or delta:s3://BUCKET/PREFIX")
+    return DeltaFolder(location if "://" in location else str(place.folder / location), place.db_schema)
+
+
+_OPENERS: dict[str, Callable[[str, LoadPlace], Destination]] = {"duckdb": _duckdb, "delta": _delta}
+_EXTRAS = {"duckdb": "duckdb", "delta": "delta"}
