@@ -39,6 +39,7 @@ COMMANDS: dict[str, _Entry] = {
     "status": _Entry("batchvision.cli.status", "Say how far an output is and what it cost."),
     "show": _Entry("batchvision.cli.show", "Print answers or failures as a table, CSV or JSON lines."),
     "load": _Entry("batchvision.cli.load", "Load answers, failures and costs of an output into a database."),
+    "report": _Entry("batchvision.cli.report", "Write one HTML page about an output, to look at and to review."),
     "verify": _Entry("batchvision.cli.verify", "Check an output, byte for byte and number for number."),
     "compact": _Entry("batchvision.cli.compact", "Merge an output's small files into few."),
     "ddl": _Entry("batchvision.cli.ddl", "Print SQL that loads an output into a warehouse."),

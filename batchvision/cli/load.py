@@ -15,7 +15,7 @@ from batchvision.cli.output import print_document, print_lines
 from batchvision.cli.place import output_of, place_argument
 
 if TYPE_CHECKING:
-    from batchvision.commands.load import Loaded, Progress
+    from batchvision.commands.load import Loaded, LoadProgress
 
 
 @click.command(cls=Command, name="load")
@@ -62,7 +62,7 @@ def loaded_lines(loaded: Loaded) -> Iterator[str]:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def _progress() -> Iterator[LoadProgress]:
     """Show the rows of each table on a terminal."""
     from tqdm import tqdm
 

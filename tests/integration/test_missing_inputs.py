@@ -95,6 +95,15 @@ def test_one_image_that_is_there_shows_that_the_folder_is(job):
     assert (session.exit_code, session.counts) == (3, (1, 19, 0))
 
 
+def test_images_of_done_rows_show_that_the_folder_is_there(job):
+    job.rows("shoe", *TWENTY, "there")
+    job.write_manifest()
+    for name in TWENTY:
+        (job.folder / "images" / f"{name}.png").unlink()
+    manifest = job.folder / "photos.csv"
+    assert [job.run(manifest=manifest).counts for _ in range(2)] == [(1, 20, 0), (1, 20, 0)]
+
+
 def test_only_the_first_hundred_are_looked_at(job):
     job.rows("shoe", *(f"r{number:03}" for number in range(130)))
     job.write_manifest()

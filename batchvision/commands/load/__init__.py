@@ -1,7 +1,7 @@
 """Load an output into a database or a table store."""
 
 from batchvision.commands.load.destination import Destination, LoadTransaction, WarehouseTable
-from batchvision.commands.load.loading import DEFAULT_PREFIX, TABLES, Loaded, Progress, TableLoad, load, table_names
+from batchvision.commands.load.loading import DEFAULT_PREFIX, TABLES, Loaded, LoadProgress, TableLoad, load, table_names
 from batchvision.commands.load.opening import LoadPlace, open_destination
 
 __all__ = [
@@ -9,9 +9,9 @@ __all__ = [
     "TABLES",
     "Destination",
     "LoadPlace",
+    "LoadProgress",
     "LoadTransaction",
     "Loaded",
-    "Progress",
     "TableLoad",
     "WarehouseTable",
     "load",

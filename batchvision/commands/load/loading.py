@@ -58,7 +58,7 @@ _VERSIONS = {
 }
 
 #: Called with the name of a table and the number of its rows that were read so far.
-Progress = Callable[[str, int], None]
+LoadProgress = Callable[[str, int], None]
 
 
 class TableLoad(NamedTuple):
@@ -95,7 +95,7 @@ def load(
     destination: Destination,
     include: Sequence[str] = TABLES,
     table_prefix: str = DEFAULT_PREFIX,
-    progress: Progress = lambda table, rows: None,
+    progress: LoadProgress = lambda table, rows: None,
 ) -> Loaded:
     """Make the destination's rows of this output's job equal to what is current.
 
@@ -127,7 +127,7 @@ class _Loading:
     job: str
     transaction: LoadTransaction
     destination: str
-    progress: Progress
+    progress: LoadProgress
 
     def load(self, names: Sequence[str], tables: dict[str, WarehouseTable]) -> dict[str, TableLoad]:
         created = {name for name in ("loads", *names) if self._prepare(tables[name])}

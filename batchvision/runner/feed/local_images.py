@@ -43,7 +43,8 @@ class LocalImages:
         return not self.found and self.missing >= LEAST_MISSING
 
     def add(self, stretch: Stretch) -> None:
-        """Look up the images of a stretch's rows to do."""
+        """Look up the images of a stretch's rows to do. An image of a done row shows that the folder is there, too."""
+        self.found += stretch.tally.counts.images_found
         if stretch.images.are_all_plain:
             self._rows += len(stretch.tally.places)
             return

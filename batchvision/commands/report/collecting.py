@@ -1,0 +1,128 @@
+"""Collect the values of a report from an output. Reads only; downloads nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from batchvision.checkpoint import OutputView, load_recipe, newest_summaries
+from batchvision.commands.advice import ADVICE
+from batchvision.commands.report.gallery import Gallery, Thumbnails, label_of
+from batchvision.commands.report.over_time import spans_of
+from batchvision.commands.report.values import Asked, FailureKind, LabelCount, Report, RunPoint, SettingValue
+from batchvision.commands.status import look, open_output
+from batchvision.errors import CheckpointDamaged, JobInvalid
+from batchvision.records import RunSummary
+
+#: Runs in the trend.
+RUNS_SHOWN = 30
+#: Labels with a bar of their own. The rows of all others share one.
+LABELS_SHOWN = 40
+
+
+def collect(output: Path, *, rows: int, seed: int = 0) -> Report:
+    """Collect a report with at most ``rows`` rows in its gallery. Raises JobInvalid if there is no output."""
+    status, view = look(output), open_output(output)
+    latest = status.latest
+    gallery, labels = Gallery(rows, seed), Counter[str]()
+    for row in _current(view, latest):
+        labels[label_of(row)] += 1
+        gallery.add(row, is_failed=False)
+    for batch in view.rows("failures"):
+        for row in batch.to_pylist():
+            gallery.add(row, is_failed=True)
+    with Thumbnails(None if latest is None else latest.config) as thumbnails:
+        cards = tuple(gallery.cards(thumbnails))
+    runs = list(islice(newest_summaries(output), RUNS_SHOWN))
+    timed = next((run for run in runs if run.requests_sent), None)
+    return Report(
+        status=status,
+        made_at=datetime.now(UTC),
+        asked=None if latest is None else _asked(output, latest),
+        labels=_label_counts(labels),
+        cards=cards,
+        rows_known=gallery.rows_seen,
+        failures=tuple(_failures(view)),
+        timed=timed,
+        spans=() if timed is None else spans_of(view, timed),
+        runs=tuple(map(_run_point, reversed(runs))),
+        settings=() if latest is None else tuple(_settings(latest.config)),
+        versions={} if latest is None else latest.versions,
+    )
+
+
+def _current(view: OutputView, latest: RunSummary | None) -> Iterator[dict[str, Any]]:
+    for batch in view.current_results(None if latest is None else latest.recipe_id):
+        yield from batch.to_pylist()
+
+
+def _label_counts(labels: Counter[str]) -> tuple[LabelCount, ...]:
+    """Labels by number of rows, if the answers have labels."""
+    total = labels.total()
+    if set(labels) <= {""}:
+        return ()
+    found = [LabelCount(label or "(none)", rows, rows / total) for label, rows in labels.most_common(LABELS_SHOWN)]
+    rest = total - sum(each.rows for each in found)
+    return (*found, LabelCount("(other labels)", rest, rest / total)) if rest else tuple(found)
+
+
+def _failures(view: OutputView) -> Iterator[FailureKind]:
+    examples: dict[str, tuple[str, str]] = {}
+    for batch in view.rows("failures", ("row_id", "error_kind", "error_message")):
+        for row in batch.to_pylist():
+            examples.setdefault(row["error_kind"], (row["row_id"], row["error_message"] or ""))
+    for kind, rows in view.failures_by_kind().items():
+        yield FailureKind(kind, rows, ADVICE.get(kind, "read the message"), *examples[kind])
+
+
+def _asked(output: Path, latest: RunSummary) -> Asked | None:
+    """The recipe of the last run. ``None`` where its file is missing."""
+    try:
+        recipe = load_recipe(output, latest.recipe_id)
+    except (JobInvalid, CheckpointDamaged):
+        return None
+    answer: Mapping[str, Any] = recipe["answer"]
+    schema = answer.get("schema")
+    column = recipe.get("user_column")
+    return Asked(
+        provider=recipe["provider"],
+        model=recipe["model"],
+        system=recipe.get("system"),
+        user=recipe["user"] if column is None else f"(the column {column}, as it stands)",
+        labels=tuple((value, description) for value, description in answer.get("labels", ())),
+        schema=None if schema is None else json.dumps(json.loads(schema), indent=2, ensure_ascii=False),
+        examples=len(recipe.get("examples", ())),
+    )
+
+
+def _run_point(summary: RunSummary) -> RunPoint:
+    return RunPoint(
+        summary.run_id,
+        datetime.fromisoformat(summary.started_at),
+        summary.rows_completed,
+        summary.rows_failed,
+        summary.rows_pending,
+        summary.exit_code,
+        summary.stop_reason,
+        summary.cost_ticks,
+        summary.duration_seconds,
+    )
+
+
+def _settings(config: Mapping[str, Any]) -> Iterator[SettingValue]:
+    """Every setting by its dotted key."""
+    sources: Mapping[str, str] = config.get("sources", {})
+    for section, values in config.items():
+        if section == "sources":
+            continue
+        pairs = values.items() if isinstance(values, Mapping) else [("", values)]
+        for name, value in pairs:
+            key = f"{section}.{name}".rstrip(".")
+            if value not in (None, {}, []):
+                text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                yield SettingValue(key, text, sources.get(key, ""))

@@ -1,0 +1,162 @@
+"""The rows of the gallery: failures first, then a random sample of each label, with thumbnails of local images."""
+
+from __future__ import annotations
+
+import base64
+import heapq
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Self
+
+from batchvision.commands.report.values import Card
+from batchvision.errors import BatchvisionError
+from batchvision.images import DecodingPool, ImageFolder, examine, kind_of
+from batchvision.job import FIXED_COLUMNS
+from batchvision.records import ImageKind, ImagePreparation
+
+THUMBNAIL_SIDE = 240
+ANSWER_CHARACTERS = 600
+DETAIL_CHARACTERS = 200
+MOST_IMAGE_BYTES = 64 * 1024 * 1024
+#: Of the gallery at most this share is failures, where there are answers too.
+FAILED_SHARE = 0.5
+
+
+def label_of(row: Mapping[str, Any]) -> str:
+    """The label of an answer; "" without labels."""
+    label = row.get("answer_label")
+    return ", ".join(map(str, label)) if isinstance(label, list) else str(label or "")
+
+
+class Gallery:
+    """Chooses at most ``rows`` rows. The same rows and the same seed give the same choice."""
+
+    def __init__(self, rows: int, seed: int = 0) -> None:
+        self.rows_seen = 0
+        self._rows = rows
+        self._seed = seed
+        #: the ``rows`` rows of a group with the smallest lots: negative lot, row_id, row
+        self._groups: dict[tuple[bool, str], list[tuple[int, str, dict[str, Any]]]] = {}
+
+    def add(self, row: dict[str, Any], *, is_failed: bool) -> None:
+        """Consider a row of ``results`` or ``failures``. Each row_id comes at most once in each table."""
+        self.rows_seen += 1
+        group = self._groups.setdefault((is_failed, row["error_kind"] if is_failed else label_of(row)), [])
+        lot = int.from_bytes(blake2b(f"{self._seed}:{row['row_id']}".encode(), digest_size=6).digest())
+        item = (-lot, row["row_id"], row)
+        if len(group) < self._rows:
+            heapq.heappush(group, item)
+        elif group and item > group[0]:
+            heapq.heapreplace(group, item)
+
+    def cards(self, thumbnails: Thumbnails) -> Iterator[Card]:
+        """The chosen rows, failures first, then by label."""
+        failed = self._drawn(is_failed=True, rows=self._rows)
+        answered = self._drawn(is_failed=False, rows=self._rows)
+        if answered:
+            failed = failed[: max(round(self._rows * FAILED_SHARE), self._rows - len(answered))]
+        for row in failed:
+            yield _card(row, thumbnails, is_failed=True)
+        for row in sorted(answered[: self._rows - len(failed)], key=lambda row: (label_of(row), row["row_id"])):
+            yield _card(row, thumbnails, is_failed=False)
+
+    def _drawn(self, *, is_failed: bool, rows: int) -> list[dict[str, Any]]:
+        """One row of each group after the other, in the order of their lots."""
+        groups = [
+            sorted(group, reverse=True) for (failed, _), group in sorted(self._groups.items()) if failed == is_failed
+        ]
+        drawn = [group[place] for place in range(rows) for group in groups if place < len(group)]
+        return [row for _, _, row in drawn[:rows]]
+
+
+def _card(row: Mapping[str, Any], thumbnails: Thumbnails, *, is_failed: bool) -> Card:
+    references = [reference for reference in row.get("image_ref") or () if reference]
+    thumbnail, reason = thumbnails.of(references)
+    answer = row["error_message"] if is_failed else _answer(row)
+    return Card(
+        row_id=row["row_id"],
+        is_failed=is_failed,
+        label=row["error_kind"] if is_failed else label_of(row),
+        answer=_shortened(answer or "", ANSWER_CHARACTERS),
+        details=tuple(_details(row)),
+        cost_usd=_usd(row.get("row_cost_ticks")),
+        image=", ".join(references),
+        thumbnail=thumbnail,
+        no_thumbnail=reason,
+    )
+
+
+def _answer(row: Mapping[str, Any]) -> str:
+    return label_of(row) or row["output_text"] or ""
+
+
+def _details(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The kept cells and the other answer columns."""
+    for name, value in row.items():
+        if name not in FIXED_COLUMNS and name != "answer_label" and value is not None:
+            yield name.removeprefix("answer_"), _shortened(_text(value), DETAIL_CHARACTERS)
+
+
+def _text(value: Any) -> str:
+    match value:
+        case list():
+            return ", ".join(map(str, value))
+        case bytes():
+            return f"({len(value):,} bytes)"
+        case Decimal() | float():
+            return f"{value:g}"
+        case _:
+            return str(value)
+
+
+def _shortened(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
+def _usd(ticks: int | None) -> str:
+    return "" if not ticks else f"${ticks / 10**10:.6f}"
+
+
+class Thumbnails:
+    """Makes thumbnails of the local images of a run. No URL is downloaded.
+
+    ``config``: the settings of the run, with the folder of its images. Decoding processes do the work.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None) -> None:
+        root = None if config is None else config.get("manifest", {}).get("root")
+        self._folder = None if root is None else ImageFolder(Path(root))
+        pixels = 0 if config is None else int(config.get("images", {}).get("max_pixels") or 0)
+        self._preparation = ImagePreparation(
+            max_side=THUMBNAIL_SIDE, max_pixels=pixels or ImagePreparation().max_pixels
+        )
+        self._pool = DecodingPool()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close()
+
+    def of(self, references: list[str]) -> tuple[str | None, str]:
+        """A data URI of the first image, or the reason why there is none."""
+        if not references:
+            return None, "no image"
+        reference = references[0]
+        match kind_of(reference):
+            case ImageKind.PATH if self._folder is not None:
+                return self._local(self._folder, reference)
+            case ImageKind.URL:
+                return None, "an image at a URL: a report downloads nothing"
+            case _:
+                return None, "the image stands in the manifest"
+
+    def _local(self, folder: ImageFolder, reference: str) -> tuple[str | None, str]:
+        try:
+            content = folder.read(reference, MOST_IMAGE_BYTES)
+            small = self._pool.thumbnail(content, examine(content), self._preparation)
+        except BatchvisionError as fault:
+            return None, fault.message
+        return "data:image/webp;base64," + base64.b64encode(small).decode("ascii"), ""

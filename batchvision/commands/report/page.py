@@ -1,0 +1,95 @@
+"""One HTML file of a report: no request leaves it, and no value becomes markup.
+
+The content security policy names the hashes of the one script and the one style sheet. Images are data URIs.
+"""
+
+from __future__ import annotations
+
+import base64
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from batchvision.commands.report import charts
+from batchvision.commands.report.values import Report
+from batchvision.ticks import bound_words, cost_words, format_usd
+
+_HERE = files("batchvision.commands.report")
+
+
+def html_of(report: Report) -> str:
+    """The page. Values of the report are escaped by the template."""
+    style, script = _asset("page.css"), _asset("page.js")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"usd": format_usd, "count": lambda value: f"{value:,}", "percent": lambda v: f"{v:.1%}"}
+    template = environment.from_string(_asset("page.html.jinja"))
+    return template.render(
+        report=report,
+        status=report.status,
+        latest=report.latest,
+        state=state_words(report),
+        totals=list(_totals(report)),
+        style=Markup(style),
+        script=Markup(script),
+        policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'",
+        charts=charts,
+    )
+
+
+def _asset(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(sha256(text.encode()).digest()).decode("ascii")
+
+
+def state_words(report: Report) -> tuple[str, str]:
+    """How the last run ended, as a kind (good, mixed, bad) and a sentence."""
+    latest = report.latest
+    if latest is None:
+        return "mixed", "No run has ended yet."
+    match latest.exit_code:
+        case 0:
+            return (
+                "good",
+                "Every row has an answer." if not latest.rows_failed else "Finished within the allowed failures.",
+            )
+        case 3:
+            return "mixed", "Finished. Some rows failed, or wait."
+        case 6:
+            return "mixed", "Left with open tickets. The next run collects their answers."
+        case 4:
+            return "mixed", f"Stopped by a limit of the job. {latest.message or latest.stop_reason or ''}".strip()
+        case code if code >= 129:
+            return "mixed", "Interrupted. The next run continues."
+        case _:
+            return "bad", f"Stopped. {latest.message or latest.stop_reason or ''}".strip()
+
+
+def _totals(report: Report) -> Any:
+    """Name, value and a note for each tile."""
+    status, latest = report.status, report.latest
+    total = status.spending.total
+    yield "answered", f"{status.rows_answered:,}", "" if latest is None else f"of {latest.rows_total:,} rows"
+    failed = sum(status.failures_by_kind.values())
+    yield "failed", f"{failed:,}", f"{status.rows_quarantined:,} set aside" if status.rows_quarantined else ""
+    if latest is not None:
+        tickets = f"{status.tickets_open:,} open tickets" if status.tickets_open else ""
+        yield "to do", f"{latest.rows_pending:,}", tickets
+    note = "" if latest is None else f"last run {cost_words(latest.cost_ticks or 0, latest.unknown_cost)}"
+    yield "spent", cost_words(total.cost_ticks, total.unknown_cost), note
+    if status.unclear_ticks or total.unbounded:
+        yield "unclear", bound_words(status.unclear_ticks, total.unbounded), "may have been billed without an answer"
+    if latest is not None:
+        again = f"{latest.retries:,} of them again" if latest.retries else ""
+        yield "requests", f"{latest.requests_sent:,}", again
+        yield "time", charts._clock(latest.duration_seconds), _speed(latest.requests_sent, latest.duration_seconds)
+
+
+def _speed(requests: int, seconds: float) -> str:
+    return f"{requests / seconds * 60:,.0f} requests a minute" if requests and seconds > 1 else ""
