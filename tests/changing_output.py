@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from checkpoint_rows import COLUMNS, START, a_completed, a_failed, an_attempt, an_intent
 from many_parts import a_summary
@@ -32,6 +33,7 @@ class ChangingOutput:
         path.mkdir(parents=True, exist_ok=True)
         self.current: dict[int, Completed] = {}
         self.failed: dict[int, Failed] = {}
+        self.cells: dict[str, Any] = {}  #: kept cells of every row beside the title
         self.runs = 0
 
     def run(
@@ -41,11 +43,12 @@ class ChangingOutput:
         self.runs += 1
         run_id, at = f"run{self.runs}", START + timedelta(days=self.runs)
         self.columns = register(LocalDisk(), self.path, self.job, self.columns)
-        tables = TableSchemas(self.job, self.columns, str)
+        tables, cells = TableSchemas(self.job, self.columns, str), self.cells
 
         def intent(row: int) -> Intent:
             key = f"{recipe}{row}{version}"
-            return an_intent(row, run_id=run_id, recipe_id=recipe, request_key=key, skip_key=f"s{key}", sent_at=at)
+            keys = {"run_id": run_id, "recipe_id": recipe, "request_key": key, "skip_key": f"s{key}"}
+            return an_intent(row, **keys, sent_at=at, keep=cells | {"title": f"title {row}"})
 
         answers = {
             row: a_completed(intent(row), f"{recipe}{version} says {row}", {"answer_score": row / 8}, finished_at=at)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import duckdb
 import pyarrow as pa
+from adbc_driver_postgresql import dbapi
 from deltalake import DeltaTable
+from postgres_server import PostgresServer
 
 from batchvision.checkpoint import OutputView, newest_summaries
 from batchvision.commands.load import Loaded, LoadPlace, load, open_destination
@@ -27,6 +31,9 @@ class Warehouse(Protocol):
 
     def rows(self, query: str) -> list[tuple[Any, ...]]: ...
 
+    def kept(self, value: Any) -> Any:
+        """A value as the database holds it."""
+
 
 class DuckDBWarehouse:
     row_version = "rowid"
@@ -39,6 +46,9 @@ class DuckDBWarehouse:
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with duckdb.connect(str(self.path)) as connection:
             return connection.execute(query).fetchall()
+
+    def kept(self, value: Any) -> Any:
+        return value
 
 
 class DeltaWarehouse:
@@ -83,9 +93,11 @@ _RUNS = ("run_id", "cost_ticks", "exit_code")
 
 def loaded_content(warehouse: Warehouse, prefix: str = "batchvision_") -> Content:
     tables = {"results": _RESULTS, "failures": _FAILURES, "attempts": _ATTEMPTS, "runs": _RUNS}
-    return Content(
-        **{name: Counter(warehouse.rows(f"SELECT {', '.join(of)} FROM {prefix}{name}")) for name, of in tables.items()}
-    )
+    return Content(**{name: _loaded_rows(warehouse, prefix + name, columns) for name, columns in tables.items()})
+
+
+def _loaded_rows(warehouse: Warehouse, table: str, columns: Sequence[str]) -> Counter[tuple[Any, ...]]:
+    return Counter(map(_plain, warehouse.rows(f"SELECT {', '.join(columns)} FROM {table}")))
 
 
 def current_content(output: Path) -> Content:
@@ -100,7 +112,12 @@ def current_content(output: Path) -> Content:
 
 
 def _rows(batches: Any) -> Counter[tuple[Any, ...]]:
-    return Counter(tuple(row.values()) for batch in batches for row in batch.to_pylist())
+    return Counter(_plain(row.values()) for batch in batches for row in batch.to_pylist())
+
+
+def _plain(cells: Iterable[Any]) -> tuple[Any, ...]:
+    """ADBC gives decimals as text."""
+    return tuple(f"{cell:f}" if isinstance(cell, Decimal) else cell for cell in cells)
 
 
 def row_versions(warehouse: Warehouse, prefix: str = "batchvision_") -> dict[str, list[tuple[Any, ...]]]:
@@ -109,3 +126,27 @@ def row_versions(warehouse: Warehouse, prefix: str = "batchvision_") -> dict[str
     return {
         name: sorted(map(repr, warehouse.rows(f"SELECT {version}, * FROM {prefix}{name}"))) for name in LOADED_TABLES
     }
+
+
+class PostgresWarehouse:
+    """A database of its own on a server."""
+
+    row_version = "xmin::text, ctid::text"
+    text_type, float_type = "text", "double precision"
+
+    def __init__(self, server: PostgresServer, name: str) -> None:
+        self.server = server
+        self.url = server.url(name)
+        with dbapi.connect(server.url(), autocommit=True) as connection, connection.cursor() as cursor:
+            cursor.execute(f'CREATE DATABASE "{name}"')
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with dbapi.connect(self.url, autocommit=True) as connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall() if cursor.description else []
+
+    def kept(self, value: Any) -> Any:
+        """PostgreSQL has no NUL character in a text."""
+        if isinstance(value, list):
+            return [self.kept(each) for each in value]
+        return value.replace("\0", "\ufffd") if isinstance(value, str) else value

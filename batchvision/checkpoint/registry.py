@@ -155,7 +155,7 @@ def _wider(known: pa.DataType, given: pa.DataType) -> pa.DataType | None:
     """The type that holds the cells of both types, if there is one. Integers widen to longer ones and to floats."""
     if types.is_integer(known) and types.is_integer(given):
         return max(known, given, key=lambda arrow: int(arrow.bit_width))
-    if is_number(known) and is_number(given):
+    if known != given and is_number(known) and is_number(given):
         return pa.float64()
     return None
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     "--to",
     required=True,
     metavar="URL",
-    help="duckdb:///relative.db, duckdb:////absolute.db, or env:NAME: the variable NAME holds the URL.",
+    help="duckdb:///relative.db, duckdb:////absolute.db, postgresql://user@host:port/db, or env:NAME: the "
+    "variable NAME holds the URL. Passwords come from env:NAME, PGPASSWORD or ~/.pgpass.",
 )
 @click.option(
     "--db-schema", metavar="NAME", help="The database's schema for the tables.  [default: the database's own]"

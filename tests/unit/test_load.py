@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
+from uuid import uuid4
 
 import pyarrow as pa
 import pytest
 from changing_output import ChangingOutput, changes
 from checkpoint_rows import COLUMNS, an_answer, an_intent, ask, classify, open_store
-from warehouses import DuckDBWarehouse, Warehouse, current_content, load_into, loaded_content, row_versions
+from warehouses import (
+    DuckDBWarehouse,
+    PostgresWarehouse,
+    Warehouse,
+    current_content,
+    load_into,
+    loaded_content,
+    row_versions,
+)
 
 from batchvision.checkpoint import Columns
+from batchvision.checkpoint.cells import cell_of
 from batchvision.commands.load import LoadPlace, TableLoad, open_destination
 from batchvision.errors import JobInvalid, LoadFailed
 
 UNCHANGED = {"merged": 0, "deleted": 0}
 
 
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    return DuckDBWarehouse(tmp_path / "loaded.db")
+@pytest.fixture(params=["duckdb", "postgres"])
+def warehouse(tmp_path: Path, request: pytest.FixtureRequest) -> Warehouse:
+    if request.param == "duckdb":
+        return DuckDBWarehouse(tmp_path / "loaded.db")
+    return PostgresWarehouse(request.getfixturevalue("postgres_server"), uuid4().hex)
 
 
 @pytest.fixture
@@ -139,7 +153,7 @@ def test_a_changed_type_is_refused_with_table_column_both_types_and_the_way_out(
 ) -> None:
     output.run(range(3))
     load_into(warehouse, output.path)
-    warehouse.rows("ALTER TABLE batchvision_results ALTER COLUMN answer_score TYPE VARCHAR")
+    warehouse.rows(f"ALTER TABLE batchvision_results ALTER COLUMN answer_score TYPE {warehouse.text_type}")
     with pytest.raises(LoadFailed) as refused:
         load_into(warehouse, output.path)
     words = ("batchvision_results", "answer_score", warehouse.text_type, warehouse.float_type, "--table-prefix", "drop")
@@ -174,6 +188,55 @@ async def test_rows_that_no_part_holds_yet_are_loaded_but_not_listed(warehouse: 
     assert (again["results"].merged, again["failures"].merged) == (0, 0)
     assert loaded_content(warehouse) == current_content(tmp_path / "out")
     assert warehouse.rows("SELECT count(*) FROM batchvision_loads") == [(2,)]
+
+
+#: Every type that a column of an output may have.
+CELLS: dict[str, tuple[pa.DataType, object]] = {
+    "text": (pa.string(), "caf\u00e9 \U0001f45f"),
+    "with_nul": (pa.string(), "a\0b"),
+    "raw": (pa.binary(), b"\0\xff"),
+    "truth": (pa.bool_(), True),
+    "tiny": (pa.int8(), -8),
+    "small": (pa.int16(), -16),
+    "int32": (pa.int32(), -32),
+    "int64": (pa.int64(), 2**53 + 1),
+    "half": (pa.float32(), 0.5),
+    "double": (pa.float64(), 0.1),
+    "day": (pa.date32(), date(2026, 2, 28)),
+    "naive": (pa.timestamp("us"), datetime(2026, 2, 28, 1, 2, 3, 4)),  # noqa: DTZ001 - a column without a time zone
+    "aware": (pa.timestamp("us", "UTC"), datetime(2026, 2, 28, 1, 2, 3, 4, tzinfo=UTC)),
+    "money": (pa.decimal128(18, 9), Decimal("-123456789.123456789")),
+    "long_number": (pa.decimal128(38, 0), Decimal(10**37)),
+    "texts": (pa.list_(pa.string()), ["a", None, 'b"{,}', "n\0l"]),
+    "numbers": (pa.list_(pa.int64()), [1, None]),
+    "scores": (pa.list_(pa.float64()), [0.5, None]),
+    "truths": (pa.list_(pa.bool_()), [True, None]),
+    "days": (pa.list_(pa.date32()), [date(2026, 2, 28), None]),
+    "times": (pa.list_(pa.timestamp("us", "UTC")), [datetime(2026, 2, 28, tzinfo=UTC), None]),
+    "order": (pa.string(), "a reserved word"),
+    "select": (pa.int64(), 7),
+    "gr\u00f6\u00dfe": (pa.string(), "a name beyond ASCII"),
+    "json": (pa.string(), '{"a": [1, null]}'),
+}
+
+
+def test_every_type_and_name_of_a_column_survives(warehouse: Warehouse, tmp_path: Path) -> None:
+    columns = Columns(tuple((name, arrow) for name, (arrow, _) in CELLS.items()), COLUMNS.answers)
+    output = ChangingOutput(tmp_path / "out", columns)
+    output.cells = {name: cell_of(value) for name, (_, value) in CELLS.items()} | {
+        name: value for name, (arrow, value) in CELLS.items() if pa.types.is_list(arrow)
+    }
+    output.run(range(2))
+    load_into(warehouse, output.path)
+    output.run([0], version="-anew")
+    load_into(warehouse, output.path)  # the second row through a stage
+    names = ", ".join(f'"{name}"' for name in CELLS)
+    for row in warehouse.rows(f"SELECT {names} FROM batchvision_results"):
+        stored = {
+            name: Decimal(cell) if isinstance(value, Decimal) else cell
+            for (name, (_, value)), cell in zip(CELLS.items(), row, strict=True)
+        }
+        assert stored == {name: warehouse.kept(value) for name, (_, value) in CELLS.items()}
 
 
 # ---------------------------------------------------------------------------------- URLs

@@ -1,11 +1,14 @@
-"""Hand Arrow batches over to a database driver."""
+"""Hand Arrow batches over to a database driver, and report the driver's faults."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pyarrow as pa
+
+#: Turns an exception of the driver during a step into LoadFailed. The argument names the step.
+Failures = Callable[[str], AbstractContextManager[None]]
 
 
 @contextmanager

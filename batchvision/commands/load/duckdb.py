@@ -5,55 +5,25 @@ DuckDB 2.0 leaves the result of each statement open until it is fetched. So each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-from pyarrow import types
 
-from batchvision.commands.load.arrow_streams import handed_over
+from batchvision.commands.ddl import DIALECTS
+from batchvision.commands.load.arrow_streams import Failures, handed_over
 from batchvision.commands.load.destination import LoadTransaction, WarehouseTable
 from batchvision.errors import LoadFailed
-
-#: Turns an exception of the driver during a step into LoadFailed. The argument names the step.
-Failures = Callable[[str], AbstractContextManager[None]]
 
 #: Rows of a batch that is read.
 _BATCH_ROWS = 50_000
 #: DuckDB would take most of the machine's memory. Beyond this it writes temporary files beside the database.
 _MEMORY = "400MB"
 _INCOMING, _STAGE = "batchvision_incoming", "batchvision_stage"
-
-_TYPE_NAMES = {
-    pa.string(): "VARCHAR",
-    pa.binary(): "BLOB",
-    pa.bool_(): "BOOLEAN",
-    pa.int8(): "TINYINT",
-    pa.int16(): "SMALLINT",
-    pa.int32(): "INTEGER",
-    pa.int64(): "BIGINT",
-    pa.float32(): "FLOAT",
-    pa.float64(): "DOUBLE",
-    pa.date32(): "DATE",
-    pa.timestamp("us"): "TIMESTAMP",
-    pa.timestamp("us", "UTC"): "TIMESTAMP WITH TIME ZONE",
-}
-
-
-def type_name(arrow: pa.DataType) -> str:
-    """DuckDB's type for an Arrow type."""
-    if types.is_list(arrow):
-        return f"{type_name(arrow.value_type)}[]"
-    if types.is_decimal(arrow):
-        return f"DECIMAL({arrow.precision},{arrow.scale})"
-    return _TYPE_NAMES[arrow]
-
-
-def quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+_SQL = DIALECTS["duckdb"]
 
 
 class DuckDBFile:
@@ -105,7 +75,7 @@ class DuckDBTransaction:
     def begin(self) -> None:
         with self._failures(f"beginning a load into the schema {self._db_schema}"):
             self._run("BEGIN")
-            self._run(f"CREATE SCHEMA IF NOT EXISTS {quoted(self._db_schema)}")
+            self._run(f"CREATE SCHEMA IF NOT EXISTS {_SQL.name(self._db_schema)}")
 
     def commit(self) -> None:
         with self._failures("committing"):
@@ -122,22 +92,25 @@ class DuckDBTransaction:
             return dict(self._run(query, [self._db_schema, table.name]))
 
     def type_name(self, arrow: pa.DataType) -> str:
-        return type_name(arrow)
+        """As DuckDB's catalog spells it."""
+        return _SQL.column_type(arrow).replace(", ", ",")
 
     def create(self, table: WarehouseTable) -> None:
-        columns = ", ".join(f"{quoted(each.name)} {type_name(each.type)}" for each in table.schema)
+        columns = ", ".join(f"{_SQL.name(each.name)} {_SQL.column_type(each.type)}" for each in table.schema)
         with self._failures(f"creating {table.name}"):
             self._run(f"CREATE TABLE {self._path(table)} ({columns})")
 
     def add_columns(self, table: WarehouseTable, fields: Sequence[pa.Field]) -> None:
         with self._failures(f"adding columns to {table.name}"):
             for each in fields:
-                self._run(f"ALTER TABLE {self._path(table)} ADD COLUMN {quoted(each.name)} {type_name(each.type)}")
+                self._run(
+                    f"ALTER TABLE {self._path(table)} ADD COLUMN {_SQL.name(each.name)} {_SQL.column_type(each.type)}"
+                )
 
     # ---------------------------------------------------------------------------- rows
 
     def read(self, table: WarehouseTable, names: Sequence[str], job: str) -> Iterator[pa.RecordBatch]:
-        query = f"SELECT {', '.join(map(quoted, names))} FROM {self._path(table)} WHERE job = $job"
+        query = f"SELECT {', '.join(map(_SQL.name, names))} FROM {self._path(table)} WHERE job = $job"
         with self._failures(f"reading {table.name}"):
             yield from self._connection.sql(query, params={"job": job}).to_arrow_reader(_BATCH_ROWS)
 
@@ -170,8 +143,8 @@ class DuckDBTransaction:
         return int(self._run(statement)[0][0])
 
     def _path(self, table: WarehouseTable) -> str:
-        return f"{quoted(self._db_schema)}.{quoted(table.name)}"
+        return _SQL.name(self._db_schema, table.name)
 
     @staticmethod
     def _same(key: Sequence[str]) -> str:
-        return " AND ".join(f"stored.{quoted(name)} = incoming.{quoted(name)}" for name in key)
+        return " AND ".join(f"stored.{_SQL.name(name)} = incoming.{_SQL.name(name)}" for name in key)

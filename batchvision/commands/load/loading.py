@@ -30,9 +30,11 @@ from batchvision.checkpoint import (
     packed_ids,
     pairs,
     read_registry,
+    registered_job,
     results_schema,
     source_batches,
 )
+from batchvision.commands.ddl import KEYS
 from batchvision.commands.load.destination import Destination, LoadTransaction, WarehouseTable
 from batchvision.commands.load.known_parts import LOADS, LOADS_KEY, NewPart, load_rows, new_part
 from batchvision.commands.run_table import RUNS, run_batches
@@ -43,13 +45,7 @@ DEFAULT_PREFIX = "batchvision_"
 #: The tables that a load can include, in the order of loading. ``loads`` is always written.
 TABLES = ("results", "failures", "attempts", "runs")
 
-_KEYS = {
-    "results": ("job", "row_id"),
-    "failures": ("job", "row_id"),
-    "attempts": ("job", "row_id", "request_key", "attempt", "run_id"),
-    "runs": ("job", "run_id"),
-    "loads": LOADS_KEY,
-}
+_KEYS = {**KEYS, "runs": ("job", "run_id"), "loads": LOADS_KEY}
 #: Columns in which two versions of one row differ.
 _VERSIONS = {
     "results": ("request_key", "updated_at", IN_MANIFEST),
@@ -255,12 +251,9 @@ class _Loading:
 
 
 def _job_of(view: OutputView) -> str:
-    """The name of the output's job: by its last run, by its journal, or by its rows."""
-    if (latest := view.latest()) is not None:
-        return latest.job
-    for shard in view.shards:
-        if shard.unsealed.segments:
-            return shard.unsealed.segments[-1][1].header.job
+    """The name of the output's job. A copy of the tables alone has it in its rows."""
+    if (registered := registered_job(view.output)) is not None:
+        return registered
     rows = chain(view.rows("results", ("job",)), view.rows("attempts", ("job",)), view.rows("failures", ("job",)))
     return next((str(batch["job"][0]) for batch in rows if batch.num_rows), "")
 

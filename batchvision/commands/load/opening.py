@@ -84,5 +84,18 @@ def _delta(url: str, place: LoadPlace) -> Destination:
     return DeltaFolder(location if "://" in location else str(place.folder / location), place.db_schema)
 
 
-_OPENERS: dict[str, Callable[[str, LoadPlace], Destination]] = {"duckdb": _duckdb, "delta": _delta}
-_EXTRAS = {"duckdb": "duckdb", "delta": "delta"}
+def _postgres(url: str, place: LoadPlace) -> Destination:
+    from batchvision.commands.load.postgres import PostgresDatabase
+
+    if "://" not in url:
+        raise JobInvalid("--to postgresql: write postgresql://user@host:port/database")
+    return PostgresDatabase(url, place.db_schema)
+
+
+_OPENERS: dict[str, Callable[[str, LoadPlace], Destination]] = {
+    "duckdb": _duckdb,
+    "postgresql": _postgres,
+    "postgres": _postgres,
+    "delta": _delta,
+}
+_EXTRAS = {"duckdb": "duckdb", "postgresql": "postgres", "postgres": "postgres", "delta": "delta"}
