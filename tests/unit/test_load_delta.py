@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pytest
 from changing_output import ChangingOutput, changes
 from checkpoint_rows import COLUMNS
+from s3_server import BUCKET, s3_server
 from sample_parts import COLUMNS as EVERY_TYPE
 from sample_parts import JOB, check_merged, result
 from warehouses import LOADED_TABLES, DeltaWarehouse, current_content, load_into, loaded_content, row_versions
@@ -183,3 +185,18 @@ def test_a_relative_folder_begins_at_the_given_one_and_a_url_stays_a_url(tmp_pat
     assert open_destination(LoadPlace("delta:s3://bucket/lake", tmp_path)).name == "delta:s3://bucket/lake"
     with pytest.raises(JobInvalid, match="delta:FOLDER"):
         open_destination(LoadPlace("delta:", tmp_path))
+
+
+def test_tables_on_s3_are_what_is_current_and_a_repeated_load_commits_nothing(
+    output: ChangingOutput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_server() as server:
+        for name, value in server.environ.items():
+            monkeypatch.setenv(name, value)
+        warehouse = DeltaWarehouse(f"s3://{BUCKET}/lake")
+        for change in islice(changes(output), 4):
+            load_into(warehouse, output.path)
+            assert loaded_content(warehouse) == current_content(output.path), change
+        before = versions(warehouse)
+        load_into(warehouse, output.path)
+        assert versions(warehouse) == before
