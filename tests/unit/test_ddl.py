@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
 import sqlglot
+from adbc_driver_postgresql import dbapi
+from changing_output import ChangingOutput
+from postgres_server import PostgresServer
 from sample_parts import COLUMNS, JOB, SampleOutput, check_merged, result, sample_output
 from sqlglot import exp
 from stored_outputs import StoredOutput
+from warehouses import (
+    DuckDBWarehouse,
+    PostgresWarehouse,
+    Warehouse,
+    current_content,
+    load_into,
+    loaded_content,
+)
 
 from batchvision.checkpoint import attempts_schema, failures_schema, results_schema
 from batchvision.cli import ddl as cli_ddl
 from batchvision.cli.entry import group
 from batchvision.cli.exits import run_and_report
-from batchvision.commands.ddl import DIALECTS, Statement, Target, statements
+from batchvision.commands.ddl import DIALECTS, Statement, Target, output_statements, statements
 
 
 @pytest.fixture
@@ -117,6 +130,59 @@ def test_failures_of_another_job_stay(output: SampleOutput) -> None:
     warehouse.run(output)
     rows = {(row["job"], row["row_id"]) for row in warehouse.rows("failures")}
     assert rows == {("another", "f1"), (JOB, "f1"), (JOB, "f2")}
+
+
+class InPostgreSQL:
+    """A database on a server, filled as another loader would fill the tables named _parts."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def run(self, output: SampleOutput) -> None:
+        with dbapi.connect(self._url, autocommit=True) as connection, connection.cursor() as cursor:
+            for _, sql in sql_of("postgres"):
+                cursor.execute(sql)
+                if sql.startswith("CREATE OR REPLACE VIEW"):
+                    for table in ("results", "failures", "attempts"):
+                        cursor.execute(f"TRUNCATE batchvision_{table}_parts")
+                        for part in sorted((output.folder / table).rglob("*.parquet")):
+                            rows = pq.ParquetFile(part).read()
+                            cursor.adbc_ingest(f"batchvision_{table}_parts", rows, mode="append")
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        with dbapi.connect(self._url) as connection, connection.cursor() as cursor:
+            cursor.execute(f"SELECT * FROM batchvision_{table}")
+            rows: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist()
+        numbers = ("cost_usd", "select")  # the driver gives numeric as text
+        return [row | {name: Decimal(row[name]) for name in numbers if row.get(name) is not None} for row in rows]
+
+
+def test_postgresql_keeps_every_cell_and_the_newest_answer_of_each_row(
+    postgres_server: PostgresServer, output: SampleOutput
+) -> None:
+    postgres = InPostgreSQL(PostgresWarehouse(postgres_server, uuid4().hex).url)
+    postgres.run(output)
+    postgres.run(output)
+    check_merged(postgres.rows("results"))
+    check_merged(postgres.rows("results_latest"))
+    assert sorted(row["row_id"] for row in postgres.rows("failures")) == ["f1", "f2"]
+    assert sorted(row["attempt"] for row in postgres.rows("attempts")) == [1, 2]
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "postgres"])
+def test_load_fills_the_tables_that_the_script_created(
+    dialect: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    output = ChangingOutput(tmp_path / "out").run(range(3), failing=[3])
+    if dialect == "duckdb":
+        warehouse: Warehouse = DuckDBWarehouse(tmp_path / "warehouse.db")
+    else:
+        warehouse = PostgresWarehouse(request.getfixturevalue("postgres_server"), uuid4().hex)
+    for _, sql in output_statements(output.path, Target(dialect)):
+        if sql:
+            warehouse.rows(sql)
+    load_into(warehouse, output.path)
+    assert loaded_content(warehouse) == current_content(output.path)
 
 
 # ---------------------------------------------------------------------------------- typed
