@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from batchvision.keys import KEY_BYTES
 
 #: Single keys are kept as Python objects until there are so many.
-FRESH = 4_096
+FRESH = 1_024
 #: Packed keys are sorted at the first question, or when there are so many bytes of them.
 UNSORTED_BYTES = 2 * 1024 * 1024
 #: A key belongs to the bucket of its first 4 bits. Sorting one bucket at a time needs little memory.

@@ -51,7 +51,7 @@ class PaidRows:
         self._ticks: NDArray[np.int64] = np.empty(0, np.int64)
 
     @classmethod
-    def read(cls, output: Path, recipe_id: str, failures: Iterable[Failed], open_: Iterable[Exchange]) -> PaidRows:
+    def read(cls, output: Path, recipe_id: str, failures: Iterable[Failed], accepted: Iterable[Exchange]) -> PaidRows:
         """Answers from the parts of all shards. Raises CheckpointDamaged."""
         paid = cls(recipe_id)
         for path in part_paths(output, "results"):
@@ -64,13 +64,13 @@ class PaidRows:
             [round(failed.failed_at.timestamp() * 1e6) for failed in bought],
             [failed.row_cost_ticks for failed in bought],
         )
-        handed_in = [open_.intent for open_ in open_ if open_.ticket is not None and not open_.intent.is_trial]
-        paid._add(
-            [intent.row_id for intent in handed_in],
-            [intent.recipe_id for intent in handed_in],
-            [round(intent.sent_at.timestamp() * 1e6) for intent in handed_in],
-            [intent.bound_ticks or 0 for intent in handed_in],
-        )
+        handed_in = [
+            (intent.row_id, intent.recipe_id, round(intent.sent_at.timestamp() * 1e6), intent.bound_ticks or 0)
+            for intent in (exchange.intent for exchange in accepted)
+            if not intent.is_trial
+        ]
+        if handed_in:
+            paid._add(*map(list, zip(*handed_in, strict=True)))
         paid._settle()
         return paid
 

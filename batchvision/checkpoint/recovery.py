@@ -54,7 +54,7 @@ class Recovery:
     """Result of a recovery. ``ambiguous`` requests were sent, perhaps billed, and have no stored answer."""
 
     ambiguous: tuple[Intent, ...] = ()
-    tickets: tuple[Exchange, ...] = ()
+    tickets: tuple[str, ...] = ()  #: the exchange_ids of open tickets
     completed: int = 0
     failed: int = 0
     torn_bytes: int = 0
@@ -159,11 +159,10 @@ def read_failures(output: Path, shard: str) -> dict[str, Failed]:
         ) from fault
 
 
-def apply_records(path: Path, run_state: RunState, records: Iterable[Record]) -> None:
-    """Apply the records of a file. Raises CheckpointDamaged."""
+def apply_record(path: Path, run_state: RunState, record: Record) -> Exchange | None:
+    """:meth:`RunState.apply` for a record of a file. Raises CheckpointDamaged."""
     try:
-        for record in records:
-            run_state.apply(record)
+        return run_state.apply(record)
     except KeyError as fault:
         raise damaged(path, 0, f"a record names an exchange that is not open ({fault})") from fault
 
@@ -207,8 +206,7 @@ class ShardRecovery:
 
     def _apply(self, path: Path, records: Iterable[Record]) -> None:
         for record in records:
-            self._count(record)
-            apply_records(path, self.run_state, (record,))
+            self._count(record, apply_record(path, self.run_state, record))
 
     def _apply_version_1(self, path: Path, scan: Scan) -> None:
         """Journals of version 1 have no ``closed`` records: each exchange is classified where its end stands."""
@@ -223,12 +221,10 @@ class ShardRecovery:
         doubted = tuple(set(self.run_state.open) - unread)
         self.run_state.apply(ReadDoubts(scan.header.run_id, doubted, run_has_ended=True))
 
-    def _count(self, record: Record) -> None:
+    def _count(self, record: Record, exchange: Exchange | None) -> None:
         completed = failed = False
         match record:
-            case Closed(exchange_id) if exchange_id in self.run_state.open:
-                if self.run_state.open[exchange_id].intent.is_trial:
-                    return
+            case Closed() if exchange is not None and not exchange.intent.is_trial:
                 completed, failed = record.completed is not None, record.failed is not None
             case Shared():
                 completed = True
@@ -250,13 +246,13 @@ class ShardRecovery:
             self.run_state.apply(segment.header)
             self._apply(segment.log.path, records)
             self._seal(segment.header, with_failures=True)
-        tickets = tuple(exchange for exchange in self.run_state.open.values())
-        self.recovery = replace(self.recovery, tickets=tickets)
+        self.recovery = replace(self.recovery, tickets=tuple(self.run_state.open))
 
     def _ends(self) -> Iterator[Record]:
         """Exchanges with a ticket and no answer stay open."""
-        is_done = _stored_answers(self._output, self._unclosed())
-        for exchange in self._unclosed():
+        unclosed = self.run_state.open.others
+        is_done = _stored_answers(self._output, unclosed)
+        for exchange in unclosed:
             end = self._classify(exchange)
             has_ended = exchange.answer is not None or exchange.ended is not None
             if not has_ended:
@@ -266,9 +262,6 @@ class ShardRecovery:
             yield _pending_if_exhausted(closed(end, is_held=is_held, is_repeat=is_repeat))
         if not self._holds:
             yield from (replace(carry, held=False) for carry in self.run_state.carries if carry.held)
-
-    def _unclosed(self) -> list[Exchange]:
-        return [each for each in self.run_state.open.values() if each.ticket is None or each.answer is not None]
 
     # ---------------------------------------------------------------------------- of a dead shard
 
@@ -288,7 +281,7 @@ class ShardRecovery:
         unsealed = self._unsealed
         records = [record for _, scan in unsealed.segments for record in scan.records]
         is_whole = not unsealed.torn_bytes and all(isinstance(record, ReadDoubts) for record in records)
-        return is_whole and not self._unclosed()
+        return is_whole and not self.run_state.open.others
 
     def load_orderly(self) -> None:
         """Instead of the steps before, for a run that ended in order: nothing is written."""
@@ -307,10 +300,12 @@ class ShardRecovery:
         After a crash between two steps both states hold the same records. The later of two failures of a row counts.
         """
         state, given = self.run_state, list[Record]()
-        for exchange in [each for each in state.open.values() if owns(each.intent.row_id)]:
-            if exchange.intent.exchange_id not in has.open:
-                given += records_of(exchange)
-            state.apply(ExchangeRemoved(exchange.intent.exchange_id))
+        for exchange_id in list(state.open):
+            exchange = state.open[exchange_id]
+            if owns(exchange.intent.row_id):
+                if exchange_id not in has.open:
+                    given += records_of(exchange)
+                state.apply(ExchangeRemoved(exchange_id))
         for failed in [each for each in state.failures.values() if owns(each.row_id)]:
             mine = has.failures.get(failed.row_id)
             if mine is None or mine.failed_at < failed.failed_at:

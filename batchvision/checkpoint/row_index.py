@@ -6,7 +6,7 @@ entry for its skip_key, one for its request_key, one for the answered request, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pair, pairs
 from batchvision.checkpoint.run_state import RunState
 from batchvision.checkpoint.spent import LedgerSums, read_sums
 from batchvision.checkpoint.stored_answers import StoredAnswer, StoredAnswers
-from batchvision.records import Failed, Intent
+from batchvision.records import Exchange, Failed, Intent
 
 _RESULT_COLUMNS = ("row_id", "request_key", "skip_key", "recipe_id")
 
@@ -49,6 +49,44 @@ class Carried(NamedTuple):
 
 
 _NOTHING_CARRIED = Carried()
+
+
+class _Awaiting:
+    """The rows with tickets of earlier runs, 36 bytes each. The feed thread and the event loop ask at the same time."""
+
+    def __init__(self, accepted: Iterable[Exchange]) -> None:
+        rows, requests = bytearray(), bytearray()
+        for exchange in accepted:
+            intent = exchange.intent
+            rows += pair(intent.row_id, "")
+            requests += b"".join(_pairs_of(intent))
+        self._rows, self._requests = KeySet(), KeySet()
+        self._removed: set[bytes] = set()
+        for keys, packed in ((self._rows, rows), (self._requests, requests)):
+            keys.add_packed(bytes(packed))
+            keys.merge()
+
+    def has(self, row_id: str, key: str) -> bool:
+        """Whether a ticket is open for the row under ``key``, a request_key or skip_key."""
+        if not len(self._requests):
+            return False
+        asked = pair(row_id, key)
+        return asked not in self._removed and self._requests.contains(asked)
+
+    def remove(self, intent: Intent) -> None:
+        self._removed.update(_pairs_of(intent))
+
+    def places_of(self, row_ids: Sequence[str]) -> list[int]:
+        """The places of rows that had a ticket when the run began."""
+        if not len(self._rows):
+            return []
+        asked = b"".join([pair(row_id, "") for row_id in row_ids])
+        places: list[int] = np.flatnonzero(self._rows.contains_packed(asked)).tolist()
+        return places
+
+
+def _pairs_of(intent: Intent) -> tuple[bytes, bytes]:
+    return pair(intent.row_id, intent.request_key), pair(intent.row_id, intent.skip_key)
 
 
 class RowIndex:
@@ -75,14 +113,7 @@ class RowIndex:
         self._read_stored_answers = stored_answers
         self._stored_answers: StoredAnswers | None = None
         self._sums = sums
-        self._awaiting = {
-            (open_.intent.row_id, key)
-            for open_ in run_state.open.values()
-            if open_.ticket is not None
-            for key in (open_.intent.request_key, open_.intent.skip_key)
-        }
-        #: a copy for the feed thread: the event loop removes from ``_awaiting``
-        self._had_tickets = frozenset(row_id for row_id, _ in self._awaiting)
+        self._awaiting = _Awaiting(run_state.open.accepted())
         self._paid_failures = {} if paid_failures is None else paid_failures
         self.met = RowsMet(done)  #: no query changes it
         self._failed_before = frozenset(row_id for row_id, _ in self._paid_failures)
@@ -99,7 +130,7 @@ class RowIndex:
 
         def paid_rows() -> PaidRows:
             failed = (*run_state.failures.values(), *failures.values())
-            return PaidRows.read(output, recipe_id, failed, tuple(run_state.open.values()))
+            return PaidRows.read(output, recipe_id, failed, run_state.open.accepted())
 
         stored_answers = partial(StoredAnswers.read, output, recipe_id)
         return cls(run_state, done, paid_rows, read_sums(output), answered, failures, stored_answers)
@@ -112,7 +143,7 @@ class RowIndex:
 
     def open_state(self, row_id: str, key: str) -> RowState:
         """As :meth:`state`, for a row of :meth:`not_done`."""
-        if (row_id, key) in self._awaiting:
+        if self._awaiting.has(row_id, key):
             return RowState.AWAITING
         carry = self._run_state.carries.get(row_id, key)
         if carry is not None:  # a failed row that is tried again has one too
@@ -143,7 +174,7 @@ class RowIndex:
 
     def collected(self, intent: Intent) -> None:
         """Note that a ticket ended without an outcome: its row is asked again."""
-        self._awaiting -= {(intent.row_id, intent.request_key), (intent.row_id, intent.skip_key)}
+        self._awaiting.remove(intent)
 
     # ---------------------------------------------------------------------------- all rows
 
@@ -158,15 +189,11 @@ class RowIndex:
 
     def met_before(self, row_ids: Sequence[str]) -> list[int]:
         """The places of rows with a failure, a ticket or a carry under any key."""
-        failures, carries, tickets = self._run_state.failures, self._run_state.carries, self._had_tickets
-        paid = self._failed_before
-        if not (failures or carries or tickets or paid):
-            return []
-        return [
-            at
-            for at, each in enumerate(row_ids)
-            if each in failures or each in carries or each in tickets or each in paid
-        ]
+        failures, carries, paid = self._run_state.failures, self._run_state.carries, self._failed_before
+        met = set(self._awaiting.places_of(row_ids))
+        if failures or carries or paid:
+            met.update(at for at, each in enumerate(row_ids) if each in failures or each in carries or each in paid)
+        return sorted(met)
 
     def paid_rows(self) -> PaidRows:
         """The rows that were paid for under any key, read at the first call. Raises CheckpointDamaged."""
@@ -201,7 +228,7 @@ class RowIndex:
         if self.is_done(row_id, key):
             self.met.add_done(pair(row_id, key))
         elif (
-            (row_id, key) in self._awaiting
+            self._awaiting.has(row_id, key)
             or self._run_state.carries.get(row_id, key) is not None
             or self.failed_before(row_id, key) is not None
         ):

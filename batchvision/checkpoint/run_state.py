@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -27,58 +27,16 @@ from batchvision.checkpoint.journal_records import (
     SegmentHeader,
     Shared,
     Voided,
-    records_of,
 )
+from batchvision.checkpoint.open_exchanges import OpenExchanges, Packed
 from batchvision.checkpoint.schema import TableSchemas
+from batchvision.checkpoint.tracked import Tracked
 from batchvision.errors import EmptyAnswer
 from batchvision.records import Attempt, Completed, Exchange, Failed, Intent
 
 #: So many rows at once become Arrow, in a few milliseconds.
 ROWS_AT_ONCE = 256
-K = TypeVar("K")
-V = TypeVar("V")
 R = TypeVar("R")
-
-
-class Difference(NamedTuple, Generic[K, V]):
-    """The values that were set since the last cut, and the keys that were removed."""
-
-    put: list[V]
-    removed: list[K]
-
-
-class Tracked(dict[K, V]):
-    """Values that it is made of count as there before the first cut. Only the methods below change it."""
-
-    def __init__(self, *values: Any) -> None:
-        super().__init__(*values)
-        #: keys that were set since the last cut, each with whether the last cut had it
-        self._put: dict[K, bool] = {}
-        self._removed: dict[K, None] = {}
-
-    def __setitem__(self, key: K, value: V) -> None:
-        if key not in self._put:
-            was_there = key in self or key in self._removed
-            self._removed.pop(key, None)
-            self._put[key] = was_there
-        super().__setitem__(key, value)
-
-    def take(self, key: K) -> V:
-        """Remove a key, and return its value. Raises KeyError."""
-        value = super().pop(key)
-        if self._put.pop(key, True):
-            self._removed[key] = None
-        return value
-
-    @property
-    def has_changed(self) -> bool:
-        return bool(self._put or self._removed)
-
-    def cut(self) -> Difference[K, V]:
-        """The difference since the last cut."""
-        difference = Difference([self[key] for key in self._put], list(self._removed))
-        self._put, self._removed = {}, {}
-        return difference
 
 
 class TableRows(Generic[R]):
@@ -114,15 +72,21 @@ class TableRows(Generic[R]):
 class Cut(NamedTuple):
     """The input of one seal: the rows of a segment, and the state after its last record.
 
-    ``open_work`` are records for ``open.log``: the changes since the last cut, or (``is_whole``) the whole open work.
+    ``open_work`` is for ``open.log``: the changes since the last cut, or (``is_whole``) the whole open work.
     ``failures`` are all failed rows, where their table is to be written again.
     """
 
     attempts: tuple[pa.Table, ...]
     results: tuple[pa.Table, ...]
-    open_work: tuple[Record, ...]
+    open_work: tuple[Record | Packed, ...]
     is_whole: bool
     failures: tuple[Failed, ...] | None
+
+    def open_records(self) -> list[Record]:
+        """The records for ``open.log``. The thread of the seal unpacks accepted work, not the event loop."""
+        return [
+            record for each in self.open_work for record in (each.records() if isinstance(each, Packed) else (each,))
+        ]
 
 
 class Carries:
@@ -177,12 +141,12 @@ class RunState:
         tables: TableSchemas | None = None,
         failures: Mapping[str, Failed] | None = None,
         carries: Iterable[Carry] = (),
-        open_: Mapping[str, Exchange] | None = None,
+        open_: Iterable[Exchange] = (),
     ) -> None:
         self.run_id = ""  #: of the last segment header
-        self.open: Tracked[str, Exchange] = Tracked(open_ or {})
+        self.open = OpenExchanges(open_)
         #: the rows that are failed now, by row_id; the ledger has their failures under other requests
-        self.failures: Tracked[str, Failed] = Tracked(failures or {})
+        self.failures: Tracked[str, Failed] = Tracked(failures)
         self.carries = Carries(carries)
         self.attempts: TableRows[Attempt] = TableRows(None if tables is None else tables.attempts)
         self.results: TableRows[Completed] = TableRows(None if tables is None else tables.results)
@@ -195,21 +159,29 @@ class RunState:
 
     # ---------------------------------------------------------------------------- records
 
-    def apply(self, record: Record) -> None:
-        """Apply one record. Raises KeyError for an exchange that is not open."""
+    def apply(self, record: Record) -> Exchange | None:
+        """Apply one record. Raises KeyError for an exchange that is not open.
+
+        Returns the exchange of an answer or a ``closed`` record, as it was before the record.
+        """
         match record:
-            case Intent(exchange_id=exchange_id):
-                self.open[exchange_id] = Exchange(record)
+            case Intent():
+                self.open.put(Exchange(record))
                 if not record.is_trial:  # the row is pending again, and the intent carries the failure's cost
                     self._drop_failure(record.row_id)
             case Accepted(exchange_id, ticket, at, place):
-                self._change(exchange_id, ticket=ticket, ticket_at=at, ticket_place=place)
+                exchange = self.open[exchange_id]
+                self.open.put(exchange._replace(ticket=ticket, ticket_at=at, ticket_place=place))
             case Received(exchange_id, raw):
-                self._change(exchange_id, answer=raw)
+                exchange = self.open[exchange_id]
+                self.open.put(exchange._replace(answer=raw))
+                return exchange
             case Ended(exchange_id, ended):
-                self._change(exchange_id, ended=ended)
-            case Closed():
-                self._close(record)
+                self.open.put(self.open[exchange_id]._replace(ended=ended))
+            case Closed(exchange_id):
+                exchange = self.open.take(exchange_id)
+                self._close(record, exchange)
+                return exchange
             case Voided(exchange_id):
                 self._void(exchange_id)
             case RowFailed(failed):
@@ -232,6 +204,7 @@ class RunState:
                 self._doubt(record)
             case Sealed():
                 pass
+        return None
 
     def _begin(self, run_id: str) -> None:
         """A run before this one that was killed may have polled any open ticket."""
@@ -248,11 +221,7 @@ class RunState:
         self.doubted, self.run_id, self.run_has_ended = set(doubted), record.run_id, record.run_has_ended
         self._new_doubts = record
 
-    def _change(self, exchange_id: str, **changes: object) -> None:
-        self.open[exchange_id] = self.open[exchange_id]._replace(**changes)  # type: ignore[arg-type]  # fields of Exchange
-
-    def _close(self, record: Closed) -> None:
-        exchange = self.open.take(record.exchange_id)
+    def _close(self, record: Closed, exchange: Exchange) -> None:
         self.doubted.discard(record.exchange_id)
         intent = exchange.intent
         self.attempts.append(record.attempt_of(exchange))
@@ -336,7 +305,7 @@ class RunState:
         before = dict(self.failures)
         for record in records:
             if isinstance(record, Intent):  # it dropped a failure when it was sent; the row may have another since
-                self.open[record.exchange_id] = Exchange(record)
+                self.open.put(Exchange(record))
             else:
                 self.apply(record)
         list(self._difference())
@@ -371,15 +340,13 @@ class RunState:
             self.has_other_failures = False
         return Cut(self.attempts.cut(), self.results.cut(), open_work, is_whole, failures)
 
-    def _difference(self) -> Iterator[Record]:
+    def _difference(self) -> Iterator[Record | Packed]:
         """Intents come before failures, because they drop failures."""
-        exchanges, carries, failures = self.open.cut(), self.carries.stored.cut(), self.failures.cut()
+        carries, failures = self.carries.stored.cut(), self.failures.cut()
         doubts, self._new_doubts = self._new_doubts, None
         if doubts is not None and doubts.exchange_ids is None:  # about everything that was open before
             yield doubts
-        for exchange in exchanges.put:
-            yield from records_of(exchange)
-        yield from map(ExchangeRemoved, exchanges.removed)
+        yield from self.open.cut()
         yield from map(FailureRemoved, failures.removed)
         yield from map(RowFailed, failures.put)
         yield from (CarryRemoved(*key) for key in carries.removed)
@@ -387,9 +354,8 @@ class RunState:
         if doubts is not None and doubts.exchange_ids is not None:
             yield doubts
 
-    def _everything(self) -> Iterator[Record]:
+    def _everything(self) -> Iterator[Record | Packed]:
         """All but the failures: the same seal writes their table."""
-        for exchange in self.open.values():
-            yield from records_of(exchange)
+        yield from self.open.records()
         yield from self.carries
         yield ReadDoubts(self.run_id, tuple(self.doubted), self.run_has_ended)

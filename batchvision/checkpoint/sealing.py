@@ -76,7 +76,7 @@ class Sealer:
         has_failures = (self._output / failures_path(header.shard)).exists()
         if cut.failures is not None or (dated and not has_failures):
             self._write_failures(header.shard, cut.failures or ())
-        self._open_log.write(cut.open_work, header.seq, is_whole=cut.is_whole)
+        self._open_log.write(cut.open_records(), header.seq, is_whole=cut.is_whole)
         (self.parts if header.run_id == self._header.run_id else self.found).update(dated)
         self._remove_segments(header.seq)
 

@@ -236,6 +236,10 @@ class Store:
                         await self._threads.replication(self._disk.replicate)
                     self._tickets_here -= tickets
 
+    def exchange(self, exchange_id: str) -> Exchange:
+        """An open exchange. Raises KeyError."""
+        return self._run_state.open[exchange_id]
+
     def poll_begins(self, exchange_id: str) -> None:
         """Note that a poll is on the wire. It may take the ticket's one-time answer."""
         self._polls.begin(exchange_id)
@@ -246,7 +250,7 @@ class Store:
 
     def is_unread(self, exchange_id: str) -> bool:
         """Whether no poll can have taken the answer of this ticket of an earlier run."""
-        of_this_run = self._run_state.open[exchange_id].intent.run_id == self._settings.run_id
+        of_this_run = self.exchange(exchange_id).intent.run_id == self._settings.run_id
         is_doubted = exchange_id in self._run_state.doubted or self._polls.is_doubted(exchange_id)
         return not of_this_run and not is_doubted
 
@@ -266,7 +270,7 @@ class Store:
         ``hold``: the row stays pending until a run that sends ambiguous rows again. Raises KeyError where it is not
         open.
         """
-        intent = self._run_state.open[exchange_id].intent
+        intent = self.exchange(exchange_id).intent
         index = self._row_index
         is_repeat = index is not None and index.is_done(intent.row_id, intent.request_key)
         if index is not None and intent.run_id == self._settings.run_id and not isinstance(end.outcome, Completed):
@@ -366,8 +370,6 @@ class Store:
         with disk_failures(f"writing the index of the manifest in {self._lock.folder}"):
             await self._threads.seal(write_index, self._disk, *named, met, self.failures())
 
-    # ---------------------------------------------------------------------------- small files
-
     def write_recipe(self, recipe_id: str, document: Mapping[str, Any]) -> None:
         summaries.write_recipe(self._disk, self.output, recipe_id, document, self._secrets, self._lock.shard)
 
@@ -396,13 +398,12 @@ class Store:
 
     @property
     def tickets_open(self) -> int:
-        return sum(1 for open_ in self._run_state.open.values() if open_.ticket is not None and open_.answer is None)
+        return len(self._run_state.open.tickets)
 
     @property
     def cut_off(self) -> tuple[Exchange, ...]:
         """Open exchanges that no lane will end: without a ticket, or answered while their lane was cancelled."""
-        open_ = self._run_state.open.values()
-        return tuple(each for each in open_ if each.ticket is None or each.answer is not None)
+        return tuple(self._run_state.open.others)
 
     @property
     def held_count(self) -> int:

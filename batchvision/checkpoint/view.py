@@ -21,7 +21,7 @@ from batchvision.checkpoint.journal_records import Carry, SegmentHeader
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
 from batchvision.checkpoint.parts import FAILURES_TABLE, failures_path, part_paths, row_count
-from batchvision.checkpoint.recovery import Unsealed, apply_records, read_failures, read_unsealed
+from batchvision.checkpoint.recovery import Unsealed, apply_record, read_failures, read_unsealed
 from batchvision.checkpoint.registry import read_registry
 from batchvision.checkpoint.row_keys import packed_ids
 from batchvision.checkpoint.run_state import RunState
@@ -29,7 +29,7 @@ from batchvision.checkpoint.schema import Columns, TableSchemas
 from batchvision.checkpoint.sealing import part_path
 from batchvision.checkpoint.spent import LedgerSums, read_sums
 from batchvision.checkpoint.summaries import has_ended, read_latest
-from batchvision.records import Exchange, Intent, RunSummary, WaitNotice
+from batchvision.records import Intent, RunSummary, WaitNotice
 
 
 class AmbiguousAttempt(NamedTuple):
@@ -60,14 +60,18 @@ class ShardState(NamedTuple):
     has_other_failures: bool  #: than its table ``failures``
 
     @property
-    def open(self) -> list[Exchange]:
-        """Exchanges without an end."""
-        return [each for each in self.run_state.open.values() if each.answer is None and each.ended is None]
+    def in_flight(self) -> list[Intent]:
+        """Requests without a ticket and without an end."""
+        return [each.intent for each in self.run_state.open.others if each.answer is None and each.ended is None]
+
+    @property
+    def tickets_open(self) -> int:
+        return len(self.run_state.open.tickets)
 
     @property
     def unread_answers(self) -> int:
         """Durable answers that no run has classified yet."""
-        return len(self.run_state.open) - len(self.open)
+        return len(self.run_state.open.others) - len(self.in_flight)
 
 
 def read_shard(output: Path, shard: str, *, reads_failures: bool = True) -> ShardState:
@@ -82,7 +86,8 @@ def read_shard(output: Path, shard: str, *, reads_failures: bool = True) -> Shar
     has_other_failures = run_state.has_other_failures
     results, attempts = list[tuple[SegmentHeader, pa.Table]](), list[tuple[SegmentHeader, pa.Table]]()
     for path, scan in unsealed.segments:
-        apply_records(path, run_state, (scan.header, *scan.records))
+        for record in (scan.header, *scan.records):
+            apply_record(path, run_state, record)
         has_other_failures = has_other_failures or run_state.has_other_failures
         cut = run_state.cut(with_failures=False)
         results += [(scan.header, pa.concat_tables(cut.results))] if cut.results else []
@@ -191,16 +196,13 @@ class OutputView:
 
     def open_work(self) -> OpenWork:
         """The open work of every shard. Raises CheckpointDamaged."""
-        open_: dict[str, Exchange] = {}
+        in_flight, tickets = dict[str, Intent](), dict[str, Intent]()
         held: dict[tuple[str, str], Carry] = {}
         for shard in self.shards:
-            open_ |= {each.intent.exchange_id: each for each in shard.open}
+            in_flight |= {intent.exchange_id: intent for intent in shard.in_flight}
+            tickets |= {each.intent.exchange_id: each.intent for each in shard.run_state.open.accepted()}
             held |= {(carry.row_id, carry.request_key): carry for carry in shard.run_state.carries if carry.held}
-        return OpenWork(
-            in_flight=tuple(each.intent for each in open_.values() if each.ticket is None),
-            tickets=tuple(each.intent for each in open_.values() if each.ticket is not None),
-            held=tuple(held.values()),
-        )
+        return OpenWork(tuple(in_flight.values()), tuple(tickets.values()), tuple(held.values()))
 
 
 def _has_other_failures(shard: ShardState) -> bool:

@@ -22,7 +22,7 @@ import anyio
 
 from batchvision.checkpoint.disk import disk_failed
 from batchvision.checkpoint.journal import Group, Journal, Segment
-from batchvision.checkpoint.journal_records import Closed, Received, Record
+from batchvision.checkpoint.journal_records import Record
 from batchvision.checkpoint.lock import OutputLock
 from batchvision.checkpoint.reserve import Reserve
 from batchvision.checkpoint.run_state import RunState
@@ -160,8 +160,7 @@ class Writer:
 
     def note(self, record: Record) -> None:
         """:meth:`add` for a record that follows from durable ones. A journal that has failed no longer needs it."""
-        exchange = self._run_state.open.get(record.exchange_id) if isinstance(record, Received | Closed) else None
-        self._run_state.apply(record)
+        exchange = self._run_state.apply(record)
         for projection in self.projections:
             projection.apply(record, exchange)
         if self.journal.failure is None:

@@ -83,10 +83,7 @@ class LocalSendSlot:
         limiter.admit_waiting()
 
     def return_tokens(self, used: int) -> None:
-        limiter = self.limiter
-        if limiter.token_bucket is not None and self.tokens:
-            limiter.token_bucket.give_back(self.tokens - used, loop_time())
-            limiter.admit_waiting()
+        self.limiter.return_tokens(self.tokens, used)
 
 
 class RateHistory:
@@ -275,6 +272,11 @@ class LocalRateLimiter:
             slot.sent_at, slot.in_flight = now, self.in_flight
         self.controller.sent(now)
         self.history.add(now, self.controller.per_second, sent=1)
+
+    def return_tokens(self, estimated: float, used: int) -> None:
+        if self.token_bucket is not None and estimated:
+            self.token_bucket.give_back(estimated - used, loop_time())
+            self.admit_waiting()
 
     async def acquire_poll(self) -> None:
         await self.slot_time(self._poll_slots, 0.5)

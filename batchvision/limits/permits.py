@@ -19,14 +19,18 @@ from batchvision.records import Estimate, Shard, Usage
 from batchvision.ticks import format_usd
 
 
+@dataclass(slots=True)
 class SlotOfTicket:
-    """The slot of a ticket from an earlier run: its request was sent, and it takes no place in flight."""
+    """The slot of a ticket: its request was sent, and it takes no place in flight."""
 
+    rate: RateLimiter
+    tokens: float
     sent_at: float | None = None
 
     async def wait(self) -> None: ...
     def release(self) -> None: ...
-    def return_tokens(self, used: int) -> None: ...
+    def return_tokens(self, used: int) -> None:
+        self.rate.return_tokens(self.tokens, used)
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -109,11 +113,14 @@ class Permits:
             key=key,
         )
 
-    def adopt(self, bound_ticks: int | None) -> Permit:
-        """The permit of a ticket from an earlier run: its money is committed already."""
+    def adopt(self, bound_ticks: int | None) -> None:
+        """Commit the money of a ticket from an earlier run. :meth:`of_ticket` gives its permit."""
         self._cap.commit(bound_ticks)
         self._open += 1
-        return Permit(SlotOfTicket(), self._cap, bound_ticks, self._ended)
+
+    def of_ticket(self, bound_ticks: int | None, tokens: float) -> Permit:
+        """The permit of an open ticket, with the money and tokens that its request was sent with. Ask once a ticket."""
+        return Permit(SlotOfTicket(self.rate, tokens), self._cap, bound_ticks, self._ended)
 
     def _ended(self) -> None:
         self._open -= 1

@@ -34,6 +34,7 @@ class SendSlot(Protocol):
     """One request's place in flight, from its admission to its release."""
 
     sent_at: float | None
+    tokens: float  #: that it was admitted with
 
     async def wait(self) -> None:
         """Wait for the request's time. A pause that began after the admission holds too."""
@@ -63,6 +64,9 @@ class RateLimiter(Protocol):
 
     async def acquire_poll(self) -> None:
         """Wait until a poll may be sent. Polls take at most half of the rate."""
+
+    def return_tokens(self, estimated: float, used: int) -> None:
+        """Replace the estimated tokens of a request by the used ones."""
 
     def learn(self, signs: RateSigns) -> None:
         """Take the limits that an answer names where the job gives none."""

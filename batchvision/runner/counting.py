@@ -255,7 +255,7 @@ def row_index_of(job: Job) -> KnownRows:
     run_state = RunState(
         failures={each.row_id: each for each in failed},
         carries=work.held,
-        open_={intent.exchange_id: Exchange(intent, ticket="open") for intent in work.tickets},
+        open_=[Exchange(intent, ticket="open") for intent in work.tickets],
     )
     return RowIndex.read(job.output_path, run_state, job.recipe.recipe_id)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from datetime import datetime
 from typing import NamedTuple
 
 import anyio
@@ -42,14 +43,15 @@ from batchvision.runner.provider_calls import ProviderCalls, SentAs, Terms
 from batchvision.secrets import Secret, Secrets
 from batchvision.stopping import StopSignal
 
+#: The token counts of images are learned from so many open tickets. Estimates of more would only take memory.
+MOST_ESTIMATES = 500
+
 
 class OpenTicket(NamedTuple):
-    """Work that the provider has accepted, with the permit that holds its money."""
+    """Work that the provider has accepted. The store has its exchange, and the spend cap holds its money."""
 
-    exchange: Exchange
-    permit: Permit
-    credentials: tuple[Secret, ...] = ()  #: of the image URLs, if this run sent the request
-    asked: Estimate | None = None  #: of the request, if this run sent it
+    exchange_id: str
+    tokens: float = 0.0  #: that its request was admitted with
 
 
 class StillOpen(NamedTuple):
@@ -190,6 +192,8 @@ class Exchanges:
         self._settlement = settlement
         self._counts = counts
         self._stop = stop
+        self._estimates: dict[str, Estimate] = {}  # of some open tickets, by exchange_id
+        self._credentials: dict[str, tuple[Secret, ...]] = {}  # of the image URLs of open tickets that have any
 
     # ---------------------------------------------------------------------------- requests
 
@@ -221,7 +225,7 @@ class Exchanges:
         self._provider.forms.answered(sent_as.form)
         self._provider.key.answered(sent_as.generation)
         self._settlement.observe(None, departed_at=permit.slot.sent_at)
-        return OpenTicket(exchange, permit, request.credentials, request.estimate)
+        return self._parked(intent.exchange_id, request, permit)
 
     async def _on_the_wire(self, intent: Intent, request: Request, form: ResponseForm, permit: Permit) -> Exchange:
         """Send the request, and make its ticket (P2) or its raw answer (P3) durable before it is read."""
@@ -255,23 +259,42 @@ class Exchanges:
 
     # ---------------------------------------------------------------------------- tickets
 
-    def adopt(self, exchange: Exchange) -> OpenTicket:
-        """A ticket of an earlier run."""
+    def _parked(self, exchange_id: str, request: Request, permit: Permit) -> OpenTicket:
+        """Make a ticket of an accepted request. Keep what the answer needs and the journal does not have."""
+        if len(self._estimates) < MOST_ESTIMATES:
+            self._estimates[exchange_id] = request.estimate
+        if request.credentials:
+            self._credentials[exchange_id] = request.credentials
+        return OpenTicket(exchange_id, permit.slot.tokens)
+
+    def adopt(self, exchange_id: str) -> Exchange:
+        """Take a ticket of an earlier run."""
+        exchange = self._store.exchange(exchange_id)
         self._counts.ticket_adopted()
-        return OpenTicket(exchange, self.permits.adopt(exchange.intent.bound_ticks))
+        self.permits.adopt(exchange.intent.bound_ticks)
+        return exchange
+
+    def sent_at(self, ticket: OpenTicket) -> datetime:
+        return self._store.exchange(ticket.exchange_id).intent.sent_at
+
+    def leave_open(self, ticket: OpenTicket) -> None:
+        """Leave a ticket for another run. Its bound counts as spent, so that no request waits for its money."""
+        intent = self._store.exchange(ticket.exchange_id).intent
+        self.permits.of_ticket(intent.bound_ticks, ticket.tokens).keep()
 
     async def collect(self, ticket: OpenTicket, *, has_stayed: bool = False) -> Classification | StillOpen:
         """Poll a ticket. ``has_stayed``: it has failed for so long that one more failure ends it.
 
         P4: the provider gives the answer once. So nothing cancels the time between the read and its durable bytes.
         """
-        exchange, permit, credentials, asked = ticket
+        exchange_id = ticket.exchange_id
+        exchange = self._store.exchange(exchange_id)
         if exchange.ticket is None:
             raise RuntimeError("an exchange without a ticket was polled")
         await self._store.outlasts(exchange.intent.exchange_id)
         await self.permits.rate.acquire_poll()
         await checkpoint_if_cancelled()  # without it a poller with a due ticket could only be cancelled behind a shield
-        generation, exchange_id = self._provider.key.generation, exchange.intent.exchange_id
+        generation = self._provider.key.generation
         with anyio.CancelScope(shield=True):
             self._store.poll_begins(exchange_id)
             try:
@@ -289,8 +312,11 @@ class Exchanges:
             end = self._provider.dialect.ticket_end(raw)
             has_ended = end is TicketEnd.YES or (end is TicketEnd.IF_IT_STAYS and has_stayed)
             if has_ended:
+                credentials = self._credentials.pop(exchange_id, ())
                 raw = await self._store.answer(exchange_id, _without(credentials, raw))
         if has_ended:
+            permit = self.permits.of_ticket(exchange.intent.bound_ticks, ticket.tokens)
+            asked = self._estimates.pop(exchange_id, None)
             return self._settlement.settle(exchange._replace(answer=raw), permit, asked)
         if end is TicketEnd.IF_IT_STAYS:  # of this ticket alone: no sign that the provider is away
             return StillOpen(self._provider.dialect.read(raw).error, says_failed=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -41,7 +41,18 @@ def place_of(base_url: str) -> str:
     return f"{parts.scheme.lower()}://{host}{parts.path.rstrip('/')}"
 
 
-class OpenTickets(NamedTuple):
+class TicketsElsewhere(NamedTuple):
+    """The open tickets that another place gave. ``kept_until``: when the first of them expires."""
+
+    tickets: int
+    kept_until: datetime
+
+    def plus(self, kept_until: datetime) -> TicketsElsewhere:
+        return TicketsElsewhere(self.tickets + 1, min(self.kept_until, kept_until))
+
+
+@dataclass(slots=True)
+class OpenTickets:
     """Open tickets of earlier runs: which ones a run may collect, which wait for another place, and which have expired.
 
     A ticket is collected where it was given: at the same provider and base URL. The account is not noted, since no
@@ -49,36 +60,36 @@ class OpenTickets(NamedTuple):
     (``Exchanges.collect``).
     """
 
-    here: tuple[Exchange, ...] = ()  #: this run may collect them
-    elsewhere: tuple[Exchange, ...] = ()  #: they wait for a run at the place that gave them
-    expired: tuple[Exchange, ...] = ()  #: of another place and older than any answer is kept
+    here: tuple[str, ...] = ()  #: exchange_ids of the tickets that this run may collect, the oldest first
+    elsewhere: dict[str, TicketsElsewhere] = field(default_factory=dict)  #: by the place that gave them
+    expired: tuple[str, ...] = ()  #: exchange_ids: of another place, and older than any answer is kept
+    not_here_ticks: int = 0  #: cost bound of the other tickets
 
     @classmethod
     def sorted(cls, tickets: Iterable[Exchange], provider: str, place: str, now: datetime) -> OpenTickets:
-        """Tickets without a place are of an earlier version, and belong to any place of their provider."""
-        here, elsewhere, expired = list[Exchange](), list[Exchange](), list[Exchange]()
+        """Sort tickets, one at a time. Without a place they are of an earlier version, and of any place."""
+        found, here, expired = cls(), list[tuple[datetime, str]](), list[str]()
         for exchange in tickets:
+            exchange_id = exchange.intent.exchange_id
             if exchange.intent.provider == provider and exchange.ticket_place in (None, place):
-                here.append(exchange)
-            elif now < _kept_until(exchange):
-                elsewhere.append(exchange)
+                here.append((exchange.accepted_at, exchange_id))
+                continue
+            found.not_here_ticks += exchange.intent.bound_ticks or 0
+            where, kept_until = _named_place(exchange), exchange.accepted_at + _lifetime(exchange)
+            if now < kept_until:
+                found.elsewhere[where] = found.elsewhere.get(where, TicketsElsewhere(0, kept_until)).plus(kept_until)
             else:
-                expired.append(_expired(exchange, now))
-        return cls(tuple(here), tuple(elsewhere), tuple(expired))
-
-    @property
-    def not_here_ticks(self) -> int:
-        """What those that are not collected here may have cost."""
-        return sum(exchange.intent.bound_ticks or 0 for exchange in (*self.elsewhere, *self.expired))
+                expired.append(exchange_id)
+        found.here, found.expired = tuple(exchange_id for _, exchange_id in sorted(here)), tuple(expired)
+        return found
 
     def sentences(self) -> Iterator[str]:
         """For people."""
         if self.here:
             yield f"{len(self.here)} tickets of earlier runs are open and will be collected"
-        for where, count in sorted(Counter(map(_named_place, self.elsewhere)).items()):
-            last = min(_kept_until(each) for each in self.elsewhere if _named_place(each) == where)
+        for where, (count, until) in sorted(self.elsewhere.items()):
             yield (
-                f"{count} open tickets were given by {where} and wait there until {last:%Y-%m-%d %H:%M} UTC: a run "
+                f"{count} open tickets were given by {where} and wait there until {until:%Y-%m-%d %H:%M} UTC: a run "
                 "with that provider and base_url collects them; later they are booked as expired"
             )
         if self.expired:
@@ -95,15 +106,12 @@ def _lifetime(exchange: Exchange) -> timedelta:
         return Dialect.ticket_lifetime
 
 
-def _kept_until(exchange: Exchange) -> datetime:
-    return exchange.accepted_at + _lifetime(exchange)
-
-
 def _named_place(exchange: Exchange) -> str:
     return f"{exchange.intent.provider} at {exchange.ticket_place or 'an unknown base_url'}"
 
 
-def _expired(exchange: Exchange, now: datetime) -> Exchange:
+def expired(exchange: Exchange, now: datetime) -> Exchange:
+    """The end of a ticket that no run has collected."""
     hours = _lifetime(exchange).total_seconds() / 3600
     message = (
         f"ticket {exchange.ticket} of {_named_place(exchange)} is older than {hours:g} hours and was not collected"
@@ -154,9 +162,10 @@ class OpenedOutput:
         setup, store = self._setup, self.store
         self.recovery = await setup.offload(store.recover, self.classifier.classify, setup.holds)
         place, now = place_of(setup.job.base_url), setup.dependencies.now()
-        self.tickets = OpenTickets.sorted(self.recovery.tickets, setup.dialect.name, place, now)
-        for exchange in self.tickets.expired:
-            store.book(exchange.intent.exchange_id, self.classifier.classify(exchange))
+        open_ = map(store.exchange, self.recovery.tickets)
+        self.tickets = OpenTickets.sorted(open_, setup.dialect.name, place, now)
+        for exchange_id in self.tickets.expired:
+            store.book(exchange_id, self.classifier.classify(expired(store.exchange(exchange_id), now)))
         store.project(setup.counts)  # what was booked so far belongs to earlier runs
         self.row_index = await setup.offload(store.row_index, setup.job.recipe.recipe_id)
         self.spent = await setup.offload(wiring.spent_of, setup.job, now)

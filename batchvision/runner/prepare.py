@@ -176,6 +176,7 @@ class RowRequests:
     def ask_later(self, intent: Intent, tries: Tries) -> None:
         """Ask a row with a collected ticket again in a later pass: its images are not at hand."""
         self._row_index.collected(intent)
+        self._deduplicator.lead(intent.row_id, intent.request_key)
         self._later.add(intent.row_id, tries)
 
     def _is_to_be_sent(self, row: Row, request: Request) -> bool:
@@ -215,6 +216,6 @@ class RowRequests:
             else:
                 self._booking.share(answers[0], request)
 
-    def lead(self, row_id: str, request_key: str) -> None:
-        """Rows that ask the same wait for the ticket of an earlier run."""
-        self._deduplicator.lead(row_id, request_key)
+    def accepted(self, request_key: str) -> None:
+        """Rows that ask the same wait for the answer to the ticket."""
+        self._deduplicator.accepted(request_key)

@@ -23,9 +23,9 @@ LATE_ROWS = 20_000  #: rows that wait together for one reading of the disk
 
 @dataclass(slots=True)
 class Leader:
-    """A request under way, and the requests that wait for its answer."""
+    """A request under way, and the requests that wait for its answer. ``row_id`` of a ticket is ``None``."""
 
-    row_id: str
+    row_id: str | None
     followers: list[Request] = field(default_factory=list)
 
 
@@ -33,7 +33,8 @@ class RequestDeduplicator:
     """Send identical requests once (single-flight): the first row leads, its followers wait and share its answer.
 
     Rule: an answer is shared only with rows of the same request_key. The leader bears the cost. A follower costs 0
-    (``cost_source = "shared"``), so that the sum over rows stays exact. Followers hold no image.
+    (``cost_source = "shared"``), so that the sum over rows stays exact. Followers hold no image. A request with a
+    ticket takes 12 bytes until another row asks the same; its own row is not asked meanwhile.
     ``answered``: the keys of requests that earlier runs have answers of.
     """
 
@@ -43,6 +44,8 @@ class RequestDeduplicator:
         self._leaders: dict[str, Leader] = {}
         self._answers: OrderedDict[str, Completed] = OrderedDict()
         self._asked = KeySet()
+        self._accepted = KeySet()  # requests with a ticket, or that had one
+        self._failed_tickets: set[str] = set()  # accepted requests that failed since
         self._unfound: set[str] = set()
         self._followers = 0
         self.late: list[Request] = []  #: rows with an answer on the disk
@@ -50,14 +53,32 @@ class RequestDeduplicator:
     def __repr__(self) -> str:
         return f"<RequestDeduplicator {len(self._leaders)} under way, {len(self.late)} late>"
 
+    def accepted(self, request_key: str) -> None:
+        """The request has a ticket, of this run or of an earlier one."""
+        if not self._is_on:
+            return
+        self._accepted.add(key_bytes(request_key))
+        self._failed_tickets.discard(request_key)
+        leader = self._leaders.get(request_key)
+        if leader is not None and not leader.followers:
+            del self._leaders[request_key]
+
     def lead(self, row_id: str, request_key: str) -> None:
-        """A request under way since an earlier run."""
+        """The row of a ticket that ended without an outcome asks again. Its followers wait on."""
         if self._is_on:
-            self._leaders.setdefault(request_key, Leader(row_id))
+            self._leaders.setdefault(request_key, Leader(row_id)).row_id = row_id
+
+    def _leader(self, request_key: str) -> Leader | None:
+        leader = self._leaders.get(request_key)
+        if leader is not None or not len(self._accepted) or request_key in self._failed_tickets:
+            return leader
+        raw = key_bytes(request_key)
+        has_ticket = self._accepted.contains(raw) and not self._asked.contains(raw)
+        return Leader(None) if has_ticket else None
 
     def is_full(self, request: Request) -> bool:
         """Whether ``request`` would be a follower, and too many followers wait already."""
-        leader = self._leaders.get(request.request_key)
+        leader = self._leader(request.request_key)
         is_follower = leader is not None and leader.row_id != request.row_id
         return is_follower and self._followers >= MOST_FOLLOWERS
 
@@ -66,8 +87,9 @@ class RequestDeduplicator:
         if not self._is_on:
             return False
         key = request.request_key
-        leader = self._leaders.get(key)
+        leader = self._leader(key)
         if leader is not None and leader.row_id != request.row_id:
+            self._leaders[key] = leader
             leader.followers.append(_light(request))
             self._followers += 1
             return True
@@ -89,6 +111,8 @@ class RequestDeduplicator:
             self._answers[request_key] = outcome
             while len(self._answers) > ANSWERS_KEPT:
                 self._answers.popitem(last=False)
+        elif self._accepted.contains(key_bytes(request_key)):
+            self._failed_tickets.add(request_key)
         if leader is None:
             return []
         self._followers -= len(leader.followers)

@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -149,18 +150,23 @@ def with_tickets(spec: Spec) -> Mapping[str, Any]:
     Measure the CPU of that time and the delay of each poll against the timetable of the lane.
     """
     from batchvision.http import ProviderClient
+    from batchvision.runner.exchange import Exchanges, OpenTicket
     from batchvision.runner.lanes.ticket_queue import QueuedTicket, TicketQueue
 
     due: dict[str, float] = {}
     late: list[float] = []
     seen: dict[str, Any] = {}
-    pop_due, send = TicketQueue.pop_due, ProviderClient.send
+    pop_due, collect, send = TicketQueue.pop_due, Exchanges.collect, ProviderClient.send
 
     def popped(self: TicketQueue) -> QueuedTicket | None:
         waiting = pop_due(self)
         if waiting is not None:
-            due[str(waiting.ticket.exchange.ticket)] = waiting.due_at
+            due[waiting.ticket.exchange_id] = waiting.due_at
         return waiting
+
+    async def polled(self: Exchanges, ticket: OpenTicket, **options: Any) -> Any:
+        due[str(self._store.exchange(ticket.exchange_id).ticket)] = due.pop(ticket.exchange_id)
+        return await collect(self, ticket, **options)
 
     async def sent(self: ProviderClient, method: str, path: str, *arguments: Any, **more: Any) -> RawAnswer:
         if method == "GET":
@@ -179,7 +185,10 @@ def with_tickets(spec: Spec) -> Mapping[str, Any]:
         seen.update(core_share=(cpu_seconds() - cpu) / span, late=sorted(late), since=first, span=span)
         raise Enough
 
-    with patch.object(TicketQueue, "pop_due", popped), patch.object(ProviderClient, "send", sent):
+    patched = ((TicketQueue, "pop_due", popped), (Exchanges, "collect", polled), (ProviderClient, "send", sent))
+    with ExitStack() as patches:
+        for owner, name, replacement in patched:
+            patches.enter_context(patch.object(owner, name, replacement))
         try:
             session({**spec, "seconds": 3600}, watch)
         except* Enough:

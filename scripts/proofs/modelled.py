@@ -201,7 +201,7 @@ class Pieces:
         twice = [key for key, times in Counter((row, attempt) for row, attempt, _ in ledger).items() if times > 1]
         assert not twice, f"in the ledger twice: {twice}"
         states = {(row, attempt): state for row, attempt, state in ledger}
-        tickets = {open_.intent.exchange_id for open_ in recovery.tickets}
+        tickets = set(recovery.tickets)
         answers = session.told_before(place, "answer")
         for exchange_id in answers:
             state = states.get(session.attempts[exchange_id])

@@ -353,4 +353,4 @@ def test_the_answers_of_a_view_are_those_of_its_shards(tmp_path: Path) -> None:
 
     anyio.run(run)
     shard: ShardState = read_shard(tmp_path, "0of1")
-    assert (shard.unread_answers, shard.open) == (1, [])
+    assert (shard.unread_answers, shard.in_flight, shard.tickets_open) == (1, [], 0)

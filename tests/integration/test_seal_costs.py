@@ -40,7 +40,6 @@ def test_a_seal_writes_and_reads_no_more_with_open_tickets_and_failed_rows(tmp_p
     assert beside.reads <= alone.reads * (1 + MOST_MORE)
 
 
-@pytest.mark.xfail(strict=True, reason="the intent of an accepted row stays in memory")
 def test_an_accepted_row_takes_little_memory(tmp_path: Path) -> None:
     bytes_at: dict[int, int] = {}
 

@@ -86,9 +86,42 @@ def test_a_leader_that_comes_again_asks_again_and_keeps_its_followers():
 
 def test_rows_wait_for_a_ticket_of_an_earlier_run():
     deduplicator = RequestDeduplicator(KeySet())
-    deduplicator.lead("a", "k")
+    deduplicator.accepted("k")
     assert deduplicator.answer_for(request("b", "k")) is True
     assert [each.row_id for each in deduplicator.ended("k", answer("k"))] == ["b"]
+
+
+def test_rows_wait_for_a_ticket_of_this_run_before_and_after_it_is_given():
+    deduplicator = RequestDeduplicator(KeySet())
+    deduplicator.answer_for(request("a", "k"))
+    deduplicator.answer_for(request("b", "k"))
+    deduplicator.accepted("k")
+    assert deduplicator.answer_for(request("c", "k")) is True
+    assert [each.row_id for each in deduplicator.ended("k", answer("k"))] == ["b", "c"]
+
+
+@pytest.mark.parametrize("followers", [[], ["b"]])
+def test_a_row_whose_ticket_ended_without_an_outcome_asks_again_and_keeps_its_followers(followers):
+    deduplicator = RequestDeduplicator(KeySet())
+    deduplicator.answer_for(request("a", "k"))
+    deduplicator.accepted("k")
+    for row in followers:
+        deduplicator.answer_for(request(row, "k"))
+    deduplicator.lead("a", "k")
+    assert deduplicator.answer_for(request("a", "k")) is False
+    deduplicator.accepted("k")
+    assert deduplicator.answer_for(request("c", "k")) is True
+    assert [each.row_id for each in deduplicator.ended("k", answer("k"))] == [*followers, "c"]
+
+
+def test_after_a_ticket_that_failed_the_next_row_leads_and_may_get_a_ticket_too():
+    deduplicator = RequestDeduplicator(KeySet())
+    for row in "ab":
+        assert deduplicator.answer_for(request(row, "k")) is False
+        deduplicator.accepted("k")
+        assert deduplicator.answer_for(request("c", "k")) is True
+        assert [each.row_id for each in deduplicator.ended("k", failure("k", "server_error"))] == ["c"]
+    assert deduplicator.answer_for(request("c", "k")) is False
 
 
 def test_after_a_failure_the_next_row_leads():
@@ -102,7 +135,7 @@ def test_after_a_failure_the_next_row_leads():
 
 def test_switched_off_every_row_asks_for_itself():
     deduplicator = RequestDeduplicator(answered("old"), is_on=False)
-    deduplicator.lead("a", "k")
+    deduplicator.accepted("k")
     assert [deduplicator.answer_for(request(row, key)) for row in "abc" for key in ("k", "old")] == [False] * 6
     assert deduplicator.ended("k", answer("k")) == []
     assert deduplicator.answer_for(request("d", "k")) is False
@@ -198,6 +231,11 @@ class AnyOrder(RuleBasedStateMachine):
                 assert not self.bought[asked.request_key], "asked for what is answered"
                 assert asked.request_key != self.OLD
                 self.under_way[asked.request_key] = asked
+
+    @precondition(lambda self: self.under_way)
+    @rule(choose=st.integers(0, 2))
+    def a_request_gets_a_ticket(self, choose: int) -> None:
+        self.deduplicator.accepted(sorted(self.under_way)[choose % len(self.under_way)])
 
     @precondition(lambda self: self.under_way)
     @rule(choose=st.integers(0, 2), is_answer=st.booleans())

@@ -98,7 +98,8 @@ async def test_a_cancelled_wait_for_the_rate_returns_the_money():
 
 async def test_money_of_an_earlier_ticket_is_committed_even_beyond_the_cap():
     permits, cap = permits_of(100)
-    permit = permits.adopt(150)
+    permits.adopt(150)
+    permit = permits.of_ticket(150, tokens=0)
     assert cap.left_ticks == 0
     permit.settle(Usage(cost_ticks=120))
     assert cap.spent_ticks == 120
@@ -110,6 +111,16 @@ async def test_tokens_settle_to_the_used_ones():
     permits, _ = permits_of(tokens_per_minute=60)
     permit = await permits.acquire(asking(None, tokens=5))
     permit.settle(Usage(prompt_tokens=1, completion_tokens=0, cost_ticks=1))
+    start = anyio.current_time()
+    await permits.acquire(asking(None, tokens=4))
+    assert anyio.current_time() - start < 0.1
+
+
+async def test_the_permit_of_a_ticket_settles_the_money_and_tokens_of_its_request():
+    permits, cap = permits_of(100, tokens_per_minute=60)
+    tokens = (await permits.acquire(asking(50, tokens=5))).slot.tokens
+    permits.of_ticket(50, tokens).settle(Usage(prompt_tokens=1, completion_tokens=0, cost_ticks=1))
+    assert (cap.spent_ticks, cap.left_ticks) == (1, 99)
     start = anyio.current_time()
     await permits.acquire(asking(None, tokens=4))
     assert anyio.current_time() - start < 0.1

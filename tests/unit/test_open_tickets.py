@@ -45,11 +45,12 @@ def test_tickets_are_sorted_by_provider_place_and_age():
         a_ticket(4, HERE, "openrouter"),
     ]
     young = OpenTickets.sorted(tickets, "xai", HERE, NOW + timedelta(hours=23))
-    assert [each.ticket for each in young.here] == ["t1", "t3"]
-    assert [each.ticket for each in young.elsewhere] == ["t2", "t4"]
-    old = OpenTickets.sorted(tickets, "xai", HERE, NOW + timedelta(hours=24))
-    assert [each.ticket for each in old.here] == ["t1", "t3"]
-    assert [(each.ticket, each.ended.kind) for each in old.expired] == [("t2", "expired"), ("t4", "expired")]
+    assert young.here == ("x1", "x3")
+    expiry = NOW + timedelta(hours=24)
+    assert young.elsewhere == {"xai at https://old.example/v1": (1, expiry), f"openrouter at {HERE}": (1, expiry)}
+    old = OpenTickets.sorted(tickets, "xai", HERE, expiry)
+    assert (old.here, old.elsewhere, old.expired) == (("x1", "x3"), {}, ("x2", "x4"))
+    assert young.not_here_ticks == old.not_here_ticks == 2 * tickets[0].intent.bound_ticks
     words = " / ".join(young.sentences())
     assert "1 open tickets were given by xai at https://old.example/v1" in words
 

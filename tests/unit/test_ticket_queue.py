@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from dataclasses import replace
 
 import anyio
 import pytest
 from virtual_time import VIRTUAL
 
 from batchvision.providers import dialect
+from batchvision.runner.exchange import OpenTicket
 from batchvision.runner.lanes.ticket_queue import PLANNED_SHARE, URGENT_SECONDS, QueuedTicket, TicketQueue
 
 pytestmark = pytest.mark.anyio
@@ -22,8 +23,8 @@ def anyio_backend():
     return ("asyncio", VIRTUAL)
 
 
-def ticket(name: str) -> Any:
-    return name
+def ticket(name: str) -> OpenTicket:
+    return OpenTicket(name)
 
 
 async def due(queue: TicketQueue) -> QueuedTicket:
@@ -73,7 +74,7 @@ async def test_tickets_of_earlier_runs_are_due_at_once_in_their_order_as_far_as_
     start = anyio.current_time()
     for name, age in (("old", 500.0), ("middle", 100.0), ("young", 10.0)):
         queue.add_earlier(ticket(name), age)
-    assert [(await due(queue)).ticket for _ in range(3)] == ["old", "middle", "young"]
+    assert [(await due(queue)).ticket.exchange_id for _ in range(3)] == ["old", "middle", "young"]
     assert anyio.current_time() - start == pytest.approx(2 / (2.0 * PLANNED_SHARE), abs=0.05)
 
 
@@ -88,7 +89,7 @@ async def test_with_many_tickets_each_waits_longer_and_none_queues_for_its_turn(
         waiting = await due(queue)
         now = anyio.current_time()
         late.append(now - waiting.due_at)
-        asked_at.setdefault(str(waiting.ticket), []).append(now - start)
+        asked_at.setdefault(waiting.ticket.exchange_id, []).append(now - start)
         queue.again(waiting)
     assert max(late) < 0.1
     times = sorted(moment for moments in asked_at.values() for moment in moments if moment > 5)
@@ -122,9 +123,9 @@ async def test_a_ticket_near_its_expiry_goes_before_all_that_are_due():
     queue.add_earlier(ticket("overdue"), 3_000.0)
     queue.add_earlier(ticket("expiring"), RULES.ticket_lifetime.total_seconds() - URGENT_SECONDS + 1)
     first = await due(queue)
-    assert first.ticket == "expiring"
+    assert first.ticket == ticket("expiring")
     queue.again(first)
-    assert (await due(queue)).ticket == "expiring", "also when it was asked a moment ago"
+    assert (await due(queue)).ticket == ticket("expiring"), "also when it was asked a moment ago"
 
 
 async def test_the_queue_ends_when_it_is_closed_and_its_last_ticket_has_ended():
@@ -162,6 +163,22 @@ async def test_places_are_bounded_and_a_place_given_up_lets_the_next_in():
         queue.give_up_place()
     assert got == ["third"]
     assert len(queue) == 2
+
+
+async def test_a_polled_ticket_comes_back_as_it_was():
+    queue = TicketQueue(RULES, random.Random(1))
+    await queue.reserve(3)
+    queue.add(OpenTicket("a", tokens=1_500))
+    queue.add_earlier(ticket("old"), 500.0)
+    old = await due(queue)
+    old.count_poll(anyio.current_time(), says_failed=True)
+    old.unknown_polls = 2
+    before = replace(old)
+    queue.again(old)
+    polled = {each.ticket.exchange_id: each for each in (await due(queue), await due(queue))}
+    assert polled["a"].ticket == OpenTicket("a", tokens=1_500)
+    assert (polled["a"].is_of_this_run, polled["a"].failed_since) == (True, float("inf"))
+    assert replace(polled["old"], wait_seconds=before.wait_seconds, due_at=before.due_at) == before
 
 
 async def test_thousands_of_tickets_cost_little_more_than_their_polls():

@@ -17,7 +17,7 @@ from batchvision.checkpoint import (
 )
 from batchvision.commands.verify.findings import Finding, note, ok, wrong
 from batchvision.errors import CheckpointDamaged
-from batchvision.records import Exchange, Intent
+from batchvision.records import Intent
 from batchvision.ticks import bound_words
 from batchvision.wording import counted
 
@@ -31,7 +31,8 @@ class ShardJournal:
     shard: str
     holder: Holder | None  #: the run at work
     unsealed: Unsealed = field(default_factory=Unsealed)
-    open: list[Exchange] = field(default_factory=list)
+    in_flight: Sequence[Intent] = ()
+    tickets: int = 0
     held: int = 0
     waiting: int = 0
     fault: CheckpointDamaged | None = None
@@ -48,14 +49,6 @@ class ShardJournal:
     @property
     def records(self) -> int:
         return sum(1 + len(scan.records) for _, scan in self.unsealed.segments)
-
-    @property
-    def in_flight(self) -> list[Intent]:
-        return [exchange.intent for exchange in self.open if exchange.ticket is None]
-
-    @property
-    def tickets(self) -> list[Intent]:
-        return [exchange.intent for exchange in self.open if exchange.ticket is not None]
 
     def has_ended(self, ended: frozenset[str]) -> bool:
         """Whether the last run on this shard is in ``ended``."""
@@ -85,7 +78,7 @@ def _read(output: Path, shard: str) -> ShardJournal:
     except CheckpointDamaged as fault:
         journal.fault = fault
         return journal
-    journal.unsealed, journal.open = read.unsealed, read.open
+    journal.unsealed, journal.in_flight, journal.tickets = read.unsealed, read.in_flight, read.tickets_open
     journal.held = sum(carry.held for carry in read.run_state.carries)
     journal.waiting = read.unread_answers + sum(rows.num_rows for _, rows in read.attempts)
     return journal
@@ -136,7 +129,7 @@ def open_findings(journals: Sequence[ShardJournal]) -> Iterator[Finding]:
     """Findings about open requests, tickets and holds."""
     is_running = any(journal.holder for journal in journals)
     in_flight = [intent for journal in journals for intent in journal.in_flight]
-    tickets = sum(len(journal.tickets) for journal in journals)
+    tickets = sum(journal.tickets for journal in journals)
     held = sum(journal.held for journal in journals)
     waiting = sum(journal.waiting for journal in journals)
     if waiting and not is_running:

@@ -19,7 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from batchvision.errors import AuthenticationFailed, DeadlineReached, DiskFailed, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.providers import Dialect
-from batchvision.records import Exchange, Lane, Row
+from batchvision.records import Lane, Row
 from batchvision.runner.classify import Classification
 from batchvision.runner.exchange import StillOpen
 from batchvision.runner.lanes.delivery import Delivery
@@ -57,13 +57,17 @@ class DeferredLane:
         self._given_up = 0
         self._unknown = 0
 
-    async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange] = ()) -> None:
-        """Poll the tickets of earlier runs, then submit the rows and collect their answers as they come."""
+    async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[str] = ()) -> None:
+        """Poll the tickets of earlier runs, then submit the rows and collect their answers as they come.
+
+        ``tickets``: exchange_ids, the oldest first.
+        """
         with rows:
             self._queue.open()
-            for exchange in sorted(tickets, key=lambda exchange: exchange.accepted_at):
-                age = self._now() - exchange.accepted_at
-                self._queue.add_earlier(self._delivery.adopt(exchange), max(0.0, age.total_seconds()))
+            for exchange_id in tickets:
+                ticket, accepted_at = self._delivery.adopt(exchange_id)
+                age = self._now() - accepted_at
+                self._queue.add_earlier(ticket, max(0.0, age.total_seconds()))
             self._not_asked_yet = len(tickets)
             await self._with_pollers(self._ask_once)
             async with anyio.create_task_group() as pollers:
@@ -77,7 +81,7 @@ class DeferredLane:
         await self._last_round()
         self._report_open_tickets()
 
-    async def collect(self, tickets: Sequence[Exchange]) -> None:
+    async def collect(self, tickets: Sequence[str]) -> None:
         """Collect tickets without submitting anything, beside another lane."""
         send, rows = anyio.create_memory_object_stream[Row]()
         send.close()
@@ -193,8 +197,8 @@ class DeferredLane:
                 self._queue.again(waiting)
 
     def _leave_open(self, waiting: QueuedTicket) -> None:
-        """Leave a ticket for another run. Its bound counts as spent, so that no request waits for its money."""
-        waiting.ticket.permit.keep()
+        """Leave a ticket for another run."""
+        self._delivery.exchanges.leave_open(waiting.ticket)
         self._queue.drop(waiting)
 
     def _end(self, classification: Classification) -> None:

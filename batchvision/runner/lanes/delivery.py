@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 import anyio
@@ -10,7 +11,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from batchvision.errors import StopRun, TooManyFailures
 from batchvision.limits import Permit
-from batchvision.records import Exchange, Lane, Request, Row
+from batchvision.records import Lane, Request, Row
 from batchvision.runner.booking import Booking
 from batchvision.runner.classify import Classification
 from batchvision.runner.exchange import Exchanges, OpenTicket
@@ -27,17 +28,18 @@ ENDED_BEFORE_SHARE_COUNTS = 100  #: a share of failures is no sign in fewer rows
 class RequestLane(Protocol):
     """Delivers all rows of the stream until the run stops, and collects the tickets of earlier runs.
 
-    A lane hands requests over in submissions: of one request (online, deferred) or of many (batch).
+    ``tickets``: their exchange_ids, the oldest first. A lane hands requests over in submissions: of one request
+    (online, deferred) or of many (batch).
     """
 
-    async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange]) -> None: ...
+    async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[str]) -> None: ...
 
 
 @runtime_checkable
 class TicketLane(RequestLane, Protocol):
     """A lane for providers that give tickets. ``collect`` reads the ready answers and leaves the rest open."""
 
-    async def collect(self, tickets: Sequence[Exchange]) -> None: ...
+    async def collect(self, tickets: Sequence[str]) -> None: ...
 
 
 @runtime_checkable
@@ -49,7 +51,7 @@ class SubmissionControl(Protocol):
 
     async def find(self, submission_id: str) -> str | None: ...
 
-    async def cancel(self, tickets: Sequence[Exchange]) -> None: ...
+    async def cancel(self, tickets: Sequence[str]) -> None: ...
 
 
 async def next_row(rows: MemoryObjectReceiveStream[Row], stop: StopSignal) -> Row | None:
@@ -86,10 +88,11 @@ class Delivery:
         self._failures_allowed = failures_allowed
         self._suspects = Suspects(booking.book, later, lambda: exchanges.permits.rate.failures_in_a_row)
 
-    def adopt(self, exchange: Exchange) -> OpenTicket:
-        """A ticket of an earlier run. Rows that ask the same wait for it."""
-        self.requests.lead(exchange.intent.row_id, exchange.intent.request_key)
-        return self.exchanges.adopt(exchange)
+    def adopt(self, exchange_id: str) -> tuple[OpenTicket, datetime]:
+        """Take a ticket of an earlier run, and return when it was given. Rows that ask the same wait for it."""
+        exchange = self.exchanges.adopt(exchange_id)
+        self.requests.accepted(exchange.intent.request_key)
+        return OpenTicket(exchange_id), exchange.accepted_at
 
     async def deliver(self, row: Row, lane: Lane) -> OpenTicket | None:
         """Ask about one row, until it has ended, the run stops, or the provider gives a ticket for it."""
@@ -112,7 +115,8 @@ class Delivery:
                 return None
             result = await self.exchanges.send(next_request, tries, permit, lane)
             if isinstance(result, OpenTicket):
-                self.refused.succeeded(result.exchange.intent.sent_at)
+                self.refused.succeeded(self.exchanges.sent_at(result))
+                self.requests.accepted(next_request.request_key)
                 return result
             again = self.conclude(result) if result else None
             if again is None or not await self._pause(again.delay_seconds):
@@ -188,7 +192,7 @@ class OnlineLane:
         self._delivery = delivery
         self._workers = rows_at_once(concurrency)
 
-    async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[Exchange] = ()) -> None:
+    async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[str] = ()) -> None:
         """Deliver every row of the stream. This lane has no tickets."""
         with rows:
             async with anyio.create_task_group() as workers:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
 
 from batchvision.eventloop import Wakeup, loop_time
 from batchvision.providers import Dialect
@@ -22,7 +23,7 @@ URGENT_SECONDS = 4 * 3600.0  #: a ticket with so little of its lifetime left goe
 
 @dataclass(slots=True)
 class QueuedTicket:
-    """A ticket in the queue. Its times are on the loop's clock, because the wall clock may jump."""
+    """A ticket that is being polled. Its times are on the loop's clock, because the wall clock may jump."""
 
     ticket: OpenTicket
     born_at: float
@@ -46,6 +47,68 @@ class QueuedTicket:
         return now - self.born_at
 
 
+#: A queued ticket without its id: the tokens of :class:`OpenTicket`, then the fields of :class:`QueuedTicket`.
+_FIELDS = np.dtype(
+    [
+        ("tokens", "f4"),
+        ("born_at", "f8"),
+        ("adopted_at", "f8"),
+        ("wait_seconds", "f4"),
+        ("due_at", "f8"),
+        ("is_of_this_run", "?"),
+        ("failed_polls", "i4"),
+        ("failed_since", "f8"),
+        ("unknown_polls", "i4"),
+    ]
+)
+
+
+class WaitingTickets:
+    """Tickets in the queue, about 60 bytes each beside the id. The first is found by a search over all of them."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._moments: NDArray[np.float64] = np.empty(64, np.float64)
+        self._fields: NDArray[np.void] = np.empty(64, _FIELDS)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def first_moment(self) -> float:
+        """Infinite without a ticket."""
+        return float(self._moments[: len(self)].min(initial=inf))
+
+    def add(self, moment: float, waiting: QueuedTicket) -> None:
+        place = len(self)
+        if place == len(self._moments):
+            self._moments = np.concatenate([self._moments, np.empty(place // 8, np.float64)])
+            self._fields = np.concatenate([self._fields, np.empty(place // 8, _FIELDS)])
+        self._ids.append(waiting.ticket.exchange_id)
+        self._moments[place] = moment
+        self._fields[place] = (
+            waiting.ticket.tokens,
+            waiting.born_at,
+            waiting.adopted_at,
+            waiting.wait_seconds,
+            waiting.due_at,
+            waiting.is_of_this_run,
+            waiting.failed_polls,
+            waiting.failed_since,
+            waiting.unknown_polls,
+        )
+
+    def pop(self) -> QueuedTicket:
+        """Remove the ticket with the first moment. The last one takes its place."""
+        last = len(self) - 1
+        place = int(self._moments[: last + 1].argmin())
+        exchange_id, (tokens, *fields) = self._ids[place], self._fields[place].item()
+        self._ids[place] = self._ids[last]
+        self._moments[place], self._fields[place] = self._moments[last], self._fields[last]
+        self._ids.pop()
+        return QueuedTicket(OpenTicket(exchange_id, tokens), *fields)
+
+
 class TicketQueue:
     """Open tickets by the time of their next poll; those near their expiry first.
 
@@ -58,8 +121,7 @@ class TicketQueue:
         self, rules: Dialect, rng: random.Random, polls_per_second: Callable[[], float | None] = lambda: None
     ) -> None:
         self._rules = rules
-        self._heap: list[tuple[float, int, QueuedTicket]] = []
-        self._numbers = count()
+        self._waiting = WaitingTickets()
         self._random = rng
         self._polls_per_second = polls_per_second
         self._next_slot = float("-inf")
@@ -71,10 +133,10 @@ class TicketQueue:
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._heap) + self._being_read + self._reserved
+        return len(self._waiting) + self._being_read + self._reserved
 
     def __repr__(self) -> str:
-        return f"<TicketQueue {len(self._heap)} waiting, {self._being_read} being read, {self._reserved} to come>"
+        return f"<TicketQueue {len(self._waiting)} waiting, {self._being_read} being read, {self._reserved} to come>"
 
     @property
     def median_latency_seconds(self) -> float:
@@ -131,17 +193,14 @@ class TicketQueue:
 
     def pop_due(self) -> QueuedTicket | None:
         """The next ticket that is due. The caller ends with one of again, read, drop."""
-        if not self._heap or self._heap[0][0] > loop_time():
-            return None
-        self._being_read += 1
-        return heapq.heappop(self._heap)[2]
+        return None if self._waiting.first_moment > loop_time() else self.pop_any()
 
     def pop_any(self) -> QueuedTicket | None:
         """The next ticket, due or not."""
-        if not self._heap:
+        if not len(self._waiting):
             return None
         self._being_read += 1
-        return heapq.heappop(self._heap)[2]
+        return self._waiting.pop()
 
     async def next_due(self) -> QueuedTicket | None:
         """Wait for the next ticket that is due. ``None``: the queue is closed and empty."""
@@ -149,7 +208,7 @@ class TicketQueue:
             while (waiting := self.pop_due()) is None:
                 if self._closed and not len(self):
                     return None
-                await self._earlier_due.wait(until=self._heap[0][0] if self._heap else inf)
+                await self._earlier_due.wait(until=self._waiting.first_moment)
             return waiting
 
     def again(self, waiting: QueuedTicket) -> None:
@@ -175,9 +234,10 @@ class TicketQueue:
         urgent_from = self._rules.ticket_lifetime.total_seconds() - URGENT_SECONDS
         is_old = waiting.age(loop_time()) >= urgent_from
         waiting.due_at = due
-        item = (due - urgent_from if is_old else due, next(self._numbers), waiting)
-        heapq.heappush(self._heap, item)
-        if self._heap[0] is item:
+        moment = due - urgent_from if is_old else due
+        is_first = moment < self._waiting.first_moment
+        self._waiting.add(moment, waiting)
+        if is_first:
             self._earlier_due.tell()
 
     def _tell_of_a_place(self) -> None:
