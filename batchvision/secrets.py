@@ -108,6 +108,15 @@ class Secrets:
                 return value
 
 
+def has_password(url: str) -> bool:
+    """Whether a URL holds a password, before its host or among its parameters."""
+    try:
+        parts = urlsplit(url)
+        return parts.password is not None or "password=" in parts.query.lower()
+    except ValueError:
+        return "@" in url
+
+
 def url_credentials(url: str) -> tuple[Secret, ...]:
     """The credentials in an image's URL: its password, and signatures and tokens among its parameters.
 

@@ -12,7 +12,7 @@ import click
 
 from batchvision.cli.command import Command
 from batchvision.cli.output import print_document, print_lines
-from batchvision.cli.place import output_of, place_argument
+from batchvision.cli.place import job_at, output_of, place_argument
 
 if TYPE_CHECKING:
     from batchvision.commands.load import Loaded, LoadProgress
@@ -22,31 +22,41 @@ if TYPE_CHECKING:
 @place_argument
 @click.option(
     "--to",
-    required=True,
     metavar="URL",
-    help="duckdb:///relative.db, duckdb:////absolute.db, postgresql://user@host:port/db, or env:NAME: the "
-    "variable NAME holds the URL. Passwords come from env:NAME, PGPASSWORD or ~/.pgpass.",
+    help="duckdb:///relative.db, duckdb:////absolute.db, postgresql://user@host:port/db, delta:FOLDER, or env:NAME for "
+    "a URL in the environment. A password comes from there, PGPASSWORD or ~/.pgpass.  [default: load.to of the job]",
 )
-@click.option(
-    "--db-schema", metavar="NAME", help="The database's schema for the tables.  [default: the database's own]"
-)
-@click.option("--table-prefix", default="batchvision_", show_default=True, metavar="TEXT")
-@click.option(
-    "--include", default="results,failures,attempts,runs", show_default=True, metavar="A,B,...", help="Which tables."
-)
+@click.option("--db-schema", metavar="NAME", help="The schema of the tables.  [default: the database's own]")
+@click.option("--table-prefix", metavar="TEXT", help="The beginning of the tables' names.  [default: batchvision_]")
+@click.option("--include", metavar="A,B,...", help="The tables.  [default: results,failures,attempts,runs]")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def command(place: str, to: str, db_schema: str | None, table_prefix: str, include: str, as_json: bool) -> int:
+def command(
+    place: str, to: str | None, db_schema: str | None, table_prefix: str | None, include: str | None, as_json: bool
+) -> int:
     """Load the current answer of each row, the failures, the attempts and the runs of an output into a database. Tables
-    and missing columns are made. A repeated load writes only what is new. OUT is a folder or a job file.
+    and missing columns are made. A repeated load writes only what is new. OUT is a folder, or a job file with its
+    section [load].
 
     Exit codes: 0 done, 2 bad URL or missing extra, 7 the output is damaged, 8 the database is unreachable, refuses, or
     is full or locked: load again later.
     """
     from batchvision.commands.load import LoadPlace, load, open_destination, table_names
+    from batchvision.job import LoadSection
 
-    destination = open_destination(LoadPlace(to, Path.cwd(), db_schema))
+    job = job_at(place)
+    section = LoadSection() if job is None else job.load_section
+    schema = db_schema or section.db_schema
+    if to is not None:
+        where = LoadPlace(to, Path.cwd(), schema)
+    elif job is not None and section.to is not None:
+        where = LoadPlace(section.to, job.base_dir, schema, key="load.to")
+    else:
+        raise click.UsageError("Name the destination: --to URL, or `to` in the section [load] of the job.")
+    names = table_names(include.split(",")) if include is not None else section.include
+    destination = open_destination(where)
+    prefix = section.table_prefix if table_prefix is None else table_prefix
     with _progress() as progress:
-        loaded = load(output_of(place), destination, table_names(include.split(",")), table_prefix, progress)
+        loaded = load(output_of(place), destination, names, prefix, progress)
     if as_json:
         print_document(loaded.document())
     else:

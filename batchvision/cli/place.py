@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from batchvision.cli.options import load_job
+
+if TYPE_CHECKING:
+    from batchvision.job import Job
 
 place_argument = click.argument("place", metavar="OUT|JOB", type=str)
 
 
 def output_of(place: str) -> Path:
     """The output folder at ``place``, or of the job at ``place``."""
+    job = job_at(place)
+    return Path(place).expanduser() if job is None else from_here(Path(job.output_path))
+
+
+def job_at(place: str) -> Job | None:
+    """The job at ``place``; ``None`` where it is an output."""
     path = Path(place).expanduser()
-    if not path.is_dir() and (path.suffix == ".toml" or path.is_file()):
-        return from_here(Path(load_job(place, {}, ()).output_path))
-    return path
+    return load_job(place, {}, ()) if not path.is_dir() and (path.suffix == ".toml" or path.is_file()) else None
 
 
 def from_here(path: Path) -> Path:

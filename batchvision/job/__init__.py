@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from batchvision.job.columns import FIXED_COLUMNS, KeepColumn
 from batchvision.job.files import is_blank, separator_of
+from batchvision.job.loading import DEFAULT_TABLE_PREFIX, LOADED_TABLES, LoadSection
 from batchvision.job.model import Job
 from batchvision.job.recipe import changed_keys, recipe_document, recipe_from_document
 from batchvision.job.values import RowLimit
 
 __all__ = [
+    "DEFAULT_TABLE_PREFIX",
     "FIXED_COLUMNS",
+    "LOADED_TABLES",
     "Job",
     "KeepColumn",
+    "LoadSection",
     "RowLimit",
     "changed_keys",
     "is_blank",

@@ -18,6 +18,7 @@ from batchvision.errors import InvalidAnswer, JobInvalid
 from batchvision.job.columns import KeepColumn, clashes, keep_columns
 from batchvision.job.files import decoded, exists, is_folder, labels_of, under
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
+from batchvision.job.loading import LoadSection
 from batchvision.job.object_urls import OBJECT_STORES, is_object_url, local_copy
 from batchvision.job.prices import FilePrices, file_prices
 from batchvision.job.recipe import with_id
@@ -57,6 +58,7 @@ class Sections:
     delivery: DeliverySection | None = None
     output: OutputSection | None = None
     limits: LimitsSection | None = None
+    load: LoadSection | None = None
 
 
 @dataclass(frozen=True)

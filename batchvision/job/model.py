@@ -20,6 +20,7 @@ from batchvision.job.columns import KeepColumn
 from batchvision.job.files import under
 from batchvision.job.key import find_key, is_named, key_source, resolved, without_user
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
+from batchvision.job.loading import LoadSection
 from batchvision.job.object_urls import is_object_url
 from batchvision.job.prices import FilePrices
 from batchvision.job.problems import sentences, unknown_key
@@ -67,6 +68,7 @@ class Job(BaseModel):
     delivery: DeliverySection
     limits: LimitsSection
     output: OutputSection
+    load_section: LoadSection  #: [load]; the name ``load`` is taken by the constructor
 
     base_dir: Path  #: the job file's folder
     manifest_path: Path
@@ -123,6 +125,7 @@ class Job(BaseModel):
         if problems or resolved is None or top is None:
             raise JobInvalid(problems)
         known = {"base_dir": base, "origins": _with_defaults(sections, origins), **vars(resolved)}
+        sections["load_section"] = sections.pop("load")
         return cls.model_construct(name=top.name, timezone=top.timezone, **sections, **known)
 
     # ------------------------------------------------------------------------------ columns
@@ -206,7 +209,8 @@ class Job(BaseModel):
 
     def config(self) -> dict[str, Any]:
         """The resolved settings, JSON-ready and without secrets; :attr:`origins` has the same keys, dotted."""
-        sections = {name: getattr(self, name).model_dump(mode="json", by_alias=True) for name in SECTIONS}
+        models = {name: self.load_section if name == "load" else getattr(self, name) for name in SECTIONS}
+        sections = {name: model.model_dump(mode="json", by_alias=True) for name, model in models.items()}
         shown: dict[str, Any] = {"name": self.name, "timezone": self.timezone, **sections}
         shown["manifest"]["root"] = str(self.root)
         provider = shown["provider"]

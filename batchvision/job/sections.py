@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
+from batchvision.job.loading import LoadSection
 from batchvision.job.values import (
     Count,
     Flag,
@@ -353,6 +354,7 @@ SECTIONS: dict[str, type[Section]] = {
     "delivery": DeliverySection,
     "limits": LimitsSection,
     "output": OutputSection,
+    "load": LoadSection,
 }
 
 

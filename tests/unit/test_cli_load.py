@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from changing_output import ChangingOutput
+from job_files import load, with_lines, write_job
 
 from batchvision.cli import group
 from batchvision.cli.exits import run_and_report
@@ -78,3 +79,50 @@ def test_a_missing_extra_is_exit_2_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, "duckdb", None)
     assert run_and_report(group, ["load", str(output), "--to", "duckdb:///a.db"]) == 2
     assert "pip install 'batchvision[duckdb]'" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------- [load] of a job
+
+
+def a_job(folder: Path, load: str) -> Path:
+    lines = with_lines(load=load, output='path = "out"')
+    return write_job(folder, lines)
+
+
+def test_the_job_names_the_destination_beside_it_and_its_tables(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = a_job(tmp_path, 'to = "duckdb:///beside.db"\ntable_prefix = "bv_"\ndb_schema = "night"\ninclude = "results"')
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert run_and_report(group, ["load", str(job)]) == 0
+    with duckdb.connect(str(tmp_path / "beside.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM night.bv_results").fetchall() == [(3,)]
+    assert run_and_report(group, ["load", str(job), "--to", "duckdb:///here.db", "--table-prefix", ""]) == 0
+    with duckdb.connect(str(elsewhere / "here.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM night.results").fetchall() == [(3,)]
+
+
+def test_an_output_or_job_without_a_destination_is_exit_2(
+    output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in (output, a_job(tmp_path, 'table_prefix = "bv_"')):
+        assert run_and_report(group, ["load", str(place)]) == 2
+        assert "Name the destination: --to URL" in capsys.readouterr().err
+
+
+def test_a_password_in_the_job_is_refused_and_not_repeated(
+    output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = a_job(tmp_path, 'to = "postgresql://me:hunter2secret@host/db"')
+    assert run_and_report(group, ["load", str(job)]) == 2
+    refused = capsys.readouterr().err
+    assert "[load]: `to` holds a password" in refused
+    assert "hunter2" not in refused
+
+
+def test_the_destination_is_no_part_of_the_recipe(tmp_path: Path) -> None:
+    plain, loading = load(tmp_path), load(tmp_path, with_lines(load='to = "env:WAREHOUSE_URL"'))
+    assert loading.recipe == plain.recipe
+    assert loading.config()["load"]["to"] == "env:WAREHOUSE_URL"

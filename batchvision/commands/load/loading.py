@@ -40,10 +40,10 @@ from batchvision.commands.load.known_parts import LOADS, LOADS_KEY, NewPart, loa
 from batchvision.commands.run_table import RUNS, run_batches
 from batchvision.commands.status import open_output
 from batchvision.errors import JobInvalid, LoadFailed
+from batchvision.job import DEFAULT_TABLE_PREFIX, LOADED_TABLES
 
-DEFAULT_PREFIX = "batchvision_"
 #: The tables that a load can include, in the order of loading. ``loads`` is always written.
-TABLES = ("results", "failures", "attempts", "runs")
+TABLES = LOADED_TABLES
 
 _KEYS = {**KEYS, "runs": ("job", "run_id"), "loads": LOADS_KEY}
 #: Columns in which two versions of one row differ.
@@ -90,7 +90,7 @@ def load(
     output: Path,
     destination: Destination,
     include: Sequence[str] = TABLES,
-    table_prefix: str = DEFAULT_PREFIX,
+    table_prefix: str = DEFAULT_TABLE_PREFIX,
     progress: LoadProgress = lambda table, rows: None,
 ) -> Loaded:
     """Make the destination's rows of this output's job equal to what is current.

@@ -6,21 +6,22 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from batchvision.commands.load.destination import Destination
 from batchvision.errors import JobInvalid
+from batchvision.secrets import has_password
 
 FROM_ENVIRONMENT = "env:"
 SPELLINGS = "duckdb:///relative.db, duckdb:////absolute.db, postgresql://user@host:port/db, delta:PATH"
 
 
 class LoadPlace(NamedTuple):
-    """A destination as the user wrote it. Relative paths start at ``folder``."""
+    """A destination as the user wrote it, under ``key``. Relative paths start at ``folder``."""
 
     to: str
     folder: Path
     db_schema: str | None = None
+    key: str = "--to"
 
 
 def open_destination(place: LoadPlace, environ: Mapping[str, str] = os.environ) -> Destination:
@@ -28,11 +29,11 @@ def open_destination(place: LoadPlace, environ: Mapping[str, str] = os.environ) 
 
     Raises JobInvalid for an unknown URL, an unset variable or a missing extra. No message holds a password.
     """
-    url = _revealed(place.to, environ)
+    url = _revealed(place, environ)
     scheme = url.partition(":")[0]
     opener = _OPENERS.get(scheme)
     if opener is None:
-        raise JobInvalid(f"--to does not name a destination that can be loaded: the choices are {SPELLINGS}")
+        raise JobInvalid(f"{place.key} does not name a destination that can be loaded: the choices are {SPELLINGS}")
     try:
         return opener(url, place)
     except ImportError as missing:
@@ -42,28 +43,20 @@ def open_destination(place: LoadPlace, environ: Mapping[str, str] = os.environ) 
         ) from missing
 
 
-def _revealed(to: str, environ: Mapping[str, str]) -> str:
+def _revealed(place: LoadPlace, environ: Mapping[str, str]) -> str:
+    to = place.to
     if not to.startswith(FROM_ENVIRONMENT):
-        if "://" in to and has_password(to):
+        if has_password(to):
             raise JobInvalid(
-                "--to holds a password, which every user of this machine can read in the list of processes: set the "
-                "URL in an environment variable and name that, as in --to env:WAREHOUSE_URL, or use PGPASSWORD or "
+                f"{place.key} holds a password, which the list of processes shows to every user of this machine: set "
+                "the URL in an environment variable and write its name, as in env:WAREHOUSE_URL. Or use PGPASSWORD or "
                 "~/.pgpass"
             )
         return to
     name = to.removeprefix(FROM_ENVIRONMENT)
     if not (url := environ.get(name, "").strip()):
-        raise JobInvalid(f"--to env:{name}: the environment variable {name} is not set: export {name}=URL")
+        raise JobInvalid(f"{place.key}: the environment variable {name} is not set: export {name}=URL")
     return url
-
-
-def has_password(url: str) -> bool:
-    """Whether a URL holds a password, before its host or among its parameters."""
-    try:
-        parts = urlsplit(url)
-        return parts.password is not None or "password=" in parts.query.lower()
-    except ValueError:
-        return "@" in url
 
 
 def _duckdb(url: str, place: LoadPlace) -> Destination:
@@ -71,7 +64,7 @@ def _duckdb(url: str, place: LoadPlace) -> Destination:
 
     host, slash, path = url.removeprefix("duckdb://").partition("/")
     if host or not slash or not path:
-        raise JobInvalid("--to duckdb: write duckdb:///relative.db or, with one more slash, duckdb:////absolute.db")
+        raise JobInvalid(f"{place.key}: write duckdb:///relative.db or, with one more slash, duckdb:////absolute.db")
     return DuckDBFile(place.folder / path, place.db_schema)
 
 
@@ -80,7 +73,7 @@ def _delta(url: str, place: LoadPlace) -> Destination:
 
     location = url.removeprefix("delta:")
     if not location.strip("/"):
-        raise JobInvalid("--to delta: write delta:FOLDER or delta:s3://BUCKET/PREFIX")
+        raise JobInvalid(f"{place.key}: write delta:FOLDER or delta:s3://BUCKET/PREFIX")
     return DeltaFolder(location if "://" in location else str(place.folder / location), place.db_schema)
 
 
@@ -88,7 +81,7 @@ def _postgres(url: str, place: LoadPlace) -> Destination:
     from batchvision.commands.load.postgres import PostgresDatabase
 
     if "://" not in url:
-        raise JobInvalid("--to postgresql: write postgresql://user@host:port/database")
+        raise JobInvalid(f"{place.key}: write postgresql://user@host:port/database")
     return PostgresDatabase(url, place.db_schema)
 
 
