@@ -13,10 +13,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from batchvision.commands.read import read
+    from batchvision.commands.run import run, run_async
     from batchvision.errors import BatchvisionError, JobInvalid
     from batchvision.job import Job
     from batchvision.records import RunSummary
-    from batchvision.runner import run, run_async
 
 _HOMES = {
     "BatchvisionError": "batchvision.errors",
@@ -24,8 +24,8 @@ _HOMES = {
     "JobInvalid": "batchvision.errors",
     "RunSummary": "batchvision.records",
     "read": "batchvision.commands.read",
-    "run": "batchvision.runner.session",
-    "run_async": "batchvision.runner.session",
+    "run": "batchvision.commands.run",
+    "run_async": "batchvision.commands.run",
 }
 
 __all__ = ["BatchvisionError", "Job", "JobInvalid", "RunSummary", "__version__", "read", "run", "run_async"]

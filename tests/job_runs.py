@@ -25,6 +25,7 @@ from PIL import Image
 
 from batchvision.checkpoint import Disk, OutputView
 from batchvision.commands.pilot import Pilot, pilot
+from batchvision.commands.run import run_async
 from batchvision.commands.show import rows_of
 from batchvision.commands.verify import VerifyReport, verify
 from batchvision.emulator import RunningEmulator
@@ -33,7 +34,6 @@ from batchvision.job import Job
 from batchvision.records import RunSummary
 from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection
-from batchvision.runner.session import run_async
 
 KEY = "emulator-key"
 #: A row and the cell that its prompt reads.

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from batchvision.commands.run import run
 from batchvision.commands.verify import VerifyReport, verify
 from batchvision.job import Job
-from batchvision.runner.session import run
 
 ROWS = 24
 

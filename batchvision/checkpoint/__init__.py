@@ -37,6 +37,7 @@ from batchvision.checkpoint.parts import (
     part_paths,
     schema_of,
     sha256_of,
+    write_batches,
 )
 from batchvision.checkpoint.record_json import masked_answer
 from batchvision.checkpoint.recovery import Recovery, Unsealed
@@ -163,4 +164,5 @@ __all__ = [
     "summary_text",
     "type_of",
     "usd_of",
+    "write_batches",
 ]

@@ -289,7 +289,7 @@ class GrowingFile:
     ) -> None:
         with suppress(OSError):
             self._files.close(self._descriptor)
-        if fault is not None and self._hidden.exists():  # a full disk needs the space
+        if self._hidden.exists():
             with suppress(OSError):
                 self._files.remove(self._hidden)
 

@@ -85,7 +85,10 @@ RECIPE_FLAGS: tuple[JobFlag, ...] = (
 )
 #: Flags of commands that read a job without running it.
 READING_FLAGS = PLACE_FLAGS + IMAGE_FLAGS
-RUN_FLAGS = PLACE_FLAGS + IMAGE_FLAGS + LIMIT_FLAGS + RECIPE_FLAGS
+OUTPUT_FLAGS: tuple[JobFlag, ...] = (
+    JobFlag("--snapshot", "output.snapshot", click.Path(), "Write what is current to this Parquet file at the end."),
+)
+RUN_FLAGS = PLACE_FLAGS + IMAGE_FLAGS + LIMIT_FLAGS + RECIPE_FLAGS + OUTPUT_FLAGS
 ALL_FLAGS: Mapping[str, JobFlag] = {flag.parameter: flag for flag in RUN_FLAGS}
 
 job_argument = click.argument("job", metavar="JOB", type=str)

@@ -88,7 +88,8 @@ def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
     from batchvision.cli.logs import show_warnings
     from batchvision.cli.progress import choose_style, watcher
     from batchvision.cli.terminal import HIDDEN
-    from batchvision.runner import RunDependencies, run_async
+    from batchvision.commands.run import run_async
+    from batchvision.runner import RunDependencies
 
     show_warnings(as_json=flags["log_format"] == "json", news=not flags["quiet"])
     style = choose_style(flags["log_format"], quiet=flags["quiet"], is_terminal=sys.stderr.isatty())

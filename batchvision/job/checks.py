@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from batchvision.errors import InvalidAnswer, JobInvalid
 from batchvision.job.columns import KeepColumn, clashes, keep_columns
-from batchvision.job.files import decoded, exists, is_folder, labels_of, under
+from batchvision.job.files import decoded, exists, is_folder, labels_of, snapshot_path, snapshot_problem, under
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.loading import LoadSection
 from batchvision.job.object_urls import OBJECT_STORES, is_object_url, local_copy
@@ -144,6 +144,10 @@ class Check:
         manifest, output = self.sections.manifest, self.sections.output
         found = self._manifest_places(manifest) if manifest else None
         target = self._output_path(output) if output else None
+        if output and target and output.snapshot:
+            snapshot = snapshot_path(output.snapshot, target, self.base_dir)
+            problem = snapshot_problem(output.snapshot, snapshot, target, found[0] if found else None)
+            self.problems += [problem] if problem else []
         return (*found, target) if found and target else None
 
     def _manifest_places(self, section: ManifestSection) -> tuple[Path, Path] | None:

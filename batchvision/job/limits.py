@@ -110,6 +110,10 @@ class OutputSection(Section):
     sync_seconds: Amount = 5.0
     """A machine that is lost takes along at most the last so many seconds of an output in an object store. Their
     answers may be bought again. Example: `sync_seconds = 2`."""
+    snapshot: Text | None = None
+    """A Parquet file with the current answer of each row of the manifest, replaced at the end of each run. A name lies
+    in the output's folder, a path with a folder is relative to the job file. Example: `snapshot =
+    "current.parquet"`."""
     keep_raw_answers: Flag = True
     """Keeps the provider's raw answers in the ledger. `reparse` reads them again. Example: `keep_raw_answers =
     false`."""

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from batchvision.errors import JobInvalid
 from batchvision.job.checks import Check, Sections
 from batchvision.job.columns import KeepColumn
-from batchvision.job.files import under
+from batchvision.job.files import snapshot_path, under
 from batchvision.job.key import find_key, is_named, key_source, resolved, without_user
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.loading import LoadSection
@@ -134,6 +134,12 @@ class Job(BaseModel):
     def output_url(self) -> str | None:
         """The place of the output in an object store. ``output_path`` is its local copy then."""
         return self.output.path if is_object_url(self.output.path) else None
+
+    @property
+    def snapshot_path(self) -> Path | None:
+        """The file of ``output.snapshot``."""
+        name = self.output.snapshot
+        return None if name is None else snapshot_path(name, self.output_path, self.base_dir)
 
     @property
     def id_columns(self) -> tuple[str, ...]:

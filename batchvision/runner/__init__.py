@@ -17,7 +17,7 @@ from batchvision.runner.guards import empty_words, missing_words
 from batchvision.runner.job_warnings import fallback_warning, system_warning
 from batchvision.runner.prepare import payloads_of
 from batchvision.runner.refusing import rebuy_refusals
-from batchvision.runner.session import Watch, run, run_async
+from batchvision.runner.session import Watch, run_async
 from batchvision.runner.setup import RunSetup, new_run_id
 from batchvision.runner.summary import Left, summarize
 from batchvision.runner.wiring import (
@@ -52,7 +52,6 @@ __all__ = [
     "preparer_of",
     "rebuy_refusals",
     "row_index_of",
-    "run",
     "run_async",
     "shared",
     "summarize",

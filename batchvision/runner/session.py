@@ -6,7 +6,6 @@ and seals the tables. Acknowledgements of the disk, signals of the rate limiter 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import signal
 from collections.abc import Callable, Coroutine, Mapping
@@ -19,7 +18,7 @@ import anyio
 from batchvision.checkpoint import OutputLock, OutputView, Store
 from batchvision.errors import JobInvalid, StopRun
 from batchvision.eventloop import loop_time
-from batchvision.interruption import drained, run_in_thread
+from batchvision.interruption import drained
 from batchvision.job import Job
 from batchvision.records import Counters, Lane, Purpose, Row, RunSummary, WaitNotice
 from batchvision.runner.access import connected
@@ -64,33 +63,6 @@ async def run_async(
     setup = RunSetup(job, selection or Selection(), environ, dependencies or RunDependencies(), purpose)
     session = RunSession(setup, elapsed_seconds, drain_timeout_seconds)
     return await drained(session.run(watch), session.drain)
-
-
-def run(
-    job: Job,
-    *,
-    selection: Selection | None = None,
-    drain_timeout_seconds: float = 25.0,
-    watch: Watch | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> RunSummary:
-    """Call :func:`run_async` and wait for it. If a loop is running (a notebook), the run has a thread of its own.
-
-    Ctrl-C (SIGINT) and SIGTERM drain the run, in a thread too; ``stop_reason`` is "interrupted" then.
-    """
-    start = partial(
-        run_async,
-        job,
-        selection=selection,
-        drain_timeout_seconds=drain_timeout_seconds,
-        watch=watch,
-        environ=environ,
-    )
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return anyio.run(start)
-    return run_in_thread(start)
 
 
 class RunSession:

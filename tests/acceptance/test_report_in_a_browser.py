@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from batchvision.commands.report import collect, html_of
+from batchvision.commands.run import run
 from batchvision.emulator import EmulatorOptions, start_in_thread
 from batchvision.job import Job
-from batchvision.runner.session import run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt install chromium)")

@@ -11,11 +11,11 @@ from fake_provider import FakeProvider, error
 from PIL import Image
 
 from batchvision.commands.plan import plan
+from batchvision.commands.run import run
 from batchvision.commands.status import look
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.job import Job
 from batchvision.records import RunSummary
-from batchvision.runner.session import run
 
 SYSTEM = "You label photos of products for a shop. " * 40
 

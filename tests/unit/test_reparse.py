@@ -242,8 +242,8 @@ def test_kept_cells_are_those_of_the_manifest_now(output: Output) -> None:
 def test_answers_lie_in_many_parts_and_hashes_may_meet(
     tmp_path: Path, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from batchvision.commands.run import run
     from batchvision.runner.feed import Selection
-    from batchvision.runner.session import run
 
     output = an_output(tmp_path, emulator.url, answer=RED)
     for _ in range(5):
@@ -336,8 +336,8 @@ def test_the_new_recipe_becomes_the_current_one(output: Output) -> None:
 
 
 def test_a_sharded_output_is_read_shard_by_shard(tmp_path: Path, emulator: RunningEmulator) -> None:
+    from batchvision.commands.run import run
     from batchvision.runner.feed import Selection
-    from batchvision.runner.session import run
 
     output = an_output(tmp_path, emulator.url, answer=RED)
     for shard in range(3):

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from batchvision.cli.show import default_columns
+from batchvision.commands.run import run
 from batchvision.commands.show import rows_of
 from batchvision.commands.status import LEDGER_COLUMNS, ledger_rows, look, summary_document
 from batchvision.emulator import EmulatorOptions, start_in_thread
 from batchvision.errors import JobInvalid
 from batchvision.job import Job
 from batchvision.money.spending import Sum
-from batchvision.runner.session import run
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,12 @@ from batchvision.checkpoint import Store, compact, schema
 from batchvision.checkpoint.lease import LEASE_NAME
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, holder_at_work
 from batchvision.checkpoint.parts import ancestors_of, earlier_sha256, read_part
+from batchvision.commands.run import run
 from batchvision.commands.verify import Mark, VerifyReport, tables, verify
 from batchvision.commands.verify import hashes as by_hash
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid
 from batchvision.runner.feed import Selection
-from batchvision.runner.session import run
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,131 @@
+"""A run, and what follows it: the snapshot of the output.
+
+What follows also happens after a run that was stopped or cancelled. It does not happen where the run was refused
+(exits 2 and 11) or the disk failed (exit 7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+import anyio
+
+from batchvision import runner
+from batchvision.commands.snapshot import write_job_snapshot
+from batchvision.errors import DiskFailed, JobInvalid, OutputHeld, StopRun
+from batchvision.interruption import drained, run_in_thread
+from batchvision.job import Job
+from batchvision.offload import threads
+from batchvision.records import RunSummary
+from batchvision.runner import RunDependencies, Watch
+from batchvision.runner.feed import Selection
+
+log = logging.getLogger(__name__)
+
+#: Exit codes that say more than that of a step after the run. Signals say more than all.
+_COUNT_MORE = {7: (11, 2, 1), 8: (11, 2, 1, 7, 5, 4, 6)}
+_SIGNALLED = 128
+
+
+async def run_async(
+    job: Job,
+    *,
+    selection: Selection | None = None,
+    drain_timeout_seconds: float = 25.0,
+    watch: Watch | None = None,
+    environ: Mapping[str, str] | None = None,
+    dependencies: RunDependencies | None = None,
+    elapsed_seconds: float = 0.0,
+) -> RunSummary:
+    """Ask about every row of the job that has no answer yet, write the snapshot, and return the summary.
+
+    ``selection`` narrows the manifest. ``watch`` is a task that takes the live counters; the run cancels it at its end.
+    After SIGINT, SIGTERM or a cancellation the run sends nothing more. Requests in flight may end within
+    ``drain_timeout_seconds``; a second signal cuts them off. A cancelled task raises CancelledError after the summary
+    and the snapshot were written. ``limits.max_runtime_seconds`` counts from this call, less ``elapsed_seconds``: the
+    age of the process.
+
+    Raises StopRun (JobInvalid, OutputHeld, CheckpointDamaged ...) if the run cannot begin. Once it has begun, each end
+    is in the summary: ``stop_reason``, ``exit_code``, ``message``. The summary in the output holds the run's own end.
+    A snapshot that failed changes only the returned one.
+    """
+    dependencies = dependencies or RunDependencies()
+    try:
+        summary = await runner.run_async(
+            job,
+            selection=selection,
+            drain_timeout_seconds=drain_timeout_seconds,
+            watch=watch,
+            environ=environ,
+            dependencies=dependencies,
+            elapsed_seconds=elapsed_seconds,
+        )
+    except asyncio.CancelledError:
+        with suppress(JobInvalid):  # nothing was ever run
+            if (fault := await _uncancelled(job, dependencies)) is not None:
+                log.warning("%s", fault.message)
+        raise
+    if summary.exit_code in (JobInvalid.exit_code, OutputHeld.exit_code, DiskFailed.exit_code):
+        return summary
+    fault = await _uncancelled(job, dependencies)
+    return summary if fault is None else _with(summary, fault)
+
+
+def run(
+    job: Job,
+    *,
+    selection: Selection | None = None,
+    drain_timeout_seconds: float = 25.0,
+    watch: Watch | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> RunSummary:
+    """Call :func:`run_async` and wait for it. If a loop is running (a notebook), the run has a thread of its own.
+
+    Ctrl-C (SIGINT) and SIGTERM drain the run, in a thread too; ``stop_reason`` is "interrupted" then.
+    """
+    start = partial(
+        run_async,
+        job,
+        selection=selection,
+        drain_timeout_seconds=drain_timeout_seconds,
+        watch=watch,
+        environ=environ,
+    )
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return anyio.run(start)
+    return run_in_thread(start)
+
+
+async def _uncancelled(job: Job, dependencies: RunDependencies) -> StopRun | None:
+    """Do what follows a run. A cancellation takes effect at its end. Returns what failed."""
+    return await drained(_follow(job, dependencies), lambda: True)
+
+
+async def _follow(job: Job, dependencies: RunDependencies) -> StopRun | None:
+    if job.snapshot_path is None:
+        return None
+    try:
+        await (dependencies.offload or threads())(write_job_snapshot, job, dependencies)
+    except JobInvalid:
+        raise
+    except OutputHeld as held:  # the next run writes the snapshot
+        log.warning("%s", held.message)
+    except StopRun as fault:
+        return fault
+    return None
+
+
+def _with(summary: RunSummary, fault: StopRun) -> RunSummary:
+    """The summary with the end that counts more: the run's own, or that of a step after it."""
+    if summary.exit_code > _SIGNALLED or summary.exit_code in _COUNT_MORE[fault.exit_code]:
+        log.warning("%s", fault.message)
+        return summary
+    message = "\n".join(filter(None, (summary.message, fault.message)))
+    return replace(summary, exit_code=fault.exit_code, stop_reason=fault.kind, message=message)
