@@ -16,6 +16,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,8 +117,11 @@ class MirroredDisk(LocalDisk):
             known = listing.files.get(key)
             if not is_segment(paths[key]) and (known is None or not self._copy.holds(known)):
                 self._put(paths[key])
-        for key in sorted({*listing.files, *listing.segments} - {*paths}):
-            self._delete(self._copy.path(key))
+        for key in sorted(listing.files.keys() - paths.keys()):
+            self._delete([key])
+            del self._versions[key]
+        for key in sorted(listing.segments.keys() - paths.keys()):
+            self._delete(self._tails.pop(self._copy.path(key)).keys)
 
     @property
     def is_held(self) -> bool:
@@ -173,9 +177,14 @@ class MirroredDisk(LocalDisk):
     def remove(self, path: Path) -> None:
         if self._fault is not None and is_segment(path):
             return  # the next start puts it, before the files that were made of it, and removes it
-        super().remove(path)
-        if is_mirrored(path):
-            self._delete(path)
+        with self._putting:  # which reads segments
+            super().remove(path)
+            tail = self._tails.pop(path, None)
+        key = self._copy.key(path)
+        if tail is not None:
+            self._delete(tail.keys)
+        elif self._versions.pop(key, None) is not None:
+            self._delete([key])
 
     # ---------------------------------------------------------------------------- the store
 
@@ -185,12 +194,12 @@ class MirroredDisk(LocalDisk):
             began = time.monotonic()
             self._check()
             try:
-                for path in sorted(self._tails):
-                    self._put_tail(path, self._tails[path])
-            except StoreFault as fault:
+                for path, tail in sorted(self._tails.copy().items(), key=lambda each: each[0]):
+                    self._put_tail(path, tail)
+            except OSError as fault:
                 raise self._failed(fault) from fault
             with self._changed:
-                is_behind = any(tail.stored_bytes < tail.synced_bytes for tail in self._tails.values())
+                is_behind = any(tail.stored_bytes < tail.synced_bytes for tail in self._tails.copy().values())
                 self._oldest_at = began if is_behind else None
 
     def _put_tail(self, path: Path, tail: _Tail) -> None:
@@ -226,15 +235,9 @@ class MirroredDisk(LocalDisk):
                 f"{self._objects.url}/{key} is not what this output's runs wrote: another program has changed it"
             ) from None
 
-    def _delete(self, path: Path) -> None:
+    def _delete(self, keys: Sequence[str]) -> None:
         if self._lock is None or self._is_reported:
             return
-        key = self._copy.key(path)
-        with self._putting:
-            tail = self._tails.pop(path, None)
-        keys = [] if tail is None else tail.keys
-        if self._versions.pop(key, None) is not None:
-            keys = [key]
         self._check()
         try:
             self._objects.delete(keys)
@@ -249,7 +252,7 @@ class MirroredDisk(LocalDisk):
         if self._lock is not None and not self._lock.is_held:
             raise held(self._objects, None)
 
-    def _failed(self, fault: StoreFault) -> StoreFault:
+    def _failed(self, fault: OSError) -> StoreFault:
         if self._fault is None:
             self._fault = StoreFault(
                 f"{fault}. Nothing more was sent. Every answer is in the local copy, {self._copy.output}: start the "

@@ -226,8 +226,13 @@ class Store:
         await self._writer.durable(Accepted(exchange_id, ticket, at, self._settings.ticket_place))
         self._tickets_here.add(exchange_id)
 
+    def check_lock(self) -> None:
+        """Raise OutputHeld if another process may hold the output by now."""
+        self._writer.check_lock()
+
     async def outlasts(self, exchange_id: str) -> None:
         """Return when the ticket outlives this machine (P2). Only then may it be polled. Raises StopRun."""
+        self.check_lock()
         while exchange_id in self._tickets_here:
             async with self._one_replication:
                 tickets = self._tickets_here.copy()

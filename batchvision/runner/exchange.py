@@ -211,6 +211,7 @@ class Exchanges:
             await self._store.intent(intent)  # P2: durable before a byte leaves
             with self._stop.interruptible():
                 await permit.slot.wait()
+            self._store.check_lock()  # the wait may have been long
             if self._stop.is_set:
                 self._void(intent, permit)
                 return None
@@ -291,8 +292,8 @@ class Exchanges:
         exchange = self._store.exchange(exchange_id)
         if exchange.ticket is None:
             raise RuntimeError("an exchange without a ticket was polled")
-        await self._store.outlasts(exchange.intent.exchange_id)
         await self.permits.rate.acquire_poll()
+        await self._store.outlasts(exchange.intent.exchange_id)
         await checkpoint_if_cancelled()  # without it a poller with a due ticket could only be cancelled behind a shield
         generation = self._provider.key.generation
         with anyio.CancelScope(shield=True):
