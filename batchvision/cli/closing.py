@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from batchvision.accuracy import accuracy_words
 from batchvision.cli.progress import duration
 from batchvision.commands.advice import ADVICE
 from batchvision.errors import PAID_FAILURES
@@ -42,6 +43,10 @@ def closing_lines(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
     if chosen := summary.fallbacks.get("by_model"):
         label = summary.config.get("answer", {}).get("labels_fallback")
         lines.append(f"  fallback  the model chose {label!r} for {counted(chosen, 'row')} of this run")
+    lines += [
+        f"  {'accuracy' if number == 0 else '':<8}  {words}"
+        for number, words in enumerate(accuracy_words(summary.accuracy))
+    ]
     lines += _failures(summary)
     lines += _left_over(summary)
     if summary.rows_with_other_kept_cells:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchvision.accuracy import accuracy_words
 from batchvision.cli.command import Command
 from batchvision.cli.output import csv_line, print_document, print_lines, write
 from batchvision.cli.place import output_of, place_argument
@@ -151,4 +152,6 @@ def _last_run(status: OutputStatus) -> Iterator[str]:
         rate = last.rate_history[-1].rate_per_second
         rate_words = "" if rate is None else f", then {rate:,.1f} requests a second"
         yield f"            {rate_limited:,} answers 429, {paused_seconds:,.0f} s of pauses{rate_words}"
+    for number, words in enumerate(accuracy_words(last.accuracy)):
+        yield f"  {'accuracy' if number == 0 else '':<8}  {words}"
     yield f"  manifest  {last.manifest}"

@@ -5,7 +5,7 @@ Rule: every problem is reported at once, and nothing after ``Job.load`` has to d
 
 from __future__ import annotations
 
-from batchvision.job.columns import FIXED_COLUMNS, KeepColumn
+from batchvision.job.columns import FIXED_COLUMNS, TEXT, KeepColumn, main_property
 from batchvision.job.files import is_blank, separator_of
 from batchvision.job.loading import DEFAULT_TABLE_PREFIX, LOADED_TABLES, LoadSection
 from batchvision.job.model import Job
@@ -16,12 +16,14 @@ __all__ = [
     "DEFAULT_TABLE_PREFIX",
     "FIXED_COLUMNS",
     "LOADED_TABLES",
+    "TEXT",
     "Job",
     "KeepColumn",
     "LoadSection",
     "RowLimit",
     "changed_keys",
     "is_blank",
+    "main_property",
     "recipe_document",
     "recipe_from_document",
     "separator_of",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from batchvision.errors import InvalidAnswer, JobInvalid
-from batchvision.job.columns import KeepColumn, clashes, keep_columns
+from batchvision.job.columns import KeepColumn, clashes, expected_columns, keep_columns
 from batchvision.job.files import decoded, exists, is_folder, labels_of, snapshot_path, snapshot_problem, under
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.loading import LoadSection
@@ -75,6 +75,7 @@ class Resolved:
     base_url: str
     key_env: str | None
     file_prices: FilePrices | None
+    expected_columns: Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -91,7 +92,7 @@ class Check:
         template = self._template()
         spec = self._answer_spec()
         examples, example_paths, hashes = self._examples(template, spec)
-        keep = self._keep(spec)
+        keep, expected = self._keep(spec), self._expected(spec)
         listed = self._prices_file()
         s = self.sections
         if self.problems or not (s.prompt and s.provider and s.images and dialect and places and spec):
@@ -112,7 +113,7 @@ class Check:
         )
         if self.problems:
             return None
-        return Resolved(*places, keep, template, with_id(recipe), example_paths, base_url, key_env, listed)
+        return Resolved(*places, keep, template, with_id(recipe), example_paths, base_url, key_env, listed, expected)
 
     # ------------------------------------------------------------------------------ files
 
@@ -330,6 +331,20 @@ class Check:
         keeps_reasoning = self.sections.output is not None and self.sections.output.keep_reasoning
         self.problems += clashes(keep, answer_columns(spec) if spec else (), keeps_reasoning=keeps_reasoning)
         return keep
+
+    def _expected(self, spec: AnswerSpec | None) -> Mapping[str, str]:
+        """The column of the known answers of each property."""
+        section = self.sections.answer
+        if section is None or spec is None:
+            return {}
+        if section.expected_file is not None and not exists(self.path(section.expected_file)):
+            path = self.path(section.expected_file)
+            self.problems.append(f"answer.expected_file: there is no file {path}; paths are relative to the job file")
+        try:
+            return expected_columns(section.expected, spec)
+        except ValueError as error:
+            self.problems.append(f"answer.expected: {error}")
+            return {}
 
     # ------------------------------------------------------------------------------ examples
 

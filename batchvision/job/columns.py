@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from batchvision.prompt import REASONING_COLUMN, AnswerColumn, column_name
+from batchvision.prompt import LABEL, REASONING_COLUMN, AnswerColumn, answer_columns, column_name
+from batchvision.records import AnswerSpec
 
 #: Fixed columns of results, failures and attempts, and the partition.
 FIXED_COLUMNS: frozenset[str] = frozenset(
@@ -54,3 +55,35 @@ def clashes(keep: Iterable[KeepColumn], answers: Iterable[AnswerColumn], *, keep
         else:
             taken[column.name] = f"the kept column {column.source!r}"
     return problems
+
+
+#: In place of a property, for answers in plain text.
+TEXT = "text"
+
+
+def main_property(spec: AnswerSpec) -> str | None:
+    """The property that a single known answer is about: the label, the only property, or the text."""
+    names = [column.property for column in answer_columns(spec)]
+    if not names:
+        return TEXT
+    if spec.labels:
+        return LABEL
+    return names[0] if len(names) == 1 else None
+
+
+def expected_columns(expected: str | Mapping[str, str] | None, spec: AnswerSpec) -> dict[str, str]:
+    """``answer.expected`` as property -> column. Raises ValueError for a property that the answers do not have."""
+    if expected is None:
+        return {}
+    names = [column.property for column in answer_columns(spec)] or [TEXT]
+    if isinstance(expected, str):
+        name = main_property(spec)
+        if name is None:
+            raise ValueError(
+                f"the answers have several properties ({', '.join(names)}): name the column of each, as in "
+                f'expected = {{ {names[0]} = "{expected}" }}'
+            )
+        return {name: expected}
+    if unknown := [name for name in expected if name not in names]:
+        raise ValueError(f"the answers have no property {', '.join(unknown)}; there are: {', '.join(names)}")
+    return dict(expected)

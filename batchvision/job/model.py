@@ -81,6 +81,7 @@ class Job(BaseModel):
     base_url: str
     key_env: str | None  #: the variable of the key
     file_prices: FilePrices | None  #: the model's prices in ``provider.prices_file``
+    expected_columns: dict[str, str]  #: property of the answer -> column of the manifest with the right answer
     origins: dict[str, str]  #: dotted key -> "flag", "environment NAME", "job file" or "default", for every setting
 
     @classmethod

@@ -154,11 +154,20 @@ class AnswerSection(Section):
     on_truncated: Literal["fail", "raise_once"] = "fail"
     """What to do with an answer that was cut at `max_tokens`. `fail`: the row fails. `raise_once`: it is asked once
     more with a larger limit. Example: `on_truncated = "raise_once"`."""
+    expected: Text | dict[Text, Text] | None = None
+    """The column with the right answers, where they are known. An empty cell means not known. With a schema: a table of
+    property and column. They are never sent, and may be added when all answers are paid. Example: `expected = "gold"`.
+    """
+    expected_file: Text | None = None
+    """A table of right answers in place of `expected`, with the columns `row_id` and `answer`, or `row_id` and one
+    column for each property. A saved review of a report is one. Example: `expected_file = "review.csv"`."""
 
     @model_validator(mode="after")
     def _labelled_once(self) -> Self:
         if self.labels and self.labels_file is not None:
             raise ValueError("labels and labels_file are both set; keep one")
+        if self.expected is not None and self.expected_file is not None:
+            raise ValueError("expected and expected_file are both set; keep one")
         return self
 
 

@@ -17,7 +17,7 @@ from batchvision.manifest.keeping import (
     made_storable,
     survey_types,
 )
-from batchvision.manifest.manifest import Manifest, open_manifest
+from batchvision.manifest.manifest import Manifest, open_manifest, open_table
 
 __all__ = [
     "MOST_CELL_BYTES",
@@ -39,6 +39,7 @@ __all__ = [
     "make_manifest",
     "needed_columns",
     "open_manifest",
+    "open_table",
     "reject_no_images",
     "survey_types",
 ]

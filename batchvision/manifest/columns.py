@@ -28,6 +28,7 @@ def needed_columns(job: Job) -> dict[str, str]:
     need(job.prompt_columns, "[prompt]")
     need((column.source for column in job.keep_columns), "[manifest] keep")
     need(filter(None, [job.manifest.image_version]), "[manifest] image_version")
+    need(job.expected_columns.values(), "[answer] expected")
     return needed
 
 

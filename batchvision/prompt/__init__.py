@@ -7,6 +7,7 @@ a JSON encoder.
 from __future__ import annotations
 
 from batchvision.prompt.answer import (
+    LABEL,
     REASONING_COLUMN,
     AnswerColumn,
     SpecInvalid,
@@ -21,6 +22,7 @@ from batchvision.prompt.spoken import thoughts_in
 from batchvision.prompt.template import ColumnField, Template, TemplateError, joined
 
 __all__ = [
+    "LABEL",
     "REASONING_COLUMN",
     "AnswerColumn",
     "ColumnField",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from dataclasses import replace
 
 from batchvision.errors import DiskFailed, OutputHeld, StopRun
 from batchvision.eventloop import loop_time
-from batchvision.records import Completed, Failed, Purpose, RunSummary
+from batchvision.records import Completed, Failed, JsonObject, Purpose, RunSummary
 from batchvision.runner.feed import Survey, count_other_cells
+from batchvision.runner.known_answers import accuracy_of
 from batchvision.runner.lanes import Delivery
 from batchvision.runner.opening import OpenedOutput
 from batchvision.runner.setup import RunSetup
 from batchvision.runner.summary import Left, summarize
+
+log = logging.getLogger(__name__)
 
 
 class RunEnd:
@@ -23,6 +27,7 @@ class RunEnd:
         self._output = output
         self._delivery = delivery
         self._failures: list[Failed] = []  # of rows of the manifest
+        self._accuracy: JsonObject = {}
 
     async def close(self, *, has_seen_all: bool) -> None:
         """Book the exchanges that were cut off on the wire, then seal. A disk that fails now stops the run.
@@ -62,6 +67,16 @@ class RunEnd:
             rows = await setup.offload(count_other_cells, setup.job, survey, output.row_index, mask, output.latest)
             setup.counts.other_kept_cells(rows)
 
+    async def measure_accuracy(self) -> None:
+        """Compare the current answers with the known answers, unless the run was interrupted."""
+        setup = self._setup
+        if setup.stop.is_interrupted or not (setup.job.expected_columns or setup.job.answer.expected_file):
+            return
+        try:
+            self._accuracy = await setup.offload(accuracy_of, setup.job, setup.secrets)
+        except StopRun as fault:
+            log.warning("the accuracy was not measured: %s", fault)
+
     def _left(self, survey: Survey) -> Left:
         counters, store = self._setup.counts.counters, self._output.store
         is_empty = not survey.rows_in_manifest and len(self._output.row_index.paid_rows()) > 0
@@ -92,6 +107,7 @@ class RunEnd:
             command=setup.purpose.value,
             is_trial=output.selection.is_trial or setup.purpose is not Purpose.RUN,
             redo_recipes=tuple(sorted(output.redo_recipes)),
+            accuracy=setup.secrets.mask_document(dict(self._accuracy)),
             message=setup.secrets.mask_document(summary.message),
             config=setup.secrets.mask_document(dict(summary.config)),
         )

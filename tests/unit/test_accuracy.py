@@ -9,8 +9,8 @@ import sklearn.metrics as sk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchvision.commands.accuracy import RightRows, choose, measure, paired, wilson
-from batchvision.commands.accuracy.comparing import Paired, difference
+from batchvision.accuracy import RightRows, choose, measure, paired, wilson
+from batchvision.accuracy.comparing import Paired, difference
 
 LABELS = ("shoe", "bag", "hat", "other")
 PAIRS = st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS)), min_size=1, max_size=60)

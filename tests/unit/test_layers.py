@@ -30,7 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "wording",
         }
     ),
-    frozenset({"job", "prompt", "money", "providers"}),
+    frozenset({"accuracy", "job", "prompt", "money", "providers"}),
     frozenset({"manifest", "images", "http", "limits", "checkpoint"}),
     frozenset({"runner"}),
     frozenset({"commands"}),

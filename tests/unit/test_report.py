@@ -91,6 +91,18 @@ def test_each_label_and_each_kind_of_failure_is_shown_before_one_is_shown_twice(
     assert "rare" in names and "odd" in names
 
 
+def test_wrong_answers_come_after_failures_and_name_the_known_answer() -> None:
+    gallery = Gallery(8, expected={"r7": "bag"})
+    for number in range(20):
+        gallery.add(row(f"r{number}"), is_failed=False)
+    gallery.add(failed("f1"), is_failed=True)
+    with Thumbnails(None) as thumbnails:
+        cards = list(gallery.cards(thumbnails))
+    assert [(card.row_id, card.expected) for card in cards[:2]] == [("f1", None), ("r7", "bag")]
+    assert len(cards) == 8
+    assert [card.expected for card in cards[2:]] == [None] * 6
+
+
 def test_the_same_seed_draws_the_same_rows_and_another_one_others() -> None:
     def drawn(seed: int, order: int) -> list[tuple[str, bool]]:
         gallery = Gallery(10, seed)

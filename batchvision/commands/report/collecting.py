@@ -10,11 +10,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from batchvision.accuracy import accuracy_words
 from batchvision.checkpoint import OutputView, load_recipe, newest_summaries
 from batchvision.commands.advice import ADVICE
 from batchvision.commands.report.gallery import Gallery, Thumbnails, label_of
 from batchvision.commands.report.over_time import spans_of
-from batchvision.commands.report.values import Asked, FailureKind, LabelCount, Report, RunPoint, SettingValue
+from batchvision.commands.report.values import (
+    Asked,
+    FailureKind,
+    LabelCount,
+    Measured,
+    Report,
+    RunPoint,
+    SettingValue,
+    WrongAnswer,
+)
 from batchvision.commands.status import look, open_output
 from batchvision.errors import CheckpointDamaged, JobInvalid
 from batchvision.records import RunSummary
@@ -29,7 +39,8 @@ def collect(output: Path, *, rows: int, seed: int = 0) -> Report:
     """Collect a report with at most ``rows`` rows in its gallery. Raises JobInvalid if there is no output."""
     status, view = look(output), open_output(output)
     latest = status.latest
-    gallery, labels = Gallery(rows, seed), Counter[str]()
+    accuracy = {} if latest is None else latest.accuracy
+    gallery, labels = Gallery(rows, seed, _expected(accuracy)), Counter[str]()
     for row in _current(view, latest):
         labels[label_of(row)] += 1
         gallery.add(row, is_failed=False)
@@ -48,6 +59,7 @@ def collect(output: Path, *, rows: int, seed: int = 0) -> Report:
         cards=cards,
         rows_known=gallery.rows_seen,
         failures=tuple(_failures(view)),
+        accuracy=tuple(_measured(accuracy)),
         timed=timed,
         spans=() if timed is None else spans_of(view, timed),
         runs=tuple(map(_run_point, reversed(runs))),
@@ -78,6 +90,30 @@ def _failures(view: OutputView) -> Iterator[FailureKind]:
             examples.setdefault(row["error_kind"], (row["row_id"], row["error_message"] or ""))
     for kind, rows in view.failures_by_kind().items():
         yield FailureKind(kind, rows, ADVICE.get(kind, "read the message"), *examples[kind])
+
+
+def _expected(accuracy: Mapping[str, Any]) -> dict[str, str]:
+    """row_id -> known answers, of the rows with a wrong answer."""
+    found: dict[str, list[str]] = {}
+    for name, measured in accuracy.items():
+        for each in measured["wrong"]:
+            words = each["expected"] if len(accuracy) == 1 else f"{name}: {each['expected']}"
+            found.setdefault(each["row_id"], []).append(words)
+    return {row_id: ", ".join(words) for row_id, words in found.items()}
+
+
+def _measured(accuracy: Mapping[str, Any]) -> Iterator[Measured]:
+    words = dict(zip(accuracy, accuracy_words(accuracy), strict=True))
+    for name, found in accuracy.items():
+        yield Measured(
+            name,
+            words[name],
+            found["kappa"],
+            found["macro_f1"],
+            tuple(found.get("labels", ())),
+            tuple(map(tuple, found.get("matrix", ()))),
+            tuple(WrongAnswer(**each) for each in found["wrong"]),
+        )
 
 
 def _asked(output: Path, latest: RunSummary) -> Asked | None:

@@ -6,6 +6,7 @@ import base64
 import heapq
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from enum import IntEnum
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
@@ -20,8 +21,6 @@ THUMBNAIL_SIDE = 240
 ANSWER_CHARACTERS = 600
 DETAIL_CHARACTERS = 200
 MOST_IMAGE_BYTES = 64 * 1024 * 1024
-#: Of the gallery at most this share is failures, where there are answers too.
-FAILED_SHARE = 0.5
 
 
 def label_of(row: Mapping[str, Any]) -> str:
@@ -30,56 +29,71 @@ def label_of(row: Mapping[str, Any]) -> str:
     return ", ".join(map(str, label)) if isinstance(label, list) else str(label or "")
 
 
-class Gallery:
-    """Chooses at most ``rows`` rows. The same rows and the same seed give the same choice."""
+class Group(IntEnum):
+    """The groups of the gallery, in the order in which they are shown."""
 
-    def __init__(self, rows: int, seed: int = 0) -> None:
+    FAILED = 0  #: rows of ``failures``
+    WRONG = 1  #: answers that are not the known ones
+    ANSWERED = 2
+
+
+class Gallery:
+    """Chooses at most ``rows`` rows. The same rows and the same seed give the same choice.
+
+    ``expected``: row_id -> known answer, of the rows with a wrong answer.
+    """
+
+    def __init__(self, rows: int, seed: int = 0, expected: Mapping[str, str] | None = None) -> None:
         self.rows_seen = 0
         self._rows = rows
         self._seed = seed
-        #: the ``rows`` rows of a group with the smallest lots: negative lot, row_id, row
-        self._groups: dict[tuple[bool, str], list[tuple[int, str, dict[str, Any]]]] = {}
+        self._expected = expected or {}
+        #: of each kind of failure and each label the ``rows`` rows with the smallest lots: negative lot, row_id, row
+        self._lots: dict[tuple[Group, str], list[tuple[int, str, dict[str, Any]]]] = {}
 
     def add(self, row: dict[str, Any], *, is_failed: bool) -> None:
         """Consider a row of ``results`` or ``failures``. Each row_id comes at most once in each table."""
         self.rows_seen += 1
-        group = self._groups.setdefault((is_failed, row["error_kind"] if is_failed else label_of(row)), [])
+        group = Group.FAILED if is_failed else Group.WRONG if row["row_id"] in self._expected else Group.ANSWERED
+        lots = self._lots.setdefault((group, row["error_kind"] if is_failed else label_of(row)), [])
         lot = int.from_bytes(blake2b(f"{self._seed}:{row['row_id']}".encode(), digest_size=6).digest())
         item = (-lot, row["row_id"], row)
-        if len(group) < self._rows:
-            heapq.heappush(group, item)
-        elif group and item > group[0]:
-            heapq.heapreplace(group, item)
+        if len(lots) < self._rows:
+            heapq.heappush(lots, item)
+        elif lots and item > lots[0]:
+            heapq.heapreplace(lots, item)
 
     def cards(self, thumbnails: Thumbnails) -> Iterator[Card]:
-        """The chosen rows, failures first, then by label."""
-        failed = self._drawn(is_failed=True, rows=self._rows)
-        answered = self._drawn(is_failed=False, rows=self._rows)
-        if answered:
-            failed = failed[: max(round(self._rows * FAILED_SHARE), self._rows - len(answered))]
-        for row in failed:
-            yield _card(row, thumbnails, is_failed=True)
-        for row in sorted(answered[: self._rows - len(failed)], key=lambda row: (label_of(row), row["row_id"])):
-            yield _card(row, thumbnails, is_failed=False)
+        """The chosen rows: at most half failures, at most half of the rest wrong answers, then answers by label."""
+        left = self._rows
+        for group in Group:
+            drawn = self._drawn(group)
+            later = sum(len(lots) for (other, _), lots in self._lots.items() if other > group)
+            chosen = drawn[: max(left // 2, left - later)]
+            left -= len(chosen)
+            if group is Group.ANSWERED:
+                chosen.sort(key=lambda row: (label_of(row), row["row_id"]))
+            for row in chosen:
+                yield _card(row, thumbnails, group, self._expected.get(row["row_id"]))
 
-    def _drawn(self, *, is_failed: bool, rows: int) -> list[dict[str, Any]]:
-        """One row of each group after the other, in the order of their lots."""
-        groups = [
-            sorted(group, reverse=True) for (failed, _), group in sorted(self._groups.items()) if failed == is_failed
-        ]
-        drawn = [group[place] for place in range(rows) for group in groups if place < len(group)]
-        return [row for _, _, row in drawn[:rows]]
+    def _drawn(self, group: Group) -> list[dict[str, Any]]:
+        """One row of each kind or label after the other, in the order of their lots."""
+        kinds = [sorted(lots, reverse=True) for (found, _), lots in sorted(self._lots.items()) if found == group]
+        drawn = [lots[place] for place in range(self._rows) for lots in kinds if place < len(lots)]
+        return [row for _, _, row in drawn[: self._rows]]
 
 
-def _card(row: Mapping[str, Any], thumbnails: Thumbnails, *, is_failed: bool) -> Card:
+def _card(row: Mapping[str, Any], thumbnails: Thumbnails, group: Group, expected: str | None) -> Card:
     references = [reference for reference in row.get("image_ref") or () if reference]
     thumbnail, reason = thumbnails.of(references)
+    is_failed = group is Group.FAILED
     answer = row["error_message"] if is_failed else _answer(row)
     return Card(
         row_id=row["row_id"],
         is_failed=is_failed,
         label=row["error_kind"] if is_failed else label_of(row),
         answer=_shortened(answer or "", ANSWER_CHARACTERS),
+        expected=expected if group is Group.WRONG else None,
         details=tuple(_details(row)),
         cost_usd=_usd(row.get("row_cost_ticks")),
         image=", ".join(references),

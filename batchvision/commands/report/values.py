@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from batchvision.commands.status import OutputStatus
 from batchvision.records import RunSummary
@@ -34,13 +34,15 @@ class LabelCount(NamedTuple):
 class Card(NamedTuple):
     """A row in the gallery. ``thumbnail``: a data URI; without one ``no_thumbnail`` says why.
 
-    ``answer``: the label, or the text. ``details``: name and value of the other cells.
+    ``answer``: the label, or the text. ``expected``: the known answer, where the answer is wrong.
+    ``details``: name and value of the other cells.
     """
 
     row_id: str
     is_failed: bool
     label: str
     answer: str
+    expected: str | None
     details: tuple[tuple[str, str], ...]
     cost_usd: str
     image: str
@@ -93,6 +95,29 @@ class SettingValue(NamedTuple):
     source: str
 
 
+class WrongAnswer(NamedTuple):
+    """A row whose answer is not the known one."""
+
+    row_id: str
+    expected: str
+    answered: str
+
+
+class Measured(NamedTuple):
+    """The accuracy of one property. ``words``: a sentence. Without ``matrix`` the answers are text.
+
+    ``labels``: name, expected and answered rows, precision, recall and F1. ``matrix``: a line for each expected label.
+    """
+
+    name: str
+    words: str
+    kappa: float | None
+    macro_f1: float
+    labels: tuple[Mapping[str, Any], ...]
+    matrix: tuple[tuple[int, ...], ...]
+    wrong: tuple[WrongAnswer, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """Everything that the page shows. ``cards`` are some of ``rows_known`` rows.
@@ -107,6 +132,7 @@ class Report:
     cards: tuple[Card, ...]
     rows_known: int
     failures: tuple[FailureKind, ...]
+    accuracy: tuple[Measured, ...]
     timed: RunSummary | None
     spans: tuple[TimeSpan, ...]
     runs: tuple[RunPoint, ...]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil, sqrt
 from typing import NamedTuple
 
-from batchvision.commands.accuracy.measures import Z_95, Proportion, wilson
+from batchvision.accuracy.measures import Z_95, Proportion, wilson
 
 
 class Paired(NamedTuple):

@@ -1,0 +1,226 @@
+"""Compare the current answers of an output with the right answers, where the job knows them.
+
+Known answers are never sent. They are no part of recipe or keys, so they may be added when all answers are paid.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from batchvision.accuracy import measure
+from batchvision.checkpoint import OutputView
+from batchvision.errors import JobInvalid
+from batchvision.job import TEXT, Job, main_property
+from batchvision.manifest import LocalInput, needed_columns, open_manifest, open_table
+from batchvision.prompt import answer_columns
+from batchvision.records import JsonObject
+from batchvision.runner.feed.keying import row_ids
+from batchvision.secrets import Secrets
+
+#: Rows with a wrong answer that are listed by row.
+WRONG_LISTED = 200
+#: The expected label of a row of which only a wrong answer is known.
+ANOTHER = "(another)"
+#: Answers of more different values are text. They have no measures by label.
+MOST_LABELS = 50
+
+
+class KnownAnswer(NamedTuple):
+    """The ``right`` answer, or ``None`` where a review only found that ``wrong`` is not the right one."""
+
+    right: str | None
+    wrong: str | None = None
+
+
+#: row_id -> property -> what is known, in the spelling of :func:`_spellings`
+KnownAnswers = dict[str, dict[str, KnownAnswer]]
+
+
+def accuracy_of(job: Job, secrets: Secrets) -> JsonObject:
+    """Property -> measures of the current answers, for the summary. Blocking.
+
+    Rows without an answer count as unanswered. Rows whose image is one of the prompt's examples do not count. Raises
+    JobInvalid for a known answer that cannot be read.
+    """
+    known = known_answers(job, secrets)
+    view, spelling = OutputView(job.output_path), _spellings(job)
+    columns = {column.property: column.name for column in answer_columns(job.recipe.answer)} or {TEXT: "output_text"}
+    examples = set(job.recipe.example_image_sha256)
+    answered: dict[str, dict[str, str | None]] = {}
+    for batch in view.current_results(job.recipe.recipe_id, ("row_id", "image_sha256", *columns.values())):
+        for row in batch.to_pylist():
+            if row["row_id"] not in known:
+                continue
+            if examples.intersection(row["image_sha256"] or ()):
+                del known[row["row_id"]]
+                continue
+            answered[row["row_id"]] = {
+                name: None if row[column] is None else spelling[name](row[column]) for name, column in columns.items()
+            }
+    found = {name: _measured(name, known, answered) for name in columns}
+    return {name: document for name, document in found.items() if document is not None}
+
+
+def _measured(
+    name: str, known: KnownAnswers, answered: Mapping[str, Mapping[str, str | None]]
+) -> dict[str, Any] | None:
+    pairs = list(_pairs(name, known, answered))
+    accuracy = measure((expected, answer) for _, expected, answer in pairs)
+    if accuracy is None:
+        return None
+    document = accuracy.document()
+    if len(accuracy.labels) > MOST_LABELS:
+        del document["labels"], document["matrix"]
+    wrong = [each for each in pairs if each[2] is not None and each[1] != each[2]]
+    keys = ("row_id", "expected", "answered")
+    document["wrong"] = [dict(zip(keys, each, strict=True)) for each in wrong[:WRONG_LISTED]]
+    return document
+
+
+def _pairs(
+    name: str, known: KnownAnswers, answered: Mapping[str, Mapping[str, str | None]]
+) -> Iterator[tuple[str, str, str | None]]:
+    """row_id, expected and answer. A row of which only a wrong answer is known counts while it has that answer."""
+    for row_id, properties in known.items():
+        if name in properties:
+            expected, answer = properties[name], answered.get(row_id, {}).get(name)
+            if expected.right is not None:
+                yield row_id, expected.right, answer
+            elif answer == expected.wrong:
+                yield row_id, ANOTHER, answer
+
+
+# ---------------------------------------------------------------------------------- the known answers
+
+
+def known_answers(job: Job, secrets: Secrets) -> KnownAnswers:
+    """The right answers by row_id. A repeated row_id has those of its first row. Raises JobInvalid."""
+    spelling = _spellings(job)
+    known: KnownAnswers = {}
+    rows = _of_file(job) if job.answer.expected_file is not None else _of_manifest(job, secrets)
+    for row_id, cells in rows:
+        found = {}
+        for name, cell in cells.items():
+            if not _is_empty(cell.right):
+                found[name] = KnownAnswer(_read(row_id, name, cell.right, spelling[name]))
+            elif not _is_empty(cell.wrong):
+                found[name] = KnownAnswer(None, _read(row_id, name, cell.wrong, spelling[name]))
+        if found:
+            known.setdefault(row_id, found)
+    return known
+
+
+class _Cells(NamedTuple):
+    """Cells of a known answer, as they were read."""
+
+    right: Any
+    wrong: Any = None
+
+
+def _is_empty(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
+def _read(row_id: str, name: str, cell: Any, spelling: Callable[[Any], str]) -> str:
+    try:
+        return spelling(cell)
+    except ValueError:
+        raise JobInvalid(f"the known answer of row {row_id} for {name} is {cell!r}, which no answer can be") from None
+
+
+def _of_manifest(job: Job, secrets: Secrets) -> Iterator[tuple[str, dict[str, _Cells]]]:
+    columns = job.expected_columns
+    needed = needed_columns(job)
+    if job.id_columns:  # images are not read then
+        needed = {name: needed[name] for name in dict.fromkeys((*job.id_columns, *columns.values()))}
+    for batch in open_manifest(job).batches(list(needed)):
+        ids = row_ids(batch, job, secrets)
+        cells = {name: batch[column].to_pylist() for name, column in columns.items()}
+        for place, row_id in enumerate(ids.to_pylist()):
+            if row_id is not None:
+                yield row_id, {name: _Cells(values[place]) for name, values in cells.items()}
+
+
+def _of_file(job: Job) -> Iterator[tuple[str, dict[str, _Cells]]]:
+    path = job.file(job.answer.expected_file)
+    if path is None:
+        raise RuntimeError("the job names no file of known answers")
+    table = open_table(LocalInput(path), {"row_id": "[answer] expected_file"})
+    names = {column.property: column.property for column in answer_columns(job.recipe.answer)} or {TEXT: TEXT}
+    main = main_property(job.recipe.answer)
+    if main is not None and "answer" in table.columns:
+        names[main] = "answer"
+    names = {name: column for name, column in names.items() if column in table.columns}
+    if not names:
+        raise JobInvalid(f"answer.expected_file: {path} has no column answer, and none named like a property")
+    review = [name for name in ("verdict", "given") if name in table.columns] if main in names else []
+    for batch in table.batches(["row_id", *names.values(), *review]):
+        cells = {name: batch[column].to_pylist() for name, column in names.items()}
+        wrong = _found_wrong(batch) if len(review) == 2 else None
+        for place, row_id in enumerate(batch["row_id"].cast(pa.string()).to_pylist()):
+            if row_id is None:
+                continue
+            found = {name: _Cells(values[place]) for name, values in cells.items()}
+            if main is not None and wrong is not None:
+                found[main] = found[main]._replace(wrong=wrong[place])
+            yield row_id, found
+
+
+def _found_wrong(batch: pa.RecordBatch) -> list[Any]:
+    """The answers that a review found wrong; ``None`` in its other rows."""
+    verdicts, given = batch["verdict"].to_pylist(), batch["given"].to_pylist()
+    return [answer if verdict == "wrong" else None for verdict, answer in zip(verdicts, given, strict=True)]
+
+
+# ---------------------------------------------------------------------------------- spellings
+
+
+def _spellings(job: Job) -> dict[str, Callable[[Any], str]]:
+    """For each property, a function that gives equal values the same text. It raises ValueError for another type."""
+    labels = {label.value.casefold(): label.value for label in job.recipe.answer.labels}
+    found: dict[str, Callable[[Any], str]] = {TEXT: _text}
+    for column in answer_columns(job.recipe.answer):
+        match column.type_name:
+            case "int64" | "float64":
+                found[column.property] = _number
+            case "bool":
+                found[column.property] = _truth
+            case "json":
+                found[column.property] = _json
+            case name if name.startswith("list<"):
+                found[column.property] = lambda value: _list(value, labels)
+            case _:
+                found[column.property] = lambda value: labels.get(_text(value).casefold(), _text(value))
+    return found
+
+
+def _text(value: Any) -> str:
+    return " ".join(str(value).split())
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):g}"
+
+
+def _truth(value: Any) -> str:
+    match str(value).strip().casefold():
+        case "true" | "yes" | "1":
+            return "true"
+        case "false" | "no" | "0":
+            return "false"
+    raise ValueError("neither true nor false")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(json.loads(value) if isinstance(value, str) else value, sort_keys=True, ensure_ascii=False)
+
+
+def _list(value: Any, labels: Mapping[str, str]) -> str:
+    """A list in any order: of an Arrow list, a JSON array, or text with commas."""
+    if isinstance(value, str):
+        value = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+    return ", ".join(sorted(labels.get(_text(each).casefold(), _text(each)) for each in value))
