@@ -59,6 +59,16 @@ def _seals(name: str) -> Callable[[], Work]:
     return ready
 
 
+def _loads(name: str) -> Callable[[], Work]:
+    def ready() -> Work:
+        from benches import load_runs
+
+        work: Work = getattr(load_runs, name)
+        return work
+
+    return ready
+
+
 def _material() -> Work:
     from benches.material import make
 
@@ -78,6 +88,10 @@ CONTENDERS: dict[str, Callable[[], Work]] = {
     "seals": _seals("seal_costs"),
     "accepted": _seals("accepted"),
     "stall": _seals("stall"),
+    "wide output": _loads("made_wide"),
+    "load": _loads("loaded"),
+    "bulk duckdb": _loads("bulk_duckdb"),
+    "bulk postgres": _loads("bulk_postgres"),
     "material": lambda: _material(),
 }
 
