@@ -8,7 +8,7 @@ from typing import NamedTuple
 from batchvision.accuracy import accuracy_words
 from batchvision.cli.progress import duration
 from batchvision.commands.advice import ADVICE
-from batchvision.errors import PAID_FAILURES
+from batchvision.errors import PAID_FAILURES, LoadFailed
 from batchvision.records import RunSummary
 from batchvision.ticks import bound_words, cost_words, format_usd
 from batchvision.wording import counted
@@ -30,13 +30,15 @@ class Typed(NamedTuple):
     again: str
     check: str
     reparse: str
+    load: str = "batchvision load JOB"
 
 
 def closing_lines(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
     """The lines of ``run`` on stderr at its end."""
     lines = [_headline(summary)]
     for number, line in enumerate(_stopped_words(summary).splitlines()):
-        lines.append(f"  {'stopped' if number == 0 else '':<8}  {line}")
+        title = "not loaded" if summary.stop_reason == LoadFailed.kind else "stopped"
+        lines.append(f"  {title if number == 0 else '':<8}  {line}")
     lines.append(f"  answers   {output / 'results'}   (batchvision show {output})")
     lines.append(f"  cost      {_money(summary)}")
     lines += _tokens(summary)
@@ -138,6 +140,8 @@ def next_steps(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
             return _after_own_limit(summary, failed, typed)
         case 5:
             return [f"{typed.check}   (then: {typed.again})"]
+        case 8:
+            return [f"{typed.load}   (once the destination can be had; nothing is asked again)"]
         case 7:
             return [f"{typed.again}   (after making sure that {output} can be written)"]
         case _:

@@ -66,8 +66,8 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     Run it again whenever something is left: finished rows cost nothing.
 
     Exit codes: 0 all rows have answers, 2 the job or manifest is wrong, 3 some rows failed, 4 a limit of the job was
-    reached, 5 the provider refused, 6 tickets are open, 7 disk, 11 another run holds the output, 129, 130
-    or 143 after a signal.
+    reached, 5 the provider refused, 6 tickets are open, 7 disk, 8 the load at the end failed, 11 another run holds the
+    output, 129, 130 or 143 after a signal.
     """
     chosen = load_job(job, flags, (*settings, *_retry_setting(flags)))
     summary = _run(chosen, flags)
@@ -157,6 +157,7 @@ def _print_closing(ctx: click.Context, path: str, job: Job, summary: RunSummary,
         again=typed_command(ctx, without=ONCE_FLAGS),
         check=f"batchvision check {path}",
         reparse=f"batchvision reparse {path}",
+        load=f"batchvision load {path}",
     )
     for line in closing_lines(summary, from_here(job.output_path), typed):
         say(line)

@@ -1,4 +1,4 @@
-"""A run, and what follows it: the snapshot of the output.
+"""A run, and what follows it: the snapshot of the output, then the load into the job's database.
 
 What follows also happens after a run that was stopped or cancelled. It does not happen where the run was refused
 (exits 2 and 11) or the disk failed (exit 7).
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 
 import anyio
 
 from batchvision import runner
+from batchvision.commands.load import Destination, job_destination, load_of_job
 from batchvision.commands.snapshot import write_job_snapshot
 from batchvision.errors import DiskFailed, JobInvalid, OutputHeld, StopRun
 from batchvision.interruption import drained, run_in_thread
@@ -42,19 +43,20 @@ async def run_async(
     dependencies: RunDependencies | None = None,
     elapsed_seconds: float = 0.0,
 ) -> RunSummary:
-    """Ask about every row of the job that has no answer yet, write the snapshot, and return the summary.
+    """Ask about every row of the job that has no answer yet, write the snapshot, load, and return the summary.
 
     ``selection`` narrows the manifest. ``watch`` is a task that takes the live counters; the run cancels it at its end.
     After SIGINT, SIGTERM or a cancellation the run sends nothing more. Requests in flight may end within
     ``drain_timeout_seconds``; a second signal cuts them off. A cancelled task raises CancelledError after the summary
-    and the snapshot were written. ``limits.max_runtime_seconds`` counts from this call, less ``elapsed_seconds``: the
-    age of the process.
+    and the snapshot were written and the load has ended. ``limits.max_runtime_seconds`` counts from this call, less
+    ``elapsed_seconds``: the age of the process.
 
     Raises StopRun (JobInvalid, OutputHeld, CheckpointDamaged ...) if the run cannot begin. Once it has begun, each end
     is in the summary: ``stop_reason``, ``exit_code``, ``message``. The summary in the output holds the run's own end.
-    A snapshot that failed changes only the returned one.
+    A snapshot or a load that failed changes only the returned one.
     """
     dependencies = dependencies or RunDependencies()
+    destination = job_destination(job, environ)  # before anything is sent
     try:
         summary = await runner.run_async(
             job,
@@ -67,13 +69,12 @@ async def run_async(
         )
     except asyncio.CancelledError:
         with suppress(JobInvalid):  # nothing was ever run
-            if (fault := await _uncancelled(job, dependencies)) is not None:
+            for fault in await _uncancelled(job, destination, dependencies):
                 log.warning("%s", fault.message)
         raise
     if summary.exit_code in (JobInvalid.exit_code, OutputHeld.exit_code, DiskFailed.exit_code):
         return summary
-    fault = await _uncancelled(job, dependencies)
-    return summary if fault is None else _with(summary, fault)
+    return reduce(_with, await _uncancelled(job, destination, dependencies), summary)
 
 
 def run(
@@ -103,23 +104,28 @@ def run(
     return run_in_thread(start)
 
 
-async def _uncancelled(job: Job, dependencies: RunDependencies) -> StopRun | None:
+async def _uncancelled(job: Job, destination: Destination | None, dependencies: RunDependencies) -> list[StopRun]:
     """Do what follows a run. A cancellation takes effect at its end. Returns what failed."""
-    return await drained(_follow(job, dependencies), lambda: True)
+    return await drained(_follow(job, destination, dependencies), lambda: True)
 
 
-async def _follow(job: Job, dependencies: RunDependencies) -> StopRun | None:
-    if job.snapshot_path is None:
-        return None
-    try:
-        await (dependencies.offload or threads())(write_job_snapshot, job, dependencies)
-    except JobInvalid:
-        raise
-    except OutputHeld as held:  # the next run writes the snapshot
-        log.warning("%s", held.message)
-    except StopRun as fault:
-        return fault
-    return None
+async def _follow(job: Job, destination: Destination | None, dependencies: RunDependencies) -> list[StopRun]:
+    steps: list[Callable[[], object]] = []
+    if job.snapshot_path is not None:
+        steps.append(partial(write_job_snapshot, job, dependencies))
+    if destination is not None:
+        steps.append(partial(load_of_job, job, destination))
+    faults = list[StopRun]()
+    for step in steps:
+        try:
+            await (dependencies.offload or threads())(step)
+        except JobInvalid:
+            raise
+        except OutputHeld as held:  # the next run writes the snapshot
+            log.warning("%s", held.message)
+        except StopRun as fault:
+            faults.append(fault)
+    return faults
 
 
 def _with(summary: RunSummary, fault: StopRun) -> RunSummary:

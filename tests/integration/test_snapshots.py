@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -17,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from job_runs import DEFERRED, JobRuns
+from signalled_runs import signal_at_first_answer
 
 import batchvision
 from batchvision.checkpoint import compact
@@ -154,28 +152,9 @@ def test_the_command_writes_it_where_the_flag_names_it(job: JobRuns) -> None:
 # ---------------------------------------------------------------------------------- interrupted runs
 
 
-@contextmanager
-def _signal_at_first_answer(emulator: RunningEmulator, number: int) -> Iterator[None]:
-    has_ended = threading.Event()
-
-    def send() -> None:
-        while not emulator.bill().entries:
-            if has_ended.wait(0.01):
-                return
-        os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    try:
-        yield
-    finally:
-        has_ended.set()
-        thread.join()
-
-
 def test_a_run_that_a_signal_ended_writes_what_is_current(job: JobRuns) -> None:
     job.emulator.configure(latency_seconds=0.3)
-    with _signal_at_first_answer(job.emulator, signal.SIGTERM):
+    with signal_at_first_answer(job.emulator, signal.SIGTERM):
         session = job.run({"limits.concurrency": 1})
     assert session.exit_code == 143
     assert len(snapshot(job)) == len(job.table("results")) > 0

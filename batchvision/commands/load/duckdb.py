@@ -21,7 +21,7 @@ from batchvision.errors import LoadFailed
 #: Rows of a batch that is read.
 _BATCH_ROWS = 50_000
 #: DuckDB would take most of the machine's memory. Beyond this it writes temporary files beside the database.
-_MEMORY = "400MB"
+_MEMORY = "256MB"
 _INCOMING, _STAGE = "batchvision_incoming", "batchvision_stage"
 _SQL = DIALECTS["duckdb"]
 
@@ -48,12 +48,12 @@ class DuckDBFile:
     def _failures(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except duckdb.Error as fault:
+        except (duckdb.Error, pa.ArrowException, OSError) as fault:  # rows that are read raise those of Arrow
             what = f"{self.name}: {doing} failed: {str(fault).splitlines()[0]}. Nothing was loaded"
             raise LoadFailed(what, next_step=_next_step(fault, self.path)) from fault
 
 
-def _next_step(fault: duckdb.Error, path: Path) -> str:
+def _next_step(fault: Exception, path: Path) -> str:
     text = str(fault)
     if "lock" in text:
         return "close the program that has the file open, then load again"

@@ -68,10 +68,11 @@ class PostgresDatabase:
     def _failures(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except dbapi.Error as fault:
+        except (dbapi.Error, pa.ArrowException, OSError) as fault:  # rows that are read raise those of Arrow
             reason = self._secrets.mask(_reason(str(fault)))
             what = f"{self.name}: {doing} failed: {reason}. Nothing was loaded"
-            raise LoadFailed(what, next_step=_next_step(fault.sqlstate)) from None  # its text may hold cells
+            sqlstate = getattr(fault, "sqlstate", None)
+            raise LoadFailed(what, next_step=_next_step(sqlstate)) from None  # the text of the fault may hold cells
 
 
 def _next_step(sqlstate: str | None) -> str:
