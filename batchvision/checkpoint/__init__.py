@@ -23,7 +23,7 @@ from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lineage import Name, is_merged
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, OutputLock, holder_at_work
 from batchvision.checkpoint.manifest_index import index_paths
-from batchvision.checkpoint.opening import disk_at
+from batchvision.checkpoint.opening import disk_at, fetch_output
 from batchvision.checkpoint.paid_rows import PaidRows
 from batchvision.checkpoint.parts import (
     DATED,
@@ -135,6 +135,7 @@ __all__ = [
     "earlier_sha256",
     "failures_of",
     "failures_schema",
+    "fetch_output",
     "fitted",
     "holder_at_work",
     "index_paths",

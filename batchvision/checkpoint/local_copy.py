@@ -6,6 +6,7 @@ on. Each other file is one object under its own path. Locks, the reserve and inc
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -48,6 +49,11 @@ class StoreListing(NamedTuple):
             elif each.key != LOCK_KEY:
                 files[each.key] = each
         return cls(files, segments)
+
+    def goes_on_as(self, later: StoreListing) -> bool:
+        """Whether segments have only grown meanwhile, and no other file has changed."""
+        grown = {key: pieces[: len(self.segments.get(key, ()))] for key, pieces in later.segments.items()}
+        return self.files == later.files and self.segments == {key: grown[key] for key in grown if grown[key]}
 
     @property
     def is_empty(self) -> bool:
@@ -127,6 +133,27 @@ class LocalCopy:
             self._record_file = None
 
     # ---------------------------------------------------------------------------- fetching
+
+    def follow(self, objects: ObjectFolder) -> None:
+        """Make the copy what the store held at one moment, while a run may write. One process at a time.
+
+        Raises OSError, StoreFault, CheckpointDamaged.
+        """
+        make_folders(self._disk, self.output)
+        descriptor = os.open(self.output.parent / _READERS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PUBLIC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self.open_record()
+            before = StoreListing.of(objects)
+            while True:
+                is_whole = self.fetch(objects, before)
+                after = StoreListing.of(objects)
+                if is_whole and before.goes_on_as(after):
+                    return
+                before = after
+        finally:
+            self.close()
+            os.close(descriptor)
 
     def fetch(self, objects: ObjectFolder, listing: StoreListing) -> bool:
         """Make the copy what the store holds. False: an object has gone meanwhile.

@@ -72,10 +72,11 @@ class Holder(NamedTuple):
 class OutputLock:
     """A held output (and shard): a flock, and a hold against other machines. A context manager."""
 
-    def __init__(self, output: Path, shard: str, descriptor: int, holds: Sequence[Hold] = ()) -> None:
+    def __init__(self, output: Path, shard: str, disk: Disk, descriptor: int, holds: Sequence[Hold] = ()) -> None:
         self.output = output
         self.shard = shard
         self.file = OpenedFile.at(lock_path(output, shard), descriptor)
+        self.disk = disk  #: with which it was taken
         self._holds = holds
         self._descriptor: int | None = descriptor  #: the kernel's lock ends with it
         self._pid = os.getpid()
@@ -115,7 +116,7 @@ class OutputLock:
                 hold.release()
             os.close(descriptor)
             raise
-        return cls(output, shard, descriptor, holds)
+        return cls(output, shard, disk, descriptor, holds)
 
     @property
     def folder(self) -> Path:

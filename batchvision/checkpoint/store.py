@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from batchvision.checkpoint import compaction, summaries, waits
-from batchvision.checkpoint.disk import LocalDisk, disk_failures
+from batchvision.checkpoint.disk import disk_failures
 from batchvision.checkpoint.journal import Journal
 from batchvision.checkpoint.journal_records import (
     Accepted,
@@ -117,12 +117,12 @@ class Store:
         disk: Disk | None = None,
         offload: Offload | None = None,
     ) -> Store:
-        """Open an output. A lock that is passed in stays the caller's.
+        """Open an output. A lock that is passed in stays the caller's. ``disk``: by default that of the lock.
 
         Raises OutputHeld, JobInvalid (another job's output, a changed column type), CheckpointDamaged, DiskFailed.
         """
-        disk, secrets, padded = disk or LocalDisk(), secrets or Secrets(), list[Path]()
         lock = where if isinstance(where, OutputLock) else cls.lock(where, shard, disk)
+        disk, secrets, padded = disk or lock.disk, secrets or Secrets(), list[Path]()
         try:
             with disk_failures(f"opening {lock.output}"):
                 columns = register(disk, lock.output, settings.job_name, settings.columns, padded.append)

@@ -33,13 +33,13 @@ class Typed(NamedTuple):
     load: str = "batchvision load JOB"
 
 
-def closing_lines(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
-    """The lines of ``run`` on stderr at its end."""
+def closing_lines(summary: RunSummary, output: Path | str, typed: Typed) -> list[str]:
+    """The lines of ``run`` on stderr at its end. ``output``: a folder or URL."""
     lines = [_headline(summary)]
     for number, line in enumerate(_stopped_words(summary).splitlines()):
         title = "not loaded" if summary.stop_reason == LoadFailed.kind else "stopped"
         lines.append(f"  {title if number == 0 else '':<8}  {line}")
-    lines.append(f"  answers   {output / 'results'}   (batchvision show {output})")
+    lines.append(f"  answers   {output}/results   (batchvision show {output})")
     lines.append(f"  cost      {_money(summary)}")
     lines += _tokens(summary)
     if chosen := summary.fallbacks.get("by_model"):
@@ -125,7 +125,7 @@ def _left_over(summary: RunSummary) -> list[str]:
     return lines
 
 
-def next_steps(summary: RunSummary, output: Path, typed: Typed) -> list[str]:
+def next_steps(summary: RunSummary, output: Path | str, typed: Typed) -> list[str]:
     """The commands to type next, the most useful first. After exit code 0 there are no steps."""
     failed = LOOK_AT_FAILURES.format(output=output)
     match summary.exit_code:

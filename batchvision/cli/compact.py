@@ -10,7 +10,7 @@ import click
 
 from batchvision.cli.command import Command
 from batchvision.cli.output import print_document, say
-from batchvision.cli.place import output_of, place_argument
+from batchvision.cli.place import from_here, job_at, output_of, place_argument
 from batchvision.cli.terminal import safe_line
 
 if TYPE_CHECKING:
@@ -33,11 +33,13 @@ def command(place: str, drop_superseded: bool, as_json: bool) -> int:
     Exit codes: 0 done, 7 disk failed or the output is damaged, 11 a run holds the output.
     """
     from batchvision.checkpoint import compact
+    from batchvision.commands.places import for_writing
     from batchvision.commands.status import open_output
 
-    output = output_of(place)
-    open_output(output)
-    compacted = compact(output, drop_superseded=drop_superseded)
+    open_output(output_of(place))
+    output, disk = for_writing(job_at(place) or place)
+    output = from_here(output)
+    compacted = compact(output, drop_superseded=drop_superseded, disk=disk)
     for line in compacted_lines(output, compacted):
         say(safe_line(line))
     if as_json:

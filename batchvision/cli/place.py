@@ -16,13 +16,17 @@ place_argument = click.argument("place", metavar="OUT|JOB", type=str)
 
 
 def output_of(place: str) -> Path:
-    """The output folder at ``place``, or of the job at ``place``."""
+    """The folder with the output at ``place``, or of the job at ``place``. One in an object store is fetched."""
+    from batchvision.commands.places import output_at, reading
+
     job = job_at(place)
-    return Path(place).expanduser() if job is None else from_here(Path(job.output_path))
+    return output_at(place) if job is None else from_here(reading(job).output_path)
 
 
 def job_at(place: str) -> Job | None:
     """The job at ``place``; ``None`` where it is an output."""
+    if "://" in place:
+        return None
     path = Path(place).expanduser()
     return load_job(place, {}, ()) if not path.is_dir() and (path.suffix == ".toml" or path.is_file()) else None
 

@@ -159,5 +159,5 @@ def _print_closing(ctx: click.Context, path: str, job: Job, summary: RunSummary,
         reparse=f"batchvision reparse {path}",
         load=f"batchvision load {path}",
     )
-    for line in closing_lines(summary, from_here(job.output_path), typed):
+    for line in closing_lines(summary, job.output_url or from_here(job.output_path), typed):
         say(line)

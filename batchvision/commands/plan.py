@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batchvision.checkpoint import RowIndex
+from batchvision.commands.places import reading
 from batchvision.errors import ImageUnreachable, RowFault
 from batchvision.images import ReserveBytes
 from batchvision.job import Job
@@ -141,7 +142,7 @@ async def plan(
 
     ``show_requests``: number of request bodies in the plan. ``watch`` sees each request that would be sent.
     """
-    selection = selection or Selection(retry_failed=job.limits.retry_kinds)
+    job, selection = reading(job), selection or Selection(retry_failed=job.limits.retry_kinds)
     surveyed, row_index, prices = survey(job, selection), row_index_of(job), quote(job)
     estimator = estimator_of(job, prices.prices)
     requests = RequestCounter(job, estimator, row_index, watch, show_requests)

@@ -19,6 +19,7 @@ from batchvision.checkpoint import (
     read_registry,
     results_schema,
 )
+from batchvision.commands.places import output_at
 from batchvision.commands.run_table import RUNS, run_batches
 from batchvision.commands.status import open_output
 from batchvision.errors import JobInvalid
@@ -29,7 +30,7 @@ TABLES = ("results", "failures", "attempts", "runs")
 def read(
     output: str | os.PathLike[str], table: str = "results", *, columns: Sequence[str] | None = None
 ) -> OutputTable:
-    """Return a table of the output folder ``output``, to be read a batch at a time.
+    """Return a table of the output at ``output``, a folder or URL, to be read a batch at a time.
 
     ``results``: the current answer of each row. Its last column ``in_manifest`` is false for rows that have left the
     manifest. ``failures``: the rows that are failed now. ``attempts``: every attempt with its cost. ``runs``: the
@@ -39,7 +40,7 @@ def read(
     """
     if table not in TABLES:
         raise JobInvalid(f"there is no table {table!r}; there are: {', '.join(TABLES)}")
-    view = open_output(Path(output).expanduser())
+    view = open_output(output_at(output))
     schema = schema_of_table(view, table)
     if columns is not None:
         if unknown := [name for name in columns if name not in schema.names]:

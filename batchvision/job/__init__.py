@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from batchvision.job.columns import FIXED_COLUMNS, TEXT, KeepColumn, main_property
 from batchvision.job.files import is_blank, separator_of
+from batchvision.job.limits import OutputSection
 from batchvision.job.loading import DEFAULT_TABLE_PREFIX, LOADED_TABLES, LoadSection
 from batchvision.job.model import Job
+from batchvision.job.object_urls import is_object_url, local_copy
 from batchvision.job.recipe import changed_keys, recipe_document, recipe_from_document
 from batchvision.job.values import RowLimit
 
@@ -20,9 +22,12 @@ __all__ = [
     "Job",
     "KeepColumn",
     "LoadSection",
+    "OutputSection",
     "RowLimit",
     "changed_keys",
     "is_blank",
+    "is_object_url",
+    "local_copy",
     "main_property",
     "recipe_document",
     "recipe_from_document",

@@ -131,7 +131,7 @@ def open_store(setup: RunSetup, lock: OutputLock, keep: Sequence[tuple[str, pa.D
         ticket_place=place_of(job.base_url),
         reserve_bytes=reserve_bytes(rows_at_once(job.limits.concurrency) + POLLERS),
     )
-    return Store.open(lock, settings, secrets=setup.secrets, disk=setup.disk, offload=setup.dependencies.offload)
+    return Store.open(lock, settings, secrets=setup.secrets, offload=setup.dependencies.offload)
 
 
 class OpenedOutput:

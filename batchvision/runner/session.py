@@ -21,6 +21,7 @@ from batchvision.eventloop import loop_time
 from batchvision.interruption import drained
 from batchvision.job import Job
 from batchvision.records import Counters, Lane, Purpose, Row, RunSummary, WaitNotice
+from batchvision.runner import wiring
 from batchvision.runner.access import connected
 from batchvision.runner.assembly import delivery_of
 from batchvision.runner.closing import RunEnd
@@ -81,7 +82,8 @@ class RunSession:
     async def run(self, watch: Watch | None) -> RunSummary:
         """Hold the output, and run. If the run is refused, collect the open tickets first."""
         setup = self.setup
-        with await setup.offload(Store.lock, setup.job.output_path, setup.selection.shard_name, setup.disk) as lock:
+        disk = wiring.disk_of(setup.job, setup.dependencies)
+        with await setup.offload(Store.lock, setup.job.output_path, setup.selection.shard_name, disk) as lock:
             try:
                 return await self._run_locked(lock, watch)
             except JobInvalid as refusal:

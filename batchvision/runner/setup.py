@@ -109,7 +109,6 @@ class RunSetup:
         self.offload = dependencies.offload or threads()
         #: of the manifest: a thread of its own, because a disk with images may hang
         self.read = dependencies.offload or threads(1, may_abandon=True)
-        self.disk = wiring.disk_of(job, dependencies)
         self.started_at = dependencies.now()
         self.purpose = purpose
         self.run_id = purpose.mark(new_run_id(self.started_at, dependencies.rng))

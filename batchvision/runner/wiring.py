@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
-from batchvision.checkpoint import Disk, disk_at, spent_by_shard, type_of
+from batchvision.checkpoint import Disk, Store, disk_at, spent_by_shard, type_of
 from batchvision.errors import JobInvalid
 from batchvision.images import (
     Converter,
@@ -62,6 +62,12 @@ def disk_of(job: Job, dependencies: RunDependencies) -> Disk:
     if dependencies.disk is not None:
         return dependencies.disk
     return disk_at(job.output_path, job.output_url, job.output.sync_seconds, group_readable=job.output.group_readable)
+
+
+def bring_up_to_date(job: Job, dependencies: RunDependencies) -> None:
+    """Make the local copy of an output in an object store what the store holds. Raises OutputHeld, DiskFailed."""
+    if job.output_url is not None:
+        Store.lock(job.output_path, disk=disk_of(job, dependencies)).release()
 
 
 def prices_of(job: Job) -> Prices | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import obstore
@@ -12,6 +14,7 @@ from job_runs import JobRuns
 from obstore.store import from_url
 from s3_server import BUCKET, S3Server, s3_server
 
+from batchvision.commands.read import read
 from batchvision.emulator import start_in_thread
 
 
@@ -70,3 +73,41 @@ def test_after_an_orderly_end_the_store_holds_every_file_of_the_copy(runs: JobRu
     assert {Path(key).name for key in set(here) - set(there)} == {"lock", "shards.lock", "columns.lock"}
     assert set(there) - set(here) == {".batchvision/lock.json"}
     assert all(here[key] == there[key] for key in here.keys() & there.keys())
+
+
+def test_readers_take_the_url_and_leave_the_copy_of_a_run_alone(runs: JobRuns, url: str, tmp_path: Path) -> None:
+    runs.run()
+    copy = runs.job().output_path
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    assert {row for batch in read(url) for row in batch["row_id"].to_pylist()} == set(runs.cells)
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+    another_machine(tmp_path)
+    done = json.loads(runs.command("status", url, "--json").stdout)
+    assert (done["rows_answered"], done["in_flight"]) == (20, 0)
+    for command in ("show", "verify", "compact"):
+        ended = runs.command(command, url)
+        assert ended.returncode == 0, ended.stderr
+    assert json.loads(runs.command("plan", runs.job_file(), "--json").stdout)["rows"]["done"] == 20
+
+
+def test_a_reader_follows_the_runs_of_another_machine(runs: JobRuns, url: str, tmp_path: Path) -> None:
+    runs.run()
+    assert read_rows(url) == 20
+    runs.rows("blue shoe", "new-1")
+    with state_of_another_machine(tmp_path):
+        runs.run()
+    assert read_rows(url) == 21
+    third = runs.run()  # on the first machine again, whose copy is the older one
+    assert (third.exit_code, third.billed.total()) == (0, 0)
+
+
+def read_rows(url: str) -> int:
+    return sum(batch.num_rows for batch in read(url))
+
+
+@contextmanager
+def state_of_another_machine(tmp_path: Path) -> Iterator[None]:
+    (tmp_path / "state").rename(tmp_path / "first")
+    yield
+    shutil.rmtree(tmp_path / "state")
+    (tmp_path / "first").rename(tmp_path / "state")

@@ -24,7 +24,7 @@ from batchvision.job import Job
 from batchvision.keys import row_digest
 from batchvision.money import quote
 from batchvision.records import TICKS_PER_USD, Purpose
-from batchvision.runner import CountedRequest, RequestReader, RunDependencies, Watch, estimator_of, run_async
+from batchvision.runner import CountedRequest, RequestReader, RunDependencies, Watch, estimator_of, run_async, wiring
 from batchvision.runner.feed import NoKnownRows, Selection, feed, survey
 from batchvision.ticks import known_or_none
 
@@ -131,6 +131,7 @@ async def pilot(
     """
     chosen_variants = list(variants(job, sweep, remake)) if remake is not None else []
     runs = _PilotRuns(watch, begins, environ, dependencies)
+    wiring.bring_up_to_date(job, dependencies or RunDependencies())
     if OutputView(job.output_path).is_cut_off():  # a journal may hold answers to the rows of this pilot
         await runs.run(job, frozenset(), Purpose.PILOT, "a run did not end: reading its journal")
     frame = SamplingFrame()

@@ -80,9 +80,10 @@ async def reparse(
 
     All shards of the output are read; their open journals are taken over, as a run without shards does.
     """
+    dependencies, reparsed = dependencies or RunDependencies(), Reparsed()
+    wiring.bring_up_to_date(job, dependencies)
     open_output(job.output_path)
     recipes = recipes_alike(job)
-    dependencies, reparsed = dependencies or RunDependencies(), Reparsed()
     with Store.lock(job.output_path, disk=wiring.disk_of(job, dependencies)) as lock:
         await _Reparse(job, recipes, lock, environ, dependencies, reparsed).work()
     reparsed.refreshed = refresh_kept_cells(job, dependencies.secrets, wiring.disk_of(job, dependencies))
@@ -149,8 +150,7 @@ class _Reparse:
             columns=Columns(keep=surveyed.typed_keep, answers=wiring.answer_columns_of(self.job)),
             keep_raw=self.job.output.keep_raw_answers,
         )
-        disk = wiring.disk_of(self.job, self.dependencies)
-        return Store.open(self.lock, settings, secrets=self.secrets, disk=disk, offload=self.dependencies.offload)
+        return Store.open(self.lock, settings, secrets=self.secrets, offload=self.dependencies.offload)
 
     async def _publish_all(self, surveyed: Survey) -> None:
         stored = StoredRows(self.job.output_path, frozenset(self.recipes))

@@ -1,0 +1,33 @@
+"""Outputs by their place: a folder, or the URL of an object store, which is fetched for reading."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from batchvision.checkpoint import Disk, disk_at, fetch_output
+from batchvision.job import Job, OutputSection, is_object_url, local_copy
+
+
+def output_at(place: str | os.PathLike[str]) -> Path:
+    """The folder of an output. Raises JobInvalid, DiskFailed, CheckpointDamaged where it must be fetched."""
+    text = os.fspath(place)
+    return fetch_output(text, local_copy(text)) if is_object_url(text) else Path(text).expanduser()
+
+
+def reading(job: Job) -> Job:
+    """The job, with its output where it can be read without the lock. Raises as :func:`output_at`."""
+    if job.output_url is None:
+        return job
+    return job.model_copy(update={"output_path": fetch_output(job.output_url, job.output_path)})
+
+
+def for_writing(place: Job | str) -> tuple[Path, Disk]:
+    """The folder of an output, and its disk, for a command that takes its lock. Raises JobInvalid."""
+    if isinstance(place, Job):
+        url, output, seconds = place.output_url, place.output_path, place.output.sync_seconds
+    elif is_object_url(place):
+        url, output, seconds = place, local_copy(place), OutputSection(path=place).sync_seconds
+    else:
+        url, output, seconds = None, Path(place).expanduser(), 0.0
+    return output, disk_at(output, url, seconds)
