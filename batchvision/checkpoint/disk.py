@@ -44,7 +44,7 @@ class WholeFiles:
         """Nothing to do."""
 
     def put(self: JournalFiles, path: Path, content: bytes | memoryview, owner: str = "") -> None:
-        self.close(start_file(self, path, content, PUBLIC, owner))
+        self.close(start_file(self, path, (content,), PUBLIC, owner))
 
     def replace_if(self, path: Path, content: bytes, expected: bytes | None) -> bool:
         """Compare, then replace. On a local disk the caller holds a lock."""
@@ -201,7 +201,9 @@ def hidden_name(path: Path, owner: str = "") -> Path:
     return path.with_name(f".{path.name}.{owner}.tmp" if owner else f".{path.name}.tmp")
 
 
-def start_file(files: JournalFiles, path: Path, content: bytes | memoryview, mode: int, owner: str = "") -> int:
+def start_file(
+    files: JournalFiles, path: Path, pieces: Iterable[bytes | memoryview], mode: int, owner: str = ""
+) -> int:
     """Store a file whole and return its descriptor, so that it can grow.
 
     After a crash there is the old file or the new one.
@@ -210,7 +212,8 @@ def start_file(files: JournalFiles, path: Path, content: bytes | memoryview, mod
     hidden = hidden_name(path, owner)
     descriptor = files.create(hidden, mode)
     try:
-        files.write(descriptor, content)
+        for piece in pieces:
+            files.write(descriptor, piece)
         files.sync(descriptor)
         files.rename(hidden, path)
         files.sync_folder(path.parent)

@@ -196,7 +196,7 @@ class LocalCopy:
     def _store(self, path: Path, content: bytes) -> None:
         mode = PRIVATE if is_segment(path) or path.name == OPEN_LOG_NAME else PUBLIC
         make_folders(self._disk, path.parent)
-        self._disk.close(start_file(self._disk, path, content, mode))
+        self._disk.close(start_file(self._disk, path, (content,), mode))
 
 
 def is_mirrored(path: Path) -> bool:

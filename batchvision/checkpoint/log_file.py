@@ -21,6 +21,9 @@ from batchvision.checkpoint.record_json import decode, encode
 from batchvision.checkpoint.storage import JournalFiles
 from batchvision.errors import CheckpointDamaged
 
+#: A group is written in pieces of at least so many bytes.
+PIECE_BYTES = 1024 * 1024
+
 
 class LogFile:
     """One file, open for appending."""
@@ -36,20 +39,18 @@ class LogFile:
     @classmethod
     def create(cls, files: JournalFiles, path: Path, records: Iterable[Record], mask: Callable[[str], str]) -> LogFile:
         """Make a file of one group. It is durable under its name when this returns, and replaces an older one."""
-        content = frame_group(0, [encode(record, mask) for record in records])
-        return cls(files, path, start_file(files, path, content, PRIVATE))
+        pieces = _pieces(0, (encode(record, mask) for record in records))
+        return cls(files, path, start_file(files, path, pieces, PRIVATE))
 
-    def append(self, bodies: list[bytes]) -> None:
-        """Write one group of encoded records. It is durable when this returns."""
-        if not bodies:
-            return
+    def append(self, bodies: Iterable[bytes]) -> None:
+        """Write one group of encoded records, at least one. It is durable when this returns."""
         if self._descriptor is None:
             raise RuntimeError(f"{self.path} is closed")
-        content = frame_group(self._groups, bodies)
-        self._files.write(self._descriptor, content)
+        for piece in _pieces(self._groups, bodies):
+            self._files.write(self._descriptor, piece)
+            self.appended_bytes += len(piece)
         self._files.sync(self._descriptor)
         self._groups += 1
-        self.appended_bytes += len(content)
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -57,14 +58,33 @@ class LogFile:
             self._files.close(descriptor)
 
 
-def frame_group(number: int, bodies: list[bytes]) -> bytes:
+def frame_group(number: int, bodies: Iterable[bytes]) -> bytes:
     """The lines of one group."""
-    lines = []
-    for at, body in enumerate(bodies, start=1):
-        last = b'"last":%d,' % at if at == len(bodies) else b""
+    return b"".join(_lines_of(number, bodies))
+
+
+def _lines_of(number: int, bodies: Iterable[bytes]) -> Iterator[bytes]:
+    rest = iter(bodies)
+    body, at = next(rest, None), 1
+    while body is not None:
+        following = next(rest, None)
+        last = b"" if following is not None else b'"last":%d,' % at
         content = b'{"g":%d,%s%s' % (number, last, body[1:])
-        lines.append(b"%08x %s\n" % (crc32(content), content))
-    return b"".join(lines)
+        yield b"%08x %s\n" % (crc32(content), content)
+        body, at = following, at + 1
+
+
+def _pieces(number: int, bodies: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a group, as they are written. A large group is never in memory as a whole."""
+    lines, size_bytes = list[bytes](), 0
+    for line in _lines_of(number, bodies):
+        lines.append(line)
+        size_bytes += len(line)
+        if size_bytes >= PIECE_BYTES:
+            yield b"".join(lines)
+            lines, size_bytes = [], 0
+    if lines:
+        yield b"".join(lines)
 
 
 # ---------------------------------------------------------------------------------- reading back

@@ -7,8 +7,9 @@ is live.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,25 +57,31 @@ class OpenLog:
         """Whether the next write must be of everything that is live, at most so many records."""
         return not self._has_begun or self._records > FEW_RECORDS + 2 * live
 
-    def write(self, records: Sequence[Record], seq: int, *, is_whole: bool) -> None:
+    def write(self, records: Iterable[Record], seq: int, *, is_whole: bool) -> None:
         """Commit the seal of segment ``seq``. ``is_whole``: ``records`` are everything that is live. Raises OSError."""
-        records = [*records, Sealed(seq)]
+        group = chain(records, (Sealed(seq),))
         if is_whole:
-            self._begin(records)
+            self._begin(group)
         elif self._log is None:  # after a failed write: never again to the same file
-            self._begin([*read_open_log(self._path.parent).records, *records])
+            self._begin(chain(read_open_log(self._path.parent).records, group))
         else:
             try:
-                self._log.append([encode(record, self._mask) for record in records])
+                self._log.append(encode(record, self._mask) for record in self._counted(group))
             except OSError:
                 self.close()
                 raise
-            self._records += len(records)
 
-    def _begin(self, records: Sequence[Record]) -> None:
+    def _begin(self, records: Iterable[Record]) -> None:
         self.close()
-        self._log = LogFile.create(self._files, self._path, [self._header, *records], self._mask)
-        self._records, self._has_begun = len(records), True
+        self._records = 0
+        group = chain((self._header,), self._counted(records))
+        self._log = LogFile.create(self._files, self._path, group, self._mask)
+        self._has_begun = True
+
+    def _counted(self, records: Iterable[Record]) -> Iterator[Record]:
+        for record in records:
+            self._records += 1
+            yield record
 
     def close(self) -> None:
         if self._log is not None:

@@ -82,11 +82,10 @@ class Cut(NamedTuple):
     is_whole: bool
     failures: tuple[Failed, ...] | None
 
-    def open_records(self) -> list[Record]:
-        """The records for ``open.log``. The thread of the seal unpacks accepted work, not the event loop."""
-        return [
-            record for each in self.open_work for record in (each.records() if isinstance(each, Packed) else (each,))
-        ]
+    def open_records(self) -> Iterator[Record]:
+        """The records for ``open.log``. The thread of the seal unpacks accepted work, one exchange at a time."""
+        for each in self.open_work:
+            yield from each.records() if isinstance(each, Packed) else (each,)
 
 
 class Carries:
