@@ -29,7 +29,7 @@ def label_of(row: Mapping[str, Any]) -> str:
     return ", ".join(map(str, label)) if isinstance(label, list) else str(label or "")
 
 
-class Group(IntEnum):
+class GalleryGroup(IntEnum):
     """The groups of the gallery, in the order in which they are shown."""
 
     FAILED = 0  #: rows of ``failures``
@@ -49,12 +49,18 @@ class Gallery:
         self._seed = seed
         self._expected = expected or {}
         #: of each kind of failure and each label the ``rows`` rows with the smallest lots: negative lot, row_id, row
-        self._lots: dict[tuple[Group, str], list[tuple[int, str, dict[str, Any]]]] = {}
+        self._lots: dict[tuple[GalleryGroup, str], list[tuple[int, str, dict[str, Any]]]] = {}
 
     def add(self, row: dict[str, Any], *, is_failed: bool) -> None:
         """Consider a row of ``results`` or ``failures``. Each row_id comes at most once in each table."""
         self.rows_seen += 1
-        group = Group.FAILED if is_failed else Group.WRONG if row["row_id"] in self._expected else Group.ANSWERED
+        group = (
+            GalleryGroup.FAILED
+            if is_failed
+            else GalleryGroup.WRONG
+            if row["row_id"] in self._expected
+            else GalleryGroup.ANSWERED
+        )
         lots = self._lots.setdefault((group, row["error_kind"] if is_failed else label_of(row)), [])
         lot = int.from_bytes(blake2b(f"{self._seed}:{row['row_id']}".encode(), digest_size=6).digest())
         item = (-lot, row["row_id"], row)
@@ -66,34 +72,34 @@ class Gallery:
     def cards(self, thumbnails: Thumbnails) -> Iterator[Card]:
         """The chosen rows: at most half failures, at most half of the rest wrong answers, then answers by label."""
         left = self._rows
-        for group in Group:
+        for group in GalleryGroup:
             drawn = self._drawn(group)
             later = sum(len(lots) for (other, _), lots in self._lots.items() if other > group)
             chosen = drawn[: max(left // 2, left - later)]
             left -= len(chosen)
-            if group is Group.ANSWERED:
+            if group is GalleryGroup.ANSWERED:
                 chosen.sort(key=lambda row: (label_of(row), row["row_id"]))
             for row in chosen:
                 yield _card(row, thumbnails, group, self._expected.get(row["row_id"]))
 
-    def _drawn(self, group: Group) -> list[dict[str, Any]]:
+    def _drawn(self, group: GalleryGroup) -> list[dict[str, Any]]:
         """One row of each kind or label after the other, in the order of their lots."""
         kinds = [sorted(lots, reverse=True) for (found, _), lots in sorted(self._lots.items()) if found == group]
         drawn = [lots[place] for place in range(self._rows) for lots in kinds if place < len(lots)]
         return [row for _, _, row in drawn[: self._rows]]
 
 
-def _card(row: Mapping[str, Any], thumbnails: Thumbnails, group: Group, expected: str | None) -> Card:
+def _card(row: Mapping[str, Any], thumbnails: Thumbnails, group: GalleryGroup, expected: str | None) -> Card:
     references = [reference for reference in row.get("image_ref") or () if reference]
     thumbnail, reason = thumbnails.of(references)
-    is_failed = group is Group.FAILED
+    is_failed = group is GalleryGroup.FAILED
     answer = row["error_message"] if is_failed else _answer(row)
     return Card(
         row_id=row["row_id"],
         is_failed=is_failed,
         label=row["error_kind"] if is_failed else label_of(row),
         answer=_shortened(answer or "", ANSWER_CHARACTERS),
-        expected=expected if group is Group.WRONG else None,
+        expected=expected if group is GalleryGroup.WRONG else None,
         details=tuple(_details(row)),
         cost_usd=_usd(row.get("row_cost_ticks")),
         image=", ".join(references),
