@@ -20,8 +20,9 @@ from batchvision.cli.terminal import safe_csv_cell, safe_json, safe_line, safe_t
 
 
 def print_document(document: Mapping[str, Any]) -> None:
-    """One JSON document, indented."""
-    click.echo(safe_json(json.dumps(document, ensure_ascii=False, indent=2, default=str)))
+    """One JSON document: indented on a terminal, on one line elsewhere."""
+    indent = 2 if sys.stdout.isatty() else None
+    click.echo(safe_json(json.dumps(document, ensure_ascii=False, indent=indent, default=str)))
 
 
 def print_table(columns: Sequence[TextColumn], rows: Sequence[Sequence[str]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job
 from batchvision.cli.output import say
 from batchvision.cli.place import from_here
 from batchvision.cli.terminal import safe_json
+from batchvision.errors import OutputHeld
 
 if TYPE_CHECKING:
     from batchvision.job import Job
@@ -56,7 +58,21 @@ class RunCommand(Command):
     show_default=True,
     help="Seconds to finish in after Ctrl-C.",
 )
-@click.option("--quiet", is_flag=True, help="No progress and no closing words.")
+@click.option(
+    "--if-locked",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="Where another run holds the output: exit 11, or say so and exit 0.",
+)
+@click.option(
+    "--metrics-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Write the figures of the run for Prometheus' textfile collector.",
+)
+@click.option("--quiet", is_flag=True, help="Print only warnings, and closing words where the exit code is not 0.")
 @click.option("--log-format", type=click.Choice(["auto", "text", "json"]), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @click.pass_context
@@ -70,7 +86,15 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     output, 129, 130 or 143 after a signal.
     """
     chosen = load_job(job, flags, (*settings, *_retry_setting(flags)))
-    summary = _run(chosen, flags)
+    try:
+        summary = _run(chosen, flags)
+    except OutputHeld as held:
+        if flags["if_locked"] == "fail":
+            raise
+        if not flags["quiet"]:
+            say(f"skipped: {held.message}")
+        return 0
+    _write_metrics(flags["metrics_file"], summary)
     _print_closing(ctx, job, chosen, summary, flags)
     if as_json:
         from batchvision.cli.output import print_document
@@ -80,6 +104,18 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
         with stdout_may_fail(chosen.output_path / "runs" / f"{summary.run_id}.json"):
             print_document(summary_document(summary))
     return summary.exit_code
+
+
+def _write_metrics(path: Path | None, summary: RunSummary) -> None:
+    """A file that cannot be written is a warning: the exit code is that of the run."""
+    if path is None:
+        return
+    from batchvision.commands.metrics import write_metrics
+
+    try:
+        write_metrics(path, summary)
+    except OSError as fault:
+        say(f"warning: {path} cannot be written ({fault.strerror}); the summary is in runs/")
 
 
 def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
@@ -142,7 +178,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 def _print_closing(ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: dict[str, Any]) -> None:
     """Write the closing lines to stderr in the chosen format."""
-    if flags["quiet"]:
+    if flags["quiet"] and summary.exit_code == 0:
         return
     if flags["log_format"] == "json":
         from batchvision.commands.status import summary_document
