@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @click.option(
     "--to",
     metavar="URL",
-    help="duckdb:///relative.db, duckdb:////absolute.db, postgresql://user@host:port/db, delta:FOLDER, or env:NAME for "
+    help="duckdb:///relative.db, duckdb:////absolute.db, postgresql://user@host:port/db, delta:FOLDER, dlt:NAME, "
+    "bigquery://PROJECT/DATASET, snowflake://USER@ACCOUNT/DATABASE/SCHEMA, or env:NAME for "
     "a URL in the environment. A password comes from there, PGPASSWORD or ~/.pgpass.  [default: load.to of the job]",
 )
 @click.option("--db-schema", metavar="NAME", help="The schema of the tables.  [default: the database's own]")

@@ -19,7 +19,8 @@ class LoadSection(Section):
 
     to: Text | None = None
     """The destination: `duckdb:///relative.db`, `duckdb:////absolute.db`, `postgresql://user@host:port/db`,
-    `delta:FOLDER`, or `env:NAME` for a URL in the environment. A URL with a password may stand in the environment
+    `delta:FOLDER`, `bigquery://PROJECT/DATASET`, `snowflake://USER@ACCOUNT/DATABASE/SCHEMA`, `dlt:NAME` for another
+    destination of dlt, or `env:NAME` for a URL in the environment. A URL with a password may stand in the environment
     alone. Example: `to = "env:WAREHOUSE_URL"`."""
     db_schema: Text | None = None
     """The schema of the tables in the database. It is made if it is missing. Default: the database's own. Example:

@@ -33,6 +33,21 @@ def _fields(fields: Sequence[pa.Field]) -> list[Field]:
     return list(Schema.from_arrow(pa.schema(fields)).fields)
 
 
+def stored_rows(table: DeltaTable, schema: pa.Schema, job: str) -> Iterator[pa.RecordBatch]:
+    """The columns of ``schema`` of all rows of a job."""
+    columns = ", ".join('"' + name.replace('"', '""') + '"' for name in schema.names)
+    value = job.replace("'", "''")
+    tables = QueryBuilder().register("stored", table)
+    for batch in tables.execute(f"SELECT {columns} FROM stored WHERE job = '{value}'"):
+        yield pa.record_batch(batch).cast(schema)  # DataFusion gives views of texts
+
+
+def merger_by_key(table: DeltaTable, key: Sequence[str], source: pa.Table | pa.RecordBatchReader) -> TableMerger:
+    """A merge of rows whose key columns are equal."""
+    is_same = " AND ".join(f"stored.{name} = incoming.{name}" for name in key)
+    return table.merge(source, is_same, source_alias="incoming", target_alias="stored")
+
+
 class DeltaFolder:
     """The tables below ``location``: a folder, or a URL of an object store.
 
@@ -94,13 +109,10 @@ class DeltaCommits:
     def read(self, table: WarehouseTable, names: Sequence[str], job: str) -> Iterator[pa.RecordBatch]:
         if table.name in self._new:
             return
-        columns = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
-        value = job.replace("'", "''")
-        schema = pa.schema([table.schema.field(name) for name in names])
         with self._failures(f"reading {table.name}"):
-            tables = QueryBuilder().register("stored", self._opened[table.name])
-            for batch in tables.execute(f"SELECT {columns} FROM stored WHERE job = '{value}'"):
-                yield pa.record_batch(batch).cast(schema)  # DataFusion gives views of texts
+            yield from stored_rows(
+                self._opened[table.name], pa.schema([table.schema.field(name) for name in names]), job
+            )
 
     def merge(self, table: WarehouseTable, batches: Iterator[pa.RecordBatch]) -> int:
         """Merge in one commit. Without a row there is no commit."""
@@ -111,7 +123,7 @@ class DeltaCommits:
         with handed_over(table.schema, rows) as reader, self._failures(f"loading {table.name}"):
             if table.name in self._new:
                 return self._create_with(table, reader)
-            merger = self._merger(table, table.key, reader)
+            merger = merger_by_key(self._opened[table.name], table.key, reader)
             metrics = merger.when_matched_update_all().when_not_matched_insert_all().execute()
             return int(metrics["num_target_rows_inserted"] + metrics["num_target_rows_updated"])
 
@@ -123,13 +135,7 @@ class DeltaCommits:
 
     def delete(self, table: WarehouseTable, keys: pa.Table) -> None:
         with self._failures(f"deleting rows of {table.name}"):
-            self._merger(table, keys.column_names, keys).when_matched_delete().execute()
-
-    def _merger(
-        self, table: WarehouseTable, key: Sequence[str], source: pa.Table | pa.RecordBatchReader
-    ) -> TableMerger:
-        is_same = " AND ".join(f"stored.{name} = incoming.{name}" for name in key)
-        return self._opened[table.name].merge(source, is_same, source_alias="incoming", target_alias="stored")
+            merger_by_key(self._opened[table.name], keys.column_names, keys).when_matched_delete().execute()
 
     def _path(self, table: WarehouseTable) -> str:
         return f"{self._folder}/{table.name}"

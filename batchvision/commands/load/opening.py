@@ -6,13 +6,17 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 from batchvision.commands.load.destination import Destination
 from batchvision.errors import JobInvalid
 from batchvision.secrets import has_password
 
 FROM_ENVIRONMENT = "env:"
-SPELLINGS = "duckdb:///relative.db, duckdb:////absolute.db, postgresql://user@host:port/db, delta:PATH"
+SPELLINGS = (
+    "duckdb:///relative.db, duckdb:////absolute.db, postgresql://user@host:port/db, delta:PATH, "
+    "bigquery://PROJECT/DATASET, snowflake://USER@ACCOUNT/DATABASE/SCHEMA, dlt:NAME"
+)
 
 
 class LoadPlace(NamedTuple):
@@ -85,10 +89,57 @@ def _postgres(url: str, place: LoadPlace) -> Destination:
     return PostgresDatabase(url, place.db_schema)
 
 
+def _through_dlt(name: str, kind: str, dataset: str, **settings: object) -> Destination:
+    # dlt reads these once, when it is imported. Its telemetry stays off for users that have not turned it on here.
+    os.environ.setdefault("RUNTIME__DLTHUB_TELEMETRY", "false")
+    os.environ.setdefault("RUNTIME__LOG_LEVEL", "ERROR")
+    from batchvision.commands.load.dlt import DltDestination
+
+    return DltDestination(name, kind, dataset, **settings)
+
+
+def _dlt(url: str, place: LoadPlace) -> Destination:
+    kind = url.removeprefix("dlt:")
+    if not kind.isidentifier():
+        raise JobInvalid(f"{place.key}: write dlt:NAME with the name of a destination of dlt, as in dlt:databricks")
+    return _through_dlt(url, kind, place.db_schema or "batchvision")
+
+
+def _bigquery(url: str, place: LoadPlace) -> Destination:
+    parts = urlsplit(url)
+    dataset = parts.path.strip("/")
+    if not parts.netloc or not dataset or "/" in dataset:
+        raise JobInvalid(f"{place.key}: write bigquery://PROJECT/DATASET")
+    return _through_dlt(url, "bigquery", dataset, project_id=parts.netloc)
+
+
+def _snowflake(url: str, place: LoadPlace) -> Destination:
+    parts = urlsplit(url)
+    database, _, dataset = parts.path.strip("/").partition("/")
+    if not parts.hostname or not dataset or "/" in dataset or parts.password is not None:
+        raise JobInvalid(
+            f"{place.key}: write snowflake://USER@ACCOUNT/DATABASE/SCHEMA?warehouse=WAREHOUSE&role=ROLE, with the "
+            "password in the environment variable DESTINATION__SNOWFLAKE__CREDENTIALS__PASSWORD"
+        )
+    credentials = {
+        "username": parts.username,
+        "host": parts.hostname,
+        "database": database,
+        **dict(parse_qsl(parts.query)),
+    }
+    return _through_dlt(url, "snowflake", dataset, credentials=credentials)
+
+
 _OPENERS: dict[str, Callable[[str, LoadPlace], Destination]] = {
     "duckdb": _duckdb,
     "postgresql": _postgres,
     "postgres": _postgres,
     "delta": _delta,
+    "dlt": _dlt,
+    "bigquery": _bigquery,
+    "snowflake": _snowflake,
 }
-_EXTRAS = {"duckdb": "duckdb", "postgresql": "postgres", "postgres": "postgres", "delta": "delta"}
+_EXTRAS = {
+    **{"duckdb": "duckdb", "postgresql": "postgres", "postgres": "postgres", "delta": "delta"},
+    **{"dlt": "dlt", "bigquery": "dlt", "snowflake": "dlt"},
+}
