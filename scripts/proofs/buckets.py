@@ -77,7 +77,7 @@ class Bucket:
             **server.environ,
             "XAI_API_KEY": runs.key,
             "BATCHVISION_CACHE_DIR": str(folder / "cache"),
-            "PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in ("scripts", "tests")),
+            "PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in (".", "scripts", "tests")),
         }
         runs.settings["output.path"] = self.url
         runs.settings["output.sync_seconds"] = sync_seconds
