@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from batchvision.commands.load import LoadPlace, WarehouseTable, open_destinatio
 from batchvision.commands.load import load as load_output
 from batchvision.commands.load.dlt import DltDestination
 from batchvision.errors import JobInvalid, LoadFailed
+from batchvision.samples import write_samples
 
 
 class DuckDBThroughDlt(DuckDBWarehouse):
@@ -205,8 +207,11 @@ def test_an_unknown_destination_of_dlt_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "dataset"), [("bigquery", "vision"), ("snowflake", "VISION")])
-def test_the_documented_job_of_a_warehouse_names_its_dataset(name: str, dataset: str) -> None:
-    job = Job.load(Path(__file__).parents[2] / "jobs" / "warehouses" / f"{name}.toml", environ={})
+def test_the_documented_job_of_a_warehouse_names_its_dataset(name: str, dataset: str, tmp_path: Path) -> None:
+    folder = tmp_path / "jobs" / "warehouses"
+    shutil.copytree(Path(__file__).parents[2] / "jobs" / "warehouses", folder)
+    write_samples(tmp_path / "jobs" / "photos")
+    job = Job.load(folder / f"{name}.toml", environ={})
     destination = open_destination(LoadPlace(job.load_section.to or "", Path()))
     assert isinstance(destination, DltDestination)
     assert destination._dataset == dataset
