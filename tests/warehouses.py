@@ -120,18 +120,23 @@ def _plain(cells: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(f"{cell:f}" if isinstance(cell, Decimal) else cell for cell in cells)
 
 
-def row_versions(warehouse: Warehouse, prefix: str = "batchvision_") -> dict[str, list[tuple[Any, ...]]]:
+def row_versions(warehouse: Warehouse, prefix: str = "batchvision_") -> dict[str, list[str]]:
     """Every row of every table with its version: a load that changes nothing leaves them equal."""
     version = warehouse.row_version
-    return {
-        name: sorted(map(repr, warehouse.rows(f"SELECT {version}, * FROM {prefix}{name}"))) for name in LOADED_TABLES
-    }
+    rows = " UNION ALL ".join(
+        f"SELECT '{name}', CAST({version} AS VARCHAR), CAST(stored AS VARCHAR) FROM {prefix}{name} AS stored"
+        for name in LOADED_TABLES
+    )
+    found: dict[str, list[str]] = {name: [] for name in LOADED_TABLES}
+    for name, of_row, cells in warehouse.rows(rows):
+        found[name].append(f"{of_row} {cells}")
+    return {name: sorted(each) for name, each in found.items()}
 
 
 class PostgresWarehouse:
     """A database of its own on a server."""
 
-    row_version = "xmin::text, ctid::text"
+    row_version = "xmin::text || ctid::text"
     text_type, float_type = "text", "double precision"
 
     def __init__(self, server: PostgresServer, name: str) -> None:

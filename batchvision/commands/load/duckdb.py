@@ -55,6 +55,8 @@ class DuckDBFile:
 
 def _next_step(fault: Exception, path: Path) -> str:
     text = str(fault)
+    if isinstance(fault, duckdb.TransactionException):
+        return "another load was at work on the same tables: load again"
     if "lock" in text:
         return "close the program that has the file open, then load again"
     if "No space left" in text or "File too large" in text or "Could not write" in text:
