@@ -55,12 +55,12 @@ class DuckDBFile:
 
 def _next_step(fault: Exception, path: Path) -> str:
     text = str(fault)
-    if isinstance(fault, duckdb.TransactionException):
-        return "another load was at work on the same tables: load again"
     if "lock" in text:
         return "close the program that has the file open, then load again"
     if "No space left" in text or "File too large" in text or "Could not write" in text:
         return f"make room beside {path}, then load again"
+    if isinstance(fault, duckdb.TransactionException):
+        return "another load was at work on the same tables: load again"
     if isinstance(fault, duckdb.IOException):
         return "check that its folder exists, and that it is a DuckDB file that may be written"
     return "mend that, then load again"
