@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial, reduce
@@ -17,12 +18,13 @@ import anyio
 
 from batchvision import runner
 from batchvision.commands.load import Destination, job_destination, load_of_job
+from batchvision.commands.notify import Notifier
 from batchvision.commands.snapshot import write_job_snapshot
 from batchvision.errors import DiskFailed, JobInvalid, OutputHeld, StopRun
 from batchvision.interruption import drained, run_in_thread
 from batchvision.job import Job
 from batchvision.offload import threads
-from batchvision.records import RunSummary
+from batchvision.records import Counters, RunSummary
 from batchvision.runner import RunDependencies, Watch
 from batchvision.runner.feed import Selection
 
@@ -53,20 +55,52 @@ async def run_async(
 
     Raises StopRun (JobInvalid, OutputHeld, CheckpointDamaged ...) if the run cannot begin. Once it has begun, each end
     is in the summary: ``stop_reason``, ``exit_code``, ``message``. The summary in the output holds the run's own end.
-    A snapshot or a load that failed changes only the returned one.
+    A snapshot or a load that failed changes only the returned one. Messages of ``[notify]`` change nothing.
     """
     dependencies = dependencies or RunDependencies()
+    notifier = Notifier(job, os.environ if environ is None else environ, dependencies.secrets)
+    start = partial(
+        runner.run_async,
+        job,
+        selection=selection,
+        drain_timeout_seconds=drain_timeout_seconds,
+        watch=_with_start(notifier, watch),
+        environ=environ,
+        dependencies=dependencies,
+        elapsed_seconds=elapsed_seconds,
+    )
+    try:
+        summary = await _run_and_follow(job, start, environ, dependencies)
+    except OutputHeld:
+        raise  # the run at work sends the messages
+    except StopRun as error:
+        await notifier.refused(error)
+        raise
+    await notifier.ended(summary)
+    return summary
+
+
+def _with_start(notifier: Notifier, watch: Watch | None) -> Watch | None:
+    """A watch that also reports the start. It begins when the run holds its output."""
+
+    async def watched(counters: Counters) -> None:
+        async with anyio.create_task_group() as both:
+            both.start_soon(notifier.started)
+            if watch is not None:
+                await watch(counters)
+
+    return watched if notifier.reports_starts else watch
+
+
+async def _run_and_follow(
+    job: Job,
+    start: Callable[[], Awaitable[RunSummary]],
+    environ: Mapping[str, str] | None,
+    dependencies: RunDependencies,
+) -> RunSummary:
     destination = job_destination(job, environ)  # before anything is sent
     try:
-        summary = await runner.run_async(
-            job,
-            selection=selection,
-            drain_timeout_seconds=drain_timeout_seconds,
-            watch=watch,
-            environ=environ,
-            dependencies=dependencies,
-            elapsed_seconds=elapsed_seconds,
-        )
+        summary = await start()
     except asyncio.CancelledError:
         with suppress(JobInvalid):  # nothing was ever run
             for fault in await _uncancelled(job, destination, dependencies):

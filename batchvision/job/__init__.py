@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from batchvision.job.columns import FIXED_COLUMNS, TEXT, KeepColumn, main_property
 from batchvision.job.files import is_blank, separator_of
+from batchvision.job.key import resolved
 from batchvision.job.limits import OutputSection
 from batchvision.job.loading import DEFAULT_TABLE_PREFIX, LOADED_TABLES, LoadSection
 from batchvision.job.model import Job
@@ -31,5 +32,6 @@ __all__ = [
     "main_property",
     "recipe_document",
     "recipe_from_document",
+    "resolved",
     "separator_of",
 ]

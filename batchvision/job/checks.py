@@ -19,6 +19,7 @@ from batchvision.job.columns import KeepColumn, clashes, expected_columns, keep_
 from batchvision.job.files import decoded, exists, is_folder, labels_of, snapshot_path, snapshot_problem, under
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.loading import LoadSection
+from batchvision.job.notify import NotifySection
 from batchvision.job.object_urls import OBJECT_STORES, is_object_url, local_copy
 from batchvision.job.prices import FilePrices, file_prices
 from batchvision.job.recipe import with_id
@@ -59,6 +60,7 @@ class Sections:
     output: OutputSection | None = None
     limits: LimitsSection | None = None
     load: LoadSection | None = None
+    notify: NotifySection | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from batchvision.job.files import snapshot_path, under
 from batchvision.job.key import find_key, is_named, key_source, resolved, without_user
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.loading import LoadSection
+from batchvision.job.notify import NotifySection
 from batchvision.job.object_urls import is_object_url
 from batchvision.job.prices import FilePrices
 from batchvision.job.problems import sentences, unknown_key
@@ -68,6 +69,7 @@ class Job(BaseModel):
     delivery: DeliverySection
     limits: LimitsSection
     output: OutputSection
+    notify: NotifySection
     load_section: LoadSection  #: [load]; the name ``load`` is taken by the constructor
 
     base_dir: Path  #: the job file's folder
@@ -225,6 +227,9 @@ class Job(BaseModel):
         provider["api_key_env"] = self.key_env
         provider["headers"] = _shown_headers(self.provider.headers)
         shown["images"]["headers"] = {host: _shown_headers(values) for host, values in self.images.headers.items()}
+        for name in ("ping_url", "url"):
+            if (url := getattr(self.notify, name)) is not None and not is_named(url):
+                shown["notify"][name] = MASK
         if self.images.proxy is not None:
             shown["images"]["proxy"] = without_user(self.images.proxy)
         if self.provider.proxy is not None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.loading import LoadSection
+from batchvision.job.notify import NotifySection
 from batchvision.job.values import (
     Count,
     Flag,
@@ -364,6 +365,7 @@ SECTIONS: dict[str, type[Section]] = {
     "limits": LimitsSection,
     "output": OutputSection,
     "load": LoadSection,
+    "notify": NotifySection,
 }
 
 
