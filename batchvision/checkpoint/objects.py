@@ -5,10 +5,11 @@ An operation is tried again while the store is away, for at most ``PATIENCE_SECO
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ import obstore
 from obstore import exceptions as refusals
 
 from batchvision.checkpoint.storage import StoreFault
+from batchvision.errors import JobInvalid
 
 T = TypeVar("T")
 
@@ -63,7 +65,14 @@ class ObjectFolder:
 
     @classmethod
     def at(cls, url: str) -> ObjectFolder:
-        return cls(url, obstore.store.from_url(url))
+        """The folder at a URL, with the usual variables of the environment (``AWS_ENDPOINT_URL`` ...)."""
+        endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+        retries: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}  # ``_tried`` does the others
+        client: Any = {"timeout": "60s", "connect_timeout": "10s", "allow_http": endpoint.startswith("http://")}
+        try:
+            return cls(url, obstore.store.from_url(url, client_options=client, retry_config=retries))
+        except (refusals.BaseError, ValueError) as fault:
+            raise JobInvalid(f"{url} cannot be opened: {_reason(fault)}") from fault
 
     def list(self, prefix: str = "") -> list[ListedObject]:
         def listed() -> list[ListedObject]:

@@ -46,6 +46,8 @@ class Tally:
     acknowledged: int = 0  #: answers before the kills
     lost: int = 0  #: acknowledged answers that the store did not have
     oldest_lost_seconds: float = 0.0  #: before its kill
+    lost_tickets: int = 0  #: acknowledged, never polled, and not in the store
+    in_flight: int = 0  #: requests without an acknowledgement at the kills, and polled tickets without one
     polled: int = 0
     generated: int = 0
     bought_again: int = 0
@@ -56,6 +58,8 @@ class Tally:
         self.acknowledged += other.acknowledged
         self.lost += other.lost
         self.oldest_lost_seconds = max(self.oldest_lost_seconds, other.oldest_lost_seconds)
+        self.lost_tickets += other.lost_tickets
+        self.in_flight += other.in_flight
         self.polled += other.polled
         self.generated += other.generated
         self.bought_again += other.bought_again
@@ -90,9 +94,8 @@ class Bucket:
     def told(self) -> Path:
         return self._folder / f"told-{self._lives}"
 
-    def start(self, *flags: str, **life: object) -> subprocess.Popen[bytes]:
-        """Start a run on a new machine."""
-        self._lives += 1
+    def start(self, *flags: str, is_new_machine: bool = True, **life: object) -> subprocess.Popen[bytes]:
+        self._lives += is_new_machine
         argument = Life(told=str(self.told()), **life).argument()  # type: ignore[arg-type]  # its fields
         return subprocess.Popen(
             [sys.executable, "-m", "proofs.bucket_victim", argument, "run", str(self._job), *flags],
@@ -115,7 +118,7 @@ class Bucket:
             time.sleep(0.02)
 
     def kill(self, luck: random.Random, **life: object) -> None:
-        """Kill a run at the planned operation, or at a random time, and look at what the store has."""
+        """Lose a machine at the planned operation, or at a random time, and look at the store."""
         running = self.start(**life)
         if "die" not in life:
             self.wait_for("post", running)
@@ -137,19 +140,23 @@ class Bucket:
         """Compare what the store has with what the run acknowledged before its machine was lost."""
         answers, tickets = self.stored()
         told = self.told().read_text().splitlines() if self.told().exists() else []
-        for at, kind, name in (line.split(" ") for line in told):
+        seen = Counter(line.split(" ")[1] for line in told)
+        polled = {line.split(" ")[2] for line in told if line.split(" ")[1] == "poll"} - {"models"}
+        self.tally.in_flight += seen["post"] - max(seen["answer"], seen["ticket"])
+        self.tally.in_flight += max(0, len(polled) - seen["answer"])
+        self.tally.acknowledged += seen["answer"]
+        self.tally.polled += len(polled)
+        missing = [line.split(" ") for line in told if line.split(" ")[2] not in answers | tickets]
+        for at, kind, name in missing:
             age = killed_at - float(at)
-            if kind == "answer":
-                self.tally.acknowledged += 1
-                if name not in answers:
-                    self.tally.lost += 1
-                    self.tally.oldest_lost_seconds = max(self.tally.oldest_lost_seconds, age)
-                    if age > self._sync_seconds:
-                        self.tally.faults.append(f"an answer of {age:.2f} s before the kill is not in the store")
-            elif kind == "poll" and name != "models":
-                self.tally.polled += 1
-                if name not in tickets:
-                    self.tally.faults.append(f"the ticket {name} was polled and is not in the store")
+            if kind in ("answer", "ticket"):
+                self.tally.lost += kind == "answer"
+                self.tally.lost_tickets += kind == "ticket"
+                self.tally.oldest_lost_seconds = max(self.tally.oldest_lost_seconds, age)
+                if age > self._sync_seconds:
+                    self.tally.faults.append(f"an {kind} of {age:.2f} s before the kill is not in the store")
+            if name in polled:
+                self.tally.faults.append(f"the ticket {name} was polled and is not in the store")
 
     def stored(self) -> tuple[set[str], set[str]]:
         """Ids of the answers, and tickets, that another machine would find."""
@@ -169,13 +176,13 @@ class Bucket:
                     answers.add(_id_of(each.answer.body))
         return answers, tickets
 
-    def finish(self) -> Tally:
-        """Run to the end on one more machine, and compare with the bill.
+    def finish(self, *, is_new_machine: bool = True) -> Tally:
+        """Run to the end, and compare with the bill.
 
         A ticket gives its answer once. So an answer that a lost machine had read is bought again where that is asked.
         """
         for flags in ((), ("--retry-failed=lost_after_read",)):
-            running = self.start(*flags)
+            running = self.start(*flags, is_new_machine=is_new_machine)
             _, errors = running.communicate(timeout=240)
             if running.returncode != 3:
                 break
@@ -197,7 +204,10 @@ class Bucket:
         report = anyio.run(verify, output)
         self.tally.faults += [f"verify: {each.text}" for each in report.findings if each.mark is Mark.WRONG]
         bill = self._runs.emulator.bill()
-        self.tally.generated, self.tally.bought_again = bill.generated, bill.generated_again
+        tally = self.tally
+        tally.generated, tally.bought_again = bill.generated, bill.generated_again
+        if tally.bought_again > tally.lost + tally.lost_tickets + tally.in_flight:
+            tally.faults.append(f"{tally.bought_again} answers were bought again, more than were lost or in flight")
         return self.tally
 
 
@@ -234,6 +244,14 @@ def drawn(luck: random.Random) -> Mapping[str, object]:
     return {"die": f"{luck.choice(('put', 'put', 'put', 'delete'))}:{luck.randint(1, 9)}"}
 
 
+def same_machine(bucket: Bucket) -> tuple[int, int]:
+    """Kill a run before its first sync, and go on with its copy. Returns answers before it, and those bought again."""
+    running = bucket.start(die="post:25", seal_after=1000)
+    running.communicate(timeout=240)
+    before = bucket.told().read_text().count(" answer ")
+    return before, bucket.finish(is_new_machine=False).bought_again
+
+
 def paused_holder(bucket: Bucket, sabotage: str | None = None) -> tuple[int, int, Tally]:
     """Stop a run, let another machine take its lock and finish, and let the first one go on.
 
@@ -242,6 +260,7 @@ def paused_holder(bucket: Bucket, sabotage: str | None = None) -> tuple[int, int
     first = bucket.start(sabotage=sabotage)
     bucket.wait_for("answer", first)
     first.send_signal(signal.SIGSTOP)
+    bucket.look(time.monotonic())
     tally = bucket.finish()
     before = bucket.requests
     first.send_signal(signal.SIGCONT)

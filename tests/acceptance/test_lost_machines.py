@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from proofs.buckets import a_bucket, lost_machines, paused_holder, second_at_once
+from proofs.buckets import a_bucket, lost_machines, paused_holder, same_machine, second_at_once
 from s3_server import S3Server, s3_server
 
 
@@ -24,6 +24,13 @@ def test_an_empty_machine_goes_on_from_the_bucket_after_kills(tmp_path: Path, se
         tally = lost_machines(bucket, random.Random(1), {}, {"die": "put:6"}, {"die": "post:4"})
     assert (tally.kills, tally.faults) == (3, [])
     assert tally.acknowledged > 0, "nothing had been acknowledged: this proves nothing"
+
+
+def test_after_a_kill_on_the_same_machine_answers_before_their_sync_count(tmp_path: Path, server: S3Server) -> None:
+    with a_bucket(tmp_path / "run", server, sync_seconds=60.0) as bucket:
+        before, bought_again = same_machine(bucket)
+    assert before >= 20
+    assert bought_again <= 4, "more than were in flight"
 
 
 def test_a_polled_ticket_is_in_the_bucket(tmp_path: Path, server: S3Server) -> None:
