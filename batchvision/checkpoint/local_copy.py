@@ -12,16 +12,17 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from batchvision.checkpoint.disk import PRIVATE, PUBLIC, LocalDisk, make_folders, start_file
-from batchvision.checkpoint.journal import is_segment
+from batchvision.checkpoint.journal import is_segment, segment_seq
 from batchvision.checkpoint.lease import LEASE_NAME
 from batchvision.checkpoint.lock import LOCK_NAME
 from batchvision.checkpoint.object_lock import LOCK_KEY
 from batchvision.checkpoint.objects import ListedObject, ObjectFolder, Version
-from batchvision.checkpoint.open_log import OPEN_LOG_NAME
+from batchvision.checkpoint.open_log import OPEN_LOG_NAME, read_open_log
 from batchvision.checkpoint.reserve import RESERVE_NAME
 from batchvision.checkpoint.waits import FILE_NAME
 from batchvision.errors import CheckpointDamaged
@@ -166,9 +167,14 @@ class LocalCopy:
                 self._disk.remove(path)
         missing = [each for each in listing.files.values() if not self.holds(each)]
         with ThreadPoolExecutor(_DOWNLOADS, "batchvision-fetch") as pool:
-            files = pool.map(lambda each: self._fetch_file(objects, each), missing)
-            segments = pool.map(lambda each: self._fetch_segment(objects, *each), listing.segments.items())
-            return all([*files, *segments])
+            files = list(pool.map(partial(self._fetch_file, objects), missing))
+            segments = [each for each in listing.segments.items() if not self._is_sealed(each[0])]
+            return all(files) and all(pool.map(lambda each: self._fetch_segment(objects, *each), segments))
+
+    def _is_sealed(self, key: str) -> bool:
+        """Whether ``open.log`` no longer needs a segment. The removal of its objects may not be complete."""
+        path = self.path(key)
+        return segment_seq(path) <= read_open_log(path.parent).sealed
 
     def _fetch_file(self, objects: ObjectFolder, each: ListedObject) -> bool:
         found = objects.get(each.key)

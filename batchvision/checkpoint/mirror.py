@@ -25,7 +25,7 @@ from batchvision.checkpoint.disk import LocalDisk
 from batchvision.checkpoint.journal import is_segment
 from batchvision.checkpoint.local_copy import LocalCopy, StoreListing, is_mirrored, segment_key
 from batchvision.checkpoint.object_lock import FoundLock, ObjectLock, held, wait_for_expiry
-from batchvision.checkpoint.objects import ObjectChanged, ObjectFolder, Version
+from batchvision.checkpoint.objects import ListedObject, ObjectChanged, ObjectFolder, Version
 from batchvision.checkpoint.open_log import OPEN_LOG_NAME
 from batchvision.checkpoint.parts import FAILURES_TABLE
 from batchvision.checkpoint.storage import Hold, StoreFault
@@ -46,6 +46,16 @@ class _Tail:
     synced_bytes: int = 0
     stored_bytes: int = 0
     keys: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, key: str, pieces: Sequence[ListedObject]) -> _Tail:
+        """The segment ``key`` as the store has it."""
+        stored_bytes = 0
+        for piece in pieces:
+            if piece.key != segment_key(key, stored_bytes):
+                break
+            stored_bytes += piece.size_bytes
+        return cls(stored_bytes, stored_bytes, [piece.key for piece in pieces])
 
 
 class MirroredDisk(LocalDisk):
@@ -92,7 +102,7 @@ class MirroredDisk(LocalDisk):
             copy.open_record()
             if not is_ahead:
                 copy.fetch(self._objects, listing)
-            self._lock = lock
+            self._lock, self._objects.check_write = lock, self._check_lock
             self._begin(listing)
             copy.set_tokens(token)
         except BaseException:
@@ -107,8 +117,7 @@ class MirroredDisk(LocalDisk):
         """Put the files of the copy that differ, in the order in which a run writes them. Then delete the rest."""
         self._versions = {key: each.version for key, each in listing.files.items()}
         for key, pieces in listing.segments.items():
-            stored = sum(each.size_bytes for each in pieces)
-            self._tails[self._copy.path(key)] = _Tail(stored, stored, [each.key for each in pieces])
+            self._tails[self._copy.path(key)] = _Tail.of(key, pieces)
         paths = {self._copy.key(path): path for path in self._copy.files()}
         for path in filter(is_segment, paths.values()):
             self._tails.setdefault(path, _Tail()).synced_bytes = path.stat().st_size
@@ -204,7 +213,7 @@ class MirroredDisk(LocalDisk):
 
     def _put_tail(self, path: Path, tail: _Tail) -> None:
         start, stop = tail.stored_bytes, tail.synced_bytes
-        if start == stop:
+        if start >= stop:
             return
         with path.open("rb") as file:
             file.seek(start)
@@ -236,11 +245,12 @@ class MirroredDisk(LocalDisk):
             ) from None
 
     def _delete(self, keys: Sequence[str]) -> None:
+        """The last object first: the rest of a segment is still its beginning."""
         if self._lock is None or self._is_reported:
             return
         self._check()
         try:
-            self._objects.delete(keys)
+            self._objects.delete(reversed(keys))
         except StoreFault as fault:
             raise self._failed(fault) from fault
 
@@ -249,6 +259,9 @@ class MirroredDisk(LocalDisk):
         if self._fault is not None:
             self._is_reported = True
             raise self._fault
+        self._check_lock()
+
+    def _check_lock(self) -> None:
         if self._lock is not None and not self._lock.is_held:
             raise held(self._objects, None)
 

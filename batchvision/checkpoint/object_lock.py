@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 LOCK_KEY = ".batchvision/lock.json"
 BEAT_SECONDS = 10.0
-SURE_SECONDS = 90.0
-EXPIRY_SECONDS = 120.0
+SURE_SECONDS = 75.0
+EXPIRY_SECONDS = 150.0
 #: A waiting process looks at the lock so often.
 LOOK_SECONDS = 1.0
 
@@ -123,7 +123,7 @@ class ObjectLock:
         self._content = self._content._replace(beat=self._content.beat + 1)
         try:
             self._version = self._put(self._version)
-        except ObjectChanged:
+        except (ObjectChanged, OutputHeld):
             self._is_lost = True
         except StoreFault as fault:
             log.warning("the lock was not renewed: %s", fault)
@@ -134,7 +134,7 @@ class ObjectLock:
         self._thread.join()
         if releases and self.is_held:
             self._content = self._content._replace(is_released=True)
-            with suppress(StoreFault, ObjectChanged):
+            with suppress(StoreFault, ObjectChanged, OutputHeld):
                 self._put(self._version)
         self._is_lost = True
 

@@ -22,7 +22,9 @@ from batchvision.errors import JobInvalid
 T = TypeVar("T")
 
 #: An operation is tried again for so long. It is shorter than the time for which a lock is certain.
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 45.0
+#: The deadline of one try. A write that began under a certain lock ends before the lock expires.
+REQUEST_SECONDS = 45
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 5.0
 _CHANGED = (refusals.AlreadyExistsError, refusals.PreconditionError, refusals.NotModifiedError)
@@ -62,13 +64,19 @@ class ObjectFolder:
     def __init__(self, url: str, store: Any) -> None:
         self.url = url.rstrip("/")
         self._store = store
+        #: called before each try of a write: raises where the caller may no longer write
+        self.check_write: Callable[[], None] = lambda: None
 
     @classmethod
     def at(cls, url: str) -> ObjectFolder:
         """The folder at a URL, with the usual variables of the environment (``AWS_ENDPOINT_URL`` ...)."""
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
         retries: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}  # ``_tried`` does the others
-        client: Any = {"timeout": "60s", "connect_timeout": "10s", "allow_http": endpoint.startswith("http://")}
+        client: Any = {
+            "timeout": f"{REQUEST_SECONDS}s",
+            "connect_timeout": "10s",
+            "allow_http": endpoint.startswith("http://"),
+        }
         try:
             return cls(url, obstore.store.from_url(url, client_options=client, retry_config=retries))
         except (refusals.BaseError, ValueError) as fault:
@@ -101,6 +109,7 @@ class ObjectFolder:
         mode: Any = "create" if expected is None else {k: v for k, v in expected._asdict().items() if v is not None}
 
         def put() -> Version:
+            self.check_write()
             try:
                 return _version(obstore.put(self._store, key, content, mode=mode, use_multipart=False))
             except _CHANGED as changed:
@@ -113,8 +122,13 @@ class ObjectFolder:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects. Missing ones are fine."""
+
+        def delete(key: str) -> None:
+            self.check_write()
+            obstore.delete(self._store, key)
+
         for key in keys:
-            self._tried("delete", key, partial(obstore.delete, self._store, key))
+            self._tried("delete", key, partial(delete, key))
 
     def _tried(self, doing: str, key: str, operation: Callable[[], T]) -> T:
         until, wait = time.monotonic() + PATIENCE_SECONDS, _FIRST_WAIT_SECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -152,6 +153,19 @@ def test_an_object_that_another_program_changes_during_a_run_ends_it(
         ended = runs.run()
     assert ended.exit_code == 7
     assert "another program has changed it" in ended.message
+
+
+def test_objects_of_a_sealed_segment_that_were_left_behind_are_ignored_and_removed(
+    runs: JobRuns, store: MemoryStore, tmp_path: Path
+) -> None:
+    runs.run()
+    left = ".batchvision/0of1/journal-00000001.log/000000000500"
+    obstore.put(store, left, b"a late write of a machine that was paused")
+    assert rows_in(store, tmp_path / "another") == ROWS
+    shutil.rmtree(tmp_path / "state")
+    again = runs.run()
+    assert (again.exit_code, again.billed.total()) == (0, 0)
+    assert left not in contents(store)
 
 
 def test_a_released_lock_is_taken_at_once_and_a_stopped_run_releases_it(runs: JobRuns, store: MemoryStore) -> None:
