@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from changing_output import ChangingOutput
 from postgres_server import PostgresServer
-from warehouses import DuckDBWarehouse, PostgresWarehouse, load_into, loaded_content, row_versions
+from warehouses import DuckDBWarehouse, PostgresWarehouse, current_content, load_into, loaded_content, row_versions
 
 from batchvision.commands.load import LoadPlace, load, open_destination
 from batchvision.errors import LoadFailed
@@ -109,6 +109,15 @@ def test_a_server_that_stops_within_a_load_leaves_nothing_and_the_next_load_is_c
     assert len(loaded_content(postgres).results) == 3
 
 
+def test_a_table_without_its_key_names_the_way_out(output: Path, postgres: PostgresWarehouse) -> None:
+    load_into(postgres, output)
+    postgres.rows("ALTER TABLE batchvision_results DROP CONSTRAINT batchvision_results_pkey")
+    a_later_run(output, [0])
+    message = refusal(output, postgres.url)
+    assert "loading batchvision_results failed" in message
+    assert "has lost its primary key" in message
+
+
 # ---------------------------------------------------------------------------------- DuckDB
 
 
@@ -148,3 +157,11 @@ def test_a_full_disk_leaves_the_file_as_it_was(output: Path, tmp_path: Path) -> 
     assert row_versions(warehouse) == before
     load_into(warehouse, output)
     assert warehouse.rows("SELECT count(*) FROM batchvision_results") == [(2903,)]
+
+
+def test_rows_that_need_more_memory_than_a_load_has_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchvision.commands.load.duckdb._PIECE_BYTES", 1000)
+    changing, warehouse = ChangingOutput(tmp_path / "out"), DuckDBWarehouse(tmp_path / "a.db")
+    load_into(warehouse, changing.run(range(9)).path)
+    load_into(warehouse, changing.run(range(3, 30), version="-anew").path)
+    assert loaded_content(warehouse) == current_content(changing.path)

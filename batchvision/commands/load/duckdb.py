@@ -5,7 +5,7 @@ DuckDB 2.0 leaves the result of each statement open until it is fetched. So each
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from batchvision.errors import LoadFailed
 _BATCH_ROWS = 50_000
 #: DuckDB would take most of the machine's memory. Beyond this it writes temporary files beside the database.
 _MEMORY = "256MB"
-_INCOMING, _STAGE = "batchvision_incoming", "batchvision_stage"
+_INCOMING = "batchvision_incoming"
+#: Size of the rows that are merged at once. DuckDB holds them in memory.
+_PIECE_BYTES = 32 * 1024 * 1024
 _SQL = DIALECTS["duckdb"]
 
 
@@ -55,7 +57,7 @@ class DuckDBFile:
 
 def _next_step(fault: Exception, path: Path) -> str:
     text = str(fault)
-    if "lock" in text:
+    if "set lock" in text:
         return "close the program that has the file open, then load again"
     if "No space left" in text or "File too large" in text or "Could not write" in text:
         return f"make room beside {path}, then load again"
@@ -81,6 +83,7 @@ class DuckDBTransaction:
 
     def commit(self) -> None:
         with self._failures("committing"):
+            self._run("RESET memory_limit")  # writes the rows that are not in the file yet, all at once
             self._run("COMMIT")
 
     # ---------------------------------------------------------------------------- tables
@@ -122,13 +125,14 @@ class DuckDBTransaction:
             self._connection.register(_INCOMING, reader)
             if not self._run(f"SELECT 1 FROM {path} LIMIT 1"):
                 return self._count(f"INSERT INTO {path} BY NAME SELECT * FROM {_INCOMING}")
-            self._run(f"CREATE TEMP TABLE {_STAGE} AS SELECT * FROM {_INCOMING}")
-            merged = self._count(
-                f"MERGE INTO {path} AS stored USING {_STAGE} AS incoming ON ({self._same(table.key)}) "
-                "WHEN MATCHED THEN UPDATE BY NAME WHEN NOT MATCHED THEN INSERT BY NAME"
-            )
-            self._run(f"DROP TABLE {_STAGE}")
-            return merged
+            return sum(self._merge(path, table.key, rows) for rows in _pieces(reader))
+
+    def _merge(self, path: str, key: Sequence[str], rows: pa.Table) -> int:
+        self._connection.register(_INCOMING, rows)
+        return self._count(
+            f"MERGE INTO {path} AS stored USING {_INCOMING} AS incoming ON ({self._same(key)}) "
+            "WHEN MATCHED THEN UPDATE BY NAME WHEN NOT MATCHED THEN INSERT BY NAME"
+        )
 
     def delete(self, table: WarehouseTable, keys: pa.Table) -> None:
         with self._failures(f"deleting rows of {table.name}"):
@@ -150,3 +154,15 @@ class DuckDBTransaction:
     @staticmethod
     def _same(key: Sequence[str]) -> str:
         return " AND ".join(f"stored.{_SQL.name(name)} = incoming.{_SQL.name(name)}" for name in key)
+
+
+def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The rows in tables of about ``_PIECE_BYTES``."""
+    gathered: list[pa.RecordBatch] = []
+    for batch in batches:
+        gathered.append(batch)
+        if sum(each.nbytes for each in gathered) >= _PIECE_BYTES:
+            yield pa.Table.from_batches(gathered)
+            gathered = []
+    if gathered:
+        yield pa.Table.from_batches(gathered)

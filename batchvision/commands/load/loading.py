@@ -45,6 +45,8 @@ from batchvision.job import DEFAULT_TABLE_PREFIX, LOADED_TABLES
 #: The tables that a load can include, in the order of loading. ``loads`` is always written.
 TABLES = LOADED_TABLES
 
+#: PostgreSQL cuts names after 63 bytes without a word.
+_PREFIX_BYTES = 50
 _KEYS = {**KEYS, "runs": ("job", "run_id"), "loads": LOADS_KEY}
 #: Columns in which two versions of one row differ.
 _VERSIONS = {
@@ -104,7 +106,14 @@ def load(
 
 
 def _tables(output: Path, prefix: str) -> dict[str, WarehouseTable]:
+    if len(prefix.encode()) > _PREFIX_BYTES:
+        raise JobInvalid(f"the table prefix is longer than {_PREFIX_BYTES} bytes: choose a shorter one")
     columns = read_registry(output) or Columns()
+    if IN_MANIFEST in dict(columns.keep):
+        raise JobInvalid(
+            f"{output} has a kept column {IN_MANIFEST}, and a load adds one of that name: "
+            f'give it another name, keep = {{ new_name = "{IN_MANIFEST}" }}, and set output.path to another folder'
+        )
     schemas = {
         "results": results_schema(columns).append(pa.field(IN_MANIFEST, pa.bool_())),
         "failures": failures_schema(columns),

@@ -84,8 +84,14 @@ def _delta(url: str, place: LoadPlace) -> Destination:
 def _postgres(url: str, place: LoadPlace) -> Destination:
     from batchvision.commands.load.postgres import PostgresDatabase
 
-    if "://" not in url:
-        raise JobInvalid(f"{place.key}: write postgresql://user@host:port/database")
+    try:
+        has_one_host = "://" in url and urlsplit(url).netloc.count("@") <= 1
+    except ValueError:
+        has_one_host = False
+    if not has_one_host:
+        raise JobInvalid(
+            f"{place.key}: write postgresql://user@host:port/database, with %40 for an @ in the user or password"
+        )
     return PostgresDatabase(url, place.db_schema)
 
 

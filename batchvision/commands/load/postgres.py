@@ -32,6 +32,7 @@ _SQL = DIALECTS["postgres"]
 #: By SQLSTATE, or its class of two characters.
 _NEXT_STEPS = {
     "42501": "ask for the right (GRANT CREATE ON SCHEMA, or SELECT, INSERT, UPDATE and DELETE on the table)",
+    "42P10": "the table has lost its primary key: drop it and load again, so that it is made anew",
     "55P03": "another load or program holds the table: load again later",
     "25006": "load into the primary server, with a role that may write",
     "53": "make room on the server, then load again",
