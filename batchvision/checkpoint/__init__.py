@@ -23,7 +23,7 @@ from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lineage import Name, is_merged
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, OutputLock, holder_at_work
 from batchvision.checkpoint.manifest_index import index_paths
-from batchvision.checkpoint.opening import disk_at, fetch_output
+from batchvision.checkpoint.opening import disk_at, fetch_output, prove_store
 from batchvision.checkpoint.paid_rows import PaidRows
 from batchvision.checkpoint.parts import (
     DATED,
@@ -149,6 +149,7 @@ __all__ = [
     "pairs",
     "part_file",
     "part_paths",
+    "prove_store",
     "read_latest",
     "read_registry",
     "read_shard",

@@ -16,9 +16,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from batchvision.checkpoint.disk import LocalDisk
@@ -96,13 +97,13 @@ class MirroredDisk(LocalDisk):
         is_ahead = listing.is_empty if found is None else found.content.token in tokens
         before = [] if found is None else [found.content.token]
         copy.set_tokens(*([*before, token] if is_ahead else []))
-        lock = ObjectLock.take(self._objects, found, token, self._sync_seconds)
+        self._lock = ObjectLock.take(self._objects, found, token, self._sync_seconds)
+        self._objects.check_write = self._check_lock
         try:
             listing = StoreListing.of(self._objects)  # nothing changes from now on
             copy.open_record()
             if not is_ahead:
                 copy.fetch(self._objects, listing)
-            self._lock, self._objects.check_write = lock, self._check_lock
             self._begin(listing)
             copy.set_tokens(token)
         except BaseException:
@@ -170,7 +171,7 @@ class MirroredDisk(LocalDisk):
         if is_segment(path):
             self._note_synced(path, os.fstat(descriptor).st_size)
         else:
-            self._put(path)
+            self._change(partial(self._put, path))
 
     def rename(self, old: Path, new: Path) -> None:
         super().rename(old, new)
@@ -181,7 +182,7 @@ class MirroredDisk(LocalDisk):
         if is_segment(new):
             self._note_synced(new, new.stat().st_size)
         else:
-            self._put(new)
+            self._change(partial(self._put, new))
 
     def remove(self, path: Path) -> None:
         if self._fault is not None and is_segment(path):
@@ -191,9 +192,9 @@ class MirroredDisk(LocalDisk):
             tail = self._tails.pop(path, None)
         key = self._copy.key(path)
         if tail is not None:
-            self._delete(tail.keys)
+            self._change(partial(self._delete, tail.keys))
         elif self._versions.pop(key, None) is not None:
-            self._delete([key])
+            self._change(partial(self._delete, [key]))
 
     # ---------------------------------------------------------------------------- the store
 
@@ -201,7 +202,9 @@ class MirroredDisk(LocalDisk):
         """Put the durable bytes of the journal. Raises StoreFault, OutputHeld."""
         with self._putting:
             began = time.monotonic()
-            self._check()
+            self._check_lock()
+            if self._fault is not None:
+                raise self._fault
             try:
                 for path, tail in sorted(self._tails.copy().items(), key=lambda each: each[0]):
                     self._put_tail(path, tail)
@@ -224,17 +227,11 @@ class MirroredDisk(LocalDisk):
         tail.stored_bytes = stop
 
     def _put(self, path: Path) -> None:
-        """Put a file whole, after the journal. A fault is raised once; then all stays in the copy."""
-        if self._lock is None or self._is_reported:
-            return
-        self.replicate()
+        """Put a file whole, after the journal."""
         key = self._copy.key(path)
-        try:
-            version = self._store(key, path.read_bytes(), self._versions.get(key))
-        except StoreFault as fault:
-            raise self._failed(fault) from fault
-        self._versions[key] = version
-        self._copy.note(key, version)
+        self.replicate()
+        self._versions[key] = self._store(key, path.read_bytes(), self._versions.get(key))
+        self._copy.note(key, self._versions[key])
 
     def _store(self, key: str, content: bytes, expected: Version | None) -> Version:
         try:
@@ -246,39 +243,42 @@ class MirroredDisk(LocalDisk):
 
     def _delete(self, keys: Sequence[str]) -> None:
         """The last object first: the rest of a segment is still its beginning."""
+        self._objects.delete(reversed(keys))
+
+    def _change(self, change: Callable[[], None]) -> None:
+        """Change the store. Its first fault is raised once. From then on all stays in the copy. Raises OutputHeld."""
         if self._lock is None or self._is_reported:
             return
-        self._check()
         try:
-            self._objects.delete(reversed(keys))
-        except StoreFault as fault:
-            raise self._failed(fault) from fault
-
-    def _check(self) -> None:
-        """Raise if the store has failed, or the lock is lost."""
+            if self._fault is None:
+                self._check_lock()
+                change()
+        except OSError as fault:
+            self._failed(fault)
         if self._fault is not None:
-            self._is_reported = True
-            raise self._fault
-        self._check_lock()
+            with self._changed:
+                is_news, self._is_reported = not self._is_reported, True
+            if is_news:
+                raise self._fault
 
     def _check_lock(self) -> None:
         if self._lock is not None and not self._lock.is_held:
             raise held(self._objects, None)
 
     def _failed(self, fault: OSError) -> StoreFault:
-        if self._fault is None:
-            self._fault = StoreFault(
-                f"{fault}. Nothing more was sent. Every answer is in the local copy, {self._copy.output}: start the "
-                "same run again on this machine when the store takes writes, and it puts them there"
-            )
-        return self._fault
+        """Note the first fault. Returns it with the next step."""
+        with self._changed:
+            if self._fault is None:
+                self._fault = StoreFault(
+                    f"{fault}. Nothing more was sent. Every answer is in the local copy, {self._copy.output}: start "
+                    "the same run again on this machine when the store takes writes, and it puts them there"
+                )
+            return self._fault
 
     # ---------------------------------------------------------------------------- the open segment
 
     def _note_synced(self, path: Path, synced_bytes: int) -> None:
         """Bytes of a segment are durable here. Returns when none of them has waited too long for the store."""
-        if self._is_reported:
-            return
         with self._changed:
             self._tails.setdefault(path, _Tail()).synced_bytes = synced_bytes
             if self._oldest_at is None:
@@ -286,7 +286,7 @@ class MirroredDisk(LocalDisk):
                 self._changed.notify_all()
             is_late = time.monotonic() - self._oldest_at > self._sync_seconds
         if is_late or self._fault is not None:
-            self.replicate()
+            self._change(self.replicate)
 
     def _sync_beside(self) -> None:
         while self._wait_for_bytes():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
@@ -130,6 +131,21 @@ class ObjectFolder:
         for key in keys:
             self._tried("delete", key, partial(delete, key))
 
+    def prove(self) -> None:
+        """Write, replace, read and delete an object, as a run does. Raises StoreFault with what is not possible."""
+        key, content = f".batchvision/check-{secrets.token_hex(8)}", [b"first", b"second", b"third"]
+        first = self.put(key, content[0], None)
+        self.put(key, content[1], first)
+        try:
+            self.put(key, content[2], first)
+        except ObjectChanged:
+            found = self.get(key)
+        else:
+            raise StoreFault(f"{self.url} takes no conditional writes (If-Match): two runs could write at once")
+        if found is None or found.content != content[1]:
+            raise StoreFault(f"{self.url} does not give back what was written")
+        self.delete([key])
+
     def _tried(self, doing: str, key: str, operation: Callable[[], T]) -> T:
         until, wait = time.monotonic() + PATIENCE_SECONDS, _FIRST_WAIT_SECONDS
         while True:
@@ -141,7 +157,9 @@ class ObjectFolder:
                 if time.monotonic() + wait > until:
                     what = f"{self.url} did not {doing} {key or 'its objects'} for {PATIENCE_SECONDS:g} s"
                     raise StoreFault(f"{what} ({_reason(fault)})") from fault
-            except refusals.BaseError as fault:
+            except StoreFault:
+                raise
+            except (refusals.BaseError, OSError) as fault:  # a missing bucket, no right
                 raise self._refused(doing, key, fault) from fault
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
@@ -155,5 +173,8 @@ def _version(found: Any) -> Version:
 
 
 def _reason(fault: Exception) -> str:
-    """The first line of obstore's message, which goes on with debug output."""
-    return (str(fault).strip().splitlines() or [type(fault).__name__])[0][:300]
+    """The store's error code, or the first line of obstore's message, which ends in debug output."""
+    text = str(fault).strip()
+    if code := re.search(r"<Code>(\w+)</Code>", text):
+        return code[1]
+    return (text.splitlines() or [type(fault).__name__])[0][:300]

@@ -37,6 +37,14 @@ def fetch_output(url: str, copy: Path) -> Path:
     return output
 
 
+def prove_store(url: str) -> None:
+    """Prove that an output at this URL can be read, written and locked. Raises JobInvalid, DiskFailed."""
+    with _needs_extra(url):
+        from batchvision.checkpoint.objects import ObjectFolder
+    with disk_failures(f"checking {url}"):
+        ObjectFolder.at(url).prove()
+
+
 @contextmanager
 def _needs_extra(url: str) -> Iterator[None]:
     try:

@@ -149,13 +149,25 @@ def _root(job: Job) -> CheckFinding:
 
 
 def _output(job: Job) -> CheckFinding:
-    """The output can be written if its nearest existing folder can."""
+    """The output can be written if its nearest existing folder can. One in an object store is tried."""
+    if job.output_url is not None:
+        return _object_store(job, job.output_url)
     folder = job.output_path
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
         return CheckFinding("output", f"{job.output_path} can be written")
     return CheckFinding("output", f"{folder} cannot be written: choose another [output] path, or --out", INVALID)
+
+
+def _object_store(job: Job, url: str) -> CheckFinding:
+    from batchvision.checkpoint import prove_store
+
+    try:
+        prove_store(url)
+    except StopRun as error:
+        return CheckFinding("output", error.message, INVALID)
+    return CheckFinding("output", f"{url} can be read, written and locked; its local copy is {job.output_path}")
 
 
 def _labels(job: Job) -> Iterator[CheckFinding]:

@@ -171,6 +171,11 @@ class Check:
 
     def _output_path(self, section: OutputSection) -> Path | None:
         if is_object_url(section.path):
+            if "@" in section.path or "?" in section.path:
+                self.problems.append(
+                    "output.path: the URL of an object store holds no credentials and no options; they come from the "
+                    "environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL ...)"
+                )
             return local_copy(section.path, self.path(section.state_dir) if section.state_dir else None)
         if "://" in section.path:
             self.problems.append(

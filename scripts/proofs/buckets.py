@@ -142,7 +142,8 @@ class Bucket:
         told = self.told().read_text().splitlines() if self.told().exists() else []
         seen = Counter(line.split(" ")[1] for line in told)
         polled = {line.split(" ")[2] for line in told if line.split(" ")[1] == "poll"} - {"models"}
-        self.tally.in_flight += seen["post"] - max(seen["answer"], seen["ticket"])
+        is_deferred = self._runs.settings["delivery.lane"] == "deferred"
+        self.tally.in_flight += seen["post"] - seen["ticket" if is_deferred else "answer"]
         self.tally.in_flight += max(0, len(polled) - seen["answer"])
         self.tally.acknowledged += seen["answer"]
         self.tally.polled += len(polled)

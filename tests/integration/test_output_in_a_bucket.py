@@ -111,3 +111,21 @@ def state_of_another_machine(tmp_path: Path) -> Iterator[None]:
     yield
     shutil.rmtree(tmp_path / "state")
     (tmp_path / "first").rename(tmp_path / "state")
+
+
+def test_check_proves_that_the_store_can_be_written_and_leaves_nothing(runs: JobRuns, url: str) -> None:
+    runs.write_manifest()
+    found = runs.command("check", runs.job_file())
+    assert f"{url} can be read, written and locked" in found.stdout
+    assert keys(url) == []
+
+
+def test_check_names_a_bucket_that_is_missing(runs: JobRuns) -> None:
+    runs.write_manifest()
+    found = runs.command("check", runs.job_file({"output.path": "s3://no-such-bucket/captions"}))
+    assert found.returncode == 2
+    assert "s3://no-such-bucket/captions refused to write" in found.stdout
+    assert "(NoSuchBucket)" in found.stdout
+    ended = runs.run({"output.path": "s3://no-such-bucket/captions"})
+    assert (ended.exit_code, ended.billed.total()) == (7, 0)
+    assert "s3://no-such-bucket/captions refused to list its objects (NoSuchBucket)" in ended.message
