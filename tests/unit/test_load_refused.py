@@ -85,6 +85,36 @@ def test_missing_rights_name_the_table_and_the_grant_and_nothing_is_loaded(
     assert row_versions(postgres) == before
 
 
+def test_the_password_comes_from_the_url_of_the_environment_from_pgpassword_or_pgpass(
+    output: Path, postgres: PostgresWarehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role, password = f"locked_{uuid4().hex}", "hunter2 secret"
+    postgres.rows(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD '{password}'")
+    rules = postgres.server.folder / "data" / "pg_hba.conf"
+    rules.write_text(f"local all {role} scram-sha-256\n{rules.read_text()}")
+    postgres.rows("SELECT pg_reload_conf()")
+    url = postgres.url.replace("postgres@", f"{role}@")
+    assert "no password supplied" in refusal(output, url)
+    wrong = refusal(output, url.replace(f"{role}@", f"{role}:hunter2wrong@"))
+    assert "password authentication failed" in wrong
+    assert "hunter2" not in wrong
+
+    def load_from(to: str, environ: dict[str, str]) -> None:
+        postgres.rows("DROP TABLE IF EXISTS batchvision_results")
+        load(output, open_destination(LoadPlace(to, output), environ))
+        assert postgres.rows("SELECT count(*) FROM batchvision_results") == [(3,)]
+
+    load_from("env:URL", {"URL": url.replace(f"{role}@", f"{role}:{PASSWORD}@")})
+    with monkeypatch.context() as patch:
+        patch.setenv("PGPASSWORD", password)
+        load_from(url, {})
+    pgpass = tmp_path / "pgpass"
+    pgpass.write_text(f"*:*:*:{role}:{password}\n")
+    pgpass.chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(pgpass))
+    load_from(url, {})
+
+
 def test_the_tables_may_lie_in_a_schema_that_is_made(output: Path, postgres: PostgresWarehouse, tmp_path: Path) -> None:
     for warehouse in (postgres, DuckDBWarehouse(tmp_path / "a.db")):
         load_into(warehouse, output, db_schema="Überblick")
