@@ -119,7 +119,15 @@ async def check(
     secrets: Secrets | None = None,
 ) -> CheckReport:
     """Run all checks. Problems become findings and are not raised. The job's secrets are added to ``secrets``."""
-    findings = [*_manifest(job), _root(job), _output(job), *_extras(), *_labels(job), *_prompt(job)]
+    findings = [
+        *_manifest(job),
+        _root(job),
+        _output(job),
+        *_extras(),
+        *_load(job, environ),
+        *_labels(job),
+        *_prompt(job),
+    ]
     try:
         key = job.api_key(environ)
     except JobInvalid as error:
@@ -168,6 +176,19 @@ def _object_store(job: Job, url: str) -> CheckFinding:
     except StopRun as error:
         return CheckFinding("output", error.message, INVALID)
     return CheckFinding("output", f"{url} can be read, written and locked; its local copy is {job.output_path}")
+
+
+def _load(job: Job, environ: Mapping[str, str] | None) -> Iterator[CheckFinding]:
+    """The destination of ``load.to``, with its extra. Connects to nothing."""
+    from batchvision.commands.load import job_destination
+
+    try:
+        destination = job_destination(job, environ)
+    except JobInvalid as error:
+        yield CheckFinding("load", error.message, INVALID)
+    else:
+        if destination is not None:
+            yield CheckFinding("load", f"into {destination.name} at the end of each run")
 
 
 def _labels(job: Job) -> Iterator[CheckFinding]:

@@ -143,3 +143,14 @@ async def test_a_fallback_that_is_no_label_is_a_finding(tmp_path: Path) -> None:
     assert "'other' is none of the labels" in said(report, "labels")
     fitting = make_job(tmp_path, **{"answer.labels": ["shoe", "other"], "answer.labels_fallback": "other"})
     assert said(await check(fitting, environ=KEY, ask=provider), "labels") == ""
+
+
+@pytest.mark.anyio
+async def test_the_destination_of_the_load_is_named_or_its_problem(tmp_path: Path) -> None:
+    provider = Provider(ModelListing("grok-4.3", takes_images=True))
+    job = make_job(tmp_path, **{"load.to": "env:WAREHOUSE_URL"})
+    found = await check(job, environ={**KEY, "WAREHOUSE_URL": "duckdb:///a.db"}, ask=provider)
+    assert said(found, "load") == f"into duckdb:///{tmp_path}/a.db at the end of each run"
+    missing = await check(job, environ=KEY, ask=provider)
+    assert "the environment variable WAREHOUSE_URL is not set" in said(missing, "load")
+    assert missing.exit_code == 2
