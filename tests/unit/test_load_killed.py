@@ -105,7 +105,7 @@ def test_a_load_that_commits_after_each_table_is_caught(
     assert next(half_loaded(engine, output.path)) > 0
 
 
-@pytest.mark.parametrize("last", [12, 30])
+@pytest.mark.parametrize("last", [12, 20])
 def test_a_process_that_ends_within_a_load_leaves_the_database_as_it_was(
     engine: Engine, output: ChangingOutput, last: int
 ) -> None:
@@ -113,13 +113,11 @@ def test_a_process_that_ends_within_a_load_leaves_the_database_as_it_was(
     before = state(engine.warehouse)
     output.run([0, 1, 6], version="-anew", failing=[2])
     script = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        f"from {engine.driver.__name__.rpartition('.')[0] or '.'} import dbapi as driver\n".replace(
-            "from . import dbapi", "import duckdb"
-        )
-        + "from counted_statements import Statements\n"
+        "import sys; from importlib import import_module\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from counted_statements import Statements\n"
         "from batchvision.cli import main\n"
-        f"Statements({last}, exits=True).patch(driver, setattr)\n"
+        f"Statements({last}, exits=True).patch(import_module({engine.driver.__name__!r}), setattr)\n"
         f"main(['load', {str(output.path)!r}, '--to', {engine.warehouse.url!r}])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
