@@ -136,7 +136,7 @@ class LocalCopy:
     # ---------------------------------------------------------------------------- fetching
 
     def follow(self, objects: ObjectFolder) -> None:
-        """Make the copy what the store held at one moment, while a run may write. One process at a time.
+        """Fetch the output as it stood at one moment. A run may write meanwhile. One process at a time.
 
         Raises OSError, StoreFault, CheckpointDamaged.
         """
@@ -157,7 +157,7 @@ class LocalCopy:
             os.close(descriptor)
 
     def fetch(self, objects: ObjectFolder, listing: StoreListing) -> bool:
-        """Make the copy what the store holds. False: an object has gone meanwhile.
+        """Fetch the files that differ, and remove those that the store lacks. False: an object has gone meanwhile.
 
         Raises OSError, StoreFault, CheckpointDamaged.
         """

@@ -5,7 +5,7 @@ cut. Three rules keep it true. Bytes of the journal go to the store before any l
 is removed only after the ``open.log`` that no longer needs it is in the store. Only the holder of the lock writes.
 
 Bytes of the journal that are durable here reach the store within ``sync_seconds``. Where the store is slower, the next
-group of records waits. After a failure that lasts, the run ends as with a failing disk, and all is kept in the copy.
+group of records waits. After a failure that lasts, the run ends as with a failing disk. The copy keeps every answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from batchvision.checkpoint.object_lock import FoundLock, ObjectLock, held, wait
 from batchvision.checkpoint.objects import ListedObject, ObjectChanged, ObjectFolder, Version
 from batchvision.checkpoint.open_log import OPEN_LOG_NAME
 from batchvision.checkpoint.parts import FAILURES_TABLE
-from batchvision.checkpoint.storage import Hold, StoreFault
+from batchvision.checkpoint.storage import StoreFault
 from batchvision.errors import OutputHeld
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class MirroredDisk(LocalDisk):
         self._sync_seconds = sync_seconds
         self._lock: ObjectLock | None = None
         self._fault: StoreFault | None = None
-        self._is_reported = False  #: the run knows of the fault
+        self._is_reported = False  #: the fault was raised to the run
         self._versions: dict[str, Version] = {}  # of the whole files in the store
         self._paths: dict[int, Path] = {}  # of open descriptors
         self._tails: dict[Path, _Tail] = {}
@@ -84,7 +84,7 @@ class MirroredDisk(LocalDisk):
 
     # ---------------------------------------------------------------------------- holding
 
-    def hold(self, output: Path) -> Hold:
+    def hold(self, output: Path) -> MirroredDisk:
         """Take the lock. Then bring the copy up to date, or the store where the copy is ahead.
 
         The copy is ahead if no other process has held the lock since. Raises OutputHeld, OSError, CheckpointDamaged.
@@ -112,7 +112,7 @@ class MirroredDisk(LocalDisk):
         if found is not None and not found.content.is_released and not is_ahead:
             _report_lost(self._objects, found, listing)
         self._thread.start()
-        return HeldCopy(self)
+        return self
 
     def _begin(self, listing: StoreListing) -> None:
         """Put the files of the copy that differ, in the order in which a run writes them. Then delete the rest."""
@@ -138,7 +138,7 @@ class MirroredDisk(LocalDisk):
         return self._lock is not None and self._lock.is_held
 
     def release(self, *, releases: bool = True) -> None:
-        """Put what is left, and give the lock back, unless the store lacks something."""
+        """Put the rest of the journal, and give the lock back. After a fault of the store the lock expires instead."""
         if self._pid != os.getpid():
             return  # a forked child: the parent keeps the lock
         with suppress(StoreFault, OutputHeld):
@@ -246,7 +246,7 @@ class MirroredDisk(LocalDisk):
         self._objects.delete(reversed(keys))
 
     def _change(self, change: Callable[[], None]) -> None:
-        """Change the store. Its first fault is raised once. From then on all stays in the copy. Raises OutputHeld."""
+        """Change the store. Its first fault is raised once. Later changes stay in the copy. Raises OutputHeld."""
         if self._lock is None or self._is_reported:
             return
         try:
@@ -278,7 +278,7 @@ class MirroredDisk(LocalDisk):
     # ---------------------------------------------------------------------------- the open segment
 
     def _note_synced(self, path: Path, synced_bytes: int) -> None:
-        """Bytes of a segment are durable here. Returns when none of them has waited too long for the store."""
+        """Note durable bytes of a segment. If bytes have waited for ``sync_seconds``, put them before returning."""
         with self._changed:
             self._tails.setdefault(path, _Tail()).synced_bytes = synced_bytes
             if self._oldest_at is None:
@@ -305,22 +305,8 @@ class MirroredDisk(LocalDisk):
         return False
 
 
-class HeldCopy:
-    """The lock of an output in a store, for the local lock that it belongs to."""
-
-    def __init__(self, disk: MirroredDisk) -> None:
-        self._disk = disk
-
-    @property
-    def is_held(self) -> bool:
-        return self._disk.is_held
-
-    def release(self) -> None:
-        self._disk.release()
-
-
 def _has_ended_here(found: FoundLock, tokens: list[str]) -> bool:
-    """Whether the holder worked on this copy, whose local lock is ours now."""
+    """Whether the holder worked on this copy. Its process has ended, because the local lock is ours."""
     return found.content.token in tokens and found.content.host == socket.gethostname()
 
 

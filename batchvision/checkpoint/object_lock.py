@@ -2,7 +2,7 @@
 
 Its holder replaces it every ``BEAT_SECONDS`` from a thread. Another process takes it over when its version has not
 changed for ``EXPIRY_SECONDS`` of that process's own waiting time. So the clocks of two machines are never compared. A
-holder whose last renewal began ``SURE_SECONDS`` ago no longer counts as the holder, and sends nothing more.
+holder stops ``SURE_SECONDS`` after the start of its last renewal, which is earlier.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class ObjectFolder:
     def at(cls, url: str) -> ObjectFolder:
         """The folder at a URL, with the usual variables of the environment (``AWS_ENDPOINT_URL`` ...)."""
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-        retries: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}  # ``_tried`` does the others
+        retries: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}  # ``_tried`` goes on
         client: Any = {
             "timeout": f"{REQUEST_SECONDS}s",
             "connect_timeout": "10s",
@@ -132,7 +132,7 @@ class ObjectFolder:
             self._tried("delete", key, partial(delete, key))
 
     def prove(self) -> None:
-        """Write, replace, read and delete an object, as a run does. Raises StoreFault with what is not possible."""
+        """Write, replace, read and delete an object, as a run does. Raises StoreFault with the step that fails."""
         key, content = f".batchvision/check-{secrets.token_hex(8)}", [b"first", b"second", b"third"]
         first = self.put(key, content[0], None)
         self.put(key, content[1], first)

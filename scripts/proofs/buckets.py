@@ -1,6 +1,6 @@
 """Lost machines: kill runs whose output is in an object store, and go on from the store alone.
 
-``python -m proofs.buckets --kills 50`` kills at random times and at random writes to the store, in both lanes. After
+``scripts/buckets --kills 50`` kills at random times and at random writes to the store, in both lanes. After
 each kill the state folder is removed. The store must hold each answer that was acknowledged more than ``sync_seconds``
 before, and each ticket that was polled. At the end each row has one answer.
 """

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
+from obstore import exceptions as refusals
 from obstore.store import MemoryStore
 
 from batchvision.checkpoint import object_lock
+from batchvision.checkpoint import objects as objects_module
+from batchvision.checkpoint.local_copy import LocalCopy
+from batchvision.checkpoint.mirror import MirroredDisk
 from batchvision.checkpoint.object_lock import EXPIRY_SECONDS, SURE_SECONDS, FoundLock, ObjectLock, wait_for_expiry
-from batchvision.checkpoint.objects import ObjectFolder
+from batchvision.checkpoint.objects import PATIENCE_SECONDS, ObjectFolder
 from batchvision.checkpoint.storage import StoreFault
 from batchvision.errors import OutputHeld
+
+JOURNAL = b"the beginning of a segment"
 
 
 class Clock:
@@ -117,3 +127,41 @@ def test_a_store_that_is_away_loses_the_lock_only_when_that_lasts(
     held.renew()
     clock.now += SURE_SECONDS - 1
     assert held.is_held
+
+
+def test_the_time_whose_answers_may_be_bought_again_is_stated(
+    objects: ObjectFolder, held: ObjectLock, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    objects.put(".batchvision/0of1/journal-00000001.log/000000000000", JOURNAL, None)
+    disk = MirroredDisk(objects, LocalCopy(tmp_path / "captions"), 5.0)
+    (tmp_path / "captions").mkdir()
+    disk.hold(tmp_path / "captions")
+    disk.release()
+    assert clock.now >= 1000 + EXPIRY_SECONDS
+    (stated,) = [record.message for record in caplog.records if "did not end here" in record.message]
+    assert re.search(r"has its records until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", stated)
+    assert "Answers of at most 5 s after these records are not known here: their rows may be bought again" in stated
+
+
+def test_a_store_that_is_away_is_tried_again_within_bounds(
+    objects: ObjectFolder, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects_module.time, "monotonic", lambda: clock.now)
+    real, tries = obstore.put, list[float]()
+
+    def put(*arguments: Any, **named: Any) -> Any:
+        tries.append(clock.now)
+        if clock.now < back_at:
+            raise refusals.GenericError("HTTP 503")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(objects_module.obstore, "put", put)
+    began, back_at = clock.now, clock.now + PATIENCE_SECONDS / 2
+    objects.put("a", b"content", None)
+    assert clock.now - began < PATIENCE_SECONDS
+    began, back_at = clock.now, clock.now + 2 * PATIENCE_SECONDS
+    tries.clear()
+    with pytest.raises(StoreFault, match=r"memory://bucket/out did not write b for 45 s \(HTTP 503\)"):
+        objects.put("b", b"content", None)
+    assert 5 < len(tries) < 20
+    assert clock.now - began <= PATIENCE_SECONDS
