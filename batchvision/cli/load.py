@@ -35,11 +35,10 @@ def command(
     place: str, to: str | None, db_schema: str | None, table_prefix: str | None, include: str | None, as_json: bool
 ) -> int:
     """Load the current answer of each row, the failures, the attempts and the runs of an output into a database. Tables
-    and missing columns are made. A repeated load writes only what is new. OUT is a folder, or a job file with its
+    and missing columns are made. A repeated load writes only changes. OUT is a folder, or a job file with its
     section [load].
 
-    Exit codes: 0 done, 2 bad URL or missing extra, 7 the output is damaged, 8 the database is unreachable, refuses, or
-    is full or locked: load again later.
+    Exit codes: 0 done, 2 bad URL or missing extra, 7 the output is damaged, 8 the database cannot be loaded now.
     """
     from batchvision.commands.load import LoadPlace, load, open_destination, table_names
     from batchvision.job import LoadSection

@@ -1,6 +1,6 @@
 """The interface of a destination, and the tables that a load writes there.
 
-``loading.py`` decides what to write. A destination only knows how: its SQL, its types and its errors.
+``loading.py`` chooses the rows. A destination brings its SQL, its types and its errors.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ class WarehouseTable:
 
 
 class LoadTransaction(Protocol):
-    """The statements of one load. All of them count, or none.
+    """The statements of one load, which commit together.
 
-    A destination that cannot do so keeps the order of the calls: a load that was cut off is then completed by the next.
+    A destination without transactions keeps the order of the calls, so that the next load completes a load that was cut
+    off.
     Each method raises LoadFailed, with the name of the table and the next step.
     """
 

@@ -51,7 +51,7 @@ class DuckDBFile:
         try:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as fault:  # rows that are read raise those of Arrow
-            what = f"{self.name}: {doing} failed: {str(fault).splitlines()[0]}. Nothing was loaded"
+            what = f"{self.name}: {doing} failed: {str(fault).partition(chr(10))[0]}. Nothing was loaded"
             raise LoadFailed(what, next_step=_next_step(fault, self.path)) from fault
 
 
@@ -83,7 +83,7 @@ class DuckDBTransaction:
 
     def commit(self) -> None:
         with self._failures("committing"):
-            self._run("RESET memory_limit")  # writes the rows that are not in the file yet, all at once
+            self._run("RESET memory_limit")  # a commit needs all rows in memory that are not in the file yet
             self._run("COMMIT")
 
     # ---------------------------------------------------------------------------- tables

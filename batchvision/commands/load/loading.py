@@ -1,8 +1,8 @@
 """Load an output into a destination: the one algorithm for all destinations.
 
-``results`` and ``failures`` become what is current. Rows that differ are merged, and rows that are no longer current
-are deleted. So a return to an earlier recipe needs no rule of its own. ``attempts`` only grows: each part is loaded
-once, by its sha256. Everything happens in one transaction.
+``results`` and ``failures`` become equal to the current rows. Rows that differ are merged, and rows that are no longer
+current are deleted. So a return to an earlier recipe needs no rule of its own. ``attempts`` only grows: each part is
+loaded once, by its sha256. Everything happens in one transaction.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def load(
     table_prefix: str = DEFAULT_TABLE_PREFIX,
     progress: LoadProgress = lambda table, rows: None,
 ) -> Loaded:
-    """Make the destination's rows of this output's job equal to what is current.
+    """Make the destination's rows of this output's job equal to the current rows.
 
     Raises LoadFailed, CheckpointDamaged, and JobInvalid where there is no output.
     """

@@ -85,7 +85,7 @@ def _next_step(sqlstate: str | None) -> str:
 def _reason(text: str) -> str:
     """The server's own words, or libpq's, on one line."""
     found = re.search(r"(?:ERROR|FATAL|PANIC): +([^\n]+)", text)
-    return found[1] if found else text.strip().splitlines()[0].removeprefix("IO: [libpq] ")
+    return found[1] if found else text.strip().partition("\n")[0].removeprefix("IO: [libpq] ")
 
 
 def _passwords(url: str) -> list[Secret]:
