@@ -136,7 +136,7 @@ class LocalCopy:
     # ---------------------------------------------------------------------------- fetching
 
     def follow(self, objects: ObjectFolder) -> None:
-        """Fetch the output as it stood at one moment. A run may write meanwhile. One process at a time.
+        """Fetch the output as it stood at one moment. A run may write meanwhile.
 
         Raises OSError, StoreFault, CheckpointDamaged.
         """

@@ -10,7 +10,7 @@ import click
 
 from batchvision.cli.command import Command
 from batchvision.cli.output import print_document, say
-from batchvision.cli.place import from_here, job_at, output_of, place_argument
+from batchvision.cli.place import from_here, job_at, output_of, place_argument, url_of
 from batchvision.cli.terminal import safe_line
 
 if TYPE_CHECKING:
@@ -38,16 +38,15 @@ def command(place: str, drop_superseded: bool, as_json: bool) -> int:
 
     open_output(output_of(place))
     output, disk = for_writing(job_at(place) or place)
-    output = from_here(output)
     compacted = compact(output, drop_superseded=drop_superseded, disk=disk)
-    for line in compacted_lines(output, compacted):
+    for line in compacted_lines(url_of(place) or from_here(output), compacted):
         say(safe_line(line))
     if as_json:
         print_document(_document(output, compacted))
     return 0
 
 
-def compacted_lines(output: Path, compacted: Compacted) -> Iterator[str]:
+def compacted_lines(output: Path | str, compacted: Compacted) -> Iterator[str]:
     """The merged files, and the next step."""
     from batchvision.wording import counted
 

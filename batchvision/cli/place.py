@@ -17,10 +17,18 @@ place_argument = click.argument("place", metavar="OUT|JOB", type=str)
 
 def output_of(place: str) -> Path:
     """The folder with the output at ``place``, or of the job at ``place``. One in an object store is fetched."""
-    from batchvision.commands.places import output_at, reading
+    from batchvision.commands.places import output_at, output_of_job
 
     job = job_at(place)
-    return output_at(place) if job is None else from_here(reading(job).output_path)
+    return output_at(place) if job is None else from_here(output_of_job(job))
+
+
+def url_of(place: str) -> str | None:
+    """The URL of an output in an object store, which messages name instead of its copy."""
+    from batchvision.job import is_object_url
+
+    job = job_at(place)
+    return job.output_url if job is not None else place if is_object_url(place) else None
 
 
 def job_at(place: str) -> Job | None:

@@ -8,7 +8,7 @@ import click
 
 from batchvision.cli.command import Command
 from batchvision.cli.output import say
-from batchvision.cli.place import output_of, place_argument
+from batchvision.cli.place import output_of, place_argument, url_of
 from batchvision.cli.terminal import safe_line
 
 
@@ -20,7 +20,7 @@ from batchvision.cli.terminal import safe_line
     "to",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
-    help="Default: OUT/report.html.",
+    help="Default: OUT/report.html, and report.html here for an output in an object store.",
 )
 @click.option("--rows", type=click.IntRange(min=0), default=300, show_default=True, help="Rows in the gallery.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the rows that are drawn.")
@@ -32,7 +32,7 @@ def command(place: str, to: Path | None, rows: int, seed: int) -> int:
 
     output = output_of(place)
     page = html_of(collect(output, rows=rows, seed=seed))
-    path = to or output / "report.html"
+    path = to or (Path("report.html") if url_of(place) else output / "report.html")
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(page, encoding="utf-8", errors="replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import click
 from batchvision.accuracy import accuracy_words
 from batchvision.cli.command import Command
 from batchvision.cli.output import csv_line, print_document, print_lines, write
-from batchvision.cli.place import output_of, place_argument
+from batchvision.cli.place import output_of, place_argument, url_of
 from batchvision.cli.show import plain
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def command(place: str, as_json: bool, ledger_csv: str | None) -> None:
         _write_ledger(output_of(place), ledger_csv)
         return
     status = look(output_of(place))
+    status = replace(status, output=url_of(place) or status.output)
     if as_json:
         print_document(status.document())
     else:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from batchvision.cli.command import Command
 from batchvision.cli.output import print_document, print_lines
-from batchvision.cli.place import output_of, place_argument
+from batchvision.cli.place import output_of, place_argument, url_of
 
 if TYPE_CHECKING:
     from batchvision.commands.verify import VerifyReport
@@ -31,6 +32,7 @@ def command(place: str, as_json: bool) -> int:
     from batchvision.commands.verify import verify
 
     report = anyio.run(verify, output_of(place))
+    report = replace(report, output=url_of(place) or report.output)
     if as_json:
         print_document(report.document())
     else:

@@ -6,17 +6,30 @@ import os
 from pathlib import Path
 
 from batchvision.checkpoint import Disk, disk_at, fetch_output
+from batchvision.errors import JobInvalid
 from batchvision.job import Job, OutputSection, is_object_url, local_copy
 
 
 def output_at(place: str | os.PathLike[str]) -> Path:
     """The folder of an output. Raises JobInvalid, DiskFailed, CheckpointDamaged where it must be fetched."""
     text = os.fspath(place)
-    return fetch_output(text, local_copy(text)) if is_object_url(text) else Path(text).expanduser()
+    return _fetched(text, local_copy(text)) if is_object_url(text) else Path(text).expanduser()
+
+
+def output_of_job(job: Job) -> Path:
+    """The folder of a job's output. Raises as :func:`output_at`."""
+    return job.output_path if job.output_url is None else _fetched(job.output_url, job.output_path)
+
+
+def _fetched(url: str, copy: Path) -> Path:
+    output = fetch_output(url, copy)
+    if not any(output.iterdir()):
+        raise JobInvalid(f"there is no output at {url}: batchvision run JOB makes one")
+    return output
 
 
 def reading(job: Job) -> Job:
-    """The job, with its output where it can be read without the lock. Raises as :func:`output_at`."""
+    """The job, with its output, which may be new, where it can be read without the lock. Raises DiskFailed."""
     if job.output_url is None:
         return job
     return job.model_copy(update={"output_path": fetch_output(job.output_url, job.output_path)})

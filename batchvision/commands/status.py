@@ -46,7 +46,7 @@ class OutputStatus:
     """The state of one output. ``answers`` includes answers under earlier recipes; ``rows_answered`` counts each row
     once."""
 
-    output: Path
+    output: Path | str  #: a folder or URL
     latest: RunSummary | None
     answers: int
     rows_answered: int

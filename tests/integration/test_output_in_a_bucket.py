@@ -84,10 +84,21 @@ def test_readers_take_the_url_and_leave_the_copy_of_a_run_alone(runs: JobRuns, u
     another_machine(tmp_path)
     done = json.loads(runs.command("status", url, "--json").stdout)
     assert (done["rows_answered"], done["in_flight"]) == (20, 0)
-    for command in ("show", "verify", "compact"):
+    for command in ("show", "verify", "compact", "report"):
         ended = runs.command(command, url)
         assert ended.returncode == 0, ended.stderr
+        assert command in ("show", "report") or url in ended.stdout + ended.stderr
+    assert (tmp_path / "report.html").exists()
     assert json.loads(runs.command("plan", runs.job_file(), "--json").stdout)["rows"]["done"] == 20
+
+
+def test_a_place_without_an_output_is_named(runs: JobRuns, url: str) -> None:
+    runs.write_manifest()
+    for command in (("status", url), ("show", runs.job_file())):
+        refused = runs.command(*command)
+        assert refused.returncode == 2
+        assert f"there is no output at {url}" in refused.stderr
+    assert json.loads(runs.command("plan", runs.job_file(), "--json").stdout)["rows"]["to_do"] == 20
 
 
 def test_a_reader_follows_the_runs_of_another_machine(runs: JobRuns, url: str, tmp_path: Path) -> None:

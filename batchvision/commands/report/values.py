@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from batchvision.commands.status import OutputStatus
@@ -145,4 +146,4 @@ class Report:
 
     @property
     def title(self) -> str:
-        return self.status.output.name if self.latest is None else self.latest.job
+        return Path(self.status.output).name if self.latest is None else self.latest.job

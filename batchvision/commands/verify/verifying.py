@@ -26,7 +26,7 @@ from batchvision.ticks import known_or_none
 class VerifyReport:
     """All findings in the order of the checks."""
 
-    output: Path
+    output: Path | str  #: a folder or URL
     findings: tuple[Finding, ...]
     tables: TableContents
     manifest: ManifestCounts | None
