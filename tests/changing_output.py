@@ -33,6 +33,7 @@ class ChangingOutput:
         path.mkdir(parents=True, exist_ok=True)
         self.current: dict[int, Completed] = {}
         self.failed: dict[int, Failed] = {}
+        self.answered: list[Completed] = []  #: every answer
         self.cells: dict[str, Any] = {}  #: kept cells of every row beside the title
         self.runs = 0
 
@@ -63,6 +64,7 @@ class ChangingOutput:
         if attempts:
             seal(LocalDisk(), self.path, dated_path("attempts", "0of1", run_id, at, 1), tables.attempts(attempts))
         self.current |= answers
+        self.answered += answers.values()
         self.failed = {row: each for row, each in (self.failed | failures).items() if row not in answers}
         self.end(recipe)
         return self

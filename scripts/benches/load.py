@@ -68,12 +68,13 @@ def _cells(results: list[Result]) -> list[str]:
 
 
 def _memory(folder: Path, engine: str, many: int, few: int) -> None:
-    lines = []
+    peaks: dict[str, list[float]] = {"first load": [], "load again": []}
     with _database(folder, engine) as url:
         for rows in (few, many):
             spec = {**_made(folder, rows), "to": url, "output": f"memory-{rows}"}
-            ((result,),) = interleaved([Contender("load", "load", spec)], 1, None).values()
-            lines.append([f"{rows:,} rows", f"{result.peak_mib:.0f}", f"{result.seconds:.1f}"])
-    more = float(lines[1][1]) - float(lines[0][1])
-    note = f"{more:+.0f} MiB (target: at most +100)."
-    table(f"{engine}: memory of a first load", ["", "peak MiB", "seconds"], lines, note)
+            found = interleaved([Contender(title, "load", spec) for title in peaks], 1, None)
+            for title, (result,) in found.items():
+                peaks[title].append(result.peak_mib)
+    lines = [[title, *(f"{peak:.0f}" for peak in each), f"{each[1] - each[0]:+.0f}"] for title, each in peaks.items()]
+    heads = ["", f"peak MiB of {few:,} rows", f"of {many:,} rows", "difference (target: at most +100)"]
+    table(f"{engine}: memory", heads, lines)

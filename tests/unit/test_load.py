@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from random import Random
 from uuid import uuid4
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from warehouses import (
     row_versions,
 )
 
-from batchvision.checkpoint import Columns
+from batchvision.checkpoint import Columns, compact
 from batchvision.checkpoint.cells import cell_of
 from batchvision.commands.load import LoadPlace, TableLoad, open_destination
 from batchvision.errors import JobInvalid, LoadFailed
@@ -54,6 +55,44 @@ def test_after_each_change_of_an_output_the_tables_are_what_is_current_and_a_sec
         again = load_into(warehouse, output.path)
         assert row_versions(warehouse) == before, change
         assert all((each.merged, each.deleted) == (0, 0) for each in again.tables.values()), change
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_after_random_changes_the_tables_are_what_is_current(
+    warehouse: Warehouse, output: ChangingOutput, seed: int
+) -> None:
+    luck = Random(seed)
+    output.run(range(8))
+    for _ in range(8):
+        rows = luck.sample(range(10), 4)
+        match luck.choice(["answer", "fail", "leave", "come back", "compact", "skip a load"]):
+            case "answer" | "skip a load":
+                output.run(rows, luck.choice("ab"), version=f"-{luck.randrange(3)}-{output.runs}")
+            case "fail":
+                output.run(rows[:2], luck.choice("ab"), version=f"-{output.runs}", failing=rows[2:])
+            case "leave":
+                output.runs += 1
+                output.end(leaving=set(rows) & output.current.keys())
+            case "come back":
+                output.runs += 1
+                output.end(current=luck.sample(output.answered, 4))
+            case "compact":
+                compact(output.path, drop_superseded=luck.random() < 0.5)
+        if luck.random() < 0.7:
+            load_into(warehouse, output.path)
+            assert loaded_content(warehouse) == current_content(output.path)
+    load_into(warehouse, output.path)
+    assert loaded_content(warehouse) == current_content(output.path)
+
+
+def test_the_progress_names_each_table_with_the_rows_that_were_read(
+    warehouse: Warehouse, output: ChangingOutput
+) -> None:
+    output.run(range(3), failing=[3])
+    seen: dict[str, int] = {}
+    load_into(warehouse, output.path, progress=seen.__setitem__)
+    prefix = "batchvision_"
+    assert seen == {f"{prefix}results": 3, f"{prefix}failures": 1, f"{prefix}attempts": 4, f"{prefix}runs": 1}
 
 
 def test_a_row_that_left_the_manifest_is_marked_and_comes_back(warehouse: Warehouse, output: ChangingOutput) -> None:

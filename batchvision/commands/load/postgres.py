@@ -27,6 +27,7 @@ _CONNECT_SECONDS = 30
 #: A load waits so long for another one, and for programs that hold a lock on its tables.
 _LOCK_TIMEOUT = "10min"
 _STAGE = "batchvision_stage"
+COMMITTING = "committing"
 _SQL = DIALECTS["postgres"]
 
 #: By SQLSTATE, or its class of two characters.
@@ -60,7 +61,7 @@ class PostgresDatabase:
             transaction = PostgresTransaction(connection, self._failures)
             transaction.begin(self._db_schema)
             yield transaction
-            with self._failures("committing"):
+            with self._failures(COMMITTING):
                 connection.commit()
         finally:
             connection.close()  # rolls back unless committed
@@ -71,8 +72,10 @@ class PostgresDatabase:
             yield
         except (dbapi.Error, pa.ArrowException, OSError) as fault:  # rows that are read raise those of Arrow
             reason = self._secrets.mask(_reason(str(fault)))
-            what = f"{self.name}: {doing} failed: {reason}. Nothing was loaded"
+            what = f"{self.name}: {doing} failed: {reason}"
             sqlstate = getattr(fault, "sqlstate", None)
+            if doing != COMMITTING:  # a connection that is lost then leaves open whether the load counts
+                what += ". Nothing was loaded"
             raise LoadFailed(what, next_step=_next_step(sqlstate)) from None  # the text of the fault may hold cells
 
 
