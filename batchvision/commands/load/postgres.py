@@ -29,6 +29,8 @@ _LOCK_TIMEOUT = "10min"
 _STAGE = "batchvision_stage"
 COMMITTING = "committing"
 _SQL = DIALECTS["postgres"]
+#: The size of a batch that is read. By default batches have 16 MiB.
+_READ_OPTIONS = {"adbc.postgresql.batch_size_hint_bytes": "1000000"}
 
 #: By SQLSTATE, or its class of two characters.
 _NEXT_STEPS = {
@@ -163,6 +165,7 @@ class PostgresTransaction:
         # ADBC streams a query only without parameters
         query = f"SELECT {_names(names)} FROM {self._path(table)} WHERE job = {_SQL.text(job)}"
         with self._failures(f"reading {table.name}"), self._connection.cursor() as cursor:
+            cursor.adbc_statement.set_options(**_READ_OPTIONS)
             cursor.execute(query)
             yield from cursor.fetch_record_batch()
 
