@@ -136,8 +136,8 @@ class Writer:
         if not self._lock.is_held:
             reason = OutputHeld(
                 f"{self._lock.output} is not this process's (any more), so nothing more was sent: a forked child does "
-                "not inherit its parent's run, and a lease on a shared file system is lost when it was not renewed in "
-                "time."
+                "not inherit its parent's run, and a lock on a shared file system or object store is lost when it was "
+                "not renewed in time."
             )
             self.journal.fail(reason)
             raise reason
