@@ -11,8 +11,8 @@ import logging
 import subprocess
 from datetime import UTC, datetime, timedelta
 
-from airflow.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.sdk import dag, task
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 BATCHVISION = "/srv/photos/.venv/bin/batchvision"
 JOB = "shoes.toml"

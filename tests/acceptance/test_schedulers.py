@@ -88,7 +88,7 @@ def test_airflow_imports_the_dag_and_each_exit_code_means_what_the_page_says(tmp
     program = f"""
 import importlib.util, json, sys
 from airflow.dag_processing.dagbag import DagBag
-bag = DagBag({str(SCHEDULERS)!r}, include_examples=False)
+bag = DagBag({str(SCHEDULERS)!r})
 spec = importlib.util.spec_from_file_location("airflow_dag", {str(SCHEDULERS / "airflow_dag.py")!r})
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
