@@ -5,12 +5,11 @@ An operation is tried again while the store is away, for at most ``PATIENCE_SECO
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,14 +17,12 @@ import obstore
 from obstore import exceptions as refusals
 
 from batchvision.checkpoint.storage import StoreFault
-from batchvision.errors import JobInvalid
+from batchvision.object_store import open_store, reason
 
 T = TypeVar("T")
 
 #: An operation is tried again for so long. It is shorter than the time for which a lock is certain.
 PATIENCE_SECONDS = 45.0
-#: The deadline of one try. A write that began under a certain lock ends before the lock expires.
-REQUEST_SECONDS = 45
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 5.0
 _CHANGED = (refusals.AlreadyExistsError, refusals.PreconditionError, refusals.NotModifiedError)
@@ -71,17 +68,7 @@ class ObjectFolder:
     @classmethod
     def at(cls, url: str) -> ObjectFolder:
         """The folder at a URL, with the usual variables of the environment (``AWS_ENDPOINT_URL`` ...)."""
-        endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-        retries: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}  # ``_tried`` goes on
-        client: Any = {
-            "timeout": f"{REQUEST_SECONDS}s",
-            "connect_timeout": "10s",
-            "allow_http": endpoint.startswith("http://"),
-        }
-        try:
-            return cls(url, obstore.store.from_url(url, client_options=client, retry_config=retries))
-        except (refusals.BaseError, ValueError) as fault:
-            raise JobInvalid(f"{url} cannot be opened: {_reason(fault)}") from fault
+        return cls(url, open_store(url, retries=1))  # ``_tried`` does the others
 
     def list(self, prefix: str = "") -> list[ListedObject]:
         def listed() -> list[ListedObject]:
@@ -156,7 +143,7 @@ class ObjectFolder:
                     raise self._refused(doing, key, fault) from fault
                 if time.monotonic() + wait > until:
                     what = f"{self.url} did not {doing} {key or 'its objects'} for {PATIENCE_SECONDS:g} s"
-                    raise StoreFault(f"{what} ({_reason(fault)})") from fault
+                    raise StoreFault(f"{what} ({reason(fault)})") from fault
             except StoreFault:
                 raise
             except (refusals.BaseError, OSError) as fault:  # a missing bucket, no right
@@ -165,16 +152,8 @@ class ObjectFolder:
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
     def _refused(self, doing: str, key: str, fault: Exception) -> StoreFault:
-        return StoreFault(f"{self.url} refused to {doing} {key or 'its objects'} ({_reason(fault)})")
+        return StoreFault(f"{self.url} refused to {doing} {key or 'its objects'} ({reason(fault)})")
 
 
 def _version(found: Any) -> Version:
     return Version(found.get("e_tag"), found.get("version"))
-
-
-def _reason(fault: Exception) -> str:
-    """The store's error code, or the first line of obstore's message, which ends in debug output."""
-    text = str(fault).strip()
-    if code := re.search(r"<Code>(\w+)</Code>", text):
-        return code[1]
-    return (text.splitlines() or [type(fault).__name__])[0][:300]

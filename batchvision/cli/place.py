@@ -25,7 +25,7 @@ def output_of(place: str) -> Path:
 
 def url_of(place: str) -> str | None:
     """The URL of an output in an object store, which messages name instead of its copy."""
-    from batchvision.job import is_object_url
+    from batchvision.object_store import is_object_url
 
     job = job_at(place)
     return job.output_url if job is not None else place if is_object_url(place) else None

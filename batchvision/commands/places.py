@@ -7,7 +7,8 @@ from pathlib import Path
 
 from batchvision.checkpoint import Disk, disk_at, fetch_output
 from batchvision.errors import JobInvalid
-from batchvision.job import Job, OutputSection, is_object_url, local_copy
+from batchvision.job import Job, OutputSection, local_copy
+from batchvision.object_store import is_object_url
 
 
 def output_at(place: str | os.PathLike[str]) -> Path:

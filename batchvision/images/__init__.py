@@ -8,9 +8,11 @@ or ``downloads``. ``formats`` examines bytes without decoding. ``preparing`` dec
 from batchvision.images.data_uris import as_data_uri
 from batchvision.images.files import FileFacts, ImageFiles, ImageFolder
 from batchvision.images.formats import ImageFormat, examine, sniff
+from batchvision.images.objects import ObjectImages
 from batchvision.images.pool import DecodingPool, child_environment
 from batchvision.images.preparing import Converter, LeastSize, passes_unchanged, prepare_bytes
 from batchvision.images.references import (
+    below_object_root,
     check_host,
     identity,
     is_public,
@@ -25,7 +27,15 @@ from batchvision.images.references import (
     with_size,
     without_parameters,
 )
-from batchvision.images.source import Fetcher, ImageSettings, ImageSource, ReserveBytes, load_local, read_source
+from batchvision.images.source import (
+    Fetcher,
+    ImageSettings,
+    ImageSource,
+    Objects,
+    ReserveBytes,
+    load_local,
+    read_source,
+)
 
 __all__ = [
     "Converter",
@@ -38,8 +48,11 @@ __all__ = [
     "ImageSettings",
     "ImageSource",
     "LeastSize",
+    "ObjectImages",
+    "Objects",
     "ReserveBytes",
     "as_data_uri",
+    "below_object_root",
     "check_host",
     "child_environment",
     "examine",

@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit
 from batchvision.errors import ImageForbidden, ImageUnreachable
 from batchvision.images.data_uris import data_digest, media_type, shown_path
 from batchvision.images.files import ImageFiles
+from batchvision.object_store import ObjectUrl
 from batchvision.records import ImageKind, ImageRef
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -58,6 +59,8 @@ def kind_of(reference: str) -> ImageKind:
             return ImageKind.URL
         case "file":
             return ImageKind.PATH
+        case "s3" | "gs" | "az":
+            return ImageKind.OBJECT
         case _:
             return ImageKind.UNSUPPORTED
 
@@ -120,6 +123,8 @@ def identity(ref: ImageRef, identity_mode: str, digest: str | None) -> str:
             name = f"url:{url_identity(ref.reference if ref.known_by is None else ref.known_by)}"
         case ImageKind.DATA | ImageKind.BYTES:
             name = f"sha256:{digest or _digest_at_hand(ref)}"
+        case ImageKind.OBJECT:
+            name = f"object:{ref.reference}"
         case ImageKind.PATH if digest is not None and needs_reading(ref, identity_mode):
             return f"sha256:{digest}"
         case _:
@@ -136,6 +141,8 @@ def redact_reference(ref: ImageRef, digest: str | None = None) -> str:
     match ref.kind:
         case ImageKind.DATA:
             return f"data:{media_type(ref.reference)};sha256={digest or _digest_at_hand(ref)}"
+        case ImageKind.OBJECT:
+            return ref.reference
         case ImageKind.BYTES if not ref.reference:
             return f"bytes;sha256={digest or _digest_at_hand(ref)}"
         case ImageKind.PATH | ImageKind.BYTES if kind_of(ref.reference) is ImageKind.PATH:
@@ -144,6 +151,25 @@ def redact_reference(ref: ImageRef, digest: str | None = None) -> str:
             return f"data:{media_type(ref.reference)};sha256={data_digest(ref.reference)}"
         case _:
             return redact_url(ref.reference)
+
+
+def below_object_root(ref: ImageRef, root: str) -> ImageRef:
+    """A relative path as the object below ``root``. Other references stay as they are."""
+    if ref.kind is not ImageKind.PATH:
+        return ref
+    return ref._replace(kind=ImageKind.OBJECT, reference=f"{root.rstrip('/')}/{ref.reference}")
+
+
+def check_object(url: str, root: str | None = None) -> None:
+    """Raise ImageForbidden for an object outside ``root`` or with a part ``..``, and ImageUnreachable for text that
+    names no object."""
+    place = ObjectUrl.of(url)
+    if root is not None and not url.startswith(root.rstrip("/") + "/"):
+        raise ImageForbidden(f"{url[:300]!r} lies outside manifest.root {root}")
+    if not place.bucket.partition("://")[2] or not place.key or place.key.endswith("/"):
+        raise ImageUnreachable(f"{url[:300]!r} names no object: write s3://BUCKET/KEY")
+    if any(part in ("..", ".") for part in place.key.split("/")):
+        raise ImageForbidden(f"{url[:300]!r} leads out of its folder: write it without '..' and '.'")
 
 
 # ---------------------------------------------------------------------------------- URLs

@@ -35,6 +35,7 @@ from batchvision.images.preparing import (
 from batchvision.images.reading import FileReaders
 from batchvision.images.references import (
     check_host,
+    check_object,
     check_url,
     identity,
     kind_of,
@@ -66,6 +67,14 @@ class Fetcher(Protocol):
     async def fetch(self, url: str, max_bytes: int, reserve: ReserveBytes | None = None) -> bytes: ...
 
 
+class Objects(Fetcher, Protocol):
+    """Downloads and signs objects; see ``objects``."""
+
+    async def sign(self, url: str) -> str:
+        """A URL under which the provider can read the object for some hours."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ImageSettings:
     """The settings of a job for its images.
@@ -79,6 +88,7 @@ class ImageSettings:
     identity: str = "content"
     allow_private_hosts: bool = False
     least: LeastSize = ANY_SIZE
+    object_root: str | None = None  #: objects must lie below it
 
 
 class _Undecoded(NamedTuple):
@@ -108,7 +118,7 @@ def read_source(ref: ImageRef, files: ImageFiles, preparation: ImagePreparation)
             return read_data_uri(ref.reference, limit)
         case ImageKind.BYTES:
             return ref.content or b""
-        case ImageKind.URL | ImageKind.UNSUPPORTED:
+        case ImageKind.URL | ImageKind.OBJECT | ImageKind.UNSUPPORTED:
             if (count := several_in(ref.reference)) > 1:
                 raise RowInvalid(
                     f"the cell {ref.slot!r} holds {count} URLs: set manifest.image_separator to what stands between "
@@ -116,7 +126,7 @@ def read_source(ref: ImageRef, files: ImageFiles, preparation: ImagePreparation)
                 )
             raise ImageUnreachable(
                 f"{redact_url(ref.reference)}: this scheme is not read yet. Copy the images to a folder, "
-                "or use https:// URLs (presigned ones will do)"
+                "or use s3://, gs://, az:// or https:// URLs"
             )
 
 
@@ -154,12 +164,14 @@ class ImageSource:
         settings: ImageSettings,
         *,
         fetch: Fetcher | None = None,
+        objects: Objects | None = None,
         convert: Converter | None = None,
         offload: Offload | None = None,
     ) -> None:
         self._files = files
         self._settings = settings
         self._fetcher = fetch
+        self._objects = objects
         self._has_warned = False
         self._offload = offload or threads()
         self._decode = offload or threads(DECODING_THREADS)
@@ -183,6 +195,8 @@ class ImageSource:
             match ref.kind:
                 case ImageKind.URL:
                     total += self._settings.preparation.max_bytes if self._settings.mode == "inline" else 0
+                case ImageKind.OBJECT:
+                    total += self._settings.preparation.max_bytes if self._settings.mode != "url" else 0
                 case ImageKind.BYTES:
                     total += len(ref.content or b"")
                 case ImageKind.DATA:
@@ -193,6 +207,8 @@ class ImageSource:
 
     async def payload(self, ref: ImageRef, inline: bool = False) -> Payload:
         """The image, checked and ready to be placed in a request. Raises a RowFault."""
+        if ref.kind is ImageKind.OBJECT:
+            return await self._object(ref, is_inlined=inline or self._settings.mode != "url")
         if ref.kind is not ImageKind.URL:
             if ref.kind is ImageKind.PATH and self._readers is not None:
                 return await self._decoded(ref, await self._readers.read(ref.reference, partial(self._load, ref)))
@@ -201,7 +217,7 @@ class ImageSource:
         if not self._settings.allow_private_hosts:
             check_host(ref.reference)
         if inline or self._settings.mode == "inline":
-            return await self._downloaded(ref)
+            return await self._downloaded(ref, url_identity(ref.reference), self._fetcher)
         return Payload(
             identity=identity(ref, self._settings.identity, None),
             reference=redact_url(ref.reference),
@@ -210,18 +226,33 @@ class ImageSource:
             url=ref.reference,
         )
 
-    async def _downloaded(self, ref: ImageRef) -> Payload:
+    async def _object(self, ref: ImageRef, *, is_inlined: bool) -> Payload:
+        """An object is private by default, so its bytes are sent. As a URL it is signed anew for each request."""
+        check_object(ref.reference, self._settings.object_root)
+        if self._objects is None:
+            raise ImageUnreachable(f"{ref.reference}: nothing here can download it")
+        if is_inlined:
+            return await self._downloaded(ref, ref.reference, self._objects)
+        return Payload(
+            identity=identity(ref, self._settings.identity, None),
+            reference=ref.reference,
+            slot=ref.slot,
+            sha256=None,
+            url=await self._objects.sign(ref.reference),
+        )
+
+    async def _downloaded(self, ref: ImageRef, name: str, fetcher: Fetcher | None) -> Payload:
         """Download an image once a run. Other rows, and the same URL with another signature, reuse the payload."""
-        payload = await self._downloads.get(url_identity(ref.reference), partial(self._download, ref))
+        payload = await self._downloads.get(name, partial(self._download, ref, fetcher))
         return payload._replace(
             identity=identity(ref, self._settings.identity, payload.sha256),
-            reference=redact_url(ref.reference),
+            reference=redact_reference(ref),
             slot=ref.slot,
         )
 
-    async def _download(self, ref: ImageRef) -> Payload:
-        if self._fetcher is None:
-            raise ImageUnreachable(f"{redact_url(ref.reference)}: nothing here can download it")
+    async def _download(self, ref: ImageRef, fetcher: Fetcher | None) -> Payload:
+        if fetcher is None:
+            raise ImageUnreachable(f"{redact_reference(ref)}: nothing here can download it")
         async with AsyncExitStack() as held:
 
             async def reserve(size_bytes: int) -> None:
@@ -229,7 +260,7 @@ class ImageSource:
                 await held.enter_async_context(self._bytes.hold(size_bytes))
 
             limit = max_source_bytes(self._settings.preparation)
-            content = await self._fetcher.fetch(ref.reference, limit, reserve)
+            content = await fetcher.fetch(ref.reference, limit, reserve)
             return await self._decoded(ref, await self._offload(self._examined, ref, content))
 
     async def _decoded(self, ref: ImageRef, found: Payload | _Undecoded) -> Payload:

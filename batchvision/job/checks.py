@@ -20,7 +20,7 @@ from batchvision.job.files import decoded, exists, is_folder, labels_of, snapsho
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.loading import LoadSection
 from batchvision.job.notify import NotifySection
-from batchvision.job.object_urls import OBJECT_STORES, is_object_url, local_copy
+from batchvision.job.object_urls import local_copy
 from batchvision.job.prices import FilePrices, file_prices
 from batchvision.job.recipe import with_id
 from batchvision.job.sections import (
@@ -31,6 +31,7 @@ from batchvision.job.sections import (
     PromptSection,
     ProviderSection,
 )
+from batchvision.object_store import OBJECT_STORES, is_object_url
 from batchvision.prompt import (
     SpecInvalid,
     Template,
@@ -160,12 +161,13 @@ class Check:
             )
             return None
         path = self.path(section.path)
-        root = self.path(section.root) if section.root else (path if is_folder(path) else path.parent)
+        in_store = is_object_url(section.root or "")
+        root = self.path(section.root) if section.root and not in_store else path if is_folder(path) else path.parent
         if not exists(path):
             self.problems.append(
                 f"manifest.path: there is no manifest at {path}; relative paths are relative to the job file"
             )
-        if section.root and not is_folder(root):
+        if section.root and not in_store and not is_folder(root):
             self.problems.append(f"manifest.root: there is no folder {root}; local images must lie in it")
         return path, root
 

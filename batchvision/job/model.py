@@ -22,7 +22,6 @@ from batchvision.job.key import find_key, is_named, key_source, resolved, withou
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.loading import LoadSection
 from batchvision.job.notify import NotifySection
-from batchvision.job.object_urls import is_object_url
 from batchvision.job.prices import FilePrices
 from batchvision.job.problems import sentences, unknown_key
 from batchvision.job.sections import (
@@ -36,6 +35,7 @@ from batchvision.job.sections import (
 )
 from batchvision.job.sources import TOP_LEVEL, merged, opens, read_toml
 from batchvision.job.values import JobName, Section, Zone
+from batchvision.object_store import is_object_url
 from batchvision.prompt import Template
 from batchvision.records import Recipe
 from batchvision.secrets import MASK, Secret, Secrets, url_credentials
@@ -145,6 +145,11 @@ class Job(BaseModel):
         return None if name is None else snapshot_path(name, self.output_path, self.base_dir)
 
     @property
+    def object_root(self) -> str | None:
+        """The object store prefix that relative images lie in, where they are not local."""
+        return self.manifest.root if is_object_url(self.manifest.root or "") else None
+
+    @property
     def id_columns(self) -> tuple[str, ...]:
         """Empty: the id is made of the image refs and the cells that the prompt reads."""
         return self.manifest.id or ()
@@ -221,7 +226,7 @@ class Job(BaseModel):
         models = {name: self.load_section if name == "load" else getattr(self, name) for name in SECTIONS}
         sections = {name: model.model_dump(mode="json", by_alias=True) for name, model in models.items()}
         shown: dict[str, Any] = {"name": self.name, "timezone": self.timezone, **sections}
-        shown["manifest"]["root"] = str(self.root)
+        shown["manifest"]["root"] = self.object_root or str(self.root)
         provider = shown["provider"]
         provider["base_url"] = Secrets(*self.base_url_secrets, of_one_answer=True).mask(self.base_url)
         provider["api_key_env"] = self.key_env

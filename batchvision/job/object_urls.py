@@ -7,12 +7,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
-OBJECT_STORES = ("s3://", "gs://", "az://")
 STATE_DIR_ENV = "BATCHVISION_STATE_DIR"
-
-
-def is_object_url(text: str) -> bool:
-    return text.startswith(OBJECT_STORES)
 
 
 def local_copy(url: str, state_dir: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:

@@ -45,7 +45,8 @@ class ManifestSection(Section):
     """The columns with images: a path, a URL, a data URI or the bytes themselves. A cell may hold several images, as
     a list or a JSON array. An empty cell is skipped. Example: `images = ["front", "back"]`."""
     root: Text | None = None
-    """The folder that local images must lie in. Default: the manifest's folder. Example: `root = "photos"`."""
+    """The folder that images must lie in, also in an object store (`s3://bucket/photos`). Default: the manifest's
+    folder. Example: `root = "photos"`."""
     keep: Annotated[tuple[Text, ...] | dict[Text, Text], BeforeValidator(one_or_many)] = ()
     """Columns that are copied to the results. A table renames them: new name = column. Example: `keep = ["title",
     "price"]`."""

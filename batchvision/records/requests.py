@@ -48,7 +48,8 @@ class ImageKind(StrEnum):
     URL = "url"  #: http or https
     DATA = "data"  #: a data: URI in the cell
     BYTES = "bytes"  #: a binary cell
-    UNSUPPORTED = "unsupported"  #: s3:// and other schemes: an error of that row
+    OBJECT = "object"  #: s3://, gs:// or az://
+    UNSUPPORTED = "unsupported"  #: other schemes: an error of that row
 
 
 class ImageRef(NamedTuple):

@@ -11,6 +11,7 @@ from batchvision.http import NO_PROXY, Endpoint, ImageAccess, Network, ProviderC
 from batchvision.images import (
     DecodingPool,
     ImageSource,
+    ObjectImages,
 )
 from batchvision.job import Job
 from batchvision.offload import Offload
@@ -94,4 +95,4 @@ async def connected(
         client = ProviderClient(endpoint, transport, secrets, network=access.network, clock=dependencies.now)
         convert = None if dependencies.offload is not None else stack.enter_context(DecodingPool()).convert
         fetch = await stack.enter_async_context(access.images.fetcher())
-        yield client, images_of(job, fetch, dependencies, convert, least_image_of(job))
+        yield client, images_of(job, fetch, dependencies, convert, least_image_of(job), ObjectImages())

@@ -19,6 +19,7 @@ from batchvision.images import (
     ImageSettings,
     ImageSource,
     LeastSize,
+    Objects,
     load_local,
 )
 from batchvision.job import Job
@@ -201,6 +202,7 @@ def images_of(
     dependencies: RunDependencies,
     convert: Converter | None = None,
     least: LeastSize | None = None,
+    objects: Objects | None = None,
 ) -> ImageSource:
     settings = ImageSettings(
         job.recipe.images,
@@ -208,8 +210,11 @@ def images_of(
         job.manifest.image_identity,
         job.images.allow_private_hosts,
         least or LeastSize(),
+        job.object_root,
     )
-    return ImageSource(ImageFolder(job.root), settings, fetch=fetch, convert=convert, offload=dependencies.offload)
+    return ImageSource(
+        ImageFolder(job.root), settings, fetch=fetch, objects=objects, convert=convert, offload=dependencies.offload
+    )
 
 
 def least_image_of(job: Job) -> LeastSize:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -64,12 +65,14 @@ def rows_in(store: MemoryStore, folder: Path) -> int:
 
 
 def after_each_write(monkeypatch: pytest.MonkeyPatch, note: Callable[[str], None]) -> None:
+    one_note = threading.Lock()  # two threads write
     for name in ("put", "delete"):
         real = getattr(ObjectFolder, name)
 
         def noted(self: ObjectFolder, key: Any, *rest: Any, real: Any = real) -> Any:
             result = real(self, key, *rest)
-            note(str(key))
+            with one_note:
+                note(str(key))
             return result
 
         monkeypatch.setattr(ObjectFolder, name, noted)

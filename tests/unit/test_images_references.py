@@ -51,8 +51,8 @@ def ref(kind: ImageKind, reference: str, content: bytes | None = None, version: 
         ("HTTPS://example.com/a.jpg", ImageKind.URL),
         ("http://example.com/a.jpg", ImageKind.URL),
         ("DATA:image/png;base64,AA==", ImageKind.DATA),
-        ("s3://bucket/a.jpg", ImageKind.UNSUPPORTED),
-        ("gs://bucket/a.jpg", ImageKind.UNSUPPORTED),
+        ("s3://bucket/a.jpg", ImageKind.OBJECT),
+        ("gs://bucket/a.jpg", ImageKind.OBJECT),
     ],
 )
 def test_a_reference_has_a_kind(reference: str, kind: ImageKind) -> None:

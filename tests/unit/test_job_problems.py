@@ -154,9 +154,9 @@ def test_a_job_in_python_needs_a_name(tmp_path: Path) -> None:
         ("limits", 'failed_ok = "150%"', "write a number of rows"),
         ("limits", 'retry_failed = "refusd"', "'refusd' is no kind of failure; there are unpaid, all, none and"),
         ("limits", 'ambiguous = "maybe"', "'retry' or 'hold'"),
-        ("output", 'path = "s3://bucket/x"', "remote outputs are not supported yet"),
+        ("output", 'path = "ftp://host/x"', "name a local folder, or an object store with s3://, gs://, az://"),
         ("output", 'path = "photos.csv"', "is a file; name a folder"),
-        ("output", "compress = true", "output.compress is not a key; there are: path, keep_raw_answers"),
+        ("output", "compress = true", "output.compress is not a key; there are: path, "),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, section: str, line: str, says: str) -> None:

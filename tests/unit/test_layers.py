@@ -22,6 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "eventloop",
             "interruption",
             "keys",
+            "object_store",
             "offload",
             "records",
             "secrets",

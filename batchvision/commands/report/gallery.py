@@ -168,7 +168,7 @@ class Thumbnails:
         match kind_of(reference):
             case ImageKind.PATH if self._folder is not None:
                 return self._local(self._folder, reference)
-            case ImageKind.URL:
+            case ImageKind.URL | ImageKind.OBJECT:
                 return None, "an image at a URL: a report downloads nothing"
             case _:
                 return None, "the image stands in the manifest"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from batchvision.images import ImageFiles, stamp, with_size, without_parameters
+from batchvision.images import ImageFiles, below_object_root, stamp, with_size, without_parameters
 from batchvision.manifest import NO_TEXT, JsonCells, cell_texts, image_refs, letters
 from batchvision.records import ImageKind, ImageRef
 
@@ -48,6 +48,8 @@ class ImageColumns(NamedTuple):
     are_placed_by_name: bool = False
     #: parameters of URLs that do not change the image
     ignored_parameters: frozenset[str] = frozenset()
+    #: the object store prefix that relative references lie in
+    object_root: str | None = None
 
 
 class BatchImages:
@@ -87,6 +89,9 @@ class BatchImages:
         texts = None if version is None else cell_texts(batch.column(version), batch.schema.field(version))
         versions = [] if texts is None else texts.to_pylist()
         rows = image_refs(batch.column(name), batch.schema.field(name), self._columns.separator, versions)
+        root = self._columns.object_root
+        if root is not None:
+            rows = [tuple(below_object_root(ref, root) for ref in row) for row in rows]
         if not ignored:
             return rows
         return [

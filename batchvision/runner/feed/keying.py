@@ -88,6 +88,7 @@ def image_columns(job: Job) -> ImageColumns:
         manifest.image_identity,
         are_placed_by_name=job.template is not None and any(job.template.slots),
         ignored_parameters=frozenset(manifest.ignore_url_parameters),
+        object_root=job.object_root,
     )
 
 
