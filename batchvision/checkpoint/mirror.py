@@ -100,10 +100,10 @@ class MirroredDisk(LocalDisk):
         self._lock = ObjectLock.take(self._objects, found, token, self._sync_seconds)
         self._objects.check_write = self._check_lock
         try:
-            listing = StoreListing.of(self._objects)  # nothing changes from now on
+            listing = StoreListing.of(self._objects)
             copy.open_record()
-            if not is_ahead:
-                copy.fetch(self._objects, listing)
+            while not is_ahead and not copy.fetch(self._objects, listing):
+                listing = StoreListing.of(self._objects)  # a late write of an earlier holder has ended
             self._begin(listing)
             copy.set_tokens(token)
         except BaseException:

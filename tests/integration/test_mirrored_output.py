@@ -171,6 +171,25 @@ def test_objects_of_a_sealed_segment_that_were_left_behind_are_ignored_and_remov
     assert left not in contents(store)
 
 
+def test_an_object_that_goes_while_it_is_fetched_is_listed_again(
+    runs: JobRuns, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.run()
+    shutil.rmtree(tmp_path / "state")
+    real, gone = ObjectFolder.get, list[str]()
+
+    def get(self: ObjectFolder, key: str) -> Any:
+        if key.startswith("results/") and key not in gone:
+            gone.append(key)
+            return None
+        return real(self, key)
+
+    monkeypatch.setattr(ObjectFolder, "get", get)
+    again = runs.run()
+    assert (again.exit_code, again.counts, again.billed.total()) == (0, (ROWS, 0, 0), 0)
+    assert gone
+
+
 def test_a_released_lock_is_taken_at_once_and_a_stopped_run_releases_it(runs: JobRuns, store: MemoryStore) -> None:
     runs.run()
     assert b'"is_released": true' in contents(store)[LOCK_KEY]
