@@ -78,6 +78,14 @@ def test_seals_print_their_bytes_the_memory_of_tickets_and_the_longest_stall(tmp
     assert float(_figures(printed, "without seals")[0]) > 0
 
 
+def test_load_prints_its_rate_beside_the_bulk_load_and_its_memory(tmp_path: Path) -> None:
+    for only in ("duckdb", "postgres"):
+        printed = _printed(tmp_path, "load", "--rows", "2000", "--only", only)
+        assert all(int(_figures(printed, line)[0].replace(",", "")) > 0 for line in ("bulk load", "load", "load again"))
+    printed = _printed(tmp_path, "load", "--rows", "2000", "--only", "memory")
+    assert float(_figures(printed, "load again")[1]) > 0
+
+
 def test_startup_prints_the_time_to_the_first_request(tmp_path: Path) -> None:
     printed = _printed(tmp_path, "startup", "--rows", "300")
     assert float(_figures(printed, "batchvision run")[0]) > 0

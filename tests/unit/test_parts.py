@@ -192,6 +192,13 @@ def test_the_order_is_that_of_first_appearance(tmp_path: Path) -> None:
     assert [name for name, _ in found.answers] == ["answer_b", "answer_a", "answer_c"]
 
 
+def test_a_column_that_is_registered_again_keeps_its_type(tmp_path: Path) -> None:
+    for name in ("int8", "int64", "float32", "float64"):
+        columns = Columns(keep=((name, pa.type_for_alias(name)),))
+        register(LocalDisk(), tmp_path / name, "night", columns)
+        assert register(LocalDisk(), tmp_path / name, "night", columns) == columns
+
+
 def test_all_that_contradicts_the_registry_is_told_at_once_and_nothing_is_changed(tmp_path: Path) -> None:
     register(LocalDisk(), tmp_path, "night", NARROW)
     before = registry_path(tmp_path).read_bytes()
