@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from batchvision.errors import BatchvisionError, JobInvalid, ModelNotFound, RequestRejected, StopRun
 from batchvision.job import Job
 from batchvision.money import FRESH_FOR, ListedPrices, quote, recall, remember
+from batchvision.object_store import ObjectUnreachable, list_objects, signed_url
 from batchvision.providers import Dialect, ModelListing, dialect
 from batchvision.runner import fallback_warning, system_warning
 from batchvision.secrets import Secret, Secrets
@@ -151,9 +152,26 @@ def _manifest(job: Job) -> Iterator[CheckFinding]:
 
 
 def _root(job: Job) -> CheckFinding:
+    if job.object_root is not None:
+        return _object_root(job, job.object_root)
     if job.root.is_dir():
         return CheckFinding("images", f"local images are looked up in {job.root}")
     return CheckFinding("images", f"there is no folder {job.root}: correct [manifest] root", INVALID)
+
+
+def _object_root(job: Job, root: str) -> CheckFinding:
+    """The objects can be listed, and a URL signed where images may be handed over as URLs."""
+    signs = job.provider.image_mode != "inline"
+    folder = root.rstrip("/") + "/"
+    try:
+        next(list_objects(folder), None)
+        if signs:
+            signed_url(f"{folder}check", seconds=60)
+    except ObjectUnreachable as error:
+        return CheckFinding("images", f"{folder} cannot be listed{' or signed' if signs else ''}: {error}", INVALID)
+    except JobInvalid as error:
+        return CheckFinding("images", error.message, INVALID)
+    return CheckFinding("images", f"images are looked up in {folder}: listed{', and URLs signed' if signs else ''}")
 
 
 def _output(job: Job) -> CheckFinding:

@@ -140,3 +140,13 @@ def test_check_names_a_bucket_that_is_missing(runs: JobRuns) -> None:
     ended = runs.run({"output.path": "s3://no-such-bucket/captions"})
     assert (ended.exit_code, ended.billed.total()) == (7, 0)
     assert "s3://no-such-bucket/captions refused to list its objects (NoSuchBucket)" in ended.message
+
+
+def test_check_lists_the_objects_of_images_and_signs_their_urls(runs: JobRuns, url: str) -> None:
+    runs.write_manifest()
+    root = f"s3://{BUCKET}/photos"
+    found = runs.command("check", runs.job_file({"manifest.root": root, "provider.image_mode": "url"}))
+    assert f"images are looked up in {root}/: listed, and URLs signed" in found.stdout
+    missing = runs.command("check", runs.job_file({"manifest.root": "s3://no-such-bucket/photos"}))
+    assert missing.returncode == 2
+    assert "s3://no-such-bucket/photos/ cannot be listed or signed: NoSuchBucket" in missing.stdout
