@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchvision.checkpoint.current import Source, source_batches
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.manifest_index import RowsMet
 from batchvision.checkpoint.paid_failures import read_paid_failures
@@ -119,9 +120,14 @@ class RowIndex:
         self._failed_before = frozenset(row_id for row_id, _ in self._paid_failures)
 
     @classmethod
-    def read(cls, output: Path, run_state: RunState, recipe_id: str) -> RowIndex:
-        """Read the parts of all shards. Raises CheckpointDamaged."""
-        done, answered = _read_results(output, recipe_id)
+    def read(
+        cls, output: Path, run_state: RunState, recipe_id: str, results: Sequence[Source] | None = None
+    ) -> RowIndex:
+        """Read the parts of all shards. ``results``: the result rows, where some are in no part yet.
+
+        Raises CheckpointDamaged.
+        """
+        done, answered = _read_results(part_paths(output, "results") if results is None else results, recipe_id)
 
         def is_wanted(row_id: str, request_key: str) -> bool:
             return not done.contains(pair(row_id, request_key))
@@ -249,20 +255,20 @@ class RowIndex:
 # ---------------------------------------------------------------------------------- reading
 
 
-def _read_results(output: Path, recipe_id: str) -> tuple[KeySet, KeySet]:
+def _read_results(sources: Sequence[Source], recipe_id: str) -> tuple[KeySet, KeySet]:
     """The done rows of this recipe under both keys, and its answered request_keys."""
     done, answered = KeySet(), KeySet()
     current = pa.scalar(recipe_id, pa.string())  # pyarrow needs 0.1 ms to guess a type
-    for table in _tables(part_paths(output, "results"), _RESULT_COLUMNS):
+    for table in _tables(sources, _RESULT_COLUMNS):
         is_current = pc.equal(table["recipe_id"], current)
         _add_done(done, answered, table if pc.all(is_current).as_py() else table.filter(is_current))
     return done, answered
 
 
-def _tables(paths: Sequence[Path], names: Sequence[str]) -> Iterator[pa.Table]:
-    """Some columns of parts, a few thousand rows at a time."""
-    for path in paths:
-        for batch in batches_of(path, names):
+def _tables(sources: Sequence[Source], names: Sequence[str]) -> Iterator[pa.Table]:
+    """Some columns of the rows, a few thousand at a time."""
+    for source in sources:
+        for batch in batches_of(source, names) if isinstance(source, Path) else source_batches(source, names):
             yield pa.Table.from_batches([batch])
 
 

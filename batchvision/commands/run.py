@@ -20,6 +20,7 @@ from batchvision import runner
 from batchvision.commands.load import Destination, job_destination, load_of_job
 from batchvision.commands.notify import Notifier
 from batchvision.commands.snapshot import write_job_snapshot
+from batchvision.commands.status import look
 from batchvision.errors import DiskFailed, JobInvalid, OutputHeld, StopRun
 from batchvision.interruption import drained, run_in_thread
 from batchvision.job import Job
@@ -27,6 +28,8 @@ from batchvision.offload import threads
 from batchvision.records import Counters, RunSummary
 from batchvision.runner import RunDependencies, Watch
 from batchvision.runner.feed import Selection
+from batchvision.ticks import cost_words
+from batchvision.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +74,24 @@ async def run_async(
     )
     try:
         summary = await _run_and_follow(job, start, environ, dependencies)
-    except OutputHeld:
-        raise  # the run at work sends the messages
+    except OutputHeld as held:  # the run at work sends the messages
+        raise OutputHeld(held.message + await _so_far(job, dependencies)) from held
     except StopRun as error:
         await notifier.refused(error)
         raise
     await notifier.ended(summary)
     return summary
+
+
+async def _so_far(job: Job, dependencies: RunDependencies) -> str:
+    """A sentence about the output that another run holds, by all that is durable. Empty where it cannot be read."""
+    try:
+        status = await (dependencies.offload or threads())(look, job.output_path)
+    except (StopRun, OSError):
+        return ""
+    failed, total = sum(status.failures_by_kind.values()), status.spending.total
+    rows, cost = counted(status.rows_answered, "row"), cost_words(total.cost_ticks, total.unknown_cost)
+    return f" So far {rows} of it have answers, {failed:,} failed, at {cost}."
 
 
 def _with_start(notifier: Notifier, watch: Watch | None) -> Watch | None:

@@ -257,7 +257,7 @@ def row_index_of(job: Job) -> KnownRows:
         carries=work.held,
         open_=[Exchange(intent, ticket="open") for intent in work.tickets],
     )
-    return RowIndex.read(job.output_path, run_state, job.recipe.recipe_id)
+    return RowIndex.read(job.output_path, run_state, job.recipe.recipe_id, view.sources("results"))
 
 
 async def count_requests(job: Job, surveyed: Survey, selection: Selection) -> RequestTotals:

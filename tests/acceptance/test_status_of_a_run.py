@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -60,6 +62,12 @@ def test_during_a_run_status_lacks_only_answers_in_flight(
             earlier, status, later = emulator.bill(), look(bench.folder / "out"), emulator.bill()
             assert earlier.delivered - NOT_SHOWN <= rows_of(status) <= later.delivered
             assert status.spent_ticks <= later.ticks_delivered
+        refused = bench.call("run", bench.folder / "job.toml", *to_emulator(emulator))
+        assert refused.returncode == 11
+        said = re.search(r"So far ([\d,]+) rows of it have answers, ([\d,]+) failed, at \$[\d.]+\.", refused.stderr)
+        assert said is not None, refused.stderr
+        shown = sum(int(number.replace(",", "")) for number in said.groups())
+        assert later.delivered - NOT_SHOWN <= shown <= emulator.bill().delivered
     finally:
         run.kill()
         run.communicate()
@@ -80,3 +88,6 @@ def test_after_kill_9_status_lacks_only_answers_in_flight(
     mean_ticks = bill.ticks_delivered / bill.delivered
     assert 0 <= bill.ticks_delivered - status.spent_ticks <= IN_FLIGHT * 2 * mean_ticks
     assert status.failures_by_kind["refused"] >= (bill.delivered - 2 * IN_FLIGHT) // REFUSED_EVERY
+    planned = json.loads(bench.call("plan", bench.folder / "job.toml", "--json", *to_emulator(emulator)).stdout)
+    assert planned["rows"]["done"] == status.rows_answered
+    assert planned["rows"]["to_do"] == rows - rows_of(status)
