@@ -148,7 +148,7 @@ def _manifest(job: Job) -> Iterator[CheckFinding]:
     except JobInvalid as error:
         yield from (CheckFinding("manifest", problem, INVALID) for problem in error.problems)
     else:
-        yield CheckFinding("manifest", f"{job.manifest_path}: {found.rows:,} rows")
+        yield CheckFinding("manifest", f"{job.manifest_name}: {found.rows:,} rows")
 
 
 def _root(job: Job) -> CheckFinding:

@@ -12,6 +12,7 @@ from batchvision.job.limits import OutputSection
 from batchvision.job.loading import DEFAULT_TABLE_PREFIX, LOADED_TABLES, LoadSection
 from batchvision.job.model import Job
 from batchvision.job.object_urls import local_copy
+from batchvision.job.places import is_output
 from batchvision.job.recipe import changed_keys, recipe_document, recipe_from_document
 from batchvision.job.values import RowLimit
 
@@ -27,6 +28,7 @@ __all__ = [
     "RowLimit",
     "changed_keys",
     "is_blank",
+    "is_output",
     "local_copy",
     "main_property",
     "recipe_document",

@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 from batchvision.errors import InvalidAnswer, JobInvalid
 from batchvision.job.columns import KeepColumn, clashes, expected_columns, keep_columns
-from batchvision.job.files import decoded, exists, is_folder, labels_of, snapshot_path, snapshot_problem, under
+from batchvision.job.files import decoded, exists, labels_of, under
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.loading import LoadSection
 from batchvision.job.notify import NotifySection
-from batchvision.job.object_urls import local_copy
+from batchvision.job.places import columns_of_output, find_places, is_output
 from batchvision.job.prices import FilePrices, file_prices
 from batchvision.job.recipe import with_id
 from batchvision.job.sections import (
@@ -31,7 +31,6 @@ from batchvision.job.sections import (
     PromptSection,
     ProviderSection,
 )
-from batchvision.object_store import OBJECT_STORES, is_object_url
 from batchvision.prompt import (
     SpecInvalid,
     Template,
@@ -44,8 +43,6 @@ from batchvision.records import AnswerSpec, Example, ImagePreparation, Label, Re
 
 if TYPE_CHECKING:
     from batchvision.providers import Dialect
-
-_REMOTE = ("s3://", "gs://", "az://", "abfs://", "http://", "https://")
 
 
 @dataclass(slots=True)
@@ -90,7 +87,9 @@ class Check:
     problems: list[str] = field(default_factory=list)
 
     def resolve(self) -> Resolved | None:
-        places = self._places()
+        places = find_places(self.base_dir, self.sections.manifest, self.sections.output, self.problems)
+        if places and is_output(places.manifest_path) and self.sections.manifest:
+            self.sections.manifest = columns_of_output(self.sections.manifest)
         dialect, base_url, key_env = self._provider()
         template = self._template()
         spec = self._answer_spec()
@@ -143,52 +142,6 @@ class Check:
         if text is not None and not text.strip():
             self.problems.append(f"{key}: {self.path(file)} is empty")
         return None if text is None else text.rstrip("\n")
-
-    def _places(self) -> tuple[Path, Path, Path] | None:
-        manifest, output = self.sections.manifest, self.sections.output
-        found = self._manifest_places(manifest) if manifest else None
-        target = self._output_path(output) if output else None
-        if output and target and output.snapshot:
-            snapshot = snapshot_path(output.snapshot, target, self.base_dir)
-            problem = snapshot_problem(output.snapshot, snapshot, target, found[0] if found else None)
-            self.problems += [problem] if problem else []
-        return (*found, target) if found and target else None
-
-    def _manifest_places(self, section: ManifestSection) -> tuple[Path, Path] | None:
-        if section.path.startswith(_REMOTE):
-            self.problems.append(
-                f"manifest.path = {section.path!r}: remote manifests are not supported yet; copy it here first"
-            )
-            return None
-        path = self.path(section.path)
-        in_store = is_object_url(section.root or "")
-        root = self.path(section.root) if section.root and not in_store else path if is_folder(path) else path.parent
-        if not exists(path):
-            self.problems.append(
-                f"manifest.path: there is no manifest at {path}; relative paths are relative to the job file"
-            )
-        if section.root and not in_store and not is_folder(root):
-            self.problems.append(f"manifest.root: there is no folder {root}; local images must lie in it")
-        return path, root
-
-    def _output_path(self, section: OutputSection) -> Path | None:
-        if is_object_url(section.path):
-            if "@" in section.path or "?" in section.path:
-                self.problems.append(
-                    "output.path: the URL of an object store holds no credentials and no options; they come from the "
-                    "environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL ...)"
-                )
-            return local_copy(section.path, self.path(section.state_dir) if section.state_dir else None)
-        if "://" in section.path:
-            self.problems.append(
-                f"output.path = {section.path!r}: name a local folder, or an object store with "
-                f"{', '.join(OBJECT_STORES)}"
-            )
-            return None
-        path = self.path(section.path)
-        if exists(path) and not is_folder(path):
-            self.problems.append(f"output.path: {path} is a file; name a folder")
-        return path
 
     # ------------------------------------------------------------------------------ provider
 

@@ -104,19 +104,3 @@ def separator_of(line: str) -> str | None:
 def is_blank(record: Iterable[str]) -> bool:
     """Whether all cells of a record are empty, as in the blank rows of a spreadsheet."""
     return not any(record)
-
-
-def snapshot_path(text: str, output: Path, base_dir: Path) -> Path:
-    """The snapshot of an output. A name without a folder lies in the output, a path is relative to the job file."""
-    return under(output if text == Path(text).name else base_dir, text)
-
-
-def snapshot_problem(text: str, path: Path, output: Path, manifest: Path | None) -> str | None:
-    """Why ``path``, as ``text`` names it, cannot be the snapshot of an output, if it cannot."""
-    if "://" in text or path.suffix != ".parquet":
-        return f"output.snapshot: {text} is no local .parquet file; write for example current.parquet"
-    if path.is_relative_to(output) and path.parent != output:
-        return f"output.snapshot: {path} lies among the tables of the output; write only a name, as current.parquet"
-    if manifest is not None and (path == manifest or (is_folder(manifest) and path.parent.is_relative_to(manifest))):
-        return f"output.snapshot: {path} would be read as the manifest; write it to another folder"
-    return None

@@ -17,11 +17,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from batchvision.errors import JobInvalid
 from batchvision.job.checks import Check, Sections
 from batchvision.job.columns import KeepColumn
-from batchvision.job.files import snapshot_path, under
+from batchvision.job.files import under
 from batchvision.job.key import find_key, is_named, key_source, resolved, without_user
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.loading import LoadSection
 from batchvision.job.notify import NotifySection
+from batchvision.job.places import snapshot_path
 from batchvision.job.prices import FilePrices
 from batchvision.job.problems import sentences, unknown_key
 from batchvision.job.sections import (
@@ -127,6 +128,7 @@ class Job(BaseModel):
         problems += check.problems
         if problems or resolved is None or top is None:
             raise JobInvalid(problems)
+        sections["manifest"] = check.sections.manifest
         known = {"base_dir": base, "origins": _with_defaults(sections, origins), **vars(resolved)}
         sections["load_section"] = sections.pop("load")
         return cls.model_construct(name=top.name, timezone=top.timezone, **sections, **known)
@@ -146,8 +148,15 @@ class Job(BaseModel):
 
     @property
     def object_root(self) -> str | None:
-        """The object store prefix that relative images lie in, where they are not local."""
+        """The object store prefix that images lie in, where they are not local. Default: the manifest's own."""
+        if self.manifest.root is None and is_object_url(self.manifest.path):
+            return self.manifest.path.rpartition("/")[0]
         return self.manifest.root if is_object_url(self.manifest.root or "") else None
+
+    @property
+    def manifest_name(self) -> str:
+        """The manifest's path or URL, for messages."""
+        return self.manifest.path if is_object_url(self.manifest.path) else str(self.manifest_path)
 
     @property
     def id_columns(self) -> tuple[str, ...]:

@@ -36,8 +36,14 @@ class ManifestSection(Section):
     """The table, its columns, and the folder of its images."""
 
     path: Text
-    """The table of images: `.csv`, `.tsv` or `.jsonl` (also with `.gz` or `.zst` behind it), `.parquet`,
-    a folder of Parquet files, or a folder of images. Example: `path = "photos.csv"`."""
+    """The table of images: `.csv`, `.tsv` or `.jsonl` (also with `.gz` or `.zst` behind it), `.parquet`, a folder of
+    Parquet files, a folder of images, or the output of another job. All but the last may also lie in an object store
+    (`s3://`, `gs://`, `az://`; a folder ends in `/`). A folder of images is listed anew at each run; its columns are
+    `id`, the path with its suffix, and `image`. An output gives its current answers with their columns, and by default
+    `id = "row_id"`, `images = "image_ref"` and the `root` of its job. Example: `path = "photos.csv"`."""
+    where: Text | None = None
+    """An SQL expression over the columns. Rows for which it is not true are left out, and keep their answers. It needs
+    the extra `duckdb`. Example: `where = "answer_label_confidence < 0.8"`."""
     id: Names | None = None
     """The column, or the columns, that name a row. Answers are kept by it. Default: a hash of the image references
     and of the cells that the prompt reads. Example: `id = "sku"`."""

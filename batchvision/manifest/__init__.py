@@ -7,7 +7,7 @@ from batchvision.manifest.cells import NO_TEXT, JsonCells, cell_texts, letters
 from batchvision.manifest.columns import needed_columns
 from batchvision.manifest.folder import in_words, make_manifest
 from batchvision.manifest.image_cells import image_refs, reject_no_images
-from batchvision.manifest.inputs import InputIdentity, LocalInput, ManifestInput
+from batchvision.manifest.inputs import InputIdentity, LocalInput, Manifest, ManifestInput
 from batchvision.manifest.keeping import (
     MOST_CELL_BYTES,
     MOST_ID_BYTES,
@@ -17,7 +17,7 @@ from batchvision.manifest.keeping import (
     made_storable,
     survey_types,
 )
-from batchvision.manifest.manifest import Manifest, open_manifest, open_table
+from batchvision.manifest.manifest import open_manifest, open_table
 
 __all__ = [
     "MOST_CELL_BYTES",

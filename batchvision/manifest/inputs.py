@@ -1,13 +1,16 @@
-"""The files that a manifest consists of, as inputs that are opened, read and recognised again.
+"""A manifest and the files that it consists of, as inputs that are opened, read and recognised again.
 
 Rule: the readers of this package take a ``ManifestInput`` and never a path. An object store is another implementation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
+
+import pyarrow as pa
 
 from batchvision.errors import JobInvalid
 
@@ -59,6 +62,25 @@ class LocalInput:
         except OSError as error:
             raise JobInvalid(f"{self.path} cannot be read any more: {error.strerror}.") from error
         return InputIdentity(stat.st_size, stat.st_mtime_ns)
+
+
+class Manifest(Protocol):
+    """A table that can be read any number of times."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of its columns (of JSONL: those of the first line)."""
+
+    @property
+    def inputs(self) -> tuple[ManifestInput, ...]:
+        """The files that it consists of."""
+
+    @property
+    def byte_columns(self) -> frozenset[str]:
+        """The columns that hold bytes. They are large: read them only where they are needed."""
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """``columns`` of every row in order, in batches of bounded size. Raises JobInvalid at damage."""
 
 
 def unreadable(name: Path | str, error: OSError) -> JobInvalid:

@@ -2,59 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
-
-import pyarrow as pa
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batchvision.errors import JobInvalid
+from batchvision.job import is_output
+from batchvision.manifest.another_output import OutputManifest
 from batchvision.manifest.columns import needed_columns, reject_missing
 from batchvision.manifest.delimited import DelimitedManifest
-from batchvision.manifest.inputs import LocalInput, ManifestInput
+from batchvision.manifest.filtered import FilteredManifest
+from batchvision.manifest.inputs import LocalInput, Manifest, ManifestInput
 from batchvision.manifest.jsonl import JsonLinesManifest
+from batchvision.manifest.listed import ListedManifest, listed_folder, listed_prefix
+from batchvision.manifest.object_input import ObjectInput, object_pieces
 from batchvision.manifest.parquet import ParquetManifest, Piece, pieces_below
 from batchvision.manifest.text_file import TableFormat, format_of
+from batchvision.object_store import is_object_url
 
 if TYPE_CHECKING:
     from batchvision.job import Job
 
 
-class Manifest(Protocol):
-    """A table that can be read any number of times."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of its columns (of JSONL: those of the first line)."""
-
-    @property
-    def inputs(self) -> tuple[ManifestInput, ...]:
-        """The files that it consists of."""
-
-    @property
-    def byte_columns(self) -> frozenset[str]:
-        """The columns that hold bytes. They are large: read them only where they are needed."""
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """``columns`` of every row in order, in batches of bounded size. Raises JobInvalid at damage."""
-
-
 def open_manifest(job: Job) -> Manifest:
     """The job's manifest, with its format and columns checked. Reads no row (of JSONL: one). Raises JobInvalid."""
-    if "://" in str(job.manifest.path):
-        raise JobInvalid(f"{job.manifest.path}: a manifest is a local file for now; copy it here and name the copy.")
+    manifest = _unfiltered(job)
+    return manifest if job.manifest.where is None else FilteredManifest(manifest, job.manifest.where)
+
+
+def _unfiltered(job: Job) -> Manifest:
     path, needed = job.manifest_path, needed_columns(job)
+    if is_object_url(job.manifest.path):
+        return _in_object_store(job.manifest.path, needed)
     if path.is_dir():
         if path.resolve() == job.output_path.resolve():
             raise JobInvalid(
                 f"output.path is the manifest's own folder, {path}: answers would be read as rows. Name another "
                 "folder, which may lie inside."
             )
-        return ParquetManifest(path.name, pieces_below(path, job.output_path), needed)
+        if is_output(path):
+            return OutputManifest(path, needed)
+        return _folder(path, job.output_path, needed)
     if not path.exists():
         raise JobInvalid(f"{path} does not exist: correct [manifest] path, or pass --manifest FILE.")
     if not path.is_file():
         raise JobInvalid(f"{path} is no regular file: a manifest is read twice, so write it to a file first.")
     return open_table(LocalInput(path), needed)
+
+
+def _folder(path: Path, without: Path, needed: Mapping[str, str]) -> Manifest:
+    """A folder of Parquet files, which may have images beside them, or a folder of images."""
+    if pieces := pieces_below(path, without):
+        return ParquetManifest(path.name, pieces, needed)
+    listing = listed_folder(path, without)
+    if not listing.rows:
+        raise JobInvalid(f"the folder {path} holds no Parquet file and no image: correct [manifest] path.")
+    return ListedManifest(listing, needed)
+
+
+def _in_object_store(url: str, needed: Mapping[str, str]) -> Manifest:
+    """An object, or below a URL that ends in a slash Parquet objects or images."""
+    if not url.endswith("/"):
+        return open_table(ObjectInput(url), needed)
+    if pieces := object_pieces(url):
+        return ParquetManifest(url, pieces, needed)
+    listing = listed_prefix(url)
+    if not listing.rows:
+        raise JobInvalid(f"there is no Parquet object and no image below {url}: correct [manifest] path.")
+    return ListedManifest(listing, needed)
 
 
 def open_table(source: ManifestInput, needed: Mapping[str, str]) -> Manifest:

@@ -19,7 +19,7 @@ from batchvision.manifest.parquet_reader import ParquetReader
 from batchvision.manifest.text_file import foreign_format, read_head
 
 _MAGIC = b"PAR1"
-_SUFFIXES = (".parquet", ".parq", ".pq")
+PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 #: The folder that every output holds (see ``checkpoint.lock``).
 _OUTPUT_MARK = ".batchvision"
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -105,17 +105,16 @@ def pieces_below(folder: Path, without: Path | None = None) -> list[Piece]:
         paths = sorted(
             path
             for path in _visible_files(folder, excluded)
-            # a file of Spark may have no suffix: then its content decides
-            if path.suffix.lower() in _SUFFIXES or (not path.suffix and read_head(LocalInput(path)).startswith(_MAGIC))
+            if path.suffix.lower() in PARQUET_SUFFIXES or (not path.suffix and _is_parquet(path))
         )
     except OSError as error:
         raise unreadable(error.filename or folder, error) from error
-    if not paths:
-        raise JobInvalid(
-            f"the folder {folder} holds no Parquet file. For a folder of images, first write a manifest: "
-            f"batchvision manifest {folder} -o {folder.name}.csv"
-        )
-    return [Piece(LocalInput(path), dict(_partitions(path.relative_to(folder).parts[:-1]))) for path in paths]
+    return [Piece(LocalInput(path), partitions_of(path.relative_to(folder).parts[:-1])) for path in paths]
+
+
+def _is_parquet(path: Path) -> bool:
+    """By content, for a file of Spark without a suffix."""
+    return read_head(LocalInput(path)).startswith(_MAGIC)
 
 
 def _visible_files(folder: Path, excluded: Path | None) -> Iterator[Path]:
@@ -133,9 +132,12 @@ def _visible_files(folder: Path, excluded: Path | None) -> Iterator[Path]:
             yield path
 
 
-def _partitions(folders: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+def partitions_of(folders: Iterable[str]) -> dict[str, str | None]:
+    """The values of the partition columns in the names of folders."""
+    found: dict[str, str | None] = {}
     for folder in folders:
         name, equals, value = folder.partition("=")
         if equals:
             text = unquote(value)
-            yield unquote(name), None if text == _HIVE_NULL else text
+            found[unquote(name)] = None if text == _HIVE_NULL else text
+    return found

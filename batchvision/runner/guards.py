@@ -123,7 +123,7 @@ def row_words(job: Job, found: Changes, columns: Sequence[str], redo: RebuyQuote
 def empty_words(job: Job, rows: int) -> str:
     """The message for an empty manifest beside an output with answers."""
     return (
-        f"{job.manifest_path} has no rows, and {job.output_path} has paid answers of {counted(rows, 'row')}: was it "
+        f"{job.manifest_name} has no rows, and {job.output_path} has paid answers of {counted(rows, 'row')}: was it "
         "written to its end? Nothing was changed. Type `--allow-empty` if it is meant to be empty"
     )
 

@@ -90,7 +90,7 @@ def summarize(
         run_id=run_id,
         job=job.name,
         recipe_id=job.recipe.recipe_id,
-        manifest=str(job.manifest_path),
+        manifest=job.manifest_name,
         rows_completed=completed,
         rows_failed=failed,
         rows_pending=max(0, counters.rows_total - completed - failed),

@@ -165,10 +165,9 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, section: str, line: str, says
     assert len(told) == 1
 
 
-def test_a_remote_manifest_is_not_supported_yet(tmp_path: Path) -> None:
-    for path in ("s3://bucket/photos.csv", "https://example.com/photos.parquet"):
-        (told,) = problems(tmp_path, MINIMAL.replace("photos.csv", path))
-        assert "remote manifests are not supported yet" in told
+def test_a_manifest_at_a_web_address_is_refused_with_the_choices(tmp_path: Path) -> None:
+    (told,) = problems(tmp_path, MINIMAL.replace("photos.csv", "https://example.com/photos.parquet"))
+    assert "name a local file or folder, or an object store with s3://, gs://, az://" in told
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "~no-such-user/photos.csv", "photos.csv/below"])

@@ -203,11 +203,6 @@ def test_text_that_is_no_utf8_is_damage(tmp_path: Path) -> None:
     assert "Invalid UTF8" in fault(write(tmp_path / "m.parquet", {"id": bad}))
 
 
-def test_a_folder_without_parquet_says_how_to_list_images(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    assert "batchvision manifest" in fault(tmp_path / "photos")
-
-
 def test_answers_below_the_folder_are_no_rows(tmp_path: Path) -> None:
     """The job's own output by its path, those of other jobs by the folder that every output has."""
     write(tmp_path / "photos.parquet", {"id": ["a"]})

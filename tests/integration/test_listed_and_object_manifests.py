@@ -1,0 +1,176 @@
+"""Manifests in an object store, and folders of images that are listed anew at each run."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from s3_server import S3Server, s3_server
+
+from batchvision.checkpoint import OutputView
+from batchvision.commands.run import run
+from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
+from batchvision.errors import JobInvalid
+from batchvision.job import Job
+from batchvision.manifest import open_manifest
+from batchvision.object_store import open_store
+from batchvision.records import RunSummary
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[RunningEmulator]:
+    with start_in_thread(EmulatorOptions()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name, value in server.environ.items():
+        monkeypatch.setenv(name, value)
+    return open_store("s3://bucket")
+
+
+def picture(number: int = 0) -> bytes:
+    target = io.BytesIO()
+    Image.new("RGB", (40 + number, 30), "red").save(target, "PNG")
+    return target.getvalue()
+
+
+def job_of(folder: Path, emulator: RunningEmulator, path: str, **manifest: Any) -> Job:
+    settings: dict[str, Any] = {
+        "name": "listed",
+        "manifest": {"path": path, "id": "id", **manifest},
+        "prompt": {"user": "What is it?"},
+        "provider": {"name": "emulator", "model": "m", "base_url": f"{emulator.url}/v1"},
+        "output": {"path": "out"},
+    }
+    return Job.from_mapping(settings, folder)
+
+
+def counts(summary: RunSummary) -> tuple[int, int, int]:
+    return summary.rows_completed, summary.rows_failed, summary.requests_sent
+
+
+def answered(job: Job) -> list[str]:
+    batches = OutputView(job.output_path).current_results(job.recipe.recipe_id, ("row_id",))
+    return sorted(row_id for batch in batches for row_id in batch["row_id"].to_pylist())
+
+
+# ---------------------------------------------------------------------------------- object stores
+
+
+def test_a_table_in_a_bucket_is_read_with_the_images_beside_it(
+    tmp_path: Path, emulator: RunningEmulator, bucket: Any
+) -> None:
+    for number in range(3):
+        obstore.put(bucket, f"shop/images/{number}.png", picture(number))
+    rows = "".join(f"r{number},images/{number}.png\n" for number in range(3))
+    obstore.put(bucket, "shop/rows.csv", f"id,image\n{rows}".encode())
+    job = job_of(tmp_path, emulator, "s3://bucket/shop/rows.csv")
+    first = run(job, environ={})
+    assert (counts(first), first.manifest) == ((3, 0, 3), "s3://bucket/shop/rows.csv")
+    assert counts(run(job, environ={})) == (3, 0, 0)
+    obstore.put(bucket, "shop/rows.csv", f"id,image\n{rows}r3,images/0.png\n".encode())
+    assert counts(run(job, environ={}))[:2] == (4, 0)
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl.gz", "parts/"])
+def test_each_format_in_a_bucket_is_read(tmp_path: Path, emulator: RunningEmulator, bucket: Any, name: str) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    content = io.BytesIO()
+    pq.write_table(pa.table({"id": ["r0"], "image": ["red.png"]}), content)
+    if name == "parts/":
+        obstore.put(bucket, "formats/parts/day=1/a.parquet", content.getvalue())
+        obstore.put(bucket, "formats/parts/_SUCCESS", b"")
+    elif name.endswith("gz"):
+        obstore.put(bucket, f"formats/{name}", gzip.compress(b'{"id": "r0", "image": "red.png"}\n'))
+    else:
+        obstore.put(bucket, f"formats/{name}", content.getvalue())
+    job = job_of(tmp_path, emulator, f"s3://bucket/formats/{name}", root=str(tmp_path))
+    assert counts(run(job, environ={})) == (1, 0, 1)
+
+
+def test_a_prefix_of_images_is_listed_anew_at_each_run(tmp_path: Path, emulator: RunningEmulator, bucket: Any) -> None:
+    for key in ("photos/a.png", "photos/sub/ä b.png", "photos/notes.txt"):
+        obstore.put(bucket, key, picture())
+    job = job_of(tmp_path, emulator, "s3://bucket/photos/")
+    assert counts(run(job, environ={}))[:2] == (2, 0)
+    assert answered(job) == ["a.png", "sub/ä b.png"]
+    obstore.put(bucket, "photos/0-new.png", picture(9))
+    assert counts(run(job, environ={})) == (3, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("s3://bucket/gone.csv", r"s3://bucket/gone.csv does not exist"),
+        ("s3://nowhere/rows.csv", r"s3://nowhere/rows.csv does not exist"),  # HEAD does not tell a missing bucket apart
+        ("s3://bucket/nothing-here/", r"no Parquet object and no image below s3://bucket/nothing-here/"),
+    ],
+)
+def test_a_manifest_that_is_not_there_names_its_url(
+    tmp_path: Path, emulator: RunningEmulator, bucket: Any, path: str, message: str
+) -> None:
+    with pytest.raises(JobInvalid, match=message):
+        run(job_of(tmp_path, emulator, path), environ={})
+
+
+# ---------------------------------------------------------------------------------- folders
+
+
+def test_a_folder_of_images_is_listed_anew_and_no_id_changes(tmp_path: Path, emulator: RunningEmulator) -> None:
+    photos = tmp_path / "photos"
+    for path in (photos / "shoe.png", photos / "sub" / "_DSC1.png", photos / ".hidden.png", photos / "notes.txt"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"text" if path.suffix == ".txt" else picture())
+    job = job_of(tmp_path, emulator, "photos")
+    assert counts(run(job, environ={}))[:2] == (2, 0)
+    Image.new("RGB", (50, 50), "blue").save(photos / "shoe.jpg")
+    assert counts(run(job, environ={})) == (3, 0, 1)
+    assert answered(job) == ["shoe.jpg", "shoe.png", "sub/_DSC1.png"]
+
+
+def test_an_output_inside_the_folder_is_not_listed(tmp_path: Path, emulator: RunningEmulator) -> None:
+    (tmp_path / "a.png").write_bytes(picture())
+    job = job_of(tmp_path, emulator, ".")
+    assert counts(run(job, environ={}))[0] == 1
+    (tmp_path / "out" / "chart.png").write_bytes(picture())
+    assert counts(run(job, environ={})) == (1, 0, 0)
+
+
+def test_a_folder_with_parquet_files_is_a_table_and_its_images_are_not_listed(
+    tmp_path: Path, emulator: RunningEmulator
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.png").write_bytes(picture())
+    (data / "b.png").write_bytes(picture())
+    pq.write_table(pa.table({"id": ["r0"], "image": ["a.png"]}), data / "rows.parquet")
+    assert counts(run(job_of(tmp_path, emulator, "data"), environ={})) == (1, 0, 1)
+
+
+def test_a_folder_without_rows_says_so(tmp_path: Path, emulator: RunningEmulator) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(JobInvalid, match="holds no Parquet file and no image"):
+        open_manifest(job_of(tmp_path, emulator, "empty"))
+
+
+def test_a_column_that_a_listing_does_not_have_is_named(tmp_path: Path, emulator: RunningEmulator) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(picture())
+    with pytest.raises(JobInvalid, match=r"photos has no column 'title', which \[manifest\] keep names"):
+        open_manifest(job_of(tmp_path, emulator, "photos", keep=["title"]))
