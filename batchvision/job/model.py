@@ -156,7 +156,8 @@ class Job(BaseModel):
     @property
     def manifest_name(self) -> str:
         """The manifest's path or URL, for messages."""
-        return self.manifest.path if is_object_url(self.manifest.path) else str(self.manifest_path)
+        is_remote = self.manifest.query is not None or is_object_url(self.manifest.path)
+        return self.manifest.path if is_remote else str(self.manifest_path)
 
     @property
     def id_columns(self) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ def find_places(
 
 
 def _manifest_places(base_dir: Path, section: ManifestSection, problems: list[str]) -> tuple[Path, Path] | None:
-    if is_object_url(section.path):
+    if section.query is not None or is_object_url(section.path):
         return Path(section.path), _root(base_dir, section, problems) or base_dir
     if "://" in section.path:
         problems.append(

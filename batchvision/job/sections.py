@@ -28,6 +28,7 @@ from batchvision.job.values import (
     one_or_many,
     page_choice,
 )
+from batchvision.secrets import has_password
 
 # ---------------------------------------------------------------------------------- the sections
 
@@ -41,6 +42,10 @@ class ManifestSection(Section):
     (`s3://`, `gs://`, `az://`; a folder ends in `/`). A folder of images is listed anew at each run; its columns are
     `id`, the path with its suffix, and `image`. An output gives its current answers with their columns, and by default
     `id = "row_id"`, `images = "image_ref"` and the `root` of its job. Example: `path = "photos.csv"`."""
+    query: Text | None = None
+    """An SQL query whose rows are the manifest. `path` is then the database: `duckdb:///file.db`,
+    `postgresql://user@host/database` or `env:NAME`. It is asked once a run. Example: `query = "select id, image from
+    photos"`."""
     where: Text | None = None
     """An SQL expression over the columns. Rows for which it is not true are left out, and keep their answers. It needs
     the extra `duckdb`. Example: `where = "answer_label_confidence < 0.8"`."""
@@ -85,6 +90,14 @@ class ManifestSection(Section):
         if names and len(set(names)) < len(names):
             raise ValueError("it names a column twice")
         return names
+
+    @model_validator(mode="after")
+    def _database_without_password(self) -> Self:
+        if self.query is not None and has_password(self.path):
+            raise ValueError('`path` holds a password; write `path = "env:DATABASE_URL"` and set the URL there')
+        if self.query is None and self.path.startswith(("duckdb:", "postgresql:", "postgres:")):
+            raise ValueError("`path` names a database; add the `query` whose rows are the manifest")
+        return self
 
 
 class ExampleSection(Section):

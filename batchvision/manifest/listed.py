@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batchvision.errors import JobInvalid
 from batchvision.images import sniff
@@ -30,25 +31,23 @@ _BATCH_ROWS = 8_192
 _OUTPUT_MARK = ".batchvision"
 
 
-class ImageRow(NamedTuple):
-    id: str
-    image: str
-
-
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The input of a listed manifest: it has no bytes of its own."""
+    """The input of a listed manifest: it has no bytes of its own. An image's reference is ``prefix`` and its id."""
 
     name: str
-    rows: tuple[ImageRow, ...]
+    ids: pa.Array
+    prefix: str
 
     def open(self) -> BinaryIO:
         raise JobInvalid(f"{self.name} is a folder of images: it is listed, not opened.")
 
     def identity(self) -> InputIdentity:
         """Images that come while a run reads its list are rows of the next run."""
-        digest = blake2b("\n".join(each.id for each in self.rows).encode("utf-8", "replace"), digest_size=7).digest()
-        return InputIdentity(len(self.rows), int.from_bytes(digest))
+        digest = blake2b(digest_size=7)
+        for buffer in self.ids.buffers():
+            digest.update(buffer or b"")
+        return InputIdentity(len(self.ids), int.from_bytes(digest.digest()))
 
 
 class ListedManifest:
@@ -60,14 +59,15 @@ class ListedManifest:
         """``needed``: column -> the job key that names it. Raises JobInvalid where one is missing."""
         self.columns = COLUMNS
         self.inputs = (listing,)
-        self._rows = listing.rows
+        self._listing = listing
         reject_missing(needed, COLUMNS, listing.name)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        for start in range(0, max(1, len(self._rows)), _BATCH_ROWS):
-            rows = self._rows[start : start + _BATCH_ROWS]
-            arrays = [pa.array([getattr(each, name) for each in rows], pa.string()) for name in columns]
-            yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+        prefix = pa.scalar(self._listing.prefix, pa.string())
+        for start in range(0, max(1, len(self._listing.ids)), _BATCH_ROWS):
+            ids = self._listing.ids.slice(start, _BATCH_ROWS)
+            found = {"id": ids, "image": pc.binary_join_element_wise(prefix, ids, "")}
+            yield pa.RecordBatch.from_arrays([found[name] for name in columns], names=list(columns))
 
 
 def listed_folder(folder: Path, without: Path | None = None) -> Listing:
@@ -84,7 +84,7 @@ def listed_folder(folder: Path, without: Path | None = None) -> Listing:
     for path in paths:
         if not path.isprintable() or "\ufffd" in path or path != os.fsencode(path).decode("utf-8", "replace"):
             raise JobInvalid(f"the file name {path!r} has characters that a table cannot hold: rename it.")
-    return Listing(folder.name, tuple(ImageRow(path, f"./{path}") for path in paths))
+    return Listing(folder.name, pa.array(paths, pa.string()), "./")
 
 
 def _images(folder: Path, excluded: Path | None) -> Iterator[Path]:
@@ -110,4 +110,4 @@ def listed_prefix(url: str) -> Listing:
         keys = sorted(each.key for each in list_objects(url) if each.key.lower().endswith(SUFFIXES))
     except ObjectUnreachable as fault:
         raise JobInvalid(f"{url} cannot be listed: the store refused or did not answer ({fault}).") from fault
-    return Listing(url, tuple(ImageRow(key[start:], url + key[start:]) for key in keys))
+    return Listing(url, pa.array([key[start:] for key in keys], pa.string()), url)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +53,7 @@ class _Copies:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
         self._copies: dict[str, tuple[InputIdentity, Path]] = {}
 
     def open(self, url: str) -> BinaryIO:
@@ -64,8 +66,9 @@ class _Copies:
 
     def _fetched(self, url: str) -> Path:
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="batchvision-")
-        path = Path(self._folder.name) / f"{len(self._copies)}-{url.rpartition('/')[2][-80:]}"
+            self._folder = Path(tempfile.mkdtemp(prefix="batchvision-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        path = self._folder / f"{len(self._copies)}-{url.rpartition('/')[2][-80:]}"
         with path.open("wb") as file:
             file.writelines(object_chunks(url))
         return path

@@ -174,3 +174,84 @@ def test_a_column_that_a_listing_does_not_have_is_named(tmp_path: Path, emulator
     (tmp_path / "photos" / "a.png").write_bytes(picture())
     with pytest.raises(JobInvalid, match=r"photos has no column 'title', which \[manifest\] keep names"):
         open_manifest(job_of(tmp_path, emulator, "photos", keep=["title"]))
+
+
+def test_an_image_that_comes_while_a_run_reads_is_a_row_of_the_next_run(
+    tmp_path: Path, emulator: RunningEmulator
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "b.png").write_bytes(picture())
+    job = job_of(tmp_path, emulator, "photos")
+
+    def ids(*, anew: bool) -> list[str]:
+        return [row_id for batch in open_manifest(job, anew=anew).batches(["id"]) for row_id in batch["id"].to_pylist()]
+
+    assert ids(anew=True) == ["b.png"]
+    (tmp_path / "photos" / "a.png").write_bytes(picture())
+    assert ids(anew=False) == ["b.png"]
+    assert ids(anew=True) == ["a.png", "b.png"]
+
+
+# ---------------------------------------------------------------------------------- queries
+
+
+def a_database(path: Path) -> Any:
+    import duckdb
+
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("create table photos (id varchar, image varchar, price decimal(9, 2), gone boolean)")
+        connection.execute("insert into photos values ('r1', 'red.png', 9.50, false), ('r2', 'red.png', null, true)")
+
+
+def test_the_rows_of_a_query_on_duckdb_are_a_manifest(tmp_path: Path, emulator: RunningEmulator) -> None:
+    import duckdb
+
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    a_database(tmp_path / "shop.db")
+    query = "select id, image, price from photos where not gone"
+    job = job_of(tmp_path, emulator, "duckdb:///shop.db", query=query, keep=["price"])
+    first = run(job, environ={})
+    assert (counts(first), first.manifest) == ((1, 0, 1), "duckdb:///shop.db")
+    with duckdb.connect(str(tmp_path / "shop.db")) as connection:
+        connection.execute("insert into photos values ('r3', 'red.png', 1, false)")
+    assert counts(run(job, environ={}))[:2] == (2, 0)
+    assert answered(job) == ["r1", "r3"]
+
+
+def test_the_rows_of_a_query_on_postgresql_are_a_manifest(
+    tmp_path: Path, emulator: RunningEmulator, postgres_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    monkeypatch.setenv("SHOP_URL", postgres_server.url())
+    query = "select 'r' || n as id, 'red.png' as image, null as note, n::numeric as price from generate_series(1, 3) n"
+    job = job_of(tmp_path, emulator, "env:SHOP_URL", query=query, keep=["note"])
+    first = run(job, environ={})
+    assert (first.rows_completed, first.manifest) == (3, "env:SHOP_URL")
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "message"),
+    [
+        ("duckdb:///gone.db", "select 1", "there is no database .*gone.db"),
+        ("duckdb:///shop.db", "select nothing from photos", "manifest.query on duckdb:///shop.db failed: .*nothing"),
+        ("duckdb:///shop.db", "drop table photos", "manifest.query on duckdb:///shop.db failed"),
+        ("duckdb:///shop.db", "select price from photos", r"has no column 'id', which \[manifest\] id names"),
+        ("mysql://shop", "select 1", "no database that can be asked; write duckdb:///file.db or"),
+    ],
+)
+def test_a_query_that_cannot_be_asked_names_the_database(
+    tmp_path: Path, emulator: RunningEmulator, path: str, query: str, message: str
+) -> None:
+    a_database(tmp_path / "shop.db")
+    with pytest.raises(JobInvalid, match=message):
+        run(job_of(tmp_path, emulator, path, query=query), environ={})
+
+
+def test_a_database_without_its_query_and_a_password_in_the_job_are_refused(
+    tmp_path: Path, emulator: RunningEmulator
+) -> None:
+    with pytest.raises(JobInvalid, match="names a database; add the `query`"):
+        job_of(tmp_path, emulator, "duckdb:///shop.db")
+    with pytest.raises(JobInvalid, match="holds a password") as refused:
+        job_of(tmp_path, emulator, "postgresql://me:hunter2@host/db", query="select 1")
+    assert "hunter2" not in str(refused.value)

@@ -86,7 +86,7 @@ def survey(
     """Stream all of the job's manifest once; ``secrets`` are masked in row ids. Raises JobInvalid naming the damage."""
     secrets = secrets or Secrets()
     selection = selection or Selection()
-    manifest = manifest or open_manifest(job)
+    manifest = manifest or open_manifest(job, anew=True)
     inputs = tuple(SurveyedInput(source, source.identity()) for source in manifest.inputs)
     known: dict[str, pa.DataType | None] = {}
     hashes, rows, position, row_bytes = array("q"), 0, 0, 0
