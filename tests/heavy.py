@@ -12,6 +12,7 @@ from collections.abc import Mapping
 #: The command that installs the packages of a NAME into ``.venv``; "" if its tests install them.
 INSTALL: Mapping[str, str] = {
     "servers": "",  # llama.cpp, LiteLLM and transformers, each in a virtual environment of its own
+    "dbt": "",  # dbt with its adapter for DuckDB, in a virtual environment of its own
     "airflow": "",  # Apache Airflow, in a virtual environment of its own
     "fakesnow": "",  # Snowflake's SQL on DuckDB, in a virtual environment of its own
 }

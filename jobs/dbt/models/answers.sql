@@ -1,0 +1,3 @@
+select job || '/' || row_id as answer_id, *
+from {{ source('batchvision', 'batchvision_results') }}
+where in_manifest
