@@ -35,9 +35,7 @@ GROUP_ROWS = 4_000
 GROUP_BYTES = 16 * 1024 * 1024
 _BUFFER_BYTES = 1024 * 1024
 #: Text columns with short cells: ids, keys and words of closed sets.
-_SHORT_TEXTS = frozenset(
-    {"job", "row_id", "request_key", "skip_key", "recipe_id", "run_id", "lane", "state", "error_kind"}
-)
+_SHORT_TEXTS = {"job", "row_id", "request_key", "skip_key", "recipe_id", "run_id", "lane", "state", "error_kind"}
 _SHORT_BYTES = 64  #: A short cell takes about so many bytes.
 #: Rows of a sealed part's row group. Its pages are in memory until the group is whole.
 SEALED_GROUP_ROWS = 1_024

@@ -11,9 +11,11 @@ class PollWatch:
         self._read: set[str] = set()
 
     def begin(self, exchange_id: str) -> None:
+        """Note that a poll is on the wire. It may take the ticket's one-time answer."""
         self._on_the_wire.add(exchange_id)
 
     def end(self, exchange_id: str, *, may_be_read: bool) -> None:
+        """``may_be_read``: the poll failed in a way that may have taken the answer."""
         self._on_the_wire.discard(exchange_id)
         if may_be_read:
             self._read.add(exchange_id)

@@ -9,11 +9,11 @@ replay.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +42,7 @@ from batchvision.checkpoint.poll_watch import PollWatch
 from batchvision.checkpoint.record_json import masked_answer
 from batchvision.checkpoint.recovery import Classify, Recovery, ShardRecovery
 from batchvision.checkpoint.registry import register
+from batchvision.checkpoint.replicated_tickets import ReplicatedTickets
 from batchvision.checkpoint.reserve import RESERVE_NAME, Reserve
 from batchvision.checkpoint.row_index import RowIndex
 from batchvision.checkpoint.run_state import RunState
@@ -49,11 +50,11 @@ from batchvision.checkpoint.schema import TableSchemas
 from batchvision.checkpoint.sealing import Sealer
 from batchvision.checkpoint.shards import lock_shard
 from batchvision.checkpoint.storage import Disk
-from batchvision.checkpoint.stored_answers import answers_to
+from batchvision.checkpoint.stored_answers import answers_to, by_request_key
 from batchvision.checkpoint.takeover import Takeover
 from batchvision.checkpoint.writer import Projection, StoreSettings, Threads, Writer
 from batchvision.errors import DiskFailed, StopRun
-from batchvision.offload import Offload, OwnThread
+from batchvision.offload import Offload
 from batchvision.records import (
     Completed,
     Exchange,
@@ -93,11 +94,10 @@ class Store:
         self._sealer = Sealer(lock, header, tables, disk)
         self._threads = threads
         self._run_state = RunState(tables)
-        self._polls = PollWatch()
+        self.polls = PollWatch()  #: the lane notes each poll in it
         self._row_index: RowIndex | None = None
         self._opened: Writer | None = None
-        self._tickets_here = set[str]()  # tickets of this run that may be on this machine alone
-        self._one_replication = asyncio.Lock()
+        self._tickets = ReplicatedTickets(partial(threads.replication, disk.replicate), str(lock.output))
 
     # ---------------------------------------------------------------------------- opening
 
@@ -131,12 +131,7 @@ class Store:
                 lock.release()
             raise
         tables = TableSchemas(settings.job_name, columns, secrets.mask, settings.keep_raw)
-        threads = Threads(
-            offload or OwnThread("batchvision-writer"),
-            offload or OwnThread("batchvision-sealer"),
-            offload or OwnThread("batchvision-replication"),
-        )
-        store = cls(lock, lock is not where, settings, tables, secrets, disk, threads)
+        store = cls(lock, lock is not where, settings, tables, secrets, disk, Threads.of(offload))
         store._sealer.find(padded)
         return store
 
@@ -224,7 +219,7 @@ class Store:
     async def ticket(self, exchange_id: str, ticket: str, at: datetime) -> None:
         """Return when the ticket is durable (P2). Only then may it be polled."""
         await self._writer.durable(Accepted(exchange_id, ticket, at, self._settings.ticket_place))
-        self._tickets_here.add(exchange_id)
+        self._tickets.add(exchange_id)
 
     def check_lock(self) -> None:
         """Raise OutputHeld if another process may hold the output by now."""
@@ -233,30 +228,16 @@ class Store:
     async def outlasts(self, exchange_id: str) -> None:
         """Return when the ticket outlives this machine (P2). Only then may it be polled. Raises StopRun."""
         self.check_lock()
-        while exchange_id in self._tickets_here:
-            async with self._one_replication:
-                tickets = self._tickets_here.copy()
-                if exchange_id in tickets:
-                    with disk_failures(f"storing the tickets of {self.output}"):
-                        await self._threads.replication(self._disk.replicate)
-                    self._tickets_here -= tickets
+        await self._tickets.outlasts(exchange_id)
 
     def exchange(self, exchange_id: str) -> Exchange:
         """An open exchange. Raises KeyError."""
         return self._run_state.open[exchange_id]
 
-    def poll_begins(self, exchange_id: str) -> None:
-        """Note that a poll is on the wire. It may take the ticket's one-time answer."""
-        self._polls.begin(exchange_id)
-
-    def poll_ends(self, exchange_id: str, *, may_be_read: bool) -> None:
-        """``may_be_read``: the poll failed in a way that may have taken the answer."""
-        self._polls.end(exchange_id, may_be_read=may_be_read)
-
     def is_unread(self, exchange_id: str) -> bool:
         """Whether no poll can have taken the answer of this ticket of an earlier run."""
         of_this_run = self.exchange(exchange_id).intent.run_id == self._settings.run_id
-        is_doubted = exchange_id in self._run_state.doubted or self._polls.is_doubted(exchange_id)
+        is_doubted = exchange_id in self._run_state.doubted or self.polls.is_doubted(exchange_id)
         return not of_this_run and not is_doubted
 
     async def answer(self, exchange_id: str, raw: RawAnswer) -> RawAnswer:
@@ -324,10 +305,7 @@ class Store:
         tables = [table for each in self._writer.closed for table in each.cut.results] + self._run_state.results.tables
         paths, columns = part_paths(self.output, "results"), self._tables.columns
         stored = await (offload or self._threads.seal)(answers_to, request_keys, tables, paths, columns)
-        found: dict[str, list[Completed]] = {}
-        for completed in chain(newest, stored):
-            found.setdefault(completed.request_key, []).append(completed)
-        return found
+        return by_request_key(chain(newest, stored))
 
     # ---------------------------------------------------------------------------- the writer
 
@@ -358,7 +336,7 @@ class Store:
                     self._writer.note(FailureRemoved(failed.row_id))
 
         def doubts() -> Iterator[Record]:
-            doubted = self._run_state.doubted | self._polls.doubted
+            doubted = self._run_state.doubted | self.polls.doubted
             yield ReadDoubts(self._settings.run_id, tuple(sorted(doubted)), run_has_ended=True)
 
         await self._writer.close(drop_unseen, doubts)
@@ -386,10 +364,9 @@ class Store:
     def load_recipe(self, recipe_id: str) -> dict[str, Any]:
         return summaries.load_recipe(self.output, recipe_id)
 
-    def write_summary(self, summary: RunSummary) -> RunSummary:
+    def write_summary(self, summary: RunSummary) -> None:
         self._lock.file.check_in_place(self.output)
         summaries.write_summary(self._disk, self.output, summary, self._secrets, self._lock.shard)
-        return summary
 
     # ---------------------------------------------------------------------------- queries
 

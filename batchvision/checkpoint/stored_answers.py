@@ -6,7 +6,7 @@ takes about 200 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -97,3 +97,10 @@ def answers_to(
     parts = (rows_with(path, "request_key", wanted) for path in paths)
     found = chain(tables, chain.from_iterable(parts))
     return [completed for rows in found for completed in completed_of(rows, columns)]
+
+
+def by_request_key(answers: Iterable[Completed]) -> dict[str, list[Completed]]:
+    found: dict[str, list[Completed]] = {}
+    for completed in answers:
+        found.setdefault(completed.request_key, []).append(completed)
+    return found

@@ -30,7 +30,7 @@ from batchvision.checkpoint.schema import Columns
 from batchvision.checkpoint.sealing import ClosedSegment, Sealer
 from batchvision.errors import DiskFailed, OutputHeld, StopRun
 from batchvision.eventloop import Wakeup, loop_time
-from batchvision.offload import Offload
+from batchvision.offload import Offload, OwnThread
 from batchvision.records import Exchange
 
 #: So many closed segments may wait for their seal. Then no request leaves until one is sealed.
@@ -73,6 +73,11 @@ class Threads(NamedTuple):
     journal: Offload
     seal: Offload
     replication: Offload
+
+    @classmethod
+    def of(cls, offload: Offload | None) -> Threads:
+        """``offload`` for all, or a thread of its own for each."""
+        return cls(*(offload or OwnThread(f"batchvision-{name}") for name in ("writer", "sealer", "replication")))
 
 
 class Projection(Protocol):

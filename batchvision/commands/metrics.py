@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from batchvision.records import TICKS_PER_USD, RunSummary
 
-Labels = tuple[tuple[str, str], ...]  #: name and value
-NO_LABELS: Labels = ()
+MetricLabels = tuple[tuple[str, str], ...]  #: name and value
+NO_LABELS: MetricLabels = ()
 
 
 class Metric(NamedTuple):
@@ -22,7 +22,7 @@ class Metric(NamedTuple):
 
     name: str
     meaning: str
-    values: Mapping[Labels, float]
+    values: Mapping[MetricLabels, float]
 
 
 def metrics_of(summary: RunSummary) -> Iterator[Metric]:
@@ -57,7 +57,7 @@ def metrics_of(summary: RunSummary) -> Iterator[Metric]:
     yield Metric("accuracy", "Share of rows with the known answer, by property.", _by("property", accuracy))
 
 
-def _by(label: str, values: Mapping[str, float]) -> dict[Labels, float]:
+def _by(label: str, values: Mapping[str, float]) -> dict[MetricLabels, float]:
     return {((label, name),): value for name, value in values.items()}
 
 

@@ -16,7 +16,7 @@ from batchvision.object_store import OBJECT_STORES, is_object_url
 _STATE_FOLDER = ".batchvision"
 
 
-class Places(NamedTuple):
+class JobPlaces(NamedTuple):
     """Absolute paths."""
 
     manifest_path: Path
@@ -26,14 +26,14 @@ class Places(NamedTuple):
 
 def find_places(
     base_dir: Path, manifest: ManifestSection | None, output: OutputSection | None, problems: list[str]
-) -> Places | None:
+) -> JobPlaces | None:
     """Relative paths are relative to ``base_dir``. Returns ``None`` where a place is missing. Adds to ``problems``."""
     found = _manifest_places(base_dir, manifest, problems) if manifest else None
     target = _output_path(base_dir, output, problems) if output else None
     if output and target and output.snapshot:
         snapshot = snapshot_path(output.snapshot, target, base_dir)
         problems += _snapshot_problems(output.snapshot, snapshot, target, found[0] if found else None)
-    return Places(*found, target) if found and target else None
+    return JobPlaces(*found, target) if found and target else None
 
 
 # ---------------------------------------------------------------------------------- manifest

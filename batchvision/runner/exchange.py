@@ -297,15 +297,15 @@ class Exchanges:
         await checkpoint_if_cancelled()  # without it a poller with a due ticket could only be cancelled behind a shield
         generation = self._provider.key.generation
         with anyio.CancelScope(shield=True):
-            self._store.poll_begins(exchange_id)
+            self._store.polls.begin(exchange_id)
             try:
                 raw = await self._provider.poll(exchange.ticket)
             except Transient as error:
-                self._store.poll_ends(exchange_id, may_be_read=error.maybe_billed)
+                self._store.polls.end(exchange_id, may_be_read=error.maybe_billed)
                 self._settlement.observe(error)
                 return StillOpen(error)
             # a truncated answer and a gateway's 5xx may have taken the one-time answer
-            self._store.poll_ends(exchange_id, may_be_read=raw.status == 200 or raw.status >= 500)
+            self._store.polls.end(exchange_id, may_be_read=raw.status == 200 or raw.status >= 500)
             if raw.status in (200, 202):
                 self._provider.key.answered(generation)
             if self._is_unknown_here(exchange, raw):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +23,7 @@ from dlt.common.libs.pyarrow import py_arrow_to_table_schema_columns
 from dlt.pipeline.exceptions import PipelineStepFailed
 from pyarrow import types
 
-from batchvision.commands.load.arrow_streams import handed_over
+from batchvision.commands.load.arrow_streams import Failures, handed_over
 from batchvision.commands.load.destination import LoadTransaction, WarehouseTable
 from batchvision.errors import JobInvalid, LoadFailed
 
@@ -34,8 +34,6 @@ _READ_ROWS = 50_000
 _DELETE_ROWS = 500
 #: Characters kept of a fault of dlt, which quotes SQL and stack traces.
 _FAULT_CHARACTERS = 500
-
-Failures = Callable[[str], AbstractContextManager[None]]
 
 
 def type_name(arrow: pa.DataType) -> str:
