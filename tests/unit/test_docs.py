@@ -14,7 +14,7 @@ from references import job_file
 from references.job_file import Key, Table, page, tables
 
 from batchvision.job import Job
-from batchvision.job.sections import key_of, keys_of
+from batchvision.job.sections import SECTIONS, key_of, keys_of
 
 TABLES = tuple(tables())
 KEYS = [(table, key) for table in TABLES for key in table.keys]
@@ -79,6 +79,7 @@ def folder(tmp_path: Path) -> Path:
 
     (tmp_path / "manifest.csv").write_text("id,image,title,front,back\n")
     (tmp_path / "examples").mkdir()
+    (tmp_path / "out" / "shoes").mkdir(parents=True)
     Image.new("RGB", (32, 32)).save(tmp_path / "examples" / "shoe.jpg")
     return tmp_path
 
@@ -88,7 +89,7 @@ def test_each_example_of_the_readme_is_a_job_or_a_part_of_one(block: str, folder
     written = tomllib.loads(block)
     sections = {name: {**SMALL.get(name, {}), **section} for name, section in written.items()}
     job = Job.from_mapping({**SMALL, **sections}, folder, environ={"IMG_TOKEN": "secret-of-the-image-host"})
-    assert set(written) <= {"manifest", "prompt", "answer", "provider", "images", "delivery", "limits", "output"}
+    assert set(written) <= set(SECTIONS)
     assert job.recipe.recipe_id
 
 
