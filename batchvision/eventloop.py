@@ -1,13 +1,19 @@
-"""Waiting on the running event loop: its clock, a condition variable and a bound on bytes in memory."""
+"""The running event loop: its clock, a condition variable, a bound on bytes in memory, and blocking work beside it."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
+from typing import Protocol, TypeVar, TypeVarTuple
+
+import anyio
+import anyio.to_thread
 
 MAX_BYTES = 256 * 1024 * 1024  #: of images and bodies in memory
 
@@ -87,3 +93,47 @@ class ByteBudget:
                 self._held_bytes += size_bytes
                 future.set_result(None)
             self._queue.popleft()
+
+
+# ---------------------------------------------------------------------------------- blocking work
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Offload(Protocol):
+    """Runs blocking work off the event loop."""
+
+    def __call__(self, work: Callable[[*Ts], T], /, *args: *Ts) -> Awaitable[T]: ...
+
+
+async def inline(work: Callable[[*Ts], T], /, *args: *Ts) -> T:
+    """Run the work in the event loop: under virtual time the clock must not advance meanwhile."""
+    return work(*args)
+
+
+class OwnThread:
+    """Runs work in one thread of its own, which busy image threads never delay."""
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, name)  # the thread ends with this object
+
+    async def __call__(self, work: Callable[[*Ts], T], /, *args: *Ts) -> T:
+        with anyio.CancelScope(shield=True):
+            done = await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        return done  # noqa: RET504  (mypy assumes that the scope may suppress an error)
+
+
+def threads(limit: int | None = None, *, may_abandon: bool = False) -> Offload:
+    """Run work in at most ``limit`` threads at once. Default: the number of processors, and at least two.
+
+    ``may_abandon``: a cancelled caller does not wait for its thread, which a hung disk may hold for ever.
+    """
+    limiters: list[anyio.CapacityLimiter] = []  # made on first use: it belongs to the running loop
+
+    async def offload(work: Callable[[*Ts], T], /, *args: *Ts) -> T:
+        if not limiters:
+            limiters.append(anyio.CapacityLimiter(limit or max(2, os.cpu_count() or 2)))
+        return await anyio.to_thread.run_sync(work, *args, limiter=limiters[0], abandon_on_cancel=may_abandon)
+
+    return offload

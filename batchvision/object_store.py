@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from batchvision.errors import JobInvalid
 
 OBJECT_STORES = ("s3://", "gs://", "az://")
 #: The deadline of one try. A write that began under a certain lock of an output ends before the lock expires.
 REQUEST_SECONDS = 45
+_CHUNK_BYTES = 4 * 1024 * 1024
 
 
 class ObjectMissing(Exception):
@@ -83,7 +84,7 @@ def _opened(url: str, endpoint: str | None) -> Any:
     return open_store(url)
 
 
-async def get_object(url: str, max_bytes: int, reserve: Any = None) -> bytes | None:
+async def get_object(url: str, max_bytes: int, reserve: Callable[[int], Awaitable[None]] | None = None) -> bytes | None:
     """The content of an object; ``None`` where it has more than ``max_bytes``. ``reserve`` is awaited with its size.
 
     Raises ObjectMissing, ObjectUnreachable, JobInvalid.
@@ -102,26 +103,17 @@ async def get_object(url: str, max_bytes: int, reserve: Any = None) -> bytes | N
         return bytes(await found.bytes_async())
 
 
-def object_facts(url: str) -> ObjectFacts:
-    """Size and time of an object. Blocking. Raises ObjectMissing, ObjectUnreachable, JobInvalid."""
+def fetch_object(url: str, file: BinaryIO) -> ObjectFacts:
+    """Write an object into a file, piece by piece. Blocking. Raises ObjectMissing, ObjectUnreachable, JobInvalid."""
     place = ObjectUrl.of(url)
     store = _bucket(place.bucket)
     import obstore
 
     with _faults():
-        found = obstore.head(store, place.key)
-        return ObjectFacts(place.key, found["size"], found["last_modified"])
-
-
-def object_chunks(url: str) -> Iterator[bytes]:
-    """The content of an object, piece by piece. Blocking. Raises as :func:`object_facts`."""
-    place = ObjectUrl.of(url)
-    store = _bucket(place.bucket)
-    import obstore
-
-    with _faults():
-        for chunk in obstore.get(store, place.key).stream(min_chunk_size=4 * 1024 * 1024):
-            yield bytes(chunk)
+        found = obstore.get(store, place.key)
+        for chunk in found.stream(min_chunk_size=_CHUNK_BYTES):
+            file.write(chunk)
+        return ObjectFacts(place.key, found.meta["size"], found.meta["last_modified"])
 
 
 def list_objects(url: str) -> Iterator[ObjectFacts]:

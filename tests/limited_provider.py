@@ -137,7 +137,7 @@ async def send_rows(
                 if (facts := provider.facts()) is not None:
                     limiter.learn(facts)
                 limiter.observe(error, slot.sent_at)
-                slot.return_tokens(0 if error else tokens)
+                limiter.return_tokens(slot.tokens, 0 if error else tokens)
                 if error is None or anyio.current_time() >= start + seconds:
                     break
                 await anyio.sleep(error.retry_after_seconds or rng.uniform(0, 1))

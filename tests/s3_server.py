@@ -6,11 +6,14 @@ The process ends with its owner: its stdin is a pipe from it.
 from __future__ import annotations
 
 import http.client
+import io
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from PIL import Image
 
 BUCKET = "bucket"
 _SERVER = """
@@ -65,3 +68,10 @@ def s3_server() -> Iterator[S3Server]:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def picture(number: int = 0) -> bytes:
+    """A PNG to put into a bucket. Each number makes another image."""
+    target = io.BytesIO()
+    Image.new("RGB", (40 + number, 30), "red").save(target, "PNG")
+    return target.getvalue()

@@ -60,29 +60,23 @@ class LogFile:
 
 def frame_group(number: int, bodies: Iterable[bytes]) -> bytes:
     """The lines of one group."""
-    return b"".join(_lines_of(number, bodies))
+    return b"".join(_pieces(number, bodies))
 
 
-def _lines_of(number: int, bodies: Iterable[bytes]) -> Iterator[bytes]:
-    rest = iter(bodies)
+def _pieces(number: int, bodies: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a group, as they are written. A large group is never in memory as a whole."""
+    lines, size_bytes, rest = list[bytes](), 0, iter(bodies)
     body, at = next(rest, None), 1
     while body is not None:
         following = next(rest, None)
         last = b"" if following is not None else b'"last":%d,' % at
         content = b'{"g":%d,%s%s' % (number, last, body[1:])
-        yield b"%08x %s\n" % (crc32(content), content)
-        body, at = following, at + 1
-
-
-def _pieces(number: int, bodies: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a group, as they are written. A large group is never in memory as a whole."""
-    lines, size_bytes = list[bytes](), 0
-    for line in _lines_of(number, bodies):
-        lines.append(line)
-        size_bytes += len(line)
+        lines.append(b"%08x %s\n" % (crc32(content), content))
+        size_bytes += len(lines[-1])
         if size_bytes >= PIECE_BYTES:
             yield b"".join(lines)
             lines, size_bytes = [], 0
+        body, at = following, at + 1
     if lines:
         yield b"".join(lines)
 

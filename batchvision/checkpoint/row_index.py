@@ -42,11 +42,15 @@ class RowState(Enum):
 
 
 class Carried(NamedTuple):
-    """Attempts and cost of earlier tries of the same request."""
+    """Attempts and cost of earlier tries of the same request.
+
+    ``empties``: empty answers of a pending request. One retry of an empty answer is bought, over all runs.
+    """
 
     attempts: int = 0
     cost_ticks: int = 0
     runs_failed: int = 0
+    empties: int = 0
 
 
 _NOTHING_CARRIED = Carried()
@@ -67,10 +71,14 @@ class _Awaiting:
             keys.add_packed(bytes(packed))
             keys.merge()
 
+    @classmethod
+    def of(cls, accepted: Iterable[Exchange]) -> _Awaiting | None:
+        """``None`` without a ticket."""
+        found = cls(accepted)
+        return found if len(found._rows) else None
+
     def has(self, row_id: str, key: str) -> bool:
         """Whether a ticket is open for the row under ``key``, a request_key or skip_key."""
-        if not len(self._requests):
-            return False
         asked = pair(row_id, key)
         return asked not in self._removed and self._requests.contains(asked)
 
@@ -79,8 +87,6 @@ class _Awaiting:
 
     def places_of(self, row_ids: Sequence[str]) -> list[int]:
         """The places of rows that had a ticket when the run began."""
-        if not len(self._rows):
-            return []
         asked = b"".join([pair(row_id, "") for row_id in row_ids])
         places: list[int] = np.flatnonzero(self._rows.contains_packed(asked)).tolist()
         return places
@@ -114,7 +120,7 @@ class RowIndex:
         self._read_stored_answers = stored_answers
         self._stored_answers: StoredAnswers | None = None
         self._sums = sums
-        self._awaiting = _Awaiting(run_state.open.accepted())
+        self._awaiting = _Awaiting.of(run_state.open.accepted())
         self._paid_failures = {} if paid_failures is None else paid_failures
         self.met = RowsMet(done)  #: no query changes it
         self._failed_before = frozenset(row_id for row_id, _ in self._paid_failures)
@@ -149,7 +155,7 @@ class RowIndex:
 
     def open_state(self, row_id: str, key: str) -> RowState:
         """As :meth:`state`, for a row of :meth:`not_done`."""
-        if self._awaiting.has(row_id, key):
+        if self._awaiting is not None and self._awaiting.has(row_id, key):
             return RowState.AWAITING
         carry = self._run_state.carries.get(row_id, key)
         if carry is not None:  # a failed row that is tried again has one too
@@ -167,20 +173,16 @@ class RowIndex:
         """Attempts and cost before the next attempt: a pending row's carry, or a failed row's record."""
         carry = self._run_state.carries.get(row_id, key)
         if carry is not None:
-            return Carried(carry.attempts, carry.cost_ticks, carry.runs_failed)
+            return Carried(carry.attempts, carry.cost_ticks, carry.runs_failed, carry.empties)
         failed = self.failed_before(row_id, key)
         if failed is not None:
             return Carried(failed.attempt_count, failed.row_cost_ticks, failed.runs_failed)
         return _NOTHING_CARRIED
 
-    def empties(self, row_id: str, key: str) -> int:
-        """Number of empty answers of a pending request. One retry of an empty answer is bought, over all runs."""
-        carry = self._run_state.carries.get(row_id, key)
-        return 0 if carry is None else carry.empties
-
     def collected(self, intent: Intent) -> None:
         """Note that a ticket ended without an outcome: its row is asked again."""
-        self._awaiting.remove(intent)
+        if self._awaiting is not None:
+            self._awaiting.remove(intent)
 
     # ---------------------------------------------------------------------------- all rows
 
@@ -196,7 +198,7 @@ class RowIndex:
     def met_before(self, row_ids: Sequence[str]) -> list[int]:
         """The places of rows with a failure, a ticket or a carry under any key."""
         failures, carries, paid = self._run_state.failures, self._run_state.carries, self._failed_before
-        met = set(self._awaiting.places_of(row_ids))
+        met = set[int]() if self._awaiting is None else set(self._awaiting.places_of(row_ids))
         if failures or carries or paid:
             met.update(at for at, each in enumerate(row_ids) if each in failures or each in carries or each in paid)
         return sorted(met)
@@ -234,7 +236,7 @@ class RowIndex:
         if self.is_done(row_id, key):
             self.met.add_done(pair(row_id, key))
         elif (
-            self._awaiting.has(row_id, key)
+            (self._awaiting is not None and self._awaiting.has(row_id, key))
             or self._run_state.carries.get(row_id, key) is not None
             or self.failed_before(row_id, key) is not None
         ):

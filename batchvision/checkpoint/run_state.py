@@ -28,9 +28,8 @@ from batchvision.checkpoint.journal_records import (
     Shared,
     Voided,
 )
-from batchvision.checkpoint.open_exchanges import OpenExchanges, Packed
 from batchvision.checkpoint.schema import TableSchemas
-from batchvision.checkpoint.tracked import Tracked
+from batchvision.checkpoint.tracked import OpenExchanges, Packed, Tracked
 from batchvision.errors import EmptyAnswer
 from batchvision.records import Attempt, Completed, Exchange, Failed, Intent
 
@@ -122,8 +121,7 @@ class Carries:
         self.stored[carry.row_id, carry.request_key] = carry
 
     def pop(self, row_id: str, request_key: str) -> None:
-        if (row_id, request_key) in self.stored:
-            self.stored.take((row_id, request_key))
+        if self.stored.take((row_id, request_key)) is not None:
             self._keys[row_id].remove(request_key)
             if not self._keys[row_id]:
                 del self._keys[row_id]
@@ -172,7 +170,7 @@ class RunState:
                 exchange = self.open[exchange_id]
                 self.open.put(exchange._replace(ticket=ticket, ticket_at=at, ticket_place=place))
             case Received(exchange_id, raw):
-                exchange = self.open[exchange_id]
+                exchange = self.open.take(exchange_id)
                 self.open.put(exchange._replace(answer=raw))
                 return exchange
             case Ended(exchange_id, ended):
@@ -262,8 +260,7 @@ class RunState:
         self.has_other_failures = True
 
     def _drop_failure(self, row_id: str) -> None:
-        if row_id in self.failures:
-            self.failures.take(row_id)
+        if self.failures.take(row_id) is not None:
             self.has_other_failures = True
 
     def _void(self, exchange_id: str) -> None:

@@ -54,7 +54,7 @@ from batchvision.checkpoint.stored_answers import answers_to, by_request_key
 from batchvision.checkpoint.takeover import Takeover
 from batchvision.checkpoint.writer import Projection, StoreSettings, Threads, Writer
 from batchvision.errors import DiskFailed, StopRun
-from batchvision.offload import Offload
+from batchvision.eventloop import Offload
 from batchvision.records import (
     Completed,
     Exchange,
@@ -256,8 +256,7 @@ class Store:
         ``hold``: the row stays pending until a run that sends ambiguous rows again. Raises KeyError where it is not
         open.
         """
-        intent = self.exchange(exchange_id).intent
-        index = self._row_index
+        intent, index = end.attempt.intent, self._row_index
         is_repeat = index is not None and index.is_done(intent.row_id, intent.request_key)
         if index is not None and intent.run_id == self._settings.run_id and not isinstance(end.outcome, Completed):
             index.met.add_open(intent.row_id, intent.request_key)

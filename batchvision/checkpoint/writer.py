@@ -29,8 +29,7 @@ from batchvision.checkpoint.run_state import RunState
 from batchvision.checkpoint.schema import Columns
 from batchvision.checkpoint.sealing import ClosedSegment, Sealer
 from batchvision.errors import DiskFailed, OutputHeld, StopRun
-from batchvision.eventloop import Wakeup, loop_time
-from batchvision.offload import Offload, OwnThread
+from batchvision.eventloop import Offload, OwnThread, Wakeup, loop_time
 from batchvision.records import Exchange
 
 #: So many closed segments may wait for their seal. Then no request leaves until one is sealed.

@@ -22,9 +22,9 @@ from batchvision.commands.notify import Notifier
 from batchvision.commands.snapshot import write_job_snapshot
 from batchvision.commands.status import look
 from batchvision.errors import DiskFailed, JobInvalid, OutputHeld, StopRun
+from batchvision.eventloop import threads
 from batchvision.interruption import drained, run_in_thread
 from batchvision.job import Job
-from batchvision.offload import threads
 from batchvision.records import Counters, RunSummary
 from batchvision.runner import RunDependencies, Watch
 from batchvision.runner.feed import Selection
@@ -48,17 +48,11 @@ async def run_async(
     dependencies: RunDependencies | None = None,
     elapsed_seconds: float = 0.0,
 ) -> RunSummary:
-    """Ask about every row of the job that has no answer yet, write the snapshot, load, and return the summary.
+    """Run the job (see :func:`batchvision.runner.run_async`), write its snapshot, load, and send its messages.
 
-    ``selection`` narrows the manifest. ``watch`` is a task that takes the live counters; the run cancels it at its end.
-    After SIGINT, SIGTERM or a cancellation the run sends nothing more. Requests in flight may end within
-    ``drain_timeout_seconds``; a second signal cuts them off. A cancelled task raises CancelledError after the summary
-    and the snapshot were written and the load has ended. ``limits.max_runtime_seconds`` counts from this call, less
-    ``elapsed_seconds``: the age of the process.
-
-    Raises StopRun (JobInvalid, OutputHeld, CheckpointDamaged ...) if the run cannot begin. Once it has begun, each end
-    is in the summary: ``stop_reason``, ``exit_code``, ``message``. The summary in the output holds the run's own end.
-    A snapshot or a load that failed changes only the returned one. Messages of ``[notify]`` change nothing.
+    A cancelled task raises CancelledError when snapshot and load have ended, too. The summary in the output holds the
+    run's own end: a snapshot or a load that failed changes only the returned one. Messages of ``[notify]`` change
+    nothing. Raises StopRun (JobInvalid, OutputHeld, CheckpointDamaged ...) if the run cannot begin.
     """
     dependencies = dependencies or RunDependencies()
     notifier = Notifier(job, os.environ if environ is None else environ, dependencies.secrets)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from batchvision.errors import ImageUnreachable, ImageUnreadable, RowInvalid
-from batchvision.eventloop import ByteBudget
+from batchvision.eventloop import ByteBudget, Offload, threads
 from batchvision.images.data_uris import read_data_uri
 from batchvision.images.downloads import Downloads
 from batchvision.images.files import ImageFiles, ImageFolder
@@ -45,7 +45,6 @@ from batchvision.images.references import (
     url_identity,
     with_size,
 )
-from batchvision.offload import Offload, threads
 from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload
 
 log = logging.getLogger(__name__)

@@ -82,9 +82,6 @@ class LocalSendSlot:
             limiter.breaker.probe_ended(now)
         limiter.admit_waiting()
 
-    def return_tokens(self, used: int) -> None:
-        self.limiter.return_tokens(self.tokens, used)
-
 
 class RateHistory:
     """At most :data:`MOST_SAMPLES` samples, a minute each at first."""
@@ -196,7 +193,7 @@ class LocalRateLimiter:
             return await future
         except BaseException:
             if future.done() and not future.cancelled():  # admitted, and cancelled before it could go on
-                future.result().return_tokens(0)
+                self.return_tokens(future.result().tokens, 0)
                 future.result().release()
             self.admit_waiting()
             raise

@@ -23,14 +23,11 @@ from batchvision.ticks import format_usd
 class SlotOfTicket:
     """The slot of a ticket: its request was sent, and it takes no place in flight."""
 
-    rate: RateLimiter
     tokens: float
     sent_at: float | None = None
 
     async def wait(self) -> None: ...
     def release(self) -> None: ...
-    def return_tokens(self, used: int) -> None:
-        self.rate.return_tokens(self.tokens, used)
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -41,6 +38,7 @@ class Permit:
     """
 
     slot: SendSlot
+    rate: RateLimiter
     cap: SpendCap
     bound_ticks: int | None
     on_end: Callable[[], None]
@@ -52,14 +50,14 @@ class Permit:
     def settle(self, usage: Usage) -> None:
         """Replace the estimates by an answer's cost and tokens."""
         if usage.total_tokens is not None:
-            self.slot.return_tokens(usage.total_tokens)
+            self.rate.return_tokens(self.slot.tokens, usage.total_tokens)
         if self._end():
             self.cap.settle(self.bound_ticks, usage.cost_ticks)
             self.on_end()
 
     def void(self) -> None:
         """Give everything back: no request was sent, or it surely cost nothing."""
-        self.slot.return_tokens(0)
+        self.rate.return_tokens(self.slot.tokens, 0)
         if self._end():
             self.cap.release(self.bound_ticks)
             self.on_end()
@@ -102,7 +100,7 @@ class Permits:
             self._cap.release(bound)
             self._ended()
             raise
-        return Permit(slot, self._cap, bound, self._ended)
+        return Permit(slot, self.rate, self._cap, bound, self._ended)
 
     def _cap_reached(self, bound: int | None) -> SpendCapReached:
         key = f"limits.{self._cap.tightest_key or 'max_cost_usd'}"
@@ -120,7 +118,7 @@ class Permits:
 
     def of_ticket(self, bound_ticks: int | None, tokens: float) -> Permit:
         """The permit of an open ticket, with the money and tokens that its request was sent with. Ask once a ticket."""
-        return Permit(SlotOfTicket(self.rate, tokens), self._cap, bound_ticks, self._ended)
+        return Permit(SlotOfTicket(tokens), self.rate, self._cap, bound_ticks, self._ended)
 
     def _ended(self) -> None:
         self._open -= 1

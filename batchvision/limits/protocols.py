@@ -42,9 +42,6 @@ class SendSlot(Protocol):
     def release(self) -> None:
         """Free the place: the answer has come, or the request is not sent."""
 
-    def return_tokens(self, used: int) -> None:
-        """Replace the estimated tokens by the used ones; 0: the request cost nothing."""
-
 
 class RateLimiter(Protocol):
     """Enforces the current rate, pauses and outages."""
@@ -66,7 +63,7 @@ class RateLimiter(Protocol):
         """Wait until a poll may be sent. Polls take at most half of the rate."""
 
     def return_tokens(self, estimated: float, used: int) -> None:
-        """Replace the estimated tokens of a request by the used ones."""
+        """Replace the estimated tokens of a request by the used ones; 0: the request cost nothing."""
 
     def learn(self, signs: RateSigns) -> None:
         """Take the limits that an answer names where the job gives none."""

@@ -56,8 +56,12 @@ class FilteredManifest:
         """Raises JobInvalid also where the expression cannot be evaluated."""
         import duckdb
 
+        is_checked = False
         with duckdb.connect(":memory:", config={**_CONFIG, **_LOCK}) as connection:
             for batch in self._manifest.batches(list(dict.fromkeys((*columns, *self._read)))):
+                if not is_checked:
+                    self._reject_rounded_texts(connection, batch.select(self._read))
+                    is_checked = True
                 places = self._places(connection, batch.select(self._read))
                 if len(places) == batch.num_rows:
                     yield batch.select(list(columns))
@@ -73,6 +77,25 @@ class FilteredManifest:
             return np.sort(rows.project(f'"{_PLACE}"').fetchnumpy()[_PLACE])
         except duckdb.Error as fault:
             raise self._refused(fault, batch.schema) from fault
+
+    def _reject_rounded_texts(self, connection: duckdb.DuckDBPyConnection, batch: pa.RecordBatch) -> None:
+        """Raise JobInvalid where DuckDB would turn texts into numbers. For ``= 13`` it rounds "12.5" to 13."""
+        texts = [field.name for field in batch.schema if types.is_string(field.type)]
+        if not texts or "cast" in self._where.lower() or "::" in self._where:
+            return
+        import duckdb
+
+        try:
+            connection.from_arrow(pa.Table.from_batches([batch.slice(0, 0)])).filter(self._where).to_view("filtered")
+            plan = str(connection.execute("EXPLAIN (FORMAT JSON) FROM filtered").fetchall())
+        except duckdb.Error as fault:
+            raise self._refused(fault, batch.schema) from fault
+        for name in texts:
+            if f"CAST({name} AS " in plan:
+                raise JobInvalid(
+                    f"manifest.where = {self._where!r} compares {name}, which holds text, with a number, and would "
+                    f"round it. Write TRY_CAST({name} AS DOUBLE), or put the value in quotes."
+                )
 
     def _refused(self, fault: duckdb.Error, schema: pa.Schema) -> JobInvalid:
         import duckdb

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +14,10 @@ from batchvision.manifest.delimited import DelimitedManifest
 from batchvision.manifest.filtered import FilteredManifest
 from batchvision.manifest.inputs import LocalInput, Manifest, ManifestInput
 from batchvision.manifest.jsonl import JsonLinesManifest
-from batchvision.manifest.listed import ListedManifest, Listing, listed_folder, listed_prefix
+from batchvision.manifest.listed import ListedManifest, listed_folder, listed_prefix
 from batchvision.manifest.object_input import ObjectInput, object_pieces
 from batchvision.manifest.parquet import ParquetManifest, Piece, pieces_below
-from batchvision.manifest.query import QueriedRows
+from batchvision.manifest.query import QueryManifest
 from batchvision.manifest.text_file import TableFormat, format_of
 from batchvision.object_store import is_object_url
 
@@ -26,34 +25,21 @@ if TYPE_CHECKING:
     from batchvision.job import Job
 
 
-#: Listings and rows of queries by their place, so that all passes of a run see the same rows. Survey makes them anew.
-_seen: dict[tuple[str, ...], Listing | QueriedRows] = {}
-
-
-def open_manifest(job: Job, *, anew: bool = False) -> Manifest:
+def open_manifest(job: Job) -> Manifest:
     """The job's manifest, with its format and columns checked. Reads no row (of JSONL: one). Raises JobInvalid.
 
-    ``anew``: list a folder again, and ask a database again.
+    A folder of images is listed here, and a query is asked here. So all passes of a run read one opened manifest.
     """
-    if anew:
-        _seen.pop(_place(job), None)
     manifest = _unfiltered(job)
     return manifest if job.manifest.where is None else FilteredManifest(manifest, job.manifest.where)
 
 
-def _place(job: Job) -> tuple[str, ...]:
-    return (job.manifest.path, str(job.manifest_path), job.manifest.query or "", str(job.output_path))
-
-
 def _unfiltered(job: Job) -> Manifest:
-    path, needed, place = job.manifest_path, needed_columns(job), _place(job)
+    path, needed = job.manifest_path, needed_columns(job)
     if job.manifest.query is not None:
-        rows = _seen.get(place)
-        if not isinstance(rows, QueriedRows):
-            _seen[place] = rows = QueriedRows(job)
-        return rows.manifest(needed)
+        return QueryManifest(job, needed)
     if is_object_url(job.manifest.path):
-        return _in_object_store(job.manifest.path, place, needed)
+        return _in_object_store(job.manifest.path, needed)
     if path.is_dir():
         if path.resolve() == job.output_path.resolve():
             raise JobInvalid(
@@ -62,7 +48,7 @@ def _unfiltered(job: Job) -> Manifest:
             )
         if is_output(path):
             return OutputManifest(path, needed)
-        return _folder(path, job.output_path, place, needed)
+        return _folder(path, job.output_path, needed)
     if not path.exists():
         raise JobInvalid(f"{path} does not exist: correct [manifest] path, or pass --manifest FILE.")
     if not path.is_file():
@@ -70,30 +56,23 @@ def _unfiltered(job: Job) -> Manifest:
     return open_table(LocalInput(path), needed)
 
 
-def _listed(place: tuple[str, ...], list_now: Callable[[], Listing]) -> Listing:
-    found = _seen.get(place)
-    if not isinstance(found, Listing):
-        _seen[place] = found = list_now()
-    return found
-
-
-def _folder(path: Path, without: Path, place: tuple[str, ...], needed: Mapping[str, str]) -> Manifest:
+def _folder(path: Path, without: Path, needed: Mapping[str, str]) -> Manifest:
     """A folder of Parquet files, which may have images beside them, or a folder of images."""
     if pieces := pieces_below(path, without):
         return ParquetManifest(path.name, pieces, needed)
-    listing = _listed(place, partial(listed_folder, path, without))
+    listing = listed_folder(path, without)
     if not len(listing.ids):
         raise JobInvalid(f"the folder {path} holds no Parquet file and no image: correct [manifest] path.")
     return ListedManifest(listing, needed)
 
 
-def _in_object_store(url: str, place: tuple[str, ...], needed: Mapping[str, str]) -> Manifest:
+def _in_object_store(url: str, needed: Mapping[str, str]) -> Manifest:
     """An object, or below a URL that ends in a slash Parquet objects or images."""
     if not url.endswith("/"):
         return open_table(ObjectInput(url), needed)
     if pieces := object_pieces(url):
         return ParquetManifest(url, pieces, needed)
-    listing = _listed(place, partial(listed_prefix, url))
+    listing = listed_prefix(url)
     if not len(listing.ids):
         raise JobInvalid(f"there is no Parquet object and no image below {url}: correct [manifest] path.")
     return ListedManifest(listing, needed)

@@ -1,80 +1,56 @@
-"""A manifest in an object store: fetched once into a private temporary folder, which ends with the process."""
+"""A manifest in an object store: fetched once into a private temporary file."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from batchvision.errors import JobInvalid
 from batchvision.manifest.inputs import InputIdentity
 from batchvision.manifest.parquet import PARQUET_SUFFIXES, Piece, partitions_of
-from batchvision.object_store import (
-    ObjectFacts,
-    ObjectMissing,
-    ObjectUnreachable,
-    list_objects,
-    object_chunks,
-    object_facts,
-)
+from batchvision.object_store import ObjectMissing, ObjectUnreachable, fetch_object, list_objects
 
 
-@dataclass(frozen=True, slots=True)
+class _Copy(NamedTuple):
+    """A local copy, and the object as it was then."""
+
+    path: Path
+    identity: InputIdentity
+
+
 class ObjectInput:
-    """One object at an ``s3://``, ``gs://`` or ``az://`` URL."""
+    """One object at an ``s3://``, ``gs://`` or ``az://`` URL.
 
-    url: str
+    All passes read one copy, which ends with this object. So a run goes on while the object is replaced.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
 
     @property
     def name(self) -> str:
         return self.url.rpartition("/")[2]
 
     def open(self) -> BinaryIO:
-        with _faults(self.url):
-            return _COPIES.open(self.url)
+        return self._copy.path.open("rb")
 
     def identity(self) -> InputIdentity:
-        with _faults(self.url):
-            return _identity(object_facts(self.url))
+        return self._copy.identity
 
-
-def _identity(facts: ObjectFacts) -> InputIdentity:
-    return InputIdentity(facts.size_bytes, int(facts.modified_at.timestamp() * 1_000_000_000))
-
-
-class _Copies:
-    """Local copies by URL. A copy of an object that has changed is fetched again."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._folder: Path | None = None
-        self._copies: dict[str, tuple[InputIdentity, Path]] = {}
-
-    def open(self, url: str) -> BinaryIO:
-        with self._lock:
-            found = _identity(object_facts(url))
-            known = self._copies.get(url)
-            if known is None or known[0] != found:
-                self._copies[url] = known = (found, self._fetched(url))
-            return known[1].open("rb")
-
-    def _fetched(self, url: str) -> Path:
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="batchvision-"))
-            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        path = self._folder / f"{len(self._copies)}-{url.rpartition('/')[2][-80:]}"
-        with path.open("wb") as file:
-            file.writelines(object_chunks(url))
-        return path
-
-
-_COPIES = _Copies()
+    @cached_property
+    def _copy(self) -> _Copy:
+        folder = tempfile.mkdtemp(prefix="batchvision-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        path = Path(folder) / "manifest"
+        with _faults(self.url), path.open("wb") as file:
+            facts = fetch_object(self.url, file)
+        return _Copy(path, InputIdentity(facts.size_bytes, int(facts.modified_at.timestamp() * 1_000_000_000)))
 
 
 @contextmanager

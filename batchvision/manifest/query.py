@@ -1,4 +1,4 @@
-"""The rows of a query as a manifest. The query runs once a run, and its rows are kept in a private temporary file."""
+"""The rows of a query as a manifest. The query runs once, and its rows are kept in a private temporary file."""
 
 from __future__ import annotations
 
@@ -26,24 +26,22 @@ _BATCH_ROWS = 20_000
 _EXTRAS = {"duckdb": "duckdb", "postgresql": "postgres", "postgres": "postgres"}
 
 
-class QueriedRows:
+class QueryManifest(ParquetManifest):
     """The rows of one query in a temporary Parquet file, which ends with this object."""
 
-    def __init__(self, job: Job) -> None:
-        """Raises JobInvalid, without a password in its words."""
+    def __init__(self, job: Job, needed: Mapping[str, str]) -> None:
+        """Ask the database. Raises JobInvalid, without a password in its words."""
         folder = tempfile.mkdtemp(prefix="batchvision-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.path = Path(folder) / "query.parquet"
+        path = Path(folder) / "query.parquet"
         url = resolved("manifest.path", job.manifest.path, os.environ)
         with (
             _batches(url, job.manifest.query or "", job.base_dir, job.manifest_name) as (schema, batches),
-            pq.ParquetWriter(self.path, _storable(schema)) as writer,
+            pq.ParquetWriter(path, _storable(schema)) as writer,
         ):
             for batch in batches:
                 writer.write_batch(batch.cast(writer.schema))
-
-    def manifest(self, needed: Mapping[str, str]) -> ParquetManifest:
-        return ParquetManifest("manifest.query", [Piece(LocalInput(self.path), {})], needed)
+        super().__init__("manifest.query", [Piece(LocalInput(path), {})], needed)
 
 
 def _storable(schema: pa.Schema) -> pa.Schema:

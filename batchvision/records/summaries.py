@@ -140,6 +140,8 @@ class RunSummary:
     spent: JsonObject = field(default_factory=dict)
     #: rows of this run with the fallback label: chosen by_model; by_us is always 0
     fallbacks: Mapping[str, int] = field(default_factory=dict)
+    #: dotted key of a setting -> where its value came from: flag, environment NAME, job file or default
+    sources: Mapping[str, str] = field(default_factory=dict)
     #: property of the answer -> accuracy on the rows with a known answer; empty where the job names none
     accuracy: JsonObject = field(default_factory=dict)
     #: rate, 429s and pauses over time: at most 200 samples, a minute each at first, longer ones in longer runs

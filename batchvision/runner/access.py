@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
+from batchvision.eventloop import Offload
 from batchvision.http import NO_PROXY, Endpoint, ImageAccess, Network, ProviderClient, httpx
 from batchvision.images import (
     DecodingPool,
@@ -14,7 +15,6 @@ from batchvision.images import (
     ObjectImages,
 )
 from batchvision.job import Job
-from batchvision.offload import Offload
 from batchvision.providers import dialect
 from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.lanes import POLLERS

@@ -19,10 +19,10 @@ from batchvision.checkpoint import (
     is_unclear,
 )
 from batchvision.errors import ImageUnreachable, RowFault
+from batchvision.eventloop import Offload
 from batchvision.images import redact_reference
 from batchvision.keys import row_digest
 from batchvision.money import Spending
-from batchvision.offload import Offload
 from batchvision.prompt import names_fallback
 from batchvision.records import (
     AnswerSpec,

@@ -67,13 +67,13 @@ class RunEnd:
             rows = await setup.offload(count_other_cells, setup.job, survey, output.row_index, mask, output.latest)
             setup.counts.other_kept_cells(rows)
 
-    async def measure_accuracy(self) -> None:
+    async def measure_accuracy(self, survey: Survey) -> None:
         """Compare the current answers with the known answers, unless the run was interrupted."""
         setup = self._setup
         if setup.stop.is_interrupted or not (setup.job.expected_columns or setup.job.answer.expected_file):
             return
         try:
-            self._accuracy = await setup.offload(accuracy_of, setup.job, setup.secrets)
+            self._accuracy = await setup.offload(accuracy_of, setup.job, survey.manifest, setup.secrets)
         except StopRun as fault:
             log.warning("the accuracy was not measured: %s", fault)
 

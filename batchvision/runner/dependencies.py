@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from functools import partial
 
 from batchvision.checkpoint import Disk
+from batchvision.eventloop import Offload
 from batchvision.http import httpx
 from batchvision.limits import RateLimiter, SpendCap
-from batchvision.offload import Offload
 from batchvision.secrets import Secrets
 
 utc_now: Callable[[], datetime] = partial(datetime.now, UTC)

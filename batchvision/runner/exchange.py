@@ -76,9 +76,8 @@ class Intents:
         terms = self._terms
         carried = self._row_index.carried(request.row_id, request.request_key)
         before = tries.spent + tries.unspent - 1 if terms.is_trial else 0  # trials carry nothing
-        empties = 0 if terms.is_trial else self._row_index.empties(request.row_id, request.request_key)
-        if empties > tries.empties:
-            tries = tries._replace(empties=empties)
+        if carried.empties > tries.empties and not terms.is_trial:
+            tries = tries._replace(empties=carried.empties)
         return Intent(
             exchange_id=f"{terms.run_id}-{self._sequence}",
             row_id=request.row_id,
@@ -250,7 +249,8 @@ class Exchanges:
                     await self._store.ticket(intent.exchange_id, ticket, at)
                 return Exchange(intent, ticket=ticket, ticket_at=at)
         # a cancellation from here on loses nothing: the store has the answer, and the end of the run classifies it
-        raw = await self._store.answer(intent.exchange_id, _without(request.credentials, raw))
+        raw = _without(request.credentials, raw) if request.credentials else raw
+        raw = await self._store.answer(intent.exchange_id, raw)
         return Exchange(intent, answer=raw)
 
     def _void(self, intent: Intent, permit: Permit) -> None:
@@ -314,7 +314,8 @@ class Exchanges:
             has_ended = end is TicketEnd.YES or (end is TicketEnd.IF_IT_STAYS and has_stayed)
             if has_ended:
                 credentials = self._credentials.pop(exchange_id, ())
-                raw = await self._store.answer(exchange_id, _without(credentials, raw))
+                raw = _without(credentials, raw) if credentials else raw
+                raw = await self._store.answer(exchange_id, raw)
         if has_ended:
             permit = self.permits.of_ticket(exchange.intent.bound_ticks, ticket.tokens)
             asked = self._estimates.pop(exchange_id, None)
@@ -349,4 +350,4 @@ class Exchanges:
 
 def _without(credentials: tuple[Secret, ...], raw: RawAnswer) -> RawAnswer:
     """Mask the credentials of the row's image URLs, which an answer may repeat."""
-    return masked_answer(raw, Secrets(*credentials, of_one_answer=True)) if credentials else raw
+    return masked_answer(raw, Secrets(*credentials, of_one_answer=True))

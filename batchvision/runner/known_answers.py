@@ -15,7 +15,7 @@ from batchvision.accuracy import measure
 from batchvision.checkpoint import OutputView
 from batchvision.errors import JobInvalid
 from batchvision.job import TEXT, Job, main_property
-from batchvision.manifest import LocalInput, needed_columns, open_manifest, open_table
+from batchvision.manifest import LocalInput, Manifest, needed_columns, open_table
 from batchvision.prompt import answer_columns
 from batchvision.records import JsonObject
 from batchvision.runner.feed.keying import row_ids
@@ -40,13 +40,13 @@ class KnownAnswer(NamedTuple):
 KnownAnswers = dict[str, dict[str, KnownAnswer]]
 
 
-def accuracy_of(job: Job, secrets: Secrets) -> JsonObject:
+def accuracy_of(job: Job, manifest: Manifest, secrets: Secrets) -> JsonObject:
     """Property -> measures of the current answers, for the summary. Blocking.
 
     Rows without an answer count as unanswered. Rows whose image is one of the prompt's examples do not count. Raises
     JobInvalid for a known answer that cannot be read.
     """
-    known = known_answers(job, secrets)
+    known = known_answers(job, manifest, secrets)
     view, spelling = OutputView(job.output_path), _spellings(job)
     columns = {column.property: column.name for column in answer_columns(job.recipe.answer)} or {TEXT: "output_text"}
     examples = set(job.recipe.example_image_sha256)
@@ -97,11 +97,11 @@ def _pairs(
 # ---------------------------------------------------------------------------------- the known answers
 
 
-def known_answers(job: Job, secrets: Secrets) -> KnownAnswers:
+def known_answers(job: Job, manifest: Manifest, secrets: Secrets) -> KnownAnswers:
     """The right answers by row_id. A repeated row_id has those of its first row. Raises JobInvalid."""
     spelling = _spellings(job)
     known: KnownAnswers = {}
-    rows = _of_file(job) if job.answer.expected_file is not None else _of_manifest(job, secrets)
+    rows = _of_file(job) if job.answer.expected_file is not None else _of_manifest(job, manifest, secrets)
     for row_id, cells in rows:
         found = {}
         for name, cell in cells.items():
@@ -132,12 +132,12 @@ def _read(row_id: str, name: str, cell: Any, spelling: Callable[[Any], str]) -> 
         raise JobInvalid(f"the known answer of row {row_id} for {name} is {cell!r}, which no answer can be") from None
 
 
-def _of_manifest(job: Job, secrets: Secrets) -> Iterator[tuple[str, dict[str, _Cells]]]:
+def _of_manifest(job: Job, manifest: Manifest, secrets: Secrets) -> Iterator[tuple[str, dict[str, _Cells]]]:
     columns = job.expected_columns
     needed = needed_columns(job)
     if job.id_columns:  # images are not read then
         needed = {name: needed[name] for name in dict.fromkeys((*job.id_columns, *columns.values()))}
-    for batch in open_manifest(job).batches(list(needed)):
+    for batch in manifest.batches(list(needed)):
         ids = row_ids(batch, job, secrets)
         cells = {name: batch[column].to_pylist() for name, column in columns.items()}
         for place, row_id in enumerate(ids.to_pylist()):

@@ -10,8 +10,8 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from batchvision.checkpoint import RowIndex
 from batchvision.errors import StopRun
+from batchvision.eventloop import Offload
 from batchvision.job import Job
-from batchvision.offload import Offload
 from batchvision.records import Row
 from batchvision.runner.booking import RunCounts
 from batchvision.runner.feed import Selection, Survey, feed

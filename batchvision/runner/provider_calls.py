@@ -11,8 +11,8 @@ from typing import NamedTuple
 import anyio
 
 from batchvision.errors import AuthenticationFailed, JobInvalid
+from batchvision.eventloop import Offload
 from batchvision.http import ProviderClient
-from batchvision.offload import Offload
 from batchvision.providers import Caching, Dialect, ResponseForm, ResponseForms, SendOptions
 from batchvision.records import Intent, Lane, Purpose, RawAnswer, Recipe
 from batchvision.runner.dependencies import utc_now

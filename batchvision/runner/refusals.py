@@ -163,7 +163,7 @@ class RefusedRows:
 
     def succeeded(self, sent_at: datetime) -> None:
         """A request was answered. Rows refused before it left have failed."""
-        if self._refusals.succeeded(sent_at):
+        if self._refusals.succeeded(sent_at) and self._waiting:
             self._fail_waiting()
 
     def take(self, classification: Classification) -> bool:

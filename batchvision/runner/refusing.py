@@ -8,8 +8,8 @@ from typing import Any
 
 from batchvision.checkpoint import RowIndex, load_recipe, newest_summaries
 from batchvision.errors import CheckpointDamaged, JobInvalid
+from batchvision.eventloop import Offload
 from batchvision.job import Job
-from batchvision.offload import Offload
 from batchvision.runner.changed_columns import changed_columns
 from batchvision.runner.counting import RequestTotals, count_requests
 from batchvision.runner.feed import ChangeCounter, Changes, LocalImages, Selection, Survey, stretches

@@ -113,7 +113,7 @@ class RunSession:
                         end.count(surveyed)
                         watching.cancel_scope.cancel()
             await end.count_kept_cells(surveyed)
-            await end.measure_accuracy()
+            await end.measure_accuracy(surveyed)
             return end.finish(surveyed, self._started)
 
     async def _collect_before_refusing(self, lock: OutputLock, refusal: JobInvalid) -> None:

@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 
 from batchvision.descriptors import SPARE_FILES, room_for_connections
 from batchvision.errors import RAISE_OPEN_FILES, JobInvalid
+from batchvision.eventloop import threads
 from batchvision.job import Job
 from batchvision.money import quote
-from batchvision.offload import threads
 from batchvision.records import Purpose, Shard
 from batchvision.runner import wiring
 from batchvision.runner.access import access_of, key_of

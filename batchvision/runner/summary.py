@@ -108,6 +108,7 @@ def summarize(
         parts=parts,
         versions=versions(),
         config=job.config(),
+        sources=job.origins,
         message=None if reason is None else str(reason),
         stop_key=reason.key if isinstance(reason, StopRun) else None,
         spent=spent or {},

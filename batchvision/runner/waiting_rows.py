@@ -45,6 +45,7 @@ class RequestDeduplicator:
         self._answers: OrderedDict[str, Completed] = OrderedDict()
         self._asked = KeySet()
         self._accepted = KeySet()  # requests with a ticket, or that had one
+        self._has_tickets = False  # requests were accepted
         self._failed_tickets: set[str] = set()  # accepted requests that failed since
         self._unfound: set[str] = set()
         self._followers = 0
@@ -58,6 +59,7 @@ class RequestDeduplicator:
         if not self._is_on:
             return
         self._accepted.add(key_bytes(request_key))
+        self._has_tickets = True
         self._failed_tickets.discard(request_key)
         leader = self._leaders.get(request_key)
         if leader is not None and not leader.followers:
@@ -68,17 +70,17 @@ class RequestDeduplicator:
         if self._is_on:
             self._leaders.setdefault(request_key, Leader(row_id)).row_id = row_id
 
-    def _leader(self, request_key: str) -> Leader | None:
-        leader = self._leaders.get(request_key)
-        if leader is not None or not len(self._accepted) or request_key in self._failed_tickets:
-            return leader
+    def _leading_ticket(self, request_key: str) -> Leader | None:
+        """The ticket that will answer the request, if any."""
         raw = key_bytes(request_key)
-        has_ticket = self._accepted.contains(raw) and not self._asked.contains(raw)
-        return Leader(None) if has_ticket else None
+        is_open = request_key not in self._failed_tickets and self._accepted.contains(raw)
+        return Leader(None) if is_open and not self._asked.contains(raw) else None
 
     def is_full(self, request: Request) -> bool:
         """Whether ``request`` would be a follower, and too many followers wait already."""
-        leader = self._leader(request.request_key)
+        leader = self._leaders.get(request.request_key)
+        if leader is None and self._has_tickets:
+            leader = self._leading_ticket(request.request_key)
         is_follower = leader is not None and leader.row_id != request.row_id
         return is_follower and self._followers >= MOST_FOLLOWERS
 
@@ -87,7 +89,9 @@ class RequestDeduplicator:
         if not self._is_on:
             return False
         key = request.request_key
-        leader = self._leader(key)
+        leader = self._leaders.get(key)
+        if leader is None and self._has_tickets:
+            leader = self._leading_ticket(key)
         if leader is not None and leader.row_id != request.row_id:
             self._leaders[key] = leader
             leader.followers.append(_light(request))
@@ -111,7 +115,7 @@ class RequestDeduplicator:
             self._answers[request_key] = outcome
             while len(self._answers) > ANSWERS_KEPT:
                 self._answers.popitem(last=False)
-        elif self._accepted.contains(key_bytes(request_key)):
+        elif self._has_tickets and self._accepted.contains(key_bytes(request_key)):
             self._failed_tickets.add(request_key)
         if leader is None:
             return []

@@ -1,7 +1,10 @@
 """One job every night, as an Airflow DAG. Copy it to the `dags` folder and change the three constants.
 
-Exit codes: 0 success; 3 success with a note in the log; 11 skips, because another run is at work; 4, 6 and 8 are
-retried later; 2, 5, 7 and others fail without a retry, because a person must change something first.
+The exit codes of a run decide:
+- 0 is success. 3 is success with a note in the log.
+- 4, 6 and 8 are retried later.
+- 11 skips the task: another run is at work.
+- 2, 5, 7 and all other codes fail without a retry: a person must change something first.
 """
 
 from __future__ import annotations

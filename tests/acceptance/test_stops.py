@@ -115,4 +115,9 @@ def test_a_refused_key_costs_one_call_and_says_what_to_do(bench, emulator):
 def test_a_run_is_given_back_to_cron_with_its_exit_code(bench, emulator):
     job = bench.job(bench.manifest(bench.rows(20, faults={3: "safety"})))
     done = bench.call("run", job, *to_emulator(emulator), "--quiet")
-    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "19 of 20 rows have answers, 1 failed" in done.stderr.splitlines()[0]  # cron mails what is wrong
+    assert "rows/s" not in done.stderr
+    bench.job(bench.manifest(bench.rows(5), name="sound.csv"), name="sound.toml")
+    sound = bench.call("run", bench.folder / "sound.toml", *to_emulator(emulator), "--quiet", "--out", "sound")
+    assert (sound.returncode, sound.stdout, sound.stderr) == (0, "", "")

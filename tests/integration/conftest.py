@@ -11,9 +11,11 @@ import anyio
 import pyarrow.parquet as pq
 import pytest
 from fake_provider import FakeProvider
+from s3_server import S3Server, s3_server
 from virtual_time import VIRTUAL
 
 from batchvision import Job
+from batchvision.object_store import open_store
 from batchvision.records import RunSummary
 from batchvision.runner.feed import Selection
 from batchvision.runner.session import Watch, run_async
@@ -78,3 +80,17 @@ def collected_once() -> Iterator[None]:
 @pytest.fixture
 def job_runs(tmp_path: Path) -> JobRuns:
     return JobRuns(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    with s3_server() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The store of ``s3://bucket``, which the environment leads to."""
+    for name, value in s3.environ.items():
+        monkeypatch.setenv(name, value)
+    return open_store("s3://bucket")

@@ -16,7 +16,10 @@ from batchvision.commands.run import run
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid
 from batchvision.job import Job
+from batchvision.manifest import open_manifest
 from batchvision.records import RunSummary
+from batchvision.runner.known_answers import known_answers
+from batchvision.secrets import Secrets
 
 LABELS = ("shoe", "bag", "hat", "other")
 SCHEMA = {
@@ -155,14 +158,12 @@ def test_each_property_of_a_schema_is_measured_by_its_type(tmp_path: Path, emula
 
 
 def test_a_known_answer_of_another_type_names_its_row(tmp_path: Path, emulator: RunningEmulator) -> None:
-    from batchvision.runner.known_answers import known_answers
-    from batchvision.secrets import Secrets
-
     catalogue = Catalogue(tmp_path, emulator, rows=2, schema=SCHEMA)
     for row in catalogue.rows:
         row["gold"] = "many"
     with pytest.raises(JobInvalid, match=r"known answer of row r0 for count is 'many'"):
-        known_answers(catalogue.job(expected={"count": "gold"}), Secrets())
+        job = catalogue.job(expected={"count": "gold"})
+        known_answers(job, open_manifest(job), Secrets())
 
 
 @pytest.mark.parametrize(

@@ -13,41 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from s3_server import S3Server, s3_server
+from s3_server import picture
 
 from batchvision.checkpoint import OutputView
 from batchvision.commands.run import run
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid
 from batchvision.job import Job
-from batchvision.manifest import open_manifest
-from batchvision.object_store import open_store
+from batchvision.manifest import Manifest, open_manifest
 from batchvision.records import RunSummary
+from batchvision.runner.feed import survey
 
 
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[RunningEmulator]:
     with start_in_thread(EmulatorOptions()) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name, value in server.environ.items():
-        monkeypatch.setenv(name, value)
-    return open_store("s3://bucket")
-
-
-def picture(number: int = 0) -> bytes:
-    target = io.BytesIO()
-    Image.new("RGB", (40 + number, 30), "red").save(target, "PNG")
-    return target.getvalue()
 
 
 def job_of(folder: Path, emulator: RunningEmulator, path: str, **manifest: Any) -> Job:
@@ -118,7 +99,7 @@ def test_a_prefix_of_images_is_listed_anew_at_each_run(tmp_path: Path, emulator:
     ("path", "message"),
     [
         ("s3://bucket/gone.csv", r"s3://bucket/gone.csv does not exist"),
-        ("s3://nowhere/rows.csv", r"s3://nowhere/rows.csv does not exist"),  # HEAD does not tell a missing bucket apart
+        ("s3://nowhere/rows.csv", r"s3://nowhere/rows.csv cannot be read: the store refused .*NoSuchBucket"),
         ("s3://bucket/nothing-here/", r"no Parquet object and no image below s3://bucket/nothing-here/"),
     ],
 )
@@ -183,13 +164,23 @@ def test_an_image_that_comes_while_a_run_reads_is_a_row_of_the_next_run(
     (tmp_path / "photos" / "b.png").write_bytes(picture())
     job = job_of(tmp_path, emulator, "photos")
 
-    def ids(*, anew: bool) -> list[str]:
-        return [row_id for batch in open_manifest(job, anew=anew).batches(["id"]) for row_id in batch["id"].to_pylist()]
+    def ids(manifest: Manifest) -> list[str]:
+        return [row_id for batch in manifest.batches(["id"]) for row_id in batch["id"].to_pylist()]
 
-    assert ids(anew=True) == ["b.png"]
+    surveyed = survey(job)
     (tmp_path / "photos" / "a.png").write_bytes(picture())
-    assert ids(anew=False) == ["b.png"]
-    assert ids(anew=True) == ["a.png", "b.png"]
+    assert (ids(surveyed.manifest), surveyed.rows) == (["b.png"], 1)
+    assert ids(survey(job).manifest) == ["a.png", "b.png"]
+
+
+def test_a_run_goes_on_while_its_manifest_in_a_bucket_is_replaced(
+    tmp_path: Path, emulator: RunningEmulator, bucket: Any
+) -> None:
+    obstore.put(bucket, "replaced/rows.csv", b"id,image\nr1,a.png\n")
+    surveyed = survey(job_of(tmp_path, emulator, "s3://bucket/replaced/rows.csv"))
+    obstore.put(bucket, "replaced/rows.csv", b"id,image\nr1,a.png\nr2,a.png\n")
+    surveyed.reject_changed()
+    assert [batch["id"].to_pylist() for batch in surveyed.manifest.batches(["id"])] == [["r1"]]
 
 
 # ---------------------------------------------------------------------------------- queries

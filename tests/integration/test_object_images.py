@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +11,7 @@ from urllib.request import urlopen
 
 import obstore
 import pytest
-from PIL import Image
-from s3_server import S3Server, s3_server
+from s3_server import picture
 
 from batchvision.checkpoint import OutputView
 from batchvision.commands.run import run
@@ -21,7 +19,6 @@ from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thre
 from batchvision.errors import ImageForbidden, ImageUnreachable
 from batchvision.images.references import check_object
 from batchvision.job import Job
-from batchvision.object_store import open_store
 from batchvision.records import RunSummary
 
 ODD_KEYS = ("odd/a b#?%25ü.png", "odd/写真.png", "odd/semi;colon&x=1.png", "odd/plus+sign.png")
@@ -31,25 +28,6 @@ ODD_KEYS = ("odd/a b#?%25ü.png", "odd/写真.png", "odd/semi;colon&x=1.png", "o
 def emulator() -> Iterator[RunningEmulator]:
     with start_in_thread(EmulatorOptions()) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name, value in server.environ.items():
-        monkeypatch.setenv(name, value)
-    return open_store("s3://bucket")
-
-
-def picture(number: int = 0) -> bytes:
-    target = io.BytesIO()
-    Image.new("RGB", (40 + number, 30), "red").save(target, "PNG")
-    return target.getvalue()
 
 
 def job_of(folder: Path, emulator: RunningEmulator, references: list[str], **sections: Any) -> Job:

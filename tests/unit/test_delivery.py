@@ -15,9 +15,9 @@ from virtual_time import VIRTUAL
 from batchvision.checkpoint import Carried, KeySet, RowFailed, RowState, Shared
 from batchvision.checkpoint.journal_records import closed
 from batchvision.errors import AttemptsExhausted, OutOfCredit, RowInvalid, ServerError, TooManyFailures
+from batchvision.eventloop import threads
 from batchvision.keys import key_bytes, row_digest
 from batchvision.limits import OUTAGE_AFTER_FAILURES
-from batchvision.offload import threads
 from batchvision.records import (
     AttemptState,
     Completed,

@@ -22,11 +22,11 @@ from batchvision.errors import (
     RowFault,
     RowInvalid,
 )
+from batchvision.eventloop import threads
 from batchvision.images import ImageFolder, ImageSettings, ImageSource, ReserveBytes, load_local
 from batchvision.images.formats import Converted, ImageHeader
 from batchvision.images.reading import FileReaders
 from batchvision.images.source import MAX_DOWNLOADED_BYTES, MAX_SOURCE_BYTES
-from batchvision.offload import threads
 from batchvision.records import ImageKind, ImagePreparation, ImageRef, Payload
 
 pytestmark = pytest.mark.anyio

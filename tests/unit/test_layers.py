@@ -23,7 +23,6 @@ LAYERS: tuple[frozenset[str], ...] = (
             "interruption",
             "keys",
             "object_store",
-            "offload",
             "records",
             "secrets",
             "stopping",

@@ -6,21 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from many_parts import a_summary
 from prometheus_client.parser import text_string_to_metric_families
 
 from batchvision.commands.metrics import metrics_of, metrics_text, write_metrics
 from batchvision.records import RateSample, RunSummary
 
-SUMMARY = RunSummary(
-    run_id="r1",
+SUMMARY = replace(
+    a_summary(),
     job='night "shift"\nsecond line\\',
-    recipe_id="abc",
-    manifest="photos.csv",
-    rows_total=1000,
     rows_completed=990,
     rows_failed=7,
     rows_pending=3,
-    rows_ambiguous=0,
     rows_quarantined=2,
     tickets_open=1,
     requests_sent=1010,
@@ -29,19 +26,10 @@ SUMMARY = RunSummary(
     prompt_tokens=123_456_789,
     completion_tokens=5,
     reasoning_tokens=6,
-    image_tokens=7,
     cached_tokens=8,
-    cost_usd=12.5,
     cost_ticks=125_000_000_000,
-    ambiguous_ticks=0,
-    started_at="2026-11-30T22:00:00+00:00",
     finished_at="2026-12-01T02:00:00+00:00",
     duration_seconds=14400.5,
-    stop_reason=None,
-    exit_code=3,
-    parts=(),
-    versions={},
-    config={},
     rate_history=(RateSample(0, 60, 100, 4), RateSample(60, 60, 100, 5)),
     accuracy={"label": {"accuracy": {"value": 0.93}}},
 )

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchvision.checkpoint.journal_records import ExchangeRemoved
-from batchvision.checkpoint.open_exchanges import OpenExchanges, Packed
-from batchvision.checkpoint.tracked import Tracked
+from batchvision.checkpoint.tracked import OpenExchanges, Packed, Tracked
 from batchvision.records import Exchange
 
 CELLS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()

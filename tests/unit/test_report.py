@@ -149,6 +149,11 @@ def test_a_report_has_the_rows_and_the_cost_of_its_output(sealed: Output, report
     assert sum(each.rows for each in report.failures) == len(failed_rows)
 
 
+def test_each_setting_names_its_source(report: Report) -> None:
+    sources = {each.key: each.source for each in report.settings}
+    assert (sources["provider.model"], sources["limits.max_attempts"]) == ("job file", "default")
+
+
 def test_local_images_have_webp_thumbnails(report: Report) -> None:
     shown = [card for card in report.cards if card.thumbnail]
     assert shown

@@ -5,6 +5,7 @@ Names are always quoted, so that reserved and non-ASCII names need no list.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ _SCALARS = (
 )
 
 
-class WarehouseDialect:
+class WarehouseDialect(ABC):
     """Quoting, types and bulk load of one warehouse."""
 
     scalars: ClassVar[str]  #: type names for ``_SCALARS``, separated by " | "
@@ -53,13 +54,13 @@ class WarehouseDialect:
     def decimal_type(self, precision: int, scale: int) -> str:
         return f"DECIMAL({precision}, {scale})"
 
+    @abstractmethod
     def bulk_load(self, table: str, folder: str, schema: pa.Schema, *, replaces: bool) -> Sequence[str]:
         """Statements that load each Parquet file below ``folder`` into ``table``.
 
         ``replaces``: the files are rewritten by each run, so that earlier rows of the table must go. A warehouse that
         remembers loaded files keeps the rows of other tables and loads only new files.
         """
-        raise NotImplementedError
 
 
 class BigQuery(WarehouseDialect):

@@ -46,7 +46,9 @@ class _Plane:
         for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
             at = self._seconds * share
             x = LEFT + (WIDTH - LEFT - RIGHT) * share
-            marks.append(f'<text class="tick" x="{x:.0f}" y="{HEIGHT - 6}" text-anchor="{anchor}">{_clock(at)}</text>')
+            marks.append(
+                f'<text class="tick" x="{x:.0f}" y="{HEIGHT - 6}" text-anchor="{anchor}">{clock_words(at)}</text>'
+            )
         return marks
 
     def line(self, points: Sequence[tuple[float, float]], kind: str) -> str:
@@ -72,7 +74,7 @@ def answers_chart(spans: Sequence[TimeSpan]) -> Markup:
         for kind, count in (("ok", each.answers), ("bad", each.failed), ("again", each.retried)):
             if count:
                 high = low + count * to_minute
-                words = f"{_clock(each.begins_seconds)}: {count:,} {_NAMES[kind]}"
+                words = f"{clock_words(each.begins_seconds)}: {count:,} {_NAMES[kind]}"
                 marks.append(plane.bar(each.begins_seconds, each.length_seconds, low, high, kind, words))
                 low = high
     return _svg("Answers, failed and retried attempts a minute over the last run", marks)
@@ -116,10 +118,10 @@ def rate_chart(samples: Sequence[RateSample]) -> Markup:
     marks = plane.axes(_count)
     for each, rate in zip(samples, sent, strict=True):
         if each.paused_seconds:
-            words = f"{_clock(each.begins_seconds)}: paused for {each.paused_seconds:,.0f} s"
+            words = f"{clock_words(each.begins_seconds)}: paused for {each.paused_seconds:,.0f} s"
             pause = min(each.paused_seconds, seconds - each.begins_seconds)
             marks.append(plane.bar(each.begins_seconds, pause, 0, plane.most, "pause", words))
-        words = f"{_clock(each.begins_seconds)}: {each.sent:,} sent, {each.rate_limited:,} answers 429"
+        words = f"{clock_words(each.begins_seconds)}: {each.sent:,} sent, {each.rate_limited:,} answers 429"
         marks.append(plane.bar(each.begins_seconds, each.length_seconds, 0, rate, "ok", words))
         if each.rate_limited:
             share = each.rate_limited / max(each.sent, 1)
@@ -168,7 +170,7 @@ def _seconds(value: float) -> str:
     return f"{value:.3g} s"
 
 
-def _clock(seconds: float) -> str:
+def clock_words(seconds: float) -> str:
     """``0:00``, ``12:30``, ``2:05:00`` after the start."""
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)

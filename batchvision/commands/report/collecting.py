@@ -63,7 +63,7 @@ def collect(output: Path, *, rows: int, seed: int = 0) -> Report:
         timed=timed,
         spans=() if timed is None else spans_of(view, timed),
         runs=tuple(map(_run_point, reversed(runs))),
-        settings=() if latest is None else tuple(_settings(latest.config)),
+        settings=() if latest is None else tuple(_settings(latest)),
         versions={} if latest is None else latest.versions,
     )
 
@@ -150,15 +150,18 @@ def _run_point(summary: RunSummary) -> RunPoint:
     )
 
 
-def _settings(config: Mapping[str, Any]) -> Iterator[SettingValue]:
+def _settings(summary: RunSummary) -> Iterator[SettingValue]:
     """Every setting by its dotted key."""
-    sources: Mapping[str, str] = config.get("sources", {})
-    for section, values in config.items():
-        if section == "sources":
-            continue
+    for section, values in summary.config.items():
         pairs = values.items() if isinstance(values, Mapping) else [("", values)]
         for name, value in pairs:
             key = f"{section}.{name}".rstrip(".")
             if value not in (None, {}, []):
                 text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-                yield SettingValue(key, text, sources.get(key, ""))
+                yield SettingValue(key, text, _source(summary.sources, key))
+
+
+def _source(sources: Mapping[str, str], key: str) -> str:
+    """The source of a setting. A table may have several."""
+    found = {source for name, source in sources.items() if name == key or name.startswith(f"{key}.")}
+    return ", ".join(sorted(found))

@@ -6,9 +6,9 @@ The content security policy names the hashes of the one script and the one style
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -71,7 +71,7 @@ def state_words(report: Report) -> tuple[str, str]:
             return "bad", f"Stopped. {latest.message or latest.stop_reason or ''}".strip()
 
 
-def _totals(report: Report) -> Any:
+def _totals(report: Report) -> Iterator[tuple[str, str, str]]:
     """Name, value and a note for each tile."""
     status, latest = report.status, report.latest
     total = status.spending.total
@@ -88,7 +88,7 @@ def _totals(report: Report) -> Any:
     if latest is not None:
         again = f"{latest.retries:,} of them again" if latest.retries else ""
         yield "requests", f"{latest.requests_sent:,}", again
-        yield "time", charts._clock(latest.duration_seconds), _speed(latest.requests_sent, latest.duration_seconds)
+        yield "time", charts.clock_words(latest.duration_seconds), _speed(latest.requests_sent, latest.duration_seconds)
 
 
 def _speed(requests: int, seconds: float) -> str:

@@ -47,11 +47,13 @@ class SurveyedInput(NamedTuple):
 class Survey:
     """The facts about a manifest before the first request.
 
-    ``rows``: the rows of this run's shard. ``repeated``: hashes of ids that very probably come more than once, by
-    Python's ``hash``, which differs between processes. ``keep_types``: output name and Arrow type of each kept column.
-    ``only_nulls``: the kept columns without any cell, and so without a known type.
+    ``manifest``: as it was opened, for later passes. ``rows``: the rows of this run's shard. ``repeated``: hashes of
+    ids that very probably come more than once, by Python's ``hash``, which differs between processes. ``keep_types``:
+    output name and Arrow type of each kept column. ``only_nulls``: the kept columns without any cell, and so without a
+    known type.
     """
 
+    manifest: Manifest
     rows: int
     rows_in_manifest: int
     repeated: frozenset[int]
@@ -86,7 +88,7 @@ def survey(
     """Stream all of the job's manifest once; ``secrets`` are masked in row ids. Raises JobInvalid naming the damage."""
     secrets = secrets or Secrets()
     selection = selection or Selection()
-    manifest = manifest or open_manifest(job, anew=True)
+    manifest = manifest or open_manifest(job)
     inputs = tuple(SurveyedInput(source, source.identity()) for source in manifest.inputs)
     known: dict[str, pa.DataType | None] = {}
     hashes, rows, position, row_bytes = array("q"), 0, 0, 0
@@ -101,7 +103,8 @@ def survey(
     keep_types = tuple((column.name, known.get(column.source) or pa.string()) for column in job.keep_columns)
     only_nulls = frozenset(column.name for column in job.keep_columns if known.get(column.source) is None)
     holds_images = not manifest.byte_columns.isdisjoint(job.manifest.images) or row_bytes > LARGE_ROW_BYTES
-    found = Survey(rows, position, frozenset(_repeated(hashes)), keep_types, inputs, only_nulls, holds_images, secrets)
+    repeated = frozenset(_repeated(hashes))
+    found = Survey(manifest, rows, position, repeated, keep_types, inputs, only_nulls, holds_images, secrets)
     try:
         found.reject_changed()
     except ManifestChanged as error:  # the run has not begun

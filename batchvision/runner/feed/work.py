@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from batchvision.checkpoint import RowState, StoredAnswer
 from batchvision.errors import JobInvalid, ManifestChanged
-from batchvision.manifest import needed_columns, open_manifest
+from batchvision.manifest import needed_columns
 from batchvision.records import Failed, Row
 from batchvision.runner.feed.by_content import ByContent
 from batchvision.runner.feed.checking import StretchBuilder
@@ -133,7 +133,7 @@ def _unchanged_batches(job: Job, survey: Survey) -> Iterator[pa.RecordBatch]:
     ManifestChanged."""
     inputs, count = cycle(survey.inputs), min(len(survey.inputs), _FILES_CHECKED)
     try:
-        for batch in open_manifest(job).batches(list(needed_columns(job))):
+        for batch in survey.manifest.batches(list(needed_columns(job))):
             survey.reject_changed(islice(inputs, count))
             yield batch
     except ManifestChanged:
