@@ -7,10 +7,11 @@ not sealed yet. It reads the journals once, at its first use.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +21,7 @@ from batchvision.checkpoint.current import Source, UnsealedRows, current_batches
 from batchvision.checkpoint.journal_records import Carry, SegmentHeader
 from batchvision.checkpoint.keyset import KeySet
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, lock_path
-from batchvision.checkpoint.parts import FAILURES_TABLE, failures_path, part_paths, row_count
+from batchvision.checkpoint.parts import FAILURES_TABLE, failures_path, part_paths, row_count, rows_with
 from batchvision.checkpoint.recovery import Unsealed, apply_record, read_failures, read_unsealed
 from batchvision.checkpoint.registry import read_registry
 from batchvision.checkpoint.row_keys import packed_ids
@@ -141,6 +142,29 @@ class OutputView:
     def _failures(self, shard: ShardState) -> UnsealedRows:
         tables = TableSchemas("", read_registry(self.output) or Columns(), str)
         return UnsealedRows(tables.failures(list(shard.run_state.failures.values())))
+
+    def rows_of(self, table: str, row_id: str) -> list[dict[str, Any]]:
+        """The rows of a table that belong to one row of the manifest. Only their row groups are read in full."""
+        return [row for found in self._tables_of(table, row_id) for row in found.to_pylist()]
+
+    def current_of(self, row_id: str, recipe_id: str | None) -> dict[str, Any] | None:
+        """The current answer of one row, with ``in_manifest``. ``None`` where the row has none."""
+        if self.rows_of("failures", row_id):
+            return None
+        sources = [UnsealedRows(found) for found in self._tables_of("results", row_id)]
+        chosen = current_batches(self.output, sources, KeySet(), recipe_id, with_in_manifest=True)
+        return next((row for batch in chosen for row in batch.to_pylist()), None)
+
+    def _tables_of(self, table: str, row_id: str) -> Iterator[pa.Table]:
+        wanted = pa.array([row_id], pa.string())
+        for source in self.sources(table):
+            if isinstance(source, Path):
+                with suppress(FileNotFoundError):  # the part was removed since it was listed
+                    yield from rows_with(source, "row_id", wanted)
+            else:
+                found = source.table.filter(pc.is_in(source.table["row_id"], value_set=wanted))
+                if found.num_rows:
+                    yield found
 
     def count(self, table: str) -> int:
         return sum(row_count(each) if isinstance(each, Path) else each.table.num_rows for each in self.sources(table))

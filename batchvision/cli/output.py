@@ -10,6 +10,7 @@ import io
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -41,6 +42,26 @@ def say(text: str) -> None:
     """Write text to stderr."""
     for line in safe_text(text).split("\n"):
         click.echo(wrapped(line, sys.stderr), err=True)
+
+
+def cell_text(value: Any) -> str:
+    """A value as text for people."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(cell_text(each) for each in value)
+        case Decimal():
+            return f"{value:.6f}"
+        case _:
+            return str(plain(value))
+
+
+def plain(value: Any) -> Any:
+    """The value, with a time as text."""
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def csv_line(cells: Iterable[Any]) -> str:

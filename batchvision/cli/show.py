@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchvision.cli.command import Command
-from batchvision.cli.output import csv_line, json_line, print_table, write
+from batchvision.cli.output import (
+    cell_text,
+    csv_line,
+    json_line,
+    plain,
+    print_document,
+    print_lines,
+    print_table,
+    write,
+)
 from batchvision.cli.place import output_of, place_argument
 from batchvision.cli.table import TextColumn
 
@@ -32,17 +41,38 @@ CELL_CHARACTERS = 4_096
 @click.option("--status", type=click.Choice(["completed", "failed"]), default="completed", show_default=True)
 @click.option("--format", "form", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
 @click.option("--limit", type=click.IntRange(min=0), default=None, help="0: all.  [default: 50 for a table, else all]")
+@click.option("--id", "row_id", metavar="ROW", default=None, help="Everything about one row.")
+@click.option("--json", "as_json", is_flag=True, help="As --format jsonl.")
 @click.option(
     "--columns", default=None, metavar="A,B,...", help="Which columns.  [default: the telling ones, else all]"
 )
-def command(place: str, status: str, form: str, limit: int | None, columns: str | None) -> None:
-    """Print the answers, or the failures, of an output. OUT is a folder or a job file."""
+def command(
+    place: str, status: str, form: str, limit: int | None, row_id: str | None, as_json: bool, columns: str | None
+) -> None:
+    """Print the answers, or the failures, of an output, or everything about one row. OUT is a folder or a job file."""
+    form = "jsonl" if as_json else form
+    if row_id is not None:
+        if form == "csv" or columns or limit is not None:
+            raise click.UsageError("--id prints one row as text or JSON: leave out --columns, --limit and csv.")
+        _show_row(output_of(place), row_id, as_json=form == "jsonl")
+        return
     wanted = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
     limit = (TABLE_ROWS if form == "table" else 0) if limit is None else limit
     if form == "table":
         show_table(output_of(place), status, limit, wanted)
     else:
         _stream(output_of(place), status, form, limit, wanted)
+
+
+def _show_row(output: Path, row_id: str, *, as_json: bool) -> None:
+    from batchvision.cli.one_row import row_lines
+    from batchvision.commands.row import row_details
+
+    details, now = row_details(output, row_id), datetime.now(UTC)
+    if as_json:
+        print_document(details.document(now))
+    else:
+        print_lines(row_lines(details, now))
 
 
 def show_table(output: Path, status: str = "completed", limit: int = 0, columns: list[str] | None = None) -> None:
@@ -108,26 +138,6 @@ def _batch_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 def _title(name: str) -> str:
     return name.removeprefix("answer_")
-
-
-def cell_text(value: Any) -> str:
-    """A value as text for people."""
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "yes" if value else "no"
-        case list():
-            return ", ".join(cell_text(each) for each in value)
-        case Decimal():
-            return f"{value:.6f}"
-        case _:
-            return str(plain(value))
-
-
-def plain(value: Any) -> Any:
-    """The value, with a time as text."""
-    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def _json_ready(row: dict[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,8 @@ import click
 
 from batchvision.accuracy import accuracy_words
 from batchvision.cli.command import Command
-from batchvision.cli.output import csv_line, print_document, print_lines, write
+from batchvision.cli.output import csv_line, plain, print_document, print_lines, write
 from batchvision.cli.place import output_of, place_argument, url_of
-from batchvision.cli.show import plain
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,7 +5,7 @@ Rule: every problem is reported at once, and nothing after ``Job.load`` has to d
 
 from __future__ import annotations
 
-from batchvision.job.columns import FIXED_COLUMNS, TEXT, KeepColumn, main_property
+from batchvision.job.columns import FIXED_COLUMNS, TEXT, KeepColumn, keep_columns, main_property
 from batchvision.job.files import is_blank, separator_of
 from batchvision.job.key import resolved
 from batchvision.job.limits import OutputSection
@@ -29,6 +29,7 @@ __all__ = [
     "changed_keys",
     "is_blank",
     "is_output",
+    "keep_columns",
     "local_copy",
     "main_property",
     "recipe_document",

@@ -19,12 +19,11 @@ from batchvision.cli.config import flat
 from batchvision.cli.demo import closing
 from batchvision.cli.logs import StderrLines
 from batchvision.cli.models import _cells, _document
-from batchvision.cli.output import csv_line, json_line, print_document
+from batchvision.cli.output import cell_text, csv_line, json_line, plain, print_document
 from batchvision.cli.place import from_here, output_of
 from batchvision.cli.plan import pilot_lines, plan_lines, size_text, sweep_rows
 from batchvision.cli.progress import say
 from batchvision.cli.run import _retry_setting, _shard
-from batchvision.cli.show import cell_text, plain
 from batchvision.cli.status import status_lines
 from batchvision.commands.pilot import Compared, Pilot
 from batchvision.commands.pilot.agreement import Agreement
