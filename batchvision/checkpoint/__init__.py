@@ -60,7 +60,7 @@ from batchvision.checkpoint.schema import (
 )
 from batchvision.checkpoint.shards import all_locked
 from batchvision.checkpoint.spent import LedgerSums, spent_by_shard
-from batchvision.checkpoint.storage import Disk, JournalFiles, PartStore
+from batchvision.checkpoint.storage import Disk, JournalFiles, NewFile, PartStore
 from batchvision.checkpoint.store import Store
 from batchvision.checkpoint.stored_answers import StoredAnswer, StoredAnswers
 from batchvision.checkpoint.summaries import (
@@ -100,6 +100,7 @@ __all__ = [
     "LedgerSums",
     "LocalDisk",
     "Name",
+    "NewFile",
     "OpenWork",
     "OutputLock",
     "OutputView",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,14 +19,14 @@ from batchvision.cli.output import (
     print_document,
     print_lines,
     print_table,
+    say,
     write,
 )
 from batchvision.cli.place import output_of, place_argument
 from batchvision.cli.table import TextColumn
+from batchvision.cli.terminal import safe_line
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pyarrow as pa
 
     from batchvision.commands.show import OutputRows
@@ -44,19 +45,34 @@ CELL_CHARACTERS = 4_096
 @click.option("--id", "row_id", metavar="ROW", default=None, help="Everything about one row.")
 @click.option("--json", "as_json", is_flag=True, help="As --format jsonl.")
 @click.option(
+    "-o",
+    "to",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Write the rows to FILE.csv, FILE.xlsx or FILE.parquet: id, images, kept columns, answers.",
+)
+@click.option("--all-columns", is_flag=True, help="With -o: the other columns too.")
+@click.option(
     "--columns", default=None, metavar="A,B,...", help="Which columns.  [default: the telling ones, else all]"
 )
-def command(
-    place: str, status: str, form: str, limit: int | None, row_id: str | None, as_json: bool, columns: str | None
-) -> None:
+def command(place: str, status: str, columns: str | None, **flags: Any) -> None:
     """Print the answers, or the failures, of an output, or everything about one row. OUT is a folder or a job file."""
-    form = "jsonl" if as_json else form
+    form, limit = "jsonl" if flags["as_json"] else flags["form"], flags["limit"]
+    row_id, to, all_columns = flags["row_id"], flags["to"], flags["all_columns"]
     if row_id is not None:
-        if form == "csv" or columns or limit is not None:
-            raise click.UsageError("--id prints one row as text or JSON: leave out --columns, --limit and csv.")
+        if form == "csv" or columns or limit is not None or to or all_columns:
+            raise click.UsageError("--id prints one row as text or JSON: give no other option but --json.")
         _show_row(output_of(place), row_id, as_json=form == "jsonl")
         return
     wanted = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
+    if to is not None:
+        if form != "table" or limit is not None or (wanted and all_columns):
+            raise click.UsageError("-o writes all rows: give only --status, and --columns or --all-columns beside it.")
+        _export(output_of(place), to, status, wanted, all_columns=all_columns)
+        return
+    if all_columns:
+        raise click.UsageError("--all-columns needs -o FILE.")
     limit = (TABLE_ROWS if form == "table" else 0) if limit is None else limit
     if form == "table":
         show_table(output_of(place), status, limit, wanted)
@@ -73,6 +89,16 @@ def _show_row(output: Path, row_id: str, *, as_json: bool) -> None:
         print_document(details.document(now))
     else:
         print_lines(row_lines(details, now))
+
+
+def _export(output: Path, to: Path, status: str, columns: list[str] | None, *, all_columns: bool) -> None:
+    from batchvision.cli.export import export
+    from batchvision.commands.show import columns_of
+
+    names = columns_of(output, status)
+    chosen = columns or (names if all_columns else default_columns(names, status, for_file=True))
+    for line in export(output, to, status, chosen):
+        say(safe_line(line))
 
 
 def show_table(output: Path, status: str = "completed", limit: int = 0, columns: list[str] | None = None) -> None:
@@ -97,15 +123,20 @@ def show_table(output: Path, status: str = "completed", limit: int = 0, columns:
         click.echo("... and more: --limit 0 shows all rows, --format csv writes them", err=True)
 
 
-def default_columns(names: Sequence[str], status: str) -> tuple[str, ...]:
-    """The columns of a table: id, kept columns, typed answers (or the text if there are none), cost or error."""
+def default_columns(names: Sequence[str], status: str, *, for_file: bool = False) -> tuple[str, ...]:
+    """Id, kept columns, typed answers (or the text if there are none), or the error.
+
+    A table has the cost too, and a file the image references.
+    """
     from batchvision.job import FIXED_COLUMNS
 
     own = [name for name in names if name not in FIXED_COLUMNS]
     answers = [name for name in own if name.startswith("answer_")]
     kept = [name for name in own if name not in answers]
-    last = (*(answers or ["output_text"]), "cost_usd") if status == "completed" else ("error_kind", "error_message")
-    return tuple(name for name in ("row_id", *kept, *last) if name in names)
+    last = (answers or ["output_text"]) if status == "completed" else ["error_kind", "error_message"]
+    images = ["image_ref"] if for_file else []
+    cost = ["cost_usd"] if status == "completed" and not for_file else []
+    return tuple(name for name in ("row_id", *images, *kept, *last, *cost) if name in names)
 
 
 def _stream(output: Path, status: str, form: str, limit: int, columns: list[str] | None) -> None:

@@ -20,9 +20,17 @@ class OutputRows(NamedTuple):
     batches: Iterator[pa.RecordBatch]
 
 
+def columns_of(output: Path, status: str) -> tuple[str, ...]:
+    """All columns of the rows that are "completed" or "failed". Raises JobInvalid."""
+    return tuple(name for name in read(output, _table(status)).schema.names if name != IN_MANIFEST)
+
+
 def rows_of(output: Path, status: str, columns: Sequence[str] | None = None) -> OutputRows:
     """The rows that are "completed" or "failed", each once. Raises JobInvalid for an unknown column."""
-    table = "failures" if status == "failed" else "results"
-    names = [name for name in read(output, table).schema.names if name != IN_MANIFEST]
+    names, table = columns_of(output, status), _table(status)
     is_empty = open_output(output).count(table) == 0
-    return OutputRows(() if is_empty else tuple(names), iter(read(output, table, columns=columns or names)))
+    return OutputRows(() if is_empty else names, iter(read(output, table, columns=columns or names)))
+
+
+def _table(status: str) -> str:
+    return "failures" if status == "failed" else "results"
