@@ -11,12 +11,15 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from time import monotonic
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
 
 from batchvision import __version__
 from batchvision.errors import NOT_ON_WINDOWS
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 #: Start of this process. ``limits.max_runtime_seconds`` counts from here.
 BEGAN_AT = monotonic()
@@ -47,6 +50,7 @@ COMMANDS: dict[str, _Entry] = {
     "config": _Entry("batchvision.cli.config", "Print a job's settings and where each came from."),
     "manifest": _Entry("batchvision.cli.manifest", "Write a manifest of the images in a folder."),
     "models": _Entry("batchvision.cli.models", "List a provider's models."),
+    "completion": _Entry("batchvision.cli.completion", "Print the completion script of bash, zsh or fish."),
     "emulate": _Entry("batchvision.cli.emulate", "Serve a loopback provider to rehearse a job with."),
 }
 
@@ -71,6 +75,14 @@ class CommandTable(click.Group):
         if not isinstance(command, click.Command):
             raise RuntimeError("the module of a command holds no command")
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command, without importing the commands."""
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=COMMANDS[name].help) for name in names]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands of the table, without importing them."""

@@ -1,7 +1,7 @@
 """``batchvision show OUT -o FILE``: rows as a CSV, Excel or Parquet file. The file is renamed into place when complete.
 
-No cell of a spreadsheet becomes a formula. In CSV such a text begins with an apostrophe, as OWASP advises. Excel files
-hold it as a text cell, unchanged.
+No cell of a spreadsheet becomes a formula. In CSV an apostrophe comes before its text, as OWASP advises. Excel files
+hold the text unchanged, in a text cell.
 """
 
 from __future__ import annotations

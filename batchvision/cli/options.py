@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -91,7 +94,15 @@ OUTPUT_FLAGS: tuple[JobFlag, ...] = (
 RUN_FLAGS = PLACE_FLAGS + IMAGE_FLAGS + LIMIT_FLAGS + RECIPE_FLAGS + OUTPUT_FLAGS
 ALL_FLAGS: Mapping[str, JobFlag] = {flag.parameter: flag for flag in RUN_FLAGS}
 
-job_argument = click.argument("job", metavar="JOB", type=str)
+
+def complete_file(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete a file or folder."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
+job_argument = click.argument("job", metavar="JOB", type=str, shell_complete=complete_file)
 
 
 def job_flags(flags: tuple[JobFlag, ...]) -> Callable[[Function], Function]:

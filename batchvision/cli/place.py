@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchvision.cli.options import load_job
+from batchvision.cli.options import complete_file, load_job
 
 if TYPE_CHECKING:
     from batchvision.job import Job
 
-place_argument = click.argument("place", metavar="OUT|JOB", type=str)
+place_argument = click.argument("place", metavar="OUT|JOB", type=str, shell_complete=complete_file)
 
 
 def output_of(place: str) -> Path:
