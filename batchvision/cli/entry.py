@@ -36,6 +36,7 @@ class _Entry(NamedTuple):
 #: All commands in the order of ``--help``: the module that holds ``command``, and its help line.
 COMMANDS: dict[str, _Entry] = {
     "demo": _Entry("batchvision.cli.demo", "Run a real job on sample images, on this machine, for free."),
+    "init": _Entry("batchvision.cli.init", "Write a job file for a folder of images."),
     "run": _Entry("batchvision.cli.run", "Ask the model about every row that has no answer yet."),
     "plan": _Entry("batchvision.cli.plan", "Say what a run would do. Sends nothing."),
     "check": _Entry("batchvision.cli.check", "Check key, model, manifest and folders. Costs nothing."),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from batchvision.job.columns import FIXED_COLUMNS, TEXT, KeepColumn, keep_columns, main_property
 from batchvision.job.files import is_blank, separator_of
-from batchvision.job.key import resolved
+from batchvision.job.key import checked_key, resolved
 from batchvision.job.limits import OutputSection
 from batchvision.job.loading import DEFAULT_TABLE_PREFIX, LOADED_TABLES, LoadSection
 from batchvision.job.model import Job
@@ -27,6 +27,7 @@ __all__ = [
     "OutputSection",
     "RowLimit",
     "changed_keys",
+    "checked_key",
     "is_blank",
     "is_output",
     "keep_columns",

@@ -27,14 +27,14 @@ def find_key(
     """The key; ``None`` where the provider wants no key. Raises JobInvalid."""
     if section.api_key_file is not None:
         path = under(base_dir, section.api_key_file)
-        return _checked(_from_file(path), f"the file {path} (provider.api_key_file)")
+        return checked_key(_from_file(path), f"the file {path} (provider.api_key_file)")
     if section.api_key_command is not None:
-        return _checked(_from_command(section.api_key_command, base_dir), "provider.api_key_command")
+        return checked_key(_from_command(section.api_key_command, base_dir), "provider.api_key_command")
     if key_env is None:
         return None
     value = environ.get(key_env, "")
     if value.strip():
-        return _checked(value, key_env)
+        return checked_key(value, key_env)
     if section.name == "openai" and section.base_url is not None and section.api_key_env is None:
         return None  # a self-hosted server often has no key, and the job names it otherwise
     raise JobInvalid(
@@ -77,7 +77,8 @@ def _from_command(command: str | Sequence[str], base_dir: Path) -> str:
     return done.stdout
 
 
-def _checked(text: str, source: str) -> Secret:
+def checked_key(text: str, source: str) -> Secret:
+    """The key in ``text``. Raises JobInvalid for a text that holds no key, or more than one."""
     key = text.strip()
     if not key:
         raise JobInvalid(f"{source} holds no key; it is empty")

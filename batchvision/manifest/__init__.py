@@ -17,6 +17,7 @@ from batchvision.manifest.keeping import (
     made_storable,
     survey_types,
 )
+from batchvision.manifest.listed import listed_folder
 from batchvision.manifest.manifest import open_manifest, open_table
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "is_longer",
     "keep_cells",
     "letters",
+    "listed_folder",
     "made_storable",
     "make_manifest",
     "needed_columns",
