@@ -13,7 +13,7 @@ from batchvision.cli.command import Command
 from batchvision.cli.output import say
 from batchvision.cli.terminal import safe_line
 
-#: A model for providers whose models batchvision knows.
+#: The model of a first job, by provider.
 DEFAULT_MODELS = {"xai": "grok-4.3", "openrouter": "x-ai/grok-4.3", "emulator": "grok-4.3"}
 
 

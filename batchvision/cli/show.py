@@ -124,7 +124,7 @@ def show_table(output: Path, status: str = "completed", limit: int = 0, columns:
 
 
 def default_columns(names: Sequence[str], status: str, *, for_file: bool = False) -> tuple[str, ...]:
-    """Id, kept columns, typed answers (or the text if there are none), or the error.
+    """Id, kept columns, and the typed answers, the answer text or the error.
 
     A table has the cost too, and a file the image references.
     """

@@ -54,7 +54,7 @@ class PendingEntry(NamedTuple):
 
 
 class RowPrompt(NamedTuple):
-    """The prompt of a row. ``user`` has its kept cells. ``missing``: columns whose cells are not stored."""
+    """The prompt of a row. ``user`` has its kept cells. ``missing``: columns without a stored cell."""
 
     provider: str
     model: str
