@@ -114,7 +114,7 @@ def _left_over(summary: RunSummary) -> list[str]:
         word = "keeps" if summary.rows_kept == 1 else "keep"
         lines.append(f"  kept      {counted(summary.rows_kept, 'row')} {word} an older answer, as the job says")
     if summary.rows_left and summary.is_trial and summary.command == "run":
-        lines.append(f"  left      {counted(summary.rows_left, 'row')} to do left by --limit or --sample")
+        lines.append(f"  left      {counted(summary.rows_left, 'row')}, because of --limit or --sample: run without it")
     if summary.rows_ambiguous:
         bound = bound_words(summary.ambiguous_ticks, summary.unbounded)
         lines.append(f"  unclear   {summary.rows_ambiguous:,} rows may have been billed without an answer, {bound}")

@@ -12,6 +12,7 @@ from batchvision.cli.command import Command
 from batchvision.cli.output import print_document, say
 from batchvision.cli.place import from_here, job_at, output_of, place_argument, url_of
 from batchvision.cli.terminal import safe_line
+from batchvision.wording import counted, size_text
 
 if TYPE_CHECKING:
     from batchvision.checkpoint import Compacted
@@ -48,15 +49,13 @@ def command(place: str, drop_superseded: bool, as_json: bool) -> int:
 
 def compacted_lines(output: Path | str, compacted: Compacted) -> Iterator[str]:
     """The merged files, and the next step."""
-    from batchvision.wording import counted
-
     if compacted.files_after == compacted.files_before and not compacted.superseded:
         yield f"{output}: nothing to merge: {_files(sum(compacted.files_after.values()))}, and few enough"
     else:
         for table, before in compacted.files_before.items():
             after, rows = compacted.files_after[table], counted(compacted.rows[table], "row")
             yield f"{table}/: {_files(before)} became {after:,}, {rows}"
-        yield f"{_mib(compacted.bytes_before)} became {_mib(compacted.bytes_after)}"
+        yield f"{size_text(compacted.bytes_before)} became {size_text(compacted.bytes_after)}"
     if compacted.superseded:
         yield f"{counted(compacted.superseded, 'answer')} left out: their rows have other ones now"
     if compacted.is_index_missing:
@@ -66,13 +65,7 @@ def compacted_lines(output: Path | str, compacted: Compacted) -> Iterator[str]:
 
 
 def _files(number: int) -> str:
-    from batchvision.wording import counted
-
     return counted(number, "file")
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:,.1f} MiB"
 
 
 def _document(output: Path, compacted: Compacted) -> dict[str, Any]:

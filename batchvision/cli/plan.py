@@ -13,6 +13,7 @@ import click
 from batchvision.cli.command import Command, typed_command
 from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job, overrides
 from batchvision.cli.output import print_document, print_lines, print_table, say
+from batchvision.wording import counted, size_text
 
 if TYPE_CHECKING:
     from batchvision.commands.pilot import Pilot
@@ -141,13 +142,6 @@ def plan_lines(planned: Plan) -> Iterator[str]:
         yield from json.dumps(shown, ensure_ascii=False, indent=2).splitlines()
 
 
-def size_text(size_bytes: int) -> str:
-    """``81 bytes``, ``14.2 KB``, ``3.1 MB``."""
-    if size_bytes < 1000:
-        return f"{size_bytes} bytes"
-    return f"{size_bytes / 1e3:,.1f} KB" if size_bytes < 1e6 else f"{size_bytes / 1e6:,.1f} MB"
-
-
 def _side_words(most: int | None) -> str:
     return "larger" if most is None else f"up to {most:,} px"
 
@@ -217,7 +211,6 @@ def pilot_lines(result: Pilot, concurrency: int) -> Iterator[str]:
     """The lines of a pilot, without the table of its sweep."""
     from batchvision.cli.progress import duration
     from batchvision.ticks import cost_words, format_usd
-    from batchvision.wording import counted
 
     if not result.wanted:
         yield "pilot     nothing to ask"

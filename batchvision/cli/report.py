@@ -10,6 +10,7 @@ from batchvision.cli.command import Command
 from batchvision.cli.output import say
 from batchvision.cli.place import output_of, place_argument, url_of
 from batchvision.cli.terminal import safe_line
+from batchvision.wording import size_text
 
 
 @click.command(cls=Command, name="report")
@@ -40,5 +41,5 @@ def command(place: str, to: Path | None, rows: int, seed: int) -> int:
     except OSError as fault:
         partial.unlink(missing_ok=True)
         raise click.ClickException(f"{path} cannot be written: {fault.strerror}") from None
-    say(safe_line(f"{path} ({len(page) / 2**20:,.1f} MiB): open it in a browser"))
+    say(safe_line(f"{path} ({size_text(len(page))}): open it in a browser"))
     return 0

@@ -15,7 +15,7 @@ from batchvision.images import ImageFormat, examine, sniff
 from batchvision.job import checked_key
 from batchvision.manifest import listed_folder
 from batchvision.ticks import built_in
-from batchvision.wording import counted
+from batchvision.wording import counted, size_text
 
 #: Images that are read for their width and height.
 MEASURED_IMAGES = 50
@@ -43,7 +43,7 @@ class FolderFacts:
 
     def words(self) -> str:
         formats = ", ".join(f"{count:,} {name}" for name, count in self.formats.items())
-        sizes = f"{_size_words(self.smallest_bytes)} to {_size_words(self.largest_bytes)}"
+        sizes = f"{size_text(self.smallest_bytes)} to {size_text(self.largest_bytes)}"
         side = "" if self.longest_side is None else f", sides up to {self.longest_side:,} pixels"
         return f"{counted(self.images, 'image')} ({formats}), {sizes}{side}"
 
@@ -91,10 +91,6 @@ def _longest_side(path: Path) -> int | None:
     except ImageUnreadable:
         return None
     return max(header.width or 0, header.height or 0) or None
-
-
-def _size_words(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:,.1f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:,.1f} KiB"
 
 
 # ---------------------------------------------------------------------------------- files

@@ -243,7 +243,7 @@ def test_a_limit_counts_sent_rows_and_the_rest_is_shown(job):
     assert (session.billed.total(), session.counts) == (5, (10, 0, 10))
     assert session.summary is not None
     assert session.summary.rows_left == 10
-    assert any("10 rows to do left by --limit" in line for line in closing_lines(session.summary, job.output, TYPED))
+    assert any("10 rows, because of --limit" in line for line in closing_lines(session.summary, job.output, TYPED))
     whole = job.run()
     assert whole.summary is not None
-    assert not any("left by --limit" in line for line in closing_lines(whole.summary, job.output, TYPED))
+    assert not any("because of --limit" in line for line in closing_lines(whole.summary, job.output, TYPED))

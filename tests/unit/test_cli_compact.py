@@ -55,6 +55,6 @@ def test_parts_that_the_next_run_seals_are_named(tmp_path: Path) -> None:
     compacted = Compacted(files, {"results": 2}, 3 * 2**20, 2**20, {"results": 7}, waiting=1)
     assert list(compacted_lines(tmp_path, compacted)) == [
         "results/: 3 files became 2, 7 rows",
-        "3.0 MiB became 1.0 MiB",
+        "3.1 MB became 1.0 MB",
         "1 file not touched: a run was cut off, and the next one seals them anew",
     ]

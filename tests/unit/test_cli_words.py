@@ -21,7 +21,7 @@ from batchvision.cli.logs import StderrLines
 from batchvision.cli.models import _cells, _document
 from batchvision.cli.output import cell_text, csv_line, json_line, plain, print_document
 from batchvision.cli.place import from_here, output_of
-from batchvision.cli.plan import pilot_lines, plan_lines, size_text, sweep_rows
+from batchvision.cli.plan import pilot_lines, plan_lines, sweep_rows
 from batchvision.cli.progress import say
 from batchvision.cli.run import _retry_setting, _shard
 from batchvision.cli.status import status_lines
@@ -37,7 +37,7 @@ from batchvision.records import TICKS_PER_USD, Lane
 from batchvision.runner.counting import ImageCounts, RequestTotals, RowCounts
 from batchvision.runner.feed import Changes
 from batchvision.ticks import Prices
-from batchvision.wording import counted
+from batchvision.wording import counted, size_text
 
 # ---------------------------------------------------------------------------------- plan
 

@@ -209,6 +209,23 @@ def test_an_output_without_an_ended_run_has_a_report(sealed: Output, tmp_path: P
     assert found.rows_known > 0
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({"rows_failed": 0, "rows_pending": 0}, "Every row has an answer."),
+        ({"rows_failed": 2, "rows_pending": 0}, "Finished within the allowed failures."),
+        ({"rows_failed": 0, "rows_pending": 5}, "The rows that were chosen by --limit or --sample have answers."),
+    ],
+)
+def test_the_sentence_about_a_good_end_counts_failed_and_pending_rows(
+    sealed: Output, rows: dict[str, int], words: str
+) -> None:
+    found = collect(sealed.path, rows=5)
+    assert found.latest is not None
+    ended = replace(found.latest, exit_code=0, **rows)
+    assert words in html_of(replace(found, status=replace(found.status, latest=ended)))
+
+
 def test_the_command_writes_the_file_and_names_it(sealed: Output, tmp_path: Path) -> None:
     to = tmp_path / "morning.html"
     done = CliRunner().invoke(command, [str(sealed.path), "-o", str(to), "--rows", "3"])

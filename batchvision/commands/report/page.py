@@ -54,11 +54,12 @@ def state_words(report: Report) -> tuple[str, str]:
     if latest is None:
         return "mixed", "No run has ended yet."
     match latest.exit_code:
+        case 0 if latest.rows_pending:
+            return "good", "The rows that were chosen by --limit or --sample have answers."
+        case 0 if latest.rows_failed:
+            return "good", "Finished within the allowed failures."
         case 0:
-            return (
-                "good",
-                "Every row has an answer." if not latest.rows_failed else "Finished within the allowed failures.",
-            )
+            return "good", "Every row has an answer."
         case 3:
             return "mixed", "Finished. Some rows failed, or wait."
         case 6:
