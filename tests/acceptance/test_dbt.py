@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parents[2] / "jobs" / "dbt"
 
 
 def dbt(project: Path, warehouse: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    venv = Venv(Path(sys.prefix) / "dbt", ["dbt-core>=1.9,<1.11", "dbt-duckdb>=1.9,<1.11"])
+    venv = Venv(Path(sys.prefix) / "dbt", ["dbt-core>=1.10.5,<1.11", "dbt-duckdb>=1.9,<1.11"])
     return subprocess.run(
         [venv.bin / "dbt", "--no-send-anonymous-usage-stats", *arguments, "--profiles-dir", str(project)],
         cwd=project,
@@ -47,6 +47,7 @@ def test_the_project_builds_and_its_tests_pass_and_find_a_fault(tmp_path: Path) 
     load(output.path, open_destination(LoadPlace(f"duckdb:///{warehouse}", tmp_path)))
     built = dbt(project, warehouse, "build")
     assert built.returncode == 0, built.stdout
+    assert "eprecat" not in built.stdout
     statuses = results(project)
     assert set(statuses.values()) == {"success", "pass"}
     assert len(statuses) >= 10
