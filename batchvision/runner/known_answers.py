@@ -6,10 +6,8 @@ Known answers are never sent. They are no part of recipe or keys, so they may be
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-
-import pyarrow as pa
 
 from batchvision.accuracy import measure
 from batchvision.checkpoint import OutputView
@@ -150,30 +148,55 @@ def _of_file(job: Job) -> Iterator[tuple[str, dict[str, _Cells]]]:
     if path is None:
         raise RuntimeError("the job names no file of known answers")
     table = open_table(LocalInput(path), {"row_id": "[answer] expected_file"})
-    names = {column.property: column.property for column in answer_columns(job.recipe.answer)} or {TEXT: TEXT}
+    properties = [column.property for column in answer_columns(job.recipe.answer)] or [TEXT]
     main = main_property(job.recipe.answer)
-    if main is not None and "answer" in table.columns:
-        names[main] = "answer"
-    names = {name: column for name, column in names.items() if column in table.columns}
-    if not names:
+    named = [name for name in properties if name in table.columns and name != main]
+    has_answers = "answer" in table.columns and (main is not None or "answer" not in properties)
+    if main is not None and not has_answers and main in table.columns:
+        named.append(main)
+    if not has_answers and not named:
         raise JobInvalid(f"answer.expected_file: {path} has no column answer, and none named like a property")
-    review = [name for name in ("verdict", "given") if name in table.columns] if main in names else []
-    for batch in table.batches(["row_id", *names.values(), *review]):
-        cells = {name: batch[column].to_pylist() for name, column in names.items()}
-        wrong = _found_wrong(batch) if len(review) == 2 else None
-        for place, row_id in enumerate(batch["row_id"].cast(pa.string()).to_pylist()):
-            if row_id is None:
+    others = [name for name in ("answer", *_REVIEW) if has_answers and name in table.columns]
+    for batch in table.batches(list(dict.fromkeys(("row_id", *named, *others)))):
+        for row in batch.to_pylist():
+            if row["row_id"] is None:
                 continue
-            found = {name: _Cells(values[place]) for name, values in cells.items()}
-            if main is not None and wrong is not None:
-                found[main] = found[main]._replace(wrong=wrong[place])
+            row_id = str(row["row_id"])
+            found = {name: _Cells(row[name]) for name in named}
+            if has_answers:
+                reviewed = _reviewed(row_id, row)
+                found |= {main: reviewed} if main is not None else _of_properties(row_id, reviewed, properties)
             yield row_id, found
 
 
-def _found_wrong(batch: pa.RecordBatch) -> list[Any]:
-    """The answers that a review found wrong; ``None`` in its other rows."""
-    verdicts, given = batch["verdict"].to_pylist(), batch["given"].to_pylist()
-    return [answer if verdict == "wrong" else None for verdict, answer in zip(verdicts, given, strict=True)]
+#: Columns of a saved review, beside ``answer``: ``right``, ``wrong`` or empty, and the answer that was reviewed.
+_REVIEW = ("verdict", "given")
+
+
+def _reviewed(row_id: str, row: Mapping[str, Any]) -> _Cells:
+    """The right answer of a row of a saved review, or the answer that it found wrong. Raises JobInvalid."""
+    verdict = str(row.get("verdict") or "").strip().casefold()
+    if verdict not in ("", "right", "wrong"):
+        raise JobInvalid(
+            f"answer.expected_file: the verdict of row {row_id} is {verdict!r}; it is right, wrong or empty"
+        )
+    if not _is_empty(row["answer"]):
+        return _Cells(row["answer"])
+    return _Cells(row.get("given")) if verdict == "right" else _Cells(None, row.get("given") if verdict else None)
+
+
+def _of_properties(row_id: str, reviewed: _Cells, properties: Sequence[str]) -> dict[str, _Cells]:
+    """The right answer as a JSON object, by property. A wrong object does not say which property is wrong."""
+    if _is_empty(reviewed.right):
+        return {}
+    try:
+        right = json.loads(reviewed.right)
+        return {name: _Cells(right[name]) for name in properties if name in right}
+    except (ValueError, TypeError):
+        names = ", ".join(properties)
+        raise JobInvalid(
+            f"answer.expected_file: the answer of row {row_id} is no JSON object of the properties {names}"
+        ) from None
 
 
 # ---------------------------------------------------------------------------------- spellings

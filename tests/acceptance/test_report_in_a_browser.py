@@ -200,6 +200,17 @@ def test_nothing_is_wider_than_the_window_and_axe_finds_no_serious_fault(
     assert opened.faults == []
 
 
+def test_on_paper_it_has_a_light_background_and_nothing_to_press(browser: Any, file: Path) -> None:
+    page = browser.new_page(viewport={"width": 1000, "height": 900}, color_scheme="dark")
+    page.goto(file.as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator(".card").first.is_visible()
+    for kind in (".controls", ".verdict", ".skip"):
+        assert not page.locator(kind).first.is_visible()
+    page.close()
+
+
 def test_it_is_read_without_a_script(browser: Any, file: Path) -> None:
     page = browser.new_context(java_script_enabled=False).new_page()
     page.goto(file.as_uri())

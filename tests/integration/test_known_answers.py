@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,40 @@ def test_a_saved_review_measures_also_answers_that_are_only_known_to_be_wrong(
     found = catalogue.run(expected_file="review.csv").accuracy["label"]
     assert (found["rows"], found["right"]) == (3, 1)
     assert [each["row_id"] for each in found["wrong"]] == ["r1", "r2"]
+
+
+def test_the_verdict_right_is_enough_for_a_known_answer(tmp_path: Path, emulator: RunningEmulator) -> None:
+    catalogue = Catalogue(tmp_path, emulator, rows=3)
+    catalogue.run()
+    answers = catalogue.answers()
+    rows = [{"row_id": each, "answer": "", "verdict": "Right", "given": answers[each]} for each in ("r0", "r1")]
+    rows.append({"row_id": "r2", "answer": "", "verdict": "", "given": answers["r2"]})
+    catalogue.table("review.csv", rows)
+    found = catalogue.run(expected_file="review.csv").accuracy["label"]
+    assert (found["rows"], found["right"]) == (2, 2)
+
+
+def test_a_verdict_that_is_no_verdict_names_its_row(tmp_path: Path, emulator: RunningEmulator) -> None:
+    catalogue = Catalogue(tmp_path, emulator, rows=1)
+    catalogue.table("review.csv", [{"row_id": "r0", "answer": "", "verdict": "shoe", "given": "bag"}])
+    with pytest.raises(JobInvalid, match=r"verdict of row r0 is 'shoe'; it is right, wrong or empty"):
+        job = catalogue.job(expected_file="review.csv")
+        known_answers(job, open_manifest(job), Secrets())
+
+
+def test_a_review_of_several_properties_has_json_answers(tmp_path: Path, emulator: RunningEmulator) -> None:
+    catalogue = Catalogue(tmp_path, emulator, rows=3, schema=SCHEMA)
+    catalogue.run()
+    answers = catalogue.answers("output_json")
+    other = json.dumps(json.loads(answers["r1"]) | {"count": 999})
+    review = [
+        {"row_id": "r0", "answer": answers["r0"], "verdict": "right", "given": answers["r0"]},
+        {"row_id": "r1", "answer": other, "verdict": "wrong", "given": answers["r1"]},
+        {"row_id": "r2", "answer": "", "verdict": "wrong", "given": answers["r2"]},  # which property is not known
+    ]
+    catalogue.table("review.csv", review)
+    found = catalogue.run(expected_file="review.csv").accuracy
+    assert [(found[name]["rows"], found[name]["right"]) for name in SCHEMA["properties"]] == [(2, 1), (2, 2)]
 
 
 def test_a_row_that_shows_the_image_of_an_example_does_not_count(tmp_path: Path, emulator: RunningEmulator) -> None:

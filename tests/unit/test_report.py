@@ -17,10 +17,12 @@ from sealed_output import Output, an_output
 
 from batchvision.cli.report import command
 from batchvision.commands.report import Report, charts, collect, html_of
+from batchvision.commands.report.answers import AnswerForm
 from batchvision.commands.report.gallery import Gallery, Thumbnails
 from batchvision.commands.report.values import RunPoint, TimeSpan
 from batchvision.emulator import EmulatorOptions, start_in_thread
 from batchvision.errors import JobInvalid
+from batchvision.records import AnswerSpec
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>'
 
@@ -113,6 +115,38 @@ def test_the_same_seed_draws_the_same_rows_and_another_one_others() -> None:
     assert drawn(1, 1) == drawn(1, -1) != drawn(2, 1)
 
 
+def test_a_long_answer_is_shown_in_part_and_reviewed_whole() -> None:
+    text = "word " * 500
+    gallery = Gallery(1)
+    gallery.add({**row("r1", ""), "output_text": text}, is_failed=False)
+    with Thumbnails(None) as thumbnails:
+        (card,) = gallery.cards(thumbnails)
+    assert card.answer == text
+    assert text.startswith(card.shown.removesuffix("…")) and len(card.shown) < len(text)
+
+
+def test_the_only_property_of_a_schema_is_the_answer_that_is_reviewed() -> None:
+    schema = {"type": "object", "properties": {"colour": {"type": "string"}}}
+    answer = {**row("r1", ""), "output_json": '{"colour": "red"}', "answer_colour": "red", "answer_label": None}
+    gallery = Gallery(1, form=AnswerForm.of(AnswerSpec(schema)))
+    gallery.add(answer, is_failed=False)
+    with Thumbnails(None) as thumbnails:
+        (card,) = gallery.cards(thumbnails)
+    assert (card.answer, dict(card.details)) == ("red", {"title": "x"})
+
+
+def test_several_properties_are_reviewed_as_json_and_shown_one_by_one() -> None:
+    schema = {"type": "object", "properties": {"colour": {"type": "string"}, "laces": {"type": "boolean"}}}
+    text = '{"colour": "red", "laces": true}'
+    answer = {**row("r1", ""), "output_json": text, "answer_colour": "red", "answer_laces": True, "answer_label": None}
+    gallery = Gallery(1, form=AnswerForm.of(AnswerSpec(schema)))
+    gallery.add(answer, is_failed=False)
+    with Thumbnails(None) as thumbnails:
+        (card,) = gallery.cards(thumbnails)
+    assert (card.answer, card.shown) == (text, "")
+    assert dict(card.details) == {"title": "x", "colour": "red", "laces": "true"}
+
+
 def test_a_gallery_of_no_rows_still_counts_them() -> None:
     gallery = Gallery(0)
     gallery.add(row("r1"), is_failed=False)
@@ -180,6 +214,7 @@ def test_text_of_rows_never_becomes_markup(report: Report) -> None:
         row_id=HOSTILE,
         label=HOSTILE,
         answer=HOSTILE,
+        shown=HOSTILE,
         image=HOSTILE,
         details=((HOSTILE, HOSTILE),),
         no_thumbnail=HOSTILE,

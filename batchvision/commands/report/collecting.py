@@ -13,7 +13,8 @@ from typing import Any
 from batchvision.accuracy import accuracy_words
 from batchvision.checkpoint import OutputView, load_recipe, newest_summaries
 from batchvision.commands.advice import ADVICE
-from batchvision.commands.report.gallery import Gallery, Thumbnails, label_of
+from batchvision.commands.report.answers import PLAIN, AnswerForm, label_of
+from batchvision.commands.report.gallery import Gallery, Thumbnails
 from batchvision.commands.report.over_time import spans_of
 from batchvision.commands.report.values import (
     Asked,
@@ -27,7 +28,8 @@ from batchvision.commands.report.values import (
 )
 from batchvision.commands.status import look, open_output
 from batchvision.errors import CheckpointDamaged, JobInvalid
-from batchvision.records import RunSummary
+from batchvision.job import recipe_from_document
+from batchvision.records import Recipe, RunSummary
 
 #: Runs in the trend.
 RUNS_SHOWN = 30
@@ -40,7 +42,9 @@ def collect(output: Path, *, rows: int, seed: int = 0) -> Report:
     status, view = look(output), open_output(output)
     latest = status.latest
     accuracy = {} if latest is None else latest.accuracy
-    gallery, labels = Gallery(rows, seed, _expected(accuracy)), Counter[str]()
+    recipe = None if latest is None else _recipe(output, latest)
+    form = PLAIN if recipe is None else AnswerForm.of(recipe.answer)
+    gallery, labels = Gallery(rows, seed, _expected(accuracy), form), Counter[str]()
     for row in _current(view, latest):
         labels[label_of(row)] += 1
         gallery.add(row, is_failed=False)
@@ -54,7 +58,7 @@ def collect(output: Path, *, rows: int, seed: int = 0) -> Report:
     return Report(
         status=status,
         made_at=datetime.now(UTC),
-        asked=None if latest is None else _asked(output, latest),
+        asked=None if recipe is None else _asked(recipe),
         labels=_label_counts(labels),
         cards=cards,
         rows_known=gallery.rows_seen,
@@ -116,23 +120,24 @@ def _measured(accuracy: Mapping[str, Any]) -> Iterator[Measured]:
         )
 
 
-def _asked(output: Path, latest: RunSummary) -> Asked | None:
+def _recipe(output: Path, latest: RunSummary) -> Recipe | None:
     """The recipe of the last run. ``None`` where its file is missing."""
     try:
-        recipe = load_recipe(output, latest.recipe_id)
+        return recipe_from_document(load_recipe(output, latest.recipe_id))
     except (JobInvalid, CheckpointDamaged):
         return None
-    answer: Mapping[str, Any] = recipe["answer"]
-    schema = answer.get("schema")
-    column = recipe.get("user_column")
+
+
+def _asked(recipe: Recipe) -> Asked:
+    schema = recipe.answer.schema
     return Asked(
-        provider=recipe["provider"],
-        model=recipe["model"],
-        system=recipe.get("system"),
-        user=recipe["user"] if column is None else f"(the column {column}, as it stands)",
-        labels=tuple((value, description) for value, description in answer.get("labels", ())),
-        schema=None if schema is None else json.dumps(json.loads(schema), indent=2, ensure_ascii=False),
-        examples=len(recipe.get("examples", ())),
+        provider=recipe.provider,
+        model=recipe.model,
+        system=recipe.system,
+        user=recipe.user or f"(the column {recipe.user_column}, as it stands)",
+        labels=tuple((label.value, label.description) for label in recipe.answer.labels),
+        schema=None if schema is None else json.dumps(schema, indent=2, ensure_ascii=False),
+        examples=len(recipe.examples),
     )
 
 

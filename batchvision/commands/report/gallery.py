@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import heapq
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
 from enum import IntEnum
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
+from batchvision.commands.report.answers import PLAIN, AnswerForm, label_of, value_text
 from batchvision.commands.report.values import Card
 from batchvision.errors import BatchvisionError
 from batchvision.images import DecodingPool, ImageFolder, examine, kind_of
@@ -21,12 +21,6 @@ THUMBNAIL_SIDE = 240
 ANSWER_CHARACTERS = 600
 DETAIL_CHARACTERS = 200
 MOST_IMAGE_BYTES = 64 * 1024 * 1024
-
-
-def label_of(row: Mapping[str, Any]) -> str:
-    """The label of an answer; "" without labels."""
-    label = row.get("answer_label")
-    return ", ".join(map(str, label)) if isinstance(label, list) else str(label or "")
 
 
 class GalleryGroup(IntEnum):
@@ -40,11 +34,14 @@ class GalleryGroup(IntEnum):
 class Gallery:
     """Chooses at most ``rows`` rows. The same rows and the same seed give the same choice.
 
-    ``expected``: row_id -> known answer, of the rows with a wrong answer.
+    ``expected``: row_id -> known answer, of the rows with a wrong answer. ``form``: of the answers.
     """
 
-    def __init__(self, rows: int, seed: int = 0, expected: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, rows: int, seed: int = 0, expected: Mapping[str, str] | None = None, form: AnswerForm = PLAIN
+    ) -> None:
         self.rows_seen = 0
+        self._form = form
         self._rows = rows
         self._seed = seed
         self._expected = expected or {}
@@ -80,7 +77,7 @@ class Gallery:
             if group is GalleryGroup.ANSWERED:
                 chosen.sort(key=lambda row: (label_of(row), row["row_id"]))
             for row in chosen:
-                yield _card(row, thumbnails, group, self._expected.get(row["row_id"]))
+                yield self._card(row, thumbnails, group)
 
     def _drawn(self, group: GalleryGroup) -> list[dict[str, Any]]:
         """One row of each kind or label after the other, in the order of their lots."""
@@ -88,47 +85,31 @@ class Gallery:
         drawn = [lots[place] for place in range(self._rows) for lots in kinds if place < len(lots)]
         return [row for _, _, row in drawn[: self._rows]]
 
+    def _card(self, row: Mapping[str, Any], thumbnails: Thumbnails, group: GalleryGroup) -> Card:
+        references = [reference for reference in row.get("image_ref") or () if reference]
+        thumbnail, reason = thumbnails.of(references)
+        is_failed = group is GalleryGroup.FAILED
+        answer = "" if is_failed else self._form.text(row)
+        shown = row["error_message"] or "" if is_failed else answer if self._form.main else ""
+        return Card(
+            row_id=row["row_id"],
+            is_failed=is_failed,
+            label=row["error_kind"] if is_failed else label_of(row),
+            answer=answer,
+            shown=_shortened(shown, ANSWER_CHARACTERS),
+            expected=self._expected.get(row["row_id"]) if group is GalleryGroup.WRONG else None,
+            details=tuple(self._details(row)),
+            cost_usd=_usd(row.get("row_cost_ticks")),
+            image=", ".join(references),
+            thumbnail=thumbnail,
+            no_thumbnail=reason,
+        )
 
-def _card(row: Mapping[str, Any], thumbnails: Thumbnails, group: GalleryGroup, expected: str | None) -> Card:
-    references = [reference for reference in row.get("image_ref") or () if reference]
-    thumbnail, reason = thumbnails.of(references)
-    is_failed = group is GalleryGroup.FAILED
-    answer = row["error_message"] if is_failed else _answer(row)
-    return Card(
-        row_id=row["row_id"],
-        is_failed=is_failed,
-        label=row["error_kind"] if is_failed else label_of(row),
-        answer=_shortened(answer or "", ANSWER_CHARACTERS),
-        expected=expected if group is GalleryGroup.WRONG else None,
-        details=tuple(_details(row)),
-        cost_usd=_usd(row.get("row_cost_ticks")),
-        image=", ".join(references),
-        thumbnail=thumbnail,
-        no_thumbnail=reason,
-    )
-
-
-def _answer(row: Mapping[str, Any]) -> str:
-    return label_of(row) or row["output_text"] or ""
-
-
-def _details(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The kept cells and the other answer columns."""
-    for name, value in row.items():
-        if name not in FIXED_COLUMNS and name != "answer_label" and value is not None:
-            yield name.removeprefix("answer_"), _shortened(_text(value), DETAIL_CHARACTERS)
-
-
-def _text(value: Any) -> str:
-    match value:
-        case list():
-            return ", ".join(map(str, value))
-        case bytes():
-            return f"({len(value):,} bytes)"
-        case Decimal() | float():
-            return f"{value:g}"
-        case _:
-            return str(value)
+    def _details(self, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """The kept cells and the other answer columns."""
+        for name, value in row.items():
+            if name not in FIXED_COLUMNS and name != self._form.main and value is not None:
+                yield name.removeprefix("answer_"), _shortened(value_text(value), DETAIL_CHARACTERS)
 
 
 def _shortened(text: str, characters: int) -> str:

@@ -35,14 +35,16 @@ class LabelCount(NamedTuple):
 class Card(NamedTuple):
     """A row in the gallery. ``thumbnail``: a data URI; without one ``no_thumbnail`` says why.
 
-    ``answer``: the label, or the text. ``expected``: the known answer, where the answer is wrong.
-    ``details``: name and value of the other cells.
+    ``answer``: the whole answer; a review names it. ``shown``: its beginning, or the message of a failure;
+    empty for several properties, which are ``details``.
+    ``expected``: the known answer, where the answer is wrong. ``details``: name and value of the other cells.
     """
 
     row_id: str
     is_failed: bool
     label: str
     answer: str
+    shown: str
     expected: str | None
     details: tuple[tuple[str, str], ...]
     cost_usd: str
