@@ -1,8 +1,9 @@
 """Decide when a request may be sent: rate limiter and controller, circuit breaker, spend caps, permits."""
 
 from batchvision.limits.controller import RateController, RateState
-from batchvision.limits.limiter import FIRST_WINDOW, LocalRateLimiter, RateHistory
+from batchvision.limits.limiter import LocalRateLimiter, RateHistory
 from batchvision.limits.outage import OUTAGE_AFTER_FAILURES, LocalCircuitBreaker, WaitPeriod
+from batchvision.limits.pacing import FIRST_WINDOW
 from batchvision.limits.permits import LocalSpendCap, Permit, Permits, SpendCaps, day_of, month_of, share_of
 from batchvision.limits.protocols import (
     CircuitBreaker,

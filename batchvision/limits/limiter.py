@@ -1,7 +1,7 @@
-"""The rate limiter of one process: order, rate, tokens a minute, requests in flight, pauses and outages.
+"""The rate limiter of one process: order, requests in flight, latency and outages.
 
 Requests wait in one queue, first come, first served. ``acquire`` ends a little before a request's time, so that its
-intent can become durable. The slot's ``wait`` ends at that time (generic cell rate algorithm). The time is the event
+intent can become durable. The slot's ``wait`` ends at that time. The pacing gives the times. The time is the event
 loop's, so a virtual clock drives it in tests.
 """
 
@@ -12,8 +12,6 @@ from collections import deque
 from dataclasses import dataclass
 from math import inf
 
-import anyio
-
 from batchvision.errors import (
     BatchvisionError,
     ImageDownloadFailed,
@@ -23,34 +21,15 @@ from batchvision.errors import (
     Transient,
 )
 from batchvision.eventloop import loop_time
-from batchvision.limits.controller import LatencyBound, RateController, Timing
+from batchvision.limits.controller import LatencyBound, Timing
 from batchvision.limits.outage import LocalCircuitBreaker, OutageRule, WaitPeriod
-from batchvision.limits.protocols import CircuitBreaker, PauseSignal, RateSettings, ReportWait
-from batchvision.limits.tokens import TokenBucket
+from batchvision.limits.pacing import FIRST_WINDOW, LocalPacing
+from batchvision.limits.protocols import CircuitBreaker, Pacing, RateSettings, Refusal, ReportWait
 from batchvision.providers import RateSigns
 from batchvision.records import RateSample
 
 MOST_SAMPLES = 200  #: With one more, neighbours are merged and samples become twice as long.
-FIRST_WINDOW = 10  #: So many requests are in flight until the first success: the key or the model may be wrong.
-LEAD_SECONDS = 0.1  #: A request is admitted so long before its time, to make its intent durable on a slow disk.
 REPORTED_SECONDS = 10.0  #: Shorter pauses are not reported: they are over before they are read.
-
-
-class LocalPause:
-    """The pause of one process."""
-
-    def __init__(self) -> None:
-        self.until = -inf
-
-    def extend(self, until: float) -> None:
-        self.until = max(self.until, until)
-
-
-@dataclass(slots=True)
-class SlotClock:
-    """From when the next request may be sent."""
-
-    next_at: float = -inf
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -65,8 +44,7 @@ class LocalSendSlot:
     is_released: bool = False
 
     async def wait(self) -> None:
-        limiter = self.limiter
-        limiter.count_sent(await limiter.slot_time(limiter.slots), self)
+        self.limiter.count_sent(await self.limiter.pacing.slot(), self)
 
     def release(self) -> None:
         if self.is_released:
@@ -145,20 +123,15 @@ class LocalRateLimiter:
         settings: RateSettings,
         report: ReportWait | None = None,
         breaker: CircuitBreaker | None = None,
-        pause: PauseSignal | None = None,
+        pacing: Pacing | None = None,
     ) -> None:
-        self.controller = RateController(settings.requests_per_second, FIRST_WINDOW)
+        self.pacing = pacing or LocalPacing(settings.requests_per_second, settings.tokens_per_minute)
         self.breaker = breaker or LocalCircuitBreaker()
-        self.pause = pause or LocalPause()
         self.latency = LatencyBound(settings.timeout_seconds)
         self.history = RateHistory()
-        self._is_rate_given = settings.requests_per_second is not None
         self._report: ReportWait = report or (lambda wait: None)
         self._most_in_flight = inf if settings.in_flight is None else settings.in_flight
         self._outage = OutageRule(settings.max_outage_seconds, was_answered=settings.was_answered)
-        per_minute = settings.tokens_per_minute
-        self.token_bucket = None if per_minute is None else TokenBucket(per_minute, -inf)
-        self.slots, self._poll_slots = SlotClock(), SlotClock()
         self._queue: deque[tuple[float, asyncio.Future[LocalSendSlot]]] = deque()  #: tokens, and the slot to come
         self._timer: asyncio.TimerHandle | None = None
         self.in_flight = 0
@@ -166,11 +139,9 @@ class LocalRateLimiter:
         self._has_succeeded = False
         self._has_answered = False
         self._reported: WaitPeriod | None = None
-        self._least_window_seconds = 60.0  #: of a limit without its window
-        self._limit_without_window: float | None = None
 
     def __repr__(self) -> str:
-        return f"<LocalRateLimiter {self.controller!r}, {self.in_flight} in flight, {len(self._queue)} wait>"
+        return f"<LocalRateLimiter {self.pacing!r}, {self.in_flight} in flight, {len(self._queue)} wait>"
 
     def rate_samples(self) -> tuple[RateSample, ...]:
         return self.history.samples()
@@ -220,88 +191,45 @@ class LocalRateLimiter:
         if self._seconds_to_wait(tokens, now) > 0:
             return None
         is_probe = self.breaker.admit(now)
-        if self.token_bucket is None:
-            tokens = 0.0
-        else:
-            self.token_bucket.take(tokens, now)
+        tokens = self.pacing.take_tokens(tokens, now)
         self.in_flight += 1
         self.unsent += 1
         return LocalSendSlot(self, tokens, is_probe)
 
     def _seconds_to_wait(self, tokens: float, now: float) -> float:
         """How long a request must wait; infinite: only another event can admit it."""
-        rate = self.controller.per_second
-        window = self.controller.window if rate is None else inf
         most_at_first = inf if self._has_succeeded else FIRST_WINDOW
-        if self.in_flight >= min(self.latency.most, self._most_in_flight, window, most_at_first):
+        if self.in_flight >= min(self.latency.most, self._most_in_flight, self.pacing.window, most_at_first):
             return inf
-        wait = self.breaker.seconds_to_wait(now)
-        if self.token_bucket is not None:
-            wait = max(wait, self.token_bucket.seconds_to_wait(tokens, now))
-        earliest = max(self.slots.next_at, self.pause.until)
-        if rate is None:
-            return max(wait, earliest - LEAD_SECONDS - now)
-        until_near = max(earliest - now, -self.controller.credit_seconds(now)) + self.unsent / rate - LEAD_SECONDS
-        if until_near > 0:
-            self.controller.is_saturated = True
-        return max(wait, until_near)
+        return max(self.breaker.seconds_to_wait(now), self.pacing.seconds_to_wait(tokens, self.unsent, now))
 
     # ---------------------------------------------------------------- sending
-
-    async def slot_time(self, clock: SlotClock, share: float = 1.0) -> float:
-        """Reserve the next time and wait for it (generic cell rate algorithm); after a pause that began meanwhile,
-        again. Late requests are made up for within the credit."""
-        while True:
-            clock.next_at = max(clock.next_at, self.pause.until)  # time in a pause is no credit
-            now, rate = loop_time(), self.controller.per_second
-            at = max(clock.next_at, now)
-            if rate is not None:
-                clock.next_at = max(clock.next_at, now - self.controller.credit_seconds(now)) + 1 / (rate * share)
-            if at > now:
-                await anyio.sleep_until(at)
-            if (now := loop_time()) >= self.pause.until:
-                return now
 
     def count_sent(self, now: float, slot: LocalSendSlot | None = None) -> None:
         """Count a request, or a poll: it has no slot."""
         if slot is not None:
             self.unsent -= 1
             slot.sent_at, slot.in_flight = now, self.in_flight
-        self.controller.sent(now)
-        self.history.add(now, self.controller.per_second, sent=1)
+        self.pacing.sent(now)
+        self.history.add(now, self.pacing.per_second, sent=1)
 
     def return_tokens(self, estimated: float, used: int) -> None:
-        if self.token_bucket is not None and estimated:
-            self.token_bucket.give_back(estimated - used, loop_time())
+        if estimated:
+            self.pacing.give_back(estimated - used, loop_time())
             self.admit_waiting()
 
     async def acquire_poll(self) -> None:
-        await self.slot_time(self._poll_slots, 0.5)
-        self.count_sent(await self.slot_time(self.slots))
+        self.count_sent(await self.pacing.poll_slot())
 
     @property
     def polls_per_second(self) -> float | None:
-        rate = self.controller.per_second
+        rate = self.pacing.per_second
         return None if rate is None else rate / 2
 
     # ---------------------------------------------------------------- learning
 
     def learn(self, signs: RateSigns) -> None:
-        """A limit of requests with its window is exact. Otherwise it is a floor, for a minute or for the largest reset
-        seen: the window is at least that long."""
-        now = loop_time()
-        if not self._is_rate_given:
-            self._least_window_seconds = max(self._least_window_seconds, signs.reset_requests_seconds or 0.0)
-            if signs.limit_requests_per_minute and signs.is_requests_window_stated:
-                self.controller.set_ceiling(signs.limit_requests_per_minute / 60, now)
-            else:
-                self._limit_without_window = signs.limit_requests_per_minute or self._limit_without_window
-                if self._limit_without_window is not None:
-                    self.controller.set_floor(self._limit_without_window / self._least_window_seconds, now)
-        if self.token_bucket is None and signs.limit_tokens_per_minute:
-            is_floor = not signs.is_tokens_window_stated
-            share = 60 / max(60.0, signs.reset_tokens_seconds or 0.0) if is_floor else 1.0
-            self.token_bucket = TokenBucket(signs.limit_tokens_per_minute * share, now, is_floor=is_floor)
+        self.pacing.learn(signs, loop_time())
         self.admit_waiting()
 
     def observe(self, error: BatchvisionError | None, sent_at: float | None = None) -> StopRun | None:
@@ -315,9 +243,7 @@ class LocalRateLimiter:
             else:
                 self._has_succeeded = self._has_succeeded or is_success
                 self._close_breaker(now)
-                self.controller.accepted(now)
-                if self.token_bucket is not None:
-                    self.token_bucket.accepted(now)
+                self.pacing.accepted(now)
             self._outage.answered(is_success=is_success)
             if self._reported is not None:
                 self._reported = None
@@ -328,46 +254,36 @@ class LocalRateLimiter:
     def _close_breaker(self, now: float) -> None:
         self.breaker.answered()
         if not self._has_answered:  # the first request was in flight alone: that time is no credit
-            self._has_answered, self.slots.next_at = True, max(self.slots.next_at, now)
+            self._has_answered = True
+            self.pacing.answered_first(now)
 
     def _failed(self, error: Transient, sent_at: float | None, now: float) -> StopRun | None:
-        paused_until = self.pause.until
+        paused_until = self.pacing.paused_until
         if isinstance(error, RateLimited):
             self._close_breaker(now)
-            self._rate_limited(error, sent_at, now)
+            self._turned_away(error, sent_at, now)
+            self.history.add(now, self.pacing.per_second, rate_limited=1)
         else:
             self.breaker.failed(now)
             if error.retry_after_seconds:
-                self._turned_away(error, sent_at, now, is_rate=False)
+                self._turned_away(error, sent_at, now)
         reason = self._outage.failed(error, now)
-        if reason is None and (self.breaker.is_open or self.pause.until > paused_until):
+        if reason is None and (self.breaker.is_open or self.pacing.paused_until > paused_until):
             self._report_wait(error, now)
         return reason
 
-    def _rate_limited(self, error: RateLimited, sent_at: float | None, now: float) -> None:
-        per_minute = error.limit_tokens_per_minute
-        if per_minute is not None and self.token_bucket is None:
-            self.token_bucket = TokenBucket(per_minute, now)
-        elif self.token_bucket is not None:
-            self.token_bucket.refused(now, per_minute)
-        if error.limit_per_second is not None:
-            self.controller.set_ceiling(error.limit_per_second, now)
-        is_rate = sent_at is not None and per_minute is None
-        self._turned_away(error, sent_at, now, is_rate=is_rate)
-        self.history.add(now, self.controller.per_second, rate_limited=1)
-
-    def _turned_away(self, error: Transient, sent_at: float | None, now: float, *, is_rate: bool) -> None:
-        seconds = self.controller.turned_away(now, sent_at, error.retry_after_seconds, is_rate=is_rate)
+    def _turned_away(self, error: Transient, sent_at: float | None, now: float) -> None:
+        seconds = self.pacing.refused(Refusal.of(error, sent_at), now)
         if not self.in_flight and not self._queue:  # each row that was sent waits for its own retry
             seconds = max(seconds, error.retry_after_seconds or 0.0)
         self._pause(seconds, now)
 
     def _pause(self, seconds: float, now: float) -> None:
-        if now + seconds > max(now, self.pause.until):
-            added_seconds = now + seconds - max(now, self.pause.until)
-            self.history.add(now, self.controller.per_second, paused_seconds=added_seconds)
-            self.pause.extend(now + seconds)
-            self.controller.paused(now, self.pause.until)
+        paused_until = self.pacing.paused_until
+        if now + seconds > max(now, paused_until):
+            added_seconds = now + seconds - max(now, paused_until)
+            self.history.add(now, self.pacing.per_second, paused_seconds=added_seconds)
+            self.pacing.pause(now + seconds, now)
 
     def _report_wait(self, error: Transient, now: float) -> None:
         """Report each outage and each longer pause once."""
@@ -375,7 +291,7 @@ class LocalRateLimiter:
             wait = WaitPeriod(str(error), self._outage.ends_at(now), is_outage=True)
             is_news = self._reported is None or not self._reported.is_outage
         else:
-            wait = WaitPeriod(str(error), self.pause.until)
+            wait = WaitPeriod(str(error), self.pacing.paused_until)
             known = now if self._reported is None else max(now, self._reported.until)
             is_news = wait.until - known >= REPORTED_SECONDS
         if is_news:

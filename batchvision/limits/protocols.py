@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from batchvision.errors import BatchvisionError, StopRun
+from batchvision.errors import BatchvisionError, RateLimited, StopRun, Transient
 from batchvision.limits.outage import MAX_OUTAGE_SECONDS, WaitPeriod
 from batchvision.providers import RateSigns
 from batchvision.records import RateSample
@@ -28,6 +28,23 @@ class RateSettings:
     max_outage_seconds: float = MAX_OUTAGE_SECONDS
     timeout_seconds: float | None = None  #: of one request
     was_answered: bool = False  #: the provider has answered in the run before this one
+
+
+class Refusal(NamedTuple):
+    """An answer that asks to come again later. ``sent_at``: of its request; ``None``: a poll."""
+
+    sent_at: float | None
+    retry_after_seconds: float | None
+    is_429: bool
+    limit_per_second: float | None = None
+    limit_tokens_per_minute: float | None = None
+
+    @classmethod
+    def of(cls, error: Transient, sent_at: float | None) -> Refusal:
+        if not isinstance(error, RateLimited):
+            return cls(sent_at, error.retry_after_seconds, is_429=False)
+        limits = (error.limit_per_second, error.limit_tokens_per_minute)
+        return cls(sent_at, error.retry_after_seconds, True, *limits)
 
 
 class SendSlot(Protocol):
@@ -76,6 +93,53 @@ class RateLimiter(Protocol):
 
     def rate_samples(self) -> tuple[RateSample, ...]:
         """Rate, 429s and pauses over the time of the run."""
+
+
+class Pacing(Protocol):
+    """Gives the times of requests: rate, tokens a minute, pauses."""
+
+    @property
+    def per_second(self) -> float | None:
+        """The rate; ``None``: none is known."""
+
+    @property
+    def window(self) -> float:
+        """The most requests in flight while no rate is known."""
+
+    @property
+    def paused_until(self) -> float: ...
+    def seconds_to_wait(self, tokens: float, unsent: int, now: float) -> float:
+        """How long until one more request may be admitted, beside ``unsent`` ones; infinite: an event admits it."""
+
+    def take_tokens(self, tokens: float, now: float) -> float:
+        """Take the tokens of an admitted request. Returns those that were taken: 0 without a limit."""
+
+    def give_back(self, tokens: float, now: float) -> None:
+        """Return tokens that were not used. Negative: usage beyond the estimate."""
+
+    async def slot(self) -> float:
+        """Reserve the next time and wait for it. Returns the time."""
+
+    async def poll_slot(self) -> float:
+        """The same for a poll. Polls take at most half of the rate."""
+
+    def sent(self, now: float) -> None:
+        """A request or a poll leaves."""
+
+    def answered_first(self, now: float) -> None:
+        """The first answer of this process has come: the time before it is no credit."""
+
+    def accepted(self, now: float) -> None:
+        """An answer that was no refusal."""
+
+    def refused(self, refusal: Refusal, now: float) -> float:
+        """Take a refusal. Returns for how long all requests must pause."""
+
+    def learn(self, signs: RateSigns, now: float) -> None:
+        """Take the limits that an answer names where the job gives none."""
+
+    def pause(self, until: float, now: float) -> None:
+        """Send nothing before ``until``."""
 
 
 class PauseSignal(Protocol):

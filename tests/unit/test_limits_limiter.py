@@ -14,7 +14,8 @@ from virtual_time import VIRTUAL
 from batchvision.errors import ConnectFailed, ImageDownloadFailed, RateLimited, RequestRejected, ServerError
 from batchvision.limits import OUTAGE_AFTER_FAILURES, LocalRateLimiter, RateSettings, RateState, WaitPeriod
 from batchvision.limits.controller import CREDIT_SECONDS, IN_A_ROW, VOLLEY
-from batchvision.limits.limiter import LocalPause, LocalSendSlot
+from batchvision.limits.limiter import LocalSendSlot
+from batchvision.limits.pacing import LocalPacing, LocalPause
 from batchvision.limits.tokens import TokenBucket
 
 pytestmark = pytest.mark.anyio
@@ -131,7 +132,7 @@ async def test_a_late_request_is_made_up_for_only_with_credit(monkeypatch, has_c
     limiter = limiter_of(requests_per_second=10)
     limiter.observe(None)
     credit = CREDIT_SECONDS if has_credit else 0.0
-    monkeypatch.setattr(limiter.controller, "credit_seconds", lambda now: credit)
+    monkeypatch.setattr(limiter.pacing.controller, "credit_seconds", lambda now: credit)
     await send(limiter)
     late, behind = await limiter.acquire(0), await limiter.acquire(0)
     await anyio.sleep(0.25)
@@ -262,7 +263,7 @@ def refuse(limiter: LocalRateLimiter, count: int, retry_after_seconds: float | N
     """So many requests are sent and refused now."""
     now = anyio.current_time()
     for _ in range(count):
-        limiter.controller.sent(now)
+        limiter.pacing.controller.sent(now)
     for _ in range(count):
         limiter.observe(RateLimited("slow down", retry_after_seconds=retry_after_seconds), now)
 
@@ -304,10 +305,10 @@ async def test_a_retry_after_of_several_503s_at_once_pauses_all_requests_and_kee
     await sent_times(limiter, 1)
     start = anyio.current_time()
     for _ in range(VOLLEY):
-        limiter.controller.sent(start)
+        limiter.pacing.controller.sent(start)
         limiter.observe(ServerError("overloaded", retry_after_seconds=7), start)
     assert min(await sent_times(limiter, 20)) - start >= 7
-    assert limiter.controller.per_second == 100
+    assert limiter.pacing.controller.per_second == 100
 
 
 async def test_a_429_before_any_answer_pauses_all_requests():
@@ -353,7 +354,7 @@ async def test_each_volley_of_429s_without_retry_after_pauses_once_and_longer():
 
 async def test_a_pause_that_another_process_sets_holds_too():
     pause = LocalPause()
-    limiter = LocalRateLimiter(RateSettings(requests_per_second=100), pause=pause)
+    limiter = LocalRateLimiter(RateSettings(), pacing=LocalPacing(100, pause=pause))
     await sent_times(limiter, 1)
     start = anyio.current_time()
     pause.extend(start + 5)
@@ -431,7 +432,7 @@ async def test_an_outage_and_a_long_pause_are_reported_once_and_their_end_too():
 
 async def test_the_controller_goes_from_slow_start_over_cooling_down_to_steady_and_searching():
     limiter, seen = limiter_of(), []
-    controller, now = limiter.controller, 0.0
+    controller, now = limiter.pacing.controller, 0.0
     for _ in range(400):  # accepted at any rate
         now += 0.01
         controller.sent(now)

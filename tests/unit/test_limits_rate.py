@@ -142,7 +142,7 @@ async def test_five_requests_refused_together_now_and_then_cost_no_more_than_the
     storms = [(start + 40 * n, start + 40 * n + 0.05) for n in range(1, 8)]
     provider, limiter = Provider(storms=storms, retry_after_seconds=1.0), given(100)
     await send_rows(limiter, provider, 300)
-    assert limiter.controller.per_second == 100
+    assert limiter.pacing.controller.per_second == 100
     assert provider.share(start + 2, start + 300) >= 0.95
 
 
@@ -179,7 +179,7 @@ async def test_stray_refusals_do_not_slow_a_given_rate():
     start = anyio.current_time()
     provider, limiter = Provider(stray_share=0.004, retry_after_seconds=1.0), given(100)
     await send_rows(limiter, provider, 120)
-    assert limiter.controller.per_second == 100
+    assert limiter.pacing.controller.per_second == 100
     assert provider.share(start + 2, start + 120) >= 0.97
 
 
@@ -356,7 +356,7 @@ async def test_the_largest_reset_seen_is_the_least_window():
     limiter, floors = unknown(), []
     for reset in (6.0, 59.0, 600.0, 30.0, 3_600.0):
         limiter.learn(RateSigns(14_400.0, reset_requests_seconds=reset))
-        floors.append(limiter.controller._floor)
+        floors.append(limiter.pacing.controller._floor)
     assert floors == [240.0, 240.0, 24.0, 24.0, 4.0]
 
 

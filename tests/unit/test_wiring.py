@@ -76,7 +76,7 @@ def caps_for(job: Job, spent: Spent | None = None) -> SpendCaps:
 def rate_of(job: Job, shards: int = 1) -> float | None:
     limiter = rate_limiter_of(share_of_job(job, Shard(0, shards)))
     assert isinstance(limiter, LocalRateLimiter)
-    return limiter.controller.per_second
+    return limiter.pacing.controller.per_second
 
 
 def test_the_tightest_of_two_rates_holds(job_of):
