@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -64,13 +65,15 @@ def current_batches(
     names: Sequence[str] | None = None,
     *,
     with_in_manifest: bool = False,
+    at: datetime | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The current answers in these sources of ``results``, in their order, in the columns ``names``.
 
     ``failed``: hashed ids of failed rows, which have no current answer. ``with_in_manifest``: add the last column
-    ``in_manifest`` (bool).
+    ``in_manifest`` (bool). ``at``: the answers of that time, without the index of the manifest.
     """
-    for source, (is_current, in_manifest) in zip(sources, _chosen(output, sources, failed, recipe_id), strict=True):
+    chosen_rows = _chosen(output, sources, failed, recipe_id, at)
+    for source, (is_current, in_manifest) in zip(sources, chosen_rows, strict=True):
         start = 0
         for batch in source_batches(source, names) if is_current.any() else ():
             rows = slice(start, start + batch.num_rows)
@@ -90,8 +93,10 @@ class _Chosen(NamedTuple):
     in_manifest: Mask
 
 
-def _chosen(output: Path, sources: Sequence[Source], failed: KeySet, recipe_id: str | None) -> list[_Chosen]:
-    index = _Index(output)
+def _chosen(
+    output: Path, sources: Sequence[Source], failed: KeySet, recipe_id: str | None, at: datetime | None
+) -> list[_Chosen]:
+    index = _Index(output if at is None else None)
     candidates: list[NDArray[np.void]] = []
     in_manifest = [np.zeros(0, np.bool_)]
     bounds = [0]
@@ -103,7 +108,10 @@ def _chosen(output: Path, sources: Sequence[Source], failed: KeySet, recipe_id: 
             is_indexed = index.answers.contains_packed(keys)
             found = _candidates(batch, ids, is_indexed, recipe_id)
             found["number"] = np.arange(count, count + len(found))
-            candidates.append(found[~failed.contains_packed(ids)])
+            may_be_current = ~failed.contains_packed(ids)
+            if at is not None:
+                may_be_current &= pc.less_equal(batch["updated_at"], at).to_numpy(zero_copy_only=False)
+            candidates.append(found[may_be_current])
             in_manifest.append(index.has_rows(ids, is_indexed))
             count += len(found)
         bounds.append(count)
@@ -140,13 +148,13 @@ def _newest_of_each_row(candidates: Sequence[NDArray[np.void]], group: np.uint64
 
 
 class _Index:
-    """The index of the manifest as sets of keys."""
+    """The index of the manifest as sets of keys; ``None``: no index."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path | None) -> None:
         self.answers = KeySet()  #: pairs of row_id and request_key
         self._failed_rows = KeySet()  #: a row that has an answer since is in the manifest too
-        self._is_there = bool(index_paths(output))
-        for batch in index_batches(output):
+        self._is_there = output is not None and bool(index_paths(output))
+        for batch in index_batches(output) if output is not None else ():
             is_answered = pc.equal(batch["state"], pa.scalar(COMPLETED, pa.string()))
             answered, failed = batch.filter(is_answered), batch.filter(pc.invert(is_answered))
             self.answers.add_packed(pairs(packed_ids(answered["row_id"]), packed_keys(answered["request_key"])))

@@ -170,17 +170,30 @@ class OutputView:
         return sum(row_count(each) if isinstance(each, Path) else each.table.num_rows for each in self.sources(table))
 
     def current_results(
-        self, recipe_id: str | None, names: Sequence[str] | None = None, *, with_in_manifest: bool = False
+        self,
+        recipe_id: str | None,
+        names: Sequence[str] | None = None,
+        *,
+        with_in_manifest: bool = False,
+        at: datetime | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """The current answer of each row that has one (see ``current.py``), a batch at a time.
 
         ``with_in_manifest``: add the last column ``in_manifest``, true where the index of the manifest names the row.
+        ``at``: the answers of that time, as far as the parts hold them. Rows that are failed now have theirs too.
         """
         failed = KeySet()
-        for batch in self.rows("failures", ("row_id",)):
+        for batch in self.rows("failures", ("row_id",)) if at is None else ():
             failed.add_packed(packed_ids(batch["row_id"]))
-        sources = self.sources("results")
-        yield from current_batches(self.output, sources, failed, recipe_id, names, with_in_manifest=with_in_manifest)
+        yield from current_batches(
+            self.output,
+            self.sources("results"),
+            failed,
+            recipe_id,
+            names,
+            with_in_manifest=with_in_manifest,
+            at=at,
+        )
 
     def failures_by_kind(self) -> dict[str, int]:
         """Numbers of failed rows by ``error_kind``, the most frequent first."""

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from batchvision.commands.report import collect, html_of
+from batchvision.commands.report import OtherSide, collect, html_of
 from batchvision.commands.run import run
 from batchvision.emulator import EmulatorOptions, start_in_thread
 from batchvision.job import Job
@@ -23,12 +23,13 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 
 HOSTILE_ID = '"><img src=x onerror=alert(1)>'
 HOSTILE_TITLE = "<script>alert(2)</script>"
+LABELS = ("shoe", "bag", "<b>hat</b>", '"><img src=x onerror=alert(3)>', "<script>alert(4)</script>")
 MOST_BYTES = 30_000_000
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 rows of three labels, of which some fail."""
+    """40 rows of five labels, of which some fail. ``other`` beside it holds their answers under another prompt."""
     folder = tmp_path_factory.mktemp("browser")
     for name in ("red", "blue"):
         Image.effect_noise((600, 400), 60).convert("RGB").save(folder / f"{name}.jpg")
@@ -45,11 +46,13 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "name": HOSTILE_TITLE,
             "manifest": {"path": "rows.csv", "id": "id", "keep": ["title"]},
             "prompt": {"user": f"{HOSTILE_TITLE} {{title}}"},
-            "answer": {"labels": ["shoe", "bag", "<b>hat</b>"]},
+            "answer": {"labels": list(LABELS)},
             "provider": {"name": "emulator", "model": "grok-4.3", "base_url": f"{emulator.url}/v1"},
             "output": {"path": "out"},
         }
-        assert run(Job.from_mapping(settings, folder), environ={}).exit_code == 3
+        other = {**settings, "prompt": {"user": "Which category has {title}?"}, "output": {"path": "other"}}
+        for each in (settings, other):
+            assert run(Job.from_mapping(each, folder), environ={}).exit_code == 3
     return folder / "out"
 
 
@@ -101,6 +104,15 @@ def browser() -> Iterator[Any]:
 def file(output: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(html_of(collect(output, rows=100)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(output: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report beside the other output."""
+    path = tmp_path_factory.mktemp("compared") / "report.html"
+    against = OtherSide.of_output(output.with_name("other"))
+    path.write_text(html_of(collect(output, rows=100, against=against)), encoding="utf-8")
     return path
 
 
@@ -156,7 +168,7 @@ def test_a_review_by_keyboard_is_saved_as_csv(opened: Opened) -> None:
     failed = len(opened.visible()) - len(answered)
     opened.press(*["j"] * (failed + 1), "r", "j", "w", "j", "l")
     third = answered[2]
-    other = next(label for label in ("shoe", "bag", "<b>hat</b>") if label != third[1])
+    other = next(label for label in LABELS if label != third[1])
     opened.page.locator(".card:focus-within select").select_option(other)
     opened.press("Escape", "j", "r", "u")
     assert opened.page.inner_text("#progress") == "3 reviewed, 2 wrong"
@@ -182,15 +194,16 @@ def test_an_anchor_leads_to_its_row(opened: Opened, row_id: str) -> None:
     assert opened.page.evaluate("document.activeElement.dataset.id") == row_id
 
 
+@pytest.mark.parametrize("kind", ["file", "compared"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_is_wider_than_the_window_and_axe_finds_no_serious_fault(
-    browser: Any, file: Path, width: int, scheme: str
+    browser: Any, request: pytest.FixtureRequest, kind: str, width: int, scheme: str
 ) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
-    opened = Opened(page, file)
+    opened = Opened(page, request.getfixturevalue(kind))
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     found = Axe().run(page).response["violations"]
     page.close()
@@ -198,6 +211,28 @@ def test_nothing_is_wider_than_the_window_and_axe_finds_no_serious_fault(
         (each["id"], each["nodes"][0]["html"][:200]) for each in found if each["impact"] in ("serious", "critical")
     ] == []
     assert opened.faults == []
+
+
+def test_only_different_rows_are_shown_by_keyboard_and_their_text_stays_text(browser: Any, compared: Path) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened = Opened(page, compared)
+    everything = opened.visible()
+    opened.press("d")
+    different = opened.visible()
+    sides = page.eval_on_selector_all(
+        ".card:not([hidden])",
+        "cards => cards.map(card => Array.from(card.querySelectorAll('.sides .tag'), tag => tag.textContent))",
+    )
+    assert 0 < len(different) < len(everything)
+    assert all(len(labels) == 2 and labels[0] != labels[1] for labels in sides)
+    assert {label for labels in sides for label in labels} <= set(LABELS)
+    assert page.locator("script").count() == 1
+    assert page.locator(".sides b, .sides img, table b, table img").count() == 0
+    opened.press("j", "r", "d")
+    assert opened.visible() == everything
+    assert page.inner_text("#progress") == "1 reviewed, 0 wrong"
+    assert (opened.faults, opened.loaded) == ([], [])
+    page.close()
 
 
 def test_on_paper_it_has_a_light_background_and_nothing_to_press(browser: Any, file: Path) -> None:

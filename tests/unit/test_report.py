@@ -22,7 +22,7 @@ from batchvision.commands.report.gallery import Gallery, Thumbnails
 from batchvision.commands.report.values import RunPoint, TimeSpan
 from batchvision.emulator import EmulatorOptions, start_in_thread
 from batchvision.errors import JobInvalid
-from batchvision.records import AnswerSpec
+from batchvision.records import AnswerSpec, Recipe
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>'
 
@@ -55,6 +55,10 @@ def row(row_id: str, label: str = "shoe") -> dict[str, object]:
 
 def failed(row_id: str, kind: str = "refused") -> dict[str, object]:
     return {**row(row_id), "error_kind": kind, "error_message": "the model declined"}
+
+
+def form_of(schema: dict[str, object]) -> AnswerForm:
+    return AnswerForm.of(Recipe("xai", "grok-4.3", None, "Describe it.", None, answer=AnswerSpec(schema)))
 
 
 def chosen(gallery: Gallery) -> list[tuple[str, bool]]:
@@ -128,7 +132,7 @@ def test_a_long_answer_is_shown_in_part_and_reviewed_whole() -> None:
 def test_the_only_property_of_a_schema_is_the_answer_that_is_reviewed() -> None:
     schema = {"type": "object", "properties": {"colour": {"type": "string"}}}
     answer = {**row("r1", ""), "output_json": '{"colour": "red"}', "answer_colour": "red", "answer_label": None}
-    gallery = Gallery(1, form=AnswerForm.of(AnswerSpec(schema)))
+    gallery = Gallery(1, form=form_of(schema))
     gallery.add(answer, is_failed=False)
     with Thumbnails(None) as thumbnails:
         (card,) = gallery.cards(thumbnails)
@@ -139,7 +143,7 @@ def test_several_properties_are_reviewed_as_json_and_shown_one_by_one() -> None:
     schema = {"type": "object", "properties": {"colour": {"type": "string"}, "laces": {"type": "boolean"}}}
     text = '{"colour": "red", "laces": true}'
     answer = {**row("r1", ""), "output_json": text, "answer_colour": "red", "answer_laces": True, "answer_label": None}
-    gallery = Gallery(1, form=AnswerForm.of(AnswerSpec(schema)))
+    gallery = Gallery(1, form=form_of(schema))
     gallery.add(answer, is_failed=False)
     with Thumbnails(None) as thumbnails:
         (card,) = gallery.cards(thumbnails)

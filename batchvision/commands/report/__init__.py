@@ -1,7 +1,8 @@
 """The report of an output: values first, then one self-contained HTML page."""
 
 from batchvision.commands.report.collecting import collect
+from batchvision.commands.report.comparing import OtherSide
 from batchvision.commands.report.page import html_of
 from batchvision.commands.report.values import Report
 
-__all__ = ["Report", "collect", "html_of"]
+__all__ = ["OtherSide", "Report", "collect", "html_of"]

@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchvision.job import TEXT, main_property
+from batchvision.checkpoint import load_recipe
+from batchvision.errors import CheckpointDamaged, JobInvalid
+from batchvision.job import TEXT, main_property, recipe_from_document
 from batchvision.prompt import answer_columns
-from batchvision.records import AnswerSpec
+from batchvision.records import AnswerSpec, Recipe, RunSummary
+
+
+def recipe_of(output: Path, run: RunSummary | None) -> Recipe | None:
+    """The recipe of a run. ``None`` where its file is missing or damaged."""
+    try:
+        return None if run is None else recipe_from_document(load_recipe(output, run.recipe_id))
+    except (JobInvalid, CheckpointDamaged):
+        return None
 
 
 class AnswerForm(NamedTuple):
@@ -22,7 +33,9 @@ class AnswerForm(NamedTuple):
     main: str | None
 
     @classmethod
-    def of(cls, spec: AnswerSpec) -> AnswerForm:
+    def of(cls, recipe: Recipe | None) -> AnswerForm:
+        """The form of a recipe's answers; plain text where the recipe is missing."""
+        spec = AnswerSpec() if recipe is None else recipe.answer
         names = {TEXT: "output_text"} | {column.property: column.name for column in answer_columns(spec)}
         main = main_property(spec)
         return cls(tuple(names.values())[1:], None if main is None else names[main])
@@ -36,7 +49,6 @@ class AnswerForm(NamedTuple):
         return str(row.get("output_json") or row["output_text"] or "") if value is None else value_text(value)
 
 
-#: The form of answers whose recipe is missing.
 PLAIN = AnswerForm((), "output_text")
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from batchvision.accuracy import accuracy_words
-from batchvision.checkpoint import OutputView, load_recipe, newest_summaries
+from batchvision.checkpoint import OutputView, newest_summaries
 from batchvision.commands.advice import ADVICE
-from batchvision.commands.report.answers import PLAIN, AnswerForm, label_of
+from batchvision.commands.report.answers import AnswerForm, label_of, recipe_of
+from batchvision.commands.report.comparing import Comparing, OtherSide
 from batchvision.commands.report.gallery import Gallery, Thumbnails
 from batchvision.commands.report.over_time import spans_of
 from batchvision.commands.report.values import (
@@ -27,8 +28,6 @@ from batchvision.commands.report.values import (
     WrongAnswer,
 )
 from batchvision.commands.status import look, open_output
-from batchvision.errors import CheckpointDamaged, JobInvalid
-from batchvision.job import recipe_from_document
 from batchvision.records import Recipe, RunSummary
 
 #: Runs in the trend.
@@ -37,20 +36,26 @@ RUNS_SHOWN = 30
 LABELS_SHOWN = 40
 
 
-def collect(output: Path, *, rows: int, seed: int = 0) -> Report:
-    """Collect a report with at most ``rows`` rows in its gallery. Raises JobInvalid if there is no output."""
+def collect(output: Path, *, rows: int, seed: int = 0, against: OtherSide | None = None) -> Report:
+    """Collect a report with at most ``rows`` rows in its gallery. Raises JobInvalid if there is no output.
+
+    ``against``: answers to compare with.
+    """
     status, view = look(output), open_output(output)
     latest = status.latest
     accuracy = {} if latest is None else latest.accuracy
-    recipe = None if latest is None else _recipe(output, latest)
-    form = PLAIN if recipe is None else AnswerForm.of(recipe.answer)
+    recipe = recipe_of(output, latest)
+    form = AnswerForm.of(recipe)
     gallery, labels = Gallery(rows, seed, _expected(accuracy), form), Counter[str]()
-    for row in _current(view, latest):
-        labels[label_of(row)] += 1
-        gallery.add(row, is_failed=False)
-    for batch in view.rows("failures"):
-        for row in batch.to_pylist():
-            gallery.add(row, is_failed=True)
+    comparing = None if against is None else Comparing(form, against)
+    recipe_id = None if latest is None else latest.recipe_id
+    for is_failed, batches in ((False, view.current_results(recipe_id)), (True, view.rows("failures"))):
+        for batch in batches:
+            others = comparing.beside(batch, is_failed=is_failed) if comparing else [None] * batch.num_rows
+            for row, beside in zip(batch.to_pylist(), others, strict=True):
+                gallery.add(row, is_failed=is_failed, beside=beside)
+                if not is_failed:
+                    labels[label_of(row)] += 1
     with Thumbnails(None if latest is None else latest.config) as thumbnails:
         cards = tuple(gallery.cards(thumbnails))
     runs = list(islice(newest_summaries(output), RUNS_SHOWN))
@@ -69,12 +74,8 @@ def collect(output: Path, *, rows: int, seed: int = 0) -> Report:
         runs=tuple(map(_run_point, reversed(runs))),
         settings=() if latest is None else tuple(_settings(latest)),
         versions={} if latest is None else latest.versions,
+        comparison=None if comparing is None else comparing.comparison(),
     )
-
-
-def _current(view: OutputView, latest: RunSummary | None) -> Iterator[dict[str, Any]]:
-    for batch in view.current_results(None if latest is None else latest.recipe_id):
-        yield from batch.to_pylist()
 
 
 def _label_counts(labels: Counter[str]) -> tuple[LabelCount, ...]:
@@ -118,14 +119,6 @@ def _measured(accuracy: Mapping[str, Any]) -> Iterator[Measured]:
             tuple(map(tuple, found.get("matrix", ()))),
             tuple(WrongAnswer(**each) for each in found["wrong"]),
         )
-
-
-def _recipe(output: Path, latest: RunSummary) -> Recipe | None:
-    """The recipe of the last run. ``None`` where its file is missing."""
-    try:
-        return recipe_from_document(load_recipe(output, latest.recipe_id))
-    except (JobInvalid, CheckpointDamaged):
-        return None
 
 
 def _asked(recipe: Recipe) -> Asked:

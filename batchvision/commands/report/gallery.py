@@ -1,4 +1,4 @@
-"""The rows of the gallery: failures first, then a random sample of each label, with thumbnails of local images."""
+"""The rows of the gallery, with thumbnails: different and failed rows, then a random sample of each label."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from batchvision.commands.report.answers import PLAIN, AnswerForm, label_of, value_text
-from batchvision.commands.report.values import Card
+from batchvision.commands.report.values import Beside, Card
 from batchvision.errors import BatchvisionError
 from batchvision.images import DecodingPool, ImageFolder, examine, kind_of
 from batchvision.job import FIXED_COLUMNS
@@ -26,9 +26,20 @@ MOST_IMAGE_BYTES = 64 * 1024 * 1024
 class GalleryGroup(IntEnum):
     """The groups of the gallery, in the order in which they are shown."""
 
-    FAILED = 0  #: rows of ``failures``
-    WRONG = 1  #: answers that are not the known ones
-    ANSWERED = 2
+    DIFFERENT = 0  #: rows with another answer in the other output
+    FAILED = 1  #: rows of ``failures``
+    WRONG = 2  #: answers that are not the known ones
+    ANSWERED = 3
+
+
+class _Candidate(NamedTuple):
+    """A row that may be drawn. Rows with the smallest lots are drawn; ``order`` is the negative lot."""
+
+    order: int
+    row_id: str
+    row: dict[str, Any]
+    is_failed: bool
+    beside: Beside | None
 
 
 class Gallery:
@@ -45,64 +56,66 @@ class Gallery:
         self._rows = rows
         self._seed = seed
         self._expected = expected or {}
-        #: of each kind of failure and each label the ``rows`` rows with the smallest lots: negative lot, row_id, row
-        self._lots: dict[tuple[GalleryGroup, str], list[tuple[int, str, dict[str, Any]]]] = {}
+        #: of each kind of row the candidates with the smallest lots, at most ``rows``
+        self._lots: dict[tuple[GalleryGroup, str], list[_Candidate]] = {}
 
-    def add(self, row: dict[str, Any], *, is_failed: bool) -> None:
+    def add(self, row: dict[str, Any], *, is_failed: bool, beside: Beside | None = None) -> None:
         """Consider a row of ``results`` or ``failures``. Each row_id comes at most once in each table."""
         self.rows_seen += 1
-        group = (
-            GalleryGroup.FAILED
-            if is_failed
-            else GalleryGroup.WRONG
-            if row["row_id"] in self._expected
-            else GalleryGroup.ANSWERED
-        )
-        lots = self._lots.setdefault((group, row["error_kind"] if is_failed else label_of(row)), [])
+        kind = row["error_kind"] if is_failed else label_of(row)
+        if beside is not None and beside.change.is_different:
+            group, kind = GalleryGroup.DIFFERENT, f"{beside.label} {kind}"
+        elif is_failed:
+            group = GalleryGroup.FAILED
+        else:
+            group = GalleryGroup.WRONG if row["row_id"] in self._expected else GalleryGroup.ANSWERED
+        lots = self._lots.setdefault((group, kind), [])
         lot = int.from_bytes(blake2b(f"{self._seed}:{row['row_id']}".encode(), digest_size=6).digest())
-        item = (-lot, row["row_id"], row)
+        candidate = _Candidate(-lot, row["row_id"], row, is_failed, beside)
         if len(lots) < self._rows:
-            heapq.heappush(lots, item)
-        elif lots and item > lots[0]:
-            heapq.heapreplace(lots, item)
+            heapq.heappush(lots, candidate)
+        elif lots and candidate > lots[0]:
+            heapq.heapreplace(lots, candidate)
 
     def cards(self, thumbnails: Thumbnails) -> Iterator[Card]:
-        """The chosen rows: at most half failures, at most half of the rest wrong answers, then answers by label."""
+        """The chosen rows: different ones, then at most half failures, at most half of the rest wrong answers, then
+        answers by label."""
         left = self._rows
         for group in GalleryGroup:
             drawn = self._drawn(group)
             later = sum(len(lots) for (other, _), lots in self._lots.items() if other > group)
-            chosen = drawn[: max(left // 2, left - later)]
+            chosen = drawn[: left if group is GalleryGroup.DIFFERENT else max(left // 2, left - later)]
             left -= len(chosen)
             if group is GalleryGroup.ANSWERED:
-                chosen.sort(key=lambda row: (label_of(row), row["row_id"]))
-            for row in chosen:
-                yield self._card(row, thumbnails, group)
+                chosen.sort(key=lambda each: (label_of(each.row), each.row_id))
+            for each in chosen:
+                yield self._card(each, thumbnails)
 
-    def _drawn(self, group: GalleryGroup) -> list[dict[str, Any]]:
+    def _drawn(self, group: GalleryGroup) -> list[_Candidate]:
         """One row of each kind or label after the other, in the order of their lots."""
         kinds = [sorted(lots, reverse=True) for (found, _), lots in sorted(self._lots.items()) if found == group]
         drawn = [lots[place] for place in range(self._rows) for lots in kinds if place < len(lots)]
-        return [row for _, _, row in drawn[: self._rows]]
+        return drawn[: self._rows]
 
-    def _card(self, row: Mapping[str, Any], thumbnails: Thumbnails, group: GalleryGroup) -> Card:
+    def _card(self, candidate: _Candidate, thumbnails: Thumbnails) -> Card:
+        row, is_failed, beside = candidate.row, candidate.is_failed, candidate.beside
         references = [reference for reference in row.get("image_ref") or () if reference]
         thumbnail, reason = thumbnails.of(references)
-        is_failed = group is GalleryGroup.FAILED
         answer = "" if is_failed else self._form.text(row)
-        shown = row["error_message"] or "" if is_failed else answer if self._form.main else ""
+        shown = row["error_message"] or "" if is_failed else answer if self._form.main or beside else ""
         return Card(
             row_id=row["row_id"],
             is_failed=is_failed,
             label=row["error_kind"] if is_failed else label_of(row),
             answer=answer,
             shown=_shortened(shown, ANSWER_CHARACTERS),
-            expected=self._expected.get(row["row_id"]) if group is GalleryGroup.WRONG else None,
+            expected=None if is_failed else self._expected.get(row["row_id"]),
             details=tuple(self._details(row)),
             cost_usd=_usd(row.get("row_cost_ticks")),
             image=", ".join(references),
             thumbnail=thumbnail,
             no_thumbnail=reason,
+            beside=beside and beside._replace(answer=beside.answer and _shortened(beside.answer, ANSWER_CHARACTERS)),
         )
 
     def _details(self, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

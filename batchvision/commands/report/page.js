@@ -4,6 +4,7 @@
   const cards = Array.from(document.querySelectorAll(".card"));
   const search = byId("search"), filter = byId("filter"), reviewed = byId("reviewed");
   const save = byId("save"), progress = byId("progress"), shown = byId("shown"), nothing = byId("nothing");
+  const different = byId("different"); // only where two outputs are compared
   const allShown = shown.textContent;
   const verdicts = new Map(); // row_id -> { verdict, answer }
   let current = -1, isSaved = true;
@@ -40,6 +41,7 @@
     const verdict = verdicts.get(card.dataset.id);
     if (filter.value && card.dataset.label !== filter.value) return false;
     if (reviewed.value === "open" ? verdict : reviewed.value && (!verdict || verdict.verdict !== reviewed.value)) return false;
+    if (different && different.checked && !("different" in card.dataset)) return false;
     return !words || textOf(card).includes(words);
   }
 
@@ -65,6 +67,7 @@
   });
   filter.addEventListener("change", apply);
   reviewed.addEventListener("change", apply);
+  if (different) different.addEventListener("change", apply);
   for (const button of document.querySelectorAll("[data-filter]")) {
     button.addEventListener("click", () => {
       const label = button.dataset.filter;
@@ -172,6 +175,7 @@
     u: (card) => card && undo(card),
     s: () => saveReview(),
     "/": () => search.focus(),
+    d: () => different && different.click(),
   };
 
   document.addEventListener("keydown", (event) => {
@@ -180,7 +184,7 @@
       if (current >= 0) cards[current].focus();
       return;
     }
-    if (event.target.matches("input, select, textarea") || !keys[event.key]) return;
+    if (event.target.matches("input:not([type=checkbox]), select, textarea") || !keys[event.key]) return;
     event.preventDefault();
     const card = cards[current];
     keys[event.key](card && card.querySelector(".verdict") ? card : null);
@@ -204,6 +208,7 @@
     if (!card) return;
     if (card.hidden) {
       search.value = filter.value = reviewed.value = "";
+      if (different) different.checked = false;
       apply();
     }
     focus(cards.indexOf(card));

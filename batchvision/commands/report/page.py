@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from batchvision.commands.report import charts
-from batchvision.commands.report.values import Report
+from batchvision.commands.report.values import Comparison, Report
 from batchvision.ticks import bound_words, cost_words, format_usd
 
 _HERE = files("batchvision.commands.report")
@@ -32,6 +32,8 @@ def html_of(report: Report) -> str:
         latest=report.latest,
         state=state_words(report),
         totals=list(_totals(report)),
+        comparison=report.comparison,
+        compared=[] if report.comparison is None else list(_compared(report.comparison)),
         style=Markup(style),
         script=Markup(script),
         policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -90,6 +92,29 @@ def _totals(report: Report) -> Iterator[tuple[str, str, str]]:
         again = f"{latest.retries:,} of them again" if latest.retries else ""
         yield "requests", f"{latest.requests_sent:,}", again
         yield "time", charts.clock_words(latest.duration_seconds), _speed(latest.requests_sent, latest.duration_seconds)
+
+
+def _compared(found: Comparison) -> Iterator[tuple[str, str, str]]:
+    """Name, value and a note for each tile of a comparison."""
+    kappa = "" if found.kappa is None else f", kappa {found.kappa:.2f}"
+    share = f"{found.same / found.rows:.1%}" if found.rows else "none"
+    yield "same answer", share, f"{found.same:,} of {found.rows:,} rows with two answers{kappa}"
+    yield "changed", f"{found.changed:,}", ""
+    if found.only_here or found.only_there:
+        yield (
+            "one answer only",
+            f"{found.only_here + found.only_there:,}",
+            (f"{found.only_here:,} here, {found.only_there:,} there"),
+        )
+    if found.cost_rows:
+        more = found.cost_ticks - found.other_cost_ticks
+        percent = f", {more / found.other_cost_ticks:+.0%}" if found.other_cost_ticks else ""
+        note = f"{format_usd(found.cost_ticks)} here, {format_usd(found.other_cost_ticks)} there{percent}"
+        yield (
+            "cost difference",
+            f"{'+' if more > 0 else ''}{format_usd(more)}",
+            (note if found.cost_rows == found.rows else f"{note}; of {found.cost_rows:,} rows of known cost"),
+        )
 
 
 def _speed(requests: int, seconds: float) -> str:
