@@ -10,7 +10,7 @@ from batchvision.errors import DiskFailed, OutputHeld, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.records import Completed, Failed, JsonObject, Purpose, RunSummary
 from batchvision.runner.feed import Survey, count_other_cells
-from batchvision.runner.known_answers import accuracy_of
+from batchvision.runner.known_answers import accuracy_of, has_known_answers
 from batchvision.runner.lanes import Delivery
 from batchvision.runner.opening import OpenedOutput
 from batchvision.runner.setup import RunSetup
@@ -70,7 +70,7 @@ class RunEnd:
     async def measure_accuracy(self, survey: Survey) -> None:
         """Compare the current answers with the known answers, unless the run was interrupted."""
         setup = self._setup
-        if setup.stop.is_interrupted or not (setup.job.expected_columns or setup.job.answer.expected_file):
+        if setup.stop.is_interrupted or not has_known_answers(setup.job):
             return
         try:
             self._accuracy = await setup.offload(accuracy_of, setup.job, survey.manifest, setup.secrets)

@@ -32,12 +32,13 @@ SIDES = (512, 1024, 2048, 4096)
 
 
 class CountedRequest(NamedTuple):
-    """A row that a run would send. ``sizes``: pixels of its images as sent."""
+    """A row that a run would send. ``sizes``: pixels of its images as sent. ``image_sha256``: ``None`` for a URL."""
 
     row: Row
     sizes: tuple[ImageSize, ...]
     request_key: str
     estimate: Estimate
+    image_sha256: tuple[str | None, ...] = ()
 
 
 WatchRequest = Callable[[CountedRequest], None]
@@ -197,7 +198,8 @@ class RequestReader:
         payloads = await payloads_of(self, row, skip_bad_images=self._skips_bad_images)
         key = request_key_of(self._job.recipe.recipe_id, row.prompt, payloads)
         sizes = tuple([(payload.width, payload.height) for payload in payloads])
-        return CountedRequest(row, sizes, key, self._estimate(len(hashed_text(row.prompt)), sizes))
+        estimate = self._estimate(len(hashed_text(row.prompt)), sizes)
+        return CountedRequest(row, sizes, key, estimate, tuple([payload.sha256 for payload in payloads]))
 
     async def payload(self, ref: ImageRef, inline: bool = False) -> Payload:
         """The image's identity and its size as sent; its content is not converted."""

@@ -13,7 +13,7 @@ from batchvision.accuracy import measure
 from batchvision.checkpoint import OutputView
 from batchvision.errors import JobInvalid
 from batchvision.job import TEXT, Job, main_property
-from batchvision.manifest import LocalInput, Manifest, needed_columns, open_table
+from batchvision.manifest import LocalInput, Manifest, needed_columns, open_manifest, open_table
 from batchvision.prompt import answer_columns
 from batchvision.records import JsonObject
 from batchvision.runner.feed.keying import row_ids
@@ -93,6 +93,22 @@ def _pairs(
 
 
 # ---------------------------------------------------------------------------------- the known answers
+
+
+def right_answers(job: Job, secrets: Secrets) -> dict[str, dict[str, str]]:
+    """row_id -> property -> right answer; empty for a job without known answers. Blocking. Raises JobInvalid."""
+    if not has_known_answers(job):
+        return {}
+    found: dict[str, dict[str, str]] = {}
+    for row_id, properties in known_answers(job, open_manifest(job), secrets).items():
+        right = {name: known.right for name, known in properties.items() if known.right is not None}
+        if right:
+            found[row_id] = right
+    return found
+
+
+def has_known_answers(job: Job) -> bool:
+    return bool(job.expected_columns or job.answer.expected_file)
 
 
 def known_answers(job: Job, manifest: Manifest, secrets: Secrets) -> KnownAnswers:

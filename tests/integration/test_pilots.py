@@ -218,6 +218,22 @@ def test_after_a_pilot_status_projects_nothing_from_rows_that_are_unlike_the_ave
     assert look(bench.folder / "out").projected_ticks is not None
 
 
+def test_a_pilot_asks_rows_with_known_answers_by_answer(bench: Bench) -> None:
+    gold = "".join(f"r{number},answer {number % 2}\n" for number in range(20))
+    (bench.folder / "gold.csv").write_text(f"row_id,answer\n{gold}")
+    bench.overrides = {"answer.expected_file": "gold.csv"}
+    told = bench.pilot(10)
+
+    asked = [int(row["row_id"][1:]) for row in bench.table("results")]
+    known = [number for number in asked if number < 20]
+    assert len(asked) == 10
+    assert sorted(number % 2 for number in known) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert told.requests == ROWS
+    bench.run()
+    assert told.cost is not None
+    assert told.cost.value == pytest.approx(bench.provider.billed_ticks, rel=0.05)
+
+
 # ---------------------------------------------------------------------------------- a sweep
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -82,6 +84,71 @@ def test_the_same_request_is_one_to_choose_from() -> None:
     for number in range(10):
         found.add(seen(f"r{number}", 100, key="same"))
     assert len(found) == 1
+
+
+# ---------------------------------------------------------------------------------- known answers
+
+
+def labelled(rows: int, known: int, examples: tuple[str, ...] = ()) -> SamplingFrame:
+    """The first ``known`` rows have a known answer: of ten rows six shoes, three bags and one hat."""
+    labels = {f"r{number}": ("shoe", "bag", "hat")[(number % 10 > 5) + (number % 10 > 8)] for number in range(known)}
+    found = SamplingFrame(labels, examples)
+    for number in range(rows):
+        found.add(seen(f"r{number}", 100)._replace(image_sha256=(f"image-{number}",)))
+    return found
+
+
+def numbers_of(choice: Choice) -> list[int]:
+    return sorted(int(row_id[1:]) for row_id in choice.row_ids)
+
+
+def test_where_all_answers_are_known_each_label_has_its_share_of_the_chosen_rows() -> None:
+    for seed in range(10):
+        labels = Counter(
+            (number % 10 > 5) + (number % 10 > 8) for number in numbers_of(labelled(500, 500).choose(100, seed))
+        )
+        assert [labels[each] for each in range(3)] == [
+            pytest.approx(60, abs=2),
+            pytest.approx(30, abs=3),
+            pytest.approx(10, abs=2),
+        ]
+
+
+def test_four_of_five_chosen_rows_have_a_known_answer_and_the_fifth_has_none() -> None:
+    choice = labelled(1000, 300).choose(100)
+    assert sum(number < 300 for number in numbers_of(choice)) == 80
+    assert len(choice.row_ids) == 100
+    assert len(choice.known) == 300
+
+
+def test_where_few_answers_are_known_all_of_them_are_chosen() -> None:
+    chosen = numbers_of(labelled(1000, 10).choose(100))
+    assert chosen[:10] == list(range(10))
+    assert len(chosen) == 100
+
+
+def test_a_row_that_shows_an_example_has_no_known_answer() -> None:
+    choice = labelled(20, 20, examples=("image-3",)).choose(20)
+    assert choice.known == {f"r{number}" for number in range(20)} - {"r3"}
+
+
+@pytest.mark.parametrize("known", [200, 500])
+def test_the_cost_of_all_rows_is_estimated_without_bias_from_rows_with_known_answers(known: int) -> None:
+    """Hats cost three times as much as shoes, and rows without a known answer cost twice as much as known ones."""
+
+    def cost(number: int) -> float:
+        return (1 + 0.5 * (number % 10 > 5) + 1.5 * (number % 10 > 8)) * (1 + (number >= known))
+
+    truth = sum(cost(number) for number in range(500))
+    found = labelled(500, known)
+    estimates = []
+    for seed in range(200):
+        choice = found.choose(100, seed)
+        estimates.append(choice.ticks({row_id: cost(int(row_id[1:])) for row_id in choice.row_ids}))
+    assert fmean(each.value for each in estimates if each) == pytest.approx(truth, rel=0.02)
+    assert (
+        sum(each.low <= truth <= each.high for each in estimates if each) >= 0.88 * 200
+    )  # small samples may miss hats
 
 
 # ---------------------------------------------------------------------------------- agreement

@@ -2,12 +2,17 @@
 
 A row is chosen by a hash of its id and the seed. So a second pilot chooses the same rows, and a larger pilot chooses
 mostly the same rows and more.
+
+Rows with a known answer come first. They are ordered by it and cut into strata of equally many rows: each known row has
+the same chance, so a label has its share of the sample, and the share of right answers needs no weights. One row in
+five is chosen from the rows without a known answer, because their cost may differ. The estimate weights each stratum by
+its rows.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -36,10 +41,14 @@ class ChosenStratum:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The chosen rows by stratum. ``rows`` is the number of requests they were chosen from."""
+    """The chosen rows by stratum. ``rows`` is the number of requests they were chosen from.
+
+    ``known``: all rows with a known answer, chosen or not.
+    """
 
     rows: int
     strata: tuple[ChosenStratum, ...]
+    known: frozenset[str] = frozenset()
 
     @property
     def row_ids(self) -> tuple[str, ...]:
@@ -67,10 +76,22 @@ class Choice:
         )
 
 
-class SamplingFrame:
-    """Grows request by request. A request takes about 40 bytes and its row_id."""
+#: Of this many chosen rows, one has no known answer.
+UNKNOWN_ONE_IN = 5
+#: At least so many chosen rows have no known answer: fewer give no variance.
+LEAST_UNKNOWN = 2
 
-    def __init__(self) -> None:
+
+class SamplingFrame:
+    """Grows request by request. A request takes about 40 bytes and its row_id.
+
+    ``known``: row_id -> known answer. Rows that show one of ``examples`` (sha256) do not count as known.
+    """
+
+    def __init__(self, known: Mapping[str, str] | None = None, examples: Sequence[str] = ()) -> None:
+        self._known = known or {}
+        self._examples = frozenset(examples)
+        self._answers: dict[int, str] = {}  # place -> known answer
         self._names: list[str] = []
         self._keys: set[int] = set()
         self._ticks, self._tokens, self._pixels = array("d"), array("d"), array("d")
@@ -85,25 +106,31 @@ class SamplingFrame:
             return
         self._keys.add(key)
         needed = request.estimate
+        answer = self._known.get(request.row.row_id)
+        if answer is not None and not self._examples.intersection(request.image_sha256):
+            self._answers[len(self._names)] = answer
         self._names.append(request.row.row_id)
         self._ticks.append(needed.tokens if needed.likely_ticks is None else needed.likely_ticks)
         self._tokens.append(needed.tokens)
         self._pixels.append(sum((width or 0) * (height or 0) for width, height in request.sizes))
 
     def choose(self, rows: int, seed: int = 0) -> Choice:
-        """Choose ``rows`` rows across sizes. Rows of equal estimated cost are ordered by pixels."""
+        """Choose ``rows`` rows: those with known answers by answer, the other ones across sizes."""
         lots = [blake2b(f"{seed}:{name}".encode(), digest_size=8).digest() for name in self._names]
-        order = sorted(
-            range(len(self)), key=lambda place: (self._ticks[place], self._pixels[place], self._names[place])
-        )
-        cut = strata(self._ticks, order, min(rows, len(self)))
+        known = sorted(self._answers, key=lambda place: (self._answers[place], self._size(place)))
+        unknown = sorted((place for place in range(len(self)) if place not in self._answers), key=self._size)
+        least = max(LEAST_UNKNOWN, rows // UNKNOWN_ONE_IN) if known else rows
+        of_known = min(len(known), rows - min(len(unknown), least))
+        cut = [*_cut([1.0] * len(self), known, of_known), *_cut(self._ticks, unknown, rows - of_known)]
         return Choice(
             len(self),
-            tuple(
-                self._stratum(places, sorted(places, key=lots.__getitem__)[:asked])
-                for places, asked in zip(cut, allotted([len(places) for places in cut], rows), strict=True)
-            ),
+            tuple(self._stratum(places, sorted(places, key=lots.__getitem__)[:asked]) for places, asked in cut),
+            frozenset(self._names[place] for place in self._answers),
         )
+
+    def _size(self, place: int) -> tuple[float, float, str]:
+        """Rows of equal estimated cost are ordered by pixels."""
+        return self._ticks[place], self._pixels[place], self._names[place]
 
     def _stratum(self, places: list[int], chosen: list[int]) -> ChosenStratum:
         return ChosenStratum(
@@ -112,3 +139,9 @@ class SamplingFrame:
             sum(self._tokens[place] for place in places),
             tuple(Chosen(self._names[place], self._ticks[place], self._tokens[place]) for place in chosen),
         )
+
+
+def _cut(sizes: Sequence[float], order: Sequence[int], rows: int) -> list[tuple[list[int], int]]:
+    """Strata, and how many rows of each to ask."""
+    found = strata(sizes, order, min(rows, len(order)))
+    return list(zip(found, allotted([len(places) for places in found], rows), strict=True))

@@ -86,12 +86,12 @@ class Interval:
 
 
 def strata(sizes: Sequence[float], order: Sequence[int], rows: int) -> list[list[int]]:
-    """Cut ``order`` (all places, smallest size first) into strata of about the same sum of sizes.
+    """Cut ``order`` (places in ``sizes``) into strata of about the same sum of sizes.
 
     There is one stratum for each four of ``rows`` rows to ask.
     """
     count = max(1, ceil(rows / ROWS_A_STRATUM))
-    total, so_far = sum(sizes), 0.0
+    total, so_far = sum(sizes[place] for place in order), 0.0
     cut: list[list[int]] = [[] for _ in range(count)]
     for place in order:
         middle = so_far + sizes[place] / 2

@@ -24,7 +24,16 @@ from batchvision.job import Job
 from batchvision.keys import row_digest
 from batchvision.money import quote
 from batchvision.records import TICKS_PER_USD, Purpose
-from batchvision.runner import CountedRequest, RequestReader, RunDependencies, Watch, estimator_of, run_async, wiring
+from batchvision.runner import (
+    CountedRequest,
+    RequestReader,
+    RunDependencies,
+    Watch,
+    estimator_of,
+    right_answers,
+    run_async,
+    wiring,
+)
 from batchvision.runner.feed import NoKnownRows, Selection, feed, survey
 from batchvision.ticks import known_or_none
 
@@ -134,7 +143,9 @@ async def pilot(
     wiring.bring_up_to_date(job, dependencies or RunDependencies())
     if OutputView(job.output_path).is_cut_off():  # a journal may hold answers to the rows of this pilot
         await runs.run(job, frozenset(), Purpose.PILOT, "a run did not end: reading its journal")
-    frame = SamplingFrame()
+    known = right_answers(job, (dependencies or RunDependencies()).secrets)
+    by_answer = {row_id: " ".join(right.values()) for row_id, right in known.items()}
+    frame = SamplingFrame(by_answer, job.recipe.example_image_sha256)
     for request in await _requests_of(job, pilot_rows(job.output_path, job.recipe.recipe_id)):
         frame.add(request)  # rows that an earlier pilot paid for
     planned = await plan(job, watch=frame.add)
