@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,14 @@ from batchvision.cli.command import Command
 from batchvision.cli.output import print_document, say
 from batchvision.cli.place import output_of, place_argument, url_of
 from batchvision.cli.terminal import safe_line
+from batchvision.errors import JobInvalid
 from batchvision.wording import size_text
 
 if TYPE_CHECKING:
-    from batchvision.commands.report import OtherSide
+    from batchvision.commands.report import OtherSide, Report
+
+#: Exit code where the accuracy is lower than --fail-under: as a run that finished with failed rows.
+TOO_LOW = 3
 
 
 @click.command(cls=Command, name="report")
@@ -35,16 +40,27 @@ if TYPE_CHECKING:
     default=None,
     help="Compare with the answers of another output, or with those after an earlier run of this one.",
 )
+@click.option(
+    "--fail-under",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1),
+    default=None,
+    help="Exit 3 where the accuracy on the known answers is lower, e.g. 0.9.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the values of the page as JSON on stdout, too.")
 def command(place: str, **flags: Any) -> int:
     """Write one HTML file about an output: totals, failures with advice, answers by label, cost and rate over time,
     and a gallery to review by keyboard. It needs no server and loads nothing. OUT is a folder or a job file.
+
+    Exit codes: 0 the file is written, 2 there is no output, or no known answers for --fail-under, 3 the accuracy is
+    lower than --fail-under.
     """
     from batchvision.commands.report import collect, html_of
 
     output = output_of(place)
     against = None if flags["against"] is None else _other_side(output, flags["against"])
     report = collect(output, rows=flags["rows"], seed=flags["seed"], against=against)
+    too_low = [] if flags["fail_under"] is None else list(_too_low(report, flags["fail_under"]))
     page = html_of(report)
     path = flags["to"] or (Path("report.html") if url_of(place) else output / "report.html")
     partial = path.with_name(f".{path.name}.partial")
@@ -57,7 +73,19 @@ def command(place: str, **flags: Any) -> int:
     say(safe_line(f"{path} ({size_text(len(page))}): open it in a browser"))
     if flags["as_json"]:
         print_document(report.document())
-    return 0
+    for words in too_low:
+        say(f"{words}: lower than --fail-under {flags['fail_under']:g}")
+    return TOO_LOW if too_low else 0
+
+
+def _too_low(report: Report, share: float) -> Iterator[str]:
+    """A sentence for each measured property with a lower accuracy. Raises JobInvalid without known answers."""
+    if not report.accuracy:
+        raise JobInvalid(
+            "--fail-under: the last run compared no known answers. Name them in answer.expected or "
+            "answer.expected_file of the job and run it again: answers that are paid cost nothing."
+        )
+    return (each.words for each in report.accuracy if each.accuracy < share)
 
 
 def _other_side(output: Path, named: str) -> OtherSide:

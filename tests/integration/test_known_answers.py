@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -220,6 +222,48 @@ def test_known_answers_that_cannot_be_are_problems_of_the_job(
 def test_a_manifest_without_the_column_of_known_answers_is_refused(tmp_path: Path, emulator: RunningEmulator) -> None:
     with pytest.raises(JobInvalid, match=r"has no column 'gold', which \[answer\] expected names"):
         Catalogue(tmp_path, emulator, rows=1).run(expected="gold")
+
+
+def report_of(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "batchvision", "report", "out", "-o", "report.html", *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_fail_under_exits_3_only_where_the_accuracy_is_lower(tmp_path: Path, emulator: RunningEmulator) -> None:
+    catalogue = Catalogue(tmp_path, emulator, rows=20)
+    catalogue.run()
+    answers = catalogue.answers()
+    for row in catalogue.rows:
+        row["gold"] = other_than(answers[row["id"]]) if row["id"] in ("r5", "r6") else answers[row["id"]]
+    catalogue.run(expected="gold")
+    lower, equal = report_of(tmp_path, "--fail-under", "0.91"), report_of(tmp_path, "--fail-under", "0.9")
+    assert (lower.returncode, equal.returncode) == (3, 0)
+    assert "label: 90.0% of 20 known rows are right" in lower.stderr
+    assert "lower than --fail-under 0.91" in lower.stderr
+    assert "lower" not in equal.stderr
+    assert (tmp_path / "report.html").exists()
+
+
+def test_fail_under_fails_for_one_property_of_several(tmp_path: Path, emulator: RunningEmulator) -> None:
+    catalogue = Catalogue(tmp_path, emulator, rows=4, schema=SCHEMA)
+    catalogue.run()
+    counts, news = catalogue.answers("answer_count"), catalogue.answers("answer_is_new")
+    for row in catalogue.rows:
+        row |= {"gold_count": str(counts[row["id"]]), "gold_new": "yes" if news[row["id"]] else "no"}
+    catalogue.rows[0]["gold_count"] = "999"
+    catalogue.run(expected={"count": "gold_count", "is_new": "gold_new"})
+    found = report_of(tmp_path, "--fail-under", "0.9")
+    assert found.returncode == 3
+    assert "count: 75.0% of 4 known rows" in found.stderr
+    assert "is_new" not in found.stderr
+
+
+def test_fail_under_needs_known_answers(tmp_path: Path, emulator: RunningEmulator) -> None:
+    Catalogue(tmp_path, emulator, rows=2).run()
+    found = report_of(tmp_path, "--fail-under", "0.9")
+    assert found.returncode == 2
+    assert "answer.expected" in found.stderr
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_the_report_shows_measures_and_the_wrong_rows_with_their_images(

@@ -112,6 +112,7 @@ def _measured(accuracy: Mapping[str, Any]) -> Iterator[Measured]:
     for name, found in accuracy.items():
         yield Measured(
             name,
+            found["accuracy"]["value"],
             words[name],
             found["kappa"],
             found["macro_f1"],

@@ -177,12 +177,13 @@ class WrongAnswer(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The accuracy of one property. ``words``: a sentence. Without ``matrix`` the answers are text.
+    """The accuracy of one property, a share. ``words``: a sentence. Without ``matrix`` the answers are text.
 
     ``labels``: name, expected and answered rows, precision, recall and F1. ``matrix``: a line for each expected label.
     """
 
     name: str
+    accuracy: float
     words: str
     kappa: float | None
     macro_f1: float
