@@ -14,6 +14,7 @@ INSTALL: Mapping[str, str] = {
     "servers": "",  # llama.cpp, LiteLLM and transformers, each in a virtual environment of its own
     "dbt": "",  # dbt with its adapter for DuckDB, in a virtual environment of its own
     "airflow": "",  # Apache Airflow, in a virtual environment of its own
+    "ai-sdk": "",  # Vercel's AI SDK for xAI, of npm, in a folder of its own
     "fakesnow": "",  # Snowflake's SQL on DuckDB, in a virtual environment of its own
 }
 

@@ -43,6 +43,14 @@ FLAGS: tuple[_Flag, ...] = (
     _Flag("--max-image-bytes", "max_image_bytes", int, "Refuse larger images."),
     _Flag("--max-body-bytes", "max_body_bytes", int, "Refuse larger requests."),
     _Flag("--reasoning-tokens", "reasoning_tokens", int, "What a reasoning model thinks before each answer."),
+    _Flag("--batch-validation", "batch_validation_seconds", _SECONDS, "How long a batch is validated."),
+    _Flag("--batch-latency", "batch_seconds", _SECONDS, "How long a batch is worked on."),
+    _Flag("--batch-life-seconds", "batch_life_seconds", float, "When the unfinished requests of a batch expire."),
+    _Flag("--batch-max-bytes", "batch_max_bytes", int, "Refuse larger input files."),
+    _Flag("--batch-max-lines", "batch_max_lines", int, "Refuse input files with more requests."),
+    _Flag("--batch-max-open", "batch_max_open", int, "429 for a further batch."),
+    _Flag("--batch-max-enqueued-tokens", "batch_max_enqueued_tokens", int, "Fail a batch beyond it (OpenAI's face)."),
+    _Flag("--batch-creates-per-second", "batch_creates_per_second", float, "429 when batches are created faster."),
     _Flag("--ledger-entries", "ledger_entries", int, "How many of the newest requests the bill lists one by one."),
     _Flag("--seed", "seed", int, "Which requests meet a fault."),
 )
@@ -95,7 +103,7 @@ def options(faults: tuple[str, ...], given: dict[str, Any]) -> EmulatorOptions:
     from batchvision.emulator import DEFAULT_PORT, EmulatorOptions
 
     chosen = {name: value for name, value in given.items() if value is not None}
-    for name in ("latency_seconds", "deferred_seconds"):
+    for name in (flag.field for flag in FLAGS if flag.kind is _SECONDS):
         if name in chosen:
             chosen[name] = _seconds(chosen[name])
     try:

@@ -7,10 +7,12 @@ A request passes these modules in order:
 - ``pricing`` counts tokens and ticks, ``ledger`` books them.
 - ``bodies`` makes the face's JSON, ``delivery`` sends the bytes, whole or broken.
 
+``batches`` holds the files and batches of the xAI and OpenAI faces; ``clock`` moves them.
 ``app`` joins these modules, ``routes`` maps paths to handlers, ``server`` listens.
 
 A user text may hold markers. ``[[echo:TOKEN]]`` is copied into the answer and the bill. ``[[fault:KIND]]`` asks for a
-fault (see :class:`FaultKind`), ``[[fault:KIND:N]]`` asks for it N times.
+fault (see :class:`FaultKind`), ``[[fault:KIND:N]]`` asks for it N times. Faults of the stage CALL stand in the name of
+a file, or in the name or the metadata of a batch.
 
 The emulator imports only ``records`` from batchvision. aiohttp and Pillow are imported when an emulator
 starts.

@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +17,10 @@ from aiohttp import web
 
 from batchvision.emulator import bodies, repeats
 from batchvision.emulator.answers import count_tokens, cut_to, make_answer
+from batchvision.emulator.batches import BatchService
 from batchvision.emulator.bodies import Generated
 from batchvision.emulator.checks import ParsedRequest, check_content_type, check_key, read_request
+from batchvision.emulator.clock import EmulatorClock
 from batchvision.emulator.delivery import Delivered, Outgoing, ResponseDelivery
 from batchvision.emulator.faults import ONLINE, POLLED, STREAMED, SUBMITTED, FaultKind, FaultPicker, Stage
 from batchvision.emulator.ledger import Bill, Ledger, OpenEntry
@@ -51,27 +53,31 @@ class Emulator:
     def __init__(self, options: EmulatorOptions) -> None:
         self.options = options
         self.leaving = asyncio.Event()
-        self._memory = PictureMemory()
+        self.clock = EmulatorClock()
+        self.memory = PictureMemory()
+        self.batches = BatchService(self)
         self.reset()
 
     def reset(self) -> None:
-        """Clear the bill, tickets, fault counts and limits. Options stay."""
+        """Clear the bill, tickets, batches, fault counts and limits. Options and clock stay."""
         self.ledger = Ledger(self.options.ledger_entries)
-        self._tickets = Tickets()
+        self._tickets = Tickets(self.clock.now)
+        self.batches.close()
         self._prefixes: set[str] = set()
         self._repeats = ResponseCache(time.monotonic)
         self._refit()
 
     def configure(self, changes: Mapping[str, Any]) -> None:
-        """Change options of a running emulator. Bill and tickets stay. Raises ValueError."""
+        """Change options of a running emulator. Bill, tickets and batches stay. Raises ValueError."""
         self.options = self.options.changed(changes)
         self._refit()
 
     def _refit(self) -> None:
         options = self.options
         self._random = random.Random(options.seed)
-        self._faults = FaultPicker(options.fault_rates, options.seed)
+        self.faults = FaultPicker(options.fault_rates, options.seed)
         self._limits = {face: Limits(options, face) for face in Face}
+        self.batches.refit()
 
     def bill(self) -> Bill:
         return self.ledger.bill()
@@ -93,7 +99,8 @@ class Emulator:
             repeat = await self._repeat(asked, entry, request)
             if repeat is None:
                 self._limits[face].spend(asked.model, asked.text_tokens + asked.image_tokens)
-                fault = self._pick(asked, entry)
+                stages = SUBMITTED if asked.is_deferred else STREAMED if asked.is_stream else ONLINE
+                fault = self.pick(asked, entry, stages)
         except RequestRefused as refused:
             await self.wait(self.options.latency_seconds)
             delivered = await delivery.send(self.no(face, refused.refusal))
@@ -116,8 +123,8 @@ class Emulator:
             raise RequestRefused(Reason.TOO_LARGE, message) from None
         self._limits[face].admit()
         if len(body) >= _LARGE_BODY:
-            return await asyncio.to_thread(read_request, face, body, options, self._memory)
-        return read_request(face, body, options, self._memory)
+            return await asyncio.to_thread(read_request, face, body, options, self.memory)
+        return read_request(face, body, options, self.memory)
 
     async def _repeat(self, asked: ParsedRequest, entry: OpenEntry, request: web.Request) -> Repeat | None:
         """The stored answer from OpenRouter's response cache, which is free."""
@@ -129,11 +136,10 @@ class Emulator:
             self.ledger.repeated(entry, repeat.generated.request_id)
         return repeat
 
-    def _pick(self, asked: ParsedRequest, entry: OpenEntry) -> FaultKind | None:
+    def pick(self, asked: ParsedRequest, entry: OpenEntry, stages: Collection[Stage]) -> FaultKind | None:
         """The fault of this try, if any. Raises RequestRefused for a fault that refuses the request."""
         without = () if asked.urls else (FaultKind.IMAGE_DOWNLOAD_FAILED,)
-        stages = SUBMITTED if asked.is_deferred else STREAMED if asked.is_stream else ONLINE
-        kind = self._faults.pick(asked.content_hash, asked.faults, stages, without)
+        kind = self.faults.pick(asked.content_hash, asked.faults, stages, without)
         if kind is None:
             return None
         self.ledger.fault(entry, kind)
@@ -170,7 +176,7 @@ class Emulator:
     ) -> Delivered:
         if fault is FaultKind.RESET_BEFORE:
             return await delivery.send(Outgoing(()), fault)
-        generated = self._generate(asked, entry, fault)
+        generated = self.generate(asked, entry, fault)
         if asked.is_deferred:
             return await self._accept(generated, entry, fault, delivery)
         told = self._keep(generated, request, await request.read())
@@ -188,8 +194,10 @@ class Emulator:
         self._repeats.keep(key, generated, request.headers)
         return {repeats.STATUS: "MISS"}
 
-    def _generate(self, asked: ParsedRequest, entry: OpenEntry, fault: FaultKind | None) -> Generated:
-        """Make the answer and charge for it."""
+    def generate(
+        self, asked: ParsedRequest, entry: OpenEntry, fault: FaultKind | None, percent: int = 100
+    ) -> Generated:
+        """Make the answer and charge ``percent`` of the usual price for it."""
         made = make_answer(asked, fault)
         cached = self._cached_tokens(asked)
         tokens = count_tokens(asked, made, self.options.reasoning_tokens, cached)
@@ -197,7 +205,7 @@ class Emulator:
             made = cut_to(made, asked.max_tokens - tokens.reasoning)
             tokens = replace(tokens, completion=min(tokens.completion, text_tokens(made.text or made.refusal or "")))
         # OpenRouter does not charge for an answer that ends in an error
-        ticks = 0 if made.error is not None else cost_ticks(asked.model, tokens)
+        ticks = 0 if made.error is not None else cost_ticks(asked.model, tokens, percent)
         name = {Face.XAI: str(uuid.uuid4()), Face.OPENROUTER: f"gen-{uuid.uuid4().hex}"}
         request_id = name.get(asked.face, f"chatcmpl-{uuid.uuid4().hex}")
         self.ledger.generated(entry, request_id, ticks)
@@ -244,7 +252,7 @@ class Emulator:
         self, generated: Generated, entry: OpenEntry, fault: FaultKind | None, delivery: ResponseDelivery
     ) -> Delivered:
         """Return a ticket. A fault of the BYTES stage is kept for the poll that collects the answer."""
-        wait_seconds = self._drawn(self.options.deferred_seconds)
+        wait_seconds = self.drawn(self.options.deferred_seconds)
         if fault is FaultKind.TICKET_SLOW:
             wait_seconds += self.options.slow_seconds
         late = fault if fault is not None and fault.stage is Stage.BYTES else None
@@ -276,7 +284,7 @@ class Emulator:
         if ticket is None:
             raise RequestRefused(Reason.NO_PATH, f"Deferred completion {name} was not found.")
         asked = ticket.generated.asked
-        kind = self._faults.pick(asked.content_hash, asked.faults, POLLED)
+        kind = self.faults.pick(asked.content_hash, asked.faults, POLLED)
         if kind is None:
             return ticket
         self.ledger.fault(ticket.entry, kind)
@@ -302,11 +310,11 @@ class Emulator:
     # ------------------------------------------------------------------ lists and accounts
 
     async def wait(self, seconds: Seconds) -> None:
-        drawn = self._drawn(seconds)
+        drawn = self.drawn(seconds)
         if drawn > 0:
             await asyncio.sleep(drawn)
 
-    def _drawn(self, seconds: Seconds) -> float:
+    def drawn(self, seconds: Seconds) -> float:
         return self._random.uniform(*seconds) if isinstance(seconds, tuple) else seconds
 
 

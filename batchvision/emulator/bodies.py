@@ -34,6 +34,10 @@ class Generated:
 
 
 def chat_body(generated: Generated) -> bytes:
+    return json.dumps(chat_document(generated)).encode()
+
+
+def chat_document(generated: Generated) -> dict[str, Any]:
     """A whole ``chat.completion``."""
     made = generated.made
     choice: dict[str, Any] = {
@@ -48,7 +52,7 @@ def chat_body(generated: Generated) -> bytes:
     body = {**_envelope(generated, "chat.completion"), "choices": [choice]}
     if made.has_usage:
         body["usage"] = usage(generated)
-    return json.dumps(body).encode()
+    return body
 
 
 def _envelope(generated: Generated, kind: str) -> dict[str, Any]:

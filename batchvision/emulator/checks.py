@@ -88,7 +88,13 @@ def check_content_type(content_type: str) -> None:
 
 def read_request(face: Face, body: bytes, options: EmulatorOptions, memory: PictureMemory) -> ParsedRequest:
     """Parse and check one chat request. Raises RequestRefused."""
-    document = _document(body)
+    return read_document(face, _document(body), options, memory)
+
+
+def read_document(
+    face: Face, document: Mapping[str, Any], options: EmulatorOptions, memory: PictureMemory
+) -> ParsedRequest:
+    """Check one chat request. Raises RequestRefused."""
     model = _model(face, document)
     messages = _messages(document)
     last_user = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=-1)

@@ -26,6 +26,9 @@ class Stage(StrEnum):
     STREAM = "stream"  #: like BYTES, for streams only
     SUBMIT = "submit"  #: deferred requests only: the ticket
     POLL = "poll"  #: deferred requests only: each poll, ready or not
+    VALIDATION = "validation"  #: requests of a batch only: their line in the input file
+    LINE = "line"  #: requests of a batch only: their line in the results
+    CALL = "call"  #: calls about files and batches; the marker is in the file's name or the batch's name or metadata
 
 
 class FaultKind(StrEnum):
@@ -108,6 +111,20 @@ class FaultKind(StrEnum):
     POLL_RATE_LIMITED = "poll_rate_limited", Stage.POLL, "A poll is answered 429; the ticket stays."
     TICKET_LOST = "ticket_lost", Stage.POLL, "A poll is answered 404, the ticket is gone."
     TICKET_FAILED = "ticket_failed", Stage.POLL, "A poll is answered 400: the accepted work has failed."
+    # batches
+    BAD_LINE = "bad_line", Stage.VALIDATION, "The line is invalid, and so the whole batch fails validation."
+    LINE_GARBLED = "line_garbled", Stage.LINE, "Generated and billed, but the line of the result is undecodable."
+    LINE_MISSING = "line_missing", Stage.LINE, "Neither an answer nor an error comes back for the line."
+    UPLOAD_RESET = "upload_reset", Stage.CALL, "The file is stored, but the connection is reset before its id is sent."
+    CREATE_RESET = (
+        "create_reset",
+        Stage.CALL,
+        "The batch is created, but the connection is reset before its id is sent.",
+    )
+    ADD_RESET = "add_reset", Stage.CALL, "The requests are added, but the connection is reset before the answer."
+    RESULTS_CUT = "results_cut", Stage.CALL, "Results break off at half: Content-Length announces the whole."
+    CALL_ERROR = "call_error", Stage.CALL, "503 before anything happened."
+    CALL_THROTTLED = "call_throttled", Stage.CALL, "429 before anything happened."
 
     @classmethod
     def named(cls, word: str) -> FaultKind:
@@ -146,6 +163,9 @@ ONLINE = frozenset({Stage.REQUEST, Stage.ANSWER, Stage.BYTES})
 STREAMED = ONLINE | {Stage.STREAM}
 SUBMITTED = ONLINE | {Stage.SUBMIT}
 POLLED = frozenset({Stage.POLL})
+VALIDATED = frozenset({Stage.VALIDATION})
+BATCHED = frozenset({Stage.REQUEST, Stage.ANSWER, Stage.LINE})
+CALLED = frozenset({Stage.CALL})
 
 _MARKER = re.compile(r"\[\[fault:([A-Za-z0-9_-]+)(?::(\d+))?\]\]")
 _ECHO = re.compile(r"\[\[echo:([^\[\]]*)\]\]")

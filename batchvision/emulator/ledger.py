@@ -1,7 +1,8 @@
 """The emulator's own bill in integer ticks: requests, generated answers, charges and deliveries. No I/O.
 
 An answer is charged when it is generated, whether or not it arrives. ``delivered_whole`` means that its last byte was
-handed to the network. Sums cover all requests; entries are the newest ones only.
+handed to the network. An answer of a batch is charged and delivered once, however often its results are read. Sums
+cover all requests; entries are the newest ones only.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-#: Number of distinct requests whose generations are counted.
+#: Number of distinct requests, and of custom ids, whose generations are counted.
 _COUNTED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class BillEntry:
-    """One chat request. ``status`` is 0 if the connection ended without one. ``echo``: tokens of ``[[echo:...]]``.
+    """One chat request, or one request of a batch with its ``custom_id``.
 
+    ``status`` is 0 if the connection ended without one. ``echo``: tokens of ``[[echo:...]]``.
     ``content_hash`` covers model, text and images, so it is the same for each try of a request.
     """
 
@@ -33,12 +35,14 @@ class BillEntry:
     fault: str | None
     ticks: int
     delivered_whole: bool
+    custom_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Bill:
     """All requests since the start or the last reset. ``requests``: chat requests, refused ones included. ``polls``: of
-    deferred tickets. ``generated_again``: generations of a request after its first, which were paid again."""
+    deferred tickets. ``generated_again``: generations of a request after its first, which were paid again.
+    ``ids_again``: generations of a custom id after its first, in any batch. ``uploads``: files of batches."""
 
     requests: int
     polls: int
@@ -51,6 +55,10 @@ class Bill:
     by_fault: Mapping[str, int]
     entries: tuple[BillEntry, ...]
     repeated: int = 0  #: answered from the response cache, not charged
+    ids_again: int = 0
+    batches: int = 0
+    uploads: int = 0
+    uploaded_bytes: int = 0
 
     def by_echo(self) -> dict[str, int]:
         """Generations of each echo token among the listed entries."""
@@ -81,6 +89,7 @@ class OpenEntry:
     ticks: int = 0
     is_generated: bool = False
     delivered_whole: bool = False
+    custom_id: str = ""
 
     def closed(self) -> BillEntry:
         return BillEntry(
@@ -95,6 +104,7 @@ class OpenEntry:
             self.fault,
             self.ticks,
             self.delivered_whole,
+            self.custom_id,
         )
 
 
@@ -104,10 +114,12 @@ class Ledger:
     def __init__(self, entries: int) -> None:
         self._entries: deque[OpenEntry] = deque(maxlen=entries)
         self._times_generated: dict[int, int] = {}
+        self._ids: set[tuple[str, str]] = set()
         self._by_status: Counter[int] = Counter()
         self._by_fault: Counter[str] = Counter()
         self._requests = self._polls = self._generated = self._generated_again = 0
         self._delivered = self._ticks = self._ticks_delivered = self._repeated = 0
+        self._ids_again = self._batches = self._uploads = self._uploaded_bytes = 0
 
     def open(self, face: str) -> OpenEntry:
         self._requests += 1
@@ -124,11 +136,23 @@ class Ledger:
         if times or len(self._times_generated) < _COUNTED:
             self._times_generated[entry.content_hash] = times + 1
         self._generated_again += times > 0
+        if entry.custom_id:
+            name = (entry.face, entry.custom_id)
+            self._ids_again += name in self._ids
+            if len(self._ids) < _COUNTED:
+                self._ids.add(name)
 
     def repeated(self, entry: OpenEntry, request_id: str) -> None:
         """Note an answer from the response cache, which is free."""
         entry.request_id = request_id
         self._repeated += 1
+
+    def uploaded(self, size_bytes: int) -> None:
+        self._uploads += 1
+        self._uploaded_bytes += size_bytes
+
+    def batch_created(self) -> None:
+        self._batches += 1
 
     def fault(self, entry: OpenEntry, kind: str) -> None:
         entry.fault = kind
@@ -163,4 +187,8 @@ class Ledger:
             by_fault=dict(sorted(self._by_fault.items())),
             entries=tuple(entry.closed() for entry in self._entries),
             repeated=self._repeated,
+            ids_again=self._ids_again,
+            batches=self._batches,
+            uploads=self._uploads,
+            uploaded_bytes=self._uploaded_bytes,
         )

@@ -49,6 +49,11 @@ class EmulatorOptions:
       not on the order of requests.
     - ``fail_image_urls``: answer requests that hold http(s) images with a download error. They are never downloaded.
     - ``reasoning_tokens``: added to each answer of a reasoning model, if ``reasoning_effort`` allows it.
+    - ``batch_validation_seconds``, ``batch_seconds``: from the creation of a batch to its first request, and from there
+      to its last answer. ``batch_life_seconds``: unfinished requests expire after this time.
+    - ``batch_max_bytes``, ``batch_max_lines``: of an input file. ``batch_max_open``: more unfinished batches get a 429.
+    - ``batch_max_enqueued_tokens``: of unfinished batches of a model; a batch beyond it fails validation.
+    - ``batch_creates_per_second``: beyond it 429.
     - ``ledger_entries``: number of newest requests that the bill lists. Its sums cover all requests.
     """
 
@@ -71,6 +76,14 @@ class EmulatorOptions:
     max_image_bytes: int = 20 * 1024 * 1024
     max_body_bytes: int = 64 * 1024 * 1024
     reasoning_tokens: int = 32
+    batch_validation_seconds: Seconds = 0.1
+    batch_seconds: Seconds = 0.5
+    batch_life_seconds: float = 86_400.0
+    batch_max_bytes: int = 200 * 1024 * 1024
+    batch_max_lines: int = 50_000
+    batch_max_open: int | None = None
+    batch_max_enqueued_tokens: int | None = None
+    batch_creates_per_second: float | None = None
     ledger_entries: int = 10_000
 
     def __post_init__(self) -> None:
@@ -81,9 +94,10 @@ class EmulatorOptions:
         if sum(rates.values()) > 1.0:
             raise ValueError("the fault rates add up to more than 1: no request could be answered")
         object.__setattr__(self, "fault_rates", MappingProxyType(rates))
-        for name in ("latency_seconds", "deferred_seconds"):
+        for name in ("latency_seconds", "deferred_seconds", "batch_validation_seconds", "batch_seconds"):
             object.__setattr__(self, name, _seconds(name, getattr(self, name)))
-        for name in ("requests_per_minute", "tokens_per_minute", "burst"):
+        of_batches = ("batch_max_open", "batch_max_enqueued_tokens", "batch_creates_per_second")
+        for name in ("requests_per_minute", "tokens_per_minute", "burst", *of_batches):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}: give a number above 0, or leave it out for no limit")

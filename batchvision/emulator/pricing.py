@@ -42,6 +42,8 @@ CONTEXT_TOKENS: dict[str, int] = {
     "grok-4.20-0309-reasoning": 1_000_000,
     "grok-4.20-0309-non-reasoning": 1_000_000,
 }
+#: xAI accepts these models in batches.
+BATCH_MODELS = frozenset({"grok-4.3", "grok-4.20-0309-reasoning", "grok-4.20-0309-non-reasoning"})
 #: From this number of prompt tokens on, all tokens of the request cost twice as much.
 LONG_CONTEXT_TOKENS = 200_000
 CACHE_BLOCK_TOKENS = 128
@@ -76,15 +78,26 @@ def context_of(model: str) -> int:
     return CONTEXT_TOKENS.get(model.rpartition("/")[2], CONTEXT_TOKENS["grok-4.3"])
 
 
-def cost_ticks(model: str, tokens: AnswerTokens) -> int:
-    """The cost. Reasoning tokens cost as much as completion tokens."""
+def batch_percent(model: str, is_xai: bool) -> int | None:
+    """The price in a batch, in percent of the usual price; ``None`` for a model that is not batch-enabled.
+
+    Models that are not listed here are batch-enabled.
+    """
+    name = model.rpartition("/")[2]
+    if name in MODELS and name not in BATCH_MODELS:
+        return None
+    return 80 if is_xai else 50
+
+
+def cost_ticks(model: str, tokens: AnswerTokens, percent: int = 100) -> int:
+    """The cost at ``percent`` of the usual price. Reasoning tokens cost as much as completion tokens."""
     price = price_of(model)
     ticks = (
         (tokens.prompt - tokens.cached) * price.prompt
         + tokens.cached * price.cached
         + (tokens.completion + tokens.reasoning) * price.completion
     )
-    return ticks * 2 if tokens.prompt >= LONG_CONTEXT_TOKENS else ticks
+    return (ticks * 2 if tokens.prompt >= LONG_CONTEXT_TOKENS else ticks) * percent // 100
 
 
 def text_tokens(text: str) -> int:

@@ -13,6 +13,7 @@ from aiohttp.typedefs import Middleware
 
 from batchvision.emulator import bodies
 from batchvision.emulator.app import JSON, Emulator
+from batchvision.emulator.batches import openai_batch_routes, xai_batch_routes
 from batchvision.emulator.delivery import Outgoing
 from batchvision.emulator.faults import FaultKind
 from batchvision.emulator.options import PREFIXES, Face
@@ -58,11 +59,12 @@ def _routes(emulator: Emulator, prefix: str, face: Face) -> list[web.RouteDef]:
                 web.get(f"{prefix}/language-models", _page(emulator, face, bodies.language_models_body)),
                 web.get(f"{prefix}/language-models/{{name}}", _language_model_of(emulator)),
                 web.get(f"{prefix}/api-key", _page(emulator, face, key)),
+                *xai_batch_routes(emulator, emulator.batches, prefix),
             ]
         case Face.OPENROUTER:
             routes.append(web.get(f"{prefix}/key", _page(emulator, face, key)))
         case Face.OPENAI:
-            pass
+            routes += openai_batch_routes(emulator, emulator.batches, prefix)
     return routes
 
 
@@ -126,6 +128,13 @@ def _own_routes(emulator: Emulator) -> list[web.RouteDef]:
             return web.json_response({"error": str(error)}, status=400)
         return web.json_response({"changed": True})
 
+    async def advance(request: web.Request) -> web.Response:
+        try:
+            emulator.clock.advance(float((await request.json())["seconds"]))
+        except (ValueError, TypeError, KeyError) as error:
+            return web.json_response({"error": f'give {{"seconds": NUMBER}}: {error}'}, status=400)
+        return web.json_response({"now": emulator.clock.now()})
+
     async def forget(_request: web.Request) -> web.Response:
         emulator.reset()
         return web.json_response({"reset": True})
@@ -137,5 +146,6 @@ def _own_routes(emulator: Emulator) -> list[web.RouteDef]:
         web.get("/", greet),
         web.get("/_emulator/bill", show_bill),
         web.post("/_emulator/options", change_options),
+        web.post("/_emulator/advance", advance),
         web.post("/_emulator/reset", forget),
     ]

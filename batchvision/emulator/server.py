@@ -61,6 +61,7 @@ async def _listening(emulator: Emulator) -> AsyncIterator[int]:
     finally:
         emulator.leaving.set()
         await runner.cleanup()
+        emulator.batches.close()
 
 
 class RunningEmulator:
@@ -93,13 +94,17 @@ class RunningEmulator:
         return self._inside(self._emulator.bill)
 
     def configure(self, **changes: Any) -> None:
-        """Change options. Bill and tickets stay. Raises ValueError."""
+        """Change options. Bill, tickets and batches stay. Raises ValueError."""
         self._inside(lambda: self._emulator.configure(changes))
 
     set = configure
 
+    def advance(self, seconds: float) -> None:
+        """Move the clock of tickets, files and batches forward."""
+        self._inside(lambda: self._emulator.clock.advance(seconds))
+
     def reset(self) -> None:
-        """Clear the bill, tickets and fault counts."""
+        """Clear the bill, tickets, batches and fault counts."""
         self._inside(self._emulator.reset)
 
     def stop(self) -> None:
