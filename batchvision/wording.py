@@ -1,6 +1,9 @@
-"""Small words that messages share."""
+"""Small words that messages and files share."""
 
 from __future__ import annotations
+
+#: First characters of a formula in a spreadsheet.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def counted(number: int, noun: str) -> str:

@@ -2,17 +2,22 @@
 
 from batchvision.accuracy.comparing import Decision, RightRows, choose, paired
 from batchvision.accuracy.measures import Accuracy, LabelMeasures, Proportion, measure, wilson
+from batchvision.accuracy.review_file import REVIEW_COLUMNS, SampleKind, guarded, unguarded
 from batchvision.accuracy.words import accuracy_words
 
 __all__ = [
+    "REVIEW_COLUMNS",
     "Accuracy",
     "Decision",
     "LabelMeasures",
     "Proportion",
     "RightRows",
+    "SampleKind",
     "accuracy_words",
     "choose",
+    "guarded",
     "measure",
     "paired",
+    "unguarded",
     "wilson",
 ]

@@ -13,15 +13,13 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from batchvision.secrets import Secrets
+from batchvision.wording import FORMULA_STARTS
 
 #: Masked in each line of the command. The command passes them to a run, which adds its key.
 HIDDEN = Secrets()
 
 #: Control characters (C0 without tab and newline, DEL, C1), line separators, and bidi controls.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-
-#: First characters of a formula in a spreadsheet.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def safe_text(text: str) -> str:
@@ -42,7 +40,7 @@ def safe_json(text: str) -> str:
 def safe_csv_cell(text: str) -> str:
     """A CSV cell without control characters and formulas."""
     cell = safe_text(text)
-    return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
+    return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
 
 
 def _spell(match: re.Match[str]) -> str:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batchvision.accuracy import measure
+from batchvision.accuracy import SampleKind, measure, unguarded
 from batchvision.checkpoint import OutputView
 from batchvision.errors import JobInvalid
 from batchvision.job import TEXT, Job, main_property
@@ -177,6 +177,13 @@ def _of_file(job: Job) -> Iterator[tuple[str, dict[str, _Cells]]]:
         for row in batch.to_pylist():
             if row["row_id"] is None:
                 continue
+            if kind := row.get("sample"):
+                if kind == SampleKind.LEAST_CONFIDENT:
+                    raise JobInvalid(
+                        f"answer.expected_file: {path} lists the least confident answers, which say nothing about the "
+                        "accuracy of all rows. Review a random sample: batchvision report OUT --export-review FILE"
+                    )
+                row = {name: unguarded(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
             row_id = str(row["row_id"])
             found = {name: _Cells(row[name]) for name in named}
             if has_answers:
@@ -185,8 +192,8 @@ def _of_file(job: Job) -> Iterator[tuple[str, dict[str, _Cells]]]:
             yield row_id, found
 
 
-#: Columns of a saved review, beside ``answer``: ``right``, ``wrong`` or empty, and the answer that was reviewed.
-_REVIEW = ("verdict", "given")
+#: Columns of a review, beside ``answer``.
+_REVIEW = ("verdict", "given", "sample")
 
 
 def _reviewed(row_id: str, row: Mapping[str, Any]) -> _Cells:

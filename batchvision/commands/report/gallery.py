@@ -23,6 +23,11 @@ DETAIL_CHARACTERS = 200
 MOST_IMAGE_BYTES = 64 * 1024 * 1024
 
 
+def lot_of(row_id: str, seed: int) -> int:
+    """A random number of a row. The rows with the smallest ones are drawn, in any order of the rows."""
+    return int.from_bytes(blake2b(f"{seed}:{row_id}".encode(), digest_size=6).digest())
+
+
 class GalleryGroup(IntEnum):
     """The groups of the gallery, in the order in which they are shown."""
 
@@ -70,8 +75,7 @@ class Gallery:
         else:
             group = GalleryGroup.WRONG if row["row_id"] in self._expected else GalleryGroup.ANSWERED
         lots = self._lots.setdefault((group, kind), [])
-        lot = int.from_bytes(blake2b(f"{self._seed}:{row['row_id']}".encode(), digest_size=6).digest())
-        candidate = _Candidate(-lot, row["row_id"], row, is_failed, beside)
+        candidate = _Candidate(-lot_of(row["row_id"], self._seed), row["row_id"], row, is_failed, beside)
         if len(lots) < self._rows:
             heapq.heappush(lots, candidate)
         elif lots and candidate > lots[0]:
