@@ -8,10 +8,13 @@ shares, joined with their correlation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil, sqrt
+from math import sqrt
 from typing import NamedTuple
 
-from batchvision.accuracy.measures import Z_95, Proportion, wilson
+from batchvision.accuracy.measures import Proportion, wilson
+
+#: More known rows are never asked for.
+MOST_ROWS_NEEDED = 1_000_000
 
 
 class Paired(NamedTuple):
@@ -103,12 +106,11 @@ def choose(settings: Sequence[RightRows], margin: float) -> Decision:
 
 
 def _rows_needed(counts: Paired, margin: float) -> int:
-    """Rows at which the interval ends at the margin, if the shares stay as they are.
-
-    A difference at the margin itself cannot be decided: then the rows for a distance of half the margin are returned.
-    """
-    rows = counts.rows
-    value = (counts.first_only - counts.second_only) / rows
-    spread = max((counts.first_only + counts.second_only) / rows - value**2, 1 / rows)
-    distance = max(abs(value + margin), margin / 2, 1 / rows)
-    return max(rows + 1, ceil(Z_95**2 * spread / distance**2))
+    """About how many rows decide, if the shares stay as they are. A difference at the margin itself needs the most."""
+    rows = float(counts.rows)
+    while rows < MOST_ROWS_NEEDED:
+        rows = max(rows + 1, rows * 1.05)
+        found = difference(Paired(*(round(number * rows / counts.rows) for number in counts)))
+        if found.low >= -margin or found.high < -margin:
+            return round(rows)
+    return MOST_ROWS_NEEDED

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +18,7 @@ from batchvision.cli.output import print_document, print_lines, print_table, say
 from batchvision.wording import counted, size_text
 
 if TYPE_CHECKING:
-    from batchvision.commands.pilot import Pilot
+    from batchvision.commands.pilot import Compared, Pilot
     from batchvision.commands.plan import Plan
     from batchvision.job import Job
 
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     type=click.IntRange(min=2),
     metavar="N",
     default=None,
-    help="Ask N rows across image sizes, keep their answers, and tell what all will cost, with a 95% interval.",
+    help="Ask N rows across image sizes and known answers, keep their answers, and estimate the cost of all rows "
+    "with a 95% interval.",
 )
 @click.option(
     "--sweep",
@@ -38,7 +41,15 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="KEY=A,B",
     help="With --pilot: ask its rows under other settings too, and compare cost and answers: detail=low,high, "
-    "max_side=512,1024, model=..., provider.parameters.NAME=... Several: each with each.",
+    "max_side=512,1024, model=..., user_file=a.txt,b.txt, system_file=..., schema=..., provider.parameters.NAME=... "
+    "Several: each with each. With known answers it names the cheapest setting that is good enough.",
+)
+@click.option(
+    "--margin",
+    metavar="PART",
+    default="1%",
+    show_default=True,
+    help="How much worse than the best a cheaper setting of --sweep may be.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the rows that --pilot chooses.")
 @click.option("--quiet", is_flag=True, help="No progress of the pilot.")
@@ -103,11 +114,21 @@ def _pilot(path: str, job: Job, settings: tuple[str, ...], flags: dict[str, Any]
         remake=lambda more: Job.load(path, overrides={**given, **more}),
         sweep=pilot.settings(flags["sweeps"]),
         seed=flags["seed"],
+        margin=_margin(flags["margin"]),
         dependencies=RunDependencies(secrets=HIDDEN),
         watch=watcher(style, sys.stderr, rows_wanted=flags["pilot"]),
         begins=lambda what: None if flags["quiet"] else click.echo(what, err=True),
     )
     return anyio.run(start)
+
+
+def _margin(text: str) -> float:
+    from batchvision.job import RowLimit
+
+    with suppress(ValueError):
+        if (part := RowLimit.parse(text).part) is not None:
+            return float(part)
+    raise click.UsageError(f"--margin takes a part of the rows, e.g. 1%; got {text!r}.")
 
 
 def plan_lines(planned: Plan) -> Iterator[str]:
@@ -235,6 +256,9 @@ def pilot_lines(result: Pilot, concurrency: int) -> Iterator[str]:
         yield f"          that is wide: {_narrower(result)}"
     if (seconds := result.seconds(concurrency)) is not None:
         yield f"          about {duration(seconds)} at the pilot's pace ({result.latency_seconds:.2g} s an answer)"
+    if (share := result.accuracy) is not None:
+        rows = f"{share.value:.1%} of {counted(len(result.right), 'known row')} are right"
+        yield f"accuracy  {rows}; 95% sure: {share.low:.1%} to {share.high:.1%}"
 
 
 def _at_once(job: Job) -> int:
@@ -259,14 +283,40 @@ def _print_sweep(result: Pilot) -> None:
 
     if len(result.compared) < 2:
         return
-    numbers = ("rows", "all requests", "95% sure", "tokens", "of own cost", "same answer", "alike")
+    last = ("right", "95% sure") if result.right else ("same answer", "alike")
+    numbers = ("rows", "all requests", "95% sure", "tokens", "of own cost", *last)
     print_lines([""])
     print_table(
         [TextColumn("setting"), *(TextColumn(title, right=True) for title in numbers)], [*map(list, sweep_rows(result))]
     )
-    print_lines(
-        ["", "same answer: every word and value. alike: values that are equal, and text by the words in common."]
-    )
+    print_lines(["", *decision_lines(result)])
+
+
+def decision_lines(result: Pilot) -> Iterator[str]:
+    """The cheapest setting that is good enough, or what is missing to name it."""
+    from batchvision.wording import counted
+
+    known, margin, found = len(result.right), f"{result.margin:.1%}".replace(".0%", "%"), result.decision
+    if not known:
+        yield "same answer: every word and value. alike: values that are equal, and text by the words in common."
+    elif found is None:
+        reason = "the sweep did not end" if result.stopped is not None else "a setting did not say its cost"
+        yield f"not decided: {reason}."
+    elif found.chosen is not None:
+        best = "" if found.chosen == found.best else f" ({found.best})"
+        yield (
+            f"{found.chosen} is the cheapest setting that is not worse than the best{best} by more than {margin}: "
+            f"95% sure on {counted(known, 'known row')}."
+        )
+    elif found.rows_needed is not None:
+        wanted = ceil(found.rows_needed * result.wanted / known)
+        next_step = f"--pilot {wanted} asks them"
+        if found.rows_needed > result.known_rows:
+            next_step = f"the manifest has {result.known_rows:,}"
+        yield (
+            f"not decided: {counted(known, 'known row')} cannot tell whether a cheaper setting is worse than the best "
+            f"({found.best}) by more than {margin}. About {found.rows_needed:,} would: {next_step}."
+        )
 
 
 def sweep_rows(result: Pilot) -> Iterator[tuple[str, ...]]:
@@ -275,7 +325,7 @@ def sweep_rows(result: Pilot) -> Iterator[tuple[str, ...]]:
 
     own = next((each for each in result.compared if each.is_own), None)
     for each in result.compared:
-        cost, agreed = each.cost, each.agreement
+        cost = each.cost
         is_comparable = cost is not None and own is not None and own.cost is not None and own.cost.value
         yield (
             each.name,
@@ -284,6 +334,14 @@ def sweep_rows(result: Pilot) -> Iterator[tuple[str, ...]]:
             "?" if cost is None else f"{format_usd(round(cost.low))} to {format_usd(round(cost.high))}",
             "?" if each.tokens is None else f"{each.tokens.value:,.0f}",
             f"{cost.value / own.cost.value:.0%}" if is_comparable else "",  # type: ignore[union-attr]
-            "" if agreed is None else f"{agreed.same:,} of {agreed.rows:,}",
-            "" if agreed is None else f"{agreed.alike:.0%}",
+            *_likeness(each),
         )
+
+
+def _likeness(each: Compared) -> tuple[str, str]:
+    """The last two cells: right answers where they are known, or equal answers."""
+    if (share := each.accuracy) is not None:
+        return f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}"
+    if (agreed := each.agreement) is not None:
+        return f"{agreed.same:,} of {agreed.rows:,}", f"{agreed.alike:.0%}"
+    return "", ""

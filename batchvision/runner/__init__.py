@@ -15,7 +15,7 @@ from batchvision.runner.counting import (
 from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.guards import empty_words, missing_words
 from batchvision.runner.job_warnings import fallback_warning, system_warning
-from batchvision.runner.known_answers import right_answers
+from batchvision.runner.known_answers import AnswerCheck, right_answers
 from batchvision.runner.prepare import payloads_of
 from batchvision.runner.refusing import rebuy_refusals
 from batchvision.runner.session import Watch, run_async
@@ -29,6 +29,7 @@ from batchvision.runner.wiring import (
 )
 
 __all__ = [
+    "AnswerCheck",
     "Classifier",
     "CountedRequest",
     "ImageCounts",

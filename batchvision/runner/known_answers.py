@@ -14,13 +14,14 @@ from batchvision.checkpoint import OutputView
 from batchvision.errors import JobInvalid
 from batchvision.job import TEXT, Job, main_property
 from batchvision.manifest import LocalInput, Manifest, needed_columns, open_manifest, open_table
-from batchvision.prompt import answer_columns
+from batchvision.prompt import answer_columns, check_answer
 from batchvision.records import JsonObject
 from batchvision.runner.feed.keying import row_ids
 from batchvision.secrets import Secrets
 
 #: Rows with a wrong answer that are listed by row.
 WRONG_LISTED = 200
+_TEXT_COLUMN = "output_text"
 #: The expected label of a row of which only a wrong answer is known.
 ANOTHER = "(another)"
 #: Answers of more different values are text. They have no measures by label.
@@ -45,8 +46,7 @@ def accuracy_of(job: Job, manifest: Manifest, secrets: Secrets) -> JsonObject:
     JobInvalid for a known answer that cannot be read.
     """
     known = known_answers(job, manifest, secrets)
-    view, spelling = OutputView(job.output_path), _spellings(job)
-    columns = {column.property: column.name for column in answer_columns(job.recipe.answer)} or {TEXT: "output_text"}
+    view, spelling, columns = OutputView(job.output_path), _spellings(job), _columns(job)
     examples = set(job.recipe.example_image_sha256)
     answered: dict[str, dict[str, str | None]] = {}
     for batch in view.current_results(job.recipe.recipe_id, ("row_id", "image_sha256", *columns.values())):
@@ -61,6 +61,11 @@ def accuracy_of(job: Job, manifest: Manifest, secrets: Secrets) -> JsonObject:
             }
     found = {name: _measured(name, known, answered) for name in columns}
     return {name: document for name, document in found.items() if document is not None}
+
+
+def _columns(job: Job) -> dict[str, str]:
+    """Property -> column of the results."""
+    return {column.property: column.name for column in answer_columns(job.recipe.answer)} or {TEXT: _TEXT_COLUMN}
 
 
 def _measured(
@@ -109,6 +114,26 @@ def right_answers(job: Job, secrets: Secrets) -> dict[str, dict[str, str]]:
 
 def has_known_answers(job: Job) -> bool:
     return bool(job.expected_columns or job.answer.expected_file)
+
+
+class AnswerCheck:
+    """Compares answers under the recipe of ``job`` with right answers."""
+
+    def __init__(self, job: Job) -> None:
+        self._spec = job.recipe.answer
+        self._columns = _columns(job)
+        self._spelling = _spellings(job)
+
+    def is_right(self, right: Mapping[str, str], text: str) -> bool:
+        """Whether a valid answer has each of these properties right. ``text``: the answer, or its JSON."""
+        values = {_TEXT_COLUMN: text, **check_answer(self._spec, text).columns}
+        return all(self._is_equal(name, values.get(self._columns.get(name, "")), right[name]) for name in right)
+
+    def _is_equal(self, name: str, value: Any, right: str) -> bool:
+        try:
+            return value is not None and self._spelling[name](value) == right
+        except ValueError:  # the recipe of a sweep gives the property another type
+            return False
 
 
 def known_answers(job: Job, manifest: Manifest, secrets: Secrets) -> KnownAnswers:

@@ -113,6 +113,22 @@ def test_too_few_known_rows_decide_nothing_and_their_number_is_told() -> None:
     assert all(each.rows_needed is not None and each.rows_needed > 30 for each in undecided)
 
 
+def test_the_number_of_rows_that_is_told_decides_where_the_shares_stay_as_they_are() -> None:
+    def settings(rows: int) -> list[RightRows]:
+        cheap = [number % 20 != 3 for number in range(rows)]
+        return [RightRows("cheap", 1.0, cheap), RightRows("dear", 2.0, [True] * rows)]
+
+    needed = choose(settings(200), margin=0.03).rows_needed
+    assert needed is not None
+    assert choose(settings(needed * 9 // 10), margin=0.03).chosen is None
+    assert choose(settings(needed * 11 // 10), margin=0.03).chosen == "dear"
+
+
+def test_a_difference_at_the_margin_is_never_decided() -> None:
+    rows = [RightRows("cheap", 1.0, [True] * 98 + [False] * 2), RightRows("dear", 2.0, [True] * 100)]
+    assert choose(rows, margin=0.02).rows_needed == 1_000_000
+
+
 def test_a_single_setting_is_its_own_best() -> None:
     assert choose([RightRows("only", 1.0, [True, False])], margin=0.01).chosen == "only"
 

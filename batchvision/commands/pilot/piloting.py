@@ -12,12 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from batchvision.accuracy import Decision, Proportion, wilson
 from batchvision.checkpoint import OutputView
 from batchvision.commands.pilot.agreement import agreement
 from batchvision.commands.pilot.frame import Choice, SamplingFrame
 from batchvision.commands.pilot.interval import Interval
 from batchvision.commands.pilot.paid import Paid, paid_for, pilot_rows
-from batchvision.commands.pilot.sweep import Compared, Remake, Setting, variants, with_rest_of_cap
+from batchvision.commands.pilot.sweep import Compared, Remake, Setting, decide, variants, with_rest_of_cap
 from batchvision.commands.plan import Plan, plan
 from batchvision.errors import RowFault, SpendCapReached
 from batchvision.job import Job
@@ -25,6 +26,7 @@ from batchvision.keys import row_digest
 from batchvision.money import quote
 from batchvision.records import TICKS_PER_USD, Purpose
 from batchvision.runner import (
+    AnswerCheck,
     CountedRequest,
     RequestReader,
     RunDependencies,
@@ -36,6 +38,11 @@ from batchvision.runner import (
 )
 from batchvision.runner.feed import NoKnownRows, Selection, feed, survey
 from batchvision.ticks import known_or_none
+
+#: row_id -> property -> right answer
+RightAnswers = Mapping[str, Mapping[str, str]]
+#: How much worse than the best setting a cheaper one may be, as a share of the rows.
+DEFAULT_MARGIN = 0.01
 
 
 class PilotStop(NamedTuple):
@@ -63,12 +70,21 @@ class Pilot:
     cost: Interval | None = None
     tokens: Interval | None = None
     latency_seconds: float | None = None
+    known_rows: int = 0  #: of the requests, with a known answer
+    right: tuple[bool, ...] = ()  #: of the chosen rows with a known answer
     compared: tuple[Compared, ...] = ()
+    margin: float = DEFAULT_MARGIN
+    decision: Decision | None = None
     stopped: PilotStop | None = None
 
     @property
     def exit_code(self) -> int:
         return 0 if self.stopped is None else self.stopped.exit_code
+
+    @property
+    def accuracy(self) -> Proportion | None:
+        """The share of right answers among the chosen rows with a known answer."""
+        return wilson(sum(self.right), len(self.right)) if self.right else None
 
     def seconds(self, concurrency: int) -> float | None:
         """Duration of all requests at the pilot's latency and this concurrency."""
@@ -97,7 +113,21 @@ class Pilot:
             "sweep": [_compared(each) for each in self.compared],
             "stop_reason": None if self.stopped is None else self.stopped.reason,
         }
+        if self.right:
+            document["pilot"]["known_rows"] = self.known_rows
+            document["pilot"]["accuracy"] = _accuracy(self.right)
+            document["pilot"]["margin"] = self.margin
+            document["pilot"]["decision"] = None if self.decision is None else _decision(self.decision)
         return document
+
+
+def _accuracy(right: Sequence[bool]) -> dict[str, float]:
+    return {"rows": len(right), "right": sum(right), **wilson(sum(right), len(right))._asdict()}
+
+
+def _decision(found: Decision) -> dict[str, Any]:
+    behind = {name: share._asdict() for name, share in found.behind.items()}
+    return {"chosen": found.chosen, "best": found.best, "behind": behind, "rows_needed": found.rows_needed}
 
 
 def _usd(interval: Interval) -> dict[str, float]:
@@ -118,6 +148,7 @@ def _compared(each: Compared) -> dict[str, Any]:
         "cost_usd": None if each.cost is None else _usd(each.cost),
         "tokens": None if each.tokens is None else _rounded(each.tokens),
         "agreement": None if each.agreement is None else each.agreement._asdict(),
+        **({"accuracy": _accuracy(each.right)} if each.right else {}),
     }
 
 
@@ -128,6 +159,7 @@ async def pilot(
     remake: Remake | None = None,
     sweep: Sequence[Setting] = (),
     seed: int = 0,
+    margin: float = DEFAULT_MARGIN,
     watch: Watch | None = None,
     begins: Callable[[str], None] = lambda what: None,
     environ: Mapping[str, str] | None = None,
@@ -135,8 +167,9 @@ async def pilot(
 ) -> Pilot:
     """Ask ``rows`` rows of the job across image sizes, then the same rows under each setting of ``sweep``.
 
-    ``remake`` makes the job with other values of some keys; a sweep needs it. ``begins`` is called before each run with
-    a line that describes it. Raises JobInvalid before the first request; a later end is in ``stopped``.
+    ``remake`` makes the job with other values of some keys; a sweep needs it. ``margin``: how much worse than the best
+    setting a cheaper one may be, as a share of the rows. ``begins`` is called before each run with a line that
+    describes it. Raises JobInvalid before the first request; a later end is in ``stopped``.
     """
     chosen_variants = list(variants(job, sweep, remake)) if remake is not None else []
     runs = _PilotRuns(watch, begins, environ, dependencies)
@@ -146,18 +179,20 @@ async def pilot(
     known = right_answers(job, (dependencies or RunDependencies()).secrets)
     by_answer = {row_id: " ".join(right.values()) for row_id, right in known.items()}
     frame = SamplingFrame(by_answer, job.recipe.example_image_sha256)
-    for request in await _requests_of(job, pilot_rows(job.output_path, job.recipe.recipe_id)):
-        frame.add(request)  # rows that an earlier pilot paid for
+    paid_before = pilot_rows(job.output_path, job.recipe.recipe_id)
+    for request in await _requests_of(job, paid_before | (known.keys() if chosen_variants else frozenset())):
+        frame.add(request)
     planned = await plan(job, watch=frame.add)
     choice = frame.choose(rows, seed)
     own = await runs.paid(job, choice, frozenset(choice.row_ids), Purpose.PILOT, "pilot")
+    asked_known = {row_id: known[row_id] for row_id in choice.row_ids if row_id in choice.known & own.ended}
     compared = []
     if chosen_variants and remake is not None and own.ended:
-        compared.append(_own(job, chosen_variants, choice, own))
+        compared.append(_own(job, chosen_variants, choice, own, asked_known))
         for setting, variant in chosen_variants:
             if variant.recipe.recipe_id != job.recipe.recipe_id and runs.stopped is None:
                 paid = await _swept(setting, variant, job, remake, choice, own, runs)
-                compared.append(_compare(setting.name, variant, choice, own, paid))
+                compared.append(_compare(setting.name, variant, choice, own, paid, asked_known))
     cost, tokens = _intervals(choice, own)
     return Pilot(
         plan=planned,
@@ -170,7 +205,11 @@ async def pilot(
         cost=cost,
         tokens=tokens,
         latency_seconds=own.latency_seconds(),
+        known_rows=len(choice.known),
+        right=_right(job, own, asked_known),
         compared=tuple(compared),
+        margin=margin,
+        decision=None if runs.stopped is not None else decide(compared, margin),
         stopped=runs.stopped,
     )
 
@@ -255,13 +294,23 @@ async def _swept(
     return await runs.paid(variant, choice, own.ended, Purpose.SWEEP, setting.name, capped)
 
 
-def _own(job: Job, chosen: Sequence[tuple[Setting, Job]], choice: Choice, own: Paid) -> Compared:
+def _right(job: Job, paid: Paid, known: RightAnswers) -> tuple[bool, ...]:
+    """Whether the answer to each known row is right. A row without an answer is not."""
+    check = AnswerCheck(job)
+    answers = paid.answers(frozenset(known))
+    return tuple(
+        row_id in answers and check.is_right(right, answers[row_id].output_json or answers[row_id].text)
+        for row_id, right in known.items()
+    )
+
+
+def _own(job: Job, chosen: Sequence[tuple[Setting, Job]], choice: Choice, own: Paid, known: RightAnswers) -> Compared:
     """The job's own setting, the base of the comparison."""
     names = [setting.name for setting, variant in chosen if variant.recipe.recipe_id == job.recipe.recipe_id]
-    return _compare(" ".join([*names, "(the job's own)"]), job, choice, own, own)
+    return _compare(" ".join([*names, "(the job's own)"]), job, choice, own, own, known)
 
 
-def _compare(name: str, variant: Job, choice: Choice, own: Paid, paid: Paid) -> Compared:
+def _compare(name: str, variant: Job, choice: Choice, own: Paid, paid: Paid, known: RightAnswers) -> Compared:
     cost, tokens = _intervals(choice, paid)
     is_own = paid is own
     return Compared(
@@ -274,4 +323,5 @@ def _compare(name: str, variant: Job, choice: Choice, own: Paid, paid: Paid) -> 
         agreement=None
         if is_own
         else agreement(own.answers(paid.ended), paid.answers(paid.ended), variant.recipe.answer),
+        right=_right(variant, paid, known),
     )

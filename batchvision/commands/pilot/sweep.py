@@ -6,11 +6,12 @@ Only settings of the recipe can be swept. Provider, URL, key and caps stay those
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import product
 
+from batchvision.accuracy import Decision, Proportion, RightRows, choose, wilson
 from batchvision.commands.pilot.agreement import Agreement
 from batchvision.commands.pilot.interval import Interval
 from batchvision.errors import JobInvalid
@@ -26,23 +27,40 @@ SHORT_NAMES: Mapping[str, str] = {
     "model": "provider.model",
     "max_side": "images.max_side",
     "max_bytes": "images.max_bytes",
+    "user_file": "prompt.user_file",
+    "system_file": "prompt.system_file",
+    "schema": "answer.schema",
 }
-_SWEPT = re.compile(r"(provider\.(detail|model|parameters\.\w+)|images\.(max_side|max_bytes|strip_metadata))")
+_SWEPT = re.compile(
+    r"provider\.(detail|model|parameters\.\w+)|images\.(max_side|max_bytes|strip_metadata)"
+    r"|prompt\.(user_file|system_file)|answer\.schema"
+)
+#: Keys of which a job has one: a swept file takes the place of the other ones.
+_INSTEAD_OF: Mapping[str, tuple[str, ...]] = {
+    "prompt.user_file": ("prompt.user", "prompt.column"),
+    "prompt.system_file": ("prompt.system",),
+}
 #: Each setting is paid for, so their number is limited.
 MOST_SETTINGS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """``name`` is the setting as typed, ``detail=low max_side=512``. ``overrides`` are dotted keys of the job."""
+    """``name`` is the setting as typed, ``detail=low max_side=512``. ``overrides`` are dotted keys of the job.
+
+    ``None`` removes a key of the job.
+    """
 
     name: str
-    overrides: Mapping[str, str]
+    overrides: Mapping[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The results of one setting. ``rows`` ended, ``unanswered`` of them failed."""
+    """The results of one setting. ``rows`` ended, ``unanswered`` of them failed.
+
+    ``right``: of each row with a known answer in the same order; a row without an answer is not right.
+    """
 
     name: str
     is_own: bool
@@ -51,6 +69,26 @@ class Compared:
     cost: Interval | None
     tokens: Interval | None
     agreement: Agreement | None
+    right: tuple[bool, ...] = ()
+
+    @property
+    def accuracy(self) -> Proportion | None:
+        return wilson(sum(self.right), len(self.right)) if self.right else None
+
+
+def decide(compared: Sequence[Compared], margin: float) -> Decision | None:
+    """Choose by cost and known answers. ``None`` without known answers, a second setting, or costs to compare."""
+    if len(compared) < 2 or not all(each.right for each in compared):
+        return None
+    costs = [each.cost for each in compared]
+    if None in costs:
+        costs = [each.tokens for each in compared]
+    found = [
+        RightRows(each.name, cost.value, each.right)
+        for each, cost in zip(compared, costs, strict=True)
+        if cost is not None
+    ]
+    return choose(found, margin) if len(found) == len(compared) else None
 
 
 def settings(sweeps: Iterable[str]) -> tuple[Setting, ...]:
@@ -70,8 +108,11 @@ def settings(sweeps: Iterable[str]) -> tuple[Setting, ...]:
         axes.setdefault(key, []).extend((f"{name}={value}", value) for value in given)
     if not axes:
         return ()
+    removed = {other: None for key in axes for other in _INSTEAD_OF.get(key, ())}
     found = [
-        Setting(" ".join(name for name, _ in chosen), dict(zip(axes, (value for _, value in chosen), strict=True)))
+        Setting(
+            " ".join(name for name, _ in chosen), {**removed, **dict(zip(axes, (v for _, v in chosen), strict=True))}
+        )
         for chosen in product(*axes.values())
     ]
     if len(found) > MOST_SETTINGS:
@@ -86,6 +127,11 @@ def variants(job: Job, wanted: Iterable[Setting], remake: Remake) -> Iterator[tu
         variant = remake(setting.overrides)
         if variant.output_path != job.output_path:
             raise RuntimeError("a setting of the sweep moved the output")
+        if not job.id_columns and variant.prompt_columns != job.prompt_columns:
+            raise JobInvalid(
+                f"{setting.name}: its prompt reads other columns, and without [manifest] id the rows are named by the "
+                'columns of the prompt; name the column of the rows, e.g. id = "sku"'
+            )
         if variant.recipe.recipe_id not in recipe_ids:
             recipe_ids.add(variant.recipe.recipe_id)
             yield setting, variant
