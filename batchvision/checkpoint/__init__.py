@@ -16,6 +16,9 @@ from batchvision.checkpoint.journal_records import (
     RowFailed,
     SegmentHeader,
     Shared,
+    Submission,
+    SubmissionStep,
+    Voided,
     is_unclear,
 )
 from batchvision.checkpoint.kept_cells import KeptCells
@@ -123,9 +126,12 @@ __all__ = [
     "StoreSettings",
     "StoredAnswer",
     "StoredAnswers",
+    "Submission",
+    "SubmissionStep",
     "TableColumn",
     "Unsealed",
     "UnsealedRows",
+    "Voided",
     "all_locked",
     "ancestors_of",
     "attempts_schema",

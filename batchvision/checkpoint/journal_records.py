@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from batchvision.records import (
@@ -54,6 +55,37 @@ class Accepted:
     at: datetime
     place: str | None = None
     is_unread: bool = False
+
+
+class SubmissionStep(StrEnum):
+    """How far the provider has taken over a submission of the batch lane."""
+
+    CREATING = "creating"  #: its batch is about to be made, or was made and not acknowledged
+    FILLING = "filling"  #: its batch has an id and takes requests
+    COMPLETE = "complete"  #: its batch has every request
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Many requests for one batch of the provider. Each of its exchanges has ``submission_id`` as its ticket.
+
+    The provider's batch bears the same id as its name. A later record replaces an earlier one. An exchange with the
+    ticket of a submission that has no record was never sent. ``file_id``: the uploaded file, where there is one.
+    """
+
+    submission_id: str
+    step: SubmissionStep
+    at: datetime
+    place: str | None = None
+    batch_id: str | None = None
+    file_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionEnded:
+    """No exchange of the submission is open, and the provider has nothing of it to remove."""
+
+    submission_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +229,8 @@ Record = (
     SegmentHeader
     | Intent
     | Accepted
+    | Submission
+    | SubmissionEnded
     | Received
     | Ended
     | Closed

@@ -31,6 +31,9 @@ from batchvision.checkpoint.journal_records import (
     Sealed,
     SegmentHeader,
     Shared,
+    Submission,
+    SubmissionEnded,
+    SubmissionStep,
     Voided,
 )
 from batchvision.providers import is_stream as is_event_stream
@@ -130,13 +133,16 @@ def _document(record: Record) -> dict[str, Any]:
             return {"kind": "carry", **values}
         case ReadDoubts():
             return {"kind": "doubts", **_fields(record)}
-        case Voided() | ExchangeRemoved() | CarryRemoved() | FailureRemoved() | Sealed():
+        case Submission():
+            return {"kind": "submission", **_fields(record)}
+        case Voided() | SubmissionEnded() | ExchangeRemoved() | CarryRemoved() | FailureRemoved() | Sealed():
             return {"kind": _PLAIN_KINDS[type(record)], **_fields(record)}
 
 
 #: Records whose fields JSON can hold as they are.
 _PLAIN_KINDS: dict[type, str] = {
     Voided: "void",
+    SubmissionEnded: "submission_ended",
     ExchangeRemoved: "exchange_removed",
     CarryRemoved: "carry_removed",
     FailureRemoved: "failure_removed",
@@ -237,6 +243,10 @@ def decode(document: dict[str, Any]) -> Record:
             exchange_ids = document["exchange_ids"]
             named = None if exchange_ids is None else tuple(exchange_ids)
             return ReadDoubts(document["run_id"], named, document["run_has_ended"])
+        case "submission":
+            step, at = SubmissionStep(document["step"]), datetime.fromisoformat(document["at"])
+            more = (document.get(name) for name in ("place", "batch_id", "file_id"))
+            return Submission(document["submission_id"], step, at, *more)
         case "end":
             at = datetime.fromisoformat(document["at"])
             return Ended(document["exchange_id"], EndedWithout(document["error"], document["message"], at))

@@ -299,13 +299,17 @@ class ShardRecovery:
 
         After a crash between two steps both states hold the same records. The later of two failures of a row counts.
         """
-        state, given = self.run_state, list[Record]()
+        state, given, tickets = self.run_state, list[Record](), set[str]()
         for exchange_id in list(state.open):
             exchange = state.open[exchange_id]
             if owns(exchange.intent.row_id):
                 if exchange_id not in has.open:
                     given += records_of(exchange)
+                    tickets.add(exchange.ticket or "")
                 state.apply(ExchangeRemoved(exchange_id))
+        for submission_id, submission in state.submissions.items():  # both may have exchanges of it, so both keep it
+            if submission_id in tickets and submission_id not in has.submissions:
+                given.append(submission)
         for failed in [each for each in state.failures.values() if owns(each.row_id)]:
             mine = has.failures.get(failed.row_id)
             if mine is None or mine.failed_at < failed.failed_at:

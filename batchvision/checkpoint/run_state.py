@@ -26,6 +26,8 @@ from batchvision.checkpoint.journal_records import (
     Sealed,
     SegmentHeader,
     Shared,
+    Submission,
+    SubmissionEnded,
     Voided,
 )
 from batchvision.checkpoint.schema import TableSchemas
@@ -145,6 +147,7 @@ class RunState:
         #: the rows that are failed now, by row_id; the ledger has their failures under other requests
         self.failures: Tracked[str, Failed] = Tracked(failures)
         self.carries = Carries(carries)
+        self.submissions: Tracked[str, Submission] = Tracked()  #: of the batch lane, by submission_id
         self.attempts: TableRows[Attempt] = TableRows(None if tables is None else tables.attempts)
         self.results: TableRows[Completed] = TableRows(None if tables is None else tables.results)
         self.has_other_failures = False  #: than the table ``failures``
@@ -159,7 +162,7 @@ class RunState:
     def apply(self, record: Record) -> Exchange | None:
         """Apply one record. Raises KeyError for an exchange that is not open.
 
-        Returns the exchange of an answer or a ``closed`` record, as it was before the record.
+        Returns the exchange that the record answers, closes or voids, as it was before.
         """
         match record:
             case Intent():
@@ -180,7 +183,11 @@ class RunState:
                 self._close(record, exchange)
                 return exchange
             case Voided(exchange_id):
-                self._void(exchange_id)
+                return self._void(exchange_id)
+            case Submission(submission_id):
+                self.submissions[submission_id] = record
+            case SubmissionEnded(submission_id):
+                self.submissions.take(submission_id)
             case RowFailed(failed):
                 self._fail(failed)
             case Shared(completed):
@@ -263,12 +270,14 @@ class RunState:
         if self.failures.take(row_id) is not None:
             self.has_other_failures = True
 
-    def _void(self, exchange_id: str) -> None:
+    def _void(self, exchange_id: str) -> Exchange:
         """Drop an exchange that was never sent. The row's earlier attempts and cost are carried on."""
-        intent = self.open.take(exchange_id).intent
+        exchange = self.open.take(exchange_id)
+        intent = exchange.intent
         is_new = self.carries.get(intent.row_id, intent.request_key) is None and not intent.is_trial
         if is_new and (intent.attempt > 1 or intent.runs_failed):
             self._carry(intent, intent.attempt - 1, 0, None)  # the intent's tries count the empty answers
+        return exchange
 
     def _carry(
         self,
@@ -309,7 +318,8 @@ class RunState:
 
     @property
     def has_unsealed(self) -> bool:
-        changed = self.open.has_changed or self.carries.stored.has_changed or self.failures.has_changed
+        stored = (self.open, self.carries.stored, self.failures, self.submissions)
+        changed = any(each.has_changed for each in stored)
         return (
             bool(self.attempts.count or self.results.count)
             or changed
@@ -320,7 +330,7 @@ class RunState:
     @property
     def live_records(self) -> int:
         """Records that ``open.log`` needs at most."""
-        return 2 * len(self.open) + len(self.carries) + len(self.failures)
+        return 2 * len(self.open) + len(self.submissions) + len(self.carries) + len(self.failures)
 
     def cut(self, *, with_failures: bool, is_whole: bool = False) -> Cut:
         """Hand over the rows, and the difference of the rest since the last cut.
@@ -338,11 +348,13 @@ class RunState:
 
     def _difference(self) -> Iterator[Record | Packed]:
         """Intents come before failures, because they drop failures."""
-        carries, failures = self.carries.stored.cut(), self.failures.cut()
+        carries, failures, submissions = self.carries.stored.cut(), self.failures.cut(), self.submissions.cut()
         doubts, self._new_doubts = self._new_doubts, None
         if doubts is not None and doubts.exchange_ids is None:  # about everything that was open before
             yield doubts
         yield from self.open.cut()
+        yield from map(SubmissionEnded, submissions.removed)
+        yield from submissions.put
         yield from map(FailureRemoved, failures.removed)
         yield from map(RowFailed, failures.put)
         yield from (CarryRemoved(*key) for key in carries.removed)
@@ -353,5 +365,6 @@ class RunState:
     def _everything(self) -> Iterator[Record | Packed]:
         """All but the failures: the same seal writes their table."""
         yield from self.open.records()
+        yield from self.submissions.values()
         yield from self.carries
         yield ReadDoubts(self.run_id, tuple(self.doubted), self.run_has_ended)

@@ -32,6 +32,8 @@ from batchvision.checkpoint.journal_records import (
     RowFailed,
     SegmentHeader,
     Shared,
+    Submission,
+    SubmissionEnded,
     Voided,
     closed,
 )
@@ -220,6 +222,25 @@ class Store:
         """Return when the ticket is durable (P2). Only then may it be polled."""
         await self._writer.durable(Accepted(exchange_id, ticket, at, self._settings.ticket_place))
         self._tickets.add(exchange_id)
+
+    def enroll(self, intent: Intent, submission_id: str) -> None:
+        """Note the intent of a request that a submission will hold. :meth:`submission` makes it durable."""
+        self._writer.note(intent)
+        self._writer.note(Accepted(intent.exchange_id, submission_id, intent.sent_at, self._settings.ticket_place))
+
+    async def submission(self, submission: Submission) -> None:
+        """Return when the step, and every intent that was enrolled before, is durable (P2). Raises StopRun."""
+        await self._writer.ready()
+        await self._writer.durable(replace(submission, place=self._settings.ticket_place))
+        self._writer.check_disk()
+
+    def end_submission(self, submission_id: str) -> None:
+        self._writer.note(SubmissionEnded(submission_id))
+
+    @property
+    def submissions(self) -> Mapping[str, Submission]:
+        """The submissions that have not ended, by submission_id."""
+        return self._run_state.submissions
 
     def check_lock(self) -> None:
         """Raise OutputHeld if another process may hold the output by now."""

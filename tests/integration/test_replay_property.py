@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelled_disk import ModelledDisk, PowerCut, lose_all
 
-from batchvision.checkpoint import OutputView, Store, batches_of, read_shard
+from batchvision.checkpoint import OutputView, Store, Submission, SubmissionStep, batches_of, read_shard
 from batchvision.checkpoint.journal_records import Closed, Record
 from batchvision.checkpoint.open_log import OpenLog
 from batchvision.checkpoint.run_state import RunState
@@ -30,8 +30,10 @@ from batchvision.records import Exchange
 ROWS = 6
 #: What may happen to a row next. "200" and the like are answers, which are booked at once or (with "late") not yet.
 STEPS = ("intent", "ticket", "200", "400", "503", "late", "book", "void", "file", "share", "flush", "seal", "reopen")
+#: Of the batch lane. A submission has the number of its first row.
+BATCH_STEPS = ("enroll", "creating", "complete", "ended")
 Step = tuple[str, int]
-STEPS_OF_A_RUN = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, ROWS - 1)), max_size=40)
+STEPS_OF_A_RUN = st.lists(st.tuples(st.sampled_from(STEPS + BATCH_STEPS), st.integers(0, ROWS - 1)), max_size=40)
 
 
 class State(NamedTuple):
@@ -43,6 +45,7 @@ class State(NamedTuple):
     attempts: list[tuple[Any, ...]]
     results: list[tuple[Any, ...]]
     doubts: tuple[str, bool, list[str]]
+    submissions: dict[str, Submission]
 
 
 def rows_of(batches: Iterator[Any], names: tuple[str, ...]) -> list[tuple[Any, ...]]:
@@ -63,7 +66,8 @@ def _state(run_state: RunState, attempts: list[tuple[Any, ...]], results: list[t
     carries = sorted(run_state.carries, key=lambda carry: (carry.row_id, carry.request_key))
     failures = dict(sorted(run_state.failures.items()))
     doubts = (run_state.run_id, run_state.run_has_ended, sorted(run_state.doubted))
-    return State(dict(run_state.open), carries, failures, attempts, results, doubts)
+    submissions = dict(sorted(run_state.submissions.items()))
+    return State(dict(run_state.open), carries, failures, attempts, results, doubts, submissions)
 
 
 class Live:
@@ -115,6 +119,15 @@ class Live:
                 await store.intent(intent)
             case "ticket" if store._run_state.open[self._row[number]].ticket is None:
                 await store.ticket(self._row[number], f"ticket-{self._row[number]}", START)
+            case "enroll" if number not in self._row:
+                self._number += 1
+                intent = self._intent(number)
+                self._row[number] = intent.exchange_id
+                store.enroll(intent, f"submission-{number}")
+            case "creating" | "complete":
+                await store.submission(Submission(f"submission-{number}", SubmissionStep(step), START, batch_id=step))
+            case "ended":
+                store.end_submission(f"submission-{number}")
             case "200" | "400" | "503" | "late" if number not in self._late:
                 exchange_id = self._row[number]
                 raw = await store.answer(exchange_id, an_answer(b"answer", int(step) if step != "late" else 200))
@@ -265,6 +278,10 @@ LONG: list[Step] = [
     ("flush", 0),
     ("reopen", 0),
     ("intent", 1),
+    ("enroll", 5),
+    ("creating", 5),
+    ("seal", 0),
+    ("complete", 5),
     ("seal", 0),
     ("book", 1),
     ("200", 1),

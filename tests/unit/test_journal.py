@@ -36,6 +36,9 @@ from batchvision.checkpoint.journal_records import (
     Sealed,
     SegmentHeader,
     Shared,
+    Submission,
+    SubmissionEnded,
+    SubmissionStep,
     Voided,
 )
 from batchvision.checkpoint.log_file import Frame, frame_group, read_log, scan
@@ -49,6 +52,9 @@ RECORDS: list[Record] = [
     an_intent(1),
     an_intent(2, keep={"title": None, "price": 1.5, "café": "x\ny"}, bound_ticks=None),
     Accepted("x1", "ticket-1", START),
+    Submission("s1", SubmissionStep.CREATING, START),
+    Submission("s1", SubmissionStep.FILLING, START, "https://api.x.ai/v1", "batch-1", "file-1"),
+    SubmissionEnded("s1"),
     Received("x1", an_answer(b'{"a": "\xe2\x82\xac\\n"}', etag="1")),
     Received("x2", RawAnswer(500, {}, b"\xff\x00not text", START, complete=False)),
     Ended("x3", EndedWithout("timeout", "no answer in 600 s", START)),
