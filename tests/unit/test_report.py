@@ -22,7 +22,7 @@ from batchvision.commands.report.gallery import Gallery, Thumbnails
 from batchvision.commands.report.values import RunPoint, TimeSpan
 from batchvision.emulator import EmulatorOptions, start_in_thread
 from batchvision.errors import JobInvalid
-from batchvision.records import AnswerSpec, Recipe
+from batchvision.records import AnswerSpec, RateSample, Recipe
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>'
 
@@ -290,6 +290,22 @@ def test_an_axis_ends_at_the_next_round_value(value: float, rounded: float) -> N
     assert charts._round_up(value) == pytest.approx(rounded)
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.0, "$0"),
+        (0.025, "$0.025"),
+        (2.5, "$2.5"),
+        (50.0, "$50"),
+        (1250.0, "$1,250"),
+        (12500.0, "$12.5k"),
+        (2e6, "$2M"),
+    ],
+)
+def test_the_words_of_an_axis_are_short(value: float, words: str) -> None:
+    assert charts._short_usd(value) == words
+
+
 def test_marks_stay_inside_their_chart() -> None:
     spans = [TimeSpan(number * 10.0, 10.0, number, 1, 2, 10**8, 0.5, 2.0) for number in range(60)]
     point = RunPoint("r", datetime(2026, 11, 30, tzinfo=UTC), 5, 1, 0, 3, None, 10**9, 60.0)
@@ -304,6 +320,23 @@ def test_marks_stay_inside_their_chart() -> None:
             assert float(x) >= 0 and float(x) + float(width) <= charts.WIDTH
             assert float(y) >= 0 and float(y) + float(height) <= charts.HEIGHT
         assert "<title>" in svg or "polyline" in svg
+
+
+def test_the_rate_chart_marks_pauses_and_429s_and_ends_with_the_run() -> None:
+    samples = [
+        RateSample(0.0, 60.0, sent=600, rate_limited=60, paused_seconds=30.0, rate_per_second=10.0),
+        RateSample(60.0, 60.0, sent=100, rate_per_second=10.0),
+    ]
+    svg = charts.rate_chart(samples, 70.0)
+    assert "0:00: paused for 30 s" in svg
+    assert "0:00: 600 sent, 60 answers 429" in svg
+    width = charts.WIDTH - charts.LEFT - charts.RIGHT
+    (pause,) = re.findall(r'class="pause" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', svg)
+    assert float(pause[1]) == pytest.approx(width * 30 / 70, abs=1)
+    sent = re.findall(r'class="ok" x="[\d.]+" y="[\d.]+" width="[\d.]+" height="([\d.]+)"', svg)
+    assert float(sent[1]) == pytest.approx(float(sent[0]), abs=0.2)  # 100 requests in 10 s are 600 a minute
+    (limited,) = re.findall(r'class="again" x="[\d.]+" y="[\d.]+" width="[\d.]+" height="([\d.]+)"', svg)
+    assert float(limited) == pytest.approx(float(sent[0]) / 10, abs=0.2)
 
 
 def test_a_span_of_no_answers_has_no_latency_and_draws_none() -> None:

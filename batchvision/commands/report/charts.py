@@ -13,7 +13,7 @@ from batchvision.commands.report.values import RunPoint, TimeSpan
 from batchvision.records import TICKS_PER_USD, RateSample
 
 WIDTH, HEIGHT = 720, 150
-LEFT, RIGHT, TOP, BOTTOM = 52, 8, 10, 24
+LEFT, RIGHT, TOP, BOTTOM = 66, 8, 12, 26
 FEWEST_BARS = 10  #: fewer bars leave the right side empty
 
 
@@ -68,7 +68,7 @@ def answers_chart(spans: Sequence[TimeSpan]) -> Markup:
     seconds = spans[-1].begins_seconds + spans[-1].length_seconds
     to_minute = 60 / spans[0].length_seconds
     plane = _Plane(seconds, max(sum((each.answers, each.failed, each.retried)) for each in spans) * to_minute)
-    marks = plane.axes(_count)
+    marks = plane.axes(_short)
     for each in spans:
         low = 0.0
         for kind, count in (("ok", each.answers), ("bad", each.failed), ("again", each.retried)):
@@ -90,7 +90,7 @@ def cost_chart(spans: Sequence[TimeSpan]) -> Markup:
         so_far += each.cost_ticks
         points.append((each.begins_seconds + each.length_seconds, so_far / TICKS_PER_USD))
     plane = _Plane(points[-1][0], max(points[-1][1], 1e-6))
-    return _svg("Cost so far in USD over the last run", [*plane.axes(_usd), plane.line(points, "cost")])
+    return _svg("Cost so far in USD over the last run", [*plane.axes(_short_usd), plane.line(points, "cost")])
 
 
 def latency_chart(spans: Sequence[TimeSpan]) -> Markup:
@@ -109,13 +109,16 @@ def latency_chart(spans: Sequence[TimeSpan]) -> Markup:
     )
 
 
-def rate_chart(samples: Sequence[RateSample]) -> Markup:
-    """Requests sent a minute, with the rate that was allowed, pauses and 429s."""
+def rate_chart(samples: Sequence[RateSample], duration_seconds: float) -> Markup:
+    """Requests sent a minute, with the rate that was allowed, pauses and 429s. The run ends within the last sample."""
+    last = samples[-1]
+    left_seconds = max(1.0, duration_seconds - last.begins_seconds)
+    samples = [*samples[:-1], last._replace(length_seconds=min(last.length_seconds, left_seconds))]
     seconds = samples[-1].begins_seconds + samples[-1].length_seconds
     sent = [each.sent * 60 / max(each.length_seconds, 1e-9) for each in samples]
     allowed = [(each.rate_per_second or 0.0) * 60 for each in samples]
     plane = _Plane(seconds, max(*sent, *allowed, 1.0))
-    marks = plane.axes(_count)
+    marks = plane.axes(_short)
     for each, rate in zip(samples, sent, strict=True):
         if each.paused_seconds:
             words = f"{clock_words(each.begins_seconds)}: paused for {each.paused_seconds:,.0f} s"
@@ -135,7 +138,7 @@ def runs_chart(runs: Sequence[RunPoint]) -> Markup:
     """Cost of the last runs, one bar each."""
     costs = [(each.cost_ticks or 0) / TICKS_PER_USD for each in runs]
     plane = _Plane(float(max(len(runs), FEWEST_BARS)), max(*costs, 1e-6))
-    marks = plane.axes(_usd)[:6]  # without times
+    marks = plane.axes(_short_usd)[:6]  # without times
     for place, (each, cost) in enumerate(zip(runs, costs, strict=True)):
         kind = "ok" if each.exit_code == 0 else "again" if each.exit_code in (3, 4, 6) else "bad"
         words = f"{each.started_at:%Y-%m-%d %H:%M}: {_usd(cost)}, {each.rows_completed:,} rows, exit {each.exit_code}"
@@ -158,8 +161,15 @@ def _round_up(value: float) -> float:
     return next(step * power for step in (1, 2, 5, 10) if step * power >= value * 0.999)
 
 
-def _count(value: float) -> str:
+def _short(value: float) -> str:
+    """At most 5 characters below a million: an axis has no room for more."""
+    if value >= 10_000:
+        return f"{value / 1000:,.3g}k" if value < 1e6 else f"{value / 1e6:,.3g}M"
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+
+
+def _short_usd(value: float) -> str:
+    return f"${_short(value)}" if value >= 10 or not value else f"${value:.4g}"
 
 
 def _usd(value: float) -> str:

@@ -88,10 +88,11 @@ def _totals(report: Report) -> Iterator[tuple[str, str, str]]:
     yield "spent", cost_words(total.cost_ticks, total.unknown_cost), note
     if status.unclear_ticks or total.unbounded:
         yield "unclear", bound_words(status.unclear_ticks, total.unbounded), "may have been billed without an answer"
-    if latest is not None:
-        again = f"{latest.retries:,} of them again" if latest.retries else ""
-        yield "requests", f"{latest.requests_sent:,}", again
-        yield "time", charts.clock_words(latest.duration_seconds), _speed(latest.requests_sent, latest.duration_seconds)
+    run = report.timed or latest
+    if run is not None:
+        again = f"{run.retries:,} of them again" if run.retries else ""
+        yield "requests", f"{run.requests_sent:,}", again
+        yield "time", charts.clock_words(run.duration_seconds), _speed(run.requests_sent, run.duration_seconds)
 
 
 def _compared(found: Comparison) -> Iterator[tuple[str, str, str]]:
@@ -108,7 +109,7 @@ def _compared(found: Comparison) -> Iterator[tuple[str, str, str]]:
         )
     if found.cost_rows:
         more = found.cost_ticks - found.other_cost_ticks
-        percent = f", {more / found.other_cost_ticks:+.0%}" if found.other_cost_ticks else ""
+        percent = f", {more / found.other_cost_ticks:+.1%}" if found.other_cost_ticks else ""
         note = f"{format_usd(found.cost_ticks)} here, {format_usd(found.other_cost_ticks)} there{percent}"
         yield (
             "cost difference",
