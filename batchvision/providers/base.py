@@ -157,6 +157,9 @@ class Dialect:
     conversation_header: ClassVar[str | None] = None
     #: The smallest accepted image: pixels of each side, and pixels in all.
     least_image: ClassVar[tuple[int, int]] = (1, 1)
+    #: The form of the provider's batches: ``openai`` or ``xai``; ``None``: no batches, for the reason ``no_batches``.
+    batch_form: ClassVar[str | None] = None
+    no_batches: ClassVar[str] = "its dialect describes no batches"
     #: Response headers that name the request, best first; then the body's ``id``.
     request_id_headers: ClassVar[tuple[str, ...]] = ("x-request-id",)
 

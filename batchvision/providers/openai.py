@@ -13,4 +13,5 @@ class OpenAIDialect(Dialect):
     name: ClassVar[str] = "openai"
     default_base_url: ClassVar[str] = "https://api.openai.com/v1"
     default_key_env: ClassVar[str | None] = "OPENAI_API_KEY"
+    batch_form: ClassVar[str | None] = "openai"
     account_url: ClassVar[str | None] = "https://platform.openai.com/settings/organization/billing"

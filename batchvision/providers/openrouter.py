@@ -24,6 +24,9 @@ class OpenRouterDialect(Dialect):
     usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule(reports_cost_usd=True)
     has_cost_in_body: ClassVar[bool] = True
     has_response_cache: ClassVar[bool] = True
+    no_batches: ClassVar[str] = (
+        "its batches refuse images inside the request (data URIs) and take public URLs at few upstream providers only"
+    )
     request_id_headers: ClassVar[tuple[str, ...]] = ("x-generation-id",)
 
     def response_cache_headers(self, ttl_seconds: int | None, *, is_wanted: bool) -> dict[str, str]:

@@ -7,6 +7,9 @@ from importlib.metadata import entry_points
 
 from batchvision.errors import JobInvalid
 from batchvision.providers.base import Dialect
+from batchvision.providers.batch import BatchDialect
+from batchvision.providers.batch_openai import OpenAIBatches
+from batchvision.providers.batch_xai import XaiBatches
 from batchvision.providers.openai import OpenAIDialect
 from batchvision.providers.openrouter import OpenRouterDialect
 from batchvision.providers.xai import EmulatorDialect, XaiDialect
@@ -28,6 +31,20 @@ def dialect(name: str) -> Dialect:
     """The dialect of a provider. Raises JobInvalid with the known names."""
     built_in = _BUILT_IN.get(name)
     return built_in() if built_in is not None else _from_entry_point(name)
+
+
+_BATCHES: dict[str, type[BatchDialect]] = {"openai": OpenAIBatches, "xai": XaiBatches}
+
+
+def batch_dialect(dialect: Dialect) -> BatchDialect:
+    """The batches of a provider. Raises JobInvalid where it has none, with the reason and the way out."""
+    if dialect.batch_form is not None:
+        return _BATCHES[dialect.batch_form](dialect)
+    raise JobInvalid(
+        f'delivery.lane = "batch" is not possible with {dialect.name}: {dialect.no_batches}. Set delivery.lane = '
+        '"online" (with provider.parameters = { service_tier = "flex" } where the model offers half the price for '
+        "slower answers), or use a provider with batches: xai or openai"
+    )
 
 
 def _from_entry_point(name: str) -> Dialect:

@@ -23,6 +23,7 @@ class XaiDialect(Dialect):
     default_key_env: ClassVar[str | None] = "XAI_API_KEY"
     account_url: ClassVar[str | None] = "https://console.x.ai"
     lanes: ClassVar[frozenset[Lane]] = frozenset({Lane.ONLINE, Lane.DEFERRED})
+    batch_form: ClassVar[str | None] = "xai"
     has_cost_in_body: ClassVar[bool] = True
     models_path: ClassVar[str] = "/language-models"
     usage_rule: ClassVar[chat.UsageRule] = chat.UsageRule(completion_includes_reasoning=False)

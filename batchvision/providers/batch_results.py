@@ -1,0 +1,170 @@
+"""Read the results of a batch: pairs of our id and a raw answer (or an error), from a file of lines or a page of JSON.
+
+The body of a raw answer is the JSON of the provider's answer without the line around it. An undecodable line costs its
+own request only: if its id can be read, the request gets an error; otherwise it counts as unanswered.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from batchvision.errors import AnswerCutShort, BatchvisionError, Expired
+from batchvision.prompt import is_deeper
+from batchvision.providers import wire
+from batchvision.records import RawAnswer
+
+_ID_IN_LINE = re.compile(rb'"(?:custom_id|batch_request_id)"\s{0,8}:\s{0,8}"([A-Za-z0-9_-]{1,64})"')
+
+
+class BatchResult(NamedTuple):
+    """The result of one request: its raw answer, or the error in place of an answer."""
+
+    our_id: str
+    answer: RawAnswer | None = None
+    error: BatchvisionError | None = None
+
+
+class ResultsReader(ABC):
+    """Reads the body of one answer in pieces. Order means nothing; a result may come again in a later read.
+
+    ``next_page``: after ``end``, the page to ask for next. ``undecodable``: lines whose id cannot be read. ``problem``:
+    the reason why the whole body is unreadable; the same call must be made again.
+    """
+
+    def __init__(self, at: datetime) -> None:
+        self.next_page: str | None = None
+        self.undecodable = 0
+        self.problem: str | None = None
+        self._at = at
+
+    @abstractmethod
+    def feed(self, piece: bytes) -> Iterator[BatchResult]:
+        """The results that are complete with ``piece``."""
+
+    @abstractmethod
+    def end(self) -> Iterator[BatchResult]:
+        """The results that are complete with the end of the body."""
+
+
+class LinesReader(ResultsReader):
+    """OpenAI's output and error files."""
+
+    def __init__(self, at: datetime) -> None:
+        super().__init__(at)
+        self._rest: list[bytes] = []
+
+    def feed(self, piece: bytes) -> Iterator[BatchResult]:
+        *lines, rest = piece.split(b"\n")
+        if lines:
+            yield from self._read(b"".join((*self._rest, lines[0])))
+            self._rest.clear()
+            for line in lines[1:]:
+                yield from self._read(line)
+        if rest:
+            self._rest.append(rest)
+
+    def end(self) -> Iterator[BatchResult]:
+        last = b"".join(self._rest)
+        self._rest.clear()
+        yield from self._read(last)
+
+    def _read(self, line: bytes) -> Iterator[BatchResult]:
+        if not line.strip():
+            return
+        document = decoded(line)
+        our_id = wire.text(document.get("custom_id"))
+        if our_id is None:
+            our_id = _id_in(line)
+            if our_id is None:
+                self.undecodable += 1
+                return
+            yield BatchResult(our_id, error=AnswerCutShort("the line of this request in the results is undecodable"))
+            return
+        yield self._result(our_id, document)
+
+    def _result(self, our_id: str, document: Mapping[str, Any]) -> BatchResult:
+        response, error = wire.mapping(document.get("response")), wire.mapping(document.get("error"))
+        status, body = response.get("status_code"), response.get("body")
+        if isinstance(body, dict):
+            request_id = wire.text(response.get("request_id"))
+            return BatchResult(our_id, _raw(body, self._at, status if isinstance(status, int) else 200, request_id))
+        if error:
+            return error_result(our_id, error, self._at)
+        return BatchResult(our_id, error=AnswerCutShort("the results hold neither an answer nor an error"))
+
+
+class PageReader(ResultsReader):
+    """xAI's pages of results."""
+
+    def __init__(self, at: datetime) -> None:
+        super().__init__(at)
+        self._pieces: list[bytes] = []
+
+    def feed(self, piece: bytes) -> Iterator[BatchResult]:
+        self._pieces.append(piece)
+        return iter(())
+
+    def end(self) -> Iterator[BatchResult]:
+        document = decoded(b"".join(self._pieces))
+        self._pieces.clear()
+        if not isinstance(document.get("results", ""), list | None):
+            self.problem = "the page is no JSON object with results"
+        self.next_page = wire.text(document.get("pagination_token"), most=4096)
+        for entry in wire.sequence(document.get("results")):
+            result = wire.mapping(entry)
+            our_id = wire.text(result.get("batch_request_id"))
+            if our_id is None:
+                self.undecodable += 1
+            else:
+                yield self._result(our_id, result)
+
+    def _result(self, our_id: str, entry: Mapping[str, Any]) -> BatchResult:
+        """The error may be in ``error_message``, in ``batch_result.error``, or in the answer (``code``, ``error``)."""
+        result = wire.mapping(entry.get("batch_result"))
+        message, error = entry.get("error_message"), wire.mapping(result.get("error"))
+        if error.get("code") in (0, "0", None) and not error.get("message"):
+            error = {}
+        if error or (isinstance(message, str) and message):
+            return error_result(our_id, {"message": message, **error}, self._at)
+        answers = wire.mapping(result.get("response"))
+        body = next((value for value in answers.values() if isinstance(value, dict)), None)
+        if body is None:
+            return BatchResult(our_id, error=AnswerCutShort("the results hold neither an answer nor an error"))
+        return BatchResult(our_id, _raw(body, self._at))
+
+
+#: Codes of requests that ended with their batch: OpenAI's, and gRPC's "cancelled" at xAI.
+_EXPIRED = frozenset({"batch_expired", "batch_cancelled", "cancelled", "1"})
+
+
+def error_result(our_id: str, error: Mapping[str, Any], at: datetime) -> BatchResult:
+    """The result of a request with an error in place of an answer. The dialect classifies it like an error in a 200."""
+    if str(error.get("code")).lower() in _EXPIRED:
+        return BatchResult(our_id, error=Expired(wire.presentable(str(error.get("message") or "the batch has ended"))))
+    return BatchResult(our_id, _raw({"error": dict(error)}, at))
+
+
+def decoded(content: bytes) -> Mapping[str, Any]:
+    """The JSON object in ``content``, or an empty one."""
+    text = content.decode("utf-8", "replace")
+    if is_deeper(text):
+        return {}
+    try:
+        return wire.mapping(json.loads(text))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _raw(body: Mapping[str, Any], at: datetime, status: int = 200, request_id: str | None = None) -> RawAnswer:
+    content = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+    return RawAnswer(status, {"x-request-id": request_id} if request_id else {}, content, at)
+
+
+def _id_in(line: bytes) -> str | None:
+    found = _ID_IN_LINE.search(line)
+    return found[1].decode() if found else None
