@@ -65,7 +65,7 @@ from batchvision.checkpoint.shards import all_locked
 from batchvision.checkpoint.spent import LedgerSums, spent_by_shard
 from batchvision.checkpoint.storage import Disk, JournalFiles, NewFile, PartStore
 from batchvision.checkpoint.store import Store
-from batchvision.checkpoint.stored_answers import StoredAnswer, StoredAnswers
+from batchvision.checkpoint.stored_answers import StoredAnswers, StoredRequest
 from batchvision.checkpoint.summaries import (
     load_recipe,
     newest_summaries,
@@ -124,8 +124,8 @@ __all__ = [
     "Shared",
     "Store",
     "StoreSettings",
-    "StoredAnswer",
     "StoredAnswers",
+    "StoredRequest",
     "Submission",
     "SubmissionStep",
     "TableColumn",

@@ -25,7 +25,7 @@ from batchvision.checkpoint.parts import batches_of, part_paths
 from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pair, pairs
 from batchvision.checkpoint.run_state import RunState
 from batchvision.checkpoint.spent import LedgerSums, read_sums
-from batchvision.checkpoint.stored_answers import StoredAnswer, StoredAnswers
+from batchvision.checkpoint.stored_answers import StoredAnswers, StoredRequest
 from batchvision.records import Exchange, Failed, Intent
 
 _RESULT_COLUMNS = ("row_id", "request_key", "skip_key", "recipe_id")
@@ -119,6 +119,7 @@ class RowIndex:
         self._paid_rows: PaidRows | None = None
         self._read_stored_answers = stored_answers
         self._stored_answers: StoredAnswers | None = None
+        self._stored_tickets: dict[str, list[StoredRequest]] | None = None
         self._sums = sums
         self._awaiting = _Awaiting.of(run_state.open.accepted())
         self._paid_failures = {} if paid_failures is None else paid_failures
@@ -215,11 +216,28 @@ class RowIndex:
         places = paid.find(ids)
         return [place >= 0 and bool(paid.have_current(places[at : at + 1])[0]) for at, place in enumerate(places)]
 
-    def answers_of(self, row_id: str) -> list[StoredAnswer]:
-        """The row's answers under this recipe, to any request. Raises CheckpointDamaged."""
+    def requests_of(self, row_id: str) -> Iterator[StoredRequest]:
+        """The row's requests: the answered ones of this recipe, those with a ticket, and the one that failed.
+
+        Raises CheckpointDamaged.
+        """
         if self._stored_answers is None:
             self._stored_answers = self._read_stored_answers()
-        return self._stored_answers.of(row_id)
+        yield from self._stored_answers.of(row_id)
+        if self._awaiting is not None and self._awaiting.places_of([row_id]):
+            yield from self._tickets_of(row_id)
+        failed = self._run_state.failures.get(row_id)
+        if failed is not None and failed.request_key is not None:
+            yield StoredRequest(failed.request_key, failed.image_ref, (None,) * len(failed.image_ref))
+
+    def _tickets_of(self, row_id: str) -> list[StoredRequest]:
+        if self._stored_tickets is None:
+            self._stored_tickets = {}
+            for exchange in self._run_state.open.accepted():
+                intent = exchange.intent
+                stored = StoredRequest(intent.request_key, intent.image_ref, intent.image_sha256)
+                self._stored_tickets.setdefault(intent.row_id, []).append(stored)
+        return self._stored_tickets.get(row_id, [])
 
     def are_elsewhere(self, ids: pa.Array) -> list[bool]:
         """Whether each row was last paid for under another recipe."""

@@ -1,4 +1,4 @@
-"""The stored answers of one recipe by row: to compare today's row with a request that was answered.
+"""The answered requests of one recipe by row: to compare today's row with them.
 
 The rule: read only when a row that was paid for looks new, because its image is missing or its URL changed. An answer
 takes about 200 bytes.
@@ -25,8 +25,8 @@ _COLUMNS = ("row_id", "recipe_id", "request_key", "image_ref", "image_sha256")
 _KEPT = ("row_id", "request_key", "image_ref", "image_sha256")
 
 
-class StoredAnswer(NamedTuple):
-    """What was asked. ``image_sha256`` is null for URLs handed over."""
+class StoredRequest(NamedTuple):
+    """A request that was sent for a row. ``image_sha256`` is null for URLs handed over."""
 
     request_key: str
     image_ref: tuple[str, ...]
@@ -59,13 +59,13 @@ class StoredAnswers:
         """Of an output without answers."""
         return cls(_EMPTY)
 
-    def of(self, row_id: str) -> list[StoredAnswer]:
-        """The row's answers under this recipe, the one stored last first."""
+    def of(self, row_id: str) -> list[StoredRequest]:
+        """The row's answered requests under this recipe, the one stored last first."""
         (asked,) = np.frombuffer(packed_ids(pa.array([row_id])), np.uint64)[:1]
         start, end = np.searchsorted(self._ids, asked), np.searchsorted(self._ids, asked, side="right")
         found = [self._table.slice(place, 1).to_pylist()[0] for place in self._places[start:end].tolist()]
         return [
-            StoredAnswer(row["request_key"], tuple(row["image_ref"] or ()), tuple(row["image_sha256"] or ()))
+            StoredRequest(row["request_key"], tuple(row["image_ref"] or ()), tuple(row["image_sha256"] or ()))
             for row in reversed(found)
             if row["row_id"] == row_id
         ]

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchvision.checkpoint import OutputView, StoredAnswer
+from batchvision.checkpoint import OutputView, StoredRequest
 from batchvision.images import redact_reference
 from batchvision.job import Job
 from batchvision.records import ImageRef, Row
@@ -49,17 +49,17 @@ def _stored(job: Job, row_ids: list[str]) -> dict[str, dict[str, Any]]:
 def _changed(job: Job, by_content: ByContent, row: Row, stored: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Names of changed columns, each with an example."""
     before = tuple(stored["image_ref"] or ())
-    answer = StoredAnswer(stored["request_key"], before, tuple(stored["image_sha256"] or ()))
+    answer = StoredRequest(stored["request_key"], before, tuple(stored["image_sha256"] or ()))
     names = [redact_reference(ref) for ref in row.images]
     yield from _changed_images(row.images, names, before)
-    if list(before) == names and by_content.is_answer_to(answer, row):
+    if list(before) == names and by_content.is_request_of(answer, row):
         for slot in dict.fromkeys(ref.slot for ref in row.images):
             yield slot, " (the content of the files)"
-    elif list(before) == names or not by_content.is_answer_to(_with_names(answer, names), row):
+    elif list(before) == names or not by_content.is_request_of(_with_names(answer, names), row):
         yield from _changed_texts(job, row, stored)
 
 
-def _with_names(answer: StoredAnswer, names: list[str]) -> StoredAnswer:
+def _with_names(answer: StoredRequest, names: list[str]) -> StoredRequest:
     """The answer with the image names of today."""
     same_length = len(names) == len(answer.image_sha256)
     return answer._replace(image_ref=tuple(names)) if same_length else answer

@@ -196,3 +196,35 @@ def test_a_row_asked_with_an_ignored_parameter_is_known_by_the_url_without_it(tm
     job_runs.run(settings)
     job_runs.url = "https://cdn.example/{row}.jpg"
     assert spent(job_runs.run()) == 0
+
+
+IGNORED = {"manifest.ignore_url_parameters": ["v"]}
+
+
+@pytest.mark.parametrize("lane", ["online", "deferred"])
+def test_a_parameter_that_is_ignored_later_buys_no_open_ticket_again(tmp_path, running, lane):
+    running.reset()
+    job_runs = UrlRuns(tmp_path, running)
+    job_runs.url, job_runs.rows_there = "https://cdn.example/{row}.jpg?v=1", range(6)
+    assert job_runs.hand_in().summary.tickets_open == 6
+    job_runs.url = "https://cdn.example/{row}.jpg?v=2"
+    assert (planned(job_runs, IGNORED).rows.awaiting, planned(job_runs, IGNORED).rows.to_do) == (6, 0)
+    session = job_runs.run({**IGNORED, "delivery.lane": lane})
+    assert (session.exit_code, spent(session), session.counts) == (0, 0, (6, 0, 0))
+    assert job_runs.is_right()
+    assert spent(job_runs.run(IGNORED)) == 0
+
+
+def test_a_parameter_that_is_ignored_later_buys_no_paid_failure_again(tmp_path, running):
+    running.reset()
+    job_runs = UrlRuns(tmp_path, running)
+    job_runs.url, job_runs.rows_there = "https://cdn.example/{row}.jpg?v=1", range(3)
+    job_runs.rows("shoe [[fault:refusal]]", "r001")
+    assert job_runs.run().counts == (2, 1, 0)
+    job_runs.url = "https://cdn.example/{row}.jpg?v=2"
+    for _ in range(2):
+        session = job_runs.run(IGNORED)
+        assert (session.exit_code, spent(session), session.counts) == (3, 0, (2, 1, 0))
+        assert job_runs.is_right()
+    asked = job_runs.run({**IGNORED, "limits.retry_failed": "all"})
+    assert (spent(asked), asked.counts) == (1, (2, 1, 0))

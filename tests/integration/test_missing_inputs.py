@@ -8,7 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from job_runs import JobRuns
+from job_runs import DEFERRED, JobRuns
 
 from batchvision.cli.closing import Typed, closing_lines
 from batchvision.commands.plan import plan
@@ -197,6 +197,78 @@ def test_placed_images_that_are_gone_stay_where_they_were(tmp_path, running):
     job.run()
     with job.images_away():
         assert job.run().counts == (2, 0, 0)
+
+
+@pytest.mark.parametrize("settings", [DEFERRED, {}], ids=["deferred", "online"])
+def test_a_row_with_an_open_ticket_and_a_missing_image_is_completed_by_its_ticket(job, settings):
+    job.rows("shoe", "r1", "r2")
+    job.hand_in()
+    manifest = job.write_manifest()
+    (job.folder / "images" / "r1.png").unlink()
+    planned = anyio.run(plan, job.job(settings)).rows
+    assert (planned.awaiting, planned.to_do, planned.invalid) == (2, 0, 0)
+    session = job.run(settings, manifest=manifest)
+    assert (session.exit_code, session.counts, session.billed.total()) == (0, (2, 0, 0), 0)
+    assert job.table("failures") == []
+    assert job.show() == {"r1": "shoe", "r2": "shoe"}
+    assert job.is_right()
+    before = bytes_of_tables(job)
+    assert job.run(settings, manifest=manifest).counts == (2, 0, 0)
+    assert bytes_of_tables(job) == before
+
+
+def test_a_row_with_an_open_ticket_and_a_missing_image_is_pending_while_its_ticket_is_open(job, running):
+    job.rows("shoe", "r1", "r2")
+    job.hand_in()
+    manifest = job.write_manifest()
+    (job.folder / "images" / "r1.png").unlink()
+    running.configure(deferred_seconds=3_600.0)
+    session = job.run({"provider.base_url": "http://127.0.0.1:9/v1"}, manifest=manifest)
+    assert (session.exit_code, session.counts, session.summary.tickets_open) == (6, (0, 0, 2), 2)
+
+
+def test_a_row_with_a_refused_ticket_and_a_missing_image_fails_as_refused(job):
+    job.rows("shoe [[fault:refusal]]", "r1")
+    job.rows("shoe", "r2")
+    job.hand_in()
+    manifest = job.write_manifest()
+    (job.folder / "images" / "r1.png").unlink()
+    session = job.run(DEFERRED, manifest=manifest)
+    assert (session.exit_code, session.counts, session.summary.failures_by_kind) == (3, (1, 1, 0), {"refused": 1})
+    assert job.is_right()
+
+
+def test_a_row_with_a_changed_cell_beside_its_ticket_fails_by_its_missing_image(job):
+    job.rows("shoe", "r1", "r2")
+    job.hand_in()
+    job.rows("boot", "r1")
+    manifest = job.write_manifest()
+    (job.folder / "images" / "r1.png").unlink()
+    for _ in range(2):
+        session = job.run(DEFERRED, manifest=manifest)
+        assert (session.counts, session.summary.failures_by_kind) == ((1, 1, 0), {"image_unreadable": 1})
+        assert job.is_right()
+
+
+@pytest.mark.parametrize("fault", ["no image", "another image", "a second row of the id"])
+def test_a_fault_of_the_cells_of_today_counts_beside_the_ticket_of_earlier_cells(job, fault):
+    job.rows("shoe", "r1", "r2")
+    job.hand_in()
+    manifest = job.write_manifest()
+    completed, kind = 1, "row_invalid"
+    match fault:
+        case "no image":
+            manifest.write_text(manifest.read_text().replace("images/r1.png", ""))
+        case "another image":
+            (job.folder / "images" / "r1.png").write_bytes(b"no image")
+            kind = "image_unreadable"
+        case _:
+            manifest.write_text(manifest.read_text() + "r1,images/r2.png,boot\n")
+            completed = 2
+    for _ in range(2):
+        session = job.run(DEFERRED, manifest=manifest)
+        assert (session.counts, session.summary.failures_by_kind) == ((completed, 1, 0), {kind: 1})
+        assert job.is_right()
 
 
 def test_plan_counts_them_as_done(job):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchvision import keys
-from batchvision.checkpoint import RowIndex, RowState, StoredAnswer
+from batchvision.checkpoint import RowIndex, RowState, StoredRequest
 from batchvision.errors import JobInvalid, ManifestChanged
 from batchvision.images import ImageFolder, stamp
 from batchvision.job import Job
@@ -94,7 +94,7 @@ class Known(NoKnownRows):
     def were_paid(self, ids: pa.Array) -> list[bool]:
         return [False] * len(ids)
 
-    def answers_of(self, row_id: str) -> list[StoredAnswer]:
+    def requests_of(self, row_id: str) -> list[StoredRequest]:
         return []
 
     def are_elsewhere(self, ids: pa.Array) -> list[bool]:

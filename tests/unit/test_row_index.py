@@ -198,7 +198,7 @@ async def test_a_question_to_the_row_index_notes_nothing(tmp_path: Path) -> None
                 row_index.is_done(row_id, key)
                 row_index.failed_before(row_id, key)
                 row_index.carried(row_id, key)
-            row_index.answers_of(row_id)
+            list(row_index.requests_of(row_id))
         ids = pa.array(rows)
         row_index.not_done(ids, b"".join(key_bytes(f"key{number}") for number in range(1, 7)))
         row_index.met_before(rows)

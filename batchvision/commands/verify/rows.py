@@ -122,8 +122,8 @@ async def _state(
         return RowState.NEW
     try:
         payloads = await payloads_of(images, row, skip_bad_images=job.manifest.on_bad_image == "skip_image")
-    except RowFault:
-        return None
+    except RowFault:  # it cannot be sent, so its failure stands, also one of its earlier image
+        return RowState.FAILED if hash_of(row.row_id) in tables.failed_rows else None
     key = request_key_of(job.recipe.recipe_id, row.prompt, payloads)
     state = row_index.state(row.row_id, key)
     return state if state in (RowState.DONE, RowState.FAILED) else None

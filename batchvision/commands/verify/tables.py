@@ -87,6 +87,7 @@ class TableContents:
     billed: Hashes = field(default_factory=Hashes)  #: row_id and request_key of results with attempts of their own
     row_costs: array[int] = field(default_factory=lambda: array("q"))  #: of the same
     failures: Hashes = field(default_factory=Hashes)  #: row_id, request_key
+    failed_rows: Hashes = field(default_factory=Hashes)  #: row_id of failures
     attempts: Hashes = field(default_factory=Hashes)  #: row_id and request_key of attempts
     attempt_costs: array[int] = field(default_factory=lambda: array("q"))  #: of the same
     sent: Hashes = field(default_factory=Hashes)  #: the same with number and time of the attempt
@@ -220,6 +221,7 @@ class _TableReader:
             is_current = pc.equal(batch["recipe_id"], latest.recipe_id)
             found.answered.add(batch["row_id"].filter(is_current))
         if table == FAILURES_TABLE:
+            found.failed_rows.add(batch["row_id"])
             found.failures.add(keys.filter(pc.is_valid(batch["request_key"])))
             return
         found.answers.add(keys)

@@ -1,4 +1,4 @@
-"""Find out whether a row that looks new is the same request as one that was paid for.
+"""Find out whether a row that looks new asks the same as a request that was sent for it.
 
 Rule: the request_key decides. A touched image is read again. A missing image counts with its stored hash. A URL counts
 as stored when it differs only in ignored parameters.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from batchvision.checkpoint import StoredAnswer
+from batchvision.checkpoint import StoredRequest
 from batchvision.errors import RowFault
 from batchvision.images import ImageFolder, identity, needs_reading, read_source, trimmed_url
 from batchvision.keys import request_key_of
@@ -38,19 +38,19 @@ class ByContent:
         except RowFault:
             return None
 
-    def is_answer_to(self, answer: StoredAnswer, row: Row) -> bool:
-        """Whether a stored answer belongs to the row. Its images may be missing."""
-        if not len(answer.image_ref) == len(answer.image_sha256) == len(row.images):
+    def is_request_of(self, stored: StoredRequest, row: Row) -> bool:
+        """Whether the row asks the same as a stored request. Its images may be missing."""
+        if not len(stored.image_ref) == len(stored.image_sha256) == len(row.images):
             return False
         payloads: list[Payload] = []
-        for ref, name, digest in zip(row.images, answer.image_ref, answer.image_sha256, strict=True):
-            known = self._as_answered(ref, name)
+        for ref, name, digest in zip(row.images, stored.image_ref, stored.image_sha256, strict=True):
+            known = self._as_sent(ref, name)
             if known is None:
                 return False
             payloads.append(Payload(identity(known, self._mode, digest), name, ref.slot, digest))
-        return self._key(row, payloads) == answer.request_key
+        return self._key(row, payloads) == stored.request_key
 
-    def _as_answered(self, ref: ImageRef, name: str) -> ImageRef | None:
+    def _as_sent(self, ref: ImageRef, name: str) -> ImageRef | None:
         """``ref`` under the stored ``name``. Nothing for another image."""
         if ref.kind is not ImageKind.URL:
             return ref

@@ -54,11 +54,15 @@ class FeedBatch:
 
 @dataclass(slots=True)
 class Tally:
-    """The ``places`` of a stretch's rows to do, and the counts of its other rows. ``retried``: positions of the rows to
-    do that have failed before."""
+    """The ``places`` of a stretch's rows to do, and the counts of its other rows.
+
+    ``retried``: positions of the rows to do that have failed before. ``known``: the request_keys of the places whose
+    requests were sent under another image or URL.
+    """
 
     places: list[int] = field(default_factory=list)
     retried: set[int] = field(default_factory=set)
+    known: dict[int, str] = field(default_factory=dict)
     counts: PassCounts = field(default_factory=PassCounts)
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
-from batchvision.checkpoint import RowState, StoredAnswer
+from batchvision.checkpoint import RowState, StoredRequest
 from batchvision.errors import JobInvalid, ManifestChanged
 from batchvision.manifest import needed_columns
 from batchvision.records import Failed, Row
@@ -59,8 +59,8 @@ class KnownRows(Protocol):
     def were_paid(self, ids: pa.Array) -> Sequence[bool]:
         """For each row: was it ever paid for under this recipe?"""
 
-    def answers_of(self, row_id: str) -> Sequence[StoredAnswer]:
-        """The stored answers of a row under this recipe."""
+    def requests_of(self, row_id: str) -> Iterable[StoredRequest]:
+        """The requests that were sent for a row and are answered, open or failed."""
 
 
 class NoKnownRows:
@@ -93,7 +93,7 @@ class NoKnownRows:
     def were_paid(self, ids: pa.Array) -> Sequence[bool]:
         return [False] * len(ids)
 
-    def answers_of(self, row_id: str) -> Sequence[StoredAnswer]:
+    def requests_of(self, row_id: str) -> Iterable[StoredRequest]:
         return ()
 
 
@@ -160,7 +160,9 @@ class _Sorter:
         self._row_index.meet_all(stretch.ids, stretch.keys)
         counts, others = stretch.tally.counts, self._row_index.not_done(stretch.ids, stretch.keys)
         counts.images_found = stretch.count_local(range(len(stretch.ids))) - stretch.count_local(others)
-        others = self._without_answered(stretch, others)
+        stretch.tally.known = self._known_requests(stretch, others)
+        if stretch.tally.known:
+            others = [place for place in others if not self._is_answered(stretch, place)]
         counts.done = len(stretch.ids) - len(others)
         chosen = stretch.ids.take(pa.array(others, pa.int64()))
         ids = chosen.to_pylist()
@@ -187,7 +189,8 @@ class _Sorter:
 
     def _sort_one(self, stretch: Stretch, place: int, row_id: str, *, is_kept: bool = False) -> None:
         """A row that is not done: it is to do, waits, or is left alone."""
-        tally, counts, key = stretch.tally, stretch.tally.counts, stretch.key(place)
+        tally, counts = stretch.tally, stretch.tally.counts
+        key = tally.known.get(place) or stretch.key(place)
         self._row_index.meet(row_id, key)
         match self._row_index.open_state(row_id, key):
             case RowState.AWAITING:
@@ -237,22 +240,28 @@ class _Sorter:
 
     # ------------------------------------------------------------------------------ rows that only look new
 
-    def _without_answered(self, stretch: Stretch, places: list[int]) -> list[int]:
-        """``places`` without the rows that only look new: their image is gone, or their URL has another spelling."""
+    def _known_requests(self, stretch: Stretch, places: list[int]) -> dict[int, str]:
+        """The request_keys of rows that only look new: their image is gone, or their URL has another spelling."""
         altered = stretch.altered_places(places, self._ignores_parameters)
         suspects = [place for place in altered if place not in stretch.problems]
         rows = zip(suspects, stretch.rows(suspects), strict=True)
-        answered = {place for place, row in rows if self._is_answered(row)}
-        return [place for place in places if place not in answered] if answered else places
+        found = ((place, self._known_request(row, stretch.key(place))) for place, row in rows)
+        return {place: request_key for place, request_key in found if request_key is not None}
 
-    def _is_answered(self, row: Row) -> bool:
-        """Whether a stored answer fits the row's request. The row is met under the stored key."""
-        for answer in self._row_index.answers_of(row.row_id):
-            if self._by_content.is_answer_to(answer, row):
-                self._row_index.meet(row.row_id, answer.request_key)
-                if self._row_index.state(row.row_id, answer.request_key) is RowState.DONE:
-                    return True
-        return False
+    def _known_request(self, row: Row, key: str) -> str | None:
+        """The request that was sent for the row under another ``key``, and is answered, open or failed."""
+        is_new = self._row_index.open_state(row.row_id, key) is RowState.NEW
+        for stored in self._row_index.requests_of(row.row_id):
+            if self._by_content.is_request_of(stored, row):
+                state = self._row_index.state(row.row_id, stored.request_key)
+                if state is RowState.DONE or (is_new and state is not RowState.NEW):
+                    self._row_index.meet(row.row_id, stored.request_key)
+                    return stored.request_key
+        return None
+
+    def _is_answered(self, stretch: Stretch, place: int) -> bool:
+        known = stretch.tally.known.get(place)
+        return known is not None and self._row_index.state(stretch.ids[place].as_py(), known) is RowState.DONE
 
     def _are_kept(self, stretch: Stretch, places: list[int], ids: pa.Array) -> list[bool]:
         """For each row: does it keep an older answer, as the job demands? A row with a touched image may be done."""
