@@ -8,6 +8,7 @@ import pytest
 import sklearn.metrics as sk
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from batchvision.accuracy import RightRows, choose, measure, paired, wilson
 from batchvision.accuracy.comparing import Paired, difference
@@ -33,6 +34,8 @@ def assert_equals_sklearn(pairs: list[tuple[str, str]]) -> None:
     expected, answered = zip(*pairs, strict=True)
     names = [each.label for each in found.labels]
     assert found.accuracy.value == pytest.approx(sk.accuracy_score(expected, answered))
+    interval = binomtest(found.right, found.rows).proportion_ci(0.95, method="wilson")
+    assert (found.accuracy.low, found.accuracy.high) == pytest.approx((interval.low, interval.high))
     precision, recall, f1, support = sk.precision_recall_fscore_support(
         expected, answered, labels=names, zero_division=0
     )
