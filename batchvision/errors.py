@@ -21,6 +21,7 @@
     │   ├── SpendCapReached       exit 4   the job's own cost cap leaves no money for another request
     │   ├── DeadlineReached       exit 4   the job's own time limit (run time or ticket wait) has passed
     │   ├── TooManyFailures       exit 4   more rows failed at the provider than `limits.max_failed` allows
+    │   ├── AccuracyTooLow        exit 4   fewer known answers are right than `limits.min_accuracy` wants
     │   ├── TooManyOpenFiles      exit 4   the process may open no further file
     │   ├── DiskFailed            exit 7   a write or an fsync failed
     │   ├── CheckpointDamaged     exit 7   a file of the output does not hold what was written
@@ -189,6 +190,11 @@ class DeadlineReached(StopRun):
 
 class TooManyFailures(StopRun):
     kind = "too_many_failures"
+    exit_code = 4
+
+
+class AccuracyTooLow(StopRun):
+    kind = "accuracy_too_low"
     exit_code = 4
 
 

@@ -1,6 +1,7 @@
 """How right the answers are, where right answers are known."""
 
 from batchvision.accuracy.comparing import Decision, RightRows, choose, paired
+from batchvision.accuracy.looks import chunk_sizes, upper_bound
 from batchvision.accuracy.measures import Accuracy, LabelMeasures, Proportion, measure, wilson
 from batchvision.accuracy.review_file import REVIEW_COLUMNS, SampleKind, guarded, unguarded
 from batchvision.accuracy.words import accuracy_words
@@ -15,9 +16,11 @@ __all__ = [
     "SampleKind",
     "accuracy_words",
     "choose",
+    "chunk_sizes",
     "guarded",
     "measure",
     "paired",
     "unguarded",
+    "upper_bound",
     "wilson",
 ]

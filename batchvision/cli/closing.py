@@ -137,7 +137,7 @@ def next_steps(summary: RunSummary, output: Path | str, typed: Typed) -> list[st
         case 3:
             return _after_failures(summary, failed, typed)
         case 4:
-            return _after_own_limit(summary, failed, typed)
+            return _after_own_limit(summary, failed, output, typed)
         case 5:
             return [f"{typed.check}   (then: {typed.again})"]
         case 8:
@@ -181,7 +181,7 @@ def _holds(summary: RunSummary) -> bool:
     return bool(summary.config.get("limits", {}).get("ambiguous") == "hold")
 
 
-def _after_own_limit(summary: RunSummary, failed: str, typed: Typed) -> list[str]:
+def _after_own_limit(summary: RunSummary, failed: str, output: Path | str, typed: Typed) -> list[str]:
     if summary.stop_reason == "spend_cap_reached":
         key = (summary.stop_key or "limits.max_cost_usd").removeprefix("limits.")
         if key in ("max_cost_usd_per_day", "max_cost_usd_per_month"):
@@ -189,6 +189,9 @@ def _after_own_limit(summary: RunSummary, failed: str, typed: Typed) -> list[str
         return [f"{typed.again} --{key.replace('_', '-')} {_next_cap(summary, key)}"]
     if summary.stop_reason == "too_many_failures":
         return [failed, typed.again]
+    if summary.stop_reason == "accuracy_too_low":
+        report = f"batchvision report {output}   (shows the wrong rows)"
+        return [report, f"{typed.again}   (after a change of the prompt)"]
     when = WHEN_TO_RUN_AGAIN.get(summary.stop_reason or "")
     return [f"{typed.again}   ({when})" if when else typed.again]
 

@@ -302,6 +302,11 @@ class Check:
         if section.expected_file is not None and not exists(self.path(section.expected_file)):
             path = self.path(section.expected_file)
             self.problems.append(f"answer.expected_file: there is no file {path}; paths are relative to the job file")
+        limits = self.sections.limits
+        if limits and limits.min_accuracy and not (section.expected or section.expected_file):
+            self.problems.append(
+                "limits.min_accuracy needs known answers: set answer.expected (a column) or answer.expected_file"
+            )
         try:
             return expected_columns(section.expected, spec)
         except ValueError as error:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 from batchvision.errors import PAID_FAILURES, ROW_FAULTS
-from batchvision.job.values import Amount, Count, Flag, Money, RowLimit, RowShare, Section, Text, kinds
+from batchvision.job.values import Amount, Count, Flag, Money, RowLimit, RowPart, RowShare, Section, Text, kinds
 from batchvision.records import Lane
 
 
@@ -66,6 +66,11 @@ class LimitsSection(Section):
     max_failed: RowShare = RowLimit(None, Fraction(1, 5))
     """The run stops when more rows than this have failed at the provider, of at least 100 that were sent: a number or
     a share. Example: `max_failed = "5%"`."""
+    min_accuracy: RowPart | None = None
+    """The run stops when a smaller share of the known answers is right (exit code 4). Rows with known answers are asked
+    first, in random order. The run looks after 50, 100, 200 ... of them, and stops where the accuracy is below this
+    share with 95% certainty over all looks. A trial (`--limit`, `--sample`) is not checked. It needs `answer.expected`
+    or `answer.expected_file`. Example: `min_accuracy = "90%"`."""
     failed_ok: RowShare = RowLimit(None, Fraction(0))
     """Up to so many failed rows, a number or a share, the run still ends with exit code 0. Example: `failed_ok =
     "1%"`."""

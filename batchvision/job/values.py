@@ -103,6 +103,16 @@ Money = Annotated[
 RowShare = Annotated[RowLimit, BeforeValidator(RowLimit.parse), PlainSerializer(str, when_used="json")]
 
 
+def _part_of_rows(value: object) -> RowLimit:
+    limit = RowLimit.parse(value) if isinstance(value, str | RowLimit) else RowLimit(None, None)
+    if limit.part is None:
+        raise ValueError('write a share of the rows, as in "90%"')
+    return limit
+
+
+RowPart = Annotated[RowLimit, BeforeValidator(_part_of_rows), PlainSerializer(str, when_used="json")]
+
+
 def kinds(value: object) -> object:
     """``unpaid``, ``all``, ``none``, or kinds as a list or as text with commas."""
     if isinstance(value, str) and value not in ("unpaid", "all", "none"):

@@ -15,7 +15,7 @@ from batchvision.runner.counting import (
 from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.guards import empty_words, missing_words
 from batchvision.runner.job_warnings import fallback_warning, system_warning
-from batchvision.runner.known_answers import AnswerCheck, right_answers
+from batchvision.runner.known_answers import AnswerCheck, has_known_answers, right_answers
 from batchvision.runner.prepare import payloads_of
 from batchvision.runner.refusing import rebuy_refusals
 from batchvision.runner.session import Watch, run_async
@@ -47,6 +47,7 @@ __all__ = [
     "estimator_of",
     "fallback_warning",
     "forms_of",
+    "has_known_answers",
     "images_of",
     "missing_words",
     "new_run_id",

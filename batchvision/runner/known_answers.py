@@ -13,7 +13,7 @@ from batchvision.accuracy import SampleKind, measure, unguarded
 from batchvision.checkpoint import OutputView
 from batchvision.errors import JobInvalid
 from batchvision.job import TEXT, Job, main_property
-from batchvision.manifest import LocalInput, Manifest, needed_columns, open_manifest, open_table
+from batchvision.manifest import LocalInput, Manifest, needed_columns, open_table
 from batchvision.prompt import answer_columns, check_answer
 from batchvision.records import JsonObject
 from batchvision.runner.feed.keying import row_ids
@@ -100,12 +100,10 @@ def _pairs(
 # ---------------------------------------------------------------------------------- the known answers
 
 
-def right_answers(job: Job, secrets: Secrets) -> dict[str, dict[str, str]]:
-    """row_id -> property -> right answer; empty for a job without known answers. Blocking. Raises JobInvalid."""
-    if not has_known_answers(job):
-        return {}
+def right_answers(job: Job, manifest: Manifest, secrets: Secrets) -> dict[str, dict[str, str]]:
+    """row_id -> property -> right answer. Blocking. Raises JobInvalid."""
     found: dict[str, dict[str, str]] = {}
-    for row_id, properties in known_answers(job, open_manifest(job), secrets).items():
+    for row_id, properties in known_answers(job, manifest, secrets).items():
         right = {name: known.right for name, known in properties.items() if known.right is not None}
         if right:
             found[row_id] = right

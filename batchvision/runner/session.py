@@ -20,16 +20,19 @@ from batchvision.errors import JobInvalid, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.interruption import drained
 from batchvision.job import Job
+from batchvision.manifest import Manifest
 from batchvision.records import Counters, Lane, Purpose, Row, RunSummary, WaitNotice
 from batchvision.runner import wiring
 from batchvision.runner.access import connected
+from batchvision.runner.accuracy_limit import AccuracyLimit
 from batchvision.runner.assembly import delivery_of
 from batchvision.runner.closing import RunEnd
 from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection, survey
+from batchvision.runner.known_answers import right_answers
 from batchvision.runner.lanes import DeferredLane, DeferredSettings, Delivery, OnlineLane, RequestLane, TicketLane
 from batchvision.runner.opening import OpenedOutput, open_store
-from batchvision.runner.passes import ManifestPasses
+from batchvision.runner.passes import ManifestPass, ManifestPasses
 from batchvision.runner.setup import RunSetup
 from batchvision.runner.waits import Waits
 from batchvision.stopping import Interrupted, interrupt, stop_at_deadline, stop_at_signals
@@ -99,9 +102,8 @@ class RunSession:
             await output.examine(surveyed)
             async with connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images):
                 delivery = delivery_of(setup, output, client, images, self._waits.tell)
-                passes = ManifestPasses(
-                    setup.job, surveyed, output.row_index, output.selection, setup.read, setup.counts, self.stop
-                )
+                limit = await self._accuracy_limit(surveyed.manifest, output.selection)
+                passes = ManifestPasses(setup, surveyed, output, limit)
                 end = RunEnd(setup, output, delivery)
                 async with anyio.create_task_group() as writing:
                     writing.start_soon(self._write, self._store)
@@ -141,12 +143,12 @@ class RunSession:
         is_deferred = self.setup.job.delivery.lane_used is Lane.DEFERRED
         online: RequestLane = OnlineLane(delivery, concurrency=self.setup.job.limits.concurrency)
         tickets = output.tickets.here
-        only: frozenset[bytes] | None = None
-        while True:
+        next_pass: ManifestPass | None = passes.first
+        while next_pass is not None:
             send, rows = anyio.create_memory_object_stream[Row](passes.rows_ahead)
             with send, rows:  # a task that is cancelled before it begins closes nothing
                 async with anyio.create_task_group() as beside:
-                    beside.start_soon(passes.feed, send, only)
+                    beside.start_soon(passes.feed, send, next_pass)
                     if is_deferred:
                         await deferred.deliver(rows, tickets)
                     else:
@@ -154,10 +156,15 @@ class RunSession:
                             beside.start_soon(deferred.collect, tickets)
                         await online.deliver(rows, ())
             await delivery.requests.serve_late()
-            tickets, only = (), delivery.later.next_pass()
-            if self.stop.is_set or not only:
-                delivery.end()
-                return
+            tickets, next_pass = (), await passes.after(delivery.later.next_pass())
+        delivery.end()
+
+    async def _accuracy_limit(self, manifest: Manifest, selection: Selection) -> AccuracyLimit | None:
+        """The check of ``limits.min_accuracy``. A trial asks the rows that it was given, and is not checked."""
+        setup = self.setup
+        if setup.job.limits.min_accuracy is None or setup.purpose is not Purpose.RUN or not selection.sees_all:
+            return None
+        return AccuracyLimit(setup.job, await setup.read(right_answers, setup.job, manifest, setup.secrets))
 
     def _deferred(self, delivery: Delivery) -> DeferredLane:
         job, dependencies = self.setup.job, self.setup.dependencies

@@ -52,6 +52,7 @@ _WORDS = {
     "Amount": "number",
     "Money": "USD",
     "RowShare": "number or share",
+    "RowPart": "share",
     "dict": "table",
     "tuple": "list",
 }

@@ -128,6 +128,14 @@ def test_failures_are_listed_by_kind_with_advice() -> None:
         (3, None, [TYPED.again]),
         (4, "deadline_reached", [TYPED.again]),
         (4, "too_many_failures", ["batchvision show out/captions --status failed", TYPED.again]),
+        (
+            4,
+            "accuracy_too_low",
+            [
+                "batchvision report out/captions   (shows the wrong rows)",
+                f"{TYPED.again}   (after a change of the prompt)",
+            ],
+        ),
         (5, "authentication_failed", [f"{TYPED.check}   (then: {TYPED.again})"]),
         (6, None, [TYPED.again]),
         (7, "disk_failed", [f"{TYPED.again}   (after making sure that out/captions can be written)"]),

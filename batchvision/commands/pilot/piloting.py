@@ -23,6 +23,7 @@ from batchvision.commands.plan import Plan, plan
 from batchvision.errors import RowFault, SpendCapReached
 from batchvision.job import Job
 from batchvision.keys import row_digest
+from batchvision.manifest import open_manifest
 from batchvision.money import quote
 from batchvision.records import TICKS_PER_USD, Purpose
 from batchvision.runner import (
@@ -32,6 +33,7 @@ from batchvision.runner import (
     RunDependencies,
     Watch,
     estimator_of,
+    has_known_answers,
     right_answers,
     run_async,
     wiring,
@@ -176,7 +178,9 @@ async def pilot(
     wiring.bring_up_to_date(job, dependencies or RunDependencies())
     if OutputView(job.output_path).is_cut_off():  # a journal may hold answers to the rows of this pilot
         await runs.run(job, frozenset(), Purpose.PILOT, "a run did not end: reading its journal")
-    known = right_answers(job, (dependencies or RunDependencies()).secrets)
+    known: RightAnswers = {}
+    if has_known_answers(job):
+        known = right_answers(job, open_manifest(job), (dependencies or RunDependencies()).secrets)
     by_answer = {row_id: " ".join(right.values()) for row_id, right in known.items()}
     frame = SamplingFrame(by_answer, job.recipe.example_image_sha256)
     paid_before = pilot_rows(job.output_path, job.recipe.recipe_id)
