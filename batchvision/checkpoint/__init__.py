@@ -23,6 +23,7 @@ from batchvision.checkpoint.journal_records import (
 )
 from batchvision.checkpoint.kept_cells import KeptCells
 from batchvision.checkpoint.keyset import KeySet
+from batchvision.checkpoint.lease import shared_type
 from batchvision.checkpoint.lineage import Name, is_merged
 from batchvision.checkpoint.lock import STATE_FOLDER, Holder, OutputLock, holder_at_work
 from batchvision.checkpoint.manifest_index import index_paths
@@ -166,6 +167,7 @@ __all__ = [
     "results_schema",
     "schema_of",
     "sha256_of",
+    "shared_type",
     "source_batches",
     "spent_by_shard",
     "summary_document",

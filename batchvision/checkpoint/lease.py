@@ -52,8 +52,13 @@ LOCAL_FUSE = frozenset({"fuseblk", "fusectl", "fuse.portal", "fuse.gvfsd-fuse", 
 
 def is_shared(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
     """Whether other machines may write to the file system of ``path``. False where the mounts are unknown."""
+    return shared_type(path, mounts) is not None
+
+
+def shared_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """The type of the file system of ``path`` if other machines may write to it."""
     kind = _type_of(path.resolve(), mounts)
-    return kind in SHARED or (kind.startswith("fuse") and kind not in LOCAL_FUSE)
+    return kind if kind in SHARED or (kind.startswith("fuse") and kind not in LOCAL_FUSE) else None
 
 
 def _type_of(path: Path, mounts: Path) -> str:

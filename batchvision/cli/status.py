@@ -97,6 +97,10 @@ def status_lines(status: OutputStatus) -> Iterator[str]:
         yield f"  in flight {status.in_flight:,} requests: a run is under way, or was killed (run again)"
     for notice in status.waiting:
         yield f"  waiting   {notice.words()}"
+    for number, use in enumerate(status.sharing):
+        held = f", {format_usd(use.held_ticks)} reserved" if use.held_ticks else ""
+        rate = f"{use.slots_per_second:,.1f} requests a second{held}"
+        yield f"  {'sharing' if number == 0 else '':<8}  process {use.process}, {use.name.replace('|', ' ')}: {rate}"
     projected = status.projected_ticks
     rest = (
         f", about {format_usd(projected)} when all rows are done" if projected not in (None, status.spent_ticks) else ""

@@ -19,7 +19,7 @@ from batchvision.job import Job
 from batchvision.money import FRESH_FOR, ListedPrices, quote, recall, remember
 from batchvision.object_store import ObjectUnreachable, list_objects, signed_url
 from batchvision.providers import Dialect, ModelListing, dialect
-from batchvision.runner import fallback_warning, system_warning
+from batchvision.runner import fallback_warning, shared_budget_path, system_warning
 from batchvision.secrets import Secret, Secrets
 from batchvision.ticks import format_usd
 
@@ -126,6 +126,7 @@ async def check(
         _output(job),
         *_extras(),
         *_load(job, environ),
+        *_share(job),
         *_labels(job),
         *_prompt(job),
     ]
@@ -207,6 +208,16 @@ def _load(job: Job, environ: Mapping[str, str] | None) -> Iterator[CheckFinding]
     else:
         if destination is not None:
             yield CheckFinding("load", f"into {destination.name} at the end of each run")
+
+
+def _share(job: Job) -> Iterator[CheckFinding]:
+    try:
+        path = shared_budget_path(job)
+    except JobInvalid as error:
+        yield CheckFinding("limits", error.message, INVALID)
+    else:
+        if path is not None:
+            yield CheckFinding("limits", f"shared with the processes that use {path}")
 
 
 def _labels(job: Job) -> Iterator[CheckFinding]:

@@ -19,8 +19,10 @@ import pyarrow.compute as pc
 
 from batchvision.checkpoint import AmbiguousAttempt, OutputView, summary_text
 from batchvision.errors import JobInvalid
+from batchvision.limits import MemberUse
 from batchvision.money import NO_ANSWER_KINDS, UNCLEAR, Kind, Spending, Sum
 from batchvision.records import TICKS_PER_USD, Purpose, RunSummary, WaitNotice
+from batchvision.runner import shared_uses
 from batchvision.ticks import known_or_none
 
 #: Ambiguous attempts that are listed by row. ``attempts/`` holds every attempt.
@@ -60,6 +62,7 @@ class OutputStatus:
     tickets_open: int
     rows_held: int
     waiting: tuple[WaitNotice, ...] = ()  #: waits of the runs at work
+    sharing: tuple[MemberUse, ...] = ()  #: the processes that share its limits, this output's runs included
 
     @property
     def attempts(self) -> Mapping[str, Sum]:
@@ -89,6 +92,7 @@ class OutputStatus:
             "in_flight": self.in_flight,
             "tickets_open": self.tickets_open,
             "waiting": [{**each._asdict(), "until": each.until.isoformat()} for each in self.waiting],
+            "sharing": [each._asdict() for each in self.sharing],
             "cost_ticks": cost_ticks,
             "cost_usd": None if cost_ticks is None else cost_ticks / TICKS_PER_USD,
             "unknown_cost": total.unknown_cost,
@@ -131,6 +135,7 @@ def look(output: Path) -> OutputStatus:
         tickets_open=len(work.tickets),
         rows_held=len(work.held),
         waiting=view.waits(datetime.now(UTC)),
+        sharing=shared_uses(output, None if latest is None else latest.config.get("limits", {}).get("share")),
     )
 
 

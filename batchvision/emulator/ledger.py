@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from time import monotonic
 from typing import Any
 
 #: Number of distinct requests, and of custom ids, whose generations are counted.
@@ -36,6 +37,7 @@ class BillEntry:
     ticks: int
     delivered_whole: bool
     custom_id: str = ""
+    arrived_at: float = 0.0  #: seconds on the machine's monotonic clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class OpenEntry:
 
     number: int
     face: str
+    arrived_at: float
     request_id: str = ""
     lane: str = "online"
     echo: str = ""
@@ -105,6 +108,7 @@ class OpenEntry:
             self.ticks,
             self.delivered_whole,
             self.custom_id,
+            self.arrived_at,
         )
 
 
@@ -123,7 +127,7 @@ class Ledger:
 
     def open(self, face: str) -> OpenEntry:
         self._requests += 1
-        entry = OpenEntry(self._requests, face)
+        entry = OpenEntry(self._requests, face, monotonic())
         self._entries.append(entry)
         return entry
 

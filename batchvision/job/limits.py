@@ -86,6 +86,10 @@ class LimitsSection(Section):
     max_outage_seconds: Amount = 7_200
     """The run ends when the provider has not answered for so long: exit code 4, or 5 where nothing ever succeeded.
     Example: `max_outage_seconds = 3600`."""
+    share: Text | None = None
+    """One budget of requests, tokens and money for the processes on this machine that give the same name here, or the
+    same path of a file. Where their jobs give different limits, the smallest holds. `max_cost_usd_per_run` stays with
+    each run. `check` prints the file. Example: `share = "my-key"`."""
     deduplicate: Flag = True
     """Asks rows with the same prompt and images once and shares the answer. Example: `deduplicate = false`."""
 

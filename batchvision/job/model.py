@@ -245,6 +245,8 @@ class Job(BaseModel):
         for name in ("ping_url", "url"):
             if (url := getattr(self.notify, name)) is not None and not is_named(url):
                 shown["notify"][name] = MASK
+        if "/" in (self.limits.share or ""):
+            shown["limits"]["share"] = str(self.file(self.limits.share))
         if self.images.proxy is not None:
             shown["images"]["proxy"] = without_user(self.images.proxy)
         if self.provider.proxy is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from math import inf
 
 from batchvision.errors import (
@@ -24,7 +25,7 @@ from batchvision.eventloop import loop_time
 from batchvision.limits.controller import LatencyBound, Timing
 from batchvision.limits.outage import LocalCircuitBreaker, OutageRule, WaitPeriod
 from batchvision.limits.pacing import FIRST_WINDOW, LocalPacing
-from batchvision.limits.protocols import CircuitBreaker, Pacing, RateSettings, Refusal, ReportWait
+from batchvision.limits.protocols import CircuitBreaker, Pacing, RateRefusal, RateSettings, ReportWait
 from batchvision.providers import RateSigns
 from batchvision.records import RateSample
 
@@ -139,6 +140,7 @@ class LocalRateLimiter:
         self._has_succeeded = False
         self._has_answered = False
         self._reported: WaitPeriod | None = None
+        self.pacing.serve(self)
 
     def __repr__(self) -> str:
         return f"<LocalRateLimiter {self.pacing!r}, {self.in_flight} in flight, {len(self._queue)} wait>"
@@ -198,10 +200,30 @@ class LocalRateLimiter:
 
     def _seconds_to_wait(self, tokens: float, now: float) -> float:
         """How long a request must wait; infinite: only another event can admit it."""
-        most_at_first = inf if self._has_succeeded else FIRST_WINDOW
-        if self.in_flight >= min(self.latency.most, self._most_in_flight, self.pacing.window, most_at_first):
+        if self.in_flight >= self._most():
             return inf
         return max(self.breaker.seconds_to_wait(now), self.pacing.seconds_to_wait(tokens, self.unsent, now))
+
+    def _most(self) -> float:
+        """The most requests in flight."""
+        most_at_first = inf if self._has_succeeded else FIRST_WINDOW
+        return min(self.latency.most, self._most_in_flight, self.pacing.window, most_at_first)
+
+    @property
+    def length(self) -> int:
+        return len(self._queue)
+
+    def waiting(self, most: int) -> list[float]:
+        if self.breaker.seconds_to_wait(loop_time()) > 0:
+            return []
+        places = int(max(0, min(most, self._most() - self.in_flight)))
+        return [tokens for tokens, future in islice(self._queue, places) if not future.done()]
+
+    def paused(self, until: float, now: float, reason: str | None) -> None:
+        self.history.add(now, self.pacing.per_second, paused_seconds=until - now)
+        if reason is not None and until - now >= REPORTED_SECONDS:
+            self._reported = WaitPeriod(reason, until)
+            self._report(self._reported)
 
     # ---------------------------------------------------------------- sending
 
@@ -273,7 +295,7 @@ class LocalRateLimiter:
         return reason
 
     def _turned_away(self, error: Transient, sent_at: float | None, now: float) -> None:
-        seconds = self.pacing.refused(Refusal.of(error, sent_at), now)
+        seconds = self.pacing.refused(RateRefusal.of(error, sent_at), now)
         if not self.in_flight and not self._queue:  # each row that was sent waits for its own retry
             seconds = max(seconds, error.retry_after_seconds or 0.0)
         self._pause(seconds, now)

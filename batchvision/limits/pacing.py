@@ -12,7 +12,7 @@ import anyio
 
 from batchvision.eventloop import loop_time
 from batchvision.limits.controller import RateController
-from batchvision.limits.protocols import PauseSignal, Refusal
+from batchvision.limits.protocols import PauseSignal, RateRefusal, RequestQueue
 from batchvision.limits.tokens import TokenBucket
 from batchvision.providers import RateSigns
 
@@ -26,14 +26,29 @@ class LearnedRate:
     def __init__(self, per_second: float | None, tokens_per_minute: float | None) -> None:
         self.controller = RateController(per_second, FIRST_WINDOW)
         self.token_bucket = None if tokens_per_minute is None else TokenBucket(tokens_per_minute, -inf)
-        self._is_rate_given = per_second is not None
+        self._given_per_second, self._given_tokens = per_second, tokens_per_minute
         self._least_window_seconds = 60.0  #: of a limit without its window
         self._limit_without_window: float | None = None
+
+    def hold_to(self, per_second: float | None, tokens_per_minute: float | None, now: float) -> None:
+        """Take other limits of the jobs. Where they allow more than before, learning begins anew."""
+        given, self._given_per_second = self._given_per_second, per_second
+        if per_second is not None and (given is None or per_second < given):
+            self.controller.set_ceiling(per_second, now)
+        elif per_second != given:
+            self.controller = RateController(per_second, FIRST_WINDOW)
+        given, self._given_tokens = self._given_tokens, tokens_per_minute
+        if tokens_per_minute is None:
+            self.token_bucket = None if given is not None else self.token_bucket
+        elif self.token_bucket is None:
+            self.token_bucket = TokenBucket(tokens_per_minute, now)
+        elif tokens_per_minute != given:
+            self.token_bucket.hold_to(tokens_per_minute, now)
 
     def learn(self, signs: RateSigns, now: float) -> None:
         """A limit of requests with its window is exact. Otherwise it is a floor, for a minute or for the largest reset
         seen: the window is at least that long."""
-        if not self._is_rate_given:
+        if self._given_per_second is None:
             self._least_window_seconds = max(self._least_window_seconds, signs.reset_requests_seconds or 0.0)
             if signs.limit_requests_per_minute and signs.is_requests_window_stated:
                 self.controller.set_ceiling(signs.limit_requests_per_minute / 60, now)
@@ -52,7 +67,7 @@ class LearnedRate:
         if self.token_bucket is not None:
             self.token_bucket.accepted(now)
 
-    def refused(self, refusal: Refusal, now: float) -> float:
+    def refused(self, refusal: RateRefusal, now: float) -> float:
         """Count a refusal. Returns for how long all requests must pause."""
         is_rate = False
         if refusal.is_429:
@@ -98,6 +113,7 @@ class LocalPacing:
     def __repr__(self) -> str:
         return f"<LocalPacing {self.controller!r}>"
 
+    def serve(self, queue: RequestQueue) -> None: ...
     @property
     def per_second(self) -> float | None:
         return self.controller.per_second
@@ -168,7 +184,7 @@ class LocalPacing:
     def accepted(self, now: float) -> None:
         self.learned.accepted(now)
 
-    def refused(self, refusal: Refusal, now: float) -> float:
+    def refused(self, refusal: RateRefusal, now: float) -> float:
         return self.learned.refused(refusal, now)
 
     def learn(self, signs: RateSigns, now: float) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
+from math import inf
+from typing import Protocol
 
 from batchvision.errors import SpendCapReached
 from batchvision.eventloop import Wakeup
@@ -84,15 +86,14 @@ class Permits:
         self.rate = rate
         self._cap = cap
         self._open = 0
-        self._returned = Wakeup()
 
     async def acquire(self, estimate: Estimate) -> Permit:
         """Wait for money, then for the rate. Raises SpendCapReached if no open permit can return enough money."""
         bound = estimate.bound_ticks
         while not self._cap.reserve(bound):
-            if self._open == 0:
+            if self._open == 0 and not self._cap.is_held_elsewhere:
                 raise self._cap_reached(bound)
-            await self._returned.wait()
+            await self._cap.returned.wait()
         self._open += 1
         try:
             slot = await self.rate.acquire(estimate.tokens)
@@ -122,7 +123,7 @@ class Permits:
 
     def _ended(self) -> None:
         self._open -= 1
-        self._returned.tell()
+        self._cap.returned.tell()
 
 
 @dataclass(eq=False, slots=True)
@@ -142,6 +143,7 @@ class LocalSpendCap:
     _reserved_ticks: int = field(init=False, default=0)
     _open: int = field(init=False, default=0)
     _excess_ticks: int = field(init=False, default=0)
+    is_held_elsewhere: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._current = self.period() if self.period else None
@@ -189,19 +191,41 @@ class LocalSpendCap:
         self._open -= 1
 
 
+class OneCap(Protocol):
+    """One of several caps."""
+
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def left_ticks(self) -> int | None: ...
+    @property
+    def is_held_elsewhere(self) -> bool: ...
+    def roll(self) -> None: ...
+    def reserve(self, bound_ticks: int | None) -> bool: ...
+    def commit(self, bound_ticks: int | None) -> None: ...
+    def settle(self, bound_ticks: int | None, real_ticks: int | None) -> None: ...
+    def release(self, bound_ticks: int | None) -> None: ...
+
+
 class SpendCaps:
     """All caps of a job as one: a request may be sent if each of them allows it."""
 
-    def __init__(self, caps: Sequence[LocalSpendCap] = ()) -> None:
+    def __init__(self, caps: Sequence[OneCap] = (), returned: Wakeup | None = None) -> None:
+        """``returned``: that of the cap that processes share, if one does."""
         self._caps = tuple(caps)
+        self.returned = returned or Wakeup()
 
     def __repr__(self) -> str:
         return f"<SpendCaps {', '.join(map(repr, self._caps)) or 'none'}>"
 
-    def _tightest(self) -> LocalSpendCap | None:
+    def _tightest(self) -> OneCap | None:
         for each in self._caps:
             each.roll()
-        return min(self._caps, key=lambda each: each.left_ticks or 0, default=None)
+        return min(self._caps, key=lambda each: inf if each.left_ticks is None else each.left_ticks, default=None)
+
+    @property
+    def is_held_elsewhere(self) -> bool:
+        return any(each.is_held_elsewhere for each in self._caps)
 
     @property
     def tightest_key(self) -> str | None:
@@ -215,7 +239,7 @@ class SpendCaps:
 
     def reserve(self, bound_ticks: int | None) -> bool:
         """Reserve in each cap. If one refuses, nothing is reserved."""
-        reserved: list[LocalSpendCap] = []
+        reserved: list[OneCap] = []
         for each in self._caps:
             each.roll()
             if not each.reserve(bound_ticks):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from batchvision.errors import BatchvisionError, RateLimited, StopRun, Transient
+from batchvision.eventloop import Wakeup
 from batchvision.limits.outage import MAX_OUTAGE_SECONDS, WaitPeriod
 from batchvision.providers import RateSigns
 from batchvision.records import RateSample
@@ -30,7 +31,7 @@ class RateSettings:
     was_answered: bool = False  #: the provider has answered in the run before this one
 
 
-class Refusal(NamedTuple):
+class RateRefusal(NamedTuple):
     """An answer that asks to come again later. ``sent_at``: of its request; ``None``: a poll."""
 
     sent_at: float | None
@@ -40,7 +41,7 @@ class Refusal(NamedTuple):
     limit_tokens_per_minute: float | None = None
 
     @classmethod
-    def of(cls, error: Transient, sent_at: float | None) -> Refusal:
+    def of(cls, error: Transient, sent_at: float | None) -> RateRefusal:
         if not isinstance(error, RateLimited):
             return cls(sent_at, error.retry_after_seconds, is_429=False)
         limits = (error.limit_per_second, error.limit_tokens_per_minute)
@@ -95,8 +96,30 @@ class RateLimiter(Protocol):
         """Rate, 429s and pauses over the time of the run."""
 
 
+class RequestQueue(Protocol):
+    """The queue of a rate limiter, as its pacing sees it."""
+
+    unsent: int  #: requests that are admitted and not yet sent
+
+    @property
+    def length(self) -> int:
+        """Requests that are not admitted yet."""
+
+    def waiting(self, most: int) -> list[float]:
+        """The tokens of the first requests that only the pacing holds back."""
+
+    def admit_waiting(self) -> None:
+        """Admit the requests that may be sent by now."""
+
+    def paused(self, until: float, now: float, reason: str | None) -> None:
+        """A pause has come from the provider. ``reason``: for people, if no request of this process has caused it."""
+
+
 class Pacing(Protocol):
     """Gives the times of requests: rate, tokens a minute, pauses."""
+
+    def serve(self, queue: RequestQueue) -> None:
+        """Give times to the requests of ``queue``. The limiter calls this once."""
 
     @property
     def per_second(self) -> float | None:
@@ -132,7 +155,7 @@ class Pacing(Protocol):
     def accepted(self, now: float) -> None:
         """An answer that was no refusal."""
 
-    def refused(self, refusal: Refusal, now: float) -> float:
+    def refused(self, refusal: RateRefusal, now: float) -> float:
         """Take a refusal. Returns for how long all requests must pause."""
 
     def learn(self, signs: RateSigns, now: float) -> None:
@@ -181,6 +204,12 @@ class SpendCap(Protocol):
 
     A request must ``reserve`` its bound before it is sent, then ``settle`` or ``release`` it.
     """
+
+    returned: Wakeup  #: wakes tasks that wait for money
+
+    @property
+    def is_held_elsewhere(self) -> bool:
+        """Whether another process holds money that may return."""
 
     @property
     def left_ticks(self) -> int | None:

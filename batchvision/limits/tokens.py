@@ -53,6 +53,11 @@ class TokenBucket:
             self._has_held_back, self._raised_at = False, now
             self._set(self.per_minute * RAISE_FACTOR, now)
 
+    def hold_to(self, per_minute: float, now: float) -> None:
+        """Take another limit of the jobs."""
+        self._floor_per_minute = None
+        self._set(per_minute, now)
+
     def _set(self, per_minute: float, now: float) -> None:
         self._refill(now)
         self.per_minute = per_minute

@@ -20,6 +20,7 @@ from batchvision.runner.prepare import payloads_of
 from batchvision.runner.refusing import rebuy_refusals
 from batchvision.runner.session import Watch, run_async
 from batchvision.runner.setup import RunSetup, new_run_id
+from batchvision.runner.sharing import shared_budget_path, shared_uses
 from batchvision.runner.summary import Left, summarize
 from batchvision.runner.wiring import (
     estimator_of,
@@ -58,6 +59,8 @@ __all__ = [
     "row_index_of",
     "run_async",
     "shared",
+    "shared_budget_path",
+    "shared_uses",
     "summarize",
     "system_warning",
 ]

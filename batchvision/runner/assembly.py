@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+
 from batchvision.http import ProviderClient
 from batchvision.images import ImageSource
-from batchvision.limits import Permits, RateLimiter, ReportWait, SpendCap, SpendCaps
+from batchvision.limits import Pacing, Permits, RateLimiter, ReportWait, SpendCap, SpendCaps
 from batchvision.runner import wiring
 from batchvision.runner.booking import Booking
 from batchvision.runner.exchange import Exchanges, Intents, Settlement
@@ -17,26 +20,32 @@ from batchvision.runner.setup import RunSetup
 from batchvision.runner.waiting_rows import LaterRows, RequestDeduplicator
 
 
+@asynccontextmanager
+async def permits_of(
+    setup: RunSetup, output: OpenedOutput, tell: ReportWait, *, is_capped: bool = True
+) -> AsyncIterator[Permits]:
+    """The permits of a run. ``tell`` is called at each wait. ``is_capped`` False: nothing is sent."""
+    job, dependencies = setup.job, setup.dependencies
+    pacing: Pacing | None = None
+    with ExitStack() as stack:
+        cap: SpendCap = dependencies.spend_cap or SpendCaps()
+        if is_capped and dependencies.spend_cap is None:
+            shard = output.selection.own_shard
+            limits = wiring.limits_of(job, setup.prices, setup.estimator, output.spent, dependencies.now, shard)
+            pacing, cap = stack.enter_context(limits)
+        cap.commit(output.tickets.not_here_ticks)
+        was_answered = wiring.refusals_of(job, output.latest).is_proven
+        rate: RateLimiter | None = dependencies.rate_limiter
+        yield Permits(rate or wiring.rate_limiter_of(job, tell, pacing, was_answered=was_answered), cap)
+
+
 def delivery_of(
-    setup: RunSetup,
-    output: OpenedOutput,
-    client: ProviderClient,
-    images: ImageSource,
-    tell: ReportWait,
-    *,
-    is_capped: bool = True,
+    setup: RunSetup, output: OpenedOutput, client: ProviderClient, images: ImageSource, permits: Permits
 ) -> Delivery:
-    """The delivery of a run. ``tell`` is called at each wait. ``is_capped`` False: nothing is sent."""
+    """The delivery of a run."""
     job, stop, counts, dependencies = setup.job, setup.stop, setup.counts, setup.dependencies
     row_index, classifier, store = output.row_index, output.classifier, output.store
-    cap: SpendCap = dependencies.spend_cap or SpendCaps()
-    if is_capped and dependencies.spend_cap is None:
-        shard = output.selection.own_shard
-        cap = wiring.caps_of(job, setup.prices, setup.estimator, output.spent, dependencies.now, shard)
-    cap.commit(output.tickets.not_here_ticks)
     refusals = wiring.refusals_of(job, output.latest)
-    rate: RateLimiter | None = dependencies.rate_limiter
-    permits = Permits(rate or wiring.rate_limiter_of(job, tell, was_answered=refusals.is_proven), cap)
     terms = terms_of(setup)
     provider = ProviderCalls(terms, client, setup.dialect, wiring.forms_of(job), setup.key)
     settlement = Settlement(provider, classifier, permits, stop, setup.estimator.learn, dependencies.rng)

@@ -25,7 +25,7 @@ from batchvision.records import Counters, Lane, Purpose, Row, RunSummary, WaitNo
 from batchvision.runner import wiring
 from batchvision.runner.access import connected
 from batchvision.runner.accuracy_limit import AccuracyLimit
-from batchvision.runner.assembly import delivery_of
+from batchvision.runner.assembly import delivery_of, permits_of
 from batchvision.runner.closing import RunEnd
 from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection, survey
@@ -100,8 +100,11 @@ class RunSession:
             output = OpenedOutput(setup, self._store)
             await output.recover()
             await output.examine(surveyed)
-            async with connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images):
-                delivery = delivery_of(setup, output, client, images, self._waits.tell)
+            async with (
+                connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images),
+                permits_of(setup, output, self._waits.tell) as permits,
+            ):
+                delivery = delivery_of(setup, output, client, images, permits)
                 limit = await self._accuracy_limit(surveyed.manifest, output.selection)
                 passes = ManifestPasses(setup, surveyed, output, limit)
                 end = RunEnd(setup, output, delivery)
@@ -127,8 +130,11 @@ class RunSession:
             output = OpenedOutput(setup, self._store)
             await output.recover()
             self.stop.request(refusal)  # nothing is sent
-            async with connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images):
-                delivery = delivery_of(setup, output, client, images, self._waits.tell, is_capped=False)
+            async with (
+                connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images),
+                permits_of(setup, output, self._waits.tell, is_capped=False) as permits,
+            ):
+                delivery = delivery_of(setup, output, client, images, permits)
                 async with anyio.create_task_group() as writing:
                     writing.start_soon(self._write, self._store)
                     await self._deferred(delivery).collect(output.tickets.here)

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 def share_of_job(job: Job, shard: Shard) -> Job:
     """The job with one shard's part of the rates and of the concurrency. :func:`caps_of` divides the cost caps.
+    Nothing is divided where ``limits.share`` names a budget.
 
     Raises JobInvalid if a shard would have no request on the wire.
     """
@@ -37,6 +38,8 @@ def share_of_job(job: Job, shard: Shard) -> Job:
     if job.output_url is not None:
         raise JobInvalid("an output in an object store has no shards: give each shard's job its own output.path")
     limits, n = job.limits, shard.of
+    if limits.share is not None:
+        return job
     if limits.concurrency < n:
         raise JobInvalid(
             f"limits.concurrency = {limits.concurrency} is divided among the {n} shards, and none is left for some: "

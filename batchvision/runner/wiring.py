@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
@@ -25,8 +26,11 @@ from batchvision.images import (
 from batchvision.job import Job
 from batchvision.limits import (
     LocalRateLimiter,
+    LocalSpendCap,
+    Pacing,
     RateSettings,
     ReportWait,
+    SpendCap,
     SpendCaps,
     day_of,
     month_of,
@@ -41,6 +45,7 @@ from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.prepare import Preparer
 from batchvision.runner.refusals import Refusals
 from batchvision.runner.retry import RetryPolicy
+from batchvision.runner.sharing import membership_of, shared_budget_path
 from batchvision.ticks import Prices, usd_to_ticks
 
 if TYPE_CHECKING:
@@ -50,12 +55,21 @@ if TYPE_CHECKING:
 WHOLE = Shard()
 
 
+#: The keys of the cost caps.
+PER_RUN = "max_cost_usd_per_run"
+CAPS = ("max_cost_usd", PER_RUN, "max_cost_usd_per_day", "max_cost_usd_per_month")
+
+
 class Spent(NamedTuple):
     """Ticks by shard, bounds of ambiguous attempts included."""
 
     in_all: Mapping[Shard, int]
     today: Mapping[Shard, int] = MappingProxyType({})
     this_month: Mapping[Shard, int] = MappingProxyType({})
+
+    def by_key(self) -> Mapping[str, Mapping[Shard, int]]:
+        """By the key of the cap that they count toward."""
+        return dict(zip(("max_cost_usd", *CAPS[2:]), self, strict=True))
 
 
 def disk_of(job: Job, dependencies: RunDependencies) -> Disk:
@@ -142,32 +156,35 @@ def caps_of(
     shard: Shard = WHOLE,
 ) -> SpendCaps:
     """A shard's share of the cost caps, less the money already spent. Raises JobInvalid if a cap could not be kept."""
-    limits, zone = job.limits, ZoneInfo(job.timezone)
+    zone = ZoneInfo(job.timezone)
     whose = f" (the share of shard {shard})" if shard.of > 1 else ""
-    given = [
-        ("max_cost_usd", limits.max_cost_usd, spent.in_all, None),
-        ("max_cost_usd_per_run", limits.max_cost_usd_per_run, {}, None),
-        ("max_cost_usd_per_day", limits.max_cost_usd_per_day, spent.today, day_of(now, zone)),
-        ("max_cost_usd_per_month", limits.max_cost_usd_per_month, spent.this_month, month_of(now, zone)),
-    ]
+    periods = {"max_cost_usd_per_day": day_of(now, zone), "max_cost_usd_per_month": month_of(now, zone)}
     caps = [
-        share_of(usd_to_ticks(usd), ticks, shard, key + whose, period)
-        for key, usd, ticks, period in given
-        if usd is not None
+        share_of(ticks, spent.by_key().get(key, {}), shard, key + whose, periods.get(key))
+        for key, ticks in _cap_ticks(job, prices, estimator).items()
     ]
-    if caps and estimator.estimate(0, [], 0).bound_ticks is None:
-        missing = "a price: set provider.prices" if prices is None else "a bound: set provider.parameters.max_tokens"
-        raise JobInvalid(f"limits.{caps[0].key} cannot be kept without {missing}")
     return SpendCaps(caps)
 
 
+def _cap_ticks(job: Job, prices: Prices | None, estimator: Estimator) -> dict[str, int]:
+    """The caps of the job by key. Raises JobInvalid if a cap could not be kept."""
+    caps = {key: usd for key in CAPS if (usd := getattr(job.limits, key)) is not None}
+    if caps and estimator.estimate(0, [], 0).bound_ticks is None:
+        missing = "a price: set provider.prices" if prices is None else "a bound: set provider.parameters.max_tokens"
+        raise JobInvalid(f"limits.{next(iter(caps))} cannot be kept without {missing}")
+    return {key: usd_to_ticks(usd) for key, usd in caps.items()}
+
+
 def spent_of(job: Job, now: datetime) -> Spent:
-    """The money that was, or may have been, spent before this run. The ledger is read only for the caps of the job."""
+    """The money that was, or may have been, spent before this run.
+
+    The ledger is read only for the caps of the job, and for a shared budget.
+    """
     limits = job.limits
     midnight = now.astimezone(ZoneInfo(job.timezone)).replace(hour=0, minute=0, second=0, microsecond=0)
 
     def since(cap: object, at: datetime | None) -> Mapping[Shard, int]:
-        if cap is None:
+        if cap is None and limits.share is None:
             return {}
         return {shard: sums.ticks for shard, sums in spent_by_shard(job.output_path, at).items()}
 
@@ -178,7 +195,24 @@ def spent_of(job: Job, now: datetime) -> Spent:
     )
 
 
-def rate_limiter_of(job: Job, report: ReportWait | None = None, *, was_answered: bool = False) -> LocalRateLimiter:
+@contextmanager
+def limits_of(
+    job: Job, prices: Prices | None, estimator: Estimator, spent: Spent, now: Callable[[], datetime], shard: Shard
+) -> Iterator[tuple[Pacing | None, SpendCap]]:
+    """The cost caps of this run, and the pacing of its requests if other processes share it. Raises JobInvalid."""
+    path = shared_budget_path(job)
+    if path is None:
+        yield None, caps_of(job, prices, estimator, spent, now, shard)
+        return
+    caps = _cap_ticks(job, prices, estimator)
+    of_this_run = [LocalSpendCap(caps.pop(PER_RUN), key=PER_RUN)] if PER_RUN in caps else []
+    with membership_of(job, path, caps, spent.by_key(), now, shard) as member:
+        yield member.pacing, SpendCaps([*of_this_run, member.cap], member.cap.returned)
+
+
+def rate_limiter_of(
+    job: Job, report: ReportWait | None = None, pacing: Pacing | None = None, *, was_answered: bool = False
+) -> LocalRateLimiter:
     """The rate limiter of this process. ``was_answered``: the provider answered in the run before this one."""
     limits = job.limits
     per_second = [limits.requests_per_second, limits.requests_per_minute and limits.requests_per_minute / 60]
@@ -193,7 +227,7 @@ def rate_limiter_of(job: Job, report: ReportWait | None = None, *, was_answered:
         timeout_seconds=limits.request_timeout_seconds,
         was_answered=was_answered,
     )
-    return LocalRateLimiter(settings, report)
+    return LocalRateLimiter(settings, report, pacing=pacing)
 
 
 def images_of(

@@ -77,7 +77,7 @@ def test_tickets_are_found_until_they_are_collected_or_expire() -> None:
     tickets = Tickets(lambda: now)
     generated: Generated = object.__new__(Generated)
     for name in ("a", "b"):
-        tickets.accept(name, generated, OpenEntry(1, "xai"), None, wait_seconds=5, life_seconds=100)
+        tickets.accept(name, generated, OpenEntry(1, "xai", 0.0), None, wait_seconds=5, life_seconds=100)
     ticket = tickets.find("a")
     assert ticket is not None
     assert not tickets.is_ready(ticket)
@@ -96,5 +96,5 @@ def test_expired_tickets_do_not_pile_up() -> None:
     generated: Generated = object.__new__(Generated)
     for number in range(100):
         now = float(number)
-        tickets.accept(str(number), generated, OpenEntry(1, "xai"), None, wait_seconds=0, life_seconds=10)
+        tickets.accept(str(number), generated, OpenEntry(1, "xai", 0.0), None, wait_seconds=0, life_seconds=10)
     assert len(tickets) <= 11
