@@ -6,6 +6,7 @@ Known answers are never sent. They are no part of recipe or keys, so they may be
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ from batchvision.prompt import answer_columns, check_answer
 from batchvision.records import JsonObject
 from batchvision.runner.feed.keying import row_ids
 from batchvision.secrets import Secrets
+from batchvision.wording import counted
+
+log = logging.getLogger(__name__)
 
 #: Rows with a wrong answer that are listed by row.
 WRONG_LISTED = 200
@@ -101,13 +105,24 @@ def _pairs(
 
 
 def right_answers(job: Job, manifest: Manifest, secrets: Secrets) -> dict[str, dict[str, str]]:
-    """row_id -> property -> right answer. Blocking. Raises JobInvalid."""
-    found: dict[str, dict[str, str]] = {}
-    for row_id, properties in known_answers(job, manifest, secrets).items():
-        right = {name: known.right for name, known in properties.items() if known.right is not None}
-        if right:
-            found[row_id] = right
-    return found
+    """row_id -> property -> right answer. Blocking. Raises JobInvalid.
+
+    Rows of a review without the right answer are left out, with a warning: without them the accuracy is too high.
+    """
+    known = known_answers(job, manifest, secrets)
+    found = {
+        row_id: {name: answer.right for name, answer in properties.items() if answer.right is not None}
+        for row_id, properties in known.items()
+    }
+    right = {row_id: properties for row_id, properties in found.items() if properties}
+    if len(right) < len(known):
+        log.warning(
+            "the verdict on %s is wrong and the right answer is missing: without it the accuracy is too high; write it "
+            "into the column answer of %s",
+            counted(len(known) - len(right), "row"),
+            job.answer.expected_file,
+        )
+    return right
 
 
 def has_known_answers(job: Job) -> bool:

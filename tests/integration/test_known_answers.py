@@ -21,7 +21,7 @@ from batchvision.errors import JobInvalid
 from batchvision.job import Job
 from batchvision.manifest import open_manifest
 from batchvision.records import RunSummary
-from batchvision.runner.known_answers import known_answers
+from batchvision.runner.known_answers import known_answers, right_answers
 from batchvision.secrets import Secrets
 
 LABELS = ("shoe", "bag", "hat", "other")
@@ -128,6 +128,20 @@ def test_a_saved_review_measures_also_answers_that_are_only_known_to_be_wrong(
     found = catalogue.run(expected_file="review.csv").accuracy["label"]
     assert (found["rows"], found["right"]) == (3, 1)
     assert [each["row_id"] for each in found["wrong"]] == ["r1", "r2"]
+
+
+def test_the_wrong_rows_of_a_review_are_missed_where_answers_are_compared(
+    tmp_path: Path, emulator: RunningEmulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalogue = Catalogue(tmp_path, emulator, rows=2)
+    review = [
+        {"row_id": "r0", "answer": "hat", "verdict": "wrong", "given": "shoe"},
+        {"row_id": "r1", "answer": "", "verdict": "wrong", "given": "bag"},
+    ]
+    catalogue.table("review.csv", review)
+    job = catalogue.job(expected_file="review.csv")
+    assert right_answers(job, open_manifest(job), Secrets()) == {"r0": {"label": "hat"}}
+    assert "the verdict on 1 row is wrong and the right answer is missing" in caplog.text
 
 
 def test_the_verdict_right_is_enough_for_a_known_answer(tmp_path: Path, emulator: RunningEmulator) -> None:
