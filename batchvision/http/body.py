@@ -5,8 +5,9 @@ httpx's own decoders have no bound: 200 KB of gzip can become 200 MB.
 
 from __future__ import annotations
 
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _RAW_DEFLATE = -zlib.MAX_WBITS
@@ -14,17 +15,20 @@ _RAW_DEFLATE = -zlib.MAX_WBITS
 KEPT_OF_TOO_LONG = 64 * 1024
 #: More gzip members than this are damage: each may be empty, so the bound on bytes does not end them.
 MOST_MEMBERS = 10_000
+#: Decoded bytes of one step.
+MOST_AT_ONCE = 1024 * 1024
 
 
 class Body:
     """Collects one body. ``encoding`` is its content-encoding header. Encodings other than gzip and deflate are kept
-    as sent, and make the body unreadable."""
+    as sent, and make the body unreadable. With a ``sink`` the decoded bytes go there, without a bound."""
 
-    def __init__(self, encoding: str, max_bytes: int) -> None:
+    def __init__(self, encoding: str, max_bytes: int, sink: Callable[[bytes], object] | None = None) -> None:
         coding = encoding.strip().lower()
         is_deflated = coding in ("gzip", "x-gzip", "deflate")
         self._is_known = is_deflated or coding in ("", "identity")
-        self._max_bytes = max_bytes
+        self._max_bytes = max_bytes if sink is None else sys.maxsize // 2
+        self._sink = sink
         self._parts: list[bytes] = []
         self._size = 0
         self._members = 1
@@ -47,7 +51,9 @@ class Body:
         """Add bytes as they arrived. False: the body is too long or damaged, and is read no further."""
         try:
             for piece in (chunk,) if self._inflater is None else self._inflated(self._inflater, chunk):
-                if piece:
+                if piece and self._sink is not None:
+                    self._sink(piece)
+                elif piece:
                     self._parts.append(piece)
                 self._size += len(piece)
                 self.is_too_long = self._size > self._max_bytes
@@ -69,7 +75,7 @@ class Body:
                 self.is_damaged = self._members > MOST_MEMBERS
                 inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
             # one byte more than allowed shows that the body is too long
-            yield inflater.decompress(chunk, self._max_bytes - self._size + 1)
+            yield inflater.decompress(chunk, min(self._max_bytes - self._size + 1, MOST_AT_ONCE))
             chunk = inflater.unconsumed_tail or inflater.unused_data
         self._inflater = inflater
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 
 import anyio
@@ -38,6 +39,7 @@ from batchvision.http.lasting_faults import (
 from batchvision.http.lean import CONNECT_TIMEOUT_SECONDS
 from batchvision.http.library import httpx
 from batchvision.http.network import Network
+from batchvision.http.upload import FileUpload
 from batchvision.records import RawAnswer
 from batchvision.secrets import Secrets
 
@@ -144,12 +146,14 @@ class ProviderClient:
         self,
         method: str,
         path: str,
-        body: bytes | None,
+        body: bytes | FileUpload | None,
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
+        into: BinaryIO | None = None,
     ) -> RawAnswer:
         """Send one request and return its answer. ``timeout_seconds`` bounds connecting, sending, waiting and reading
-        together. ``headers`` replace those of the endpoint.
+        together. ``headers`` replace those of the endpoint. The body of a success goes to the file ``into``, if there
+        is one: then it has no bound, and the answer has none.
 
         Raises ConnectFailed, RequestTimedOut or ConnectionCut, only where no status line came. Raises NoWayToProvider
         where no request can succeed until a setting changes.
@@ -157,7 +161,9 @@ class ProviderClient:
         progress = _Progress(timeout_seconds, self._connect_timeout_seconds)
         connect = progress.connect_seconds
         timeouts = {"connect": connect, "pool": connect, "read": timeout_seconds, "write": timeout_seconds}
-        outgoing = None if body is None else (_Outgoing(body), len(body))
+        outgoing: tuple[httpx.AsyncByteStream, int] | None = None
+        if body is not None:
+            outgoing = (_Outgoing(body) if isinstance(body, bytes) else body), len(body)
         del body  # the request releases it when it has left
         request = self._endpoint.request(method, path, outgoing, headers, {"timeout": timeouts, "trace": progress})
         response: httpx.Response | None = None
@@ -168,7 +174,8 @@ class ProviderClient:
                 if response.status_code < 200:
                     await response.aclose()
                     raise httpx.RemoteProtocolError("the server changes the protocol")
-                content = Body(response.headers.get("content-encoding", ""), self._max_answer_bytes)
+                sink = None if into is None or not 200 <= response.status_code < 300 else into.write
+                content = Body(response.headers.get("content-encoding", ""), self._max_answer_bytes, sink)
                 is_whole = await _read(response, content)
         except (httpx.TransportError, OSError) as error:
             raise await self._failure(error, progress) from None  # the cause may show the key

@@ -11,7 +11,7 @@ import select
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import cast
 
@@ -39,6 +39,7 @@ class Connection(asyncio.BufferedProtocol):
         self._forget = forget
         self._arrival: Arrival | None = None
         self._change: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None  #: set while too many bytes wait to be written
         self._is_paused = False
         self._transport: asyncio.Transport
 
@@ -58,9 +59,19 @@ class Connection(asyncio.BufferedProtocol):
         watch.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(watch.poll(0))
 
-    def send(self, head: bytes, body: bytes, arrival: Arrival) -> None:
-        """Send a request. ``arrival`` receives its response."""
+    async def send(self, head: bytes, pieces: AsyncIterator[bytes], arrival: Arrival) -> None:
+        """Send a request. ``arrival`` receives its response. If it begins early, the rest of the body is not sent."""
         self._arrival = arrival
+        self._send_first(head, await anext(pieces, b""), arrival)
+        async for piece in pieces:
+            if arrival.status is not None or arrival.is_over:
+                arrival.may_be_followed = False
+                return
+            self._transport.write(piece)
+            if self._room is not None:
+                await self._room
+
+    def _send_first(self, head: bytes, body: bytes, arrival: Arrival) -> None:
         if self.is_closing:
             arrival.hang_up(None)
             return
@@ -99,6 +110,14 @@ class Connection(asyncio.BufferedProtocol):
 
     # ---------------------------------------------------------------------------- events of the loop
 
+    def pause_writing(self) -> None:
+        self._room = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        self._room = None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
@@ -119,6 +138,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._forget(self)
+        self.resume_writing()
         if self._arrival is not None:
             self._arrival.hang_up(error)
             self._wake()

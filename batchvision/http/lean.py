@@ -66,10 +66,8 @@ class LeanTransport(httpx.AsyncBaseTransport):
         connection = connections.take_idle() or await _connected(connections, request)
         arrival = Arrival()
         try:
-            body = b"".join([piece async for piece in request.stream])
             await _trace(request, "http11.send_request_headers.started")
-            connection.send(head, body, arrival)
-            del body  # do not hold it until the response comes
+            await connection.send(head, aiter(request.stream), arrival)
             while arrival.status is None and not arrival.is_over:
                 await connection.changed()
             if arrival.status is None:
