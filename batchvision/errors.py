@@ -327,7 +327,10 @@ class Transient(BatchvisionError):
 
 
 class RateLimited(Transient):
-    """429. ``limit_per_second`` and ``limit_tokens_per_minute``: where text or headers state them."""
+    """429. ``limit_per_second`` and ``limit_tokens_per_minute``: where text or headers state them.
+
+    ``is_capacity``: the provider has no capacity for the service tier at the moment. The rate is not the cause.
+    """
 
     kind = "rate_limited"
     spends_attempt = False
@@ -339,8 +342,10 @@ class RateLimited(Transient):
         retry_after_seconds: float | None = None,
         limit_per_second: float | None = None,
         limit_tokens_per_minute: float | None = None,
+        is_capacity: bool = False,
     ) -> None:
         super().__init__(what, retry_after_seconds=retry_after_seconds)
+        self.is_capacity = is_capacity
         self.limit_per_second = limit_per_second
         self.limit_tokens_per_minute = limit_tokens_per_minute
 

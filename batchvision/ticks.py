@@ -19,6 +19,12 @@ TOKENS_PER_MTOK = 1_000_000
 #: Larger amounts are refused; an int64 of ticks holds more.
 _MOST_USD = Decimal(900_000_000)
 
+#: Names of prices: the service tier for slower answers, and a batch.
+FLEX, BATCH = "flex", "batch"
+
+#: These servers of OpenAI's API charge half the price for flex and for batches.
+_HALF_PRICE_HOSTS = frozenset({"api.openai.com", "generativelanguage.googleapis.com"})
+
 #: The price of a long context over the usual price, where no price is listed.
 LONG_CONTEXT_FACTOR = 2
 
@@ -78,7 +84,8 @@ class Prices:
     """The prices of a model, in ticks for a million tokens (``image_ticks``: for one image).
 
     From ``long_context_tokens`` prompt tokens on, all tokens of the request cost the ``long_`` price, or
-    ``long_context_factor`` times the usual price. ``request_ticks``: for the request itself.
+    ``long_context_factor`` times the usual price. ``request_ticks``: for the request itself. ``flex_percent`` and
+    ``batch_percent``: the price of the service tier ``flex`` and of a batch, in percent of the usual price.
     """
 
     input_ticks_per_mtok: int
@@ -91,6 +98,8 @@ class Prices:
     long_cached_ticks_per_mtok: int | None = None
     long_output_ticks_per_mtok: int | None = None
     request_ticks: int = 0
+    flex_percent: int | None = None
+    batch_percent: int | None = None
 
     def record(self) -> dict[str, int]:
         """The prices as an intent records them: every field that is set."""
@@ -103,6 +112,18 @@ class Prices:
         if not all(type(ticks) is int and ticks >= 0 for ticks in given.values()):
             raise ValueError("prices that are no counts of ticks")
         return cls(**given)
+
+    def at(self, tier: str | None) -> Prices:
+        """The prices of ``flex`` or ``batch``. Each other tier, and a tier of unknown price, has the usual prices."""
+        percent = {FLEX: self.flex_percent, BATCH: self.batch_percent}.get(tier or "")
+        if percent is None:
+            return self
+        scaled = {
+            each.name: round(Decimal(ticks * percent) / 100)
+            for each in fields(self)
+            if "ticks" in each.name and (ticks := getattr(self, each.name)) is not None
+        }
+        return replace(self, **scaled, flex_percent=None, batch_percent=None)
 
     def ticks(self, prompt: int, output: int, cached: int = 0, images: int = 0) -> int:
         """The cost of that many tokens; ``cached`` are part of ``prompt``."""
@@ -120,21 +141,24 @@ class Prices:
         return whole + is_rounded_up + images * self.image_ticks + self.request_ticks
 
 
-def cost_ticks(usage: Usage, prices: Prices | None, images: int = 0) -> int | None:
-    """The cost of an answer: as reported, else from its tokens; ``None`` where tokens or prices are unknown."""
+def cost_ticks(usage: Usage, prices: Prices | None, images: int = 0, tier: str | None = None) -> int | None:
+    """The cost of an answer: as reported, else from its tokens; ``None`` where tokens or prices are unknown.
+
+    ``tier``: the service tier that the answer names, or ``batch``.
+    """
     if usage.cost_ticks is not None:
         return usage.cost_ticks
     if prices is None or usage.prompt_tokens is None or usage.completion_tokens is None:
         return None
     output = usage.completion_tokens + (usage.reasoning_tokens or 0)
-    return prices.ticks(usage.prompt_tokens, output, usage.cached_tokens or 0, images)
+    return prices.at(tier).ticks(usage.prompt_tokens, output, usage.cached_tokens or 0, images)
 
 
-def with_cost(usage: Usage, prices: Prices | None, images: int = 0) -> Usage:
+def with_cost(usage: Usage, prices: Prices | None, images: int = 0, tier: str | None = None) -> Usage:
     """``usage`` with its cost; an unreported cost is computed if possible."""
     if usage.cost_ticks is not None:
         return usage
-    ticks = cost_ticks(usage, prices, images)
+    ticks = cost_ticks(usage, prices, images, tier)
     if ticks is None:
         return usage
     return usage._replace(cost_ticks=ticks, cost_source="computed")
@@ -164,6 +188,7 @@ _BUILT_IN: dict[str, Mapping[str, Prices]] = {
     "openrouter": {f"x-ai/{model}": prices for model, prices in _GROK.items()},
 }
 
+_PERCENTS = ("flex_percent", "batch_percent")
 _FIELDS = {
     "input": "input_ticks_per_mtok",
     "cached": "cached_ticks_per_mtok",
@@ -180,16 +205,35 @@ def built_in(provider: str, model: str) -> Prices | None:
     return _BUILT_IN.get(provider, {}).get(re.sub(r":.*", "", model).removesuffix("-latest"))
 
 
+def with_tiers(prices: Prices, provider: str, model: str, host: str) -> Prices:
+    """``prices`` with the known percentages of tiers, where they have none. ``host``: of the base URL."""
+    name = re.sub(r":.*", "", model).removesuffix("-latest")
+    flex = batch = None
+    if provider == "openai" and host in _HALF_PRICE_HOSTS:
+        flex = batch = 50
+    elif provider == "openrouter" and name.startswith(("openai/", "google/")):
+        flex = 50
+    elif provider in ("xai", "emulator") and name in ("grok-4.3", *_GROK_4_20):
+        batch = 80
+    return replace(
+        prices,
+        flex_percent=flex if prices.flex_percent is None else prices.flex_percent,
+        batch_percent=batch if prices.batch_percent is None else prices.batch_percent,
+    )
+
+
 def overlaid(known: Prices | None, given: Mapping[str, Any]) -> Prices | None:
     """``given`` over ``known``; ``None`` where input and output prices are missing in both.
 
     ``given``: ``input``, ``cached``, ``output`` in USD for a million tokens, ``image`` in USD for one image. Without
     ``cached``, cached tokens cost the input price. From ``long_above_tokens`` prompt tokens on, all tokens of a request
     cost ``long_input``, ``long_cached``, ``long_output``; an absent one is a factor of the usual price.
+    ``flex_percent`` and ``batch_percent`` are taken as they are.
     """
     ticks: dict[str, Any] = {
         _FIELDS[name]: usd_to_ticks(usd) for name, usd in given.items() if usd is not None and name in _FIELDS
     }
+    ticks |= {name: given[name] for name in _PERCENTS if given.get(name) is not None}
     long: dict[str, Any] = {f"long_{name}": None for name in ticks if f"long_{name}" in _FIELDS.values()}
     if (above := given.get("long_above_tokens")) is not None:
         long |= {"long_context_tokens": above, "long_context_factor": LONG_CONTEXT_FACTOR}

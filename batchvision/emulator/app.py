@@ -27,7 +27,7 @@ from batchvision.emulator.ledger import Bill, Ledger, OpenEntry
 from batchvision.emulator.limits import Limits
 from batchvision.emulator.options import EmulatorOptions, Face, Seconds
 from batchvision.emulator.pixels import PictureMemory
-from batchvision.emulator.pricing import CACHE_BLOCK_TOKENS, cost_ticks, text_tokens
+from batchvision.emulator.pricing import CACHE_BLOCK_TOKENS, TIER_PERCENTS, cost_ticks, text_tokens
 from batchvision.emulator.refusals import (
     Reason,
     Refusal,
@@ -138,7 +138,9 @@ class Emulator:
 
     def pick(self, asked: ParsedRequest, entry: OpenEntry, stages: Collection[Stage]) -> FaultKind | None:
         """The fault of this try, if any. Raises RequestRefused for a fault that refuses the request."""
-        without = () if asked.urls else (FaultKind.IMAGE_DOWNLOAD_FAILED,)
+        without = set() if asked.urls else {FaultKind.IMAGE_DOWNLOAD_FAILED}
+        if asked.service_tier is None:
+            without |= {FaultKind.RESOURCE_UNAVAILABLE, FaultKind.TIER_DEFAULT}
         kind = self.faults.pick(asked.content_hash, asked.faults, stages, without)
         if kind is None:
             return None
@@ -195,21 +197,23 @@ class Emulator:
         return {repeats.STATUS: "MISS"}
 
     def generate(
-        self, asked: ParsedRequest, entry: OpenEntry, fault: FaultKind | None, percent: int = 100
+        self, asked: ParsedRequest, entry: OpenEntry, fault: FaultKind | None, batch_percent: int | None = None
     ) -> Generated:
-        """Make the answer and charge ``percent`` of the usual price for it."""
+        """Make the answer and charge for it. ``batch_percent``: the price of a batch, which knows no tiers."""
         made = make_answer(asked, fault)
         cached = self._cached_tokens(asked)
         tokens = count_tokens(asked, made, self.options.reasoning_tokens, cached)
         if asked.max_tokens is not None:
             made = cut_to(made, asked.max_tokens - tokens.reasoning)
             tokens = replace(tokens, completion=min(tokens.completion, text_tokens(made.text or made.refusal or "")))
+        tier = None if fault is FaultKind.TIER_DEFAULT or batch_percent else asked.service_tier
+        percent = batch_percent or TIER_PERCENTS.get(tier or "", 100)
         # OpenRouter does not charge for an answer that ends in an error
         ticks = 0 if made.error is not None else cost_ticks(asked.model, tokens, percent)
         name = {Face.XAI: str(uuid.uuid4()), Face.OPENROUTER: f"gen-{uuid.uuid4().hex}"}
         request_id = name.get(asked.face, f"chatcmpl-{uuid.uuid4().hex}")
         self.ledger.generated(entry, request_id, ticks)
-        return Generated(asked, made, tokens, ticks, request_id, int(time.time()))
+        return Generated(asked, made, tokens, ticks, request_id, int(time.time()), tier or "default")
 
     def _cached_tokens(self, asked: ParsedRequest) -> int:
         """Tokens of whole blocks of a text prefix that an earlier request had."""

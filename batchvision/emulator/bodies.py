@@ -31,6 +31,7 @@ class Generated:
     ticks: int
     request_id: str
     created: int
+    service_tier: str = "default"
 
 
 def chat_body(generated: Generated) -> bytes:
@@ -65,8 +66,7 @@ def _envelope(generated: Generated, kind: str) -> dict[str, Any]:
     }
     if generated.asked.face is Face.OPENROUTER:
         envelope["provider"] = "Emulator"
-    else:
-        envelope["service_tier"] = "default"
+    envelope["service_tier"] = generated.service_tier
     return envelope
 
 

@@ -18,7 +18,7 @@ from batchvision.emulator.compose import Clue, compose, schema_problem
 from batchvision.emulator.faults import FaultMarker, read_echo, read_markers
 from batchvision.emulator.options import DEFAULT_KEY, EmulatorOptions, Face
 from batchvision.emulator.pixels import NotAnImage, Picture, PictureMemory
-from batchvision.emulator.pricing import context_of, image_tokens, text_tokens
+from batchvision.emulator.pricing import TIER_PERCENTS, context_of, image_tokens, text_tokens
 from batchvision.emulator.refusals import Reason, RequestRefused, bad_key, download_failed, unknown_model
 
 _DATA_URI = re.compile(r"data:([^;,]*);base64,")
@@ -60,6 +60,7 @@ class ParsedRequest:
     is_stream: bool
     wants_usage: bool
     is_reasoning: bool
+    service_tier: str | None  #: ``None`` for ``default`` and ``auto``
     content_hash: int
     echo: str
     faults: tuple[FaultMarker, ...]
@@ -141,6 +142,7 @@ def read_document(
         wants_usage=face is not Face.OPENAI
         or (isinstance(stream_options, dict) and bool(stream_options.get("include_usage"))),
         is_reasoning=_is_reasoning(model, document),
+        service_tier=_service_tier(face, document),
         content_hash=int.from_bytes(fingerprint.digest(), "big"),
         echo=read_echo(text),
         faults=markers,
@@ -204,6 +206,13 @@ def _flag(document: Mapping[str, Any], name: str) -> bool:
     if value is not None and not isinstance(value, bool):
         raise _wrong_type(f"{name}: invalid type, expected a boolean")
     return bool(value)
+
+
+def _service_tier(face: Face, document: Mapping[str, Any]) -> str | None:
+    tier = document.get("service_tier")
+    if tier not in (None, "auto", "default", *TIER_PERCENTS) or (tier == "flex" and face is Face.XAI):
+        raise RequestRefused(Reason.INVALID, f"Invalid service_tier argument: {tier!r}.")
+    return tier if tier in TIER_PERCENTS else None
 
 
 def _is_reasoning(model: str, document: Mapping[str, Any]) -> bool:

@@ -71,6 +71,11 @@ class FaultKind(StrEnum):
     RATE_LIMITED_MS = "rate_limited_ms", Stage.REQUEST, "429 with retry-after-ms."
     RATE_LIMITED_DATE = "rate_limited_date", Stage.REQUEST, "429 with Retry-After as an HTTP date."
     TOKENS_LIMITED = "tokens_limited", Stage.REQUEST, "429: tokens a minute, with xAI's (actual/limit) text."
+    RESOURCE_UNAVAILABLE = (
+        "resource_unavailable",
+        Stage.REQUEST,
+        "429: no capacity for the service tier; only hits requests with a tier.",
+    )
     SERVER_ERROR = "server_error", Stage.REQUEST, "500."
     BAD_GATEWAY = "bad_gateway", Stage.REQUEST, "502: the upstream provider failed."
     UNAVAILABLE = "unavailable", Stage.REQUEST, "503: overloaded."
@@ -92,6 +97,7 @@ class FaultKind(StrEnum):
     FENCED = "fenced", Stage.ANSWER, "A good answer inside a ```json fence."
     INVALID_ANSWER = "invalid_answer", Stage.ANSWER, "Valid JSON that does not fit the schema."
     NOT_JSON = "not_json", Stage.ANSWER, "Prose where JSON was asked for."
+    TIER_DEFAULT = "tier_default", Stage.ANSWER, "Answered and billed under the tier default, whatever tier was asked."
     NO_USAGE = "no_usage", Stage.ANSWER, "A good answer without usage; billed all the same."
     # billed, but broken on the way
     HTML = "html", Stage.BYTES, "200 with a proxy's HTML page in place of the answer."

@@ -44,6 +44,8 @@ CONTEXT_TOKENS: dict[str, int] = {
 }
 #: xAI accepts these models in batches.
 BATCH_MODELS = frozenset({"grok-4.3", "grok-4.20-0309-reasoning", "grok-4.20-0309-non-reasoning"})
+#: Prices of service tiers, in percent of the usual price. xAI has no flex.
+TIER_PERCENTS = {"flex": 50, "priority": 200}
 #: From this number of prompt tokens on, all tokens of the request cost twice as much.
 LONG_CONTEXT_TOKENS = 200_000
 CACHE_BLOCK_TOKENS = 128

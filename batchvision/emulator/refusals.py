@@ -71,6 +71,7 @@ class Reason(Enum):
     IMAGE_DOWNLOAD = Wording(400, "invalid-argument", "image_download_failed", openai_code="invalid_image_url")
     REQUESTS = Wording(429, "resource-exhausted", "rate_limit_exceeded", "requests", "rate_limit_exceeded")
     TOKENS = Wording(429, "resource-exhausted", "rate_limit_exceeded", "tokens", "rate_limit_exceeded")
+    CAPACITY = Wording(429, None, "rate_limit_exceeded", "rate_limit_error", "resource_unavailable")
     SERVER = Wording(500, "internal", "server", "server_error")
     GATEWAY = Wording(502, "unavailable", "provider_unavailable", "server_error")
     UNAVAILABLE = Wording(503, "unavailable", "provider_overloaded", "service_unavailable_error")
@@ -186,6 +187,7 @@ _SAID: Mapping[FaultKind, tuple[Reason, str]] = {
         "This model's maximum prompt length is 256000 but the request contains 300000 tokens.",
     ),
     FaultKind.INVALID_IMAGE: (Reason.IMAGE, "Invalid JPEG image"),
+    FaultKind.RESOURCE_UNAVAILABLE: (Reason.CAPACITY, "429 Resource Unavailable"),
     FaultKind.SERVER_ERROR: (Reason.SERVER, "Internal server error"),
     FaultKind.BAD_GATEWAY: (Reason.GATEWAY, "Provider returned error"),
     FaultKind.UNAVAILABLE: (Reason.UNAVAILABLE, "Service temporarily unavailable. The model is at capacity."),

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from batchvision.job.price_keys import PricesSection
 from batchvision.job.problems import problem_text
-from batchvision.job.sections import PricesSection
 
 
 class FilePrices(NamedTuple):

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from batchvision.job.sections import SECTIONS, ExampleSection, PricesSection, keys_of
+from batchvision.job.price_keys import PricesSection
+from batchvision.job.sections import SECTIONS, ExampleSection, keys_of
 from batchvision.job.sources import TOP_LEVEL
 
 _MAX_SHOWN = 60

@@ -15,10 +15,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from batchvision.job.limits import DeliverySection, LimitsSection, OutputSection
 from batchvision.job.loading import LoadSection
 from batchvision.job.notify import NotifySection
+from batchvision.job.price_keys import PricesSection
 from batchvision.job.values import (
     Count,
     Flag,
-    Money,
     Names,
     RowLimit,
     RowShare,
@@ -189,39 +189,6 @@ class AnswerSection(Section):
             raise ValueError("labels and labels_file are both set; keep one")
         if self.expected is not None and self.expected_file is not None:
             raise ValueError("expected and expected_file are both set; keep one")
-        return self
-
-
-class PricesSection(Section):
-    """USD per million tokens (``image``: per image). An absent price is the provider's listed price.
-
-    From ``long_above_tokens`` prompt tokens on, all tokens of the request cost the ``long_`` prices. An absent
-    ``long_`` price is twice the short price.
-    """
-
-    input: Money | None = None
-    """USD per million prompt tokens. Example: `input = 1.25`."""
-    cached: Money | None = None
-    """USD per million prompt tokens that the provider has in its cache. Example: `cached = 0.2`."""
-    output: Money | None = None
-    """USD per million tokens of the answer, thinking included. Example: `output = 2.5`."""
-    image: Money | None = None
-    """USD per image, where the provider charges images by the piece. Example: `image = 0.001`."""
-    long_above_tokens: Count | None = None
-    """From so many prompt tokens on, all tokens of the request cost the `long_` prices. Example: `long_above_tokens =
-    200000`."""
-    long_input: Money | None = None
-    """USD per million prompt tokens of a long request. Default: twice `input`. Example: `long_input = 2.5`."""
-    long_cached: Money | None = None
-    """USD per million cached tokens of a long request. Default: twice `cached`. Example: `long_cached = 0.4`."""
-    long_output: Money | None = None
-    """USD per million tokens of the answer to a long request. Default: twice `output`. Example: `long_output = 5.0`."""
-
-    @model_validator(mode="after")
-    def _long_from_somewhere(self) -> Self:
-        given = [name for name in ("long_input", "long_cached", "long_output") if getattr(self, name) is not None]
-        if given and self.long_above_tokens is None:
-            raise ValueError(f"{given[0]} needs long_above_tokens: from how many prompt tokens on it is the price")
         return self
 
 

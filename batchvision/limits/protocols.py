@@ -36,7 +36,7 @@ class RateRefusal(NamedTuple):
 
     sent_at: float | None
     retry_after_seconds: float | None
-    is_429: bool
+    is_429: bool  #: a 429 about rates
     limit_per_second: float | None = None
     limit_tokens_per_minute: float | None = None
 
@@ -45,7 +45,7 @@ class RateRefusal(NamedTuple):
         if not isinstance(error, RateLimited):
             return cls(sent_at, error.retry_after_seconds, is_429=False)
         limits = (error.limit_per_second, error.limit_tokens_per_minute)
-        return cls(sent_at, error.retry_after_seconds, True, *limits)
+        return cls(sent_at, error.retry_after_seconds, not error.is_capacity, *limits)
 
 
 class SendSlot(Protocol):

@@ -1,7 +1,8 @@
 """Estimate tokens and cost of one recipe's requests.
 
 Usage in answers corrects the likely figures. Bounds serve the spend cap and err upward, as far as a model's way of
-counting is known.
+counting is known. Likely costs follow the service tier. Bounds have the usual prices, because an answer may name a
+dearer tier than its request.
 
 Tokens of images follow the rules that providers publish: OpenAI's guide "Images and vision"; Claude's vision page
 (w*h/750); Gemini's media_resolution table. xAI has no published rule for Grok 4. The prior is the rule of its earlier
@@ -72,6 +73,8 @@ class Estimator:
         self._messages = 2 + 2 * len(recipe.examples)
         self._example_images = sum(len(example.images) for example in recipe.examples)
         self._max_tokens = output_limit(recipe)
+        tier = recipe.parameters.get("service_tier")
+        self._tier = tier if isinstance(tier, str) else None  #: asked for, later that of the newest answer
         self._output = Mean()
 
     def estimate(
@@ -97,7 +100,7 @@ class Estimator:
         most_prompt = most_text + round(sum(map(self._images.most, sizes)))
         likely_ticks = bound_ticks = None
         if self._prices is not None:
-            likely_ticks = self._prices.ticks(prompt, output, cached, len(sizes))
+            likely_ticks = self._prices.at(self._tier).ticks(prompt, output, cached, len(sizes))
             bound_ticks = None if limit is None else self._prices.ticks(most_prompt, limit, images=len(sizes))
         return Estimate(
             tokens=prompt + output,
@@ -109,8 +112,10 @@ class Estimator:
             sizes=sizes,
         )
 
-    def learn(self, usage: Usage, asked: Estimate | None = None) -> None:
-        """Learn from an answer's usage. ``asked``: the estimate of its request, if still known."""
+    def learn(self, usage: Usage, asked: Estimate | None = None, service_tier: str | None = None) -> None:
+        """Learn from an answer's usage. ``asked``: the estimate of its request, if still known. ``service_tier``: the
+        tier that the answer names."""
+        self._tier = service_tier or self._tier
         if usage.completion_tokens is not None:
             self._output.add(usage.completion_tokens + (usage.reasoning_tokens or 0))
         if asked is not None:

@@ -16,10 +16,11 @@ from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from batchvision.job import Job
 from batchvision.providers import ModelListing
-from batchvision.ticks import PRICES_AS_OF, Prices, built_in, overlaid
+from batchvision.ticks import FLEX, PRICES_AS_OF, Prices, built_in, overlaid, with_tiers
 
 CACHE_DIR_ENV = "BATCHVISION_CACHE_DIR"
 #: Older prices come with a warning.
@@ -69,7 +70,12 @@ def quote(job: Job, environ: Mapping[str, str] | None = None) -> PriceQuote:
     if filed is not None and filed.prices:
         known = _over(known, filed.prices, f"prices file {provider.prices_file}", filed.as_of)
     own = provider.prices.model_dump(exclude_none=True)
-    return _over(known, own, "provider.prices", None) if own else known
+    found = _over(known, own, "provider.prices", None) if own else known
+    needs_tiers = job.delivery.lane in ("batch", "auto") or provider.parameters.get("service_tier") == FLEX
+    if found.prices is None or not needs_tiers:
+        return found
+    host = urlsplit(job.base_url).hostname or ""
+    return found._replace(prices=with_tiers(found.prices, provider.name, provider.model, host))
 
 
 def _known(provider: str, base_url: str, model: str, environ: Mapping[str, str] | None) -> PriceQuote:

@@ -24,7 +24,7 @@ from batchvision.errors import (
     Transient,
 )
 from batchvision.providers import signs, wire
-from batchvision.providers.rules import GRPC_NAMES, ZERO_LIMIT, Facts, classify
+from batchvision.providers.rules import FLEX_CAPACITY, GRPC_NAMES, ZERO_LIMIT, Facts, classify
 from batchvision.records import RawAnswer
 
 #: Characters of an error text that are read.
@@ -182,7 +182,7 @@ def _error(facts: Facts, raw: RawAnswer, voice: Voice, is_own_shape: bool) -> Ba
         return of(what, next_step=step, is_certain=is_believed or raw.status in _ALWAYS_OF_THE_RUN)
     if issubclass(of, RateLimited):
         per_second, tokens_per_minute = stated_limits(facts.message)
-        wait = facts.retry_after_seconds
+        wait, words = facts.retry_after_seconds, " ".join((facts.message, *facts.codes))
         if wait is None and _OF_A_LONG_TIME.search(facts.message):
             return QuotaReached(what, next_step=_QUOTA_STEP)
         if wait is not None and wait >= _LONG_WAIT_SECONDS:
@@ -192,6 +192,7 @@ def _error(facts: Facts, raw: RawAnswer, voice: Voice, is_own_shape: bool) -> Ba
             retry_after_seconds=facts.retry_after_seconds,
             limit_per_second=per_second,
             limit_tokens_per_minute=tokens_per_minute,
+            is_capacity=raw.status == FLEX_CAPACITY or _OF_CAPACITY.search(words) is not None,
         )
     if issubclass(of, Transient):
         return of(what, retry_after_seconds=facts.retry_after_seconds)
@@ -215,6 +216,10 @@ def names_response_format(words: str) -> bool:
 #: Quotas of a day and longer: waiting a minute does not renew them.
 _OF_A_LONG_TIME = re.compile(
     r"\bper[ -](?:day|week|month)\b|\bRPD\b|\bTPD\b|\b(?:daily|weekly|monthly)\b", re.IGNORECASE
+)
+#: OpenAI's 429 under ``service_tier = "flex"``, and words of gateways for it.
+_OF_CAPACITY = re.compile(
+    r"\bresource[ _]unavailable|\bflex\b.{0,60}?\bcapacity|\bcapacity\b.{0,60}?\bflex\b", re.IGNORECASE
 )
 #: Waits from this length on are named in the message.
 _LONG_WAIT_SECONDS = 60.0

@@ -199,6 +199,9 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
+#: Groq's status if it has no capacity for the service tier ``flex``.
+FLEX_CAPACITY = 498
+
 #: Where no rule fits, the status decides ...
 BY_STATUS: dict[int, type[BatchvisionError]] = {
     401: AuthenticationFailed,
@@ -215,7 +218,7 @@ BY_STATUS: dict[int, type[BatchvisionError]] = {
     423: ServerError,
     425: ServerError,
     429: RateLimited,
-    498: ServerError,  # Groq: flex capacity
+    FLEX_CAPACITY: RateLimited,
     499: ServerError,
     501: ModelNotFound,  # waiting does not change it
     505: ModelNotFound,

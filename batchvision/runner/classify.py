@@ -39,6 +39,7 @@ from batchvision.records import (
     Exchange,
     Failed,
     Intent,
+    Lane,
     Outcome,
     RawAnswer,
     Recipe,
@@ -127,7 +128,8 @@ class Classifier:
             answer = answer._replace(reasoning_text=None)
         if answer.usage.cost_ticks is None:
             prices, images = self._prices_of(exchange.intent), len(exchange.intent.image_ref)
-            answer = answer._replace(usage=money.with_cost(answer.usage, prices, images))
+            tier = money.BATCH if exchange.intent.lane is Lane.BATCH else answer.service_tier
+            answer = answer._replace(usage=money.with_cost(answer.usage, prices, images, tier))
         if reading.error is not None:
             return self._failing(exchange, answer, reading.error, jitter)
         try:

@@ -104,7 +104,7 @@ class Intents:
 
 
 class Settlement:
-    """``learn`` takes the usage of an answer and the estimate of its request."""
+    """``learn`` takes the usage of an answer, the estimate of its request, and the service tier that it names."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Settlement:
         classifier: Classifier,
         permits: Permits,
         stop: StopSignal,
-        learn: Callable[[Usage, Estimate | None], None],
+        learn: Callable[[Usage, Estimate | None, str | None], None],
         rng: random.Random,
     ) -> None:
         self._provider = provider
@@ -140,7 +140,7 @@ class Settlement:
         else:
             permit.settle(usage)
             if usage.cost_source != "cached":  # an answer from a cache reports no tokens
-                self._learn(usage, asked)
+                self._learn(usage, asked, classification.attempt.answer.service_tier)
         if not is_refused_form:
             return classification
         retried = classification.attempt._replace(state=AttemptState.RETRIED)

@@ -192,6 +192,28 @@ def test_an_intent_without_recorded_prices_is_not_priced_as_another_model() -> N
     assert cost_of(tokens_only(), prices=Prices(500, 500, 500), asked=other) == 2 * 12_500_000_000
 
 
+@pytest.mark.parametrize(
+    ("lane", "tier", "ticks"),
+    [
+        (Lane.ONLINE, "flex", 500),
+        (Lane.ONLINE, "default", 1000),
+        (Lane.ONLINE, None, 1000),
+        (Lane.BATCH, "default", 800),
+        (Lane.BATCH, "flex", 800),
+    ],
+)
+def test_an_answer_costs_the_price_of_the_tier_that_it_names(lane: Lane, tier: str | None, ticks: int) -> None:
+    usage = {"prompt_tokens": 1_000_000, "completion_tokens": 0}
+    document = {
+        "choices": [{"message": {"content": "x"}, "finish_reason": "stop"}],
+        "usage": usage,
+        "service_tier": tier,
+    }
+    prices = Prices(1000, 1000, 1000, flex_percent=50, batch_percent=80)
+    exchange = answered(json.dumps(document).encode(), lane=lane, prices=prices.record())
+    assert cost_of(exchange) == ticks
+
+
 # ---------------------------------------------------------------------------------- the ledger's states
 
 TRANSIENT_503 = b'{"code": "unavailable", "error": "busy"}'

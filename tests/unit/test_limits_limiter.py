@@ -311,6 +311,17 @@ async def test_a_retry_after_of_several_503s_at_once_pauses_all_requests_and_kee
     assert limiter.pacing.controller.per_second == 100
 
 
+@pytest.mark.parametrize(("is_capacity", "is_kept"), [(True, True), (False, False)])
+async def test_a_tier_without_capacity_keeps_the_rate(is_capacity, is_kept):
+    limiter = limiter_of(requests_per_second=100)
+    await sent_times(limiter, 200)
+    start = anyio.current_time()
+    for number in range(200):
+        limiter.pacing.controller.sent(start)
+        limiter.observe(None if number % 3 else RateLimited("no capacity", is_capacity=is_capacity), start)
+    assert (limiter.pacing.controller.per_second == 100) is is_kept
+
+
 async def test_a_429_before_any_answer_pauses_all_requests():
     limiter = limiter_of()
     slot = await send(limiter)

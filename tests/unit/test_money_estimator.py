@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -254,3 +255,29 @@ def test_no_learned_bound_is_below_what_an_image_takes(
         estimator.learn(Usage(image_tokens=tokens), estimator.estimate(0, [each]))
 
     assert image_bound(estimator, *size) >= min(1792, count(*size))
+
+
+# ---------------------------------------------------------------------------------- tiers
+
+
+def test_the_likely_cost_follows_the_tier_and_the_bound_has_the_usual_prices() -> None:
+    prices = Prices(10_000_000, 10_000_000, 20_000_000, flex_percent=50)
+    asked = recipe(max_tokens=100)
+    flex = Estimator(replace(asked, parameters={**asked.parameters, "service_tier": "flex"}), prices)
+    usual = Estimator(asked, prices)
+    both = flex.estimate(400, []), usual.estimate(400, [])
+    assert both[1].likely_ticks is not None
+    assert both[0].likely_ticks == both[1].likely_ticks // 2
+    assert both[0].bound_ticks == both[1].bound_ticks
+
+
+def test_the_likely_cost_follows_the_tier_that_answers_name() -> None:
+    prices = Prices(10_000_000, 10_000_000, 20_000_000, flex_percent=50)
+    asked = recipe(max_tokens=100)
+    flex = Estimator(replace(asked, parameters={**asked.parameters, "service_tier": "flex"}), prices)
+    before = flex.estimate(400, []).likely_ticks
+    flex.learn(Usage(), None, "default")
+    assert flex.estimate(400, []).likely_ticks == Estimator(asked, prices).estimate(400, []).likely_ticks
+    flex.learn(Usage(), None, None)
+    flex.learn(Usage(), None, "flex")
+    assert flex.estimate(400, []).likely_ticks == before

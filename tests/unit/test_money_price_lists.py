@@ -216,3 +216,27 @@ def test_a_list_of_today_is_not_asked_for_again(
     assert check.current_models(dialect("xai"), XAI, refresh=refresh).models == (GROK,)
     assert len(requests) == asked
     assert recall("xai", XAI) is not None
+
+
+# ---------------------------------------------------------------------------------- tiers
+
+
+@pytest.mark.parametrize(
+    ("lines", "percents"),
+    [
+        ("", (None, None)),
+        ('parameters = { service_tier = "flex" }', (50, 50)),
+        ('parameters = { service_tier = "flex" }\nprices = { flex_percent = 40 }', (40, 50)),
+        ("prices = { input = 1, output = 2, batch_percent = 60 }", (None, 60)),
+    ],
+)
+def test_prices_of_tiers_are_those_of_the_job_and_else_the_known_ones(
+    tmp_path: Path, environ: dict[str, str], lines: str, percents: tuple[int | None, int | None]
+) -> None:
+    own = "" if "prices" in lines else "\nprices = { input = 1, output = 2 }"
+    if "prices" in lines and "input" not in lines:
+        lines = lines.replace("prices = {", "prices = { input = 1, output = 2,")
+    job = load(tmp_path, with_lines(provider=lines + own), provider__name="openai", provider__model="gpt-5.2")
+    found = quote(job, environ).prices
+    assert found is not None
+    assert (found.flex_percent, found.batch_percent) == percents

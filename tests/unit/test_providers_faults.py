@@ -111,7 +111,7 @@ SHAPES: list[tuple[str, int, Any, type[Exception]]] = [
     ("xai", 502, b"<html><body>Bad gateway</body></html>", ServerError),
     ("xai", 503, xai("unavailable", "Service temporarily unavailable. The model is at capacity."), ServerError),
     # any: transient statuses
-    *(("openai", status, b"", ServerError) for status in (408, 409, 421, 423, 425, 498, 499, 504, 520, 524, 529, 599)),
+    *(("openai", status, b"", ServerError) for status in (408, 409, 421, 423, 425, 499, 504, 520, 524, 529, 599)),
     # any: redirects and what is left of 4xx
     *(("openai", status, b"", ModelNotFound) for status in (300, 301, 302, 303, 304, 307, 308, 410)),
     *(("openai", status, b"", RequestRejected) for status in (400, 406, 411, 414, 417, 422, 424, 431, 451)),
@@ -546,3 +546,20 @@ def test_the_message_of_a_limit_of_0_names_the_remedy() -> None:
     error = dialect("openai").read(raw(429, openai("Quota exceeded, limit: 0"))).error
 
     assert "choose another model, or raise the account's limit" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "is_capacity"),
+    [
+        (429, openai("429 Resource Unavailable", code="resource_unavailable"), True),
+        (429, openai("Resource unavailable", type="rate_limit_error"), True),
+        (429, openai("There is no capacity for flex requests at the moment"), True),
+        (498, b"", True),
+        (429, openai("Rate limit reached", code="rate_limit_exceeded"), False),
+        (429, b"", False),
+    ],
+)
+def test_a_tier_without_capacity_is_no_limit_of_the_rate(status: int, body: Any, is_capacity: bool) -> None:
+    error = dialect("openai").read(raw(status, body)).error
+    assert isinstance(error, RateLimited)
+    assert error.is_capacity is is_capacity

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchvision.records import TICKS_PER_USD, Usage
-from batchvision.ticks import Prices, built_in, cost_ticks, format_usd, overlaid, usd_to_ticks, with_cost
+from batchvision.ticks import Prices, built_in, cost_ticks, format_usd, overlaid, usd_to_ticks, with_cost, with_tiers
 
 GROK_4_3 = Prices(12_500_000_000, 2_000_000_000, 25_000_000_000, 0, 200_000)
 
@@ -172,3 +172,60 @@ def test_every_grok_has_a_built_in_price(model: str) -> None:
     for provider, name in (("xai", model), ("emulator", model), ("openrouter", f"x-ai/{model}")):
         prices = built_in(provider, name)
         assert prices is not None and prices.ticks(200_000, 0) == 2 * prices.ticks(100_000, 0) * 2
+
+
+# ---------------------------------------------------------------------------------- tiers
+
+TIERED = replace(GROK_4_3, image_ticks=11, request_ticks=3, long_input_ticks_per_mtok=25_000_000_001, flex_percent=50)
+
+
+def test_flex_and_batch_cost_their_percentage_of_each_price() -> None:
+    half = TIERED.at("flex")
+    assert (half.input_ticks_per_mtok, half.cached_ticks_per_mtok, half.output_ticks_per_mtok) == (
+        6_250_000_000,
+        1_000_000_000,
+        12_500_000_000,
+    )
+    assert (half.image_ticks, half.request_ticks, half.long_input_ticks_per_mtok) == (6, 2, 12_500_000_000)
+    assert (half.long_context_tokens, half.long_output_ticks_per_mtok) == (200_000, None)
+    usage = Usage(prompt_tokens=1000, completion_tokens=100)
+    usual = cost_ticks(usage, TIERED)
+    assert cost_ticks(usage, replace(GROK_4_3, batch_percent=80), tier="batch") == 12_500_000 * 80 // 100 + 2_000_000
+    assert with_cost(usage, GROK_4_3, tier="flex").cost_ticks == cost_ticks(usage, GROK_4_3)
+    assert usual == 15_000_003
+
+
+@pytest.mark.parametrize("tier", [None, "", "default", "auto", "priority", "batch"])
+def test_another_tier_or_one_of_unknown_price_has_the_usual_prices(tier: str | None) -> None:
+    assert TIERED.at(tier) is TIERED
+
+
+def test_a_reported_cost_wins_over_the_price_of_a_tier() -> None:
+    assert cost_ticks(Usage(10, cost_ticks=7), TIERED, tier="flex") == 7
+
+
+def test_prices_of_tiers_are_recorded_and_given() -> None:
+    assert Prices.recorded(TIERED.record()) == TIERED
+    given = overlaid(GROK_4_3, {"flex_percent": 40, "batch_percent": 60})
+    assert given is not None
+    assert (given.flex_percent, given.batch_percent, given.input_ticks_per_mtok) == (40, 60, 12_500_000_000)
+    assert overlaid(None, {"flex_percent": 40}) is None
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "host", "flex", "batch"),
+    [
+        ("openai", "gpt-5.2", "api.openai.com", 50, 50),
+        ("openai", "qwen3", "gpu.internal", None, None),
+        ("openrouter", "google/gemini-3-flash", "openrouter.ai", 50, None),
+        ("openrouter", "x-ai/grok-4.3", "openrouter.ai", None, None),
+        ("xai", "grok-4.3", "api.x.ai", None, 80),
+        ("xai", "grok-4.20-0309-non-reasoning", "api.x.ai", None, 80),
+        ("xai", "grok-4.7", "api.x.ai", None, None),
+    ],
+)
+def test_known_prices_of_tiers(provider: str, model: str, host: str, flex: int | None, batch: int | None) -> None:
+    found = with_tiers(GROK_4_3, provider, model, host)
+    assert (found.flex_percent, found.batch_percent) == (flex, batch)
+    own = with_tiers(replace(GROK_4_3, flex_percent=90, batch_percent=70), provider, model, host)
+    assert (own.flex_percent, own.batch_percent) == (90, 70)

@@ -40,5 +40,5 @@ class BatchHost(Protocol):
     def pick(self, asked: ParsedRequest, entry: OpenEntry, stages: Collection[Stage]) -> FaultKind | None: ...
 
     def generate(
-        self, asked: ParsedRequest, entry: OpenEntry, fault: FaultKind | None, percent: int = 100
+        self, asked: ParsedRequest, entry: OpenEntry, fault: FaultKind | None, batch_percent: int | None = None
     ) -> Generated: ...
