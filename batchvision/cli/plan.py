@@ -293,7 +293,7 @@ def _print_sweep(result: Pilot) -> None:
 
 
 def decision_lines(result: Pilot) -> Iterator[str]:
-    """The cheapest setting that is good enough, or what is missing to name it."""
+    """Name the cheapest setting that is good enough, or the number of known rows that would decide."""
     from batchvision.wording import counted
 
     known, margin, found = len(result.right), f"{result.margin:.1%}".replace(".0%", "%"), result.decision
@@ -312,7 +312,7 @@ def decision_lines(result: Pilot) -> Iterator[str]:
         wanted = ceil(found.rows_needed * result.wanted / known)
         next_step = f"--pilot {wanted} asks them"
         if found.rows_needed > result.known_rows:
-            next_step = f"the manifest has {result.known_rows:,}"
+            next_step = f"add known answers, there are {result.known_rows:,}"
         yield (
             f"not decided: {counted(known, 'known row')} cannot tell whether a cheaper setting is worse than the best "
             f"({found.best}) by more than {margin}. About {found.rows_needed:,} would: {next_step}."

@@ -208,6 +208,17 @@ def test_each_value_of_a_key_is_combined_with_each_value_of_the_next() -> None:
     assert found[1].overrides == {"provider.detail": "low", "images.max_side": "1024"}
 
 
+def test_a_swept_file_takes_the_place_of_the_prompt_in_the_job() -> None:
+    (found,) = settings(["user_file=a.txt", "system_file=s.txt"])
+    assert found.overrides == {
+        "prompt.user": None,
+        "prompt.column": None,
+        "prompt.system": None,
+        "prompt.user_file": "a.txt",
+        "prompt.system_file": "s.txt",
+    }
+
+
 @pytest.mark.parametrize(
     ("sweep", "says"),
     [

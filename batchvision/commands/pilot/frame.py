@@ -3,8 +3,8 @@
 A row is chosen by a hash of its id and the seed. So a second pilot chooses the same rows, and a larger pilot chooses
 mostly the same rows and more.
 
-Rows with a known answer come first. They are ordered by it and cut into strata of equally many rows: each known row has
-the same chance, so a label has its share of the sample, and the share of right answers needs no weights. One row in
+Rows with a known answer come first. They are ordered by it and cut into strata of equally many rows. So each known row
+has the same chance, a label has its share of the sample, and the share of right answers needs no weights. One row in
 five is chosen from the rows without a known answer, because their cost may differ. The estimate weights each stratum by
 its rows.
 """
