@@ -5,7 +5,7 @@
 
 from batchvision.checkpoint.cells import MONEY, TIMESTAMP, type_of, usd_of
 from batchvision.checkpoint.compaction import Compacted, compact
-from batchvision.checkpoint.current import IN_MANIFEST, UnsealedRows, source_batches
+from batchvision.checkpoint.current import IN_MANIFEST, UnsealedRows, are_of_redo, source_batches
 from batchvision.checkpoint.disk import LocalDisk, disk_failed
 from batchvision.checkpoint.journal_records import (
     Accepted,
@@ -135,6 +135,7 @@ __all__ = [
     "Voided",
     "all_locked",
     "ancestors_of",
+    "are_of_redo",
     "attempts_schema",
     "batches_of",
     "compact",

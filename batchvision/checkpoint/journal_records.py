@@ -265,8 +265,9 @@ def is_unclear(end: BookedEnd) -> bool:
 
 
 def closed(end: BookedEnd, *, is_held: bool = False, is_repeat: bool = False) -> Closed:
-    """The record of an end."""
+    """The record of an end. A redo is no repeat, and holds no row, because its row has an answer."""
     attempt, outcome = end.attempt, end.outcome
+    is_redo = attempt.intent.is_redo
     completed = failed = None
     match outcome:
         case Completed():
@@ -285,8 +286,8 @@ def closed(end: BookedEnd, *, is_held: bool = False, is_repeat: bool = False) ->
         attempt.exchange.ended,
         completed,
         failed,
-        is_held,
-        is_repeat,
+        is_held and not is_redo,
+        is_repeat and not is_redo,
     )
 
 

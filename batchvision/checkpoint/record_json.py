@@ -162,7 +162,7 @@ def _set(names: tuple[str, ...], values: Iterable[Any]) -> dict[str, Any]:
 
 def _intent_document(intent: Intent) -> dict[str, Any]:
     values = dict(zip(Intent._fields, intent, strict=True))
-    if intent.purpose is Purpose.RUN:
+    if intent.purpose is Purpose.RUN and Purpose.of_run_id(intent.run_id) is Purpose.RUN:
         del values["purpose"]  # as in journals of version 1
     return values
 

@@ -91,6 +91,8 @@ class Recovery:
             then = "they are sent again"
             if self.held:
                 then = 'they stay pending until a run with limits.ambiguous = "retry"'
+            if redone := sum(intent.is_redo for intent in self.ambiguous):
+                then += f", but {redone} of them by `--redo` only: their rows keep their older answers"
             yield (
                 f"{len(self.ambiguous)} requests were in flight when the last run ended and may have been billed "
                 f"({rows}{more}), {self._bound}; {then}"

@@ -155,7 +155,8 @@ class RunState:
         #: open tickets whose one-time answer a poll of an earlier run may have taken
         self.doubted: set[str] = set()
         self._new_doubts: ReadDoubts | None = None
-        self._answered: set[tuple[str, str]] = set()  # row_id and request_key of the result rows since the last cut
+        #: row_id, request_key and the run of a redo, of the result rows since the last cut
+        self._answered: set[tuple[str, str, str]] = set()
 
     # ---------------------------------------------------------------------------- records
 
@@ -235,6 +236,8 @@ class RunState:
         if record.completed is not None:
             completed = Completed(intent, record.answer, *record.completed)
             self._publish(completed, is_current=is_current, is_repeat=record.is_repeat)
+        elif record.failed is not None and intent.is_redo:  # the row keeps its older answer
+            self.carries.pop(intent.row_id, intent.request_key)
         elif record.failed is not None:
             self.carries.pop(intent.row_id, intent.request_key)
             before = self.failures.get(intent.row_id)
@@ -246,7 +249,7 @@ class RunState:
             self._carry(intent, intent.attempt, ticks, record.bound_ticks, record.is_held, is_empty)
 
     def _publish(self, completed: Completed, *, is_current: bool = True, is_repeat: bool = False) -> None:
-        """Add a result row, once for each request (P9).
+        """Add a result row, once for each request (P9), and once more for each run that redoes it.
 
         ``is_current`` is False for a ticket of an earlier run: the row's cells may have changed since. Then only a
         failure of the same request is dropped.
@@ -255,7 +258,7 @@ class RunState:
         failed = self.failures.get(completed.row_id)
         if failed is not None and (is_current or failed.request_key == completed.request_key):
             self._drop_failure(completed.row_id)
-        key = (completed.row_id, completed.request_key)
+        key = (completed.row_id, completed.request_key, completed.intent.run_id if completed.intent.is_redo else "")
         if key not in self._answered and not is_repeat:
             self._answered.add(key)
             self.results.append(completed)

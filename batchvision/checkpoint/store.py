@@ -279,7 +279,8 @@ class Store:
         """
         intent, index = end.attempt.intent, self._row_index
         is_repeat = index is not None and index.is_done(intent.row_id, intent.request_key)
-        if index is not None and intent.run_id == self._settings.run_id and not isinstance(end.outcome, Completed):
+        is_own = intent.run_id == self._settings.run_id and not intent.is_redo
+        if index is not None and is_own and not isinstance(end.outcome, Completed):
             index.met.add_open(intent.row_id, intent.request_key)
         self._writer.note(closed(end, is_held=hold, is_repeat=is_repeat))
 

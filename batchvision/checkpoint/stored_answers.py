@@ -7,6 +7,7 @@ takes about 200 bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from batchvision.checkpoint.parts import batches_of, part_paths, rows_with
 from batchvision.checkpoint.row_keys import packed_ids
 from batchvision.checkpoint.schema import Columns, completed_of
-from batchvision.records import Completed
+from batchvision.records import Completed, Purpose
 
 _COLUMNS = ("row_id", "recipe_id", "request_key", "image_ref", "image_sha256")
 _KEPT = ("row_id", "request_key", "image_ref", "image_sha256")
@@ -100,7 +101,13 @@ def answers_to(
 
 
 def by_request_key(answers: Iterable[Completed]) -> dict[str, list[Completed]]:
+    """The answers to each request. A redo comes before the answers that it supersedes."""
     found: dict[str, list[Completed]] = {}
-    for completed in answers:
+    for completed in sorted(answers, key=_order, reverse=True):
         found.setdefault(completed.request_key, []).append(completed)
     return found
+
+
+def _order(completed: Completed) -> tuple[bool, datetime]:
+    is_redo = Purpose.of_run_id(completed.intent.run_id) is Purpose.REDO
+    return is_redo, completed.updated_at or completed.finished_at

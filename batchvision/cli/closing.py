@@ -49,6 +49,7 @@ def closing_lines(summary: RunSummary, output: Path | str, typed: Typed) -> list
         f"  {'accuracy' if number == 0 else '':<8}  {words}"
         for number, words in enumerate(accuracy_words(summary.accuracy))
     ]
+    lines += _redone(summary)
     lines += _failures(summary)
     lines += _left_over(summary)
     if summary.rows_with_other_kept_cells:
@@ -94,6 +95,20 @@ def _tokens(summary: RunSummary) -> list[str]:
         words = ", ".join(f"{format_usd(ticks)} {name}" for name, ticks in wasted.items())
         lines.append(f"  wasted    {format_usd(sum(wasted.values()))} of it: {words}")
     return lines
+
+
+def _redone(summary: RunSummary) -> list[str]:
+    """The line of a run with ``--redo``, or of one that collected its tickets."""
+    ended = summary.rows_redone + summary.rows_redo_failed
+    if not (summary.rows_to_redo or ended):
+        return []
+    of_all = f" of {summary.rows_to_redo:,}" if summary.rows_to_redo else ""
+    words = [f"{summary.rows_redone:,}{of_all} rows were asked again and have a new answer"]
+    if summary.rows_redo_failed:
+        words.append(f"{summary.rows_redo_failed:,} failed and keep the older one: attempts/ has the reasons")
+    if (left := summary.rows_to_redo - ended) > 0 and not summary.tickets_open:
+        words.append(f"{left:,} keep the older one: name these in --redo again")
+    return [f"  redone    {'; '.join(words)}"]
 
 
 def _failures(summary: RunSummary) -> list[str]:

@@ -23,10 +23,21 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
 
-def typed_command(ctx: click.Context, *, without: tuple[str, ...] = (), add: tuple[str, ...] = ()) -> str:
+def typed_command(
+    ctx: click.Context,
+    *,
+    without: tuple[str, ...] = (),
+    without_values: tuple[str, ...] = (),
+    add: tuple[str, ...] = (),
+) -> str:
     """The command line as typed, without the flags ``without``, with ``add`` at the end.
 
-    Only flags without a value, or with ``=VALUE``, can be left out.
+    Flags of ``without`` have no value, or ``=VALUE``. The value of flags of ``without_values`` may be the next word.
     """
-    kept = [word for word in ctx.meta[TYPED] if word.split("=")[0] not in without]
+    typed = list(ctx.meta[TYPED])
+    kept = [
+        word
+        for before, word in zip(["", *typed], typed, strict=False)
+        if word.split("=")[0] not in (*without, *without_values) and before not in without_values
+    ]
     return shlex.join([*ctx.command_path.split(), *kept, *add])

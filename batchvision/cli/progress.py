@@ -99,7 +99,9 @@ def progress_of(
     settled = _rows_settled(counters) - _rows_settled(before)
     ended = counters.rows_done_before + counters.rows_completed + counters.rows_failed
     left = max(0, counters.rows_total - ended)
-    if rows_wanted is not None:
+    if counters.rows_to_redo:
+        left = max(0, counters.rows_to_redo - counters.rows_redone - counters.rows_redo_failed)
+    elif rows_wanted is not None:
         left = min(left, max(0, rows_wanted - settled))
     speed = settled / elapsed_seconds if elapsed_seconds > 0 else 0.0
     is_known = settled >= ROWS_BEFORE_PROJECTION and not is_last
@@ -130,7 +132,8 @@ def progress_of(
 
 def _rows_settled(counters: Counters) -> int:
     """Rows that ended in this run. Failures kept from earlier runs took no time."""
-    return counters.rows_completed + counters.rows_failed - counters.rows_failed_before
+    redone = counters.rows_redone + counters.rows_redo_failed
+    return counters.rows_completed + counters.rows_failed - counters.rows_failed_before + redone
 
 
 def duration(seconds: float) -> str:

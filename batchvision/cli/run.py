@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -16,7 +17,7 @@ from batchvision.cli.entry import BEGAN_AT
 from batchvision.cli.options import RUN_FLAGS, job_argument, job_flags, load_job
 from batchvision.cli.output import say
 from batchvision.cli.place import from_here
-from batchvision.cli.terminal import safe_json
+from batchvision.cli.terminal import safe_json, safe_line
 from batchvision.errors import OutputHeld
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from batchvision.runner.feed import Selection
 
 #: Flags that apply to one run only. The suggested next command leaves them out.
-ONCE_FLAGS = ("--retry-failed", "--no-retry-failed", "--retry-quarantined", "--json")
+ONCE_FLAGS = ("--retry-failed", "--no-retry-failed", "--retry-quarantined", "--yes", "--json")
+ONCE_VALUES = ("--redo",)
 
 
 class RunCommand(Command):
@@ -49,6 +51,13 @@ class RunCommand(Command):
 )
 @click.option("--no-retry-failed", is_flag=True, help="Leave all failed rows as they are.")
 @click.option("--retry-quarantined", is_flag=True, help="Bring back rows that were set aside.")
+@click.option(
+    "--redo",
+    metavar="ID,...|FILE",
+    default=None,
+    help="Ask only these answered rows again, and pay again: row_ids or a file (of review.csv the rows marked wrong).",
+)
+@click.option("--yes", is_flag=True, help="With --redo: do not ask for consent on a terminal.")
 @click.option("--allow-empty", is_flag=True, help="Accept a manifest without rows beside an output with answers.")
 @click.option("--shard", metavar="I/N", default=None, help="Only this slice of the manifest: 0/4 to 3/4.")
 @click.option(
@@ -86,8 +95,14 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     output, 129, 130 or 143 after a signal.
     """
     chosen = load_job(job, flags, (*settings, *_retry_setting(flags)))
+    rows = selection(flags, chosen)
+    if flags["redo"] is not None:
+        rows = _redo_selection(chosen, flags, rows)
+        if rows.redo is None:
+            say("Nothing was sent.")
+            return 0
     try:
-        summary = _run(chosen, flags)
+        summary = _run(chosen, rows, flags)
     except OutputHeld as held:
         if flags["if_locked"] == "fail":
             raise
@@ -118,7 +133,27 @@ def _write_metrics(path: Path | None, summary: RunSummary) -> None:
         say(f"warning: {path} cannot be written ({fault.strerror}); the summary is in runs/")
 
 
-def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
+def _redo_selection(job: Job, flags: dict[str, Any], rows: Selection) -> Selection:
+    """The rows of ``--redo``, after saying what they cost. On a terminal without consent: ``redo`` is None."""
+    import anyio
+
+    from batchvision.commands.redo import digests_of, named_rows, quote_redo
+
+    for name in ("limit", "sample", "retry_failed", "retry_quarantined"):
+        if flags[name]:
+            flag = name.replace("_", "-")
+            raise click.UsageError(f"--redo asks the rows that it names, and no others: leave --{flag} out.")
+    named = named_rows(flags["redo"])
+    words = safe_line(str(anyio.run(quote_redo, job, named, rows)))
+    if sys.stdin.isatty() and sys.stderr.isatty() and not flags["yes"]:
+        if not click.confirm(f"{words}. Go on?", err=True):
+            return rows
+    elif not flags["quiet"]:
+        say(words)
+    return replace(rows, redo=digests_of(named))
+
+
+def _run(job: Job, rows: Selection, flags: dict[str, Any]) -> RunSummary:
     import anyio
 
     from batchvision.cli.logs import show_warnings
@@ -132,7 +167,7 @@ def _run(job: Job, flags: dict[str, Any]) -> RunSummary:
     start = partial(
         run_async,
         job,
-        selection=selection(flags, job),
+        selection=rows,
         dependencies=RunDependencies(secrets=HIDDEN),
         drain_timeout_seconds=flags["drain_timeout"],
         elapsed_seconds=monotonic() - BEGAN_AT,
@@ -190,7 +225,7 @@ def _print_closing(ctx: click.Context, path: str, job: Job, summary: RunSummary,
     from batchvision.cli.closing import Typed, closing_lines
 
     typed = Typed(
-        again=typed_command(ctx, without=ONCE_FLAGS),
+        again=typed_command(ctx, without=ONCE_FLAGS, without_values=ONCE_VALUES),
         check=f"batchvision check {path}",
         reparse=f"batchvision reparse {path}",
         load=f"batchvision load {path}",

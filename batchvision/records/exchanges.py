@@ -45,6 +45,11 @@ class Intent(NamedTuple):
         """Asked to compare settings: the attempt is listed, and the state of its row does not change."""
         return self.purpose is Purpose.SWEEP
 
+    @property
+    def is_redo(self) -> bool:
+        """Its answer supersedes an older one. If it fails, the older one stays."""
+        return self.purpose is Purpose.REDO
+
 
 class RawAnswer(NamedTuple):
     """The provider's bytes, with the key masked. ``headers``: the useful ones, with lower-case names.

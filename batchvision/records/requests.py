@@ -30,6 +30,7 @@ class Purpose(StrEnum):
     RUN = "run"  #: answer the rows to do
     PILOT = "pilot"  #: answer rows of all sizes, to learn the cost of the rest
     SWEEP = "sweep"  #: ask rows again under another setting, to compare; results go to the ledger only
+    REDO = "redo"  #: ask completed rows again; the new answer supersedes the older one
 
     def mark(self, run_id: str) -> str:
         """``run_id`` with the purpose at its end, for people."""
@@ -38,7 +39,7 @@ class Purpose(StrEnum):
     @classmethod
     def of_run_id(cls, run_id: str) -> Purpose:
         """The purpose in a run_id: for the ledger and for journals of earlier versions, which lack the field."""
-        return next((each for each in (cls.PILOT, cls.SWEEP) if run_id.endswith(f"-{each}")), cls.RUN)
+        return next((each for each in (cls.PILOT, cls.SWEEP, cls.REDO) if run_id.endswith(f"-{each}")), cls.RUN)
 
 
 class ImageKind(StrEnum):
@@ -232,3 +233,4 @@ class Request(NamedTuple):
     has_urls: bool = False  #: an image is sent as a URL, so a retry may inline it
     raised_estimate: Estimate | None = None  #: for the one retry with a larger max_tokens, if the job allows it
     credentials: tuple[Secret, ...] = ()  #: of the image URLs; masked in the raw answer
+    is_redo: bool = False  #: the row has an answer to this request, and is asked again

@@ -61,6 +61,9 @@ class Counters:
     failures_by_kind: dict[str, int] = field(default_factory=dict)
     waiting: WaitNotice | None = None  #: the wait of the moment
     rows_fallback: int = 0  #: completed in this run with the fallback label
+    rows_to_redo: int = 0  #: done rows that --redo names; they count as done before
+    rows_redone: int = 0  #: with a new answer beside their older one
+    rows_redo_failed: int = 0  #: asked again in vain; they keep their older answer
 
 
 class PartFile(NamedTuple):
@@ -134,6 +137,10 @@ class RunSummary:
     rows_with_other_kept_cells: int = 0
     #: of ``--limit``, ``--sample`` or a pilot: its consent to ask rows again does not hold for later runs
     is_trial: bool = False
+    #: answered rows that ``--redo`` names; those with a new answer; those that were asked again in vain
+    rows_to_redo: int = 0
+    rows_redone: int = 0
+    rows_redo_failed: int = 0
     #: recipes with rows that the run was allowed to ask again; ``None`` in summaries of earlier versions
     redo_recipes: tuple[str, ...] | None = None
     #: by_state, by_model, by_day and wasted of this run; each name -> attempts, cost_ticks, bound_ticks

@@ -55,7 +55,7 @@ def delivery_of(
     deduplicator = RequestDeduplicator(row_index.answered, is_on=job.limits.deduplicate and not setup.is_trial)
     booking = Booking(terms, store, row_index, counts, deduplicator, later, setup.offload)
     preparer = wiring.preparer_of(job, setup.estimator, images)
-    requests = RowRequests(preparer, row_index, output.selection.retries, booking, deduplicator, later, stop)
+    requests = RowRequests(preparer, row_index, output.selection, booking, deduplicator, later, stop)
     refused = RefusedRows(refusals, booking.book, classifier.of_the_row, stop.request)
     return Delivery(exchanges, requests, booking, refused, later, job.limits.max_failed.allows, stop)
 

@@ -34,6 +34,7 @@ from batchvision.records import (
     ImageKind,
     Intent,
     Outcome,
+    Purpose,
     Request,
     Row,
     Tries,
@@ -72,6 +73,7 @@ class RunCounts:
         counters.rows_failed += batch.counts.failed_kept
         counters.rows_failed_before += batch.counts.failed_kept
         counters.rows_kept += batch.counts.kept
+        counters.rows_to_redo += batch.counts.redo
         counters.images_found += batch.counts.images_found
         counters.rows_left += batch.counts.left - batch.counts.kept
 
@@ -131,8 +133,12 @@ class RunCounts:
                 counters.unknown_cost += self.spending.take(attempt).unknown_cost
                 if record.state is AttemptState.AMBIGUOUS:
                     self._ambiguous(exchange.intent, record.bound_ticks)
-                if exchange.intent.run_id == self._run_id:
+                if exchange.intent.is_redo:
+                    self._redone(record.completed, record.failed)
+                elif exchange.intent.run_id == self._run_id:
                     completed, failed = record.completed, record.failed
+            case Shared(redone) if redone.intent.is_redo:
+                self._redone(redone, None)
             case Shared():
                 completed = record.completed
             case RowFailed(is_correction=False):
@@ -146,6 +152,12 @@ class RunCounts:
             counters.rows_fallback += names_fallback(self._answer, completed.answer_columns)
         if failed is not None:
             self.failed(failed)
+
+    def _redone(self, completed: Completed | RowAnswer | None, failed: Failed | None) -> None:
+        if completed is not None:
+            self.counters.rows_redone += 1
+        if failed is not None:
+            self.redo_failed(failed)
 
     def _ambiguous(self, intent: Intent, bound_ticks: int | None) -> None:
         self._ambiguous_rows.add(row_digest(intent.row_id, ""))
@@ -162,6 +174,11 @@ class RunCounts:
         counters.rows_quarantined += failed.quarantined
         counters.rows_failed_at_provider += failed.at_provider
         counters.failures_by_kind[failed.error_kind] = counters.failures_by_kind.get(failed.error_kind, 0) + 1
+
+    def redo_failed(self, failed: Failed) -> None:
+        """Count a row that was asked again in vain. It keeps its older answer, and is no failed row."""
+        self.counters.rows_redo_failed += 1
+        self.counters.rows_failed_at_provider += failed.at_provider
 
     def no_quarantine(self, failed: Failed) -> None:
         """Take back the quarantine of a row that failed because the folder of images is away."""
@@ -206,7 +223,7 @@ class Booking:
         self._store.book(intent.exchange_id, classification, self._terms.holds and is_unclear(classification))
         if outcome is None:
             return
-        if intent.run_id != self._terms.run_id:
+        if intent.run_id != self._terms.run_id and not intent.is_redo:
             self.collected.append(outcome)
         for follower in self._deduplicator.ended(intent.request_key, outcome):
             if is_shared(outcome):
@@ -241,6 +258,9 @@ class Booking:
             keep=dict(zip(terms.keep_names, row.keep, strict=True)),
             image_ref=tuple(map(redact_reference, row.images)),
         )
+        if terms.purpose is Purpose.REDO:
+            self.counts.redo_failed(failed)
+            return
         if terms.is_trial or not self._store.file(failed):
             self.counts.failed(failed)
         if self.counts.images_missing(row) or fault.kind == ImageUnreachable.kind:
@@ -267,6 +287,8 @@ class Booking:
         own = shared(outcome, follower, terms.keep_names, terms.run_id, terms.now())
         if isinstance(own, Completed):
             self._store.share(own)
+        elif follower.is_redo:
+            self.counts.redo_failed(own)
         elif not self._store.file(own):
             self.counts.failed(own)
 

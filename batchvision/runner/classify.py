@@ -41,6 +41,7 @@ from batchvision.records import (
     Intent,
     Lane,
     Outcome,
+    Purpose,
     RawAnswer,
     Recipe,
     Request,
@@ -314,6 +315,7 @@ def shared(outcome: Outcome, follower: Request, keep_names: tuple[str, ...], run
                 image_sha256=follower.image_sha256,
                 run_id=run_id,
                 keep=keep,
+                purpose=Purpose.REDO if follower.is_redo else Purpose.RUN,
             )
             answer = outcome.answer._replace(usage=_free(outcome.answer.usage))
             return outcome._replace(intent=intent, answer=answer, row_cost_ticks=0, updated_at=now)

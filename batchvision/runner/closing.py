@@ -82,7 +82,8 @@ class RunEnd:
         is_empty = not survey.rows_in_manifest and len(self._output.row_index.paid_rows()) > 0
         has_none = counters.rows_total > 0 and not counters.rows_done_before + counters.rows_completed
         without_answers = is_empty or has_none
-        return Left(self._failures, store.tickets_open, store.held_count, counters.rows_kept, without_answers)
+        kept, redo_failed = counters.rows_kept, counters.rows_redo_failed
+        return Left(self._failures, store.tickets_open, store.held_count, kept, redo_failed, without_answers)
 
     def finish(self, survey: Survey, began_at: float) -> RunSummary:
         """Write the summary to ``runs/``. ``began_at``: on the loop's clock."""

@@ -32,6 +32,7 @@ from batchvision.records import (
     Exchange,
     Intent,
     Lane,
+    Purpose,
     RawAnswer,
     Request,
     Tries,
@@ -99,7 +100,7 @@ class Intents:
             keep=dict(zip(terms.keep_names, request.keep, strict=True)),
             has_urls=request.has_urls,
             prices=terms.prices,
-            purpose=terms.purpose,
+            purpose=Purpose.REDO if request.is_redo else terms.purpose,
         )
 
 

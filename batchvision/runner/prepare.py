@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -15,8 +14,9 @@ from batchvision.eventloop import ByteBudget
 from batchvision.images import ImageSource, redact_reference
 from batchvision.money import Estimator
 from batchvision.prompt import Conversation
-from batchvision.records import Completed, Failed, ImageRef, ImageSize, Intent, Payload, Request, Row, Tries
+from batchvision.records import Completed, ImageRef, ImageSize, Intent, Payload, Request, Row, Tries
 from batchvision.runner.booking import Booking
+from batchvision.runner.feed import Selection
 from batchvision.runner.retry import Again
 from batchvision.runner.waiting_rows import LATE_ROWS, LaterRows, RequestDeduplicator
 from batchvision.secrets import url_credentials
@@ -104,16 +104,13 @@ def _of_one_image(fault: RowFault, row: Row, place: int) -> RowFault:
 
 
 class RowRequests:
-    """Makes the request of a row, unless it is done, shares an answer or waits.
-
-    ``wants``: whether a row that failed in an earlier run is asked again.
-    """
+    """Makes the request of a row, unless it is done, shares an answer or waits."""
 
     def __init__(
         self,
         preparer: Preparer,
         row_index: RowIndex,
-        wants: Callable[[Failed], bool],
+        selection: Selection,
         booking: Booking,
         deduplicator: RequestDeduplicator,
         later: LaterRows,
@@ -121,7 +118,7 @@ class RowRequests:
     ) -> None:
         self._preparer = preparer
         self._row_index = row_index
-        self._wants = wants
+        self._selection = selection
         self._booking = booking
         self._deduplicator = deduplicator
         self._later = later
@@ -150,6 +147,7 @@ class RowRequests:
             self._booking.counts.images_found(row)
         if request is None or not self._is_to_be_sent(row, request):
             return None
+        request = request._replace(is_redo=self._selection.redo is not None)
         if self._deduplicator.is_full(request):
             self._later.add(request.row_id)
             return None
@@ -174,21 +172,29 @@ class RowRequests:
             return None
 
     def ask_later(self, intent: Intent, tries: Tries) -> None:
-        """Ask a row with a collected ticket again in a later pass: its images are not at hand."""
+        """Ask a row with a collected ticket again in a later pass: its images are not at hand.
+
+        A redo is asked again by a run that names its row. Other rows wait for a run without ``--redo``.
+        """
         self._row_index.collected(intent)
+        if not (self._selection.redoes(intent.row_id) if intent.is_redo else self._selection.redo is None):
+            return
         self._deduplicator.lead(intent.row_id, intent.request_key)
         self._later.add(intent.row_id, tries)
 
     def _is_to_be_sent(self, row: Row, request: Request) -> bool:
         """P1 by content. The feed compares paths, sizes and times, so a touched image looks new to it."""
         self._row_index.meet(row.row_id, request.request_key)
+        if self._selection.redo is not None:
+            key = (row.row_id, request.request_key)
+            return self._row_index.is_done(*key) and self._row_index.open_state(*key) is not RowState.AWAITING
         match self._row_index.state(row.row_id, request.request_key):
             case RowState.DONE:
                 self._booking.counts.done_before()
                 return False
             case RowState.FAILED:
                 before = self._row_index.failed_before(row.row_id, request.request_key)
-                if before is None or self._wants(before):
+                if before is None or self._selection.retries(before):
                     return True
                 self._booking.keep_failed(row.row_id, request.request_key, row.skip_key)
                 self._booking.counts.failed_before(before)

@@ -113,8 +113,8 @@ class RunSetup:
         #: of the manifest: a thread of its own, because a disk with images may hang
         self.read = dependencies.offload or threads(1, may_abandon=True)
         self.started_at = dependencies.now()
-        self.purpose = purpose
-        self.run_id = purpose.mark(new_run_id(self.started_at, dependencies.rng))
+        self.purpose = purpose if selection.redo is None else Purpose.REDO
+        self.run_id = self.purpose.mark(new_run_id(self.started_at, dependencies.rng))
         self.dialect = wiring.dialect_of(job, job.provider.name)
         self.access = access_of(job, key, environ, dependencies.transport)
         self.secrets = dependencies.secrets

@@ -35,6 +35,9 @@ COPIED = (
     "unbounded",
     "rows_left",
     "rows_with_other_kept_cells",
+    "rows_to_redo",
+    "rows_redone",
+    "rows_redo_failed",
 )
 
 
@@ -45,6 +48,7 @@ class Left(NamedTuple):
     tickets: int
     held: int  #: rows held back by ``ambiguous = "hold"``
     kept: int = 0  #: rows that keep an older answer
+    redo_failed: int = 0  #: rows that were asked again in vain
     without_answers: bool = False  #: no row of the manifest has an answer, or all rows have left it
 
 
@@ -55,9 +59,8 @@ def exit_code_of(reason: StopRun | Interrupted | None, job: Job, rows_total: int
     if left.tickets:
         return 6
     fresh = sum(not failed.quarantined for failed in left.failures)
-    if left.held or left.kept or left.without_answers or not job.limits.failed_ok.allows(fresh, rows_total):
-        return 3
-    return 0
+    has_left = left.held or left.kept or left.redo_failed or left.without_answers
+    return 3 if has_left or not job.limits.failed_ok.allows(fresh, rows_total) else 0
 
 
 def summarize(

@@ -35,7 +35,8 @@ class RequestDeduplicator:
     Rule: an answer is shared only with rows of the same request_key. The leader bears the cost. A follower costs 0
     (``cost_source = "shared"``), so that the sum over rows stays exact. Followers hold no image. A request with a
     ticket takes 12 bytes until another row asks the same; its own row is not asked meanwhile.
-    ``answered``: the keys of requests that earlier runs have answers of.
+    ``answered``: the keys of requests that earlier runs have answers of. A redo shares only answers in memory: they are
+    of this run.
     """
 
     def __init__(self, answered: KeySet, *, is_on: bool = True) -> None:
@@ -100,7 +101,7 @@ class RequestDeduplicator:
         if leader is None and key in self._answers:
             return self._answers[key]
         raw = key_bytes(key)
-        is_asked = self._asked.contains(raw) or self._answered.contains(raw)
+        is_asked = not request.is_redo and (self._asked.contains(raw) or self._answered.contains(raw))
         if leader is None and key not in self._unfound and is_asked:
             self.late.append(_light(request))
             return True

@@ -32,6 +32,7 @@ from batchvision.records import (
 )
 from batchvision.runner.booking import Booking, RunCounts
 from batchvision.runner.classify import Classification, Classifier
+from batchvision.runner.feed import Selection
 from batchvision.runner.lanes.delivery import ENDED_BEFORE_SHARE_COUNTS, Delivery, next_row
 from batchvision.runner.prepare import RowRequests
 from batchvision.runner.provider_calls import Terms
@@ -141,9 +142,8 @@ class DeliveryBench:
         deduplicator = RequestDeduplicator(answered or KeySet())
         store, row_index, preparer = cast(Any, self.store), cast(Any, self.before), cast(Any, Requests())
         booking = Booking(terms, store, row_index, self.counts, deduplicator, self.later, threads())
-        self.requests = RowRequests(
-            preparer, row_index, lambda failed: wants_failed, booking, deduplicator, self.later, self.stop
-        )
+        selection = Selection(retry_quarantined=wants_failed)  # of a failure that is quarantined
+        self.requests = RowRequests(preparer, row_index, selection, booking, deduplicator, self.later, self.stop)
         classifier = Classifier({}, RetryPolicy())
         refused = RefusedRows(Refusals(), booking.book, classifier.of_the_row, self.stop.request)
         exchanges = cast(Any, SimpleNamespace(permits=SimpleNamespace(rate=self)))

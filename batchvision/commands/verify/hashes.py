@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -108,10 +108,3 @@ def _differing(wanted: pa.Array, expected: pa.Array, grouped: pa.Table) -> Itera
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-
-
-def places(batch: pa.RecordBatch, names: tuple[str, ...], wanted: set[int]) -> Iterator[int]:
-    """The places of rows of a batch with a wanted hash."""
-    for place, text in enumerate(joined(batch, *names).to_pylist()):
-        if hash(text) in wanted:
-            yield place

@@ -1,20 +1,20 @@
-"""Promise P9: each answer stands once. Each cost is the sum of its attempts."""
+"""Promise P9: each answer stands once, and once more for each redo. Each cost is the sum of its attempts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from batchvision.checkpoint import FAILURES_TABLE, batches_of, part_paths
 from batchvision.commands.verify.findings import Finding, note, ok, wrong
-from batchvision.commands.verify.hashes import common, int64_column, joined, places, repeated, sums_that_differ
-from batchvision.commands.verify.tables import ATTEMPTS_TABLE, RESULTS_TABLE, SENT, TableContents
+from batchvision.commands.verify.hashes import common, int64_column, joined, repeated, sums_that_differ
+from batchvision.commands.verify.tables import ATTEMPTS_TABLE, RESULTS_TABLE, SENT, TableContents, answer_names
 from batchvision.errors import CheckpointDamaged
 from batchvision.ticks import format_usd
 from batchvision.wording import counted
@@ -28,8 +28,8 @@ _NAMED = 5
 
 def once_findings(output: Path, tables: TableContents) -> Iterator[Finding]:
     """Repeated answers, repeated attempts, and rows both completed and failed."""
-    found = list(_twice(output, RESULTS_TABLE, KEY, repeated(tables.answers.column), "answer"))
-    found += _twice(output, ATTEMPTS_TABLE, SENT, repeated(tables.sent.column), "attempt")
+    found = list(_twice(output, _ANSWERS, repeated(tables.once.column), "answer"))
+    found += _twice(output, _Names(ATTEMPTS_TABLE, SENT), repeated(tables.sent.column), "attempt")
     both = common(tables.failures.column, tables.answers.column)
     if both and (rows := _named_in_both(output, both)):
         found.append(
@@ -41,15 +41,17 @@ def once_findings(output: Path, tables: TableContents) -> Iterator[Finding]:
         )
     yield from found
     if not found:
-        yield ok("once", f"each of {counted(tables.rows[RESULTS_TABLE], 'answer')} stands once, and no attempt twice")
+        redone = f", {tables.redone:,} of them beside an older one that they supersede" if tables.redone else ""
+        answers = counted(tables.rows[RESULTS_TABLE], "answer")
+        yield ok("once", f"each of {answers} stands once{redone}, and no attempt twice")
 
 
-def _twice(output: Path, table: str, names: tuple[str, ...], suspects: set[int], what: str) -> Iterator[Finding]:
+def _twice(output: Path, names: _Names, suspects: set[int], what: str) -> Iterator[Finding]:
     if not suspects:
         return
     where: dict[str, list[str]] = {}
-    for path, batch, place in _followed(output, table, names, suspects):
-        text = joined(batch.slice(place, 1), *names)[0].as_py()
+    for path, batch, place in _followed(output, names, suspects):
+        text = names.texts(batch.slice(place, 1))[0].as_py()
         where.setdefault(text, []).append(str(path.relative_to(output)))
     again = {text: files for text, files in where.items() if len(files) > 1}
     if not again:
@@ -58,27 +60,42 @@ def _twice(output: Path, table: str, names: tuple[str, ...], suspects: set[int],
     rows = [text.split("\x00")[0] for text in again]
     yield wrong(
         "once",
-        f"{counted(len(again), what)} in {table}/ more than once: {_some(rows)}; in {_some(list(files))}",
+        f"{counted(len(again), what)} in {names.table}/ more than once: {_some(rows)}; in {_some(list(files))}",
         "if one of these files was copied there by hand, move the copy away; otherwise report it, with this folder",
     )
 
 
 def _named_in_both(output: Path, both: set[int]) -> list[str]:
-    failed = {_key(batch, place) for _, batch, place in _followed(output, FAILURES_TABLE, KEY, both)}
-    done = {_key(batch, place) for _, batch, place in _followed(output, RESULTS_TABLE, KEY, both)}
+    failed = {_key(batch, place) for _, batch, place in _followed(output, _Names(FAILURES_TABLE, KEY), both)}
+    done = {_key(batch, place) for _, batch, place in _followed(output, _Names(RESULTS_TABLE, KEY), both)}
     return sorted(row_id for row_id, _ in failed & done)
 
 
+class _Names(NamedTuple):
+    """The ``columns`` of a table that a hash was made of. ``made_by`` makes one text of them."""
+
+    table: str
+    columns: tuple[str, ...]
+    made_by: Callable[[pa.RecordBatch], pa.Array] | None = None
+
+    def texts(self, batch: pa.RecordBatch) -> pa.Array:
+        return joined(batch, *self.columns) if self.made_by is None else self.made_by(batch)
+
+
+_ANSWERS = _Names(RESULTS_TABLE, (*KEY, "run_id"), answer_names)
+
+
 def _followed(
-    output: Path, table: str, names: tuple[str, ...], wanted: set[int], more: tuple[str, ...] = ()
+    output: Path, names: _Names, wanted: set[int], more: tuple[str, ...] = ()
 ) -> Iterator[tuple[Path, pa.RecordBatch, int]]:
     """The rows behind some hashes, by part, batch and place. Parts that cannot be read are skipped."""
     wanted = set(sorted(wanted)[:_FOLLOWED])
-    for path in part_paths(output, table):
+    for path in part_paths(output, names.table):
         with suppress(CheckpointDamaged, FileNotFoundError):
-            for batch in batches_of(path, (*names, *more)):
-                for place in places(batch, names, wanted):
-                    yield path, batch, place
+            for batch in batches_of(path, (*names.columns, *more)):
+                for place, text in enumerate(names.texts(batch).to_pylist()):
+                    if hash(text) in wanted:
+                        yield path, batch, place
 
 
 def _key(batch: pa.RecordBatch, place: int) -> RowAndRequestKey:
@@ -133,15 +150,16 @@ def cost_findings(output: Path, tables: TableContents) -> Iterator[Finding]:
 
 def _unexplained(output: Path, suspects: set[int]) -> list[str]:
     behind: dict[RowAndRequestKey, _RowAttempts] = {}
-    for _, batch, place in _followed(output, ATTEMPTS_TABLE, KEY, suspects, ("attempt", "cost_ticks")):
+    for _, batch, place in _followed(output, _Names(ATTEMPTS_TABLE, KEY), suspects, ("attempt", "cost_ticks")):
         attempts = behind.setdefault(_key(batch, place), _RowAttempts([], []))
         attempts.numbers.append(batch["attempt"][place].as_py())
         attempts.ticks.append(batch["cost_ticks"][place].as_py() or 0)
     found = []
-    for _, batch, place in _followed(output, RESULTS_TABLE, KEY, suspects, ("attempt_count", "row_cost_ticks")):
+    costs = ("attempt_count", "row_cost_ticks")
+    for _, batch, place in _followed(output, _Names(RESULTS_TABLE, KEY), suspects, costs):
         row = batch.slice(place, 1).to_pylist()[0]
         attempts = behind.get(_key(batch, place), _RowAttempts([], []))
         if not attempts.agrees(row) or not attempts.numbers:
-            costs = format_usd(row["row_cost_ticks"] or 0)
-            found.append(f"row {row['row_id']} says {costs}, its attempts {format_usd(sum(attempts.ticks))}")
+            said = format_usd(row["row_cost_ticks"] or 0)
+            found.append(f"row {row['row_id']} says {said}, its attempts {format_usd(sum(attempts.ticks))}")
     return found

@@ -152,7 +152,7 @@ def _judged(
     )
     is_comparable = is_one_shard and latest.stop_reason is None and all(each.holder is None for each in journals)
     # rows that left the manifest keep their answers
-    lost = latest.rows_completed - max(counts.completed + counts.changed_since, tables.current)
+    lost = latest.rows_completed - max(counts.completed + counts.changed_since, tables.current - tables.redone)
     if changed := _changed(surveyed, latest, is_one_shard):
         yield note(TOPIC, f"{latest.manifest} has changed since the last run ({changed}): of its rows now {counts}")
     elif lost > 0 and is_comparable:

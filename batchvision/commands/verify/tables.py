@@ -24,6 +24,7 @@ from batchvision.checkpoint import (
     Columns,
     Name,
     TableColumn,
+    are_of_redo,
     attempts_schema,
     batches_of,
     earlier_sha256,
@@ -82,6 +83,7 @@ class TableContents:
     sealing: list[str] = field(default_factory=list)
     recipes: set[str] = field(default_factory=set)
     answers: Hashes = field(default_factory=Hashes)  #: row_id and request_key of results
+    once: Hashes = field(default_factory=Hashes)  #: :func:`answer_names` of results
     current: int = 0  #: answers under the last run's recipe
     answered: Hashes = field(default_factory=Hashes)  #: row_id of rows completed or failed under the last run's recipe
     billed: Hashes = field(default_factory=Hashes)  #: row_id and request_key of results with attempts of their own
@@ -93,6 +95,11 @@ class TableContents:
     sent: Hashes = field(default_factory=Hashes)  #: the same with number and time of the attempt
     reread: Reread = field(default_factory=Reread)
 
+    @property
+    def redone(self) -> int:
+        """Answers beside an older one to the same request."""
+        return len(self.answers) - int(pc.count_distinct(self.answers.column).as_py())
+
 
 def read_tables(output: Path, runs: Runs, journals: Sequence[ShardJournal]) -> TableContents:
     """Read all parts. Damage becomes a finding and is not raised."""
@@ -102,6 +109,13 @@ def read_tables(output: Path, runs: Runs, journals: Sequence[ShardJournal]) -> T
             reader.read(table, path)
     reader.find_missing(read_merged(output, reader.found.damaged))
     return reader.found
+
+
+def answer_names(batch: pa.RecordBatch) -> pa.Array:
+    """Of each result row a text that no other row of ``results`` may have (P9): row_id, request_key, and of a redo also
+    its run."""
+    run_ids = pc.if_else(are_of_redo(batch), batch["run_id"], "")
+    return pc.binary_join_element_wise(joined(batch, "row_id", "request_key"), run_ids, "\x00")
 
 
 class _TableReader:
@@ -225,6 +239,7 @@ class _TableReader:
             found.failures.add(keys.filter(pc.is_valid(batch["request_key"])))
             return
         found.answers.add(keys)
+        found.once.add(answer_names(batch))
         found.recipes.update(pc.unique(batch["recipe_id"]).to_pylist())
         if latest is not None:
             found.current += pc.sum(is_current).as_py() or 0

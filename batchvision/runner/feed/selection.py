@@ -19,7 +19,8 @@ class Selection:
     ``limit``: the number of rows to do, from the first. ``sample``: the number of rows to draw from those to do. The
     same ``seed`` and rows give the same draw. ``positions``: the drawn rows. ``shard``: counts from 0.
     ``retry_failed``: error kinds that are tried again (None: each kind). ``only``: ``row_digest(row_id, "")`` of the
-    only rows of this pass. ``allow_empty``: a manifest without rows is accepted, even if the output has answers.
+    only rows of this pass. ``redo``: the same of the rows that are asked again although they are done; no other row is
+    to do then. ``allow_empty``: a manifest without rows is accepted, even if the output has answers.
     """
 
     limit: int | None = None
@@ -31,6 +32,7 @@ class Selection:
     retry_failed: frozenset[str] | None = None
     retry_quarantined: bool = False
     only: frozenset[bytes] | None = None
+    redo: frozenset[bytes] | None = None
     allow_empty: bool = False
 
     @property
@@ -45,7 +47,7 @@ class Selection:
     @property
     def sees_all(self) -> bool:
         """Whether a pass covers each row of the manifest. Then a row that it does not meet has left the manifest."""
-        return self.limit is None and self.sample is None and self.only is None
+        return (self.limit, self.sample, self.only, self.redo) == (None, None, None, None)
 
     @property
     def is_trial(self) -> bool:
@@ -56,6 +58,13 @@ class Selection:
         """The places of this shard's rows."""
         own = self.own_shard
         return [place for place, row_id in enumerate(row_ids) if own.owns(row_id)]
+
+    def redoes(self, row_id: str) -> bool:
+        """Whether the row is asked again in this pass if it is done."""
+        if self.redo is None:
+            return False
+        digest = row_digest(row_id, "")
+        return digest in self.redo and (self.only is None or digest in self.only)
 
     def retries(self, failed: Failed | None) -> bool:
         """Whether a row that failed before is to do again."""
@@ -70,7 +79,7 @@ class Chooser:
     """Decides for each row to do, in order, whether this pass sends it."""
 
     def __init__(self, selection: Selection) -> None:
-        self._only = selection.only
+        self._only = selection.only if selection.redo is None else frozenset[bytes]()
         self._left = selection.limit
         self._drawn = selection.positions
 

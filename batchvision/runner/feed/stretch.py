@@ -31,7 +31,7 @@ class PassCounts:
 
     ``failed_kept``: failed before and not retried; ``quarantined`` of them are set aside. ``left``: not chosen in this
     pass (limit, sample, only, or ``kept``). They stay pending. ``kept``: they keep an older answer by the job's policy.
-    ``images_found``: done rows with a local image that exists.
+    ``redo``: rows of ``done`` that this pass asks again. ``images_found``: done rows with a local image that exists.
     """
 
     done: int = 0
@@ -41,6 +41,7 @@ class PassCounts:
     held: int = 0
     left: int = 0
     kept: int = 0
+    redo: int = 0
     images_found: int = 0
 
 

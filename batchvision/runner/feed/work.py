@@ -163,6 +163,8 @@ class _Sorter:
         stretch.tally.known = self._known_requests(stretch, others)
         if stretch.tally.known:
             others = [place for place in others if not self._is_answered(stretch, place)]
+        if self._selection.redo is not None:
+            others = self._sort_named(stretch, others)
         counts.done = len(stretch.ids) - len(others)
         chosen = stretch.ids.take(pa.array(others, pa.int64()))
         ids = chosen.to_pylist()
@@ -175,6 +177,21 @@ class _Sorter:
                 self._sort_one(stretch, place, row_id)
         else:
             self._sort_alike(stretch, others, ids)
+
+    def _sort_named(self, stretch: Stretch, others: list[int]) -> list[int]:
+        """The rows of ``--redo`` are to do if they are done, and count as done. Returns the places of rows that are not
+        done: ``others`` without the named rows whose image was only touched."""
+        ids = stretch.ids.to_pylist()
+        named = [at for at, each in enumerate(ids) if at not in stretch.problems and self._selection.redoes(each)]
+        not_done = set(others)
+        suspects = [place for place in named if place in not_done]
+        for place, row in zip(suspects, stretch.rows(suspects), strict=True):
+            state = self._state_by_content(row)
+            if state is not None and state[0] is RowState.DONE:
+                not_done.discard(place)
+        stretch.tally.places = [place for place in named if place not in not_done]
+        stretch.tally.counts.redo = len(stretch.tally.places)
+        return sorted(not_done)
 
     def _sort_alike(self, stretch: Stretch, places: list[int], ids: list[str]) -> None:
         """The new rows are to do together, or left together. Only rows that may not be new are sorted one by one."""

@@ -89,9 +89,13 @@ class Delivery:
         self._suspects = Suspects(booking.book, later, lambda: exchanges.permits.rate.failures_in_a_row)
 
     def adopt(self, exchange_id: str) -> tuple[OpenTicket, datetime]:
-        """Take a ticket of an earlier run, and return when it was given. Rows that ask the same wait for it."""
+        """Take a ticket of an earlier run, and return when it was given. Rows that ask the same wait for it.
+
+        No row waits for a redo, because the request has an answer.
+        """
         exchange = self.exchanges.adopt(exchange_id)
-        self.requests.accepted(exchange.intent.request_key)
+        if not exchange.intent.is_redo:
+            self.requests.accepted(exchange.intent.request_key)
         return OpenTicket(exchange_id), exchange.accepted_at
 
     async def deliver(self, row: Row, lane: Lane) -> OpenTicket | None:
@@ -165,7 +169,7 @@ class Delivery:
     def _stop_if_too_many_failed(self) -> None:
         counters = self.booking.counts.counters
         failed = counters.rows_failed_at_provider
-        ended = failed + counters.rows_completed
+        ended = failed + counters.rows_completed + counters.rows_redone
         if failed and ended >= ENDED_BEFORE_SHARE_COUNTS and not self._failures_allowed(failed, ended):
             self.stop.request(
                 TooManyFailures(
