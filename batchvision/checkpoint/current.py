@@ -189,7 +189,7 @@ def superseded(output: Path, paths: Sequence[Path]) -> Mapping[Path, Places]:
             is_named = current.contains_packed(pairs(ids, packed_keys(batch["request_key"])))
             rows.add_packed(np.frombuffer(ids, f"V{KEY_BYTES}")[is_named].tobytes())
     found = dict[Path, Places]()
-    for path, chosen in zip(paths, _chosen(output, paths, KeySet(), None), strict=True):
+    for path, chosen in zip(paths, _chosen(output, paths, KeySet(), None, None), strict=True):
         ids = b"".join(packed_ids(batch["row_id"]) for batch in batches_of(path, ("row_id",)))
         places = np.flatnonzero(rows.contains_packed(ids) & ~chosen.is_current)
         if len(places):

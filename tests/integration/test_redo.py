@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import duckdb
+import pyarrow.parquet as pq
 import pytest
 from job_runs import DEFERRED, JobRuns, RunResult, make_ready
 from killed_disk import KilledDisk
@@ -145,6 +147,25 @@ def test_a_compaction_drops_the_superseded_answer_and_keeps_both_without_consent
     assert wrong(job) == []
     assert job.is_right()
     assert job.run().billed == Counter()
+
+
+def test_a_load_replaces_the_row_in_the_database(job):
+    job.settings |= {"load.to": "duckdb:///warehouse.db", "output.snapshot": "current.parquet"}
+    job.run()
+    before = answers(job)
+    assert loaded(job) == before
+    redo(job, "r2")
+    assert changed(job, before) == {"r2"}
+    assert loaded(job) == answers(job)
+    snapshot = pq.read_table(job.output / "current.parquet", columns=["row_id", "provider_request_id"]).to_pylist()
+    assert {row["row_id"]: row["provider_request_id"] for row in snapshot} == answers(job)
+
+
+def loaded(job: JobRuns) -> dict[str, str]:
+    with duckdb.connect(str(job.folder / "warehouse.db")) as connection:
+        rows = connection.execute("SELECT row_id, provider_request_id FROM batchvision_results").fetchall()
+    assert len(rows) == len(dict(rows)), "a row is loaded twice"
+    return dict(rows)
 
 
 def test_a_touched_image_does_not_hide_a_row_from_a_redo(job):
@@ -411,9 +432,9 @@ def test_a_redo_that_fails_and_is_killed_anywhere_hides_no_answer(job):
     assert min(killed.seen[name] for name in ("refused", "unclear", "unsent")) > 2, killed.seen
 
 
-def is_caught(job: JobRuns, words: str) -> bool:
+def is_caught(job: JobRuns, words: str, lane: str = "online") -> bool:
     with pytest.raises(AssertionError) as fault:
-        KilledRedos(job, "online").sweep()
+        KilledRedos(job, lane).sweep()
     return words in str(fault.value)
 
 
@@ -429,11 +450,12 @@ def test_a_paid_redo_without_a_result_row_is_caught(job, monkeypatch):
     assert is_caught(job, "is shown, not")
 
 
-def test_an_intent_that_forgets_its_purpose_is_caught(job, monkeypatch):
-    """Sabotage: after a crash a redo is a plain request."""
+def test_an_intent_that_forgets_its_purpose_is_caught(job, emulator, monkeypatch):
+    """Sabotage: after a crash the ticket of a redo is that of a plain request."""
+    emulator.configure(deferred_seconds=0.0)
     monkeypatch.setattr(record_json, "_intent_document", lambda intent: intent._asdict() | {"purpose": Purpose.RUN})
     job.run()
-    assert is_caught(job, "is shown, not")
+    assert is_caught(job, "is shown, not", "deferred")
 
 
 def test_a_redo_that_a_segment_drops_is_caught(job, monkeypatch):
