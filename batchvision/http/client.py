@@ -104,9 +104,11 @@ class Endpoint:
         return list({**self._headers, **_lines(dict(headers))}.values())
 
     def _joined_url(self, path: str) -> httpx.URL:
-        """The base URL's path, then ``path``, then the base URL's query."""
+        """The base URL's path, then ``path`` with its query, then the base URL's query."""
         base, _, query = self._base.raw_path.decode("ascii").partition("?")
-        whole = f"{base.rstrip('/')}/{path.lstrip('/')}" + (f"?{query}" if query else "")
+        whole = f"{base.rstrip('/')}/{path.lstrip('/')}"
+        if query:
+            whole += ("&" if "?" in path else "?") + query
         return self._base.copy_with(raw_path=quote(whole, safe=_OF_PATHS).encode("ascii"))
 
 

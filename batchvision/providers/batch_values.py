@@ -116,23 +116,35 @@ class RequestListing(NamedTuple):
     next_page: str | None = None
 
 
+#: Separates the parts of an upload. No line of an input file begins like it.
+_BOUNDARY = "batchvision-input-file"
+
+
 class FilePart(NamedTuple):
-    """A file to be uploaded. The lane streams its content between ``head`` and ``tail``."""
+    """A file to be uploaded as multipart/form-data. The lane streams its content between ``head`` and ``tail``."""
 
     filename: str
     fields: tuple[tuple[str, str], ...]  #: xAI refuses fields that come after the file
 
-    def frame(self, boundary: str) -> tuple[bytes, bytes]:
-        """Head and tail of a multipart/form-data body."""
+    @property
+    def content_type(self) -> str:
+        return f"multipart/form-data; boundary={_BOUNDARY}"
+
+    @property
+    def head(self) -> bytes:
         parts = [
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
             for name, value in self.fields
         ]
         parts.append(
-            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{self.filename}"\r\n'
+            f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{self.filename}"\r\n'
             "Content-Type: application/jsonl\r\n\r\n"
         )
-        return "".join(parts).encode(), f"\r\n--{boundary}--\r\n".encode()
+        return "".join(parts).encode()
+
+    @property
+    def tail(self) -> bytes:
+        return f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 
 class BatchCall(NamedTuple):

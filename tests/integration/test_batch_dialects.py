@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from emulated_batches import chat_body
 
 from batchvision.emulator import Face, RunningEmulator, start_in_thread
 from batchvision.errors import AnswerCutShort, RequestRejected
+from batchvision.http import Endpoint, FileUpload, LeanTransport, ProviderClient
 from batchvision.keys import canonical_json
 from batchvision.providers import (
     BatchCall,
@@ -27,10 +29,11 @@ from batchvision.providers import (
 )
 from batchvision.providers import LineSize as Size
 from batchvision.records import RawAnswer
-from batchvision.ticks import Prices, with_cost
+from batchvision.secrets import Secret, Secrets
+from batchvision.ticks import BATCH, Prices, with_cost
 
 DAY = timedelta(days=1)
-PRICES = Prices(12_500_000_000, 2_000_000_000, 25_000_000_000)
+PRICES = Prices(12_500_000_000, 2_000_000_000, 25_000_000_000, batch_percent=50)
 
 
 class Sender:
@@ -45,8 +48,7 @@ class Sender:
         headers = {"Content-Type": "application/json"} if call.json is not None else {}
         body = call.json
         if call.file is not None:
-            head, tail = call.file.frame("boundary")
-            headers, body = {"Content-Type": "multipart/form-data; boundary=boundary"}, head + content + tail
+            headers, body = {"Content-Type": call.file.content_type}, call.file.head + content + call.file.tail
         response = self.http.request(call.method, call.path, content=body, headers=headers)
         return RawAnswer(response.status_code, dict(response.headers), response.content, datetime.now(UTC))
 
@@ -142,13 +144,48 @@ def test_a_file_goes_through_all_states_and_each_row_gets_its_own_answer(
         assert is_reported == sender.batches.takes_adds
         ticks += reading.answer.usage.cost_ticks or 0
         if not is_reported:
-            half = replace(PRICES, input_ticks_per_mtok=6_250_000_000, output_ticks_per_mtok=12_500_000_000)
-            half = replace(half, cached_ticks_per_mtok=1_000_000_000)
-            ticks += with_cost(reading.answer.usage, half).cost_ticks or 0
+            ticks += with_cost(reading.answer.usage, PRICES, tier=BATCH).cost_ticks or 0
     bill = emulator.bill()
     assert (bill.ticks_delivered, bill.ids_again) == (ticks, 0)
     assert sender.batches.read_deleted(sender.send(sender.batches.delete_file(file))) is None
     assert sender.batches.read_deleted(sender.send(sender.batches.delete_file(file))) is None
+
+
+@pytest.mark.anyio
+async def test_the_client_of_runs_streams_the_input_file_and_the_results(
+    sender: Sender, emulator: RunningEmulator, tmp_path: Path
+) -> None:
+    emulator.configure(batch_validation_seconds=0.0, batch_seconds=0.0)
+    batches, secret = sender.batches, Secret(emulator.key)
+    path = tmp_path / "input.jsonl"
+    path.write_bytes(b"".join(batches.line(f"r{n}", body(f"[[echo:{n}]]")) for n in range(700)))
+    async with LeanTransport() as transport:
+        endpoint = Endpoint(str(sender.http.base_url).rstrip("/"), batches.dialect.headers(secret, {}))
+        client = ProviderClient(endpoint, transport, Secrets())
+        upload = batches.upload(path.name, DAY)
+        assert upload.file is not None
+        given = batches.dialect.headers(secret, {"Content-Type": upload.file.content_type})
+        content = FileUpload(path, upload.file.head, upload.file.tail)
+        file = batches.read_uploaded(await client.send(upload.method, upload.path, content, 60, given))
+        assert isinstance(file, str)
+        create = batches.create("run-1.1", file)
+        created = batches.read_created(await client.send(create.method, create.path, create.json, 60))
+        assert isinstance(created, BatchLook)
+        call = batches.look(created.batch_id)
+        ended = batches.read_look(await client.send(call.method, call.path, None, 60))
+        assert isinstance(ended, BatchLook)
+        found: list[BatchResult] = []
+        calls = list(batches.results(ended))
+        while calls:
+            call = calls.pop()
+            results = io.BytesIO()
+            raw = await client.send(call.method, call.path, None, 60, into=results)
+            reader = batches.results_reader(raw.received_at)
+            found += [*reader.feed(results.getvalue()), *reader.end()]
+            if reader.next_page is not None:
+                calls += batches.results(ended, reader.next_page)
+    assert sorted(each.our_id for each in found if each.answer is not None) == sorted(f"r{n}" for n in range(700))
+    assert emulator.bill().delivered == 700
 
 
 def test_a_batch_whose_creation_was_never_acknowledged_is_found_by_its_name(

@@ -368,3 +368,15 @@ def test_a_key_that_ends_in_a_newline_is_refused_without_being_shown() -> None:
     with pytest.raises(JobInvalid, match="line break") as caught:
         Endpoint("https://api.example.com", {"authorization": f"Bearer {KEY}\n"})
     assert KEY not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("path", "url"),
+    [
+        ("/batches", "https://api.example.com/v1/batches?api-version=2"),
+        ("/batches?limit=100&after=a%3Db", "https://api.example.com/v1/batches?limit=100&after=a%3Db&api-version=2"),
+    ],
+)
+def test_the_query_of_the_base_url_follows_that_of_the_path(path: str, url: str) -> None:
+    endpoint = Endpoint("https://api.example.com/v1?api-version=2", HEADERS)
+    assert str(endpoint.request("GET", path, None, None, {}).url) == url

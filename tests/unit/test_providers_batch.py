@@ -173,8 +173,7 @@ def test_xai_calls() -> None:
 def test_an_upload_is_multipart_with_the_fields_before_the_file(batches: BatchDialect, fields: dict[str, str]) -> None:
     file = batches.upload("rows.jsonl", timedelta(days=1)).file
     assert file is not None
-    head, tail = file.frame("b0undary")
-    mail = message_from_bytes(b"Content-Type: multipart/form-data; boundary=b0undary\r\n\r\n" + head + b"{}\n" + tail)
+    mail = message_from_bytes(f"Content-Type: {file.content_type}\r\n\r\n".encode() + file.head + b"{}\n" + file.tail)
     parts = {part.get_param("name", header="content-disposition"): part.get_payload() for part in mail.get_payload()}
     assert list(parts) == [*fields, "file"]
     assert parts == {**fields, "file": "{}\n"}
