@@ -167,7 +167,7 @@ async def pilot(
     environ: Mapping[str, str] | None = None,
     dependencies: RunDependencies | None = None,
 ) -> Pilot:
-    """Ask ``rows`` rows of the job across image sizes, then the same rows under each setting of ``sweep``.
+    """Ask ``rows`` rows across image sizes and known answers, then the same rows under each setting of ``sweep``.
 
     ``remake`` makes the job with other values of some keys; a sweep needs it. ``margin``: how much worse than the best
     setting a cheaper one may be, as a share of the rows. ``begins`` is called before each run with a line that
@@ -181,15 +181,12 @@ async def pilot(
     known: RightAnswers = {}
     if has_known_answers(job):
         known = right_answers(job, open_manifest(job), (dependencies or RunDependencies()).secrets)
-    by_answer = {row_id: " ".join(right.values()) for row_id, right in known.items()}
-    frame = SamplingFrame(by_answer, job.recipe.example_image_sha256)
-    paid_before = pilot_rows(job.output_path, job.recipe.recipe_id)
-    for request in await _requests_of(job, paid_before | (known.keys() if chosen_variants else frozenset())):
-        frame.add(request)
+    frame = await _frame(job, known, is_swept=bool(chosen_variants))
     planned = await plan(job, watch=frame.add)
     choice = frame.choose(rows, seed)
     own = await runs.paid(job, choice, frozenset(choice.row_ids), Purpose.PILOT, "pilot")
-    asked_known = {row_id: known[row_id] for row_id in choice.row_ids if row_id in choice.known & own.ended}
+    compared_ids = choice.known & own.ended
+    asked_known = {row_id: known[row_id] for row_id in choice.row_ids if row_id in compared_ids}
     compared = []
     if chosen_variants and remake is not None and own.ended:
         compared.append(_own(job, chosen_variants, choice, own, asked_known))
@@ -216,6 +213,16 @@ async def pilot(
         decision=None if runs.stopped is not None else decide(compared, margin),
         stopped=runs.stopped,
     )
+
+
+async def _frame(job: Job, known: RightAnswers, *, is_swept: bool) -> SamplingFrame:
+    """The rows that an earlier pilot paid for. A sweep also takes known rows that a run has answered."""
+    by_answer = {row_id: " ".join(right.values()) for row_id, right in known.items()}
+    frame = SamplingFrame(by_answer, job.recipe.example_image_sha256)
+    paid_before = pilot_rows(job.output_path, job.recipe.recipe_id)
+    for request in await _requests_of(job, paid_before | (known.keys() if is_swept else frozenset())):
+        frame.add(request)
+    return frame
 
 
 async def _requests_of(job: Job, row_ids: frozenset[str]) -> list[CountedRequest]:
