@@ -7,6 +7,7 @@ from batchvision.checkpoint.cells import MONEY, TIMESTAMP, type_of, usd_of
 from batchvision.checkpoint.compaction import Compacted, compact
 from batchvision.checkpoint.current import IN_MANIFEST, UnsealedRows, are_of_redo, source_batches
 from batchvision.checkpoint.disk import LocalDisk, disk_failed
+from batchvision.checkpoint.figures import RunningFiles
 from batchvision.checkpoint.journal_records import (
     Accepted,
     Closed,
@@ -119,6 +120,7 @@ __all__ = [
     "RowIndex",
     "RowState",
     "RunState",
+    "RunningFiles",
     "SealAfter",
     "SegmentHeader",
     "ShardState",

@@ -46,6 +46,11 @@ class WholeFiles:
     def put(self: JournalFiles, path: Path, content: bytes | memoryview, owner: str = "") -> None:
         self.close(start_file(self, path, (content,), PUBLIC, owner))
 
+    def note(self, path: Path, content: bytes) -> None:
+        hidden = hidden_name(path)
+        hidden.write_bytes(content)
+        hidden.replace(path)
+
     def replace_if(self, path: Path, content: bytes, expected: bytes | None) -> bool:
         """Compare, then replace. On a local disk the caller holds a lock."""
         if self.get(path) != expected:

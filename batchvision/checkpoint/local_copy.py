@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchvision.checkpoint.disk import PRIVATE, PUBLIC, LocalDisk, make_folders, start_file
+from batchvision.checkpoint.figures import FILE_NAME
 from batchvision.checkpoint.journal import is_segment, segment_seq
 from batchvision.checkpoint.lease import LEASE_NAME
 from batchvision.checkpoint.lock import LOCK_NAME
@@ -24,7 +25,6 @@ from batchvision.checkpoint.object_lock import LOCK_KEY
 from batchvision.checkpoint.objects import ListedObject, ObjectFolder, Version
 from batchvision.checkpoint.open_log import OPEN_LOG_NAME, read_open_log
 from batchvision.checkpoint.reserve import RESERVE_NAME
-from batchvision.checkpoint.waits import FILE_NAME
 from batchvision.errors import CheckpointDamaged
 
 #: Files that belong to the processes of one machine, beside ``*.lock``.

@@ -80,6 +80,9 @@ class PartStore(Protocol):
     def put(self, path: Path, content: bytes | memoryview, owner: str = "") -> None:
         """Store a file, or replace it whole. ``owner`` names the writer where several may write the same file."""
 
+    def note(self, path: Path, content: bytes) -> None:
+        """Replace a local file that no promise depends on. It is not synced."""
+
     def replace_if(self, path: Path, content: bytes, expected: bytes | None) -> bool:
         """Replace a file that holds ``expected``. Return False where it holds other bytes.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from batchvision.checkpoint import compaction, summaries, waits
+from batchvision.checkpoint import compaction, figures, summaries
 from batchvision.checkpoint.disk import disk_failures
 from batchvision.checkpoint.journal import Journal
 from batchvision.checkpoint.journal_records import (
@@ -64,9 +64,9 @@ from batchvision.records import (
     Intent,
     PartFile,
     RawAnswer,
+    RunFigures,
     RunSummary,
     Shard,
-    WaitNotice,
 )
 from batchvision.secrets import Secrets
 
@@ -147,7 +147,6 @@ class Store:
         with disk_failures(f"recovering {self.output}"):
             self._reserve.give_back()
             remove_leftovers(self._disk, self.output, self._lock.shard)
-            waits.write(self._disk, self._lock.folder, None, self._secrets)
             compaction.finish(self._disk, self.output, self._lock.shard)
             own = ShardRecovery(self._lock, self._sealer, classify, hold)
             own.seal_segments()
@@ -198,6 +197,8 @@ class Store:
         if self._opened is not None:
             self._opened.journal.segment.log.close()
         self._sealer.close()
+        with suppress(OSError):
+            (self._lock.folder / figures.FILE_NAME).unlink()
         with suppress(DiskFailed):
             self._lock.file.check_in_place(self.output)  # a folder that was replaced is not this run's
             self._reserve.give_back()
@@ -377,10 +378,10 @@ class Store:
     def write_recipe(self, recipe_id: str, document: Mapping[str, Any]) -> None:
         summaries.write_recipe(self._disk, self.output, recipe_id, document, self._secrets, self._lock.shard)
 
-    def note_wait(self, notice: WaitNotice | None) -> None:
-        """Store the current wait for ``status``. Blocking. A failing disk is left to the journal to find."""
-        with suppress(DiskFailed):
-            waits.write(self._disk, self._lock.folder, notice, self._secrets)
+    def note_figures(self, now: RunFigures) -> None:
+        """Write the figures of the run for ``status``. Blocking. A failing disk is left to the journal to find."""
+        with suppress(OSError):
+            figures.write(self._disk, self._lock.folder, now, self._secrets)
 
     def load_recipe(self, recipe_id: str) -> dict[str, Any]:
         return summaries.load_recipe(self.output, recipe_id)
@@ -402,6 +403,12 @@ class Store:
     @property
     def tickets_open(self) -> int:
         return len(self._run_state.open.tickets)
+
+    @property
+    def oldest_ticket_at(self) -> datetime | None:
+        """When the provider accepted the first of the open tickets."""
+        first = next(self._run_state.open.accepted(), None)
+        return None if first is None else first.accepted_at
 
     @property
     def cut_off(self) -> tuple[Exchange, ...]:

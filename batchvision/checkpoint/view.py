@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchvision.checkpoint import waits
 from batchvision.checkpoint.current import Source, UnsealedRows, current_batches, source_batches
 from batchvision.checkpoint.journal_records import Carry, SegmentHeader
 from batchvision.checkpoint.keyset import KeySet
@@ -30,7 +29,7 @@ from batchvision.checkpoint.schema import Columns, TableSchemas
 from batchvision.checkpoint.sealing import part_path
 from batchvision.checkpoint.spent import LedgerSums, read_sums
 from batchvision.checkpoint.summaries import has_ended, read_latest
-from batchvision.records import Intent, RunSummary, WaitNotice
+from batchvision.records import Exchange, Intent, RunSummary
 
 
 class AmbiguousAttempt(NamedTuple):
@@ -48,6 +47,7 @@ class OpenWork(NamedTuple):
     in_flight: tuple[Intent, ...]
     tickets: tuple[Intent, ...]
     held: tuple[Carry, ...]
+    oldest_ticket_at: datetime | None = None
 
 
 class ShardState(NamedTuple):
@@ -195,14 +195,6 @@ class OutputView:
             at=at,
         )
 
-    def failures_by_kind(self) -> dict[str, int]:
-        """Numbers of failed rows by ``error_kind``, the most frequent first."""
-        counts: dict[str, int] = {}
-        for batch in self.rows("failures", ("error_kind",)):
-            for pair in pc.value_counts(batch["error_kind"]).to_pylist():
-                counts[pair["values"]] = counts.get(pair["values"], 0) + pair["counts"]
-        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
-
     def quarantined_count(self) -> int:
         return sum(pc.sum(batch["quarantined"]).as_py() or 0 for batch in self.rows("failures", ("quarantined",)))
 
@@ -227,19 +219,17 @@ class OutputView:
         newest = [shard.unsealed.segments[-1][1].header for shard in self.shards if shard.unsealed.segments]
         return any(not has_ended(self.output, header.run_id) for header in newest)
 
-    def waits(self, now: datetime) -> tuple[WaitNotice, ...]:
-        """The current waits of runs at work."""
-        return tuple(waits.read(self.output, now))
-
     def open_work(self) -> OpenWork:
         """The open work of every shard. Raises CheckpointDamaged."""
-        in_flight, tickets = dict[str, Intent](), dict[str, Intent]()
+        in_flight, accepted = dict[str, Intent](), dict[str, Exchange]()
         held: dict[tuple[str, str], Carry] = {}
         for shard in self.shards:
             in_flight |= {intent.exchange_id: intent for intent in shard.in_flight}
-            tickets |= {each.intent.exchange_id: each.intent for each in shard.run_state.open.accepted()}
+            accepted |= {each.intent.exchange_id: each for each in shard.run_state.open.accepted()}
             held |= {(carry.row_id, carry.request_key): carry for carry in shard.run_state.carries if carry.held}
-        return OpenWork(tuple(in_flight.values()), tuple(tickets.values()), tuple(held.values()))
+        tickets = tuple(each.intent for each in accepted.values())
+        oldest = min((each.accepted_at for each in accepted.values()), default=None)
+        return OpenWork(tuple(in_flight.values()), tickets, tuple(held.values()), oldest)
 
 
 def _has_other_failures(shard: ShardState) -> bool:

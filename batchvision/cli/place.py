@@ -31,6 +31,13 @@ def url_of(place: str) -> str | None:
     return job.output_url if job is not None else place if is_object_url(place) else None
 
 
+def local_folder_of(place: str) -> Path:
+    """The folder where a run of this machine works on the output at ``place``. Nothing is fetched."""
+    from batchvision.commands.places import local_folder
+
+    return local_folder(job_at(place) or place)
+
+
 def job_at(place: str) -> Job | None:
     """The job at ``place``; ``None`` where it is an output."""
     if "://" in place:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import anyio
 
-from batchvision.records import TICKS_PER_USD, Counters, WaitNotice
+from batchvision.records import TICKS_PER_USD, Counters, Progress, progress_of
 from batchvision.ticks import cost_words, format_usd, known_or_none
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 BAR_REFRESH_SECONDS = 0.25
 LINE_EVERY_SECONDS = 60.0
-#: Fewer answers say too little about the cost and time of the remaining rows.
-ROWS_BEFORE_PROJECTION = 5
 
 
 class Style(StrEnum):
@@ -46,94 +44,6 @@ def choose_style(log_format: str, *, quiet: bool, is_terminal: bool) -> Style:
     if log_format == "auto":
         return Style.BAR if is_terminal else Style.TEXT
     return Style(log_format)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """The numbers of one moment. ``rows_settled`` and the rate cover this run only.
-
-    ``projected_ticks`` and ``seconds_left`` are ``None`` while too few rows have ended, and at the end of the run.
-    """
-
-    at: datetime
-    rows_total: int
-    rows_done_before: int
-    rows_completed: int
-    rows_failed: int
-    rows_settled: int
-    rows_left: int
-    in_flight: int
-    tickets_open: int
-    requests_sent: int
-    retries: int
-    cost_ticks: int
-    unknown_cost: int
-    rows_per_second: float
-    projected_ticks: int | None
-    seconds_left: float | None
-    waiting: WaitNotice | None
-
-    @property
-    def rows_answered(self) -> int:
-        return self.rows_done_before + self.rows_completed
-
-    @property
-    def rows_ended(self) -> int:
-        return self.rows_answered + self.rows_failed
-
-    @property
-    def rows_known(self) -> int:
-        return max(self.rows_total, self.rows_ended)
-
-
-def progress_of(
-    counters: Counters,
-    before: Counters,
-    elapsed_seconds: float,
-    at: datetime,
-    rows_wanted: int | None = None,
-    *,
-    is_last: bool = False,
-) -> Progress:
-    """Progress since the counters ``before``. ``rows_wanted``: this run's limit of rows (``--limit``, ``--sample``)."""
-    settled = _rows_settled(counters) - _rows_settled(before)
-    ended = counters.rows_done_before + counters.rows_completed + counters.rows_failed
-    left = max(0, counters.rows_total - ended)
-    if counters.rows_to_redo:
-        left = max(0, counters.rows_to_redo - counters.rows_redone - counters.rows_redo_failed)
-    elif rows_wanted is not None:
-        left = min(left, max(0, rows_wanted - settled))
-    speed = settled / elapsed_seconds if elapsed_seconds > 0 else 0.0
-    is_known = settled >= ROWS_BEFORE_PROJECTION and not is_last
-    ticks_a_row = (counters.cost_ticks - before.cost_ticks) / settled if is_known else 0.0
-    is_waiting = counters.waiting is not None and counters.waiting.until > at
-    return Progress(
-        at=at,
-        rows_total=counters.rows_total,
-        rows_done_before=counters.rows_done_before,
-        rows_completed=counters.rows_completed,
-        rows_failed=counters.rows_failed,
-        rows_settled=settled,
-        rows_left=left,
-        in_flight=counters.in_flight,
-        tickets_open=counters.tickets_open,
-        requests_sent=counters.requests_sent,
-        retries=counters.retries,
-        cost_ticks=counters.cost_ticks,
-        unknown_cost=counters.unknown_cost,
-        rows_per_second=speed,
-        projected_ticks=counters.cost_ticks + round(ticks_a_row * left)
-        if is_known and not counters.unknown_cost
-        else None,
-        seconds_left=left / speed if is_known and speed > 0 else None,
-        waiting=counters.waiting if is_waiting else None,
-    )
-
-
-def _rows_settled(counters: Counters) -> int:
-    """Rows that ended in this run. Failures kept from earlier runs took no time."""
-    redone = counters.rows_redone + counters.rows_redo_failed
-    return counters.rows_completed + counters.rows_failed - counters.rows_failed_before + redone
 
 
 def duration(seconds: float) -> str:

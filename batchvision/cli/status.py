@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import click
 from batchvision.accuracy import accuracy_words
 from batchvision.cli.command import Command
 from batchvision.cli.output import csv_line, plain, print_document, print_lines, write
-from batchvision.cli.place import output_of, place_argument, url_of
+from batchvision.cli.place import local_folder_of, output_of, place_argument, url_of
+from batchvision.cli.progress import duration
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +24,13 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command, name="status")
 @place_argument
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON, the last run's summary included.")
+@click.option("--watch", "watches", is_flag=True, help="Follow the runs at work until they end. Ctrl-C only ends this.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print it as JSON, the last run's summary included; with --watch one line for each change.",
+)
 @click.option(
     "--ledger-csv",
     metavar="FILE|-",
@@ -30,19 +38,37 @@ if TYPE_CHECKING:
     default=None,
     help="Write every attempt with the provider's request id, to compare with its usage page.",
 )
-def command(place: str, as_json: bool, ledger_csv: str | None) -> None:
-    """Say how far an output is and what it cost, by its tables and its last run. OUT is a folder or a job file."""
+def command(place: str, watches: bool, as_json: bool, ledger_csv: str | None) -> None:
+    """Say how far an output is and what it cost, also while a run is at work. OUT is a folder or a job file."""
     from batchvision.commands.status import look
 
     if ledger_csv is not None:
         _write_ledger(output_of(place), ledger_csv)
         return
-    status = look(output_of(place))
+    if watches and _watch(local_folder_of(place), as_json=as_json):
+        return
+    status = look(output_of(place), local_folder_of(place))
     status = replace(status, output=url_of(place) or status.output)
     if as_json:
         print_document(status.document())
     else:
         print_lines(status_lines(status))
+
+
+def _watch(folder: Path, *, as_json: bool) -> bool:
+    """Follow the runs at work. Returns False if there is none."""
+    from batchvision.checkpoint import LocalDisk, RunningFiles
+    from batchvision.cli.watching import Lines, Panel, end_words, watch
+
+    is_panel = sys.stdout.isatty() and not as_json
+    try:
+        run_ids = watch(
+            RunningFiles(folder, LocalDisk()), Panel(sys.stdout) if is_panel else Lines(sys.stdout, as_json=as_json)
+        )
+    except KeyboardInterrupt:  # the usual way to leave a panel
+        return True
+    print_lines([] if as_json else [end_words(folder, run_id) for run_id in run_ids])
+    return bool(run_ids)
 
 
 def _write_ledger(output: Path, to: str) -> None:
@@ -79,24 +105,27 @@ def _csv_lines(batch: pa.RecordBatch) -> Iterator[str]:
 
 def status_lines(status: OutputStatus) -> Iterator[str]:
     """The lines of a status."""
+    from batchvision.cli.watching import failure_lines, run_lines
     from batchvision.money import UNCLEAR
     from batchvision.ticks import bound_words, cost_words, format_usd
 
     yield f"{status.output}"
+    for figures in status.running:
+        yield from run_lines(figures, status.at)
     superseded = status.answers - status.rows_answered
     yield f"  answers   {status.rows_answered:,} rows" + (f" ({superseded:,} older answers kept)" if superseded else "")
-    for kind, count in status.failures_by_kind.items():
-        yield f"  failed    {count:,} {kind}"
+    if status.rows_pending:
+        yield f"  pending   {status.rows_pending:,} rows"
+    yield from failure_lines(status.failures)
     if status.rows_quarantined:
         yield f"  set aside {status.rows_quarantined:,} of the failed rows (--retry-quarantined)"
     if status.rows_held:
         yield f'  on hold   {status.rows_held:,} rows that a crash cut short (ambiguous = "retry" sends them again)'
     if status.tickets_open:
-        yield f"  tickets   {status.tickets_open:,} open: batchvision run collects their answers"
-    if status.in_flight:
-        yield f"  in flight {status.in_flight:,} requests: a run is under way, or was killed (run again)"
-    for notice in status.waiting:
-        yield f"  waiting   {notice.words()}"
+        age = duration((status.at - (status.oldest_ticket_at or status.at)).total_seconds())
+        yield f"  tickets   {status.tickets_open:,} open, the oldest for {age}: batchvision run collects their answers"
+    if status.in_flight and not status.running:
+        yield f"  in flight {status.in_flight:,} requests of a run that was cut off: run again to go on"
     for number, use in enumerate(status.sharing):
         held = f", {format_usd(use.held_ticks)} reserved" if use.held_ticks else ""
         rate = f"{use.slots_per_second:,.1f} requests a second{held}"

@@ -36,6 +36,13 @@ def reading(job: Job) -> Job:
     return job.model_copy(update={"output_path": fetch_output(job.output_url, job.output_path)})
 
 
+def local_folder(place: Job | str) -> Path:
+    """The folder where a run of this machine works on an output. For an object store it is the local copy."""
+    if isinstance(place, Job):
+        return place.output_path
+    return local_copy(place) if is_object_url(place) else Path(place).expanduser()
+
+
 def for_writing(place: Job | str) -> tuple[Path, Disk]:
     """The folder of an output, and its disk, for a command that takes its lock. Raises JobInvalid."""
     if isinstance(place, Job):

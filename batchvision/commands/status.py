@@ -1,11 +1,12 @@
-"""The state of an output: the last summary, the rows of its tables, the sums of its ledger.
+"""The state of an output: the runs at work, the last summary, the rows of its tables, the sums of its ledger.
 
-Reads without lock and without job. While a run is at work, its sealed parts are counted.
+Reads without lock and without job.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,11 +18,12 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchvision.checkpoint import AmbiguousAttempt, OutputView, summary_text
+from batchvision.checkpoint import AmbiguousAttempt, LocalDisk, OutputView, RunningFiles, summary_text
+from batchvision.commands.advice import ADVICE
 from batchvision.errors import JobInvalid
 from batchvision.limits import MemberUse
 from batchvision.money import NO_ANSWER_KINDS, UNCLEAR, Kind, Spending, Sum
-from batchvision.records import TICKS_PER_USD, Purpose, RunSummary, WaitNotice
+from batchvision.records import TICKS_PER_USD, FailureExample, Purpose, RunFigures, RunSummary, WaitNotice
 from batchvision.runner import shared_uses
 from batchvision.ticks import known_or_none
 
@@ -43,6 +45,16 @@ class TokenCounts(NamedTuple):
         return self.cached / self.prompt if self.prompt else 0.0
 
 
+class FailureKind(NamedTuple):
+    """Failed rows of one kind, with the message of one of them."""
+
+    kind: str
+    rows: int
+    advice: str
+    example_id: str
+    example: str
+
+
 @dataclass(frozen=True, slots=True)
 class OutputStatus:
     """The state of one output. ``answers`` includes answers under earlier recipes; ``rows_answered`` counts each row
@@ -52,7 +64,7 @@ class OutputStatus:
     latest: RunSummary | None
     answers: int
     rows_answered: int
-    failures_by_kind: Mapping[str, int]
+    failures: tuple[FailureKind, ...]  #: the most frequent kind first
     rows_quarantined: int
     spending: Spending
     tokens: TokenCounts
@@ -61,7 +73,9 @@ class OutputStatus:
     in_flight: int  #: open requests of the journal: in flight, or cut off by a crash
     tickets_open: int
     rows_held: int
-    waiting: tuple[WaitNotice, ...] = ()  #: waits of the runs at work
+    at: datetime
+    oldest_ticket_at: datetime | None = None
+    running: tuple[RunFigures, ...] = ()  #: the runs at work
     sharing: tuple[MemberUse, ...] = ()  #: the processes that share its limits, this output's runs included
 
     @property
@@ -77,6 +91,23 @@ class OutputStatus:
     def unclear_ticks(self) -> int:
         return self.spending.total.bound_ticks
 
+    @property
+    def failures_by_kind(self) -> dict[str, int]:
+        return {each.kind: each.rows for each in self.failures}
+
+    @property
+    def waiting(self) -> tuple[WaitNotice, ...]:
+        """The waits of the runs at work."""
+        notices = (each.progress.waiting for each in self.running)
+        return tuple(each for each in notices if each is not None and each.until > self.at)
+
+    @property
+    def rows_pending(self) -> int | None:
+        """Rows that the runs at work, or the next run, must still ask; ``None``: no run has counted them."""
+        if self.running:
+            return sum(each.progress.rows_left for each in self.running)
+        return None if self.latest is None else self.latest.rows_pending
+
     def document(self) -> dict[str, Any]:
         """JSON content for ``status --json``."""
         total = self.spending.total
@@ -88,9 +119,13 @@ class OutputStatus:
             "rows_failed": sum(self.failures_by_kind.values()),
             "rows_quarantined": self.rows_quarantined,
             "rows_held": self.rows_held,
+            "rows_pending": self.rows_pending,
             "failures_by_kind": dict(self.failures_by_kind),
+            "failures": [each._asdict() for each in self.failures],
             "in_flight": self.in_flight,
             "tickets_open": self.tickets_open,
+            "oldest_ticket_at": self.oldest_ticket_at and self.oldest_ticket_at.isoformat(),
+            "running": [running_document(each) for each in self.running],
             "waiting": [{**each._asdict(), "until": each.until.isoformat()} for each in self.waiting],
             "sharing": [each._asdict() for each in self.sharing],
             "cost_ticks": cost_ticks,
@@ -114,8 +149,42 @@ def summary_document(summary: RunSummary) -> dict[str, Any]:
     return document
 
 
-def look(output: Path) -> OutputStatus:
-    """Read the state of an output. Raises JobInvalid if there is no output."""
+def running_document(figures: RunFigures) -> dict[str, Any]:
+    """JSON content for the figures of a run at work."""
+    progress = figures.progress
+    document = figures.document()
+    document |= document.pop("progress")
+    del document["failures_by_kind"], document["examples"]
+    projected = progress.projected_ticks
+    return {
+        **document,
+        "rows_answered": progress.rows_answered,
+        "cost_usd": None if progress.unknown_cost else progress.cost_ticks / TICKS_PER_USD,
+        "projected_usd": None if projected is None else projected / TICKS_PER_USD,
+        "failures": [each._asdict() for each in failures_of_run(figures)],
+    }
+
+
+def failures_of_run(figures: RunFigures) -> tuple[FailureKind, ...]:
+    """The failures of a run at work, the most frequent first."""
+    return _failure_kinds(figures.failures_by_kind, figures.examples)
+
+
+def _failure_kinds(
+    failures_by_kind: Mapping[str, int], examples: Mapping[str, FailureExample]
+) -> tuple[FailureKind, ...]:
+    counts = sorted(failures_by_kind.items(), key=lambda pair: (-pair[1], pair[0]))
+    return tuple(
+        FailureKind(kind, rows, ADVICE.get(kind, "read the message"), *examples.get(kind, FailureExample("", "")))
+        for kind, rows in counts
+    )
+
+
+def look(output: Path, local_copy: Path | None = None) -> OutputStatus:
+    """Read the state of an output. Raises JobInvalid if there is no output.
+
+    ``local_copy``: the folder where a run of this machine works on an output in an object store.
+    """
     view = open_output(output)
     work = view.open_work()
     latest = view.latest()
@@ -125,7 +194,7 @@ def look(output: Path) -> OutputStatus:
         latest=latest,
         answers=view.count("results"),
         rows_answered=_distinct_rows(view),
-        failures_by_kind=view.failures_by_kind(),
+        failures=_failures(view),
         rows_quarantined=view.quarantined_count(),
         spending=spending,
         tokens=tokens,
@@ -134,7 +203,9 @@ def look(output: Path) -> OutputStatus:
         in_flight=len(work.in_flight),
         tickets_open=len(work.tickets),
         rows_held=len(work.held),
-        waiting=view.waits(datetime.now(UTC)),
+        at=datetime.now(UTC),
+        oldest_ticket_at=work.oldest_ticket_at,
+        running=RunningFiles(output if local_copy is None else local_copy, LocalDisk()).look(),
         sharing=shared_uses(output, None if latest is None else latest.config.get("limits", {}).get("share")),
     )
 
@@ -147,6 +218,19 @@ def open_output(output: Path) -> OutputView:
     if not output.exists():
         raise JobInvalid(f"there is no output at {output}: batchvision run JOB makes one")
     raise JobInvalid(f"{output} holds no output of batchvision: name the folder that [output] path says, or the job")
+
+
+def _failures(view: OutputView) -> tuple[FailureKind, ...]:
+    """The failed rows by kind. The first row of each kind is the example."""
+    counts, examples = Counter[str](), dict[str, FailureExample]()
+    for batch in view.rows("failures", ("error_kind", "row_id", "error_message")):
+        for pair in pc.value_counts(batch["error_kind"]).to_pylist():
+            kind = pair["values"]
+            counts[kind] += pair["counts"]
+            if kind not in examples:
+                row = batch.slice(pc.index(batch["error_kind"], kind).as_py(), 1).to_pylist()[0]
+                examples[kind] = FailureExample(row["row_id"], row["error_message"] or "")
+    return _failure_kinds(counts, examples)
 
 
 def _distinct_rows(view: OutputView) -> int:

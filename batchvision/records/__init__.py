@@ -19,6 +19,7 @@ from batchvision.records.exchanges import (
     RawAnswer,
     Usage,
 )
+from batchvision.records.progress import FailureExample, Progress, RunFigures, SendRate, progress_of
 from batchvision.records.requests import (
     TICKS_PER_USD,
     AnswerSpec,
@@ -59,6 +60,7 @@ __all__ = [
     "Example",
     "Exchange",
     "Failed",
+    "FailureExample",
     "ImageKind",
     "ImagePreparation",
     "ImageRef",
@@ -72,6 +74,7 @@ __all__ = [
     "Page",
     "PartFile",
     "Payload",
+    "Progress",
     "Prompt",
     "Purpose",
     "RateSample",
@@ -79,9 +82,12 @@ __all__ = [
     "Recipe",
     "Request",
     "Row",
+    "RunFigures",
     "RunSummary",
+    "SendRate",
     "Shard",
     "Tries",
     "Usage",
     "WaitNotice",
+    "progress_of",
 ]

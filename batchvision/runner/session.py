@@ -21,7 +21,7 @@ from batchvision.eventloop import loop_time
 from batchvision.interruption import drained
 from batchvision.job import Job
 from batchvision.manifest import Manifest
-from batchvision.records import Counters, Lane, Purpose, Row, RunSummary, WaitNotice
+from batchvision.records import Counters, Lane, Purpose, Row, RunSummary
 from batchvision.runner import wiring
 from batchvision.runner.access import connected
 from batchvision.runner.accuracy_limit import AccuracyLimit
@@ -31,10 +31,10 @@ from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection, survey
 from batchvision.runner.known_answers import right_answers
 from batchvision.runner.lanes import DeferredLane, DeferredSettings, Delivery, OnlineLane, RequestLane, TicketLane
+from batchvision.runner.live_figures import LiveFigures
 from batchvision.runner.opening import OpenedOutput, open_store
 from batchvision.runner.passes import ManifestPass, ManifestPasses
 from batchvision.runner.setup import RunSetup
-from batchvision.runner.waits import Waits
 from batchvision.stopping import Interrupted, interrupt, stop_at_deadline, stop_at_signals
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class RunSession:
         self._drain_timeout_seconds = drain_timeout_seconds
         self._started = loop_time()
         self._began_at = self._started - elapsed_seconds  # max_runtime_seconds counts from here
-        self._waits = Waits(setup.counts.counters, self._note_wait, setup.dependencies.now)
+        self._figures = LiveFigures(setup)
         self._store: Store | None = None
         self._wire: anyio.CancelScope | None = None  # around the requests in flight
 
@@ -99,12 +99,14 @@ class RunSession:
         with await setup.offload(open_store, setup, lock, surveyed.typed_keep) as self._store:
             output = OpenedOutput(setup, self._store)
             await output.recover()
+            await self._figures.begin(self._store)
             await output.examine(surveyed)
             async with (
                 connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images),
-                permits_of(setup, output, self._waits.tell) as permits,
+                permits_of(setup, output, self._figures.tell) as permits,
             ):
                 delivery = delivery_of(setup, output, client, images, permits)
+                self._figures.rate = permits.rate
                 limit = await self._accuracy_limit(surveyed.manifest, output.selection)
                 passes = ManifestPasses(setup, surveyed, output, limit)
                 end = RunEnd(setup, output, delivery)
@@ -132,7 +134,7 @@ class RunSession:
             self.stop.request(refusal)  # nothing is sent
             async with (
                 connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images),
-                permits_of(setup, output, self._waits.tell, is_capped=False) as permits,
+                permits_of(setup, output, self._figures.tell, is_capped=False) as permits,
             ):
                 delivery = delivery_of(setup, output, client, images, permits)
                 async with anyio.create_task_group() as writing:
@@ -189,11 +191,11 @@ class RunSession:
             limit = self.setup.job.limits.max_runtime_seconds
             beside.start_soon(stop_at_deadline, self.stop, limit, self._began_at)
             beside.start_soon(stop_at_signals, self.stop, wire, self._drain_timeout_seconds)
-            beside.start_soon(self._waits.run)
+            beside.start_soon(self._figures.run)
             with wire:
                 await deliver()
             beside.cancel_scope.cancel()
-        await self._waits.end()
+        await self._figures.end()
 
     async def _write(self, store: Store) -> None:
         """Run the writer. On a disk failure stop sending. If answers can no longer be stored, cancel the requests in
@@ -211,7 +213,3 @@ class RunSession:
             return False
         interrupt(self.stop, self._wire, Interrupted("cancelled", signal.SIGINT), self._drain_timeout_seconds)
         return True
-
-    async def _note_wait(self, notice: WaitNotice | None) -> None:
-        if self._store is not None:
-            await self.setup.offload(self._store.note_wait, notice)

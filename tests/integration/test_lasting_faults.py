@@ -7,9 +7,9 @@ import logging
 
 import anyio
 import pytest
-from fake_provider import NIGHTFALL, Asked, FakeProvider, Reply, error, virtual_now
+from fake_provider import Asked, FakeProvider, Reply, error
 
-from batchvision.checkpoint import OutputView
+from batchvision.checkpoint import LocalDisk, RunningFiles
 from batchvision.errors import ConnectFailed, RequestTimedOut
 
 START = 1_000.0
@@ -122,8 +122,8 @@ def test_a_limit_of_0_ends_the_run_with_exit_5(job_runs):
 
 
 def wait_file(job_runs) -> dict | None:
-    files = list((job_runs.folder / "out").glob(".batchvision/*/waiting.json"))
-    return json.loads(files[0].read_text()) if files else None
+    files = list((job_runs.folder / "out").glob(".batchvision/*/running.json"))
+    return json.loads(files[0].read_text())["figures"]["progress"]["waiting"] if files else None
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,9 @@ def test_a_wait_is_told_in_the_log_and_to_status_with_its_end_and_so_is_its_own_
         while True:
             await anyio.sleep(40)
             seen.append(wait_file(job_runs))
-            noticed.append(len(OutputView(job_runs.folder / "out").waits(virtual_now())))
+            noticed.append(
+                len([run for run in RunningFiles(job_runs.folder / "out", LocalDisk()).look() if run.progress.waiting])
+            )
 
     provider = FakeProvider(lambda asked: fault if START + 20 < asked.at < START + 200 else None)
     with caplog.at_level(logging.WARNING, "batchvision"):
@@ -164,4 +166,4 @@ def test_after_a_run_that_ended_in_an_outage_nothing_is_waited_for(job_runs):
     job_runs.rows(60)
     job_runs.run(FakeProvider(lambda asked: FAULTS["503"]), limits__max_outage_seconds=600)
     assert wait_file(job_runs) is None
-    assert OutputView(job_runs.folder / "out").waits(NIGHTFALL) == ()
+    assert RunningFiles(job_runs.folder / "out", LocalDisk()).look() == ()

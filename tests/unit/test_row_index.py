@@ -292,7 +292,7 @@ async def test_a_view_counts_and_lists_without_the_lock(tmp_path: Path) -> None:
         view = OutputView(tmp_path)
         assert view.exists
         assert (view.count("results"), view.count("failures"), view.count("attempts")) == (1, 1, 4)
-        assert view.failures_by_kind() == {"request_rejected": 1}
+        assert [batch["error_kind"].to_pylist() for batch in view.rows("failures")] == [["request_rejected"]]
         assert view.quarantined_count() == 0
         assert view.sums() == (COST_TICKS, 100)
         assert [(line.row_id, line.bound_ticks) for line in view.ambiguous()] == [("row5", 100)]
@@ -320,7 +320,7 @@ def test_a_view_of_nothing_is_empty(tmp_path: Path) -> None:
     assert view.latest() is None
     assert view.sums() == (0, 0)
     assert list(view.rows("results")) == []
-    assert view.open_work() == ((), (), ())
+    assert view.open_work() == ((), (), (), None)
 
 
 async def test_the_current_answer_is_that_of_the_recipe_or_else_the_newest(tmp_path: Path) -> None:

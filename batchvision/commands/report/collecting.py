@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from batchvision.accuracy import accuracy_words
-from batchvision.checkpoint import OutputView, newest_summaries
-from batchvision.commands.advice import ADVICE
+from batchvision.checkpoint import newest_summaries
 from batchvision.commands.report.answers import AnswerForm, label_of, recipe_of
 from batchvision.commands.report.comparing import Comparing, OtherSide
 from batchvision.commands.report.gallery import Gallery, Thumbnails
 from batchvision.commands.report.over_time import spans_of
 from batchvision.commands.report.values import (
     Asked,
-    FailureKind,
     LabelCount,
     Measured,
     Report,
@@ -67,7 +65,7 @@ def collect(output: Path, *, rows: int, seed: int = 0, against: OtherSide | None
         labels=_label_counts(labels),
         cards=cards,
         rows_known=gallery.rows_seen,
-        failures=tuple(_failures(view)),
+        failures=status.failures,
         accuracy=tuple(_measured(accuracy)),
         timed=timed,
         spans=() if timed is None else spans_of(view, timed),
@@ -86,15 +84,6 @@ def _label_counts(labels: Counter[str]) -> tuple[LabelCount, ...]:
     found = [LabelCount(label or "(none)", rows, rows / total) for label, rows in labels.most_common(LABELS_SHOWN)]
     rest = total - sum(each.rows for each in found)
     return (*found, LabelCount("(other labels)", rest, rest / total)) if rest else tuple(found)
-
-
-def _failures(view: OutputView) -> Iterator[FailureKind]:
-    examples: dict[str, tuple[str, str]] = {}
-    for batch in view.rows("failures", ("row_id", "error_kind", "error_message")):
-        for row in batch.to_pylist():
-            examples.setdefault(row["error_kind"], (row["row_id"], row["error_message"] or ""))
-    for kind, rows in view.failures_by_kind().items():
-        yield FailureKind(kind, rows, ADVICE.get(kind, "read the message"), *examples[kind])
 
 
 def _expected(accuracy: Mapping[str, Any]) -> dict[str, str]:

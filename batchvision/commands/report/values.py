@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchvision.commands.status import OutputStatus
+from batchvision.commands.status import FailureKind, OutputStatus
 from batchvision.records import RunSummary
 
 
@@ -121,16 +121,6 @@ class Card(NamedTuple):
     thumbnail: str | None
     no_thumbnail: str
     beside: Beside | None = None
-
-
-class FailureKind(NamedTuple):
-    """Failed rows of one kind, with the message of one of them."""
-
-    kind: str
-    rows: int
-    advice: str
-    example_id: str
-    example: str
 
 
 class TimeSpan(NamedTuple):
