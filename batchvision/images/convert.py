@@ -31,6 +31,7 @@ from batchvision.records import ImagePreparation
 
 JPEG_QUALITY = 90
 WEBP_QUALITY = 60  #: of thumbnails
+THUMBNAIL_BYTES = 9_000  #: a thumbnail is scaled down to this: 2,000 of them fit into 24 MB of base64
 JPEG_MAX_SIDE = 65_500  # a limit of the format
 #: A converted image has at most this many pixels: no model sees more.
 MOST_PIXELS = 25_000_000
@@ -119,12 +120,22 @@ def convert(
 def thumbnail(
     content: bytes, header: ImageHeader, preparation: ImagePreparation, memory_bytes: int | None = None
 ) -> Converted:
-    """The image as a small WebP with sides of at most ``preparation.max_side``. Raises as :func:`convert` does."""
+    """The image as a WebP of at most ``THUMBNAIL_BYTES``, with sides of at most ``preparation.max_side``.
+
+    Raises as :func:`convert` does.
+    """
     ready = convert(content, header, preparation, memory_bytes)
-    target = io.BytesIO()
     with JpegImagePlugin.JpegImageFile(io.BytesIO(ready.content)) as image:
-        image.save(target, "WEBP", quality=WEBP_QUALITY, method=4)
-    return ready._replace(content=target.getvalue())
+        small: Image.Image = image
+        while len(encoded := _webp(small)) > THUMBNAIL_BYTES:
+            small = small.resize((max(1, small.width * 3 // 4), max(1, small.height * 3 // 4)))
+    return ready._replace(content=encoded)
+
+
+def _webp(image: Image.Image) -> bytes:
+    target = io.BytesIO()
+    image.save(target, "WEBP", quality=WEBP_QUALITY, method=4, icc_profile=b"")
+    return target.getvalue()
 
 
 def _open(content: bytes, image_format: ImageFormat) -> ImageFile.ImageFile:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benches.measure import head
 
-BENCHES = ("throughput", "images", "limits", "load", "resume", "seals", "startup", "tickets")
+BENCHES = ("throughput", "images", "limits", "load", "report", "resume", "seals", "startup", "tickets")
 
 
 def arguments() -> argparse.Namespace:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from batchvision.errors import ImageTooLarge, ImageUnreadable, JobInvalid
 from batchvision.images import DecodingPool, ImageFolder, ImageSettings, ImageSource
-from batchvision.images.convert import convert
+from batchvision.images.convert import THUMBNAIL_BYTES, convert
 from batchvision.images.decoder_messages import (
     DecoderEnding,
     DecoderReply,
@@ -38,7 +38,7 @@ MOODY = """
 import os, signal, time
 from batchvision.errors import ImageUnreadable
 from batchvision.images import worker
-from batchvision.images.convert import convert
+from batchvision.images.convert import THUMBNAIL_BYTES, convert
 
 kept = []
 
@@ -324,6 +324,16 @@ def test_a_thumbnail_is_a_small_webp() -> None:
         small = pool.thumbnail(content, examine(content), ImagePreparation(max_side=160))
     with Image.open(io.BytesIO(small)) as image:
         assert (image.format, image.size) == ("WEBP", (160, 80))
+
+
+def test_a_thumbnail_of_noise_is_scaled_down_to_its_bytes() -> None:
+    file = io.BytesIO()
+    Image.effect_noise((240, 240), 60).convert("RGB").save(file, "PNG")
+    with DecodingPool(1) as pool:
+        small = pool.thumbnail(file.getvalue(), examine(file.getvalue()), ImagePreparation(max_side=240))
+    assert len(small) <= THUMBNAIL_BYTES
+    with Image.open(io.BytesIO(small)) as image:
+        assert 100 <= image.width == image.height < 240
 
 
 def test_a_thumbnail_of_a_damaged_image_is_a_fault_of_its_row() -> None:

@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
+  const list = byId("cards");
   const cards = Array.from(document.querySelectorAll(".card"));
   const search = byId("search"), filter = byId("filter"), reviewed = byId("reviewed");
   const save = byId("save"), progress = byId("progress"), shown = byId("shown"), nothing = byId("nothing");
@@ -45,13 +46,19 @@
     return !words || textOf(card).includes(words);
   }
 
+  // The list leaves the document while cards are hidden: in place, Chromium takes seconds for 2,000 cards.
   function apply() {
+    const focused = list.contains(document.activeElement) ? document.activeElement : null;
+    const after = list.nextSibling, section = list.parentNode;
+    list.remove();
     let count = 0;
     for (const card of cards) {
       const visible = isVisible(card);
-      card.hidden = !visible;
+      if (card.hidden === visible) card.hidden = !visible;
       count += visible;
     }
+    section.insertBefore(list, after);
+    if (focused) focused.focus({ preventScroll: true });
     nothing.hidden = count > 0;
     const isAll = count === cards.length;
     shown.textContent = isAll ? allShown : `${count.toLocaleString("en")} shown`;
@@ -79,7 +86,11 @@
 
   // ------------------------------------------------------------------ review
 
+  // A card has its bar from the moment when it comes near the window: 2,000 bars would delay the page.
   function verdictBar(card) {
+    if (card.classList.contains("failed")) return null;
+    const existing = card.querySelector(".verdict");
+    if (existing) return existing;
     const bar = document.createElement("div");
     bar.className = "verdict";
     for (const [verdict, text] of [["right", "Right"], ["wrong", "Wrong"]]) {
@@ -103,6 +114,7 @@
     });
     bar.append(other);
     card.append(bar);
+    return bar;
   }
 
   function judge(card, verdict, answer) {
@@ -119,12 +131,13 @@
 
   function show(card) {
     const found = verdicts.get(card.dataset.id);
-    for (const button of card.querySelectorAll(".verdict button")) {
+    const bar = verdictBar(card);
+    for (const button of bar.querySelectorAll("button")) {
       button.setAttribute("aria-pressed", String(Boolean(found) && found.verdict === button.dataset.verdict));
     }
     card.classList.toggle("right", Boolean(found) && found.verdict === "right");
     card.classList.toggle("wrong", Boolean(found) && found.verdict === "wrong");
-    const other = card.querySelector(".verdict select, .verdict input");
+    const other = bar.querySelector("select, input");
     other.value = found && found.verdict === "wrong" ? found.answer : "";
     const wrong = Array.from(verdicts.values()).filter((each) => each.verdict === "wrong").length;
     progress.textContent = `${verdicts.size} reviewed, ${wrong} wrong`;
@@ -146,7 +159,17 @@
     isSaved = true;
   }
 
-  for (const card of cards) if (!card.classList.contains("failed")) verdictBar(card);
+  const near = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries) {
+        if (!entry.isIntersecting) continue;
+        verdictBar(entry.target);
+        near.unobserve(entry.target);
+      }
+    },
+    { rootMargin: "600px" },
+  );
+  for (const card of cards) near.observe(card);
   save.addEventListener("click", saveReview);
   addEventListener("beforeunload", (event) => {
     if (!isSaved && verdicts.size) event.preventDefault();
@@ -171,7 +194,7 @@
     k: () => go(-1),
     r: (card) => card && judge(card, "right", card.dataset.answer),
     w: (card) => card && judge(card, "wrong", ""),
-    l: (card) => card && card.querySelector(".verdict select, .verdict input").focus(),
+    l: (card) => card && verdictBar(card).querySelector("select, input").focus(),
     u: (card) => card && undo(card),
     s: () => saveReview(),
     "/": () => search.focus(),
@@ -187,7 +210,7 @@
     if (event.target.matches("input:not([type=checkbox]), select, textarea") || !keys[event.key]) return;
     event.preventDefault();
     const card = cards[current];
-    keys[event.key](card && card.querySelector(".verdict") ? card : null);
+    keys[event.key](card && !card.classList.contains("failed") ? card : null);
   });
   document.addEventListener("focusin", (event) => {
     const card = event.target.closest(".card");
