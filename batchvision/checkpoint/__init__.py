@@ -63,7 +63,7 @@ from batchvision.checkpoint.schema import (
     failures_schema,
     results_schema,
 )
-from batchvision.checkpoint.shards import all_locked
+from batchvision.checkpoint.shards import all_locked, remember_division
 from batchvision.checkpoint.spent import LedgerSums, spent_by_shard
 from batchvision.checkpoint.storage import Disk, JournalFiles, NewFile, PartStore
 from batchvision.checkpoint.store import Store
@@ -166,6 +166,7 @@ __all__ = [
     "read_shard",
     "read_summary",
     "registered_job",
+    "remember_division",
     "reserve_bytes",
     "results_schema",
     "schema_of",

@@ -7,6 +7,7 @@ that is held while the mutex is free belongs to a run at work, and never to the 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,10 +17,12 @@ from batchvision.checkpoint.disk import PUBLIC, LocalDisk, disk_failures, make_f
 from batchvision.checkpoint.lock import NO_FLOCK, STATE_FOLDER, Holder, OutputLock, is_held, lock_path
 from batchvision.checkpoint.parts import FAILURES_TABLE, part_paths
 from batchvision.checkpoint.storage import Disk
-from batchvision.errors import OutputHeld
+from batchvision.errors import JobInvalid, OutputHeld
 from batchvision.records import Shard
+from batchvision.wording import counted
 
 MUTEX_NAME = "shards.lock"
+DIVISION_NAME = "shards.json"
 
 
 def lock_shard(output: Path, shard: Shard, disk: Disk | None = None) -> OutputLock:
@@ -32,6 +35,30 @@ def lock_shard(output: Path, shard: Shard, disk: Disk | None = None) -> OutputLo
             lock.release()
             raise
         return lock
+
+
+def remember_division(lock: OutputLock, *, is_recut: bool) -> None:
+    """Remember the number of shards of an output. ``is_recut``: consent to another number than before.
+
+    The caller holds a shard, so no shard of another division is at work. Raises JobInvalid without consent, DiskFailed.
+    An output of an earlier version that has several divisions remembers none.
+    """
+    path, own = lock.output / STATE_FOLDER / DIVISION_NAME, Shard.named(lock.shard)
+    if path.exists():
+        known: int | None = json.loads(path.read_bytes())["shards"]
+    else:
+        is_whole = {shard.of for shard in shards_of(lock.output)} - {own.of} == {1}
+        known = 1 if is_whole else None
+    if known is not None and known != own.of and not is_recut:
+        before, now = counted(known, "shard"), counted(own.of, "shard")
+        raise JobInvalid(
+            f"{lock.output} is divided into {before}, and this run divides it into {now}: type --recut to go on with "
+            f"{now}; answers stay, and open work moves to the shard that has its row. Or run it as before: "
+            + (f"--shard I/{known}" if known > 1 else "without --shard")
+        )
+    if own.of != known and (own.of > 1 or known is not None):
+        with disk_failures(f"writing {path}"):
+            lock.disk.put(path, json.dumps({"shards": own.of}).encode() + b"\n", owner=lock.shard)
 
 
 @contextmanager

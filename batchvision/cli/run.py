@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from batchvision.runner.feed import Selection
 
 #: Flags that apply to one run only. The suggested next command leaves them out.
-ONCE_FLAGS = ("--retry-failed", "--no-retry-failed", "--retry-quarantined", "--yes", "--json")
+ONCE_FLAGS = ("--retry-failed", "--no-retry-failed", "--retry-quarantined", "--yes", "--recut", "--json")
 ONCE_VALUES = ("--redo",)
 
 
@@ -59,7 +60,20 @@ class RunCommand(Command):
 )
 @click.option("--yes", is_flag=True, help="With --redo: do not ask for consent on a terminal.")
 @click.option("--allow-empty", is_flag=True, help="Accept a manifest without rows beside an output with answers.")
-@click.option("--shard", metavar="I/N", default=None, help="Only this slice of the manifest: 0/4 to 3/4.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    default=None,
+    help="Only this slice of the manifest: 0/4 to 3/4; auto/4 takes the index from the job array.",
+)
+@click.option(
+    "--shards-at-once",
+    metavar="K",
+    type=click.IntRange(min=1),
+    default=None,
+    help="So many shards run at the same time: each has a K-th of the rates and the concurrency. Default: N.",
+)
+@click.option("--recut", is_flag=True, help="Divide the output into another number of shards than before.")
 @click.option(
     "--drain-timeout",
     type=click.FloatRange(min=0),
@@ -186,29 +200,22 @@ def _retry_setting(flags: dict[str, Any]) -> tuple[str, ...]:
 
 def selection(flags: dict[str, Any], job: Job) -> Selection:
     """The selection of rows by the flags."""
+    from batchvision.cli.shards import shard_of
     from batchvision.runner.feed import Selection
 
-    shard, shards = _shard(flags["shard"])
+    chosen = shard_of(flags["shard"], os.environ)
     return Selection(
         limit=flags["limit"],
         sample=flags["sample"],
         seed=flags["seed"],
-        shard=shard,
-        shards=shards,
+        shard=chosen.number,
+        shards=chosen.of,
+        shards_at_once=flags["shards_at_once"],
+        recut=flags["recut"],
         retry_failed=job.limits.retry_kinds,
         retry_quarantined=flags["retry_quarantined"],
         allow_empty=flags["allow_empty"],
     )
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    """``2/4`` -> (2, 4): the third of four slices."""
-    if text is None:
-        return 0, 1
-    first, _, second = text.partition("/")
-    if first.isdecimal() and second.isdecimal() and int(first) < int(second):
-        return int(first), int(second)
-    raise click.UsageError(f"--shard takes I/N with I from 0 to N-1, e.g. --shard 0/4 ... --shard 3/4; got {text!r}.")
 
 
 def _print_closing(ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from batchvision.checkpoint import OutputLock, OutputView, Store
+from batchvision.checkpoint import OutputLock, OutputView, Store, remember_division
 from batchvision.errors import JobInvalid, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.interruption import drained
@@ -87,6 +87,8 @@ class RunSession:
         setup = self.setup
         disk = wiring.disk_of(setup.job, setup.dependencies)
         with await setup.offload(Store.lock, setup.job.output_path, setup.selection.shard_name, disk) as lock:
+            if setup.purpose is Purpose.RUN:
+                remember_division(lock, is_recut=setup.selection.recut)
             try:
                 return await self._run_locked(lock, watch)
             except JobInvalid as refusal:

@@ -27,30 +27,30 @@ from batchvision.stopping import LocalStopSignal
 log = logging.getLogger(__name__)
 
 
-def share_of_job(job: Job, shard: Shard) -> Job:
+def share_of_job(job: Job, shard: Shard, at_once: int | None = None) -> Job:
     """The job with one shard's part of the rates and of the concurrency. :func:`caps_of` divides the cost caps.
-    Nothing is divided where ``limits.share`` names a budget.
 
-    Raises JobInvalid if a shard would have no request on the wire.
+    ``at_once``: so many shards run at the same time; ``None``: all. Nothing is divided where ``limits.share`` names a
+    budget. Raises JobInvalid if a shard would have no request on the wire.
     """
     if shard.of == 1:
         return job
     if job.output_url is not None:
         raise JobInvalid("an output in an object store has no shards: give each shard's job its own output.path")
-    limits, n = job.limits, shard.of
+    limits, n = job.limits, at_once or shard.of
     if limits.share is not None:
         return job
     if limits.concurrency < n:
         raise JobInvalid(
-            f"limits.concurrency = {limits.concurrency} is divided among the {n} shards, and none is left for some: "
-            f"set it to at least {n}, or use fewer shards"
+            f"limits.concurrency = {limits.concurrency} is divided among the {n} shards at work, and none is left for "
+            f"some: set it to at least {n}, or run fewer at a time (--shards-at-once)"
         )
     rates = {
         name: getattr(limits, name) for name in ("requests_per_minute", "requests_per_second", "tokens_per_minute")
     }
     share = {name: rate / n for name, rate in rates.items() if rate is not None}
-    share["concurrency"] = _part(limits.concurrency, shard)
-    tickets = max(1, _part(job.delivery.max_open_tickets, shard))
+    share["concurrency"] = _part(limits.concurrency, n, shard.number)
+    tickets = max(1, _part(job.delivery.max_open_tickets, n, shard.number))
     return job.model_copy(
         update={
             "limits": limits.model_copy(update=share),
@@ -80,9 +80,9 @@ def within_open_files(job: Job) -> Job:
     return job.model_copy(update={"limits": job.limits.model_copy(update={"concurrency": fitting})})
 
 
-def _part(whole: int, shard: Shard) -> int:
-    """The parts of all shards add up to ``whole``."""
-    return whole // shard.of + (shard.number < whole % shard.of)
+def _part(whole: int, n: int, number: int) -> int:
+    """The parts of ``n`` shards with consecutive numbers add up to ``whole``."""
+    return whole // n + (number % n < whole % n)
 
 
 def new_run_id(at: datetime, rng: random.Random) -> str:
@@ -104,7 +104,7 @@ class RunSetup:
         """Check the job, log its warnings and ask for its key. Raises JobInvalid."""
         key = job.api_key(environ)
         self.given = job
-        self.job = within_open_files(share_of_job(job, selection.own_shard))
+        self.job = within_open_files(share_of_job(job, selection.own_shard, selection.shards_at_once))
         self.selection = selection
         if selection.retry_failed is None:
             self.selection = replace(selection, retry_failed=job.limits.retry_kinds)

@@ -87,6 +87,7 @@ class Bench:
             self.lane,
             "--out",
             str(self.output),
+            "--recut",
             "--json",
         ]
 

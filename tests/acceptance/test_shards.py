@@ -68,7 +68,7 @@ def test_a_cut_that_overlaps_one_at_work_exits_11_and_sends_nothing(bench, emula
         assert f"as shard {first}" in sent_away.stderr
         assert other.bill().requests == 0
     assert_every_row_once(bench.table("results"), own(rows, first))
-    bench.run(job, *to_emulator(emulator))
+    bench.run(job, *to_emulator(emulator), "--recut")
     assert_every_row_once(bench.table("results"), rows)
     assert emulator.bill().requests == len(rows)
     assert bench.call("verify", "out").returncode == 0
@@ -104,8 +104,8 @@ def test_four_shards_at_once_stay_below_the_cap_of_the_job(bench, emulator):
     assert max(summary["cost_ticks"] for summary in summaries) <= cap // 4
 
     # what they left of it is not spent twice by those who come later
-    bench.run(job, *to_emulator(emulator), "--shard", "1/2", expect=4)
-    bench.run(job, *to_emulator(emulator), expect=4)
+    bench.run(job, *to_emulator(emulator), "--shard", "1/2", "--recut", expect=4)
+    bench.run(job, *to_emulator(emulator), "--recut", expect=4)
     assert emulator.bill().ticks <= cap
 
 
@@ -131,7 +131,7 @@ def test_a_killed_cut_continued_as_another_buys_nothing_again(bench, emulator, l
     assert 0 < generated < len(own(rows, first))
 
     for shard in later:
-        bench.run(job, *to_emulator(emulator), "--lane", lane, "--shard", shard)
+        bench.run(job, *to_emulator(emulator), "--lane", lane, "--shard", shard, "--recut")
 
     results, attempts = bench.table("results"), bench.table("attempts")
     assert_every_row_once(results, [row for shard in later for row in own(rows, shard)])
@@ -141,10 +141,10 @@ def test_a_killed_cut_continued_as_another_buys_nothing_again(bench, emulator, l
     assert twice <= ambiguous, "bought again, and not listed"
     assert emulator.bill().requests <= len(results) + len(ambiguous)
     assert bench.call("verify", "out").returncode == 0
-    bench.run(job, *to_emulator(emulator), "--lane", lane)
+    bench.run(job, *to_emulator(emulator), "--lane", lane, "--recut")
     assert_every_row_once(bench.table("results"), rows)
     before = emulator.bill().requests
-    bench.run(job, *to_emulator(emulator), "--lane", lane, "--shard", "0/4")
+    bench.run(job, *to_emulator(emulator), "--lane", lane, "--shard", "0/4", "--recut")
     assert emulator.bill().requests == before
 
 
@@ -154,7 +154,7 @@ def test_a_paid_failure_of_one_cut_is_not_bought_again_by_another(bench, emulato
     bench.run(job, *to_emulator(emulator), "--shard", "1/4", expect=3)
     sent = emulator.bill().requests
     for shard in ("1/2", "0/1"):
-        bench.run(job, *to_emulator(emulator), "--shard", shard, expect=3)
+        bench.run(job, *to_emulator(emulator), "--shard", shard, "--recut", expect=3)
         sent_since = emulator.bill().requests - sent
         assert sent_since == len(own(rows, shard)) - sent
         failures = [row["row_id"] for row in bench.table("failures")]
@@ -162,3 +162,45 @@ def test_a_paid_failure_of_one_cut_is_not_bought_again_by_another(bench, emulato
         sent = emulator.bill().requests
     assert emulator.bill().requests == len(rows)
     assert len(bench.table("failures")) == 20
+
+
+# ---------------------------------------------------------------------------------- the number of shards
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        (["--shard", "0/4"], ["--shard", "0/2"], "is divided into 4 shards, and this run divides it into 2 shards"),
+        (["--shard", "0/4"], [], "is divided into 4 shards, and this run divides it into 1 shard"),
+        ([], ["--shard", "1/2"], "is divided into 1 shard, and this run divides it into 2 shards"),
+    ],
+)
+def test_another_number_of_shards_needs_recut_and_is_remembered_then(bench, emulator, before, now, words):
+    rows = bench.rows(40)
+    job = bench.job(bench.manifest(rows), limits="concurrency = 8")
+    bench.run(job, *to_emulator(emulator), *before)
+    sent = emulator.bill().requests
+    refused = bench.call("run", job, *to_emulator(emulator), *now)
+    assert refused.returncode == 2
+    assert words in " ".join(refused.stderr.split())
+    assert "--recut" in refused.stderr
+    assert emulator.bill().requests == sent
+    bench.run(job, *to_emulator(emulator), *now, "--recut")
+    bench.run(job, *to_emulator(emulator), *now)
+    assert bench.call("run", job, *to_emulator(emulator), *before).returncode == 2
+
+
+def test_shards_that_run_two_at_a_time_have_half_of_the_concurrency_each(bench, emulator):
+    rows = bench.rows(120)
+    job = bench.job(bench.manifest(rows), limits="concurrency = 8")
+    emulator.configure(latency_seconds=0.05)
+    for first in (0, 2):
+        shards = [
+            bench.start(job, *to_emulator(emulator), "--shard", f"{number}/4", "--shards-at-once", "2")
+            for number in (first, first + 1)
+        ]
+        for process in shards:
+            _, err = process.communicate(timeout=110)
+            assert process.returncode == 0, err
+    assert_every_row_once(bench.table("results"), rows)
+    assert 4 < most_at_once(bench.table("attempts")) <= 8

@@ -23,7 +23,8 @@ from batchvision.cli.output import cell_text, csv_line, json_line, plain, print_
 from batchvision.cli.place import from_here, output_of
 from batchvision.cli.plan import pilot_lines, plan_lines, sweep_rows
 from batchvision.cli.progress import say
-from batchvision.cli.run import _retry_setting, _shard
+from batchvision.cli.run import _retry_setting
+from batchvision.cli.shards import shard_of
 from batchvision.cli.status import status_lines
 from batchvision.commands.pilot import Compared, Pilot
 from batchvision.commands.pilot.agreement import Agreement
@@ -316,13 +317,41 @@ def test_a_model_with_facts_shows_them() -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [(None, (0, 1)), ("0/4", (0, 4)), ("3/4", (3, 4))])
 def test_a_shard_is_counted_from_zero(text: str | None, expected: tuple[int, int]) -> None:
-    assert _shard(text) == expected
+    assert shard_of(text, {"JOB_COMPLETION_INDEX": "2"}) == expected
 
 
-@pytest.mark.parametrize("text", ["4/4", "1", "a/b", "-1/4", "1/"])
+@pytest.mark.parametrize("text", ["4/4", "1", "a/b", "-1/4", "1/", "auto", "auto/0", "auto/x"])
 def test_an_invalid_shard_names_the_valid_form(text: str) -> None:
     with pytest.raises(click.UsageError, match="--shard 0/4"):
-        _shard(text)
+        shard_of(text, {"JOB_COMPLETION_INDEX": "0"})
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"JOB_COMPLETION_INDEX": "2"},
+        {"SLURM_ARRAY_TASK_ID": "2"},
+        {"SLURM_ARRAY_TASK_ID": "12", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_COUNT": "7"},
+        {"PARALLEL_SEQ": "3", "JOB_COMPLETION_INDEX": ""},
+    ],
+)
+def test_the_index_of_a_job_array_counts_from_its_first_job_and_the_number_of_shards_is_typed(environ) -> None:
+    assert shard_of("auto/4", environ) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({}, "none of JOB_COMPLETION_INDEX, SLURM_ARRAY_TASK_ID, PARALLEL_SEQ is set"),
+        ({"JOB_COMPLETION_INDEX": "1", "PARALLEL_SEQ": "1"}, "are both set"),
+        ({"SLURM_ARRAY_TASK_ID": "x"}, "is no index"),
+        ({"JOB_COMPLETION_INDEX": "4"}, "the last shard is 3"),
+        ({"PARALLEL_SEQ": "0"}, "the index -1 from 0"),
+    ],
+)
+def test_a_job_array_without_a_usable_index_is_refused_with_the_reason(environ, words: str) -> None:
+    with pytest.raises(click.UsageError, match=words):
+        shard_of("auto/4", environ)
 
 
 @pytest.mark.parametrize(

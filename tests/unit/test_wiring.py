@@ -100,6 +100,19 @@ def test_the_shards_of_a_job_send_as_much_at_once_as_the_whole_job(job_of):
     assert [share.delivery.max_open_tickets for share in tickets] == [3, 2, 2]
 
 
+def test_shards_that_run_two_at_a_time_have_half_of_the_rates_and_the_concurrency_each(job_of):
+    job = job_of(limits={"concurrency": 9, "requests_per_minute": 600, "max_cost_usd": 4})
+    shares = [share_of_job(job, Shard(number, 16), at_once=2).limits for number in range(16)]
+    assert {share.requests_per_minute for share in shares} == {300}
+    assert [share.concurrency for share in shares[:4]] == [5, 4, 5, 4]
+    assert {share.max_cost_usd for share in shares} == {job.limits.max_cost_usd}, "caps_of divides it by 16"
+
+
+def test_a_shared_budget_is_not_divided_among_shards(job_of):
+    job = job_of(limits={"concurrency": 9, "requests_per_minute": 600, "share": "key"})
+    assert share_of_job(job, Shard(1, 4)) is job
+
+
 def test_more_shards_than_requests_at_once_are_refused_with_the_number_that_helps(job_of):
     with pytest.raises(JobInvalid, match=r"limits\.concurrency = 3 .* at least 4"):
         share_of_job(job_of(limits={"concurrency": 3}), Shard(0, 4))

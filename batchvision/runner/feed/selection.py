@@ -18,6 +18,7 @@ class Selection:
 
     ``limit``: the number of rows to do, from the first. ``sample``: the number of rows to draw from those to do. The
     same ``seed`` and rows give the same draw. ``positions``: the drawn rows. ``shard``: counts from 0.
+    ``shards_at_once``: so many shards run at the same time (None: all). ``recut``: consent to another number of shards.
     ``retry_failed``: error kinds that are tried again (None: each kind). ``only``: ``row_digest(row_id, "")`` of the
     only rows of this pass. ``redo``: the same of the rows that are asked again although they are done; no other row is
     to do then. ``allow_empty``: a manifest without rows is accepted, even if the output has answers.
@@ -29,6 +30,8 @@ class Selection:
     positions: frozenset[int] | None = None
     shard: int = 0
     shards: int = 1
+    shards_at_once: int | None = None
+    recut: bool = False
     retry_failed: frozenset[str] | None = None
     retry_quarantined: bool = False
     only: frozenset[bytes] | None = None
