@@ -158,8 +158,10 @@ class Ledger:
     def batch_created(self) -> None:
         self._batches += 1
 
-    def fault(self, entry: OpenEntry, kind: str) -> None:
-        entry.fault = kind
+    def fault(self, entry: OpenEntry | None, kind: str) -> None:
+        """Count a fault. Without an entry it is one of a call about files and batches."""
+        if entry is not None:
+            entry.fault = kind
         self._by_fault[kind] += 1
 
     def polled(self, status: int) -> None:

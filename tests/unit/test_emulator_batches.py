@@ -280,7 +280,8 @@ def test_a_call_is_done_and_its_answer_is_lost(openai: BatchCalls, emulator: Run
     with pytest.raises(httpx.TransportError):
         openai.create(file, metadata={"mark": "[[fault:create_reset:1]]"})
     assert openai.get("/batches")["data"][0]["metadata"] == {"mark": "[[fault:create_reset:1]]"}
-    assert emulator.bill().batches == 1
+    bill = emulator.bill()
+    assert (bill.batches, bill.by_fault) == (1, {"create_reset": 1, "upload_reset": 1})
 
 
 @pytest.mark.parametrize(("fault", "status"), [("call_error", 503), ("call_throttled", 429)])
@@ -421,6 +422,20 @@ def test_xai_cancels_a_file_with_a_bad_line_whole(xai: BatchCalls, bad: str, wor
     assert batch["cancel_by_xai_message"] == f"JSONL file validation failed: {words}"
     assert batch["cancel_time"] is not None
     assert batch["state"]["num_requests"] == 0
+
+
+def test_a_batch_whose_input_file_was_deleted_fails(
+    openai: BatchCalls, xai: BatchCalls, emulator: RunningEmulator
+) -> None:
+    for calls in (openai, xai):
+        file = calls.upload([line("a")])
+        emulator.configure(batch_validation_seconds=50)
+        created = calls.create(file)
+        calls.http.delete(f"/files/{file}").raise_for_status()
+        emulator.advance(51)
+        batch = calls.get(f"/batches/{created.get('id') or created['batch_id']}")
+        told = batch.get("cancel_by_xai_message") or batch["errors"]["data"][0]["message"]
+        assert f"No such File object: {file}" in told
 
 
 def test_xai_refuses_an_add_for_a_model_without_batches(xai: BatchCalls) -> None:

@@ -139,6 +139,8 @@ class BatchService:
         without: Collection[FaultKind] = _OF_ONE_CALL - {own} if own is not None else _OF_ONE_CALL
         markers = read_markers(marked)
         kind = self._emulator.faults.pick(int.from_bytes(hashed, "big"), markers, CALLED, without)
+        if kind is not None:
+            self._emulator.ledger.fault(None, kind)
         match kind:
             case FaultKind.CALL_ERROR:
                 raise RequestRefused(Reason.UNAVAILABLE, "Service temporarily unavailable.")
@@ -155,29 +157,31 @@ class BatchService:
             for batch in list(self._batches.values()):
                 now = self.now()
                 if not batch.is_validated and now >= batch.validates_at:
-                    await self._validate(batch)
+                    lines = await self._validated(batch)
+                    batch.is_validated = True
+                    batch.add(lines, batch.validates_at)
                 while batch.settle_to(now, self._answer, _PORTION):  # noqa: ASYNC110  other connections are served
                     await asyncio.sleep(0)
 
-    async def _validate(self, batch: EmulatedBatch) -> None:
-        """Read the input file. Quota and models decide at this time, as at the real providers."""
+    async def _validated(self, batch: EmulatedBatch) -> tuple[BatchLine, ...]:
+        """The requests of the input file; none if the batch fails. Quota and models decide at this time, as at the real
+        providers."""
         emulator = self._emulator
-        batch.is_validated = True
         try:
             file = self.files.find(batch.face, batch.input_file_id, batch.created_at)
         except RequestRefused as refused:
-            batch.problems = (LineProblem("invalid_input_file", refused.refusal.message),)
-            return
+            return self._failed(batch, [LineProblem("invalid_input_file", refused.refusal.message)])
         if file.path is None:
-            batch.problems = (LineProblem("invalid_input_file", "A file of results is no input."),)
-            return
+            return self._failed(batch, [LineProblem("invalid_input_file", "A file of results is no input.")])
         read = await asyncio.to_thread(read_file, batch.face, file.path, emulator.options, emulator.memory)
-        batch.problems = (*read.problems, *self._bad_lines(read.lines), *self._over_quota(batch, read.lines))
-        if batch.problems:
-            if batch.face is Face.XAI:
-                batch.cancelled_at = batch.validates_at
-        else:
-            batch.add(read.lines, batch.validates_at)
+        problems = [*read.problems, *self._bad_lines(read.lines), *self._over_quota(batch, read.lines)]
+        return self._failed(batch, problems) if problems else read.lines
+
+    def _failed(self, batch: EmulatedBatch, problems: list[LineProblem]) -> tuple[BatchLine, ...]:
+        batch.problems = tuple(problems)
+        if batch.face is Face.XAI:
+            batch.cancelled_at = batch.validates_at
+        return ()
 
     def _bad_lines(self, lines: tuple[BatchLine, ...]) -> list[LineProblem]:
         """Lines that the fault BAD_LINE makes invalid."""
