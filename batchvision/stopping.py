@@ -65,12 +65,10 @@ class LocalStopSignal:
         return scope
 
 
-async def stop_at_deadline(stop: StopSignal, seconds: float | None, began_at: float) -> None:
-    """Request the stop ``seconds`` after ``began_at`` on the loop's clock. ``None``: never."""
-    if seconds is not None:
-        await anyio.sleep(max(0.0, began_at + seconds - loop_time()))
-        key = "limits.max_runtime_seconds"
-        stop.request(DeadlineReached(f"{key} ({seconds:g}) is over: run again to go on", key=key))
+async def stop_at_deadline(stop: StopSignal, at: float, reason: DeadlineReached) -> None:
+    """Request the stop at a time on the loop's clock."""
+    await anyio.sleep(max(0.0, at - loop_time()))
+    stop.request(reason)
 
 
 async def stop_at_signals(stop: StopSignal, wire: anyio.CancelScope, drain_timeout_seconds: float) -> None:

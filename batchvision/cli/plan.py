@@ -148,6 +148,7 @@ def plan_lines(planned: Plan) -> Iterator[str]:
         yield f"          {planned.price_warning}"
     if planned.seconds:
         yield f"time      {', '.join(_time_words(planned))} at the job's own limits"
+    yield from _ready_words(planned)
     if rows.to_do:
         yield f"disk      about {size_text(planned.disk_bytes)}, the journal included"
     for refusal in planned.refusals:
@@ -182,6 +183,28 @@ def _time_words(planned: Plan) -> Iterator[str]:
 
     for lane, seconds in sorted(planned.seconds.items(), key=lambda each: each[0] is not planned.lane):
         yield f"{duration(seconds)} {lane.value}"
+
+
+def _ready_words(planned: Plan) -> Iterator[str]:
+    """When a run that begins now stops sending, and a warning if that is too early."""
+    from batchvision.cli.progress import duration
+
+    left = planned.seconds_until_ready
+    if planned.ready_at is None or left is None:
+        return
+    yield f"ready by  {planned.ready_at:%Y-%m-%d %H:%M %Z}, {duration(left)} from now: then nothing more is sent"
+    if planned.seconds_at_limit is not None:
+        yield from _late_words(planned, planned.seconds_at_limit)
+
+
+def _late_words(planned: Plan, expected_seconds: float) -> Iterator[str]:
+    """A warning if the run does not end before ``delivery.ready_by``."""
+    from batchvision.cli.progress import duration
+
+    left = planned.seconds_until_ready
+    if left is not None and expected_seconds > left:
+        late = duration(expected_seconds - left)
+        yield f"          warning: the run needs {late} more than until delivery.ready_by; what is left waits"
 
 
 def _row_words(planned: Plan) -> Iterator[str]:
@@ -256,6 +279,7 @@ def pilot_lines(result: Pilot, concurrency: int) -> Iterator[str]:
         yield f"          that is wide: {_narrower(result)}"
     if (seconds := result.seconds(concurrency)) is not None:
         yield f"          about {duration(seconds)} at the pilot's pace ({result.latency_seconds:.2g} s an answer)"
+        yield from _late_words(result.plan, seconds)
     if (share := result.accuracy) is not None:
         rows = f"{share.value:.1%} of {counted(len(result.right), 'known row')} are right"
         yield f"accuracy  {rows}; 95% sure: {share.low:.1%} to {share.high:.1%}"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from batchvision.checkpoint import RowIndex
 from batchvision.commands.places import reading
@@ -47,6 +48,7 @@ class Plan:
     """The plan of a run. ``reasons``: row_ids of the first invalid rows, and why they are invalid.
 
     ``seconds``: duration at the job's own limits, by lane. ``refusals``: why a run would be refused today.
+    ``ready_at``: when a run that begins now stops sending (``delivery.ready_by``), in the job's time zone.
     """
 
     rows: RowCounts
@@ -61,6 +63,8 @@ class Plan:
     price_warning: str | None = None
     changes: Changes = field(default_factory=Changes)
     refusals: list[str] = field(default_factory=list)
+    ready_at: datetime | None = None
+    seconds_until_ready: float | None = None
 
     @property
     def seconds_at_limit(self) -> float | None:
@@ -110,6 +114,8 @@ class Plan:
             "recipe_id": self.recipe_id,
             "done_under_other_recipes": {"rows": elsewhere, "cost_usd": _usd(ticks)},
         }
+        if self.ready_at is not None:
+            document["ready_by"] = {"at": self.ready_at.isoformat(), "seconds_left": self.seconds_until_ready}
         if self.refusals:
             document["refusals"] = self.refusals
         if self.price_warning:
@@ -136,13 +142,21 @@ def _usd(ticks: int | None) -> float | None:
 
 
 async def plan(
-    job: Job, selection: Selection | None = None, *, show_requests: int = 0, watch: WatchRequest | None = None
+    job: Job,
+    selection: Selection | None = None,
+    *,
+    show_requests: int = 0,
+    watch: WatchRequest | None = None,
+    now: datetime | None = None,
 ) -> Plan:
     """Plan a run of ``job``. Raises JobInvalid as a run would.
 
-    ``show_requests``: number of request bodies in the plan. ``watch`` sees each request that would be sent.
+    ``show_requests``: number of request bodies in the plan. ``watch`` sees each request that would be sent. ``now``:
+    the start of the planned run.
     """
     job, selection = reading(job), selection or Selection(retry_failed=job.limits.retry_kinds)
+    now = now or datetime.now(UTC)
+    ready_at = job.delivery.ready_at(now, ZoneInfo(job.timezone))
     surveyed, row_index, prices = survey(job, selection), row_index_of(job), quote(job)
     estimator = estimator_of(job, prices.prices)
     requests = RequestCounter(job, estimator, row_index, watch, show_requests)
@@ -170,9 +184,11 @@ async def plan(
         reasons=requests.reasons,
         requests_shown=await _bodies(job, estimator, requests.shown) if requests.shown else [],
         seconds=_seconds_at_limits(job, requests.totals),
-        price_warning=prices.warning(datetime.now(UTC).date(), job),
+        price_warning=prices.warning(now.date(), job),
         changes=found,
         refusals=refusals,
+        ready_at=ready_at,
+        seconds_until_ready=None if ready_at is None else (ready_at - now).total_seconds(),
     )
 
 

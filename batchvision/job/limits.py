@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
 from batchvision.errors import PAID_FAILURES, ROW_FAULTS
-from batchvision.job.values import Amount, Count, Flag, Money, RowLimit, RowPart, RowShare, Section, Text, kinds
+from batchvision.job.values import (
+    Amount,
+    Count,
+    Flag,
+    LocalTime,
+    Money,
+    RowLimit,
+    RowPart,
+    RowShare,
+    Section,
+    Text,
+    kinds,
+)
 from batchvision.records import Lane
 
 
@@ -26,6 +39,19 @@ class DeliverySection(Section):
     `max_ticket_wait_seconds = 3600`."""
     max_open_tickets: Count = 10_000
     """The most tickets that are open at once. Example: `max_open_tickets = 2000`."""
+
+    ready_by: LocalTime | None = None
+    """The run stops sending at this time of day, in the job's `timezone`, and ends with exit code 4. A run that starts
+    later has until this time of the next day. Example: `ready_by = "07:00"`."""
+
+    def ready_at(self, began_at: datetime, zone: tzinfo) -> datetime | None:
+        """The first ``ready_by`` after ``began_at``, in ``zone``. Of an hour that a clock change repeats, the first."""
+        if self.ready_by is None:
+            return None
+        at = time.fromisoformat(self.ready_by)
+        today = began_at.astimezone(zone).date()
+        found = (datetime.combine(today + timedelta(days=days), at, zone) for days in (0, 1))
+        return next(each for each in found if each.astimezone(UTC) > began_at)
 
     @property
     def lane_used(self) -> Lane:

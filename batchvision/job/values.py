@@ -6,7 +6,9 @@ Rule: a kind judges one value alone and raises ValueError with the forms there a
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from datetime import time
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Annotated, NamedTuple
@@ -138,6 +140,14 @@ def zone(name: str) -> str:
     return name
 
 
+def local_time(value: object) -> str:
+    """A time of day as ``HH:MM``, also of a TOML time. Raises ValueError."""
+    text = f"{value:%H:%M}" if isinstance(value, time) else str(value).strip()
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text, re.ASCII):
+        raise ValueError('write a time of day from "00:00" to "23:59", such as "07:00"')
+    return text
+
+
 def job_name(name: str) -> str:
     """``name`` if it can stand in a column and in a message. Raises ValueError."""
     if not name.isprintable() or len(name) > 200:
@@ -146,6 +156,7 @@ def job_name(name: str) -> str:
 
 
 JobName = Annotated[Text, BeforeValidator(lambda v: job_name(v) if isinstance(v, str) else v)]
+LocalTime = Annotated[str, BeforeValidator(local_time)]
 Zone = Annotated[Text, BeforeValidator(lambda v: zone(v) if isinstance(v, str) else v)]
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import anyio
 
 from batchvision.checkpoint import OutputLock, OutputView, Store, remember_division
-from batchvision.errors import JobInvalid, StopRun
+from batchvision.errors import DeadlineReached, JobInvalid, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.interruption import drained
 from batchvision.job import Job
@@ -58,7 +60,7 @@ async def run_async(
     ``selection`` narrows the manifest. ``watch`` is a task that takes the live counters; the run cancels it at its end.
     After SIGINT, SIGTERM or a cancellation the run sends nothing more. Requests in flight may end within
     ``drain_timeout_seconds``; a second signal cuts them off. A cancelled task raises CancelledError after the summary
-    was written. ``limits.max_runtime_seconds`` counts from this call, less ``elapsed_seconds``: the age of the process.
+    was written. The job's deadlines count from this call, less ``elapsed_seconds``: the age of the process.
     With the purpose SWEEP no outcome is published; the attempts are in the ledger.
 
     Raises StopRun (JobInvalid, OutputHeld, CheckpointDamaged ...) if the run cannot begin. Once it has begun, each end
@@ -77,7 +79,7 @@ class RunSession:
         self.stop = setup.stop
         self._drain_timeout_seconds = drain_timeout_seconds
         self._started = loop_time()
-        self._began_at = self._started - elapsed_seconds  # max_runtime_seconds counts from here
+        self._began_at = self._started - elapsed_seconds  # the job's deadlines count from here
         self._figures = LiveFigures(setup)
         self._store: Store | None = None
         self._wire: anyio.CancelScope | None = None  # around the requests in flight
@@ -190,14 +192,28 @@ class RunSession:
         """Deliver; beside it, stop at a signal and at the job's deadline."""
         wire = self._wire = anyio.CancelScope()
         async with anyio.create_task_group() as beside:
-            limit = self.setup.job.limits.max_runtime_seconds
-            beside.start_soon(stop_at_deadline, self.stop, limit, self._began_at)
+            for at, reason in self._deadlines():
+                beside.start_soon(stop_at_deadline, self.stop, at, reason)
             beside.start_soon(stop_at_signals, self.stop, wire, self._drain_timeout_seconds)
             beside.start_soon(self._figures.run)
             with wire:
                 await deliver()
             beside.cancel_scope.cancel()
         await self._figures.end()
+
+    def _deadlines(self) -> Iterator[tuple[float, DeadlineReached]]:
+        """The job's deadlines, on the loop's clock. Both count from the start of the process."""
+        job, seconds = self.setup.job, self.setup.job.limits.max_runtime_seconds
+        if seconds is not None:
+            key = "limits.max_runtime_seconds"
+            reason = DeadlineReached(f"{key} ({seconds:g}) is over: run again to go on", key=key)
+            yield self._began_at + seconds, reason
+        began_at = self.setup.started_at - timedelta(seconds=self._started - self._began_at)
+        ready_at = job.delivery.ready_at(began_at, ZoneInfo(job.timezone))
+        if ready_at is not None:
+            key = "delivery.ready_by"
+            reason = DeadlineReached(f"{key} ({ready_at:%Y-%m-%d %H:%M %Z}) is here: run again to go on", key=key)
+            yield self._began_at + (ready_at - began_at).total_seconds(), reason
 
     async def _write(self, store: Store) -> None:
         """Run the writer. On a disk failure stop sending. If answers can no longer be stored, cancel the requests in

@@ -45,6 +45,7 @@ _WORDS = {
     "str": "text",
     "JobName": "text",
     "Zone": "text",
+    "LocalTime": "time of day",
     "Names": "text or list",
     "Flag": "true or false",
     "Count": "whole number",
