@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @click.pass_context
 def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json: bool, **flags: Any) -> int:
-    """Say what a run of JOB would do: rows, images, requests, likely cost. Sends nothing, unless --pilot is given.
+    """Count the rows, images and requests of a run of JOB, and estimate its cost. Nothing is sent without --pilot.
 
     The rows of a pilot are asked for real and paid for, within the job's caps; a run does not ask them again. A
     sweep is paid for too; its attempts are in the ledger (attempts/) only. Run the same command again after an

@@ -1,4 +1,4 @@
-"""Compare the current answers of an output with the right answers, where the job knows them.
+"""Compare the current answers of an output with the known answers of the job.
 
 Known answers are never sent. They are no part of recipe or keys, so they may be added when all answers are paid.
 """
@@ -39,14 +39,14 @@ class KnownAnswer(NamedTuple):
     wrong: str | None = None
 
 
-#: row_id -> property -> what is known, in the spelling of :func:`_spellings`
+#: row_id -> property -> known answer, in the spelling of :func:`_spellings`
 KnownAnswers = dict[str, dict[str, KnownAnswer]]
 
 
 def accuracy_of(job: Job, manifest: Manifest, secrets: Secrets) -> JsonObject:
     """Property -> measures of the current answers, for the summary. Blocking.
 
-    Rows without an answer count as unanswered. Rows whose image is one of the prompt's examples do not count. Raises
+    Rows without an answer count as unanswered. Rows that show an image of the prompt's examples do not count. Raises
     JobInvalid for a known answer that cannot be read.
     """
     known = known_answers(job, manifest, secrets)
@@ -138,7 +138,7 @@ class AnswerCheck:
         self._spelling = _spellings(job)
 
     def is_right(self, right: Mapping[str, str], text: str) -> bool:
-        """Whether a valid answer has each of these properties right. ``text``: the answer, or its JSON."""
+        """Whether a valid answer has the right value of each property. ``text``: the answer, or its JSON."""
         values = {_TEXT_COLUMN: text, **check_answer(self._spec, text).columns}
         return all(self._is_equal(name, values.get(self._columns.get(name, "")), right[name]) for name in right)
 

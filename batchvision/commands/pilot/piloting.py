@@ -2,7 +2,7 @@
 
 A pilot is a run over chosen rows (``frame``, ``interval``). Its answers are kept, so a later run does not ask these
 rows again. A sweep (``sweep``) asks the same rows under other settings: its attempts are in the ledger, its answers in
-no table. All results are read from the tables (``paid``), so a second pilot does not buy again what was paid for.
+no table. Results are read from the tables (``paid``), so a second pilot buys no answer twice.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Pilot:
     ended: int = 0  #: chosen rows that have an outcome
     sent: int = 0
     spent_ticks: int = 0
-    unknown_cost: int = 0  #: answers whose cost is not known
+    unknown_cost: int = 0  #: answers without a known cost
     cost: Interval | None = None
     tokens: Interval | None = None
     latency_seconds: float | None = None
@@ -226,7 +226,7 @@ async def _frame(job: Job, known: RightAnswers, *, is_swept: bool) -> SamplingFr
 
 
 async def _requests_of(job: Job, row_ids: frozenset[str]) -> list[CountedRequest]:
-    """The requests of these rows of the manifest, done or not. Rows that cannot be sent are left out."""
+    """The requests of these rows of the manifest, also of done rows. Rows that cannot be sent are left out."""
     found: list[CountedRequest] = []
     if not row_ids:
         return found

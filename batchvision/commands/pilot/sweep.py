@@ -19,7 +19,7 @@ from batchvision.job import Job
 from batchvision.records import TICKS_PER_USD
 from batchvision.ticks import usd_to_ticks
 
-#: Makes the job with other values of these keys.
+#: Makes the job with new values of these keys.
 Remake = Callable[[Mapping[str, object]], Job]
 
 SHORT_NAMES: Mapping[str, str] = {
