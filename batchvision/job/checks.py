@@ -177,7 +177,9 @@ class Check:
         delivery = self.sections.delivery
         if delivery is None:
             return
-        if delivery.lane_used not in dialect.lanes:
+        if delivery.lane_used == "batch" and dialect.batch_form is None:
+            self.problems.append(dialect.batch_refusal())
+        elif delivery.lane_used not in dialect.lanes:
             there = ", ".join(sorted(f'"{lane}"' for lane in dialect.lanes))
             self.problems.append(f'delivery.lane = "{delivery.lane}": {dialect.name} has no such lane; choose {there}')
         if delivery.stream and delivery.lane_used != "online":

@@ -238,6 +238,14 @@ class Dialect:
         """The path for polling a ticket."""
         raise NotImplementedError(f"{self.name} has no deferred lane")
 
+    def batch_refusal(self) -> str:
+        """The message for a provider without batches: the reason and the way out."""
+        return (
+            f'delivery.lane = "batch" is not possible with {self.name}: {self.no_batches}. Set delivery.lane = '
+            '"online" (with provider.parameters = { service_tier = "flex" } where the model offers half the price for '
+            "slower answers), or use a provider with batches: xai or openai"
+        )
+
     # ------------------------------------------------------------------------------ reading
 
     def read(self, raw: RawAnswer) -> Reading:

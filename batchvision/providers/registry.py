@@ -38,13 +38,9 @@ _BATCHES: dict[str, type[BatchDialect]] = {"openai": OpenAIBatches, "xai": XaiBa
 
 def batch_dialect(dialect: Dialect) -> BatchDialect:
     """The batches of a provider. Raises JobInvalid where it has none, with the reason and the way out."""
-    if dialect.batch_form is not None:
-        return _BATCHES[dialect.batch_form](dialect)
-    raise JobInvalid(
-        f'delivery.lane = "batch" is not possible with {dialect.name}: {dialect.no_batches}. Set delivery.lane = '
-        '"online" (with provider.parameters = { service_tier = "flex" } where the model offers half the price for '
-        "slower answers), or use a provider with batches: xai or openai"
-    )
+    if dialect.batch_form is None:
+        raise JobInvalid(dialect.batch_refusal())
+    return _BATCHES[dialect.batch_form](dialect)
 
 
 def _from_entry_point(name: str) -> Dialect:

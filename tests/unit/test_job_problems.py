@@ -273,3 +273,10 @@ def test_any_content_of_a_job_file_is_a_job_or_invalid(tmp_path: Path, key: str,
         assert all(error.problems)
     else:
         assert job.config()
+
+
+def test_batches_of_openrouter_are_refused_with_the_reason_and_the_way_out(tmp_path: Path) -> None:
+    told = problems(tmp_path, MINIMAL, provider__name="openrouter", delivery__lane="batch")
+    assert len(told) == 1
+    assert told[0].startswith('delivery.lane = "batch" is not possible with openrouter: its batches refuse images')
+    assert 'Set delivery.lane = "online"' in told[0]
