@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -92,6 +93,14 @@ def test_startup_prints_the_time_to_the_first_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="loops of idle priority are Linux's")
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed (apt install chromium)")
+def test_a_report_is_measured_beside_an_empty_page(tmp_path: Path) -> None:
+    printed = _printed(tmp_path, "report", "--rows", "60")
+    usable, search = _figures(printed, "report")
+    assert float(usable) > 0 and float(search) > 80  # the page waits 80 ms before it searches
+    assert float(_figures(printed, "empty page of the same size")[0]) > 0
+
+
 def test_what_keeps_the_cores_awake_gives_way_to_all_else_and_ends_with_a_bench_that_is_killed() -> None:
     bench = "import time; from benches.awake import kept_awake\nwith kept_awake(): print(flush=True); time.sleep(60)"
     environ = {**os.environ, "PYTHONPATH": str(REPOSITORY / "scripts")}
