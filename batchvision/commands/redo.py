@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from batchvision.accuracy import unguarded
 from batchvision.commands.places import reading
 from batchvision.errors import JobInvalid
 from batchvision.job import Job
@@ -67,7 +68,9 @@ def _rows_of_file(path: Path) -> list[str]:
     if _ID not in header:
         return [line.strip() for line in lines]
     with path.open(encoding="utf-8-sig", newline="") as file:  # a quoted cell may hold line ends
-        return [row[_ID] or "" for row in csv.DictReader(file) if row.get(_VERDICT, "wrong") == "wrong"]
+        rows = [row for row in csv.DictReader(file) if (row.get(_VERDICT, "wrong") or "").strip().casefold() == "wrong"]
+    is_sample = "sample" in header  # of report --export-review, which guards its cells
+    return [unguarded(row[_ID] or "") if is_sample else row[_ID] or "" for row in rows]
 
 
 def digests_of(row_ids: Iterable[str]) -> frozenset[bytes]:

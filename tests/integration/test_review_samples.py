@@ -17,6 +17,7 @@ from sealed_output import ROWS, Output, a_manifest, an_output
 
 from batchvision.accuracy import REVIEW_COLUMNS, SampleKind, guarded, unguarded
 from batchvision.cli.report import command
+from batchvision.commands.redo import named_rows
 from batchvision.commands.report import draw
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid
@@ -115,6 +116,13 @@ def test_a_filled_sample_is_a_file_of_known_answers(tmp_path: Path, emulator: Ru
     found = output.run(answer__expected_file="review.csv").accuracy["label"]
     assert (found["rows"], found["right"]) == (3, 1)
     assert {each["row_id"] for each in found["wrong"]} == {unguarded(rows[1]["row_id"]), unguarded(rows[4]["row_id"])}
+
+
+def test_a_filled_sample_names_the_rows_to_ask_again(tmp_path: Path) -> None:
+    file = tmp_path / "review.csv"
+    rows = [("r1", "Wrong"), ("=2", "wrong"), ("'3", "wrong "), ("r4", "right"), ("r5", "")]
+    write(file, [{"row_id": guarded(name), "verdict": verdict, "sample": "random"} for name, verdict in rows])
+    assert named_rows(str(file)) == ("r1", "=2", "'3")
 
 
 @pytest.mark.parametrize("text", ["=1", "+49", "-1", "@x", "'x", "''", "\t1", "plain", "", "a=1"])
