@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -43,11 +43,11 @@ class ResultsReader(ABC):
         self._at = at
 
     @abstractmethod
-    def feed(self, piece: bytes) -> Iterator[BatchResult]:
+    def feed(self, piece: bytes) -> list[BatchResult]:
         """The results that are complete with ``piece``."""
 
     @abstractmethod
-    def end(self) -> Iterator[BatchResult]:
+    def end(self) -> list[BatchResult]:
         """The results that are complete with the end of the body."""
 
 
@@ -58,39 +58,37 @@ class LinesReader(ResultsReader):
         super().__init__(at)
         self._rest: list[bytes] = []
 
-    def feed(self, piece: bytes) -> Iterator[BatchResult]:
-        *lines, rest = piece.split(b"\n")
-        if lines:
-            yield from self._read(b"".join((*self._rest, lines[0])))
-            self._rest.clear()
-            for line in lines[1:]:
-                yield from self._read(line)
-        if rest:
-            self._rest.append(rest)
+    def feed(self, piece: bytes) -> list[BatchResult]:
+        first, *more = piece.split(b"\n")
+        self._rest.append(first)
+        if not more:
+            return []
+        lines = [b"".join(self._rest), *more[:-1]]
+        self._rest = [more[-1]]
+        return self._read(lines)
 
-    def end(self) -> Iterator[BatchResult]:
-        last = b"".join(self._rest)
-        self._rest.clear()
-        yield from self._read(last)
+    def end(self) -> list[BatchResult]:
+        last, self._rest = b"".join(self._rest), []
+        return self._read([last])
 
-    def _read(self, line: bytes) -> Iterator[BatchResult]:
-        if not line.strip():
-            return
-        document = decoded(line)
-        our_id = wire.text(document.get("custom_id"))
-        if our_id is None:
-            our_id = _id_in(line)
-            if our_id is None:
+    def _read(self, lines: list[bytes]) -> list[BatchResult]:
+        found = []
+        for line in filter(bytes.strip, lines):
+            document = decoded(line)
+            our_id = wire.text(document.get("custom_id"))
+            if our_id is not None:
+                found.append(self._result(our_id, document))
+            elif (our_id := _id_in(line)) is not None:
+                error = AnswerCutShort("the line of this request in the results is undecodable")
+                found.append(BatchResult(our_id, error=error))
+            else:
                 self.undecodable += 1
-                return
-            yield BatchResult(our_id, error=AnswerCutShort("the line of this request in the results is undecodable"))
-            return
-        yield self._result(our_id, document)
+        return found
 
     def _result(self, our_id: str, document: Mapping[str, Any]) -> BatchResult:
         response, error = wire.mapping(document.get("response")), wire.mapping(document.get("error"))
         status, body = response.get("status_code"), response.get("body")
-        if isinstance(body, dict):
+        if body is not None or (isinstance(status, int) and status >= 300):  # a gateway's body may be text
             request_id = wire.text(response.get("request_id"))
             return BatchResult(our_id, _raw(body, self._at, status if isinstance(status, int) else 200, request_id))
         if error:
@@ -105,23 +103,26 @@ class PageReader(ResultsReader):
         super().__init__(at)
         self._pieces: list[bytes] = []
 
-    def feed(self, piece: bytes) -> Iterator[BatchResult]:
+    def feed(self, piece: bytes) -> list[BatchResult]:
         self._pieces.append(piece)
-        return iter(())
+        return []
 
-    def end(self) -> Iterator[BatchResult]:
+    def end(self) -> list[BatchResult]:
         document = decoded(b"".join(self._pieces))
         self._pieces.clear()
         if not isinstance(document.get("results", ""), list | None):
             self.problem = "the page is no JSON object with results"
-        self.next_page = wire.text(document.get("pagination_token"), most=4096)
-        for entry in wire.sequence(document.get("results")):
-            result = wire.mapping(entry)
-            our_id = wire.text(result.get("batch_request_id"))
+        entries = wire.sequence(document.get("results"))
+        if entries:  # a page without results is the last one, whatever token it holds
+            self.next_page = wire.text(document.get("pagination_token"), most=4096)
+        found = []
+        for entry in map(wire.mapping, entries):
+            our_id = wire.text(entry.get("batch_request_id"))
             if our_id is None:
                 self.undecodable += 1
             else:
-                yield self._result(our_id, result)
+                found.append(self._result(our_id, entry))
+        return found
 
     def _result(self, our_id: str, entry: Mapping[str, Any]) -> BatchResult:
         """The error may be in ``error_message``, in ``batch_result.error``, or in the answer (``code``, ``error``)."""
@@ -160,9 +161,10 @@ def decoded(content: bytes) -> Mapping[str, Any]:
         return {}
 
 
-def _raw(body: Mapping[str, Any], at: datetime, status: int = 200, request_id: str | None = None) -> RawAnswer:
-    content = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
-    return RawAnswer(status, {"x-request-id": request_id} if request_id else {}, content, at)
+def _raw(body: Any, at: datetime, status: int = 200, request_id: str | None = None) -> RawAnswer:
+    text = body if isinstance(body, str) else json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    headers = {"x-request-id": request_id} if request_id else {}
+    return RawAnswer(status, headers, text.encode("utf-8", "replace"), at)
 
 
 def _id_in(line: bytes) -> str | None:

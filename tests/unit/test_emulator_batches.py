@@ -128,6 +128,20 @@ def test_refused_requests_are_in_the_error_file_alone(openai: BatchCalls, emulat
     assert emulator.bill().generated == 1
 
 
+def test_a_rate_of_failures_hits_the_same_requests_each_time(openai: BatchCalls, emulator: RunningEmulator) -> None:
+    failed = []
+    for _ in range(2):
+        emulator.reset()
+        emulator.configure(fault_rates={"server_error": 0.1, "line_missing": 0.05})
+        done = openai.get(f"/batches/{openai.create(openai.upload(line(f'r{n}') for n in range(200)))['id']}")
+        failed.append({each["custom_id"] for each in openai.lines_of(done["error_file_id"])})
+        answered = {each["custom_id"] for each in openai.lines_of(done["output_file_id"])}
+        assert 180 < len(answered | failed[-1]) < 200
+        assert len(answered) == emulator.bill().generated == done["request_counts"]["completed"]
+    assert failed[0] == failed[1]
+    assert 8 < len(failed[0]) < 40
+
+
 def test_garbled_and_missing_lines_leave_the_others(openai: BatchCalls, emulator: RunningEmulator) -> None:
     lines = [
         line("good"),
