@@ -86,7 +86,8 @@ class Row(NamedTuple):
     """One manifest row to do, with its rendered ``prompt``.
 
     ``problem`` set: the row is ``row_invalid`` for that reason and nothing of it is sent.
-    ``position`` is the row's 1-based number in the manifest, for messages.
+    ``position`` is the row's 1-based number in the manifest, for messages. ``known_as``: the request_key of the row
+    under another spelling of its URLs.
     """
 
     position: int
@@ -96,6 +97,7 @@ class Row(NamedTuple):
     keep: tuple[Cell, ...]
     skip_key: str
     problem: str | None = None
+    known_as: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,10 +52,11 @@ def _changed(job: Job, by_content: ByContent, row: Row, stored: dict[str, Any]) 
     answer = StoredRequest(stored["request_key"], before, tuple(stored["image_sha256"] or ()))
     names = [redact_reference(ref) for ref in row.images]
     yield from _changed_images(row.images, names, before)
-    if list(before) == names and by_content.is_request_of(answer, row):
+    with_stored_images = row._replace(images=tuple(ref._replace(size_bytes=0) for ref in row.images))
+    if list(before) == names and by_content.is_request_of(answer, with_stored_images):
         for slot in dict.fromkeys(ref.slot for ref in row.images):
             yield slot, " (the content of the files)"
-    elif list(before) == names or not by_content.is_request_of(_with_names(answer, names), row):
+    elif list(before) == names or not by_content.is_request_of(_with_names(answer, names), with_stored_images):
         yield from _changed_texts(job, row, stored)
 
 

@@ -196,7 +196,7 @@ class RequestReader:
         if row.problem is not None:
             raise RowInvalid(row.problem)
         payloads = await payloads_of(self, row, skip_bad_images=self._skips_bad_images)
-        key = request_key_of(self._job.recipe.recipe_id, row.prompt, payloads)
+        key = row.known_as or request_key_of(self._job.recipe.recipe_id, row.prompt, payloads)
         sizes = tuple([(payload.width, payload.height) for payload in payloads])
         estimate = self._estimate(len(hashed_text(row.prompt)), sizes)
         return CountedRequest(row, sizes, key, estimate, tuple([payload.sha256 for payload in payloads]))

@@ -55,7 +55,7 @@ class Preparer:
         estimate = partial(self.estimator.estimate, len(keys.hashed_text(row.prompt)), sizes, len(messages))
         return Request(
             row_id=row.row_id,
-            request_key=keys.request_key_of(self.recipe_id, row.prompt, payloads),
+            request_key=row.known_as or keys.request_key_of(self.recipe_id, row.prompt, payloads),
             skip_key=row.skip_key,
             messages=messages,
             image_ref=tuple([payload.reference for payload in payloads]),

@@ -228,3 +228,61 @@ def test_a_parameter_that_is_ignored_later_buys_no_paid_failure_again(tmp_path, 
         assert job_runs.is_right()
     asked = job_runs.run({**IGNORED, "limits.retry_failed": "all"})
     assert (spent(asked), asked.counts) == (1, (2, 1, 0))
+
+
+def test_a_paid_failure_that_only_the_ledger_has_is_known_by_its_url_with_the_parameter(tmp_path, running):
+    running.reset()
+    job_runs = UrlRuns(tmp_path, running)
+    job_runs.url, job_runs.rows_there = "https://cdn.example/{row}.jpg?v=1", range(2)
+    job_runs.rows("shoe [[fault:refusal]]", "r000")
+    job_runs.run()
+    job_runs.rows_there = range(1, 2)
+    job_runs.run()
+    assert job_runs.table("failures") == []
+    job_runs.rows_there = range(2)
+    for _ in range(2):
+        session = job_runs.run(IGNORED)
+        assert (spent(session), session.counts) == (0, (1, 1, 0))
+        assert job_runs.is_right()
+
+
+def test_a_row_in_flight_at_a_crash_stays_on_hold_when_a_parameter_is_ignored_later(tmp_path, running):
+    running.reset()
+    job_runs = UrlRuns(tmp_path, running)
+    job_runs.url, job_runs.rows_there = "https://cdn.example/{row}.jpg?v=1", range(2)
+    job_runs.rows("shoe [[fault:reset_after:1]]", "r000")
+    holding = {"limits.ambiguous": "hold"}
+    assert job_runs.run(holding).counts == (1, 0, 1)
+    assert planned(job_runs, holding | IGNORED).rows.held == 1
+    session = job_runs.run(holding | IGNORED)
+    assert (spent(session), session.counts) == (0, (1, 0, 1))
+    assert job_runs.is_right()
+
+
+def test_a_retried_failure_goes_on_with_its_attempts_and_cost_when_a_parameter_is_ignored_later(tmp_path, running):
+    running.reset()
+    job_runs = UrlRuns(tmp_path, running)
+    job_runs.url, job_runs.rows_there = "https://cdn.example/{row}.jpg?v=1", range(2)
+    job_runs.rows("shoe [[fault:refusal:1]]", "r000")
+    assert job_runs.run().counts == (1, 1, 0)
+    session = job_runs.run(IGNORED | {"limits.retry_failed": "all"})
+    assert (spent(session), session.counts) == (1, (2, 0, 0))
+    (row,) = [row for row in job_runs.table("results") if row["row_id"] == "r000"]
+    attempts = [line["cost_ticks"] for line in job_runs.table("attempts") if line["row_id"] == "r000"]
+    assert (row["attempt_count"], row["row_cost_ticks"]) == (2, sum(attempts))
+    assert job_runs.is_right()
+    job_runs.url = "https://cdn.example/{row}.jpg?v=3"
+    again = job_runs.run(IGNORED)
+    assert (spent(again), again.counts) == (0, (2, 0, 0))
+
+
+@pytest.mark.xfail(strict=True, reason="a row on hold keeps no image_ref, so only the URL with its parameter finds it")
+def test_a_row_on_hold_is_known_by_another_value_of_a_parameter_that_is_ignored_later(tmp_path, running):
+    running.reset()
+    job_runs = UrlRuns(tmp_path, running)
+    job_runs.url, job_runs.rows_there = "https://cdn.example/{row}.jpg?v=1", range(2)
+    job_runs.rows("shoe [[fault:reset_after:1]]", "r000")
+    holding = {"limits.ambiguous": "hold"}
+    job_runs.run(holding)
+    job_runs.url = "https://cdn.example/{row}.jpg?v=2"
+    assert planned(job_runs, holding | IGNORED).rows.held == 1

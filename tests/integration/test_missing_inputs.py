@@ -8,7 +8,8 @@ from pathlib import Path
 
 import anyio
 import pytest
-from job_runs import DEFERRED, JobRuns
+from job_runs import DEFERRED, JobRuns, make_ready
+from PIL import Image
 
 from batchvision.cli.closing import Typed, closing_lines
 from batchvision.commands.plan import plan
@@ -269,6 +270,25 @@ def test_a_fault_of_the_cells_of_today_counts_beside_the_ticket_of_earlier_cells
         session = job.run(DEFERRED, manifest=manifest)
         assert (session.counts, session.summary.failures_by_kind) == ((completed, 1, 0), {kind: 1})
         assert job.is_right()
+
+
+@pytest.mark.parametrize("is_answered", [True, False], ids=["answered", "with an open ticket"])
+def test_a_row_with_a_missing_image_and_a_changed_one_is_another_request(job, is_answered):
+    job.settings["manifest.image_separator"] = ";"
+    job.rows("shoe", "r1", "r2")
+    manifest = job.write_manifest()
+    manifest.write_text(manifest.read_text().replace("images/r1.png", "images/r1.png;images/r2.png"))
+    if is_answered:
+        assert job.run(manifest=manifest).counts == (2, 0, 0)
+    else:
+        job.emulator.configure(deferred_seconds=3_600.0)
+        assert job.run(DEFERRED, manifest=manifest).counts == (0, 0, 2)
+    job.emulator.configure(deferred_seconds=0.0)
+    make_ready(job.emulator)
+    (job.folder / "images" / "r1.png").unlink()
+    Image.new("RGB", (99, 9), "blue").save(job.folder / "images" / "r2.png")
+    session = job.run(manifest=manifest)
+    assert (session.counts, session.summary.failures_by_kind) == ((1, 1, 0), {"image_unreadable": 1})
 
 
 def test_plan_counts_them_as_done(job):

@@ -1,7 +1,7 @@
 """Find out whether a row that looks new asks the same as a request that was sent for it.
 
-Rule: the request_key decides. A touched image is read again. A missing image counts with its stored hash. A URL counts
-as stored when it differs only in ignored parameters.
+Rule: the request_key decides. An image that exists is read again. A missing image counts with its stored hash. A URL
+counts as stored when it differs only in ignored parameters.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class ByContent:
 
     def request_key(self, row: Row) -> str | None:
         """The key by the content of the row's images. ``None``: an image is unreadable, so the row is not sent."""
+        if row.known_as is not None:
+            return row.known_as
         try:
             return self._key(row, list(self._payloads(row)))
         except RowFault:
@@ -42,21 +44,27 @@ class ByContent:
         """Whether the row asks the same as a stored request. Its images may be missing."""
         if not len(stored.image_ref) == len(stored.image_sha256) == len(row.images):
             return False
-        payloads: list[Payload] = []
-        for ref, name, digest in zip(row.images, stored.image_ref, stored.image_sha256, strict=True):
-            known = self._as_sent(ref, name)
-            if known is None:
-                return False
-            payloads.append(Payload(identity(known, self._mode, digest), name, ref.slot, digest))
+        images = zip(row.images, stored.image_ref, stored.image_sha256, strict=True)
+        try:
+            payloads = [self._as_sent(ref, name, digest) for ref, name, digest in images]
+        except RowFault:
+            return False
         return self._key(row, payloads) == stored.request_key
 
-    def _as_sent(self, ref: ImageRef, name: str) -> ImageRef | None:
-        """``ref`` under the stored ``name``. Nothing for another image."""
-        if ref.kind is not ImageKind.URL:
-            return ref
-        if trimmed_url(ref.reference, self._ignored) != trimmed_url(name, self._ignored):
+    def spelled_key(self, row: Row) -> str | None:
+        """The key that the row has while no parameter is ignored. ``None``: it names no ignored parameter."""
+        if all(ref.known_by in (None, ref.reference) for ref in row.images):
             return None
-        return ref._replace(reference=name, known_by=None)
+        return self.request_key(row._replace(images=tuple(ref._replace(known_by=None) for ref in row.images)))
+
+    def _as_sent(self, ref: ImageRef, name: str, digest: str | None) -> Payload:
+        """A missing image with its stored hash, a URL in its stored spelling. Raises RowFault for an unusable image."""
+        if ref.kind is ImageKind.URL:
+            if trimmed_url(ref.reference, self._ignored) == trimmed_url(name, self._ignored):
+                ref = ref._replace(reference=name, known_by=None)
+        elif ref.size_bytes != 0:
+            return self._payload(ref)
+        return Payload(identity(ref, self._mode, digest), name, ref.slot, digest)
 
     def _key(self, row: Row, payloads: list[Payload]) -> str:
         return request_key_of(self._recipe.recipe_id, row.prompt, payloads)

@@ -138,7 +138,7 @@ class Stretch:
         for place, row_id, prompt, refs, keep in zip(places, *parts, self.kept_cells(places), strict=True):
             position, key, problem = self.positions[place], self.key(place), self.problems.get(place)
             if problem is None:
-                rows.append(Row(position, row_id, prompt, refs, keep, key))
+                rows.append(Row(position, row_id, prompt, refs, keep, key, None, self.tally.known.get(place)))
             else:
                 rows.append(Row(position, row_id, (), (), made_storable(keep), key, problem))
         return tuple(rows)

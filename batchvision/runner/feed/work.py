@@ -209,13 +209,17 @@ class _Sorter:
         tally, counts = stretch.tally, stretch.tally.counts
         key = tally.known.get(place) or stretch.key(place)
         self._row_index.meet(row_id, key)
-        match self._row_index.open_state(row_id, key):
+        state, failed = self._row_index.open_state(row_id, key), None
+        if state is RowState.FAILED:
+            failed = self._row_index.failed_before(row_id, key)
+            if failed is not None and not failed.skip_key:  # only the ledger has it: the run lists it again
+                state = RowState.NEW
+        match state:
             case RowState.AWAITING:
                 counts.awaiting += 1
             case RowState.HELD:
                 counts.held += 1
             case RowState.FAILED:
-                failed = self._row_index.failed_before(row_id, key)
                 if self._selection.retries(failed) and self._takes(stretch, place, row_id):
                     tally.places.append(place)
                     tally.retried.add(stretch.positions[place])
@@ -268,12 +272,15 @@ class _Sorter:
     def _known_request(self, row: Row, key: str) -> str | None:
         """The request that was sent for the row under another ``key``, and is answered, open or failed."""
         is_new = self._row_index.open_state(row.row_id, key) is RowState.NEW
-        for stored in self._row_index.requests_of(row.row_id):
-            if self._by_content.is_request_of(stored, row):
-                state = self._row_index.state(row.row_id, stored.request_key)
-                if state is RowState.DONE or (is_new and state is not RowState.NEW):
-                    self._row_index.meet(row.row_id, stored.request_key)
-                    return stored.request_key
+        requests = self._row_index.requests_of(row.row_id)
+        keys = [stored.request_key for stored in requests if self._by_content.is_request_of(stored, row)]
+        if self._ignores_parameters and (spelled := self._by_content.spelled_key(row)) is not None:
+            keys.append(spelled)
+        for request_key in keys:
+            state = self._row_index.state(row.row_id, request_key)
+            if state is RowState.DONE or (is_new and state is not RowState.NEW):
+                self._row_index.meet(row.row_id, request_key)
+                return request_key
         return None
 
     def _is_answered(self, stretch: Stretch, place: int) -> bool:
