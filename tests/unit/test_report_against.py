@@ -12,10 +12,13 @@ from click.testing import CliRunner
 from sealed_output import Output, an_output
 
 from batchvision.cli.report import command
+from batchvision.commands.redo import digests_of
 from batchvision.commands.report import OtherSide, Report, collect, html_of
 from batchvision.commands.report.values import Change
+from batchvision.commands.run import run
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid
+from batchvision.runner.feed import Selection
 
 LABELS = {"answer": {"labels": ["shoe", "bag", "hat"]}}
 
@@ -136,6 +139,22 @@ def test_an_earlier_run_gives_the_answers_that_were_current_then(tmp_path: Path,
     assert collect(output.path, rows=0, against=OtherSide.of_run(output.path, three.run_id)).comparison.changed == 0
 
 
+def test_a_redo_leaves_its_older_answer_to_the_earlier_run(tmp_path: Path, emulator: RunningEmulator) -> None:
+    output = an_output(tmp_path, emulator.url, **LABELS)
+    one = output.run()
+    label = answers(output)["r03"]["answer_label"]
+    earlier = next(each for each in LABELS["answer"]["labels"] if each != label)
+
+    def change(rows: list[dict[str, Any]]) -> None:
+        next(row for row in rows if row["row_id"] == "r03")["answer_label"] = earlier
+
+    output.rewrite("results", change)
+    run(output.job(), environ={}, selection=Selection(redo=digests_of(["r03"])))
+    report = collect(output.path, rows=100, against=OtherSide.of_run(output.path, one.run_id))
+    (changed,) = [card for card in report.cards if card.beside.change is Change.CHANGED]
+    assert (changed.row_id, changed.beside.answer, changed.answer) == ("r03", earlier, label)
+
+
 def test_a_row_that_is_failed_now_keeps_its_earlier_answer(tmp_path: Path, emulator: RunningEmulator) -> None:
     output = an_output(tmp_path, emulator.url, **LABELS)
     one = output.run()
@@ -183,6 +202,34 @@ def test_several_properties_agree_one_by_one(tmp_path: Path, emulator: RunningEm
     assert found.same == sum(
         all(one[row_id][each.name] == two[row_id][each.name] for each in found.properties) for row_id in one
     )
+
+
+def test_an_output_of_another_schema_is_compared_by_its_texts(
+    first: Output, tmp_path: Path, emulator: RunningEmulator
+) -> None:
+    plain = an_output(tmp_path, emulator.url)
+    plain.run()
+    found = collect(plain.path, rows=100, against=OtherSide.of_output(first.path))
+    assert (found.comparison.rows, found.comparison.changed) == (len(first.rows("results")),) * 2
+    assert (found.comparison.labels, found.comparison.properties) == ((), ())
+    labels, texts = answers(first), answers(plain)
+    for card in found.cards:
+        if not card.is_failed:
+            assert card.beside.answer == labels[card.row_id]["answer_label"]
+            assert card.answer == texts[card.row_id]["output_text"]
+
+
+def test_a_run_whose_rows_all_failed_has_no_column_to_compare(
+    first: Output, tmp_path: Path, emulator: RunningEmulator
+) -> None:
+    failing = an_output(tmp_path, emulator.url, **LABELS)
+    text = (tmp_path / "photos.csv").read_text().replace("thing", "[[fault:refusal]] thing")
+    (tmp_path / "photos.csv").write_text(text)
+    failing.run()
+    found = collect(failing.path, rows=100, against=OtherSide.of_output(first.path)).comparison
+    assert (found.rows, found.only_there) == (0, len(first.rows("results")))
+    turned = collect(first.path, rows=100, against=OtherSide.of_output(failing.path)).comparison
+    assert (turned.rows, turned.only_here) == (0, len(first.rows("results")))
 
 
 def test_the_command_prints_the_values_of_the_page(first: Output, second: Output, tmp_path: Path) -> None:

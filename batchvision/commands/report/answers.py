@@ -24,7 +24,7 @@ def recipe_of(output: Path, run: RunSummary | None) -> Recipe | None:
 
 
 class AnswerForm(NamedTuple):
-    """The answer columns of a recipe; none for plain text.
+    """The answer columns of a recipe. Plain text has no columns.
 
     ``main``: the column that a single known answer is about. ``None``: the answers have several properties.
     """
@@ -46,7 +46,7 @@ class AnswerForm(NamedTuple):
         An answer of another form is shown as it came.
         """
         value = None if self.main is None else row.get(self.main)
-        return str(row.get("output_json") or row["output_text"] or "") if value is None else value_text(value)
+        return str(row.get("output_json") or row.get("output_text") or "") if value is None else value_text(value)
 
 
 PLAIN = AnswerForm((), "output_text")

@@ -30,7 +30,7 @@ from batchvision.records import Recipe, RunSummary
 
 #: Runs in the trend.
 RUNS_SHOWN = 30
-#: Labels with a bar of their own. The rows of all others share one.
+#: Labels with a bar of their own. The rows of rarer labels share one.
 LABELS_SHOWN = 40
 
 

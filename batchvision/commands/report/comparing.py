@@ -17,14 +17,9 @@ import pyarrow.compute as pc
 
 from batchvision.accuracy import accuracy_words, measure
 from batchvision.checkpoint import OutputView, newest_summaries, read_summary
+from batchvision.commands.read import schema_of_table
 from batchvision.commands.report.answers import AnswerForm, label_of, recipe_of, value_text
-from batchvision.commands.report.values import (
-    Beside,
-    Change,
-    Comparison,
-    LabelAgreement,
-    PropertyAgreement,
-)
+from batchvision.commands.report.values import Beside, Change, Comparison, LabelAgreement, PropertyAgreement
 from batchvision.commands.status import open_output
 from batchvision.errors import JobInvalid
 from batchvision.records import RunSummary
@@ -47,7 +42,7 @@ class OtherSide:
 
     @classmethod
     def of_output(cls, output: Path) -> OtherSide:
-        """The current answers of another output. Raises JobInvalid if there is none."""
+        """The current answers of another output. Raises JobInvalid without an output."""
         view = open_output(output)
         return cls(str(output), view, view.latest())
 
@@ -64,10 +59,12 @@ class OtherSide:
         return cls(f"run {run_id}", open_output(output), run, datetime.fromisoformat(run.finished_at))
 
     def table(self, form: AnswerForm) -> pa.Table:
-        """row_id, cost and answer of each row."""
-        names = ["row_id", "row_cost_ticks", "cost_source", "output_text", "output_json", *form.columns]
+        """row_id, cost and answer of each row, in the columns that the output has."""
+        texts = ("output_text", "output_json") if form.main in (None, "output_text") else ()
+        names = {"row_id", "row_cost_ticks", "cost_source", *texts, *form.columns}
         recipe_id = None if self.run is None else self.run.recipe_id
-        batches = list(self.view.current_results(recipe_id, names, at=self.at))
+        existing = [name for name in schema_of_table(self.view, "results").names if name in names]
+        batches = list(self.view.current_results(recipe_id, existing, at=self.at))
         return pa.Table.from_batches(batches) if batches else pa.table({"row_id": pa.array([], pa.string())})
 
 
@@ -109,7 +106,7 @@ class Comparing:
             return Change.LOST
         self._add_cost(row, other)
         for name in self._same:
-            self._same[name] += _spelling(row[name]) == _spelling(other[name])
+            self._same[name] += _spelling(row.get(name)) == _spelling(other.get(name))
         if self._labels is not None:
             pair = self._other_form.text(other), self._form.text(row)
             self._labels[pair] += 1
@@ -121,9 +118,9 @@ class Comparing:
         """Compare the main property; else each common property; else the texts."""
         main, other_main = self._form.main, self._other_form.main
         if main is not None and main == other_main:
-            return _spelling(row[main]) == _spelling(other[main])
+            return _spelling(row.get(main)) == _spelling(other.get(main))
         if self._same:
-            return all(_spelling(row[name]) == _spelling(other[name]) for name in self._same)
+            return all(_spelling(row.get(name)) == _spelling(other.get(name)) for name in self._same)
         return _spelling(self._form.text(row)) == _spelling(self._other_form.text(other))
 
     def _add_cost(self, row: Mapping[str, Any], other: Mapping[str, Any]) -> None:

@@ -69,7 +69,7 @@ class Gallery:
         self.rows_seen += 1
         kind = row["error_kind"] if is_failed else label_of(row)
         if beside is not None and beside.change.is_different:
-            group, kind = GalleryGroup.DIFFERENT, f"{beside.label} {kind}"
+            group, kind = GalleryGroup.DIFFERENT, beside.label  # pairs of labels would hold too many rows
         elif is_failed:
             group = GalleryGroup.FAILED
         else:
@@ -159,7 +159,7 @@ class Thumbnails:
         self._pool.close()
 
     def of(self, references: list[str]) -> tuple[str | None, str]:
-        """A data URI of the first image, or the reason why there is none."""
+        """A data URI of the first image, or ``None`` and the reason."""
         if not references:
             return None, "no image"
         reference = references[0]

@@ -17,7 +17,7 @@ from batchvision.records import RunSummary
 
 SPANS = 60
 _COLUMNS = ("run_id", "state", "received_at", "latency_ms", "cost_ticks")
-#: Attempts whose latencies are kept, so that memory stays flat.
+#: Latencies are kept of this many attempts, so that memory stays flat.
 MOST_LATENCIES = 200_000
 
 

@@ -22,7 +22,7 @@ LIKELY = 0.9
 
 
 class ReviewRow(NamedTuple):
-    """An answered row. ``confidence``: as the model says."""
+    """An answered row. ``confidence``: the model's own figure."""
 
     row_id: str
     image: str
@@ -40,7 +40,7 @@ class ReviewSample(NamedTuple):
 
     @property
     def interval(self) -> Proportion | None:
-        """The 95 % interval of such a sample, if 90 % of its rows are right. ``None``: it gives no accuracy."""
+        """The 95 % interval of the accuracy, if 90 % of the sample are right. ``None``: the rows give no accuracy."""
         if self.kind is not SampleKind.RANDOM or not self.rows:
             return None
         return wilson(round(LIKELY * len(self.rows)), len(self.rows))
@@ -71,7 +71,7 @@ class ReviewSample(NamedTuple):
 def draw(output: Path, kind: SampleKind, rows: int, seed: int = 0) -> ReviewSample:
     """Draw at most ``rows`` answered rows of the manifest. The same seed draws the same rows.
 
-    Rows whose image is one of the prompt's examples are left out. Raises JobInvalid if there is no output, or no
+    Rows with the image of a prompt example are left out. Raises JobInvalid if there is no output, or no
     confidence to order by.
     """
     view = open_output(output)

@@ -101,7 +101,7 @@ class Comparison(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A row in the gallery. ``thumbnail``: a data URI; without one ``no_thumbnail`` says why.
+    """A row in the gallery. ``thumbnail``: a data URI, or ``None`` with the reason in ``no_thumbnail``.
 
     ``answer``: the whole answer; a review names it. ``shown``: its beginning, or the message of a failure;
     empty for several properties, which are ``details``.
@@ -159,7 +159,7 @@ class SettingValue(NamedTuple):
 
 
 class WrongAnswer(NamedTuple):
-    """A row whose answer is not the known one."""
+    """A row with a wrong answer."""
 
     row_id: str
     expected: str
