@@ -15,9 +15,11 @@ from typing import Any
 
 from batchvision.checkpoint.disk import disk_failures
 from batchvision.checkpoint.parts import DATED, earlier_sha256, failures_path, part_paths
+from batchvision.checkpoint.shards import mutex
 from batchvision.checkpoint.storage import PartStore
+from batchvision.checkpoint.whole_output import newest_of_shards, whole_summary
 from batchvision.errors import CheckpointDamaged, JobInvalid
-from batchvision.records import PartFile, Purpose, RateSample, RunSummary
+from batchvision.records import PartFile, Purpose, RateSample, RunSummary, Shard
 from batchvision.secrets import Secrets
 
 LATEST = "latest.json"
@@ -39,14 +41,25 @@ def summary_text(summary: RunSummary) -> str:
 
 
 def write_summary(store: PartStore, output: Path, summary: RunSummary, secrets: Secrets, shard: str = "0of1") -> None:
-    """Write ``runs/<run_id>.json``, then ``runs/latest.json``, which every shard writes.
+    """Write ``runs/<run_id>.json``, then ``runs/latest.json``: of shards, the whole output.
 
     A sweep changes no row, so it is never the latest. Raises DiskFailed.
     """
-    content = secrets.mask_bytes(summary_text(summary).encode("utf-8", "replace")) + b"\n"
+
+    def put(name: str, document: RunSummary) -> None:
+        content = secrets.mask_bytes(summary_text(document).encode("utf-8", "replace")) + b"\n"
+        store.put(output / "runs" / name, content, owner=shard)
+
+    division = Shard.named(shard).of
     with disk_failures(f"writing {output / 'runs'}"):
-        for name in (f"{summary.run_id}.json", *([] if summary.command == Purpose.SWEEP else [LATEST])):
-            store.put(output / "runs" / name, content, owner=shard)
+        put(f"{summary.run_id}.json", summary)
+        if summary.command == Purpose.SWEEP:
+            return
+        if division == 1:
+            put(LATEST, summary)
+            return
+        with mutex(output):  # another shard may end now
+            put(LATEST, whole_summary(summary, newest_of_shards(newest_summaries(output), division)))
 
 
 def read_latest(output: Path) -> RunSummary | None:

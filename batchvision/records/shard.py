@@ -23,6 +23,12 @@ class Shard(NamedTuple):
         number, _, of = name.partition("of")
         return cls(int(number), int(of))
 
+    @classmethod
+    def typed(cls, text: str) -> Shard:
+        """The shard that ``--shard`` names ``1/4``. Raises ValueError."""
+        number, _, of = text.partition("/")
+        return cls(int(number), int(of))
+
     @property
     def name(self) -> str:
         return f"{self.number}of{self.of}"

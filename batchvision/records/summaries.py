@@ -151,5 +151,11 @@ class RunSummary:
     sources: Mapping[str, str] = field(default_factory=dict)
     #: property of the answer -> accuracy on the rows with a known answer; empty where the job names none
     accuracy: JsonObject = field(default_factory=dict)
+    #: the shard of the run; in ``runs/latest.json`` the whole, 0/1
+    shard: str = "0/1"
+    #: rows of all shards; ``None`` in summaries of earlier versions
+    rows_in_manifest: int | None = None
+    #: in ``runs/latest.json`` of an output with shards: the newest run of each shard, added up in this summary
+    shards: Mapping[str, str] = field(default_factory=dict)
     #: rate, 429s and pauses over time: at most 200 samples, a minute each at first, longer ones in longer runs
     rate_history: tuple[RateSample, ...] = ()

@@ -106,6 +106,8 @@ class RunEnd:
         summary = replace(
             summary,
             command=setup.purpose.value,
+            shard=str(setup.selection.own_shard),
+            rows_in_manifest=survey.rows_in_manifest,
             is_trial=output.selection.is_trial or setup.purpose is not Purpose.RUN,
             redo_recipes=tuple(sorted(output.redo_recipes)),
             accuracy=setup.secrets.mask_document(dict(self._accuracy)),

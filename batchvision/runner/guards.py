@@ -93,12 +93,15 @@ def recipe_words(
 LEAST_CHANGED = 100
 
 
-def are_too_many_changed(job: Job, found: Changes) -> bool:
-    """Whether more answered rows have changed than ``manifest.max_changed`` allows."""
+def are_too_many_changed(job: Job, found: Changes, shards: int = 1) -> bool:
+    """Whether more answered rows have changed than ``manifest.max_changed`` allows.
+
+    A shard has a part of the rows, chosen by hash. So its part of :data:`LEAST_CHANGED` speaks for the whole manifest.
+    """
     manifest = job.manifest
     if manifest.on_row_change != "refuse" or not found.changed:
         return False
-    if manifest.max_changed.part is not None and found.changed < LEAST_CHANGED:
+    if manifest.max_changed.part is not None and found.changed * shards < LEAST_CHANGED:
         return False
     return not manifest.max_changed.allows(found.changed, max(found.paid, found.changed))
 

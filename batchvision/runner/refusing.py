@@ -39,7 +39,7 @@ async def refuse_to_buy_again(
     if images.are_all_missing:
         raise JobInvalid(missing_words(job, images))
     agreed = agreed_recipes(job, newest_summaries(job.output_path))
-    if rows_not_agreed(job, found, agreed) or are_too_many_changed(job, found):
+    if rows_not_agreed(job, found, agreed) or are_too_many_changed(job, found, selection.shards):
         totals = await count_requests(job, surveyed, selection)
         raise JobInvalid(await rebuy_refusals(job, surveyed, selection, found, totals))
     return recipes_to_redo(job, found, agreed)
@@ -68,7 +68,7 @@ async def rebuy_refusals(
         kept = await count_requests(_with(job, "output", on_recipe_change="new_rows_only"), surveyed, selection)
         documents = list(_documents(job, frozenset(found.again) - recipes_to_redo(job, found, agreed)))
         refusals.append(recipe_words(rows, job, documents, _quote(redo), _quote(kept)))
-    if are_too_many_changed(job, found):
+    if are_too_many_changed(job, found, selection.shards):
         kept = await count_requests(_with(job, "manifest", on_row_change="keep"), surveyed, selection)
         columns = changed_columns(job, found.examples)
         refusals.append(row_words(job, found, columns, _quote(redo), _quote(kept)))

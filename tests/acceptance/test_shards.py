@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness import Workbench, assert_every_row_once, ticks_of
+from proofs import shards
 from test_main_job import to_emulator, wait_for
 
 from batchvision.emulator import EmulatorOptions, start_in_thread
@@ -78,8 +79,8 @@ def test_disjoint_shards_run_side_by_side_with_the_concurrency_of_one_job(bench,
     rows = bench.rows(160)
     job = bench.job(bench.manifest(rows), limits="concurrency = 8")
     emulator.configure(latency_seconds=0.05)
-    shards = [bench.start(job, *to_emulator(emulator), "--shard", f"{number}/4") for number in range(4)]
-    for process in shards:
+    started = [bench.start(job, *to_emulator(emulator), "--shard", f"{number}/4") for number in range(4)]
+    for process in started:
         _, err = process.communicate(timeout=110)
         assert process.returncode == 0, err
     assert_every_row_once(bench.table("results"), rows)
@@ -93,9 +94,9 @@ def test_four_shards_at_once_stay_below_the_cap_of_the_job(bench, emulator):
     rows = bench.rows(500)
     limits = "max_cost_usd = 0.30\nconcurrency = 16"
     job = bench.job(bench.manifest(rows), limits=limits, **{"provider.parameters": "max_tokens = 64"})
-    shards = [bench.start(job, *to_emulator(emulator), "--shard", f"{number}/4") for number in range(4)]
-    ended = [process.communicate(timeout=110) for process in shards]
-    assert [process.returncode for process in shards] == [4, 4, 4, 4], ended
+    started = [bench.start(job, *to_emulator(emulator), "--shard", f"{number}/4") for number in range(4)]
+    ended = [process.communicate(timeout=110) for process in started]
+    assert [process.returncode for process in started] == [4, 4, 4, 4], ended
     summaries = [json.loads(out) for out, _ in ended]
     assert {summary["stop_reason"] for summary in summaries} == {"spend_cap_reached"}
     bill, cap = emulator.bill(), 3 * TICKS_PER_USD // 10
@@ -195,12 +196,70 @@ def test_shards_that_run_two_at_a_time_have_half_of_the_concurrency_each(bench, 
     job = bench.job(bench.manifest(rows), limits="concurrency = 8")
     emulator.configure(latency_seconds=0.05)
     for first in (0, 2):
-        shards = [
+        started = [
             bench.start(job, *to_emulator(emulator), "--shard", f"{number}/4", "--shards-at-once", "2")
             for number in (first, first + 1)
         ]
-        for process in shards:
+        for process in started:
             _, err = process.communicate(timeout=110)
             assert process.returncode == 0, err
     assert_every_row_once(bench.table("results"), rows)
     assert 4 < most_at_once(bench.table("attempts")) <= 8
+
+
+# ---------------------------------------------------------------------------------- the whole
+
+
+def test_sixteen_shards_two_at_a_time_use_the_whole_limit_and_every_command_sees_the_whole(tmp_path):
+    found = shards.prove(tmp_path, per_minute=2_400, rows_of_a_shard=30)
+    assert list(found.problems(least_share=0.8)) == []
+    bench = Workbench(tmp_path)
+    status = json.loads(bench.call("status", "out", "--json").stdout)
+    assert (status["rows_answered"], status["last_run"]["rows_total"], status["last_run"]["rows_pending"]) == (
+        480,
+        480,
+        0,
+    )
+    report = bench.call("report", "out", "-o", "report.html")
+    assert report.returncode == 0, report.stderr
+    assert "of 480 rows" in (tmp_path / "report.html").read_text()
+    assert bench.call("compact", "out").returncode == 0
+    assert len(bench.table("results")) == 480
+    assert bench.call("verify", "out").returncode == 0
+
+
+def test_the_summary_of_the_output_counts_rows_of_shards_that_have_not_run_as_pending(bench, emulator):
+    rows = bench.rows(40, faults={0: "safety"})
+    job = bench.job(bench.manifest(rows), limits="concurrency = 8")
+    runs = [bench.call("run", job, *to_emulator(emulator), "--shard", f"{number}/3", "--json") for number in (2, 0)]
+    summaries = [json.loads(run.stdout) for run in runs]
+    latest = json.loads((bench.folder / "out" / "runs" / "latest.json").read_text())
+    assert latest["shards"] == {summary["shard"]: summary["run_id"] for summary in summaries}
+    ended = {name: sum(summary[name] for summary in summaries) for name in ("rows_completed", "rows_failed")}
+    assert {name: latest[name] for name in ended} == ended
+    assert (latest["rows_total"], latest["rows_pending"]) == (40, 40 - sum(ended.values()))
+    assert latest["exit_code"] == max(summary["exit_code"] for summary in summaries)
+    assert bench.call("verify", "out").returncode == 0
+
+
+def test_a_lost_part_of_one_shard_is_found_by_verify(bench, emulator):
+    rows = bench.rows(60)
+    job = bench.job(bench.manifest(rows), limits="concurrency = 8")
+    for number in range(2):
+        bench.run(job, *to_emulator(emulator), "--shard", f"{number}/2")
+    assert bench.call("verify", "out").returncode == 0
+    next((bench.folder / "out" / "results").rglob("part-0of2-*.parquet")).unlink()
+    assert bench.call("verify", "out").returncode == 7
+
+
+def test_a_changed_manifest_is_noticed_by_a_shard_with_a_part_of_the_changed_rows(bench, emulator):
+    rows = bench.rows(120)
+    job = bench.job(bench.manifest(rows), limits="concurrency = 8")
+    for number in range(2):
+        bench.run(job, *to_emulator(emulator), "--shard", f"{number}/2")
+    sent = emulator.bill().requests
+    bench.manifest([{**row, "title": f"another {row['title']}"} for row in rows])
+    refused = bench.call("run", job, *to_emulator(emulator), "--shard", "0/2")
+    assert refused.returncode == 2
+    assert "manifest.max_changed" in refused.stderr
+    assert emulator.bill().requests == sent

@@ -20,7 +20,7 @@ from batchvision.errors import CheckpointDamaged, JobInvalid, RowFault
 from batchvision.images import ImageFolder, ImageSettings, ImageSource
 from batchvision.job import Job, recipe_from_document
 from batchvision.keys import request_key_of
-from batchvision.records import Row, RunSummary
+from batchvision.records import Row, RunSummary, Shard
 from batchvision.runner import payloads_of, row_index_of
 from batchvision.runner.feed import KnownRows, Selection, Survey, feed, survey
 from batchvision.wording import counted
@@ -150,6 +150,7 @@ def _judged(
         journal.shard == "0of1" and journal.header is not None and journal.header.run_id == latest.run_id
         for journal in journals  # a run without shards takes over the rows of earlier shards
     )
+    is_one_shard = is_one_shard or any(len(latest.shards) == Shard.typed(shard).of for shard in latest.shards)
     is_comparable = is_one_shard and latest.stop_reason is None and all(each.holder is None for each in journals)
     # rows that left the manifest keep their answers
     lost = latest.rows_completed - max(counts.completed + counts.changed_since, tables.current - tables.redone)
