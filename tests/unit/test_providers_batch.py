@@ -494,17 +494,21 @@ def test_errors_of_lines_become_answers_with_their_status() -> None:
         "request_id": None,
         "body": {"error": {"message": "bad image", "code": "invalid_image"}},
     }
+    gateway = {"status_code": 502, "request_id": None, "body": "<html>Bad gateway</html>"}
     expired = {"code": "batch_expired", "message": "This request could not be executed."}
     lines = [
         output_line("refused", response=refused),
         output_line("expired", response=None, error=expired),
         output_line("failed", response=None, error={"code": "server_error", "message": "sorry"}),
+        output_line("gateway", response=gateway),
+        output_line("no-body", response={"status_code": 500, "body": None}),
         output_line("nothing", response=None),
     ]
     found = results(OPENAI.results_reader(NOW), lines)
     read = dialect("openai").read
     assert isinstance(read(answer_of(found["refused"])).error, RequestRejected)
-    assert isinstance(read(answer_of(found["failed"])).error, ServerError)
+    for name in ("failed", "gateway", "no-body"):
+        assert isinstance(read(answer_of(found[name])).error, ServerError)
     assert isinstance(found["expired"].error, Expired)
     assert isinstance(found["nothing"].error, AnswerCutShort)
 
@@ -554,7 +558,7 @@ def test_a_page_that_cannot_be_read_is_a_problem_and_not_the_end(content: bytes)
 
 def test_an_empty_page_is_the_end() -> None:
     reader = XAI.results_reader(NOW)
-    assert results(reader, [b'{"results":null}']) == {}
+    assert results(reader, [b'{"results":null,"pagination_token":"again"}']) == {}
     assert (reader.problem, reader.next_page) == (None, None)
 
 
