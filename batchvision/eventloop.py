@@ -1,4 +1,4 @@
-"""The running event loop: its clock, a condition variable, a bound on bytes in memory, and blocking work beside it."""
+"""The running event loop: its clock, a condition variable, a bound on bytes in memory, blocking work, a task's run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol, TypeVar, TypeVarTuple
@@ -15,6 +16,8 @@ from typing import Protocol, TypeVar, TypeVarTuple
 import anyio
 import anyio.to_thread
 
+#: The run that a task works for. Log lines name it.
+RUN_ID: ContextVar[str] = ContextVar("run_id", default="")
 MAX_BYTES = 256 * 1024 * 1024  #: of images and bodies in memory
 
 

@@ -14,10 +14,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
+from io import TextIOBase
 from typing import TYPE_CHECKING, Any, TextIO
 
 import anyio
 
+from batchvision.cli.terminal import terminal_columns
+from batchvision.eventloop import RUN_ID
 from batchvision.records import TICKS_PER_USD, Counters, Progress, progress_of
 from batchvision.ticks import cost_words, format_usd, known_or_none
 
@@ -42,7 +45,7 @@ def choose_style(log_format: str, *, quiet: bool, is_terminal: bool) -> Style:
     if quiet:
         return Style.QUIET
     if log_format == "auto":
-        return Style.BAR if is_terminal else Style.TEXT
+        return Style.BAR if is_terminal else Style.JSON
     return Style(log_format)
 
 
@@ -76,24 +79,30 @@ def plain_line(progress: Progress) -> str:
     return ", ".join(parts)
 
 
-def bar_words(progress: Progress) -> str:
-    """The text before the bar, short enough for 80 columns. The reason of a wait stands above the bar, as a warning."""
-    words = [
-        f"{progress.rows_answered:,}/{progress.rows_known:,}",
-        f"{progress.rows_failed:,} failed",
-        f"{progress.in_flight:,} in flight",
-    ]
-    if progress.tickets_open:
-        words.append(f"{progress.tickets_open:,} tickets")
-    words.append(f"{progress.rows_per_second:.1f} rows/s")
+#: Columns of a terminal for the percentage and for a bar that is wide enough to read.
+BAR_COLUMNS = 18
+
+
+def bar_words(progress: Progress, columns: int) -> str:
+    """The text before the bar. Words of less importance are left out where the terminal is narrow.
+
+    The reason of a wait stands above the bar, as a warning.
+    """
     money = cost_words(progress.cost_ticks, progress.unknown_cost)
     if progress.rows_left and progress.projected_ticks is not None:
         money += f" of ~{format_usd(progress.projected_ticks)}"
-    words.append(money)
+    speed, in_flight = f"{progress.rows_per_second:.1f} rows/s", f"{progress.in_flight:,} in flight"
+    words = [f"{progress.rows_answered:,}/{progress.rows_known:,}", f"{progress.rows_failed:,} failed", in_flight]
+    if progress.tickets_open:
+        words.append(f"{progress.tickets_open:,} tickets")
+    words += [speed, money]
     if progress.rows_left and progress.seconds_left is not None:
         words.append(f"{duration(progress.seconds_left)} left")
     if progress.waiting is not None:
         words.append(f"waiting until {progress.waiting.until:%H:%M} UTC")
+    for least in (speed, in_flight):
+        if len(" · ".join(words)) > columns - BAR_COLUMNS:
+            words.remove(least)
     return " · ".join(words)
 
 
@@ -102,6 +111,7 @@ def progress_document(progress: Progress) -> dict[str, Any]:
     cost_ticks, waiting = known_or_none(progress.cost_ticks, progress.unknown_cost), progress.waiting
     return {
         "event": "progress",
+        "run_id": RUN_ID.get(),
         "time": progress.at.isoformat(timespec="milliseconds"),
         "rows_total": progress.rows_total,
         "rows_done_before": progress.rows_done_before,
@@ -124,7 +134,7 @@ def progress_document(progress: Progress) -> dict[str, Any]:
 
 def watcher(
     style: Style,
-    stream: TextIO,
+    stream: TextIO | TextIOBase,
     *,
     rows_wanted: int | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -139,6 +149,19 @@ def watcher(
         case Style.TEXT | Style.JSON:
             display = partial(_lines, stream, style is Style.JSON)
             return partial(_watch, display, clock, every_seconds, rows_wanted)
+
+
+def both(first: Watch | None, second: Watch | None) -> Watch | None:
+    """Two watches side by side."""
+    if first is None or second is None:
+        return first or second
+
+    async def watch(counters: Counters) -> None:
+        async with anyio.create_task_group() as watches:
+            watches.start_soon(first, counters)
+            watches.start_soon(second, counters)
+
+    return watch
 
 
 Show = Callable[[Progress], None]
@@ -166,7 +189,7 @@ async def _watch(
 
 
 @contextmanager
-def _lines(stream: TextIO, as_json: bool) -> Iterator[Show]:
+def _lines(stream: TextIO | TextIOBase, as_json: bool) -> Iterator[Show]:
     def show(progress: Progress) -> None:
         text = json.dumps(progress_document(progress)) if as_json else f"{progress.at:%H:%M:%S}  {plain_line(progress)}"
         stream.write(text + "\n")
@@ -176,7 +199,7 @@ def _lines(stream: TextIO, as_json: bool) -> Iterator[Show]:
 
 
 @contextmanager
-def _bar(stream: TextIO) -> Iterator[Show]:
+def _bar(stream: TextIO | TextIOBase) -> Iterator[Show]:
     from tqdm import tqdm  # loaded for terminals only
 
     tqdm.monitor_interval = 0  # no monitor thread: it would outlive the run
@@ -186,7 +209,7 @@ def _bar(stream: TextIO) -> Iterator[Show]:
         def show(progress: Progress) -> None:
             bar.total = max(1, progress.rows_known)
             bar.n = min(bar.total, progress.rows_ended)
-            bar.desc = bar_words(progress)
+            bar.desc = bar_words(progress, terminal_columns())
             bar.refresh()
 
         yield show

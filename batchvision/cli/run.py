@@ -22,6 +22,7 @@ from batchvision.cli.terminal import safe_json, safe_line
 from batchvision.errors import OutputHeld
 
 if TYPE_CHECKING:
+    from batchvision.cli.logs import LogFile
     from batchvision.job import Job
     from batchvision.records import RunSummary
     from batchvision.runner.feed import Selection
@@ -96,7 +97,20 @@ class RunCommand(Command):
     help="Write the figures of the run for Prometheus' textfile collector.",
 )
 @click.option("--quiet", is_flag=True, help="Print only warnings, and closing words where the exit code is not 0.")
-@click.option("--log-format", type=click.Choice(["auto", "text", "json"]), default="auto", show_default=True)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "text", "json"]),
+    default="auto",
+    show_default=True,
+    help="auto: text on a terminal, JSON lines elsewhere and in --log-file.",
+)
+@click.option(
+    "--log-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Append log lines, progress and the summary to a file, also with --quiet.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @click.pass_context
 def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json: bool, **flags: Any) -> int:
@@ -115,8 +129,9 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
         if rows.redo is None:
             say("Nothing was sent.")
             return 0
+    log_file = _log_file(flags)
     try:
-        summary = _run(chosen, rows, flags)
+        summary = _run(chosen, rows, flags, log_file)
     except OutputHeld as held:
         if flags["if_locked"] == "fail":
             raise
@@ -124,7 +139,7 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
             say(f"skipped: {held.message}")
         return 0
     _write_metrics(flags["metrics_file"], summary)
-    _print_closing(ctx, job, chosen, summary, flags)
+    _print_closing(ctx, job, chosen, summary, flags, log_file)
     if as_json:
         from batchvision.cli.output import print_document
         from batchvision.cli.streams import stdout_may_fail
@@ -167,17 +182,24 @@ def _redo_selection(job: Job, flags: dict[str, Any], rows: Selection) -> Selecti
     return replace(rows, redo=digests_of(named))
 
 
-def _run(job: Job, rows: Selection, flags: dict[str, Any]) -> RunSummary:
+def _run(job: Job, rows: Selection, flags: dict[str, Any], log_file: LogFile | None) -> RunSummary:
     import anyio
 
-    from batchvision.cli.logs import show_warnings
-    from batchvision.cli.progress import choose_style, watcher
+    from batchvision.cli.logs import FAILURES_SHOWN, show_warnings
+    from batchvision.cli.progress import Style, both, choose_style, watcher
     from batchvision.cli.terminal import HIDDEN
     from batchvision.commands.run import run_async
     from batchvision.runner import RunDependencies
 
-    show_warnings(as_json=flags["log_format"] == "json", news=not flags["quiet"])
-    style = choose_style(flags["log_format"], quiet=flags["quiet"], is_terminal=sys.stderr.isatty())
+    shown = choose_style(flags["log_format"], quiet=False, is_terminal=sys.stderr.isatty())
+    most = FAILURES_SHOWN if shown is Style.BAR else None
+    show_warnings(as_json=shown is Style.JSON, news=not flags["quiet"], failures_shown=most, log_file=log_file)
+    style = Style.QUIET if flags["quiet"] else shown
+    rows_wanted = flags["limit"] or flags["sample"]
+    watch = watcher(style, sys.stderr, rows_wanted=rows_wanted)
+    if log_file is not None:
+        file_style = Style.JSON if log_file.as_json else Style.TEXT
+        watch = both(watch, watcher(file_style, log_file, rows_wanted=rows_wanted))
     start = partial(
         run_async,
         job,
@@ -185,9 +207,17 @@ def _run(job: Job, rows: Selection, flags: dict[str, Any]) -> RunSummary:
         dependencies=RunDependencies(secrets=HIDDEN),
         drain_timeout_seconds=flags["drain_timeout"],
         elapsed_seconds=monotonic() - BEGAN_AT,
-        watch=watcher(style, sys.stderr, rows_wanted=flags["limit"] or flags["sample"]),
+        watch=watch,
     )
     return anyio.run(start)
+
+
+def _log_file(flags: dict[str, Any]) -> LogFile | None:
+    if flags["log_file"] is None:
+        return None
+    from batchvision.cli.logs import LogFile
+
+    return LogFile(flags["log_file"], as_json=flags["log_format"] != "text")
 
 
 def _retry_setting(flags: dict[str, Any]) -> tuple[str, ...]:
@@ -218,18 +248,12 @@ def selection(flags: dict[str, Any], job: Job) -> Selection:
     )
 
 
-def _print_closing(ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: dict[str, Any]) -> None:
-    """Write the closing lines to stderr in the chosen format."""
-    if flags["quiet"] and summary.exit_code == 0:
-        return
-    if flags["log_format"] == "json":
-        from batchvision.commands.status import summary_document
-
-        click.echo(
-            safe_json(json.dumps({"event": "finished", **summary_document(summary)}, ensure_ascii=False)), err=True
-        )
-        return
+def _print_closing(
+    ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: dict[str, Any], log_file: LogFile | None
+) -> None:
+    """Write the closing lines to stderr and to the log file, each in its format."""
     from batchvision.cli.closing import Typed, closing_lines
+    from batchvision.commands.status import summary_document
 
     typed = Typed(
         again=typed_command(ctx, without=ONCE_FLAGS, without_values=ONCE_VALUES),
@@ -237,5 +261,15 @@ def _print_closing(ctx: click.Context, path: str, job: Job, summary: RunSummary,
         reparse=f"batchvision reparse {path}",
         load=f"batchvision load {path}",
     )
-    for line in closing_lines(summary, job.output_url or from_here(job.output_path), typed):
+    lines = closing_lines(summary, job.output_url or from_here(job.output_path), typed)
+    finished = safe_json(json.dumps({"event": "finished", **summary_document(summary)}, ensure_ascii=False))
+    if log_file is not None:
+        for line in [finished] if log_file.as_json else map(safe_line, lines):
+            log_file.write_line(line)
+    if flags["quiet"] and summary.exit_code == 0:
+        return
+    if flags["log_format"] == "json" or (flags["log_format"] == "auto" and not sys.stderr.isatty()):
+        click.echo(finished, err=True)
+        return
+    for line in lines:
         say(line)

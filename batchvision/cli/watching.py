@@ -61,8 +61,10 @@ class Panel:
     def _lines(self, figures: RunFigures, columns: int) -> Iterator[str]:
         for line in run_lines(figures, self._now()):
             yield from wrapped(safe_line(line), self._stream).split("\n")
-        for line in failure_lines(failures_of_run(figures)):
-            yield cut_to_width(safe_line(line), columns - 1)
+        for each in failures_of_run(figures):
+            example, advice = failure_lines([each])
+            yield cut_to_width(safe_line(example), columns - 1)
+            yield from wrapped(advice, self._stream).split("\n")
 
 
 class Lines:

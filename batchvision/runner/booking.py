@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, tzinfo
@@ -43,6 +44,8 @@ from batchvision.runner.classify import Classification, shared
 from batchvision.runner.feed import FeedBatch
 from batchvision.runner.provider_calls import Terms
 from batchvision.runner.waiting_rows import LaterRows, RequestDeduplicator, is_shared
+
+log = logging.getLogger(__name__)
 
 
 class RunCounts:
@@ -168,7 +171,14 @@ class RunCounts:
     # ---------------------------------------------------------------------------- ends
 
     def failed(self, failed: Failed) -> None:
-        """Count a row that has failed in this run. Call it only for a failure that the store writes no record of."""
+        """Count and log a row that has failed in this run. Call it only for a failure without a record in the store."""
+        log.info(
+            "row %s failed: %s: %s",
+            failed.row_id,
+            failed.error_kind,
+            failed.error_message,
+            extra={"row_id": failed.row_id, "error_kind": failed.error_kind},
+        )
         counters = self.counters
         counters.rows_failed += 1
         counters.rows_quarantined += failed.quarantined

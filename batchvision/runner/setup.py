@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from batchvision.descriptors import SPARE_FILES, room_for_connections
 from batchvision.errors import RAISE_OPEN_FILES, JobInvalid
-from batchvision.eventloop import threads
+from batchvision.eventloop import RUN_ID, threads
 from batchvision.job import Job
 from batchvision.money import quote
 from batchvision.records import Purpose, Shard
@@ -115,6 +115,7 @@ class RunSetup:
         self.started_at = dependencies.now()
         self.purpose = purpose if selection.redo is None else Purpose.REDO
         self.run_id = self.purpose.mark(new_run_id(self.started_at, dependencies.rng))
+        RUN_ID.set(self.run_id)
         self.dialect = wiring.dialect_of(job, job.provider.name)
         self.access = access_of(job, key, environ, dependencies.transport)
         self.secrets = dependencies.secrets

@@ -80,7 +80,11 @@ class Workbench:
     # ---------------------------------------------------------------------------- the command
 
     def command(self, *arguments: str | Path) -> list[str]:
-        return [sys.executable, "-m", "batchvision", *map(str, arguments)]
+        """The words of a command. The log lines of ``run`` are text unless the test names a format."""
+        words = [str(each) for each in arguments]
+        if words[:1] == ["run"] and "--log-format" not in words:
+            words += ["--log-format", "text"]
+        return [sys.executable, "-m", "batchvision", *words]
 
     def environment(self) -> dict[str, str]:
         keys = {"XAI_API_KEY": self.key, "OPENROUTER_API_KEY": self.key, "OPENAI_API_KEY": self.key}

@@ -113,7 +113,7 @@ def test_progress_shows_unknown_cost() -> None:
     now = progress_of(counters, Counters(), 10.0, NIGHTFALL)
     assert now.projected_ticks is None
     assert "spent unknown cost" in plain_line(now)
-    assert "$0.00" not in bar_words(now)
+    assert "$0.00" not in bar_words(now, 200)
     document = progress_document(now)
     assert (document["cost_usd"], document["projected_cost_usd"], document["unknown_cost"]) == (None, None, 50)
 

@@ -17,7 +17,7 @@ from batchvision.checkpoint import AmbiguousAttempt
 from batchvision.cli import COMMANDS
 from batchvision.cli.config import flat
 from batchvision.cli.demo import closing
-from batchvision.cli.logs import StderrLines
+from batchvision.cli.logs import json_text, plain_text
 from batchvision.cli.models import _cells, _document
 from batchvision.cli.output import cell_text, csv_line, json_line, plain, print_document
 from batchvision.cli.place import from_here, output_of
@@ -30,7 +30,7 @@ from batchvision.commands.pilot import Compared, Pilot
 from batchvision.commands.pilot.agreement import Agreement
 from batchvision.commands.pilot.interval import Interval
 from batchvision.commands.plan import Plan
-from batchvision.commands.status import OutputStatus, TokenCounts
+from batchvision.commands.status import FailureKind, OutputStatus, TokenCounts
 from batchvision.money.price_lists import PriceQuote
 from batchvision.money.spending import Kind, Spending, Sum
 from batchvision.providers import ModelListing
@@ -189,7 +189,7 @@ SEEN = OutputStatus(
     latest=None,
     answers=12,
     rows_answered=10,
-    failures_by_kind={"refused": 2},
+    failures=(FailureKind("refused", 2, "reword the prompt", "r1", "I cannot help"),),
     rows_quarantined=1,
     spending=_spent(),
     tokens=TokenCounts(1000, 400, 0, 90, 10),
@@ -198,6 +198,8 @@ SEEN = OutputStatus(
     in_flight=3,
     tickets_open=4,
     rows_held=5,
+    at=datetime(2026, 11, 21, 12, tzinfo=UTC),
+    oldest_ticket_at=datetime(2026, 11, 21, 9, 55, tzinfo=UTC),
 )
 
 
@@ -205,11 +207,12 @@ def test_a_status_shows_rows_cost_and_open_requests() -> None:
     assert list(status_lines(SEEN)) == [
         "out",
         "  answers   10 rows (2 older answers kept)",
-        "  failed    2 refused",
+        "  failed    2 refused, as row r1: I cannot help",
+        "            reword the prompt",
         "  set aside 1 of the failed rows (--retry-quarantined)",
         '  on hold   5 rows that a crash cut short (ambiguous = "retry" sends them again)',
-        "  tickets   4 open: batchvision run collects their answers",
-        "  in flight 3 requests: a run is under way, or was killed (run again)",
+        "  tickets   4 open, the oldest for 2h 05m: batchvision run collects their answers",
+        "  in flight 3 requests of a run that was cut off: run again to go on",
         "  spent     $1.00, about $2.00 when all rows are done",
         "            1 attempts ambiguous: $0.00, perhaps up to $0.100",
         "            11 attempts ok: $0.900",
@@ -229,7 +232,7 @@ def test_a_quiet_output_has_a_short_status() -> None:
     quiet = replace(
         SEEN,
         answers=10,
-        failures_by_kind={},
+        failures=(),
         rows_quarantined=0,
         spending=Spending(),
         tokens=TokenCounts(),
@@ -390,13 +393,12 @@ def test_a_demo_without_requests_gives_the_reason() -> None:
     assert "  batchvision run out/demo/demo.toml --provider xai --out out/real" in closing(folder, job, 9)
 
 
-def test_warnings_are_lines_in_the_runs_style(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_are_lines_in_the_runs_style() -> None:
     record = logging.LogRecord("batchvision", logging.WARNING, "", 0, "held \x1b[2J by %s", ("host",), None)
-    StderrLines(as_json=False).emit(record)
-    StderrLines(as_json=True).emit(record)
-    plain_line, json_text = capsys.readouterr().err.splitlines()
-    assert plain_line == "warning: held \\x1b[2J by host"
-    assert json.loads(json_text) == {"event": "log", "level": "warning", "message": "held \x1b[2J by host"}
+    assert plain_text(record) == "warning: held \\x1b[2J by host"
+    document = json.loads(json_text(record))
+    assert document.pop("time").endswith("+00:00")
+    assert document == {"event": "log", "level": "warning", "message": "held \x1b[2J by host"}
 
 
 def test_a_line_beside_the_progress_is_a_whole_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from batchvision.cli.progress import (
+    BAR_COLUMNS,
     Progress,
     Style,
     bar_words,
@@ -45,7 +46,7 @@ def progress_at_noon(counters: Counters, before: Counters, elapsed_seconds: floa
     ("log_format", "quiet", "is_terminal", "expected"),
     [
         ("auto", False, True, Style.BAR),
-        ("auto", False, False, Style.TEXT),
+        ("auto", False, False, Style.JSON),
         ("text", False, True, Style.TEXT),
         ("json", False, False, Style.JSON),
         ("json", True, True, Style.QUIET),
@@ -140,7 +141,15 @@ def test_open_tickets_are_shown() -> None:
     counters = replace(HALFWAY, tickets_open=12)
     now = progress_at_noon(counters, counters, elapsed_seconds=1.0)
     assert "12 tickets open" in plain_line(now)
-    assert "12 tickets" in bar_words(now)
+    assert "12 tickets" in bar_words(now, 200)
+
+
+def test_80_columns_leave_room_for_the_bar_by_dropping_speed_and_requests_in_flight() -> None:
+    large = replace(HALFWAY, rows_total=1_500_000, rows_completed=412_345, rows_failed=8_123, in_flight=256)
+    now = progress_at_noon(large, Counters(rows_total=1_500_000), elapsed_seconds=10_000.0)
+    assert "256 in flight · 42.0 rows/s" in bar_words(now, 200)
+    words = bar_words(now, 80)
+    assert words == "412,395/1,500,000 · 8,123 failed · $0.500 of ~$1.78 · 7h 07m left"
 
 
 def test_a_finished_run_projects_nothing() -> None:
@@ -212,9 +221,9 @@ async def test_the_bar_shows_rows_cost_and_requests_in_flight() -> None:
 
 def test_the_words_of_the_bar_fit_a_terminal_of_80_columns() -> None:
     now = progress_at_noon(HALFWAY, Counters(rows_total=200, rows_done_before=50), elapsed_seconds=10.0)
-    words = bar_words(now)
-    assert words == "95/200 · 5 failed · 7 in flight · 5.0 rows/s · $0.500 of ~$1.50 · 20s left"
-    assert len(f"100% {words}") <= 80
+    words = bar_words(now, 80)
+    assert words == "95/200 · 5 failed · 7 in flight · $0.500 of ~$1.50 · 20s left"
+    assert len(words) + BAR_COLUMNS <= 80
 
 
 def test_quiet_has_no_watch() -> None:
@@ -228,7 +237,7 @@ def test_a_wait_is_shown_with_its_reason_until_it_ends(is_outage: bool) -> None:
     now = progress_at_noon(counters, counters, elapsed_seconds=10.0)
     assert "openai answered 429: slow down" in plain_line(now)
     assert "2026-11-20 13:00 UTC" in plain_line(now)
-    assert bar_words(now).endswith(" · waiting until 13:00 UTC")
+    assert bar_words(now, 200).endswith(" · waiting until 13:00 UTC")
     document = progress_document(now)
     assert document["waiting"] == {
         "reason": "openai answered 429: slow down",
@@ -237,5 +246,5 @@ def test_a_wait_is_shown_with_its_reason_until_it_ends(is_outage: bool) -> None:
     }
     later = progress_at_noon(counters, counters, elapsed_seconds=10.0, at=NOON + timedelta(hours=2))
     assert "429" not in plain_line(later)
-    assert "waiting" not in bar_words(later)
+    assert "waiting" not in bar_words(later, 200)
     assert progress_document(later)["waiting"] is None
