@@ -59,6 +59,20 @@ class Wakeup:
                 timer.cancel()
 
 
+class HeldBytes:
+    """Bytes that a holder of a :class:`ByteBudget` has."""
+
+    def __init__(self, budget: ByteBudget, size_bytes: int) -> None:
+        self._budget = budget
+        self.size_bytes = size_bytes
+
+    def shrink(self, size_bytes: int) -> None:
+        """Give back what exceeds ``size_bytes``: the true size is known, and smaller than the bound."""
+        if size_bytes < self.size_bytes:
+            excess, self.size_bytes = self.size_bytes - size_bytes, size_bytes
+            self._budget._release(excess)
+
+
 class ByteBudget:
     """A bounded number of bytes, first come, first served. A larger request than the whole budget is held alone."""
 
@@ -71,21 +85,26 @@ class ByteBudget:
         return f"<ByteBudget {self._held_bytes} of {self._max_bytes} bytes>"
 
     @asynccontextmanager
-    async def hold(self, size_bytes: int) -> AsyncIterator[None]:
+    async def hold(self, size_bytes: int) -> AsyncIterator[HeldBytes]:
         """Hold so many bytes for the block. Waits behind earlier holders. 0 bytes never wait."""
+        held = HeldBytes(self, size_bytes)
         if not size_bytes:
-            yield
+            yield held
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((size_bytes, future))
         self._serve()
         try:
             await future
-            yield
+            yield held
         finally:
             if future.done() and not future.cancelled():  # the bytes are held, also where the wait was cancelled then
-                self._held_bytes -= size_bytes
+                self._held_bytes -= held.size_bytes
             self._serve()
+
+    def _release(self, size_bytes: int) -> None:
+        self._held_bytes -= size_bytes
+        self._serve()
 
     def _serve(self) -> None:
         while self._queue:

@@ -10,7 +10,7 @@ from typing import Protocol
 from batchvision import keys
 from batchvision.checkpoint import RowIndex, RowState
 from batchvision.errors import RowFault, RowInvalid
-from batchvision.eventloop import ByteBudget
+from batchvision.eventloop import ByteBudget, HeldBytes
 from batchvision.images import ImageSource, redact_reference
 from batchvision.money import Estimator
 from batchvision.prompt import Conversation
@@ -125,16 +125,22 @@ class RowRequests:
         self._stop = stop
         self._bytes = ByteBudget()
 
-    async def room_for(self, row: Row) -> AbstractAsyncContextManager[None]:
-        """Memory for the row's images, from their reading until its request has ended. Rows wait in order."""
+    async def room_for(self, row: Row) -> AbstractAsyncContextManager[HeldBytes]:
+        """Memory for the row's images, from their reading until its request has ended. Rows wait in order.
+
+        An image of unknown size counts as the largest image that is sent, until its request is made.
+        """
         size_bytes = 0
         with self._stop.interruptible():
             size_bytes = await self._preparer.images.size_bytes(row.images)
         # base64 in the messages, and once more in the body while it leaves
         return self._bytes.hold(size_bytes * 8 // 3)
 
-    async def request_of(self, row: Row) -> Request | None:
-        """The row's request. ``None``: it failed here, is done, waits, or an identical request has an answer."""
+    async def request_of(self, row: Row, room: HeldBytes) -> Request | None:
+        """The row's request. ``None``: it failed here, is done, waits, or an identical request has an answer.
+
+        ``room`` shrinks to the memory that the request takes.
+        """
         if self._later.put_off(row.row_id):
             return None
         request: Request | None = None
@@ -145,6 +151,7 @@ class RowRequests:
             self._booking.fail(row, fault)
         else:
             self._booking.counts.images_found(row)
+            room.shrink(2 * len(request.messages) if request else 0)
         if request is None or not self._is_to_be_sent(row, request):
             return None
         request = request._replace(is_redo=self._selection.redo is not None)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import anyio
+import httpx
 import obstore
 import pytest
+from benches.server import chat
 from s3_server import picture
 
 from batchvision.checkpoint import OutputView
-from batchvision.commands.run import run
+from batchvision.commands.run import run, run_async
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import ImageForbidden, ImageUnreachable
 from batchvision.images.references import check_object
 from batchvision.job import Job
 from batchvision.records import RunSummary
+from batchvision.runner.dependencies import RunDependencies
 
 ODD_KEYS = ("odd/a b#?%25ü.png", "odd/写真.png", "odd/semi;colon&x=1.png", "odd/plus+sign.png")
 
@@ -45,6 +50,7 @@ def job_of(folder: Path, emulator: RunningEmulator, references: list[str], **sec
             "base_url": f"{emulator.url}/v1",
             **sections.pop("provider", {}),
         },
+        "limits": sections.pop("limits", {}),
         "output": {"path": "out"},
     }
     return Job.from_mapping(settings, folder)
@@ -73,6 +79,36 @@ def test_images_of_a_bucket_are_asked_once_and_a_missing_one_fails_alone(
     kind, message = failures(job)["r51"]
     assert (kind, "NoSuchBucket" in message) == ("image_unreachable", True)
     assert counts(run(job, environ={}))[2] == 0
+
+
+def test_small_objects_fill_the_wire_though_each_could_be_large(
+    tmp_path: Path, emulator: RunningEmulator, bucket: Any
+) -> None:
+    together, rows = 30, 40
+    for number in range(rows):
+        obstore.put(bucket, f"many/{number}.png", picture(number))
+    job = job_of(
+        tmp_path,
+        emulator,
+        [f"s3://bucket/many/{number}.png" for number in range(rows)],
+        limits={"requests_per_minute": 60_000},
+    )
+    started, all_there = 0, anyio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal started
+        started += 1
+        if started == together:
+            all_there.set()
+        if started == 1:  # a run sends few requests until the first success
+            return httpx.Response(200, content=chat(100))
+        with anyio.fail_after(60):
+            await all_there.wait()
+        return httpx.Response(200, content=chat(100))
+
+    dependencies = RunDependencies(transport=httpx.MockTransport(answer))
+    summary = anyio.run(partial(run_async, job, environ={}, dependencies=dependencies))
+    assert counts(summary) == (rows, 0, rows)
 
 
 def test_odd_keys_are_taken_as_they_stand(tmp_path: Path, emulator: RunningEmulator, bucket: Any) -> None:

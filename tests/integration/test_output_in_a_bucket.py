@@ -12,7 +12,7 @@ import obstore
 import pytest
 from job_runs import JobRuns
 from obstore.store import from_url
-from s3_server import BUCKET, S3Server, s3_server
+from s3_server import BUCKET, S3Server, picture, s3_server
 
 from batchvision.commands.read import read
 from batchvision.emulator import start_in_thread
@@ -60,6 +60,23 @@ def test_a_rerun_on_another_machine_asks_only_for_new_rows(runs: JobRuns, tmp_pa
     runs.rows("blue shoe", "new-1", "new-2")
     second = runs.run()
     assert (second.exit_code, second.counts, second.billed.total()) == (0, (22, 0, 0), 2)
+
+
+def test_with_manifest_images_and_output_in_the_store_each_row_is_asked_once(
+    runs: JobRuns, url: str, tmp_path: Path
+) -> None:
+    photos = f"{url.rpartition('/')[0]}/photos/"
+    names = [f"{number:03}.png" for number in range(100)]
+    for number, name in enumerate(names):
+        obstore.put(from_url(photos), name, picture(number))
+    listed = {"manifest.path": photos, "manifest.id": "id", "manifest.keep": [], "prompt.user": "What is {id}?"}
+    first = runs.run(listed)
+    assert (first.exit_code, first.counts) == (0, (100, 0, 0))
+    assert first.billed.total() == 100
+    assert sorted(row for batch in read(url) for row in batch["row_id"].to_pylist()) == names
+    another_machine(tmp_path)
+    again = runs.run(listed)
+    assert (again.exit_code, again.counts, again.billed.total()) == (0, (100, 0, 0), 0)
 
 
 def test_after_an_orderly_end_the_store_holds_every_file_of_the_copy(runs: JobRuns, url: str) -> None:

@@ -47,6 +47,19 @@ async def test_no_bytes_never_wait():
     assert sorted(await entered(ByteBudget(100), [100, 0, 0])) == [(0, 0), (0, 0), (100, 0)]
 
 
+async def test_bytes_that_a_holder_gives_back_go_to_the_next_one() -> None:
+    budget = ByteBudget(100)
+    async with budget.hold(100) as held, anyio.create_task_group() as tasks:
+        tasks.start_soon(entered, budget, [70])
+        await anyio.sleep(0.5)
+        held.shrink(30)
+        await anyio.sleep(0.5)
+        assert repr(budget) == "<ByteBudget 100 of 100 bytes>"
+        held.shrink(50)  # it never grows
+        assert held.size_bytes == 30
+    assert repr(budget) == "<ByteBudget 0 of 100 bytes>"
+
+
 async def test_a_cancelled_wait_takes_nothing():
     budget = ByteBudget(100)
     async with budget.hold(100):

@@ -101,8 +101,8 @@ class Delivery:
     async def deliver(self, row: Row, lane: Lane) -> OpenTicket | None:
         """Ask about one row, until it has ended, the run stops, or the provider gives a ticket for it."""
         try:
-            async with await self.requests.room_for(row):
-                request = await self.requests.request_of(row)
+            async with await self.requests.room_for(row) as room:
+                request = await self.requests.request_of(row, room)
                 return None if request is None else await self._attempts(row, request, lane)
         except StopRun as reason:  # a cap is reached, the disk failed, or there is no way to the provider
             self.stop.request(reason)
