@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benches.measure import head
 
-BENCHES = ("throughput", "images", "limits", "load", "report", "resume", "seals", "startup", "tickets")
+BENCHES = ("throughput", "images", "limits", "load", "report", "resume", "s3", "seals", "startup", "tickets")
 
 
 def arguments() -> argparse.Namespace:
@@ -24,7 +24,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help="another number of rows (resume: 10000000 for the long one)")
     parser.add_argument(
         "--only",
-        help="one part: a latency (throughput), a case (limits), skip or memory (resume), a part (load, seals)",
+        help="one part: a latency (throughput), a case (limits), skip or memory (resume), a part (load, seals), "
+        "requests in flight (s3)",
     )
     parser.add_argument("--seconds", type=float, help="limits, tickets: so long for each case, for a quick look")
     parser.add_argument("--folder", type=Path, help="where to work; the disk under it is part of what is measured")

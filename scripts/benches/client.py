@@ -79,6 +79,7 @@ CONTENDERS: dict[str, Callable[[], Work]] = {
     "aiohttp": _loop(loops.with_aiohttp, "aiohttp"),
     "httpx": _loop(loops.with_httpx, "httpx"),
     "transport": _loop(loops.with_transport, "batchvision.http"),
+    "read objects": _loop(loops.read_objects, "obstore"),
     "openai": _loop(loops.with_openai, "openai"),
     "batchvision": _batchvision("run"),
     "memory": _batchvision("memory"),

@@ -12,6 +12,7 @@ from base64 import b64encode as plain_b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,23 @@ async def with_openai(spec: Spec) -> int:
                 await client.chat.completions.create(model=MODEL, messages=messages_of(image))
 
         return await _by_workers(spec, send)
+
+
+async def read_objects(spec: Spec) -> int:
+    """Read each image of a manifest in a bucket, and send nothing."""
+    import obstore
+    import pyarrow.parquet as pq
+
+    from batchvision.object_store import open_store
+
+    bucket, _, key = spec["manifest"].rpartition("/")
+    store = open_store(bucket)
+    names = pq.read_table(BytesIO(obstore.get(store, key).bytes()))["image"].to_pylist()
+
+    async def read(name: str) -> None:
+        await (await obstore.get_async(store, name)).bytes_async()
+
+    return await _by_workers({**spec, "files": names}, read)
 
 
 async def _by_workers(spec: Spec, send: Send) -> int:

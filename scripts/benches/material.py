@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
+from io import BytesIO
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from benches.loops import Spec, url_of
 
 ROWS_AT_ONCE = 100_000
 PHOTO_BYTES = 240 * 1024
+SMALL_PHOTO_BYTES = 30 * 1024
 #: Tokens of the images in the tokens-a-minute case; a token stands for 750 pixels.
 IMAGE_TOKENS = (200, 400, 800, 1_200, 2_000, 3_000, 4_500, 6_000)
 
@@ -29,6 +31,8 @@ def make(spec: Spec) -> Mapping[str, Any]:
             _write(folder / spec["manifest"], (_url_rows(first, spec["rows"]) for first in _firsts(spec["rows"])))
         case "photos":
             return {"files": _photos(folder, spec)}
+        case "small photos":
+            _small_photos(folder, spec)
         case "sizes":
             _sizes(folder, spec)
         case "done":
@@ -68,8 +72,6 @@ def _write(path: Path, tables: Iterator[pa.Table]) -> None:
 
 def _photos(folder: Path, spec: Spec) -> list[str]:
     """Different JPEG files of 240 KB each, and a manifest that names them over and over."""
-    from io import BytesIO
-
     from PIL import Image
 
     noise = Image.effect_noise((820, 620), 60).convert("RGB")
@@ -84,13 +86,35 @@ def _photos(folder: Path, spec: Spec) -> list[str]:
     names = []
     for number in range(min(spec["rows"], spec.get("files", 256))):
         comment = b"%010d" % number + b"." * max(0, min(65_000, PHOTO_BYTES - len(content) - 14))
-        marker = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
         path = folder / "photos" / f"{number:04d}.jpg"
-        path.write_bytes(content[:2] + marker + content[2:])
+        path.write_bytes(_with_comment(content, comment))
         names.append(f"photos/{path.name}")
     numbers = range(spec["rows"])
     _write(folder / spec["manifest"], iter([_table(numbers, [names[n % len(names)] for n in numbers])]))
     return [str(folder / name) for name in names]
+
+
+def _small_photos(folder: Path, spec: Spec) -> None:
+    """Different JPEGs of 30 kB with a manifest that names them, in the folder and in the bucket ``spec["bucket"]``."""
+    import obstore
+    from PIL import Image
+
+    from batchvision.object_store import open_store
+
+    photo = BytesIO()
+    Image.effect_noise((240, 180), 60).convert("RGB").save(photo, "JPEG", quality=90)
+    padding = b"." * max(0, SMALL_PHOTO_BYTES - photo.tell() - 14)
+    store, names = open_store(spec["bucket"]), [f"photos/{number:05}.jpg" for number in range(spec["rows"])]
+    (folder / "photos").mkdir()
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(_with_comment(photo.getvalue(), b"%010d" % number + padding))
+        obstore.put(store, name, folder / name)
+    _write(folder / spec["manifest"], iter([_table(range(spec["rows"]), names)]))
+    obstore.put(store, spec["manifest"], folder / spec["manifest"])
+
+
+def _with_comment(jpeg: bytes, comment: bytes) -> bytes:
+    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
 
 
 def _sizes(folder: Path, spec: Spec) -> None:

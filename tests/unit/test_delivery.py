@@ -15,7 +15,7 @@ from virtual_time import VIRTUAL
 from batchvision.checkpoint import Carried, KeySet, RowFailed, RowState, Shared
 from batchvision.checkpoint.journal_records import closed
 from batchvision.errors import AttemptsExhausted, OutOfCredit, RowInvalid, ServerError, TooManyFailures
-from batchvision.eventloop import threads
+from batchvision.eventloop import ByteBudget, HeldBytes, threads
 from batchvision.keys import key_bytes, row_digest
 from batchvision.limits import OUTAGE_AFTER_FAILURES
 from batchvision.records import (
@@ -153,7 +153,8 @@ class DeliveryBench:
 
     async def asked(self, *row_ids: str) -> list[str]:
         """Those of the rows that are to be sent."""
-        found = [await self.requests.request_of(row(row_id)) for row_id in row_ids]
+        room = HeldBytes(ByteBudget(), 0)
+        found = [await self.requests.request_of(row(row_id), room) for row_id in row_ids]
         return [request.row_id for request in found if request is not None]
 
     def concludes(
