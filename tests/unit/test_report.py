@@ -19,7 +19,15 @@ from batchvision.cli.report import command
 from batchvision.commands.report import Report, charts, collect, html_of
 from batchvision.commands.report.answers import AnswerForm
 from batchvision.commands.report.gallery import Gallery, Thumbnails
-from batchvision.commands.report.values import RunPoint, TimeSpan
+from batchvision.commands.report.values import (
+    Beside,
+    Change,
+    Comparison,
+    LabelAgreement,
+    PropertyAgreement,
+    RunPoint,
+    TimeSpan,
+)
 from batchvision.emulator import EmulatorOptions, start_in_thread
 from batchvision.errors import JobInvalid
 from batchvision.records import AnswerSpec, RateSample, Recipe
@@ -226,7 +234,11 @@ def test_text_of_rows_never_becomes_markup(report: Report) -> None:
     asked = report.asked._replace(system=HOSTILE, user=HOSTILE, labels=((HOSTILE, HOSTILE),), schema=HOSTILE)
     labels = tuple(each._replace(label=HOSTILE) for each in report.labels[:1])
     kinds = tuple(each._replace(example=HOSTILE, example_id=HOSTILE) for each in report.failures)
-    page = html_of(replace(report, cards=(card,), asked=asked, labels=labels, failures=kinds))
+    agreement = (LabelAgreement(HOSTILE, 2, 1, ((HOSTILE, 1),)),)
+    properties = (PropertyAgreement(HOSTILE, 2, 1), PropertyAgreement(HOSTILE, 2, 2))
+    compared = Comparison(HOSTILE, HOSTILE, 2, 1, 1, 0, 0, None, agreement, properties, 2, 5, 4, accuracy=(HOSTILE,))
+    card = card._replace(beside=Beside(Change.CHANGED, HOSTILE, HOSTILE, 5))
+    page = html_of(replace(report, cards=(card,), asked=asked, labels=labels, failures=kinds, comparison=compared))
     elements = Elements(page)
     assert elements.named("script") == [{}]
     assert [each for _, each in elements.found if any(name.startswith("on") for name in each)] == []
