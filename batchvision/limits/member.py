@@ -168,7 +168,7 @@ class SharedPacing:
         return [0.0] * missing + self.queue.waiting(most + max(0, -missing))[max(0, -missing) :]
 
     def take(self, grant: Grant, now: float) -> None:
-        """Take what was granted, and what is known by now."""
+        """Apply a grant."""
         self.per_second, self.window, self._has_token_limit = grant.per_second, grant.window, grant.has_token_limit
         self._has_begun = True
         self._slots.extend(grant.slots)
@@ -284,7 +284,7 @@ class SharedSpendCap:
         self.tightest_key: str | None = None
         self.is_held_elsewhere = False
         self.spent_ticks = 0  #: since the last exchange
-        self.least_ticks = 0  #: what the first request without money needs
+        self.least_ticks = 0  #: the need of the first request without money
         self._membership = membership
         self._held_ticks: int | None = 0  #: ``None``: no cap
         self._left_ticks = 0  #: that no member holds
@@ -302,7 +302,7 @@ class SharedSpendCap:
         return self.tightest_key
 
     def roll(self) -> None:
-        """The budget knows the periods."""
+        """Nothing: each report names the periods."""
 
     @property
     def reserved_ticks(self) -> int:
@@ -341,7 +341,7 @@ class SharedSpendCap:
             return False
         self.least_ticks = max(1, needed)
         if not self._membership.exchange():
-            self.is_held_elsewhere = True  # not known: the next exchange tells
+            self.is_held_elsewhere = True  # unknown until the next exchange
             return False
         if self._is_at_hand(needed):
             return True
