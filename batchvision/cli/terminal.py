@@ -100,7 +100,7 @@ def _broken(line: str, columns: int) -> Iterator[str]:
 
 def _text_begins(line: str) -> int:
     """The column where the text after the topic begins; 0 without a topic."""
-    begins = [found.end() for found in re.finditer(r"^ *(?:ok|NO|-) +| {2,}", line[:16])]
+    begins = [found.end() for found in re.finditer(r"^ *(?:ok|NO|-) +|^(?:info|warning): | {2,}", line[:16])]
     return begins[-1] if begins else 0
 
 

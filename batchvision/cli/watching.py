@@ -63,8 +63,12 @@ class Panel:
             yield from wrapped(safe_line(line), self._stream).split("\n")
         for each in failures_of_run(figures):
             example, advice = failure_lines([each])
-            yield cut_to_width(safe_line(example), columns - 1)
+            yield _shortened(safe_line(example), columns)
             yield from wrapped(advice, self._stream).split("\n")
+
+
+def _shortened(line: str, columns: int) -> str:
+    return line if cell_width(line) <= columns else cut_to_width(line, columns - 1) + "…"
 
 
 class Lines:

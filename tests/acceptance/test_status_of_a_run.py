@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -91,3 +95,79 @@ def test_after_kill_9_status_lacks_only_answers_in_flight(
     planned = json.loads(bench.call("plan", bench.folder / "job.toml", "--json", *to_emulator(emulator)).stdout)
     assert planned["rows"]["done"] == status.rows_answered
     assert planned["rows"]["to_do"] == rows - rows_of(status)
+
+
+# ---------------------------------------------------------------------------------- status --watch
+
+
+def begin_watch(bench: Workbench, stdout: int) -> subprocess.Popen[bytes]:
+    command = bench.command("status", "out", "--watch")
+    environ = {**bench.environment(), "COLUMNS": "80", "LINES": "30"}
+    return subprocess.Popen(command, cwd=bench.folder, env=environ, stdout=stdout, stderr=stdout)
+
+
+def read_until(descriptor: int, words: bytes) -> bytes:
+    """Read a terminal until the words came, or the process has ended."""
+    seen = b""
+    with suppress(OSError):  # the other side is closed
+        while words not in seen and (piece := os.read(descriptor, 4096)):
+            seen += piece
+    return seen
+
+
+def test_a_panel_on_a_terminal_ends_with_the_run(bench: Workbench, emulator: RunningEmulator) -> None:
+    run = start(bench, emulator, 3_000)
+    try:
+        wait_for_answers(100, emulator, run)
+        ours, theirs = pty.openpty()
+        panel = begin_watch(bench, theirs)
+        os.close(theirs)
+        shown = read_until(ours, b" ended with exit 3")
+        read_until(ours, b"never shown")
+        assert panel.wait(timeout=60) == 0
+        os.close(ours)
+    finally:
+        run.communicate(timeout=100)
+    assert run.returncode == 3
+    assert b"\x1b[" in shown and b"  at work   " in shown and b" requests/s (no limit known)" in shown
+    assert b" refused, as row row-0" in shown
+
+
+def test_ctrl_c_ends_the_watch_and_leaves_the_run_alone(bench: Workbench, emulator: RunningEmulator) -> None:
+    run = start(bench, emulator, 3_000)
+    try:
+        wait_for_answers(100, emulator, run)
+        ours, theirs = pty.openpty()
+        panel = begin_watch(bench, theirs)
+        os.close(theirs)
+        read_until(ours, b"  rows      ")
+        panel.send_signal(signal.SIGINT)
+        rest = read_until(ours, b"never shown")
+        assert panel.wait(timeout=60) == 0
+        assert b"Traceback" not in rest
+        os.close(ours)
+        assert run.poll() is None
+    finally:
+        run.communicate(timeout=100)
+    assert run.returncode == 3
+
+
+def test_elsewhere_than_on_a_terminal_a_watch_prints_lines_without_control_characters(
+    bench: Workbench, emulator: RunningEmulator
+) -> None:
+    run = start(bench, emulator, 3_000)
+    try:
+        wait_for_answers(100, emulator, run)
+        shown = bench.call("status", "out", "--watch")
+    finally:
+        run.communicate(timeout=100)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    first, *_, last = shown.stdout.splitlines()
+    assert "of 3,000 rows done" in first and "answers 429" in first
+    assert " ended with exit 3: 2,940 of 3,000 rows completed, 60 failed" in last
+    assert "\x1b" not in shown.stdout
+
+
+def test_without_a_run_at_work_a_watch_shows_the_status_once(bench: Workbench, emulator: RunningEmulator) -> None:
+    bench.run(bench.job(bench.manifest(bench.rows(3))), *to_emulator(emulator))
+    assert bench.call("status", "out", "--watch").stdout == bench.call("status", "out").stdout

@@ -30,7 +30,8 @@ def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         ("  - ", 4),
         ("          ", 10),
         ("error: ", 0),
-        ("warning: ", 0),
+        ("warning: ", 9),
+        ("info: ", 6),
         ("", 0),
     ],
 )
