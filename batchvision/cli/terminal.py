@@ -76,10 +76,16 @@ _COMMAND = re.compile(r"(?:  next +|   +)?(?:batchvision|export|python|scripts)[
 
 
 def wrapped(line: str, stream: TextIO | None) -> str:
-    """The line wrapped for a terminal. For files and pipes, and for commands to copy, it is unchanged."""
+    """The line wrapped for a terminal. For files and pipes it is unchanged.
+
+    A command to copy stays whole. Its explanation in brackets moves to the next line.
+    """
     columns = terminal_columns()
-    if stream is None or not stream.isatty() or cell_width(line) <= columns or _COMMAND.match(line):
+    if stream is None or not stream.isatty() or cell_width(line) <= columns:
         return line
+    if _COMMAND.match(line):
+        command, bracket, explanation = line.partition("   (")
+        return "\n".join([command, *_broken(f"{' ' * 14}({explanation}", columns)]) if bracket else line
     return "\n".join(_broken(line, columns))
 
 

@@ -45,6 +45,16 @@ def test_a_long_line_is_broken_at_words_and_indented_below_its_text(before: str,
     assert " ".join([lines[0], lines[1].strip()]) == before + LONG
 
 
+def test_the_explanation_of_a_long_command_moves_to_the_next_line() -> None:
+    line = "  next      batchvision run job.toml   (asks failed rows again, except those with a paid answer)"
+    assert wrapped(line, Terminal()).split("\n") == [
+        "  next      batchvision run job.toml",
+        "              (asks failed rows again, except those with a paid answer)",
+    ]
+    command = "            batchvision run jobs/a_long_folder_name/of_many/job.toml --retry-failed=refused,truncated"
+    assert wrapped(command, Terminal()) == command
+
+
 def test_wide_characters_count_twice() -> None:
     lines = wrapped("  failed    " + "\u753b\u50cf " * 20, Terminal()).split("\n")
     assert len(lines) > 1
