@@ -51,6 +51,15 @@ class DuckDBWarehouse:
         return value
 
 
+class DuckDBThroughDlt(DuckDBWarehouse):
+    """The dataset ``batchvision``. The test sets dlt's variables and the URL."""
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with duckdb.connect(str(self.path)) as connection:
+            connection.execute("USE batchvision").fetchall()
+            return connection.execute(query).fetchall()
+
+
 class DeltaWarehouse:
     """Delta tables, queried through DuckDB. The version of each row is the one of its table."""
 

@@ -46,7 +46,7 @@ from batchvision.checkpoint.parts import (
 )
 from batchvision.checkpoint.record_json import masked_answer
 from batchvision.checkpoint.recovery import Recovery, Unsealed
-from batchvision.checkpoint.registry import read_registry, registered_job
+from batchvision.checkpoint.registry import output_id, read_registry, registered_job
 from batchvision.checkpoint.reserve import reserve_bytes
 from batchvision.checkpoint.row_index import Carried, RowIndex, RowState
 from batchvision.checkpoint.row_keys import packed_ids, pairs
@@ -156,6 +156,7 @@ __all__ = [
     "load_recipe",
     "masked_answer",
     "newest_summaries",
+    "output_id",
     "packed_ids",
     "pairs",
     "part_file",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 from pyarrow import types
@@ -51,7 +52,10 @@ def register(
             columns = _grown(output, known or Columns(), wanted)
             if known is not None:
                 _check_widened(output, known, columns)
-            if columns == known or disk.replace_if(path, _document(job_name, columns), stored):
+            id_of_output = _id_in(stored)
+            if columns == known and id_of_output is not None:
+                break
+            if disk.replace_if(path, _document(job_name, columns, id_of_output or uuid4().hex), stored):
                 break
         for part in _pad_all(disk, output, columns):
             padded(part)
@@ -71,6 +75,16 @@ def registered_job(output: Path) -> str | None:
     """Return the name of the job that the output belongs to. A new output has ``None``."""
     path = registry_path(output)
     return None if read_registry(output) is None else str(json.loads(path.read_bytes())["job"])
+
+
+def output_id(output: Path) -> str | None:
+    """Return the random id of the output, which its copies share. Outputs of older versions get one with a run."""
+    path = registry_path(output)
+    return _id_in(path.read_bytes()) if path.exists() else None
+
+
+def _id_in(stored: bytes | None) -> str | None:
+    return None if stored is None else json.loads(stored).get("output_id")
 
 
 def _parsed(output: Path, stored: bytes | None, job_name: str | None) -> Columns | None:
@@ -102,10 +116,11 @@ def _named(document: list[list[str]]) -> Named:
     return tuple((name, type_of(type_name)) for name, type_name in document)
 
 
-def _document(job_name: str, columns: Columns) -> bytes:
+def _document(job_name: str, columns: Columns, id_of_output: str) -> bytes:
     document: dict[str, Any] = {
         "table_version": TABLE_VERSION,
         "job": job_name,
+        "output_id": id_of_output,
         "keep": [[name, name_of(arrow)] for name, arrow in columns.keep],
         "answers": [[name, name_of(arrow)] for name, arrow in columns.answers],
     }

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -22,7 +21,7 @@ from sample_parts import COLUMNS as EVERY_TYPE
 from sample_parts import result
 from warehouses import (
     DeltaWarehouse,
-    DuckDBWarehouse,
+    DuckDBThroughDlt,
     Warehouse,
     current_content,
     load_into,
@@ -37,13 +36,6 @@ from batchvision.commands.load import load as load_output
 from batchvision.commands.load.dlt import DltDestination
 from batchvision.errors import JobInvalid, LoadFailed
 from batchvision.samples import write_samples
-
-
-class DuckDBThroughDlt(DuckDBWarehouse):
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with duckdb.connect(str(self.path)) as connection:
-            connection.execute("USE batchvision").fetchall()
-            return connection.execute(query).fetchall()
 
 
 class DeltaThroughDlt(DeltaWarehouse):

@@ -1,4 +1,4 @@
-"""The table ``loads``: the parts that earlier loads took, by sha256.
+"""The table ``loads``: the parts that earlier loads took, by sha256, and the output that a job's rows come from.
 
 A part that was padded or merged since then has another sha256. Its metadata names the earlier ones.
 """
@@ -29,6 +29,8 @@ LOADS = pa.schema(
     ]
 )
 LOADS_KEY = ("job", "table_name", "sha256")
+#: The ``table_name`` of the row that has the id of the output in ``sha256``. It is the first row of each job.
+OUTPUT_ENTRY = "output"
 
 
 class NewPart(NamedTuple):
@@ -58,6 +60,12 @@ def new_part(output: Path, path: Path, known: frozenset[str]) -> NewPart | None:
         if not known.isdisjoint(each.sha256):
             is_new[each.start : each.stop] = False
     return NewPart(path, file, is_new) if is_new.any() else None
+
+
+def output_row(job: str, output_id: str, at: datetime) -> pa.RecordBatch:
+    """The row of ``loads`` that names the output of a job's rows."""
+    row = {"job": job, "table_name": OUTPUT_ENTRY, "part": "", "sha256": output_id, "row_count": 0, "loaded_at": at}
+    return pa.RecordBatch.from_pylist([row], schema=LOADS)
 
 
 def load_rows(job: str, parts: list[NewPart], at: datetime) -> pa.RecordBatch:

@@ -27,6 +27,7 @@ from batchvision.checkpoint import (
     UnsealedRows,
     attempts_schema,
     failures_schema,
+    output_id,
     packed_ids,
     pairs,
     read_registry,
@@ -36,7 +37,15 @@ from batchvision.checkpoint import (
 )
 from batchvision.commands.ddl import KEYS
 from batchvision.commands.load.destination import Destination, LoadTransaction, WarehouseTable
-from batchvision.commands.load.known_parts import LOADS, LOADS_KEY, NewPart, load_rows, new_part
+from batchvision.commands.load.known_parts import (
+    LOADS,
+    LOADS_KEY,
+    OUTPUT_ENTRY,
+    NewPart,
+    load_rows,
+    new_part,
+    output_row,
+)
 from batchvision.commands.run_table import RUNS, run_batches
 from batchvision.commands.status import open_output
 from batchvision.errors import JobInvalid, LoadFailed
@@ -136,8 +145,11 @@ class _Loading:
 
     def load(self, names: Sequence[str], tables: dict[str, WarehouseTable]) -> dict[str, TableLoad]:
         created = {name for name in ("loads", *names) if self._prepare(tables[name])}
+        loaded = self._loaded_before(tables["loads"])
+        self._claim(tables["loads"], loaded)
+        known = frozenset(sha256 for _, sha256 in loaded)
         new_parts = {
-            name: self._new_parts(name, self._known(tables["loads"], name in created))
+            name: self._new_parts(name, frozenset() if name in created else known)  # a dropped table has no rows
             for name in ("results", "attempts")
             if name in names
         }
@@ -178,12 +190,28 @@ class _Loading:
             next_step="drop or rename that table and load again: it is made anew. Or choose another --table-prefix",
         )
 
-    def _known(self, loads: WarehouseTable, is_created: bool) -> frozenset[str]:
-        """The sha256 values of the parts that earlier loads took. A table that was dropped since then has no rows."""
-        if is_created:
-            return frozenset()
-        batches = self.transaction.read(loads, ("sha256",), self.job)
-        return frozenset(sha256 for batch in batches for sha256 in batch["sha256"].to_pylist())
+    def _loaded_before(self, loads: WarehouseTable) -> list[tuple[str, str]]:
+        """``table_name`` and ``sha256`` of the job's rows in ``loads``."""
+        batches = self.transaction.read(loads, ("table_name", "sha256"), self.job)
+        return [pair for batch in batches for pair in zip(*(column.to_pylist() for column in batch), strict=True)]
+
+    def _claim(self, loads: WarehouseTable, loaded: Sequence[tuple[str, str]]) -> None:
+        """Note that the job's rows come from this output, before the first of them.
+
+        Raises LoadFailed where they come from another output: each load would delete the rows of the other.
+        """
+        own = output_id(self.view.output)
+        owner = next((sha256 for name, sha256 in loaded if name == OUTPUT_ENTRY), None)
+        if owner is None and own is not None:
+            self.transaction.merge(loads, iter([output_row(self.job, own, datetime.now(UTC))]))
+        elif owner != own:
+            prefix = loads.name.removesuffix("loads")
+            raise LoadFailed(
+                f"{self.destination}: the rows of the job {self.job!r} in the tables {prefix}* come from another "
+                f"output than {self.view.output}, and would be deleted. Nothing was loaded",
+                next_step="give one of the two jobs another name, or load with another --table-prefix. If this output "
+                f"replaces the other one, delete the rows of the job from each table {prefix}* and load again",
+            )
 
     def _new_parts(self, name: str, known: frozenset[str]) -> list[NewPart]:
         paths = (source for source in self.view.sources(name) if isinstance(source, Path))
