@@ -19,6 +19,8 @@ from batchvision.ticks import cost_words, format_usd
 
 LOOK_EVERY_SECONDS = 1.0
 LINE_EVERY_SECONDS = 10.0
+#: Figures of this age are shown with it.
+IDLE_SECONDS = 5.0
 
 
 class Display(Protocol):
@@ -109,7 +111,9 @@ def run_lines(figures: RunFigures, now: datetime) -> Iterator[str]:
     """The lines of one run at work."""
     progress = figures.progress
     shard = "" if figures.shard == "0of1" else f", shard {figures.shard}"
-    yield f"  at work   {figures.run_id}{shard}, for {_age(figures.started_at, now)}"
+    is_idle = (now - progress.at).total_seconds() >= IDLE_SECONDS
+    idle = f", nothing new for {_age(progress.at, now)}" if is_idle else ""
+    yield f"  at work   {figures.run_id}{shard}, for {_age(figures.started_at, now)}{idle}"
     yield (
         f"  rows      {progress.rows_answered:,} of {progress.rows_known:,} answered, {progress.rows_failed:,} failed, "
         f"{progress.rows_left:,} pending, {progress.in_flight:,} in flight"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from dataclasses import replace
 from datetime import timedelta
@@ -190,6 +191,22 @@ def test_tickets_are_shown_with_the_age_of_the_oldest(job_runs):
     assert "  tickets   4 open, the oldest for 1m 30s" in ages
 
 
+def test_the_figures_of_an_output_in_an_object_store_are_read_from_the_local_copy(job_runs, tmp_path):
+    job_runs.rows(20)
+    local_copy, fetched = job_runs.folder / "out", tmp_path / "readers" / "out"
+    found: list[tuple[RunFigures, ...]] = []
+
+    async def look_at_2_seconds(counters: object) -> None:
+        await anyio.sleep(2)
+        shutil.copytree(local_copy, fetched, ignore=shutil.ignore_patterns("running.json"))
+        found.extend((look(fetched).running, look(fetched, local_copy).running))
+        await anyio.sleep_forever()
+
+    run_beside(job_runs, look_at_2_seconds, LocalDisk())
+    assert found[0] == ()
+    assert found[1][0].progress.rows_answered > 0
+
+
 # ---------------------------------------------------------------------------------- displays
 
 
@@ -254,6 +271,12 @@ def test_elsewhere_a_line_comes_at_most_every_10_seconds_and_after_a_change(figu
         f"{running[0].progress.rows_answered}" for running in (figures[1], figures[4], figures[5])
     ]
     assert all("requests/s" in line and "\x1b" not in line for line in shown)
+
+
+def test_figures_that_did_not_change_for_a_while_are_shown_with_their_age(figures):
+    now = figures[5][0]
+    assert "nothing new" not in next(run_lines(now, now.progress.at + timedelta(seconds=4)))
+    assert next(run_lines(now, now.progress.at + timedelta(seconds=70))).endswith(", nothing new for 1m 10s")
 
 
 def test_json_lines_hold_the_figures(figures):
