@@ -32,8 +32,6 @@ from batchvision.checkpoint.journal_records import (
     RowFailed,
     SegmentHeader,
     Shared,
-    Submission,
-    SubmissionEnded,
     Voided,
     closed,
 )
@@ -53,6 +51,7 @@ from batchvision.checkpoint.sealing import Sealer
 from batchvision.checkpoint.shards import lock_shard
 from batchvision.checkpoint.storage import Disk
 from batchvision.checkpoint.stored_answers import answers_to, by_request_key
+from batchvision.checkpoint.submissions import SubmissionRecords
 from batchvision.checkpoint.takeover import Takeover
 from batchvision.checkpoint.writer import Projection, StoreSettings, Threads, Writer
 from batchvision.errors import DiskFailed, StopRun
@@ -72,7 +71,13 @@ from batchvision.secrets import Secrets
 
 
 class Store:
-    """One output (and shard), held by this process. Leaving the context releases it without writing."""
+    """One output (and shard), held by this process. Leaving the context releases it without writing.
+
+    ``folder``: of the shard's journal. ``submissions``: of the batch lane, after :meth:`recover`.
+    """
+
+    submissions: SubmissionRecords
+    _writer: Writer  #: after :meth:`recover`
 
     def __init__(
         self,
@@ -85,6 +90,7 @@ class Store:
         threads: Threads,
     ) -> None:
         self.output = lock.output
+        self.folder = lock.folder
         self._lock = lock
         self._owns_lock = owns_lock
         self._settings = settings
@@ -98,7 +104,6 @@ class Store:
         self._run_state = RunState(tables)
         self.polls = PollWatch()  #: the lane notes each poll in it
         self._row_index: RowIndex | None = None
-        self._opened: Writer | None = None
         self._tickets = ReplicatedTickets(partial(threads.replication, disk.replicate), str(lock.output))
 
     # ---------------------------------------------------------------------------- opening
@@ -161,7 +166,7 @@ class Store:
             segment = self._sealer.begin(own.next_seq)
         self._run_state = own.run_state
         self._run_state.apply(segment.header)
-        self._opened = Writer(
+        self._writer = Writer(
             Journal(segment, self._secrets.mask),
             self._run_state,
             self._sealer,
@@ -170,6 +175,7 @@ class Store:
             self._reserve,
             self._threads,
         )
+        self.submissions = SubmissionRecords(self._writer, self._run_state, self._settings.ticket_place)
         return own.recovery.plus(replace(takeover.recovery, tickets=()))
 
     def row_index(self, recipe_id: str) -> RowIndex:
@@ -194,8 +200,8 @@ class Store:
 
     def release(self) -> None:
         """Release the files and the lock, as a crash would. The next start recovers the journal."""
-        if self._opened is not None:
-            self._opened.journal.segment.log.close()
+        if (writer := getattr(self, "_writer", None)) is not None:
+            writer.journal.segment.log.close()
         self._sealer.close()
         with suppress(OSError):
             (self._lock.folder / figures.FILE_NAME).unlink()
@@ -224,25 +230,6 @@ class Store:
         await self._writer.durable(Accepted(exchange_id, ticket, at, self._settings.ticket_place))
         self._tickets.add(exchange_id)
 
-    def enroll(self, intent: Intent, submission_id: str) -> None:
-        """Note the intent of a request that a submission will hold. :meth:`submission` makes it durable."""
-        self._writer.note(intent)
-        self._writer.note(Accepted(intent.exchange_id, submission_id, intent.sent_at, self._settings.ticket_place))
-
-    async def submission(self, submission: Submission) -> None:
-        """Return when the step, and every intent that was enrolled before, is durable (P2). Raises StopRun."""
-        await self._writer.ready()
-        await self._writer.durable(replace(submission, place=self._settings.ticket_place))
-        self._writer.check_disk()
-
-    def end_submission(self, submission_id: str) -> None:
-        self._writer.note(SubmissionEnded(submission_id))
-
-    @property
-    def submissions(self) -> Mapping[str, Submission]:
-        """The submissions that have not ended, by submission_id."""
-        return self._run_state.submissions
-
     def check_lock(self) -> None:
         """Raise OutputHeld if another process may hold the output by now."""
         self._writer.check_lock()
@@ -269,14 +256,13 @@ class Store:
         return written
 
     def void(self, exchange_id: str) -> None:
-        """Record that the intent's request was never sent. After a crash it is not ambiguous."""
+        """Record that the intent's request was never sent."""
         self._writer.note(Voided(exchange_id))
 
     def book(self, exchange_id: str, end: BookedEnd, hold: bool = False) -> None:
-        """Close an exchange. The next seal writes its attempt to the ledger and its row's outcome to the tables.
+        """Close an exchange. Raises KeyError where it is not open.
 
-        ``hold``: the row stays pending until a run that sends ambiguous rows again. Raises KeyError where it is not
-        open.
+        ``hold``: the row stays pending until a run that sends ambiguous rows again.
         """
         intent, index = end.attempt.intent, self._row_index
         is_repeat = index is not None and index.is_done(intent.row_id, intent.request_key)
@@ -308,21 +294,16 @@ class Store:
         if failed is not None and skip_key is not None and not failed.skip_key:
             self._writer.note(RowFailed(replace(failed, skip_key=skip_key), is_correction=True))
 
-    async def publish(self, completed: Completed) -> None:
-        """Book a row with an answer that was durable under another key."""
-        self.share(completed)
+    def share(self, completed: Completed) -> None:
+        """Book a row whose answer is durable already: of an identical request, or under another key."""
+        self._writer.note(Shared(completed))
+
+    async def seal_if_due(self) -> None:
         if self._writer.is_seal_due():
             await self._writer.commit()
 
-    def share(self, completed: Completed) -> None:
-        """Book a row answered by an identical request."""
-        self._writer.note(Shared(completed))
-
     async def answers(self, request_keys: Set[str], offload: Offload | None = None) -> dict[str, list[Completed]]:
-        """Return the completed rows with the given keys, by request_key.
-
-        ``offload`` reads parts while a run lasts, so that the journal does not wait.
-        """
+        """Return the completed rows with the given keys, by request_key. ``offload`` reads parts beside the seals."""
         newest = [each for each in self._run_state.results.newest if each.request_key in request_keys]
         tables = [table for each in self._writer.closed for table in each.cut.results] + self._run_state.results.tables
         paths, columns = part_paths(self.output, "results"), self._tables.columns
@@ -371,8 +352,8 @@ class Store:
         met = None if self._row_index is None else self._row_index.met
         if met is None or not met.is_complete:
             return
-        named = (self.output, self._lock.shard, self._settings.run_id)
-        with disk_failures(f"writing the index of the manifest in {self._lock.folder}"):
+        with disk_failures(f"writing the index of the manifest in {self.folder}"):
+            named = (self.output, self._lock.shard, self._settings.run_id)
             await self._threads.seal(write_index, self._disk, *named, met, self.failures())
 
     def write_recipe(self, recipe_id: str, document: Mapping[str, Any]) -> None:
@@ -382,9 +363,6 @@ class Store:
         """Write the figures of the run for ``status``. Blocking. A failing disk is left to the journal to find."""
         with suppress(OSError):
             figures.write(self._disk, self._lock.folder, now, self._secrets)
-
-    def load_recipe(self, recipe_id: str) -> dict[str, Any]:
-        return summaries.load_recipe(self.output, recipe_id)
 
     def write_summary(self, summary: RunSummary) -> None:
         self._lock.file.check_in_place(self.output)
@@ -407,8 +385,7 @@ class Store:
     @property
     def oldest_ticket_at(self) -> datetime | None:
         """When the provider accepted the first of the open tickets."""
-        first = next(self._run_state.open.accepted(), None)
-        return None if first is None else first.accepted_at
+        return next((exchange.accepted_at for exchange in self._run_state.open.accepted()), None)
 
     @property
     def cut_off(self) -> tuple[Exchange, ...]:
@@ -418,11 +395,5 @@ class Store:
     @property
     def held_count(self) -> int:
         """Rows of the manifest that ``ambiguous = "hold"`` keeps pending."""
-        index = self._row_index
-        return sum(carry.held and (index is None or index.met.has(carry)) for carry in self._run_state.carries)
-
-    @property
-    def _writer(self) -> Writer:
-        if self._opened is None:
-            raise RuntimeError("recover() comes before anything is written")
-        return self._opened
+        met = None if self._row_index is None else self._row_index.met
+        return sum(carry.held and (met is None or met.has(carry)) for carry in self._run_state.carries)

@@ -39,6 +39,19 @@ class DeliverySection(Section):
     `max_ticket_wait_seconds = 3600`."""
     max_open_tickets: Count = 10_000
     """The most tickets that are open at once. Example: `max_open_tickets = 2000`."""
+    wait: Flag = True
+    """In the batch lane: wait for the batches. `false`: end with exit code 6 when everything is submitted; the next run
+    collects. Example: `wait = false`."""
+    max_batch_rows: Count | None = None
+    """The most rows of a batch. Default: the provider's limit. Example: `max_batch_rows = 10000`."""
+    max_batch_bytes: Count | None = None
+    """The most bytes of the input file of a batch. Default: the provider's limit. Example: `max_batch_bytes =
+    100000000`."""
+    max_open_batches: Count | None = None
+    """The most batches that are open at once. Default: the provider's limit. Example: `max_open_batches = 10`."""
+    max_enqueued_tokens: Count | None = None
+    """The most prompt tokens in open batches of a model, as the provider's tier allows. Default: learned from its
+    refusals. Example: `max_enqueued_tokens = 900000`."""
 
     ready_by: LocalTime | None = None
     """The run stops sending at this time of day, in the job's `timezone`, and ends with exit code 4. A run that starts

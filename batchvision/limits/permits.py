@@ -90,11 +90,7 @@ class Permits:
     async def acquire(self, estimate: Estimate) -> Permit:
         """Wait for money, then for the rate. Raises SpendCapReached if no open permit can return enough money."""
         bound = estimate.bound_ticks
-        while not self._cap.reserve(bound):
-            if self._open == 0 and not self._cap.is_held_elsewhere:
-                raise self._cap_reached(bound)
-            await self._cap.returned.wait()
-        self._open += 1
+        await self._acquire_money(bound)
         try:
             slot = await self.rate.acquire(estimate.tokens)
         except BaseException:  # cancelled
@@ -102,6 +98,25 @@ class Permits:
             self._ended()
             raise
         return Permit(slot, self.rate, self._cap, bound, self._ended)
+
+    async def _acquire_money(self, bound: int | None) -> None:
+        while not self._cap.reserve(bound):
+            if self._open == 0 and not self._cap.is_held_elsewhere:
+                raise self._cap_reached(bound)
+            await self._cap.returned.wait()
+        self._open += 1
+
+    async def acquire_for_batch(self, estimate: Estimate) -> Permit:
+        """Wait for money alone: requests of a batch do not count against the rate. Raises SpendCapReached."""
+        await self._acquire_money(estimate.bound_ticks)
+        return self.of_ticket(estimate.bound_ticks, 0.0)
+
+    def acquire_for_batch_at_once(self, estimate: Estimate) -> Permit | None:
+        """As :meth:`acquire_for_batch`. ``None`` where other permits must return money first."""
+        if not self._cap.reserve(estimate.bound_ticks):
+            return None
+        self._open += 1
+        return self.of_ticket(estimate.bound_ticks, 0.0)
 
     def _cap_reached(self, bound: int | None) -> SpendCapReached:
         key = f"limits.{self._cap.tightest_key or 'max_cost_usd'}"

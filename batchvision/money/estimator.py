@@ -25,7 +25,7 @@ from math import ceil, floor, log2, sqrt
 from batchvision.prompt import system_text
 from batchvision.providers import output_limit
 from batchvision.records import Estimate, ImageSize, Recipe, Usage
-from batchvision.ticks import Prices
+from batchvision.ticks import BATCH, Prices
 
 #: For English text. Learning and the bound cover scripts with more tokens a character.
 CHARS_PER_TOKEN = 4
@@ -60,8 +60,13 @@ _LARGE = 8192
 class Estimator:
     """Estimates the requests of one recipe."""
 
-    def __init__(self, recipe: Recipe, prices: Prices | None, *, caches_prefix: bool = False) -> None:
-        """``caches_prefix``: the provider caches the common prefix of requests, which lowers likely costs."""
+    def __init__(
+        self, recipe: Recipe, prices: Prices | None, *, caches_prefix: bool = False, in_batch: bool = False
+    ) -> None:
+        """``caches_prefix``: the provider caches the common prefix of requests, which lowers likely costs.
+
+        ``in_batch``: the requests are answered in batches.
+        """
         self._prices = prices
         examples_chars = sum(len(example.user) + len(example.answer) for example in recipe.examples)
         prefix_tokens = (len(system_text(recipe) or "") + examples_chars) // CHARS_PER_TOKEN
@@ -74,6 +79,7 @@ class Estimator:
         self._example_images = sum(len(example.images) for example in recipe.examples)
         self._max_tokens = output_limit(recipe)
         tier = recipe.parameters.get("service_tier")
+        self._in_batch = in_batch
         self._tier = tier if isinstance(tier, str) else None  #: asked for, later that of the newest answer
         self._output = Mean()
 
@@ -100,7 +106,9 @@ class Estimator:
         most_prompt = most_text + round(sum(map(self._images.most, sizes)))
         likely_ticks = bound_ticks = None
         if self._prices is not None:
-            likely_ticks = self._prices.at(self._tier).ticks(prompt, output, cached, len(sizes))
+            likely_ticks = self._prices.at(BATCH if self._in_batch else self._tier).ticks(
+                prompt, output, cached, len(sizes)
+            )
             bound_ticks = None if limit is None else self._prices.ticks(most_prompt, limit, images=len(sizes))
         return Estimate(
             tokens=prompt + output,

@@ -199,6 +199,8 @@ class BatchDialect(ABC):
             case BatchState.FAILED:
                 why = look.refusal.message if look.refusal is not None else "the provider gives no reason"
                 return ServerError(f"batch {look.batch_id} failed before any request was answered: {why}")
+            case _ if look.counts.cancelled:
+                return Expired(f"batch {look.batch_id} ended before this request was answered")
             case _:
                 return AnswerCutShort(f"batch {look.batch_id} has ended, and its results do not hold this request")
 

@@ -143,11 +143,15 @@ class PageReader(ResultsReader):
 _EXPIRED = frozenset({"batch_expired", "batch_cancelled", "cancelled", "1"})
 
 
+#: The HTTP statuses of gRPC's codes for errors that pass: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE.
+_STATUS_OF_GRPC = {"4": 504, "8": 429, "13": 500, "14": 503}
+
+
 def error_result(our_id: str, error: Mapping[str, Any], at: datetime) -> BatchResult:
     """The result of a request with an error in place of an answer. The dialect classifies it like an error in a 200."""
     if str(error.get("code")).lower() in _EXPIRED:
         return BatchResult(our_id, error=Expired(wire.presentable(str(error.get("message") or "the batch has ended"))))
-    return BatchResult(our_id, _raw({"error": dict(error)}, at))
+    return BatchResult(our_id, _raw({"error": dict(error)}, at, _STATUS_OF_GRPC.get(str(error.get("code")), 200)))
 
 
 def decoded(content: bytes) -> Mapping[str, Any]:

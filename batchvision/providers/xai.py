@@ -22,7 +22,7 @@ class XaiDialect(Dialect):
     default_base_url: ClassVar[str] = "https://api.x.ai/v1"
     default_key_env: ClassVar[str | None] = "XAI_API_KEY"
     account_url: ClassVar[str | None] = "https://console.x.ai"
-    lanes: ClassVar[frozenset[Lane]] = frozenset({Lane.ONLINE, Lane.DEFERRED})
+    lanes: ClassVar[frozenset[Lane]] = frozenset({Lane.ONLINE, Lane.DEFERRED, Lane.BATCH})
     batch_form: ClassVar[str | None] = "xai"
     has_cost_in_body: ClassVar[bool] = True
     models_path: ClassVar[str] = "/language-models"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
+from typing import NamedTuple
 
 from batchvision.http import ProviderClient
 from batchvision.images import ImageSource
 from batchvision.limits import Pacing, Permits, RateLimiter, ReportWait, SpendCap, SpendCaps
+from batchvision.providers import batch_dialect
+from batchvision.records import Lane
 from batchvision.runner import wiring
+from batchvision.runner.batch_calls import BatchCalls
+from batchvision.runner.batch_exchanges import BatchExchanges
 from batchvision.runner.booking import Booking
 from batchvision.runner.exchange import Exchanges, Intents, Settlement
-from batchvision.runner.lanes import Delivery
+from batchvision.runner.lanes import BatchLane, DeferredLane, Delivery, OnlineLane, RequestLane, TicketLane
 from batchvision.runner.opening import OpenedOutput
 from batchvision.runner.prepare import RowRequests
 from batchvision.runner.provider_calls import ProviderCalls, Terms
@@ -39,10 +44,18 @@ async def permits_of(
         yield Permits(rate or wiring.rate_limiter_of(job, tell, pacing, was_answered=was_answered), cap)
 
 
-def delivery_of(
+class RunLanes(NamedTuple):
+    """The lane of the rows, and the lanes that collect tickets of earlier runs."""
+
+    delivery: Delivery
+    used: RequestLane
+    by_tickets: Mapping[Lane, TicketLane]
+
+
+def lanes_of(
     setup: RunSetup, output: OpenedOutput, client: ProviderClient, images: ImageSource, permits: Permits
-) -> Delivery:
-    """The delivery of a run."""
+) -> RunLanes:
+    """The lanes of a run."""
     job, stop, counts, dependencies = setup.job, setup.stop, setup.counts, setup.dependencies
     row_index, classifier, store = output.row_index, output.classifier, output.store
     refusals = wiring.refusals_of(job, output.latest)
@@ -57,7 +70,17 @@ def delivery_of(
     preparer = wiring.preparer_of(job, setup.estimator, images)
     requests = RowRequests(preparer, row_index, output.selection, booking, deduplicator, later, stop)
     refused = RefusedRows(refusals, booking.book, classifier.of_the_row, stop.request)
-    return Delivery(exchanges, requests, booking, refused, later, job.limits.max_failed.allows, stop)
+    delivery = Delivery(exchanges, requests, booking, refused, later, job.limits.max_failed.allows, stop)
+    deferred = DeferredLane(delivery, wiring.deferred_settings_of(job), dependencies.now, dependencies.rng)
+    by_tickets: dict[Lane, TicketLane] = {Lane.DEFERRED: deferred}
+    if setup.dialect.batch_form is not None:
+        batches = batch_dialect(setup.dialect)
+        members = BatchExchanges(batches, provider, intents, store, permits, settlement, counts)
+        calls = BatchCalls(batches, provider, permits.rate)
+        settings = wiring.batch_settings_of(job, batches, setup.run_id, store.folder)
+        by_tickets[Lane.BATCH] = BatchLane(delivery, members, calls, settings, dependencies.now)
+    online = OnlineLane(delivery, concurrency=job.limits.concurrency)
+    return RunLanes(delivery, by_tickets.get(job.delivery.lane_used, online), by_tickets)
 
 
 def terms_of(setup: RunSetup) -> Terms:

@@ -17,6 +17,7 @@ from batchvision.checkpoint import (
     RowIndex,
     Shared,
     Store,
+    Voided,
     is_unclear,
 )
 from batchvision.errors import ImageUnreachable, RowFault
@@ -109,6 +110,11 @@ class RunCounts:
         """Count a request off the wire."""
         self.counters.in_flight -= 1
 
+    def submitted(self, requests: int, retries: int) -> None:
+        """Count the requests of a batch that the provider has taken."""
+        self.counters.requests_sent += requests
+        self.counters.retries += retries
+
     def not_sent(self) -> None:
         """Take back a request that found no way to the provider."""
         self.counters.requests_sent -= 1
@@ -136,6 +142,8 @@ class RunCounts:
                 counters.unknown_cost += self.spending.take(attempt).unknown_cost
                 if record.state is AttemptState.AMBIGUOUS:
                     self._ambiguous(exchange.intent, record.bound_ticks)
+                if exchange.ticket is not None and exchange.answer is None:
+                    counters.tickets_open -= 1
                 if exchange.intent.is_redo:
                     self._redone(record.completed, record.failed)
                 elif exchange.intent.run_id == self._run_id:
@@ -148,7 +156,7 @@ class RunCounts:
                 failed = record.failed
             case Accepted():
                 counters.tickets_open += 1
-            case Received() if exchange is not None and exchange.ticket is not None:
+            case Received() | Voided() if exchange is not None and exchange.ticket is not None:
                 counters.tickets_open -= 1
         if completed is not None:
             counters.rows_completed += 1

@@ -161,7 +161,7 @@ class Classifier:
 
     def _read(self, exchange: Exchange, raw: RawAnswer) -> Reading:
         dialect = self._dialect(exchange.intent.provider)
-        if exchange.ticket is None:
+        if exchange.ticket is None or exchange.intent.lane is Lane.BATCH:
             reading = dialect.read(raw)
             if reading.error is None and is_aborted_stream(raw.body):
                 return reading._replace(error=Truncated(_GIVEN_UP))
@@ -271,10 +271,11 @@ def _state(exchange: Exchange, error: BatchvisionError, answer: Answer, otherwis
     """Ambiguous: the attempt may have been billed at an unknown cost. A reported cost settles that."""
     if isinstance(error, LostAfterRead):
         return AttemptState.LOST_AFTER_READ
+    is_deferred = exchange.ticket is not None and exchange.intent.lane is not Lane.BATCH
     maybe_billed = (
-        isinstance(error, Expired)
+        (isinstance(error, Expired) and is_deferred)  # a batch bills the requests that it has answered
         or (isinstance(error, Transient) and error.maybe_billed)
-        or (exchange.ticket is not None and exchange.answer is not None and exchange.answer.status >= 400)
+        or (is_deferred and exchange.answer is not None and exchange.answer.status >= 400)
     )
     return AttemptState.AMBIGUOUS if maybe_billed and answer.usage.cost_ticks is None else otherwise
 

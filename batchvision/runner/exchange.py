@@ -131,7 +131,8 @@ class Settlement:
         classification = self._classifier.classify(exchange, self._random.random())
         is_refused_form = form is not None and self._provider.forms.has_left(form, raw, classification.error)
         error = None if is_refused_form else classification.error  # a refused form is no outage
-        self.observe(error, raw, None if exchange.ticket else permit.slot.sent_at)
+        if exchange.intent.lane is not Lane.BATCH:  # its answers say nothing about the way to the provider
+            self.observe(error, raw, None if exchange.ticket else permit.slot.sent_at)
         usage = classification.attempt.answer.usage
         is_failed = isinstance(classification.error, Transient | StopRun)  # a 200 may hold an error too
         if classification.attempt.state in (AttemptState.AMBIGUOUS, AttemptState.LOST_AFTER_READ):

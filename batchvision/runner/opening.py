@@ -18,13 +18,14 @@ from batchvision.checkpoint import (
     RowIndex,
     Store,
     StoreSettings,
+    load_recipe,
     read_latest,
     reserve_bytes,
 )
 from batchvision.errors import Expired, JobInvalid
 from batchvision.job import recipe_document, recipe_from_document
 from batchvision.providers import Dialect, dialect
-from batchvision.records import EndedWithout, Exchange, Recipe, RunSummary
+from batchvision.records import EndedWithout, Exchange, Lane, Recipe, RunSummary
 from batchvision.runner import wiring
 from batchvision.runner.feed import Survey, drawn
 from batchvision.runner.lanes import POLLERS, rows_at_once
@@ -32,6 +33,9 @@ from batchvision.runner.refusing import refuse_to_buy_again
 from batchvision.runner.setup import RunSetup
 
 log = logging.getLogger(__name__)
+
+#: Providers keep a batch and its results for so long.
+BATCH_LIFETIME = timedelta(days=30)
 
 
 def place_of(base_url: str) -> str:
@@ -61,6 +65,7 @@ class OpenTickets:
     """
 
     here: tuple[str, ...] = ()  #: exchange_ids of the tickets that this run may collect, the oldest first
+    by_lane: dict[Lane, tuple[str, ...]] = field(default_factory=dict)  #: the same
     elsewhere: dict[str, TicketsElsewhere] = field(default_factory=dict)  #: by the place that gave them
     expired: tuple[str, ...] = ()  #: exchange_ids: of another place, and older than any answer is kept
     not_here_ticks: int = 0  #: cost bound of the other tickets
@@ -68,11 +73,11 @@ class OpenTickets:
     @classmethod
     def sorted(cls, tickets: Iterable[Exchange], provider: str, place: str, now: datetime) -> OpenTickets:
         """Sort tickets, one at a time. Without a place they are of an earlier version, and of any place."""
-        found, here, expired = cls(), list[tuple[datetime, str]](), list[str]()
+        found, here, expired = cls(), list[tuple[datetime, str, Lane]](), list[str]()
         for exchange in tickets:
             exchange_id = exchange.intent.exchange_id
             if exchange.intent.provider == provider and exchange.ticket_place in (None, place):
-                here.append((exchange.accepted_at, exchange_id))
+                here.append((exchange.accepted_at, exchange_id, exchange.intent.lane))
                 continue
             found.not_here_ticks += exchange.intent.bound_ticks or 0
             where, kept_until = _named_place(exchange), exchange.accepted_at + _lifetime(exchange)
@@ -80,7 +85,10 @@ class OpenTickets:
                 found.elsewhere[where] = found.elsewhere.get(where, TicketsElsewhere(0, kept_until)).plus(kept_until)
             else:
                 expired.append(exchange_id)
-        found.here, found.expired = tuple(exchange_id for _, exchange_id in sorted(here)), tuple(expired)
+        here.sort()
+        found.here, found.expired = tuple(exchange_id for _, exchange_id, _ in here), tuple(expired)
+        for lane in {lane for _, _, lane in here}:
+            found.by_lane[lane] = tuple(exchange_id for _, exchange_id, of in here if of is lane)
         return found
 
     def sentences(self) -> Iterator[str]:
@@ -100,6 +108,8 @@ class OpenTickets:
 
 
 def _lifetime(exchange: Exchange) -> timedelta:
+    if exchange.intent.lane is Lane.BATCH:
+        return BATCH_LIFETIME
     try:
         return dialect(exchange.intent.provider).ticket_lifetime
     except JobInvalid:  # the package of its provider is not installed any longer
@@ -154,7 +164,7 @@ class OpenedOutput:
     def _recipe(self, recipe_id: str) -> Recipe:
         """An answer in the journal may belong to an earlier recipe than the job's."""
         if recipe_id not in self._recipes:
-            self._recipes[recipe_id] = recipe_from_document(self.store.load_recipe(recipe_id))
+            self._recipes[recipe_id] = recipe_from_document(load_recipe(self.store.output, recipe_id))
         return self._recipes[recipe_id]
 
     async def recover(self) -> None:

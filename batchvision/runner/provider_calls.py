@@ -6,15 +6,15 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import anyio
 
 from batchvision.errors import AuthenticationFailed, JobInvalid
 from batchvision.eventloop import Offload
-from batchvision.http import ProviderClient
+from batchvision.http import FileUpload, ProviderClient
 from batchvision.providers import Caching, Dialect, ResponseForm, ResponseForms, SendOptions
-from batchvision.records import Intent, Lane, Purpose, RawAnswer, Recipe
+from batchvision.records import Intent, Lane, Purpose, RawAnswer, Recipe, Tries
 from batchvision.runner.dependencies import utc_now
 from batchvision.secrets import Secret, Secrets
 
@@ -132,22 +132,40 @@ class ProviderCalls:
     async def send(self, intent: Intent, messages: bytes, form: ResponseForm) -> RawAnswer:
         """POST a request. Raises Transient, NoWayToProvider."""
         terms = self._terms
-        options = SendOptions(
-            deferred=intent.lane is Lane.DEFERRED,
-            stream=terms.stream and intent.lane is Lane.ONLINE,
-            max_tokens=terms.raised_max_tokens if intent.tries.raised else None,
-            form=form,
-        )
         headers = self.key.headers
         if terms.caching is not None:
             headers = {**terms.caching.headers(intent.request_key, intent.tries, intent.runs_failed), **headers}
         return await self._client.send(
             "POST",
             self.dialect.chat_path,
-            self.dialect.body(terms.recipe, messages, options),
+            self.body(messages, form, intent.lane, intent.tries),
             terms.timeout_seconds,
             headers,
         )
+
+    def body(self, messages: bytes, form: ResponseForm, lane: Lane, tries: Tries) -> bytes:
+        """The body of a request, as JSON on one line."""
+        terms = self._terms
+        options = SendOptions(
+            deferred=lane is Lane.DEFERRED,
+            stream=terms.stream and lane is Lane.ONLINE,
+            max_tokens=terms.raised_max_tokens if tries.raised else None,
+            form=form,
+        )
+        return self.dialect.body(terms.recipe, messages, options)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | FileUpload | None,
+        headers: Mapping[str, str],
+        timeout_seconds: float | None = None,
+        into: BinaryIO | None = None,
+    ) -> RawAnswer:
+        """Make another call than a request. ``into`` takes the body of a success. Raises Transient, NoWayToProvider."""
+        seconds = timeout_seconds or self.dialect.poll_timeout_seconds
+        return await self._client.send(method, path, body, seconds, {**headers, **self.key.headers}, into)
 
     async def poll(self, ticket: str) -> RawAnswer:
         """GET the answer of a ticket. Raises Transient."""

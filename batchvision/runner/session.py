@@ -23,16 +23,15 @@ from batchvision.eventloop import loop_time
 from batchvision.interruption import drained
 from batchvision.job import Job
 from batchvision.manifest import Manifest
-from batchvision.records import Counters, Lane, Purpose, Row, RunSummary
+from batchvision.records import Counters, Purpose, Row, RunSummary
 from batchvision.runner import wiring
 from batchvision.runner.access import connected
 from batchvision.runner.accuracy_limit import AccuracyLimit
-from batchvision.runner.assembly import delivery_of, permits_of
+from batchvision.runner.assembly import RunLanes, lanes_of, permits_of
 from batchvision.runner.closing import RunEnd
 from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection, survey
 from batchvision.runner.known_answers import right_answers
-from batchvision.runner.lanes import DeferredLane, DeferredSettings, Delivery, OnlineLane, RequestLane, TicketLane
 from batchvision.runner.live_figures import LiveFigures
 from batchvision.runner.opening import OpenedOutput, open_store
 from batchvision.runner.passes import ManifestPass, ManifestPasses
@@ -109,17 +108,17 @@ class RunSession:
                 connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images),
                 permits_of(setup, output, self._figures.tell) as permits,
             ):
-                delivery = delivery_of(setup, output, client, images, permits)
+                lanes = lanes_of(setup, output, client, images, permits)
                 self._figures.rate = permits.rate
                 limit = await self._accuracy_limit(surveyed.manifest, output.selection)
                 passes = ManifestPasses(setup, surveyed, output, limit)
-                end = RunEnd(setup, output, delivery)
+                end = RunEnd(setup, output, lanes.delivery)
                 async with anyio.create_task_group() as writing:
                     writing.start_soon(self._write, self._store)
                     async with anyio.create_task_group() as watching:
                         if watch is not None:
                             watching.start_soon(watch, setup.counts.counters)
-                        await self._until_stopped(partial(self._deliver, output, delivery, passes))
+                        await self._until_stopped(partial(self._deliver, output, lanes, passes))
                         await end.close(has_seen_all=passes.has_seen_all)
                         end.count(surveyed)
                         watching.cancel_scope.cancel()
@@ -140,35 +139,32 @@ class RunSession:
                 connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images),
                 permits_of(setup, output, self._figures.tell, is_capped=False) as permits,
             ):
-                delivery = delivery_of(setup, output, client, images, permits)
+                lanes = lanes_of(setup, output, client, images, permits)
                 async with anyio.create_task_group() as writing:
                     writing.start_soon(self._write, self._store)
-                    await self._deferred(delivery).collect(output.tickets.here)
-                    await RunEnd(setup, output, delivery).close(has_seen_all=False)
-            log.warning("%d answers of open tickets were collected before the refusal", len(delivery.booking.collected))
+                    for lane, tickets in output.tickets.by_lane.items():
+                        await lanes.by_tickets[lane].collect(tickets)
+                    await RunEnd(setup, output, lanes.delivery).close(has_seen_all=False)
+            collected = len(lanes.delivery.booking.collected)
+            log.warning("%d answers of open tickets were collected before the refusal", collected)
 
     # ---------------------------------------------------------------------------- steps
 
-    async def _deliver(self, output: OpenedOutput, delivery: Delivery, passes: ManifestPasses) -> None:
+    async def _deliver(self, output: OpenedOutput, lanes: RunLanes, passes: ManifestPasses) -> None:
         """Pass over the manifest until no row is left to ask again."""
-        deferred: TicketLane = self._deferred(delivery)
-        is_deferred = self.setup.job.delivery.lane_used is Lane.DEFERRED
-        online: RequestLane = OnlineLane(delivery, concurrency=self.setup.job.limits.concurrency)
-        tickets = output.tickets.here
+        delivery, lane_used = lanes.delivery, self.setup.job.delivery.lane_used
+        tickets = output.tickets.by_lane
         next_pass: ManifestPass | None = passes.first
         while next_pass is not None:
             send, rows = anyio.create_memory_object_stream[Row](passes.rows_ahead)
             with send, rows:  # a task that is cancelled before it begins closes nothing
                 async with anyio.create_task_group() as beside:
                     beside.start_soon(passes.feed, send, next_pass)
-                    if is_deferred:
-                        await deferred.deliver(rows, tickets)
-                    else:
-                        if tickets:  # of an earlier deferred run
-                            beside.start_soon(deferred.collect, tickets)
-                        await online.deliver(rows, ())
+                    for lane in tickets.keys() - {lane_used}:  # of an earlier run in another lane
+                        beside.start_soon(lanes.by_tickets[lane].collect, tickets[lane])
+                    await lanes.used.deliver(rows, tickets.get(lane_used, ()))
             await delivery.requests.serve_late()
-            tickets, next_pass = (), await passes.after(delivery.later.next_pass())
+            tickets, next_pass = {}, await passes.after(delivery.later.next_pass())
         delivery.end()
 
     async def _accuracy_limit(self, manifest: Manifest, selection: Selection) -> AccuracyLimit | None:
@@ -177,16 +173,6 @@ class RunSession:
         if setup.job.limits.min_accuracy is None or setup.purpose is not Purpose.RUN or not selection.sees_all:
             return None
         return AccuracyLimit(setup.job, await setup.read(right_answers, setup.job, manifest, setup.secrets))
-
-    def _deferred(self, delivery: Delivery) -> DeferredLane:
-        job, dependencies = self.setup.job, self.setup.dependencies
-        settings = DeferredSettings(
-            self.setup.dialect,
-            job.limits.concurrency,
-            job.delivery.max_open_tickets,
-            job.delivery.max_ticket_wait_seconds,
-        )
-        return DeferredLane(delivery, settings, dependencies.now, dependencies.rng)
 
     async def _until_stopped(self, deliver: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Deliver; beside it, stop at a signal and at the job's deadline."""

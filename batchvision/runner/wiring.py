@@ -38,10 +38,11 @@ from batchvision.limits import (
 )
 from batchvision.money import Estimator, quote
 from batchvision.prompt import REASONING_COLUMN, Conversation, answer_columns
-from batchvision.providers import Caching, Dialect, ResponseForms, caching, dialect
+from batchvision.providers import BatchDialect, Caching, Dialect, ResponseForms, caching, dialect
 from batchvision.records import Lane, Recipe, RunSummary, Shard
 from batchvision.runner.classify import Classifier
 from batchvision.runner.dependencies import RunDependencies
+from batchvision.runner.lanes import BatchSettings, DeferredSettings
 from batchvision.runner.prepare import Preparer
 from batchvision.runner.refusals import Refusals
 from batchvision.runner.retry import RetryPolicy
@@ -144,7 +145,8 @@ def caching_of(job: Job) -> Caching:
 
 def estimator_of(job: Job, prices: Prices | None) -> Estimator:
     is_kept = dialect(job.provider.name).conversation_header is not None
-    return Estimator(job.recipe, prices, caches_prefix=is_kept and job.provider.prompt_cache == "auto")
+    caches_prefix = is_kept and job.provider.prompt_cache == "auto"
+    return Estimator(job.recipe, prices, caches_prefix=caches_prefix, in_batch=job.delivery.lane_used is Lane.BATCH)
 
 
 def caps_of(
@@ -228,6 +230,23 @@ def rate_limiter_of(
         was_answered=was_answered,
     )
     return LocalRateLimiter(settings, report, pacing=pacing)
+
+
+def deferred_settings_of(job: Job) -> DeferredSettings:
+    delivery, rules = job.delivery, dialect(job.provider.name)
+    return DeferredSettings(rules, job.limits.concurrency, delivery.max_open_tickets, delivery.max_ticket_wait_seconds)
+
+
+def batch_settings_of(job: Job, batches: BatchDialect, run_id: str, folder: Path) -> BatchSettings:
+    """The limits of the job, or else those of the provider. ``folder``: of the shard's journal."""
+    delivery, limits = job.delivery, batches.limits(job.base_url)
+    limits = limits._replace(
+        max_bytes=delivery.max_batch_bytes or limits.max_bytes,
+        max_lines=delivery.max_batch_rows or limits.max_lines,
+        max_open_batches=delivery.max_open_batches or limits.max_open_batches,
+        max_enqueued_tokens=delivery.max_enqueued_tokens or limits.max_enqueued_tokens,
+    )
+    return BatchSettings(limits, folder / "batches", run_id, delivery.max_ticket_wait_seconds, waits=delivery.wait)
 
 
 def images_of(

@@ -123,11 +123,13 @@ class Live:
                 self._number += 1
                 intent = self._intent(number)
                 self._row[number] = intent.exchange_id
-                store.enroll(intent, f"submission-{number}")
+                store.submissions.enroll(intent, f"submission-{number}")
             case "creating" | "complete":
-                await store.submission(Submission(f"submission-{number}", SubmissionStep(step), START, batch_id=step))
+                await store.submissions.note(
+                    Submission(f"submission-{number}", SubmissionStep(step), START, batch_id=step)
+                )
             case "ended":
-                store.end_submission(f"submission-{number}")
+                store.submissions.end(f"submission-{number}")
             case "200" | "400" | "503" | "late" if number not in self._late:
                 exchange_id = self._row[number]
                 raw = await store.answer(exchange_id, an_answer(b"answer", int(step) if step != "late" else 200))

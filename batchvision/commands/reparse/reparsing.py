@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from batchvision.checkpoint import Columns, OutputLock, RowIndex, RowState, Store, StoreSettings
+from batchvision.checkpoint import Columns, OutputLock, RowIndex, RowState, Store, StoreSettings, load_recipe
 from batchvision.commands.reparse.kept import refresh_kept_cells
 from batchvision.commands.reparse.reading import NoAnswerReason, Reader
 from batchvision.commands.reparse.recipes import recipes_alike
@@ -124,7 +124,7 @@ class _Reparse:
     def _recipe(self, recipe_id: str) -> Recipe:
         if recipe_id == self.job.recipe.recipe_id:
             return self.job.recipe
-        return self.recipes.get(recipe_id) or recipe_from_document(self.store.load_recipe(recipe_id))
+        return self.recipes.get(recipe_id) or recipe_from_document(load_recipe(self.store.output, recipe_id))
 
     async def work(self) -> None:
         surveyed = survey(self.job, self.selection)
@@ -215,7 +215,8 @@ class _Reparse:
             case RowState.NEW | RowState.FAILED:
                 if not self.reparsed.published:
                     self.store.write_recipe(self.job.recipe.recipe_id, recipe_document(self.job.recipe))
-                await self.store.publish(completed)
+                self.store.share(completed)
+                await self.store.seal_if_due()
                 self.reparsed.published += 1
                 self.counters.rows_completed += 1
                 self.counters.rows_fallback += names_fallback(self.job.recipe.answer, completed.answer_columns)

@@ -218,6 +218,10 @@ def _words(batch: EmulatedBatch) -> str:
     return first.message if first.line is None else f"line {first.line}: {first.message}"
 
 
+#: gRPC's codes of HTTP statuses, of which xAI documents INVALID_ARGUMENT (3).
+_GRPC_CODES = {429: 8, 500: 13, 502: 14, 503: 14, 504: 4}
+
+
 def _result(item: BatchItem) -> dict[str, Any]:
     request_id = item.line.custom_id
     if item.is_garbled:
@@ -226,12 +230,13 @@ def _result(item: BatchItem) -> dict[str, Any]:
         return {"batch_request_id": request_id, "batch_result": {"response": {"chat_get_completion": item.document}}}
     error = item.document.get("error")
     message = error if isinstance(error, str) else str((error or {}).get("message", "failed"))
+    code = _GRPC_CODES.get(item.status, 3)
     match crc32(request_id.encode()) % 3:
         case 0:
-            result = {"error": {"code": 3, "message": message}}
+            result = {"error": {"code": code, "message": message}}
             return {"batch_request_id": request_id, "batch_result": result, "error_message": message}
         case 1:
-            return {"batch_request_id": request_id, "batch_result": {"error": {"code": 3, "message": message}}}
+            return {"batch_request_id": request_id, "batch_result": {"error": {"code": code, "message": message}}}
         case _:
             body = {"code": item.document.get("code") or "invalid-argument", "error": message}
             return {"batch_request_id": request_id, "batch_result": {"response": {"chat_get_completion": body}}}
