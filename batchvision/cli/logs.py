@@ -73,7 +73,7 @@ def _trace(record: logging.LogRecord) -> str:
 
 
 def show_warnings(
-    *, as_json: bool, news: bool = False, failures_shown: int | None = None, log_file: LogFile | None = None
+    *, as_json: bool, news: bool = False, failures_shown: int | None = None, log_file: AppendedLog | None = None
 ) -> None:
     """Send warnings to stderr and to ``log_file``, with ``news`` also information. Replaces the package's handlers."""
     stderr = partial(say, stream=sys.stderr) if as_json else _say_wrapped
@@ -104,7 +104,7 @@ class _WatchedFile(WatchedFileHandler):
         pass
 
 
-class LogFile(io.TextIOBase):
+class AppendedLog(io.TextIOBase):
     """A text stream that appends to ``--log-file``."""
 
     def __init__(self, path: Path, *, as_json: bool) -> None:

@@ -22,7 +22,7 @@ from batchvision.cli.terminal import safe_json, safe_line
 from batchvision.errors import OutputHeld
 
 if TYPE_CHECKING:
-    from batchvision.cli.logs import LogFile
+    from batchvision.cli.logs import AppendedLog
     from batchvision.job import Job
     from batchvision.records import RunSummary
     from batchvision.runner.feed import Selection
@@ -182,7 +182,7 @@ def _redo_selection(job: Job, flags: dict[str, Any], rows: Selection) -> Selecti
     return replace(rows, redo=digests_of(named))
 
 
-def _run(job: Job, rows: Selection, flags: dict[str, Any], log_file: LogFile | None) -> RunSummary:
+def _run(job: Job, rows: Selection, flags: dict[str, Any], log_file: AppendedLog | None) -> RunSummary:
     import anyio
 
     from batchvision.cli.logs import FAILURES_SHOWN, show_warnings
@@ -212,12 +212,12 @@ def _run(job: Job, rows: Selection, flags: dict[str, Any], log_file: LogFile | N
     return anyio.run(start)
 
 
-def _log_file(flags: dict[str, Any]) -> LogFile | None:
+def _log_file(flags: dict[str, Any]) -> AppendedLog | None:
     if flags["log_file"] is None:
         return None
-    from batchvision.cli.logs import LogFile
+    from batchvision.cli.logs import AppendedLog
 
-    return LogFile(flags["log_file"], as_json=flags["log_format"] != "text")
+    return AppendedLog(flags["log_file"], as_json=flags["log_format"] != "text")
 
 
 def _retry_setting(flags: dict[str, Any]) -> tuple[str, ...]:
@@ -249,7 +249,7 @@ def selection(flags: dict[str, Any], job: Job) -> Selection:
 
 
 def _print_closing(
-    ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: dict[str, Any], log_file: LogFile | None
+    ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: dict[str, Any], log_file: AppendedLog | None
 ) -> None:
     """Write the closing lines to stderr and to the log file, each in its format."""
     from batchvision.cli.closing import Typed, closing_lines

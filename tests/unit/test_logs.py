@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from batchvision.cli.logs import LogFile, LogLines, json_text, plain_text
+from batchvision.cli.logs import AppendedLog, LogLines, json_text, plain_text
 from batchvision.eventloop import RUN_ID
 
 
@@ -70,7 +70,7 @@ def test_a_log_holds_every_failed_row() -> None:
 def test_a_log_file_is_appended_to_and_opened_again_after_a_rotation(tmp_path: Path, run_id: str) -> None:
     path = tmp_path / "run.log"
     path.write_text("of yesterday\n")
-    file = LogFile(path, as_json=False)
+    file = AppendedLog(path, as_json=False)
     file.write_line("one")
     path.rename(tmp_path / "run.log.1")
     file.write_line("zwei größer")
@@ -83,7 +83,7 @@ def test_a_log_file_is_appended_to_and_opened_again_after_a_rotation(tmp_path: P
 def test_a_log_file_that_cannot_be_written_any_more_drops_its_lines(tmp_path: Path, capsys) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
-    file = LogFile(folder / "run.log", as_json=False)
+    file = AppendedLog(folder / "run.log", as_json=False)
     (folder / "run.log").unlink()
     folder.rmdir()
     file.write_line("lost")
@@ -94,4 +94,4 @@ def test_a_log_file_that_cannot_be_written_any_more_drops_its_lines(tmp_path: Pa
 
 def test_a_log_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with pytest.raises(click.UsageError, match=r"--log-file .*nowhere.* cannot be opened: No such file"):
-        LogFile(tmp_path / "nowhere" / "run.log", as_json=True)
+        AppendedLog(tmp_path / "nowhere" / "run.log", as_json=True)
