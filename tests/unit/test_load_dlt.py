@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -33,7 +35,7 @@ from batchvision import Job
 from batchvision.checkpoint import Columns, results_schema
 from batchvision.commands.load import LoadPlace, WarehouseTable, open_destination
 from batchvision.commands.load import load as load_output
-from batchvision.commands.load.dlt import DltDestination
+from batchvision.commands.load.dlt import DltDestination, work_folder
 from batchvision.errors import JobInvalid, LoadFailed
 from batchvision.samples import write_samples
 
@@ -70,6 +72,16 @@ def test_after_each_change_of_an_output_the_tables_are_what_is_current_and_a_sec
     assert all((each.merged, each.deleted) == (0, 0) for each in again.tables.values())
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary folder of this process and of commands."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
 #: A load that kills itself after it has started jobs of dlt for the given time.
 KILLED = """
 import os, signal, sys
@@ -92,15 +104,26 @@ load(output, destination)
 
 
 @pytest.mark.parametrize("number", [1, 4])
-def test_a_load_that_was_killed_while_dlt_worked_is_completed_by_the_next(
-    number: int, warehouse: Warehouse, output: ChangingOutput
+def test_a_load_that_was_killed_while_dlt_worked_is_completed_by_the_next_which_removes_its_files(
+    number: int, warehouse: Warehouse, output: ChangingOutput, temporary: Path
 ) -> None:
     load_into(warehouse, output.run(range(8), failing=[8]).path)
+    assert list(temporary.iterdir()) == []
     output.run([*range(3), 8], version="-anew", failing=[9])
     command = [sys.executable, "-c", KILLED, str(output.path), warehouse.url, str(number)]
     assert subprocess.run(command, check=False, timeout=200).returncode == -signal.SIGKILL
+    assert [path.name[:16] for path in temporary.iterdir()] == ["batchvision-dlt-"]
     load_into(warehouse, output.path)
     assert loaded_content(warehouse) == current_content(output.path)
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_files_of_a_load_at_work_stay_and_those_of_a_load_that_failed_go(temporary: Path) -> None:
+    with work_folder() as first, suppress(ZeroDivisionError), work_folder() as second:
+        assert first != second
+        assert {str(path) for path in temporary.iterdir()} == {first, second}
+        raise ZeroDivisionError
+    assert list(temporary.iterdir()) == []
 
 
 def test_decimals_keep_their_digits_and_lists_become_json_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +161,8 @@ def test_the_telemetry_of_dlt_is_off_unless_the_user_turned_it_on(
 ) -> None:
     program = """
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from batchvision.commands.load import LoadPlace, open_destination
 open_destination(LoadPlace("dlt:duckdb", Path()))

@@ -6,12 +6,15 @@ are temporary, so that nothing of a load that was cut off is loaded later. Lists
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
-from tempfile import TemporaryDirectory
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import dlt
@@ -29,6 +32,8 @@ from batchvision.errors import JobInvalid, LoadFailed
 
 #: dlt shares staging tables among all pipelines of a dataset. These belong to batchvision alone.
 _STAGING = "%s_batchvision_staging"
+#: The name of a load's temporary folder begins so.
+_FOLDER = "batchvision-dlt-"
 _READ_ROWS = 50_000
 #: Keys of one DELETE statement.
 _DELETE_ROWS = 500
@@ -65,7 +70,7 @@ class DltDestination:
 
     @contextmanager
     def transaction(self) -> Iterator[LoadTransaction]:
-        with TemporaryDirectory(prefix="batchvision-dlt-") as folder:
+        with work_folder() as folder:
             with self._failures("connecting"):
                 pipeline = dlt.pipeline("batchvision", folder, None, self._destination, dataset_name=self._dataset)
                 pipeline.sync_destination()
@@ -84,6 +89,22 @@ class DltDestination:
                 raise JobInvalid(f"{self.name}: {text}") from fault
             step = "check dlt's settings of this destination and its rights, then load again: it goes on from here"
             raise LoadFailed(f"{self.name}: {doing} failed: {text}", next_step=step) from fault
+
+
+@contextmanager
+def work_folder() -> Iterator[str]:
+    """A temporary folder for the files of one pipeline. Folders of loads that were killed are removed first.
+
+    A load locks its folder while it is at work. The lock has its name only when it is held.
+    """
+    for left in Path(gettempdir()).glob(f"{_FOLDER}*"):
+        with suppress(OSError), (left / "lock").open("rb+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+    with TemporaryDirectory(prefix=_FOLDER) as folder, Path(folder, "new-lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        Path(lock.name).rename(Path(folder, "lock"))
+        yield folder
 
 
 class DltTables:
