@@ -39,9 +39,13 @@ class BudgetAccess(Protocol):
 
 
 class Membership:
-    """This process' part in a shared budget. ``periods``: gives the current period of each cap."""
+    """This process' part in a shared budget. ``periods``: gives the current period of each cap.
 
-    def __init__(self, access: BudgetAccess, periods: Callable[[], Mapping[str, str]]) -> None:
+    ``open_ticks``: the bounds of open tickets. The member joined with them, and the run commits them before it sends.
+    """
+
+    def __init__(self, access: BudgetAccess, periods: Callable[[], Mapping[str, str]], open_ticks: int = 0) -> None:
+        self._open_ticks = open_ticks
         self.pacing = SharedPacing(self)
         self.cap = SharedSpendCap(self)
         self._access = access
@@ -118,7 +122,9 @@ class Membership:
         if self._timer is not None:
             self._timer.cancel()
         cap, now = self.cap, loop_time()
-        ticks = (cap.spent_ticks, cap.reserved_ticks, cap.reserved_ticks)
+        has_begun = self._exchanged_at > -inf
+        open_ticks = cap.reserved_ticks if has_begun else max(cap.reserved_ticks, self._open_ticks)
+        ticks = (cap.spent_ticks, open_ticks, open_ticks)
         self._access.leave(MemberReport(tuple(self._events), (), *ticks, periods=self._periods()), now)
         self._has_left = True
 

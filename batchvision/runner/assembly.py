@@ -36,7 +36,10 @@ async def permits_of(
         cap: SpendCap = dependencies.spend_cap or SpendCaps()
         if is_capped and dependencies.spend_cap is None:
             shard = output.selection.own_shard
-            limits = wiring.limits_of(job, setup.prices, setup.estimator, output.spent, dependencies.now, shard)
+            open_ticks = output.tickets.here_ticks + output.tickets.not_here_ticks
+            limits = wiring.limits_of(
+                job, setup.prices, setup.estimator, output.spent, dependencies.now, shard, open_ticks
+            )
             pacing, cap = stack.enter_context(limits)
         cap.commit(output.tickets.not_here_ticks)
         was_answered = wiring.refusals_of(job, output.latest).is_proven

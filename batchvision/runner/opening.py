@@ -68,6 +68,7 @@ class OpenTickets:
     by_lane: dict[Lane, tuple[str, ...]] = field(default_factory=dict)  #: the same
     elsewhere: dict[str, TicketsElsewhere] = field(default_factory=dict)  #: by the place that gave them
     expired: tuple[str, ...] = ()  #: exchange_ids: of another place, and older than any answer is kept
+    here_ticks: int = 0  #: cost bound of the tickets that this run may collect
     not_here_ticks: int = 0  #: cost bound of the other tickets
 
     @classmethod
@@ -78,6 +79,7 @@ class OpenTickets:
             exchange_id = exchange.intent.exchange_id
             if exchange.intent.provider == provider and exchange.ticket_place in (None, place):
                 here.append((exchange.accepted_at, exchange_id, exchange.intent.lane))
+                found.here_ticks += exchange.intent.bound_ticks or 0
                 continue
             found.not_here_ticks += exchange.intent.bound_ticks or 0
             where, kept_until = _named_place(exchange), exchange.accepted_at + _lifetime(exchange)

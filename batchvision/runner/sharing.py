@@ -74,7 +74,13 @@ SpentByKey = Mapping[str, Mapping[Shard, int]]
 
 @contextmanager
 def membership_of(
-    job: Job, path: Path, caps: Mapping[str, int], spent: SpentByKey, now: Callable[[], datetime], shard: Shard
+    job: Job,
+    path: Path,
+    caps: Mapping[str, int],
+    spent: SpentByKey,
+    now: Callable[[], datetime],
+    shard: Shard,
+    open_ticks: int = 0,
 ) -> Iterator[Membership]:
     """Be a member of the budget at ``path``. ``caps``: ticks by key. Raises JobInvalid if the file cannot be used."""
     limits, zone = job.limits, ZoneInfo(job.timezone)
@@ -86,15 +92,21 @@ def membership_of(
     per_second = [limits.requests_per_second, limits.requests_per_minute and limits.requests_per_minute / 60]
     rate = min((each for each in per_second if each is not None), default=None)
     offer = Offer(rate, limits.tokens_per_minute, caps)
-    ledger: Spendings = {member_name(job, shard): {}}
+    name = member_name(job, shard)
+    ledger: Spendings = {name: {}}
     for key, period in periods().items():
         for each, ticks in spent.get(key, {}).items():
             ledger.setdefault(member_name(job, each), {})[key] = (period, ticks)
     try:
-        access = FileMember(BudgetFile(path), Member(member_name(job, shard), os.getpid(), offer), ledger, loop_time())
+        access = FileMember(
+            BudgetFile(path),
+            Member(name, os.getpid(), offer, held_ticks=open_ticks, may_be_sent_ticks=open_ticks),
+            ledger,
+            loop_time(),
+        )
     except OSError as fault:
         raise JobInvalid(f"limits.share: {path} cannot be used ({fault.strerror}): name another file") from None
-    membership = Membership(access, periods)
+    membership = Membership(access, periods, open_ticks)
     try:
         yield membership
     finally:

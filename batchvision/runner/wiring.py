@@ -199,16 +199,25 @@ def spent_of(job: Job, now: datetime) -> Spent:
 
 @contextmanager
 def limits_of(
-    job: Job, prices: Prices | None, estimator: Estimator, spent: Spent, now: Callable[[], datetime], shard: Shard
+    job: Job,
+    prices: Prices | None,
+    estimator: Estimator,
+    spent: Spent,
+    now: Callable[[], datetime],
+    shard: Shard,
+    open_ticks: int = 0,
 ) -> Iterator[tuple[Pacing | None, SpendCap]]:
-    """The cost caps of this run, and the pacing of its requests if other processes share it. Raises JobInvalid."""
+    """The cost caps of this run, and the pacing of its requests if other processes share it. Raises JobInvalid.
+
+    ``open_ticks``: the bounds of open tickets, which the run commits later.
+    """
     path = shared_budget_path(job)
     if path is None:
         yield None, caps_of(job, prices, estimator, spent, now, shard)
         return
     caps = _cap_ticks(job, prices, estimator)
     of_this_run = [LocalSpendCap(caps.pop(PER_RUN), key=PER_RUN)] if PER_RUN in caps else []
-    with membership_of(job, path, caps, spent.by_key(), now, shard) as member:
+    with membership_of(job, path, caps, spent.by_key(), now, shard, open_ticks) as member:
         yield member.pacing, SpendCaps([*of_this_run, member.cap], member.cap.returned)
 
 

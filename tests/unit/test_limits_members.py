@@ -176,6 +176,21 @@ async def test_one_cap_holds_for_all_and_each_run_ends_when_it_is_used_up():
     assert sum(ticks for pots in budget.spent.values() for _, ticks in pots.values()) == sum(bills)
 
 
+async def test_open_tickets_of_an_earlier_run_are_held_from_the_start_and_stay_so_if_the_run_is_stopped_at_once():
+    budget, caps = Budget(), {"max_cost_usd": 1_000}
+    access = Access(budget, "a", Offer(100.0, None, caps))
+    budget.members["a"].held_ticks = budget.members["a"].may_be_sent_ticks = 700  # as the run joins
+    membership = Membership(access, lambda: PERIODS, open_ticks=700)
+    with member(budget, "b", Offer(100.0, None, caps)) as (_, other, _):
+        assert not other.cap.reserve(400)
+        assert other.cap.is_held_elsewhere
+        LocalRateLimiter(RateSettings(), pacing=membership.pacing)
+        membership.leave()
+        await anyio.sleep(0.2)
+        assert not other.cap.reserve(400)
+        assert other.cap.left_ticks == 300
+
+
 async def test_money_needs_no_exchange_of_its_own_while_the_cap_is_far():
     bills, reasons, exchanges, seconds = await spent_by_three(Budget(), 10**9, most=3_000)
     assert len(bills) >= 3_000
