@@ -175,7 +175,8 @@ class Store:
             self._reserve,
             self._threads,
         )
-        self.submissions = SubmissionRecords(self._writer, self._run_state, self._settings.ticket_place)
+        place = self._settings.ticket_place
+        self.submissions = SubmissionRecords(self._writer, self._run_state, place, self._tickets)
         return own.recovery.plus(replace(takeover.recovery, tickets=()))
 
     def row_index(self, recipe_id: str) -> RowIndex:

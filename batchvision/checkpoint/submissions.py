@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from batchvision.checkpoint.journal_records import Accepted, Submission, SubmissionEnded
+from batchvision.checkpoint.replicated_tickets import ReplicatedTickets
 from batchvision.checkpoint.run_state import RunState
 from batchvision.checkpoint.writer import Writer
 from batchvision.records import Intent
@@ -14,10 +15,11 @@ from batchvision.records import Intent
 class SubmissionRecords:
     """``place`` is the base URL of the run. A submission is collected where it was made."""
 
-    def __init__(self, writer: Writer, run_state: RunState, place: str | None) -> None:
+    def __init__(self, writer: Writer, run_state: RunState, place: str | None, replicated: ReplicatedTickets) -> None:
         self._writer = writer
         self._run_state = run_state
         self._place = place
+        self._replicated = replicated
 
     @property
     def open(self) -> Mapping[str, Submission]:
@@ -30,9 +32,11 @@ class SubmissionRecords:
         self._writer.note(Accepted(intent.exchange_id, submission_id, intent.sent_at, self._place))
 
     async def note(self, submission: Submission) -> None:
-        """Return when the step, and every intent that was enrolled before, is durable (P2). Raises StopRun."""
+        """Return when the step and the intents before it outlive this machine (P2). Raises StopRun."""
         await self._writer.ready()
         await self._writer.durable(replace(submission, place=self._place))
+        self._replicated.add(submission.submission_id)
+        await self._replicated.outlasts(submission.submission_id)
         self._writer.check_disk()
         self._writer.check_lock()
 

@@ -27,7 +27,7 @@ class JobFlag(NamedTuple):
 
     @property
     def parameter(self) -> str:
-        return self.flag.removeprefix("--").replace("-", "_")
+        return self.flag.partition("/")[0].removeprefix("--").replace("-", "_")
 
 
 #: Where a run reads, writes and sends.
@@ -38,6 +38,7 @@ PLACE_FLAGS: tuple[JobFlag, ...] = (
     JobFlag("--base-url", "provider.base_url", str, "Where the provider is."),
     JobFlag("--model", "provider.model", str, "The model's name at the provider."),
     JobFlag("--lane", "delivery.lane", click.Choice(["online", "deferred", "batch", "auto"]), "How requests travel."),
+    JobFlag("--wait/--no-wait", "delivery.wait", bool, "Batches: wait for the answers, or leave them to the next run."),
 )
 #: How images are handed over.
 IMAGE_FLAGS: tuple[JobFlag, ...] = (
