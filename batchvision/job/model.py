@@ -98,6 +98,8 @@ class Job(BaseModel):
 
         Raises JobInvalid, which lists all problems at once.
         """
+        if is_object_url(str(path)):
+            raise JobInvalid(f"{path} is the URL of an output: give the path of the job file")
         file = Path(path).expanduser().absolute()
         written = read_toml(file)
         settings = {"name": file.stem, **written}

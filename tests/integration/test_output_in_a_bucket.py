@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import duckdb
 import obstore
+import pyarrow.parquet as pq
 import pytest
 from job_runs import JobRuns
 from obstore.store import from_url
@@ -107,6 +110,60 @@ def test_readers_take_the_url_and_leave_the_copy_of_a_run_alone(runs: JobRuns, u
         assert command in ("show", "report") or url in ended.stdout + ended.stderr
     assert (tmp_path / "report.html").exists()
     assert json.loads(runs.command("plan", runs.job_file(), "--json").stdout)["rows"]["done"] == 20
+
+
+def test_load_and_ddl_take_the_url_on_another_machine(runs: JobRuns, url: str, tmp_path: Path) -> None:
+    runs.run()
+    another_machine(tmp_path)
+    for destination in ("duckdb:///loaded.db", f"delta:{url}-lake"):
+        merged = []
+        for _ in range(2):
+            loaded = runs.command("load", url, "--to", destination, "--json")
+            assert loaded.returncode == 0, loaded.stderr
+            merged.append(json.loads(loaded.stdout)["tables"]["results"]["merged"])
+        assert merged == [20, 0]
+    with duckdb.connect(str(tmp_path / "loaded.db")) as database:
+        assert database.sql("SELECT count(DISTINCT row_id) FROM batchvision_results").fetchall() == [(20,)]
+    printed = runs.command("ddl", url, "--dialect", "duckdb")
+    assert (printed.returncode, "CREATE TABLE" in printed.stdout) == (0, True), printed.stderr
+
+
+def test_a_pilot_pays_into_the_store_and_a_run_on_another_machine_asks_the_rest(runs: JobRuns, tmp_path: Path) -> None:
+    runs.write_manifest()
+    paid = runs.command("plan", runs.job_file(), "--pilot", "3", "--json")
+    assert json.loads(paid.stdout)["pilot"]["rows"] == 3, paid.stderr
+    another_machine(tmp_path)
+    rest = runs.run()
+    assert (rest.exit_code, rest.counts, rest.billed.total()) == (0, (20, 0, 0), 17)
+
+
+def test_reparse_takes_a_job_with_its_output_in_the_store_and_names_the_job_file_for_a_url(
+    runs: JobRuns, url: str, tmp_path: Path
+) -> None:
+    assert runs.run({"answer.labels": ["red", "blue"]}).exit_code == 0
+    another_machine(tmp_path)
+    wider = {"answer.labels": ["red", "blue", "other"]}
+    read_again = runs.command("reparse", runs.job_file(wider))
+    assert read_again.returncode == 0, read_again.stderr
+    assert "20 rows of 20 got an answer that was stored before" in read_again.stdout
+    another_machine(tmp_path)
+    assert runs.run(wider).billed.total() == 0
+    refused = runs.command("reparse", url)
+    assert refused.returncode == 2
+    assert f"{url} is the URL of an output: give the path of the job file" in refused.stderr
+
+
+def test_the_snapshot_is_an_object_of_the_output(runs: JobRuns, url: str) -> None:
+    assert runs.run({"output.snapshot": "current.parquet"}).exit_code == 0
+    rows = pq.read_table(io.BytesIO(content(url, "current.parquet")))["row_id"].to_pylist()
+    assert sorted(rows) == sorted(runs.cells)
+
+
+def test_shards_of_an_output_in_a_store_are_refused_with_the_way_out(runs: JobRuns) -> None:
+    runs.write_manifest()
+    refused = runs.command("run", runs.job_file(), "--shard", "0/2")
+    assert refused.returncode == 2
+    assert "an output in an object store has no shards: give each shard's job its own output.path" in refused.stderr
 
 
 def test_a_place_without_an_output_is_named(runs: JobRuns, url: str) -> None:
