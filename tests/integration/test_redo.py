@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -571,3 +576,38 @@ def test_the_command_says_the_cost_off_a_terminal_and_goes_on(job):
     both = job.command("run", job.job_file(), "--redo", "r1", "--limit", "1")
     assert (both.returncode, "leave --limit out" in both.stderr) == (2, True)
     assert len(job.emulator.bill().entries) == bill + 1
+
+
+def at_a_terminal(job: JobRuns, answer: str, *arguments: str) -> tuple[int, str]:
+    """Run the command at a terminal of its own. Returns its exit code, and the text of stdin and stderr."""
+    master, terminal = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "batchvision", "run", job.job_file(), "--redo", "r1,r2", *arguments],
+        cwd=job.folder,
+        env={**os.environ, "XAI_API_KEY": job.key, "BATCHVISION_CACHE_DIR": str(job.folder / "cache")},
+        stdin=terminal,
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+    ) as process:
+        os.close(terminal)
+        os.write(master, answer.encode())
+        shown = b""
+        with suppress(OSError):  # the terminal ends with the process
+            while content := os.read(master, 65_536):
+                shown += content
+        os.close(master)
+    return process.returncode, shown.decode()
+
+
+def test_on_a_terminal_the_command_asks_once_and_sends_nothing_without_consent(job):
+    job.run()
+    before = answers(job)
+    code, shown = at_a_terminal(job, "n\n")
+    assert (code, changed(job, before)) == (0, set())
+    assert "2 answered rows asked again: 2 requests for about $" in shown
+    assert "Nothing was sent." in shown
+    code, shown = at_a_terminal(job, "y\n")
+    assert (code, changed(job, before), shown.count("Go on?")) == (0, {"r1", "r2"}, 1)
+    before = answers(job)
+    code, shown = at_a_terminal(job, "", "--yes")
+    assert (code, changed(job, before), "Go on?" in shown) == (0, {"r1", "r2"}, False)
