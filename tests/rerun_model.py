@@ -69,6 +69,8 @@ class Plan(NamedTuple):
     cap_ticks: int = 0  #: of this run; a cap of all runs counts from the bill so far
     limit: int | None = None
     is_pilot: bool = False  #: a pilot of ``limit`` rows
+    redo: tuple[str, ...] = ()  #: the rows of --redo, in a second run after this one
+    redo_killed_at: int | None = None
     hours_ahead: int = 0  #: of the clock. Plans differ by less than a ticket's lifetime: 24 hours
     hours_jumped: int = 0  #: by the clock in the middle of the run
     killed_at: int | None = None  #: the operation of the disk before which the process ends
@@ -96,7 +98,8 @@ class Plan(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether nothing keeps this run from asking each row."""
-        return not (self.holds or self.cap_key or self.is_pilot or self.limit is not None or self.killed_at is not None)
+        is_part = self.is_pilot or self.limit is not None or bool(self.redo)
+        return not (self.holds or self.cap_key or is_part or self.killed_at is not None)
 
     def text(self, row: str) -> str:
         """The prompt of a row, as the bill shows it."""
@@ -165,11 +168,15 @@ class Model:
         self.open: dict[Request, Payment] = {}  #: its ticket is known
         self.in_doubt: defaultdict[Request, set[str]] = defaultdict(set)  #: payments of runs that were killed
         self.settled: set[str] = set()  #: payments in the ledger
+        self.redone: set[str] = set()  #: payments of redos
+        self.is_behind = False  #: a run was killed, and its ends are not known yet
         self.last_whole: Recipe | None = None  #: of the last run that ended and was no trial
 
     # ---------------------------------------------------------------------------- before a run
 
     def expect(self, plan: Plan) -> Expected:
+        if plan.redo:
+            return self._expect_redo(plan)
         wanted = [request for request in plan.requests.values() if self._may_be_bought(request, plan)]
         least = {request for request in wanted if not self.in_doubt[request]}
         most = Counter({request: 2 if request.cell == "belt" else 1 for request in wanted})
@@ -186,6 +193,17 @@ class Model:
         if may_refuse or is_any_gone or not plan.is_whole:
             least = set()
         return Expected(frozenset(least), most, plan.limit, may_refuse or is_any_gone, must_refuse)
+
+    def _expect_redo(self, plan: Plan) -> Expected:
+        """Answered rows are bought again. A run that was killed may have answered further rows."""
+        named = {request for row, request in plan.requests.items() if row in plan.redo}
+        named -= set() if self.is_behind else self.open.keys()
+        answered = {each for each in named if self.ended.get(each) is End.ANSWERED and each not in self.open}
+        most = Counter({each: 2 for each in named if each in answered or self.is_behind or self.in_doubt[each]})
+        is_any_gone = any(plan.rows.get(row, ("", ""))[1] == "gone" for row in plan.redo)
+        is_free = not (plan.cap_key or plan.killed_at is not None or is_any_gone)
+        least = {each for each in answered if is_free and not self.in_doubt[each]}
+        return Expected(frozenset(least), most, None, may_refuse=True, must_refuse=False)
 
     def _may_be_bought(self, request: Request, plan: Plan) -> bool:
         if request.cell == "blank" or request in self.open:
@@ -210,10 +228,11 @@ class Model:
 
     # ---------------------------------------------------------------------------- after a run
 
-    def buy(self, payments: Iterable[Payment]) -> None:
+    def buy(self, payments: Iterable[Payment], *, is_redo: bool) -> None:
         """Note the new lines of the bill."""
         for payment in payments:
             self.payments[payment.name] = payment
+            self.redone |= {payment.name} if is_redo else set()
             if payment.is_in_doubt:
                 self.in_doubt[payment.request].add(payment.name)
             elif payment.is_deferred:
@@ -221,6 +240,7 @@ class Model:
 
     def learn(self, lines: Iterable[Line], tickets: Mapping[str, str]) -> None:
         """Take the ends from new lines of the ledger. ``tickets``: the payments of the tickets that were seen."""
+        self.is_behind = False
         for line in sorted(lines, key=lambda line: not line.is_unclear):  # a lost answer may be bought again
             if line.state == "lost_after_read":
                 self._end(self._lost(line, tickets), End.LOST)
@@ -270,7 +290,8 @@ class Model:
         """Whether the same run would have nothing to do."""
         ends = [self.ended.get(each) for each in plan.requests.values()]
         final = {End.ANSWERED} if plan.retries_paid else set(End)
-        return len(ends) == len(plan.rows) and set(ends) <= final and plan.limit is None
+        is_part = plan.limit is not None or bool(plan.redo)
+        return len(ends) == len(plan.rows) and set(ends) <= final and not is_part
 
     def superseded(self, plan: Plan) -> set[Request]:
         """Answers that rows have beside their current one. A missing image counts as each image that was answered."""
@@ -291,3 +312,4 @@ class Model:
         """A compaction has dropped these answers."""
         for request in requests:
             del self.ended[request]
+        self.redone -= {name for name, payment in self.payments.items() if payment.request in requests}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -39,6 +39,7 @@ from rerun_model import (
 )
 
 from batchvision.checkpoint import OutputView, compact
+from batchvision.commands.redo import digests_of
 from batchvision.commands.reparse import reparse
 from batchvision.commands.show import rows_of
 from batchvision.emulator import RunningEmulator
@@ -89,7 +90,13 @@ class RerunSequence:
     # ---------------------------------------------------------------------------- one run
 
     def play(self, plan: Plan) -> None:
-        """One run and the command after it. Raises AssertionError for a broken promise."""
+        """One run, its redo, and the command after it. Raises AssertionError for a broken promise."""
+        if plan.redo:
+            self._play(plan._replace(redo=(), upkeep=None))
+            plan = plan._replace(killed_at=plan.redo_killed_at)
+        self._play(plan)
+
+    def _play(self, plan: Plan) -> None:
         expected = self.model.expect(plan)
         before = self._billed_ticks()
         disk = KilledDisk(plan.killed_at)
@@ -118,13 +125,17 @@ class RerunSequence:
         self.job.ahead, self.job.jump = timedelta(hours=plan.hours_ahead), timedelta(hours=plan.hours_jumped)
         settings, manifest = self._settings(plan), self._write_manifest(plan)
         self._recipes[self.job.job(settings).recipe.recipe_id] = plan.recipe
-        is_limited = plan.limit is not None and not plan.is_pilot
+        selection = None
+        if plan.redo:
+            selection = Selection(redo=digests_of(plan.redo))
+        elif plan.limit is not None and not plan.is_pilot:
+            selection = Selection(limit=plan.limit)
         try:
             with mock.patch.object(Dialect, "first_poll_seconds", FIRST_POLL_SECONDS):
                 return self.job.run(
                     settings,
                     manifest=manifest,
-                    selection=Selection(limit=plan.limit) if is_limited else None,
+                    selection=selection,
                     bill=self.hosts[1:],
                     disk=disk,
                     pilot_rows=plan.limit if plan.is_pilot else None,
@@ -222,7 +233,8 @@ class RerunSequence:
         elif result is not None:
             assert not expected.must_refuse, "another recipe was not refused"
             assert expected.least <= set(bought), f"not bought: {set(expected.least) - set(bought)}"
-        self.model.buy(payments)
+        self.model.buy(payments, is_redo=bool(plan.redo))
+        self.model.is_behind = self.model.is_behind or result is None
         if result is not None:
             self.model.learn(self._new_lines(), self._tickets)
             is_whole = plan.is_whole and result.summary is not None and plan.policy == "redo"
@@ -244,13 +256,13 @@ class RerunSequence:
         if summary is None:
             return
         self._indexed = [plan]
-        if plan.limit is None:
+        if plan.limit is None and not plan.redo:
             self.model.last_whole = plan.recipe
         counts = (summary.rows_completed, summary.rows_failed, summary.rows_pending)
         completed = self.model.completed(plan)
         assert sum(counts) == summary.rows_total == len(plan.rows), f"{counts} of {len(plan.rows)} rows (P8)"
         # a limited or stopped run takes a row whose touched image it has not read for a new one
-        if summary.stop_reason is None and plan.limit is None and "gone" not in plan.images:
+        if summary.stop_reason is None and plan.limit is None and not plan.redo and "gone" not in plan.images:
             assert summary.rows_completed == len(completed), f"{summary.rows_completed} completed, not {completed}"
             if report.manifest is not None:
                 found = (report.manifest.completed, report.manifest.failed, report.manifest.pending)
@@ -335,11 +347,23 @@ class RerunSequence:
 
     def _check_today_shown(self, plan: Plan) -> None:
         """Each completed row is shown with today's answer."""
-        if plan.limit is not None:  # a limited run keeps failures of other cells, and their rows are not shown
+        if plan.limit is not None or plan.redo:  # they keep failures of other cells, and their rows are not shown
             return
         shown, completed = self._shown(), self.model.completed(plan)
         for row, request in completed.items():
             assert shown.get(row) == self._as_shown(request), f"{row} is shown as {shown.get(row)}, not {request}"
+        self._check_redone_shown(completed)
+
+    def _check_redone_shown(self, completed: Mapping[str, Request]) -> None:
+        """A row that was redone is shown with an answer of a redo."""
+        answered = {line.name for _, line in self._lines() if line.state == "ok"}
+        redone = {self.model.payments[name].request for name in self.model.redone & answered}
+        for batch in rows_of(self.job.output, "completed").batches:
+            for row in batch.select(["row_id", "provider_request_id"]).to_pylist():
+                if completed.get(row["row_id"]) in redone:
+                    assert row["provider_request_id"] in self.model.redone, (
+                        f"{row['row_id']} is shown as before its redo"
+                    )
 
     # ---------------------------------------------------------------------------- a command after the run
 
@@ -386,7 +410,8 @@ class RerunSequence:
 
     def _check_dropped(self, plan: Plan, names: set[str], *, is_exact: bool) -> None:
         """Only a compaction drops answers, and only superseded ones."""
-        dropped = {self.model.payments[name].request for name in names}
+        stored = {self.model.payments[name].request for name in self._stored()}
+        dropped = {self.model.payments[name].request for name in names} - stored  # a redo supersedes the older answer
         indexed = self._indexed if plan.upkeep is Upkeep.DROP else []
         may = {request for each in indexed for request in self.model.superseded(each)}
         assert dropped <= may, f"{plan.upkeep} has dropped {dropped - may}"
@@ -412,6 +437,8 @@ PLANS: st.SearchStrategy[Plan] = st.builds(
     cap_ticks=SOME([0, 30_000_000, 60_000_000, 90_000_000]),
     limit=SOME([None, None, None, 1, 2]),
     is_pilot=st.just(False),
+    redo=SOME([(), (), (), ("r1",), ("r1", "r2", "r3")]),
+    redo_killed_at=st.none() | st.integers(3, 60),
     hours_ahead=SOME([0, 0, 9, -9]),
     hours_jumped=SOME([0, 0, 2, -2]),
     holds=SOME([False, False, False, True]),
@@ -419,4 +446,4 @@ PLANS: st.SearchStrategy[Plan] = st.builds(
     killed_at=st.none() | st.none() | st.integers(3, 60),
     upkeep=st.none() | SOME([*Upkeep]),
     upkeep_killed_at=st.none() | st.none() | st.integers(0, 30),
-).map(lambda plan: plan._replace(is_pilot=plan.limit == 2))
+).map(lambda plan: plan._replace(is_pilot=plan.limit == 2, redo=plan.redo if plan.limit is None else ()))

@@ -57,30 +57,40 @@ _NOTHING_CARRIED = Carried()
 
 
 class _Awaiting:
-    """The rows with tickets of earlier runs, 36 bytes each. The feed thread and the event loop ask at the same time."""
+    """The rows with tickets of earlier runs, 36 bytes each. The feed thread and the event loop ask at the same time.
 
-    def __init__(self, accepted: Iterable[Exchange]) -> None:
-        rows, requests = bytearray(), bytearray()
+    A done row does not wait for the ticket of its redo: it stays done, also under another skip_key.
+    """
+
+    def __init__(self, accepted: Iterable[Exchange], done: KeySet) -> None:
+        rows, requests, redos = bytearray(), bytearray(), bytearray()
         for exchange in accepted:
             intent = exchange.intent
+            if intent.is_redo and len(done) and done.contains(pair(intent.row_id, intent.request_key)):
+                redos += b"".join(_pairs_of(intent))
+                continue
             rows += pair(intent.row_id, "")
             requests += b"".join(_pairs_of(intent))
-        self._rows, self._requests = KeySet(), KeySet()
+        self._rows, self._requests, self._redos = KeySet(), KeySet(), KeySet()
         self._removed: set[bytes] = set()
-        for keys, packed in ((self._rows, rows), (self._requests, requests)):
+        for keys, packed in ((self._rows, rows), (self._requests, requests), (self._redos, redos)):
             keys.add_packed(bytes(packed))
             keys.merge()
 
     @classmethod
-    def of(cls, accepted: Iterable[Exchange]) -> _Awaiting | None:
+    def of(cls, accepted: Iterable[Exchange], done: KeySet) -> _Awaiting | None:
         """``None`` without a ticket."""
-        found = cls(accepted)
-        return found if len(found._rows) else None
+        found = cls(accepted, done)
+        return found if len(found._rows) or len(found._redos) else None
 
     def has(self, row_id: str, key: str) -> bool:
         """Whether a ticket is open for the row under ``key``, a request_key or skip_key."""
         asked = pair(row_id, key)
         return asked not in self._removed and self._requests.contains(asked)
+
+    def has_redo(self, row_id: str, request_key: str) -> bool:
+        asked = pair(row_id, request_key)
+        return asked not in self._removed and self._redos.contains(asked)
 
     def remove(self, intent: Intent) -> None:
         self._removed.update(_pairs_of(intent))
@@ -121,7 +131,7 @@ class RowIndex:
         self._stored_answers: StoredAnswers | None = None
         self._stored_tickets: dict[str, list[StoredRequest]] | None = None
         self._sums = sums
-        self._awaiting = _Awaiting.of(run_state.open.accepted())
+        self._awaiting = _Awaiting.of(run_state.open.accepted(), done)
         self._paid_failures = {} if paid_failures is None else paid_failures
         self.met = RowsMet(done)  #: no query changes it
         self._failed_before = frozenset(row_id for row_id, _ in self._paid_failures)
@@ -190,6 +200,10 @@ class RowIndex:
     def is_done(self, row_id: str, key: str) -> bool:
         """Whether the row was done under its request_key or skip_key before this run."""
         return len(self._done) > 0 and self._done.contains(pair(row_id, key))
+
+    def has_open_redo(self, row_id: str, request_key: str) -> bool:
+        """Whether a ticket of an earlier run redoes the done row."""
+        return self._awaiting is not None and self._awaiting.has_redo(row_id, request_key)
 
     def not_done(self, ids: pa.Array, keys: bytes) -> list[int]:
         """The places of rows that were not done. ``keys`` holds 16 bytes for each row."""

@@ -194,7 +194,7 @@ class RowRequests:
         self._row_index.meet(row.row_id, request.request_key)
         if self._selection.redo is not None:
             key = (row.row_id, request.request_key)
-            return self._row_index.is_done(*key) and self._row_index.open_state(*key) is not RowState.AWAITING
+            return self._row_index.is_done(*key) and not self._row_index.has_open_redo(*key)
         match self._row_index.state(row.row_id, request.request_key):
             case RowState.DONE:
                 self._booking.counts.done_before()

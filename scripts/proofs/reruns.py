@@ -1,7 +1,7 @@
 """``scripts/reruns``: random sequences of runs of one job, compared with a model and with the provider's bill.
 
 A run may change cells, images, prompt, provider, host, lane, spend caps and the clock. It may be a trial or a pilot,
-and it may be killed. ``tests/integration/test_reruns_property.py`` plays a few sequences. This script plays any number.
+a redo may follow it, and both may be killed. ``tests/integration/test_reruns_property.py`` plays a few sequences. This script plays any number.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Tally:
             faulthandler.cancel_dump_traceback_later()
             self.counts["kills"] += sequence.kills
             self.counts["requests bought"] += len(sequence.model.payments)
+            self.counts["of them by redos"] += len(sequence.model.redone)
 
     def _print(self, sentence: str, plans: Sequence[Plan]) -> None:
         self.faults[sentence] += 1

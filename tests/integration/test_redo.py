@@ -323,6 +323,23 @@ def test_the_next_run_collects_the_ticket_of_a_redo_as_a_redo(job, emulator):
     assert job.is_right()
 
 
+def test_a_touched_row_stays_done_while_the_ticket_of_its_redo_is_open(job, emulator):
+    job.run()
+    before = answers(job)
+    for image in (job.folder / "images").iterdir():
+        content = image.read_bytes()
+        image.unlink()
+        image.write_bytes(content)
+    emulator.configure(deferred_seconds=3_600.0)
+    assert redo(job, "r1", settings=DEFERRED).billed == asked("r1")
+    assert job.run(DEFERRED).counts == (4, 0, 0)
+    emulator.configure(deferred_seconds=0.0)
+    make_ready(emulator)
+    collected = job.run(DEFERRED)
+    assert (collected.counts, collected.billed) == ((4, 0, 0), Counter())
+    assert changed(job, before) == {"r1"}
+
+
 def test_a_redo_whose_ticket_fails_is_not_bought_again_by_the_next_run(job, emulator):
     job.run()
     before = answers(job)

@@ -18,8 +18,9 @@ from job_runs import JobRuns
 from rerun_model import Lane, Plan, Upkeep
 from rerun_sequences import PLANS, RerunSequence
 
-from batchvision.checkpoint import RowIndex, RowState
+from batchvision.checkpoint import RowIndex, RowState, RunState
 from batchvision.emulator import RunningEmulator, start_in_thread
+from batchvision.records import Completed
 
 A, B, G = ("shoe",) * 4, ("bag",) * 4, ("glove",) * 4
 PAID_FAILURES = [Plan(G), Plan(("bag", None, None, None)), Plan(G), Plan(G, prompt=1), Plan(G)]
@@ -28,6 +29,12 @@ OPEN_TICKETS = [
     Plan(G, place="there"),
     Plan(A, place="there"),
     Plan(A, upkeep=Upkeep.DROP),
+]
+REDOS = [
+    Plan(("shoe", "bag", "shoe", "belt"), redo=("r1", "r2", "r4"), is_repeated=True, upkeep=Upkeep.DROP),
+    Plan(("shoe", "bag", "shoe", None), redo=("r1",), redo_killed_at=25, lane=Lane.DEFERRED, are_touched=True),
+    Plan(("shoe", "bag", None, "belt"), redo=("r2", "r4"), lane=Lane.HANDED_IN, upkeep=Upkeep.MERGE),
+    Plan(("shoe", "bag", "shoe", "belt"), upkeep=Upkeep.DROP),
 ]
 
 
@@ -50,6 +57,7 @@ def play(folder: pytest.TempPathFactory, hosts: Sequence[RunningEmulator], plans
 @example([Plan(A, cap_key="max_cost_usd", cap_ticks=60_000_000), Plan(A, limit=1), Plan(A, limit=2, is_pilot=True)])
 @example(PAID_FAILURES)
 @example(OPEN_TICKETS)
+@example(REDOS)
 def test_whatever_the_runs_change_nothing_paid_is_bought_again_and_today_is_shown(
     tmp_path_factory: pytest.TempPathFactory, hosts: Sequence[RunningEmulator], plans: list[Plan]
 ) -> None:
@@ -85,3 +93,19 @@ def test_a_row_index_that_forgets_paid_work_is_caught(
 ) -> None:
     with forgetting(forgotten), pytest.raises(AssertionError, match="bought again"):
         play(tmp_path_factory, hosts, plans)
+
+
+def test_a_redo_without_a_result_row_is_caught(
+    tmp_path_factory: pytest.TempPathFactory, hosts: Sequence[RunningEmulator]
+) -> None:
+    publish = RunState._publish
+
+    def once(state: RunState, completed: Completed, **how: bool) -> None:
+        if not completed.intent.is_redo:
+            publish(state, completed, **how)
+
+    with (
+        mock.patch.object(RunState, "_publish", once),
+        pytest.raises(AssertionError, match="is shown as before its redo"),
+    ):
+        play(tmp_path_factory, hosts, REDOS)
