@@ -177,6 +177,8 @@ def _redo_selection(job: Job, flags: dict[str, Any], rows: Selection) -> Selecti
     if sys.stdin.isatty() and sys.stderr.isatty() and not flags["yes"]:
         if not click.confirm(f"{words}. Go on?", err=True):
             return rows
+    elif _logs_json(flags) and not flags["quiet"]:
+        click.echo(safe_json(json.dumps({"event": "redo", "message": words}, ensure_ascii=False)), err=True)
     elif not flags["quiet"]:
         say(words)
     return replace(rows, redo=digests_of(named))
@@ -248,6 +250,10 @@ def selection(flags: dict[str, Any], job: Job) -> Selection:
     )
 
 
+def _logs_json(flags: dict[str, Any]) -> bool:
+    return flags["log_format"] == "json" or (flags["log_format"] == "auto" and not sys.stderr.isatty())
+
+
 def _print_closing(
     ctx: click.Context, path: str, job: Job, summary: RunSummary, flags: dict[str, Any], log_file: AppendedLog | None
 ) -> None:
@@ -268,7 +274,7 @@ def _print_closing(
             log_file.write_line(line)
     if flags["quiet"] and summary.exit_code == 0:
         return
-    if flags["log_format"] == "json" or (flags["log_format"] == "auto" and not sys.stderr.isatty()):
+    if _logs_json(flags):
         click.echo(finished, err=True)
         return
     for line in lines:

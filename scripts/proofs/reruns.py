@@ -1,7 +1,8 @@
 """``scripts/reruns``: random sequences of runs of one job, compared with a model and with the provider's bill.
 
 A run may change cells, images, prompt, provider, host, lane, spend caps and the clock. It may be a trial or a pilot,
-a redo may follow it, and both may be killed. ``tests/integration/test_reruns_property.py`` plays a few sequences. This script plays any number.
+a redo may follow it, and both may be killed. ``tests/integration/test_reruns_property.py`` plays a few sequences. This
+script plays any number.
 """
 
 from __future__ import annotations

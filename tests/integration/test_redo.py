@@ -582,8 +582,9 @@ def test_the_command_says_the_cost_off_a_terminal_and_goes_on(job):
     review.write_text("row_id,answer,verdict,given\nr1,,wrong,x\nr2,x,right,x\n", encoding="utf-8")
     done = job.command("run", job.job_file(), "--redo", "review.csv", "--json")
     assert done.returncode == 0, done.stderr
-    assert "1 answered row asked again: 1 request for about $" in done.stderr
-    assert "1 of 1 rows were asked again and have a new answer" in done.stderr
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert said[0]["event"] == "redo"
+    assert said[0]["message"].startswith("1 answered row asked again: 1 request for about $")
     assert json.loads(done.stdout)["rows_redone"] == 1
     assert changed(job, before) == {"r1"}
     assert len(job.emulator.bill().entries) == bill + 1
@@ -624,6 +625,7 @@ def test_on_a_terminal_the_command_asks_once_and_sends_nothing_without_consent(j
     assert "2 answered rows asked again: 2 requests for about $" in shown
     assert "Nothing was sent." in shown
     code, shown = at_a_terminal(job, "y\n")
+    assert "2 of 2 rows were asked again and have a new answer" in shown
     assert (code, changed(job, before), shown.count("Go on?")) == (0, {"r1", "r2"}, 1)
     before = answers(job)
     code, shown = at_a_terminal(job, "", "--yes")
