@@ -41,7 +41,7 @@ class Event(NamedTuple):
 
 
 class MemberReport(NamedTuple):
-    """What a member tells, and what it wants. Ticks and events are those since its last report."""
+    """Events and spending of a member since its last report, and its need for slots and money."""
 
     events: Sequence[Event] = ()
     wanted: Sequence[float] = ()  #: tokens of each request that waits for a slot
@@ -55,7 +55,7 @@ class MemberReport(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """What a member gets, and what it must know."""
+    """The answer to a report: slots, tokens, money, and the known limits."""
 
     slots: tuple[float, ...] = ()
     tokens: float = 0.0
@@ -70,7 +70,7 @@ class Grant(NamedTuple):
 
 
 class MemberUse(NamedTuple):
-    """What one member uses, for people."""
+    """The use of one member, for people."""
 
     name: str  #: output and shard
     process: int
@@ -110,7 +110,7 @@ Spendings = dict[str, dict[str, tuple[str, int]]]
 
 
 class Budget:
-    """What the members share. ``members``: by their ids."""
+    """The state that the members share. ``members``: by id."""
 
     def __init__(self) -> None:
         self.learned = LearnedRate(None, None)
@@ -139,7 +139,7 @@ class Budget:
     def leave(self, member_id: str, now: float) -> None:
         """Remove a member that has ended, in order or not. Bounds of requests that it may have sent count as spent.
 
-        The next run of its output replaces them by what its ledger says.
+        The next run of the output replaces this spending by the sums of its ledger.
         """
         member = self.members.pop(member_id, None)
         if member is not None:
@@ -147,7 +147,7 @@ class Budget:
             self._hold_smallest_limits(now)
 
     def uses(self, now: float) -> tuple[MemberUse, ...]:
-        """What each member uses."""
+        """The use of each member."""
         return tuple(
             MemberUse(each.name, each.process, each.slots_per_second(now), each.held_ticks)
             for each in self.members.values()
@@ -162,7 +162,7 @@ class Budget:
     # ---------------------------------------------------------------- exchange
 
     def exchange(self, member_id: str, report: MemberReport, now: float) -> Grant:
-        """Take a report, and grant what the member may have now. Raises KeyError if it is no member."""
+        """Apply a report, and grant slots, tokens and money for it. Raises KeyError without a membership."""
         member = self.members[member_id]
         for event in report.events:
             self._apply(event)
@@ -250,7 +250,7 @@ class Budget:
         return (each for each in self.members.values() if 0 <= now - each.waited_at <= WAITING_SECONDS)
 
     def _leads(self, member: Member, now: float) -> bool:
-        """Whether another member waits that had less."""
+        """Whether a member with a smaller tag waits."""
         lead = max(LEAST_LEAD_SECONDS, 1 / (self.learned.controller.per_second or inf))
         return any(member.tag > each.tag + lead for each in self._waiting(now) if each is not member)
 
@@ -264,7 +264,7 @@ class Budget:
             pots[key] = (period, ticks + (spent if before == period else 0))
 
     def _left(self, periods: Mapping[str, str]) -> tuple[int | None, str | None]:
-        """What no member has spent or holds, by the tightest cap, and its key."""
+        """The money that is neither spent nor held, by the tightest cap, and the key of that cap."""
         held = sum(each.held_ticks for each in self.members.values())
         found: tuple[int | None, str | None] = (None, None)
         for key in sorted({key for each in self.members.values() for key in each.offer.caps}):
@@ -276,8 +276,7 @@ class Budget:
         return found
 
     def _grant_money(self, member: Member, report: MemberReport) -> tuple[int | None, int | None, str | None]:
-        """Take the spent money, then let the member hold money in advance: at most its part of the rest, or what one
-        request needs."""
+        """Count the spent money. Then grant money in advance: a part of the rest, or the need of one request."""
         member.periods = dict(report.periods)
         self._spend(member, report.spent_ticks)
         member.held_ticks = report.reserved_ticks

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import secrets
 import struct
@@ -25,6 +26,8 @@ from batchvision.limits.budget import Budget, Grant, Member, MemberReport, Membe
 from batchvision.limits.controller import Meter, RateController, RateState
 from batchvision.limits.pacing import LearnedRate
 from batchvision.limits.tokens import TokenBucket
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 LOOK_SECONDS = 2.0  #: Members look for dead ones at most once in this time.
@@ -60,7 +63,7 @@ class BudgetFile:
             return found
 
     def uses(self, now: float) -> tuple[MemberUse, ...]:
-        """What the members use. Changes nothing; empty where there is no file."""
+        """The use of each member. Changes nothing; empty without a file."""
         try:
             file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -75,7 +78,7 @@ class BudgetFile:
         return tuple(use for member_id, use in uses if member_id in living)
 
     def forget_dead(self, budget: Budget, now: float) -> None:
-        """Let members leave whose processes have died."""
+        """Remove the members of dead processes."""
         if abs(now - self._looked_at) < LOOK_SECONDS:
             return
         self._looked_at = now
@@ -143,9 +146,9 @@ class FileMember:
         self._file, self._member = file, member
         self._id = secrets.token_hex(8)
         self._path = file._member_path(self._id)
-        file.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock: int | None = None
+        self._is_failing = False
+        self._take_lock()
         _members.add(self)
 
         def join(budget: Budget) -> None:
@@ -160,7 +163,15 @@ class FileMember:
             self._join_again(budget, now)
             return budget.exchange(self._id, report, now)
 
-        return self._file.change(take, waits=False)
+        try:
+            grant = self._file.change(take, waits=False)
+        except OSError as fault:
+            if not self._is_failing:
+                log.warning("%s cannot be used (%s): no request is sent until it can", self._file.path, fault.strerror)
+            self._is_failing = True
+            return None
+        self._is_failing = False
+        return grant
 
     def leave(self, report: MemberReport, now: float) -> None:
         def take(budget: Budget) -> None:
@@ -173,9 +184,16 @@ class FileMember:
         self.let_go()
 
     def _join_again(self, budget: Budget, now: float) -> None:
-        """The file was removed meanwhile: begin a new one."""
+        """The file of the budget, or of this member, was removed meanwhile: begin a new one."""
         if self._id not in budget.members:
+            self._take_lock()
             budget.join(self._id, self._member, {}, now)
+
+    def _take_lock(self) -> None:
+        self.let_go()
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def let_go(self) -> None:
         """Close the member's file. In a forked child the parent keeps the lock."""

@@ -7,6 +7,7 @@ a second otherwise. The event loop's clock is the machine's, so times mean the s
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from math import ceil, inf
@@ -20,10 +21,13 @@ from batchvision.limits.pacing import FIRST_WINDOW, LEAD_SECONDS
 from batchvision.limits.protocols import RateRefusal, RequestQueue
 from batchvision.providers import RateSigns
 
+log = logging.getLogger(__name__)
+
 BUSY_SECONDS = 0.1  #: Between two exchanges while requests wait.
 IDLE_SECONDS = 1.0  #: Between two exchanges otherwise.
 MOMENT_SECONDS = 0.02  #: Between two exchanges for refusals.
 RETRY_SECONDS = 0.003  #: Another process is at work on the budget.
+LONG_SECONDS = 10  #: A budget that is held for so long is reported.
 LEAST_ASKED = 16  #: Slots are asked for so many requests, or for those of the time that is granted ahead.
 IN_ADVANCE = 64  #: Money is held in advance for so many requests.
 
@@ -53,7 +57,8 @@ class Membership:
         self._events: list[Event] = []
         self._timer: asyncio.TimerHandle | None = None
         self._exchanged_at = -inf
-        self._has_left = False
+        self._asked_at = loop_time()  #: from when the next exchange has been due
+        self._has_warned = self._has_left = False
 
     def __repr__(self) -> str:
         return f"<Membership {self.pacing!r}, {self.cap!r}>"
@@ -69,10 +74,13 @@ class Membership:
         now = loop_time()
         grant = self._access.exchange(self._report(now), now)
         if grant is None:
-            self.schedule(now + RETRY_SECONDS)
+            if now - self._asked_at >= LONG_SECONDS and not self._has_warned:
+                self._has_warned = True
+                log.warning("another process has held the shared limits for %d s: is it stopped?", LONG_SECONDS)
+            self.schedule(now + (RETRY_SECONDS if now - self._asked_at < BUSY_SECONDS else BUSY_SECONDS))
             return False
         self._events.clear()
-        self._exchanged_at = now
+        self._exchanged_at, self._asked_at, self._has_warned = now, now + IDLE_SECONDS, False
         self.cap.take(grant)
         self.pacing.take(grant, now)
         self.schedule(now + IDLE_SECONDS)
@@ -174,7 +182,7 @@ class SharedPacing:
         return [0.0] * missing + self.queue.waiting(most + max(0, -missing))[max(0, -missing) :]
 
     def take(self, grant: Grant, now: float) -> None:
-        """Take what was granted, and what is known by now."""
+        """Apply a grant."""
         self.per_second, self.window, self._has_token_limit = grant.per_second, grant.window, grant.has_token_limit
         self._has_begun = True
         self._slots.extend(grant.slots)
@@ -290,7 +298,7 @@ class SharedSpendCap:
         self.tightest_key: str | None = None
         self.is_held_elsewhere = False
         self.spent_ticks = 0  #: since the last exchange
-        self.least_ticks = 0  #: what the first request without money needs
+        self.least_ticks = 0  #: the need of the first request without money
         self._membership = membership
         self._held_ticks: int | None = 0  #: ``None``: no cap
         self._left_ticks = 0  #: that no member holds
@@ -308,7 +316,7 @@ class SharedSpendCap:
         return self.tightest_key
 
     def roll(self) -> None:
-        """The budget knows the periods."""
+        """Nothing: each report names the periods."""
 
     @property
     def reserved_ticks(self) -> int:
@@ -347,7 +355,7 @@ class SharedSpendCap:
             return False
         self.least_ticks = max(1, needed)
         if not self._membership.exchange():
-            self.is_held_elsewhere = True  # not known: the next exchange tells
+            self.is_held_elsewhere = True  # unknown until the next exchange
             return False
         if self._is_at_hand(needed):
             return True

@@ -22,7 +22,7 @@ from batchvision.records import Shard
 
 log = logging.getLogger(__name__)
 
-#: A bare name lies in a folder below the first of these that exists. No variable decides, so cron finds the same file.
+#: The folder of bare names lies below the first writable one. No variable decides, so cron finds the same file.
 FOLDERS = (Path("/var/tmp"), Path("/tmp"))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -117,7 +117,7 @@ def membership_of(
 
 
 def shared_uses(output: Path | str, share: str | None) -> tuple[MemberUse, ...]:
-    """What the members of an output's shared budget use; empty without one. ``share``: of the last run's job.
+    """The use of each member of an output's shared budget; empty without one. ``share``: of the last run's job.
 
     While the first run is at work, the budgets with bare names are searched for a member of the output.
     """

@@ -72,6 +72,20 @@ def test_money_of_a_killed_process_is_counted_until_its_next_run_knows_better(tm
 MAX_TOKENS = "provider.parameters.max_tokens=200"
 
 
+def test_shards_with_a_shared_budget_have_the_whole_cap_together(tmp_path: Path, emulator) -> None:
+    emulator.configure(latency_seconds=(0.02, 0.1))
+    (bench, job), *_ = benches(tmp_path, 600, "concurrency = 16\nmax_cost_usd = 0.06")
+    flags = [*to_emulator(emulator), "--set", MAX_TOKENS]
+    processes = [bench.start(job, *flags, "--shard", f"{number}/3") for number in range(2)]
+    for process in processes:
+        process.communicate(timeout=110)
+    assert [process.returncode for process in processes] == [4, 4]
+    bill = emulator.bill()
+    assert 0.8 * 0.06 * TICKS_PER_USD <= bill.ticks <= 0.06 * TICKS_PER_USD, "two of three shards use all of it"
+    bench.run(job, *flags, "--shard", "2/3", expect=4)
+    assert emulator.bill().ticks <= 0.06 * TICKS_PER_USD
+
+
 def test_check_prints_the_file_and_status_who_uses_it(tmp_path: Path, emulator) -> None:
     emulator.configure(latency_seconds=0.5)
     (bench, job), (other, other_job), _ = benches(tmp_path, 60, "requests_per_minute = 600\nconcurrency = 8")

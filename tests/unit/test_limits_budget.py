@@ -38,6 +38,7 @@ class Simulated:
     usable: list[float] = field(default_factory=list)  #: the time of a slot, or that of its grant if it is later
     tokens: float = 0.0
     now: float = 0.0
+    exchanges: int = 0
     _unmet: dict[str, float] = field(default_factory=dict)
     _asked_at: dict[str, float] = field(default_factory=dict)
 
@@ -59,6 +60,7 @@ class Simulated:
         grant = self.budget.exchange(name, MemberReport(wanted=[tokens] * int(wanted)), self.now)
         if name in self.demand:
             self._unmet[name] -= len(grant.slots)
+        self.exchanges += 1
         self.slots[name] += grant.slots
         self.usable += [max(at, self.now) for at in grant.slots]
         self.tokens += grant.tokens
@@ -92,6 +94,20 @@ def test_three_equal_members_get_a_third_each_and_use_the_whole_limit(per_second
     total = run.total()
     assert total >= 0.97 * 60 * per_second
     assert all(0.9 * total / 3 <= len(each) <= 1.1 * total / 3 for each in run.slots.values())
+
+
+def test_200_members_use_100_000_requests_a_minute_with_at_most_2_000_exchanges_a_second():
+    per_second, names = 100_000 / 60, tuple(f"{number:03}" for number in range(200))
+    budget = Budget()
+    for name in names:
+        budget.join(name, member(name, per_second), {}, 0.0)
+    run = Simulated(budget, random.Random(7), slots={name: [] for name in names})
+    run.run(4.0, names)
+    slots = [at for each in run.slots.values() for at in each]
+    assert run.exchanges <= 2_000 * 4
+    assert len([at for at in slots if 1.0 <= at < 4.0]) >= 0.95 * 3 * per_second
+    assert worst_second(slots) <= 1.1 * per_second
+    assert worst_second(run.usable) <= 1.1 * per_second
 
 
 def test_a_member_with_little_to_do_gets_all_it_wants_and_leaves_the_rest():

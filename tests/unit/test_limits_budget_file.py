@@ -164,6 +164,36 @@ def test_a_removed_file_is_begun_anew(tmp_path):
     assert len(grant.slots) == 1
 
 
+def test_a_member_whose_file_was_removed_joins_again_and_keeps_its_money(tmp_path):
+    file = BudgetFile(tmp_path / "key")
+    own, other = FileMember(file, member(max_cost_usd=100), {}, 0.0), BudgetFile(file.path)
+    own.exchange(MemberReport(reserved_ticks=40, periods=PERIODS), 0.1)
+    own._path.unlink()
+    other.change(lambda budget: other.forget_dead(budget, 5.0), waits=True)
+    grant = own.exchange(MemberReport(reserved_ticks=40, periods=PERIODS), 5.1)
+    assert grant is not None
+    assert (grant.held_ticks, grant.left_ticks) == (40, 60)
+    other.change(lambda budget: other.forget_dead(budget, 10.0), waits=True)
+    assert [use.name for use in file.uses(10.0)] == ["own|0of1"]
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_nothing_is_granted(tmp_path, monkeypatch, caplog):
+    file = BudgetFile(tmp_path / "key")
+    own = FileMember(file, member(), {}, 0.0)
+
+    def full(*arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(budget_file.os, "pwrite", full)
+        assert own.exchange(MemberReport(wanted=[0.0], periods=PERIODS), 1.0) is None
+        assert own.exchange(MemberReport(wanted=[0.0], periods=PERIODS), 1.1) is None
+    assert caplog.text.count("No space left on device): no request is sent until it can") == 1
+    grant = own.exchange(MemberReport(wanted=[0.0], periods=PERIODS), 1.2)
+    assert grant is not None
+    assert len(grant.slots) == 1
+
+
 def test_a_forked_child_does_not_keep_the_membership_of_its_parent(tmp_path):
     code = f"""
 import os, sys, time

@@ -140,6 +140,20 @@ async def test_a_busy_budget_is_asked_again_and_stops_nothing():
         assert provider.share(start + 1, start + 30) >= 0.93
 
 
+async def test_a_budget_that_a_stopped_process_holds_is_reported_once(caplog):
+    budget, provider = Budget(), Provider(50.0, burst=50.0)
+    with member(budget, "a", Offer(50.0)) as (access, _, limiter):
+        access.is_busy = True
+        start = anyio.current_time()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(send_rows, limiter, provider, 30.0, workers=40))
+            await anyio.sleep(15)
+            assert provider.accepted == []
+            access.is_busy = False
+        assert provider.share(start + 16, start + 30) >= 0.93
+    assert caplog.text.count("another process has held the shared limits for 10 s: is it stopped?") == 1
+
+
 async def spend(permits: Permits, bills: list[int], reasons: list[str], most: int) -> None:
     """Send requests until the cap is reached, or until ``most`` are paid by all together."""
     try:
