@@ -55,7 +55,10 @@ def test_the_closing_lines_name_failures_and_next_commands(bench: Workbench, emu
     assert "3 of 4 rows have answers, 1 failed" in done.stderr
     assert "1 request_rejected" in done.stderr
     assert "batchvision show out --status failed" in done.stderr
-    assert f"batchvision run {job.name} {' '.join(to(emulator))}   (asks failed rows again" in done.stderr
+    assert (
+        f"batchvision run {job.name} {' '.join(to(emulator))} --log-format text   (asks failed rows again"
+        in done.stderr
+    )
 
 
 def test_progress_on_a_pipe_is_a_first_and_a_last_line(bench: Workbench, emulator: RunningEmulator) -> None:
