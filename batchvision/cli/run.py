@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from dataclasses import replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from batchvision.job import Job
     from batchvision.records import RunSummary
     from batchvision.runner.feed import Selection
+
+log = logging.getLogger(__name__)
 
 #: Flags that apply to one run only. The suggested next command leaves them out.
 ONCE_FLAGS = ("--retry-failed", "--no-retry-failed", "--retry-quarantined", "--yes", "--recut", "--json")
@@ -138,7 +141,7 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
         if not flags["quiet"]:
             say(f"skipped: {held.message}")
         return 0
-    _write_metrics(flags["metrics_file"], summary)
+    _send_metrics(flags["metrics_file"], summary)
     _print_closing(ctx, job, chosen, summary, flags, log_file)
     if as_json:
         from batchvision.cli.output import print_document
@@ -150,16 +153,17 @@ def command(ctx: click.Context, /, job: str, settings: tuple[str, ...], as_json:
     return summary.exit_code
 
 
-def _write_metrics(path: Path | None, summary: RunSummary) -> None:
-    """A file that cannot be written is a warning: the exit code is that of the run."""
+def _send_metrics(path: Path | None, summary: RunSummary) -> None:
+    """Metrics that cannot be written or sent are a warning: the exit code is that of the run."""
+    from batchvision.commands.metrics import export_metrics, write_metrics
+
+    export_metrics(summary)
     if path is None:
         return
-    from batchvision.commands.metrics import write_metrics
-
     try:
         write_metrics(path, summary)
     except OSError as fault:
-        say(f"warning: {path} cannot be written ({fault.strerror}); the summary is in runs/")
+        log.warning("%s cannot be written (%s); the summary is in runs/", path, fault.strerror)
 
 
 def _redo_selection(job: Job, flags: dict[str, Any], rows: Selection) -> Selection:

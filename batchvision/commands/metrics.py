@@ -1,18 +1,24 @@
-"""The figures of a run in Prometheus' text format, for the textfile collector of node_exporter.
+"""The figures of a run as metrics: a text file for Prometheus' node_exporter, or OTLP for an OpenTelemetry collector.
 
 The names are listed in ``docs/overnight.md``. They never change; new ones may come.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from batchvision import __version__
 from batchvision.records import TICKS_PER_USD, RunSummary
 
+log = logging.getLogger(__name__)
+
+#: A variable of these turns the export on. The exporter reads all variables of its specification.
+OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
 MetricLabels = tuple[tuple[str, str], ...]  #: name and value
 NO_LABELS: MetricLabels = ()
 
@@ -86,3 +92,30 @@ def write_metrics(path: Path, summary: RunSummary) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def export_metrics(summary: RunSummary) -> None:
+    """Send the gauges to the collector of ``OTEL_EXPORTER_OTLP_ENDPOINT``, over HTTP with protobuf.
+
+    Without the variable, or without the extra ``otel``, nothing is sent. A failure is a warning.
+    """
+    if not any(os.environ.get(name) for name in OTLP_ENDPOINTS):
+        return
+    try:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExportResult
+        from opentelemetry.sdk.resources import Resource
+    except ModuleNotFoundError:
+        return
+    reader = InMemoryMetricReader()
+    resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "batchvision")})
+    meter = MeterProvider([reader], resource, shutdown_on_exit=False).get_meter("batchvision", __version__)
+    for metric in metrics_of(summary):
+        gauge = meter.create_gauge(f"batchvision.run.{metric.name}", description=metric.meaning)
+        for labels, value in metric.values.items():
+            gauge.set(value, {"job": summary.job, **dict(labels)})
+    exporter, data = OTLPMetricExporter(), reader.get_metrics_data()
+    if data is not None and exporter.export(data) is not MetricExportResult.SUCCESS:
+        log.warning("the metrics were not delivered to OTEL_EXPORTER_OTLP_ENDPOINT; the summary is in runs/")
+    exporter.shutdown()

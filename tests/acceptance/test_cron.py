@@ -127,7 +127,7 @@ def test_a_cron_line_runs_loads_reports_pings_and_counts(cron: Cron, receiver: R
 
 # ---------------------------------------------------------------------------------- every exit code
 
-RUN = "batchvision run größen.toml"
+RUN = "batchvision run größen.toml --log-format text"
 
 
 def test_0_every_row_has_an_answer(cron: Cron) -> None:

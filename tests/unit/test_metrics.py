@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from many_parts import a_summary
+from notice_receiver import Receiver, listening
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
-from batchvision.commands.metrics import metrics_of, metrics_text, write_metrics
+from batchvision.commands.metrics import OTLP_ENDPOINTS, export_metrics, metrics_of, metrics_text, write_metrics
 from batchvision.records import RateSample, RunSummary
 
 SUMMARY = replace(
@@ -92,3 +95,56 @@ def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 def test_every_name_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "overnight.md").read_text(encoding="utf-8")
     assert [metric.name for metric in metrics_of(SUMMARY) if f"`batchvision_run_{metric.name}" not in page] == []
+
+
+# ---------------------------------------------------------------------------------- OpenTelemetry
+
+
+def sent_to(receiver: Receiver) -> tuple[dict[str, str], dict[tuple[str, str], float]]:
+    """Attributes of the resource, and name and last label -> value, as OTLP's own messages read them."""
+    ((path, content_type, body),) = receiver.received
+    assert (path, content_type) == ("/v1/metrics", "application/x-protobuf")
+    (resource,) = ExportMetricsServiceRequest.FromString(body).resource_metrics
+    found = {}
+    for metric in resource.scope_metrics[0].metrics:
+        for point in metric.gauge.data_points:
+            labels = {each.key: each.value.string_value for each in point.attributes}
+            assert labels.pop("job") == SUMMARY.job
+            found[metric.name, next(iter(labels.values()), "")] = point.as_double or point.as_int
+    return {each.key: each.value.string_value for each in resource.resource.attributes}, found
+
+
+def test_a_collector_gets_the_values_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        export_metrics(SUMMARY)
+    resource, sent = sent_to(receiver)
+    assert resource["service.name"] == "batchvision"
+    assert sent == {(name.replace("_", ".", 2), label): value for (name, label), value in values(SUMMARY).items()}
+
+
+def test_without_an_endpoint_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OTLP_ENDPOINTS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.metric_exporter", None)
+    export_metrics(SUMMARY)
+
+
+def test_without_the_extra_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.metric_exporter", None)
+        export_metrics(SUMMARY)
+    assert receiver.received == []
+
+
+def test_a_collector_that_refuses_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening() as receiver:
+        receiver.answers = [400]
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        export_metrics(SUMMARY)
+    assert [each.getMessage() for each in caplog.records if each.name.startswith("batchvision")] == [
+        "the metrics were not delivered to OTEL_EXPORTER_OTLP_ENDPOINT; the summary is in runs/"
+    ]
