@@ -169,7 +169,8 @@ class Voided:
 class Carry:
     """Attempts and cost of a row that is still pending. A ``held`` row waits for a run that sends ambiguous rows again.
 
-    ``bound_ticks``: cost bound of its ambiguous attempts. ``empties``: number of empty answers.
+    ``bound_ticks``: cost bound of its ambiguous attempts. ``empties``: number of empty answers. ``raised``: a truncated
+    answer has raised max_tokens.
     """
 
     row_id: str
@@ -181,6 +182,7 @@ class Carry:
     held: bool = False
     bound_ticks: int | None = None
     empties: int = 0
+    raised: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from batchvision.checkpoint.row_keys import packed_ids, packed_keys, pairs
 from batchvision.checkpoint.storage import PartStore
 from batchvision.errors import CheckpointDamaged
 from batchvision.keys import KEY_BYTES
-from batchvision.records import Completed, Failed
+from batchvision.records import Completed, Failed, Intent
 
 INDEX_NAME = "index.parquet"
 COMPLETED, FAILED = "completed", "failed"
@@ -71,8 +71,8 @@ class RowsMet:
         """Add a row with a failure, a carry or a ticket under ``key``, a request_key or skip_key."""
         self._open.add((row_id, key))
 
-    def has(self, record: Failed | Carry | Completed) -> bool:
-        """Whether the manifest has the row under the request of its failure, carry or collected ticket."""
+    def has(self, record: Failed | Carry | Completed | Intent) -> bool:
+        """Whether the manifest has the row under the request of its failure, carry or ticket."""
         return not self._open.isdisjoint((record.row_id, key) for key in (record.request_key, record.skip_key) if key)
 
     def contain(self, packed: bytes) -> NDArray[np.bool_]:

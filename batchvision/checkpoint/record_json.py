@@ -129,8 +129,8 @@ def _document(record: Record) -> dict[str, Any]:
             end = {"error": ended.kind, "message": ended.message, "at": ended.at}
             return {"kind": "end", "exchange_id": exchange_id, **end}
         case Carry():
-            values = {name: getattr(record, name) for name in Carry.__slots__ if name != "empties" or record.empties}
-            return {"kind": "carry", **values}
+            values = {name: getattr(record, name) for name in Carry.__slots__}
+            return {"kind": "carry", **{name: value for name, value in values.items() if value or name not in _ADDED}}
         case ReadDoubts():
             return {"kind": "doubts", **_fields(record)}
         case Submission():
@@ -139,6 +139,8 @@ def _document(record: Record) -> dict[str, Any]:
             return {"kind": _PLAIN_KINDS[type(record)], **_fields(record)}
 
 
+#: Fields of ``Carry`` that earlier versions do not write.
+_ADDED = frozenset({"empties", "raised"})
 #: Records whose fields JSON can hold as they are.
 _PLAIN_KINDS: dict[type, str] = {
     Voided: "void",
@@ -251,8 +253,8 @@ def decode(document: dict[str, Any]) -> Record:
             at = datetime.fromisoformat(document["at"])
             return Ended(document["exchange_id"], EndedWithout(document["error"], document["message"], at))
         case "carry":
-            values = {name: document[name] for name in Carry.__slots__ if name != "empties"}
-            return Carry(**values, empties=document.get("empties", 0))
+            values = {name: document[name] for name in Carry.__slots__ if name in document or name not in _ADDED}
+            return Carry(**values)
         case kind if kind in _PLAIN:
             record: Record = _PLAIN[kind](**{each.name: document[each.name] for each in fields(_PLAIN[kind])})
             return record

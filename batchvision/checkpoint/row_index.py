@@ -45,12 +45,14 @@ class Carried(NamedTuple):
     """Attempts and cost of earlier tries of the same request.
 
     ``empties``: empty answers of a pending request. One retry of an empty answer is bought, over all runs.
+    ``raised``: a truncated answer was bought, and its one retry with more tokens was not.
     """
 
     attempts: int = 0
     cost_ticks: int = 0
     runs_failed: int = 0
     empties: int = 0
+    raised: bool = False
 
 
 _NOTHING_CARRIED = Carried()
@@ -184,7 +186,7 @@ class RowIndex:
         """Attempts and cost before the next attempt: a pending row's carry, or a failed row's record."""
         carry = self._run_state.carries.get(row_id, key)
         if carry is not None:
-            return Carried(carry.attempts, carry.cost_ticks, carry.runs_failed, carry.empties)
+            return Carried(carry.attempts, carry.cost_ticks, carry.runs_failed, carry.empties, carry.raised)
         failed = self.failed_before(row_id, key)
         if failed is not None:
             return Carried(failed.attempt_count, failed.row_cost_ticks, failed.runs_failed)

@@ -32,7 +32,7 @@ from batchvision.checkpoint.journal_records import (
 )
 from batchvision.checkpoint.schema import TableSchemas
 from batchvision.checkpoint.tracked import OpenExchanges, Packed, Tracked
-from batchvision.errors import EmptyAnswer
+from batchvision.errors import EmptyAnswer, Truncated
 from batchvision.records import Attempt, Completed, Exchange, Failed, Intent
 
 #: So many rows at once become Arrow, in a few milliseconds.
@@ -244,9 +244,8 @@ class RunState:
             if is_current or before is None or before.request_key == record.failed.request_key:
                 self._fail(record.failed)
         else:
-            is_empty = record.error_kind == EmptyAnswer.kind
             ticks = record.answer.usage.cost_ticks or 0
-            self._carry(intent, intent.attempt, ticks, record.bound_ticks, record.is_held, is_empty)
+            self._carry(intent, intent.attempt, ticks, record.bound_ticks, record.is_held, record.error_kind)
 
     def _publish(self, completed: Completed, *, is_current: bool = True, is_repeat: bool = False) -> None:
         """Add a result row, once for each request (P9), and once more for each run that redoes it.
@@ -289,7 +288,7 @@ class RunState:
         ticks: int,
         bound_ticks: int | None,
         is_held: bool = False,
-        is_empty: bool = False,
+        error_kind: str | None = None,
     ) -> None:
         before = self.carries.get(intent.row_id, intent.request_key)
         bound = (bound_ticks or 0) + (before.bound_ticks or 0 if before else 0)
@@ -302,7 +301,8 @@ class RunState:
             runs_failed=intent.runs_failed,
             held=is_held,
             bound_ticks=bound or None,
-            empties=intent.tries.empties + is_empty,
+            empties=intent.tries.empties + (error_kind == EmptyAnswer.kind),
+            raised=intent.tries.raised or error_kind == Truncated.kind,
         )
         self.carries.put(carry)
 

@@ -241,13 +241,16 @@ class Booking:
         self._store.book(intent.exchange_id, classification, self._terms.holds and is_unclear(classification))
         if outcome is None:
             return
-        if intent.run_id != self._terms.run_id and not intent.is_redo:
+        if not self.is_of_this_run(intent) and not intent.is_redo:
             self.collected.append(outcome)
         for follower in self._deduplicator.ended(intent.request_key, outcome):
             if is_shared(outcome):
                 self.share(outcome, follower)
             else:
                 self._later.add(follower.row_id)
+
+    def is_of_this_run(self, intent: Intent) -> bool:
+        return intent.run_id == self._terms.run_id
 
     def fail(self, row: Row, fault: RowFault, request: Request | None = None) -> None:
         """Fail a row before anything was sent: to ``failures``, without a line in the ledger.

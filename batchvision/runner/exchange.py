@@ -79,6 +79,8 @@ class Intents:
         before = tries.spent + tries.unspent - 1 if terms.is_trial else 0  # trials carry nothing
         if carried.empties > tries.empties and not terms.is_trial:
             tries = tries._replace(empties=carried.empties)
+        if carried.raised and request.raised_estimate is not None and not terms.is_trial:
+            tries = tries._replace(raised=True)
         return Intent(
             exchange_id=f"{terms.run_id}-{self._sequence}",
             row_id=request.row_id,

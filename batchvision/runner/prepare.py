@@ -155,6 +155,8 @@ class RowRequests:
         if request is None or not self._is_to_be_sent(row, request):
             return None
         request = request._replace(is_redo=self._selection.redo is not None)
+        if request.raised_estimate is not None and self._row_index.carried(row.row_id, request.request_key).raised:
+            request = request._replace(estimate=request.raised_estimate)
         if self._deduplicator.is_full(request):
             self._later.add(request.row_id)
             return None
@@ -181,10 +183,16 @@ class RowRequests:
     def ask_later(self, intent: Intent, tries: Tries) -> None:
         """Ask a row with a collected ticket again in a later pass: its images are not at hand.
 
-        A redo is asked again by a run that names its row. Other rows wait for a run without ``--redo``.
+        A redo is asked again by a run that names its row. Other rows wait for a run without ``--redo``, and rows with
+        tickets of earlier runs for one without ``--limit``. A row that has other cells by now has its own request.
         """
         self._row_index.collected(intent)
-        if not (self._selection.redoes(intent.row_id) if intent.is_redo else self._selection.redo is None):
+        if intent.is_redo:
+            is_wanted = self._selection.redoes(intent.row_id)
+        else:
+            is_left = self._selection.is_trial and not self._booking.is_of_this_run(intent)
+            is_wanted = self._selection.redo is None and not is_left and self._row_index.met.has(intent)
+        if not is_wanted:
             return
         self._deduplicator.lead(intent.row_id, intent.request_key)
         self._later.add(intent.row_id, tries)

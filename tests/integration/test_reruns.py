@@ -16,6 +16,7 @@ from job_runs import DEFERRED, JobRuns, make_ready
 from killed_disk import Killed, KilledDisk
 
 from batchvision.checkpoint import compact
+from batchvision.commands.plan import plan
 from batchvision.commands.reparse import reparse
 from batchvision.emulator import EmulatorOptions, RunningEmulator, start_in_thread
 from batchvision.errors import CheckpointDamaged
@@ -657,3 +658,65 @@ def test_a_limited_run_hides_no_answer_of_a_row_whose_other_cell_failed(job):
     job.run(manifest=dict.fromkeys(FOUR, "bag [[fault:refusal]]"))
     assert job.run(selection=Selection(limit=1)).counts == (4, 0, 0)
     assert job.show() == dict.fromkeys(FOUR, "shoe")
+
+
+# ---------------------------------------------------------------------------------- the one more try of an answer
+
+CAPPED = {"limits.max_cost_usd_per_run": 0.000001}  #: nothing can be sent
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty"])
+def test_the_one_more_try_of_a_row_is_bought_once_over_all_runs(job, kind):
+    settings = {"provider.parameters": {"max_tokens": 60}, "answer.on_truncated": "raise_once"}
+    job.cells = {"r1": f"shoe [[fault:{ {'truncated': 'length', 'empty': 'empty'}[kind] }]]"}
+    job.hand_in(settings)
+    for _ in range(2):
+        stopped = job.run(settings | CAPPED)
+        assert (stopped.counts, stopped.billed.total(), job.states()) == ((0, 0, 1), 0, {"retried": 1})
+    session = job.run(settings)
+    assert (session.counts, session.billed.total()) == ((0, 1, 0), 1)
+    assert session.summary.failures_by_kind == {kind: 1}
+    first, second = sorted(job.table("attempts"), key=lambda line: line["attempt"])
+    (failed,) = job.table("failures")
+    assert (failed["attempt_count"], failed["row_cost_ticks"]) == (2, first["cost_ticks"] + second["cost_ticks"])
+    assert job.run(settings).billed.total() == 0
+    assert job.is_right()
+
+
+def test_the_one_more_try_of_a_truncated_answer_reserves_the_cost_of_its_larger_limit(job):
+    settings = {"provider.parameters": {"max_tokens": 60}, "answer.on_truncated": "raise_once"}
+    job.cells = {"r1": "shoe [[fault:length]]"}
+    job.hand_in(settings)
+    job.run(settings | CAPPED)
+    bound_ticks = anyio.run(plan, job.job(settings)).cost.bound_ticks
+    assert bound_ticks is not None
+    capped = job.run(settings | {"limits.max_cost_usd_per_run": bound_ticks / 1e10})
+    assert (capped.summary.stop_reason, capped.billed.total()) == ("spend_cap_reached", 0)
+    assert job.run(settings).billed.total() == 1
+
+
+# ---------------------------------------------------------------------------------- a ticket that asks for one more try
+
+
+@pytest.mark.parametrize("deduplicates", [True, False])
+def test_a_row_with_another_cell_by_now_is_not_asked_again_for_the_ticket_of_its_earlier_cell(job, deduplicates):
+    settings = {"limits.deduplicate": deduplicates}
+    job.cells = {"r1": "void [[fault:empty]]", "r2": "glove [[fault:refusal]]"}
+    job.hand_in(settings)
+    job.cells = {"r1": "boot", "r2": "boot"}
+    session = job.run(settings)
+    assert (session.counts, session.billed) == ((2, 0, 0), each("boot", "r1", "r2"))
+    assert (job.states(), len(job.table("results"))) == ({"ok": 2, "retried": 1, "failed": 1}, 2)
+    assert job.is_right()
+    job.cells["r1"] = "void [[fault:empty]]"
+    assert job.run(settings).billed.total() == 1
+
+
+def test_a_limited_run_leaves_the_one_more_try_of_an_earlier_ticket(job):
+    job.cells = {"r1": "void [[fault:empty]]"}
+    job.hand_in()
+    job.rows("shoe", "r2", "r3")
+    session = job.run(selection=Selection(limit=1))
+    assert (session.counts, session.billed.total()) == ((1, 0, 2), 1)
+    assert job.run().billed.total() == 2
+    assert job.is_right()

@@ -23,7 +23,7 @@ from checkpoint_rows import (
 )
 from many_parts import a_summary
 
-from batchvision.checkpoint import KeySet, OutputView, RowIndex, RowState, Store, read_latest, summary_document
+from batchvision.checkpoint import Carried, KeySet, OutputView, RowIndex, RowState, Store, read_latest, summary_document
 from batchvision.checkpoint.keyset import Bucket, Heads, Tails
 from batchvision.checkpoint.lock import lock_path
 from batchvision.checkpoint.manifest_index import RowsMet
@@ -81,7 +81,7 @@ async def test_a_row_whose_key_has_changed_is_new_and_carries_nothing(tmp_path: 
         store.recover(classify, hold=True)
         row_index = store.row_index("recipe")
         assert {row_index.state(f"row{number}", "changed") for number in range(1, 6)} == {RowState.NEW}
-        assert row_index.carried("row3", "changed") == (0, 0, 0, 0)
+        assert row_index.carried("row3", "changed") == Carried(0, 0, 0, 0)
         assert row_index.failed_before("row2", "changed") is None
 
 
@@ -89,10 +89,10 @@ async def test_what_was_used_up_goes_on_whether_the_row_failed_or_is_pending(tmp
     await a_run(tmp_path)
     with started(tmp_path) as store:
         row_index = store.row_index("recipe")
-        assert row_index.carried("row2", "skip2") == (1, 5, 1, 0)
-        assert row_index.carried("row3", "key3") == (1, 6, 0, 0)
-        assert row_index.carried("row5", "key5") == (1, 0, 0, 0)
-        assert row_index.carried("row1", "key1") == (0, 0, 0, 0)
+        assert row_index.carried("row2", "skip2") == Carried(1, 5, 1, 0)
+        assert row_index.carried("row3", "key3") == Carried(1, 6, 0, 0)
+        assert row_index.carried("row5", "key5") == Carried(1, 0, 0, 0)
+        assert row_index.carried("row1", "key1") == Carried(0, 0, 0, 0)
         failed = row_index.failed_before("row2", "key2")
         assert failed is not None
         assert failed.keep == {"title": "title 2"}
@@ -269,7 +269,7 @@ async def test_this_runs_carries_are_seen_at_once(tmp_path: Path) -> None:
     with started(tmp_path) as store:
         row_index = store.row_index("recipe")
         await ask(store, an_intent(1, cost_before_ticks=3), an_answer(b"busy", 503))
-        assert row_index.carried("row1", "key1") == (1, 3, 0, 0)
+        assert row_index.carried("row1", "key1") == Carried(1, 3, 0, 0)
 
 
 async def test_a_row_that_fails_in_the_same_way_again_keeps_its_record(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelled_disk import Choose, ModelledDisk, PowerCut, keep_all, lose_all
 
-from batchvision.checkpoint import Columns, OutputView, RowState, SealAfter, Store, journal, parts, run_state
+from batchvision.checkpoint import Carried, Columns, OutputView, RowState, SealAfter, Store, journal, parts, run_state
 from batchvision.checkpoint.journal import Group, segment_paths
 from batchvision.checkpoint.journal_records import (
     Carry,
@@ -291,13 +291,13 @@ async def test_a_failure_is_dropped_when_its_row_is_asked_again_and_its_costs_go
     with started(tmp_path, run_id="run2") as store:
         row_index = store.row_index("recipe")
         carried = row_index.carried("row1", "key1")
-        assert carried == (2, 7, 1, 0)
+        assert carried == Carried(2, 7, 1, 0)
         again = an_intent(11, row_id="row1", request_key="key1", attempt=3, cost_before_ticks=7, runs_failed=1)
         await store.intent(again)
         assert not store.failures()
         store.release()
     with started(tmp_path, run_id="run3") as store:
-        assert store.row_index("recipe").carried("row1", "key1") == (3, 7, 1, 0)
+        assert store.row_index("recipe").carried("row1", "key1") == Carried(3, 7, 1, 0)
         await store.close(complete=False)
     assert column(tmp_path, "failures", "row_id") == []
 
@@ -378,7 +378,7 @@ async def test_a_crash_leaves_answers_tickets_and_ambiguous_rows(tmp_path: Path)
         assert [(ticket.intent.row_id, ticket.ticket) for ticket in tickets] == [("row4", "ticket-4")]
         assert row_index.state("row2", "key2") is RowState.DONE
         assert row_index.state("row3", "key3") is RowState.NEW
-        assert row_index.carried("row3", "key3") == (1, 0, 0, 0)
+        assert row_index.carried("row3", "key3") == Carried(1, 0, 0, 0)
         assert row_index.state("row4", "skip4") is RowState.AWAITING
         assert row_index.ambiguous_ticks == 100
         assert "2 completed" in " ".join(recovery.sentences())
@@ -416,8 +416,8 @@ async def test_a_request_that_never_left_is_not_ambiguous(tmp_path: Path) -> Non
         await store.close(complete=False)
     with open_store(tmp_path) as store:
         assert store.recover(classify).ambiguous == ()
-        assert store.row_index("recipe").carried("row1", "key1") == (0, 0, 0, 0)
-        assert store.row_index("recipe").carried("row2", "key2") == (2, 9, 1, 0)
+        assert store.row_index("recipe").carried("row1", "key1") == Carried(0, 0, 0, 0)
+        assert store.row_index("recipe").carried("row2", "key2") == Carried(2, 9, 1, 0)
 
 
 async def test_an_end_without_an_answer_is_in_the_journal(tmp_path: Path) -> None:
