@@ -9,19 +9,24 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Set
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROWS = ("r1", "r2", "r3", "r4")
 #: The emulator refuses "glove" and bills it. It rejects "blank" unbilled. The first answer to "belt" at each host is
-#: billed and does not arrive. Other cells are answered.
+#: billed and does not arrive. Each answer to "void" is empty, and each answer to "long" is truncated. Other cells are
+#: answered.
 CELLS = {
     "shoe": "shoe",
     "bag": "bag",
     "glove": "glove [[fault:refusal]]",
     "blank": "blank [[fault:rejected]]",
     "belt": "belt [[fault:reset_after:1]]",
+    "void": "void [[fault:empty]]",
+    "long": "long [[fault:length]]",
 }
-PROMPTS = ("Describe", "Name")
+PROMPTS = ("Describe", "Name", "Sort")
+#: The answer that each prompt asks for.
+ANSWERS: tuple[dict[str, Any], ...] = ({}, {}, {"answer.labels": ["shoe", "bag", "glove"]})
 #: Provider and host of each place. Two places of one provider share their answers, but not their tickets.
 PLACES = {"here": ("xai", 0), "there": ("xai", 1), "elsewhere": ("emulator", 1)}
 CONCURRENCY = 2
@@ -65,6 +70,7 @@ class Plan(NamedTuple):
     policy: str = "redo"  #: output.on_recipe_change
     retries_paid: bool = False  #: limits.retry_failed = "all"
     holds: bool = False  #: limits.ambiguous = "hold"
+    raises: bool = False  #: answer.on_truncated = "raise_once"
     cap_key: str = ""  #: the spend cap that this run sets
     cap_ticks: int = 0  #: of this run; a cap of all runs counts from the bill so far
     limit: int | None = None
@@ -100,6 +106,10 @@ class Plan(NamedTuple):
         """Whether nothing keeps this run from asking each row."""
         is_part = self.is_pilot or self.limit is not None or bool(self.redo)
         return not (self.holds or self.cap_key or is_part or self.killed_at is not None)
+
+    def asks_twice(self, request: Request) -> bool:
+        """Whether the job asks once more after the answer to this request."""
+        return request.cell == "void" or (request.cell == "long" and self.raises)
 
     def text(self, row: str) -> str:
         """The prompt of a row, as the bill shows it."""
@@ -165,6 +175,7 @@ class Model:
     def __init__(self) -> None:
         self.payments: dict[str, Payment] = {}
         self.ended: dict[Request, End] = {}
+        self.has_tried: set[Request] = set()  #: its answer was no outcome, and it is asked once more
         self.open: dict[Request, Payment] = {}  #: its ticket is known
         self.in_doubt: defaultdict[Request, set[str]] = defaultdict(set)  #: payments of runs that were killed
         self.settled: set[str] = set()  #: payments in the ledger
@@ -178,8 +189,8 @@ class Model:
         if plan.redo:
             return self._expect_redo(plan)
         wanted = [request for request in plan.requests.values() if self._may_be_bought(request, plan)]
-        least = {request for request in wanted if not self.in_doubt[request]}
-        most = Counter({request: 2 if request.cell == "belt" else 1 for request in wanted})
+        least = {request for request in wanted if not self.in_doubt[request] and request not in self.open}
+        most = Counter({request: self._most(request, plan) for request in wanted})
         may_refuse = must_refuse = False
         match plan.policy:
             case "new_rows_only":
@@ -206,10 +217,18 @@ class Model:
         return Expected(frozenset(least), most, None, may_refuse=True, must_refuse=False)
 
     def _may_be_bought(self, request: Request, plan: Plan) -> bool:
-        if request.cell == "blank" or request in self.open:
+        if request.cell == "blank":
             return False
+        if request in self.open:  # its answer may ask for one more try
+            is_here = self.open[request].place == plan.place
+            return is_here and request not in self.has_tried and plan.asks_twice(request)
         end = self.ended.get(request)
         return end is None or (end is not End.ANSWERED and plan.retries_paid and not plan.is_pilot)
+
+    def _most(self, request: Request, plan: Plan) -> int:
+        if request in self.open or request in self.has_tried:
+            return 1
+        return 2 if request.cell == "belt" or plan.asks_twice(request) else 1
 
     def _recipes_paid(self, row: str) -> set[Recipe]:
         """Recipes under which the row was perhaps paid for."""
@@ -241,11 +260,16 @@ class Model:
     def learn(self, lines: Iterable[Line], tickets: Mapping[str, str]) -> None:
         """Take the ends from new lines of the ledger. ``tickets``: the payments of the tickets that were seen."""
         self.is_behind = False
-        for line in sorted(lines, key=lambda line: not line.is_unclear):  # a lost answer may be bought again
+        # a lost answer may be bought again, and so may one that is tried once more
+        for line in sorted(lines, key=lambda line: (not line.is_unclear, line.state != "retried")):
             if line.state == "lost_after_read":
                 self._end(self._lost(line, tickets), End.LOST)
             elif line.ticks is not None and line.name in self.payments:
                 self.settled.add(line.name)
+                if line.state == "retried":
+                    self._settle(self.payments[line.name])
+                    self.has_tried.add(self.payments[line.name].request)
+                    continue
                 self._end(self.payments[line.name], End.ANSWERED if line.state == "ok" else End.FAILED)
 
     def _lost(self, line: Line, tickets: Mapping[str, str]) -> Payment:
@@ -260,9 +284,13 @@ class Model:
             and (payment.request.row, payment.request.cell, payment.request.recipe) == line[:3]
         )
 
-    def _end(self, payment: Payment, end: End) -> None:
+    def _settle(self, payment: Payment) -> None:
         self.open.pop(payment.request, None)
         self.in_doubt[payment.request].discard(payment.name)
+
+    def _end(self, payment: Payment, end: End) -> None:
+        self._settle(payment)
+        self.has_tried.discard(payment.request)
         if self.ended.get(payment.request) is not End.ANSWERED:
             self.ended[payment.request] = end
 

@@ -22,6 +22,7 @@ from job_runs import DEFERRED, JobRuns, RunResult, make_ready, waiting
 from killed_disk import KilledDisk
 from PIL import Image
 from rerun_model import (
+    ANSWERS,
     CELLS,
     CONCURRENCY,
     PLACES,
@@ -160,6 +161,8 @@ class RerunSequence:
             "output.on_recipe_change": plan.policy,
             "limits.retry_failed": "all" if plan.retries_paid else "unpaid",
             "limits.ambiguous": "hold" if plan.holds else "retry",
+            "answer.on_truncated": "raise_once" if plan.raises else "fail",
+            **ANSWERS[plan.prompt],
             **LANES[plan.lane],
             **({f"limits.{plan.cap_key}": cap / 1e10} if plan.cap_key else {}),
         }
@@ -425,10 +428,12 @@ class RerunSequence:
 SOME = st.sampled_from
 PLANS: st.SearchStrategy[Plan] = st.builds(
     Plan,
-    cells=st.tuples(*[SOME([None, "shoe", "shoe", "bag", "glove", "belt", "blank"])] * len(ROWS)).filter(any),
+    cells=st.tuples(
+        *[SOME([None, "shoe", "shoe", "bag", "glove", "belt", "blank", "void", "long"])] * len(ROWS)
+    ).filter(any),
     images=st.tuples(*[SOME(["red", "red", "red", "blue", "gone"])] * len(ROWS)),
     are_touched=SOME([False, False, True]),
-    prompt=SOME([0, 0, 1]),
+    prompt=SOME([0, 0, 1, 2]),
     place=SOME([*PLACES]),
     lane=SOME([*Lane]),
     policy=SOME(["redo", "redo", "redo", "refuse", "new_rows_only"]),
@@ -442,6 +447,7 @@ PLANS: st.SearchStrategy[Plan] = st.builds(
     hours_ahead=SOME([0, 0, 9, -9]),
     hours_jumped=SOME([0, 0, 2, -2]),
     holds=SOME([False, False, False, True]),
+    raises=st.booleans(),
     is_repeated=st.booleans(),
     killed_at=st.none() | st.none() | st.integers(3, 60),
     upkeep=st.none() | SOME([*Upkeep]),

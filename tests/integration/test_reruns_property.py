@@ -18,11 +18,17 @@ from job_runs import JobRuns
 from rerun_model import Lane, Plan, Upkeep
 from rerun_sequences import PLANS, RerunSequence
 
-from batchvision.checkpoint import RowIndex, RowState, RunState
+from batchvision.checkpoint import Carried, RowIndex, RowState, RunState
 from batchvision.emulator import RunningEmulator, start_in_thread
 from batchvision.records import Completed
 
 A, B, G = ("shoe",) * 4, ("bag",) * 4, ("glove",) * 4
+V, L = ("void",) * 4, ("long",) * 4
+NOTHING = {"cap_key": "max_cost_usd_per_run", "cap_ticks": 0}  #: a cap under which nothing is sent
+ONE_MORE_TRY = [
+    [Plan(V, lane=Lane.HANDED_IN), Plan(V, **NOTHING), Plan(V)],
+    [Plan(L, lane=Lane.HANDED_IN), Plan(L, raises=True, **NOTHING), Plan(L, raises=True)],
+]
 PAID_FAILURES = [Plan(G), Plan(("bag", None, None, None)), Plan(G), Plan(G, prompt=1), Plan(G)]
 OPEN_TICKETS = [
     Plan(A, lane=Lane.HANDED_IN),
@@ -58,6 +64,8 @@ def play(folder: pytest.TempPathFactory, hosts: Sequence[RunningEmulator], plans
 @example(PAID_FAILURES)
 @example(OPEN_TICKETS)
 @example(REDOS)
+@example(ONE_MORE_TRY[0])
+@example(ONE_MORE_TRY[1])
 def test_whatever_the_runs_change_nothing_paid_is_bought_again_and_today_is_shown(
     tmp_path_factory: pytest.TempPathFactory, hosts: Sequence[RunningEmulator], plans: list[Plan]
 ) -> None:
@@ -109,3 +117,16 @@ def test_a_redo_without_a_result_row_is_caught(
         pytest.raises(AssertionError, match="is shown as before its redo"),
     ):
         play(tmp_path_factory, hosts, REDOS)
+
+
+@pytest.mark.parametrize("plans", ONE_MORE_TRY, ids=["empty", "truncated"])
+def test_a_run_that_forgets_the_one_more_try_of_an_earlier_run_is_caught(
+    tmp_path_factory: pytest.TempPathFactory, hosts: Sequence[RunningEmulator], plans: list[Plan]
+) -> None:
+    carried = RowIndex.carried
+
+    def forgetful(row_index: RowIndex, row_id: str, key: str) -> Carried:
+        return carried(row_index, row_id, key)._replace(empties=0, raised=False)
+
+    with mock.patch.object(RowIndex, "carried", forgetful), pytest.raises(AssertionError, match="bought again"):
+        play(tmp_path_factory, hosts, plans)
