@@ -16,6 +16,7 @@ INSTALL: Mapping[str, str] = {
     "airflow": "",  # Apache Airflow, in a virtual environment of its own
     "ai-sdk": "",  # Vercel's AI SDK for xAI, of npm, in a folder of its own
     "fakesnow": "",  # Snowflake's SQL on DuckDB, in a virtual environment of its own
+    "stores": "",  # Azurite of npm, and fake-gcs-server in a virtual environment of its own
 }
 
 
