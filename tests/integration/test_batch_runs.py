@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from batch_runs import ENVIRON, BatchRuns
 
-from batchvision import Job, run
+from batchvision import Job, read, run
 from batchvision.checkpoint import Submission, SubmissionStep
 from batchvision.checkpoint.submissions import SubmissionRecords
+from batchvision.commands.redo import digests_of
 from batchvision.emulator import EmulatorOptions, Face, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid
 from batchvision.runner.batch_calls import BatchCalls
+from batchvision.runner.feed import Selection
 from batchvision.runner.lanes import batch as lane
 
 FACES = [Face.XAI, Face.OPENAI]
@@ -201,6 +203,27 @@ def test_another_lane_collects_the_batches_of_an_earlier_run(runs: BatchRuns) ->
     summary = runs.run({"delivery.lane": "online"})
     assert (summary.exit_code, summary.rows_completed, summary.requests_sent) == (0, 8, 0), summary.message
     runs.assert_right()
+
+
+def test_a_batch_of_a_redo_is_collected_by_the_next_run(runs: BatchRuns) -> None:
+    runs.run()
+    before = {row["row_id"]: row["provider_request_id"] for row in runs.table("results")}
+    named = digests_of(sorted(before)[:3])
+    runs.emulator.configure(batch_seconds=3_600.0)
+    job = Job.load(runs.write(), overrides={"delivery.wait": False}, environ=ENVIRON)
+    for sent in (3, 0):
+        left = run(job, environ=ENVIRON, selection=Selection(redo=named))
+        assert (left.exit_code, left.rows_completed, left.requests_sent) == (6, 8, sent), left.message
+    runs.emulator.configure(batch_seconds=0.0)
+    runs.emulator.advance(4_000)
+    summary = runs.run()
+    counts = (summary.exit_code, summary.rows_completed, summary.rows_redone, summary.requests_sent)
+    assert counts == (0, 8, 3, 0), summary.message
+    current = {
+        row["row_id"]: row["provider_request_id"] for batch in read(job.output_path) for row in batch.to_pylist()
+    }
+    assert {row for row in before if before[row] != current[row]} == set(sorted(before)[:3])
+    assert runs.verify().is_right
 
 
 def test_a_cap_leaves_rows_pending_and_is_never_exceeded(runs: BatchRuns) -> None:
