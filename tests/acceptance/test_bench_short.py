@@ -87,6 +87,12 @@ def test_load_prints_its_rate_beside_the_bulk_load_and_its_memory(tmp_path: Path
     assert float(_figures(printed, "load again")[1]) > 0
 
 
+def test_s3_prints_a_run_in_a_bucket_beside_a_local_one_and_a_bare_loop(tmp_path: Path) -> None:
+    printed = _printed(tmp_path, "s3", "--rows", "60", "--only", "16")
+    lines = ("local disk", "all on S3", "loop that reads the images")
+    assert all(int(_figures(printed, line)[0].replace(",", "")) > 0 for line in lines)
+
+
 def test_startup_prints_the_time_to_the_first_request(tmp_path: Path) -> None:
     printed = _printed(tmp_path, "startup", "--rows", "300")
     assert float(_figures(printed, "batchvision run")[0]) > 0
