@@ -1,7 +1,7 @@
 """The current answer of each row, chosen in Arrow and numpy without a Python object per row.
 
 The index of the manifest names current answers. Without it, an answer of the given recipe comes before the newest one.
-A redo supersedes the answer that the index names, whatever the clock said then.
+A redo supersedes the answer that the index names, independent of the clock.
 Choosing takes about 50 bytes for each stored answer, and 2 bytes while the chosen rows are read.
 """
 
