@@ -72,7 +72,7 @@ class Plan(NamedTuple):
     holds: bool = False  #: limits.ambiguous = "hold"
     raises: bool = False  #: answer.on_truncated = "raise_once"
     cap_key: str = ""  #: the spend cap that this run sets
-    cap_ticks: int = 0  #: of this run; a cap of all runs counts from the bill so far
+    cap_ticks: int = 0  #: of this run; other caps count from the bill of their period so far
     limit: int | None = None
     is_pilot: bool = False  #: a pilot of ``limit`` rows
     redo: tuple[str, ...] = ()  #: the rows of --redo, in a second run after this one

@@ -10,7 +10,7 @@ import csv
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,6 +84,7 @@ class RerunSequence:
         self._hashes: dict[tuple[str, str], str] = {}  # of the images, by row and colour
         self._tickets: dict[str, str] = {}
         self._lines_read: set[tuple[Any, ...]] = set()
+        self._billed_on: Counter[date] = Counter()  # by the day that the run's clock shows
         self._indexed: list[Plan] = []  # one of these runs was the last to write the index of the manifest
         for host in hosts:
             host.reset()
@@ -105,8 +106,9 @@ class RerunSequence:
         result = self._run(plan, disk)
         self.kills += disk.is_killed
         self._check_purchases(plan, expected, result, self._read_bill(plan, is_killed=disk.is_killed))
+        spent = self._billed_ticks() - before
+        self._billed_on[min(self._today(), self._today(self.job.jump))] += spent
         if plan.cap_key:
-            spent = self._billed_ticks() - before
             assert spent <= plan.cap_ticks, f"{spent} ticks were spent under a cap of {plan.cap_ticks} (P7)"
         if not OutputView(self.job.output).exists:  # it was refused, or killed at once
             return
@@ -153,7 +155,7 @@ class RerunSequence:
     def _settings(self, plan: Plan) -> dict[str, Any]:
         provider, host = PLACES[plan.place]
         emulator = self.hosts[host]
-        cap = plan.cap_ticks + (self._billed_ticks() if plan.cap_key == "max_cost_usd" else 0)
+        cap = plan.cap_ticks + self._billed_in_period(plan.cap_key)
         return {
             "prompt.user": PROMPTS[plan.prompt] + " {title} [[echo:{sku}]]",
             "provider.name": provider,
@@ -201,6 +203,22 @@ class RerunSequence:
         return {path: path.read_bytes() for path in self.job.output.rglob("part-*.parquet")}
 
     # ---------------------------------------------------------------------------- the bill
+
+    def _billed_in_period(self, cap_key: str) -> int:
+        """The bill since the period of a cap began. The clock of an earlier run may have been ahead."""
+        match cap_key:
+            case "max_cost_usd":
+                return self._billed_ticks()
+            case "max_cost_usd_per_day":
+                begin = self._today()
+            case "max_cost_usd_per_month":
+                begin = self._today().replace(day=1)
+            case _:
+                return 0
+        return sum(ticks for day, ticks in self._billed_on.items() if day >= begin)
+
+    def _today(self, jump: timedelta = timedelta()) -> date:
+        return (datetime.now(UTC) + self.job.ahead + jump).date()
 
     def _billed_ticks(self) -> int:
         return sum(host.bill().ticks for host in self.hosts)
@@ -426,6 +444,7 @@ class RerunSequence:
 # ---------------------------------------------------------------------------------- random plans
 
 SOME = st.sampled_from
+PERIODS = ("max_cost_usd_per_day", "max_cost_usd_per_month")
 PLANS: st.SearchStrategy[Plan] = st.builds(
     Plan,
     cells=st.tuples(
@@ -438,7 +457,7 @@ PLANS: st.SearchStrategy[Plan] = st.builds(
     lane=SOME([*Lane]),
     policy=SOME(["redo", "redo", "redo", "refuse", "new_rows_only"]),
     retries_paid=SOME([False, False, False, True]),
-    cap_key=SOME(["", "", "", "max_cost_usd", "max_cost_usd_per_run"]),
+    cap_key=SOME(["", "", "", "max_cost_usd", "max_cost_usd_per_run", *PERIODS]),
     cap_ticks=SOME([0, 30_000_000, 60_000_000, 90_000_000]),
     limit=SOME([None, None, None, 1, 2]),
     is_pilot=st.just(False),
@@ -452,4 +471,10 @@ PLANS: st.SearchStrategy[Plan] = st.builds(
     killed_at=st.none() | st.none() | st.integers(3, 60),
     upkeep=st.none() | SOME([*Upkeep]),
     upkeep_killed_at=st.none() | st.none() | st.integers(0, 30),
-).map(lambda plan: plan._replace(is_pilot=plan.limit == 2, redo=plan.redo if plan.limit is None else ()))
+).map(
+    lambda plan: plan._replace(
+        is_pilot=plan.limit == 2,
+        redo=plan.redo if plan.limit is None else (),
+        hours_jumped=0 if plan.cap_key in PERIODS else plan.hours_jumped,  # a run over midnight has two caps
+    )
+)

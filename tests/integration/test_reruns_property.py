@@ -16,11 +16,12 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from job_runs import JobRuns
 from rerun_model import Lane, Plan, Upkeep
-from rerun_sequences import PLANS, RerunSequence
+from rerun_sequences import PERIODS, PLANS, RerunSequence
 
 from batchvision.checkpoint import Carried, RowIndex, RowState, RunState
 from batchvision.emulator import RunningEmulator, start_in_thread
 from batchvision.records import Completed
+from batchvision.runner import wiring
 
 A, B, G = ("shoe",) * 4, ("bag",) * 4, ("glove",) * 4
 V, L = ("void",) * 4, ("long",) * 4
@@ -129,4 +130,17 @@ def test_a_run_that_forgets_the_one_more_try_of_an_earlier_run_is_caught(
         return carried(row_index, row_id, key)._replace(empties=0, raised=False)
 
     with mock.patch.object(RowIndex, "carried", forgetful), pytest.raises(AssertionError, match="bought again"):
+        play(tmp_path_factory, hosts, plans)
+
+
+@pytest.mark.parametrize("cap_key", PERIODS)
+def test_a_cap_that_forgets_what_earlier_runs_of_its_period_spent_is_caught(
+    tmp_path_factory: pytest.TempPathFactory, hosts: Sequence[RunningEmulator], cap_key: str
+) -> None:
+    plans = [Plan(A), Plan(B, cap_key=cap_key, cap_ticks=30_000_000)]
+    play(tmp_path_factory, hosts, plans)
+    with (
+        mock.patch.object(wiring, "spent_by_shard", return_value={}),
+        pytest.raises(AssertionError, match="under a cap"),
+    ):
         play(tmp_path_factory, hosts, plans)
