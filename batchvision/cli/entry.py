@@ -48,6 +48,7 @@ COMMANDS: dict[str, _Entry] = {
     "compact": _Entry("batchvision.cli.compact", "Merge an output's small files into few."),
     "ddl": _Entry("batchvision.cli.ddl", "Print SQL that loads an output into a warehouse."),
     "reparse": _Entry("batchvision.cli.reparse", "Read stored answers again after [answer] changed. Sends nothing."),
+    "cancel": _Entry("batchvision.cli.cancel", "Cancel open batches. Keeps what they have finished."),
     "config": _Entry("batchvision.cli.config", "Print a job's settings and where each came from."),
     "manifest": _Entry("batchvision.cli.manifest", "Write a manifest of the images in a folder."),
     "models": _Entry("batchvision.cli.models", "List a provider's models."),

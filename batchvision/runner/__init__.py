@@ -18,7 +18,7 @@ from batchvision.runner.job_warnings import fallback_warning, system_warning
 from batchvision.runner.known_answers import AnswerCheck, has_known_answers, right_answers
 from batchvision.runner.prepare import payloads_of
 from batchvision.runner.refusing import rebuy_refusals
-from batchvision.runner.session import Watch, run_async
+from batchvision.runner.session import CollectedTickets, Watch, cancel_async, run_async
 from batchvision.runner.setup import RunSetup, new_run_id
 from batchvision.runner.sharing import shared_budget_path, shared_uses
 from batchvision.runner.summary import Left, summarize
@@ -32,6 +32,7 @@ from batchvision.runner.wiring import (
 __all__ = [
     "AnswerCheck",
     "Classifier",
+    "CollectedTickets",
     "CountedRequest",
     "ImageCounts",
     "Left",
@@ -44,6 +45,7 @@ __all__ = [
     "Watch",
     "WatchRequest",
     "access_of",
+    "cancel_async",
     "empty_words",
     "estimator_of",
     "fallback_warning",

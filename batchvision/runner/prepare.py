@@ -190,8 +190,8 @@ class RowRequests:
         if intent.is_redo:
             is_wanted = self._selection.redoes(intent.row_id)
         else:
-            is_left = self._selection.is_trial and not self._booking.is_of_this_run(intent)
-            is_wanted = self._selection.redo is None and not is_left and self._row_index.met.has(intent)
+            is_known = not self._selection.is_trial and self._row_index.met.has(intent)
+            is_wanted = self._selection.redo is None and (is_known or self._booking.is_of_this_run(intent))
         if not is_wanted:
             return
         self._deduplicator.lead(intent.row_id, intent.request_key)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import anyio
@@ -23,7 +23,7 @@ from batchvision.eventloop import loop_time
 from batchvision.interruption import drained
 from batchvision.job import Job
 from batchvision.manifest import Manifest
-from batchvision.records import Counters, Purpose, Row, RunSummary
+from batchvision.records import Completed, Counters, Purpose, Row, RunSummary
 from batchvision.runner import wiring
 from batchvision.runner.access import connected
 from batchvision.runner.accuracy_limit import AccuracyLimit
@@ -32,6 +32,7 @@ from batchvision.runner.closing import RunEnd
 from batchvision.runner.dependencies import RunDependencies
 from batchvision.runner.feed import Selection, survey
 from batchvision.runner.known_answers import right_answers
+from batchvision.runner.lanes import SubmissionControl
 from batchvision.runner.live_figures import LiveFigures
 from batchvision.runner.opening import OpenedOutput, open_store
 from batchvision.runner.passes import ManifestPass, ManifestPasses
@@ -68,6 +69,35 @@ async def run_async(
     setup = RunSetup(job, selection or Selection(), environ, dependencies or RunDependencies(), purpose)
     session = RunSession(setup, elapsed_seconds, drain_timeout_seconds)
     return await drained(session.run(watch), session.drain)
+
+
+class CollectedTickets(NamedTuple):
+    """Answers that open tickets had, rows that failed, and tickets that are still open."""
+
+    answers: int
+    failed: int
+    left: int
+
+
+async def _collect(lanes: RunLanes, output: OpenedOutput) -> None:
+    for lane, tickets in output.tickets.by_lane.items():
+        await lanes.by_tickets[lane].collect(tickets)
+
+
+async def _cancel(lanes: RunLanes, output: OpenedOutput) -> None:
+    for lane, tickets in output.tickets.by_lane.items():
+        control = lanes.by_tickets[lane]
+        if isinstance(control, SubmissionControl):
+            await control.cancel(tickets)
+
+
+async def cancel_async(
+    job: Job, *, environ: Mapping[str, str] | None = None, dependencies: RunDependencies | None = None
+) -> CollectedTickets:
+    """Cancel the open batches of an output. What they have finished is kept and booked; their other rows fail as
+    ``expired``, and the next run asks them. Deferred tickets stay. Raises StopRun."""
+    setup = RunSetup(job, Selection(), environ, dependencies or RunDependencies(), Purpose.RUN)
+    return await RunSession(setup, 0.0, 0.0).cancel()
 
 
 class RunSession:
@@ -131,10 +161,29 @@ class RunSession:
         setup = self.setup
         if setup.is_trial or not OutputView(setup.job.output_path).open_work().tickets:
             return
-        with suppress(StopRun), await setup.offload(open_store, setup, lock, None) as self._store:
+        self.stop.request(refusal)  # nothing is sent
+        with suppress(StopRun):
+            collected = await self._with_tickets(lock, _collect)
+            log.warning("%d answers of open tickets were collected before the refusal", collected.answers)
+
+    async def cancel(self) -> CollectedTickets:
+        """Cancel the open batches, and book what they have finished. Raises StopRun."""
+        setup = self.setup
+        disk = wiring.disk_of(setup.job, setup.dependencies)
+        with await setup.offload(Store.lock, setup.job.output_path, setup.selection.shard_name, disk) as lock:
+            collected = await self._with_tickets(lock, _cancel)
+        if isinstance(self.stop.reason, StopRun):
+            raise self.stop.reason
+        return collected
+
+    async def _with_tickets(
+        self, lock: OutputLock, act: Callable[[RunLanes, OpenedOutput], Coroutine[Any, Any, None]]
+    ) -> CollectedTickets:
+        """Open the output and act on its tickets. Nothing is sent for a row."""
+        setup = self.setup
+        with await setup.offload(open_store, setup, lock, None) as self._store:
             output = OpenedOutput(setup, self._store)
             await output.recover()
-            self.stop.request(refusal)  # nothing is sent
             async with (
                 connected(setup.job, setup.access, setup.secrets, setup.dependencies) as (client, images),
                 permits_of(setup, output, self._figures.tell, is_capped=False) as permits,
@@ -142,11 +191,11 @@ class RunSession:
                 lanes = lanes_of(setup, output, client, images, permits)
                 async with anyio.create_task_group() as writing:
                     writing.start_soon(self._write, self._store)
-                    for lane, tickets in output.tickets.by_lane.items():
-                        await lanes.by_tickets[lane].collect(tickets)
+                    await act(lanes, output)
                     await RunEnd(setup, output, lanes.delivery).close(has_seen_all=False)
-            collected = len(lanes.delivery.booking.collected)
-            log.warning("%d answers of open tickets were collected before the refusal", collected)
+            ends = lanes.delivery.booking.collected
+            answers = sum(isinstance(each, Completed) for each in ends)
+            return CollectedTickets(answers, len(ends) - answers, self._store.tickets_open)
 
     # ---------------------------------------------------------------------------- steps
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from batch_runs import ENVIRON, BatchRuns
 
@@ -15,6 +17,7 @@ from batchvision.checkpoint.submissions import SubmissionRecords
 from batchvision.commands.redo import digests_of
 from batchvision.emulator import EmulatorOptions, Face, RunningEmulator, start_in_thread
 from batchvision.errors import JobInvalid
+from batchvision.runner import cancel_async
 from batchvision.runner.batch_calls import BatchCalls
 from batchvision.runner.feed import Selection
 from batchvision.runner.lanes import batch as lane
@@ -224,6 +227,25 @@ def test_a_batch_of_a_redo_is_collected_by_the_next_run(runs: BatchRuns) -> None
     }
     assert {row for row in before if before[row] != current[row]} == set(sorted(before)[:3])
     assert runs.verify().is_right
+
+
+def test_cancelled_batches_keep_what_they_have_finished(runs: BatchRuns) -> None:
+    runs.rows = 40
+    runs.emulator.configure(batch_seconds=1_000.0)
+    runs.run({"delivery.wait": False})
+    runs.emulator.advance(500)
+    job = Job.load(runs.write(), environ=ENVIRON)
+    found = anyio.run(partial(cancel_async, job, environ=ENVIRON))
+    assert found.left == 0
+    assert found.answers + found.failed == 40
+    assert 5 < found.answers < 35
+    bill = runs.emulator.bill()
+    assert bill.generated == found.answers
+    assert sum(row["cost_ticks"] or 0 for row in runs.table("attempts")) == bill.ticks
+    runs.emulator.configure(batch_seconds=0.0)
+    summary = runs.run()
+    assert (summary.exit_code, summary.rows_completed, summary.requests_sent) == (0, 40, found.failed), summary.message
+    runs.assert_right()
 
 
 def test_a_cap_leaves_rows_pending_and_is_never_exceeded(runs: BatchRuns) -> None:

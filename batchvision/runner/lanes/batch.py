@@ -21,7 +21,7 @@ from batchvision.checkpoint import Submission, SubmissionStep
 from batchvision.errors import DeadlineReached, RequestRejected, RowFault, StopRun
 from batchvision.eventloop import loop_time
 from batchvision.providers import BatchLook, BatchRefusal, BatchRefusalKind, BatchResult, BatchState
-from batchvision.records import Request, Row
+from batchvision.records import Intent, Request, Row
 from batchvision.runner.batch_calls import BatchCalls, stop_of
 from batchvision.runner.batch_exchanges import BatchExchanges
 from batchvision.runner.classify import Classification
@@ -68,9 +68,10 @@ class BatchLane:
         self._uploads = anyio.Semaphore(UPLOADS)
         self._open_batches = anyio.Semaphore(settings.limits.max_open_batches or 1_000_000)
         self._is_proven = anyio.Event()  #: the provider takes batches of the model
-        self._waiting_for_money = 0
+        self._cancels = False
+        self._waiting_for_money = self._given_up = 0
         self._next_create_at = 0.0
-        self._given_up = 0
+        self._to_ask: list[Intent] = []
         self._began_at = 0.0
 
     async def deliver(self, rows: MemoryObjectReceiveStream[Row], tickets: Sequence[str] = ()) -> None:
@@ -87,6 +88,9 @@ class BatchLane:
                         preparing.start_soon(self._prepare, rows, following)
                 async with self._one_line:
                     self._submit(following)
+        for intent in self._to_ask:  # by now this pass has met each row of the manifest
+            self._delivery.requests.ask_later(intent, intent.tries)
+        self._to_ask.clear()
         self._delivery.end_suspects()
         self._report()
 
@@ -95,6 +99,11 @@ class BatchLane:
         send, rows = anyio.create_memory_object_stream[Row]()
         send.close()
         await self.deliver(rows, tickets)
+
+    async def cancel(self, tickets: Sequence[str]) -> None:
+        """Cancel the batches of ``tickets``, and book what they have finished."""
+        self._cancels = True
+        await self.collect(tickets)
 
     def _adopted(self, tickets: Sequence[str]) -> list[OpenSubmission]:
         found: dict[str, OpenSubmission] = {}
@@ -106,12 +115,9 @@ class BatchLane:
 
     def _report(self) -> None:
         if self._given_up:
-            self._delivery.stop.request(
-                DeadlineReached(
-                    f"{self._given_up} batches have not ended after delivery.max_ticket_wait_seconds "
-                    f"({self._settings.max_wait_seconds:g} s). They are kept: run again to collect them"
-                )
-            )
+            waited = f"delivery.max_ticket_wait_seconds ({self._settings.max_wait_seconds:g} s)"
+            words = f"{self._given_up} batches have not ended after {waited}. They are kept: run again to collect them"
+            self._delivery.stop.request(DeadlineReached(words))
 
     # ---------------------------------------------------------------------------- rows
 
@@ -195,6 +201,8 @@ class BatchLane:
     async def _through(self, submission: OpenSubmission, look: BatchLook | None) -> None:
         if look is None:
             return
+        if self._cancels and not look.state.is_final:
+            await self._calls.cancel(look.batch_id)
         ended = await self._until_ended(submission, look)
         if ended is not None:
             await self._calls.remove(ended)
@@ -217,7 +225,7 @@ class BatchLane:
             if look is None and submission.is_unclear:
                 self._leave(submission)
             elif look is None:
-                self._withdraw(submission)
+                self._withdrawn(submission)
         self._exchanges.submitted(len(submission.members), submission.retries)
         return look
 
@@ -311,7 +319,8 @@ class BatchLane:
         """Sleep until the next look. False: the run ends before the batch."""
         is_over = loop_time() - self._began_at >= self._settings.max_wait_seconds
         self._given_up += is_over
-        if not (is_over or (self._is_proven.is_set() and not self._settings.waits)):
+        may_leave = self._is_proven.is_set() and not self._settings.waits and not self._cancels
+        if not (is_over or may_leave):
             with self._delivery.stop.interruptible() as scope:
                 await anyio.sleep(seconds)
             if not scope.cancelled_caught and not self._delivery.stop.is_set:
@@ -356,7 +365,9 @@ class BatchLane:
                     self._end(submission, self._exchanges.ended(lines[number], fault))
         elif refusal.kind is BatchRefusalKind.QUOTA:
             self._is_proven.set()
-            self._limit_tokens(refusal.max_enqueued_tokens or int(submission.tokens / 2) or 1)
+            most = refusal.max_enqueued_tokens or int(submission.tokens / 2) or 1
+            log.warning("the provider takes about %d prompt tokens in open batches: batches become smaller", most)
+            self._limits = self._limits._replace(max_enqueued_tokens=most)
             with self._delivery.stop.interruptible():
                 await anyio.sleep(QUOTA_SECONDS)
         elif refusal.kind is BatchRefusalKind.REJECTED and look.refusal is not None:
@@ -373,22 +384,14 @@ class BatchLane:
         else:
             self._limits = self._limits._replace(max_lines=max(1, len(submission.members) // 2))
 
-    def _limit_tokens(self, most: int) -> None:
-        log.warning("the provider takes at most about %d prompt tokens in open batches: batches become smaller", most)
-        self._limits = self._limits._replace(max_enqueued_tokens=most)
-
     def _ask_later(self, submission: OpenSubmission) -> None:
         """The rows are asked in a later pass: the provider has nothing of them."""
-        for exchange_id in list(submission.members):
-            intent = self._exchanges.withdraw(exchange_id)
-            self._delivery.requests.ask_later(intent, intent.tries)
-        submission.members.clear()
+        self._to_ask += self._withdrawn(submission)
 
-    def _withdraw(self, submission: OpenSubmission) -> None:
-        """The run stops before the batch was created: its rows stay pending."""
-        for exchange_id in submission.members:
-            self._exchanges.withdraw(exchange_id)
-        submission.members.clear()
+    def _withdrawn(self, submission: OpenSubmission) -> list[Intent]:
+        """The members of a batch that was not created: their rows are pending."""
+        members, submission.members = submission.members, {}
+        return [self._exchanges.withdraw(exchange_id) for exchange_id in members]
 
     def _leave(self, submission: OpenSubmission) -> None:
         """Leave a submission for another run. Its bounds count as spent."""

@@ -44,14 +44,10 @@ class TicketLane(RequestLane, Protocol):
 
 @runtime_checkable
 class SubmissionControl(Protocol):
-    """Optional, for providers that list their work: find a submission after a crash, or cancel open tickets.
+    """A lane that can cancel open tickets. Callers ask ``isinstance(lane, SubmissionControl)``."""
 
-    No lane of today has it. Callers ask ``isinstance(lane, SubmissionControl)``.
-    """
-
-    async def find(self, submission_id: str) -> str | None: ...
-
-    async def cancel(self, tickets: Sequence[str]) -> None: ...
+    async def cancel(self, tickets: Sequence[str]) -> None:
+        """Cancel the tickets, and book what was finished."""
 
 
 async def next_row(rows: MemoryObjectReceiveStream[Row], stop: StopSignal) -> Row | None:
