@@ -71,13 +71,9 @@ from batchvision.secrets import Secrets
 
 
 class Store:
-    """One output (and shard), held by this process. Leaving the context releases it without writing.
+    """One output (and shard), held by this process. Leaving the context releases it without writing."""
 
-    ``folder``: of the shard's journal. ``submissions``: of the batch lane, after :meth:`recover`.
-    """
-
-    submissions: SubmissionRecords
-    _writer: Writer  #: after :meth:`recover`
+    submissions: SubmissionRecords  #: of the batch lane, after :meth:`recover`
 
     def __init__(
         self,
@@ -104,6 +100,7 @@ class Store:
         self._run_state = RunState(tables)
         self.polls = PollWatch()  #: the lane notes each poll in it
         self._row_index: RowIndex | None = None
+        self._opened: Writer | None = None
         self._tickets = ReplicatedTickets(partial(threads.replication, disk.replicate), str(lock.output))
 
     # ---------------------------------------------------------------------------- opening
@@ -166,7 +163,7 @@ class Store:
             segment = self._sealer.begin(own.next_seq)
         self._run_state = own.run_state
         self._run_state.apply(segment.header)
-        self._writer = Writer(
+        self._opened = Writer(
             Journal(segment, self._secrets.mask),
             self._run_state,
             self._sealer,
@@ -176,7 +173,7 @@ class Store:
             self._threads,
         )
         place = self._settings.ticket_place
-        self.submissions = SubmissionRecords(self._writer, self._run_state, place, self._tickets)
+        self.submissions = SubmissionRecords(self._opened, self._run_state, place, self._tickets)
         return own.recovery.plus(replace(takeover.recovery, tickets=()))
 
     def row_index(self, recipe_id: str) -> RowIndex:
@@ -201,8 +198,8 @@ class Store:
 
     def release(self) -> None:
         """Release the files and the lock, as a crash would. The next start recovers the journal."""
-        if (writer := getattr(self, "_writer", None)) is not None:
-            writer.journal.segment.log.close()
+        if self._opened is not None:
+            self._opened.journal.segment.log.close()
         self._sealer.close()
         with suppress(OSError):
             (self._lock.folder / figures.FILE_NAME).unlink()
@@ -287,10 +284,7 @@ class Store:
         return is_new
 
     def keep_failed(self, row_id: str, key: str, skip_key: str | None = None) -> None:
-        """Keep the row failed in this run, beyond a complete pass over the manifest.
-
-        ``skip_key`` is added to a record of the ledger, which lacks it.
-        """
+        """Keep the row failed beyond a complete pass. A record of the ledger, which lacks it, gets ``skip_key``."""
         failed = None if self._row_index is None else self._row_index.failed_before(row_id, key)
         if failed is not None and skip_key is not None and not failed.skip_key:
             self._writer.note(RowFailed(replace(failed, skip_key=skip_key), is_correction=True))
@@ -327,10 +321,10 @@ class Store:
         return self._writer.journal.failure is None
 
     async def close(self, complete: bool) -> None:
-        """Seal every booked row. Files that did not change are not rewritten. Raises DiskFailed.
+        """Seal every booked row. After a failed write the next run recovers the journal. Raises DiskFailed.
 
         ``complete``: the feed has passed over the whole manifest. Then ``failures/`` loses the rows that it did not
-        meet. After a failed write the tables stay as they are, and the next run recovers the journal.
+        meet.
         """
 
         def drop_unseen() -> None:
@@ -398,3 +392,9 @@ class Store:
         """Rows of the manifest that ``ambiguous = "hold"`` keeps pending."""
         met = None if self._row_index is None else self._row_index.met
         return sum(carry.held and (met is None or met.has(carry)) for carry in self._run_state.carries)
+
+    @property
+    def _writer(self) -> Writer:
+        if self._opened is None:
+            raise RuntimeError("recover() comes before anything is written")
+        return self._opened

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
@@ -43,9 +42,14 @@ class LogLines(logging.Handler):
             self._failures[kind] += 1
             if self._failures[kind] > self._failures_shown:
                 if self._failures[kind] == self._failures_shown + 1:
-                    self._write(f"info: more rows fail with {kind}: `batchvision show OUT --status failed` lists them")
+                    self._line(f"info: more rows fail with {kind}: `batchvision show OUT --status failed` lists them")
                 return
-        self._write(self._text(record))
+        self._line(self._text(record))
+
+    def _line(self, line: str) -> None:
+        """Write a line. A log never ends a run, also where its stream is closed."""
+        with suppress(OSError, ValueError):
+            self._write(line)
 
 
 def plain_text(record: logging.LogRecord) -> str:
@@ -76,7 +80,7 @@ def show_warnings(
     *, as_json: bool, news: bool = False, failures_shown: int | None = None, log_file: AppendedLog | None = None
 ) -> None:
     """Send warnings to stderr and to ``log_file``, with ``news`` also information. Replaces the package's handlers."""
-    stderr = partial(say, stream=sys.stderr) if as_json else _say_wrapped
+    stderr = _say_plain if as_json else _say_wrapped
     handlers: list[logging.Handler] = [LogLines(stderr, as_json=as_json, failures_shown=failures_shown)]
     if log_file is not None:
         handlers.append(LogLines(log_file.write_line, as_json=log_file.as_json))
@@ -89,6 +93,10 @@ def show_warnings(
     everybody.handlers[:] = [each for each in everybody.handlers if not isinstance(each, LogLines)]
     if not everybody.handlers:  # otherwise the caller has configured logging
         everybody.handlers[:] = handlers
+
+
+def _say_plain(line: str) -> None:
+    say(line, sys.stderr)
 
 
 def _say_wrapped(line: str) -> None:

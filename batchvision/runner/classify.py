@@ -271,9 +271,10 @@ def _state(exchange: Exchange, error: BatchvisionError, answer: Answer, otherwis
     """Ambiguous: the attempt may have been billed at an unknown cost. A reported cost settles that."""
     if isinstance(error, LostAfterRead):
         return AttemptState.LOST_AFTER_READ
-    is_deferred = exchange.ticket is not None and exchange.intent.lane is not Lane.BATCH
+    is_in_batch = exchange.intent.lane is Lane.BATCH  # which bills the requests that it has answered
+    is_deferred = exchange.ticket is not None and not is_in_batch
     maybe_billed = (
-        (isinstance(error, Expired) and is_deferred)  # a batch bills the requests that it has answered
+        (isinstance(error, Expired) and not is_in_batch)
         or (isinstance(error, Transient) and error.maybe_billed)
         or (is_deferred and exchange.answer is not None and exchange.answer.status >= 400)
     )

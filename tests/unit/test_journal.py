@@ -425,8 +425,8 @@ def test_an_intent_keeps_the_purpose_of_its_run(purpose: Purpose) -> None:
     [("r1", Purpose.RUN), ("r1-pilot", Purpose.PILOT), ("r1-sweep", Purpose.SWEEP), ("pilot", Purpose.RUN)],
 )
 def test_a_journal_without_purposes_tells_them_by_the_end_of_the_run_id(run_id: str, purpose: Purpose) -> None:
-    document = json.loads(encode(an_intent(1, run_id=run_id), str))
-    assert "purpose" not in document, "as earlier versions wrote it"
+    document = json.loads(encode(an_intent(1, run_id=run_id, purpose=purpose), str))
+    assert document.pop("purpose", "run") == purpose.value, "only earlier versions leave it out"
     intent = decode(document)
     assert isinstance(intent, Intent)
     assert intent.purpose is purpose

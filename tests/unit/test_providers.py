@@ -40,10 +40,10 @@ def test_the_providers_there_are() -> None:
 @pytest.mark.parametrize(
     ("name", "base_url", "key_env", "lanes"),
     [
-        ("xai", "https://api.x.ai/v1", "XAI_API_KEY", {Lane.ONLINE, Lane.DEFERRED}),
+        ("xai", "https://api.x.ai/v1", "XAI_API_KEY", {Lane.ONLINE, Lane.DEFERRED, Lane.BATCH}),
         ("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", {Lane.ONLINE}),
-        ("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", {Lane.ONLINE}),
-        ("emulator", "http://127.0.0.1:8765/v1", None, {Lane.ONLINE, Lane.DEFERRED}),
+        ("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", {Lane.ONLINE, Lane.BATCH}),
+        ("emulator", "http://127.0.0.1:8765/v1", None, {Lane.ONLINE, Lane.DEFERRED, Lane.BATCH}),
     ],
 )
 def test_where_each_provider_is_and_what_it_can(

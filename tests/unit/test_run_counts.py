@@ -85,7 +85,7 @@ def test_a_ticket_of_an_earlier_run_costs_this_run_and_its_row_waits_for_the_end
     assert counts.counters.tickets_open == 1
     counts.apply(Received(of_run_1.exchange_id, an_answer()), exchange)
     answer = Answer(usage=Usage(cost_ticks=15))
-    counts.apply(ended(of_run_1, a_completed(of_run_1), answer=answer), exchange)
+    counts.apply(ended(of_run_1, a_completed(of_run_1), answer=answer), exchange._replace(answer=an_answer()))
     counters = counts.counters
     assert (counters.tickets_open, counters.cost_ticks, counters.rows_completed) == (0, 15, 0)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from traced_row import trace
 
-MOST_FUNCTIONS = 219
-MOST_FILES = 44
+#: 20 functions and 3 files more than before a pacing that processes can share, the figures of a run at work, and redos.
+MOST_FUNCTIONS = 239
+MOST_FILES = 47
 
 
 def test_an_online_url_row_passes_few_functions_in_few_files(tmp_path: Path) -> None:
